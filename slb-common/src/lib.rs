@@ -1,0 +1,5 @@
+//! The map layouts of SLB and its whole packet path, as ordinary Rust.
+//!
+//! The same code is compiled into the XDP program and into host tests. Nothing here calls a BPF helper, allocates
+//! on the packet path, or depends on aya (but for the `user` feature, which marks the map layouts as plain data).
+#![cfg_attr(not(any(test, feature = "user")), no_std)]

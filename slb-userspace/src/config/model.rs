@@ -1,0 +1,205 @@
+//! What a configuration means, once it has been found valid: no value in here needs to be checked again.
+
+use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
+
+/// A whole configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Settings of the daemon itself.
+    pub daemon: Daemon,
+    /// Load balancers, in the order of the file. Names are unique.
+    pub load_balancers: Vec<LoadBalancer>,
+    /// Named server groups, in the order of the file. Names are unique.
+    pub server_groups: Vec<ServerGroup>,
+}
+
+/// Settings of the daemon itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Daemon {
+    /// Interfaces the XDP program is attached to. At least one, no duplicates.
+    pub interfaces: Vec<String>,
+    /// How the program is attached.
+    pub xdp_mode: XdpMode,
+    /// Directory on a BPF file system that holds the pinned maps and links. Absolute.
+    pub pin_dir: PathBuf,
+    /// Unix socket of the API. Absolute.
+    pub socket: PathBuf,
+    /// Connections the flow table holds. 1,024 to 16,777,216.
+    pub flow_table_entries: u32,
+    /// Seed of the flow hash and of the server tables. The same on every node that shares VIPs.
+    pub hash_seed: u64,
+}
+
+/// How the XDP program is attached to an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XdpMode {
+    /// Native where the driver can, otherwise generic; the one in force is reported.
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// In the kernel's generic hook.
+    Generic,
+}
+
+/// A load balancer: VIPs, listeners, and the default server group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadBalancer {
+    /// Unique name.
+    pub name: Name,
+    /// Virtual IP addresses. At least one; each belongs to one load balancer only.
+    pub addresses: Vec<IpAddr>,
+    /// Servers of the default group; they have no port of their own.
+    pub servers: Vec<DefaultServer>,
+    /// Table of the default group.
+    pub table_size: TableSize,
+    /// Listeners. At most 50; names unique, and (protocol, port) unique, within the load balancer.
+    pub listeners: Vec<Listener>,
+}
+
+/// Where new flows of one protocol and port go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Name, unique within the load balancer.
+    pub name: Name,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port on the VIPs. 1 to 65,535.
+    pub port: u16,
+    /// The servers behind it.
+    pub target: Target,
+    /// How packets reach the server.
+    pub mode: Mode,
+    /// How servers are checked; `None` takes every server as able to serve.
+    pub health_check: Option<HealthCheck>,
+}
+
+/// The servers behind a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The load balancer's default server group, on this port.
+    DefaultGroup {
+        /// Port on every server of the default group. 1 to 65,535.
+        backend_port: u16,
+    },
+    /// The named server group, on each server's own port. The group exists.
+    ServerGroup(Name),
+}
+
+/// How a packet reaches the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mode {
+    /// Destination address and port are rewritten; replies return through SLB.
+    Nat,
+}
+
+/// Transport protocol of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A named list of servers, each with its own port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerGroup {
+    /// Unique name.
+    pub name: Name,
+    /// Servers; (address, port) is unique.
+    pub servers: Vec<Server>,
+    /// Slots of the group's table.
+    pub table_size: TableSize,
+}
+
+/// A server of a named group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Address; never a VIP.
+    pub address: IpAddr,
+    /// Port. 1 to 65,535.
+    pub port: u16,
+    /// Share of new flows.
+    pub weight: Weight,
+}
+
+/// A server of a default group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultServer {
+    /// Address, unique within the group; never a VIP.
+    pub address: IpAddr,
+    /// Share of new flows.
+    pub weight: Weight,
+}
+
+/// A health check.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HealthCheck {
+    /// What is sent and expected.
+    pub kind: CheckKind,
+    /// Port to probe in place of the server's own.
+    pub port: Option<u16>,
+    /// From one probe's start to the next one's. 1 s to 50 s.
+    pub interval: Duration,
+    /// How long an answer may take. 1 s to 300 s.
+    pub timeout: Duration,
+    /// Successes in a row that make a server healthy. 1 to 10.
+    pub healthy_threshold: u8,
+    /// Failures in a row that make a server unhealthy. 1 to 10.
+    pub unhealthy_threshold: u8,
+}
+
+/// What a health check sends and expects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CheckKind {
+    /// A TCP connection that is opened and then reset.
+    Tcp,
+}
+
+/// A name: 1 to 63 characters of `A-Z a-z 0-9 . _ -`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(pub(super) String);
+
+impl Name {
+    /// The longest name, in bytes.
+    pub const MAX_LEN: usize = 63;
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A weight: 0 to 100. Zero takes no new flows and keeps the ones it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Weight(pub(super) u8);
+
+impl Weight {
+    /// The largest weight, and the default.
+    pub const MAX: u8 = 100;
+
+    /// The weight as a number.
+    pub fn value(self) -> u8 {
+        self.0
+    }
+}
+
+/// Slots of a table: a prime from 251 to 65,537.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableSize(pub(super) u32);
+
+impl TableSize {
+    /// The default, and the largest.
+    pub const DEFAULT: Self = Self(65_537);
+
+    /// The number of slots.
+    pub fn slots(self) -> u32 {
+        self.0
+    }
+}

@@ -1,0 +1,3 @@
+//! The control side of SLB: configuration, health checks, the control loop, the data plane's maps, and the API.
+
+pub mod config;
