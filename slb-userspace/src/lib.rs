@@ -1,3 +1,4 @@
 //! The control side of SLB: configuration, health checks, the control loop, the data plane's maps, and the API.
 
+pub mod api;
 pub mod config;

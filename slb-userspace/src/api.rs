@@ -1,0 +1,3 @@
+//! The API: what the daemon says of itself, as JSON over HTTP on a unix socket.
+
+pub mod types;
