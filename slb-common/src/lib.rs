@@ -3,3 +3,6 @@
 //! The same code is compiled into the XDP program and into host tests. Nothing here calls a BPF helper, allocates
 //! on the packet path, or depends on aya (but for the `user` feature, which marks the map layouts as plain data).
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
+
+#[cfg(any(test, feature = "user"))]
+pub mod maglev;

@@ -1,0 +1,111 @@
+//! The table that gives every flow its server: weighted consistent hashing in the manner of Maglev (Eisenbud et al.,
+//! NSDI 2016).
+//!
+//! A table is a pure function of its size, the seed and the set of (name, weight): nodes that share these build the
+//! same table, in whatever order they list the servers.
+//!
+//! # How a table is filled
+//!
+//! 1. Every server gets a **quota** of slots from its weight alone (`quota`), so balance is exact by construction.
+//! 2. Every server walks the slots in an order of its own, a **permutation** drawn from its name and the seed, at a
+//!    pace proportional to its weight. The first to come to a slot owns it; a server whose quota is full stops
+//!    (`race`).
+//!
+//! Maglev differs in the second step: there a server whose step finds a taken slot walks on at once until it finds
+//! a free one. Its later claims then depend on everybody's earlier luck, and one server less shifts claims all over
+//! the table. Here a step on a taken slot is simply lost, so *when* a server comes to a slot depends on these two
+//! alone. Without quotas a change would move no slot but those it must; what little else moves is the price of
+//! exact balance, about half of what Maglev pays. `examples/maglev_figures.rs` prints the figures.
+
+pub mod measure;
+mod prime;
+mod quota;
+mod race;
+#[cfg(test)]
+mod tests;
+
+pub use prime::{is_prime, nearest_primes};
+
+/// Fewest slots of a table.
+pub const MIN_SIZE: u32 = 251;
+/// Most slots of a table, which is then 131,074 bytes.
+pub const MAX_SIZE: u32 = 65_537;
+/// Most servers of a table: one less than a slot can tell apart, for [`EMPTY`].
+pub const MAX_MEMBERS: usize = u16::MAX as usize;
+/// Content of a slot without a server: of all slots of a table in which no server has a weight above 0.
+pub const EMPTY: u16 = u16::MAX;
+
+/// A server as the table sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member<'a> {
+    /// What tells it from the others and places it in the table, for instance `10.0.0.1:80`. Unique in a table.
+    pub name: &'a [u8],
+    /// Its share relative to the others, 0 to 100; with 0 it gets no slot, exactly as if it were not listed.
+    pub weight: u8,
+}
+
+/// Whether a table may have this many slots: a prime from [`MIN_SIZE`] to [`MAX_SIZE`].
+#[must_use]
+pub const fn is_table_size(size: u32) -> bool {
+    MIN_SIZE <= size && size <= MAX_SIZE && is_prime(size)
+}
+
+/// Builds the table: for every slot the index of its server in `members`, or [`EMPTY`] in all of them when no
+/// weight is above 0.
+///
+/// Every server with a weight gets at least one slot as long as there are as many slots as such servers.
+///
+/// # Panics
+///
+/// If `size` is none that [`is_table_size`] accepts, or there are more than [`MAX_MEMBERS`] members. Both are
+/// refused when the configuration is read.
+#[must_use]
+pub fn build(size: u32, seed: u64, members: &[Member<'_>]) -> Vec<u16> {
+    assert!(is_table_size(size), "a table cannot have {size} slots");
+    assert!(members.len() <= MAX_MEMBERS, "a table cannot have {} members", members.len());
+
+    let mut runners: Vec<Runner> = (0u16..)
+        .zip(members)
+        .filter(|(_, member)| member.weight > 0)
+        .map(|(index, member)| Runner {
+            index,
+            weight: u32::from(member.weight),
+            key: name_key(member.name, seed),
+            quota: 0,
+        })
+        .collect();
+    // From here on nothing depends on the order of `members`; names tell equal keys apart.
+    runners.sort_unstable_by(|a, b| {
+        let name = |runner: &Runner| members[usize::from(runner.index)].name;
+        (b.weight, a.key).cmp(&(a.weight, b.key)).then_with(|| name(a).cmp(name(b)))
+    });
+    quota::share_out(size, &mut runners);
+    race::fill(size, &runners)
+}
+
+/// A server with a weight, on its way into the table.
+#[derive(Debug, Clone, Copy)]
+struct Runner {
+    /// Place in the caller's list, and what is written to the slots.
+    index: u16,
+    /// 1 to 100.
+    weight: u32,
+    /// Hash of name and seed.
+    key: u64,
+    /// Slots it is to own.
+    quota: u32,
+}
+
+/// Hashes a name under the seed. Part of what nodes must agree on: it can never change between versions.
+fn name_key(name: &[u8], seed: u64) -> u64 {
+    // FNV-1a takes the bytes in, the mixing makes every bit of the result depend on all of them.
+    let basis = 0xcbf2_9ce4_8422_2325 ^ mix(seed);
+    mix(name.iter().fold(basis, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
+}
+
+/// Mixes 64 bits: the finalizer of SplitMix64, a bijection.
+const fn mix(value: u64) -> u64 {
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}

@@ -1,0 +1,92 @@
+//! How many slots each server is to own.
+//!
+//! Largest remainder: everybody gets the whole part of its ideal share, `size * weight / total`, and what is left
+//! goes one by one to the largest fractions. So nobody is a whole slot away from the ideal, and equal weights differ
+//! by at most one. The exception are servers whose ideal share is less than one slot: a server with a weight must
+//! not be left without clients, so they get one, and the others share the rest.
+
+use super::Runner;
+
+/// Sets the quotas, which add up to `size` unless there are no runners.
+///
+/// `runners` is sorted by falling weight, and equal weights in an order all nodes agree on.
+pub(super) fn share_out(size: u32, runners: &mut [Runner]) {
+    let mut slots = u64::from(size);
+    let mut total: u64 = runners.iter().map(|runner| u64::from(runner.weight)).sum();
+    let mut sharing = runners.len();
+    if slots >= runners.len() as u64 {
+        // Lightest first: each slot given away makes the share of the others smaller, never that of those before.
+        for runner in runners.iter_mut().rev() {
+            if u64::from(runner.weight) * slots >= total {
+                break;
+            }
+            runner.quota = 1;
+            slots -= 1;
+            total -= u64::from(runner.weight);
+            sharing -= 1;
+        }
+    }
+
+    let runners = &mut runners[..sharing];
+    let mut left = slots;
+    for runner in runners.iter_mut() {
+        runner.quota = (slots * u64::from(runner.weight) / total) as u32;
+        left -= u64::from(runner.quota);
+    }
+    let fraction = |runner: &Runner| slots * u64::from(runner.weight) % total;
+    let mut by_fraction: Vec<usize> = (0..runners.len()).collect();
+    // Stable: equal fractions stay in the agreed order.
+    by_fraction.sort_by_key(|&at| std::cmp::Reverse(fraction(&runners[at])));
+    for &at in by_fraction.iter().take(left as usize) {
+        runners[at].quota += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quotas(size: u32, weights: &[u32]) -> Vec<u32> {
+        let runner = |&weight| Runner { index: 0, weight, key: 0, quota: 0 };
+        let mut runners: Vec<Runner> = weights.iter().map(runner).collect();
+        share_out(size, &mut runners);
+        runners.iter().map(|runner| runner.quota).collect()
+    }
+
+    #[test]
+    fn fractions_decide_over_what_is_left() {
+        // Ideal: 125.5, 83.67, 41.83.
+        assert_eq!(quotas(251, &[3, 2, 1]), [125, 84, 42]);
+        assert_eq!(quotas(251, &[1, 1, 1]), [84, 84, 83]);
+    }
+
+    #[test]
+    fn the_lightest_are_not_starved() {
+        // Ideal: 124.26, 124.26, 1.24, 1.24.
+        assert_eq!(quotas(251, &[100, 100, 1, 1]), [125, 124, 1, 1]);
+        // Ideal for the lightest: 0.84. The others share 250 slots: 84.18, 84.18, 81.65.
+        assert_eq!(quotas(251, &[100, 100, 97, 1]), [84, 84, 82, 1]);
+        // One slot for everybody, and one that is left for the heaviest.
+        let mut weights = vec![100; 2];
+        weights.extend([1; 249]);
+        let mut expected = vec![1; 251];
+        assert_eq!(quotas(251, &weights), expected);
+        weights.pop();
+        expected.pop();
+        expected[0] = 2;
+        assert_eq!(quotas(251, &weights), expected);
+    }
+
+    #[test]
+    fn more_servers_than_slots_leave_some_without() {
+        let quotas = quotas(251, &[1; 300]);
+        assert_eq!(quotas.iter().sum::<u32>(), 251);
+        assert!(quotas.iter().all(|&quota| quota <= 1));
+    }
+
+    #[test]
+    fn nobody_shares_nothing() {
+        assert_eq!(quotas(251, &[]), []);
+        assert_eq!(quotas(251, &[7]), [251]);
+    }
+}

@@ -1,0 +1,259 @@
+//! The race for the slots: who comes first to a slot owns it, until its quota is full.
+//!
+//! Time is counted in rounds. A server of the largest weight takes one step per round, one of half that weight one
+//! step every second round: step `k` of weight `w` falls into round `ceil(k * heaviest / w)`. Servers that meet at a
+//! slot in the same round are told apart by their place in the list. All claims `(round, place, slot)` thus have one
+//! order, and the table is what granting them in this order gives.
+//!
+//! Walking all steps would be slow at the end, when hardly a slot is free and nearly all steps are lost. So the
+//! walk stops when few claims are left that could still be granted, and these are computed and sorted: same result.
+
+use super::{EMPTY, Runner, mix};
+
+/// Fills a table of `size` slots, a prime, with the indexes of the runners, as many slots each as its quota says.
+///
+/// `runners` is sorted by falling weight, and equal weights in an order all nodes agree on.
+pub(super) fn fill(size: u32, runners: &[Runner]) -> Vec<u16> {
+    let mut race = Race::new(size, runners);
+    // Up to this many claims sorting is cheaper than walking on.
+    race.walk_until(u64::from(size / 4));
+    race.grant_the_rest();
+    race.table
+}
+
+/// The order in which a server comes to the slots: a start and a stride. As the number of slots is a prime, every
+/// stride comes to all of them.
+#[derive(Debug, Clone, Copy)]
+struct Permutation {
+    start: u32,
+    stride: u32,
+}
+
+impl Permutation {
+    fn new(key: u64, size: u32) -> Self {
+        let size = u64::from(size);
+        // Two independent draws; the golden ratio keeps key 0 from being its own second draw.
+        let second = mix(key.wrapping_add(0x9e37_79b9_7f4a_7c15));
+        Self { start: (key % size) as u32, stride: (1 + second % (size - 1)) as u32 }
+    }
+
+    /// Computes the inverse of the stride: the exponent of Fermat's little theorem, by squaring.
+    fn inverse_stride(self, size: u32) -> u64 {
+        let modulus = u64::from(size);
+        let (mut result, mut base, mut exponent) = (1, u64::from(self.stride), size - 2);
+        while exponent > 0 {
+            if exponent & 1 == 1 {
+                result = result * base % modulus;
+            }
+            base = base * base % modulus;
+            exponent >>= 1;
+        }
+        result
+    }
+}
+
+/// A server that still wants slots.
+#[derive(Debug, Clone, Copy)]
+struct Walker {
+    /// The slot of its next step.
+    at: u32,
+    stride: u32,
+    /// Slots it still wants.
+    wants: u32,
+    /// Its place in the list of runners.
+    place: u16,
+}
+
+/// The walkers of one weight: they all take their steps in the same rounds.
+#[derive(Debug)]
+struct Team {
+    weight: u32,
+    /// Number of the next step, from 1.
+    step: u32,
+    /// Round of the next step.
+    round: u32,
+    walkers: Vec<Walker>,
+}
+
+#[derive(Debug)]
+struct Race<'a> {
+    runners: &'a [Runner],
+    size: u32,
+    heaviest: u32,
+    /// By falling weight, none without walkers.
+    teams: Vec<Team>,
+    table: Vec<u16>,
+    free: u32,
+}
+
+impl<'a> Race<'a> {
+    fn new(size: u32, runners: &'a [Runner]) -> Self {
+        let heaviest = runners.first().map_or(0, |runner| runner.weight);
+        let mut teams: Vec<Team> = Vec::new();
+        for (place, runner) in (0u16..).zip(runners).filter(|(_, runner)| runner.quota > 0) {
+            let Permutation { start, stride } = Permutation::new(runner.key, size);
+            let walker = Walker { at: start, stride, wants: runner.quota, place };
+            match teams.last_mut() {
+                Some(team) if team.weight == runner.weight => team.walkers.push(walker),
+                _ => teams.push(Team {
+                    weight: runner.weight,
+                    step: 1,
+                    round: round_of(1, heaviest, runner.weight),
+                    walkers: vec![walker],
+                }),
+            }
+        }
+        Self { runners, size, heaviest, teams, table: vec![EMPTY; size as usize], free: size }
+    }
+
+    /// Walks round by round until at most `claims` claims are left that could still be granted.
+    fn walk_until(&mut self, claims: u64) {
+        let mut walking: usize = self.teams.iter().map(|team| team.walkers.len()).sum();
+        let mut round = 0;
+        while walking as u64 * u64::from(self.free) > claims {
+            let mut next = u32::MAX;
+            let mut finished = false;
+            for team in &mut self.teams {
+                if team.round == round {
+                    let before = team.walkers.len();
+                    self.free -= team.take_step(&mut self.table, self.runners);
+                    walking -= before - team.walkers.len();
+                    finished |= team.walkers.is_empty();
+                    team.round = round_of(team.step, self.heaviest, team.weight);
+                }
+                next = next.min(team.round);
+            }
+            if finished {
+                self.teams.retain(|team| !team.walkers.is_empty());
+            }
+            round = next;
+        }
+    }
+
+    /// Grants the claims of all walkers to all free slots, in their order.
+    fn grant_the_rest(&mut self) {
+        let free: Vec<u32> = (0..self.size).filter(|&slot| self.table[slot as usize] == EMPTY).collect();
+        let mut claims = Vec::new();
+        let mut wants = vec![0; self.runners.len()];
+        for team in &self.teams {
+            for walker in &team.walkers {
+                let runner = &self.runners[usize::from(walker.place)];
+                wants[usize::from(walker.place)] = walker.wants;
+                let permutation = Permutation::new(runner.key, self.size);
+                let inverse = permutation.inverse_stride(self.size);
+                claims.extend(free.iter().map(|&slot| {
+                    let way = u64::from(slot + self.size - permutation.start);
+                    let step = 1 + (way * inverse % u64::from(self.size)) as u32;
+                    (round_of(step, self.heaviest, team.weight), walker.place, slot)
+                }));
+            }
+        }
+        claims.sort_unstable();
+        for (_, place, slot) in claims {
+            let (slot, place) = (&mut self.table[slot as usize], usize::from(place));
+            if *slot == EMPTY && wants[place] > 0 {
+                *slot = self.runners[place].index;
+                wants[place] -= 1;
+            }
+        }
+    }
+}
+
+impl Team {
+    /// Lets every walker take one step, drops those that have all they want, and returns how many slots were taken.
+    fn take_step(&mut self, table: &mut [u16], runners: &[Runner]) -> u32 {
+        let size = table.len() as u32;
+        let mut taken = 0;
+        self.walkers.retain_mut(|walker| {
+            let slot = &mut table[walker.at as usize];
+            if *slot == EMPTY {
+                *slot = runners[usize::from(walker.place)].index;
+                walker.wants -= 1;
+                taken += 1;
+            }
+            walker.at += walker.stride;
+            if walker.at >= size {
+                walker.at -= size;
+            }
+            walker.wants > 0
+        });
+        self.step += 1;
+        taken
+    }
+}
+
+/// Computes the round of a step. Below 2^24, as there are at most 65,537 steps and weights are at most 100.
+fn round_of(step: u32, heaviest: u32, weight: u32) -> u32 {
+    (step * heaviest).div_ceil(weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::maglev::quota;
+    use proptest::prelude::*;
+
+    fn runners(size: u32, weights: &[u32], seed: u64) -> Vec<Runner> {
+        let mut weights = weights.to_vec();
+        weights.sort_unstable_by(|a, b| b.cmp(a));
+        let runner = |(index, weight)| Runner { index, weight, key: mix(seed ^ u64::from(index)), quota: 0 };
+        let mut runners: Vec<Runner> = (0u16..).zip(weights).map(runner).collect();
+        quota::share_out(size, &mut runners);
+        runners
+    }
+
+    /// The definition, word by word: all claims of all runners to all slots, sorted and granted.
+    fn by_definition(size: u32, runners: &[Runner]) -> Vec<u16> {
+        let mut claims = Vec::new();
+        for (place, runner) in runners.iter().enumerate() {
+            let Permutation { start, stride } = Permutation::new(runner.key, size);
+            let mut slot = start;
+            for step in 1..=size {
+                claims.push((round_of(step, runners[0].weight, runner.weight), place, slot));
+                slot = (slot + stride) % size;
+            }
+        }
+        claims.sort_unstable();
+        let mut table = vec![EMPTY; size as usize];
+        let mut wants: Vec<u32> = runners.iter().map(|runner| runner.quota).collect();
+        for (_, place, slot) in claims {
+            if table[slot as usize] == EMPTY && wants[place] > 0 {
+                table[slot as usize] = runners[place].index;
+                wants[place] -= 1;
+            }
+        }
+        table
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_is_what_its_definition_says(
+            size in prop::sample::select(vec![251, 257, 509, 1_009]),
+            weights in prop::collection::vec(1u32..=100, 1..40),
+            seed: u64,
+        ) {
+            let runners = runners(size, &weights, seed);
+            prop_assert_eq!(fill(size, &runners), by_definition(size, &runners));
+        }
+
+        #[test]
+        fn where_the_walk_stops_makes_no_difference(
+            weights in prop::collection::vec(1u32..=100, 1..40),
+            seed: u64,
+            claims in 0u64..20_000,
+        ) {
+            let runners = runners(509, &weights, seed);
+            let mut race = Race::new(509, &runners);
+            race.walk_until(claims);
+            race.grant_the_rest();
+            prop_assert_eq!(race.table, fill(509, &runners));
+        }
+
+        #[test]
+        fn a_permutation_comes_to_every_slot_once(key: u64) {
+            let Permutation { start, stride } = Permutation::new(key, 509);
+            prop_assert!(start < 509 && (1..509).contains(&stride));
+            prop_assert_eq!(Permutation { start, stride }.inverse_stride(509) * u64::from(stride) % 509, 1);
+        }
+    }
+}
