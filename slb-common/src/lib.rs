@@ -4,5 +4,9 @@
 //! on the packet path, or depends on aya (but for the `user` feature, which marks the map layouts as plain data).
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
+pub mod abi;
+pub mod datapath;
+pub mod hash;
 #[cfg(any(test, feature = "user"))]
 pub mod maglev;
+pub mod net;

@@ -1,0 +1,141 @@
+//! Counters, one set per processor.
+
+/// Traffic of a service or a server on one processor.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Bytes of frames from clients.
+    pub bytes_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// Bytes of frames to clients.
+    pub bytes_out: u64,
+    /// Flows begun.
+    pub new_flows: u64,
+}
+
+/// What became of a packet.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Sent on.
+    Forward,
+    /// Answered.
+    Answer,
+    /// Left to the kernel.
+    Pass,
+    /// Dropped.
+    Drop,
+}
+
+impl Action {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Forward, Self::Answer, Self::Pass, Self::Drop];
+
+    /// The name people see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Answer => "answer",
+            Self::Pass => "pass",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
+        /// Why. Every packet is counted under exactly one action and one reason.
+        #[repr(u8)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Reason {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl Reason {
+            /// All, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The name people see.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A packet of a client, sent to its server.
+    ToServer = "to_server",
+    /// A packet of a server, sent to its client.
+    ToClient = "to_client",
+    /// An echo request to a VIP.
+    Echo = "echo",
+    /// Neither IPv4 nor IPv6.
+    NotIp = "not_ip",
+    /// A frame to a group of stations.
+    LinkMulticast = "link_multicast",
+    /// No listener on that address, port and protocol, and no flow it answers.
+    NotOurs = "not_ours",
+    /// Another protocol than TCP, UDP and echo, or another kind of ICMP message.
+    OtherProtocol = "other_protocol",
+    /// The frame ends before the headers do.
+    Truncated = "truncated",
+    /// A version or header length that cannot be.
+    BadHeader = "bad_header",
+    /// A length field that contradicts the frame or the headers.
+    BadLength = "bad_length",
+    /// A fragment.
+    Fragment = "fragment",
+    /// More IPv6 extension headers than are walked, or one that hides the transport header.
+    ExtensionHeaders = "extension_headers",
+    /// TTL or hop limit used up.
+    HopLimit = "hop_limit",
+    /// From a VIP to itself.
+    Land = "land",
+    /// The server chosen is the client itself.
+    Hairpin = "hairpin",
+    /// No server may be given this flow.
+    NoServer = "no_server",
+    /// The way to the server is not known yet.
+    NoNextHop = "no_next_hop",
+    /// The client endpoint already has a flow to the same server through another listener.
+    PortConflict = "port_conflict",
+    /// The flow table took no entry.
+    FlowTableFull = "flow_table_full",
+    /// The daemon has not filled the maps yet.
+    NotReady = "not_ready",
+}
+
+/// Room for reasons, a power of two.
+pub const REASONS: usize = 32;
+
+/// Packets by action and reason on one processor.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// `packets[action][reason]`.
+    pub packets: [[u64; REASONS]; 4],
+}
+
+const _: () = assert!(Reason::ALL.len() <= REASONS);
+const _: () = assert!(size_of::<Counters>() == 40);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_index_the_lists() {
+        for (i, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, i);
+        }
+        for (i, action) in Action::ALL.iter().enumerate() {
+            assert_eq!(*action as usize, i);
+        }
+    }
+}

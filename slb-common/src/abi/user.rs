@@ -1,0 +1,21 @@
+//! Marks the layouts as plain data for aya's typed maps.
+
+use super::{
+    backend::{Backend, NextHop},
+    control::Control,
+    flow::{Flow, FlowKey},
+    ring::Ring,
+    service::{Service, ServiceIndex},
+    stats::{Counters, Totals},
+};
+
+macro_rules! pod {
+    ($($layout:ty),+) => {
+        $(
+            // SAFETY: `repr(C)` of integers and arrays of integers without implicit padding; any bytes are valid.
+            unsafe impl aya::Pod for $layout {}
+        )+
+    };
+}
+
+pod!(Backend, NextHop, Control, Flow, FlowKey, Ring, Service, ServiceIndex, Counters, Totals);

@@ -1,0 +1,73 @@
+//! Mode `nat`: the destination of what goes to a server, and the source of what comes back, are rewritten.
+//!
+//! The TTL or hop limit goes down by one in both directions, as in a router.
+
+use crate::{
+    abi::Address,
+    net::{
+        checksum::Delta,
+        frame::Frame,
+        headers::{Ipv4Hdr, Ipv6Hdr, Ports, TcpHdr, UdpHdr, protocol},
+        parse::Packet,
+    },
+};
+
+/// Sends a client's packet to `address` and `port` (network byte order).
+#[inline(always)]
+pub(super) fn to_server(frame: &mut Frame<'_>, packet: &Packet, address: &Address, port: u16) -> Option<()> {
+    if packet.destination.is_v4() {
+        let ip = frame.header_mut::<Ipv4Hdr>(packet.network)?;
+        ip.dst_addr = address.v4_bytes();
+        refresh_ipv4(ip, &packet.destination, address);
+    } else {
+        let ip = frame.header_mut::<Ipv6Hdr>(packet.network)?;
+        ip.dst_addr = address.v6_bytes();
+        ip.hop_limit -= 1;
+    }
+    frame.header_mut::<Ports>(packet.transport)?.destination = port.to_ne_bytes();
+    refresh_transport(
+        frame,
+        packet,
+        Delta::default().address(&packet.destination, address).word(packet.destination_port, port),
+    )
+}
+
+/// Sends a server's packet to its client as if it came from `address` and `port` (network byte order).
+#[inline(always)]
+pub(super) fn to_client(frame: &mut Frame<'_>, packet: &Packet, address: &Address, port: u16) -> Option<()> {
+    if packet.source.is_v4() {
+        let ip = frame.header_mut::<Ipv4Hdr>(packet.network)?;
+        ip.src_addr = address.v4_bytes();
+        refresh_ipv4(ip, &packet.source, address);
+    } else {
+        let ip = frame.header_mut::<Ipv6Hdr>(packet.network)?;
+        ip.src_addr = address.v6_bytes();
+        ip.hop_limit -= 1;
+    }
+    frame.header_mut::<Ports>(packet.transport)?.source = port.to_ne_bytes();
+    refresh_transport(
+        frame,
+        packet,
+        Delta::default().address(&packet.source, address).word(packet.source_port, port),
+    )
+}
+
+#[inline(always)]
+fn refresh_ipv4(ip: &mut Ipv4Hdr, old: &Address, new: &Address) {
+    let before = u16::from_ne_bytes([ip.ttl, ip.proto]);
+    ip.ttl -= 1;
+    let after = u16::from_ne_bytes([ip.ttl, ip.proto]);
+    ip.check = Delta::default().address(old, new).word(before, after).apply(ip.check);
+}
+
+#[inline(always)]
+fn refresh_transport(frame: &mut Frame<'_>, packet: &Packet, delta: Delta) -> Option<()> {
+    if packet.protocol == protocol::TCP {
+        let tcp = frame.header_mut::<TcpHdr>(packet.transport)?;
+        tcp.check = delta.apply(tcp.check);
+    } else {
+        let udp = frame.header_mut::<UdpHdr>(packet.transport)?;
+        udp.check = delta.apply_udp(udp.check);
+    }
+    Some(())
+}

@@ -1,0 +1,6 @@
+//! Frames, headers and checksums: everything that knows how packets are laid out.
+
+pub mod checksum;
+pub mod frame;
+pub mod headers;
+pub mod parse;

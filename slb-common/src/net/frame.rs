@@ -1,0 +1,98 @@
+//! One frame, and the only place that turns offsets into references.
+
+use core::marker::PhantomData;
+
+/// A type that may stand anywhere in a packet.
+///
+/// # Safety
+/// Alignment 1, no padding, every bit pattern valid.
+pub unsafe trait Header {}
+
+// SAFETY: bytes.
+unsafe impl<const N: usize> Header for [u8; N] {}
+
+/// A frame, from its first byte to behind its last.
+pub struct Frame<'a> {
+    start: usize,
+    end: usize,
+    bytes: PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> Frame<'a> {
+    /// Largest offset of a header. Keeps offsets within what the verifier follows; no header SLB reads lies deeper.
+    pub const MAX_OFFSET: usize = 511;
+
+    /// A frame that lies between two addresses.
+    ///
+    /// # Safety
+    /// `start..end` is readable and writable for `'a`, and nothing else refers to it.
+    #[inline(always)]
+    pub const unsafe fn from_raw(start: usize, end: usize) -> Self {
+        Self { start, end, bytes: PhantomData }
+    }
+
+    /// The frame in `bytes`.
+    #[inline(always)]
+    pub fn from_slice(bytes: &'a mut [u8]) -> Self {
+        let start = bytes.as_mut_ptr() as usize;
+        Self { start, end: start + bytes.len(), bytes: PhantomData }
+    }
+
+    /// Bytes in the frame.
+    #[inline(always)]
+    pub const fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether the frame has no bytes.
+    #[inline(always)]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The header at `offset`, if the frame reaches behind it.
+    #[inline(always)]
+    pub fn header<T: Header>(&self, offset: usize) -> Option<&T> {
+        // SAFETY: `locate` has shown the bytes to lie in the frame; `T: Header` may stand anywhere; the frame is
+        // borrowed for as long as the reference lives.
+        self.locate::<T>(offset).map(|at| unsafe { &*at })
+    }
+
+    /// The header at `offset`, to be changed, if the frame reaches behind it.
+    #[inline(always)]
+    pub fn header_mut<T: Header>(&mut self, offset: usize) -> Option<&mut T> {
+        // SAFETY: as in `header`; the frame is borrowed mutably, so this is the only reference.
+        self.locate::<T>(offset).map(|at| unsafe { &mut *at })
+    }
+
+    /// Compares `start + offset + SIZE > end` in this shape on purpose: the verifier learns the bound from it, and
+    /// from no comparison of lengths.
+    #[inline(always)]
+    fn locate<T: Header>(&self, offset: usize) -> Option<*mut T> {
+        const { assert!(align_of::<T>() == 1) };
+        if offset > Self::MAX_OFFSET {
+            return None;
+        }
+        let at = self.start + offset;
+        if at + size_of::<T>() > self.end {
+            return None;
+        }
+        Some(at as *mut T)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_end_where_the_frame_ends() {
+        let mut bytes = [1, 2, 3, 4, 5, 6];
+        let mut frame = Frame::from_slice(&mut bytes);
+        assert_eq!(frame.header::<[u8; 4]>(2), Some(&[3, 4, 5, 6]));
+        assert_eq!(frame.header::<[u8; 4]>(3), None);
+        assert_eq!(frame.header::<[u8; 1]>(usize::MAX), None);
+        frame.header_mut::<[u8; 2]>(0).unwrap()[1] = 9;
+        assert_eq!(bytes[1], 9);
+    }
+}

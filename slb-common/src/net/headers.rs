@@ -1,0 +1,105 @@
+//! Headers that may stand in a frame. Those of IP and above are network-types'; its Ethernet header has alignment 2
+//! and is not used.
+
+pub use network_types::{
+    icmp::Icmpv4Hdr as IcmpHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    tcp::TcpHdr,
+    udp::UdpHdr,
+};
+
+use super::frame::Header;
+use crate::abi::Mac;
+
+/// The two addresses a frame begins with (IEEE 802.3, 3.1.1).
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct EthernetAddresses {
+    /// Receiver.
+    pub destination: Mac,
+    /// Sender.
+    pub source: Mac,
+}
+
+/// One VLAN tag without the type before it (IEEE 802.1Q, 9.6), and the type behind it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct VlanTag {
+    /// Priority, drop eligibility, VLAN.
+    pub control: [u8; 2],
+    /// Type of what follows.
+    pub ether_type: [u8; 2],
+}
+
+/// The first bytes of an IPv6 extension header (RFC 8200, 4).
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct ExtensionHeader {
+    /// Type of what follows.
+    pub next_header: u8,
+    /// Length in units of eight bytes, the first eight not counted.
+    pub length: u8,
+}
+
+/// Ports, at the same place in TCP and UDP.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    /// Port of the sender.
+    pub source: [u8; 2],
+    /// Port of the receiver.
+    pub destination: [u8; 2],
+}
+
+/// Numbers of RFC 7042 and IEEE 802.1Q, as they stand in a frame.
+pub mod ether_type {
+    /// IPv4.
+    pub const IPV4: u16 = 0x0800_u16.to_be();
+    /// IPv6.
+    pub const IPV6: u16 = 0x86dd_u16.to_be();
+    /// Customer VLAN tag.
+    pub const VLAN: u16 = 0x8100_u16.to_be();
+    /// Service VLAN tag.
+    pub const SERVICE_VLAN: u16 = 0x88a8_u16.to_be();
+}
+
+/// IP protocol numbers.
+pub mod protocol {
+    use network_types::ip::IpProto;
+
+    /// ICMP.
+    pub const ICMP: u8 = IpProto::Icmp as u8;
+    /// TCP.
+    pub const TCP: u8 = IpProto::Tcp as u8;
+    /// UDP.
+    pub const UDP: u8 = IpProto::Udp as u8;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
+    /// IPv6 hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = IpProto::HopOpt as u8;
+    /// IPv6 routing header.
+    pub const ROUTING: u8 = IpProto::Ipv6Route as u8;
+    /// IPv6 fragment header.
+    pub const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
+    /// IPv6 destination options.
+    pub const DESTINATION_OPTIONS: u8 = IpProto::Ipv6Opts as u8;
+}
+
+// SAFETY: `repr(C)` of bytes and arrays of bytes.
+unsafe impl Header for EthernetAddresses {}
+// SAFETY: as above.
+unsafe impl Header for VlanTag {}
+// SAFETY: as above.
+unsafe impl Header for ExtensionHeader {}
+// SAFETY: as above.
+unsafe impl Header for Ports {}
+// SAFETY: as above.
+unsafe impl Header for Ipv4Hdr {}
+// SAFETY: as above.
+unsafe impl Header for Ipv6Hdr {}
+// SAFETY: as above.
+unsafe impl Header for TcpHdr {}
+// SAFETY: as above.
+unsafe impl Header for UdpHdr {}
+// SAFETY: as above.
+unsafe impl Header for IcmpHdr {}
