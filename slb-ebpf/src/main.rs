@@ -1,13 +1,44 @@
-//! The XDP program of SLB.
+//! The XDP program: a thin shell around slb-common, where everything that decides anything lives.
 #![no_std]
 #![no_main]
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+mod maps;
+mod tables;
 
-/// Entry point.
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use slb_common::{
+    datapath::{Verdict, process},
+    net::frame::Frame,
+};
+use tables::Maps;
+
+/// Forwards what belongs to a listener, leaves everything else to the kernel.
 #[xdp]
-pub fn slb(_ctx: XdpContext) -> u32 {
-    xdp_action::XDP_PASS
+pub fn slb(ctx: XdpContext) -> u32 {
+    // SAFETY: the kernel hands the frame to this program alone until it returns.
+    let mut frame = unsafe { Frame::from_raw(ctx.data(), ctx.data_end()) };
+    let verdict = process(&mut frame, ctx.ingress_ifindex() as u32, &Maps);
+    #[cfg(feature = "debug-log")]
+    log(&ctx, verdict);
+    match verdict {
+        Verdict::Transmit => xdp_action::XDP_TX,
+        Verdict::Redirect(ifindex) => match maps::INTERFACES.redirect(ifindex, 0) {
+            Ok(action) | Err(action) => action,
+        },
+        Verdict::Pass => xdp_action::XDP_PASS,
+        Verdict::Drop => xdp_action::XDP_DROP,
+    }
+}
+
+#[cfg(feature = "debug-log")]
+fn log(ctx: &XdpContext, verdict: Verdict) {
+    use aya_log_ebpf::debug;
+    match verdict {
+        Verdict::Transmit => debug!(ctx, "transmit"),
+        Verdict::Redirect(ifindex) => debug!(ctx, "redirect to interface {}", ifindex),
+        Verdict::Pass => debug!(ctx, "pass"),
+        Verdict::Drop => debug!(ctx, "drop"),
+    }
 }
 
 #[cfg(not(test))]
