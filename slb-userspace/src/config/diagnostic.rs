@@ -1,0 +1,188 @@
+//! Problems with their places in the text, and how they are shown.
+
+use std::{fmt, ops::Range};
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untrusted_str};
+
+/// A place in the text, in bytes.
+pub(super) type Span = Range<usize>;
+
+/// Problems shown in full; a file with more than this has one cause, and each of them costs a pass over the text.
+const SHOWN: usize = 100;
+
+/// Whether a problem forbids the use of a configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The configuration cannot be used.
+    Error,
+    /// The configuration can be used, but hardly does what its author wants.
+    Warning,
+}
+
+/// A problem of a configuration: what is wrong, where, and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    severity: Severity,
+    message: String,
+    span: Span,
+    label: String,
+    related: Option<(Span, String)>,
+    help: Option<String>,
+}
+
+impl Diagnostic {
+    /// Creates an error at a place; the label stands under it.
+    pub(super) fn error(span: Span, message: impl Into<String>, label: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            message: message.into(),
+            span,
+            label: label.into(),
+            related: None,
+            help: None,
+        }
+    }
+
+    /// Creates a warning at a place; the label stands under it.
+    pub(super) fn warning(span: Span, message: impl Into<String>, label: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(span, message, label) }
+    }
+
+    /// Adds a second place that explains the first one.
+    pub(super) fn related(mut self, span: Span, label: impl Into<String>) -> Self {
+        self.related = Some((span, label.into()));
+        self
+    }
+
+    /// Adds what to write instead.
+    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Returns whether the problem forbids the use of the configuration.
+    pub fn severity(&self) -> Severity {
+        self.severity
+    }
+
+    /// Returns what is wrong, in one line.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    fn render(&self, source: &Source, renderer: &Renderer) -> String {
+        let level = match self.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let primary = AnnotationKind::Primary.span(self.span.clone()).label(self.label.as_str());
+        let related = self
+            .related
+            .as_ref()
+            .map(|(span, label)| AnnotationKind::Context.span(span.clone()).label(label.as_str()));
+        let snippet = Snippet::source(source.text.as_str())
+            .path(source.name.as_str())
+            .annotation(primary)
+            .annotations(related);
+        let help = self.help.as_ref().map(|help| Level::HELP.message(normalize_untrusted_str(help)));
+        renderer.render(&[level.primary_title(self.message.as_str()).element(snippet).elements(help)])
+    }
+}
+
+/// Problems of one text, in its order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    source: Source,
+    diagnostics: Vec<Diagnostic>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Source {
+    name: String,
+    text: String,
+}
+
+impl Report {
+    /// Collects the problems of a text; `name` says where the text comes from.
+    pub(super) fn new(name: &str, text: &str, mut diagnostics: Vec<Diagnostic>) -> Self {
+        diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
+        Self { source: Source { name: name.to_owned(), text: text.to_owned() }, diagnostics }
+    }
+
+    /// Returns the problems, in the order of the text.
+    pub fn diagnostics(&self) -> &[Diagnostic] {
+        &self.diagnostics
+    }
+
+    /// Returns the problems as text to show, with the colours of a terminal if `colour`; nothing if there is none.
+    pub fn render(&self, colour: bool) -> String {
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        let mut shown: Vec<String> = self
+            .diagnostics
+            .iter()
+            .take(SHOWN)
+            .map(|diagnostic| diagnostic.render(&self.source, &renderer))
+            .collect();
+        if let Some(hidden) = self.diagnostics.len().checked_sub(SHOWN).filter(|hidden| *hidden > 0) {
+            shown.push(format!("{hidden} more problems are not shown"));
+        }
+        shown.join("\n\n")
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn place_source_line_caret_and_help_are_shown() {
+        let text = "a = 1\nb = 300\n";
+        let problem = Diagnostic::error(10..13, "`b` is too large", "0 to 100").help("write less");
+        let shown = Report::new("x.toml", text, vec![problem]).to_string();
+        let expected = "\
+error: `b` is too large
+ --> x.toml:2:5
+  |
+2 | b = 300
+  |     ^^^ 0 to 100
+  |
+  = help: write less";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn both_places_of_a_pair_are_shown() {
+        let text = "a = 1\n\n\n\n\n\n\n\na = 2\n";
+        let problem = Diagnostic::warning(13..14, "twice", "again here").related(0..1, "first here");
+        let shown = Report::new("x.toml", text, vec![problem]).to_string();
+        assert!(shown.starts_with("warning: twice\n"), "{shown}");
+        assert!(shown.contains("x.toml:9:1"), "{shown}");
+        assert!(shown.contains("1 | a = 1\n  | - first here"), "{shown}");
+        assert!(shown.contains("9 | a = 2\n  | ^ again here"), "{shown}");
+    }
+
+    #[test]
+    fn colours_only_where_asked_for() {
+        let report = Report::new("x", "a = 1", vec![Diagnostic::error(0..1, "m", "l").help("h")]);
+        assert!(report.render(true).contains("\u{1b}["));
+        assert!(!report.render(false).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn problems_are_in_the_order_of_the_text_and_not_without_end() {
+        let text = "x".repeat(150);
+        let problems =
+            (0..150).rev().map(|at| Diagnostic::error(at..at + 1, format!("m{at}"), "l")).collect();
+        let report = Report::new("x", &text, problems);
+        assert_eq!(report.diagnostics()[0].message(), "m0");
+        let shown = report.to_string();
+        assert_eq!(shown.matches("error: ").count(), SHOWN);
+        assert!(shown.ends_with("50 more problems are not shown"), "{shown}");
+    }
+}

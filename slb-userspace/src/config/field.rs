@@ -1,0 +1,271 @@
+//! Checks of single values. Each problem is noted and the check goes on, so that one run reports all of them.
+
+use std::{
+    collections::HashMap, fmt::Display, hash::Hash, ops::RangeInclusive, path::PathBuf, time::Duration,
+};
+
+use super::{
+    diagnostic::{Diagnostic, Span},
+    model::{Name, TableSize, Weight},
+    raw::{Scalar, Value},
+    suggest::{closest, listed, quoted},
+};
+
+pub(super) mod address;
+mod prime;
+
+/// Collects the problems found so far.
+#[derive(Debug, Default)]
+pub(super) struct Checker {
+    /// The problems, in the order of their finding.
+    pub(super) diagnostics: Vec<Diagnostic>,
+}
+
+impl Checker {
+    /// Notes a problem.
+    pub(super) fn note(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
+    }
+
+    /// Notes an error and returns `None`, for the value that cannot be had.
+    pub(super) fn refuse<T>(&mut self, diagnostic: Diagnostic) -> Option<T> {
+        self.note(diagnostic);
+        None
+    }
+
+    /// Takes a field that must be there; `example` is a line that would do.
+    pub(super) fn required<'a, T>(
+        &mut self,
+        value: Option<&'a T>,
+        key: &str,
+        table: &Span,
+        example: &str,
+    ) -> Option<&'a T> {
+        if value.is_none() {
+            self.note(
+                Diagnostic::error(
+                    table.clone(),
+                    format!("`{key}` is missing"),
+                    format!("this needs `{key}`"),
+                )
+                .help(format!("for example `{example}`")),
+            );
+        }
+        value
+    }
+
+    /// Checks an integer against its range.
+    pub(super) fn integer<T>(&mut self, key: &str, value: &Value, allowed: RangeInclusive<T>) -> Option<T>
+    where
+        T: TryFrom<i128> + PartialOrd + Display,
+    {
+        let range = format!("{} to {}", allowed.start(), allowed.end());
+        let number = match value.as_ref() {
+            Scalar::Integer(number) => *number,
+            other => {
+                let problem = wrong_type(key, value, other, "an integer", format!("an integer from {range}"));
+                return self.refuse(match other {
+                    Scalar::Text(text) if text.parse::<i128>().is_ok() => {
+                        problem.help(format!("write it without quotes: `{key} = {text}`"))
+                    }
+                    _ => problem,
+                });
+            }
+        };
+        match T::try_from(number) {
+            Ok(number) if allowed.contains(&number) => Some(number),
+            _ => self.refuse(Diagnostic::error(
+                value.span(),
+                format!("`{key}` is out of range"),
+                format!("allowed: {range}"),
+            )),
+        }
+    }
+
+    /// Checks a port.
+    pub(super) fn port(&mut self, key: &str, value: &Value) -> Option<u16> {
+        self.integer(key, value, 1..=u16::MAX)
+    }
+
+    /// Checks a weight; an absent one is the largest.
+    pub(super) fn weight(&mut self, value: Option<&Value>) -> Option<Weight> {
+        let Some(value) = value else { return Some(Weight(Weight::MAX)) };
+        self.integer("weight", value, 0..=Weight::MAX).map(Weight)
+    }
+
+    /// Checks a table size; an absent one is the default.
+    pub(super) fn table_size(&mut self, value: Option<&Value>) -> Option<TableSize> {
+        let Some(value) = value else { return Some(TableSize::DEFAULT) };
+        let slots = self.integer("table_size", value, prime::SMALLEST..=TableSize::DEFAULT.slots())?;
+        if prime::is_prime(slots) {
+            return Some(TableSize(slots));
+        }
+        let near = prime::neighbours(slots)
+            .map_or_else(String::new, |(below, above)| format!("the nearest ones are {below} and {above}"));
+        self.refuse(
+            Diagnostic::error(
+                value.span(),
+                "`table_size` is not a prime",
+                "allowed: primes from 251 to 65537",
+            )
+            .help(near),
+        )
+    }
+
+    /// Checks that a value is a string; `expected` says of what.
+    pub(super) fn text<'a>(&mut self, key: &str, value: &'a Value, expected: &str) -> Option<&'a str> {
+        match value.as_ref() {
+            Scalar::Text(text) => Some(text),
+            other => self.refuse(wrong_type(key, value, other, "a string", expected.to_owned())),
+        }
+    }
+
+    /// Checks a value that is one of a few words.
+    pub(super) fn choice<T: Copy>(&mut self, key: &str, value: &Value, words: &[(&str, T)]) -> Option<T> {
+        let all = words.iter().map(|(word, _)| *word);
+        let allowed = format!(
+            "allowed: {}",
+            all.clone().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
+        );
+        let text = self.text(key, value, &allowed)?;
+        if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text) {
+            return Some(*meaning);
+        }
+        let problem = Diagnostic::error(value.span(), format!("`{key}` cannot be {}", quoted(text)), allowed);
+        self.refuse(match closest(text, all) {
+            Some(near) => problem.help(format!("did you mean \"{near}\"?")),
+            None => problem,
+        })
+    }
+
+    /// Checks a name.
+    pub(super) fn name(&mut self, value: &Value) -> Option<Name> {
+        let allowed = "a name has 1 to 63 characters of A-Z a-z 0-9 . _ -";
+        let text = self.text("name", value, allowed)?;
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if let Some(wrong) = text.chars().find(|c| !fits(*c)) {
+            let instead: String =
+                text.chars().map(|c| if fits(c) { c } else { '-' }).take(Name::MAX_LEN).collect();
+            return self.refuse(
+                Diagnostic::error(
+                    value.span(),
+                    format!("{} cannot stand in a name", quoted(&wrong.to_string())),
+                    allowed,
+                )
+                .help(format!("for example \"{instead}\"")),
+            );
+        }
+        if !(1..=Name::MAX_LEN).contains(&text.len()) {
+            let message = format!("a name cannot have {} characters", text.len());
+            return self.refuse(Diagnostic::error(value.span(), message, allowed));
+        }
+        Some(Name(text.to_owned()))
+    }
+
+    /// Checks a duration: an integer and a unit, such as "1500ms", "2s" or "1m".
+    pub(super) fn duration(
+        &mut self,
+        key: &str,
+        value: &Value,
+        allowed: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        let range = format!(
+            "{} to {}",
+            humantime::format_duration(*allowed.start()),
+            humantime::format_duration(*allowed.end()),
+        );
+        let expected = format!("a number and its unit (ms, s or m) in quotes, {range}");
+        let text = match value.as_ref() {
+            Scalar::Text(text) => text,
+            other => {
+                let problem = wrong_type(key, value, other, "a duration", expected);
+                return self.refuse(match other {
+                    Scalar::Integer(number) => {
+                        problem.help(format!("in seconds this is `{key} = \"{number}s\"`"))
+                    }
+                    _ => problem,
+                });
+            }
+        };
+        let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+        let parsed = match unit {
+            "ms" | "s" | "m" => humantime::parse_duration(text).ok(),
+            _ => None,
+        };
+        match parsed {
+            Some(duration) if allowed.contains(&duration) => Some(duration),
+            Some(_) => self.refuse(Diagnostic::error(
+                value.span(),
+                format!("`{key}` is out of range"),
+                format!("allowed: {range}"),
+            )),
+            None => self.refuse(Diagnostic::error(
+                value.span(),
+                format!("{} is not a duration", quoted(text)),
+                format!("expected {expected}"),
+            )),
+        }
+    }
+
+    /// Checks an absolute path; an absent one is the default.
+    pub(super) fn absolute_path(
+        &mut self,
+        key: &str,
+        value: Option<&Value>,
+        default: &str,
+    ) -> Option<PathBuf> {
+        let Some(value) = value else { return Some(PathBuf::from(default)) };
+        let text = self.text(key, value, "an absolute path")?;
+        let path = PathBuf::from(text);
+        if text.contains('\0') || !path.is_absolute() {
+            let message = format!("`{key}` is not an absolute path");
+            return self.refuse(
+                Diagnostic::error(value.span(), message, "a path that starts with `/`")
+                    .help(format!("the default is `{key} = \"{default}\"`")),
+            );
+        }
+        Some(path)
+    }
+
+    /// Checks that a key has not been seen before; `what` is the key in words.
+    pub(super) fn unique<K: Hash + Eq>(
+        &mut self,
+        seen: &mut HashMap<K, Span>,
+        key: K,
+        span: Span,
+        what: &str,
+    ) {
+        if let Some(first) = seen.get(&key) {
+            self.note(
+                Diagnostic::error(span, format!("{what} appears twice"), "again here")
+                    .related(first.clone(), "first here"),
+            );
+        } else {
+            seen.insert(key, span);
+        }
+    }
+
+    /// Notes that a reference names nothing that exists.
+    pub(super) fn unknown(&mut self, what: &str, name: &str, span: Span, names: &[&str]) {
+        let label = match closest(name, names.iter().copied()) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => format!("there is no {what} of this name"),
+        };
+        let help = match names {
+            [] => format!("the file has no {what}"),
+            _ => format!("the file has: {}", listed(names.iter().copied(), 10)),
+        };
+        self.note(
+            Diagnostic::error(span, format!("{what} {} does not exist", quoted(name)), label).help(help),
+        );
+    }
+}
+
+fn wrong_type(key: &str, value: &Value, found: &Scalar, wanted: &str, expected: String) -> Diagnostic {
+    let message = format!("expected {wanted} for `{key}`, found {}", found.kind());
+    Diagnostic::error(
+        value.span(),
+        message,
+        if expected.starts_with("allowed") { expected } else { format!("expected {expected}") },
+    )
+}

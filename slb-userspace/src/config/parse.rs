@@ -1,0 +1,73 @@
+//! From text to model: every rule of the configuration.
+//!
+//! All problems of a text are found in one run. What crosses tables is collected first (VIPs, names of server
+//! groups) from whatever is readable, so that one mistake does not cause a second message somewhere else.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{
+    Loaded, Rejected,
+    diagnostic::{Diagnostic, Report, Severity},
+    field::Checker,
+    model::Config,
+    raw, syntax,
+};
+
+mod balancer;
+mod daemon;
+mod families;
+mod group;
+mod health_check;
+mod listener;
+mod vips;
+
+/// Reads and checks the text of a configuration; `name` stands for its file in messages.
+///
+/// # Errors
+///
+/// [`Rejected::Invalid`] with everything that is wrong.
+pub fn parse(name: &str, text: &str) -> Result<Loaded, Rejected> {
+    let document: raw::Document = toml::from_str(text)
+        .map_err(|error| Rejected::Invalid(Report::new(name, text, vec![syntax::explain(&error, text)])))?;
+    let mut checker = Checker::default();
+    let config = build(&document, &mut checker);
+    let Checker { mut diagnostics } = checker;
+    let refused = diagnostics.iter().any(|diagnostic| diagnostic.severity() == Severity::Error);
+    match config {
+        Some(config) if !refused => Ok(Loaded { config, warnings: Report::new(name, text, diagnostics) }),
+        _ => {
+            // What is wrong with a refused text may well be the reason for its warnings.
+            diagnostics.retain(|diagnostic| diagnostic.severity() == Severity::Error);
+            Err(Rejected::Invalid(Report::new(name, text, diagnostics)))
+        }
+    }
+}
+
+fn build(document: &raw::Document, checker: &mut Checker) -> Option<Config> {
+    let daemon = daemon::build(checker, document.daemon.as_ref());
+    let (vips, addresses) = vips::collect(checker, &document.load_balancer.0);
+    let groups = group::Index::collect(checker, &document.server_group.0);
+    let server_groups: Vec<_> =
+        document.server_group.0.iter().map(|table| group::build(checker, table, &vips)).collect();
+
+    let mut names = HashMap::new();
+    let mut used = HashSet::new();
+    let mut load_balancers = Vec::new();
+    for (table, addresses) in document.load_balancer.0.iter().zip(addresses) {
+        let mut scope =
+            balancer::Scope { checker, vips: &vips, groups: &groups, used: &mut used, names: &mut names };
+        load_balancers.push(balancer::build(&mut scope, table, addresses));
+    }
+    groups.warn_of_unused(checker, &used);
+    if document.load_balancer.0.is_empty() {
+        checker.note(
+            Diagnostic::warning(0..0, "there is no load balancer", "nothing will be forwarded")
+                .help("add a `[[load_balancer]]`"),
+        );
+    }
+    Some(Config {
+        daemon: daemon?,
+        load_balancers: load_balancers.into_iter().collect::<Option<_>>()?,
+        server_groups: server_groups.into_iter().collect::<Option<_>>()?,
+    })
+}

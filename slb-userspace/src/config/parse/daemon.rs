@@ -1,0 +1,87 @@
+//! `[daemon]`.
+
+use std::collections::HashMap;
+
+use crate::config::{
+    diagnostic::Diagnostic,
+    field::Checker,
+    model::{Daemon, XdpMode},
+    raw::{self, Value},
+    suggest::quoted,
+};
+
+const PIN_DIR: &str = "/sys/fs/bpf/slb";
+const SOCKET: &str = "/run/slb/slbd.sock";
+const FLOW_TABLE_ENTRIES: u32 = 262_144;
+const INTERFACES: &str = "interfaces = [\"eth0\"]";
+
+const XDP_MODES: [(&str, XdpMode); 3] =
+    [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
+
+/// Checks the daemon's settings.
+pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon>>) -> Option<Daemon> {
+    let Some(table) = table else {
+        return checker.refuse(
+            Diagnostic::error(0..0, "`[daemon]` is missing", "the interfaces to attach to must be named")
+                .help(format!("for example `[daemon]` and, on the next line, `{INTERFACES}`")),
+        );
+    };
+    let raw = &table.as_ref().0;
+    let interfaces = checker.required(raw.interfaces.as_ref(), "interfaces", &table.span(), INTERFACES);
+    let interfaces = interfaces.and_then(|list| {
+        if list.as_ref().0.is_empty() {
+            checker.note(
+                Diagnostic::error(list.span(), "`interfaces` is empty", "name at least one interface")
+                    .help(format!("for example `{INTERFACES}`")),
+            );
+        }
+        let mut seen = HashMap::new();
+        let names: Vec<_> =
+            list.as_ref().0.iter().map(|value| interface(checker, value, &mut seen)).collect();
+        names.into_iter().collect::<Option<Vec<_>>>()
+    });
+    let xdp_mode = raw
+        .xdp_mode
+        .as_ref()
+        .map_or(Some(XdpMode::Auto), |value| checker.choice("xdp_mode", value, &XDP_MODES));
+    let pin_dir = checker.absolute_path("pin_dir", raw.pin_dir.as_ref(), PIN_DIR);
+    let socket = checker.absolute_path("socket", raw.socket.as_ref(), SOCKET);
+    let flow_table_entries = raw.flow_table_entries.as_ref().map_or(Some(FLOW_TABLE_ENTRIES), |value| {
+        checker.integer("flow_table_entries", value, 1 << 10..=1 << 24)
+    });
+    let hash_seed =
+        raw.hash_seed.as_ref().map_or(Some(0), |value| checker.integer("hash_seed", value, 0..=u64::MAX));
+    Some(Daemon {
+        interfaces: interfaces?,
+        xdp_mode: xdp_mode?,
+        pin_dir: pin_dir?,
+        socket: socket?,
+        flow_table_entries: flow_table_entries?,
+        hash_seed: hash_seed?,
+    })
+}
+
+fn interface(
+    checker: &mut Checker,
+    value: &Value,
+    seen: &mut HashMap<String, std::ops::Range<usize>>,
+) -> Option<String> {
+    /// The kernel's IFNAMSIZ without the closing zero.
+    const LONGEST: usize = 15;
+    let name = checker.text("interfaces", value, "the name of an interface in quotes")?;
+    let valid = (1..=LONGEST).contains(&name.len())
+        && !matches!(name, "." | "..")
+        && !name.contains(|c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control());
+    if !valid {
+        return checker.refuse(
+            Diagnostic::error(
+                value.span(),
+                format!("{} cannot be the name of an interface", quoted(name)),
+                "allowed: 1 to 15 bytes without `/`, `:` and spaces",
+            )
+            .help("`ip -br link` lists the interfaces of this machine"),
+        );
+    }
+    checker.unique(seen, name.to_owned(), value.span(), &format!("interface {}", quoted(name)));
+    Some(name.to_owned())
+}

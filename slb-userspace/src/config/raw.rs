@@ -1,0 +1,105 @@
+//! The configuration as it stands in the file: every field optional, every value with its position.
+//!
+//! Only unknown fields and values of a wholly wrong shape are refused here; `parse` judges everything else, so that
+//! all problems of a file can be reported at once.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+pub(super) use value::{Fields, List, Scalar};
+
+mod value;
+
+/// A value with its position.
+pub(super) type Value = Spanned<Scalar>;
+
+/// A table with its position: that of its header, or of the braces.
+pub(super) type Table<T> = Spanned<Fields<T>>;
+
+/// A whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Document {
+    pub(super) daemon: Option<Table<Daemon>>,
+    #[serde(default)]
+    pub(super) load_balancer: List<Table<LoadBalancer>>,
+    #[serde(default)]
+    pub(super) server_group: List<Table<ServerGroup>>,
+}
+
+/// `[daemon]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Daemon {
+    pub(super) interfaces: Option<Spanned<List<Value>>>,
+    pub(super) xdp_mode: Option<Value>,
+    pub(super) pin_dir: Option<Value>,
+    pub(super) socket: Option<Value>,
+    pub(super) flow_table_entries: Option<Value>,
+    pub(super) hash_seed: Option<Value>,
+}
+
+/// `[[load_balancer]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LoadBalancer {
+    pub(super) name: Option<Value>,
+    pub(super) addresses: Option<Spanned<List<Value>>>,
+    pub(super) table_size: Option<Value>,
+    #[serde(default)]
+    pub(super) server: List<Table<DefaultServer>>,
+    #[serde(default)]
+    pub(super) listener: List<Table<Listener>>,
+}
+
+/// `[[load_balancer.server]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DefaultServer {
+    pub(super) address: Option<Value>,
+    pub(super) weight: Option<Value>,
+}
+
+/// `[[load_balancer.listener]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listener {
+    pub(super) name: Option<Value>,
+    pub(super) protocol: Option<Value>,
+    pub(super) port: Option<Value>,
+    pub(super) server_group: Option<Value>,
+    pub(super) backend_port: Option<Value>,
+    pub(super) mode: Option<Value>,
+    pub(super) health_check: Option<Table<HealthCheck>>,
+}
+
+/// `health_check` of a listener.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HealthCheck {
+    pub(super) kind: Option<Value>,
+    pub(super) port: Option<Value>,
+    pub(super) interval: Option<Value>,
+    pub(super) timeout: Option<Value>,
+    pub(super) healthy_threshold: Option<Value>,
+    pub(super) unhealthy_threshold: Option<Value>,
+}
+
+/// `[[server_group]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServerGroup {
+    pub(super) name: Option<Value>,
+    pub(super) table_size: Option<Value>,
+    #[serde(default)]
+    pub(super) servers: List<Table<Server>>,
+}
+
+/// A server of a `[[server_group]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Server {
+    pub(super) address: Option<Value>,
+    pub(super) port: Option<Value>,
+    pub(super) weight: Option<Value>,
+}

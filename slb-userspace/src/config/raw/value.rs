@@ -1,0 +1,177 @@
+//! Values as serde reads them: nothing is refused here for its type that a better message can be given for later.
+
+use std::{fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+};
+
+/// A value where an integer or a string is expected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::config) enum Scalar {
+    /// An integer; those beyond `i128` are read as its largest.
+    Integer(i128),
+    /// A string.
+    Text(String),
+    /// Something else, named for a message.
+    Other(&'static str),
+}
+
+/// A list of values. Anything else is refused.
+#[derive(Debug)]
+pub(in crate::config) struct List<T>(pub(in crate::config) Vec<T>);
+
+/// A table of named fields. Anything else is refused: serde by itself would take a list of the fields in order.
+#[derive(Debug)]
+pub(in crate::config) struct Fields<T>(pub(in crate::config) T);
+
+impl Scalar {
+    /// Returns what the value is, for a message.
+    pub(in crate::config) fn kind(&self) -> &'static str {
+        match self {
+            Self::Integer(_) => "an integer",
+            Self::Text(_) => "a string",
+            Self::Other(kind) => kind,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ScalarVisitor;
+        impl<'de> Visitor<'de> for ScalarVisitor {
+            type Value = Scalar;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value")
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Scalar, E> {
+                Ok(Scalar::Integer(value.into()))
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Scalar, E> {
+                Ok(Scalar::Integer(value.into()))
+            }
+
+            fn visit_i128<E: de::Error>(self, value: i128) -> Result<Scalar, E> {
+                Ok(Scalar::Integer(value))
+            }
+
+            fn visit_u128<E: de::Error>(self, value: u128) -> Result<Scalar, E> {
+                Ok(Scalar::Integer(value.try_into().unwrap_or(i128::MAX)))
+            }
+
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<Scalar, E> {
+                Ok(Scalar::Text(value.to_owned()))
+            }
+
+            fn visit_bool<E: de::Error>(self, _: bool) -> Result<Scalar, E> {
+                Ok(Scalar::Other("a boolean"))
+            }
+
+            fn visit_f64<E: de::Error>(self, _: f64) -> Result<Scalar, E> {
+                Ok(Scalar::Other("a number with a fraction"))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Scalar, A::Error> {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Scalar::Other("a list"))
+            }
+
+            // toml hands dates over as maps as well.
+            fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<Scalar, A::Error> {
+                while table.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Scalar::Other("a table or date"))
+            }
+        }
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ListVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
+            type Value = List<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<List<T>, A::Error> {
+                let mut values = Vec::new();
+                while let Some(value) = list.next_element()? {
+                    values.push(value);
+                }
+                Ok(List(values))
+            }
+        }
+        deserializer.deserialize_any(ListVisitor(PhantomData))
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Fields<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FieldsVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for FieldsVisitor<T> {
+            type Value = Fields<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Fields<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(table)).map(Fields)
+            }
+        }
+        deserializer.deserialize_any(FieldsVisitor(PhantomData))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Holder {
+        value: Scalar,
+    }
+
+    fn scalar(text: &str) -> Scalar {
+        toml::from_str::<Holder>(&format!("value = {text}")).expect("TOML").value
+    }
+
+    #[test]
+    fn every_kind_of_value_is_told() {
+        assert_eq!(scalar("7"), Scalar::Integer(7));
+        assert_eq!(scalar("-1"), Scalar::Integer(-1));
+        assert_eq!(scalar("18446744073709551615"), Scalar::Integer(u64::MAX.into()));
+        assert_eq!(scalar("99999999999999999999"), Scalar::Integer(99_999_999_999_999_999_999));
+        assert_eq!(scalar("'x'"), Scalar::Text("x".into()));
+        assert_eq!(scalar("true").kind(), "a boolean");
+        assert_eq!(scalar("1.5").kind(), "a number with a fraction");
+        assert_eq!(scalar("[1, [2]]").kind(), "a list");
+        assert_eq!(scalar("{ a = { b = 1 } }").kind(), "a table or date");
+        assert_eq!(scalar("2024-01-01").kind(), "a table or date");
+    }
+
+    #[test]
+    fn a_list_of_fields_is_not_a_table() {
+        assert!(toml::from_str::<Fields<Holder>>("value = 1").is_ok());
+        #[derive(Debug, Deserialize)]
+        struct Outer {
+            #[expect(dead_code, reason = "read by serde only")]
+            inner: Fields<Holder>,
+        }
+        let error = toml::from_str::<Outer>("inner = [1]").expect_err("a list");
+        assert!(error.message().contains("expected a table"), "{error}");
+    }
+}

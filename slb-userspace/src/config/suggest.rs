@@ -1,0 +1,68 @@
+//! "Did you mean": the nearest of the words that would have been right.
+
+/// Returns the candidate a writer of `word` most likely meant, or `None` if none is near.
+pub(super) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_lowercase();
+    // A third of the letters may be wrong, so that "udp" is never offered for "tcp".
+    let limit = (word.chars().count() / 3).max(1);
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(&word, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, _)| *distance <= limit)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Returns the words as a list for a reader: "`a`, `b`, `c`", the first `most` of them.
+pub(super) fn listed<'a>(words: impl IntoIterator<Item = &'a str>, most: usize) -> String {
+    let mut words = words.into_iter();
+    let mut text = words.by_ref().take(most).map(quoted).collect::<Vec<_>>().join(", ");
+    let more = words.count();
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
+}
+
+/// Returns text from a file between backticks, safe to print on a terminal and never longer than a line.
+pub(super) fn quoted(text: &str) -> String {
+    const LONGEST: usize = 64;
+    let mut shown: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        shown.push('…');
+    }
+    format!("`{shown}`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_words_are_suggested_and_far_ones_are_not() {
+        assert_eq!(closest("tpc", ["tcp", "udp"]), Some("tcp"));
+        assert_eq!(closest("TCP", ["tcp", "udp"]), Some("tcp"));
+        assert_eq!(closest("weigth", ["address", "port", "weight"]), Some("weight"));
+        assert_eq!(closest("sctp", ["udp"]), None);
+        assert_eq!(closest("http", ["tcp", "none"]), None);
+        assert_eq!(closest("", ["tcp"]), None);
+    }
+
+    #[test]
+    fn the_nearest_wins() {
+        assert_eq!(closest("web-2", ["web-10", "web-22", "web-1"]), Some("web-22"));
+        assert_eq!(closest("native", ["natives", "native"]), Some("native"));
+    }
+
+    #[test]
+    fn lists_are_cut() {
+        assert_eq!(listed(["a", "b"], 2), "`a`, `b`");
+        assert_eq!(listed(["a", "b", "c", "d"], 2), "`a`, `b` and 2 more");
+    }
+
+    #[test]
+    fn control_characters_never_reach_the_terminal() {
+        assert_eq!(quoted("a\u{1b}[31m"), "`a\\u{1b}[31m`");
+        assert_eq!(quoted(&"x".repeat(65)), format!("`{}…`", "x".repeat(64)));
+    }
+}

@@ -1,0 +1,84 @@
+//! Tests of the whole way from text to model.
+
+mod accepted;
+mod broken;
+mod mutated;
+mod warned;
+
+use super::{Config, Diagnostic, Rejected, Report, Severity, parse};
+
+/// A configuration without problems, for the tests to break: each changes one piece of it.
+const BASE: &str = r#"[daemon]
+interfaces = ["eth0"]
+
+[[load_balancer]]
+name = "shop"
+addresses = ["192.0.2.10"]
+
+[[load_balancer.server]]
+address = "10.0.0.21"
+
+[[load_balancer.listener]]
+name = "dns"
+protocol = "udp"
+port = 53
+backend_port = 5353
+
+[[load_balancer.listener]]
+name = "web"
+protocol = "tcp"
+port = 80
+server_group = "web"
+
+[[server_group]]
+name = "web"
+servers = [
+  { address = "10.0.0.11", port = 8080 },
+  { address = "10.0.0.12", port = 8081 },
+]
+"#;
+
+/// Returns the base with one piece replaced; the piece must stand in it once.
+fn changed(from: &str, to: &str) -> String {
+    assert_eq!(BASE.matches(from).count(), 1, "{from:?} must stand in the base once");
+    BASE.replace(from, to)
+}
+
+fn accepted(text: &str) -> Config {
+    match parse("base.toml", text) {
+        Ok(loaded) => {
+            assert_eq!(loaded.warnings.to_string(), "", "no warnings expected for\n{text}");
+            loaded.config
+        }
+        Err(rejected) => panic!("refused:\n{rejected}\n{text}"),
+    }
+}
+
+fn warnings(text: &str) -> Report {
+    match parse("base.toml", text) {
+        Ok(loaded) => {
+            let severities = loaded.warnings.diagnostics().iter().map(Diagnostic::severity);
+            assert!(severities.into_iter().all(|severity| severity == Severity::Warning));
+            loaded.warnings
+        }
+        Err(rejected) => panic!("refused:\n{rejected}\n{text}"),
+    }
+}
+
+fn errors(text: &str) -> Report {
+    match parse("base.toml", text) {
+        Ok(_) => panic!("accepted:\n{text}"),
+        Err(Rejected::Invalid(report)) => report,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// Asserts that a report has a single problem, at `at` ("line:column"), and that its text contains all `words`.
+fn assert_single(report: &Report, at: &str, words: &[&str], text: &str) {
+    let shown = report.to_string();
+    assert_eq!(report.diagnostics().len(), 1, "one problem expected:\n{shown}\n{text}");
+    assert!(shown.contains(&format!("--> base.toml:{at}\n")), "expected at {at}:\n{shown}\n{text}");
+    for word in words {
+        assert!(shown.contains(word), "{word:?} expected in:\n{shown}");
+    }
+}

@@ -1,0 +1,190 @@
+//! What is accepted: defaults, limits, and the example that is shipped.
+
+use std::{net::IpAddr, path::Path, time::Duration};
+
+use super::{BASE, accepted, changed};
+use crate::config::{
+    load,
+    model::{CheckKind, HealthCheck, Mode, Protocol, Target, XdpMode},
+};
+
+const DEFAULT_CHECK: HealthCheck = HealthCheck {
+    kind: CheckKind::Tcp,
+    port: None,
+    interval: Duration::from_secs(2),
+    timeout: Duration::from_secs(5),
+    healthy_threshold: 3,
+    unhealthy_threshold: 3,
+};
+
+#[test]
+fn every_default() {
+    let config = accepted(BASE);
+    assert_eq!(config.daemon.interfaces, ["eth0"]);
+    assert_eq!(config.daemon.xdp_mode, XdpMode::Auto);
+    assert_eq!(config.daemon.pin_dir, Path::new("/sys/fs/bpf/slb"));
+    assert_eq!(config.daemon.socket, Path::new("/run/slb/slbd.sock"));
+    assert_eq!(config.daemon.flow_table_entries, 262_144);
+    assert_eq!(config.daemon.hash_seed, 0);
+
+    let [shop] = config.load_balancers.as_slice() else { panic!("{config:?}") };
+    assert_eq!(shop.name.as_str(), "shop");
+    assert_eq!(shop.addresses, ["192.0.2.10".parse::<IpAddr>().expect("address")]);
+    assert_eq!(shop.table_size.slots(), 65_537);
+    assert_eq!(shop.servers[0].address, "10.0.0.21".parse::<IpAddr>().expect("address"));
+    assert_eq!(shop.servers[0].weight.value(), 100);
+
+    let [dns, web] = shop.listeners.as_slice() else { panic!("{shop:?}") };
+    assert_eq!((dns.name.as_str(), dns.protocol, dns.port), ("dns", Protocol::Udp, 53));
+    assert_eq!(dns.target, Target::DefaultGroup { backend_port: 5353 });
+    assert_eq!((dns.mode, &dns.health_check), (Mode::Nat, &None));
+    assert_eq!((web.name.as_str(), web.protocol, web.port), ("web", Protocol::Tcp, 80));
+    assert_eq!((web.mode, &web.health_check), (Mode::Nat, &Some(DEFAULT_CHECK)));
+
+    let [group] = config.server_groups.as_slice() else { panic!("{config:?}") };
+    assert_eq!(web.target, Target::ServerGroup(group.name.clone()));
+    assert_eq!(group.table_size.slots(), 65_537);
+    let servers: Vec<_> = group
+        .servers
+        .iter()
+        .map(|server| (server.address.to_string(), server.port, server.weight.value()))
+        .collect();
+    assert_eq!(servers, [("10.0.0.11".to_owned(), 8080, 100), ("10.0.0.12".to_owned(), 8081, 100)]);
+}
+
+#[test]
+fn daemon_settings_are_taken() {
+    let config = accepted(&changed(
+        "interfaces = [\"eth0\"]",
+        "interfaces = [\"eth0\", \"abcdefghijklmno\"]\nxdp_mode = \"native\"\npin_dir = \"/a\"\nsocket = \"/b\"\n\
+         flow_table_entries = 1024\nhash_seed = 18446744073709551615",
+    ));
+    assert_eq!(config.daemon.interfaces, ["eth0", "abcdefghijklmno"]);
+    assert_eq!(config.daemon.xdp_mode, XdpMode::Native);
+    assert_eq!(config.daemon.pin_dir, Path::new("/a"));
+    assert_eq!(config.daemon.socket, Path::new("/b"));
+    assert_eq!(config.daemon.flow_table_entries, 1_024);
+    assert_eq!(config.daemon.hash_seed, u64::MAX);
+    let with = |line: &str| changed("[daemon]", &format!("[daemon]\n{line}"));
+    assert_eq!(accepted(&with("xdp_mode = \"generic\"")).daemon.xdp_mode, XdpMode::Generic);
+    assert_eq!(accepted(&with("xdp_mode = \"auto\"")).daemon.xdp_mode, XdpMode::Auto);
+    assert_eq!(accepted(&with("flow_table_entries = 16777216")).daemon.flow_table_entries, 1 << 24);
+}
+
+#[test]
+fn health_checks_are_taken() {
+    let with = |check: &str| {
+        let config = accepted(&changed(
+            "server_group = \"web\"",
+            &format!("server_group = \"web\"\nhealth_check = {check}"),
+        ));
+        config.load_balancers[0].listeners[1].health_check.clone()
+    };
+    assert_eq!(with("{ kind = \"tcp\" }"), Some(DEFAULT_CHECK));
+    assert_eq!(with("{ kind = \"none\" }"), None);
+    let least = HealthCheck {
+        kind: CheckKind::Tcp,
+        port: Some(1),
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_millis(1_500),
+        healthy_threshold: 1,
+        unhealthy_threshold: 2,
+    };
+    assert_eq!(
+        with(
+            "{ kind = \"tcp\", port = 1, interval = \"1s\", timeout = \"1500ms\", healthy_threshold = 1, unhealthy_threshold = 2 }"
+        ),
+        Some(least)
+    );
+    let most = HealthCheck {
+        kind: CheckKind::Tcp,
+        port: Some(65_535),
+        interval: Duration::from_secs(50),
+        timeout: Duration::from_secs(300),
+        healthy_threshold: 9,
+        unhealthy_threshold: 10,
+    };
+    assert_eq!(
+        with(
+            "{ kind = \"tcp\", port = 65535, interval = \"50s\", timeout = \"5m\", healthy_threshold = 9, unhealthy_threshold = 10 }"
+        ),
+        Some(most)
+    );
+}
+
+#[test]
+fn udp_listeners_may_have_a_tcp_check() {
+    let config =
+        accepted(&changed("backend_port = 5353", "backend_port = 5353\nhealth_check = { kind = \"tcp\" }"));
+    assert_eq!(config.load_balancers[0].listeners[0].health_check, Some(DEFAULT_CHECK));
+}
+
+#[test]
+fn limits_are_inclusive() {
+    let name = "a.Z_9-".repeat(11)[..63].to_owned();
+    for (from, to) in [
+        ("name = \"shop\"", format!("name = \"{name}\"")),
+        ("port = 53\n", "port = 1\n".into()),
+        ("port = 53\n", "port = 65535\n".into()),
+        ("port = 8080 }", "port = 65535, weight = 1 }".into()),
+        ("port = 8080 }", "port = 1, weight = 100 }".into()),
+        ("port = 8080 }", "port = 1, weight = 0 }".into()),
+        ("servers = [", "table_size = 251\nservers = [".into()),
+        ("servers = [", "table_size = 65521\nservers = [".into()),
+        // The same server on two ports, and the same port for both protocols.
+        ("10.0.0.12", "10.0.0.11".into()),
+        ("port = 53\n", "port = 80\n".into()),
+        // A server may be in the default group and in a named one.
+        ("10.0.0.21", "10.0.0.11".into()),
+    ] {
+        accepted(&changed(from, &to));
+    }
+}
+
+#[test]
+fn shipped_example_has_no_warnings_and_shows_every_setting() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/slb.toml");
+    let text = std::fs::read_to_string(&path).expect("config/slb.toml");
+    let config = accepted(&text);
+    assert_eq!(config, load(&path).expect("loads").config);
+    for setting in [
+        "interfaces",
+        "xdp_mode",
+        "pin_dir",
+        "socket",
+        "flow_table_entries",
+        "hash_seed",
+        "name",
+        "addresses",
+        "table_size",
+        "address",
+        "weight",
+        "protocol",
+        "port",
+        "server_group",
+        "backend_port",
+        "mode",
+        "kind",
+        "interval",
+        "timeout",
+        "healthy_threshold",
+        "unhealthy_threshold",
+        "servers",
+    ] {
+        assert!(text.contains(&format!("{setting} =")), "{setting}");
+    }
+
+    // What the comments call a default is one.
+    let defaults = accepted(BASE);
+    assert_eq!(config.daemon, defaults.daemon);
+    let [shop] = config.load_balancers.as_slice() else { panic!("{config:?}") };
+    assert_eq!(shop.name.as_str(), "shop");
+    assert_eq!(shop.addresses.len(), 2);
+    assert_eq!(shop.listeners[0].health_check, Some(DEFAULT_CHECK));
+    assert_eq!(shop.listeners[1].health_check, Some(HealthCheck { port: Some(5380), ..DEFAULT_CHECK }));
+    assert_eq!(shop.listeners[1].target, Target::DefaultGroup { backend_port: 5353 });
+    assert_eq!(
+        config.server_groups[0].servers.iter().map(|s| s.weight.value()).collect::<Vec<_>>(),
+        [100, 50, 100]
+    );
+}

@@ -1,0 +1,184 @@
+//! Broken configurations: each rule is broken alone, and the single error must be at the right place and say how to
+//! put it right.
+
+mod listeners;
+mod values;
+
+use super::{BASE, assert_single, changed, errors};
+
+/// What is replaced, by what, where the error is, and what it says.
+type Case<'a> = (&'a str, &'a str, &'a str, &'a [&'a str]);
+
+fn check(cases: &[Case<'_>]) {
+    for (from, to, at, words) in cases {
+        let text = changed(from, to);
+        assert_single(&errors(&text), at, words, &text);
+    }
+}
+
+const INTERFACES: &str = "interfaces = [\"eth0\"]";
+const PORT_1: &str = "port = 8080 }";
+const WEB_PORT: &str = "port = 80\n";
+const WEB_TARGET: &str = "server_group = \"web\"";
+const DNS_TARGET: &str = "backend_port = 5353";
+
+#[test]
+fn syntax_and_shape() {
+    check(&[
+        ("[\"eth0\"]", "[\"eth0\"", "4:1", &["not valid TOML"]),
+        (WEB_PORT, "port = 80\nport = 81\n", "21:1", &["duplicate key"]),
+        (
+            "[[server_group]]",
+            "[server_group]",
+            "23:1",
+            &["expected a list, found a table", "`[[server_group]]`"],
+        ),
+        (
+            "[daemon]",
+            "[[daemon]]",
+            "1:1",
+            &["expected a table, found a list", "`[daemon]`", "one such table"],
+        ),
+        (
+            INTERFACES,
+            "interfaces = \"eth0\"",
+            "2:14",
+            &["expected a list, found a string", "between brackets"],
+        ),
+        (WEB_TARGET, "health_check = \"tcp\"", "21:16", &["expected a table, found a string", "braces"]),
+        // serde alone would take the fields in the order of their declaration.
+        (
+            "{ address = \"10.0.0.11\", port = 8080 }",
+            "[\"10.0.0.11\", 8080]",
+            "26:3",
+            &["expected a table, found a list"],
+        ),
+    ]);
+}
+
+#[test]
+fn unknown_fields() {
+    check(&[
+        (
+            "[[server_group]]",
+            "[[server_groups]]",
+            "23:3",
+            &["unknown field `server_groups`", "did you mean `server_group`?"],
+        ),
+        (
+            INTERFACES,
+            "interface = [\"eth0\"]",
+            "2:1",
+            &["did you mean `interfaces`?", "`xdp_mode`", "`hash_seed`"],
+        ),
+        ("addresses = [", "adresses = [", "6:1", &["did you mean `addresses`?", "`listener`"]),
+        (
+            PORT_1,
+            "port = 8080, weigth = 5 }",
+            "26:41",
+            &["`weigth`", "did you mean `weight`?", "`address`, `port`, `weight`"],
+        ),
+        (
+            "address = \"10.0.0.21\"",
+            "address = \"10.0.0.21\"\nport = 80",
+            "10:1",
+            &["no such field", "`address`, `weight`"],
+        ),
+        (DNS_TARGET, "backendport = 5353", "15:1", &["did you mean `backend_port`?", "`server_group`"]),
+        (
+            WEB_TARGET,
+            "health_check = { kind = \"tcp\", intervall = \"2s\" }",
+            "21:32",
+            &["did you mean `interval`?"],
+        ),
+        (WEB_TARGET, "x = 1", "21:1", &["unknown field `x`", "no such field", "`health_check`"]),
+    ]);
+}
+
+#[test]
+fn daemon() {
+    let with = |line: &str| format!("{INTERFACES}\n{line}");
+    let cases = [
+        (
+            "[daemon]\ninterfaces = [\"eth0\"]".to_owned(),
+            String::new(),
+            "1:1",
+            ["`[daemon]` is missing", "eth0"],
+        ),
+        (INTERFACES.into(), String::new(), "1:1", ["`interfaces` is missing", "interfaces = [\"eth0\"]"]),
+        (INTERFACES.into(), "interfaces = []".into(), "2:14", ["`interfaces` is empty", "at least one"]),
+        (
+            INTERFACES.into(),
+            "interfaces = [\"a\", \"b\", \"a\"]".into(),
+            "2:25",
+            ["`a` appears twice", "first here"],
+        ),
+        (
+            INTERFACES.into(),
+            "interfaces = [\"abcdefghijklmnop\"]".into(),
+            "2:15",
+            ["abcdefghijklmnop", "1 to 15"],
+        ),
+        (INTERFACES.into(), "interfaces = [\"\"]".into(), "2:15", ["cannot be the name", "ip -br link"]),
+        (INTERFACES.into(), "interfaces = [\"a b\"]".into(), "2:15", ["`a b`", "spaces"]),
+        (INTERFACES.into(), "interfaces = [\"a/b\"]".into(), "2:15", ["`a/b`", "1 to 15"]),
+        (INTERFACES.into(), "interfaces = [\"..\"]".into(), "2:15", ["`..`", "1 to 15"]),
+        (INTERFACES.into(), "interfaces = [7]".into(), "2:15", ["found an integer", "in quotes"]),
+        (
+            INTERFACES.into(),
+            with("xdp_mode = \"nativ\""),
+            "3:12",
+            ["did you mean \"native\"?", "\"auto\", \"native\", \"generic\""],
+        ),
+        (INTERFACES.into(), with("xdp_mode = \"Native\""), "3:12", ["`Native`", "did you mean \"native\"?"]),
+        (INTERFACES.into(), with("xdp_mode = true"), "3:12", ["expected a string", "a boolean"]),
+        (INTERFACES.into(), with("pin_dir = \"slb\""), "3:11", ["absolute path", "/sys/fs/bpf/slb"]),
+        (INTERFACES.into(), with("socket = \"./s\""), "3:10", ["absolute path", "/run/slb/slbd.sock"]),
+        (INTERFACES.into(), with("flow_table_entries = 1023"), "3:22", ["out of range", "1024 to 16777216"]),
+        (
+            INTERFACES.into(),
+            with("flow_table_entries = 16777217"),
+            "3:22",
+            ["out of range", "1024 to 16777216"],
+        ),
+        (INTERFACES.into(), with("hash_seed = -1"), "3:13", ["out of range", "0 to 18446744073709551615"]),
+        (
+            INTERFACES.into(),
+            with("hash_seed = 18446744073709551616"),
+            "3:13",
+            ["out of range", "`hash_seed`"],
+        ),
+    ];
+    for (from, to, at, words) in &cases {
+        check(&[(from, to, at, words)]);
+    }
+}
+
+#[test]
+fn all_problems_are_reported_at_once_in_the_order_of_the_text() {
+    let text = BASE
+        .replace("\"eth0\"", "\"\"")
+        .replace("\"192.0.2.10\"", "\"192.0.2.256\"")
+        .replace("\"udp\"", "\"upd\"")
+        .replace("port = 53\n", "port = 99999\n")
+        .replace("backend_port = 5353", "backend_port = 0")
+        .replace("\"10.0.0.11\", port = 8080", "\"::1\", port = \"8080\", weight = 101")
+        .replace("servers = [", "table_size = 300\nservers = [");
+    let report = errors(&text);
+    let places: Vec<String> = report
+        .to_string()
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("--> base.toml:").map(str::to_owned))
+        .collect();
+    assert_eq!(
+        places,
+        ["2:15", "6:14", "13:12", "14:8", "15:16", "25:14", "27:15", "27:29", "27:46"],
+        "{report}"
+    );
+}
+
+#[test]
+fn warnings_are_left_out_of_a_refusal() {
+    let text = changed(WEB_TARGET, "server_group = \"wbe\"");
+    assert!(!errors(&text).to_string().contains("is not used"));
+}

@@ -1,0 +1,135 @@
+//! Listeners and health checks that break a rule, and more of anything than is allowed.
+
+use super::{super::accepted, assert_single, changed, check, errors};
+
+const WEB_PORT: &str = "port = 80\n";
+const WEB_TARGET: &str = "server_group = \"web\"";
+const DNS_TARGET: &str = "backend_port = 5353";
+
+#[test]
+fn listeners() {
+    check(&[
+        (
+            "protocol = \"tcp\"",
+            "protocol = \"tpc\"",
+            "19:12",
+            &["`protocol` cannot be `tpc`", "did you mean \"tcp\"?", "allowed: \"tcp\", \"udp\""],
+        ),
+        ("protocol = \"tcp\"", "protocol = \"TCP\"", "19:12", &["did you mean \"tcp\"?"]),
+        ("protocol = \"tcp\"", "protocol = \"sctp\"", "19:12", &["`sctp`", "\"udp\""]),
+        ("protocol = \"tcp\"\n", "", "17:1", &["`protocol` is missing"]),
+        (WEB_PORT, "", "17:1", &["`port` is missing"]),
+        (WEB_PORT, "port = 70000\n", "20:8", &["`port` is out of range", "1 to 65535"]),
+        (WEB_PORT, "port = 0\n", "20:8", &["`port` is out of range"]),
+        (WEB_PORT, "port = \"80\"\n", "20:8", &["expected an integer for `port`, found a string"]),
+        (
+            WEB_TARGET,
+            "server_group = \"web\"\nmode = \"dsr\"",
+            "22:8",
+            &["`mode` cannot be `dsr`", "allowed: \"nat\""],
+        ),
+        (WEB_TARGET, "", "17:1", &["the listener has no servers", "`server_group` or `backend_port`"]),
+        (
+            WEB_TARGET,
+            "server_group = \"web\"\nbackend_port = 1",
+            "22:16",
+            &["either `server_group` or `backend_port`", "for the servers of a group"],
+        ),
+        (WEB_TARGET, "server_group = 7", "21:16", &["expected a string for `server_group`"]),
+        (
+            WEB_TARGET,
+            "server_group = \"wbe\"",
+            "21:16",
+            &["server group `wbe` does not exist", "did you mean \"web\"?"],
+        ),
+        (
+            WEB_TARGET,
+            "server_group = \"database\"",
+            "21:16",
+            &["no server group of this name", "the file has: `web`"],
+        ),
+        (DNS_TARGET, "backend_port = 65536", "15:16", &["`backend_port` is out of range"]),
+        (
+            "[[load_balancer.server]]\naddress = \"10.0.0.21\"\n",
+            "",
+            "13:16",
+            &["without default servers", "[[load_balancer.server]]"],
+        ),
+        (
+            "protocol = \"udp\"\nport = 53",
+            "protocol = \"tcp\"\nport = 80",
+            "20:8",
+            &["tcp port 80 appears twice", "14 | port = 80", "first here"],
+        ),
+    ]);
+}
+
+#[test]
+fn health_checks() {
+    for (check_text, column, words) in [
+        ("{ kind = \"http\" }", 25, ["`kind` cannot be `http`", "\"tcp\", \"none\""]),
+        ("{ kind = \"tpc\" }", 25, ["`kind` cannot be `tpc`", "did you mean \"tcp\"?"]),
+        ("{ interval = \"2s\" }", 16, ["`kind` is missing", "kind = \"tcp\""]),
+        ("{ kind = \"tcp\", port = 0 }", 39, ["`port` is out of range", "1 to 65535"]),
+        ("{ kind = \"tcp\", interval = \"999ms\" }", 43, ["`interval` is out of range", "1s to 50s"]),
+        ("{ kind = \"tcp\", interval = \"51s\" }", 43, ["`interval` is out of range", "1s to 50s"]),
+        ("{ kind = \"tcp\", interval = 2 }", 43, ["expected a duration", "`interval = \"2s\"`"]),
+        ("{ kind = \"tcp\", interval = \"2\" }", 43, ["`2` is not a duration", "ms, s or m"]),
+        ("{ kind = \"tcp\", interval = \"2 s\" }", 43, ["`2 s` is not a duration", "ms, s or m"]),
+        ("{ kind = \"tcp\", interval = \"1h\" }", 43, ["`1h` is not a duration", "1s to 50s"]),
+        ("{ kind = \"tcp\", interval = \"s\" }", 43, ["`s` is not a duration", "1s to 50s"]),
+        ("{ kind = \"tcp\", interval = \"99999999999999999999s\" }", 43, ["is not a duration", "1s to 50s"]),
+        ("{ kind = \"tcp\", timeout = \"0s\" }", 42, ["`timeout` is out of range", "1s to 5m"]),
+        ("{ kind = \"tcp\", timeout = \"301s\" }", 42, ["`timeout` is out of range", "1s to 5m"]),
+        ("{ kind = \"tcp\", healthy_threshold = 0 }", 52, ["`healthy_threshold` is out of range", "1 to 10"]),
+        (
+            "{ kind = \"tcp\", healthy_threshold = 11 }",
+            52,
+            ["`healthy_threshold` is out of range", "1 to 10"],
+        ),
+        (
+            "{ kind = \"tcp\", unhealthy_threshold = 11 }",
+            54,
+            ["`unhealthy_threshold` is out of range", "1 to 10"],
+        ),
+    ] {
+        let text = format!("server_group = \"web\"\nhealth_check = {check_text}");
+        check(&[(WEB_TARGET, &text, &format!("22:{column}"), &words)]);
+    }
+}
+
+#[test]
+fn counts() {
+    let listeners = |count: usize| {
+        let one = |port| {
+            format!(
+                "[[load_balancer.listener]]\nname = \"l{port}\"\nprotocol = \"tcp\"\nport = {port}\nserver_group = \"web\"\n"
+            )
+        };
+        let all: String = (1_000..1_000 + count).map(one).collect();
+        changed("[[server_group]]", &format!("{all}[[server_group]]"))
+    };
+    accepted(&listeners(48));
+    let text = listeners(49);
+    assert_single(&errors(&text), "263:1", &["cannot have 51 listeners", "allowed: 50"], &text);
+
+    let servers = |count: usize| {
+        let all: String = (0..count)
+            .map(|i| format!("  {{ address = \"10.1.{}.{}\", port = 1 }},\n", i / 256, i % 256))
+            .collect();
+        changed("servers = [\n", &format!("servers = [\n{all}"))
+    };
+    accepted(&servers(1_022));
+    let text = servers(1_023);
+    assert_single(&errors(&text), "1050:3", &["cannot have 1025 servers", "allowed: 1024"], &text);
+
+    let servers = |count: usize| {
+        let all: String = (0..count)
+            .map(|i| format!("[[load_balancer.server]]\naddress = \"10.1.{}.{}\"\n", i / 256, i % 256))
+            .collect();
+        changed("[[load_balancer.server]]\n", &format!("{all}[[load_balancer.server]]\n"))
+    };
+    accepted(&servers(1_023));
+    let text = servers(1_024);
+    assert_single(&errors(&text), "2056:1", &["cannot have 1025 servers", "allowed: 1024"], &text);
+}

@@ -1,0 +1,76 @@
+//! Configurations that are accepted with a warning.
+
+use super::{assert_single, changed, warnings};
+
+#[test]
+fn each_doubtful_configuration_is_warned_of_once() {
+    let unused = "[[server_group]]\nname = \"old\"\nservers = [{ address = \"10.0.0.9\", port = 1 }]\n[[server_group]]";
+    let idle = "[[load_balancer]]\nname = \"idle\"\naddresses = [\"192.0.2.11\"]\n[[server_group]]";
+    let cases: &[(&str, &str, &str, &[&str])] = &[
+        ("[[server_group]]", unused, "24:8", &["server group `old` is not used", "server_group = \"old\""]),
+        ("[[server_group]]", idle, "24:8", &["no listener", "[[load_balancer.listener]]"]),
+        (
+            "backend_port = 5353",
+            "server_group = \"web\"",
+            "8:1",
+            &["default servers are not used", "backend_port"],
+        ),
+        (
+            "server_group = \"web\"",
+            "server_group = \"web\"\nhealth_check = { kind = \"none\", interval = \"2s\" }",
+            "22:44",
+            &["health check that is off", "no effect"],
+        ),
+        (
+            "\"10.0.0.21\"",
+            "\"fd00::21\"",
+            "15:16",
+            &["the default group has no IPv4 server", "IPv4 connections", "dropped"],
+        ),
+        (
+            "address = \"10.0.0.21\"",
+            "address = \"10.0.0.21\"\nweight = 0",
+            "16:16",
+            &["the default group has no IPv4 server", "weight above 0"],
+        ),
+    ];
+    for (from, to, at, words) in cases {
+        let text = changed(from, to);
+        assert_single(&warnings(&text), at, words, &text);
+    }
+}
+
+#[test]
+fn a_family_without_servers_is_warned_of_at_each_listener() {
+    let text = changed("[\"192.0.2.10\"]", "[\"192.0.2.10\", \"2001:db8::1\"]");
+    let shown = warnings(&text).to_string();
+    assert!(shown.contains("15:16") && shown.contains("the default group has no IPv6 server"), "{shown}");
+    assert!(shown.contains("21:16") && shown.contains("group `web` has no IPv6 server"), "{shown}");
+    let only_weight_0 = "servers = [\n  { address = \"fd00::1\", port = 1, weight = 0 },\n";
+    let still = warnings(&text.replace("servers = [\n", only_weight_0)).to_string();
+    assert!(still.contains("group `web` has no IPv6 server"), "{still}");
+    let served = warnings(&text.replace("servers = [\n", &only_weight_0.replace("weight = 0", "weight = 1")))
+        .to_string();
+    assert!(!served.contains("group `web`"), "{served}");
+}
+
+#[test]
+fn an_empty_group_is_warned_of() {
+    let text = super::BASE.split("servers = [").next().expect("start");
+    assert_single(&warnings(text), "21:16", &["group `web` has no IPv4 server"], text);
+}
+
+#[test]
+fn a_table_with_fewer_slots_than_servers_is_warned_of() {
+    let servers: String =
+        (0..249).map(|i| format!("  {{ address = \"10.1.0.{i}\", port = 1 }},\n")).collect();
+    let text = changed("servers = [\n", &format!("table_size = 251\nservers = [\n{servers}"));
+    assert_single(&warnings(&text), "25:14", &["251 slots are too few for 251 servers"], &text);
+    super::accepted(&text.replacen("  { address = \"10.1.0.7\", port = 1 },\n", "", 1));
+}
+
+#[test]
+fn nothing_to_balance_is_warned_of() {
+    let text = "[daemon]\ninterfaces = [\"eth0\"]\n";
+    assert_single(&warnings(text), "1:1", &["there is no load balancer"], text);
+}
