@@ -1,0 +1,142 @@
+//! `slbd check`: says whether a configuration can be used, and if not, why.
+
+use std::{
+    env,
+    io::{self, IsTerminal},
+    path::Path,
+    process::ExitCode,
+};
+
+use crate::config::{self, Config, Loaded, Rejected};
+
+/// Checks a configuration file: one line on standard output if it can be used, warnings and errors on standard error.
+///
+/// Colours are used on a terminal, unless the environment has a `NO_COLOR` that is not empty (no-color.org).
+pub fn check(path: &Path) -> ExitCode {
+    let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    match judge(path, colour) {
+        Ok(Verdict { summary, warnings }) => {
+            eprint!("{warnings}");
+            println!("{summary}");
+            ExitCode::SUCCESS
+        }
+        Err(errors) => {
+            eprint!("{errors}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What is printed of a configuration that can be used.
+struct Verdict {
+    /// What it holds, in one line.
+    summary: String,
+    /// What its author should know, in whole lines.
+    warnings: String,
+}
+
+/// Returns what is printed, or the errors in whole lines.
+fn judge(path: &Path, colour: bool) -> Result<Verdict, String> {
+    let shown = path.display();
+    match config::load(path) {
+        Ok(Loaded { config, warnings }) => {
+            let count = warnings.diagnostics().len();
+            let (noted, warnings) = match count {
+                0 => (String::new(), String::new()),
+                _ => {
+                    (format!(" ({})", counted(count, "warning")), format!("{}\n\n", warnings.render(colour)))
+                }
+            };
+            Ok(Verdict { summary: format!("{shown}: ok: {}{noted}", summary(&config)), warnings })
+        }
+        Err(Rejected::Invalid(report)) => {
+            let count = counted(report.diagnostics().len(), "error");
+            Err(format!("{}\n\n{shown}: refused: {count}\n", report.render(colour)))
+        }
+        Err(rejected) => Err(format!("{rejected}\n")),
+    }
+}
+
+/// Returns what a configuration holds, in numbers.
+fn summary(config: &Config) -> String {
+    let balancers = &config.load_balancers;
+    let servers = balancers.iter().map(|balancer| balancer.servers.len()).sum::<usize>()
+        + config.server_groups.iter().map(|group| group.servers.len()).sum::<usize>();
+    [
+        counted(balancers.len(), "load balancer"),
+        counted(balancers.iter().map(|balancer| balancer.listeners.len()).sum(), "listener"),
+        counted(config.server_groups.len(), "server group"),
+        counted(servers, "server"),
+    ]
+    .join(", ")
+}
+
+fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{self, Permissions},
+        os::unix::fs::PermissionsExt,
+        path::PathBuf,
+    };
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn written(text: &str) -> (TempDir, PathBuf) {
+        let dir = TempDir::new().expect("temporary directory");
+        let path = dir.path().join("slb.toml");
+        fs::write(&path, text).expect("written");
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("permissions");
+        (dir, path)
+    }
+
+    #[test]
+    fn shipped_example_is_ok() {
+        let (_dir, path) = written(include_str!("../../../config/slb.toml"));
+        let verdict = judge(&path, false).expect("ok");
+        let holds = "ok: 1 load balancer, 2 listeners, 1 server group, 5 servers";
+        assert_eq!(verdict.summary, format!("{}: {holds}", path.display()));
+        assert_eq!(verdict.warnings, "");
+    }
+
+    #[test]
+    fn warnings_are_shown_and_counted() {
+        let (_dir, path) = written("[daemon]\ninterfaces = [\"eth0\"]\n");
+        let verdict = judge(&path, false).expect("ok");
+        assert!(
+            verdict
+                .summary
+                .ends_with("ok: 0 load balancers, 0 listeners, 0 server groups, 0 servers (1 warning)")
+        );
+        assert!(verdict.warnings.starts_with("warning: there is no load balancer"), "{}", verdict.warnings);
+        assert!(verdict.warnings.ends_with("\n\n"), "{:?}", verdict.warnings);
+    }
+
+    #[test]
+    fn errors_are_shown_and_counted() {
+        let (_dir, path) = written("[daemon]\ninterfaces = []\nhash_seed = -1\n");
+        let errors = judge(&path, false).err().expect("refused");
+        assert!(errors.contains(&format!("--> {}:2:14\n", path.display())), "{errors}");
+        assert!(errors.ends_with(&format!("\n\n{}: refused: 2 errors\n", path.display())), "{errors}");
+        assert!(judge(&path, true).err().expect("refused").contains('\u{1b}'));
+    }
+
+    #[test]
+    fn missing_file_is_an_error() {
+        let (dir, _) = written("");
+        let errors = judge(&dir.path().join("absent"), false).err().expect("refused");
+        assert!(errors.contains("cannot be read") && errors.ends_with('\n'), "{errors}");
+    }
+
+    #[test]
+    fn exit_code_tells() {
+        let (_dir, path) = written("[daemon]\ninterfaces = [\"eth0\"]\n");
+        assert_eq!(check(&path), ExitCode::SUCCESS);
+        assert_eq!(check(&path.with_extension("absent")), ExitCode::FAILURE);
+    }
+}
