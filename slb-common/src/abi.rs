@@ -30,7 +30,10 @@ pub const MAX_INTERFACES: u32 = 256;
 pub const NAME_LEN: usize = 64;
 
 /// An IP address as four words in network byte order; IPv4 stands as the mapped `::ffff:a.b.c.d` of RFC 4291, 2.5.5.2.
-#[repr(C)]
+///
+/// Aligned to eight bytes, as is everything that lies on the packet path's stack: the BPF object is compiled for
+/// unaligned access, which packets allow and the stack does not.
+#[repr(C, align(8))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Address(pub [u32; 4]);
 
@@ -112,8 +115,39 @@ impl Reference {
     }
 }
 
-/// A hardware address.
-pub type Mac = [u8; 6];
+/// A hardware address, in two words for the sake of the stack, where arrays of bytes would be written unaligned.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mac {
+    head: u32,
+    tail: u16,
+    reserved: u16,
+}
+
+impl Mac {
+    /// The address with these bytes.
+    #[inline(always)]
+    pub const fn new(b: [u8; 6]) -> Self {
+        Self {
+            head: u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
+            tail: u16::from_ne_bytes([b[4], b[5]]),
+            reserved: 0,
+        }
+    }
+
+    /// 0 if the two are the same.
+    #[inline(always)]
+    const fn difference(self, other: Self) -> u64 {
+        (self.head ^ other.head) as u64 | (self.tail ^ other.tail) as u64
+    }
+
+    /// The bytes, as they stand in a frame.
+    #[inline(always)]
+    pub const fn bytes(self) -> [u8; 6] {
+        let (h, t) = (self.head.to_ne_bytes(), self.tail.to_ne_bytes());
+        [h[0], h[1], h[2], h[3], t[0], t[1]]
+    }
+}
 
 /// Stores `name` padded with zeros; what does not fit is cut off.
 pub fn pad_name(name: &str) -> [u8; NAME_LEN] {

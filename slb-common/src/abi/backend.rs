@@ -50,6 +50,8 @@ impl Backend {
 pub struct NextHop {
     /// Index of the interface; 0 in an unused entry.
     pub ifindex: u32,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
     /// Hardware address of the next hop.
     pub destination: Mac,
     /// The interface's own hardware address.
@@ -57,4 +59,4 @@ pub struct NextHop {
 }
 
 const _: () = assert!(size_of::<Backend>() == 64);
-const _: () = assert!(size_of::<NextHop>() == 16);
+const _: () = assert!(size_of::<NextHop>() == 24);

@@ -14,6 +14,10 @@ pub struct Control {
     pub hz: u32,
     /// The last generation given to an id; the packet path does not read it.
     pub generation: u32,
+    /// Always 0, which the verifier does not know.
+    pub zero: u32,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Control>() == 24);
+const _: () = assert!(size_of::<Control>() == 32);

@@ -17,11 +17,21 @@ pub struct FlowKey {
     pub protocol: u8,
     /// 0 to [`WAYS`] - 1.
     pub way: u8,
+    /// Always 0: part of what is hashed.
+    pub reserved: u32,
+}
+
+impl FlowKey {
+    /// The first way of a client endpoint; the port in network byte order.
+    #[inline(always)]
+    pub const fn new(client: Address, port: u16, protocol: u8) -> Self {
+        Self { client, port, protocol, way: 0, reserved: 0 }
+    }
 }
 
 /// A flow. [`Flow::last_seen`] and [`Flow::state`] are written in place, one word each; everything else changes by
 /// putting a new entry in the place of the old one, so that no packet sees half a change.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
     /// The service it came to.
@@ -37,15 +47,28 @@ pub struct Flow {
 }
 
 /// How the client is reached: through the interface its packets come in, by the station that sends them.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {
     /// Index of the interface.
     pub ifindex: u32,
+    /// Keeps the words aligned.
+    pub reserved: u32,
     /// Hardware address of the client, or of the router before it.
     pub peer: Mac,
     /// Hardware address of ours that the client's frames are sent to.
     pub own: Mac,
+}
+
+impl Link {
+    /// Compares without branches: each one would double the paths the verifier follows.
+    #[inline(always)]
+    pub const fn same(&self, other: &Self) -> bool {
+        (self.ifindex ^ other.ifindex) as u64
+            | self.peer.difference(other.peer)
+            | self.own.difference(other.own)
+            == 0
+    }
 }
 
 /// Bits of [`Flow::state`].
@@ -69,5 +92,5 @@ impl Flow {
     }
 }
 
-const _: () = assert!(size_of::<FlowKey>() == 20);
-const _: () = assert!(size_of::<Flow>() == 32);
+const _: () = assert!(size_of::<FlowKey>() == 24);
+const _: () = assert!(size_of::<Flow>() == 40);

@@ -26,9 +26,13 @@ impl Ring {
     #[inline(always)]
     pub fn server(&self, hash: u64) -> Option<u32> {
         let slot = ((hash >> 32) * u64::from(self.size)) >> 32;
-        match self.slots.get(slot as usize) {
-            Some(&server) if server != NO_BACKEND => Some(u32::from(server)),
-            _ => None,
+        // Tighter than the array is long: the verifier's bound of twice the slot is off by one.
+        if slot >= u64::from(MAX_RING_SLOTS) {
+            return None;
+        }
+        match self.slots[slot as usize] {
+            NO_BACKEND => None,
+            server => Some(u32::from(server)),
         }
     }
 }

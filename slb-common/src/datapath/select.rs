@@ -39,19 +39,16 @@ pub(super) fn to_server<'t, T: Tables>(
     service: &Service,
     tables: &'t T,
 ) -> Result<Chosen<'t>, Reason> {
-    let mut key =
-        FlowKey { client: packet.source, port: packet.source_port, protocol: packet.protocol, way: 0 };
+    let mut key = FlowKey::new(packet.source, packet.source_port, packet.protocol);
     let now = tables.now();
-    let ways = Ways::scan(&mut key, service, now, tables);
-    if let Some((entry, flow)) = ways.mine
+    if let Some((entry, flow)) = find(&mut key, service, now, tables)
         && let Some(backend) = keeps(&flow, packet.flags, tables)
     {
         let state = flow.state | ended_by(packet.flags, state::CLIENT_FIN);
-        if flow.client == link {
+        if flow.client.same(&link) {
             touch(entry, &flow, state, now, tables);
         } else {
             // The client is reached another way now. Replaced as a whole: no answer may see half an address.
-            key.way = ways.way;
             put(&key, &Flow { client: link, last_seen: now, state, ..flow }, tables)?;
         }
         return Ok(Chosen { backend, is_new: false });
@@ -60,12 +57,9 @@ pub(super) fn to_server<'t, T: Tables>(
     if backend.address.same(&packet.source) {
         return Err(Reason::Hairpin);
     }
-    if ways.taken_by_another(backend, tables) {
-        return Err(Reason::PortConflict);
-    }
     // A RST begins nothing; it is sent on for whoever may still know the connection.
     if !packet.flags.rst {
-        key.way = ways.way;
+        find_place(&mut key, service, backend, now, tables)?;
         let state = ended_by(packet.flags, state::CLIENT_FIN);
         let flow = Flow {
             service: service.reference,
@@ -82,12 +76,7 @@ pub(super) fn to_server<'t, T: Tables>(
 /// Finds the client that a server's packet answers.
 #[inline(always)]
 pub(super) fn to_client<'t, T: Tables>(packet: &Packet, tables: &'t T) -> Option<Reply<'t>> {
-    let mut key = FlowKey {
-        client: packet.destination,
-        port: packet.destination_port,
-        protocol: packet.protocol,
-        way: 0,
-    };
+    let mut key = FlowKey::new(packet.destination, packet.destination_port, packet.protocol);
     for way in 0..WAYS {
         key.way = way;
         let Some(entry) = tables.flow(&key) else { continue };
@@ -115,71 +104,71 @@ pub(super) fn to_client<'t, T: Tables>(packet: &Packet, tables: &'t T) -> Option
     None
 }
 
-/// The flows of one client endpoint.
-struct Ways<'t> {
-    /// The flow to the service in question, unless it has been silent for too long.
-    mine: Option<(FlowEntry<'t>, Flow)>,
-    /// Where that flow is, or where a new one is put.
-    way: u8,
-    /// Servers of the other flows that are alive.
-    others: [Reference; WAYS as usize],
+/// Finds the flow of `service` among those of the client endpoint of `key`, unless it has been silent for too long,
+/// and leaves its way in `key`.
+#[inline(always)]
+fn find<'t, T: Tables>(
+    key: &mut FlowKey,
+    service: &Service,
+    now: u32,
+    tables: &'t T,
+) -> Option<(FlowEntry<'t>, Flow)> {
+    for way in 0..WAYS {
+        key.way = way;
+        if let Some(entry) = tables.flow(key) {
+            let flow = entry.read();
+            if flow.service == service.reference {
+                let expired = now.wrapping_sub(flow.last_seen) > service.idle_timeout;
+                return if expired { None } else { Some((entry, flow)) };
+            }
+        }
+    }
+    None
 }
 
-impl<'t> Ways<'t> {
-    /// Looks for the flow of `service` among those of the client endpoint of `key`.
-    ///
-    /// A new flow takes a free way, else one that has ended or fallen silent, else the one silent for longest.
-    #[inline(always)]
-    fn scan<T: Tables>(key: &mut FlowKey, service: &Service, now: u32, tables: &'t T) -> Self {
-        let mut ways = Self { mine: None, way: 0, others: [Reference::default(); WAYS as usize] };
-        let mut best = 0;
-        for way in 0..WAYS {
-            key.way = way;
-            let Some(entry) = tables.flow(key) else {
-                // Longer ago than anything can be.
-                if best != u64::MAX {
-                    best = u64::MAX;
-                    ways.way = way;
+/// Leaves in `key` the way a new flow to `chosen` is put under: where its service had one, else a free one, else that
+/// of a flow which has ended or fallen silent, else that of the flow silent for longest.
+///
+/// Refuses if another live flow of the endpoint goes to the same address and port: answers could not be told apart.
+#[inline(always)]
+fn find_place<T: Tables>(
+    key: &mut FlowKey,
+    service: &Service,
+    chosen: &Backend,
+    now: u32,
+    tables: &T,
+) -> Result<(), Reason> {
+    const FREE: u32 = u32::MAX - 1;
+    const OVER: u32 = 1 << 31;
+    let (mut place, mut best) = (0, 0);
+    for way in 0..WAYS {
+        key.way = way;
+        let worth = match tables.flow(key).map(FlowEntry::read) {
+            None => FREE,
+            Some(flow) if flow.service == service.reference => u32::MAX,
+            Some(flow) => {
+                let silence = now.wrapping_sub(flow.last_seen);
+                let over = Flow::is_over(flow.state) || silence > service.idle_timeout;
+                if !over && goes_to(&flow, chosen, tables) {
+                    return Err(Reason::PortConflict);
                 }
-                continue;
-            };
-            let flow = entry.read();
-            let silence = now.wrapping_sub(flow.last_seen);
-            let expired = silence > service.idle_timeout;
-            if flow.service == service.reference {
-                ways.mine = if expired { None } else { Some((entry, flow)) };
-                ways.way = way;
-                return ways;
+                (if over { OVER } else { 0 }) | (silence >> 2)
             }
-            let over = expired || Flow::is_over(flow.state);
-            if !over {
-                ways.others[way as usize] = flow.backend;
-            }
-            let worth = (u64::from(over) << 32 | u64::from(silence)) + 1;
-            if worth > best && best != u64::MAX {
-                best = worth;
-                ways.way = way;
-            }
+        };
+        let worth = tables.hide(worth);
+        if worth >= best {
+            best = worth;
+            place = way;
         }
-        ways
     }
+    key.way = tables.hide(u32::from(place)) as u8;
+    Ok(())
+}
 
-    /// Whether another live flow of this endpoint goes to the same address and port: their answers could not be told
-    /// apart.
-    #[inline(always)]
-    fn taken_by_another<T: Tables>(&self, chosen: &Backend, tables: &T) -> bool {
-        for (way, other) in self.others.iter().enumerate() {
-            if *other != Reference::default()
-                && way != self.way as usize
-                && let Some(backend) = live(*other, tables)
-                && backend.port == chosen.port
-                && backend.address.same(&chosen.address)
-            {
-                return true;
-            }
-        }
-        false
-    }
+#[inline(always)]
+fn goes_to<T: Tables>(flow: &Flow, backend: &Backend, tables: &T) -> bool {
+    live(flow.backend, tables)
+        .is_some_and(|other| other.port == backend.port && other.address.same(&backend.address))
 }
 
 /// The server a remembered flow stays with, if it may.

@@ -7,7 +7,7 @@ use crate::abi::{
     flow::{Flow, FlowKey},
     ring::Ring,
     service::{INDEX_PROBES, INDEX_SLOTS, Service, ServiceIndex},
-    stats::{Action, Reason},
+    stats::Action,
 };
 
 /// Direction of a packet, seen from SLB's clients.
@@ -41,8 +41,14 @@ pub trait Tables {
     /// Jiffies, the low word.
     fn now(&self) -> u32;
 
-    /// Counts one packet.
-    fn count(&self, action: Action, reason: Reason);
+    /// Returns `value`.
+    ///
+    /// The verifier follows every path on which it knows another value, for as long as the value decides anything:
+    /// offsets and reasons are many. In BPF this hides what is known, so that such paths are followed once.
+    fn hide(&self, value: u32) -> u32;
+
+    /// Counts one packet under an action and the number of a reason.
+    fn count(&self, action: Action, reason: u32);
     /// Counts one packet of a service.
     fn count_service(&self, id: u32, direction: Direction, bytes: usize, new_flow: bool);
     /// Counts one packet of a server.

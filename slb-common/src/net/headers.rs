@@ -9,16 +9,15 @@ pub use network_types::{
 };
 
 use super::frame::Header;
-use crate::abi::Mac;
 
 /// The two addresses a frame begins with (IEEE 802.3, 3.1.1).
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct EthernetAddresses {
     /// Receiver.
-    pub destination: Mac,
+    pub destination: [u8; 6],
     /// Sender.
-    pub source: Mac,
+    pub source: [u8; 6],
 }
 
 /// One VLAN tag without the type before it (IEEE 802.1Q, 9.6), and the type behind it.

@@ -66,7 +66,7 @@ const fn plain(reason: Reason) -> Refused {
     Refused { reason, destination: None }
 }
 
-/// Reads the headers of a frame.
+/// Reads the headers of a frame. Offsets in the packet are at most [`Frame::MAX_OFFSET`].
 #[inline(always)]
 pub fn parse(frame: &Frame<'_>) -> Result<Packet, Refused> {
     let addresses = frame.header::<EthernetAddresses>(0).ok_or(plain(Reason::Truncated))?;
