@@ -1,0 +1,179 @@
+//! Decides from a sequence of probe results whether a server is healthy.
+//!
+//! After a start the first decision must come fast, and must not be made in haste where flows depend on it:
+//!
+//! | before the first result | first success | first failure |
+//! |---|---|---|
+//! | nothing known | healthy at once | unhealthy at once |
+//! | remembered as unhealthy | healthy at once | unhealthy confirmed at once |
+//! | remembered as healthy | healthy confirmed at once | counts towards the unhealthy threshold |
+//!
+//! The one case that waits is the remembered healthy server: a daemon that restarts must not empty a group that serves
+//! because one packet was lost. After the first decision only the thresholds count.
+
+use crate::config::model::HealthCheck;
+
+/// Whether a server can take new flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Health {
+    /// It answers its health check.
+    Healthy,
+    /// It does not.
+    Unhealthy,
+}
+
+/// The state of one target.
+#[derive(Debug, Clone)]
+pub struct State {
+    healthy_threshold: u8,
+    unhealthy_threshold: u8,
+    health: Option<Health>,
+    /// Whether a result of this run has led to `health`, or has confirmed it.
+    decided: bool,
+    /// Results in a row that contradict `health`.
+    contrary: u8,
+}
+
+impl State {
+    /// Starts from what an earlier run left behind, if anything.
+    pub fn new(check: &HealthCheck, remembered: Option<Health>) -> Self {
+        Self {
+            healthy_threshold: check.healthy_threshold,
+            unhealthy_threshold: check.unhealthy_threshold,
+            health: remembered,
+            decided: false,
+            contrary: 0,
+        }
+    }
+
+    /// Takes the next result, and returns the health if this result decided it for the first time or changed it.
+    ///
+    /// The first decision is returned even where it confirms what was remembered.
+    pub fn observe(&mut self, result: Health) -> Option<Health> {
+        if self.health == Some(result) {
+            self.contrary = 0;
+            let first = !self.decided;
+            self.decided = true;
+            return first.then_some(result);
+        }
+        self.contrary += 1;
+        if self.contrary < self.needed(result) {
+            return None;
+        }
+        self.health = Some(result);
+        self.decided = true;
+        self.contrary = 0;
+        Some(result)
+    }
+
+    /// Results in a row that it takes to become `result`.
+    fn needed(&self, result: Health) -> u8 {
+        match (self.health, result) {
+            (None, _) => 1,
+            (Some(_), Health::Healthy) if !self.decided => 1,
+            (Some(_), Health::Healthy) => self.healthy_threshold,
+            (Some(_), Health::Unhealthy) => self.unhealthy_threshold,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::{collection::vec, option, prelude::*};
+
+    use super::*;
+    use crate::config::model::CheckKind;
+    use Health::{Healthy, Unhealthy};
+
+    fn check(healthy_threshold: u8, unhealthy_threshold: u8) -> HealthCheck {
+        HealthCheck {
+            kind: CheckKind::Tcp,
+            port: None,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(5),
+            healthy_threshold,
+            unhealthy_threshold,
+        }
+    }
+
+    fn run(check: &HealthCheck, remembered: Option<Health>, results: &[Health]) -> Vec<Option<Health>> {
+        let mut state = State::new(check, remembered);
+        results.iter().map(|&result| state.observe(result)).collect()
+    }
+
+    #[test]
+    fn unknown_is_decided_by_the_first_result() {
+        let check = check(3, 3);
+        assert_eq!(run(&check, None, &[Healthy, Healthy]), [Some(Healthy), None]);
+        assert_eq!(run(&check, None, &[Unhealthy, Unhealthy]), [Some(Unhealthy), None]);
+    }
+
+    #[test]
+    fn remembered_unhealthy_is_decided_by_the_first_result() {
+        let check = check(3, 3);
+        assert_eq!(run(&check, Some(Unhealthy), &[Healthy]), [Some(Healthy)]);
+        let results = [Unhealthy, Healthy, Healthy, Healthy];
+        assert_eq!(run(&check, Some(Unhealthy), &results), [Some(Unhealthy), None, None, Some(Healthy)]);
+    }
+
+    #[test]
+    fn remembered_healthy_survives_a_lost_probe() {
+        let check = check(3, 3);
+        let lost_one = [Unhealthy, Healthy, Unhealthy, Unhealthy, Unhealthy];
+        let expected = [None, Some(Healthy), None, None, Some(Unhealthy)];
+        assert_eq!(run(&check, Some(Healthy), &lost_one), expected);
+        assert_eq!(run(&check, Some(Healthy), &[Unhealthy; 3]), [None, None, Some(Unhealthy)]);
+    }
+
+    #[test]
+    fn an_agreeing_result_starts_the_count_again() {
+        let results = [Healthy, Unhealthy, Unhealthy, Healthy, Unhealthy, Unhealthy, Unhealthy];
+        let expected = [Some(Healthy), None, None, None, None, None, Some(Unhealthy)];
+        assert_eq!(run(&check(2, 3), None, &results), expected);
+    }
+
+    /// What the rules say, computed anew for each prefix from the whole history and without any counter.
+    fn oracle(check: &HealthCheck, remembered: Option<Health>, results: &[Health]) -> Vec<Option<Health>> {
+        let mut health = remembered;
+        let mut decided = false;
+        let mut said = Vec::new();
+        for end in 1..=results.len() {
+            let history = &results[..end];
+            let last_are = |n: u8, wanted| {
+                history.iter().rev().take(usize::from(n)).filter(|&&r| r == wanted).count() == usize::from(n)
+            };
+            let now = match (decided, health) {
+                (false, None | Some(Unhealthy)) => Some(history[0]),
+                (false, Some(Healthy)) if history.contains(&Healthy) => Some(Healthy),
+                (false, Some(Healthy)) => last_are(check.unhealthy_threshold, Unhealthy).then_some(Unhealthy),
+                (true, Some(Healthy)) => last_are(check.unhealthy_threshold, Unhealthy).then_some(Unhealthy),
+                (true, _) => last_are(check.healthy_threshold, Healthy).then_some(Healthy),
+            };
+            said.push(now);
+            decided |= now.is_some();
+            health = now.or(health);
+        }
+        said
+    }
+
+    fn health() -> impl Strategy<Value = Health> {
+        prop_oneof![Just(Healthy), Just(Unhealthy)]
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_oracle(
+            up in 1u8..=10,
+            down in 1u8..=10,
+            remembered in option::of(health()),
+            // Runs of equal results, so that thresholds are reached often.
+            runs in vec((health(), 1usize..=12), 0..20),
+        ) {
+            let results: Vec<Health> = runs.into_iter().flat_map(|(r, n)| vec![r; n]).collect();
+            let check = check(up, down);
+            prop_assert_eq!(run(&check, remembered, &results), oracle(&check, remembered, &results));
+        }
+    }
+}

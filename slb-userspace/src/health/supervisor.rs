@@ -1,0 +1,181 @@
+//! Probes every target on its own cadence and reports what changed.
+//!
+//! Invariants:
+//! - One task per target, so that equal targets of several groups are probed once.
+//! - A target that stays wanted is never disturbed: neither its state nor its cadence starts anew.
+//! - No event is lost: a task waits until its event is taken, and ends when nobody can take it any more.
+//! - A shortage on this host (descriptors, ports, or more probes at once than [`PROBES_AT_ONCE`]) delays a decision and
+//!   is logged; it never counts as a failure of the server.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+use tracing::{debug, warn};
+
+use super::{
+    state::{Health, State},
+    tcp::{self, ProbeError},
+};
+use crate::config::model::{CheckKind, HealthCheck};
+
+/// Probes under way at the same time, each of which holds one file descriptor.
+pub const PROBES_AT_ONCE: usize = 1_024;
+
+/// Time between the first probes of two targets that are added together.
+const FIRST_PROBE_SPACING: Duration = Duration::from_micros(100);
+
+/// What is probed, and how.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// Address and port the probe goes to.
+    pub address: SocketAddr,
+    /// How it is probed. Its `port` is already part of `address`.
+    pub check: HealthCheck,
+}
+
+impl Target {
+    /// The target of a server that takes traffic on `server`, whose port the check may override.
+    pub fn new(server: SocketAddr, check: &HealthCheck) -> Self {
+        let address = SocketAddr::new(server.ip(), check.port.unwrap_or(server.port()));
+        Self { address, check: HealthCheck { port: None, ..check.clone() } }
+    }
+}
+
+/// A target's health was decided for the first time, or changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// The target. Its removal may have overtaken the event.
+    pub target: Target,
+    /// Whether it is healthy now.
+    pub healthy: bool,
+    /// Why the last probe failed; `None` for a healthy target.
+    pub detail: Option<String>,
+}
+
+/// The health checks of all targets. Dropping it ends them.
+#[derive(Debug)]
+pub struct Supervisor {
+    events: mpsc::Sender<Event>,
+    permits: Arc<Semaphore>,
+    tasks: BTreeMap<Target, Task>,
+}
+
+impl Supervisor {
+    /// Creates a supervisor without targets that reports to `events`.
+    pub fn new(events: mpsc::Sender<Event>) -> Self {
+        Self { events, permits: Arc::new(Semaphore::new(PROBES_AT_ONCE)), tasks: BTreeMap::new() }
+    }
+
+    /// Makes `wanted` the targets that are probed, each with its health from an earlier run if there is one.
+    ///
+    /// What is remembered matters for new targets only.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime.
+    pub fn set_targets(&mut self, mut wanted: BTreeMap<Target, Option<Health>>) {
+        self.tasks.retain(|target, _| wanted.remove(target).is_some());
+        // `wanted` now holds the new targets. Their first probes are spread so that many targets do not all fire in one
+        // instant, and yet each comes within its interval.
+        let now = Instant::now();
+        let new = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
+        for (position, (target, remembered)) in (0..new).zip(wanted) {
+            let spacing = FIRST_PROBE_SPACING.min(target.check.interval / new);
+            let prober = Prober {
+                state: State::new(&target.check, remembered),
+                target: target.clone(),
+                events: self.events.clone(),
+                permits: Arc::clone(&self.permits),
+            };
+            self.tasks.insert(target, Task(tokio::spawn(prober.run(now + spacing * position))));
+        }
+    }
+}
+
+/// A task that ends when its handle is dropped.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Probes one target.
+struct Prober {
+    target: Target,
+    state: State,
+    events: mpsc::Sender<Event>,
+    permits: Arc<Semaphore>,
+}
+
+impl Prober {
+    async fn run(mut self, first: Instant) {
+        let mut due = first;
+        loop {
+            sleep_until(due).await;
+            // The semaphore is never closed; if it were, there would be nothing left to do.
+            let Ok(permit) = self.permits.acquire().await else { return };
+            let start = Instant::now();
+            let outcome = self.probe().await;
+            drop(permit);
+            self.warn_if_late(start - due);
+            if !self.take(outcome).await {
+                return;
+            }
+            // Counted from the start, so a probe that outlasts the interval is followed by the next one at once, and
+            // probes that were missed are not made up for.
+            due = start + jittered(self.target.check.interval);
+        }
+    }
+
+    async fn probe(&self) -> Result<(), ProbeError> {
+        match self.target.check.kind {
+            CheckKind::Tcp => tcp::probe(self.target.address, self.target.check.timeout).await,
+        }
+    }
+
+    /// Takes a result in and reports what it changed. Returns false when nobody takes reports any more.
+    async fn take(&mut self, outcome: Result<(), ProbeError>) -> bool {
+        let (result, detail) = match outcome {
+            Ok(()) => (Health::Healthy, None),
+            Err(error) if error.blames_server() => (Health::Unhealthy, Some(error.to_string())),
+            Err(error) => {
+                warn!(address = %self.target.address, %error, "health check not made");
+                return !self.events.is_closed();
+            }
+        };
+        debug!(address = %self.target.address, ?result, detail, "probed");
+        let Some(health) = self.state.observe(result) else { return !self.events.is_closed() };
+        let healthy = health == Health::Healthy;
+        self.events.send(Event { target: self.target.clone(), healthy, detail }).await.is_ok()
+    }
+
+    /// Says so when too many other probes held this one up for longer than its interval.
+    fn warn_if_late(&self, late: Duration) {
+        if late > self.target.check.interval {
+            warn!(
+                address = %self.target.address,
+                late = ?late,
+                limit = PROBES_AT_ONCE,
+                "health check made late: too many probes wait for servers that do not answer"
+            );
+        }
+    }
+}
+
+/// Shortens an interval by up to a twentieth.
+///
+/// Targets thus drift apart and stay apart, and as no interval ever gets longer, neither does the time it takes to
+/// notice a dead server.
+fn jittered(interval: Duration) -> Duration {
+    interval.mul_f64(1.0 - fastrand::f64() / 20.0)
+}
+
+#[cfg(test)]
+mod tests;

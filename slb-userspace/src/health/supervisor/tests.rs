@@ -1,0 +1,223 @@
+//! Tests with real servers on the loopback address.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    time::timeout,
+};
+
+use super::*;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn check(threshold: u8) -> HealthCheck {
+    HealthCheck {
+        kind: CheckKind::Tcp,
+        port: None,
+        interval: Duration::from_millis(20),
+        timeout: Duration::from_secs(5),
+        healthy_threshold: threshold,
+        unhealthy_threshold: threshold,
+    }
+}
+
+/// A port of the loopback address that stays reserved while servers on it come and go.
+struct Port {
+    address: SocketAddr,
+    _reservation: TcpSocket,
+}
+
+impl Port {
+    fn reserve() -> Self {
+        let reservation = Self::socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        Self { address: reservation.local_addr().unwrap(), _reservation: reservation }
+    }
+
+    fn listen(&self) -> TcpListener {
+        Self::socket(self.address).listen(64).unwrap()
+    }
+
+    fn socket(address: SocketAddr) -> TcpSocket {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseport(true).unwrap();
+        socket.bind(address).unwrap();
+        socket
+    }
+}
+
+fn only(target: &Target, remembered: Option<Health>) -> BTreeMap<Target, Option<Health>> {
+    BTreeMap::from([(target.clone(), remembered)])
+}
+
+async fn next(events: &mut mpsc::Receiver<Event>) -> Event {
+    timeout(DEADLINE, events.recv()).await.expect("an event before the deadline").expect("a sender")
+}
+
+/// Accepts `count` connections and closes them.
+async fn serve(listener: &TcpListener, count: usize) {
+    for _ in 0..count {
+        timeout(DEADLINE, listener.accept()).await.expect("a probe before the deadline").unwrap();
+    }
+}
+
+async fn ended(task: &tokio::task::AbortHandle) {
+    timeout(DEADLINE, async {
+        while !task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the task ends");
+}
+
+#[tokio::test]
+async fn follows_a_server_up_down_and_up_again() {
+    let port = Port::reserve();
+    let listener = port.listen();
+    let target = Target::new(port.address, &check(3));
+    let (sender, mut events) = mpsc::channel(16);
+    let mut supervisor = Supervisor::new(sender);
+    supervisor.set_targets(only(&target, None));
+
+    let up = Event { target: target.clone(), healthy: true, detail: None };
+    assert_eq!(next(&mut events).await, up);
+
+    drop(listener);
+    let down = Event { target, healthy: false, detail: Some("connection refused".to_owned()) };
+    assert_eq!(next(&mut events).await, down);
+
+    let listener = port.listen();
+    serve(&listener, 3).await;
+    assert_eq!(next(&mut events).await, up);
+}
+
+#[tokio::test]
+async fn first_result_decides_at_once_and_thresholds_later() {
+    let port = Port::reserve();
+    // One more probe than the first one would come an hour later.
+    let slow = HealthCheck { interval: Duration::from_secs(3_600), ..check(3) };
+    let target = Target::new(port.address, &slow);
+    let (sender, mut events) = mpsc::channel(16);
+    let mut supervisor = Supervisor::new(sender);
+
+    supervisor.set_targets(only(&target, None));
+    assert!(!next(&mut events).await.healthy);
+
+    supervisor.set_targets(BTreeMap::new());
+    let _listener = port.listen();
+    supervisor.set_targets(only(&target, Some(Health::Unhealthy)));
+    assert!(next(&mut events).await.healthy);
+}
+
+#[tokio::test]
+async fn remembered_healthy_needs_the_threshold_to_fall() {
+    let port = Port::reserve();
+    let slow = HealthCheck { interval: Duration::from_secs(3_600), ..check(2) };
+    let fast = check(2);
+    let [slow, fast] = [slow, fast].map(|check| Target::new(port.address, &check));
+    let (sender, mut events) = mpsc::channel(16);
+    let mut supervisor = Supervisor::new(sender);
+    let wanted =
+        BTreeMap::from([(slow.clone(), Some(Health::Healthy)), (fast.clone(), Some(Health::Healthy))]);
+    supervisor.set_targets(wanted);
+    // Both fail their first probe, and only the fast one has a second.
+    assert_eq!(next(&mut events).await.target, fast);
+    assert!(events.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_target_that_stays_is_undisturbed_and_a_removed_one_ends() {
+    let (first, second) = (Port::reserve(), Port::reserve());
+    let [first, second] = [&first, &second].map(|port| Target::new(port.address, &check(1)));
+    let (sender, mut events) = mpsc::channel(16);
+    let mut supervisor = Supervisor::new(sender);
+    let both = BTreeMap::from([(first.clone(), None), (second.clone(), None)]);
+    supervisor.set_targets(both);
+    for _ in 0..2 {
+        next(&mut events).await;
+    }
+    let id = |supervisor: &Supervisor| supervisor.tasks[&first].0.id();
+    let before = id(&supervisor);
+    let removed = supervisor.tasks[&second].0.abort_handle();
+
+    supervisor.set_targets(only(&first, Some(Health::Healthy)));
+    assert_eq!(supervisor.tasks.len(), 1);
+    assert_eq!(id(&supervisor), before);
+    ended(&removed).await;
+
+    let last = supervisor.tasks[&first].0.abort_handle();
+    drop(supervisor);
+    ended(&last).await;
+    assert!(events.recv().await.is_none(), "no sender is left, and no event is repeated");
+}
+
+#[tokio::test]
+async fn a_slow_receiver_loses_nothing() {
+    let ports: Vec<Port> = (0..20).map(|_| Port::reserve()).collect();
+    let wanted: BTreeMap<_, _> = ports.iter().map(|p| (Target::new(p.address, &check(1)), None)).collect();
+    let (sender, mut events) = mpsc::channel(1);
+    let mut supervisor = Supervisor::new(sender);
+    supervisor.set_targets(wanted.clone());
+    // The channel holds one event, so that all other tasks must wait.
+    while events.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let mut seen = BTreeMap::new();
+    for _ in 0..20 {
+        seen.insert(next(&mut events).await.target, None);
+    }
+    assert_eq!(seen, wanted);
+}
+
+#[tokio::test]
+async fn a_task_ends_when_nobody_listens() {
+    let port = Port::reserve();
+    let target = Target::new(port.address, &check(1));
+    let (sender, events) = mpsc::channel(1);
+    let mut supervisor = Supervisor::new(sender);
+    supervisor.set_targets(only(&target, None));
+    drop(events);
+    ended(&supervisor.tasks[&target].0.abort_handle()).await;
+}
+
+#[tokio::test]
+async fn more_targets_than_permits_are_all_decided() {
+    let port = Port::reserve();
+    let wanted: BTreeMap<_, _> = (0..50u8)
+        .map(|host| {
+            (
+                Target::new(
+                    SocketAddr::new(Ipv4Addr::new(127, 0, 1, host).into(), port.address.port()),
+                    &check(1),
+                ),
+                None,
+            )
+        })
+        .collect();
+    let (sender, mut events) = mpsc::channel(1);
+    let mut supervisor = Supervisor { permits: Arc::new(Semaphore::new(2)), ..Supervisor::new(sender) };
+    supervisor.set_targets(wanted);
+    for _ in 0..50 {
+        assert!(!next(&mut events).await.healthy);
+    }
+}
+
+#[test]
+fn a_check_may_name_its_own_port() {
+    let check = HealthCheck { port: Some(8_080), ..check(1) };
+    let host: IpAddr = "192.0.2.1".parse().unwrap();
+    let target = Target::new(SocketAddr::new(host, 80), &check);
+    assert_eq!(target.address.port(), 8_080);
+    // Two ports of one server that are checked on the same port share one target.
+    assert_eq!(target, Target::new(SocketAddr::new(host, 443), &check));
+}
+
+#[test]
+fn jitter_only_shortens_and_only_a_little() {
+    let interval = Duration::from_secs(1);
+    for _ in 0..1_000 {
+        let jittered = jittered(interval);
+        assert!(jittered <= interval && jittered >= interval * 19 / 20, "{jittered:?}");
+    }
+}
