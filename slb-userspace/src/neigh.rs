@@ -1,0 +1,103 @@
+//! Next hops: through which interface, and to which MAC address, packets for an IP address leave this host.
+//!
+//! The answers are the kernel's own: its routes (policy rules included, for a packet of this host without a mark) and
+//! its neighbour table. A [`Resolver`] watches a set of destinations, keeps their neighbours warm, and follows changes.
+//!
+//! Invariants:
+//! - Never a wrong MAC address: a destination is resolved only while the kernel's neighbour entry is usable. Once the
+//!   entry fails or goes, so does the resolution.
+//! - A published map has exactly the destinations that were watched when it was made.
+
+mod kernel;
+mod resolver;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+
+pub use kernel::links;
+pub use resolver::Resolver;
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
+
+/// What is known of every watched destination.
+pub type Resolutions = Arc<BTreeMap<IpAddr, Resolution>>;
+
+/// What is known of the next hop to a destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolution {
+    /// Packets can be sent.
+    Resolved(NextHop),
+    /// Packets cannot be sent, and why.
+    Unresolved(Unresolved),
+}
+
+/// How packets to a destination leave this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextHop {
+    /// Index of the outgoing interface.
+    pub interface_index: u32,
+    /// Name of the outgoing interface.
+    pub interface: String,
+    /// The outgoing interface's own address.
+    pub source_mac: Mac,
+    /// Address of the destination, or of the gateway to it.
+    pub destination_mac: Mac,
+}
+
+/// Why there is no next hop to a destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unresolved {
+    /// No route, or one that discards, rejects or replicates packets.
+    NoRoute,
+    /// The destination is an address of this host.
+    Local,
+    /// The next hop has not answered on this interface, or no longer does.
+    NoNeighbour {
+        /// Address that was asked for: the destination, or the gateway to it.
+        next_hop: IpAddr,
+        /// Name of the outgoing interface.
+        interface: String,
+    },
+    /// The outgoing interface is down or has no carrier.
+    InterfaceDown {
+        /// Name of the outgoing interface.
+        interface: String,
+    },
+    /// The outgoing interface has no Ethernet addresses.
+    NotEthernet {
+        /// Name of the outgoing interface.
+        interface: String,
+    },
+}
+
+impl fmt::Display for Unresolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRoute => f.write_str("no route"),
+            Self::Local => f.write_str("address of this host"),
+            Self::NoNeighbour { next_hop, interface } => {
+                write!(f, "{next_hop} does not answer on {interface}")
+            }
+            Self::InterfaceDown { interface } => write!(f, "interface {interface} is down"),
+            Self::NotEthernet { interface } => write!(f, "interface {interface} is not Ethernet"),
+        }
+    }
+}
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Index, unique in the network namespace.
+    pub index: u32,
+    /// Name, unique in the network namespace.
+    pub name: String,
+    /// Address, if it is an Ethernet interface.
+    pub mac: Option<Mac>,
+    /// Whether it is up and has a carrier.
+    pub up: bool,
+    /// What the kernel calls its kind (`veth`, `bond`, ...); most physical interfaces have none.
+    pub kind: Option<String>,
+}

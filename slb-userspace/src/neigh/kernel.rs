@@ -1,0 +1,252 @@
+//! Questions to the kernel's routing and neighbour tables over rtnetlink (RFC 3549).
+
+use std::{collections::HashMap, net::IpAddr};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::{StreamExt, TryStreamExt};
+use rtnetlink::{
+    Error, Handle, RouteMessageBuilder, new_connection,
+    packet_route::{
+        link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
+    },
+};
+use tokio::task::JoinSet;
+use tracing::debug;
+
+use super::{Link, Mac};
+
+/// Returns the interfaces of the current network namespace.
+///
+/// # Errors
+///
+/// When the kernel cannot be asked.
+pub async fn links() -> Result<Vec<Link>> {
+    Ok(Kernel::connect()?.links().await?.into_values().collect())
+}
+
+/// A neighbour: an address on an interface.
+pub(super) type NeighbourKey = (u32, IpAddr);
+
+/// Where the kernel would send a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Route {
+    /// Nowhere.
+    None,
+    /// To this host.
+    Local,
+    /// To this neighbour.
+    Via(NeighbourKey),
+}
+
+/// A neighbour entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Neighbour {
+    /// The address, while it may be used.
+    pub(super) mac: Option<Mac>,
+    /// Whether the kernel maintains the entry, and not an administrator or another program.
+    pub(super) dynamic: bool,
+}
+
+/// A connection for questions.
+///
+/// Notifications come over another one, so that a burst of them cannot crowd out an answer.
+pub(super) struct Kernel {
+    handle: Handle,
+    connection: JoinSet<()>,
+}
+
+impl Kernel {
+    pub(super) fn connect() -> Result<Self> {
+        let (connection, handle, _) = new_connection().context("cannot open a netlink socket")?;
+        Ok(Self { handle, connection: JoinSet::from_iter([connection]) })
+    }
+
+    /// Interfaces by index.
+    pub(super) async fn links(&mut self) -> Result<HashMap<u32, Link>> {
+        let replies: Vec<LinkMessage> =
+            self.handle.link().get().execute().try_collect().await.context("cannot list interfaces")?;
+        self.ensure_alive()?;
+        Ok(replies.into_iter().filter_map(link).map(|link| (link.index, link)).collect())
+    }
+
+    /// All neighbour entries.
+    pub(super) async fn neighbours(&mut self) -> Result<HashMap<NeighbourKey, Neighbour>> {
+        let replies: Vec<NeighbourMessage> =
+            self.handle.neighbours().get().execute().try_collect().await.context("cannot list neighbours")?;
+        self.ensure_alive()?;
+        Ok(replies.iter().filter_map(neighbour).collect())
+    }
+
+    /// The route a packet of this host to `destination` would take.
+    pub(super) async fn route(&self, destination: IpAddr) -> Result<Route> {
+        let prefix = if destination.is_ipv4() { 32 } else { 128 };
+        let question = RouteMessageBuilder::<IpAddr>::new().destination_prefix(destination, prefix)?.build();
+        match self.handle.route().get(question).execute().next().await {
+            Some(Ok(reply)) => Ok(route(&reply, destination)),
+            // An error in reply is the kernel's way to say that there is no route.
+            Some(Err(Error::NetlinkError(error))) => {
+                debug!(%destination, error = %error.to_io(), "no route");
+                Ok(Route::None)
+            }
+            Some(Err(error)) => {
+                Err(error).with_context(|| format!("cannot look up the route to {destination}"))
+            }
+            None => anyhow::bail!("no answer to the look-up of the route to {destination}"),
+        }
+    }
+
+    /// Makes the kernel resolve a neighbour, or verify the entry it has, as if a packet were sent to it.
+    ///
+    /// Only for dynamic entries, and for those that do not exist yet: recent kernels turn a permanent entry into a
+    /// dynamic one when it is used so.
+    pub(super) async fn solicit(&self, (interface, address): NeighbourKey) -> Result<()> {
+        self.handle
+            .neighbours()
+            .add(interface, address)
+            .state(NeighbourState::None)
+            .flags(NeighbourFlags::Use)
+            .replace()
+            .execute()
+            .await
+            .with_context(|| format!("cannot solicit {address}"))
+    }
+
+    /// Fails when the connection broke, in which case a list that ended may be a list that was cut off.
+    fn ensure_alive(&mut self) -> Result<()> {
+        ensure!(self.connection.try_join_next().is_none(), "the netlink socket was closed");
+        Ok(())
+    }
+}
+
+/// Reads a link message, unless it has no name.
+fn link(message: LinkMessage) -> Option<Link> {
+    let header = message.header;
+    let mut link = Link {
+        index: header.index,
+        name: String::new(),
+        mac: None,
+        up: header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+        kind: None,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(address) if header.link_layer_type == LinkLayerType::Ether => {
+                link.mac = Mac::try_from(address).ok();
+            }
+            LinkAttribute::LinkInfo(info) => {
+                link.kind = info.into_iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    (!link.name.is_empty()).then_some(link)
+}
+
+/// Reads a neighbour message, unless it is not about an IP neighbour.
+pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(NeighbourKey, Neighbour)> {
+    let header = &message.header;
+    if header.flags.contains(NeighbourFlags::Proxy) {
+        return None;
+    }
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        _ => None,
+    })?;
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(address) => Mac::try_from(address.as_slice()).ok(),
+        _ => None,
+    });
+    use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
+    // Stale, delay and probe: the kernel itself goes on sending to such an entry while it verifies it.
+    let usable = matches!(header.state, Reachable | Stale | Delay | Probe | Noarp | Permanent);
+    let dynamic = !matches!(header.state, Noarp | Permanent);
+    Some(((header.ifindex, address), Neighbour { mac: mac.filter(|_| usable), dynamic }))
+}
+
+/// Reads the reply to a route look-up.
+fn route(reply: &RouteMessage, destination: IpAddr) -> Route {
+    match reply.header.kind {
+        RouteType::Unicast => {}
+        RouteType::Local => return Route::Local,
+        _ => return Route::None,
+    }
+    let mut interface = None;
+    let mut next_hop = destination;
+    for attribute in &reply.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            RouteAttribute::Gateway(RouteAddress::Inet(address))
+            | RouteAttribute::Via(RouteVia::Inet(address)) => {
+                next_hop = IpAddr::V4(*address);
+            }
+            RouteAttribute::Gateway(RouteAddress::Inet6(address))
+            | RouteAttribute::Via(RouteVia::Inet6(address)) => next_hop = IpAddr::V6(*address),
+            _ => {}
+        }
+    }
+    interface.map_or(Route::None, |index| Route::Via((index, next_hop)))
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::neighbour::NeighbourHeader;
+
+    use super::*;
+
+    #[test]
+    fn only_usable_entries_have_an_address() {
+        use NeighbourState::{Delay, Failed, Incomplete, Noarp, Permanent, Probe, Reachable, Stale};
+        let read = |state| {
+            let mut message = NeighbourMessage::default();
+            message.header = NeighbourHeader { ifindex: 3, state, ..NeighbourHeader::default() };
+            message.attributes = vec![
+                NeighbourAttribute::Destination(NeighbourAddress::Inet([192, 0, 2, 1].into())),
+                NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, 1]),
+            ];
+            let (key, neighbour) = neighbour(&message).unwrap();
+            assert_eq!(key, (3, IpAddr::from([192, 0, 2, 1])));
+            (neighbour.mac.is_some(), neighbour.dynamic)
+        };
+        for state in [Reachable, Stale, Delay, Probe] {
+            assert_eq!(read(state), (true, true), "{state}");
+        }
+        for state in [Incomplete, Failed, NeighbourState::None] {
+            assert_eq!(read(state), (false, true), "{state}");
+        }
+        for state in [Noarp, Permanent] {
+            assert_eq!(read(state), (true, false), "{state}");
+        }
+    }
+
+    #[test]
+    fn gateway_of_either_family_is_the_next_hop() {
+        let destination = IpAddr::from([198, 51, 100, 1]);
+        let reply = |kind, attributes| {
+            let mut message = RouteMessage::default();
+            message.header.kind = kind;
+            message.attributes = attributes;
+            route(&message, destination)
+        };
+        let gateway = [192, 0, 2, 1];
+        let gateway6 = "2001:db8::1".parse().unwrap();
+        let on_link = vec![RouteAttribute::Oif(2)];
+        let via = vec![RouteAttribute::Oif(2), RouteAttribute::Gateway(RouteAddress::Inet(gateway.into()))];
+        let via6 = vec![RouteAttribute::Oif(2), RouteAttribute::Via(RouteVia::Inet6(gateway6))];
+        assert_eq!(reply(RouteType::Unicast, on_link.clone()), Route::Via((2, destination)));
+        assert_eq!(reply(RouteType::Unicast, via), Route::Via((2, gateway.into())));
+        assert_eq!(reply(RouteType::Unicast, via6), Route::Via((2, gateway6.into())));
+        assert_eq!(reply(RouteType::Local, on_link.clone()), Route::Local);
+        for kind in [RouteType::Multicast, RouteType::Broadcast, RouteType::Unreachable, RouteType::BlackHole]
+        {
+            assert_eq!(reply(kind, on_link.clone()), Route::None);
+        }
+        assert_eq!(reply(RouteType::Unicast, vec![]), Route::None);
+    }
+}

@@ -1,0 +1,185 @@
+//! Follows the kernel's tables and publishes what they mean for the watched destinations.
+//!
+//! Notifications only say *that* something changed. What is published always comes from the tables as they are read
+//! afterwards, so a notification that is lost, late or out of order cannot leave a wrong address behind for longer than
+//! the periodic pass takes to come.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use futures_util::{Stream, StreamExt};
+use rtnetlink::{MulticastGroup, new_multicast_connection};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tracing::{debug, warn};
+
+use super::{
+    Resolution, Resolutions,
+    kernel::Kernel,
+    view::{Notification, Outdated, REFRESH, RETRY, View},
+};
+
+/// How long changes are gathered before the tables are read.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+
+/// How long one pass may take before the netlink sockets are given up and opened anew.
+const PASS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pause before the netlink sockets are opened anew.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+const GROUPS: [MulticastGroup; 8] = [
+    MulticastGroup::Link,
+    MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv6Rule,
+];
+
+/// Resolves destinations for as long as it exists.
+#[derive(Debug)]
+pub struct Resolver {
+    watched: watch::Sender<BTreeSet<IpAddr>>,
+}
+
+impl Resolver {
+    /// Starts to resolve in the current network namespace, with no destination watched.
+    ///
+    /// The receiver sees a new map whenever anything in it changes. The work ends when either half is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When netlink sockets cannot be opened. Later failures of a socket are logged, and it is opened anew.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime. The namespace is that of the calling thread, which the runtime's threads must share.
+    pub fn spawn() -> Result<(Self, watch::Receiver<Resolutions>)> {
+        let (watched, wanted) = watch::channel(BTreeSet::new());
+        let (published, resolutions) = watch::channel(Resolutions::default());
+        let connections = Connections::open()?;
+        tokio::spawn(Worker { wanted, published }.run(connections));
+        Ok((Self { watched }, resolutions))
+    }
+
+    /// Makes `destinations` the watched ones.
+    pub fn watch(&self, destinations: BTreeSet<IpAddr>) {
+        self.watched.send_if_modified(|watched| {
+            let changed = *watched != destinations;
+            *watched = destinations;
+            changed
+        });
+    }
+}
+
+/// Both sockets; dropping it closes them.
+struct Connections {
+    kernel: Kernel,
+    notifications: Box<dyn Stream<Item = Notification> + Send + Unpin>,
+    _monitor: JoinSet<()>,
+}
+
+impl Connections {
+    fn open() -> Result<Self> {
+        let (monitor, _, notifications) =
+            new_multicast_connection(&GROUPS).context("cannot subscribe to netlink notifications")?;
+        Ok(Self {
+            kernel: Kernel::connect()?,
+            notifications: Box::new(notifications.map(|(message, _)| message)),
+            _monitor: JoinSet::from_iter([monitor]),
+        })
+    }
+}
+
+struct Worker {
+    wanted: watch::Receiver<BTreeSet<IpAddr>>,
+    published: watch::Sender<Resolutions>,
+}
+
+impl Worker {
+    async fn run(mut self, mut connections: Connections) {
+        loop {
+            match self.follow(connections).await {
+                Ok(()) => return,
+                Err(error) => {
+                    warn!(error = format!("{error:#}"), "next hops are not followed; will try again");
+                }
+            }
+            connections = loop {
+                sleep(RECONNECT).await;
+                if self.wanted.has_changed().is_err() || self.published.is_closed() {
+                    return;
+                }
+                match Connections::open() {
+                    Ok(connections) => break connections,
+                    Err(error) => {
+                        warn!(error = format!("{error:#}"), "next hops are not followed; will try again");
+                    }
+                }
+            };
+        }
+    }
+
+    /// Publishes until either half is dropped, or a socket fails.
+    async fn follow(&mut self, mut connections: Connections) -> Result<()> {
+        let mut view = View::default();
+        let mut outdated = Outdated::Everything;
+        let mut pass_at = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = self.published.closed() => return Ok(()),
+                changed = self.wanted.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    (outdated, pass_at) = (Outdated::Everything, Instant::now());
+                }
+                () = sleep_until(pass_at) => {
+                    let destinations = self.wanted.borrow().clone();
+                    // A pass that nothing but the time calls for is there to find what was missed.
+                    let everything = outdated != Outdated::Neighbours;
+                    timeout(PASS_TIMEOUT, view.read(&mut connections.kernel, &destinations, everything))
+                        .await
+                        .context("the kernel did not answer in time")??;
+                    self.publish(view.resolutions());
+                    timeout(PASS_TIMEOUT, view.solicit(&connections.kernel))
+                        .await
+                        .context("the kernel did not answer in time")?;
+                    outdated = Outdated::Nothing;
+                    pass_at = Instant::now() + if view.complete() { REFRESH } else { RETRY };
+                }
+                notification = connections.notifications.next() => {
+                    let notification = notification.context("the netlink socket was closed")?;
+                    let newly = view.outdated_by(&notification);
+                    if newly != Outdated::Nothing && outdated == Outdated::Nothing {
+                        pass_at = view.rested_at.max(Instant::now() + DEBOUNCE).min(pass_at);
+                    }
+                    outdated = outdated.max(newly);
+                }
+            }
+        }
+    }
+
+    fn publish(&self, resolutions: BTreeMap<IpAddr, Resolution>) {
+        self.published.send_if_modified(|published| {
+            let changed = **published != resolutions;
+            if changed {
+                debug!(destinations = resolutions.len(), "next hops changed");
+                *published = Arc::new(resolutions);
+            }
+            changed
+        });
+    }
+}

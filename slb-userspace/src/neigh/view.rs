@@ -1,0 +1,257 @@
+//! What the resolver knows of the kernel's tables, and what that means for each destination.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    time::Duration,
+};
+
+use anyhow::Result;
+use rtnetlink::{
+    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_route::RouteNetlinkMessage,
+};
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{
+    Link, Mac, NextHop, Resolution, Unresolved,
+    kernel::{self, Kernel, Neighbour, NeighbourKey, Route},
+};
+
+/// How often everything is read though nothing was heard, and neighbours are kept warm.
+pub(super) const REFRESH: Duration = Duration::from_secs(20);
+
+/// How often a neighbour that does not answer is asked again.
+pub(super) const RETRY: Duration = Duration::from_secs(5);
+
+/// Reading takes no more than one part in this many of the time, however often routes change.
+const MAX_SHARE_OF_TIME: u32 = 5;
+
+/// What the kernel says of its own accord.
+pub(super) type Notification = NetlinkMessage<RouteNetlinkMessage>;
+
+/// What a notification makes outdated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Outdated {
+    /// Nothing of what is known.
+    Nothing,
+    /// Neighbour entries.
+    Neighbours,
+    /// Anything, routes and links included.
+    Everything,
+}
+
+/// The part of the kernel's tables that matters to the watched destinations.
+pub(super) struct View {
+    links: HashMap<u32, Link>,
+    /// One for each destination.
+    routes: BTreeMap<IpAddr, Route>,
+    /// Entries of the next hops in `routes`; `None` where the kernel has none.
+    neighbours: HashMap<NeighbourKey, Option<Neighbour>>,
+    /// When each next hop was solicited last.
+    solicited: HashMap<NeighbourKey, Instant>,
+    /// When the next pass may start at the earliest.
+    pub(super) rested_at: Instant,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self {
+            links: HashMap::new(),
+            routes: BTreeMap::new(),
+            neighbours: HashMap::new(),
+            solicited: HashMap::new(),
+            rested_at: Instant::now(),
+        }
+    }
+}
+
+impl View {
+    /// Reads the tables: neighbours always, and routes and links if `everything`.
+    pub(super) async fn read(
+        &mut self,
+        kernel: &mut Kernel,
+        destinations: &BTreeSet<IpAddr>,
+        everything: bool,
+    ) -> Result<()> {
+        let start = Instant::now();
+        if everything {
+            self.links = kernel.links().await?;
+            self.routes.clear();
+            for &destination in destinations {
+                self.routes.insert(destination, kernel.route(destination).await?);
+            }
+        }
+        let entries = kernel.neighbours().await?;
+        self.neighbours = self
+            .routes
+            .values()
+            .filter_map(|route| match route {
+                Route::Via(key) => Some(*key),
+                Route::None | Route::Local => None,
+            })
+            .map(|key| (key, entries.get(&key).copied()))
+            .collect();
+        self.solicited.retain(|key, _| self.neighbours.contains_key(key));
+        self.rested_at = Instant::now() + start.elapsed() * (MAX_SHARE_OF_TIME - 1);
+        Ok(())
+    }
+
+    /// What is known of every destination that was asked for when everything was read last.
+    pub(super) fn resolutions(&self) -> BTreeMap<IpAddr, Resolution> {
+        self.routes.iter().map(|(destination, route)| (*destination, self.resolution(route))).collect()
+    }
+
+    fn resolution(&self, route: &Route) -> Resolution {
+        let key = match route {
+            Route::Via(key) => key,
+            Route::Local => return Resolution::Unresolved(Unresolved::Local),
+            Route::None => return Resolution::Unresolved(Unresolved::NoRoute),
+        };
+        // A link that came after the links were read, or went before the route was: a notification is on its way.
+        let Some(link) = self.links.get(&key.0) else { return Resolution::Unresolved(Unresolved::NoRoute) };
+        let interface = link.name.clone();
+        let Some(source_mac) = link.mac else {
+            return Resolution::Unresolved(Unresolved::NotEthernet { interface });
+        };
+        if !link.up {
+            return Resolution::Unresolved(Unresolved::InterfaceDown { interface });
+        }
+        match self.mac(key) {
+            Some(destination_mac) => Resolution::Resolved(NextHop {
+                interface_index: link.index,
+                interface,
+                source_mac,
+                destination_mac,
+            }),
+            None => Resolution::Unresolved(Unresolved::NoNeighbour { next_hop: key.1, interface }),
+        }
+    }
+
+    fn mac(&self, key: &NeighbourKey) -> Option<Mac> {
+        self.neighbours.get(key).copied().flatten()?.mac
+    }
+
+    /// Solicits the next hops whose turn it is: the usable ones to keep them so, the others to make them so.
+    pub(super) async fn solicit(&mut self, kernel: &Kernel) {
+        let now = Instant::now();
+        let mut failed = 0_u32;
+        let mut last_error = None;
+        for (&key, neighbour) in &self.neighbours {
+            let ethernet = self.links.get(&key.0).is_some_and(|link| link.up && link.mac.is_some());
+            let pause = match neighbour {
+                // Without an entry the kernel is not asking.
+                None => Duration::ZERO,
+                Some(Neighbour { mac: None, .. }) => RETRY,
+                Some(Neighbour { mac: Some(_), .. }) => REFRESH,
+            };
+            let asked = self.solicited.get(&key).is_some_and(|&last| now < last + pause);
+            if !ethernet || asked || neighbour.is_some_and(|neighbour| !neighbour.dynamic) {
+                continue;
+            }
+            self.solicited.insert(key, now);
+            if let Err(error) = kernel.solicit(key).await {
+                failed += 1;
+                last_error = Some(error);
+            }
+        }
+        if let Some(error) = last_error {
+            warn!(failed, error = format!("{error:#}"), "neighbours not solicited");
+        }
+    }
+
+    /// Whether every next hop has a usable entry.
+    pub(super) fn complete(&self) -> bool {
+        self.neighbours.keys().all(|key| self.mac(key).is_some())
+    }
+
+    /// What of the view a notification makes outdated.
+    pub(super) fn outdated_by(&self, notification: &Notification) -> Outdated {
+        let NetlinkPayload::InnerMessage(message) = &notification.payload else {
+            // An overrun: notifications were lost.
+            return Outdated::Everything;
+        };
+        let (key, mac) = match message {
+            RouteNetlinkMessage::NewNeighbour(message) => match kernel::neighbour(message) {
+                Some((key, neighbour)) => (key, neighbour.mac),
+                None => return Outdated::Nothing,
+            },
+            RouteNetlinkMessage::DelNeighbour(message) => match kernel::neighbour(message) {
+                Some((key, _)) => (key, None),
+                None => return Outdated::Nothing,
+            },
+            _ => return Outdated::Everything,
+        };
+        // Most notifications are of an entry that was verified or ages, which changes nothing here.
+        if self.neighbours.contains_key(&key) && self.mac(&key) != mac {
+            Outdated::Neighbours
+        } else {
+            Outdated::Nothing
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::{
+        packet_core::NetlinkHeader,
+        packet_route::neighbour::{
+            NeighbourAddress, NeighbourAttribute, NeighbourHeader, NeighbourMessage, NeighbourState,
+        },
+    };
+
+    use super::*;
+
+    const MAC: Mac = [2, 0, 0, 0, 0, 1];
+    const ADDRESS: [u8; 4] = [192, 0, 2, 1];
+
+    fn message(state: NeighbourState, mac: Mac) -> NeighbourMessage {
+        let mut message = NeighbourMessage::default();
+        message.header = NeighbourHeader { ifindex: 7, state, ..NeighbourHeader::default() };
+        message.attributes = vec![
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(ADDRESS.into())),
+            NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+        ];
+        message
+    }
+
+    fn notification(message: RouteNetlinkMessage) -> Notification {
+        Notification::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(message))
+    }
+
+    fn new(state: NeighbourState, mac: Mac) -> Notification {
+        notification(RouteNetlinkMessage::NewNeighbour(message(state, mac)))
+    }
+
+    fn view(mac: Option<Mac>) -> View {
+        let neighbour = Neighbour { mac, dynamic: true };
+        View { neighbours: HashMap::from([((7, ADDRESS.into()), Some(neighbour))]), ..View::default() }
+    }
+
+    #[test]
+    fn only_changes_of_a_next_hop_matter() {
+        let view = view(Some(MAC));
+        assert_eq!(view.outdated_by(&new(NeighbourState::Stale, MAC)), Outdated::Nothing);
+        assert_eq!(view.outdated_by(&new(NeighbourState::Reachable, [2; 6])), Outdated::Neighbours);
+        assert_eq!(view.outdated_by(&new(NeighbourState::Failed, MAC)), Outdated::Neighbours);
+        let gone = RouteNetlinkMessage::DelNeighbour(message(NeighbourState::Reachable, MAC));
+        assert_eq!(view.outdated_by(&notification(gone)), Outdated::Neighbours);
+        assert_eq!(View::default().outdated_by(&new(NeighbourState::Failed, MAC)), Outdated::Nothing);
+    }
+
+    #[test]
+    fn an_unusable_entry_becoming_usable_matters() {
+        let view = view(None);
+        assert_eq!(view.outdated_by(&new(NeighbourState::Incomplete, MAC)), Outdated::Nothing);
+        assert_eq!(view.outdated_by(&new(NeighbourState::Reachable, MAC)), Outdated::Neighbours);
+    }
+
+    #[test]
+    fn lost_notifications_outdate_everything() {
+        let overrun = Notification::new(NetlinkHeader::default(), NetlinkPayload::Overrun(Vec::new()));
+        assert_eq!(view(Some(MAC)).outdated_by(&overrun), Outdated::Everything);
+        let link = RouteNetlinkMessage::NewLink(rtnetlink::packet_route::link::LinkMessage::default());
+        assert_eq!(view(Some(MAC)).outdated_by(&notification(link)), Outdated::Everything);
+    }
+}
