@@ -14,8 +14,8 @@
 //! Maglev differs in the second step: there a server whose step finds a taken slot walks on at once until it finds
 //! a free one. Its later claims then depend on everybody's earlier luck, and one server less shifts claims all over
 //! the table. Here a step on a taken slot is simply lost, so *when* a server comes to a slot depends on these two
-//! alone. Without quotas a change would move no slot but those it must; what little else moves is the price of
-//! exact balance, about half of what Maglev pays. `examples/maglev_figures.rs` prints the figures.
+//! alone. Without quotas a change would move hardly a slot but those it must; what little else moves is the price
+//! of exact balance, about half of what Maglev pays. `examples/maglev_figures.rs` prints the figures.
 
 pub mod measure;
 mod prime;
