@@ -1,2 +1,98 @@
-//! Developer commands.
-fn main() {}
+//! `cargo xtask`: every command a developer or CI runs.
+
+mod demo;
+mod ebpf;
+mod lint;
+mod packages;
+mod process;
+mod setup;
+mod test;
+
+use std::{ffi::OsString, process::ExitCode, time::Instant};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, checks and shows SLB.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Finds or installs what building and testing need.
+    Setup {
+        /// Installs cargo-deny too, which takes minutes to build.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Builds the XDP program and says what is in it.
+    BuildEbpf {
+        /// Makes the program log every verdict.
+        #[arg(long)]
+        debug_log: bool,
+    },
+    /// Shows SLB at work between network namespaces; needs root, asks for sudo.
+    Demo {
+        /// Arguments of the demo: `--keep`, `--json FILE`, `--help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Runs all tests, those that need root through sudo.
+    Test {
+        /// Runs only tests whose name contains this.
+        filter: Option<String>,
+    },
+    /// Checks formatting, clippy on host and BPF crates, licences and sources of dependencies.
+    Lint,
+    /// Runs setup, lint and test, as CI does.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command.run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Command {
+    fn run(self) -> Result<ExitCode> {
+        match self {
+            Self::Setup { all } => setup::run(if all { setup::Extent::All } else { setup::Extent::Needed })?,
+            Self::BuildEbpf { debug_log } => ebpf::run(debug_log)?,
+            Self::Demo { arguments } => return demo::run(&arguments),
+            Self::Test { filter } => {
+                setup::run(setup::Extent::Needed)?;
+                let totals = test::run(filter.as_deref())?;
+                println!("\n{totals}");
+                return Ok(totals.exit_code());
+            }
+            Self::Lint => lint::run()?,
+            Self::Ci => return ci(),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Runs all steps; the last line is the totals of the tests.
+fn ci() -> Result<ExitCode> {
+    timed("setup", || setup::run(setup::Extent::Needed))?;
+    timed("lint", lint::run)?;
+    let totals = timed("test", || test::run(None))?;
+    println!("\n{totals}");
+    Ok(totals.exit_code())
+}
+
+fn timed<T>(step: &str, action: impl FnOnce() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    let result = action();
+    println!("ci: {step} took {:.1} s", start.elapsed().as_secs_f64());
+    result
+}

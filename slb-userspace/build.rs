@@ -1,0 +1,37 @@
+//! Puts the XDP program into `OUT_DIR` as `slb.o`, built anew only when its sources have changed.
+
+use std::{env, path::PathBuf};
+
+use ebpf_build::{Build, OBJECT_VARIABLE};
+
+fn main() {
+    match object() {
+        Ok(path) => println!("cargo::rustc-env=SLB_EBPF_OBJECT_PATH={}", path.display()),
+        Err(message) => message.lines().for_each(|line| println!("cargo::error={line}")),
+    }
+}
+
+fn object() -> Result<PathBuf, String> {
+    let manifest_dir = directory("CARGO_MANIFEST_DIR")?;
+    let out_dir = directory("OUT_DIR")?;
+    let workspace = manifest_dir.parent().ok_or("slb-userspace is not inside its workspace")?.to_path_buf();
+
+    println!("cargo::rerun-if-changed=build.rs");
+    for input in ebpf_build::inputs() {
+        println!("cargo::rerun-if-changed={}", workspace.join(input).display());
+    }
+    println!("cargo::rerun-if-env-changed={OBJECT_VARIABLE}");
+    if let Some(own) = ebpf_build::own_object() {
+        println!("cargo::rerun-if-changed={}", own.display());
+    }
+
+    let target_dir = ebpf_build::target_dir(&out_dir).unwrap_or_else(|| out_dir.clone());
+    let debug_log = env::var_os("CARGO_FEATURE_DEBUG_LOG").is_some();
+    let output = out_dir.join("slb.o");
+    Build { workspace, target_dir, debug_log }.run(&output)?;
+    Ok(output)
+}
+
+fn directory(variable: &str) -> Result<PathBuf, String> {
+    env::var_os(variable).map(PathBuf::from).ok_or_else(|| format!("cargo has not set {variable}"))
+}

@@ -1,0 +1,172 @@
+//! What is inside a BPF object: enough to refuse a broken one and to describe a good one.
+//!
+//! A bpf-linker of another LLVM than the compiler's can lose BTF without a word, so every object is checked.
+
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SectionKind, SymbolKind};
+
+/// Bytes of one BPF instruction.
+const INSTRUCTION: usize = 8;
+
+/// A checked object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Size of the file in bytes.
+    pub size: usize,
+    /// Functions: the XDP programs, and subprograms if any.
+    pub functions: Vec<Function>,
+    /// Names of the maps, sorted.
+    pub maps: Vec<String>,
+    /// The licence it declares to the kernel.
+    pub license: String,
+}
+
+/// A function in an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// Name.
+    pub name: String,
+    /// Section: `xdp` for a program, `.text` for a subprogram.
+    pub section: String,
+    /// Instructions; one that takes two slots counts twice, as in the kernel.
+    pub instructions: usize,
+    /// Deepest byte of the stack addressed through the frame pointer: 0 to 512.
+    pub stack: u32,
+}
+
+impl Object {
+    /// Reads an object and checks that it holds an XDP program, a licence and BTF.
+    ///
+    /// # Errors
+    /// Says which of them is missing.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let file = object::File::parse(bytes).map_err(|e| format!("not an object file: {e}"))?;
+        if file.architecture() != object::Architecture::Bpf {
+            return Err(format!("made for {:?}, not for BPF", file.architecture()));
+        }
+        let license = section(&file, "license")?;
+        let license = String::from_utf8_lossy(license).trim_end_matches('\0').to_owned();
+        if section(&file, ".BTF")?.is_empty() {
+            return Err("section .BTF is empty".to_owned());
+        }
+        let mut found = Self { size: bytes.len(), functions: Vec::new(), maps: Vec::new(), license };
+        for symbol in file.symbols() {
+            let Some(section) = symbol.section_index().and_then(|index| file.section_by_index(index).ok())
+            else {
+                continue;
+            };
+            let (Ok(name), Ok(section_name)) = (symbol.name(), section.name()) else { continue };
+            if matches!(section_name, "maps" | ".maps") && symbol.is_global() {
+                found.maps.push(name.to_owned());
+            } else if section.kind() == SectionKind::Text && symbol.kind() == SymbolKind::Text {
+                let code =
+                    section.data_range(symbol.address(), symbol.size()).ok().flatten().unwrap_or_default();
+                found.functions.push(Function {
+                    name: name.to_owned(),
+                    section: section_name.to_owned(),
+                    instructions: code.len() / INSTRUCTION,
+                    stack: stack_depth(code),
+                });
+            }
+        }
+        found.maps.sort_unstable();
+        if !found.functions.iter().any(Function::is_program) {
+            return Err("no XDP program in it".to_owned());
+        }
+        Ok(found)
+    }
+}
+
+impl Function {
+    /// Tells a program from a subprogram.
+    #[must_use]
+    pub fn is_program(&self) -> bool {
+        let kind = self.section.split(['/', '.']).next();
+        self.instructions > 0 && kind == Some("xdp")
+    }
+}
+
+fn section<'data>(file: &object::File<'data>, name: &str) -> Result<&'data [u8], String> {
+    let section = file.section_by_name(name).ok_or_else(|| format!("no section {name}"))?;
+    section.data().map_err(|e| format!("section {name}: {e}"))
+}
+
+/// Returns the deepest offset below the frame pointer (r10) that `code` uses: in loads and stores, and in pointers
+/// made by `r = r10; r += -N`.
+fn stack_depth(code: &[u8]) -> u32 {
+    const FRAME: u8 = 10;
+    const LD_IMM64: u8 = 0x18;
+    const MOV64_REGISTER: u8 = 0xbf;
+    const ADD64_CONSTANT: u8 = 0x07;
+    let mut deepest = 0;
+    let mut is_frame = [false; 16];
+    is_frame[usize::from(FRAME)] = true;
+    let mut instructions = code.as_chunks::<INSTRUCTION>().0.iter();
+    while let Some(&[operation, registers, low, high, constant @ ..]) = instructions.next() {
+        let (destination, source) = (usize::from(registers & 0xf), usize::from(registers >> 4));
+        let offset = i32::from(i16::from_le_bytes([low, high]));
+        let mut reaches = |below: i32| deepest = deepest.max(below.min(0).unsigned_abs());
+        match operation & 7 {
+            // LDX reads through the source, ST and STX write through the destination.
+            1 if is_frame[source] => reaches(offset),
+            2 | 3 if is_frame[destination] => reaches(offset),
+            7 if operation == ADD64_CONSTANT && is_frame[destination] => {
+                reaches(i32::from_le_bytes(constant));
+            }
+            _ => {}
+        }
+        // LD, LDX, ALU and ALU64 write the destination; jumps and stores do not.
+        if matches!(operation & 7, 0 | 1 | 4 | 7) && destination != usize::from(FRAME) {
+            is_frame[destination] = operation == MOV64_REGISTER && source == usize::from(FRAME);
+        }
+        if operation == LD_IMM64 {
+            instructions.next();
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Encodes one instruction, little-endian.
+    fn instruction(operation: u8, destination: u8, source: u8, offset: i16, constant: i32) -> [u8; 8] {
+        let mut bytes = [0; 8];
+        bytes[0] = operation;
+        bytes[1] = destination | source << 4;
+        bytes[2..4].copy_from_slice(&offset.to_le_bytes());
+        bytes[4..].copy_from_slice(&constant.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn loads_and_stores_through_the_frame_pointer_count() {
+        let load = instruction(0x79, 1, 10, -24, 0);
+        let store = instruction(0x7b, 10, 1, -40, 0);
+        let elsewhere = instruction(0x79, 2, 1, -100, 0);
+        assert_eq!(stack_depth(&[load, store, elsewhere].concat()), 40);
+    }
+
+    #[test]
+    fn pointers_into_the_frame_count_once_moved_below_it() {
+        let copy = instruction(0xbf, 2, 10, 0, 0);
+        let overwrite = instruction(0xbf, 2, 3, 0, 0);
+        let lower = instruction(0x07, 2, 0, 0, -64);
+        assert_eq!(stack_depth(&[copy, lower].concat()), 64);
+        assert_eq!(stack_depth(&[copy, overwrite, lower].concat()), 0);
+    }
+
+    #[test]
+    fn the_second_half_of_a_wide_constant_is_no_instruction() {
+        let wide = instruction(0x18, 1, 0, 0, 0);
+        let half = instruction(0x79, 1, 10, -200, 0);
+        assert_eq!(stack_depth(&[wide, half].concat()), 0);
+    }
+
+    #[test]
+    fn an_object_of_the_host_is_refused() {
+        let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert!(Object::parse(&own).unwrap_err().contains("not for BPF"));
+        assert!(Object::parse(b"text").unwrap_err().contains("not an object file"));
+    }
+}

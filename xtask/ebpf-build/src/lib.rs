@@ -1,0 +1,173 @@
+//! Builds the XDP program, `slb-ebpf`, whoever asks: `cargo xtask build-ebpf` or the build script of the daemon.
+//!
+//! The eBPF compiler is not the one that builds the rest of the workspace, so it is always started by its full path
+//! and with an environment cleared of what an outer cargo, clippy or rustup has put there. It works in a target
+//! directory of its own: an outer cargo holds the lock of its target directory while it waits for this build.
+
+pub mod elf;
+pub mod toolchain;
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use toolchain::{Search, Toolchain};
+
+/// Environment variable that names a finished object to use in place of building one.
+pub const OBJECT_VARIABLE: &str = "SLB_EBPF_OBJECT";
+
+/// The target the XDP program is compiled for.
+pub const TARGET: &str = "bpfel-unknown-none";
+
+/// Compiler flags of the XDP program. `debuginfo` and `--btf` make BTF; without the last one each field that is not
+/// aligned is read byte by byte.
+const RUSTFLAGS: [&str; 8] = [
+    "-C",
+    "debuginfo=2",
+    "-C",
+    "target-cpu=v3",
+    "-C",
+    "link-arg=--btf",
+    "-C",
+    "link-arg=--cpu-features=+allows-misaligned-mem-access",
+];
+
+/// What to build and where.
+#[derive(Debug, Clone)]
+pub struct Build {
+    /// Root of the workspace.
+    pub workspace: PathBuf,
+    /// Target directory of the outer cargo; the eBPF one is made inside.
+    pub target_dir: PathBuf,
+    /// Whether the program logs every verdict.
+    pub debug_log: bool,
+}
+
+impl Build {
+    /// Builds the XDP program, checks the object and writes it to `output`.
+    ///
+    /// The object named by `SLB_EBPF_OBJECT` is checked and copied in place of building one.
+    ///
+    /// # Errors
+    /// Says what is missing or wrong, and the commands that help, as text of several lines for the developer.
+    pub fn run(&self, output: &Path) -> Result<elf::Object, String> {
+        if let Some(own) = own_object() {
+            return copy_checked(&own, output).map_err(|e| format!("{OBJECT_VARIABLE}: {e}"));
+        }
+        let toolchain = Search::from_env().toolchain().map_err(|missing| missing.to_string())?;
+        let target_dir = self.ebpf_target_dir();
+        fs::create_dir_all(&target_dir)
+            .map_err(|e| format!("cannot create {}: {e}", target_dir.display()))?;
+        // The features decide what is in the one output file: nobody else may build before it has been copied.
+        let lock_path = target_dir.join("slb.lock");
+        let lock =
+            File::create(&lock_path).map_err(|e| format!("cannot create {}: {e}", lock_path.display()))?;
+        lock.lock().map_err(|e| format!("cannot lock {}: {e}", lock_path.display()))?;
+        let mut cargo = self.cargo(&toolchain, &toolchain.cargo);
+        cargo.arg("build").args(self.arguments());
+        let status =
+            cargo.status().map_err(|e| format!("cannot start {}: {e}", toolchain.cargo.display()))?;
+        if !status.success() {
+            return Err(format!("slb-ebpf could not be built with {toolchain}; cargo's messages say why"));
+        }
+        copy_checked(&target_dir.join(TARGET).join("release/slb"), output)
+    }
+
+    /// Arguments, after the subcommand, that select the XDP program and its target.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<&'static str> {
+        let mut arguments = vec!["--package", "slb-ebpf", "--release", "--target", TARGET];
+        arguments.extend(["-Z", "build-std=core", "--locked"]);
+        if self.debug_log {
+            arguments.extend(["--features", "debug-log"]);
+        }
+        arguments
+    }
+
+    /// Prepares `program`, a cargo or a cargo plugin of `toolchain`, to work on the XDP program.
+    #[must_use]
+    pub fn cargo(&self, toolchain: &Toolchain, program: &Path) -> Command {
+        let mut command = toolchain.command(program);
+        command
+            .current_dir(&self.workspace)
+            .env("CARGO_TARGET_DIR", self.ebpf_target_dir())
+            .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f"))
+            .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &toolchain.linker);
+        command
+    }
+
+    fn ebpf_target_dir(&self) -> PathBuf {
+        self.target_dir.join("ebpf")
+    }
+}
+
+/// Returns the object the developer brings, if any.
+#[must_use]
+pub fn own_object() -> Option<PathBuf> {
+    std::env::var_os(OBJECT_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Returns the files and directories, relative to the workspace, that the object is made of.
+#[must_use]
+pub fn inputs() -> [&'static str; 6] {
+    [
+        "Cargo.lock",
+        "Cargo.toml",
+        "slb-common/Cargo.toml",
+        "slb-common/src",
+        "slb-ebpf/Cargo.toml",
+        "slb-ebpf/src",
+    ]
+}
+
+/// Finds the target directory of cargo that holds `path`.
+///
+/// Cargo leaves `CACHEDIR.TAG` in one it made itself, and `.rustc_info.json` in any.
+#[must_use]
+pub fn target_dir(path: &Path) -> Option<PathBuf> {
+    let is_target =
+        |dir: &&Path| ["CACHEDIR.TAG", ".rustc_info.json"].iter().any(|mark| dir.join(mark).is_file());
+    path.ancestors().find(is_target).map(Path::to_path_buf)
+}
+
+fn copy_checked(from: &Path, to: &Path) -> Result<elf::Object, String> {
+    let bytes = fs::read(from).map_err(|e| format!("cannot read {}: {e}", from.display()))?;
+    let object = elf::Object::parse(&bytes).map_err(|e| format!("{}: {e}", from.display()))?;
+    fs::write(to, &bytes).map_err(|e| format!("cannot write {}: {e}", to.display()))?;
+    Ok(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn target_dir_is_the_closest_marked_ancestor() {
+        for mark in ["CACHEDIR.TAG", ".rustc_info.json"] {
+            let root = tempfile::tempdir().unwrap();
+            let out = root.path().join("target/debug/build/x/out");
+            fs::create_dir_all(&out).unwrap();
+            fs::write(root.path().join("target").join(mark), "").unwrap();
+            assert_eq!(target_dir(&out), Some(root.path().join("target")));
+        }
+    }
+
+    #[test]
+    fn every_input_exists() {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+        for input in inputs() {
+            assert!(workspace.join(input).exists(), "{input}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_object_is_not_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&from, "not an object").unwrap();
+        assert!(copy_checked(&from, &to).is_err());
+        assert!(!to.exists());
+    }
+}

@@ -1,0 +1,275 @@
+//! Where an eBPF toolchain may be: a compiler with its own `rust-src`, and a bpf-linker for its LLVM.
+//!
+//! Looking for one starts no rustup, which may try to download: only files are looked at, and `rustc -vV` is run.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fmt, fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// Version of bpf-linker that `cargo xtask setup` installs.
+pub const LINKER_VERSION: &str = "0.13.0";
+
+/// Oldest compiler that can build the workspace, as (major, minor).
+pub const OLDEST_RUSTC: (u32, u32) = (1, 95);
+
+/// A compiler, and a linker to go with it, that can build the XDP program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Toolchain {
+    /// Where the compiler comes from.
+    pub origin: Origin,
+    /// Path of its cargo.
+    pub cargo: PathBuf,
+    /// Path of its rustc.
+    pub rustc: PathBuf,
+    /// Path of bpf-linker.
+    pub linker: PathBuf,
+}
+
+impl Toolchain {
+    /// Prepares `program` to run with this compiler, unaffected by the cargo, clippy or rustup that started us.
+    #[must_use]
+    pub fn command(&self, program: &Path) -> Command {
+        clean_command(program, &self.origin, &self.rustc)
+    }
+}
+
+impl fmt::Display for Toolchain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} with {}", self.origin, self.linker.display())
+    }
+}
+
+/// Where a compiler comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A nightly toolchain of rustup, by name.
+    Rustup(String),
+    /// The system's packages, below this prefix.
+    System(PathBuf),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rustup(name) => write!(f, "rustup's {name}"),
+            Self::System(prefix) => write!(f, "the system's compiler in {}", prefix.display()),
+        }
+    }
+}
+
+/// A compiler that can build `core` for the BPF target: recent, and with its own sources.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compiler {
+    /// Where it comes from.
+    pub origin: Origin,
+    /// Directory of cargo and rustc.
+    pub bin: PathBuf,
+    /// Major version of its LLVM; the linker's must be the same.
+    pub llvm: u32,
+}
+
+impl Compiler {
+    /// Prepares this compiler's cargo.
+    #[must_use]
+    pub fn cargo(&self) -> Command {
+        clean_command(&self.bin.join("cargo"), &self.origin, &self.bin.join("rustc"))
+    }
+}
+
+/// The places that are searched.
+#[derive(Debug, Clone)]
+pub struct Search {
+    /// Rustup's directory, usually `~/.rustup`.
+    pub rustup_home: Option<PathBuf>,
+    /// Prefix of the system's packages, usually `/usr`.
+    pub system: PathBuf,
+    /// SLB's own directory of developer tools.
+    pub tools: Option<PathBuf>,
+    /// Value of `PATH`.
+    pub path: OsString,
+    /// Asks a rustc what `rustc -vV` says.
+    version: fn(&Path, &Origin) -> Option<String>,
+}
+
+impl Search {
+    /// Takes the places from the environment.
+    #[must_use]
+    pub fn from_env() -> Self {
+        let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let home = absolute("HOME");
+        let in_home = |dir: &str| home.as_ref().map(|home| home.join(dir));
+        Self {
+            rustup_home: absolute("RUSTUP_HOME").or_else(|| in_home(".rustup")),
+            system: PathBuf::from("/usr"),
+            tools: absolute("XDG_DATA_HOME")
+                .or_else(|| in_home(".local/share"))
+                .map(|dir| dir.join("slb/tools")),
+            path: env::var_os("PATH").unwrap_or_default(),
+            version: rustc_version,
+        }
+    }
+
+    /// Finds the first compiler that has a linker.
+    ///
+    /// # Errors
+    /// Says what was found, what not, and how to get the rest.
+    pub fn toolchain(&self) -> Result<Toolchain, Missing> {
+        let compilers = self.compilers();
+        for compiler in &compilers {
+            if let Some(linker) = self.linker(compiler) {
+                return Ok(Toolchain {
+                    origin: compiler.origin.clone(),
+                    cargo: compiler.bin.join("cargo"),
+                    rustc: compiler.bin.join("rustc"),
+                    linker,
+                });
+            }
+        }
+        Err(Missing { compilers, linker_dir: self.linker_dir(22) })
+    }
+
+    /// Lists the compilers that can build the XDP program, best first: rustup's nightlies (the undated one, then
+    /// the newest), then the system's.
+    #[must_use]
+    pub fn compilers(&self) -> Vec<Compiler> {
+        let toolchains = self.rustup_home.as_ref().map(|home| home.join("toolchains"));
+        let mut nightlies: Vec<String> = toolchains
+            .iter()
+            .filter_map(|dir| fs::read_dir(dir).ok())
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| name.starts_with("nightly-"))
+            .collect();
+        // "nightly-x86_64-..." sorts above "nightly-2026-...".
+        nightlies.sort_unstable_by(|a, b| b.cmp(a));
+        let rustup = nightlies
+            .into_iter()
+            .filter_map(|name| self.compiler(&toolchains.as_ref()?.join(&name), Origin::Rustup(name)));
+        rustup.chain(self.compiler(&self.system, Origin::System(self.system.clone()))).collect()
+    }
+
+    /// Returns the compiler installed below `prefix` if it can build the XDP program.
+    fn compiler(&self, prefix: &Path, origin: Origin) -> Option<Compiler> {
+        let bin = prefix.join("bin");
+        let core = prefix.join("lib/rustlib/src/rust/library/core/src/lib.rs");
+        if !core.is_file() || !bin.join("cargo").is_file() {
+            return None;
+        }
+        let (release, llvm) = versions(&(self.version)(&bin.join("rustc"), &origin)?)?;
+        (release >= OLDEST_RUSTC).then_some(Compiler { origin, bin, llvm })
+    }
+
+    /// Finds a linker for `compiler`: the one `cargo xtask setup` installed, else one on `PATH`.
+    #[must_use]
+    pub fn linker(&self, compiler: &Compiler) -> Option<PathBuf> {
+        let own = self.linker_dir(compiler.llvm).map(|dir| dir.join("bin/bpf-linker"));
+        own.filter(|path| path.is_file()).or_else(|| self.program("bpf-linker"))
+    }
+
+    /// Returns the directory bpf-linker for LLVM version `llvm` is installed in; `None` without a home directory.
+    #[must_use]
+    pub fn linker_dir(&self, llvm: u32) -> Option<PathBuf> {
+        Some(self.tools.as_ref()?.join(format!("bpf-linker-{LINKER_VERSION}-llvm{llvm}")))
+    }
+
+    /// Finds a program on `PATH`, or where Debian keeps what only root has on `PATH`.
+    #[must_use]
+    pub fn program(&self, name: &str) -> Option<PathBuf> {
+        env::split_paths(&self.path)
+            .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+            .map(|dir| dir.join(name))
+            .find(|path| path.is_file())
+    }
+}
+
+/// No toolchain: what is there and how to get what is not.
+#[derive(Debug, Clone)]
+pub struct Missing {
+    compilers: Vec<Compiler>,
+    linker_dir: Option<PathBuf>,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "no toolchain for the XDP program (slb-ebpf)")?;
+        if self.compilers.is_empty() {
+            let (major, minor) = OLDEST_RUSTC;
+            writeln!(f, "  found no compiler, {major}.{minor} or newer, that has its own rust-src")?;
+        }
+        for compiler in &self.compilers {
+            writeln!(f, "  found {}, but no bpf-linker for its LLVM {}", compiler.origin, compiler.llvm)?;
+        }
+        writeln!(f, "\nlet it be installed:\n  cargo xtask setup")?;
+        writeln!(f, "\nor by hand, with rustup:")?;
+        writeln!(f, "  rustup toolchain install nightly --component rust-src")?;
+        writeln!(f, "  cargo binstall bpf-linker")?;
+        writeln!(f, "\nor by hand, with Debian's packages:")?;
+        writeln!(f, "  sudo apt-get install {}", DEBIAN_PACKAGES.join(" "))?;
+        writeln!(f, "  sudo apt-get install llvm-22-dev")?;
+        let root =
+            self.linker_dir.as_ref().map(|dir| format!(" --root {}", dir.display())).unwrap_or_default();
+        writeln!(
+            f,
+            "  LLVM_PREFIX=/usr/lib/llvm-22 PATH=/usr/lib/llvm-22/bin:$PATH cargo install bpf-linker --locked \
+             --version {LINKER_VERSION} --no-default-features --features llvm-22{root}"
+        )?;
+        write!(f, "\nor bring a finished object:\n  {}=/path/to/slb.o cargo build", crate::OBJECT_VARIABLE)
+    }
+}
+
+/// Debian's compiler, its cargo, and its sources; `llvm-N-dev` of the compiler's LLVM goes with them.
+pub const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+
+fn rustc_version(rustc: &Path, origin: &Origin) -> Option<String> {
+    let output = clean_command(rustc, origin, rustc).arg("-vV").stdin(Stdio::null()).output().ok()?;
+    String::from_utf8(output.stdout).ok()
+}
+
+/// Reads the version of rustc, as (major, minor), and the major version of its LLVM from `rustc -vV`.
+fn versions(text: &str) -> Option<((u32, u32), u32)> {
+    let mut release =
+        text.lines().find_map(|line| line.strip_prefix("release: "))?.split('.').map(str::parse::<u32>);
+    let llvm = text.lines().find_map(|line| line.strip_prefix("LLVM version: "))?.split('.').next()?;
+    Some(((release.next()?.ok()?, release.next()?.ok()?), llvm.trim().parse().ok()?))
+}
+
+/// Variables starting with `CARGO` or `RUST` that say how to download or where caches are, not what to build.
+const KEPT: [&str; 10] = [
+    "CARGO_HOME",
+    "CARGO_HTTP_",
+    "CARGO_MAKEFLAGS",
+    "CARGO_NET_",
+    "CARGO_REGISTRIES_",
+    "CARGO_REGISTRY_",
+    "CARGO_SOURCE_",
+    "CARGO_TERM_",
+    "RUSTUP_HOME",
+    "RUST_BACKTRACE",
+];
+
+fn clean_command(program: &Path, origin: &Origin, rustc: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in env::vars_os().filter(|(name, _)| is_of_outer_build(name)) {
+        command.env_remove(name);
+    }
+    command.env("RUSTC", rustc);
+    if matches!(origin, Origin::System(_)) {
+        // `-Z build-std` on a release of the compiler; and no library of the outer toolchain.
+        command.env("RUSTC_BOOTSTRAP", "1").env_remove("LD_LIBRARY_PATH");
+    }
+    command
+}
+
+fn is_of_outer_build(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let of_build = name.starts_with("CARGO") || name.starts_with("RUST") || name.starts_with("CLIPPY");
+    of_build && !KEPT.iter().any(|kept| name.starts_with(kept))
+}
+
+#[cfg(test)]
+#[path = "toolchain_tests.rs"]
+mod tests;

@@ -1,0 +1,107 @@
+//! Tests of the search, in made-up directories with text files in place of compilers.
+
+use super::*;
+
+struct Places {
+    root: tempfile::TempDir,
+}
+
+impl Places {
+    fn new() -> Self {
+        Self { root: tempfile::tempdir().unwrap() }
+    }
+
+    fn search(&self) -> Search {
+        let root = self.root.path();
+        Search {
+            rustup_home: Some(root.join("rustup")),
+            system: root.join("usr"),
+            tools: Some(root.join("tools")),
+            path: root.join("path").into_os_string(),
+            version: |rustc, _| fs::read_to_string(rustc).ok(),
+        }
+    }
+
+    fn compiler(&self, prefix: &str, release: &str, llvm: &str, sources: bool) {
+        let prefix = self.root.path().join(prefix);
+        self.file(&prefix.join("bin/rustc"), &format!("release: {release}\nLLVM version: {llvm}\n"));
+        self.file(&prefix.join("bin/cargo"), "");
+        if sources {
+            self.file(&prefix.join("lib/rustlib/src/rust/library/core/src/lib.rs"), "");
+        }
+    }
+
+    fn file(&self, path: &Path, text: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn linker(&self, directory: &str) -> PathBuf {
+        let path = self.root.path().join(directory).join("bpf-linker");
+        self.file(&path, "");
+        path
+    }
+}
+
+#[test]
+fn a_nightly_without_sources_is_passed_over() {
+    let places = Places::new();
+    places.compiler("rustup/toolchains/nightly-x86_64-unknown-linux-gnu", "1.97.0-nightly", "22.1.4", false);
+    places.compiler("usr", "1.96.0", "22.1.8", true);
+    let linker = places.linker("tools/bpf-linker-0.13.0-llvm22/bin");
+    let found = places.search().toolchain().unwrap();
+    assert_eq!(found.origin, Origin::System(places.root.path().join("usr")));
+    assert_eq!(found.linker, linker);
+}
+
+#[test]
+fn the_undated_nightly_comes_before_dated_ones_and_the_system() {
+    let places = Places::new();
+    for name in
+        ["nightly-2026-01-01-a", "nightly-x86_64-unknown-linux-gnu", "nightly-2026-02-01-a", "stable-a"]
+    {
+        places.compiler(&format!("rustup/toolchains/{name}"), "1.97.0-nightly", "22.1", true);
+    }
+    places.compiler("usr", "1.96.0", "22.1.8", true);
+    let names: Vec<String> = places.search().compilers().iter().map(|c| c.origin.to_string()).collect();
+    assert_eq!(
+        names[..3],
+        ["x86_64-unknown-linux-gnu", "2026-02-01-a", "2026-01-01-a"]
+            .map(|name| format!("rustup's nightly-{name}"))
+    );
+    assert_eq!(names.len(), 4);
+}
+
+#[test]
+fn a_linker_of_another_llvm_is_not_taken() {
+    let places = Places::new();
+    places.compiler("usr", "1.99.0", "23.0.0", true);
+    places.linker("tools/bpf-linker-0.13.0-llvm22/bin");
+    let message = places.search().toolchain().unwrap_err().to_string();
+    assert!(message.contains("no bpf-linker for its LLVM 23"), "{message}");
+    let on_path = places.linker("path");
+    assert_eq!(places.search().toolchain().unwrap().linker, on_path);
+}
+
+#[test]
+fn an_old_compiler_is_passed_over() {
+    let places = Places::new();
+    places.compiler("usr", "1.94.1", "21.0.0", true);
+    places.linker("path");
+    let message = places.search().toolchain().unwrap_err().to_string();
+    assert!(message.contains("found no compiler, 1.95 or newer"), "{message}");
+    assert!(message.contains("rustup toolchain install nightly --component rust-src"), "{message}");
+    assert!(message.contains("apt-get install rustc-web"), "{message}");
+}
+
+#[test]
+fn settings_of_the_outer_build_are_dropped_and_download_settings_kept() {
+    for name in
+        ["RUSTC", "RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN", "CARGO_ENCODED_RUSTFLAGS", "CLIPPY_ARGS"]
+    {
+        assert!(is_of_outer_build(OsStr::new(name)), "{name}");
+    }
+    for name in ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_HTTP_PROXY", "PATH", "HTTPS_PROXY"] {
+        assert!(!is_of_outer_build(OsStr::new(name)), "{name}");
+    }
+}

@@ -1,0 +1,59 @@
+//! `cargo xtask lint`: formatting, clippy on host and BPF crates, licences and sources of dependencies.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow};
+use ebpf_build::{Build, toolchain::Search};
+
+use crate::process::{self, cargo, target_dir, workspace};
+
+/// Arguments of clippy's compiler: every warning is an error.
+const DENY: [&str; 3] = ["--", "-D", "warnings"];
+
+/// Runs every check; the first that fails ends it.
+pub(crate) fn run() -> Result<()> {
+    let search = Search::from_env();
+    process::run(&mut cargo(&["fmt", "--all", "--check"])?)?;
+    process::run(cargo(&["clippy", "--workspace", "--exclude", "slb-ebpf", "--all-targets"])?.args(DENY))?;
+    for debug_log in [false, true] {
+        ebpf(&search, debug_log)?;
+    }
+    dependencies(&search)
+}
+
+/// Finds cargo-deny on `PATH` or among SLB's own tools.
+pub(crate) fn cargo_deny(search: &Search) -> Option<PathBuf> {
+    let own = search.tools.as_ref().map(|tools| tools.join("bin/cargo-deny")).filter(|path| path.is_file());
+    own.or_else(|| search.program("cargo-deny"))
+}
+
+/// Runs the clippy of the eBPF compiler for the BPF target.
+fn ebpf(search: &Search, debug_log: bool) -> Result<()> {
+    if let Some(object) = ebpf_build::own_object() {
+        println!("lint: skipped clippy on slb-ebpf: {} is used in place of it", object.display());
+        return Ok(());
+    }
+    let toolchain = search.toolchain().map_err(|missing| anyhow!("{missing}"))?;
+    let build = Build { workspace: workspace()?, target_dir: target_dir()?, debug_log };
+    let clippy = toolchain.cargo.with_file_name("cargo-clippy");
+    if !clippy.is_file() {
+        println!(
+            "lint: skipped clippy on slb-ebpf: {} has none; `cargo xtask setup` adds it",
+            toolchain.origin
+        );
+        return Ok(());
+    }
+    let mut command = build.cargo(&toolchain, &clippy);
+    process::run(command.env("CARGO", &toolchain.cargo).arg("clippy").args(build.arguments()).args(DENY))
+}
+
+/// Checks licences, duplicates and sources; advisories need a download and are not for every run.
+fn dependencies(search: &Search) -> Result<()> {
+    let Some(deny) = cargo_deny(search) else {
+        println!("lint: skipped cargo-deny: not installed; `cargo xtask setup --all` builds it");
+        return Ok(());
+    };
+    let mut command = std::process::Command::new(deny);
+    command.current_dir(workspace()?).args(["check", "licenses", "bans", "sources"]);
+    process::run(&mut command)
+}

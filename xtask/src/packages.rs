@@ -1,0 +1,58 @@
+//! Packages of the distribution: installed with apt-get where there is one, else named for the reader.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Result, bail};
+use ebpf_build::toolchain::Search;
+
+use crate::process::{Privilege, run};
+
+/// Programs the tests and the demo start, and the packages they are in.
+const TEST_TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("ethtool", "ethtool")];
+
+/// Returns the packages, of those the tests need, whose programs are not there.
+pub(crate) fn missing_for_tests(search: &Search) -> Vec<&'static str> {
+    TEST_TOOLS
+        .iter()
+        .filter(|(program, _)| search.program(program).is_none())
+        .map(|(_, package)| *package)
+        .collect()
+}
+
+/// Installs packages, as root or through sudo.
+///
+/// # Errors
+/// If there is no apt-get or no way to become root, names the packages; or if apt-get fails.
+pub(crate) fn install(search: &Search, packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    let Some(apt) = search.program("apt-get") else {
+        bail!("there is no apt-get here; install what these packages of Debian hold: {list}");
+    };
+    let privilege = Privilege::find();
+    if privilege == Privilege::None {
+        bail!("installing packages needs root; run: sudo apt-get install {list}");
+    }
+    // Lists of packages may be old or, on a fresh machine, not there: that shows when installing.
+    let _ = run(apt_get(privilege, &apt).arg("update"));
+    run(apt_get(privilege, &apt).args(["install", "--yes", "--no-remove"]).args(packages))
+}
+
+fn apt_get(privilege: Privilege, apt: &Path) -> Command {
+    let mut command = privilege.command(Path::new("env"));
+    command.arg("DEBIAN_FRONTEND=noninteractive").arg(apt).arg("--quiet");
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_apt_get_the_packages_are_named() {
+        // A search that finds no program: nothing is called like this.
+        let mut search = Search::from_env();
+        search.path = "/nonexistent".into();
+        let error = install(&search, &["one", "two"]).unwrap_err().to_string();
+        assert!(error.contains("one two"), "{error}");
+    }
+}

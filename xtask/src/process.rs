@@ -1,0 +1,142 @@
+//! Commands, shown before they run, and where the workspace and its target directory are.
+
+use std::{
+    env,
+    ffi::OsString,
+    io::{IsTerminal as _, stdin},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Returns the root of the workspace.
+pub(crate) fn workspace() -> Result<PathBuf> {
+    let xtask = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let xtask = xtask.context("CARGO_MANIFEST_DIR is not set: start this program as `cargo xtask`")?;
+    Ok(xtask.parent().context("xtask is not inside its workspace")?.to_path_buf())
+}
+
+/// Returns the target directory this program was built in.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    let program = env::current_exe().context("cannot find the path of this program")?;
+    ebpf_build::target_dir(&program)
+        .context("cargo's target directory cannot be found from this program's path")
+}
+
+/// Prepares the cargo that started this program, in the workspace.
+pub(crate) fn cargo(arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    command.args(arguments).current_dir(workspace()?);
+    Ok(command)
+}
+
+/// Shows a command and runs it to its end.
+///
+/// # Errors
+/// If it cannot be started or does not succeed.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    show(command);
+    let status = command.status().with_context(|| format!("cannot start {}", describe(command)))?;
+    if !status.success() {
+        bail!("{} failed: {status}", describe(command));
+    }
+    Ok(())
+}
+
+/// Shows a command and runs it, without input, until `limit` has passed.
+///
+/// # Errors
+/// If it cannot be started, does not succeed, or is not done in time; it has ended in any case.
+pub(crate) fn run_within(limit: Duration, command: &mut Command) -> Result<()> {
+    show(command);
+    let started = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .spawn()
+        .with_context(|| format!("cannot start {}", describe(command)))?;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return if status.success() { Ok(()) } else { bail!("{} failed: {status}", describe(command)) };
+        }
+        if started.elapsed() > limit {
+            child.kill()?;
+            child.wait()?;
+            bail!("{} was not done after {} s", describe(command), limit.as_secs());
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Prints a command as one would type it.
+pub(crate) fn show(command: &Command) {
+    eprintln!("$ {}", describe(command));
+}
+
+/// Tells whether this process is root.
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// How to run a program as root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Privilege {
+    /// This process is root.
+    Root,
+    /// Through sudo, which may ask for a password.
+    Sudo,
+    /// There is no way.
+    None,
+}
+
+impl Privilege {
+    /// Finds out how to become root: sudo is taken where it needs no password, or there is a terminal to ask on.
+    pub(crate) fn find() -> Self {
+        if is_root() {
+            return Self::Root;
+        }
+        let mut silent = Command::new("sudo");
+        silent.args(["-n", "true"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        match silent.status() {
+            Ok(status) if status.success() || stdin().is_terminal() => Self::Sudo,
+            _ => Self::None,
+        }
+    }
+
+    /// Prepares `program` to run as root; as the current user if there is no way.
+    pub(crate) fn command(self, program: &Path) -> Command {
+        if self == Self::Sudo {
+            let mut command = Command::new("sudo");
+            command.arg("--").arg(program);
+            command
+        } else {
+            Command::new(program)
+        }
+    }
+}
+
+fn describe(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let mut words = vec![program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned()];
+    words.extend(command.get_args().map(|argument| argument.to_string_lossy().into_owned()));
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_takes_too_long_is_ended() {
+        let error = run_within(Duration::from_millis(1), Command::new("sleep").arg("1000")).unwrap_err();
+        assert_eq!(error.to_string(), "sleep 1000 was not done after 0 s");
+    }
+
+    #[test]
+    fn a_command_that_fails_is_an_error() {
+        assert!(run(&mut Command::new("false")).unwrap_err().to_string().starts_with("false failed"));
+        run(&mut Command::new("true")).unwrap();
+    }
+}

@@ -1,0 +1,157 @@
+//! `cargo xtask test`: builds every test, runs the unprivileged ones as the current user and the scenarios as root.
+//!
+//! Test programs are started directly and not by cargo, so that only they, and not the build, need root. A test that
+//! cannot run prints `skipped: REASON` and returns; such a test counts as skipped, not as passed.
+
+mod report;
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use self::report::Report;
+pub(crate) use self::report::Totals;
+use crate::process::{self, Privilege, cargo};
+
+/// The package whose tests need root.
+const PRIVILEGED: &str = "slb-tests";
+
+/// Builds and runs all tests whose name contains `filter`.
+///
+/// # Errors
+/// If something cannot be built or started. Failed tests are no error here: the totals hold them.
+pub(crate) fn run(filter: Option<&str>) -> Result<Totals> {
+    process::run(&mut cargo(&["build"])?)?;
+    let (mut programs, mut privileged): (Vec<_>, Vec<_>) =
+        build()?.into_iter().partition(|program| program.package != PRIVILEGED);
+    programs.sort_unstable();
+    privileged.sort_unstable();
+
+    let mut totals = Totals::default();
+    for program in &programs {
+        totals += execute(program.arguments(Command::new(&program.path), filter, &[]))?;
+    }
+    let mut doc =
+        cargo(&["test", "--doc", "--workspace", "--exclude", "slb-ebpf", "--no-fail-fast", "--quiet"])?;
+    doc.args(filter.map(|filter| ["--", filter]).into_iter().flatten());
+    totals += execute(doc)?;
+
+    let privilege = if privileged.is_empty() { Privilege::None } else { Privilege::find() };
+    for program in &privileged {
+        // One at a time: each scenario has a network, daemons and traffic of its own.
+        let command = program.arguments(privilege.command(&program.path), filter, &["--test-threads=1"]);
+        totals += execute(command)?;
+    }
+    Ok(totals)
+}
+
+/// A built test program.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Program {
+    package: String,
+    path: PathBuf,
+    /// Directory of its package, where cargo would start it.
+    directory: PathBuf,
+}
+
+impl Program {
+    fn arguments(&self, mut command: Command, filter: Option<&str>, more: &[&str]) -> Command {
+        command.current_dir(&self.directory).arg("--show-output").args(more).args(filter);
+        command
+    }
+}
+
+/// Builds all test programs and lists them.
+fn build() -> Result<Vec<Program>> {
+    let mut command = cargo(&["test", "--workspace", "--exclude", "slb-ebpf", "--no-run"])?;
+    process::show(&command);
+    command.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
+    let output =
+        command.spawn().and_then(std::process::Child::wait_with_output).context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("the tests cannot be built");
+    }
+    programs(&String::from_utf8(output.stdout)?)
+}
+
+/// Reads the test programs from cargo's messages, one JSON document per line.
+fn programs(messages: &str) -> Result<Vec<Program>> {
+    let mut programs = Vec::new();
+    for line in messages.lines() {
+        let message: Value = serde_json::from_str(line).context("cargo's messages are not JSON")?;
+        let (Some(executable), Some(true)) =
+            (message["executable"].as_str(), message["profile"]["test"].as_bool())
+        else {
+            continue;
+        };
+        let manifest = message["manifest_path"].as_str().map(Path::new).and_then(Path::parent);
+        let directory = manifest.context("a message of cargo has no manifest_path")?;
+        let package = message["package_id"].as_str().context("a message of cargo has no package_id")?;
+        programs.push(Program {
+            package: package_name(package).to_owned(),
+            path: PathBuf::from(executable),
+            directory: directory.to_path_buf(),
+        });
+    }
+    Ok(programs)
+}
+
+/// Takes the name from a package id: `path+file:///dir/name#1.0.0` or, if the directory has another name,
+/// `path+file:///dir/other#name@1.0.0`.
+fn package_name(id: &str) -> &str {
+    let (location, version) = id.rsplit_once('#').unwrap_or((id, ""));
+    match version.split_once('@') {
+        Some((name, _)) => name,
+        None => location.rsplit('/').next().unwrap_or(location),
+    }
+}
+
+/// Runs a test program, shows its output, and counts.
+fn execute(mut command: Command) -> Result<Totals> {
+    process::show(&command);
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start a test")?;
+    let mut report = Report::default();
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).split(b'\n') {
+            if let Some(shown) = report.line(&String::from_utf8_lossy(&line?)) {
+                println!("{shown}");
+            }
+        }
+    }
+    Ok(report.finish(child.wait()?.success()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_programs_are_picked_out_of_the_messages() {
+        let messages = [
+            r#"{"reason":"compiler-artifact","package_id":"path+file:///w/tests#slb-tests@0.1.0",
+                "manifest_path":"/w/tests/Cargo.toml","profile":{"test":true},"executable":"/t/a"}"#,
+            r#"{"reason":"compiler-artifact","profile":{"test":false},"executable":"/t/b"}"#,
+            r#"{"reason":"compiler-artifact","profile":{"test":true},"executable":null}"#,
+            r#"{"reason":"build-finished","success":true}"#,
+        ];
+        let messages = messages.map(|message| message.replace('\n', "")).join("\n");
+        let expected = Program {
+            package: PRIVILEGED.to_owned(),
+            path: PathBuf::from("/t/a"),
+            directory: PathBuf::from("/w/tests"),
+        };
+        assert_eq!(programs(&messages).unwrap(), [expected]);
+    }
+
+    #[test]
+    fn package_ids_have_two_forms() {
+        assert_eq!(package_name("path+file:///w/tests#slb-tests@0.1.0"), "slb-tests");
+        assert_eq!(package_name("path+file:///w/slb-common#0.1.0"), "slb-common");
+    }
+}
