@@ -14,7 +14,8 @@ const DENY: [&str; 3] = ["--", "-D", "warnings"];
 pub(crate) fn run() -> Result<()> {
     let search = Search::from_env();
     process::run(&mut cargo(&["fmt", "--all", "--check"])?)?;
-    process::run(cargo(&["clippy", "--workspace", "--exclude", "slb-ebpf", "--all-targets"])?.args(DENY))?;
+    let host = ["clippy", "--workspace", "--exclude", "slb-ebpf", "--all-targets", "--all-features"];
+    process::run(cargo(&host)?.args(DENY))?;
     for debug_log in [false, true] {
         ebpf(&search, debug_log)?;
     }

@@ -24,7 +24,7 @@ const PRIVILEGED: &str = "slb-tests";
 /// Builds and runs all tests whose name contains `filter`.
 ///
 /// # Errors
-/// If something cannot be built or started. Failed tests are no error here: the totals hold them.
+/// If something cannot be built or started, or no test fits the filter. Failed tests are no error here: the totals hold them.
 pub(crate) fn run(filter: Option<&str>) -> Result<Totals> {
     process::run(&mut cargo(&["build"])?)?;
     let (mut programs, mut privileged): (Vec<_>, Vec<_>) =
@@ -46,6 +46,9 @@ pub(crate) fn run(filter: Option<&str>) -> Result<Totals> {
         // One at a time: each scenario has a network, daemons and traffic of its own.
         let command = program.arguments(privilege.command(&program.path), filter, &["--test-threads=1"]);
         totals += execute(command)?;
+    }
+    if let Some(filter) = filter.filter(|_| totals == Totals::default()) {
+        bail!("no test has a name that contains {filter:?}");
     }
     Ok(totals)
 }
