@@ -1,3 +1,6 @@
 //! The API: what the daemon says of itself, as JSON over HTTP on a unix socket.
 
+pub mod client;
+pub mod server;
+pub mod status;
 pub mod types;

@@ -1,6 +1,11 @@
 //! The control side of SLB: configuration, health checks, the control loop, the data plane's maps, and the API.
 
 pub mod api;
+pub mod cli;
 pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod dataplane;
 pub mod health;
 pub mod neigh;
+pub mod telemetry;

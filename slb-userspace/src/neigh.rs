@@ -100,4 +100,15 @@ pub struct Link {
     pub up: bool,
     /// What the kernel calls its kind (`veth`, `bond`, ...); most physical interfaces have none.
     pub kind: Option<String>,
+    /// The XDP program it runs.
+    pub xdp: Option<Xdp>,
+}
+
+/// An XDP program on an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Xdp {
+    /// Whether it runs in the driver, not in the kernel's generic hook.
+    pub native: bool,
+    /// Id of the program.
+    pub program: u32,
 }

@@ -1,2 +1,62 @@
-//! Entry point.
-fn main() {}
+//! The daemon.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use slb_userspace::{cli, telemetry};
+
+/// The daemon of SLB, a layer-4 load balancer in XDP.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run in the foreground. SIGTERM ends the daemon and leaves forwarding on.
+    Run {
+        /// Configuration file.
+        #[arg(long, default_value = "/etc/slb/slb.toml")]
+        config: PathBuf,
+        /// How log lines look. SLB_LOG sets the level.
+        #[arg(long, value_enum, default_value = "text")]
+        log_format: telemetry::Format,
+    },
+    /// Say whether a configuration is valid, and what is wrong with it.
+    Check {
+        /// Configuration file.
+        #[arg(long, default_value = "/etc/slb/slb.toml")]
+        config: PathBuf,
+    },
+    /// Take the program off all interfaces and remove all pins. Ends forwarding.
+    Detach {
+        /// Configuration file that names the pins.
+        #[arg(long, default_value = "/etc/slb/slb.toml", conflicts_with = "pin_dir")]
+        config: PathBuf,
+        /// Directory of the pins, where the configuration cannot be read any more.
+        #[arg(long)]
+        pin_dir: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    match execute(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("slbd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Run { config, log_format } => return cli::run::run(&config, log_format),
+        Command::Check { config } => return Ok(cli::check::check(&config)),
+        Command::Detach { config, pin_dir } => cli::detach::detach(&config, pin_dir)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::{
     Error, Handle, RouteMessageBuilder, new_connection,
     packet_route::{
-        link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+        link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
     },
@@ -15,7 +15,7 @@ use rtnetlink::{
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use super::{Link, Mac};
+use super::{Link, Mac, Xdp};
 
 /// Returns the interfaces of the current network namespace.
 ///
@@ -129,10 +129,12 @@ fn link(message: LinkMessage) -> Option<Link> {
         mac: None,
         up: header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
         kind: None,
+        xdp: None,
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Xdp(facts) => link.xdp = xdp(&facts),
             LinkAttribute::Address(address) if header.link_layer_type == LinkLayerType::Ether => {
                 link.mac = Mac::try_from(address).ok();
             }
@@ -146,6 +148,19 @@ fn link(message: LinkMessage) -> Option<Link> {
         }
     }
     (!link.name.is_empty()).then_some(link)
+}
+
+fn xdp(facts: &[LinkXdp]) -> Option<Xdp> {
+    let native = facts.iter().find_map(|fact| match fact {
+        LinkXdp::Attached(XdpAttached::Driver | XdpAttached::Hardware) => Some(true),
+        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(false),
+        _ => None,
+    })?;
+    let program = facts.iter().find_map(|fact| match fact {
+        LinkXdp::ProgId(id) => Some(*id),
+        _ => None,
+    })?;
+    Some(Xdp { native, program })
 }
 
 /// Reads a neighbour message, unless it is not about an IP neighbour.

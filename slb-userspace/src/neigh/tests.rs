@@ -297,6 +297,7 @@ fn lists_links() {
             mac: Some(MAC),
             up: true,
             kind: Some("veth".into()),
+            xdp: None,
         };
         assert_eq!(*near, expected);
         let loopback = links.iter().find(|link| link.name == "lo").unwrap();

@@ -1,0 +1,101 @@
+//! Serves the API on a unix socket.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::ErrorKind,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+use axum::{Json, Router, extract::State as Shared, http::StatusCode, routing::get};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::watch,
+};
+
+use super::{
+    status::{Context, status},
+    types::{Daemon, Status},
+};
+use crate::{
+    dataplane::{bpf::maps::Maps, state::State},
+    neigh,
+};
+
+/// What the control loop last put in force.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// What the data plane holds.
+    pub state: State,
+    /// Why servers are in the state they are in, by their id.
+    pub details: BTreeMap<u32, String>,
+}
+
+/// The socket; its file goes with it.
+pub struct Socket {
+    listener: Option<UnixListener>,
+    path: PathBuf,
+}
+
+impl Socket {
+    /// Binds the socket. A file left by a daemon that was killed is replaced; one that answers is not.
+    pub async fn bind(path: &Path) -> Result<Self> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        }
+        if UnixStream::connect(path).await.is_ok() {
+            bail!(
+                "another daemon answers on {}: stop it, or set [daemon] socket to another path",
+                path.display()
+            );
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error)
+                    .with_context(|| format!("cannot remove the old socket {}", path.display()));
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).with_context(|| format!("cannot bind {}", path.display()))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+        Ok(Self { listener: Some(listener), path: path.to_owned() })
+    }
+
+    /// Answers until the future is dropped.
+    pub async fn serve(&mut self, maps: Maps, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<()> {
+        let Some(listener) = self.listener.take() else { bail!("the API is served already") };
+        let api = Arc::new(Api { maps, snapshots, started: Instant::now() });
+        let router = Router::new().route("/v1/status", get(serve_status)).with_state(api);
+        Ok(axum::serve(listener, router).await?)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+struct Api {
+    maps: Maps,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    started: Instant,
+}
+
+async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Json<Status>, (StatusCode, String)> {
+    let failed = |error: anyhow::Error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"));
+    let interfaces = neigh::links().await.map_err(failed)?;
+    let snapshot = Arc::clone(&api.snapshots.borrow());
+    let daemon = Daemon {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_seconds: api.started.elapsed().as_secs(),
+    };
+    let context = Context { daemon: Some(daemon), details: &snapshot.details, interfaces: &interfaces };
+    status(&snapshot.state, &api.maps, context).map(Json).map_err(failed)
+}

@@ -1,0 +1,163 @@
+//! Makes the status document from the maps: with the daemon and, from its pins, without it.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use slb_common::{
+    abi::{Mac, backend::Backend, service::Service, stats::Counters as MapCounters, unpad_name},
+    net::headers::protocol,
+};
+
+use super::types::{
+    AttachMode, Counters, Daemon, Health, Interface, Listener, LoadBalancer, NextHop, Reason, Server, Status,
+};
+use crate::{
+    control::ids::NO_TABLE,
+    dataplane::{
+        bpf::maps::Maps,
+        state::{State, backend_address, to_ip},
+    },
+    neigh,
+};
+
+/// What is known besides the maps.
+pub struct Context<'a> {
+    /// The daemon, where one runs.
+    pub daemon: Option<Daemon>,
+    /// Why servers are in the state they are in, by their id.
+    pub details: &'a BTreeMap<u32, String>,
+    /// The interfaces of this network namespace.
+    pub interfaces: &'a [neigh::Link],
+}
+
+/// Describes what `state` holds, with the counters of `maps`.
+pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status> {
+    let mut balancers: BTreeMap<String, Vec<Listener>> = BTreeMap::new();
+    for (id, service) in &state.services {
+        let listeners = balancers.entry(name(&service.load_balancer)).or_default();
+        if service.ring == NO_TABLE {
+            continue;
+        }
+        let counters = counters(maps.service_counters(*id)?);
+        let listener = name(&service.listener);
+        match listeners.iter_mut().find(|known| known.name == listener) {
+            Some(known) => {
+                known.addresses.push(to_ip(&service.address));
+                known.counters = add(known.counters, counters);
+                for server in servers(state, service, maps, &context)? {
+                    if !known.servers.contains(&server) {
+                        known.servers.push(server);
+                    }
+                }
+            }
+            None => listeners.push(Listener {
+                name: listener,
+                protocol: if service.protocol == protocol::TCP { "tcp" } else { "udp" }.to_owned(),
+                port: u16::from_be(service.port),
+                mode: "nat".to_owned(),
+                addresses: vec![to_ip(&service.address)],
+                server_group: Some(name(&service.group)).filter(|group| !group.is_empty()),
+                counters,
+                servers: servers(state, service, maps, &context)?,
+            }),
+        }
+    }
+    for listener in balancers.values_mut().flatten() {
+        listener.addresses.sort();
+        listener.servers.sort_by_key(|server| server.address);
+    }
+    Ok(Status {
+        daemon: context.daemon,
+        interfaces: attached(state, context.interfaces),
+        load_balancers: balancers
+            .into_iter()
+            .map(|(name, mut listeners)| {
+                listeners.sort_by(|a, b| a.name.cmp(&b.name));
+                LoadBalancer { name, listeners }
+            })
+            .collect(),
+        reasons: maps
+            .totals()?
+            .into_iter()
+            .map(|(action, reason, packets)| Reason {
+                verdict: action.name().to_owned(),
+                reason: reason.name().to_owned(),
+                packets,
+            })
+            .collect(),
+    })
+}
+
+fn servers(state: &State, service: &Service, maps: &Maps, context: &Context<'_>) -> Result<Vec<Server>> {
+    let slots = maps.slots_of(service.ring)?;
+    state
+        .backends
+        .iter()
+        .filter(|(_, backend)| backend.ring == service.ring)
+        .map(|(id, backend)| {
+            Ok(Server {
+                address: backend_address(backend),
+                weight: backend.weight,
+                health: health(backend.health),
+                detail: context.details.get(id).cloned(),
+                next_hop: state
+                    .next_hops
+                    .get(&backend.next_hop)
+                    .map(|hop| NextHop { interface: hop.ifindex, mac: mac(hop.destination) }),
+                slots: slots.get(id).copied().unwrap_or(0),
+                counters: counters(maps.backend_counters(*id)?),
+            })
+        })
+        .collect()
+}
+
+fn attached(state: &State, interfaces: &[neigh::Link]) -> Vec<Interface> {
+    interfaces
+        .iter()
+        .filter(|interface| state.interfaces.contains(&interface.index))
+        .filter_map(|interface| {
+            Some(Interface {
+                name: interface.name.clone(),
+                index: interface.index,
+                mode: if interface.xdp?.native { AttachMode::Native } else { AttachMode::Generic },
+            })
+        })
+        .collect()
+}
+
+fn name(padded: &[u8; slb_common::abi::NAME_LEN]) -> String {
+    unpad_name(padded).unwrap_or("?").to_owned()
+}
+
+fn mac(mac: Mac) -> String {
+    mac.bytes().map(|byte| format!("{byte:02x}")).join(":")
+}
+
+fn health(number: u32) -> Health {
+    match number {
+        Backend::HEALTH_HEALTHY => Health::Healthy,
+        Backend::HEALTH_UNHEALTHY => Health::Unhealthy,
+        Backend::HEALTH_UNCHECKED => Health::Unchecked,
+        _ => Health::Unknown,
+    }
+}
+
+fn counters(from: MapCounters) -> Counters {
+    Counters {
+        packets_in: from.packets_in,
+        bytes_in: from.bytes_in,
+        packets_out: from.packets_out,
+        bytes_out: from.bytes_out,
+        new_flows: from.new_flows,
+    }
+}
+
+fn add(a: Counters, b: Counters) -> Counters {
+    Counters {
+        packets_in: a.packets_in + b.packets_in,
+        bytes_in: a.bytes_in + b.bytes_in,
+        packets_out: a.packets_out + b.packets_out,
+        bytes_out: a.bytes_out + b.bytes_out,
+        new_flows: a.new_flows + b.new_flows,
+    }
+}

@@ -1,0 +1,28 @@
+//! `slbd run`.
+
+use std::{path::Path, process::ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{config, daemon, telemetry};
+
+/// Runs the daemon in the foreground. A configuration that is refused changes nothing.
+pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
+    let loaded = match config::load(path) {
+        Ok(loaded) => loaded,
+        Err(rejected) => {
+            eprintln!("{rejected}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    if !nix::unistd::geteuid().is_root() {
+        bail!("slbd run needs root: it loads an XDP program and attaches it to interfaces");
+    }
+    telemetry::init(log_format);
+    for warning in loaded.warnings.diagnostics() {
+        tracing::warn!("configuration: {}", warning.message());
+    }
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    runtime.block_on(daemon::run(loaded.config))?;
+    Ok(ExitCode::SUCCESS)
+}

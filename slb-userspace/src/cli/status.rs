@@ -1,0 +1,169 @@
+//! `slb status`.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use comfy_table::{CellAlignment, Table, presets};
+
+use crate::{
+    api::{
+        client,
+        status::{Context, status as describe},
+        types::{AttachMode, Health, Listener, Server, Status},
+    },
+    dataplane::{
+        DataPlane as _,
+        bpf::{maps::Maps, pins::Pins},
+    },
+    neigh,
+};
+
+/// How the answer is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Tables for people.
+    Table,
+    /// The API's own document.
+    Json,
+}
+
+/// Shows what SLB is doing: asks the daemon, or reads the pins where none answers.
+pub fn status(socket: &Path, pin_dir: PathBuf, output: Output) -> Result<()> {
+    let status = tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        match client::status(socket).await? {
+            Some(status) => Ok(status),
+            None => from_pins(socket, &Pins::new(pin_dir)).await,
+        }
+    })?;
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+        Output::Table => print!("{}", render(&status)),
+    }
+    Ok(())
+}
+
+async fn from_pins(socket: &Path, pins: &Pins) -> Result<Status> {
+    if !pins.exist() {
+        bail!(
+            "no daemon listens on {}, and there are no pins in {}: SLB is not running here",
+            socket.display(),
+            pins.root().display()
+        );
+    }
+    let maps = Maps::open(pins).context("no daemon listens, and its pins cannot be read")?;
+    let interfaces = neigh::links().await?;
+    let context = Context { daemon: None, details: &BTreeMap::new(), interfaces: &interfaces };
+    describe(&maps.observe()?, &maps, context)
+}
+
+fn render(status: &Status) -> String {
+    let mut text = match &status.daemon {
+        Some(daemon) => {
+            format!("slbd {} (pid {}), up {} s\n", daemon.version, daemon.pid, daemon.uptime_seconds)
+        }
+        None => "slbd is not running; this is what the kernel forwards by\n".to_owned(),
+    };
+    for interface in &status.interfaces {
+        let mode = match interface.mode {
+            AttachMode::Native => "native",
+            AttachMode::Generic => "generic",
+        };
+        text += &format!("interface {}: XDP {mode}\n", interface.name);
+    }
+    for balancer in &status.load_balancers {
+        for listener in &balancer.listeners {
+            text += &format!("\n{}\n{}\n", heading(&balancer.name, listener), servers(listener));
+        }
+    }
+    if !status.reasons.is_empty() {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_header(["verdict", "reason", "packets"]);
+        for reason in &status.reasons {
+            table.add_row([reason.verdict.clone(), reason.reason.clone(), reason.packets.to_string()]);
+        }
+        align(&mut table, 2);
+        text += &format!("\n{table}\n");
+    }
+    text
+}
+
+fn heading(balancer: &str, listener: &Listener) -> String {
+    let addresses: Vec<_> = listener
+        .addresses
+        .iter()
+        .map(|address| SocketAddr::new(*address, listener.port).to_string())
+        .collect();
+    format!(
+        "{balancer}/{} {} {} -> {} ({}): {} flows, {} packets in, {} out",
+        listener.name,
+        listener.protocol,
+        addresses.join(", "),
+        listener.server_group.as_deref().unwrap_or("default group"),
+        listener.mode,
+        listener.counters.new_flows,
+        listener.counters.packets_in,
+        listener.counters.packets_out,
+    )
+}
+
+fn servers(listener: &Listener) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header([
+        "server",
+        "health",
+        "next hop",
+        "weight",
+        "share",
+        "flows",
+        "packets in",
+        "packets out",
+        "bytes in",
+        "bytes out",
+    ]);
+    for server in &listener.servers {
+        let next_hop = server.next_hop.as_ref().map_or("unresolved", |hop| &hop.mac);
+        table.add_row([
+            server.address.to_string(),
+            health(server),
+            next_hop.to_owned(),
+            server.weight.to_string(),
+            format!("{:.1} %", share(server, listener)),
+            server.counters.new_flows.to_string(),
+            server.counters.packets_in.to_string(),
+            server.counters.packets_out.to_string(),
+            server.counters.bytes_in.to_string(),
+            server.counters.bytes_out.to_string(),
+        ]);
+    }
+    align(&mut table, 3);
+    table
+}
+
+fn health(server: &Server) -> String {
+    let health = match server.health {
+        Health::Unknown => "unknown",
+        Health::Healthy => "healthy",
+        Health::Unhealthy => "unhealthy",
+        Health::Unchecked => "unchecked",
+    };
+    server.detail.as_ref().map_or_else(|| health.to_owned(), |detail| format!("{health}: {detail}"))
+}
+
+/// Percent of the new flows of its address family that a server gets.
+fn share(server: &Server, listener: &Listener) -> f64 {
+    let family = listener.servers.iter().filter(|other| other.address.is_ipv4() == server.address.is_ipv4());
+    let all: u32 = family.map(|other| other.slots).sum();
+    100.0 * f64::from(server.slots) / f64::from(all.max(1))
+}
+
+/// Puts the columns from `numbers` on at the right.
+fn align(table: &mut Table, numbers: usize) {
+    for column in table.column_iter_mut().skip(numbers) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+}

@@ -1,0 +1,289 @@
+//! What the data plane should hold, from the configuration and what is known of servers and neighbours. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use slb_common::{abi::backend::NextHop, net::headers::protocol};
+
+use crate::{
+    config::model::{
+        Config, HealthCheck, Listener, LoadBalancer, Name, Protocol, TableSize, Target as Servers,
+    },
+    health::Target,
+};
+
+/// Idle time after which a TCP connection is forgotten.
+pub const TCP_IDLE: Duration = Duration::from_secs(900);
+/// Idle time after which a UDP flow is forgotten.
+pub const UDP_IDLE: Duration = Duration::from_secs(90);
+
+/// What is known besides the configuration.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Known<'a> {
+    /// Verdicts on what is checked; what is not in here has not been decided yet.
+    pub health: Option<&'a BTreeMap<Target, Verdict>>,
+    /// Next hops; what is not in here is not resolved.
+    pub next_hops: Option<&'a BTreeMap<IpAddr, NextHop>>,
+}
+
+/// What a health check has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether the server is able to serve.
+    pub healthy: bool,
+    /// Why not, or what the last failure was.
+    pub detail: Option<String>,
+}
+
+/// What the data plane should hold, still without ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired {
+    /// Seed of the flow hash and of the tables.
+    pub seed: u64,
+    /// Services; (address, port, protocol) is unique.
+    pub services: Vec<Service>,
+    /// Pools, which services name by their index.
+    pub pools: Vec<Pool>,
+}
+
+/// One VIP, port and protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// The VIP.
+    pub address: IpAddr,
+    /// Port; 0 for echo.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Name of the load balancer.
+    pub load_balancer: String,
+    /// Name of the listener; empty for echo.
+    pub listener: String,
+    /// Name of the server group; `None` for the default group and for echo.
+    pub group: Option<String>,
+    /// Index of the pool; `None` for echo.
+    pub pool: Option<usize>,
+    /// Idle time after which a flow is forgotten.
+    pub idle: Duration,
+}
+
+/// Servers of one address family that are checked in one way: what a table is built of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// Slots of the table.
+    pub slots: TableSize,
+    /// Servers.
+    pub servers: BTreeMap<SocketAddr, Server>,
+}
+
+/// A server of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Weight, 0 to 100.
+    pub weight: u8,
+    /// Health.
+    pub health: Health,
+    /// Why it is in that state, where there is something to say.
+    pub detail: Option<String>,
+    /// Where packets to it leave; `None` while unresolved.
+    pub next_hop: Option<NextHop>,
+}
+
+/// Health of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// Checked, but not decided yet: keeps the flows it has and gets no new ones.
+    Unknown,
+    /// Able to serve.
+    Healthy,
+    /// Not able to serve.
+    Unhealthy,
+    /// Not checked; taken as able to serve.
+    Unchecked,
+}
+
+impl Server {
+    /// Whether new flows may be given to it.
+    pub fn takes_new(&self) -> bool {
+        self.weight > 0 && matches!(self.health, Health::Healthy | Health::Unchecked)
+    }
+
+    /// Whether established flows may go on.
+    pub fn keeps_established(&self) -> bool {
+        self.health != Health::Unhealthy
+    }
+}
+
+/// What makes two listeners share a pool.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct PoolKey<'a> {
+    servers: ServersKey<'a>,
+    check: Option<&'a HealthCheck>,
+    is_v4: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum ServersKey<'a> {
+    Default { load_balancer: &'a Name, backend_port: u16 },
+    Group(&'a Name),
+}
+
+/// Works out what the data plane should hold.
+pub fn desired(config: &Config, known: Known<'_>) -> Desired {
+    let mut services = Vec::new();
+    let mut pools = Vec::new();
+    let mut indexes = BTreeMap::new();
+    for balancer in &config.load_balancers {
+        if balancer.listeners.is_empty() {
+            continue;
+        }
+        services.extend(balancer.addresses.iter().map(|address| echo(balancer, *address)));
+        for listener in &balancer.listeners {
+            for address in &balancer.addresses {
+                let key = PoolKey {
+                    servers: servers_key(balancer, listener),
+                    check: listener.health_check.as_ref(),
+                    is_v4: address.is_ipv4(),
+                };
+                let pool = *indexes.entry(key).or_insert_with(|| {
+                    pools.push(pool(config, balancer, listener, address.is_ipv4(), known));
+                    pools.len() - 1
+                });
+                services.push(service(balancer, listener, *address, pool));
+            }
+        }
+    }
+    Desired { seed: config.daemon.hash_seed, services, pools }
+}
+
+/// What is to be checked, and a server that each check is about.
+pub fn targets(config: &Config) -> BTreeMap<Target, SocketAddr> {
+    config
+        .load_balancers
+        .iter()
+        .flat_map(|balancer| balancer.listeners.iter().map(move |listener| (balancer, listener)))
+        .filter_map(|(balancer, listener)| Some((balancer, listener, listener.health_check.as_ref()?)))
+        .flat_map(|(balancer, listener, check)| {
+            members(config, balancer, listener)
+                .1
+                .into_iter()
+                .map(|(server, _)| (Target::new(server, check), server))
+        })
+        .collect()
+}
+
+/// The servers, whose next hops must be known.
+pub fn destinations(config: &Config) -> BTreeSet<IpAddr> {
+    config
+        .load_balancers
+        .iter()
+        .flat_map(|balancer| balancer.listeners.iter().map(move |listener| (balancer, listener)))
+        .flat_map(|(balancer, listener)| members(config, balancer, listener).1)
+        .map(|(server, _)| server.ip())
+        .collect()
+}
+
+fn servers_key<'a>(balancer: &'a LoadBalancer, listener: &'a Listener) -> ServersKey<'a> {
+    match &listener.target {
+        Servers::DefaultGroup { backend_port } => {
+            ServersKey::Default { load_balancer: &balancer.name, backend_port: *backend_port }
+        }
+        Servers::ServerGroup(name) => ServersKey::Group(name),
+    }
+}
+
+/// The servers behind a listener with their weights, and the size of their table.
+fn members(
+    config: &Config,
+    balancer: &LoadBalancer,
+    listener: &Listener,
+) -> (TableSize, Vec<(SocketAddr, u8)>) {
+    match &listener.target {
+        Servers::DefaultGroup { backend_port } => (
+            balancer.table_size,
+            balancer
+                .servers
+                .iter()
+                .map(|server| (SocketAddr::new(server.address, *backend_port), server.weight.value()))
+                .collect(),
+        ),
+        Servers::ServerGroup(name) => {
+            // The model promises that the group exists.
+            config.server_groups.iter().find(|group| group.name == *name).map_or(
+                (TableSize::DEFAULT, Vec::new()),
+                |group| {
+                    let servers = group
+                        .servers
+                        .iter()
+                        .map(|server| (SocketAddr::new(server.address, server.port), server.weight.value()));
+                    (group.table_size, servers.collect())
+                },
+            )
+        }
+    }
+}
+
+fn pool(
+    config: &Config,
+    balancer: &LoadBalancer,
+    listener: &Listener,
+    is_v4: bool,
+    known: Known<'_>,
+) -> Pool {
+    let (slots, members) = members(config, balancer, listener);
+    let servers = members
+        .into_iter()
+        .filter(|(address, _)| address.is_ipv4() == is_v4)
+        .map(|(address, weight)| {
+            let (health, detail) = match &listener.health_check {
+                None => (Health::Unchecked, None),
+                Some(check) => match known.health.and_then(|health| health.get(&Target::new(address, check)))
+                {
+                    None => (Health::Unknown, None),
+                    Some(verdict) if verdict.healthy => (Health::Healthy, verdict.detail.clone()),
+                    Some(verdict) => (Health::Unhealthy, verdict.detail.clone()),
+                },
+            };
+            let next_hop = known.next_hops.and_then(|hops| hops.get(&address.ip())).copied();
+            (address, Server { weight, health, detail, next_hop })
+        })
+        .collect();
+    Pool { slots, servers }
+}
+
+fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: usize) -> Service {
+    let (protocol, idle) = match listener.protocol {
+        Protocol::Tcp => (protocol::TCP, TCP_IDLE),
+        Protocol::Udp => (protocol::UDP, UDP_IDLE),
+    };
+    Service {
+        address,
+        port: listener.port,
+        protocol,
+        load_balancer: balancer.name.to_string(),
+        listener: listener.name.to_string(),
+        group: match &listener.target {
+            Servers::DefaultGroup { .. } => None,
+            Servers::ServerGroup(name) => Some(name.to_string()),
+        },
+        pool: Some(pool),
+        idle,
+    }
+}
+
+/// A VIP with a listener answers echo requests.
+fn echo(balancer: &LoadBalancer, address: IpAddr) -> Service {
+    Service {
+        address,
+        port: 0,
+        protocol: if address.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 },
+        load_balancer: balancer.name.to_string(),
+        listener: String::new(),
+        group: None,
+        pool: None,
+        idle: Duration::ZERO,
+    }
+}

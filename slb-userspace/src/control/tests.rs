@@ -1,0 +1,303 @@
+//! The control side from configuration to data plane, without kernel, clock or sockets.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use proptest::prelude::*;
+use slb_common::abi::{
+    Mac,
+    backend::{Backend, NextHop},
+};
+
+use super::{
+    desired::{Known, Verdict, desired, destinations, targets},
+    reconcile::Reconciler,
+};
+use crate::{
+    config::{self, model::Config},
+    dataplane::{
+        fake::Fake,
+        state::{State, backend_address},
+    },
+    health::Target,
+};
+
+const HZ: u32 = 250;
+
+fn config(text: &str) -> Config {
+    let text = format!("[daemon]\ninterfaces = [\"eth0\"]\n{text}");
+    config::parse("test.toml", &text).unwrap_or_else(|rejected| panic!("{rejected}")).config
+}
+
+/// One group of servers `(last octet, weight)` behind a TCP and, sharing it, a second TCP listener.
+fn group(servers: &[(u8, u8)]) -> Config {
+    let servers: Vec<_> = servers
+        .iter()
+        .map(|(n, weight)| format!("{{ address = \"10.0.0.{n}\", port = 8080, weight = {weight} }}"))
+        .collect();
+    config(&format!(
+        r#"
+        [[load_balancer]]
+        name = "shop"
+        addresses = ["192.0.2.10"]
+        [[load_balancer.listener]]
+        name = "web"
+        protocol = "tcp"
+        port = 80
+        server_group = "web"
+        [[load_balancer.listener]]
+        name = "alt"
+        protocol = "tcp"
+        port = 81
+        server_group = "web"
+        [[server_group]]
+        name = "web"
+        servers = [{}]
+        "#,
+        servers.join(", ")
+    ))
+}
+
+struct World {
+    reconciler: Reconciler<Fake>,
+    health: BTreeMap<Target, Verdict>,
+    next_hops: BTreeMap<IpAddr, NextHop>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            reconciler: Reconciler::new(Fake::default(), BTreeSet::from([2]), HZ),
+            health: BTreeMap::new(),
+            next_hops: BTreeMap::new(),
+        }
+    }
+
+    fn all_healthy(&mut self, config: &Config) {
+        for target in targets(config).into_keys() {
+            self.health.insert(target, Verdict { healthy: true, detail: None });
+        }
+        for address in destinations(config) {
+            self.next_hops.insert(address, hop(1));
+        }
+    }
+
+    fn set_health(&mut self, last_octet: u8, healthy: bool) {
+        for (target, verdict) in &mut self.health {
+            if target.address.ip() == IpAddr::from([10, 0, 0, last_octet]) {
+                verdict.healthy = healthy;
+            }
+        }
+    }
+
+    fn reconcile(&mut self, config: &Config) -> anyhow::Result<State> {
+        let known = Known { health: Some(&self.health), next_hops: Some(&self.next_hops) };
+        Ok(self.reconciler.reconcile(&desired(config, known))?.0.state)
+    }
+
+    /// A daemon that starts over what another has left.
+    fn restart(self) -> Self {
+        let Self { reconciler, health, next_hops } = self;
+        let reconciler = Reconciler::new(reconciler.into_plane(), BTreeSet::from([2]), HZ);
+        Self { reconciler, health, next_hops }
+    }
+}
+
+fn hop(n: u8) -> NextHop {
+    NextHop {
+        ifindex: 2,
+        reserved: 0,
+        destination: Mac::new([2, 0, 0, 0, 0, n]),
+        source: Mac::new([2, 0, 0, 0, 1, 0]),
+    }
+}
+
+fn backend(state: &State, last_octet: u8) -> (u32, Backend) {
+    let found = state
+        .backends
+        .iter()
+        .find(|(_, backend)| backend_address(backend).ip() == IpAddr::from([10, 0, 0, last_octet]));
+    let (id, backend) = found.expect("the server is there");
+    (*id, *backend)
+}
+
+fn members(state: &State, table: u32) -> Vec<u32> {
+    state.tables[&table].members.iter().map(|member| member.backend).collect()
+}
+
+#[test]
+fn listeners_of_one_group_and_check_share_a_table() {
+    let config = group(&[(1, 100), (2, 50)]);
+    let mut world = World::new();
+    world.all_healthy(&config);
+    let state = world.reconcile(&config).unwrap();
+    assert_eq!(state.tables.len(), 1);
+    assert_eq!(state.backends.len(), 2);
+    // Two listeners and the right to answer echo requests.
+    assert_eq!(state.services.len(), 3);
+    assert_eq!(state.indexed.len(), 3);
+}
+
+#[test]
+fn a_server_not_yet_checked_keeps_flows_and_gets_no_new_ones() {
+    let config = group(&[(1, 100), (2, 50)]);
+    let mut world = World::new();
+    let state = world.reconcile(&config).unwrap();
+    assert_eq!(backend(&state, 1).1.flags, Backend::ESTABLISHED);
+    assert!(members(&state, 0).is_empty());
+}
+
+#[test]
+fn an_unhealthy_server_leaves_the_table_and_loses_its_flows() {
+    let config = group(&[(1, 100), (2, 50)]);
+    let mut world = World::new();
+    world.all_healthy(&config);
+    world.reconcile(&config).unwrap();
+    world.set_health(2, false);
+    let state = world.reconcile(&config).unwrap();
+    assert_eq!(members(&state, 0), [backend(&state, 1).0]);
+    assert_eq!(backend(&state, 2).1.flags, 0);
+    world.set_health(2, true);
+    let state = world.reconcile(&config).unwrap();
+    assert_eq!(members(&state, 0).len(), 2);
+}
+
+#[test]
+fn weight_zero_keeps_flows_and_gets_no_new_ones() {
+    let mut world = World::new();
+    let before = group(&[(1, 100), (2, 50)]);
+    world.all_healthy(&before);
+    let (id, old) = backend(&world.reconcile(&before).unwrap(), 2);
+    let state = world.reconcile(&group(&[(1, 100), (2, 0)])).unwrap();
+    let (same, new) = backend(&state, 2);
+    assert_eq!((same, new.reference, new.flags), (id, old.reference, Backend::ESTABLISHED));
+    assert!(!members(&state, 0).contains(&id));
+}
+
+#[test]
+fn a_restart_changes_nothing_but_rebuilt_tables() {
+    let config = group(&[(1, 100), (2, 50)]);
+    let mut world = World::new();
+    world.all_healthy(&config);
+    let before = world.reconcile(&config).unwrap();
+    let mut world = world.restart();
+    assert_eq!(world.reconcile(&config).unwrap(), before);
+}
+
+#[test]
+fn a_server_that_returns_gets_a_reference_of_its_own() {
+    let mut world = World::new();
+    let both = group(&[(1, 100), (2, 50)]);
+    world.all_healthy(&both);
+    let first = backend(&world.reconcile(&both).unwrap(), 2).1.reference;
+    world.reconcile(&group(&[(1, 100)])).unwrap();
+    let second = backend(&world.reconcile(&both).unwrap(), 2).1.reference;
+    assert_ne!(first, second);
+}
+
+#[test]
+fn a_changed_neighbour_gets_an_entry_of_its_own() {
+    let config = group(&[(1, 100)]);
+    let mut world = World::new();
+    world.all_healthy(&config);
+    let before = backend(&world.reconcile(&config).unwrap(), 1).1.next_hop;
+    world.next_hops.insert(IpAddr::from([10, 0, 0, 1]), hop(9));
+    let state = world.reconcile(&config).unwrap();
+    let after = backend(&state, 1).1.next_hop;
+    assert_ne!(before, after);
+    assert_eq!(state.next_hops, BTreeMap::from([(after, hop(9))]));
+}
+
+#[test]
+fn too_many_servers_are_refused_and_nothing_changes() {
+    let servers: Vec<_> = (0..255).map(|n| (n, 100)).collect();
+    let fits = group(&servers[1..]);
+    let mut world = World::new();
+    let before = world.reconcile(&fits).unwrap();
+    let groups: String = (0..65)
+        .map(|g| {
+            let servers: Vec<_> =
+                (1..255).map(|n| format!("{{ address = \"10.1.{g}.{n}\", port = 80 }}")).collect();
+            format!("[[server_group]]\nname = \"g{g}\"\nservers = [{}]\n", servers.join(", "))
+        })
+        .collect();
+    let balancers: String = (0..65)
+        .map(|g| {
+            format!(
+                "[[load_balancer]]\nname = \"b{g}\"\naddresses = [\"192.0.2.{}\"]\n[[load_balancer.listener]]\n\
+                 name = \"l\"\nprotocol = \"tcp\"\nport = 80\nserver_group = \"g{g}\"\n",
+                g + 1
+            )
+        })
+        .collect();
+    let error = world.reconcile(&config(&(balancers + &groups))).unwrap_err().to_string();
+    assert!(error.contains("16384 servers"), "{error}");
+    assert_eq!(world.reconciler.held().unwrap(), &before);
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Servers(Vec<(u8, u8)>),
+    Health(u8, bool),
+    Neighbour(u8, Option<u8>),
+    Restart,
+    Fail(usize),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        prop::collection::btree_map(1u8..12, 0u8..=100, 1..8)
+            .prop_map(|servers| Change::Servers(servers.into_iter().collect())),
+        (1u8..12, any::<bool>()).prop_map(|(n, healthy)| Change::Health(n, healthy)),
+        (1u8..12, prop::option::of(0u8..4)).prop_map(|(n, hop)| Change::Neighbour(n, hop)),
+        Just(Change::Restart),
+        (0usize..6).prop_map(Change::Fail),
+    ]
+}
+
+proptest! {
+    /// The fake refuses every state in which a packet would find something that is not there; a server that stays
+    /// keeps its id and reference, whatever happens around it.
+    #[test]
+    fn any_sequence_of_changes_is_sound_at_every_step(changes in prop::collection::vec(change(), 1..40)) {
+        let mut world = World::new();
+        let mut config = group(&[(1, 100), (2, 50)]);
+        world.all_healthy(&config);
+        let mut before = world.reconcile(&config).unwrap();
+        for change in changes {
+            match change {
+                Change::Servers(servers) => {
+                    config = group(&servers);
+                    for target in targets(&config).into_keys() {
+                        world.health.entry(target).or_insert(Verdict { healthy: true, detail: None });
+                    }
+                }
+                Change::Health(n, healthy) => world.set_health(n, healthy),
+                Change::Neighbour(n, None) => drop(world.next_hops.remove(&IpAddr::from([10, 0, 0, n]))),
+                Change::Neighbour(n, Some(to)) => {
+                    world.next_hops.insert(IpAddr::from([10, 0, 0, n]), hop(to));
+                }
+                Change::Restart => world = world.restart(),
+                Change::Fail(after) => world.reconciler.plane_mut().fail_after = Some(after),
+            }
+            let fails = world.reconciler.plane_mut().fail_after.is_some();
+            let after = match world.reconcile(&config) {
+                Ok(state) => state,
+                Err(error) => {
+                    prop_assert!(fails && format!("{error:#}").contains("was to fail"), "{:#}", error);
+                    world.reconcile(&config).map_err(|error| TestCaseError::fail(format!("{error:#}")))?
+                }
+            };
+            world.reconciler.plane_mut().fail_after = None;
+            prop_assert_eq!(&world.reconciler.plane_mut().state, &after);
+            for (id, new) in &after.backends {
+                if let Some((old_id, old)) = before.backends.iter().find(|(_, old)| old.address == new.address) {
+                    prop_assert_eq!((old_id, old.reference), (id, new.reference));
+                }
+            }
+            before = after;
+        }
+    }
+}
