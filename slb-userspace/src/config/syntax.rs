@@ -31,12 +31,11 @@ pub(super) fn explain(error: &toml::de::Error, text: &str) -> Diagnostic {
             _ => problem,
         };
     }
-    let mut lines = message.lines();
-    let first = lines.next().unwrap_or("not TOML");
-    let problem =
-        Diagnostic::error(span, format!("not valid TOML: {first}"), "the text cannot be read from here on");
-    let rest = lines.collect::<Vec<_>>().join(" ");
-    if rest.is_empty() { problem } else { problem.help(rest) }
+    let label = match message {
+        "duplicate key" => "this was set before",
+        _ => "the text cannot be read from here on",
+    };
+    Diagnostic::error(span, format!("not valid TOML: {message}"), label)
 }
 
 fn span_of(error: &toml::de::Error) -> Span {

@@ -26,7 +26,7 @@ const DNS_TARGET: &str = "backend_port = 5353";
 fn syntax_and_shape() {
     check(&[
         ("[\"eth0\"]", "[\"eth0\"", "4:1", &["not valid TOML"]),
-        (WEB_PORT, "port = 80\nport = 81\n", "21:1", &["duplicate key"]),
+        (WEB_PORT, "port = 80\nport = 81\n", "21:1", &["duplicate key", "this was set before"]),
         (
             "[[server_group]]",
             "[server_group]",
@@ -90,6 +90,12 @@ fn unknown_fields() {
             "health_check = { kind = \"tcp\", intervall = \"2s\" }",
             "21:32",
             &["did you mean `interval`?"],
+        ),
+        (
+            "servers = [",
+            "tabel_size = 251\nservers = [",
+            "25:1",
+            &["did you mean `table_size`?", "`name`, `table_size`, `servers`"],
         ),
         (WEB_TARGET, "x = 1", "21:1", &["unknown field `x`", "no such field", "`health_check`"]),
     ]);
