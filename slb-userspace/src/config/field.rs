@@ -4,6 +4,8 @@ use std::{
     collections::HashMap, fmt::Display, hash::Hash, ops::RangeInclusive, path::PathBuf, time::Duration,
 };
 
+use slb_common::maglev;
+
 use super::{
     diagnostic::{Diagnostic, Span},
     model::{Name, TableSize, Weight},
@@ -12,7 +14,6 @@ use super::{
 };
 
 pub(super) mod address;
-mod prime;
 
 /// Collects the problems found so far.
 #[derive(Debug, Default)]
@@ -96,19 +97,18 @@ impl Checker {
     /// Checks a table size; an absent one is the default.
     pub(super) fn table_size(&mut self, value: Option<&Value>) -> Option<TableSize> {
         let Some(value) = value else { return Some(TableSize::DEFAULT) };
-        let slots = self.integer("table_size", value, prime::SMALLEST..=TableSize::DEFAULT.slots())?;
-        if prime::is_prime(slots) {
+        let slots = self.integer("table_size", value, maglev::MIN_SIZE..=maglev::MAX_SIZE)?;
+        if maglev::is_prime(slots) {
             return Some(TableSize(slots));
         }
-        let near = prime::neighbours(slots)
-            .map_or_else(String::new, |(below, above)| format!("the nearest ones are {below} and {above}"));
+        let (below, above) = maglev::nearest_primes(slots);
         self.refuse(
             Diagnostic::error(
                 value.span(),
                 "`table_size` is not a prime",
                 "allowed: primes from 251 to 65537",
             )
-            .help(near),
+            .help(format!("the nearest ones are {below} and {above}")),
         )
     }
 
