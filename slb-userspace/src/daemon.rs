@@ -62,7 +62,7 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let mut socket = Socket::bind(&config.daemon.socket).await?;
 
-    let interfaces = match start(&config, &pins).await {
+    let (mut reconciler, interfaces) = match start(&config, &pins).await {
         Ok(started) => started,
         Err(error) => {
             if fresh {
@@ -71,10 +71,9 @@ pub async fn run(config: Config) -> Result<()> {
             return Err(error);
         }
     };
-    let mut reconciler = Reconciler::new(Maps::open(&pins)?, interfaces, jiffies_per_second()?);
 
     let remembered = remembered(&config, reconciler.held()?);
-    let mut known = Facts { health: remembered, next_hops: BTreeMap::new() };
+    let mut known = Facts { interfaces, health: remembered, next_hops: BTreeMap::new() };
     let (events, mut verdicts) = mpsc::channel(1024);
     let mut supervisor = Supervisor::new(events);
     supervisor.set_targets(
@@ -145,6 +144,8 @@ pub async fn run(config: Config) -> Result<()> {
 
 /// What is known of servers and neighbours.
 struct Facts {
+    /// Names of the interfaces that run the program, by index.
+    interfaces: BTreeMap<u32, String>,
     health: BTreeMap<Target, Verdict>,
     next_hops: BTreeMap<IpAddr, NextHop>,
 }
@@ -168,6 +169,14 @@ impl Facts {
         let mut next_hops = BTreeMap::new();
         for (address, resolution) in neighbours {
             match resolution {
+                Resolution::Resolved(hop) if !self.interfaces.contains_key(&hop.interface_index) => {
+                    tracing::warn!(
+                        server = %address,
+                        interface = hop.interface,
+                        "the way to the server leaves through an interface that is not in [daemon] interfaces: \
+                         it gets no packets"
+                    );
+                }
                 Resolution::Resolved(hop) => {
                     next_hops.insert(
                         *address,
@@ -191,8 +200,11 @@ impl Facts {
     }
 }
 
-/// Loads the program and puts it on the interfaces. The links keep it: nothing here needs to.
-async fn start(config: &Config, pins: &Pins) -> Result<BTreeSet<u32>> {
+/// Loads the program and puts it on the interfaces, once it is known that the maps hold what is configured.
+async fn start(config: &Config, pins: &Pins) -> Result<(Reconciler<Maps>, BTreeMap<u32, String>)> {
+    let interfaces = configured(config).await?;
+    let indexes: BTreeSet<u32> = interfaces.iter().map(|interface| interface.index).collect();
+    // The links keep the program: nothing here needs to.
     let mut program = Program::load(pins, config.daemon.flow_table_entries)?;
     #[cfg(feature = "debug-log")]
     program.follow_log()?;
@@ -202,29 +214,28 @@ async fn start(config: &Config, pins: &Pins) -> Result<BTreeSet<u32>> {
         machine_code_bytes = facts.machine_code_bytes,
         "XDP program loaded"
     );
-    attach(config, pins, &mut program).await
-}
-
-/// Puts the program on every configured interface.
-async fn attach(config: &Config, pins: &Pins, program: &mut Program) -> Result<BTreeSet<u32>> {
-    let present = neigh::links().await?;
-    let mut wanted = Vec::new();
-    for name in &config.daemon.interfaces {
-        let Some(interface) = present.iter().find(|interface| interface.name == *name) else {
-            let names: Vec<_> = present.iter().map(|interface| interface.name.as_str()).collect();
-            bail!("no interface {name}; there are: {}", names.join(", "));
-        };
-        wanted.push(interface);
-    }
-    for interface in &wanted {
+    let mut reconciler = Reconciler::new(Maps::open(pins)?, indexes.clone(), jiffies_per_second()?);
+    reconciler.check(&desired(config, Known::default()))?;
+    for interface in &interfaces {
         let attachment = program
             .attach(pins, interface.index, config.daemon.xdp_mode)
             .with_context(|| format!("cannot attach to {}", interface.name))?;
         report(interface, attachment, config.daemon.xdp_mode);
     }
-    let indexes = wanted.iter().map(|interface| interface.index).collect();
     Program::detach_others(pins, &indexes)?;
-    Ok(indexes)
+    Ok((reconciler, interfaces.into_iter().map(|interface| (interface.index, interface.name)).collect()))
+}
+
+/// The configured interfaces.
+async fn configured(config: &Config) -> Result<Vec<Link>> {
+    let present = neigh::links().await?;
+    let find = |name: &String| {
+        present.iter().find(|interface| interface.name == *name).cloned().with_context(|| {
+            let names: Vec<_> = present.iter().map(|interface| interface.name.as_str()).collect();
+            format!("no interface {name}; there are: {}", names.join(", "))
+        })
+    };
+    config.daemon.interfaces.iter().map(find).collect()
 }
 
 fn report(interface: &Link, attachment: Attachment, wanted: XdpMode) {

@@ -48,6 +48,13 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(self.held.insert(held))
     }
 
+    /// Whether the maps have room for what is desired. Changes nothing.
+    pub fn check(&mut self, desired: &Desired) -> Result<()> {
+        let (interfaces, hz) = (self.interfaces.clone(), self.hz);
+        assign(desired, self.held()?, &interfaces, hz)?;
+        Ok(())
+    }
+
     /// Makes the data plane hold what is desired. Returns where everything is, and how many operations it took.
     ///
     /// # Errors
