@@ -14,7 +14,7 @@ use tables::Maps;
 
 /// Forwards what belongs to a listener, leaves everything else to the kernel.
 #[xdp]
-pub fn slb(ctx: XdpContext) -> u32 {
+fn slb(ctx: XdpContext) -> u32 {
     // SAFETY: the kernel hands the frame to this program alone until it returns.
     let mut frame = unsafe { Frame::from_raw(ctx.data(), ctx.data_end()) };
     let verdict = process(&mut frame, ctx.ingress_ifindex() as u32, &Maps);
