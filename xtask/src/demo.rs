@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, os::unix::process::CommandExt as _, process::ExitCode};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     process::{self, Privilege, cargo, target_dir},
@@ -13,7 +13,8 @@ use crate::{
 /// directly and its exit code is the answer.
 pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     setup::run(setup::Extent::Needed)?;
-    process::run(&mut cargo(&["build", "--package", "slb-userspace", "--package", "slb-tests", "--bins"])?)?;
+    let mut build = cargo(&["build", "--package", "slb-userspace", "--package", "slb-tests"])?;
+    process::run(build.args(["--bin", "slbd", "--bin", "slb", "--bin", "slb-demo"]))?;
     let privilege = Privilege::find();
     if privilege == Privilege::None {
         bail!("the demo makes network namespaces, which needs root; run it as root, or where sudo can ask");
@@ -21,5 +22,6 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     let mut demo = privilege.command(&target_dir()?.join("debug/slb-demo"));
     demo.args(arguments);
     process::show(&demo);
-    Err(demo.exec().into())
+    let error = demo.exec();
+    Err(error).context("cannot start the demo")
 }
