@@ -14,6 +14,7 @@ use tables::Maps;
 
 /// Forwards what belongs to a listener, leaves everything else to the kernel.
 #[xdp]
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn slb(ctx: XdpContext) -> u32 {
     // SAFETY: the kernel hands the frame to this program alone until it returns.
     let mut frame = unsafe { Frame::from_raw(ctx.data(), ctx.data_end()) };

@@ -90,7 +90,8 @@ impl Program {
     pub fn follow_log(&mut self) -> Result<()> {
         use tokio::io::{Interest, unix::AsyncFd};
         let logger = aya_log::EbpfLogger::init(&mut self.ebpf).context("the program has no log")?;
-        let mut logger = AsyncFd::with_interest(logger, Interest::READABLE)?;
+        // SAFETY: the logger owns one descriptor, of its ring buffer, for as long as it lives.
+        let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }?;
         tokio::spawn(async move {
             while let Ok(mut ready) = logger.readable_mut().await {
                 ready.get_inner_mut().flush();
