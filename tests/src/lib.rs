@@ -1,1 +1,20 @@
-//! Namespace harness for SLB.
+//! Namespace harness for SLB: a small network of real namespaces, real servers and clients in them, and the real
+//! daemon between them.
+//!
+//! A [`World`] is one such network. It holds everything it made, and removes all of it when it is dropped; what a
+//! crashed run left behind is removed when the next one starts. Worlds exist one at a time, across processes too,
+//! so that scenarios do not disturb one another.
+
+pub mod client;
+pub mod config;
+pub mod daemon;
+pub mod leftovers;
+pub mod net;
+pub mod scenario;
+pub mod server;
+pub mod spread;
+pub mod wait;
+pub mod world;
+
+pub use scenario::scenario;
+pub use world::World;

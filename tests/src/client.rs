@@ -1,0 +1,115 @@
+//! Clients: many short exchanges, connections that stay open, bulk transfers, pings.
+//!
+//! Everything is bounded in number and time, and every failure is kept with the time it began, so that a scenario
+//! can say what must not fail, and when.
+
+mod bulk;
+mod exchange;
+mod load;
+mod long;
+mod ping;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    net::{Family, Namespace, Topology},
+    server::Service,
+};
+
+pub use bulk::Direction;
+pub use load::{Batch, Failure, Load};
+pub use long::{Break, LongLived};
+
+/// How long one exchange may take: longer than TCP needs to send lost packets several times.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The client's side of a world.
+#[derive(Debug, Clone)]
+pub struct Client {
+    namespace: Arc<Namespace>,
+    v4: Arc<[IpAddr]>,
+    v6: Arc<[IpAddr]>,
+}
+
+impl Client {
+    /// The client of `topology`.
+    pub fn new(topology: &Topology) -> Self {
+        let sources = |family| topology.sources(family).into();
+        Self { namespace: topology.client.clone(), v4: sources(Family::V4), v6: sources(Family::V6) }
+    }
+
+    /// Makes `count` exchanges with `target`, `concurrency` at a time, from all of the client's addresses in turn:
+    /// HTTP over a TCP connection each, or UDP datagrams from a port each.
+    ///
+    /// # Panics
+    /// For services other than HTTP and UDP echo.
+    pub fn exchanges(&self, service: Service, target: SocketAddr, count: u64, concurrency: usize) -> Batch {
+        self.load(service, target, count, concurrency).finish()
+    }
+
+    /// Starts what [`Self::exchanges`] does, in the background.
+    ///
+    /// # Panics
+    /// For services other than HTTP and UDP echo.
+    pub fn load(&self, service: Service, target: SocketAddr, count: u64, concurrency: usize) -> Load {
+        Load::start(&self.namespace, self.sources(target), service, target, count, concurrency)
+    }
+
+    /// One exchange; returns the name of the server that answered.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn exchange(&self, service: Service, target: SocketAddr) -> Result<String> {
+        let mut batch = self.exchanges(service, target, 1, 1);
+        match batch.failures.pop() {
+            Some(failure) => Err(anyhow::anyhow!("{failure}")),
+            None => batch.tally.pop_first().map(|(server, _)| server).context("neither answer nor failure"),
+        }
+    }
+
+    /// Opens `count` connections to a line server that go on exchanging lines.
+    ///
+    /// # Errors
+    /// One of them cannot be opened.
+    pub fn long_lived(&self, target: SocketAddr, count: usize) -> Result<LongLived> {
+        LongLived::open(&self.namespace, &self.sources(target), target, count)
+    }
+
+    /// Transfers `bytes` bytes over each of `connections` connections at the same time, and compares hashes.
+    ///
+    /// # Errors
+    /// A transfer fails, or what arrived is not what was sent.
+    pub fn bulk(
+        &self,
+        target: SocketAddr,
+        direction: Direction,
+        bytes: u64,
+        connections: usize,
+    ) -> Result<()> {
+        bulk::transfer(&self.namespace, &self.sources(target), target, direction, bytes, connections)
+    }
+
+    /// Sends an ICMP or ICMPv6 echo request; `Ok(None)` when no answer comes within `limit`.
+    ///
+    /// # Errors
+    /// The request cannot be sent, or something else comes back.
+    pub fn ping(&self, target: IpAddr, limit: Duration) -> Result<Option<Duration>> {
+        let source = self.sources((target, 0).into())[0];
+        self.namespace.on_thread(|| ping::ping(source, target, limit))
+    }
+
+    fn sources(&self, target: SocketAddr) -> Arc<[IpAddr]> {
+        if target.is_ipv4() { self.v4.clone() } else { self.v6.clone() }
+    }
+}
+
+/// Milliseconds from `start` to `end`, for messages.
+fn millis(start: Instant, end: Instant) -> u128 {
+    end.saturating_duration_since(start).as_millis()
+}

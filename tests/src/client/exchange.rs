@@ -1,0 +1,90 @@
+//! One short exchange with a server: HTTP over its own TCP connection, or UDP datagrams from a port of their own.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream, UdpSocket},
+    time::timeout,
+};
+
+/// Largest HTTP response, in bytes.
+const MAX_RESPONSE: u64 = 8 * 1024;
+
+/// Datagrams of one UDP exchange; the same server must answer all of them.
+const DATAGRAMS: u8 = 2;
+
+/// How often a datagram is sent again, and after what time without an answer.
+const RETRIES: u32 = 3;
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What an exchange brought.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// Name of the server.
+    pub(super) server: String,
+    /// Datagrams sent again.
+    pub(super) retries: u32,
+}
+
+/// Opens a TCP connection from an address of ours.
+pub(super) async fn connect(source: IpAddr, target: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.bind((source, 0).into())?;
+    socket.connect(target).await
+}
+
+/// Asks the HTTP server who it is. The server closes first, so that no port of the client's stays in TIME_WAIT.
+pub(super) async fn http(source: IpAddr, target: SocketAddr) -> Result<Answer> {
+    let mut stream = connect(source, target).await.context("connect")?;
+    let port = stream.local_addr()?.port();
+    let request = format!("GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.with_context(|| format!("send from port {port}"))?;
+    let mut response = String::new();
+    let read = (&mut stream).take(MAX_RESPONSE).read_to_string(&mut response).await;
+    read.with_context(|| format!("receive on port {port}"))?;
+    let (head, body) = response.split_once("\r\n\r\n").with_context(|| format!("cut short: {response:?}"))?;
+    ensure!(head.starts_with("HTTP/1.1 200 "), "not a success: {head:?}");
+    let server = head.lines().find_map(|line| line.strip_prefix("X-Server: ")).context("no server name")?;
+    ensure!(body.trim_end() == server, "header and body name different servers: {response:?}");
+    Ok(Answer { server: server.to_owned(), retries: 0 })
+}
+
+/// Sends datagrams to the UDP echo server and checks what comes back.
+pub(super) async fn udp(source: IpAddr, target: SocketAddr, ticket: u64) -> Result<Answer> {
+    let socket = UdpSocket::bind((source, 0)).await?;
+    socket.connect(target).await?;
+    let mut answer: Option<Answer> = None;
+    for datagram in 0..DATAGRAMS {
+        let message = format!("{ticket}.{datagram}");
+        let (server, retries) = ask(&socket, &message).await?;
+        match &mut answer {
+            None => answer = Some(Answer { server, retries }),
+            Some(first) if first.server == server => first.retries += retries,
+            Some(first) => bail!("one flow answered by {} and by {server}", first.server),
+        }
+    }
+    answer.context("no datagram was sent")
+}
+
+async fn ask(socket: &UdpSocket, message: &str) -> Result<(String, u32)> {
+    let mut buffer = [0; 256];
+    for retry in 0..=RETRIES {
+        socket.send(message.as_bytes()).await.context("send")?;
+        // What else comes is the late answer to a datagram that was sent again.
+        while let Ok(received) = timeout(RETRY_AFTER, socket.recv(&mut buffer)).await {
+            let text = str::from_utf8(&buffer[..received.context("receive")?])?;
+            let (server, echoed) =
+                text.split_once(' ').with_context(|| format!("no server name in {text:?}"))?;
+            if echoed == message {
+                return Ok((server.to_owned(), retry));
+            }
+        }
+    }
+    bail!("no answer on port {}", socket.local_addr()?.port())
+}

@@ -1,0 +1,202 @@
+//! Many short exchanges, several at a time.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use tokio::{task::JoinSet, time};
+
+use super::{PATIENCE, exchange, millis};
+use crate::{net::Namespace, server::Service};
+
+/// Pause of a worker whose exchange failed, so that refused connections do not become a flood.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
+
+/// What a number of exchanges brought.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// Successful exchanges by server.
+    pub tally: BTreeMap<String, u64>,
+    /// The others.
+    pub failures: Vec<Failure>,
+    /// UDP datagrams that had to be sent again.
+    pub retries: u64,
+}
+
+/// An exchange that failed.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// When it began.
+    pub started: Instant,
+    /// When it failed.
+    pub failed: Instant,
+    /// The client's address.
+    pub source: IpAddr,
+    /// What happened.
+    pub error: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "from {}: {} after {} ms", self.source, self.error, millis(self.started, self.failed))
+    }
+}
+
+impl Batch {
+    /// Successful exchanges.
+    pub fn successes(&self) -> u64 {
+        self.tally.values().sum()
+    }
+
+    /// Successful exchanges with one server.
+    pub fn of(&self, server: &str) -> u64 {
+        self.tally.get(server).copied().unwrap_or(0)
+    }
+
+    /// Failures of exchanges that began at `time` or later.
+    pub fn failures_since(&self, time: Instant) -> impl Iterator<Item = &Failure> {
+        self.failures.iter().filter(move |failure| failure.started >= time)
+    }
+
+    /// Fails if any exchange did.
+    ///
+    /// # Errors
+    /// Says how many failed, and how the first did.
+    pub fn expect_no_failure(&self) -> Result<()> {
+        self.expect_none(self.failures.iter())
+    }
+
+    /// Fails if any exchange that began at `time` or later did.
+    ///
+    /// # Errors
+    /// Says how many failed, and how the first did.
+    pub fn expect_no_failure_since(&self, time: Instant) -> Result<()> {
+        self.expect_none(self.failures_since(time))
+    }
+
+    fn expect_none<'a>(&self, mut failures: impl Iterator<Item = &'a Failure>) -> Result<()> {
+        let Some(first) = failures.next() else { return Ok(()) };
+        let (failed, succeeded) = (failures.count() + 1, self.successes());
+        Err(anyhow::anyhow!("{first}"))
+            .context(format!("{failed} exchanges failed, {succeeded} succeeded; the first"))
+    }
+}
+
+/// Exchanges going on in the background; dropping it stops them.
+#[derive(Debug)]
+pub struct Load {
+    namespace: Arc<Namespace>,
+    shared: Arc<Shared>,
+    // Taken when the load is joined.
+    workers: Option<JoinSet<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    sources: Arc<[IpAddr]>,
+    service: Service,
+    target: SocketAddr,
+    /// Exchanges begun, and how many may be.
+    next: AtomicU64,
+    limit: AtomicU64,
+    batch: Mutex<Batch>,
+}
+
+impl Load {
+    pub(super) fn start(
+        namespace: &Arc<Namespace>,
+        sources: Arc<[IpAddr]>,
+        service: Service,
+        target: SocketAddr,
+        count: u64,
+        concurrency: usize,
+    ) -> Self {
+        assert!(matches!(service, Service::Http | Service::Echo), "{service:?} has no short exchange");
+        let shared = Arc::new(Shared {
+            sources,
+            service,
+            target,
+            next: AtomicU64::new(0),
+            limit: AtomicU64::new(count),
+            batch: Mutex::default(),
+        });
+        let for_workers = shared.clone();
+        let workers = namespace.block_on(async move {
+            let mut workers = JoinSet::new();
+            for _ in 0..concurrency {
+                workers.spawn(work(for_workers.clone()));
+            }
+            workers
+        });
+        Self { namespace: namespace.clone(), shared, workers: Some(workers) }
+    }
+
+    /// What there is so far.
+    pub fn so_far(&self) -> Batch {
+        self.shared.batch().clone()
+    }
+
+    /// Exchanges done so far, successful or not.
+    pub fn done(&self) -> u64 {
+        let batch = self.shared.batch();
+        batch.successes() + batch.failures.len() as u64
+    }
+
+    /// Waits for all exchanges.
+    pub fn finish(mut self) -> Batch {
+        if let Some(mut workers) = self.workers.take() {
+            self.namespace.block_on(async move { while workers.join_next().await.is_some() {} });
+        }
+        self.so_far()
+    }
+
+    /// Begins no more exchanges and waits for the ones that are going on.
+    pub fn stop(self) -> Batch {
+        self.shared.limit.store(0, Ordering::Relaxed);
+        self.finish()
+    }
+}
+
+impl Shared {
+    fn batch(&self) -> MutexGuard<'_, Batch> {
+        self.batch.lock().expect("nobody panics while holding the batch")
+    }
+}
+
+async fn work(shared: Arc<Shared>) {
+    loop {
+        let ticket = shared.next.fetch_add(1, Ordering::Relaxed);
+        if ticket >= shared.limit.load(Ordering::Relaxed) {
+            return;
+        }
+        let source = shared.sources[usize::try_from(ticket).unwrap_or(0) % shared.sources.len()];
+        let started = Instant::now();
+        let attempt = async {
+            match shared.service {
+                Service::Echo => exchange::udp(source, shared.target, ticket).await,
+                _ => exchange::http(source, shared.target).await,
+            }
+        };
+        let outcome = time::timeout(PATIENCE, attempt).await;
+        let error = match outcome {
+            Ok(Ok(answer)) => {
+                let mut batch = shared.batch();
+                *batch.tally.entry(answer.server).or_default() += 1;
+                batch.retries += u64::from(answer.retries);
+                continue;
+            }
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => "no end".to_owned(),
+        };
+        shared.batch().failures.push(Failure { started, failed: Instant::now(), source, error });
+        time::sleep(PAUSE_AFTER_FAILURE).await;
+    }
+}

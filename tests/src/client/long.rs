@@ -1,0 +1,188 @@
+//! Connections that stay open and keep exchanging lines with their server.
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufStream},
+    net::TcpStream,
+    task::JoinSet,
+    time,
+};
+
+use super::{PATIENCE, exchange, millis};
+use crate::{net::Namespace, wait::wait_for};
+
+/// Pause between two lines of a connection.
+const BEAT: Duration = Duration::from_millis(20);
+
+/// Open connections; dropping it closes them.
+#[derive(Debug)]
+pub struct LongLived {
+    connections: Vec<Arc<Connection>>,
+    opened: Instant,
+    // Aborts the tasks when dropped.
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    server: String,
+    local: SocketAddr,
+    exchanges: AtomicU64,
+    broken: Mutex<Option<Break>>,
+}
+
+/// How a connection broke.
+#[derive(Debug, Clone)]
+pub struct Break {
+    /// The server it was with.
+    pub server: String,
+    /// The client's end.
+    pub local: SocketAddr,
+    /// When, in milliseconds since the connections were opened.
+    pub at_ms: u128,
+    /// What happened.
+    pub error: String,
+}
+
+impl fmt::Display for Break {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} with {} broke at {} ms: {}", self.local, self.server, self.at_ms, self.error)
+    }
+}
+
+impl LongLived {
+    pub(super) fn open(
+        namespace: &Arc<Namespace>,
+        sources: &Arc<[IpAddr]>,
+        target: SocketAddr,
+        count: usize,
+    ) -> Result<Self> {
+        let opened = Instant::now();
+        let sources = sources.clone();
+        let (connections, tasks) = namespace.block_on(async move {
+            let mut connections = Vec::new();
+            let mut tasks = JoinSet::new();
+            for source in sources.iter().cycle().take(count) {
+                let first = async {
+                    let mut stream = BufStream::new(exchange::connect(*source, target).await?);
+                    let server = beat(&mut stream, 0).await?;
+                    anyhow::Ok((stream, server))
+                };
+                let (stream, server) =
+                    time::timeout(PATIENCE, first).await.context("no end").flatten().context("long-lived")?;
+                let connection = Arc::new(Connection {
+                    server,
+                    local: stream.get_ref().local_addr()?,
+                    exchanges: AtomicU64::new(1),
+                    broken: Mutex::new(None),
+                });
+                connections.push(connection.clone());
+                tasks.spawn(keep_going(stream, connection, opened));
+            }
+            anyhow::Ok((connections, tasks))
+        })?;
+        Ok(Self { connections, opened, _tasks: tasks })
+    }
+
+    /// Connections that are not broken, by server.
+    pub fn alive(&self) -> BTreeMap<String, usize> {
+        let mut alive = BTreeMap::new();
+        for connection in self.connections.iter().filter(|connection| connection.broken().is_none()) {
+            *alive.entry(connection.server.clone()).or_default() += 1;
+        }
+        alive
+    }
+
+    /// Connections that are not broken, with one server.
+    pub fn alive_with(&self, server: &str) -> usize {
+        self.alive().get(server).copied().unwrap_or(0)
+    }
+
+    /// Connections that broke, in the order of their opening.
+    pub fn breaks(&self) -> Vec<Break> {
+        self.connections.iter().filter_map(|connection| connection.broken()).collect()
+    }
+
+    /// Fails if a connection broke that was not with the server `except`.
+    ///
+    /// # Errors
+    /// Says how many broke, and how the first did.
+    pub fn expect_unbroken(&self, except: Option<&str>) -> Result<()> {
+        let mut breaks = self.breaks();
+        breaks.retain(|broken| Some(broken.server.as_str()) != except);
+        match breaks.first() {
+            Some(first) => {
+                bail!("{} of {} long-lived connections broke; {first}", breaks.len(), self.connections.len())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until every connection that is not broken has exchanged another `lines` lines, or has broken.
+    ///
+    /// # Errors
+    /// One of them is stuck.
+    pub fn progress(&self, lines: u64) -> Result<()> {
+        let goals: Vec<_> =
+            self.connections.iter().map(|connection| connection.exchanges() + lines).collect();
+        wait_for("progress of every long-lived connection", 2 * PATIENCE, || {
+            let mut pairs = self.connections.iter().zip(&goals);
+            let reached = pairs
+                .all(|(connection, goal)| connection.exchanges() >= *goal || connection.broken().is_some());
+            Ok(reached.then_some(()))
+        })
+        .with_context(|| format!("{} ms after the opening", millis(self.opened, Instant::now())))
+    }
+}
+
+impl Connection {
+    fn exchanges(&self) -> u64 {
+        self.exchanges.load(Ordering::Relaxed)
+    }
+
+    fn broken(&self) -> Option<Break> {
+        self.broken.lock().expect("nobody panics while holding it").clone()
+    }
+}
+
+async fn keep_going(mut stream: BufStream<TcpStream>, connection: Arc<Connection>, opened: Instant) {
+    let error = loop {
+        time::sleep(BEAT).await;
+        match time::timeout(PATIENCE, beat(&mut stream, connection.exchanges())).await {
+            Ok(Ok(server)) if server == connection.server => {
+                connection.exchanges.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(Ok(server)) => break format!("answered by {server}"),
+            Ok(Err(error)) => break format!("{error:#}"),
+            Err(_) => break format!("no answer within {PATIENCE:?}"),
+        }
+    };
+    let at_ms = millis(opened, Instant::now());
+    let broken = Break { server: connection.server.clone(), local: connection.local, at_ms, error };
+    *connection.broken.lock().expect("nobody panics while holding it") = Some(broken);
+}
+
+/// Exchanges one line; returns the name of the server.
+async fn beat(stream: &mut BufStream<TcpStream>, number: u64) -> Result<String> {
+    stream.write_all(format!("{number}\n").as_bytes()).await?;
+    stream.flush().await?;
+    let mut line = String::new();
+    if stream.read_line(&mut line).await? == 0 {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    let (server, echoed) =
+        line.trim_end().split_once(' ').with_context(|| format!("no server name in {line:?}"))?;
+    ensure!(echoed == number.to_string(), "sent {number}, received {line:?}");
+    Ok(server.to_owned())
+}

@@ -1,0 +1,199 @@
+//! The daemon `slbd` and the client `slb`, run as programs.
+
+use std::{
+    env,
+    fs::{self, File, OpenOptions},
+    os::unix::process::{CommandExt, ExitStatusExt},
+    path::{Path, PathBuf},
+    process::{Child, ExitStatus, Output, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    sys::{
+        prctl::set_pdeathsig,
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
+};
+use slb_userspace::api::types::{Health, Server, Status};
+
+use crate::{net::Namespace, wait::wait_for};
+
+/// How long the daemon may take to be ready, or to end.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A running `slbd run`. Dropping it kills it; the forwarding stays.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+/// What is needed to run the two programs.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    namespace: Arc<Namespace>,
+    slbd: PathBuf,
+    slb: PathBuf,
+    log: PathBuf,
+}
+
+impl Programs {
+    /// The programs of this build, or the ones `SLBD` and `SLB` name; they will run in `namespace`, and `slbd run`
+    /// will log to `log`.
+    ///
+    /// # Errors
+    /// They have not been built.
+    pub fn new(namespace: &Arc<Namespace>, log: PathBuf) -> Result<Self> {
+        let (slbd, slb) = (program("slbd", "SLBD")?, program("slb", "SLB")?);
+        Ok(Self { namespace: namespace.clone(), slbd, slb, log })
+    }
+
+    /// Starts `slbd run`, without waiting for anything.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn run(&self, config: &Path) -> Result<Daemon> {
+        let log = || -> Result<File> { Ok(OpenOptions::new().create(true).append(true).open(&self.log)?) };
+        let mut command = self.namespace.command(&self.slbd);
+        command.arg("run").arg("--config").arg(config).stdin(Stdio::null()).stdout(log()?).stderr(log()?);
+        let die_with_us = || Ok(set_pdeathsig(Signal::SIGKILL)?);
+        // SAFETY: between fork and exec the closure makes one system call and touches no memory.
+        unsafe { command.pre_exec(die_with_us) };
+        let child = command.spawn().with_context(|| format!("cannot run {}", self.slbd.display()))?;
+        Ok(Daemon { child, log: self.log.clone() })
+    }
+
+    /// Runs another subcommand of `slbd` to its end: `check`, `detach`, or a `run` that is to be refused.
+    ///
+    /// # Errors
+    /// It cannot be started, or has not ended after a while.
+    pub fn slbd(&self, subcommand: &str, config: &Path) -> Result<Output> {
+        let mut command = self.namespace.command(&self.slbd);
+        let mut child = command
+            .arg(subcommand)
+            .arg("--config")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let ended = wait_for("the end of slbd", LIMIT, || Ok(child.try_wait()?));
+        if ended.is_err() {
+            child.kill()?;
+        }
+        let output = child.wait_with_output()?;
+        ended.with_context(|| format!("slbd {subcommand}: {}", String::from_utf8_lossy(&output.stderr)))?;
+        Ok(output)
+    }
+
+    /// What `slb status` says, asked over the daemon's socket.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn status(&self, socket: &Path) -> Result<Status> {
+        self.slb_status("--socket", socket)
+    }
+
+    /// What `slb status` says from the pins alone.
+    ///
+    /// # Errors
+    /// Nothing is pinned there.
+    pub fn status_from_pins(&self, pin_dir: &Path) -> Result<Status> {
+        self.slb_status("--pin-dir", pin_dir)
+    }
+
+    fn slb_status(&self, option: &str, path: &Path) -> Result<Status> {
+        let mut command = self.namespace.command(&self.slb);
+        command.args(["status", "--output", "json", option]).arg(path).stdin(Stdio::null());
+        let output = command.output().with_context(|| format!("cannot run {}", self.slb.display()))?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{command:?} ended with {}: {error}", output.status);
+        serde_json::from_slice(&output.stdout).context("slb status")
+    }
+}
+
+impl Daemon {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it answers, knows every server's health and has a next hop for every server.
+    ///
+    /// # Errors
+    /// It ends, or takes too long.
+    pub fn ready(&mut self, programs: &Programs, socket: &Path) -> Result<Status> {
+        let pid = self.pid();
+        wait_for("a daemon that is ready", LIMIT, || {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("slbd ended with {status}");
+            }
+            let Ok(status) = programs.status(socket) else { return Ok(None) };
+            let ready = status.daemon.as_ref().is_some_and(|daemon| daemon.pid == pid)
+                && servers(&status).next().is_some()
+                && servers(&status).all(|server| match server.health {
+                    Health::Unknown => false,
+                    Health::Unhealthy => true,
+                    Health::Healthy | Health::Unchecked => server.next_hop.is_some(),
+                });
+            Ok(ready.then_some(status))
+        })
+        .with_context(|| format!("its log:\n{}", fs::read_to_string(&self.log).unwrap_or_default()))
+    }
+
+    /// Ends it with SIGTERM, as a service manager does, and waits.
+    ///
+    /// # Errors
+    /// It does not end, or not successfully.
+    pub fn terminate(mut self) -> Result<()> {
+        kill(Pid::from_raw(self.pid().try_into()?), Signal::SIGTERM)?;
+        let status = wait_for("the end of slbd after SIGTERM", LIMIT, || Ok(self.child.try_wait()?))?;
+        ensure!(status.success(), "slbd ended with {status} after SIGTERM");
+        Ok(())
+    }
+
+    /// Kills it with SIGKILL and waits.
+    ///
+    /// # Errors
+    /// It had ended before.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        let status: ExitStatus = self.child.wait()?;
+        ensure!(status.signal() == Some(Signal::SIGKILL as i32), "slbd had ended before, with {status}");
+        Ok(())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Errors mean that it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Every server of every listener.
+pub fn servers(status: &Status) -> impl Iterator<Item = &Server> {
+    let listeners = status.load_balancers.iter().flat_map(|balancer| &balancer.listeners);
+    listeners.flat_map(|listener| &listener.servers)
+}
+
+/// Finds a program beside this one, or in a directory above as far as the build's.
+fn program(name: &str, variable: &str) -> Result<PathBuf> {
+    if let Some(path) = env::var_os(variable) {
+        return Ok(path.into());
+    }
+    let this = env::current_exe()?;
+    this.ancestors()
+        .skip(1)
+        .take(3)
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_file())
+        .with_context(|| {
+            format!("no {name} near {}: run `cargo build`, or name one in {variable}", this.display())
+        })
+}

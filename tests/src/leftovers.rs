@@ -1,0 +1,158 @@
+//! Removing what runs leave: processes, namespaces, pins, directories.
+//!
+//! Everything a run makes carries a name of the form `slbt-<pid>-<number>`, with the process id of its maker, so that
+//! what belongs to nobody any more can be told from what is in use.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{self, Command},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context, Result};
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount},
+    sys::{
+        signal::{Signal, kill},
+        statfs::{BPF_FS_MAGIC, statfs},
+    },
+    unistd::Pid,
+};
+
+use crate::net::{Namespace, run};
+
+/// Where the kernel's BPF file system is mounted.
+pub const BPF_FS: &str = "/sys/fs/bpf";
+
+/// First part of every name.
+const MARK: &str = "slbt";
+
+/// The name of one world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RunId {
+    /// The process that made it.
+    pub pid: u32,
+    number: u32,
+}
+
+impl RunId {
+    /// A name not used yet by this process.
+    pub fn next() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        Self { pid: process::id(), number: NUMBER.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// What all names of this world begin with.
+    pub fn prefix(self) -> String {
+        format!("{MARK}-{}-{}", self.pid, self.number)
+    }
+
+    /// Where this world's maps and links are pinned.
+    pub fn pin_dir(self) -> PathBuf {
+        Path::new(BPF_FS).join(self.prefix())
+    }
+
+    /// Reads a name of the form `slbt-<pid>-<number>`, or one that goes on with `-` or `.` and more.
+    fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.split(['-', '.']);
+        let (mark, pid, number) = (parts.next()?, parts.next()?, parts.next()?);
+        (mark == MARK).then_some(Self { pid: pid.parse().ok()?, number: number.parse().ok()? })
+    }
+}
+
+/// Mounts the BPF file system if nobody has.
+///
+/// # Errors
+/// It is not there and cannot be mounted.
+pub fn ensure_bpf_fs() -> Result<()> {
+    if statfs(BPF_FS).with_context(|| format!("{BPF_FS}: the kernel has no BPF"))?.filesystem_type()
+        == BPF_FS_MAGIC
+    {
+        return Ok(());
+    }
+    mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), None::<&str>)
+        .with_context(|| format!("cannot mount the BPF file system on {BPF_FS}"))
+}
+
+/// All worlds of which something is left, in use or not.
+///
+/// # Errors
+/// A directory cannot be read.
+pub fn runs() -> Result<Vec<RunId>> {
+    let mut names = Namespace::names()?;
+    for directory in [PathBuf::from(BPF_FS), env::temp_dir()] {
+        names.extend(entries(&directory)?);
+    }
+    let mut runs: Vec<_> = names.iter().filter_map(|name| RunId::parse(name)).collect();
+    runs.sort_unstable();
+    runs.dedup();
+    Ok(runs)
+}
+
+/// Removes every world whose maker is gone.
+///
+/// # Errors
+/// Something cannot be removed.
+pub fn remove_dead() -> Result<()> {
+    runs()?.into_iter().filter(|run| !alive(run.pid)).try_for_each(remove)
+}
+
+/// Whether the process exists.
+pub fn alive(pid: u32) -> bool {
+    pid.try_into().is_ok_and(|pid| kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH))
+}
+
+/// Removes everything one world left.
+///
+/// # Errors
+/// Something cannot be removed.
+pub fn remove(id: RunId) -> Result<()> {
+    let of_run = |name: &String| RunId::parse(name) == Some(id);
+    for name in Namespace::names()?.iter().filter(|name| of_run(name)) {
+        for pid in run(Command::new("ip").args(["netns", "pids", name]), "")?.split_whitespace() {
+            let pid = Pid::from_raw(pid.parse().context("a process id")?);
+            if pid != Pid::this() {
+                // It may have ended by itself since.
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        }
+        run(Command::new("ip").args(["netns", "del", name]), "")?;
+    }
+    for directory in [PathBuf::from(BPF_FS), env::temp_dir()] {
+        for name in entries(&directory)?.iter().filter(|name| of_run(name)) {
+            let path = directory.join(name);
+            fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn entries(directory: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RunId;
+
+    #[test]
+    fn names_are_read_back() {
+        let id = RunId { pid: 77, number: 3 };
+        assert_eq!(id.prefix(), "slbt-77-3");
+        for name in ["slbt-77-3", "slbt-77-3-client", "slbt-77-3.Xy"] {
+            assert_eq!(RunId::parse(name), Some(id));
+        }
+        for name in ["slbt-77", "slbt-77-x", "other-77-3", "slbt", ""] {
+            assert_eq!(RunId::parse(name), None);
+        }
+        assert_ne!(RunId::parse("slbt-77-31-client"), Some(id));
+    }
+
+    #[test]
+    fn every_run_has_a_name_of_its_own() {
+        assert_ne!(RunId::next(), RunId::next());
+    }
+}

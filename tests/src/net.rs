@@ -1,0 +1,9 @@
+//! The network of a world: namespaces, links, addresses.
+
+mod command;
+mod namespace;
+mod topology;
+
+pub use command::run;
+pub use namespace::Namespace;
+pub use topology::{Backend, CLIENT_SOURCES, Family, Topology};

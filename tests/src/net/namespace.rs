@@ -1,0 +1,169 @@
+//! A network namespace and the thread that lives in it.
+//!
+//! A socket stays in the namespace it was made in, so clients and servers run as tasks on a thread that has entered
+//! the namespace. Programs enter it between fork and exec: `ip netns exec` would also mount another `/sys`, and hide
+//! the BPF file system.
+
+use std::{
+    fs::{self, File},
+    future::Future,
+    os::{fd::AsRawFd, unix::process::CommandExt},
+    path::Path,
+    process::Command,
+    sync::mpsc,
+    thread::{self, JoinHandle},
+};
+
+use anyhow::{Context, Result, anyhow};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::signal::SigSet,
+};
+use tokio::{runtime, sync::oneshot};
+
+use super::run;
+
+/// Where `ip netns` keeps its names.
+const NAMES: &str = "/run/netns";
+
+/// A namespace; dropping it ends its thread, and with it every task, and removes its name.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+    file: File,
+    handle: runtime::Handle,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Namespace {
+    /// Creates the namespace, and a thread with a runtime in it.
+    ///
+    /// # Errors
+    /// `ip` is missing, or the name is taken, or the caller is not root.
+    pub fn create(name: &str) -> Result<Self> {
+        run(Command::new("ip").args(["netns", "add", name]), "")?;
+        Self::enter(name.to_owned()).inspect_err(|_| {
+            let _ = run(Command::new("ip").args(["netns", "del", name]), "");
+        })
+    }
+
+    fn enter(name: String) -> Result<Self> {
+        let file = File::open(Path::new(NAMES).join(&name)).with_context(|| format!("namespace {name}"))?;
+        let inside = file.try_clone()?;
+        let (stop, stopped) = oneshot::channel();
+        let (ready, started) = mpsc::channel();
+        let thread = thread::Builder::new().name(name.clone()).spawn(move || {
+            let made = setns(&inside, CloneFlags::CLONE_NEWNET)
+                .map_err(anyhow::Error::from)
+                .and_then(|()| Ok(runtime::Builder::new_current_thread().enable_all().build()?));
+            match made {
+                Ok(runtime) => {
+                    let _ = ready.send(Ok(runtime.handle().clone()));
+                    // Ends when the sender is used or dropped; both mean stop.
+                    let _ = runtime.block_on(stopped);
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        })?;
+        let handle = started.recv().context("the namespace's thread ended")??;
+        Ok(Self { name, file, handle, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Name, as `ip netns` shows it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Names of all namespaces of this machine.
+    ///
+    /// # Errors
+    /// The directory of names exists and cannot be read.
+    pub fn names() -> Result<Vec<String>> {
+        if !Path::new(NAMES).exists() {
+            return Ok(Vec::new());
+        }
+        let entries = fs::read_dir(NAMES).context(NAMES)?;
+        Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
+    }
+
+    /// Starts a task on the namespace's thread.
+    pub fn spawn<F>(&self, task: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.handle.spawn(task)
+    }
+
+    /// Runs a task on the namespace's thread and waits for it.
+    ///
+    /// # Panics
+    /// When the task does.
+    pub fn block_on<F>(&self, task: F) -> F::Output
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.handle.block_on(self.handle.spawn(task)).expect("the task ran to its end")
+    }
+
+    /// Runs a closure on a thread of its own in the namespace, and waits for it: for calls that block.
+    ///
+    /// # Errors
+    /// What the closure returns; or the namespace cannot be entered.
+    pub fn on_thread<T: Send>(&self, call: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+                call()
+            });
+            thread.join().map_err(|_| anyhow!("a thread in {} panicked", self.name))?
+        })
+    }
+
+    /// A command that will run in the namespace, with no signal blocked.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        let file = self.file.try_clone().expect("a descriptor is left");
+        debug_assert!(file.as_raw_fd() > 2);
+        let enter = move || {
+            setns(&file, CloneFlags::CLONE_NEWNET)?;
+            SigSet::empty().thread_set_mask()?;
+            Ok(())
+        };
+        // SAFETY: between fork and exec the closure makes two system calls and touches no memory but its own.
+        unsafe { command.pre_exec(enter) };
+        command
+    }
+
+    /// Runs `ip` commands, one a line, in the namespace.
+    ///
+    /// # Errors
+    /// One of them is refused.
+    pub fn ip(&self, lines: &str) -> Result<()> {
+        run(Command::new("ip").args(["-n", &self.name, "-batch", "-"]), lines).map(drop)
+    }
+
+    /// Writes a setting of the namespace: `net/ipv4/ip_forward` and such.
+    ///
+    /// # Errors
+    /// The kernel does not know it or refuses the value.
+    pub fn sysctl(&self, setting: &str, value: &str) -> Result<()> {
+        self.on_thread(|| {
+            fs::write(Path::new("/proc/sys").join(setting), value)
+                .with_context(|| format!("{setting} = {value}"))
+        })
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let ended = self.thread.take().map(JoinHandle::join);
+        if matches!(ended, Some(Err(_))) {
+            eprintln!("the thread of namespace {} panicked", self.name);
+        }
+        if let Err(error) = run(Command::new("ip").args(["netns", "del", &self.name]), "") {
+            eprintln!("{error:#}");
+        }
+    }
+}

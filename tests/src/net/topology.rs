@@ -1,0 +1,220 @@
+//! The links and addresses of a world.
+//!
+//! ```text
+//! client eth0 ---- client0 slb b1 ---- eth0 b1
+//!                              b2 ---- eth0 b2 ...
+//! ```
+//! Forwarding is off in `slb`: a packet between client and backend gets through by XDP or not at all. VIPs sit on
+//! `lo` of `slb`. Checksums are finished by the sender (`tx off`), as with a real interface, and the peers of the
+//! interfaces that carry XDP poll (`gro on`), without which veth does not deliver frames that XDP sent.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use anyhow::Result;
+
+use super::{Namespace, run};
+
+/// Addresses of the client, per family.
+pub const CLIENT_SOURCES: u8 = 8;
+
+/// Internet protocol version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family's VIP.
+    pub fn vip(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(198, 51, 100, 10).into(),
+            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 0x10).into(),
+        }
+    }
+
+    /// A host on link `link`: 0 is the client's, n is backend n's.
+    fn host(self, link: u8, host: u8) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(10, 90, link, host).into(),
+            Self::V6 => Ipv6Addr::new(0xfd90, link.into(), 0, 0, 0, 0, 0, host.into()).into(),
+        }
+    }
+
+    /// Length of a link's prefix.
+    fn prefix(self) -> u8 {
+        match self {
+            Self::V4 => 24,
+            Self::V6 => 64,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// Host number of `slb` on each link.
+const SLB: u8 = 1;
+/// Host number of a backend on its link.
+const BACKEND: u8 = 10;
+/// Host number of the client's first address.
+const FIRST_SOURCE: u8 = 11;
+
+/// Namespaces and links.
+#[derive(Debug)]
+pub struct Topology {
+    /// The client.
+    pub client: Arc<Namespace>,
+    /// The load balancer.
+    pub slb: Arc<Namespace>,
+    /// The backends.
+    pub backends: Vec<Backend>,
+}
+
+/// A backend's place in the network.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// Name: `b1`, `b2`, ...; also the name of the interface of `slb` that leads to it.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: Arc<Namespace>,
+    link: u8,
+}
+
+impl Topology {
+    /// Builds the network; every namespace's name begins with `prefix`.
+    ///
+    /// # Errors
+    /// A command fails; what had been made is removed again.
+    pub fn build(prefix: &str, backends: u8) -> Result<Self> {
+        let namespace = |role: &str| Namespace::create(&format!("{prefix}-{role}")).map(Arc::new);
+        let slb = namespace("slb")?;
+        quiet(&slb)?;
+        slb.ip(&format!(
+            "link set lo up\naddr add {}/32 dev lo\naddr add {}/128 dev lo",
+            Family::V4.vip(),
+            Family::V6.vip()
+        ))?;
+
+        let client = namespace("client")?;
+        quiet(&client)?;
+        // Any port may be used, so that many connections do not wait for one; ping sockets are for group 0.
+        client.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
+        client.sysctl("net/ipv4/ping_group_range", "0 0")?;
+        let sources: Vec<u8> = (FIRST_SOURCE..FIRST_SOURCE + CLIENT_SOURCES).collect();
+        connect(&slb, "client0", &client, 0, &sources)?;
+
+        let backends = (1..=backends)
+            .map(|link| {
+                let name = format!("b{link}");
+                let namespace = namespace(&name)?;
+                quiet(&namespace)?;
+                connect(&slb, &name, &namespace, link, &[BACKEND])?;
+                Ok(Backend { name, namespace, link })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { client, slb, backends })
+    }
+
+    /// The interfaces of `slb`, the client's first.
+    pub fn interfaces(&self) -> Vec<String> {
+        let backends = self.backends.iter().map(|backend| backend.name.clone());
+        ["client0".to_owned()].into_iter().chain(backends).collect()
+    }
+
+    /// The client's addresses.
+    pub fn sources(&self, family: Family) -> Vec<IpAddr> {
+        (0..CLIENT_SOURCES).map(|n| family.host(0, FIRST_SOURCE + n)).collect()
+    }
+
+    /// The address of `slb` itself on the client's link: not a VIP.
+    pub fn slb_address(&self, family: Family) -> IpAddr {
+        family.host(0, SLB)
+    }
+
+    /// Lets the kernel of `slb` forward too, or not.
+    ///
+    /// # Errors
+    /// A setting is refused.
+    pub fn kernel_forwarding(&self, on: bool) -> Result<()> {
+        let value = if on { "1" } else { "0" };
+        self.slb.sysctl("net/ipv4/ip_forward", value)?;
+        self.slb.sysctl("net/ipv6/conf/all/forwarding", value)
+    }
+}
+
+impl Backend {
+    /// Its address.
+    pub fn address(&self, family: Family) -> IpAddr {
+        family.host(self.link, BACKEND)
+    }
+
+    /// Takes its addresses away: it answers nothing any more, not even with a refusal, as a machine that hangs.
+    ///
+    /// # Errors
+    /// The command fails.
+    pub fn go_silent(&self) -> Result<()> {
+        self.namespace.ip("addr flush dev eth0 scope global")
+    }
+
+    /// Gives its addresses back.
+    ///
+    /// # Errors
+    /// The command fails; also when it was not silent.
+    pub fn speak_again(&self) -> Result<()> {
+        self.namespace.ip(&addressing(self.link, &[BACKEND]))
+    }
+}
+
+/// Settings of every namespace: addresses usable at once, no reverse-path filter, nothing forwarded.
+fn quiet(namespace: &Namespace) -> Result<()> {
+    for conf in ["all", "default"] {
+        namespace.sysctl(&format!("net/ipv6/conf/{conf}/accept_dad"), "0")?;
+        namespace.sysctl(&format!("net/ipv6/conf/{conf}/accept_ra"), "0")?;
+        namespace.sysctl(&format!("net/ipv6/conf/{conf}/forwarding"), "0")?;
+        namespace.sysctl(&format!("net/ipv4/conf/{conf}/rp_filter"), "0")?;
+    }
+    namespace.sysctl("net/ipv4/ip_forward", "0")?;
+    namespace.ip("link set lo up")
+}
+
+/// Lays a link between `slb` and `peer`, whose end is `eth0`, and routes everything of the peer's through `slb`.
+fn connect(slb: &Namespace, interface: &str, peer: &Namespace, link: u8, hosts: &[u8]) -> Result<()> {
+    slb.ip(&format!("link add {interface} type veth peer name eth0 netns {}", peer.name()))?;
+    for (namespace, device) in [(slb, interface), (peer, "eth0")] {
+        run(namespace.command("ethtool").args(["-K", device, "tx", "off", "gro", "on"]), "")?;
+    }
+    let addresses: Vec<String> = Family::ALL
+        .map(|family| format!("addr add {}/{} dev {interface}", family.host(link, SLB), family.prefix()))
+        .into();
+    slb.ip(&format!("link set {interface} up\n{}", addresses.join("\n")))?;
+    peer.ip("link set eth0 up")?;
+    peer.ip(&addressing(link, hosts))
+}
+
+/// The `ip` commands that give a peer its addresses and routes.
+fn addressing(link: u8, hosts: &[u8]) -> String {
+    let mut lines = Vec::new();
+    for family in Family::ALL {
+        for host in hosts {
+            lines.push(format!("addr add {}/{} dev eth0", family.host(link, *host), family.prefix()));
+        }
+        lines.push(format!("route replace default via {}", family.host(link, SLB)));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,178 @@
+//! The servers of a backend: HTTP, lines, bulk transfers and UDP echo, each naming the backend in what it answers.
+//!
+//! They listen on every address of the namespace, both families on one socket. [`Servers::kill`] is what a crash of
+//! the machine's processes looks like to others: connections are reset and new ones refused.
+
+mod bulk;
+mod http;
+mod lines;
+mod udp;
+
+use std::{
+    future::Future,
+    io,
+    net::{Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::watch,
+};
+
+use crate::net::Namespace;
+
+pub(crate) use bulk::{Chunks, Digest};
+
+/// A service that every backend offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Service {
+    /// HTTP/1.1: the server's name.
+    Http,
+    /// Long-lived TCP: each line comes back after the server's name.
+    Lines,
+    /// TCP: an upload answered by its hash, or a download of pseudo-random bytes.
+    Bulk,
+    /// UDP: each datagram comes back after the server's name.
+    Echo,
+}
+
+impl Service {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Http, Self::Lines, Self::Bulk, Self::Echo];
+
+    /// Name of its listener and server group.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Lines => "lines",
+            Self::Bulk => "bulk",
+            Self::Echo => "echo",
+        }
+    }
+
+    /// `tcp` or `udp`.
+    pub fn protocol(self) -> &'static str {
+        match self {
+            Self::Http | Self::Lines | Self::Bulk => "tcp",
+            Self::Echo => "udp",
+        }
+    }
+
+    /// Port on the VIPs.
+    pub fn vip_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Lines => 7,
+            Self::Bulk => 9,
+            Self::Echo => 53,
+        }
+    }
+
+    /// Port on the backends; never the VIP's.
+    pub fn backend_port(self) -> u16 {
+        match self {
+            Self::Http => 8080,
+            Self::Lines => 7007,
+            Self::Bulk => 9009,
+            Self::Echo => 5353,
+        }
+    }
+}
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// Room for datagrams that wait to be read, in bytes.
+const UDP_BUFFER: usize = 4 << 20;
+
+/// Running servers; dropping them kills them.
+#[derive(Debug)]
+pub struct Servers {
+    namespace: Arc<Namespace>,
+    killed: watch::Sender<bool>,
+}
+
+impl Servers {
+    /// Starts all services under `name`.
+    ///
+    /// # Errors
+    /// A port is taken.
+    pub fn start(namespace: &Arc<Namespace>, name: &str) -> Result<Self> {
+        let (killed, kill) = watch::channel(false);
+        let name: Arc<str> = name.into();
+        namespace.block_on(async move {
+            let tcp = |service: Service| -> Result<TcpListener> {
+                let socket = bind(Type::STREAM, Protocol::TCP, service)?;
+                socket.listen(BACKLOG)?;
+                Ok(TcpListener::from_std(socket.into())?)
+            };
+            let (http, lines, bulk) = (tcp(Service::Http)?, tcp(Service::Lines)?, tcp(Service::Bulk)?);
+            let echo = bind(Type::DGRAM, Protocol::UDP, Service::Echo)?;
+            echo.set_recv_buffer_size(UDP_BUFFER)?;
+            let echo = UdpSocket::from_std(echo.into())?;
+            tokio::spawn(accept(http, kill.clone(), name.clone(), http::serve));
+            tokio::spawn(accept(lines, kill.clone(), name.clone(), lines::serve));
+            tokio::spawn(accept(bulk, kill.clone(), name.clone(), bulk::serve));
+            tokio::spawn(udp::serve(echo, kill, name));
+            anyhow::Ok(())
+        })?;
+        Ok(Self { namespace: namespace.clone(), killed })
+    }
+
+    /// Closes all listening sockets and resets all connections; when it returns, all of that has happened.
+    pub fn kill(self) {
+        let Self { namespace, killed } = self;
+        namespace.block_on(async move {
+            killed.send_replace(true);
+            // Every task holds a receiver until its sockets are closed.
+            killed.closed().await;
+        });
+    }
+}
+
+fn bind(kind: Type, protocol: Protocol, service: Service) -> Result<Socket> {
+    let socket = Socket::new(Domain::IPV6, kind.nonblocking(), Some(protocol))?;
+    socket.set_only_v6(false)?;
+    // Connections of servers killed before may still be in TIME_WAIT on this port.
+    socket.set_reuse_address(kind == Type::STREAM)?;
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, service.backend_port()));
+    socket.bind(&address.into()).with_context(|| format!("{} on {address}", service.name()))?;
+    Ok(socket)
+}
+
+/// Serves each connection by a task of its own, until the kill.
+async fn accept<F, S>(listener: TcpListener, mut kill: watch::Receiver<bool>, name: Arc<str>, serve: S)
+where
+    S: Fn(TcpStream, Arc<str>) -> F + Copy + Send + 'static,
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = kill.changed() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => drop(tokio::spawn(one(stream, kill.clone(), name.clone(), serve))),
+            // A health check may have reset the connection before it was accepted; descriptors may be short.
+            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+}
+
+async fn one<F, S>(stream: TcpStream, mut kill: watch::Receiver<bool>, name: Arc<str>, serve: S)
+where
+    S: Fn(TcpStream, Arc<str>) -> F,
+    F: Future<Output = io::Result<()>>,
+{
+    // The descriptor is duplicated so that the connection can be told to reset while it is being served.
+    let Ok(handle) = SockRef::from(&stream).try_clone() else { return };
+    tokio::select! {
+        // How a client ends its connection is the client's to judge.
+        _ = serve(stream, name) => {}
+        _ = kill.changed() => drop(handle.set_linger(Some(Duration::ZERO))),
+    }
+}

@@ -1,0 +1,211 @@
+//! A world: a network, servers in it, and the daemon.
+
+use std::{
+    env, fs,
+    fs::File,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Output,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use slb_userspace::api::types::{Health, Status};
+use tempfile::TempDir;
+
+use crate::{
+    client::Client,
+    config::Plan,
+    daemon::{Daemon, Programs, servers},
+    leftovers::{self, BPF_FS, RunId},
+    net::{Backend, Family, Topology},
+    server::{Servers, Service},
+    wait::wait_for,
+};
+
+/// How long a change of a server's health may take to show.
+const HEALTH_LIMIT: Duration = Duration::from_secs(30);
+
+/// A network with servers, and the daemon once it is started. Dropping it removes all of it.
+#[derive(Debug)]
+pub struct World {
+    /// The name of this world.
+    pub id: RunId,
+    /// Namespaces and links.
+    pub net: Topology,
+    /// What the daemon is to do the next time it is started.
+    pub plan: Plan,
+    programs: Programs,
+    daemon: Option<Daemon>,
+    servers: Vec<Option<Servers>>,
+    directory: TempDir,
+    // Held until everything is gone, so that worlds exist one at a time.
+    _turn: File,
+}
+
+impl World {
+    /// Builds a network with one backend per weight and starts the servers; the daemon is not started.
+    ///
+    /// # Errors
+    /// Not root, a program is missing, or a name is taken.
+    pub fn new(weights: &[u8]) -> Result<Self> {
+        leftovers::ensure_bpf_fs()?;
+        let turn = File::open(BPF_FS)?;
+        turn.lock().context("waiting for other worlds to end")?;
+        leftovers::remove_dead()?;
+
+        let id = RunId::next();
+        let directory =
+            tempfile::Builder::new().prefix(&format!("{}.", id.prefix())).tempdir_in(env::temp_dir())?;
+        let net = Topology::build(&id.prefix(), weights.len().try_into()?)?;
+        let programs = Programs::new(&net.slb, directory.path().join("slbd.log"))?;
+        let start = |backend: &Backend| Servers::start(&backend.namespace, &backend.name).map(Some);
+        let servers = net.backends.iter().map(start).collect::<Result<_>>()?;
+        let plan = Plan::new(&net, weights, id.pin_dir(), directory.path().join("slb.sock"));
+        Ok(Self { id, net, plan, programs, daemon: None, servers, directory, _turn: turn })
+    }
+
+    /// The client.
+    pub fn client(&self) -> Client {
+        Client::new(&self.net)
+    }
+
+    /// Where a service is reached on the VIP of a family.
+    pub fn vip(&self, family: Family, service: Service) -> SocketAddr {
+        (family.vip(), service.vip_port()).into()
+    }
+
+    /// Starts the daemon with the plan, and waits until it is ready.
+    ///
+    /// # Errors
+    /// It runs already, or does not become ready.
+    pub fn start(&mut self) -> Result<Status> {
+        ensure!(self.daemon.is_none(), "the daemon runs already");
+        let config = self.write_config("slb.toml", &self.plan.toml())?;
+        let daemon = self.daemon.insert(self.programs.run(&config)?);
+        daemon.ready(&self.programs, &self.plan.socket)
+    }
+
+    /// Ends the daemon with SIGTERM.
+    ///
+    /// # Errors
+    /// It does not run, or does not end well.
+    pub fn terminate(&mut self) -> Result<()> {
+        self.daemon.take().context("no daemon runs")?.terminate()
+    }
+
+    /// Ends the daemon with SIGKILL.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.daemon.take().context("no daemon runs")?.kill()
+    }
+
+    /// Ends the daemon with SIGTERM and starts it with the plan as it is now.
+    ///
+    /// # Errors
+    /// As [`Self::terminate`] and [`Self::start`].
+    pub fn restart(&mut self) -> Result<Status> {
+        self.terminate()?;
+        self.start()
+    }
+
+    /// What the daemon says.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn status(&self) -> Result<Status> {
+        self.programs.status(&self.plan.socket)
+    }
+
+    /// What the pins say.
+    ///
+    /// # Errors
+    /// Nothing is pinned.
+    pub fn status_from_pins(&self) -> Result<Status> {
+        self.programs.status_from_pins(&self.plan.pin_dir)
+    }
+
+    /// Runs `slbd SUBCOMMAND` to its end, with another configuration than the plan's.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn slbd(&self, subcommand: &str, config: &str) -> Result<Output> {
+        self.programs.slbd(subcommand, &self.write_config("other.toml", config)?)
+    }
+
+    /// Runs `slbd detach`.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn detach(&self) -> Result<()> {
+        let output = self.slbd("detach", &self.plan.toml())?;
+        if !output.status.success() {
+            bail!("slbd detach ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+
+    /// Everything the daemons of this world have logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("slbd.log")).unwrap_or_default()
+    }
+
+    /// Kills the servers of backend `index`.
+    ///
+    /// # Panics
+    /// When they are not running.
+    pub fn kill_servers(&mut self, index: usize) {
+        self.servers[index].take().expect("the servers run").kill();
+    }
+
+    /// Starts the servers of backend `index` again.
+    ///
+    /// # Errors
+    /// A port is taken.
+    pub fn start_servers(&mut self, index: usize) -> Result<()> {
+        let backend = &self.net.backends[index];
+        self.servers[index] = Some(Servers::start(&backend.namespace, &backend.name)?);
+        Ok(())
+    }
+
+    /// Waits until the daemon reports `health` for every entry of backend `index`; returns how long that took.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub fn wait_for_health(&self, index: usize, health: Health) -> Result<Duration> {
+        let start = Instant::now();
+        let addresses = self.plan.servers[index].addresses;
+        wait_for(&format!("{} reported {health:?}", self.plan.servers[index].name), HEALTH_LIMIT, || {
+            let status = self.status()?;
+            let mut entries =
+                servers(&status).filter(|server| addresses.contains(&server.address.ip())).peekable();
+            ensure!(entries.peek().is_some(), "no listener has backend {}", index + 1);
+            Ok(entries.all(|server| server.health == health).then(|| start.elapsed()))
+        })
+    }
+
+    fn write_config(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.directory.path().join(name);
+        fs::write(&path, text).with_context(|| path.display().to_string())?;
+        Ok(path)
+    }
+
+    /// Where the world keeps its configuration, socket and log.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        drop(self.daemon.take());
+        // The links go with their pins, the network with its namespaces.
+        if self.plan.pin_dir.exists()
+            && let Err(error) = fs::remove_dir_all(&self.plan.pin_dir)
+        {
+            eprintln!("cannot remove {}: {error}", self.plan.pin_dir.display());
+        }
+    }
+}
