@@ -12,7 +12,6 @@ use std::{
 
 use anyhow::{Context, Result};
 use nix::{
-    errno::Errno,
     mount::{MsFlags, mount},
     sys::{
         signal::{Signal, kill},
@@ -99,9 +98,11 @@ pub fn remove_dead() -> Result<()> {
     runs()?.into_iter().filter(|run| !alive(run.pid)).try_for_each(remove)
 }
 
-/// Whether the process exists.
+/// Whether the process exists and has not ended; one that nobody has waited for yet has ended.
 pub fn alive(pid: u32) -> bool {
-    pid.try_into().is_ok_and(|pid| kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH))
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // The state follows the name, which stands in parentheses and may hold any character.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 /// Removes everything one world left.
@@ -136,7 +137,13 @@ fn entries(directory: &Path) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::RunId;
+    use std::{
+        process::{self, Command},
+        time::Duration,
+    };
+
+    use super::{RunId, alive};
+    use crate::wait::wait_for;
 
     #[test]
     fn names_are_read_back() {
@@ -149,6 +156,18 @@ mod tests {
             assert_eq!(RunId::parse(name), None);
         }
         assert_ne!(RunId::parse("slbt-77-31-client"), Some(id));
+    }
+
+    #[test]
+    fn a_process_is_alive_until_it_ends_not_until_it_is_waited_for() {
+        assert!(alive(process::id()));
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        assert!(alive(child.id()));
+        child.kill().unwrap();
+        wait_for("the end of a process", Duration::from_secs(10), || Ok((!alive(child.id())).then_some(())))
+            .unwrap();
+        child.wait().unwrap();
+        assert!(!alive(child.id()));
     }
 
     #[test]

@@ -8,11 +8,13 @@
 pub mod client;
 pub mod config;
 pub mod daemon;
+pub mod demo;
 pub mod leftovers;
 pub mod net;
 pub mod scenario;
 pub mod server;
 pub mod spread;
+pub mod traffic;
 pub mod wait;
 pub mod world;
 

@@ -80,10 +80,25 @@ impl World {
     /// # Errors
     /// It runs already, or does not become ready.
     pub fn start(&mut self) -> Result<Status> {
+        self.start_without_waiting()?;
+        let daemon = self.daemon.as_mut().context("no daemon runs")?;
+        daemon.ready(&self.programs, &self.plan.socket)
+    }
+
+    /// Starts the daemon with the plan.
+    ///
+    /// # Errors
+    /// It runs already, or cannot be started.
+    pub fn start_without_waiting(&mut self) -> Result<()> {
         ensure!(self.daemon.is_none(), "the daemon runs already");
         let config = self.write_config("slb.toml", &self.plan.toml())?;
-        let daemon = self.daemon.insert(self.programs.run(&config)?);
-        daemon.ready(&self.programs, &self.plan.socket)
+        self.daemon = Some(self.programs.run(&config)?);
+        Ok(())
+    }
+
+    /// Process id of the daemon this world started, if one runs.
+    pub fn daemon_pid(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Daemon::pid)
     }
 
     /// Ends the daemon with SIGTERM.

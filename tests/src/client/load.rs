@@ -158,10 +158,9 @@ impl Load {
         self.so_far()
     }
 
-    /// Begins no more exchanges and waits for the ones that are going on.
-    pub fn stop(self) -> Batch {
+    /// Begins no more exchanges.
+    pub fn begin_no_more(&self) {
         self.shared.limit.store(0, Ordering::Relaxed);
-        self.finish()
     }
 }
 

@@ -1,0 +1,56 @@
+//! `slb-demo`: SLB between real clients and servers in network namespaces, and what happens when things break.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use slb_tests::demo::{self, Options};
+
+/// Name of this program, by which running demos are found.
+const PROGRAM: &str = "slb-demo";
+
+/// Argument that tells the inner process from the outer one.
+const INNER: &str = "--inner";
+
+/// Shows SLB at work between real clients and servers, and breaks things. Needs root. Leaves nothing behind.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// How often the daemon is killed with SIGKILL under traffic.
+    #[arg(long, default_value_t = 3)]
+    sigkill_rounds: u32,
+    /// TCP connections on each of IPv4 and IPv6, and as many UDP flows.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    connections: u64,
+    /// Leave everything up at the end, to play with, until Ctrl-C.
+    #[arg(long)]
+    keep: bool,
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// End demos that still run, remove what was left behind, and do nothing else.
+    #[arg(long, exclusive = true)]
+    cleanup: bool,
+    #[arg(long, hide = true)]
+    inner: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = if arguments.cleanup {
+        demo::clean_up(PROGRAM).map(|()| ExitCode::SUCCESS)
+    } else if arguments.inner {
+        let options = Options {
+            sigkill_rounds: arguments.sigkill_rounds,
+            exchanges: arguments.connections,
+            keep: arguments.keep,
+            json: arguments.json,
+        };
+        demo::run(&options).map(|passed| if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    } else {
+        demo::supervise(INNER)
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("{PROGRAM}: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,103 @@
+//! The demo: SLB between real clients and real servers, and what happens to them when things break.
+//!
+//! It runs in two processes. The outer one waits for the inner one and for signals, and removes whatever is left
+//! when the inner one ends, however it ends; the inner one makes the world and goes through the phases.
+
+mod figures;
+mod phases;
+mod supervise;
+mod view;
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::unistd::geteuid;
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::World;
+use figures::Figures;
+use view::View;
+
+pub use supervise::{clean_up, supervise};
+
+/// Weights of the backends.
+const WEIGHTS: [u8; 4] = [40, 30, 20, 10];
+
+/// What the demo is to do.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How often the daemon is killed under traffic.
+    pub sigkill_rounds: u32,
+    /// Exchanges over TCP, and over UDP, on each family.
+    pub exchanges: u64,
+    /// Leave everything up after the last phase, until a signal comes.
+    pub keep: bool,
+    /// Where to write the figures.
+    pub json: Option<PathBuf>,
+}
+
+/// Goes through all phases; returns whether everything was as it must be.
+///
+/// # Errors
+/// No world can be made, or the figures cannot be written.
+pub fn run(options: &Options) -> Result<bool> {
+    ensure!(geteuid().is_root(), "the demo makes network namespaces and loads XDP programs: run it as root");
+    let mut view = View::new();
+    let start = Instant::now();
+    let mut world = World::new(&WEIGHTS)?;
+    let mut figures = Figures::default();
+    if let Err(error) = phases::all(&mut world, options, &mut view, &mut figures) {
+        figures.failures.push(format!("{error:#}"));
+        view.line(&format!("the daemon's log:\n{}", world.log()));
+    }
+    figures.passed = figures.failures.is_empty();
+    figures.seconds = seconds(start.elapsed());
+    if let Some(path) = &options.json {
+        let text = serde_json::to_string_pretty(&figures)? + "\n";
+        fs::write(path, text).with_context(|| path.display().to_string())?;
+    }
+    view.line("");
+    for failure in &figures.failures {
+        view.line(&format!("FAILED: {failure}"));
+    }
+    if figures.passed {
+        view.line(&format!("PASS ({:.0} s)", figures.seconds));
+    }
+    if options.keep {
+        keep(&world, &mut view)?;
+    }
+    Ok(figures.passed)
+}
+
+/// Tells how to play with the world, and leaves it up until SIGTERM.
+fn keep(world: &World, view: &mut View) -> Result<()> {
+    let prefix = world.id.prefix();
+    let (socket, pins) = (world.plan.socket.display(), world.plan.pin_dir.display());
+    let config = world.directory().join("slb.toml");
+    view.line(&format!(
+        "\nEverything stays up until Ctrl-C here, or `slb-demo --cleanup` elsewhere. To play with:\n  \
+         ip netns exec {prefix}-client curl -s http://198.51.100.10/ 'http://[2001:db8:100::10]/'\n  \
+         slb status --socket {socket}\n  \
+         slb status --pin-dir {pins}\n  \
+         configuration: {}\n  \
+         namespaces: {prefix}-client, {prefix}-slb, {prefix}-b1 to {prefix}-b{}",
+        config.display(),
+        WEIGHTS.len()
+    ));
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        signal(SignalKind::terminate())?.recv().await;
+        Ok(())
+    })
+}
+
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}

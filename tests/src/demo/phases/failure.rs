@@ -1,0 +1,100 @@
+//! A server is killed under traffic, and comes back.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use slb_userspace::api::types::Health;
+
+use super::{AFTER_A_CHANGE, LONG_LIVED};
+use crate::{
+    World,
+    client::{Batch, LongLived},
+    config::{CHECK_INTERVAL, UNHEALTHY_THRESHOLD},
+    demo::{
+        figures::{Figures, KilledServer},
+        seconds,
+        view::View,
+    },
+    traffic::Traffic,
+};
+
+/// Index of the server.
+const VICTIM: usize = 1;
+
+/// A connection is refused at once, so this many probes are all that detection takes.
+const BOUND: Duration = CHECK_INTERVAL.saturating_mul(UNHEALTHY_THRESHOLD);
+
+/// What asking for the state may add to the time measured: a program is started for each question.
+const MEASURING: Duration = Duration::from_millis(100);
+
+pub(super) fn phase(world: &mut World, view: &mut View, figures: &mut Figures) -> Result<()> {
+    let victim = world.plan.servers[VICTIM].name.clone();
+    view.phase(&format!("2. The processes of server {victim} are killed under traffic, and started again"));
+    let traffic = Traffic::start(world, LONG_LIVED)?;
+    traffic.progress(AFTER_A_CHANGE)?;
+    let with_victim = traffic.alive_with(&victim);
+    let with_others = 2 * LONG_LIVED - with_victim;
+
+    world.kill_servers(VICTIM);
+    let detection = world.wait_for_health(VICTIM, Health::Unhealthy)?;
+    let detected = Instant::now();
+    let at_detection = traffic.so_far().successes();
+    traffic.progress(AFTER_A_CHANGE)?;
+    let after = traffic.so_far();
+    let failed_after = after.failures_since(detected).count();
+    view.line(&format!(
+        "   detected after {:.2} s (bound {:.2} s); until then {} exchanges failed\n   \
+         after detection: {} exchanges, {failed_after} failed",
+        detection.as_secs_f64(),
+        BOUND.as_secs_f64(),
+        after.failures.len() - failed_after,
+        after.successes() - at_detection,
+    ));
+    figures
+        .expect(detection <= BOUND + MEASURING, || format!("{victim} was detected only after {detection:?}"));
+    note_failures(figures, "after the detection", &after, detected);
+
+    let unbroken = traffic.expect_unbroken(Some(&victim));
+    let breaks = traffic.connections().iter().flat_map(LongLived::breaks);
+    let broken = breaks.filter(|broken| broken.server != victim).count();
+    view.line(&format!("   long-lived connections with the other servers: {with_others}, broken {broken}"));
+    figures.expect(unbroken.is_ok(), || format!("long-lived connections with other servers: {unbroken:?}"));
+
+    world.start_servers(VICTIM)?;
+    let recovery = world.wait_for_health(VICTIM, Health::Healthy)?;
+    let recovered = Instant::now();
+    let before = traffic.so_far();
+    traffic.progress(AFTER_A_CHANGE)?;
+    let end = traffic.stop();
+    let share = percent(end.of(&victim) - before.of(&victim), end.successes() - before.successes());
+    view.line(&format!(
+        "   back after {:.2} s; its share of new flows since then {share:.1} %, failed {}",
+        recovery.as_secs_f64(),
+        end.failures_since(recovered).count()
+    ));
+    figures.expect(share > 0.0, || format!("{victim} gets nothing after its return"));
+    note_failures(figures, "after the recovery", &end, recovered);
+    figures.killed_server = Some(KilledServer {
+        server: victim,
+        detection_seconds: seconds(detection),
+        detection_bound_seconds: seconds(BOUND),
+        failed_before_detection: after.failures.len() - failed_after,
+        exchanges_after_detection: after.successes() - at_detection,
+        failed_after_detection: failed_after,
+        long_lived_with_others: with_others,
+        long_lived_with_others_broken: broken,
+        recovery_seconds: seconds(recovery),
+        share_after_recovery_percent: share,
+    });
+    Ok(())
+}
+
+fn note_failures(figures: &mut Figures, when: &str, batch: &Batch, since: Instant) {
+    if let Err(error) = batch.expect_no_failure_since(since) {
+        figures.failures.push(format!("{when}: {error:#}"));
+    }
+}
+
+fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
+}

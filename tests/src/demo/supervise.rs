@@ -1,0 +1,115 @@
+//! The outer process: runs the demo in an inner one, and removes what is left, whatever happens to it.
+
+use std::{
+    env, fs,
+    process::{ExitCode, ExitStatus},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use nix::{
+    errno::Errno,
+    sys::{
+        prctl::{set_child_subreaper, set_pdeathsig},
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, waitpid},
+    },
+    unistd::Pid,
+};
+use tokio::{
+    process, runtime,
+    signal::unix::{SignalKind, signal},
+    time,
+};
+
+use crate::{leftovers, wait::wait_for};
+
+/// How long the inner process may take to clean up after itself, before it is killed and cleaned up after.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Exit status after a signal, as shells report SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// Runs this program once more, with the same arguments and `inner`, and returns its exit status. On SIGINT, SIGTERM
+/// and SIGHUP it is ended. When this returns, nothing is left of the run.
+///
+/// # Errors
+/// Something cannot be removed.
+pub fn supervise(inner: &str) -> Result<ExitCode> {
+    // What the inner process had started, and leaves when it is killed, becomes ours to wait for.
+    set_child_subreaper(true)?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let (pid, status) = runtime.block_on(run(inner))?;
+    remove_all_of(pid)?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(ExitCode::from(code.unwrap_or(INTERRUPTED)))
+}
+
+async fn run(inner: &str) -> Result<(u32, ExitStatus)> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut command = process::Command::new(env::current_exe()?);
+    // A process group of its own, so that Ctrl-C reaches only this process.
+    command.args(env::args_os().skip(1)).arg(inner).process_group(0);
+    let die_with_us = || Ok(set_pdeathsig(Signal::SIGKILL)?);
+    // SAFETY: between fork and exec the closure makes one system call and touches no memory.
+    unsafe { command.pre_exec(die_with_us) };
+    let mut child = command.spawn().context("cannot run the demo")?;
+    let pid = child.id().context("the demo has no process id")?;
+    tokio::select! {
+        status = child.wait() => return Ok((pid, status?)),
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    eprintln!("\ninterrupted: removing everything");
+    kill(Pid::from_raw(pid.try_into()?), Signal::SIGTERM)?;
+    let Ok(status) = time::timeout(GRACE, child.wait()).await else {
+        child.kill().await?;
+        return Ok((pid, child.wait().await?));
+    };
+    Ok((pid, status?))
+}
+
+/// Removes the worlds of the ended process `pid` until none of its children is left to make more.
+fn remove_all_of(pid: u32) -> Result<()> {
+    let remove =
+        || leftovers::runs()?.into_iter().filter(|run| run.pid == pid).try_for_each(leftovers::remove);
+    loop {
+        let removed = remove();
+        if waitpid(None, Some(WaitPidFlag::WNOHANG)) == Err(Errno::ECHILD) {
+            // The last child may have made something after the listing; its errors may have been its doing.
+            return removed.and_then(|()| remove()).or_else(|_| remove());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Ends demos that still run, by the name of `program`, and removes what any dead run left.
+///
+/// # Errors
+/// Something cannot be removed, or a demo does not end.
+pub fn clean_up(program: &str) -> Result<()> {
+    for run in leftovers::runs()? {
+        let prefix = run.prefix();
+        if !leftovers::alive(run.pid) {
+            leftovers::remove(run)?;
+            println!("removed {prefix}");
+            continue;
+        }
+        let name = fs::read_to_string(format!("/proc/{}/comm", run.pid)).unwrap_or_default();
+        if name.trim() != program {
+            println!("left {prefix}: process {} ({}) is still using it", run.pid, name.trim());
+            continue;
+        }
+        kill(Pid::from_raw(run.pid.try_into()?), Signal::SIGTERM)?;
+        wait_for(&format!("the end of process {}", run.pid), 3 * GRACE, || {
+            let left = leftovers::runs()?.contains(&run);
+            Ok((!left).then_some(()))
+        })?;
+        println!("ended {prefix}");
+    }
+    Ok(())
+}

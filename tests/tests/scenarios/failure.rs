@@ -1,0 +1,118 @@
+//! Servers that fail, and come back.
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use slb_tests::{
+    World,
+    client::PATIENCE,
+    net::Family,
+    scenario,
+    server::Service,
+    spread::expect_by_weight,
+    traffic::{KINDS, Traffic},
+    wait::wait_for,
+};
+use slb_userspace::api::types::Health;
+
+const WEIGHTS: [u8; 3] = [50, 30, 20];
+/// Index and name of the backend that fails.
+const VICTIM: usize = 0;
+const VICTIM_NAME: &str = "b1";
+/// Exchanges after a change: enough that a server with any part of the table is all but sure to be met.
+const EXCHANGES: u64 = 1_000;
+const CONCURRENCY: usize = 16;
+/// Long-lived connections per family.
+const LONG_LIVED: usize = 24;
+
+/// Servers whose processes die: connections to them are refused.
+#[test]
+fn a_killed_server_is_left_out_and_taken_back() {
+    scenario("a_killed_server_is_left_out_and_taken_back", &WEIGHTS, |world| {
+        let traffic = start(world)?;
+        world.kill_servers(VICTIM);
+        left_out(world, &traffic)?;
+        wait_for("the end of the victim's connections", PATIENCE, || {
+            Ok((traffic.alive_with(VICTIM_NAME) == 0).then_some(()))
+        })?;
+        world.start_servers(VICTIM)?;
+        taken_back(world, traffic)
+    });
+}
+
+/// A machine that hangs: nothing answers any more.
+#[test]
+fn a_silent_server_is_left_out_and_taken_back() {
+    scenario("a_silent_server_is_left_out_and_taken_back", &WEIGHTS, |world| {
+        let traffic = start(world)?;
+        world.net.backends[VICTIM].go_silent()?;
+        left_out(world, &traffic)?;
+        world.net.backends[VICTIM].speak_again()?;
+        taken_back(world, traffic)
+    });
+}
+
+/// With every server gone nothing is forwarded to any of them, and one that returns serves at once.
+#[test]
+fn with_no_healthy_server_nothing_is_served_until_one_returns() {
+    scenario("with_no_healthy_server_nothing_is_served_until_one_returns", &[50, 50], |world| {
+        world.start()?;
+        for index in [0, 1] {
+            world.kill_servers(index);
+        }
+        for index in [0, 1] {
+            world.wait_for_health(index, Health::Unhealthy)?;
+        }
+        let target = world.vip(Family::V4, Service::Echo);
+        ensure!(world.client().exchange(Service::Echo, target).is_err(), "a dead server answered");
+        world.start_servers(1)?;
+        world.wait_for_health(1, Health::Healthy)?;
+        for service in [Service::Http, Service::Echo] {
+            for family in Family::ALL {
+                let batch = world.client().exchanges(service, world.vip(family, service), 50, 4);
+                batch.expect_no_failure()?;
+                ensure!(batch.of("b2") == 50, "{:?}", batch.tally);
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Starts daemon and traffic; every server has long-lived connections.
+fn start(world: &mut World) -> Result<Traffic> {
+    world.start()?;
+    let traffic = Traffic::start(world, LONG_LIVED)?;
+    for (server, _) in world.plan.weights() {
+        ensure!(traffic.alive_with(server) > 0, "no connection with {server}");
+    }
+    Ok(traffic)
+}
+
+/// Under traffic the victim is found out; from then on nothing fails, and the others' connections never noticed.
+fn left_out(world: &World, traffic: &Traffic) -> Result<()> {
+    world.wait_for_health(VICTIM, Health::Unhealthy)?;
+    let detected = Instant::now();
+    let mut remaining = world.plan.weights();
+    remaining.remove(VICTIM);
+    spread(world, &remaining)?;
+    traffic.so_far().expect_no_failure_since(detected)?;
+    traffic.expect_unbroken(Some(VICTIM_NAME))
+}
+
+/// The victim gets new flows again, and its return disturbs nobody.
+fn taken_back(world: &World, traffic: Traffic) -> Result<()> {
+    world.wait_for_health(VICTIM, Health::Healthy)?;
+    let returned = Instant::now();
+    spread(world, &world.plan.weights())?;
+    traffic.expect_unbroken(Some(VICTIM_NAME))?;
+    traffic.stop().expect_no_failure_since(returned)
+}
+
+fn spread(world: &World, weights: &[(&str, u8)]) -> Result<()> {
+    for (service, family) in KINDS {
+        let batch = world.client().exchanges(service, world.vip(family, service), EXCHANGES, CONCURRENCY);
+        batch.expect_no_failure()?;
+        expect_by_weight(&batch.tally, weights)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! Scenarios: real clients, the real daemon and real servers, in namespaces.
+
+mod bulk;
+mod configuration;
+mod detach;
+mod failure;
+mod not_ours;
+mod restart;
+mod spread;
+mod weight;

@@ -1,0 +1,64 @@
+//! Traffic that is not for a listener passes to the kernel, and pings of a VIP are answered.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use slb_tests::{
+    World,
+    client::PATIENCE,
+    net::Family,
+    scenario,
+    server::{Servers, Service},
+};
+
+const EXCHANGES: u64 = 50;
+
+#[test]
+fn what_no_listener_wants_passes_to_the_kernel() {
+    scenario("what_no_listener_wants_passes_to_the_kernel", &[50, 50], |world| {
+        // The load balancer's machine has servers of its own, on ports that are no listener's.
+        let own = Servers::start(&world.net.slb, "slb")?;
+        world.start()?;
+        for family in Family::ALL {
+            for address in [world.net.slb_address(family), family.vip()] {
+                for service in [Service::Http, Service::Echo] {
+                    let target = (address, service.backend_port()).into();
+                    let batch = world.client().exchanges(service, target, EXCHANGES, 4);
+                    batch.expect_no_failure()?;
+                    ensure!(batch.of("slb") == EXCHANGES, "{target}: {:?}", batch.tally);
+                }
+            }
+            let own_address = world.net.slb_address(family);
+            ensure!(
+                world.client().ping(own_address, PATIENCE)?.is_some(),
+                "{own_address}: no answer to a ping"
+            );
+        }
+        own.kill();
+        Ok(())
+    });
+}
+
+#[test]
+fn pings_of_a_vip_are_answered_before_the_kernel() {
+    scenario("pings_of_a_vip_are_answered_before_the_kernel", &[50], |world| {
+        world.start()?;
+        // From here on the kernel answers no ping, so what comes is XDP's.
+        world.net.slb.sysctl("net/ipv4/icmp_echo_ignore_all", "1")?;
+        world.net.slb.sysctl("net/ipv6/icmp/echo_ignore_all", "1")?;
+        let answered = answers(world)?;
+        for family in Family::ALL {
+            let own_address = world.net.slb_address(family);
+            let answer = world.client().ping(own_address, Duration::from_millis(300))?;
+            ensure!(answer.is_none(), "{own_address}: the kernel answers pings");
+            ensure!(world.client().ping(family.vip(), PATIENCE)?.is_some(), "{family}: no answer");
+        }
+        ensure!(answers(world)? == answered + 2, "{} answers counted, then {}", answered, answers(world)?);
+        Ok(())
+    });
+}
+
+fn answers(world: &World) -> Result<u64> {
+    let reasons = world.status()?.reasons;
+    Ok(reasons.iter().filter(|reason| reason.verdict == "answer").map(|reason| reason.packets).sum())
+}

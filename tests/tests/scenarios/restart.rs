@@ -1,0 +1,71 @@
+//! The daemon ends and starts again under traffic: nobody notices.
+
+use std::env;
+
+use anyhow::{Context, Result, ensure};
+use slb_tests::{World, scenario, traffic::Traffic};
+
+const WEIGHTS: [u8; 3] = [50, 30, 20];
+/// Long-lived connections per family.
+const LONG_LIVED: usize = 16;
+/// Exchanges of each kind that must be done while the daemon is down, and again after its return.
+const EXCHANGES: u64 = 200;
+/// Rounds of SIGKILL, unless the variable says otherwise.
+const ROUNDS: u32 = 5;
+const ROUNDS_VARIABLE: &str = "SLB_SIGKILL_ROUNDS";
+
+#[test]
+fn sigterm_and_restart_go_unnoticed() {
+    scenario("sigterm_and_restart_go_unnoticed", &WEIGHTS, |world| unnoticed(world, 1, World::terminate));
+}
+
+#[test]
+fn sigkill_and_restart_go_unnoticed() {
+    let rounds =
+        env::var(ROUNDS_VARIABLE).map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
+    scenario("sigkill_and_restart_go_unnoticed", &WEIGHTS, |world| unnoticed(world, rounds, World::kill));
+}
+
+/// Killed at any point of its start, the daemon leaves the forwarding on, and the next start completes.
+#[test]
+fn sigkill_during_the_start_goes_unnoticed() {
+    scenario("sigkill_during_the_start_goes_unnoticed", &WEIGHTS, |world| {
+        world.start()?;
+        let traffic = Traffic::start(world, LONG_LIVED)?;
+        for round in 0..ROUNDS {
+            world.kill()?;
+            world.start_without_waiting()?;
+            // A little later in its start each time, measured in exchanges.
+            traffic.progress(u64::from(round) * 10)?;
+        }
+        world.kill()?;
+        world.start()?;
+        traffic.progress(EXCHANGES)?;
+        traffic.expect_unbroken(None)?;
+        traffic.stop().expect_no_failure()
+    });
+}
+
+fn unnoticed(world: &mut World, rounds: u32, end: fn(&mut World) -> Result<()>) -> Result<()> {
+    world.start()?;
+    let traffic = Traffic::start(world, LONG_LIVED)?;
+    traffic.progress(EXCHANGES)?;
+    for round in 1..=rounds {
+        let one = |world: &mut World| {
+            end(world)?;
+            traffic.progress(EXCHANGES)?;
+            let status = world.status_from_pins().context("status from the pins")?;
+            ensure!(status.daemon.is_none(), "a daemon answers: {:?}", status.daemon);
+            ensure!(status.interfaces.len() == WEIGHTS.len() + 1, "{:?}", status.interfaces);
+            ensure!(status.reasons.iter().any(|reason| reason.verdict == "forward" && reason.packets > 0));
+            world.start()?;
+            traffic.progress(EXCHANGES)?;
+            traffic.expect_unbroken(None)?;
+            traffic.so_far().expect_no_failure()
+        };
+        one(world).with_context(|| format!("round {round}"))?;
+    }
+    let batch = traffic.stop();
+    println!("{rounds} rounds: {} exchanges succeeded, {} failed", batch.successes(), batch.failures.len());
+    batch.expect_no_failure()
+}

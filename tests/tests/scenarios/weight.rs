@@ -1,0 +1,69 @@
+//! Weight 0: no new flows, and the established ones go on.
+
+use anyhow::{Result, ensure};
+use slb_tests::{
+    World, client::LongLived, net::Family, scenario, server::Service, spread::expect_by_weight,
+    traffic::KINDS,
+};
+
+const WEIGHTS: [u8; 3] = [50, 30, 20];
+const EXCHANGES: u64 = 1_000;
+const CONCURRENCY: usize = 16;
+/// Long-lived connections per family.
+const LONG_LIVED: usize = 24;
+
+#[test]
+fn weight_zero_takes_nothing_new_and_keeps_what_it_has() {
+    scenario("weight_zero_takes_nothing_new_and_keeps_what_it_has", &WEIGHTS, |world| {
+        world.start()?;
+        let connections = Family::ALL
+            .into_iter()
+            .map(|family| world.client().long_lived(world.vip(family, Service::Lines), LONG_LIVED))
+            .collect::<Result<Vec<_>>>()?;
+        let with_b1: Vec<_> = connections.iter().map(|family| family.alive_with("b1")).collect();
+        ensure!(with_b1.iter().all(|count| *count > 0), "no connection to watch: {with_b1:?}");
+
+        world.plan.servers[0].weight = 0;
+        world.restart()?;
+        by_weight(world)?;
+        undisturbed(&connections, &with_b1)?;
+
+        world.plan.servers[0].weight = WEIGHTS[0];
+        world.restart()?;
+        by_weight(world)?;
+        undisturbed(&connections, &with_b1)
+    });
+}
+
+/// A server that is taken out of the configuration keeps nobody else from going on.
+#[test]
+fn a_removed_server_disturbs_no_other() {
+    scenario("a_removed_server_disturbs_no_other", &WEIGHTS, |world| {
+        world.start()?;
+        let target = world.vip(Family::V4, Service::Lines);
+        let connections = world.client().long_lived(target, LONG_LIVED)?;
+        world.plan.servers.remove(0);
+        world.restart()?;
+        by_weight(world)?;
+        connections.progress(5)?;
+        connections.expect_unbroken(Some("b1"))
+    });
+}
+
+fn by_weight(world: &World) -> Result<()> {
+    for (service, family) in KINDS {
+        let batch = world.client().exchanges(service, world.vip(family, service), EXCHANGES, CONCURRENCY);
+        batch.expect_no_failure()?;
+        expect_by_weight(&batch.tally, &world.plan.weights())?;
+    }
+    Ok(())
+}
+
+fn undisturbed(connections: &[LongLived], with_b1: &[usize]) -> Result<()> {
+    for (family, expected) in connections.iter().zip(with_b1) {
+        family.progress(5)?;
+        family.expect_unbroken(None)?;
+        ensure!(family.alive_with("b1") == *expected, "{:?}", family.alive());
+    }
+    Ok(())
+}
