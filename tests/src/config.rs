@@ -113,3 +113,31 @@ impl Plan {
         self.servers.iter().flat_map(|server| server.addresses.map(|address| (address, server.weight)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::{Plan, PlannedServer};
+    use crate::server::Service;
+
+    #[test]
+    fn the_plan_is_a_valid_configuration_without_warnings() {
+        let server = |n: u8, weight| PlannedServer {
+            name: format!("b{n}"),
+            addresses: [[10, 90, n, 10].into(), [0xfd90, n.into(), 0, 0, 0, 0, 0, 10].into()],
+            weight,
+        };
+        let plan = Plan {
+            interfaces: vec!["client0".to_owned(), "b1".to_owned()],
+            pin_dir: PathBuf::from("/sys/fs/bpf/slbt-1-1"),
+            socket: PathBuf::from("/run/slb.sock"),
+            servers: vec![server(1, 100), server(2, 0)],
+        };
+        let parsed = slb_userspace::config::parse("slb.toml", &plan.toml());
+        let loaded = parsed.unwrap_or_else(|rejected| panic!("{rejected}"));
+        assert_eq!(loaded.config.load_balancers[0].listeners.len(), Service::ALL.len());
+        assert_eq!(loaded.warnings.to_string(), "");
+        assert_eq!(loaded.config.daemon.interfaces, plan.interfaces);
+    }
+}
