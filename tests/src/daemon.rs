@@ -128,11 +128,19 @@ impl Daemon {
     /// It ends, or takes too long.
     pub fn ready(&mut self, programs: &Programs, socket: &Path) -> Result<Status> {
         let pid = self.pid();
+        let mut last = String::new();
         wait_for("a daemon that is ready", LIMIT, || {
             if let Some(status) = self.child.try_wait()? {
                 bail!("slbd ended with {status}");
             }
-            let Ok(status) = programs.status(socket) else { return Ok(None) };
+            let status = match programs.status(socket) {
+                Ok(status) => status,
+                Err(error) => {
+                    last = format!("{error:#}");
+                    return Ok(None);
+                }
+            };
+            last = format!("{status:?}");
             let ready = status.daemon.as_ref().is_some_and(|daemon| daemon.pid == pid)
                 && servers(&status).next().is_some()
                 && servers(&status).all(|server| match server.health {
@@ -142,7 +150,10 @@ impl Daemon {
                 });
             Ok(ready.then_some(status))
         })
-        .with_context(|| format!("its log:\n{}", fs::read_to_string(&self.log).unwrap_or_default()))
+        .with_context(|| {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            format!("its log:\n{log}\nwhat `slb status` said last: {last}")
+        })
     }
 
     /// Ends it with SIGTERM, as a service manager does, and waits.

@@ -4,6 +4,7 @@ mod bulk;
 mod configuration;
 mod detach;
 mod failure;
+mod next_hop;
 mod not_ours;
 mod restart;
 mod spread;
