@@ -2,6 +2,7 @@
 
 mod command;
 mod namespace;
+mod pass;
 mod topology;
 
 pub use command::run;

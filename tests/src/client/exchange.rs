@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -15,6 +16,9 @@ use tokio::{
 
 /// Largest HTTP response, in bytes.
 const MAX_RESPONSE: u64 = 8 * 1024;
+
+/// First port of UDP exchanges.
+const FIRST_PORT: u16 = 1024;
 
 /// Datagrams of one UDP exchange; the same server must answer all of them.
 const DATAGRAMS: u8 = 2;
@@ -41,13 +45,13 @@ pub(super) async fn connect(source: IpAddr, target: SocketAddr) -> io::Result<Tc
 
 /// Asks the HTTP server who it is. The server closes first, so that no port of the client's stays in TIME_WAIT.
 pub(super) async fn http(source: IpAddr, target: SocketAddr) -> Result<Answer> {
-    let mut stream = connect(source, target).await.context("connect")?;
-    let port = stream.local_addr()?.port();
+    let mut stream = connect(source, target).await.with_context(|| format!("connect from {source}"))?;
+    let local = stream.local_addr()?;
     let request = format!("GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.with_context(|| format!("send from port {port}"))?;
+    stream.write_all(request.as_bytes()).await.with_context(|| format!("send from {local}"))?;
     let mut response = String::new();
     let read = (&mut stream).take(MAX_RESPONSE).read_to_string(&mut response).await;
-    read.with_context(|| format!("receive on port {port}"))?;
+    read.with_context(|| format!("receive at {local}"))?;
     let (head, body) = response.split_once("\r\n\r\n").with_context(|| format!("cut short: {response:?}"))?;
     ensure!(head.starts_with("HTTP/1.1 200 "), "not a success: {head:?}");
     let server = head.lines().find_map(|line| line.strip_prefix("X-Server: ")).context("no server name")?;
@@ -56,20 +60,31 @@ pub(super) async fn http(source: IpAddr, target: SocketAddr) -> Result<Answer> {
 }
 
 /// Sends datagrams to the UDP echo server and checks what comes back.
-pub(super) async fn udp(source: IpAddr, target: SocketAddr, ticket: u64) -> Result<Answer> {
-    let socket = UdpSocket::bind((source, 0)).await?;
+pub(super) async fn udp(sources: &[IpAddr], target: SocketAddr, ticket: u64) -> Result<Answer> {
+    let local = next_flow(sources);
+    let socket = UdpSocket::bind(local).await.with_context(|| format!("bind to {local}"))?;
     socket.connect(target).await?;
     let mut answer: Option<Answer> = None;
     for datagram in 0..DATAGRAMS {
         let message = format!("{ticket}.{datagram}");
-        let (server, retries) = ask(&socket, &message).await?;
+        let (server, retries) = ask(&socket, &message).await.with_context(|| format!("from {local}"))?;
         match &mut answer {
             None => answer = Some(Answer { server, retries }),
             Some(first) if first.server == server => first.retries += retries,
-            Some(first) => bail!("one flow answered by {} and by {server}", first.server),
+            Some(first) => bail!("the flow from {local} was answered by {} and by {server}", first.server),
         }
     }
     answer.context("no datagram was sent")
+}
+
+/// An address and port that no flow of this process had before, but for every half million flows: a port used again
+/// soon would be the same flow, and would rightly go to the same server, whatever has changed since.
+fn next_flow(sources: &[IpAddr]) -> SocketAddr {
+    static FLOWS: AtomicUsize = AtomicUsize::new(0);
+    let flow = FLOWS.fetch_add(1, Ordering::Relaxed);
+    let ports = (FIRST_PORT..=u16::MAX).len();
+    let port = u16::try_from(flow / sources.len() % ports).map_or(FIRST_PORT, |nth| FIRST_PORT + nth);
+    (sources[flow % sources.len()], port).into()
 }
 
 async fn ask(socket: &UdpSocket, message: &str) -> Result<(String, u32)> {
@@ -86,5 +101,5 @@ async fn ask(socket: &UdpSocket, message: &str) -> Result<(String, u32)> {
             }
         }
     }
-    bail!("no answer on port {}", socket.local_addr()?.port())
+    bail!("no answer to {message}")
 }

@@ -38,15 +38,13 @@ pub struct Failure {
     pub started: Instant,
     /// When it failed.
     pub failed: Instant,
-    /// The client's address.
-    pub source: IpAddr,
-    /// What happened.
+    /// From where, and what happened.
     pub error: String,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "from {}: {} after {} ms", self.source, self.error, millis(self.started, self.failed))
+        write!(f, "{} after {} ms", self.error, millis(self.started, self.failed))
     }
 }
 
@@ -180,7 +178,7 @@ async fn work(shared: Arc<Shared>) {
         let started = Instant::now();
         let attempt = async {
             match shared.service {
-                Service::Echo => exchange::udp(source, shared.target, ticket).await,
+                Service::Echo => exchange::udp(&shared.sources, shared.target, ticket).await,
                 _ => exchange::http(source, shared.target).await,
             }
         };
@@ -195,7 +193,7 @@ async fn work(shared: Arc<Shared>) {
             Ok(Err(error)) => format!("{error:#}"),
             Err(_) => "no end".to_owned(),
         };
-        shared.batch().failures.push(Failure { started, failed: Instant::now(), source, error });
+        shared.batch().failures.push(Failure { started, failed: Instant::now(), error });
         time::sleep(PAUSE_AFTER_FAILURE).await;
     }
 }

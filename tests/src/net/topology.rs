@@ -6,17 +6,18 @@
 //! ```
 //! Forwarding is off in `slb`: a packet between client and backend gets through by XDP or not at all. VIPs sit on
 //! `lo` of `slb`. Checksums are finished by the sender (`tx off`), as with a real interface, and the peers of the
-//! interfaces that carry XDP poll (`gro on`), without which veth does not deliver frames that XDP sent.
+//! interfaces that carry SLB have an XDP program too, without which veth does not deliver frames that XDP sent.
 
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::OwnedFd,
     sync::Arc,
 };
 
 use anyhow::Result;
 
-use super::{Namespace, run};
+use super::{Namespace, pass, run};
 
 /// Addresses of the client, per family.
 pub const CLIENT_SOURCES: u8 = 8;
@@ -84,6 +85,8 @@ pub struct Topology {
     pub slb: Arc<Namespace>,
     /// The backends.
     pub backends: Vec<Backend>,
+    /// Keep the XDP programs of the peers attached.
+    _programs: Vec<OwnedFd>,
 }
 
 /// A backend's place in the network.
@@ -117,18 +120,18 @@ impl Topology {
         client.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
         client.sysctl("net/ipv4/ping_group_range", "0 0")?;
         let sources: Vec<u8> = (FIRST_SOURCE..FIRST_SOURCE + CLIENT_SOURCES).collect();
-        connect(&slb, "client0", &client, 0, &sources)?;
+        let mut programs = vec![connect(&slb, "client0", &client, 0, &sources)?];
 
         let backends = (1..=backends)
             .map(|link| {
                 let name = format!("b{link}");
                 let namespace = namespace(&name)?;
                 quiet(&namespace)?;
-                connect(&slb, &name, &namespace, link, &[BACKEND])?;
+                programs.push(connect(&slb, &name, &namespace, link, &[BACKEND])?);
                 Ok(Backend { name, namespace, link })
             })
             .collect::<Result<_>>()?;
-        Ok(Self { client, slb, backends })
+        Ok(Self { client, slb, backends, _programs: programs })
     }
 
     /// The interfaces of `slb`, the client's first.
@@ -194,17 +197,19 @@ fn quiet(namespace: &Namespace) -> Result<()> {
 }
 
 /// Lays a link between `slb` and `peer`, whose end is `eth0`, and routes everything of the peer's through `slb`.
-fn connect(slb: &Namespace, interface: &str, peer: &Namespace, link: u8, hosts: &[u8]) -> Result<()> {
+/// Returns what keeps the peer's XDP program attached.
+fn connect(slb: &Namespace, interface: &str, peer: &Namespace, link: u8, hosts: &[u8]) -> Result<OwnedFd> {
     slb.ip(&format!("link add {interface} type veth peer name eth0 netns {}", peer.name()))?;
     for (namespace, device) in [(slb, interface), (peer, "eth0")] {
-        run(namespace.command("ethtool").args(["-K", device, "tx", "off", "gro", "on"]), "")?;
+        run(namespace.command("ethtool").args(["-K", device, "tx", "off"]), "")?;
     }
     let addresses: Vec<String> = Family::ALL
         .map(|family| format!("addr add {}/{} dev {interface}", family.host(link, SLB), family.prefix()))
         .into();
     slb.ip(&format!("link set {interface} up\n{}", addresses.join("\n")))?;
     peer.ip("link set eth0 up")?;
-    peer.ip(&addressing(link, hosts))
+    peer.ip(&addressing(link, hosts))?;
+    peer.on_thread(|| pass::attach("eth0"))
 }
 
 /// The `ip` commands that give a peer its addresses and routes.

@@ -1,0 +1,80 @@
+//! An XDP program that passes everything, for the ends of a veth pair whose other end carries SLB.
+//!
+//! What SLB sends back over the interface it came from (`XDP_TX`) wakes the receiving end only if that end has a
+//! program too; otherwise the frame lies in its ring until another one comes. The program is two instructions, so it
+//! is handed to bpf(2) as they are; a loader would want a compiled object.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
+
+use anyhow::{Context, Result};
+use nix::{libc, net::if_::if_nametoindex};
+
+/// `bpf_cmd`: BPF_PROG_LOAD and BPF_LINK_CREATE.
+const PROG_LOAD: libc::c_long = 5;
+const LINK_CREATE: libc::c_long = 28;
+/// `bpf_prog_type`: BPF_PROG_TYPE_XDP.
+const XDP: u32 = 6;
+/// `bpf_attach_type`: BPF_XDP.
+const ATTACH_XDP: u32 = 37;
+/// XDP_FLAGS_DRV_MODE: in the driver or not at all.
+const NATIVE: u32 = 1 << 2;
+
+/// `r0 = XDP_PASS; exit`, each as opcode, registers, offset and immediate.
+const PROGRAM: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 2, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+
+/// The beginning of `union bpf_attr` for BPF_PROG_LOAD; the kernel takes what is not given as zero.
+#[repr(C)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+}
+
+/// The beginning of `union bpf_attr` for BPF_LINK_CREATE.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Attaches the program to an interface of the calling thread's namespace; it stays while the link is open.
+pub(super) fn attach(interface: &str) -> Result<OwnedFd> {
+    let load = ProgLoad {
+        prog_type: XDP,
+        insn_cnt: PROGRAM.len().try_into()?,
+        insns: PROGRAM.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+    };
+    // SAFETY: the attributes have the kernel's layout and point to memory that outlives the call.
+    let program = unsafe { bpf(PROG_LOAD, &load) }.context("cannot load an XDP program")?;
+    let create = LinkCreate {
+        prog_fd: program.as_raw_fd().try_into()?,
+        target_ifindex: if_nametoindex(interface)?,
+        attach_type: ATTACH_XDP,
+        flags: NATIVE,
+    };
+    // SAFETY: the attributes have the kernel's layout; the descriptor is open.
+    unsafe { bpf(LINK_CREATE, &create) }
+        .with_context(|| format!("cannot attach an XDP program to {interface}"))
+}
+
+/// Calls bpf(2) with a command that returns a descriptor.
+///
+/// # Safety
+/// `attributes` must be what the kernel expects for `command`, and its pointers valid.
+unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel reads as many bytes as are said to be there.
+    let descriptor = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
+    let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
