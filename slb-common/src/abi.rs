@@ -20,8 +20,8 @@ pub const ABI_VERSION: u32 = 1;
 pub const MAX_SERVICES: u32 = 4096;
 /// Servers the maps hold; a server that stands in two differently checked groups counts twice.
 pub const MAX_BACKENDS: u32 = 16_384;
-/// Next hops the maps hold.
-pub const MAX_NEXT_HOPS: u32 = 4096;
+/// Next hops the maps hold: one for each server before and after all of them change, and 0, which stands for none.
+pub const MAX_NEXT_HOPS: u32 = 2 * MAX_BACKENDS + 1;
 /// Server tables the maps hold.
 pub const MAX_RINGS: u32 = 4096;
 /// Interfaces packets may leave through.
@@ -88,7 +88,8 @@ impl Address {
     }
 }
 
-/// Names one use of an id: ids are used again, the pair of id and generation is not.
+/// Names one use of an id: ids are used again; the pair of id and generation is not, until 65,535 more have been given
+/// out.
 ///
 /// Zero names nothing.
 #[repr(transparent)]

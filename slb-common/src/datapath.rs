@@ -12,8 +12,8 @@ mod select;
 use crate::{
     abi::{
         Address, Mac,
-        backend::Backend,
         flow::Link,
+        service::Service,
         stats::{Action, Reason},
     },
     net::{
@@ -22,6 +22,7 @@ use crate::{
         parse::{Packet, parse},
     },
 };
+use select::{Chosen, Reply};
 use tables::{Direction, Tables};
 
 /// What is to be done with the frame.
@@ -29,8 +30,8 @@ use tables::{Direction, Tables};
 pub enum Verdict {
     /// Send it back out of the interface it came in.
     Transmit,
-    /// Send it out of the interface with this index.
-    Redirect(u32),
+    /// Send it where [`Tables::redirect`] has said.
+    Redirect,
     /// Leave it to the kernel, unchanged.
     Pass,
     /// Drop it.
@@ -41,11 +42,7 @@ pub enum Verdict {
 #[inline(always)]
 pub fn process<T: Tables>(frame: &mut Frame<'_>, ifindex: u32, tables: &T) -> Verdict {
     let (verdict, action, reason) = match decide(frame, ifindex, tables) {
-        Ok(Decision::Answered) => (Verdict::Transmit, Action::Answer, Reason::Echo as u32),
-        Ok(Decision::Sent { out, reason }) if out == ifindex => {
-            (Verdict::Transmit, Action::Forward, reason as u32)
-        }
-        Ok(Decision::Sent { out, reason }) => (Verdict::Redirect(out), Action::Forward, reason as u32),
+        Ok(Sent { verdict, action, reason }) => (verdict, action, reason as u32),
         Err(Refusal::Pass(reason)) => (Verdict::Pass, Action::Pass, reason),
         Err(Refusal::Drop(reason)) => (Verdict::Drop, Action::Drop, reason),
     };
@@ -53,9 +50,10 @@ pub fn process<T: Tables>(frame: &mut Frame<'_>, ifindex: u32, tables: &T) -> Ve
     verdict
 }
 
-enum Decision {
-    Answered,
-    Sent { out: u32, reason: Reason },
+struct Sent {
+    verdict: Verdict,
+    action: Action,
+    reason: Reason,
 }
 
 /// With the number of the reason.
@@ -73,7 +71,7 @@ const fn drop(reason: Reason) -> Refusal {
 }
 
 #[inline(always)]
-fn decide<T: Tables>(frame: &mut Frame<'_>, ifindex: u32, tables: &T) -> Result<Decision, Refusal> {
+fn decide<T: Tables>(frame: &mut Frame<'_>, ifindex: u32, tables: &T) -> Result<Sent, Refusal> {
     let mut packet = match parse(frame) {
         Ok(packet) => packet,
         Err(refused) => {
@@ -90,55 +88,75 @@ fn decide<T: Tables>(frame: &mut Frame<'_>, ifindex: u32, tables: &T) -> Result<
         Some(service) if matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6) => {
             echo::answer(frame, &packet).ok_or(drop(Reason::Truncated))?;
             tables.count_service(service.reference.id(), Direction::In, frame.len(), false);
-            Ok(Decision::Answered)
+            Ok(Sent { verdict: Verdict::Transmit, action: Action::Answer, reason: Reason::Echo })
         }
-        Some(service) => {
-            let link = client_link(frame, ifindex).ok_or(drop(Reason::Truncated))?;
-            if packet.hop_limit <= 1 {
-                return Err(drop(Reason::HopLimit));
-            }
-            let chosen = select::to_server(&packet, link, service, tables).map_err(drop)?;
-            let out = to_server(frame, &packet, chosen.backend, tables).map_err(drop)?;
-            tables.count_service(service.reference.id(), Direction::In, frame.len(), chosen.is_new);
-            tables.count_backend(chosen.backend.reference.id(), Direction::In, frame.len(), chosen.is_new);
-            Ok(Decision::Sent { out, reason: Reason::ToServer })
-        }
-        None => to_client(frame, &packet, tables),
+        Some(service) => to_server(frame, ifindex, &packet, service, tables).map_err(drop),
+        None => to_client(frame, ifindex, &packet, tables),
     }
 }
 
 #[inline(always)]
 fn to_server<T: Tables>(
     frame: &mut Frame<'_>,
+    ifindex: u32,
     packet: &Packet,
-    backend: &Backend,
+    service: &Service,
     tables: &T,
-) -> Result<u32, Reason> {
-    let hop = tables.next_hop(backend.next_hop).filter(|hop| hop.ifindex != 0).ok_or(Reason::NoNextHop)?;
+) -> Result<Sent, Reason> {
+    if packet.hop_limit <= 1 {
+        return Err(Reason::HopLimit);
+    }
+    let link = client_link(frame, ifindex).ok_or(Reason::Truncated)?;
+    let Chosen { backend, hop, is_new } = select::to_server(packet, link, service, tables)?;
+    let verdict = leave(ifindex, hop.ifindex, packet, tables)?;
     nat::to_server(frame, packet, &backend.address, backend.port).ok_or(Reason::Truncated)?;
-    let ethernet = frame.header_mut::<EthernetAddresses>(0).ok_or(Reason::Truncated)?;
-    ethernet.destination = hop.destination.bytes();
-    ethernet.source = hop.source.bytes();
-    Ok(hop.ifindex)
+    readdress(frame, hop.destination, hop.source).ok_or(Reason::Truncated)?;
+    tables.count_service(service.reference.id(), Direction::In, frame.len(), is_new);
+    tables.count_backend(backend.reference.id(), Direction::In, frame.len(), is_new);
+    Ok(Sent { verdict, action: Action::Forward, reason: Reason::ToServer })
 }
 
 #[inline(always)]
-fn to_client<T: Tables>(frame: &mut Frame<'_>, packet: &Packet, tables: &T) -> Result<Decision, Refusal> {
+fn to_client<T: Tables>(
+    frame: &mut Frame<'_>,
+    ifindex: u32,
+    packet: &Packet,
+    tables: &T,
+) -> Result<Sent, Refusal> {
     if !matches!(packet.protocol, protocol::TCP | protocol::UDP) {
         return Err(pass(Reason::NotOurs));
     }
-    let reply = select::to_client(packet, tables).ok_or(pass(Reason::NotOurs))?;
+    let Reply { service, backend, client } =
+        select::to_client(packet, tables).ok_or(pass(Reason::NotOurs))?;
     if packet.hop_limit <= 1 {
         return Err(drop(Reason::HopLimit));
     }
-    let truncated = || drop(Reason::Truncated);
-    nat::to_client(frame, packet, &reply.service.address, reply.service.port).ok_or_else(truncated)?;
-    let ethernet = frame.header_mut::<EthernetAddresses>(0).ok_or_else(truncated)?;
-    ethernet.destination = reply.client.peer.bytes();
-    ethernet.source = reply.client.own.bytes();
-    tables.count_service(reply.service.reference.id(), Direction::Out, frame.len(), false);
-    tables.count_backend(reply.backend.id(), Direction::Out, frame.len(), false);
-    Ok(Decision::Sent { out: reply.client.ifindex, reason: Reason::ToClient })
+    let verdict = leave(ifindex, client.ifindex, packet, tables).map_err(drop)?;
+    nat::to_client(frame, packet, &service.address, service.port).ok_or(drop(Reason::Truncated))?;
+    readdress(frame, client.peer, client.own).ok_or(drop(Reason::Truncated))?;
+    tables.count_service(service.reference.id(), Direction::Out, frame.len(), false);
+    tables.count_backend(backend.id(), Direction::Out, frame.len(), false);
+    Ok(Sent { verdict, action: Action::Forward, reason: Reason::ToClient })
+}
+
+/// How a frame leaves through the interface `out`.
+#[inline(always)]
+fn leave<T: Tables>(ifindex: u32, out: u32, packet: &Packet, tables: &T) -> Result<Verdict, Reason> {
+    if out == ifindex {
+        return Ok(Verdict::Transmit);
+    }
+    if packet.is_tagged() {
+        return Err(Reason::VlanCrossing);
+    }
+    if tables.redirect(out) { Ok(Verdict::Redirect) } else { Err(Reason::NoInterface) }
+}
+
+#[inline(always)]
+fn readdress(frame: &mut Frame<'_>, destination: Mac, source: Mac) -> Option<()> {
+    let ethernet = frame.header_mut::<EthernetAddresses>(0)?;
+    ethernet.destination = destination.bytes();
+    ethernet.source = source.bytes();
+    Some(())
 }
 
 /// Whether a running listener stands on the address: then it has an echo service as well.

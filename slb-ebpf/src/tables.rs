@@ -14,8 +14,8 @@ use slb_common::{
 };
 
 use crate::maps::{
-    BACKEND_COUNTERS, BACKENDS, CONTROL, FLOWS, NEXT_HOPS, RINGS, SERVICE_COUNTERS, SERVICE_INDEX, SERVICES,
-    TOTALS,
+    BACKEND_COUNTERS, BACKENDS, CONTROL, FLOWS, INTERFACES, NEXT_HOPS, RINGS, SERVICE_COUNTERS,
+    SERVICE_INDEX, SERVICES, TOTALS,
 };
 
 /// The maps of this program.
@@ -54,7 +54,8 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn flow(&self, key: &FlowKey) -> Option<FlowEntry<'_>> {
-        // SAFETY: an element stays readable and writable until the program ends, even when it is evicted meanwhile.
+        // SAFETY: an element stays readable and writable until the program ends. Evicted meanwhile, it may hold another
+        // flow: whoever reads it compares the check.
         FLOWS.get_ptr_mut(key).map(|flow| unsafe { FlowEntry::new(flow) })
     }
 
@@ -67,6 +68,11 @@ impl Tables for Maps {
     fn now(&self) -> u32 {
         // SAFETY: takes nothing and returns a number.
         unsafe { bpf_jiffies64() as u32 }
+    }
+
+    #[inline(always)]
+    fn redirect(&self, ifindex: u32) -> bool {
+        INTERFACES.redirect(ifindex, 0).is_ok()
     }
 
     #[inline(always)]

@@ -7,6 +7,7 @@
 pub mod desired;
 pub mod diff;
 pub mod ids;
+pub mod memory;
 pub mod reconcile;
 
 #[cfg(test)]

@@ -1,17 +1,14 @@
 //! `slbd run`: brings everything together and keeps it so.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+mod attach;
+mod facts;
+
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use nix::time::{ClockId, clock_getres};
-use slb_common::abi::{
-    Mac,
-    backend::{Backend, NextHop},
+use nix::{
+    sys::resource::{Resource, getrlimit, setrlimit},
+    time::{ClockId, clock_getres},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -19,24 +16,21 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
+use self::{attach::attach, facts::Facts};
 use crate::{
     api::server::{Snapshot, Socket},
-    config::model::{Config, XdpMode},
+    config::model::Config,
     control::{
-        desired::{Desired, Known, Verdict, desired, destinations, targets},
+        desired::{Desired, desired, destinations, targets},
         ids::Assigned,
         reconcile::Reconciler,
     },
     dataplane::{
-        bpf::{
-            loader::{Attachment, Program},
-            maps::Maps,
-            pins::Pins,
-        },
-        state::{State, backend_address},
+        bpf::{maps::Maps, pins::Pins},
+        state::backend_address,
     },
-    health::{Event, Health, Supervisor, Target},
-    neigh::{self, Link, Resolution, Resolver},
+    health::{Event, Supervisor},
+    neigh::{Resolutions, Resolver},
 };
 
 /// Changes that come within this time of one another are put in force together.
@@ -46,13 +40,18 @@ const SPACING: Duration = Duration::from_millis(100);
 /// Time until a failed change is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Time the kernel is given to tell of next hops before the data plane is changed for the first time.
-const FIRST_NEIGHBOURS: Duration = Duration::from_secs(2);
+const FIRST_NEIGHBOURS: Duration = Duration::from_secs(1);
+/// Time for which next hops that an earlier run has left hold, while the kernel has none: long enough to ask for them.
+const NEXT_HOPS_HOLD: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT. Forwarding goes on afterwards.
+///
+/// # Errors
+/// The daemon cannot start: a first start then leaves nothing behind, and what an earlier run left stays in force.
 pub async fn run(config: Config) -> Result<()> {
     let mut stop = Stop::new()?;
+    raise_descriptor_limit()?;
     let pins = Pins::new(&config.daemon.pin_dir);
-    let fresh = !pins.exist();
     pins.create()?;
     let Some(_lock) = pins.lock()? else {
         bail!(
@@ -60,10 +59,9 @@ pub async fn run(config: Config) -> Result<()> {
             pins.root().display()
         );
     };
-    let mut socket = Socket::bind(&config.daemon.socket).await?;
-
-    let (mut reconciler, interfaces) = match start(&config, &pins).await {
-        Ok(started) => started,
+    let fresh = !pins.exist()?;
+    let daemon = match Daemon::start(&config, &pins).await {
+        Ok(daemon) => daemon,
         Err(error) => {
             if fresh {
                 pins.remove().context("cannot remove the pins of a start that failed")?;
@@ -71,212 +69,118 @@ pub async fn run(config: Config) -> Result<()> {
             return Err(error);
         }
     };
-
-    let remembered = remembered(&config, reconciler.held()?);
-    let mut known = Facts { interfaces, health: remembered, next_hops: BTreeMap::new() };
-    let (events, mut verdicts) = mpsc::channel(1024);
-    let mut supervisor = Supervisor::new(events);
-    supervisor.set_targets(
-        targets(&config)
-            .into_keys()
-            .map(|target| {
-                let before = known
-                    .health
-                    .get(&target)
-                    .map(|verdict| if verdict.healthy { Health::Healthy } else { Health::Unhealthy });
-                (target, before)
-            })
-            .collect(),
-    );
-    let (resolver, mut neighbours) = Resolver::spawn()?;
-    resolver.watch(destinations(&config));
-    // Until the kernel has told of next hops, there are none to put in force: an earlier run's would be lost.
-    let _ = timeout(FIRST_NEIGHBOURS, neighbours.changed()).await;
-    known.learn(&neighbours.borrow_and_update());
-
-    let (snapshots, published) = watch::channel(Arc::new(Snapshot::default()));
-    let mut apply = |known: &Facts| -> Result<()> {
-        let desired = desired(&config, known.as_known());
-        let (assigned, operations) = reconciler.reconcile(&desired)?;
-        tracing::debug!(operations, "data plane is as desired");
-        snapshots.send_replace(Arc::new(snapshot(&desired, assigned)));
-        Ok(())
-    };
-    apply(&known)?;
     tracing::info!(
         socket = %config.daemon.socket.display(),
         load_balancers = config.load_balancers.len(),
         "running"
     );
+    daemon.run(&mut stop).await
+}
 
-    let maps = Maps::open(&pins)?;
-    let serving = socket.serve(maps, published);
-    tokio::pin!(serving);
-    let mut due = None;
-    let mut last = Instant::now();
-    loop {
-        let soon = |last: Instant| Some((Instant::now() + GATHER).max(last + SPACING));
-        tokio::select! {
-            signal = stop.wait() => {
-                tracing::info!(signal, "stopping; forwarding goes on: `slbd detach` ends it");
-                return Ok(());
-            }
-            result = &mut serving => return result.context("the API has ended"),
-            Some(event) = verdicts.recv() => {
-                known.heed(event);
-                due = due.or_else(|| soon(last));
-            }
-            Ok(()) = neighbours.changed() => {
-                known.learn(&neighbours.borrow_and_update());
-                due = due.or_else(|| soon(last));
-            }
-            () = sleep_until(due.unwrap_or(last)), if due.is_some() => {
-                due = None;
-                if let Err(error) = apply(&known) {
-                    tracing::error!(error = format!("{error:#}"), "the data plane is not as desired; trying again");
-                    due = Some(Instant::now() + RETRY);
+/// A daemon whose configuration is in force.
+struct Daemon<'a> {
+    config: &'a Config,
+    reconciler: Reconciler<Maps>,
+    facts: Facts,
+    /// Probes end when it is dropped.
+    _supervisor: Supervisor,
+    verdicts: mpsc::Receiver<Event>,
+    /// Neighbours are followed until it is dropped.
+    _resolver: Resolver,
+    neighbours: watch::Receiver<Resolutions>,
+    socket: Socket,
+    /// For the API, which reads counters.
+    maps: Option<Maps>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+}
+
+impl<'a> Daemon<'a> {
+    async fn start(config: &'a Config, pins: &Pins) -> Result<Self> {
+        let socket = Socket::bind(&config.daemon.socket).await?;
+        let (mut reconciler, interfaces) = attach(config, pins, jiffies_per_second()?).await?;
+        let facts = Facts::remembered(config, reconciler.held()?, interfaces);
+
+        let (events, verdicts) = mpsc::channel(1024);
+        let mut supervisor = Supervisor::new(events);
+        let wanted = targets(config).into_iter().map(|target| (facts.verdict(&target), target));
+        supervisor.set_targets(wanted.map(|(verdict, target)| (target, verdict)).collect());
+
+        let (resolver, neighbours) = Resolver::spawn()?;
+        resolver.watch(destinations(config));
+        let mut daemon = Self {
+            config,
+            reconciler,
+            facts,
+            _supervisor: supervisor,
+            verdicts,
+            _resolver: resolver,
+            neighbours,
+            socket,
+            maps: Some(Maps::open(pins)?),
+            snapshots: watch::Sender::new(Arc::new(Snapshot::default())),
+        };
+        // What comes in time spares a second change; nothing depends on it.
+        let _ = timeout(FIRST_NEIGHBOURS, daemon.neighbours.changed()).await;
+        daemon.facts.learn(&daemon.neighbours.borrow_and_update());
+        while let Ok(event) = daemon.verdicts.try_recv() {
+            daemon.facts.heed(event);
+        }
+        daemon.apply()?;
+        Ok(daemon)
+    }
+
+    async fn run(mut self, stop: &mut Stop) -> Result<()> {
+        let maps = self.maps.take().context("the daemon runs already")?;
+        let serving = self.socket.serve(maps, self.snapshots.subscribe())?;
+        tokio::pin!(serving);
+        let forget = Instant::now() + NEXT_HOPS_HOLD;
+        let mut last = Instant::now();
+        let mut due = None;
+        loop {
+            let soon = (Instant::now() + GATHER).max(last + SPACING);
+            tokio::select! {
+                signal = stop.wait() => {
+                    tracing::info!(signal, "stopping; forwarding goes on: `slbd detach` ends it");
+                    return Ok(());
                 }
-                last = Instant::now();
+                result = &mut serving => return result.context("the API has ended"),
+                Some(event) = self.verdicts.recv() => {
+                    self.facts.heed(event);
+                    due = due.or(Some(soon));
+                }
+                changed = self.neighbours.changed() => {
+                    changed.context("neighbours are not followed any more")?;
+                    self.facts.learn(&self.neighbours.borrow_and_update());
+                    due = due.or(Some(soon));
+                }
+                () = sleep_until(forget), if self.facts.remembers_next_hops() => {
+                    self.facts.forget_next_hops();
+                    self.facts.learn(&self.neighbours.borrow_and_update());
+                    due = due.or(Some(soon));
+                }
+                () = sleep_until(due.unwrap_or(last)), if due.is_some() => {
+                    due = None;
+                    if let Err(error) = self.apply() {
+                        tracing::error!(
+                            error = format!("{error:#}"),
+                            "the data plane is not as desired; trying again"
+                        );
+                        due = Some(Instant::now() + RETRY);
+                    }
+                    last = Instant::now();
+                }
             }
         }
     }
-}
 
-/// What is known of servers and neighbours.
-struct Facts {
-    /// Names of the interfaces that run the program, by index.
-    interfaces: BTreeMap<u32, String>,
-    health: BTreeMap<Target, Verdict>,
-    next_hops: BTreeMap<IpAddr, NextHop>,
-}
-
-impl Facts {
-    fn as_known(&self) -> Known<'_> {
-        Known { health: Some(&self.health), next_hops: Some(&self.next_hops) }
+    /// Puts in force what follows from what is known.
+    fn apply(&mut self) -> Result<()> {
+        let desired = desired(self.config, self.facts.known());
+        let (assigned, operations) = self.reconciler.reconcile(&desired)?;
+        tracing::debug!(operations, "the data plane is as desired");
+        self.snapshots.send_replace(Arc::new(snapshot(&desired, assigned)));
+        Ok(())
     }
-
-    fn heed(&mut self, event: Event) {
-        let Event { target, healthy, detail } = event;
-        if healthy {
-            tracing::info!(server = %target.address, "healthy");
-        } else {
-            tracing::warn!(server = %target.address, detail, "unhealthy");
-        }
-        self.health.insert(target, Verdict { healthy, detail });
-    }
-
-    fn learn(&mut self, neighbours: &BTreeMap<IpAddr, Resolution>) {
-        let mut next_hops = BTreeMap::new();
-        for (address, resolution) in neighbours {
-            match resolution {
-                Resolution::Resolved(hop) if !self.interfaces.contains_key(&hop.interface_index) => {
-                    tracing::warn!(
-                        server = %address,
-                        interface = hop.interface,
-                        "the way to the server leaves through an interface that is not in [daemon] interfaces: \
-                         it gets no packets"
-                    );
-                }
-                Resolution::Resolved(hop) => {
-                    next_hops.insert(
-                        *address,
-                        NextHop {
-                            ifindex: hop.interface_index,
-                            reserved: 0,
-                            destination: Mac::new(hop.destination_mac),
-                            source: Mac::new(hop.source_mac),
-                        },
-                    );
-                }
-                Resolution::Unresolved(why) if self.next_hops.contains_key(address) => {
-                    tracing::warn!(server = %address, %why, "the way to the server is lost");
-                }
-                Resolution::Unresolved(why) => {
-                    tracing::debug!(server = %address, %why, "no way to the server");
-                }
-            }
-        }
-        self.next_hops = next_hops;
-    }
-}
-
-/// Loads the program and puts it on the interfaces, once it is known that the maps hold what is configured.
-async fn start(config: &Config, pins: &Pins) -> Result<(Reconciler<Maps>, BTreeMap<u32, String>)> {
-    let interfaces = configured(config).await?;
-    let indexes: BTreeSet<u32> = interfaces.iter().map(|interface| interface.index).collect();
-    // The links keep the program: nothing here needs to.
-    let mut program = Program::load(pins, config.daemon.flow_table_entries)?;
-    #[cfg(feature = "debug-log")]
-    program.follow_log()?;
-    let facts = program.facts()?;
-    tracing::info!(
-        verified_instructions = facts.verified_instructions,
-        machine_code_bytes = facts.machine_code_bytes,
-        "XDP program loaded"
-    );
-    let mut reconciler = Reconciler::new(Maps::open(pins)?, indexes.clone(), jiffies_per_second()?);
-    reconciler.check(&desired(config, Known::default()))?;
-    for interface in &interfaces {
-        let attachment = program
-            .attach(pins, interface.index, config.daemon.xdp_mode)
-            .with_context(|| format!("cannot attach to {}", interface.name))?;
-        report(interface, attachment, config.daemon.xdp_mode);
-    }
-    Program::detach_others(pins, &indexes)?;
-    Ok((reconciler, interfaces.into_iter().map(|interface| (interface.index, interface.name)).collect()))
-}
-
-/// The configured interfaces.
-async fn configured(config: &Config) -> Result<Vec<Link>> {
-    let present = neigh::links().await?;
-    let find = |name: &String| {
-        present.iter().find(|interface| interface.name == *name).cloned().with_context(|| {
-            let names: Vec<_> = present.iter().map(|interface| interface.name.as_str()).collect();
-            format!("no interface {name}; there are: {}", names.join(", "))
-        })
-    };
-    config.daemon.interfaces.iter().map(find).collect()
-}
-
-fn report(interface: &Link, attachment: Attachment, wanted: XdpMode) {
-    let native = match attachment {
-        Attachment::Native => true,
-        Attachment::Generic => false,
-        Attachment::Replaced => interface.xdp.is_some_and(|xdp| xdp.native),
-    };
-    let mode = if native { "native" } else { "generic" };
-    tracing::info!(interface = interface.name, mode, how = ?attachment, "attached");
-    if (wanted == XdpMode::Native && !native) || (wanted == XdpMode::Generic && native) {
-        tracing::warn!(
-            interface = interface.name,
-            mode,
-            "the mode in force is kept: the configured one takes effect after `slbd detach`"
-        );
-    }
-    if interface.kind.as_deref() == Some("veth") {
-        tracing::warn!(
-            interface = interface.name,
-            "veth: switch off transmit checksum offload on both ends (`ethtool -K NAME tx off`), or TCP will stall"
-        );
-    }
-}
-
-/// Health of servers as an earlier run left it, so that a restart neither sends new flows to a dead server nor
-/// empties a table.
-fn remembered(config: &Config, held: &State) -> BTreeMap<Target, Verdict> {
-    let before: BTreeMap<SocketAddr, bool> = held
-        .backends
-        .values()
-        .filter(|backend| matches!(backend.health, Backend::HEALTH_HEALTHY | Backend::HEALTH_UNHEALTHY))
-        .map(|backend| (backend_address(backend), backend.health == Backend::HEALTH_HEALTHY))
-        .collect();
-    targets(config)
-        .into_iter()
-        .filter_map(|(target, server)| {
-            let healthy = *before.get(&server)?;
-            Some((target, Verdict { healthy, detail: None }))
-        })
-        .collect()
 }
 
 fn snapshot(desired: &Desired, assigned: Assigned) -> Snapshot {
@@ -291,6 +195,12 @@ fn snapshot(desired: &Desired, assigned: Assigned) -> Snapshot {
         })
         .collect();
     Snapshot { state, details }
+}
+
+/// Probes must not take the descriptors that changes of the maps need.
+fn raise_descriptor_limit() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")
 }
 
 /// The kernel's tick rate: the coarse clock advances once a jiffy.

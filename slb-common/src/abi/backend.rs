@@ -12,7 +12,7 @@ pub struct Backend {
     pub address: Address,
     /// Port, in network byte order.
     pub port: u16,
-    /// [`Backend::ESTABLISHED`] and [`Backend::NEW`].
+    /// [`Backend::ALIVE`] and [`Backend::NEW`].
     pub flags: u8,
     /// Weight 0 to 100, for whoever reads the map: the packet path has it in the ring.
     pub weight: u8,
@@ -29,8 +29,9 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Packets of established flows may be sent to it.
-    pub const ESTABLISHED: u8 = 1;
+    /// Able to serve, as far as is known. Where it is not, datagrams go to another server at once. TCP connections stay:
+    /// no other server could go on with them, and it may be the check that errs.
+    pub const ALIVE: u8 = 1;
     /// New flows may be given to it.
     pub const NEW: u8 = 2;
 

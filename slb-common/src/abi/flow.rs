@@ -1,6 +1,7 @@
 //! Connections. One entry serves both directions, so the two can never be forgotten one without the other.
 
 use super::{Address, Mac, Reference};
+use crate::hash::mix;
 
 /// Flows that one client endpoint may have at a time, each to another service.
 pub const WAYS: u8 = 4;
@@ -27,6 +28,16 @@ impl FlowKey {
     pub const fn new(client: Address, port: u16, protocol: u8) -> Self {
         Self { client, port, protocol, way: 0, reserved: 0 }
     }
+
+    /// A hash of everything but the way.
+    #[inline(always)]
+    pub const fn check(&self) -> u64 {
+        let [a, b, c, d] = self.client.0;
+        let rest = (self.port as u64) << 8 | self.protocol as u64;
+        mix(((a as u64) << 32 | b as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            ^ ((c as u64) << 32 | d as u64)
+            ^ rest << 33)
+    }
 }
 
 /// A flow. [`Flow::last_seen`] and [`Flow::state`] are written in place, one word each; everything else changes by
@@ -44,6 +55,8 @@ pub struct Flow {
     pub state: u32,
     /// How the client is reached: the way its last packet came.
     pub client: Link,
+    /// [`FlowKey::check`] of its key: an entry that is evicted while it is looked at may become another flow's.
+    pub check: u64,
 }
 
 /// How the client is reached: through the interface its packets come in, by the station that sends them.
@@ -93,4 +106,4 @@ impl Flow {
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 24);
-const _: () = assert!(size_of::<Flow>() == 40);
+const _: () = assert!(size_of::<Flow>() == 48);

@@ -103,10 +103,18 @@ reasons! {
     NoServer = "no_server",
     /// The way to the server is not known yet.
     NoNextHop = "no_next_hop",
-    /// The client endpoint already has a flow to the same server through another listener.
+    /// The client endpoint has live flows through other listeners to every server that was tried.
     PortConflict = "port_conflict",
+    /// The client endpoint has as many live flows through other listeners as can be remembered.
+    ClientPortBusy = "client_port_busy",
     /// The flow table took no entry.
     FlowTableFull = "flow_table_full",
+    /// The way out is an interface that does not run the program, or is gone.
+    NoInterface = "no_interface",
+    /// A tagged frame whose way out is another interface: its VLAN means nothing there.
+    VlanCrossing = "vlan_crossing",
+    /// An IPv6 packet that its sender routes.
+    SourceRoute = "source_route",
     /// The daemon has not filled the maps yet.
     NotReady = "not_ready",
 }

@@ -38,6 +38,8 @@ pub(super) fn answer(frame: &mut Frame<'_>, packet: &Packet) -> Option<()> {
     let icmp = frame.header_mut::<IcmpHdr>(packet.transport)?;
     let old = u16::from_ne_bytes([icmp.type_, icmp.code]);
     icmp.type_ = reply;
-    icmp.check = Delta::default().word(old, u16::from_ne_bytes([icmp.type_, icmp.code])).apply(icmp.check);
+    let check = Delta::default().word(old, u16::from_ne_bytes([icmp.type_, icmp.code])).apply(icmp.check);
+    // All ones stand for zero too, and unlike zero are right over a message of nothing but zeros (RFC 1624, 3).
+    icmp.check = if u16::from_ne_bytes(check) == 0 { [0xff, 0xff] } else { check };
     Some(())
 }

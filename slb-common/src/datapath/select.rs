@@ -8,18 +8,25 @@ use super::tables::{FlowEntry, Tables};
 use crate::{
     abi::{
         Reference,
-        backend::Backend,
+        backend::{Backend, NextHop},
         flow::{Flow, FlowKey, Link, WAYS, state},
         service::Service,
         stats::Reason,
     },
-    hash::flow_hash,
-    net::parse::{Packet, TcpFlags},
+    hash::{flow_hash, mix},
+    net::{
+        headers::protocol,
+        parse::{Packet, TcpFlags},
+    },
 };
+
+/// Servers a new flow tries before it is refused because their answers could not be told apart.
+const SERVERS_TRIED: usize = 3;
 
 /// The server of a packet.
 pub(super) struct Chosen<'t> {
     pub(super) backend: &'t Backend,
+    pub(super) hop: &'t NextHop,
     /// Whether the packet begins a flow.
     pub(super) is_new: bool,
 }
@@ -42,8 +49,9 @@ pub(super) fn to_server<'t, T: Tables>(
     let mut key = FlowKey::new(packet.source, packet.source_port, packet.protocol);
     let now = tables.now();
     if let Some((entry, flow)) = find(&mut key, service, now, tables)
-        && let Some(backend) = keeps(&flow, packet.flags, tables)
+        && let Some(backend) = keeps(&flow, packet, tables)
     {
+        let hop = next_hop(backend, tables)?;
         let state = flow.state | ended_by(packet.flags, state::CLIENT_FIN);
         if flow.client.same(&link) {
             touch(entry, &flow, state, now, tables);
@@ -51,26 +59,41 @@ pub(super) fn to_server<'t, T: Tables>(
             // The client is reached another way now. Replaced as a whole: no answer may see half an address.
             put(&key, &Flow { client: link, last_seen: now, state, ..flow }, tables)?;
         }
-        return Ok(Chosen { backend, is_new: false });
+        return Ok(Chosen { backend, hop, is_new: false });
     }
-    let backend = by_table(packet, service, tables)?;
-    if backend.address.same(&packet.source) {
-        return Err(Reason::Hairpin);
+    let mut hash = hash_of(packet, tables)?;
+    let mut refusal = Reason::PortConflict;
+    for _ in 0..SERVERS_TRIED {
+        let backend = by_table(hash, service, tables)?;
+        if backend.address.same(&packet.source) {
+            return Err(Reason::Hairpin);
+        }
+        // Before anything is remembered: the packet that gets through is the one that begins the flow.
+        let hop = next_hop(backend, tables)?;
+        let place = find_place(&mut key, service, backend, now, tables);
+        if let Place::Conflict = place {
+            hash = mix(hash);
+            continue;
+        }
+        if let Place::Busy = place {
+            refusal = Reason::ClientPortBusy;
+            break;
+        }
+        // A RST begins nothing; it is sent on for whoever may still know the connection.
+        if !packet.flags.rst {
+            let flow = Flow {
+                service: service.reference,
+                backend: backend.reference,
+                last_seen: now,
+                state: ended_by(packet.flags, state::CLIENT_FIN),
+                client: link,
+                check: key.check(),
+            };
+            put(&key, &flow, tables)?;
+        }
+        return Ok(Chosen { backend, hop, is_new: begins(packet) });
     }
-    // A RST begins nothing; it is sent on for whoever may still know the connection.
-    if !packet.flags.rst {
-        find_place(&mut key, service, backend, now, tables)?;
-        let state = ended_by(packet.flags, state::CLIENT_FIN);
-        let flow = Flow {
-            service: service.reference,
-            backend: backend.reference,
-            last_seen: now,
-            state,
-            client: link,
-        };
-        put(&key, &flow, tables)?;
-    }
-    Ok(Chosen { backend, is_new: begins(packet) })
+    Err(refusal)
 }
 
 /// Finds the client that a server's packet answers.
@@ -79,8 +102,7 @@ pub(super) fn to_client<'t, T: Tables>(packet: &Packet, tables: &'t T) -> Option
     let mut key = FlowKey::new(packet.destination, packet.destination_port, packet.protocol);
     for way in 0..WAYS {
         key.way = way;
-        let Some(entry) = tables.flow(&key) else { continue };
-        let flow = entry.read();
+        let Some((entry, flow)) = read(&key, tables) else { continue };
         let Some(backend) = live(flow.backend, tables) else { continue };
         if backend.port != packet.source_port || !backend.address.same(&packet.source) {
             continue;
@@ -88,10 +110,11 @@ pub(super) fn to_client<'t, T: Tables>(packet: &Packet, tables: &'t T) -> Option
         let Some(service) = tables.service(flow.service.id()).filter(|s| s.reference == flow.service) else {
             continue;
         };
-        if flow.state & state::RELEASED != 0 {
+        let now = tables.now();
+        // The client may have gone without a word, and talk to the server directly now.
+        if flow.state & state::RELEASED != 0 || silence(&flow, now) > service.idle_timeout {
             continue;
         }
-        let now = tables.now();
         // A server that accepts on an ended flow talks to a client that came to it directly: a SYN through the VIP
         // would have begun the flow anew.
         if packet.flags.syn && Flow::is_over(flow.state) {
@@ -115,21 +138,29 @@ fn find<'t, T: Tables>(
 ) -> Option<(FlowEntry<'t>, Flow)> {
     for way in 0..WAYS {
         key.way = way;
-        if let Some(entry) = tables.flow(key) {
-            let flow = entry.read();
-            if flow.service == service.reference {
-                let expired = now.wrapping_sub(flow.last_seen) > service.idle_timeout;
-                return if expired { None } else { Some((entry, flow)) };
-            }
+        if let Some((entry, flow)) = read(key, tables)
+            && flow.service == service.reference
+        {
+            let expired = silence(&flow, now) > service.idle_timeout;
+            return if expired { None } else { Some((entry, flow)) };
         }
     }
     None
 }
 
+/// Whether there is a place for a new flow.
+enum Place {
+    /// The key names it.
+    Found,
+    /// Another live flow of the endpoint goes to the same address and port: answers could not be told apart.
+    Conflict,
+    /// All places hold live flows.
+    Busy,
+}
+
 /// Leaves in `key` the way a new flow to `chosen` is put under: where its service had one, else a free one, else that
-/// of a flow which has ended or fallen silent, else that of the flow silent for longest.
-///
-/// Refuses if another live flow of the endpoint goes to the same address and port: answers could not be told apart.
+/// of a flow which has ended or fallen silent, and longest so. Such a flow to the same server gets no answers from
+/// then on.
 #[inline(always)]
 fn find_place<T: Tables>(
     key: &mut FlowKey,
@@ -137,32 +168,34 @@ fn find_place<T: Tables>(
     chosen: &Backend,
     now: u32,
     tables: &T,
-) -> Result<(), Reason> {
+) -> Place {
     const FREE: u32 = u32::MAX - 1;
-    const OVER: u32 = 1 << 31;
     let (mut place, mut best) = (0, 0);
     for way in 0..WAYS {
         key.way = way;
-        let worth = match tables.flow(key).map(FlowEntry::read) {
+        let worth = match read(key, tables) {
             None => FREE,
-            Some(flow) if flow.service == service.reference => u32::MAX,
-            Some(flow) => {
-                let silence = now.wrapping_sub(flow.last_seen);
+            Some((_, flow)) if flow.service == service.reference => u32::MAX,
+            Some((entry, flow)) => {
+                let silence = silence(&flow, now);
                 let over = Flow::is_over(flow.state) || silence > service.idle_timeout;
-                if !over && goes_to(&flow, chosen, tables) {
-                    return Err(Reason::PortConflict);
+                if goes_to(&flow, chosen, tables) {
+                    if !over {
+                        return Place::Conflict;
+                    }
+                    entry.set_state(flow.state | state::RELEASED);
                 }
-                (if over { OVER } else { 0 }) | (silence >> 2)
+                if over { 1 + (silence >> 1) } else { 0 }
             }
         };
         let worth = tables.hide(worth);
-        if worth >= best {
+        if worth > best {
             best = worth;
             place = way;
         }
     }
     key.way = tables.hide(u32::from(place)) as u8;
-    Ok(())
+    if best == 0 { Place::Busy } else { Place::Found }
 }
 
 #[inline(always)]
@@ -173,37 +206,57 @@ fn goes_to<T: Tables>(flow: &Flow, backend: &Backend, tables: &T) -> bool {
 
 /// The server a remembered flow stays with, if it may.
 #[inline(always)]
-fn keeps<'t, T: Tables>(flow: &Flow, flags: TcpFlags, tables: &'t T) -> Option<&'t Backend> {
+fn keeps<'t, T: Tables>(flow: &Flow, packet: &Packet, tables: &'t T) -> Option<&'t Backend> {
     let backend = live(flow.backend, tables)?;
-    if backend.flags & Backend::ESTABLISHED == 0 {
-        return None;
-    }
-    // A SYN is a client that uses its port again, or repeats itself: a server that takes no new flows is left to
-    // neither, and an ended flow is begun anew.
-    let opening = flags.syn && !flags.ack;
-    if opening && (backend.flags & Backend::NEW == 0 || Flow::is_over(flow.state)) {
-        return None;
-    }
-    Some(backend)
+    let needs = if packet.protocol != protocol::TCP {
+        Backend::ALIVE
+    } else if packet.flags.syn && !packet.flags.ack {
+        // A client that uses its port again, or repeats itself: a server that takes no new flows gets neither, and an
+        // ended flow is begun anew.
+        if Flow::is_over(flow.state) {
+            return None;
+        }
+        Backend::NEW
+    } else {
+        0
+    };
+    if backend.flags & needs == needs { Some(backend) } else { None }
 }
 
-/// The server that the table names for the flow of this packet.
 #[inline(always)]
-fn by_table<'t, T: Tables>(packet: &Packet, service: &Service, tables: &'t T) -> Result<&'t Backend, Reason> {
+fn hash_of<T: Tables>(packet: &Packet, tables: &T) -> Result<u64, Reason> {
     let seed = tables.control().ok_or(Reason::NotReady)?.seed;
-    let hash = flow_hash(
+    Ok(flow_hash(
         &packet.source,
         packet.source_port,
         &packet.destination,
         packet.destination_port,
         packet.protocol,
         seed,
-    );
+    ))
+}
+
+/// The server that the table names for a hash.
+#[inline(always)]
+fn by_table<'t, T: Tables>(hash: u64, service: &Service, tables: &'t T) -> Result<&'t Backend, Reason> {
     let ring = tables.ring(service.ring).ok_or(Reason::NotReady)?;
     let id = ring.server(hash).ok_or(Reason::NoServer)?;
     let backend = tables.backend(id).ok_or(Reason::NoServer)?;
     // The table may be about to be replaced: what has just died or gone is not chosen.
-    if backend.flags & Backend::ESTABLISHED == 0 { Err(Reason::NoServer) } else { Ok(backend) }
+    if backend.flags & Backend::ALIVE == 0 { Err(Reason::NoServer) } else { Ok(backend) }
+}
+
+#[inline(always)]
+fn next_hop<'t, T: Tables>(backend: &Backend, tables: &'t T) -> Result<&'t NextHop, Reason> {
+    tables.next_hop(backend.next_hop).filter(|hop| hop.ifindex != 0).ok_or(Reason::NoNextHop)
+}
+
+/// The flow under a key, and a copy of it.
+#[inline(always)]
+fn read<'t, T: Tables>(key: &FlowKey, tables: &'t T) -> Option<(FlowEntry<'t>, Flow)> {
+    let entry = tables.flow(key)?;
+    let flow = entry.read();
+    if flow.check == key.check() { Some((entry, flow)) } else { None }
 }
 
 /// The server of this reference, unless its id has passed to another one.
@@ -220,7 +273,15 @@ const fn ended_by(flags: TcpFlags, fin: u32) -> u32 {
 /// Whether a packet without a flow begins one: a SYN, or any datagram. Anything else is taken up in the middle.
 #[inline(always)]
 const fn begins(packet: &Packet) -> bool {
-    packet.protocol != crate::net::headers::protocol::TCP || (packet.flags.syn && !packet.flags.ack)
+    let flags = packet.flags;
+    packet.protocol != protocol::TCP || (flags.syn && !flags.ack && !flags.rst)
+}
+
+/// Jiffies since the flow was last seen; 0 if another processor has seen it after `now` was read.
+#[inline(always)]
+const fn silence(flow: &Flow, now: u32) -> u32 {
+    let silence = now.wrapping_sub(flow.last_seen);
+    if silence > u32::MAX / 2 { 0 } else { silence }
 }
 
 /// Writes only what has changed, the time no more than once a second: the entry's cache line stays shared between
@@ -231,7 +292,7 @@ fn touch<T: Tables>(entry: FlowEntry<'_>, flow: &Flow, state: u32, now: u32, tab
         entry.set_state(state);
     }
     let hz = tables.control().map_or(1, |control| control.hz);
-    if now.wrapping_sub(flow.last_seen) >= hz {
+    if silence(flow, now) >= hz {
         entry.set_last_seen(now);
     }
 }

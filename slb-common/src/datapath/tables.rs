@@ -41,6 +41,10 @@ pub trait Tables {
     /// Jiffies, the low word.
     fn now(&self) -> u32;
 
+    /// Sends the frame out of another interface once the program has ended with [`super::Verdict::Redirect`]; `false` if
+    /// packets may not leave there.
+    fn redirect(&self, ifindex: u32) -> bool;
+
     /// Returns `value`.
     ///
     /// The verifier follows every path on which it knows another value, for as long as the value decides anything:

@@ -38,6 +38,10 @@ pub struct ExtensionHeader {
     pub next_header: u8,
     /// Length in units of eight bytes, the first eight not counted.
     pub length: u8,
+    /// In a routing header, its kind.
+    pub kind: u8,
+    /// In a routing header, stations still to be visited (RFC 8200, 4.4).
+    pub segments_left: u8,
 }
 
 /// Ports, at the same place in TCP and UDP.

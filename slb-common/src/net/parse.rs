@@ -9,6 +9,9 @@ use super::{
 };
 use crate::abi::{Address, stats::Reason};
 
+/// Offset of the IP header in a frame without VLAN tag.
+const UNTAGGED: usize = ETHERNET_TYPE + 2;
+
 /// A packet whose headers have been found sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
@@ -30,6 +33,14 @@ pub struct Packet {
     pub destination_port: u16,
     /// Flags of TCP; none set in anything else.
     pub flags: TcpFlags,
+}
+
+impl Packet {
+    /// Whether the frame has a VLAN tag.
+    #[inline(always)]
+    pub const fn is_tagged(&self) -> bool {
+        self.network != UNTAGGED
+    }
 }
 
 /// The TCP flags that begin and end connections.
@@ -75,7 +86,7 @@ pub fn parse(frame: &Frame<'_>) -> Result<Packet, Refused> {
     }
     let mut kind =
         u16::from_ne_bytes(*frame.header::<[u8; 2]>(ETHERNET_TYPE).ok_or(plain(Reason::Truncated))?);
-    let mut network = ETHERNET_TYPE + 2;
+    let mut network = UNTAGGED;
     for _ in 0..MAX_VLAN_TAGS {
         if kind != ether_type::VLAN && kind != ether_type::SERVICE_VLAN {
             break;
@@ -127,7 +138,11 @@ fn ipv4(frame: &Frame<'_>, network: usize) -> Result<Packet, Refused> {
 #[inline(always)]
 fn ipv6(frame: &Frame<'_>, network: usize) -> Result<Packet, Refused> {
     let ip = frame.header::<Ipv6Hdr>(network).ok_or(plain(Reason::Truncated))?;
-    let destination = Address::v6(ip.dst_addr);
+    let (source, destination) = (Address::v6(ip.src_addr), Address::v6(ip.dst_addr));
+    // Mapped addresses never stand in a packet (RFC 4942, 2.2). From here on they would be taken for IPv4.
+    if source.is_v4() || destination.is_v4() {
+        return Err(plain(Reason::NotOurs));
+    }
     let refuse = |reason| Refused { reason, destination: Some(destination) };
     if ip.vcf[0] >> 4 != 6 {
         return Err(refuse(Reason::BadHeader));
@@ -136,7 +151,7 @@ fn ipv6(frame: &Frame<'_>, network: usize) -> Result<Packet, Refused> {
     if frame.len() < network + size_of::<Ipv6Hdr>() + payload {
         return Err(refuse(Reason::BadLength));
     }
-    let (source, hop_limit) = (Address::v6(ip.src_addr), ip.hop_limit);
+    let hop_limit = ip.hop_limit;
     let mut next = ip.next_hdr;
     let mut extensions = 0;
     for _ in 0..MAX_EXTENSION_HEADERS {
@@ -148,6 +163,9 @@ fn ipv6(frame: &Frame<'_>, network: usize) -> Result<Packet, Refused> {
         let extension = frame
             .header::<ExtensionHeader>(network + size_of::<Ipv6Hdr>() + extensions)
             .ok_or(refuse(Reason::Truncated))?;
+        if next == protocol::ROUTING && extension.segments_left != 0 {
+            return Err(refuse(Reason::SourceRoute));
+        }
         next = extension.next_header;
         extensions += (usize::from(extension.length) + 1) * 8;
         if extensions > MAX_EXTENSION_BYTES {

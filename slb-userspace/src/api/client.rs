@@ -1,17 +1,26 @@
 //! Asks the daemon.
 
-use std::{io, path::Path};
+use std::{io, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::timeout};
 
 use super::types::Status;
 
+/// How long the daemon may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// The status of the daemon behind `socket`; `None` where none listens.
 pub async fn status(socket: &Path) -> Result<Option<Status>> {
+    timeout(PATIENCE, ask(socket))
+        .await
+        .with_context(|| format!("the daemon behind {} does not answer", socket.display()))?
+}
+
+async fn ask(socket: &Path) -> Result<Option<Status>> {
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {

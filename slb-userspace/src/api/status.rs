@@ -1,6 +1,6 @@
 //! Makes the status document from the maps: with the daemon and, from its pins, without it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use anyhow::Result;
 use slb_common::{
@@ -12,10 +12,9 @@ use super::types::{
     AttachMode, Counters, Daemon, Health, Interface, Listener, LoadBalancer, NextHop, Reason, Server, Status,
 };
 use crate::{
-    control::ids::NO_TABLE,
     dataplane::{
         bpf::maps::Maps,
-        state::{State, backend_address, to_ip},
+        state::{NO_TABLE, State, backend_address, to_ip},
     },
     neigh,
 };
@@ -33,33 +32,28 @@ pub struct Context<'a> {
 /// Describes what `state` holds, with the counters of `maps`.
 pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status> {
     let mut balancers: BTreeMap<String, Vec<Listener>> = BTreeMap::new();
+    // Services of one listener share tables, and listeners do.
+    let mut tables: BTreeMap<u32, Vec<Server>> = BTreeMap::new();
+    let mut shown = BTreeSet::new();
     for (id, service) in &state.services {
         let listeners = balancers.entry(name(&service.load_balancer)).or_default();
         if service.ring == NO_TABLE {
             continue;
         }
-        let counters = counters(maps.service_counters(*id)?);
-        let listener = name(&service.listener);
-        match listeners.iter_mut().find(|known| known.name == listener) {
-            Some(known) => {
-                known.addresses.push(to_ip(&service.address));
-                known.counters = add(known.counters, counters);
-                for server in servers(state, service, maps, &context)? {
-                    if !known.servers.contains(&server) {
-                        known.servers.push(server);
-                    }
-                }
-            }
-            None => listeners.push(Listener {
-                name: listener,
-                protocol: if service.protocol == protocol::TCP { "tcp" } else { "udp" }.to_owned(),
-                port: u16::from_be(service.port),
-                mode: "nat".to_owned(),
-                addresses: vec![to_ip(&service.address)],
-                server_group: Some(name(&service.group)).filter(|group| !group.is_empty()),
-                counters,
-                servers: servers(state, service, maps, &context)?,
-            }),
+        let position = listeners.iter().position(|known| known.name == name(&service.listener));
+        let position = position.unwrap_or_else(|| {
+            listeners.push(empty_listener(service));
+            listeners.len() - 1
+        });
+        let listener = &mut listeners[position];
+        listener.addresses.push(to_ip(&service.address));
+        listener.counters = add(listener.counters, counters(maps.service_counters(*id)?));
+        if shown.insert((service.load_balancer, service.listener, service.ring)) {
+            let servers = match tables.entry(service.ring) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(servers(state, service.ring, maps, &context)?),
+            };
+            listener.servers.extend_from_slice(servers);
         }
     }
     for listener in balancers.values_mut().flatten() {
@@ -88,12 +82,25 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
     })
 }
 
-fn servers(state: &State, service: &Service, maps: &Maps, context: &Context<'_>) -> Result<Vec<Server>> {
-    let slots = maps.slots_of(service.ring)?;
+fn empty_listener(service: &Service) -> Listener {
+    Listener {
+        name: name(&service.listener),
+        protocol: if service.protocol == protocol::TCP { "tcp" } else { "udp" }.to_owned(),
+        port: u16::from_be(service.port),
+        mode: "nat".to_owned(),
+        addresses: Vec::new(),
+        server_group: Some(name(&service.group)).filter(|group| !group.is_empty()),
+        counters: Counters::default(),
+        servers: Vec::new(),
+    }
+}
+
+fn servers(state: &State, table: u32, maps: &Maps, context: &Context<'_>) -> Result<Vec<Server>> {
+    let slots = maps.slots_of(table)?;
     state
         .backends
         .iter()
-        .filter(|(_, backend)| backend.ring == service.ring)
+        .filter(|(_, backend)| backend.ring == table)
         .map(|(id, backend)| {
             Ok(Server {
                 address: backend_address(backend),

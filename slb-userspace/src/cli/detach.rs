@@ -17,6 +17,9 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>) -> Result<()> {
             }
         },
     });
+    if !nix::unistd::geteuid().is_root() {
+        bail!("slbd detach needs root");
+    }
     if !pins.root().exists() {
         println!("{}: nothing to detach", pins.root().display());
         return Ok(());

@@ -48,7 +48,7 @@ pub fn status(socket: &Path, pin_dir: PathBuf, output: Output) -> Result<()> {
 }
 
 async fn from_pins(socket: &Path, pins: &Pins) -> Result<Status> {
-    if !pins.exist() {
+    if !pins.exist()? {
         bail!(
             "no daemon listens on {}, and there are no pins in {}: SLB is not running here",
             socket.display(),

@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
+use slb_common::net::headers::protocol;
+
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -99,6 +101,16 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+}
+
+impl Protocol {
+    /// The IP protocol number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => protocol::TCP,
+            Self::Udp => protocol::UDP,
+        }
+    }
 }
 
 /// A named list of servers, each with its own port.

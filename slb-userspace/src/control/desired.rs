@@ -25,8 +25,8 @@ pub const UDP_IDLE: Duration = Duration::from_secs(90);
 pub struct Known<'a> {
     /// Verdicts on what is checked; what is not in here has not been decided yet.
     pub health: Option<&'a BTreeMap<Target, Verdict>>,
-    /// Next hops; what is not in here is not resolved.
-    pub next_hops: Option<&'a BTreeMap<IpAddr, NextHop>>,
+    /// Next hops, or why there is none; what is not in here is not resolved yet.
+    pub next_hops: Option<&'a BTreeMap<IpAddr, Result<NextHop, String>>>,
 }
 
 /// What a health check has found.
@@ -108,11 +108,13 @@ pub enum Health {
 impl Server {
     /// Whether new flows may be given to it.
     pub fn takes_new(&self) -> bool {
-        self.weight > 0 && matches!(self.health, Health::Healthy | Health::Unchecked)
+        self.weight > 0
+            && self.next_hop.is_some()
+            && matches!(self.health, Health::Healthy | Health::Unchecked)
     }
 
-    /// Whether established flows may go on.
-    pub fn keeps_established(&self) -> bool {
+    /// Whether it is able to serve, as far as is known.
+    pub fn is_alive(&self) -> bool {
         self.health != Health::Unhealthy
     }
 }
@@ -159,18 +161,15 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
     Desired { seed: config.daemon.hash_seed, services, pools }
 }
 
-/// What is to be checked, and a server that each check is about.
-pub fn targets(config: &Config) -> BTreeMap<Target, SocketAddr> {
+/// What is to be checked.
+pub fn targets(config: &Config) -> BTreeSet<Target> {
     config
         .load_balancers
         .iter()
         .flat_map(|balancer| balancer.listeners.iter().map(move |listener| (balancer, listener)))
         .filter_map(|(balancer, listener)| Some((balancer, listener, listener.health_check.as_ref()?)))
         .flat_map(|(balancer, listener, check)| {
-            members(config, balancer, listener)
-                .1
-                .into_iter()
-                .map(|(server, _)| (Target::new(server, check), server))
+            members(config, balancer, listener).1.into_iter().map(|(server, _)| Target::new(server, check))
         })
         .collect()
 }
@@ -196,7 +195,7 @@ fn servers_key<'a>(balancer: &'a LoadBalancer, listener: &'a Listener) -> Server
 }
 
 /// The servers behind a listener with their weights, and the size of their table.
-fn members(
+pub(super) fn members(
     config: &Config,
     balancer: &LoadBalancer,
     listener: &Listener,
@@ -247,22 +246,26 @@ fn pool(
                     Some(verdict) => (Health::Unhealthy, verdict.detail.clone()),
                 },
             };
-            let next_hop = known.next_hops.and_then(|hops| hops.get(&address.ip())).copied();
-            (address, Server { weight, health, detail, next_hop })
+            let (next_hop, unreachable) = match known.next_hops.and_then(|hops| hops.get(&address.ip())) {
+                Some(Ok(hop)) => (Some(*hop), None),
+                Some(Err(why)) => (None, Some(format!("gets no packets: {why}"))),
+                None => (None, None),
+            };
+            (address, Server { weight, health, detail: detail.or(unreachable), next_hop })
         })
         .collect();
     Pool { slots, servers }
 }
 
 fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: usize) -> Service {
-    let (protocol, idle) = match listener.protocol {
-        Protocol::Tcp => (protocol::TCP, TCP_IDLE),
-        Protocol::Udp => (protocol::UDP, UDP_IDLE),
+    let idle = match listener.protocol {
+        Protocol::Tcp => TCP_IDLE,
+        Protocol::Udp => UDP_IDLE,
     };
     Service {
         address,
         port: listener.port,
-        protocol,
+        protocol: listener.protocol.number(),
         load_balancer: balancer.name.to_string(),
         listener: listener.name.to_string(),
         group: match &listener.target {

@@ -31,11 +31,15 @@ pub fn diff(held: &State, wanted: &State) -> Vec<Operation> {
     if held.indexed != wanted.indexed {
         operations.push(Operation::PutIndex(wanted.indexed.clone()));
     }
+    let switched = operations.len();
     operations.extend(gone(&held.services, &wanted.services).map(Operation::ClearService));
     operations.extend(gone(&held.tables, &wanted.tables).map(Operation::ClearTable));
     operations.extend(gone(&held.backends, &wanted.backends).map(Operation::ClearBackend));
     operations.extend(gone(&held.next_hops, &wanted.next_hops).map(Operation::ClearNextHop));
     operations.extend(held.interfaces.difference(&wanted.interfaces).map(|i| Operation::RemoveInterface(*i)));
+    if switched != 0 && switched != operations.len() {
+        operations.insert(switched, Operation::Settle);
+    }
     operations
 }
 

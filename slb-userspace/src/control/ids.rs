@@ -1,23 +1,23 @@
 //! Gives everything desired a place in the maps. Pure.
 //!
 //! What is there already keeps its id and its reference, so flows that name them go on. A new use of an id gets a
-//! generation of its own, and no id that the maps still hold is used for something else.
+//! generation of its own, and no id that the maps still hold, or that something in them names, is used for something
+//! else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use slb_common::abi::{
-    MAX_BACKENDS, MAX_NEXT_HOPS, MAX_RINGS, MAX_SERVICES, Reference,
+    MAX_BACKENDS, MAX_NEXT_HOPS, MAX_SERVICES, Reference,
     backend::{Backend, NextHop},
     pad_name,
     service::Service,
 };
 
 use super::desired::{Desired, Health, Pool, Server};
-use crate::dataplane::state::{Member, Settings, State, Table, backend_address, to_address, to_ip};
-
-/// The table of what has none.
-pub const NO_TABLE: u32 = u32::MAX;
+use crate::dataplane::state::{
+    Member, NO_TABLE, SPARE_TABLE, Settings, State, Table, backend_address, to_address, to_ip,
+};
 
 /// Places for everything.
 #[derive(Debug, Clone)]
@@ -30,7 +30,10 @@ pub struct Assigned {
 
 /// More than the maps hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the configuration needs more than {limit} {what}, which is all the maps hold: nothing was changed")]
+#[error(
+    "more than {limit} {what} are needed, counting those that are to be replaced, which is all the maps hold: nothing was \
+     changed"
+)]
 pub struct Full {
     what: &'static str,
     limit: u32,
@@ -43,7 +46,7 @@ pub fn assign(
     interfaces: &BTreeSet<u32>,
     hz: u32,
 ) -> Result<Assigned, Full> {
-    let mut ids = Ids { generation: held.settings.generation };
+    let mut ids = Ids::new(held);
     let mut state = State { interfaces: interfaces.clone(), ..State::default() };
     let tables = tables(desired, held)?;
 
@@ -53,12 +56,12 @@ pub fn assign(
         let mut members = Vec::new();
         for (&address, server) in &pool.servers {
             let next_hop = match server.next_hop {
-                Some(hop) => ids.next_hop(hop, held, &mut state)?,
+                Some(hop) => ids.next_hop(hop, held)?,
                 None => 0,
             };
             let (id, reference) = match known.get(&(table, address)) {
                 Some(&id) => (id, held.backends[&id].reference),
-                None => ids.backend(held, &state)?,
+                None => ids.backend(held)?,
             };
             state.backends.insert(id, backend(address, server, reference, next_hop, table));
             if server.takes_new() {
@@ -72,7 +75,7 @@ pub fn assign(
     for wanted in &desired.services {
         let (id, reference) = match known.get(&(wanted.address, wanted.port, wanted.protocol)) {
             Some(&id) => (id, held.services[&id].reference),
-            None => ids.service(held, &state)?,
+            None => ids.service(held)?,
         };
         let idle_timeout = u32::try_from(wanted.idle.as_secs()).unwrap_or(u32::MAX).saturating_mul(hz);
         state.services.insert(
@@ -91,6 +94,7 @@ pub fn assign(
             },
         );
     }
+    state.next_hops = ids.hops.iter().map(|(hop, id)| (*id, *hop)).collect();
     state.indexed = state.services.keys().copied().collect();
     state.settings = Settings { seed: desired.seed, hz, generation: ids.generation };
     Ok(Assigned { state, tables })
@@ -105,6 +109,7 @@ fn tables(desired: &Desired, held: &State) -> Result<Vec<u32>, Full> {
         .map(|service| (key_of(service), service.ring))
         .collect();
     let mut tables: Vec<Option<u32>> = vec![None; desired.pools.len()];
+    let in_use: BTreeSet<u32> = now.values().copied().chain(held.tables.keys().copied()).collect();
     let mut taken = BTreeSet::new();
     for service in &desired.services {
         if let Some(pool) = service.pool
@@ -115,14 +120,14 @@ fn tables(desired: &Desired, held: &State) -> Result<Vec<u32>, Full> {
             tables[pool] = Some(table);
         }
     }
-    let full = Full { what: "server tables", limit: MAX_RINGS };
+    let full = Full { what: "server tables", limit: SPARE_TABLE };
     tables
         .into_iter()
         .map(|table| {
             table.map_or_else(
                 || {
-                    let id = (0..MAX_RINGS)
-                        .find(|id| !taken.contains(id) && !held.tables.contains_key(id))
+                    let id = (0..SPARE_TABLE)
+                        .find(|id| !taken.contains(id) && !in_use.contains(id))
                         .ok_or_else(|| full.clone())?;
                     taken.insert(id);
                     Ok(id)
@@ -138,12 +143,12 @@ fn table_of(pool: &Pool, members: Vec<Member>, seed: u64) -> Table {
 }
 
 fn backend(address: SocketAddr, server: &Server, reference: Reference, next_hop: u32, ring: u32) -> Backend {
-    let established = if server.keeps_established() { Backend::ESTABLISHED } else { 0 };
+    let alive = if server.is_alive() { Backend::ALIVE } else { 0 };
     let new = if server.takes_new() { Backend::NEW } else { 0 };
     Backend {
         address: to_address(address.ip()),
         port: address.port().to_be(),
-        flags: established | new,
+        flags: alive | new,
         weight: server.weight,
         reference,
         next_hop,
@@ -158,55 +163,70 @@ fn backend(address: SocketAddr, server: &Server, reference: Reference, next_hop:
     }
 }
 
-fn key_of(service: &Service) -> (IpAddr, u16, u8) {
+pub(super) fn key_of(service: &Service) -> (IpAddr, u16, u8) {
     (to_ip(&service.address), u16::from_be(service.port), service.protocol)
 }
 
-/// Hands out ids that are free. Looking for them from the generation on, which moves with every one handed out, an
-/// id that has just become free is the last to be used again.
+/// Hands out ids that are free: from the lowest up, each once.
 struct Ids {
     generation: u16,
+    /// Ids of the next hops that are wanted.
+    hops: BTreeMap<NextHop, u32>,
+    /// Ids of the next hops that are held.
+    held_hops: BTreeMap<NextHop, u32>,
+    next_hop: u32,
+    next_backend: u32,
+    next_service: u32,
 }
 
 impl Ids {
-    fn next_hop(&mut self, hop: NextHop, held: &State, state: &mut State) -> Result<u32, Full> {
-        let full = Full { what: "next hops", limit: MAX_NEXT_HOPS - 1 };
-        let same = |hops: &BTreeMap<u32, NextHop>| hops.iter().find(|(_, h)| **h == hop).map(|(id, _)| *id);
-        let id = match same(&state.next_hops).or_else(|| same(&held.next_hops)) {
-            Some(id) => id,
-            None => self
-                .free(1, MAX_NEXT_HOPS, |id| {
-                    held.next_hops.contains_key(&id) || state.next_hops.contains_key(&id)
-                })
-                .ok_or(full)?,
+    fn new(held: &State) -> Self {
+        Self {
+            generation: held.settings.generation,
+            hops: BTreeMap::new(),
+            held_hops: held.next_hops.iter().map(|(id, hop)| (*hop, *id)).collect(),
+            next_hop: 1,
+            next_backend: 0,
+            next_service: 0,
+        }
+    }
+
+    fn next_hop(&mut self, hop: NextHop, held: &State) -> Result<u32, Full> {
+        if let Some(&id) = self.hops.get(&hop) {
+            return Ok(id);
+        }
+        let id = match self.held_hops.get(&hop) {
+            Some(&id) => id,
+            None => free(&mut self.next_hop, MAX_NEXT_HOPS, &held.next_hops)
+                .ok_or(Full { what: "next hops", limit: MAX_NEXT_HOPS - 1 })?,
         };
-        state.next_hops.insert(id, hop);
+        self.hops.insert(hop, id);
         Ok(id)
     }
 
-    fn backend(&mut self, held: &State, state: &State) -> Result<(u32, Reference), Full> {
-        let full = Full { what: "servers", limit: MAX_BACKENDS };
-        let used = |id| held.backends.contains_key(&id) || state.backends.contains_key(&id);
-        let id = self.free(0, MAX_BACKENDS, used).ok_or(full)?;
+    fn backend(&mut self, held: &State) -> Result<(u32, Reference), Full> {
+        let id = free(&mut self.next_backend, MAX_BACKENDS, &held.backends)
+            .ok_or(Full { what: "servers", limit: MAX_BACKENDS })?;
         Ok((id, self.reference(id)))
     }
 
-    fn service(&mut self, held: &State, state: &State) -> Result<(u32, Reference), Full> {
-        let full = Full { what: "services", limit: MAX_SERVICES };
-        let used = |id| held.services.contains_key(&id) || state.services.contains_key(&id);
-        let id = self.free(0, MAX_SERVICES, used).ok_or(full)?;
+    fn service(&mut self, held: &State) -> Result<(u32, Reference), Full> {
+        let id = free(&mut self.next_service, MAX_SERVICES, &held.services)
+            .ok_or(Full { what: "services", limit: MAX_SERVICES })?;
         Ok((id, self.reference(id)))
     }
 
-    fn free(&mut self, first: u32, end: u32, used: impl Fn(u32) -> bool) -> Option<u32> {
+    /// A use of its own for an id. Never generation 0: a reference of 0 names nothing.
+    fn reference(&mut self, id: u32) -> Reference {
         self.generation = self.generation.checked_add(1).unwrap_or(1);
-        let count = end - first;
-        let start = u32::from(self.generation) % count;
-        (0..count).map(|i| first + (start + i) % count).find(|id| !used(*id))
-    }
-
-    /// The maps hold fewer entries than 16 bits name.
-    fn reference(&self, id: u32) -> Reference {
+        // The maps hold fewer entries than 16 bits name.
         Reference::new(id as u16, self.generation)
     }
+}
+
+/// The first id from `next` on that is not held; the next call goes on behind it.
+fn free<T>(next: &mut u32, end: u32, held: &BTreeMap<u32, T>) -> Option<u32> {
+    let id = (*next..end).find(|id| !held.contains_key(id))?;
+    *next = id + 1;
+    Some(id)
 }

@@ -13,6 +13,7 @@ use slb_common::abi::{
 
 use super::{
     desired::{Known, Verdict, desired, destinations, targets},
+    memory,
     reconcile::Reconciler,
 };
 use crate::{
@@ -63,7 +64,7 @@ fn group(servers: &[(u8, u8)]) -> Config {
 struct World {
     reconciler: Reconciler<Fake>,
     health: BTreeMap<Target, Verdict>,
-    next_hops: BTreeMap<IpAddr, NextHop>,
+    next_hops: BTreeMap<IpAddr, Result<NextHop, String>>,
 }
 
 impl World {
@@ -76,11 +77,11 @@ impl World {
     }
 
     fn all_healthy(&mut self, config: &Config) {
-        for target in targets(config).into_keys() {
+        for target in targets(config) {
             self.health.insert(target, Verdict { healthy: true, detail: None });
         }
         for address in destinations(config) {
-            self.next_hops.insert(address, hop(1));
+            self.next_hops.insert(address, Ok(hop(1)));
         }
     }
 
@@ -145,7 +146,7 @@ fn a_server_not_yet_checked_keeps_flows_and_gets_no_new_ones() {
     let config = group(&[(1, 100), (2, 50)]);
     let mut world = World::new();
     let state = world.reconcile(&config).unwrap();
-    assert_eq!(backend(&state, 1).1.flags, Backend::ESTABLISHED);
+    assert_eq!(backend(&state, 1).1.flags, Backend::ALIVE);
     assert!(members(&state, 0).is_empty());
 }
 
@@ -172,7 +173,7 @@ fn weight_zero_keeps_flows_and_gets_no_new_ones() {
     let (id, old) = backend(&world.reconcile(&before).unwrap(), 2);
     let state = world.reconcile(&group(&[(1, 100), (2, 0)])).unwrap();
     let (same, new) = backend(&state, 2);
-    assert_eq!((same, new.reference, new.flags), (id, old.reference, Backend::ESTABLISHED));
+    assert_eq!((same, new.reference, new.flags), (id, old.reference, Backend::ALIVE));
     assert!(!members(&state, 0).contains(&id));
 }
 
@@ -184,6 +185,85 @@ fn a_restart_changes_nothing_but_rebuilt_tables() {
     let before = world.reconcile(&config).unwrap();
     let mut world = world.restart();
     assert_eq!(world.reconcile(&config).unwrap(), before);
+}
+
+#[test]
+fn a_server_without_a_way_to_it_gets_no_new_flows() {
+    let config = group(&[(1, 100), (2, 50)]);
+    let mut world = World::new();
+    world.all_healthy(&config);
+    world.next_hops.insert(IpAddr::from([10, 0, 0, 2]), Err("no answer".to_owned()));
+    let state = world.reconcile(&config).unwrap();
+    assert_eq!(members(&state, 0), [backend(&state, 1).0]);
+    assert_eq!(backend(&state, 2).1.flags, Backend::ALIVE);
+}
+
+#[test]
+fn what_was_in_force_is_remembered_for_each_listener_of_its_own() {
+    let two_checks = config(
+        r#"
+        [[load_balancer]]
+        name = "shop"
+        addresses = ["192.0.2.10"]
+        [[load_balancer.listener]]
+        name = "web"
+        protocol = "tcp"
+        port = 80
+        server_group = "web"
+        [[load_balancer.listener]]
+        name = "admin"
+        protocol = "tcp"
+        port = 81
+        server_group = "web"
+        health_check = { kind = "tcp", port = 9 }
+        [[load_balancer.listener]]
+        name = "unchecked"
+        protocol = "udp"
+        port = 82
+        server_group = "web"
+        [[server_group]]
+        name = "web"
+        servers = [{ address = "10.0.0.1", port = 8080 }]
+        "#,
+    );
+    let mut world = World::new();
+    world.all_healthy(&two_checks);
+    for (target, verdict) in &mut world.health {
+        verdict.healthy = target.address.port() != 9;
+    }
+    let held = world.reconcile(&two_checks).unwrap();
+    assert_eq!(memory::health(&two_checks, &held), world.health);
+    assert_eq!(memory::next_hops(&held), BTreeMap::from([(IpAddr::from([10, 0, 0, 1]), hop(1))]));
+    assert!(memory::health(&two_checks, &State::default()).is_empty());
+}
+
+#[test]
+fn a_new_pool_gets_no_table_that_a_listener_still_names() {
+    // Both servers are dead: the table is empty, which looks like none to a daemon that starts.
+    let before = group(&[(1, 100), (2, 50)]);
+    let mut world = World::new();
+    world.all_healthy(&before);
+    world.set_health(1, false);
+    world.set_health(2, false);
+    let held = world.reconcile(&before).unwrap();
+    let table = held.services.values().map(|service| service.ring).min().unwrap();
+    let mut world = world.restart();
+    let other = config(
+        r#"
+        [[load_balancer]]
+        name = "other"
+        addresses = ["192.0.2.11"]
+        [[load_balancer.listener]]
+        name = "web"
+        protocol = "tcp"
+        port = 80
+        backend_port = 80
+        [[load_balancer.server]]
+        address = "10.0.1.1"
+        "#,
+    );
+    let after = world.reconcile(&other).unwrap();
+    assert!(after.services.values().all(|service| service.ring != table));
 }
 
 #[test]
@@ -203,7 +283,7 @@ fn a_changed_neighbour_gets_an_entry_of_its_own() {
     let mut world = World::new();
     world.all_healthy(&config);
     let before = backend(&world.reconcile(&config).unwrap(), 1).1.next_hop;
-    world.next_hops.insert(IpAddr::from([10, 0, 0, 1]), hop(9));
+    world.next_hops.insert(IpAddr::from([10, 0, 0, 1]), Ok(hop(9)));
     let state = world.reconcile(&config).unwrap();
     let after = backend(&state, 1).1.next_hop;
     assert_ne!(before, after);
@@ -270,14 +350,14 @@ proptest! {
             match change {
                 Change::Servers(servers) => {
                     config = group(&servers);
-                    for target in targets(&config).into_keys() {
+                    for target in targets(&config) {
                         world.health.entry(target).or_insert(Verdict { healthy: true, detail: None });
                     }
                 }
                 Change::Health(n, healthy) => world.set_health(n, healthy),
                 Change::Neighbour(n, None) => drop(world.next_hops.remove(&IpAddr::from([10, 0, 0, n]))),
                 Change::Neighbour(n, Some(to)) => {
-                    world.next_hops.insert(IpAddr::from([10, 0, 0, n]), hop(to));
+                    world.next_hops.insert(IpAddr::from([10, 0, 0, n]), Ok(hop(to)));
                 }
                 Change::Restart => world = world.restart(),
                 Change::Fail(after) => world.reconciler.plane_mut().fail_after = Some(after),

@@ -5,9 +5,8 @@ use slb_common::abi::{Reference, service::Service};
 
 use super::{
     DataPlane,
-    state::{Operation, State, Table},
+    state::{NO_TABLE, Operation, State, Table},
 };
-use crate::control::ids::NO_TABLE;
 
 /// Holds a [`State`]; each operation leaves it sound, or is refused.
 #[derive(Debug, Default, Clone)]
@@ -21,6 +20,8 @@ impl DataPlane for Fake {
     fn observe(&self) -> Result<State> {
         let mut state = self.state.clone();
         // As in the kernel, contents of tables are not read back.
+        // An empty one looks like none.
+        state.tables.retain(|_, table| !table.members.is_empty());
         state.tables.values_mut().for_each(|table| *table = Table::default());
         Ok(state)
     }
@@ -58,6 +59,7 @@ impl DataPlane for Fake {
             Operation::PutTable(id, table) => drop(state.tables.insert(id, table)),
             Operation::ClearTable(id) => drop(state.tables.remove(&id)),
             Operation::PutService { id, service, .. } => drop(state.services.insert(id, *service)),
+            Operation::Settle => {}
             Operation::ClearService(id) => drop(state.services.remove(&id)),
             Operation::PutIndex(ids) => state.indexed = ids,
         }

@@ -7,13 +7,18 @@ use std::{
 
 use slb_common::{
     abi::{
-        Address,
+        Address, MAX_RINGS,
         backend::{Backend, NextHop},
         ring::{MAX_RING_SLOTS, NO_BACKEND, Ring},
         service::Service,
     },
     maglev,
 };
+
+/// The table of a service that has none.
+pub const NO_TABLE: u32 = u32::MAX;
+/// A table no service ever has.
+pub const SPARE_TABLE: u32 = MAX_RINGS - 1;
 
 /// Everything the data plane holds. Ids are indexes into the maps.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -127,6 +132,8 @@ pub enum Operation {
         /// Whether the id is put to a new use.
         fresh: bool,
     },
+    /// Waits until no packet is being forwarded by what was in force before.
+    Settle,
     /// Forgets a service.
     ClearService(u32),
     /// Builds an index of these services aside and puts it in force in one step.

@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, path::Path};
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, ArrayOfMaps, DevMapHash, Map, MapData, MapInfo, MapType, PerCpuArray, PerCpuValues};
+use aya::maps::{
+    Array, ArrayOfMaps, DevMapHash, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuValues,
+};
 use slb_common::abi::{
     ABI_VERSION, MAX_BACKENDS, MAX_INTERFACES, MAX_NEXT_HOPS, MAX_RINGS, MAX_SERVICES, Reference,
     backend::{Backend, NextHop},
@@ -17,7 +19,7 @@ use slb_common::abi::{
 use super::pins::Pins;
 use crate::dataplane::{
     DataPlane,
-    state::{Operation, Settings, State, Table},
+    state::{Operation, SPARE_TABLE, Settings, State, Table},
 };
 
 /// What the kernel must say of a pinned map before it is used again.
@@ -90,6 +92,8 @@ pub struct Maps {
     totals: PerCpuArray<MapData, Totals>,
     service_counters: PerCpuArray<MapData, Counters>,
     backend_counters: PerCpuArray<MapData, Counters>,
+    /// Stands for every table that is not there.
+    empty: Option<Array<MapData, Ring>>,
 }
 
 impl Maps {
@@ -112,6 +116,7 @@ impl Maps {
             totals: pinned(pins, "TOTALS")?,
             service_counters: pinned(pins, "SERVICE_COUNTERS")?,
             backend_counters: pinned(pins, "BACKEND_COUNTERS")?,
+            empty: None,
         };
         let version = maps.control.get(&0, 0)?.abi_version;
         if version != 0 && version != ABI_VERSION {
@@ -175,6 +180,19 @@ impl Maps {
         Ok(self.rings.set(id, &aside, 0)?)
     }
 
+    /// Puts the one empty table in the place of a table, whose memory the kernel then frees.
+    fn clear_table(&mut self, id: u32) -> Result<()> {
+        let empty = match self.empty.take() {
+            Some(empty) => empty,
+            None => {
+                let mut empty = Array::<MapData, Ring>::create(1, 0)?;
+                empty.set(0, Table::default().build().as_ref(), 0)?;
+                empty
+            }
+        };
+        Ok(self.rings.set(id, self.empty.insert(empty), 0)?)
+    }
+
     fn put_index(&mut self, ids: &BTreeSet<u32>) -> Result<()> {
         let mut services = Vec::with_capacity(ids.len());
         for &id in ids {
@@ -219,11 +237,12 @@ impl DataPlane for Maps {
             }
         }
         for id in 0..MAX_RINGS {
-            // Absent is the usual answer here.
-            if let Ok(table) = self.rings.get(&id, 0)
-                && table.get(&0, 0)?.size != 0
-            {
-                state.tables.insert(id, Table::default());
+            match self.rings.get(&id, 0) {
+                Ok(table) if table.get(&0, 0)?.size != 0 => {
+                    state.tables.insert(id, Table::default());
+                }
+                Ok(_) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         for ifindex in self.interfaces.keys() {
@@ -235,7 +254,12 @@ impl DataPlane for Maps {
     fn apply(&mut self, operation: &Operation) -> Result<()> {
         match operation {
             Operation::PutSettings(settings) => self.put_settings(*settings)?,
-            Operation::PutInterface(ifindex) => self.interfaces.insert(*ifindex, *ifindex, None, 0)?,
+            Operation::PutInterface(ifindex) => {
+                // One that is gone must not keep everything else from being put in force.
+                if let Err(error) = self.interfaces.insert(*ifindex, *ifindex, None, 0) {
+                    tracing::warn!(ifindex, %error, "nothing can leave through this interface");
+                }
+            }
             // An interface that is gone has left the map by itself.
             Operation::RemoveInterface(ifindex) => drop(self.interfaces.remove(*ifindex)),
             Operation::PutNextHop(id, hop) => self.next_hops.set(*id, hop, 0)?,
@@ -248,7 +272,9 @@ impl DataPlane for Maps {
             }
             Operation::ClearBackend(id) => self.backends.set(*id, Backend::default(), 0)?,
             Operation::PutTable(id, table) => self.put_table(*id, table)?,
-            Operation::ClearTable(id) => self.put_table(*id, &Table::default())?,
+            Operation::ClearTable(id) => self.clear_table(*id)?,
+            // A change of a map of maps returns when no program that saw the old one runs any more.
+            Operation::Settle => self.clear_table(SPARE_TABLE)?,
             Operation::PutService { id, service, fresh } => {
                 if *fresh {
                     self.service_counters.set(*id, zeros()?, 0)?;

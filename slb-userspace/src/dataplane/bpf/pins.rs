@@ -53,16 +53,29 @@ impl Pins {
     }
 
     /// Whether there are pins of this version.
-    pub fn exist(&self) -> bool {
-        self.map("CONTROL").exists()
+    ///
+    /// # Errors
+    /// This user may not look.
+    pub fn exist(&self) -> Result<bool> {
+        let control = self.map("CONTROL");
+        control.try_exists().with_context(|| format!("cannot look at {}: it needs root", control.display()))
     }
 
     /// Makes the directories, mounting a BPF file system at its usual place if none is there.
     pub fn create(&self) -> Result<()> {
         if self.root.starts_with(BPF_FS) && !is_bpf_fs(Path::new(BPF_FS))? {
-            mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), None::<&str>)
+            mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
                 .with_context(|| format!("no BPF file system at {BPF_FS}, and mounting one failed"))?;
             tracing::info!(path = BPF_FS, "mounted a BPF file system");
+        }
+        let parent = self.root.parent().unwrap_or(&self.root);
+        let existing = if self.root.exists() { &self.root } else { parent };
+        if !is_bpf_fs(existing)? {
+            bail!(
+                "{} is not on a BPF file system: set pin_dir to a directory directly under {BPF_FS}, or under another \
+                 BPF file system",
+                self.root.display()
+            );
         }
         self.refuse_other_versions()?;
         for directory in [self.root.clone(), self.version(), self.version().join("maps"), self.links()] {
@@ -73,16 +86,6 @@ impl Pins {
                     return Err(error).with_context(|| format!("cannot make {}", directory.display()));
                 }
             }
-        }
-        if !is_bpf_fs(&self.root)? {
-            // Harmless where the directory was there before and holds something: only empty ones go.
-            for directory in [self.links(), self.version().join("maps"), self.version(), self.root.clone()] {
-                let _ = fs::remove_dir(directory);
-            }
-            bail!(
-                "{} is not on a BPF file system: set pin_dir to a directory under {BPF_FS}",
-                self.root.display()
-            );
         }
         restrict(&self.root)
     }
@@ -100,32 +103,60 @@ impl Pins {
 
     /// Removes every pin of every version: links first, so that nothing forwards by maps that are going away.
     ///
-    /// Returns whether there was anything.
-    pub fn remove(&self) -> Result<bool> {
-        let versions = match fs::read_dir(&self.root) {
-            Ok(entries) => entries.collect::<Result<Vec<_>, _>>()?,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", self.root.display()));
-            }
-        };
-        for part in ["links", "maps"] {
-            for version in &versions {
-                remove_directory(&version.path().join(part))?;
-            }
+    /// # Errors
+    /// The directory is not one of SLB's pins, and nothing was removed; or a pin cannot be removed.
+    pub fn remove(&self) -> Result<()> {
+        if !is_bpf_fs(&self.root)? {
+            bail!("{} is not on a BPF file system: these are not SLB's pins", self.root.display());
         }
+        let versions = self.versions()?;
+        let mut pins = Vec::new();
+        let mut directories = Vec::new();
         for version in &versions {
-            remove_directory(&version.path())?;
+            for part in ["links", "maps"] {
+                let directory = version.join(part);
+                pins.extend(files(&directory)?.into_iter().map(|file| (part, file)));
+                directories.push(directory);
+            }
+            directories.push(version.clone());
         }
-        remove_directory(&self.root)?;
-        Ok(true)
+        directories.push(self.root.clone());
+        // "links" sorts before "maps".
+        pins.sort();
+        for (_, pin) in pins {
+            fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;
+        }
+        for directory in directories.iter().filter(|directory| directory.exists()) {
+            fs::remove_dir(directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+        }
+        Ok(())
+    }
+
+    /// The directories of all versions.
+    ///
+    /// # Errors
+    /// There is something else.
+    fn versions(&self) -> Result<Vec<PathBuf>> {
+        let entries =
+            fs::read_dir(&self.root).with_context(|| format!("cannot read {}", self.root.display()))?;
+        entries
+            .map(|entry| {
+                let entry = entry?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let number = name.strip_prefix('v').and_then(|number| number.parse::<u32>().ok());
+                if number.is_none() {
+                    bail!("{} holds {name}, which is not SLB's: nothing was removed", self.root.display());
+                }
+                Ok(entry.path())
+            })
+            .collect()
     }
 
     fn refuse_other_versions(&self) -> Result<()> {
         let Ok(entries) = fs::read_dir(&self.root) else { return Ok(()) };
         for entry in entries {
             let name = entry?.file_name();
-            if name != format!("v{ABI_VERSION}").as_str() {
+            if name != *format!("v{ABI_VERSION}") {
                 bail!(
                     "{} holds pins of another version ({}; this program uses v{ABI_VERSION}): run `slbd detach` first, \
                      which interrupts forwarding until the next start",
@@ -145,24 +176,47 @@ fn is_bpf_fs(path: &Path) -> Result<bool> {
 
 /// Whoever can open a pin can change forwarding.
 fn restrict(path: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    if fs::metadata(path)?.uid() != nix::unistd::geteuid().as_raw() {
+        bail!("{} belongs to another user: remove it, or set pin_dir to another directory", path.display());
+    }
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
         .with_context(|| format!("cannot restrict access to {}", path.display()))
 }
 
-/// Removes a directory and the files in it; one that is not there is fine.
-fn remove_directory(path: &Path) -> Result<()> {
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
-    for entry in entries {
-        let entry = entry?;
-        if !entry.file_type()?.is_dir() {
-            fs::remove_file(entry.path())
-                .with_context(|| format!("cannot remove {}", entry.path().display()))?;
+/// The files in a directory, which may be missing.
+fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => Ok(entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", directory.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_not_pins_are_never_removed() {
+        let home = tempfile::tempdir().unwrap();
+        for part in ["v1/links", "v1/maps", "alice"] {
+            fs::create_dir_all(home.path().join(part)).unwrap();
+            fs::write(home.path().join(part).join("notes"), "mine").unwrap();
+        }
+        let error = Pins::new(home.path()).remove().unwrap_err().to_string();
+        assert!(error.contains("not on a BPF file system"), "{error}");
+        for part in ["v1/links", "v1/maps", "alice"] {
+            assert!(home.path().join(part).join("notes").exists());
         }
     }
-    fs::remove_dir(path).with_context(|| format!("cannot remove {}", path.display()))
+
+    #[test]
+    fn pins_are_made_on_a_bpf_file_system_only() {
+        let home = tempfile::tempdir().unwrap();
+        let pins = Pins::new(home.path().join("slb"));
+        let error = pins.create().unwrap_err().to_string();
+        assert!(error.contains("set pin_dir"), "{error}");
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+    }
 }

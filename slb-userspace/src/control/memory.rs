@@ -1,0 +1,59 @@
+//! What a daemon that starts learns from the maps an earlier one has left. Pure.
+//!
+//! Until probes and neighbours have spoken, the last that was known holds: a restart moves no flow and empties no table.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use slb_common::abi::backend::{Backend, NextHop};
+
+use super::{
+    desired::{Verdict, members},
+    ids::key_of,
+};
+use crate::{
+    config::model::Config,
+    dataplane::state::{State, backend_address, to_ip},
+    health::Target,
+};
+
+/// Verdicts on the servers of each listener as they were in force. A server that was not checked was taken as able to
+/// serve, and is until its first probe.
+pub fn health(config: &Config, held: &State) -> BTreeMap<Target, Verdict> {
+    let tables: BTreeMap<_, u32> =
+        held.services.values().map(|service| (key_of(service), service.ring)).collect();
+    let before: BTreeMap<(u32, SocketAddr), bool> = held
+        .backends
+        .values()
+        .filter(|backend| backend.health != Backend::HEALTH_UNKNOWN)
+        .map(|backend| {
+            ((backend.ring, backend_address(backend)), backend.health != Backend::HEALTH_UNHEALTHY)
+        })
+        .collect();
+    let mut health = BTreeMap::new();
+    for balancer in &config.load_balancers {
+        for listener in &balancer.listeners {
+            let Some(check) = &listener.health_check else { continue };
+            for address in &balancer.addresses {
+                let key = (*address, listener.port, listener.protocol.number());
+                let Some(&table) = tables.get(&key) else { continue };
+                for (server, _) in members(config, balancer, listener).1 {
+                    if let Some(&healthy) = before.get(&(table, server)) {
+                        health.insert(Target::new(server, check), Verdict { healthy, detail: None });
+                    }
+                }
+            }
+        }
+    }
+    health
+}
+
+/// Next hops as they were in force.
+pub fn next_hops(held: &State) -> BTreeMap<IpAddr, NextHop> {
+    held.backends
+        .values()
+        .filter_map(|backend| Some((to_ip(&backend.address), *held.next_hops.get(&backend.next_hop)?)))
+        .collect()
+}

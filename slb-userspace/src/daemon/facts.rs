@@ -1,0 +1,101 @@
+//! What is known of servers and of the ways to them.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use slb_common::abi::{Mac, backend::NextHop};
+
+use crate::{
+    config::model::Config,
+    control::{
+        desired::{Known, Verdict},
+        memory,
+    },
+    dataplane::state::State,
+    health::{Event, Health, Target},
+    neigh::{Resolution, Resolutions},
+};
+
+/// What is known besides the configuration.
+pub(super) struct Facts {
+    /// Names of the interfaces that run the program, by index.
+    interfaces: BTreeMap<u32, String>,
+    health: BTreeMap<Target, Verdict>,
+    next_hops: BTreeMap<IpAddr, Result<NextHop, String>>,
+    /// Next hops that an earlier run has left.
+    remembered: BTreeMap<IpAddr, NextHop>,
+}
+
+impl Facts {
+    /// What an earlier run has left in the maps.
+    pub(super) fn remembered(config: &Config, held: &State, interfaces: BTreeMap<u32, String>) -> Self {
+        Self {
+            health: memory::health(config, held),
+            next_hops: BTreeMap::new(),
+            remembered: memory::next_hops(held)
+                .into_iter()
+                .filter(|(_, hop)| interfaces.contains_key(&hop.ifindex))
+                .collect(),
+            interfaces,
+        }
+    }
+
+    pub(super) fn known(&self) -> Known<'_> {
+        Known { health: Some(&self.health), next_hops: Some(&self.next_hops) }
+    }
+
+    /// The last verdict on a target.
+    pub(super) fn verdict(&self, target: &Target) -> Option<Health> {
+        let verdict = self.health.get(target)?;
+        Some(if verdict.healthy { Health::Healthy } else { Health::Unhealthy })
+    }
+
+    pub(super) fn heed(&mut self, event: Event) {
+        let Event { target, healthy, detail } = event;
+        if healthy {
+            tracing::info!(server = %target.address, "healthy");
+        } else {
+            tracing::warn!(server = %target.address, detail, "unhealthy");
+        }
+        self.health.insert(target, Verdict { healthy, detail });
+    }
+
+    pub(super) fn learn(&mut self, neighbours: &Resolutions) {
+        for (address, resolution) in neighbours.iter() {
+            let hop = self.next_hop(address, resolution);
+            match (self.next_hops.get(address), &hop) {
+                (Some(Err(before)), Err(now)) if before == now => {}
+                (_, Err(why)) => tracing::warn!(server = %address, why, "gets no packets"),
+                (Some(Err(_)), Ok(_)) => tracing::info!(server = %address, "gets packets again"),
+                _ => {}
+            }
+            self.next_hops.insert(*address, hop);
+        }
+        self.next_hops.retain(|address, _| neighbours.contains_key(address));
+    }
+
+    pub(super) fn remembers_next_hops(&self) -> bool {
+        !self.remembered.is_empty()
+    }
+
+    /// From now on a server that the kernel knows no way to gets no packets.
+    pub(super) fn forget_next_hops(&mut self) {
+        self.remembered.clear();
+    }
+
+    fn next_hop(&self, address: &IpAddr, resolution: &Resolution) -> Result<NextHop, String> {
+        match resolution {
+            Resolution::Resolved(hop) if self.interfaces.contains_key(&hop.interface_index) => Ok(NextHop {
+                ifindex: hop.interface_index,
+                reserved: 0,
+                destination: Mac::new(hop.destination_mac),
+                source: Mac::new(hop.source_mac),
+            }),
+            Resolution::Resolved(hop) => {
+                Err(format!("it is reached through {}, which is not in [daemon] interfaces", hop.interface))
+            }
+            Resolution::Unresolved(why) => {
+                self.remembered.get(address).copied().ok_or_else(|| why.to_string())
+            }
+        }
+    }
+}
