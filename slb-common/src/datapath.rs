@@ -30,8 +30,8 @@ use tables::{Direction, Tables};
 pub enum Verdict {
     /// Send it back out of the interface it came in.
     Transmit,
-    /// Send it where [`Tables::redirect`] has said.
-    Redirect,
+    /// Send it out of the interface with this index, as [`Tables::redirect`] has prepared.
+    Redirect(u32),
     /// Leave it to the kernel, unchanged.
     Pass,
     /// Drop it.
@@ -148,7 +148,7 @@ fn leave<T: Tables>(ifindex: u32, out: u32, packet: &Packet, tables: &T) -> Resu
     if packet.is_tagged() {
         return Err(Reason::VlanCrossing);
     }
-    if tables.redirect(out) { Ok(Verdict::Redirect) } else { Err(Reason::NoInterface) }
+    if tables.redirect(out) { Ok(Verdict::Redirect(out)) } else { Err(Reason::NoInterface) }
 }
 
 #[inline(always)]

@@ -23,7 +23,7 @@ fn slb(ctx: XdpContext) -> u32 {
     log(&ctx, verdict);
     match verdict {
         Verdict::Transmit => xdp_action::XDP_TX,
-        Verdict::Redirect => xdp_action::XDP_REDIRECT,
+        Verdict::Redirect(_) => xdp_action::XDP_REDIRECT,
         Verdict::Pass => xdp_action::XDP_PASS,
         Verdict::Drop => xdp_action::XDP_DROP,
     }
@@ -34,7 +34,7 @@ fn log(ctx: &XdpContext, verdict: Verdict) {
     use aya_log_ebpf::debug;
     match verdict {
         Verdict::Transmit => debug!(ctx, "transmit"),
-        Verdict::Redirect => debug!(ctx, "redirect"),
+        Verdict::Redirect(ifindex) => debug!(ctx, "redirect to interface {}", ifindex),
         Verdict::Pass => debug!(ctx, "pass"),
         Verdict::Drop => debug!(ctx, "drop"),
     }

@@ -5,6 +5,7 @@
 
 use std::{
     env, fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
@@ -112,22 +113,36 @@ pub fn alive(pid: u32) -> bool {
 pub fn remove(id: RunId) -> Result<()> {
     let of_run = |name: &String| RunId::parse(name) == Some(id);
     for name in Namespace::names()?.iter().filter(|name| of_run(name)) {
-        for pid in run(Command::new("ip").args(["netns", "pids", name]), "")?.split_whitespace() {
-            let pid = Pid::from_raw(pid.parse().context("a process id")?);
-            if pid != Pid::this() {
-                // It may have ended by itself since.
-                let _ = kill(pid, Signal::SIGKILL);
-            }
+        // Another run that starts may be removing the same.
+        if let Err(error) = remove_namespace(name)
+            && Namespace::names()?.contains(name)
+        {
+            return Err(error);
         }
-        run(Command::new("ip").args(["netns", "del", name]), "")?;
     }
     for directory in [PathBuf::from(BPF_FS), env::temp_dir()] {
         for name in entries(&directory)?.iter().filter(|name| of_run(name)) {
             let path = directory.join(name);
-            fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            match fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+                }
+                _ => {}
+            }
         }
     }
     Ok(())
+}
+
+fn remove_namespace(name: &str) -> Result<()> {
+    for pid in run(Command::new("ip").args(["netns", "pids", name]), "")?.split_whitespace() {
+        let pid = Pid::from_raw(pid.parse().context("a process id")?);
+        if pid != Pid::this() {
+            // It may have ended by itself since.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+    run(Command::new("ip").args(["netns", "del", name]), "").map(drop)
 }
 
 fn entries(directory: &Path) -> Result<Vec<String>> {

@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod demo;
 pub mod leftovers;
 pub mod net;
+pub mod packets;
 pub mod scenario;
 pub mod server;
 pub mod spread;

@@ -62,7 +62,6 @@ pub(super) fn to_server<'t, T: Tables>(
         return Ok(Chosen { backend, hop, is_new: false });
     }
     let mut hash = hash_of(packet, tables)?;
-    let mut refusal = Reason::PortConflict;
     for _ in 0..SERVERS_TRIED {
         let backend = by_table(hash, service, tables)?;
         if backend.address.same(&packet.source) {
@@ -70,30 +69,28 @@ pub(super) fn to_server<'t, T: Tables>(
         }
         // Before anything is remembered: the packet that gets through is the one that begins the flow.
         let hop = next_hop(backend, tables)?;
-        let place = find_place(&mut key, service, backend, now, tables);
-        if let Place::Conflict = place {
-            hash = mix(hash);
-            continue;
-        }
-        if let Place::Busy = place {
-            refusal = Reason::ClientPortBusy;
-            break;
-        }
         // A RST begins nothing; it is sent on for whoever may still know the connection.
-        if !packet.flags.rst {
-            let flow = Flow {
-                service: service.reference,
-                backend: backend.reference,
-                last_seen: now,
-                state: ended_by(packet.flags, state::CLIENT_FIN),
-                client: link,
-                check: key.check(),
-            };
-            put(&key, &flow, tables)?;
+        if packet.flags.rst {
+            return Ok(Chosen { backend, hop, is_new: begins(packet) });
         }
-        return Ok(Chosen { backend, hop, is_new: begins(packet) });
+        match find_place(&mut key, service, backend, now, tables) {
+            Place::Found => {
+                let flow = Flow {
+                    service: service.reference,
+                    backend: backend.reference,
+                    last_seen: now,
+                    state: ended_by(packet.flags, state::CLIENT_FIN),
+                    client: link,
+                    check: key.check(),
+                };
+                put(&key, &flow, tables)?;
+                return Ok(Chosen { backend, hop, is_new: begins(packet) });
+            }
+            Place::Conflict => hash = mix(hash),
+            Place::Busy => return Err(Reason::ClientPortBusy),
+        }
     }
-    Err(refusal)
+    Err(Reason::PortConflict)
 }
 
 /// Finds the client that a server's packet answers.

@@ -41,7 +41,7 @@ pub trait Tables {
     /// Jiffies, the low word.
     fn now(&self) -> u32;
 
-    /// Sends the frame out of another interface once the program has ended with [`super::Verdict::Redirect`]; `false` if
+    /// Sends the frame out of another interface once the program has ended with [`Redirect`](super::Verdict::Redirect); `false` if
     /// packets may not leave there.
     fn redirect(&self, ifindex: u32) -> bool;
 

@@ -1,0 +1,259 @@
+//! Frames, built field by field: sound ones by default, and anything else by a patch.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{check, world};
+
+/// The TCP flags.
+pub mod flag {
+    /// Finish.
+    pub const FIN: u8 = 1;
+    /// Synchronise.
+    pub const SYN: u8 = 2;
+    /// Reset.
+    pub const RST: u8 = 4;
+    /// Push.
+    pub const PSH: u8 = 8;
+    /// Acknowledge.
+    pub const ACK: u8 = 16;
+}
+
+/// IP protocol numbers.
+pub mod number {
+    /// IPv6 hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// IPv6 routing header.
+    pub const ROUTING: u8 = 43;
+    /// IPv6 fragment header.
+    pub const FRAGMENT: u8 = 44;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+    /// IPv6 destination options.
+    pub const DESTINATION_OPTIONS: u8 = 60;
+}
+
+/// A frame and where its headers lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Offset of the IP header.
+    pub network: usize,
+    /// Offset of the transport header.
+    pub transport: usize,
+    /// Offset behind the IP packet; padding follows.
+    pub end: usize,
+    /// IP protocol number of the transport header.
+    pub protocol: u8,
+}
+
+impl Frame {
+    /// Changes bytes; checksums stay as they are.
+    #[must_use]
+    pub fn patch(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    /// Overwrites bytes of the IP header.
+    #[must_use]
+    pub fn network(self, offset: usize, bytes: &[u8]) -> Self {
+        let at = self.network + offset;
+        self.put(at, bytes)
+    }
+
+    /// Overwrites bytes of the transport header.
+    #[must_use]
+    pub fn transport(self, offset: usize, bytes: &[u8]) -> Self {
+        let at = self.transport + offset;
+        self.put(at, bytes)
+    }
+
+    /// Computes all checksums afresh.
+    #[must_use]
+    pub fn sound(self) -> Self {
+        self.patch(check::refresh)
+    }
+
+    /// Cuts the frame off.
+    #[must_use]
+    pub fn cut(self, len: usize) -> Self {
+        self.patch(|frame| frame.bytes.truncate(len))
+    }
+
+    fn put(self, at: usize, bytes: &[u8]) -> Self {
+        self.patch(|frame| frame.bytes[at..at + bytes.len()].copy_from_slice(bytes))
+    }
+}
+
+/// What a frame is to be.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    sender: [u8; 6],
+    receiver: [u8; 6],
+    tags: Vec<(u16, u16)>,
+    source: IpAddr,
+    destination: IpAddr,
+    hop_limit: u8,
+    options: Vec<u8>,
+    extensions: Vec<(u8, usize)>,
+    protocol: u8,
+    transport: Vec<u8>,
+    padding: usize,
+}
+
+/// A TCP segment with some options and a little payload.
+pub fn tcp(from: SocketAddr, to: SocketAddr, flags: u8) -> Builder {
+    let mut segment = Vec::new();
+    segment.extend(from.port().to_be_bytes());
+    segment.extend(to.port().to_be_bytes());
+    segment.extend([1, 2, 3, 4, 5, 6, 7, 8, 7 << 4, flags, 0xfa, 0xf0, 0, 0, 0, 0]);
+    // Maximum segment size, two words without meaning.
+    segment.extend([2, 4, 5, 0xb4, 1, 1, 1, 1]);
+    segment.extend(b"a little payload!");
+    builder(from.ip(), to.ip(), number::TCP, segment)
+}
+
+/// A UDP datagram with this payload.
+pub fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Builder {
+    let mut datagram = Vec::new();
+    datagram.extend(from.port().to_be_bytes());
+    datagram.extend(to.port().to_be_bytes());
+    datagram.extend((8 + payload.len() as u16).to_be_bytes());
+    datagram.extend([0, 0]);
+    datagram.extend(payload);
+    builder(from.ip(), to.ip(), number::UDP, datagram)
+}
+
+/// An echo request with this payload.
+pub fn echo(from: IpAddr, to: IpAddr, payload: &[u8]) -> Builder {
+    let (protocol, kind) = if to.is_ipv4() { (number::ICMP, 8) } else { (number::ICMPV6, 128) };
+    let mut message = vec![kind, 0, 0, 0, 0x12, 0x34, 0, 1];
+    message.extend(payload);
+    builder(from, to, protocol, message)
+}
+
+/// A packet of another protocol.
+pub fn other(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Builder {
+    builder(from, to, protocol, payload.to_vec())
+}
+
+/// A frame that is not IP.
+pub fn not_ip(receiver: [u8; 6], ether_type: u16, content: &[u8]) -> Frame {
+    let mut bytes = Vec::new();
+    bytes.extend(receiver);
+    bytes.extend(world::CLIENT_MAC);
+    bytes.extend(ether_type.to_be_bytes());
+    bytes.extend(content);
+    let end = bytes.len();
+    Frame { bytes, network: 14, transport: end, end, protocol: 0 }
+}
+
+fn builder(source: IpAddr, destination: IpAddr, protocol: u8, transport: Vec<u8>) -> Builder {
+    Builder {
+        sender: world::CLIENT_MAC,
+        receiver: world::OWN_MAC,
+        tags: Vec::new(),
+        source,
+        destination,
+        hop_limit: 64,
+        options: Vec::new(),
+        extensions: Vec::new(),
+        protocol,
+        transport,
+        padding: 0,
+    }
+}
+
+impl Builder {
+    /// Sets the hardware addresses.
+    #[must_use]
+    pub fn macs(self, sender: [u8; 6], receiver: [u8; 6]) -> Self {
+        Self { sender, receiver, ..self }
+    }
+
+    /// Adds a VLAN tag behind those there are.
+    #[must_use]
+    pub fn tag(mut self, ether_type: u16, control: u16) -> Self {
+        self.tags.push((ether_type, control));
+        self
+    }
+
+    /// Sets the TTL or hop limit.
+    #[must_use]
+    pub fn hop_limit(self, hop_limit: u8) -> Self {
+        Self { hop_limit, ..self }
+    }
+
+    /// Sets the IPv4 options to so many words of "no operation".
+    #[must_use]
+    pub fn options(self, words: usize) -> Self {
+        Self { options: vec![1; words * 4], ..self }
+    }
+
+    /// Adds an IPv6 extension header of so many units of eight bytes.
+    #[must_use]
+    pub fn extension(mut self, kind: u8, units: usize) -> Self {
+        self.extensions.push((kind, units));
+        self
+    }
+
+    /// Adds bytes behind the IP packet.
+    #[must_use]
+    pub fn padding(self, padding: usize) -> Self {
+        Self { padding, ..self }
+    }
+
+    /// The frame, with sound checksums.
+    pub fn build(self) -> Frame {
+        let mut bytes = Vec::new();
+        bytes.extend(self.receiver);
+        bytes.extend(self.sender);
+        for (ether_type, control) in &self.tags {
+            bytes.extend(ether_type.to_be_bytes());
+            bytes.extend(control.to_be_bytes());
+        }
+        let network = bytes.len() + 2;
+        match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                bytes.extend(0x0800_u16.to_be_bytes());
+                let words = 5 + self.options.len() / 4;
+                let total = (words * 4 + self.transport.len()) as u16;
+                bytes.extend([0x40 | words as u8, 0x2e]);
+                bytes.extend(total.to_be_bytes());
+                bytes.extend([0xab, 0xcd, 0x40, 0, self.hop_limit, self.protocol, 0, 0]);
+                bytes.extend(source.octets());
+                bytes.extend(destination.octets());
+                bytes.extend(&self.options);
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                bytes.extend(0x86dd_u16.to_be_bytes());
+                let extensions: usize = self.extensions.iter().map(|(_, units)| units * 8).sum();
+                bytes.extend([0x62, 0xe1, 0x23, 0x45]);
+                bytes.extend(((extensions + self.transport.len()) as u16).to_be_bytes());
+                let kinds: Vec<u8> =
+                    self.extensions.iter().map(|(kind, _)| *kind).chain([self.protocol]).collect();
+                bytes.extend([kinds[0], self.hop_limit]);
+                bytes.extend(source.octets());
+                bytes.extend(destination.octets());
+                for ((_, units), next) in self.extensions.iter().zip(&kinds[1..]) {
+                    bytes.extend([*next, (units - 1) as u8]);
+                    // Options: one that pads the rest. Routing: no segments left. Fragment: whole.
+                    bytes.extend(std::iter::repeat_n(0, units * 8 - 2));
+                }
+            }
+            _ => panic!("{} and {} are of two families", self.source, self.destination),
+        }
+        let transport = bytes.len();
+        bytes.extend(self.transport);
+        let end = bytes.len();
+        bytes.extend(std::iter::repeat_n(0xee, self.padding));
+        Frame { bytes, network, transport, end, protocol: self.protocol }.sound()
+    }
+}

@@ -1,0 +1,181 @@
+//! The program in the kernel, over maps of its own, in a network namespace of its own.
+
+use std::{
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::geteuid,
+};
+use slb_common::abi::{
+    flow::{Flow, FlowKey},
+    stats::Counters,
+};
+use slb_userspace::{
+    control::diff::diff,
+    dataplane::{
+        DataPlane as _,
+        bpf::{loader::Program, maps::Maps, pins::Pins},
+        state::{Operation, State},
+    },
+};
+
+use super::{
+    host::Totals,
+    world::{self, IDS},
+};
+
+const BPF_FS: &str = "/sys/fs/bpf";
+const FLOW_TABLE_ENTRIES: u32 = 65_536;
+
+/// What the kernel makes of an XDP frame.
+pub mod action {
+    /// The program failed.
+    pub const ABORTED: u32 = 0;
+    /// The frame is dropped.
+    pub const DROP: u32 = 1;
+    /// The frame is left to the kernel.
+    pub const PASS: u32 = 2;
+    /// The frame goes back out of its interface.
+    pub const TX: u32 = 3;
+    /// The frame goes out of another interface.
+    pub const REDIRECT: u32 = 4;
+}
+
+/// Whether this process may do all this; says so on behalf of the test `name` if not.
+pub fn is_available(name: &str) -> bool {
+    let root = geteuid().is_root();
+    if !root {
+        println!("skipped: {name}: needs root");
+    }
+    root
+}
+
+/// Runs `work` on a thread in a network namespace of its own, which goes away with the thread.
+///
+/// In it are the loopback interface, through which test frames come in, and [`world::FAR`].
+pub fn in_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            make_namespace().expect("a network namespace");
+            work()
+        });
+        match thread.join() {
+            Ok(value) => value,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// The loaded program and its maps.
+pub struct Kernel {
+    program: Program,
+    maps: Maps,
+    flows: HashMap<MapData, FlowKey, Flow>,
+    /// What is in force.
+    held: State,
+    /// What was counted before [`Self::begin`].
+    before: Totals,
+    _pins: OwnPins,
+}
+
+impl Kernel {
+    /// Loads the program over new, empty maps.
+    pub fn load() -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("slbt-pk-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let pins = OwnPins(Pins::new(PathBuf::from(BPF_FS).join(name)));
+        pins.0.create()?;
+        let program = Program::load(&pins.0, FLOW_TABLE_ENTRIES)?;
+        let maps = Maps::open(&pins.0)?;
+        let flows = Map::from_map_data(MapData::from_pin(pins.0.map("FLOWS"))?)?.try_into()?;
+        Ok(Self { program, maps, flows, held: State::default(), before: Totals::new(), _pins: pins })
+    }
+
+    /// Puts a state in force, forgets all flows, and counts from zero: loading anew takes much longer.
+    pub fn begin(&mut self, state: &State) -> Result<()> {
+        self.become_state(state)?;
+        for key in self.flows.keys().collect::<Result<Vec<_>, _>>()? {
+            self.flows.remove(&key)?;
+        }
+        for id in 0..IDS {
+            let service = Box::new(state.services.get(&id).copied().unwrap_or_default());
+            self.maps.apply(&Operation::PutService { id, service, fresh: true })?;
+            let backend = state.backends.get(&id).copied().unwrap_or_default();
+            self.maps.apply(&Operation::PutBackend { id, backend, fresh: true })?;
+        }
+        self.before = self.counted()?;
+        Ok(())
+    }
+
+    /// Puts another state in force.
+    pub fn become_state(&mut self, state: &State) -> Result<()> {
+        for operation in diff(&self.held, state) {
+            self.maps.apply(&operation)?;
+        }
+        self.held = state.clone();
+        Ok(())
+    }
+
+    /// Runs the program over a frame of at least 14 bytes that came in through the loopback interface.
+    ///
+    /// Returns one of [`action`] and the frame.
+    pub fn process(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
+        self.program.test_run(frame).with_context(|| format!("a frame of {} bytes", frame.len()))
+    }
+
+    /// Packets by action and reason.
+    pub fn totals(&self) -> Result<Totals> {
+        let mut totals = self.counted()?;
+        for (what, before) in &self.before {
+            if let Some(packets) = totals.get_mut(what) {
+                *packets -= before;
+            }
+        }
+        totals.retain(|_, packets| *packets != 0);
+        Ok(totals)
+    }
+
+    /// Traffic of a service.
+    pub fn service_counters(&self, id: u32) -> Result<Counters> {
+        self.maps.service_counters(id)
+    }
+
+    /// Traffic of a server.
+    pub fn backend_counters(&self, id: u32) -> Result<Counters> {
+        self.maps.backend_counters(id)
+    }
+
+    fn counted(&self) -> Result<Totals> {
+        let totals = self.maps.totals()?;
+        Ok(totals.into_iter().map(|(action, reason, n)| ((action as u8, reason as u32), n)).collect())
+    }
+}
+
+/// Pins that go away with this value.
+struct OwnPins(Pins);
+
+impl Drop for OwnPins {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.remove() {
+            eprintln!("pins stay behind: {error:#}");
+        }
+    }
+}
+
+fn make_namespace() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).context("no network namespace of its own")?;
+    let index = world::FAR.to_string();
+    let status = Command::new("ip")
+        .args(["link", "add", "far", "index", &index, "type", "veth", "peer", "name", "farther"])
+        .status()
+        .context("cannot start `ip`")?;
+    ensure!(status.success(), "no pair of interfaces");
+    Ok(())
+}

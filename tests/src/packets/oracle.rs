@@ -1,0 +1,175 @@
+//! What becomes of any frame, a second time: written from the description of the packet path, for clarity alone.
+//!
+//! Knows a world in which every table has at most one server, nobody dies, and no client endpoint finds more listeners
+//! than it may have flows.
+
+mod read;
+mod write;
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+};
+
+use slb_common::datapath::Verdict;
+
+use self::{
+    read::{Read, Refused, read},
+    write::{reply, write},
+};
+use super::{
+    frames::{flag, number},
+    world::{self, LISTENERS, Listener, Server, World},
+};
+
+/// Left out, so that one client endpoint finds at most four listeners with servers.
+const LEFT_OUT: [Listener; 3] = [world::FOURTH4, world::FIFTH4, world::STRAIGHT4];
+
+/// The listeners in [`world`].
+pub fn listeners() -> impl Iterator<Item = Listener> {
+    LISTENERS.into_iter().filter(|listener| !LEFT_OUT.contains(listener))
+}
+
+/// The world the oracle knows.
+pub fn world() -> World {
+    LEFT_OUT.into_iter().fold(World::standard(), World::without_listener)
+}
+
+/// The verdict, and the frame if it is sent.
+pub type Outcome = (Verdict, Option<Vec<u8>>);
+
+/// Everything that is remembered.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    /// By client endpoint, protocol and listener.
+    flows: HashMap<(SocketAddr, u8, u32), Remembered>,
+}
+
+#[derive(Debug, Default)]
+struct Remembered {
+    peer: [u8; 6],
+    own: [u8; 6],
+    ended: HashSet<End>,
+    released: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum End {
+    Client,
+    Server,
+    Reset,
+}
+
+impl Remembered {
+    fn is_over(&self) -> bool {
+        self.released
+            || self.ended.contains(&End::Reset)
+            || (self.ended.contains(&End::Client) && self.ended.contains(&End::Server))
+    }
+
+    fn note(&mut self, flags: u8, end: End) {
+        if flags & flag::FIN != 0 {
+            self.ended.insert(end);
+        }
+        if flags & flag::RST != 0 {
+            self.ended.insert(End::Reset);
+        }
+    }
+}
+
+impl Oracle {
+    /// What must become of a frame that comes in through the loopback interface.
+    pub fn judge(&mut self, frame: &[u8]) -> Outcome {
+        match self.sent(frame) {
+            Ok((out, bytes)) if out == world::LO => (Verdict::Transmit, Some(bytes)),
+            Ok((out, bytes)) => (Verdict::Redirect(out), Some(bytes)),
+            Err(Refused::Pass) => (Verdict::Pass, None),
+            Err(Refused::Drop) => (Verdict::Drop, None),
+        }
+    }
+
+    fn sent(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>), Refused> {
+        let read = read(frame)?;
+        let listener = listeners().find(|l| l.at == read.destination && l.protocol == read.protocol);
+        let Some(listener) = listener else { return self.answered(frame, &read) };
+        if read.source.ip() == read.destination.ip() {
+            return Err(Refused::Drop);
+        }
+        if read.protocol == number::ICMP || read.protocol == number::ICMPV6 {
+            return Ok((world::LO, reply(frame, &read)));
+        }
+        if read.hop_limit < 2 {
+            return Err(Refused::Drop);
+        }
+        self.asked(frame, &read, &listener)
+    }
+
+    fn asked(&mut self, frame: &[u8], read: &Read, listener: &Listener) -> Result<(u32, Vec<u8>), Refused> {
+        let server = world::server_of(listener).ok_or(Refused::Drop)?;
+        let key = (read.source, read.protocol, listener.id);
+        let opening = read.flags & flag::SYN != 0 && read.flags & flag::ACK == 0;
+        let known = self.flows.get(&key).is_some_and(|flow| !(opening && flow.is_over()));
+        if !known {
+            if read.source.ip() == server.at.ip() || server.hop == world::UNRESOLVED {
+                return Err(Refused::Drop);
+            }
+            if read.flags & flag::RST == 0 {
+                self.make_room(read, listener, &server)?;
+                self.flows.insert(key, Remembered::default());
+            }
+        }
+        if let Some(flow) = self.flows.get_mut(&key)
+            && (known || read.flags & flag::RST == 0)
+        {
+            flow.own.copy_from_slice(&frame[..6]);
+            flow.peer.copy_from_slice(&frame[6..12]);
+            flow.note(read.flags, End::Client);
+        }
+        if read.tagged && server.hop.out != world::LO {
+            return Err(Refused::Drop);
+        }
+        let (destination, port) = read.offsets().1;
+        let mut changes = write(frame, destination, port, server.at);
+        read.hop(&mut changes, frame);
+        Ok((server.hop.out, read.apply(frame, &changes, server.hop.peer, server.hop.own)))
+    }
+
+    /// Another flow of the endpoint to the same server is in the way, unless it has ended.
+    fn make_room(&mut self, read: &Read, listener: &Listener, server: &Server) -> Result<(), Refused> {
+        for other in listeners().filter(|l| l.id != listener.id && world::server_of(l) == Some(*server)) {
+            if let Some(flow) = self.flows.get_mut(&(read.source, read.protocol, other.id)) {
+                if !flow.is_over() {
+                    return Err(Refused::Drop);
+                }
+                flow.released = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, frame: &[u8], read: &Read) -> Result<(u32, Vec<u8>), Refused> {
+        for listener in listeners() {
+            if world::server_of(&listener).is_none_or(|server| server.at != read.source) {
+                continue;
+            }
+            let Some(flow) = self.flows.get_mut(&(read.destination, read.protocol, listener.id)) else {
+                continue;
+            };
+            if read.flags & flag::SYN != 0 && flow.is_over() {
+                flow.released = true;
+            }
+            if flow.released {
+                continue;
+            }
+            flow.note(read.flags, End::Server);
+            if read.hop_limit < 2 {
+                return Err(Refused::Drop);
+            }
+            let (source, port) = read.offsets().0;
+            let mut changes = write(frame, source, port, listener.at);
+            read.hop(&mut changes, frame);
+            return Ok((world::LO, read.apply(frame, &changes, flow.peer, flow.own)));
+        }
+        Err(Refused::Pass)
+    }
+}

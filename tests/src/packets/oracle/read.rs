@@ -1,0 +1,154 @@
+//! Understanding a frame.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::packets::{frames::number, world};
+
+/// A frame that was understood.
+pub(super) struct Read {
+    pub(super) v4: bool,
+    pub(super) tagged: bool,
+    pub(super) network: usize,
+    pub(super) transport: usize,
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
+    pub(super) protocol: u8,
+    pub(super) hop_limit: u8,
+    pub(super) flags: u8,
+}
+
+/// Left to the kernel, or dropped.
+pub(super) enum Refused {
+    Pass,
+    Drop,
+}
+
+/// Understands a frame. What is broken is dropped if it is for a VIP, what is merely something else is passed.
+pub(super) fn read(frame: &[u8]) -> Result<Read, Refused> {
+    let word = |at: usize| Some(usize::from(*frame.get(at)?) << 8 | usize::from(*frame.get(at + 1)?));
+    if frame.len() < 14 || frame[0] & 1 == 1 {
+        return Err(Refused::Pass);
+    }
+    let mut at = 12;
+    let mut tags = 0;
+    while tags < 2 && matches!(word(at), Some(0x8100 | 0x88a8)) {
+        at += 4;
+        tags += 1;
+    }
+    let network = at + 2;
+    match word(at) {
+        Some(0x0800) if frame.len() >= network + 20 => read_v4(frame, network),
+        Some(0x86dd) if frame.len() >= network + 40 => read_v6(frame, network),
+        _ => Err(Refused::Pass),
+    }
+}
+
+fn read_v4(frame: &[u8], network: usize) -> Result<Read, Refused> {
+    let ip = &frame[network..];
+    let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&ip[at..at + 4]).expect("four bytes"));
+    let broken = || if address(16) == world::VIP4 { Refused::Drop } else { Refused::Pass };
+    let header = usize::from(ip[0] & 15) * 4;
+    let total = usize::from(ip[2]) << 8 | usize::from(ip[3]);
+    let fragment = ip[6] & 0x3f != 0 || ip[7] != 0;
+    if ip[0] >> 4 != 4 || header < 20 || total < header || total > ip.len() || fragment {
+        return Err(broken());
+    }
+    let read = Read {
+        v4: true,
+        tagged: network > 14,
+        network,
+        transport: network + header,
+        source: SocketAddr::new(address(12), 0),
+        destination: SocketAddr::new(address(16), 0),
+        protocol: ip[9],
+        hop_limit: ip[8],
+        flags: 0,
+    };
+    read_transport(frame, read, total - header, broken)
+}
+
+fn read_v6(frame: &[u8], network: usize) -> Result<Read, Refused> {
+    let ip = &frame[network..];
+    let address =
+        |at: usize| std::net::Ipv6Addr::from(<[u8; 16]>::try_from(&ip[at..at + 16]).expect("16 bytes"));
+    let broken = || if IpAddr::V6(address(24)) == world::VIP6 { Refused::Drop } else { Refused::Pass };
+    if address(8).to_ipv4_mapped().is_some() || address(24).to_ipv4_mapped().is_some() {
+        return Err(Refused::Pass);
+    }
+    let payload = usize::from(ip[4]) << 8 | usize::from(ip[5]);
+    if ip[0] >> 4 != 6 || 40 + payload > ip.len() {
+        return Err(broken());
+    }
+    let (mut next, mut at, mut walked) = (ip[6], 40, 0);
+    while matches!(next, number::HOP_BY_HOP | number::ROUTING | number::DESTINATION_OPTIONS) {
+        // At most six, of 256 bytes altogether, within the packet.
+        let Some([following, units, _, segments]) = ip.get(at..at + 4) else { return Err(broken()) };
+        if next == number::ROUTING && *segments != 0 {
+            return Err(broken());
+        }
+        (next, at, walked) = (*following, at + 8 + usize::from(*units) * 8, walked + 1);
+        if walked > 6 || at > 40 + 256 {
+            return Err(broken());
+        }
+    }
+    if next == number::FRAGMENT || at > 40 + payload {
+        return Err(broken());
+    }
+    let read = Read {
+        v4: false,
+        tagged: network > 14,
+        network,
+        transport: network + at,
+        source: SocketAddr::new(IpAddr::V6(address(8)), 0),
+        destination: SocketAddr::new(IpAddr::V6(address(24)), 0),
+        protocol: next,
+        hop_limit: ip[7],
+        flags: 0,
+    };
+    read_transport(frame, read, 40 + payload - at, broken)
+}
+
+fn read_transport(
+    frame: &[u8],
+    mut read: Read,
+    room: usize,
+    broken: impl Fn() -> Refused,
+) -> Result<Read, Refused> {
+    let needed = match read.protocol {
+        number::TCP => 20,
+        number::UDP | number::ICMP | number::ICMPV6 => 8,
+        _ => return Err(Refused::Pass),
+    };
+    // The packet ends within the frame: that has been seen to.
+    let header = &frame[read.transport..read.transport + room];
+    if room < needed {
+        return Err(broken());
+    }
+    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    match read.protocol {
+        number::TCP => {
+            let len = usize::from(header[12] >> 4) * 4;
+            if len < 20 || len > room {
+                return Err(broken());
+            }
+            read.flags = header[13];
+        }
+        number::UDP => {
+            let len = usize::from(word(4));
+            if len < 8 || len > room || (!read.v4 && word(6) == 0) {
+                return Err(broken());
+            }
+        }
+        protocol => {
+            let request = if read.v4 { (number::ICMP, 8) } else { (number::ICMPV6, 128) };
+            return if (protocol, header[0]) == request && header[1] == 0 {
+                Ok(read)
+            } else {
+                Err(Refused::Pass)
+            };
+        }
+    }
+    read.source.set_port(word(0));
+    read.destination.set_port(word(2));
+    Ok(read)
+}

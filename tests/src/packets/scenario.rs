@@ -1,0 +1,320 @@
+//! A case: frames and changes in order, and what must come of each, on the host and in the kernel.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use slb_common::{
+    abi::stats::{Action, Counters, Reason},
+    datapath::Verdict,
+};
+use slb_userspace::{
+    control::diff::diff,
+    dataplane::state::{Operation, State},
+};
+
+use super::{
+    check::{self, Rewrite},
+    frames::Frame,
+    host::{Host, Totals},
+    kernel::{Kernel, action},
+    world::{self, Hop, IDS, LO, Listener, Server, World},
+};
+
+/// A case.
+pub struct Scenario {
+    /// What it shows.
+    pub name: String,
+    /// What is in force at first.
+    pub world: World,
+    /// What happens.
+    pub steps: Vec<Step>,
+    /// Whether the host alone can do it: clock, interfaces and tiny frames cannot be had in the kernel.
+    pub host_only: bool,
+}
+
+/// What happens next in a case.
+pub enum Step {
+    /// A frame comes in through an interface.
+    Frame(Box<Frame>, u32, Expect),
+    /// Another state is put in force.
+    Become(Box<World>),
+    /// The clock of the host is set to so many jiffies.
+    Clock(u32),
+    /// From now on the host's flow table takes no entry.
+    Full,
+}
+
+/// What must become of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// It is sent to a server.
+    ToServer(Listener, Server, Flow),
+    /// It is sent to the client that is reached this way.
+    ToClient(Listener, Server, Hop),
+    /// It is answered.
+    Answer(Listener),
+    /// It is left alone.
+    Pass(Reason),
+    /// It is dropped.
+    Drop(Reason),
+}
+
+/// Whether a packet begins a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// It does, and is counted so.
+    New,
+    /// It does not.
+    Old,
+}
+
+/// How the client is reached, unless a case says otherwise.
+pub const CLIENT: Hop = Hop { id: 0, out: LO, peer: world::CLIENT_MAC, own: world::OWN_MAC };
+
+impl Scenario {
+    /// A case in the usual world.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), world: World::standard(), steps: Vec::new(), host_only: false }
+    }
+
+    /// A case in another world.
+    #[must_use]
+    pub fn in_world(self, world: World) -> Self {
+        Self { world, ..self }
+    }
+
+    /// Leaves the kernel out.
+    #[must_use]
+    pub fn host_only(self) -> Self {
+        Self { host_only: true, ..self }
+    }
+
+    /// A frame comes in.
+    #[must_use]
+    pub fn frame(self, frame: Frame, expect: Expect) -> Self {
+        self.frame_through(LO, frame, expect)
+    }
+
+    /// A frame comes in through another interface.
+    #[must_use]
+    pub fn frame_through(mut self, ifindex: u32, frame: Frame, expect: Expect) -> Self {
+        self.steps.push(Step::Frame(Box::new(frame), ifindex, expect));
+        self
+    }
+
+    /// The state changes.
+    #[must_use]
+    pub fn change(mut self, world: World) -> Self {
+        self.steps.push(Step::Become(Box::new(world)));
+        self
+    }
+
+    /// The clock is set.
+    #[must_use]
+    pub fn clock(mut self, jiffies: u32) -> Self {
+        self.steps.push(Step::Clock(jiffies));
+        self
+    }
+
+    /// The flow table is full.
+    #[must_use]
+    pub fn full(mut self) -> Self {
+        self.steps.push(Step::Full);
+        self
+    }
+
+    /// Goes through the steps, on the host and, if it is given, in the kernel.
+    ///
+    /// # Errors
+    /// Something is not as expected, or the halves differ.
+    pub fn run(&self, kernel: Option<&mut Kernel>) -> Result<()> {
+        let mut run =
+            Run { host: Host::default(), kernel, held: State::default(), expected: Expected::default() };
+        if let Some(kernel) = &mut run.kernel {
+            kernel.begin(&self.world.state)?;
+        }
+        run.become_world(&self.world)?;
+        for (number, step) in self.steps.iter().enumerate() {
+            match step {
+                Step::Frame(frame, ifindex, expect) => run
+                    .frame(frame, *ifindex, expect)
+                    .with_context(|| format!("{}: step {number}: {expect:?}", self.name))?,
+                Step::Become(world) => run.become_world(world)?,
+                Step::Clock(jiffies) => run.host.now.set(*jiffies),
+                Step::Full => run.host.full.set(true),
+            }
+        }
+        run.compare_counters().with_context(|| format!("{}: counters", self.name))
+    }
+}
+
+/// The counters that must be there.
+#[derive(Default)]
+struct Expected {
+    totals: Totals,
+    services: BTreeMap<u32, Counters>,
+    backends: BTreeMap<u32, Counters>,
+}
+
+struct Run<'k> {
+    host: Host,
+    kernel: Option<&'k mut Kernel>,
+    held: State,
+    expected: Expected,
+}
+
+impl Run<'_> {
+    fn become_world(&mut self, world: &World) -> Result<()> {
+        for operation in diff(&self.held, &world.state) {
+            self.host.apply(&operation);
+            match operation {
+                Operation::PutService { id, fresh: true, .. } => drop(self.expected.services.remove(&id)),
+                Operation::PutBackend { id, fresh: true, .. } => drop(self.expected.backends.remove(&id)),
+                _ => {}
+            }
+        }
+        self.held = world.state.clone();
+        self.kernel.as_mut().map_or(Ok(()), |kernel| kernel.become_state(&world.state))
+    }
+
+    fn frame(&mut self, frame: &Frame, ifindex: u32, expect: &Expect) -> Result<()> {
+        let (verdict, bytes) = self.expected.note(frame, ifindex, expect);
+        if matches!(verdict, Verdict::Transmit | Verdict::Redirect(_)) {
+            check::verify(&frame.bytes).map_err(anyhow::Error::msg).context("the frame that went in")?;
+        }
+
+        let mut out = frame.bytes.clone();
+        let decided = self.host.process(&mut out, ifindex);
+        ensure!(
+            decided == verdict,
+            "host: {decided:?} in place of {verdict:?}; counted {:?}",
+            self.host.totals()
+        );
+        same("host", &out, &bytes)?;
+        let totals = self.host.totals();
+        ensure!(
+            totals == self.expected.totals,
+            "host: counted {totals:?} in place of {:?}",
+            self.expected.totals
+        );
+        if matches!(verdict, Verdict::Transmit | Verdict::Redirect(_)) {
+            check::verify(&out).map_err(anyhow::Error::msg).context("the frame that came out")?;
+        }
+
+        if let Some(kernel) = &mut self.kernel {
+            let (number, in_kernel) = kernel.process(&frame.bytes)?;
+            ensure!(number == xdp_action(verdict), "kernel: XDP action {number} in place of {verdict:?}");
+            same("kernel", &in_kernel, &bytes)?;
+        }
+        Ok(())
+    }
+
+    fn compare_counters(&self) -> Result<()> {
+        let Expected { totals, services, backends } = &self.expected;
+        for id in 0..IDS {
+            let wanted = services.get(&id).copied().unwrap_or_default();
+            ensure!(
+                self.host.service_counters(id) == wanted,
+                "host: service {id}: {:?}",
+                self.host.service_counters(id)
+            );
+            let wanted = backends.get(&id).copied().unwrap_or_default();
+            ensure!(
+                self.host.backend_counters(id) == wanted,
+                "host: server {id}: {:?}",
+                self.host.backend_counters(id)
+            );
+        }
+        ensure!(self.host.totals() == *totals, "host: {:?} in place of {totals:?}", self.host.totals());
+        self.kernel.as_ref().map_or(Ok(()), |kernel| same_counters(&self.host, kernel))
+    }
+}
+
+impl Expected {
+    /// Counts the frame, and returns what must become of it.
+    fn note(&mut self, frame: &Frame, ifindex: u32, expect: &Expect) -> (Verdict, Vec<u8>) {
+        let len = frame.bytes.len() as u64;
+        let send = |hop: &Hop| {
+            if hop.out == ifindex { Verdict::Transmit } else { Verdict::Redirect(hop.out) }
+        };
+        let (action, reason, verdict, bytes) = match expect {
+            Expect::ToServer(listener, server, flow) => {
+                for counters in [
+                    self.services.entry(listener.id).or_default(),
+                    self.backends.entry(server.id).or_default(),
+                ] {
+                    counters.packets_in += 1;
+                    counters.bytes_in += len;
+                    counters.new_flows += u64::from(*flow == Flow::New);
+                }
+                let hop = &server.hop;
+                let bytes = check::rewritten(frame, hop.peer, hop.own, Rewrite::Destination(server.at));
+                (Action::Forward, Reason::ToServer, send(hop), bytes)
+            }
+            Expect::ToClient(listener, server, hop) => {
+                for counters in [
+                    self.services.entry(listener.id).or_default(),
+                    self.backends.entry(server.id).or_default(),
+                ] {
+                    counters.packets_out += 1;
+                    counters.bytes_out += len;
+                }
+                let bytes = check::rewritten(frame, hop.peer, hop.own, Rewrite::Source(listener.at));
+                (Action::Forward, Reason::ToClient, send(hop), bytes)
+            }
+            Expect::Answer(listener) => {
+                let counters = self.services.entry(listener.id).or_default();
+                counters.packets_in += 1;
+                counters.bytes_in += len;
+                let mac = |at: usize| frame.bytes[at..at + 6].try_into().expect("six bytes");
+                let bytes = check::rewritten(frame, mac(6), mac(0), Rewrite::Reply);
+                (Action::Answer, Reason::Echo, Verdict::Transmit, bytes)
+            }
+            Expect::Pass(reason) => (Action::Pass, *reason, Verdict::Pass, frame.bytes.clone()),
+            Expect::Drop(reason) => (Action::Drop, *reason, Verdict::Drop, frame.bytes.clone()),
+        };
+        *self.totals.entry((action as u8, reason as u32)).or_default() += 1;
+        (verdict, bytes)
+    }
+}
+
+/// The number the program must return for a verdict.
+pub fn xdp_action(verdict: Verdict) -> u32 {
+    match verdict {
+        Verdict::Transmit => action::TX,
+        Verdict::Redirect(_) => action::REDIRECT,
+        Verdict::Pass => action::PASS,
+        Verdict::Drop => action::DROP,
+    }
+}
+
+/// Compares every counter of the two halves.
+///
+/// # Errors
+/// One differs.
+pub fn same_counters(host: &Host, kernel: &Kernel) -> Result<()> {
+    let (ours, theirs) = (host.totals(), kernel.totals()?);
+    ensure!(ours == theirs, "host counted {ours:?}, kernel {theirs:?}");
+    for id in 0..IDS {
+        let (ours, theirs) = (host.service_counters(id), kernel.service_counters(id)?);
+        ensure!(ours == theirs, "service {id}: host counted {ours:?}, kernel {theirs:?}");
+        let (ours, theirs) = (host.backend_counters(id), kernel.backend_counters(id)?);
+        ensure!(ours == theirs, "server {id}: host counted {ours:?}, kernel {theirs:?}");
+    }
+    Ok(())
+}
+
+/// Compares two frames, and shows where they differ.
+///
+/// # Errors
+/// They differ.
+pub fn same(half: &str, is: &[u8], should: &[u8]) -> Result<()> {
+    if is == should {
+        return Ok(());
+    }
+    let mut message = format!("{half}: {} bytes in place of {}", is.len(), should.len());
+    for (at, (is, should)) in is.iter().zip(should).enumerate().filter(|(_, (is, should))| is != should) {
+        write!(message, "; [{at}] {is:02x} in place of {should:02x}")?;
+    }
+    bail!(message)
+}

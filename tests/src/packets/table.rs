@@ -1,0 +1,17 @@
+//! The table of packet cases.
+
+mod flows;
+mod forward;
+mod headers;
+mod replies;
+mod truncations;
+
+use super::scenario::Scenario;
+
+/// Every case.
+pub fn all() -> Vec<Scenario> {
+    [forward::cases(), replies::cases(), headers::cases(), truncations::cases(), flows::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
+}

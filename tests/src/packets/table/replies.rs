@@ -1,0 +1,150 @@
+//! From a server back to its client.
+
+use slb_common::abi::stats::Reason;
+
+use crate::packets::{
+    frames::{Frame, flag, tcp, udp},
+    scenario::{CLIENT, Expect, Flow, Scenario},
+    world::*,
+};
+
+const NOT_OURS: Expect = Expect::Pass(Reason::NotOurs);
+
+pub(super) fn cases() -> Vec<Scenario> {
+    let mut cases = Vec::new();
+    for (family, client, listener, server) in [
+        ("IPv4", CLIENT4, HTTP4, WEB4),
+        ("IPv6", CLIENT6, HTTP6, WEB6),
+        ("IPv4, same port", CLIENT4, STRAIGHT4, STRAIGHT),
+    ] {
+        let back = Expect::ToClient(listener, server, CLIENT);
+        let answer = |flags| tcp(server.at, client, flags).macs(SERVER_MAC, SERVER_SIDE_MAC).build();
+        let begun = |name: &str| {
+            Scenario::new(format!("TCP/{family}: {name}")).frame(
+                tcp(client, listener.at, flag::SYN).build(),
+                Expect::ToServer(listener, server, Flow::New),
+            )
+        };
+        cases.extend([
+            begun("SYN-ACK, data and FIN go back")
+                .frame(answer(flag::SYN | flag::ACK), back)
+                .frame(answer(flag::ACK | flag::PSH), back)
+                .frame(answer(flag::ACK | flag::FIN), back),
+            begun("RST goes back").frame(answer(flag::RST | flag::ACK), back),
+            begun("another port of the server")
+                .frame(tcp(other_port(server.at), client, flag::ACK).build(), NOT_OURS),
+            begun("another port of the client")
+                .frame(tcp(server.at, other_port(client), flag::ACK).build(), NOT_OURS),
+            begun("the answer's last hop")
+                .frame(tcp(server.at, client, flag::ACK).hop_limit(1).build(), Expect::Drop(Reason::HopLimit))
+                .frame(tcp(server.at, client, flag::ACK).hop_limit(0).build(), Expect::Drop(Reason::HopLimit))
+                .frame(tcp(server.at, client, flag::ACK).hop_limit(2).build(), back),
+            begun("answers with tags and padding")
+                .frame(tcp(server.at, client, flag::ACK).tag(0x8100, 9).padding(5).build(), back),
+            begun("a broken answer is left to the kernel")
+                .frame(answer(flag::ACK).transport(12, &[4 << 4]), Expect::Pass(Reason::BadHeader)),
+            begun("the listener is gone")
+                .change(World::standard().without_listener(listener))
+                .frame(answer(flag::ACK), NOT_OURS),
+            begun("the server is gone")
+                .change(World::standard().without(server))
+                .frame(answer(flag::ACK), NOT_OURS),
+            Scenario::new(format!("TCP/{family}: a server speaks on its own account"))
+                .frame(answer(flag::SYN), NOT_OURS)
+                .frame(answer(flag::ACK), NOT_OURS),
+        ]);
+    }
+    cases.extend(udp_cases());
+    cases.extend(client_moves());
+    cases.push(
+        Scenario::new("a connection taken up in the middle has answers")
+            .frame(tcp(CLIENT4, HTTP4.at, flag::ACK).build(), Expect::ToServer(HTTP4, WEB4, Flow::Old))
+            .frame(tcp(WEB4.at, CLIENT4, flag::ACK).build(), Expect::ToClient(HTTP4, WEB4, CLIENT)),
+    );
+    cases.push(
+        Scenario::new("a RST that belongs to nothing leaves no flow behind")
+            .frame(tcp(CLIENT4, HTTP4.at, flag::RST).build(), Expect::ToServer(HTTP4, WEB4, Flow::Old))
+            .frame(tcp(WEB4.at, CLIENT4, flag::RST).build(), NOT_OURS),
+    );
+    cases
+}
+
+fn udp_cases() -> Vec<Scenario> {
+    let mut cases = Vec::new();
+    for (family, client, listener, server) in [("IPv4", CLIENT4, DNS4, NAME4), ("IPv6", CLIENT6, DNS6, NAME6)]
+    {
+        let back = Expect::ToClient(listener, server, CLIENT);
+        cases.push(
+            Scenario::new(format!("UDP/{family}: answers go back"))
+                .frame(udp(server.at, client, b"too early").build(), NOT_OURS)
+                .frame(udp(client, listener.at, b"?").build(), Expect::ToServer(listener, server, Flow::New))
+                .frame(udp(server.at, client, b"an answer").build(), back)
+                .frame(udp(server.at, client, b"another one").build(), back),
+        );
+    }
+    let asked = |name| {
+        Scenario::new(name)
+            .frame(udp(CLIENT4, DNS4.at, b"?").build(), Expect::ToServer(DNS4, NAME4, Flow::New))
+    };
+    let back = Expect::ToClient(DNS4, NAME4, CLIENT);
+    cases.push(
+        asked("UDP/IPv4: an answer without checksum")
+            .frame(udp(NAME4.at, CLIENT4, b"unchecked").build().transport(6, &[0, 0]), back),
+    );
+    let first = udp(DNS4.at, CLIENT4, &[0, 0]).build();
+    let residue = [first.bytes[first.transport + 6], first.bytes[first.transport + 7]];
+    cases.push(
+        asked("UDP/IPv4: an answer whose checksum becomes 0")
+            .frame(udp(NAME4.at, CLIENT4, &residue).build(), back),
+    );
+    cases
+}
+
+/// Answers go the way the client's last packet came.
+fn client_moves() -> Vec<Scenario> {
+    const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc2];
+    const OTHER_OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x03];
+    let back = |hop| Expect::ToClient(HTTP4, WEB4, hop);
+    let to = |flow| Expect::ToServer(HTTP4, WEB4, flow);
+    let syn = || tcp(CLIENT4, HTTP4.at, flag::SYN);
+    let data = || tcp(CLIENT4, HTTP4.at, flag::ACK);
+    let answer = || -> Frame { tcp(WEB4.at, CLIENT4, flag::ACK).build() };
+    let mut other_router = CLIENT;
+    other_router.peer = ROUTER_MAC;
+    let mut other_port = other_router;
+    other_port.own = OTHER_OWN_MAC;
+    let mut other_interface = other_port;
+    other_interface.out = FAR;
+    vec![
+        Scenario::new("the client comes by another router, and to another address of ours")
+            .frame(syn().build(), to(Flow::New))
+            .frame(answer(), back(CLIENT))
+            .frame(data().macs(ROUTER_MAC, OWN_MAC).build(), to(Flow::Old))
+            .frame(answer(), back(other_router))
+            .frame(data().macs(ROUTER_MAC, OTHER_OWN_MAC).build(), to(Flow::Old))
+            .frame(answer(), back(other_port))
+            .frame(data().build(), to(Flow::Old))
+            .frame(answer(), back(CLIENT)),
+        Scenario::new("the client comes through another interface")
+            .host_only()
+            .frame(syn().build(), to(Flow::New))
+            .frame_through(FAR, answer(), back(CLIENT))
+            .frame_through(FAR, data().macs(ROUTER_MAC, OTHER_OWN_MAC).build(), to(Flow::Old))
+            .frame(answer(), back(other_interface))
+            .frame_through(FAR, answer(), back(other_interface)),
+        Scenario::new("the way stays known when the end of the connection takes another")
+            .frame(syn().build(), to(Flow::New))
+            .frame(
+                tcp(CLIENT4, HTTP4.at, flag::FIN | flag::ACK).macs(ROUTER_MAC, OWN_MAC).build(),
+                to(Flow::Old),
+            )
+            .frame(tcp(WEB4.at, CLIENT4, flag::FIN | flag::ACK).build(), back(other_router))
+            .frame(data().macs(ROUTER_MAC, OWN_MAC).build(), to(Flow::Old))
+            .frame(answer(), back(other_router)),
+    ]
+}
+
+fn other_port(mut at: std::net::SocketAddr) -> std::net::SocketAddr {
+    at.set_port(at.port() + 1);
+    at
+}

@@ -1,0 +1,319 @@
+//! The small world of the packet cases: addresses, listeners, servers, and the state of the data plane that follows.
+//!
+//! Every table has one server, or none: which one a flow is given can be written out without computing a hash.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use slb_common::abi::{
+    Mac, Reference,
+    backend::{Backend, NextHop},
+    service::Service,
+};
+use slb_userspace::dataplane::state::{Member, NO_TABLE, Settings, State, Table, to_address};
+
+use super::frames::number;
+
+/// Index of the loopback interface: test frames come in through it.
+pub const LO: u32 = 1;
+/// Index of another interface.
+pub const FAR: u32 = 11;
+
+/// Sender of the client's frames.
+pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc1];
+/// Our address on the client's side.
+pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x01];
+/// Sender of the servers' frames.
+pub const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x51];
+/// Our address on the servers' side.
+pub const SERVER_SIDE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x02];
+
+/// Jiffies after which a silent flow is forgotten: longer than any case takes.
+pub const IDLE: u32 = 1_000_000;
+/// Jiffies in a second, as the packet path is told.
+pub const HZ: u32 = 250;
+
+/// Ids of services and servers are below this.
+pub const IDS: u32 = 32;
+
+const SLOTS: u32 = 251;
+
+/// A next hop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// Index in the map.
+    pub id: u32,
+    /// Index of the interface.
+    pub out: u32,
+    /// Hardware address of the next hop.
+    pub peer: [u8; 6],
+    /// Our hardware address there.
+    pub own: [u8; 6],
+}
+
+/// Back out of the loopback interface.
+pub const LAN: Hop = Hop { id: 1, out: LO, peer: SERVER_MAC, own: SERVER_SIDE_MAC };
+/// Out of the other interface.
+pub const ROUTER: Hop =
+    Hop { id: 2, out: FAR, peer: [2, 0, 0, 0, 0, 0xf1], own: [0x06, 0x10, 0x20, 0x30, 0x40, 0x50] };
+/// Not known yet.
+pub const UNRESOLVED: Hop = Hop { id: 0, out: 0, peer: [0; 6], own: [0; 6] };
+
+/// A server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Server {
+    /// Index in the map.
+    pub id: u32,
+    /// Which use of the index this is.
+    pub generation: u16,
+    /// Address and port.
+    pub at: SocketAddr,
+    /// How it is reached.
+    pub hop: Hop,
+}
+
+/// A listener on one VIP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listener {
+    /// Index in the map.
+    pub id: u32,
+    /// VIP and port; port 0 for echo.
+    pub at: SocketAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Index of the table; `None` for echo.
+    pub table: Option<u32>,
+}
+
+const fn v4(a: u8, b: u8, c: u8, d: u8, port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(a, b, c, d)), port)
+}
+
+const fn v6(network: u16, host: u16, port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, network, 0, 0, 0, 0, host)), port)
+}
+
+/// A client.
+pub const CLIENT4: SocketAddr = v4(203, 0, 113, 7, 40_000);
+/// A client.
+pub const CLIENT6: SocketAddr = v6(0xc, 7, 40_000);
+/// The VIP.
+pub const VIP4: IpAddr = v4(198, 51, 100, 10, 0).ip();
+/// The VIP.
+pub const VIP6: IpAddr = v6(0x10, 0x10, 0).ip();
+
+const fn server(id: u32, at: SocketAddr, hop: Hop) -> Server {
+    Server { id, generation: 1, at, hop }
+}
+
+/// Serves [`HTTP4`] and [`TWIN4`], on another port than theirs.
+pub const WEB4: Server = server(1, v4(10, 0, 0, 1, 8080), LAN);
+/// Serves [`HTTP6`].
+pub const WEB6: Server = server(2, v6(0xa, 1, 8080), LAN);
+/// Serves [`DNS4`].
+pub const NAME4: Server = server(3, v4(10, 0, 0, 1, 5353), LAN);
+/// Serves [`DNS6`].
+pub const NAME6: Server = server(4, v6(0xa, 1, 5353), LAN);
+/// Serves [`SECOND4`].
+pub const OTHER4: Server = server(5, v4(10, 0, 0, 2, 8080), LAN);
+/// Serves nothing at first.
+pub const OTHER6: Server = server(6, v6(0xa, 2, 8080), LAN);
+/// Serves [`FAR4`].
+pub const DISTANT4: Server = server(7, v4(10, 1, 0, 3, 8080), ROUTER);
+/// Serves [`FAR6`].
+pub const DISTANT6: Server = server(8, v6(0xb, 3, 8080), ROUTER);
+/// Serves [`UNRESOLVED4`].
+pub const UNKNOWN4: Server = server(9, v4(10, 0, 0, 4, 8080), UNRESOLVED);
+/// Serves [`FOURTH4`].
+pub const FOURTH: Server = server(10, v4(10, 0, 0, 5, 8080), LAN);
+/// Serves [`FIFTH4`].
+pub const FIFTH: Server = server(11, v4(10, 0, 0, 6, 8080), LAN);
+/// Serves [`STRAIGHT4`], on its own port.
+pub const STRAIGHT: Server = server(12, v4(10, 0, 0, 7, 443), LAN);
+/// Takes the place of [`NAME4`] in some cases.
+pub const NAME4B: Server = server(13, v4(10, 0, 0, 2, 5353), LAN);
+
+const fn listener(id: u32, ip: IpAddr, port: u16, protocol: u8, table: u32) -> Listener {
+    Listener { id, at: SocketAddr::new(ip, port), protocol, table: Some(table) }
+}
+
+/// TCP over IPv4.
+pub const HTTP4: Listener = listener(0, VIP4, 80, number::TCP, 1);
+/// TCP over IPv6.
+pub const HTTP6: Listener = listener(1, VIP6, 80, number::TCP, 2);
+/// UDP over IPv4.
+pub const DNS4: Listener = listener(2, VIP4, 53, number::UDP, 3);
+/// UDP over IPv6.
+pub const DNS6: Listener = listener(3, VIP6, 53, number::UDP, 4);
+/// Echo over IPv4.
+pub const ECHO4: Listener =
+    Listener { id: 4, at: SocketAddr::new(VIP4, 0), protocol: number::ICMP, table: None };
+/// Echo over IPv6.
+pub const ECHO6: Listener =
+    Listener { id: 5, at: SocketAddr::new(VIP6, 0), protocol: number::ICMPV6, table: None };
+/// TCP over IPv4, with servers of its own.
+pub const SECOND4: Listener = listener(6, VIP4, 81, number::TCP, 5);
+/// TCP over IPv4 through the other interface.
+pub const FAR4: Listener = listener(7, VIP4, 82, number::TCP, 6);
+/// TCP over IPv6 through the other interface.
+pub const FAR6: Listener = listener(8, VIP6, 82, number::TCP, 7);
+/// TCP over IPv4 without a server.
+pub const DESERTED4: Listener = listener(9, VIP4, 83, number::TCP, 8);
+/// TCP over IPv4 with a server nobody knows the way to.
+pub const UNRESOLVED4: Listener = listener(10, VIP4, 84, number::TCP, 9);
+/// TCP over IPv4 with a table that is not there.
+pub const UNFILLED4: Listener = listener(11, VIP4, 85, number::TCP, 99);
+/// TCP over IPv4 with the servers of [`HTTP4`].
+pub const TWIN4: Listener = listener(12, VIP4, 86, number::TCP, 1);
+/// TCP over IPv4, with servers of its own.
+pub const FOURTH4: Listener = listener(13, VIP4, 87, number::TCP, 10);
+/// TCP over IPv4, with servers of its own.
+pub const FIFTH4: Listener = listener(14, VIP4, 88, number::TCP, 11);
+/// TCP over IPv4 whose server has the same port.
+pub const STRAIGHT4: Listener = listener(15, VIP4, 443, number::TCP, 12);
+/// UDP over IPv4 with the servers of [`DNS4`].
+pub const DNS4_TWIN: Listener = listener(16, VIP4, 54, number::UDP, 3);
+
+/// All listeners.
+pub const LISTENERS: [Listener; 17] = [
+    HTTP4,
+    HTTP6,
+    DNS4,
+    DNS6,
+    ECHO4,
+    ECHO6,
+    SECOND4,
+    FAR4,
+    FAR6,
+    DESERTED4,
+    UNRESOLVED4,
+    UNFILLED4,
+    TWIN4,
+    FOURTH4,
+    FIFTH4,
+    STRAIGHT4,
+    DNS4_TWIN,
+];
+/// All servers.
+pub const SERVERS: [Server; 13] =
+    [WEB4, WEB6, NAME4, NAME6, OTHER4, OTHER6, DISTANT4, DISTANT6, UNKNOWN4, FOURTH, FIFTH, STRAIGHT, NAME4B];
+/// Table, and the server in it.
+const TABLES: [(u32, Option<Server>); 12] = [
+    (1, Some(WEB4)),
+    (2, Some(WEB6)),
+    (3, Some(NAME4)),
+    (4, Some(NAME6)),
+    (5, Some(OTHER4)),
+    (6, Some(DISTANT4)),
+    (7, Some(DISTANT6)),
+    (8, None),
+    (9, Some(UNKNOWN4)),
+    (10, Some(FOURTH)),
+    (11, Some(FIFTH)),
+    (12, Some(STRAIGHT)),
+];
+
+/// The server that a listener's table names in the usual world.
+pub fn server_of(listener: &Listener) -> Option<Server> {
+    TABLES.iter().find(|(id, _)| Some(*id) == listener.table)?.1
+}
+
+/// A state of the data plane.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    /// The state.
+    pub state: State,
+}
+
+impl World {
+    /// Maps that nobody has filled.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// All listeners and servers above.
+    pub fn standard() -> Self {
+        let mut world = Self::empty();
+        world.state.settings = Settings { seed: 42, hz: HZ, generation: 1 };
+        world.state.interfaces.extend([LO, FAR]);
+        for hop in [LAN, ROUTER] {
+            let hop_entry = NextHop {
+                ifindex: hop.out,
+                reserved: 0,
+                destination: Mac::new(hop.peer),
+                source: Mac::new(hop.own),
+            };
+            world.state.next_hops.insert(hop.id, hop_entry);
+        }
+        let mut world = SERVERS.into_iter().fold(world, Self::server);
+        for (id, server) in TABLES {
+            world = world.table(id, server.as_slice());
+        }
+        LISTENERS.into_iter().fold(world, Self::listener)
+    }
+
+    /// Puts a server under its index, ready for everything.
+    #[must_use]
+    pub fn server(mut self, server: Server) -> Self {
+        let backend = Backend {
+            address: to_address(server.at.ip()),
+            port: server.at.port().to_be(),
+            flags: Backend::ALIVE | Backend::NEW,
+            weight: 1,
+            reference: Reference::new(server.id as u16, server.generation),
+            next_hop: server.hop.id,
+            ..Backend::default()
+        };
+        self.state.backends.insert(server.id, backend);
+        self
+    }
+
+    /// Sets what a server may be given.
+    #[must_use]
+    pub fn flags(mut self, server: Server, flags: u8) -> Self {
+        self.state.backends.get_mut(&server.id).expect("the server is there").flags = flags;
+        self
+    }
+
+    /// Forgets a server.
+    #[must_use]
+    pub fn without(mut self, server: Server) -> Self {
+        self.state.backends.remove(&server.id);
+        self
+    }
+
+    /// Fills a table with servers of equal weight.
+    #[must_use]
+    pub fn table(mut self, id: u32, servers: &[Server]) -> Self {
+        let members = servers.iter().map(|s| Member { backend: s.id, address: s.at, weight: 1 }).collect();
+        self.state.tables.insert(id, Table { slots: SLOTS, seed: 1, members });
+        self
+    }
+
+    /// Puts a listener in force.
+    #[must_use]
+    pub fn listener(mut self, listener: Listener) -> Self {
+        let service = Service {
+            address: to_address(listener.at.ip()),
+            port: listener.at.port().to_be(),
+            protocol: listener.protocol,
+            reference: Reference::new(listener.id as u16, 1),
+            ring: listener.table.unwrap_or(NO_TABLE),
+            idle_timeout: IDLE,
+            ..Service::default()
+        };
+        self.state.services.insert(listener.id, service);
+        self.state.indexed.insert(listener.id);
+        self
+    }
+
+    /// Takes a listener away.
+    #[must_use]
+    pub fn without_listener(mut self, listener: Listener) -> Self {
+        self.state.services.remove(&listener.id);
+        self.state.indexed = self.state.indexed.difference(&BTreeSet::from([listener.id])).copied().collect();
+        self
+    }
+}

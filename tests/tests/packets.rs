@@ -1,0 +1,136 @@
+//! The packet cases and random frames, on the host and in the kernel.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use proptest::{
+    strategy::{Strategy as _, ValueTree as _},
+    test_runner::{Config, TestRunner},
+};
+use slb_common::datapath::Verdict;
+use slb_tests::packets::{
+    frames::{self, flag},
+    host::Host,
+    kernel::{self, Kernel},
+    oracle::{self, Oracle},
+    random,
+    scenario::{same, same_counters, xdp_action},
+    table,
+    world::{self, LO, Server, World},
+};
+use slb_userspace::{control::diff::diff, dataplane::state::State};
+
+#[test]
+fn cases_on_the_host() {
+    let failures: Vec<_> = table::all().iter().filter_map(|case| case.run(None).err()).collect();
+    report(&failures);
+}
+
+#[test]
+fn cases_in_the_kernel() {
+    if !kernel::is_available("cases_in_the_kernel") {
+        return;
+    }
+    let failures: Vec<_> = kernel::in_namespace(|| {
+        let cases = table::all();
+        // Maps that nobody has filled can be had only once.
+        let (empty, filled): (Vec<_>, Vec<_>) = cases
+            .iter()
+            .filter(|case| !case.host_only)
+            .partition(|case| case.world.state == State::default());
+        let mut kernel = Kernel::load().expect("the program");
+        empty.into_iter().chain(filled).filter_map(|case| case.run(Some(&mut kernel)).err()).collect()
+    });
+    report(&failures);
+}
+
+#[test]
+fn random_frames_on_the_host() {
+    let mut runner = TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
+    let result = runner.run(&random::sequences(60), |frames| {
+        let (mut host, mut oracle) = (oracles_host(), Oracle::default());
+        for frame in &frames {
+            agree(&mut host, &mut oracle, frame);
+        }
+        Ok(())
+    });
+    result.unwrap();
+}
+
+#[test]
+fn random_frames_in_the_kernel() {
+    const FRAMES: usize = 20_000;
+    if !kernel::is_available("random_frames_in_the_kernel") {
+        return;
+    }
+    kernel::in_namespace(|| {
+        let mut runner = TestRunner::deterministic();
+        let (mut host, mut oracle) = (oracles_host(), Oracle::default());
+        let mut kernel = Kernel::load().expect("the program");
+        kernel.begin(&oracle::world().state).expect("the state");
+        for number in 0..FRAMES {
+            let frame = random::frame().new_tree(&mut runner).expect("a frame").current();
+            let (verdict, out) = agree(&mut host, &mut oracle, &frame);
+            let (action, in_kernel) = kernel.process(&frame).expect("a run");
+            assert_eq!(action, xdp_action(verdict), "frame {number}: {frame:02x?}");
+            same("kernel", &in_kernel, &out).unwrap_or_else(|error| panic!("frame {number}: {error}"));
+        }
+        same_counters(&host, &kernel).unwrap();
+    });
+}
+
+/// Which of several servers a flow is given is the kernel's to say as well as the host's.
+#[test]
+fn many_flows_in_the_kernel() {
+    const SERVERS: [Server; 4] = [world::WEB4, world::OTHER4, world::FOURTH, world::DISTANT4];
+    if !kernel::is_available("many_flows_in_the_kernel") {
+        return;
+    }
+    kernel::in_namespace(|| {
+        let world = World::standard().table(1, &SERVERS);
+        let mut host = host_in(&world);
+        let mut kernel = Kernel::load().expect("the program");
+        kernel.begin(&world.state).expect("the state");
+        for client in 0..1000_u16 {
+            let from = SocketAddr::new(Ipv4Addr::new(203, 0, 113, client as u8).into(), 30_000 + client);
+            let frame = frames::tcp(from, world::HTTP4.at, flag::SYN).build().bytes;
+            let mut out = frame.clone();
+            let verdict = host.process(&mut out, LO);
+            let (action, in_kernel) = kernel.process(&frame).expect("a run");
+            assert_eq!(action, xdp_action(verdict), "{from}");
+            same("kernel", &in_kernel, &out).unwrap();
+        }
+        same_counters(&host, &kernel).unwrap();
+        for server in SERVERS {
+            // A quarter of 1,000 in the mean, with a standard deviation of 14.
+            let flows = host.backend_counters(server.id).new_flows;
+            assert!((150..=350).contains(&flows), "{flows} flows for {}", server.at);
+        }
+    });
+}
+
+/// Asserts that host and oracle agree, and returns what they agree on.
+fn agree(host: &mut Host, oracle: &mut Oracle, frame: &[u8]) -> (Verdict, Vec<u8>) {
+    let mut out = frame.to_vec();
+    let verdict = host.process(&mut out, LO);
+    let (expected, sent) = oracle.judge(frame);
+    assert_eq!(verdict, expected, "{frame:02x?}; counted {:?}", host.totals());
+    same("host", &out, &sent.unwrap_or_else(|| frame.to_vec())).unwrap();
+    (verdict, out)
+}
+
+fn oracles_host() -> Host {
+    host_in(&oracle::world())
+}
+
+fn host_in(world: &World) -> Host {
+    let mut host = Host::default();
+    diff(&State::default(), &world.state).iter().for_each(|operation| host.apply(operation));
+    host
+}
+
+fn report(failures: &[anyhow::Error]) {
+    for failure in failures {
+        println!("{failure:#}");
+    }
+    assert!(failures.is_empty(), "{} cases failed", failures.len());
+}
