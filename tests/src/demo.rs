@@ -82,7 +82,7 @@ fn keep(world: &World, view: &mut View) -> Result<()> {
     let (socket, pins) = (world.plan.socket.display(), world.plan.pin_dir.display());
     let config = world.directory().join("slb.toml");
     view.line(&format!(
-        "\nEverything stays up until Ctrl-C here, or `slb-demo --cleanup` elsewhere. To play with:\n  \
+        "\nEverything stays up until Ctrl-C here, or `slb-demo --cleanup {prefix}` elsewhere. To play with:\n  \
          ip netns exec {prefix}-client curl -s http://198.51.100.10/ 'http://[2001:db8:100::10]/'\n  \
          slb status --socket {socket}\n  \
          slb status --pin-dir {pins}\n  \

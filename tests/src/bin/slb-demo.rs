@@ -27,17 +27,17 @@ struct Arguments {
     /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// End demos that still run, remove what was left behind, and do nothing else.
-    #[arg(long, exclusive = true)]
-    cleanup: bool,
+    /// Remove what dead runs left behind, and do nothing else. A demo that still runs is ended only if it is named.
+    #[arg(long, exclusive = true, value_name = "RUN", num_args = 0..=1)]
+    cleanup: Option<Option<String>>,
     #[arg(long, hide = true)]
     inner: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let done = if arguments.cleanup {
-        demo::clean_up(PROGRAM).map(|()| ExitCode::SUCCESS)
+    let done = if let Some(run) = arguments.cleanup {
+        demo::clean_up(PROGRAM, run.as_deref()).map(|()| ExitCode::SUCCESS)
     } else if arguments.inner {
         let options = Options {
             sigkill_rounds: arguments.sigkill_rounds,

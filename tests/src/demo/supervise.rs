@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::{
     errno::Errno,
     sys::{
@@ -87,29 +87,33 @@ fn remove_all_of(pid: u32) -> Result<()> {
     }
 }
 
-/// Ends demos that still run, by the name of `program`, and removes what any dead run left.
+/// Removes what dead runs left. A run that is still alive is somebody's: it is named and left alone, unless it is the
+/// demo called `named`, which is ended. `program` is what a demo's process is called.
 ///
 /// # Errors
-/// Something cannot be removed, or a demo does not end.
-pub fn clean_up(program: &str) -> Result<()> {
-    for run in leftovers::runs()? {
+/// Something cannot be removed, there is no such run, or it is not a demo or does not end.
+pub fn clean_up(program: &str, named: Option<&str>) -> Result<()> {
+    let runs = leftovers::runs()?;
+    if let Some(name) = named {
+        ensure!(runs.iter().any(|run| run.prefix() == name), "there is no run {name}");
+    }
+    for run in runs {
         let prefix = run.prefix();
         if !leftovers::alive(run.pid) {
             leftovers::remove(run)?;
             println!("removed {prefix}");
-            continue;
+        } else if named == Some(prefix.as_str()) {
+            let path = format!("/proc/{}/comm", run.pid);
+            let process = fs::read_to_string(&path).context(path)?;
+            ensure!(process.trim() == program, "{prefix} belongs to {}, not to {program}", process.trim());
+            kill(Pid::from_raw(run.pid.try_into()?), Signal::SIGTERM)?;
+            wait_for(&format!("the end of {prefix}"), 3 * GRACE, || {
+                Ok((!leftovers::runs()?.contains(&run)).then_some(()))
+            })?;
+            println!("ended {prefix}");
+        } else {
+            println!("left {prefix}: process {} uses it; name it to end it, if it is yours", run.pid);
         }
-        let name = fs::read_to_string(format!("/proc/{}/comm", run.pid)).unwrap_or_default();
-        if name.trim() != program {
-            println!("left {prefix}: process {} ({}) is still using it", run.pid, name.trim());
-            continue;
-        }
-        kill(Pid::from_raw(run.pid.try_into()?), Signal::SIGTERM)?;
-        wait_for(&format!("the end of process {}", run.pid), 3 * GRACE, || {
-            let left = leftovers::runs()?.contains(&run);
-            Ok((!left).then_some(()))
-        })?;
-        println!("ended {prefix}");
     }
     Ok(())
 }
