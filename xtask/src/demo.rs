@@ -9,17 +9,17 @@ use crate::{
     setup,
 };
 
-/// Builds everything as the current user, then replaces this process by the demo, run as root: signals reach it
+/// Builds everything as the current user, as it would be installed, then replaces this process by the demo, run as root: signals reach it
 /// directly and its exit code is the answer.
 pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     setup::run(setup::Extent::Needed)?;
-    let mut build = cargo(&["build", "--package", "slb-userspace", "--package", "slb-tests"])?;
+    let mut build = cargo(&["build", "--release", "--package", "slb-userspace", "--package", "slb-tests"])?;
     process::run(build.args(["--bin", "slbd", "--bin", "slb", "--bin", "slb-demo"]))?;
     let privilege = Privilege::find();
     if privilege == Privilege::None {
         bail!("the demo makes network namespaces, which needs root; run it as root, or where sudo can ask");
     }
-    let mut demo = privilege.command(&target_dir()?.join("debug/slb-demo"));
+    let mut demo = privilege.command(&target_dir()?.join("release/slb-demo"));
     demo.args(arguments);
     process::show(&demo);
     let error = demo.exec();

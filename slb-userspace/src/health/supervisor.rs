@@ -128,9 +128,10 @@ impl Prober {
             if !self.take(outcome).await {
                 return;
             }
-            // Counted from the start, so a probe that outlasts the interval is followed by the next one at once, and
+            // Counted from when the probe was due: on a busy machine delays must not add up, or a dead server would be
+            // found later than promised. A probe that outlasts the interval is followed by the next one at once, and
             // probes that were missed are not made up for.
-            due = start + jittered(self.target.check.interval);
+            due = (due + jittered(self.target.check.interval)).max(Instant::now());
         }
     }
 
