@@ -5,13 +5,12 @@ use std::{env, path::PathBuf};
 use ebpf_build::{Build, OBJECT_VARIABLE};
 
 fn main() {
-    match object() {
-        Ok(path) => println!("cargo::rustc-env=SLB_EBPF_OBJECT_PATH={}", path.display()),
-        Err(message) => message.lines().for_each(|line| println!("cargo::error={line}")),
+    if let Err(message) = object() {
+        message.lines().for_each(|line| println!("cargo::error={line}"));
     }
 }
 
-fn object() -> Result<PathBuf, String> {
+fn object() -> Result<(), String> {
     let manifest_dir = directory("CARGO_MANIFEST_DIR")?;
     let out_dir = directory("OUT_DIR")?;
     let workspace = manifest_dir.parent().ok_or("slb-userspace is not inside its workspace")?.to_path_buf();
@@ -27,9 +26,7 @@ fn object() -> Result<PathBuf, String> {
 
     let target_dir = ebpf_build::target_dir(&out_dir).unwrap_or_else(|| out_dir.clone());
     let debug_log = env::var_os("CARGO_FEATURE_DEBUG_LOG").is_some();
-    let output = out_dir.join("slb.o");
-    Build { workspace, target_dir, debug_log }.run(&output)?;
-    Ok(output)
+    Build { workspace, target_dir, debug_log }.run(&out_dir.join("slb.o")).map(drop)
 }
 
 fn directory(variable: &str) -> Result<PathBuf, String> {

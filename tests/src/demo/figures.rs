@@ -42,7 +42,8 @@ pub(super) struct ServerShare {
 pub(super) struct KilledServer {
     pub(super) server: String,
     pub(super) detection_seconds: f64,
-    pub(super) detection_bound_seconds: f64,
+    pub(super) detection_goal_seconds: f64,
+    pub(super) detection_limit_seconds: f64,
     pub(super) failed_before_detection: usize,
     pub(super) exchanges_after_detection: u64,
     pub(super) failed_after_detection: usize,
