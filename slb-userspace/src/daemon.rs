@@ -136,8 +136,8 @@ impl<'a> Daemon<'a> {
         let forget = Instant::now() + NEXT_HOPS_HOLD;
         let mut last = Instant::now();
         let mut due = None;
+        let soon = |last: Instant| Some((Instant::now() + GATHER).max(last + SPACING));
         loop {
-            let soon = (Instant::now() + GATHER).max(last + SPACING);
             tokio::select! {
                 signal = stop.wait() => {
                     tracing::info!(signal, "stopping; forwarding goes on: `slbd detach` ends it");
@@ -146,17 +146,17 @@ impl<'a> Daemon<'a> {
                 result = &mut serving => return result.context("the API has ended"),
                 Some(event) = self.verdicts.recv() => {
                     self.facts.heed(event);
-                    due = due.or(Some(soon));
+                    due = due.or_else(|| soon(last));
                 }
                 changed = self.neighbours.changed() => {
                     changed.context("neighbours are not followed any more")?;
                     self.facts.learn(&self.neighbours.borrow_and_update());
-                    due = due.or(Some(soon));
+                    due = due.or_else(|| soon(last));
                 }
                 () = sleep_until(forget), if self.facts.remembers_next_hops() => {
                     self.facts.forget_next_hops();
                     self.facts.learn(&self.neighbours.borrow_and_update());
-                    due = due.or(Some(soon));
+                    due = due.or_else(|| soon(last));
                 }
                 () = sleep_until(due.unwrap_or(last)), if due.is_some() => {
                     due = None;

@@ -53,6 +53,7 @@ pub fn expect_by_weight(tally: &BTreeMap<String, u64>, weights: &[(&str, u8)]) -
         ensure!(weights.iter().any(|(name, _)| name == server), "{server} answered and has no weight");
     }
     let total = count(tally.values().sum());
+    ensure!(total > 0.0, "nothing was answered");
     for share in shares(tally, weights) {
         let mean = total * share.expected;
         let deviation = (mean * (1.0 - share.expected)).sqrt();

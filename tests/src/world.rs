@@ -27,6 +27,8 @@ use crate::{
     wait::wait_for,
 };
 
+/// How long a line of the log may take to come.
+const LOG_LIMIT: Duration = Duration::from_secs(30);
 /// How long a change of a server's health may take to show.
 const HEALTH_LIMIT: Duration = Duration::from_secs(30);
 
@@ -152,6 +154,27 @@ impl World {
     /// It does not end.
     pub fn slbd(&self, subcommand: &str, config: &str) -> Result<Output> {
         self.programs.slbd(subcommand, &self.write_config("other.toml", config)?)
+    }
+
+    /// Packets that met a verdict, for any reason or for one.
+    ///
+    /// # Errors
+    /// There are no pins to read.
+    pub fn packets(&self, verdict: &str, reason: Option<&str>) -> Result<u64> {
+        let counted = self.status_from_pins()?.reasons.into_iter().filter(|counted| {
+            counted.verdict == verdict && reason.is_none_or(|reason| counted.reason == reason)
+        });
+        Ok(counted.map(|counted| counted.packets).sum())
+    }
+
+    /// Waits until the daemon has logged `text` once more than `before` times.
+    ///
+    /// # Errors
+    /// It has not after a while.
+    pub fn wait_for_log(&self, text: &str, before: usize) -> Result<()> {
+        wait_for(&format!("`{text}` in the log"), LOG_LIMIT, || {
+            Ok((self.log().matches(text).count() > before).then_some(()))
+        })
     }
 
     /// Runs `slbd detach`.

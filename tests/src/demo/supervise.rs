@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    io::{self, Write as _},
     process::{ExitCode, ExitStatus},
     thread,
     time::Duration,
@@ -64,7 +65,8 @@ async fn run(inner: &str) -> Result<(u32, ExitStatus)> {
         _ = terminate.recv() => {}
         _ = hangup.recv() => {}
     }
-    eprintln!("\ninterrupted: removing everything");
+    // The terminal may be gone, which must not keep anything from being removed.
+    let _ = writeln!(io::stderr(), "\ninterrupted: removing everything");
     kill(Pid::from_raw(pid.try_into()?), Signal::SIGTERM)?;
     let Ok(status) = time::timeout(GRACE, child.wait()).await else {
         child.kill().await?;

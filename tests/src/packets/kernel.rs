@@ -1,11 +1,6 @@
 //! The program in the kernel, over maps of its own, in a network namespace of its own.
 
-use std::{
-    path::PathBuf,
-    process::Command,
-    sync::atomic::{AtomicU32, Ordering},
-    thread,
-};
+use std::{process::Command, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
@@ -30,8 +25,8 @@ use super::{
     host::Totals,
     world::{self, IDS},
 };
+use crate::leftovers::{self, RunId};
 
-const BPF_FS: &str = "/sys/fs/bpf";
 const FLOW_TABLE_ENTRIES: u32 = 65_536;
 
 /// What the kernel makes of an XDP frame.
@@ -88,9 +83,9 @@ pub struct Kernel {
 impl Kernel {
     /// Loads the program over new, empty maps.
     pub fn load() -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("slbt-pk-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let pins = OwnPins(Pins::new(PathBuf::from(BPF_FS).join(name)));
+        leftovers::ensure_bpf_fs()?;
+        leftovers::remove_dead()?;
+        let pins = OwnPins(Pins::new(RunId::next().pin_dir()));
         pins.0.create()?;
         let program = Program::load(&pins.0, FLOW_TABLE_ENTRIES)?;
         let maps = Maps::open(&pins.0)?;

@@ -32,6 +32,32 @@ fn a_bad_configuration_is_refused_and_changes_nothing() {
     });
 }
 
+/// A daemon that cannot have what it is told to use says so and changes nothing, with another one running or not.
+#[test]
+fn a_start_that_cannot_succeed_changes_nothing() {
+    scenario("a_start_that_cannot_succeed_changes_nothing", &[50, 50], |world| {
+        let good = world.plan.toml();
+        let interfaces = "interfaces = [";
+        ensure!(good.contains(interfaces), "{good}");
+        let absent = good.replacen(interfaces, "interfaces = [\"absent0\", ", 1);
+        refuses(world, &absent, "no interface absent0")?;
+        ensure!(!world.plan.pin_dir.exists(), "a failed first start left {}", world.plan.pin_dir.display());
+
+        world.start()?;
+        refuses(world, &good, "another slbd")?;
+        world.terminate()?;
+        refuses(world, &absent, "no interface absent0")?;
+        works(world)
+    });
+}
+
+fn refuses(world: &World, configuration: &str, word: &str) -> Result<()> {
+    let output = world.slbd("run", configuration)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success() && said.contains(word), "said: {said}");
+    Ok(())
+}
+
 fn refused(world: &World, good: &str) -> Result<()> {
     for (from, to, word) in BROKEN {
         ensure!(good.contains(from), "nothing to break: {from}");

@@ -64,7 +64,9 @@ fn with_no_healthy_server_nothing_is_served_until_one_returns() {
             world.wait_for_health(index, Health::Unhealthy)?;
         }
         let target = world.vip(Family::V4, Service::Echo);
+        let refused = world.packets("drop", Some("no_server"))?;
         ensure!(world.client().exchange(Service::Echo, target).is_err(), "a dead server answered");
+        ensure!(world.packets("drop", Some("no_server"))? > refused, "{:?}", world.status()?.reasons);
         world.start_servers(1)?;
         world.wait_for_health(1, Health::Healthy)?;
         for service in [Service::Http, Service::Echo] {

@@ -13,6 +13,9 @@ const EXCHANGES: u64 = 200;
 /// Rounds of SIGKILL, unless the variable says otherwise.
 const ROUNDS: u32 = 5;
 const ROUNDS_VARIABLE: &str = "SLB_SIGKILL_ROUNDS";
+/// What the daemon logs on its way up, and how often before it is killed.
+const MILESTONES: [(&str, usize); 4] =
+    [("XDP program loaded", 1), (" attached ", 1), (" attached ", 3), (" running ", 1)];
 
 #[test]
 fn sigterm_and_restart_go_unnoticed() {
@@ -32,14 +35,34 @@ fn sigkill_during_the_start_goes_unnoticed() {
     scenario("sigkill_during_the_start_goes_unnoticed", &WEIGHTS, |world| {
         world.start()?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
-        for round in 0..ROUNDS {
+        let dropped = world.packets("drop", None)?;
+        for (milestone, times) in MILESTONES {
             world.kill()?;
+            let before = world.log().matches(milestone).count();
             world.start_without_waiting()?;
-            // A little later in its start each time, measured in exchanges.
-            traffic.progress(u64::from(round) * 10)?;
+            world.wait_for_log(milestone, before + times - 1)?;
         }
         world.kill()?;
         world.start()?;
+        traffic.progress(EXCHANGES)?;
+        ensure!(world.packets("drop", None)? == dropped, "dropped: {:?}", world.status()?.reasons);
+        traffic.expect_unbroken(None)?;
+        traffic.stop().expect_no_failure()
+    });
+}
+
+/// Killed at any point of its very first start, the daemon leaves nothing that keeps the next one from starting.
+#[test]
+fn sigkill_during_the_first_start_is_mended_by_the_next() {
+    scenario("sigkill_during_the_first_start_is_mended_by_the_next", &WEIGHTS, |world| {
+        for (milestone, times) in MILESTONES {
+            let before = world.log().matches(milestone).count();
+            world.start_without_waiting()?;
+            world.wait_for_log(milestone, before + times - 1)?;
+            world.kill()?;
+        }
+        world.start()?;
+        let traffic = Traffic::start(world, LONG_LIVED)?;
         traffic.progress(EXCHANGES)?;
         traffic.expect_unbroken(None)?;
         traffic.stop().expect_no_failure()
@@ -52,6 +75,7 @@ fn unnoticed(world: &mut World, rounds: u32, end: fn(&mut World) -> Result<()>) 
     traffic.progress(EXCHANGES)?;
     for round in 1..=rounds {
         let one = |world: &mut World| {
+            let dropped = world.packets("drop", None)?;
             end(world)?;
             traffic.progress(EXCHANGES)?;
             let status = world.status_from_pins().context("status from the pins")?;
@@ -60,6 +84,9 @@ fn unnoticed(world: &mut World, rounds: u32, end: fn(&mut World) -> Result<()>) 
             ensure!(status.reasons.iter().any(|reason| reason.verdict == "forward" && reason.packets > 0));
             world.start()?;
             traffic.progress(EXCHANGES)?;
+            // Clients send again what is lost: only the counters tell that nothing was.
+            let dropped = world.packets("drop", None)? - dropped;
+            ensure!(dropped == 0, "{dropped} packets dropped: {:?}", world.status()?.reasons);
             traffic.expect_unbroken(None)?;
             traffic.so_far().expect_no_failure()
         };

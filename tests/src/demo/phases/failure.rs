@@ -55,7 +55,6 @@ pub(super) fn phase(world: &mut World, view: &mut View, figures: &mut Figures) -
         after.successes() - at_detection,
     ));
     figures.expect(detection <= LIMIT, || format!("{victim} was detected only after {detection:?}"));
-    note_failures(figures, "after the detection", &after, detected);
 
     let unbroken = traffic.expect_unbroken(Some(&victim));
     let breaks = traffic.connections().iter().flat_map(LongLived::breaks);
@@ -76,7 +75,8 @@ pub(super) fn phase(world: &mut World, view: &mut View, figures: &mut Figures) -
         end.failures_since(recovered).count()
     ));
     figures.expect(share > 0.0, || format!("{victim} gets nothing after its return"));
-    note_failures(figures, "after the recovery", &end, recovered);
+    // Once more from the detection on: what hung then has ended only now.
+    note_failures(figures, "after the detection", &end, detected);
     figures.killed_server = Some(KilledServer {
         server: victim,
         detection_seconds: seconds(detection),
