@@ -19,25 +19,15 @@ fn slb(ctx: XdpContext) -> u32 {
     // SAFETY: the kernel hands the frame to this program alone until it returns.
     let mut frame = unsafe { Frame::from_raw(ctx.data(), ctx.data_end()) };
     let verdict = process(&mut frame, ctx.ingress_ifindex() as u32, &Maps);
-    #[cfg(feature = "debug-log")]
-    log(&ctx, verdict);
-    match verdict {
+    let action = match verdict {
         Verdict::Transmit => xdp_action::XDP_TX,
         Verdict::Redirect(_) => xdp_action::XDP_REDIRECT,
         Verdict::Pass => xdp_action::XDP_PASS,
         Verdict::Drop => xdp_action::XDP_DROP,
-    }
-}
-
-#[cfg(feature = "debug-log")]
-fn log(ctx: &XdpContext, verdict: Verdict) {
-    use aya_log_ebpf::debug;
-    match verdict {
-        Verdict::Transmit => debug!(ctx, "transmit"),
-        Verdict::Redirect(ifindex) => debug!(ctx, "redirect to interface {}", ifindex),
-        Verdict::Pass => debug!(ctx, "pass"),
-        Verdict::Drop => debug!(ctx, "drop"),
-    }
+    };
+    #[cfg(feature = "debug-log")]
+    aya_log_ebpf::debug!(&ctx, "XDP action {}", action);
+    action
 }
 
 #[cfg(not(test))]
