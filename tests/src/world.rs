@@ -1,11 +1,12 @@
 //! A world: a network, servers in it, and the daemon.
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     fs::File,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Output,
+    process::{Command, Output},
     time::{Duration, Instant},
 };
 
@@ -22,7 +23,7 @@ use crate::{
     config::Plan,
     daemon::{Daemon, Programs, servers},
     leftovers::{self, BPF_FS, RunId},
-    net::{Backend, Family, Topology},
+    net::{Backend, Family, Topology, run},
     server::{Servers, Service},
     wait::wait_for,
 };
@@ -165,6 +166,27 @@ impl World {
             counted.verdict == verdict && reason.is_none_or(|reason| counted.reason == reason)
         });
         Ok(counted.map(|counted| counted.packets).sum())
+    }
+
+    /// Ids of the XDP programs in the drivers of the load balancer's interfaces.
+    ///
+    /// # Errors
+    /// `ip` fails, or a program is in the generic hook.
+    pub fn programs(&self) -> Result<BTreeMap<String, u64>> {
+        let output = run(Command::new("ip").args(["-n", self.net.slb.name(), "-json", "link", "show"]), "")?;
+        let links: Vec<serde_json::Value> = serde_json::from_str(&output)?;
+        let mut programs = BTreeMap::new();
+        for link in &links {
+            // `ip` calls driver mode 1, generic mode 2; 0 is none.
+            let mode = link.pointer("/xdp/mode").and_then(serde_json::Value::as_u64).unwrap_or(0);
+            ensure!(mode <= 1, "not in the driver: {output}");
+            if mode == 1 {
+                let name = link["ifname"].as_str().context("a link without a name")?;
+                let id = link.pointer("/xdp/prog/id").and_then(serde_json::Value::as_u64);
+                programs.insert(name.to_owned(), id.context("a program without an id")?);
+            }
+        }
+        Ok(programs)
     }
 
     /// Waits until the daemon has logged `text` once more than `before` times.

@@ -76,7 +76,9 @@ fn unnoticed(world: &mut World, rounds: u32, end: fn(&mut World) -> Result<()>) 
     for round in 1..=rounds {
         let one = |world: &mut World| {
             let dropped = world.packets("drop", None)?;
+            let programs = world.programs()?;
             end(world)?;
+            ensure!(world.programs()? == programs, "the program went with the daemon");
             traffic.progress(EXCHANGES)?;
             let status = world.status_from_pins().context("status from the pins")?;
             ensure!(status.daemon.is_none(), "a daemon answers: {:?}", status.daemon);
@@ -84,6 +86,13 @@ fn unnoticed(world: &mut World, rounds: u32, end: fn(&mut World) -> Result<()>) 
             ensure!(status.reasons.iter().any(|reason| reason.verdict == "forward" && reason.packets > 0));
             world.start()?;
             traffic.progress(EXCHANGES)?;
+            // The program of the new daemon is in the place of the old one, on every interface.
+            let replaced = world.programs()?;
+            ensure!(replaced.keys().eq(programs.keys()), "{replaced:?} after {programs:?}");
+            ensure!(
+                replaced.iter().all(|(name, id)| programs[name] != *id),
+                "{replaced:?} after {programs:?}"
+            );
             // Clients send again what is lost: only the counters tell that nothing was.
             let dropped = world.packets("drop", None)? - dropped;
             ensure!(dropped == 0, "{dropped} packets dropped: {:?}", world.status()?.reasons);
