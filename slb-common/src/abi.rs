@@ -109,12 +109,6 @@ impl Reference {
     pub const fn id(self) -> u32 {
         self.0 & 0xffff
     }
-
-    /// Which use of the id this is.
-    #[inline(always)]
-    pub const fn generation(self) -> u16 {
-        (self.0 >> 16) as u16
-    }
 }
 
 /// A hardware address, in two words for the sake of the stack, where arrays of bytes would be written unaligned.
@@ -194,6 +188,5 @@ mod tests {
         let (first, second) = (Reference::new(7, 1), Reference::new(7, 2));
         assert_eq!((first.id(), second.id()), (7, 7));
         assert_ne!(first, second);
-        assert_eq!(second.generation(), 2);
     }
 }

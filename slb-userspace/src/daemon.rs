@@ -3,7 +3,7 @@
 mod attach;
 mod facts;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use nix::{
@@ -185,12 +185,12 @@ impl<'a> Daemon<'a> {
 
 fn snapshot(desired: &Desired, assigned: Assigned) -> Snapshot {
     let Assigned { state, tables } = assigned;
+    let pools: BTreeMap<_, _> = tables.into_iter().zip(&desired.pools).collect();
     let details = state
         .backends
         .iter()
         .filter_map(|(id, backend)| {
-            let pool = tables.iter().position(|table| *table == backend.ring)?;
-            let server = desired.pools[pool].servers.get(&backend_address(backend))?;
+            let server = pools.get(&backend.ring)?.servers.get(&backend_address(backend))?;
             Some((*id, server.detail.clone()?))
         })
         .collect();

@@ -26,7 +26,8 @@ use crate::{
 /// Returns the maps' keeper and the names of the interfaces by index. `hz` is jiffies in a second.
 ///
 /// # Errors
-/// Nothing is attached that was not before.
+/// If one interface cannot be attached to, none is that was not before; where an earlier run's program has been replaced
+/// already, the new one stays.
 pub(super) async fn attach(
     config: &Config,
     pins: &Pins,

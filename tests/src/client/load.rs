@@ -151,7 +151,12 @@ impl Load {
     /// Waits for all exchanges.
     pub fn finish(mut self) -> Batch {
         if let Some(mut workers) = self.workers.take() {
-            self.namespace.block_on(async move { while workers.join_next().await.is_some() {} });
+            self.namespace.block_on(async move {
+                while let Some(ended) = workers.join_next().await {
+                    // One that has panicked took its exchanges with it.
+                    ended.expect("a worker ends by itself");
+                }
+            });
         }
         self.so_far()
     }

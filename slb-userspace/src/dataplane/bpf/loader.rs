@@ -30,8 +30,6 @@ pub struct Program {
 pub struct Facts {
     /// Instructions the verifier processed.
     pub verified_instructions: Option<u32>,
-    /// Bytes of the program after verification.
-    pub translated_bytes: Option<u32>,
     /// Bytes of machine code.
     pub machine_code_bytes: u32,
 }
@@ -80,7 +78,6 @@ impl Program {
         let info = xdp(&mut self.ebpf)?.info()?;
         Ok(Facts {
             verified_instructions: info.verified_instruction_count(),
-            translated_bytes: info.size_translated(),
             machine_code_bytes: info.size_jitted(),
         })
     }
