@@ -2,7 +2,7 @@
 
 use std::{env, path::PathBuf};
 
-use ebpf_build::{Build, OBJECT_VARIABLE};
+use ebpf_build::{Build, OBJECTS_VARIABLE, SLB};
 
 fn main() {
     if let Err(message) = object() {
@@ -19,14 +19,14 @@ fn object() -> Result<(), String> {
     for input in ebpf_build::inputs() {
         println!("cargo::rerun-if-changed={}", workspace.join(input).display());
     }
-    println!("cargo::rerun-if-env-changed={OBJECT_VARIABLE}");
-    if let Some(own) = ebpf_build::own_object() {
+    println!("cargo::rerun-if-env-changed={OBJECTS_VARIABLE}");
+    if let Some(own) = ebpf_build::own_objects() {
         println!("cargo::rerun-if-changed={}", own.display());
     }
 
     let target_dir = ebpf_build::target_dir(&out_dir).unwrap_or_else(|| out_dir.clone());
     let debug_log = env::var_os("CARGO_FEATURE_DEBUG_LOG").is_some();
-    Build { workspace, target_dir, debug_log }.run(&out_dir.join("slb.o")).map(drop)
+    Build { workspace, target_dir, debug_log }.run(&[SLB], &out_dir).map(drop)
 }
 
 fn directory(variable: &str) -> Result<PathBuf, String> {

@@ -1,17 +1,27 @@
-//! `cargo xtask build-ebpf`: builds the XDP program and says what is in it.
+//! `cargo xtask build-ebpf`: builds the XDP programs and says what is in them.
+
+use std::fs;
 
 use anyhow::{Result, anyhow};
-use ebpf_build::Build;
+use ebpf_build::{Build, SLB, elf::Object};
 
 use crate::process::{target_dir, workspace};
 
-/// Builds the XDP program and prints path, size, programs, maps.
+/// Builds the XDP programs and prints path, size, programs, maps.
 pub(crate) fn run(debug_log: bool) -> Result<()> {
     let build = Build { workspace: workspace()?, target_dir: target_dir()?, debug_log };
-    let name = if debug_log { "slb-debug-log.o" } else { "slb.o" };
-    let output = build.target_dir.join(name);
-    let object = build.run(&output).map_err(|message| anyhow!("{message}"))?;
-    println!("object   {}", output.display());
+    let directory = build.target_dir.join(if debug_log { "objects-debug-log" } else { "objects" });
+    fs::create_dir_all(&directory)?;
+    let names = [SLB];
+    let objects = build.run(&names, &directory).map_err(|message| anyhow!("{message}"))?;
+    for (name, object) in names.iter().zip(&objects) {
+        println!("object   {}", directory.join(format!("{name}.o")).display());
+        describe(object);
+    }
+    Ok(())
+}
+
+fn describe(object: &Object) {
     println!("size     {} bytes", object.size);
     println!("license  {}", object.license);
     for function in &object.functions {
@@ -25,5 +35,4 @@ pub(crate) fn run(debug_log: bool) -> Result<()> {
         );
     }
     println!("maps     {}", if object.maps.is_empty() { "none".to_owned() } else { object.maps.join(", ") });
-    Ok(())
 }

@@ -30,7 +30,7 @@ pub(crate) fn cargo_deny(search: &Search) -> Option<PathBuf> {
 
 /// Runs the clippy of the eBPF compiler for the BPF target.
 fn ebpf(search: &Search, debug_log: bool) -> Result<()> {
-    if let Some(object) = ebpf_build::own_object() {
+    if let Some(object) = ebpf_build::own_objects() {
         println!("lint: skipped clippy on slb-ebpf: {} is used in place of it", object.display());
         return Ok(());
     }

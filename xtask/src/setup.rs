@@ -44,7 +44,7 @@ pub(crate) fn run(extent: Extent) -> Result<()> {
 
 /// Makes sure that there is an eBPF toolchain.
 fn toolchain(search: &Search) -> Result<()> {
-    if let Some(object) = ebpf_build::own_object() {
+    if let Some(object) = ebpf_build::own_objects() {
         println!("setup: XDP program: {} is used, no toolchain needed", object.display());
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! Builds the XDP program, `slb-ebpf`, whoever asks: `cargo xtask build-ebpf` or the build script of the daemon.
+//! Builds the XDP programs, `slb-ebpf`, whoever asks: `cargo xtask build-ebpf` or a build script.
 //!
 //! The eBPF compiler is not the one that builds the rest of the workspace, so it is always started by its full path
 //! and with an environment cleared of what an outer cargo, clippy or rustup has put there. It works in a target
@@ -15,13 +15,16 @@ use std::{
 
 use toolchain::{Search, Toolchain};
 
-/// Environment variable that names a finished object to use in place of building one.
-pub const OBJECT_VARIABLE: &str = "SLB_EBPF_OBJECT";
+/// Environment variable that names a directory of finished objects, `slb.o` and so on, to use in place of building them.
+pub const OBJECTS_VARIABLE: &str = "SLB_EBPF_OBJECTS";
 
-/// The target the XDP program is compiled for.
+/// The program of the daemon.
+pub const SLB: &str = "slb";
+
+/// The target the XDP programs are compiled for.
 pub const TARGET: &str = "bpfel-unknown-none";
 
-/// Compiler flags of the XDP program. `debuginfo` and `--btf` make BTF; without the last one each field that is not
+/// Compiler flags of the XDP programs. `debuginfo` and `--btf` make BTF; without the last one each field that is not
 /// aligned is read byte by byte.
 const RUSTFLAGS: [&str; 8] = [
     "-C",
@@ -41,26 +44,31 @@ pub struct Build {
     pub workspace: PathBuf,
     /// Target directory of the outer cargo; the eBPF one is made inside.
     pub target_dir: PathBuf,
-    /// Whether the program logs every verdict.
+    /// Whether the daemon's program logs every verdict.
     pub debug_log: bool,
 }
 
 impl Build {
-    /// Builds the XDP program, checks the object and writes it to `output`.
+    /// Builds the XDP programs, checks the objects of these names and writes them to `directory` as `NAME.o`.
     ///
-    /// The object named by `SLB_EBPF_OBJECT` is checked and copied in place of building one.
+    /// Objects in the directory named by `SLB_EBPF_OBJECTS` are checked and copied in place of building them.
     ///
     /// # Errors
     /// Says what is missing or wrong, and the commands that help, as text of several lines for the developer.
-    pub fn run(&self, output: &Path) -> Result<elf::Object, String> {
-        if let Some(own) = own_object() {
-            return copy_checked(&own, output).map_err(|e| format!("{OBJECT_VARIABLE}: {e}"));
+    pub fn run(&self, names: &[&str], directory: &Path) -> Result<Vec<elf::Object>, String> {
+        let file = |name: &&str| format!("{name}.o");
+        if let Some(own) = own_objects() {
+            return names
+                .iter()
+                .map(|name| copy_checked(&own.join(file(name)), &directory.join(file(name))))
+                .collect::<Result<_, _>>()
+                .map_err(|e| format!("{OBJECTS_VARIABLE}: {e}"));
         }
         let toolchain = Search::from_env().toolchain().map_err(|missing| missing.to_string())?;
         let target_dir = self.ebpf_target_dir();
         fs::create_dir_all(&target_dir)
             .map_err(|e| format!("cannot create {}: {e}", target_dir.display()))?;
-        // The features decide what is in the one output file: nobody else may build before it has been copied.
+        // The features decide what is in the output files: nobody else may build before they have been copied.
         let lock_path = target_dir.join("slb.lock");
         let lock =
             File::create(&lock_path).map_err(|e| format!("cannot create {}: {e}", lock_path.display()))?;
@@ -72,10 +80,11 @@ impl Build {
         if !status.success() {
             return Err(format!("slb-ebpf could not be built with {toolchain}; cargo's messages say why"));
         }
-        copy_checked(&target_dir.join(TARGET).join("release/slb"), output)
+        let built = target_dir.join(TARGET).join("release");
+        names.iter().map(|name| copy_checked(&built.join(name), &directory.join(file(name)))).collect()
     }
 
-    /// Arguments, after the subcommand, that select the XDP program and its target.
+    /// Arguments, after the subcommand, that select the XDP programs and their target.
     #[must_use]
     pub fn arguments(&self) -> Vec<&'static str> {
         let mut arguments = vec!["--package", "slb-ebpf", "--release", "--target", TARGET];
@@ -86,7 +95,7 @@ impl Build {
         arguments
     }
 
-    /// Prepares `program`, a cargo or a cargo plugin of `toolchain`, to work on the XDP program.
+    /// Prepares `program`, a cargo or a cargo plugin of `toolchain`, to work on the XDP programs.
     #[must_use]
     pub fn cargo(&self, toolchain: &Toolchain, program: &Path) -> Command {
         let mut command = toolchain.command(program);
@@ -103,13 +112,13 @@ impl Build {
     }
 }
 
-/// Returns the object the developer brings, if any.
+/// Returns the directory of the objects the developer brings, if any.
 #[must_use]
-pub fn own_object() -> Option<PathBuf> {
-    std::env::var_os(OBJECT_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from)
+pub fn own_objects() -> Option<PathBuf> {
+    std::env::var_os(OBJECTS_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// Returns the files and directories, relative to the workspace, that the object is made of.
+/// Returns the files and directories, relative to the workspace, that the objects are made of.
 #[must_use]
 pub fn inputs() -> [&'static str; 6] {
     [

@@ -217,7 +217,7 @@ impl fmt::Display for Missing {
             "  LLVM_PREFIX=/usr/lib/llvm-22 PATH=/usr/lib/llvm-22/bin:$PATH cargo install bpf-linker --locked \
              --version {LINKER_VERSION} --no-default-features --features llvm-22{root}"
         )?;
-        write!(f, "\nor bring a finished object:\n  {}=/path/to/slb.o cargo build", crate::OBJECT_VARIABLE)
+        write!(f, "\nor bring finished objects:\n  {}=/path/to/objects cargo build", crate::OBJECTS_VARIABLE)
     }
 }
 
