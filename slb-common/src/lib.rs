@@ -5,6 +5,7 @@
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod abi;
+pub mod bench;
 pub mod datapath;
 pub mod hash;
 #[cfg(any(test, feature = "user"))]

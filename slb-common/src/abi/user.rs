@@ -8,6 +8,7 @@ use super::{
     service::{Service, ServiceIndex},
     stats::{Counters, Totals},
 };
+use crate::bench;
 
 macro_rules! pod {
     ($($layout:ty),+) => {
@@ -19,3 +20,4 @@ macro_rules! pod {
 }
 
 pod!(Backend, NextHop, Control, Flow, FlowKey, Ring, Service, ServiceIndex, Counters, Totals);
+pod!(bench::Control, bench::Stamps);

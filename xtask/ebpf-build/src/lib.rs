@@ -8,6 +8,7 @@ pub mod elf;
 pub mod toolchain;
 
 use std::{
+    env,
     fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
@@ -15,11 +16,18 @@ use std::{
 
 use toolchain::{Search, Toolchain};
 
-/// Environment variable that names a directory of finished objects, `slb.o` and so on, to use in place of building them.
+/// Environment variable that names a directory of finished objects, `slb.o` and `slb-bench.o`, to use in place of
+/// building them.
 pub const OBJECTS_VARIABLE: &str = "SLB_EBPF_OBJECTS";
 
 /// The program of the daemon.
 pub const SLB: &str = "slb";
+
+/// The measuring wrapper of the benchmarks.
+pub const BENCH: &str = "slb-bench";
+
+/// All programs.
+pub const ALL: [&str; 2] = [SLB, BENCH];
 
 /// The target the XDP programs are compiled for.
 pub const TARGET: &str = "bpfel-unknown-none";
@@ -112,10 +120,43 @@ impl Build {
     }
 }
 
+/// Does the work of a build script of a package that lies directly in the workspace: puts the objects of these names into
+/// `OUT_DIR`, built anew only when their sources have changed. What goes wrong becomes an error of cargo.
+pub fn build_script(names: &[&str]) {
+    if let Err(message) = objects_for_script(names) {
+        message.lines().for_each(|line| println!("cargo::error={line}"));
+    }
+}
+
+fn objects_for_script(names: &[&str]) -> Result<(), String> {
+    let directory = |variable: &str| {
+        env::var_os(variable).map(PathBuf::from).ok_or_else(|| format!("cargo has not set {variable}"))
+    };
+    let manifest_dir = directory("CARGO_MANIFEST_DIR")?;
+    let out_dir = directory("OUT_DIR")?;
+    let workspace = manifest_dir
+        .parent()
+        .ok_or_else(|| format!("{} is not inside its workspace", manifest_dir.display()))?
+        .to_path_buf();
+
+    println!("cargo::rerun-if-changed=build.rs");
+    for input in inputs() {
+        println!("cargo::rerun-if-changed={}", workspace.join(input).display());
+    }
+    println!("cargo::rerun-if-env-changed={OBJECTS_VARIABLE}");
+    if let Some(own) = own_objects() {
+        println!("cargo::rerun-if-changed={}", own.display());
+    }
+
+    let target_dir = target_dir(&out_dir).unwrap_or_else(|| out_dir.clone());
+    let debug_log = env::var_os("CARGO_FEATURE_DEBUG_LOG").is_some();
+    Build { workspace, target_dir, debug_log }.run(names, &out_dir).map(drop)
+}
+
 /// Returns the directory of the objects the developer brings, if any.
 #[must_use]
 pub fn own_objects() -> Option<PathBuf> {
-    std::env::var_os(OBJECTS_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from)
+    env::var_os(OBJECTS_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// Returns the files and directories, relative to the workspace, that the objects are made of.

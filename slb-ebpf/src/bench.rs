@@ -1,0 +1,157 @@
+//! The measuring wrapper: makes a frame, takes the time, and lets the program under test have it.
+//!
+//! `BPF_PROG_TEST_RUN` repeats a program over one frame and does not restore it in between. So the program that is
+//! repeated is [`measure`]: it undoes what the one before did to the head, writes the head anew for the next flow, and
+//! calls the program under test, which returns to the kernel. What the wrapper itself costs is in every figure, and is what
+//! [`floor_return`] is measured for.
+#![no_std]
+#![no_main]
+// The target has locked instructions, but core has none of its atomic operations for it.
+#![feature(asm_experimental_arch)]
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::xdp_action,
+    btf_maps::{Array, ProgramArray},
+    helpers::{bpf_ktime_get_ns, bpf_xdp_adjust_head},
+    macros::{btf_map, xdp},
+    programs::XdpContext,
+};
+use slb_common::{
+    abi::Mac,
+    bench::{CHUNK, Control, MAX_PROGRAMS, MAX_STAMPS, Stamps, write_head},
+    net::{frame::Frame, headers::EthernetAddresses},
+};
+
+#[btf_map]
+static CONTROL: Array<Control, 1> = Array::new();
+#[btf_map]
+static STAMPS: Array<Stamps, 1> = Array::new();
+#[btf_map]
+static PROGRAMS: ProgramArray<MAX_PROGRAMS> = ProgramArray::new();
+
+/// Bytes an outer IPv4 header takes.
+const OUTER_HEADER: i32 = 20;
+/// Offset and bytes of the EtherType.
+const ETHER_TYPE: usize = size_of::<EthernetAddresses>();
+
+/// Sends one packet to the program under test. Fails with `XDP_ABORTED`, which no workload expects.
+#[xdp]
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
+fn measure(ctx: XdpContext) -> u32 {
+    if let Some(program) = prepare(&ctx) {
+        // SAFETY: nothing here waits to be dropped.
+        unsafe { PROGRAMS.tail_call(&ctx, program) };
+    }
+    xdp_action::XDP_ABORTED
+}
+
+/// Makes the next frame, and returns which program is to have it.
+#[inline(always)]
+fn prepare(ctx: &XdpContext) -> Option<u32> {
+    let control = CONTROL.get_ptr_mut(0)?;
+    // SAFETY: an element of a map stays where it is; the host writes it only while no packet flows, and packets flow
+    // on one processor.
+    let control = unsafe { &mut *control };
+    if control.sequence % CHUNK == 0 {
+        let stamps = STAMPS.get_ptr_mut(0)?;
+        let place = (control.sequence / CHUNK) as usize & (MAX_STAMPS - 1);
+        // SAFETY: as above; the place is masked.
+        unsafe { (*stamps).at[place] = bpf_ktime_get_ns() };
+    }
+    control.sequence += 1;
+
+    let found = (ctx.data_end() - ctx.data()) as u64;
+    // Through memory on purpose: the compiler would make one 32-bit subtraction of this and the next, and the verifier
+    // allows packet pointers to be subtracted as 64-bit numbers only.
+    // SAFETY: a reference to an aligned word.
+    let found = unsafe {
+        (&raw mut control.found).write_volatile(found);
+        (&raw const control.found).read_volatile()
+    };
+    // Called even where there is nothing to undo: all programs pay alike.
+    if !adjust_head(ctx, found.wrapping_sub(control.length) as i32) {
+        return None;
+    }
+    write_head(&mut frame(ctx), control)?;
+    control.counter += 1;
+    // SAFETY: an aligned word of the map.
+    unsafe { drain_stores(&raw mut control.fence) };
+    Some(control.program)
+}
+
+/// Waits until all stores have left for the cache: the program under test would else load what has just been stored in
+/// other sizes, and wait for that.
+///
+/// # Safety
+/// `word` is valid for reads and writes, and aligned.
+#[inline(always)]
+unsafe fn drain_stores(word: *mut u64) {
+    // SAFETY: by the contract.
+    unsafe { asm!("lock *(u64 *)({word} + 0) += {one}", word = in(reg) word, one = in(reg) 1_u64) };
+}
+
+/// The least a program can do.
+#[xdp]
+fn floor_return(_: XdpContext) -> u32 {
+    xdp_action::XDP_TX
+}
+
+/// The least a program can do to forward: exchanges the hardware addresses.
+#[xdp]
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
+fn floor_mac_swap(ctx: XdpContext) -> u32 {
+    if swap(&mut frame(&ctx), 0).is_some() { xdp_action::XDP_TX } else { xdp_action::XDP_ABORTED }
+}
+
+/// The least a program can do to encapsulate: makes room for an outer header, which it does not write, and writes the Ethernet
+/// header before it.
+#[xdp]
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
+fn floor_grow(ctx: XdpContext) -> u32 {
+    if adjust_head(&ctx, -OUTER_HEADER) && swap(&mut frame(&ctx), OUTER_HEADER as usize).is_some() {
+        xdp_action::XDP_TX
+    } else {
+        xdp_action::XDP_ABORTED
+    }
+}
+
+/// Writes the Ethernet header at the start of a frame: the one at `from`, with its addresses exchanged.
+#[inline(always)]
+fn swap(frame: &mut Frame<'_>, from: usize) -> Option<()> {
+    let old = frame.header::<EthernetAddresses>(from)?;
+    // In words: an array of bytes that waits on the stack is moved byte by byte.
+    let (destination, source) = (Mac::new(old.destination), Mac::new(old.source));
+    let ether_type = u16::from_ne_bytes(*frame.header::<[u8; 2]>(from + ETHER_TYPE)?);
+    let new = frame.header_mut::<EthernetAddresses>(0)?;
+    new.destination = source.bytes();
+    new.source = destination.bytes();
+    if from != 0 {
+        *frame.header_mut::<[u8; 2]>(ETHER_TYPE)? = ether_type.to_ne_bytes();
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn frame(ctx: &XdpContext) -> Frame<'_> {
+    // SAFETY: the kernel hands the frame to this program alone until it returns.
+    unsafe { Frame::from_raw(ctx.data(), ctx.data_end()) }
+}
+
+#[inline(always)]
+fn adjust_head(ctx: &XdpContext, by: i32) -> bool {
+    // SAFETY: the context is the kernel's; no reference into the frame is alive.
+    unsafe { bpf_xdp_adjust_head(ctx.as_ptr().cast(), by) == 0 }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
