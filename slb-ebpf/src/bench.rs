@@ -20,9 +20,8 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use slb_common::{
-    abi::Mac,
     bench::{CHUNK, Control, MAX_PROGRAMS, MAX_STAMPS, Stamps, write_head},
-    net::{frame::Frame, headers::EthernetAddresses},
+    net::frame::{Frame, Header},
 };
 
 #[btf_map]
@@ -34,8 +33,6 @@ static PROGRAMS: ProgramArray<MAX_PROGRAMS> = ProgramArray::new();
 
 /// Bytes an outer IPv4 header takes.
 const OUTER_HEADER: i32 = 20;
-/// Offset and bytes of the EtherType.
-const ETHER_TYPE: usize = size_of::<EthernetAddresses>();
 
 /// Sends one packet to the program under test. Fails with `XDP_ABORTED`, which no workload expects.
 #[xdp]
@@ -118,18 +115,31 @@ fn floor_grow(ctx: XdpContext) -> u32 {
     }
 }
 
+/// An Ethernet header, in words: of addresses as arrays the compiler makes single bytes.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct Ethernet {
+    destination_head: u32,
+    destination_tail: u16,
+    source_head: u32,
+    source_tail: u16,
+    ether_type: u16,
+}
+
+// SAFETY: packed, so its alignment is 1; integers.
+unsafe impl Header for Ethernet {}
+
 /// Writes the Ethernet header at the start of a frame: the one at `from`, with its addresses exchanged.
 #[inline(always)]
 fn swap(frame: &mut Frame<'_>, from: usize) -> Option<()> {
-    let old = frame.header::<EthernetAddresses>(from)?;
-    // In words: an array of bytes that waits on the stack is moved byte by byte.
-    let (destination, source) = (Mac::new(old.destination), Mac::new(old.source));
-    let ether_type = u16::from_ne_bytes(*frame.header::<[u8; 2]>(from + ETHER_TYPE)?);
-    let new = frame.header_mut::<EthernetAddresses>(0)?;
-    new.destination = source.bytes();
-    new.source = destination.bytes();
+    let old = *frame.header::<Ethernet>(from)?;
+    let new = frame.header_mut::<Ethernet>(0)?;
+    new.destination_head = old.source_head;
+    new.destination_tail = old.source_tail;
+    new.source_head = old.destination_head;
+    new.source_tail = old.destination_tail;
     if from != 0 {
-        *frame.header_mut::<[u8; 2]>(ETHER_TYPE)? = ether_type.to_ne_bytes();
+        new.ether_type = old.ether_type;
     }
     Some(())
 }

@@ -5,7 +5,6 @@
 
 mod figures;
 mod phases;
-mod supervise;
 mod view;
 
 use std::{
@@ -24,8 +23,6 @@ use tokio::{
 use crate::World;
 use figures::Figures;
 use view::View;
-
-pub use supervise::{clean_up, supervise};
 
 /// Weights of the backends.
 const WEIGHTS: [u8; 4] = [40, 30, 20, 10];

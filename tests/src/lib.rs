@@ -5,6 +5,7 @@
 //! crashed run left behind is removed when the next one starts. Worlds exist one at a time, across processes too,
 //! so that scenarios do not disturb one another.
 
+pub mod bench;
 pub mod client;
 pub mod config;
 pub mod daemon;
@@ -15,6 +16,7 @@ pub mod packets;
 pub mod scenario;
 pub mod server;
 pub mod spread;
+pub mod supervise;
 pub mod traffic;
 pub mod wait;
 pub mod world;

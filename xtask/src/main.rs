@@ -1,9 +1,9 @@
 //! `cargo xtask`: every command a developer or CI runs.
 
-mod demo;
 mod ebpf;
 mod lint;
 mod packages;
+mod privileged;
 mod process;
 mod setup;
 mod test;
@@ -41,6 +41,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Measures what SLB costs; needs root, asks for sudo.
+    Bench {
+        /// Which benchmark and its arguments: `packet --json FILE`, `--help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Runs all tests, those that need root through sudo.
     Test {
         /// Runs only tests whose name contains this.
@@ -67,7 +73,8 @@ impl Command {
         match self {
             Self::Setup { all } => setup::run(if all { setup::Extent::All } else { setup::Extent::Needed })?,
             Self::BuildEbpf { debug_log } => ebpf::run(debug_log)?,
-            Self::Demo { arguments } => return demo::run(&arguments),
+            Self::Demo { arguments } => return privileged::become_program("slb-demo", &arguments),
+            Self::Bench { arguments } => return privileged::become_program("slb-bench", &arguments),
             Self::Test { filter } => {
                 setup::run(setup::Extent::Needed)?;
                 let totals = test::run(filter.as_deref())?;

@@ -3,7 +3,10 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use slb_tests::demo::{self, Options};
+use slb_tests::{
+    demo::{self, Options},
+    supervise,
+};
 
 /// Name of this program, by which running demos are found.
 const PROGRAM: &str = "slb-demo";
@@ -37,7 +40,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = if let Some(run) = arguments.cleanup {
-        demo::clean_up(PROGRAM, run.as_deref()).map(|()| ExitCode::SUCCESS)
+        supervise::clean_up(PROGRAM, run.as_deref()).map(|()| ExitCode::SUCCESS)
     } else if arguments.inner {
         let options = Options {
             sigkill_rounds: arguments.sigkill_rounds,
@@ -47,7 +50,7 @@ fn main() -> ExitCode {
         };
         demo::run(&options).map(|passed| if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     } else {
-        demo::supervise(INNER)
+        supervise::supervise(INNER)
     };
     done.unwrap_or_else(|error| {
         eprintln!("{PROGRAM}: {error:#}");

@@ -1,6 +1,6 @@
 //! The program in the kernel, over maps of its own, in a network namespace of its own.
 
-use std::{process::Command, thread};
+use std::{path::Path, process::Command, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
@@ -83,11 +83,16 @@ pub struct Kernel {
 impl Kernel {
     /// Loads the program over new, empty maps.
     pub fn load() -> Result<Self> {
+        Self::load_sized(FLOW_TABLE_ENTRIES)
+    }
+
+    /// Loads the program over new, empty maps, with room for so many flows.
+    pub fn load_sized(flow_table_entries: u32) -> Result<Self> {
         leftovers::ensure_bpf_fs()?;
         leftovers::remove_dead()?;
         let pins = OwnPins(Pins::new(RunId::next().pin_dir()));
         pins.0.create()?;
-        let program = Program::load(&pins.0, FLOW_TABLE_ENTRIES)?;
+        let program = Program::load(&pins.0, flow_table_entries)?;
         let maps = Maps::open(&pins.0)?;
         let flows = Map::from_map_data(MapData::from_pin(pins.0.map("FLOWS"))?)?.try_into()?;
         Ok(Self { program, maps, flows, held: State::default(), before: Totals::new(), _pins: pins })
@@ -123,6 +128,11 @@ impl Kernel {
     /// Returns one of [`action`] and the frame.
     pub fn process(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
         self.program.test_run(frame).with_context(|| format!("a frame of {} bytes", frame.len()))
+    }
+
+    /// Pins the program, apart from its maps.
+    pub fn pin(&mut self, path: &Path) -> Result<()> {
+        self.program.pin(path)
     }
 
     /// Packets by action and reason.

@@ -1,6 +1,6 @@
 //! Loads the XDP program over the pinned maps and puts it on interfaces, replacing an earlier one in one step.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -125,6 +125,13 @@ impl Program {
         link.pin(pins.link(ifindex))
             .context("cannot pin the link, and an unpinned one would not outlive the daemon")?;
         Ok(attachment)
+    }
+
+    /// Pins the program itself, for others to run or to measure; attaching it needs no such pin.
+    pub fn pin(&mut self, path: &Path) -> Result<()> {
+        xdp(&mut self.ebpf)?
+            .pin(path)
+            .with_context(|| format!("cannot pin the program at {}", path.display()))
     }
 
     /// Runs the program once over `frame`, as if it had come in through the loopback interface.

@@ -1,4 +1,5 @@
-//! The outer process: runs the demo in an inner one, and removes what is left, whatever happens to it.
+//! The outer process of the demo and of the benchmarks: runs them in an inner one, and removes what is left, whatever
+//! happens to it.
 
 use std::{
     env, fs,
@@ -57,8 +58,8 @@ async fn run(inner: &str) -> Result<(u32, ExitStatus)> {
     let die_with_us = || Ok(set_pdeathsig(Signal::SIGKILL)?);
     // SAFETY: between fork and exec the closure makes one system call and touches no memory.
     unsafe { command.pre_exec(die_with_us) };
-    let mut child = command.spawn().context("cannot run the demo")?;
-    let pid = child.id().context("the demo has no process id")?;
+    let mut child = command.spawn().context("cannot run the inner process")?;
+    let pid = child.id().context("the inner process has no id")?;
     tokio::select! {
         status = child.wait() => return Ok((pid, status?)),
         _ = interrupt.recv() => {}

@@ -1,0 +1,358 @@
+//! What one packet costs, in nanoseconds.
+//!
+//! The programs under comparison take turns in slices of packets, in one run, on one core. Each is fed by the measuring
+//! wrapper (`slb-ebpf/src/bench.rs`) from `BPF_PROG_TEST_RUN`. The best chunk of packets can be repeated to a few
+//! percent; the rest of the distribution is mostly the machine's.
+//!
+//! SLB's program is loaded, and its maps are filled, as the daemon does it. After every slice its counters must show
+//! that each packet went the way the workload says, or the command fails.
+//!
+//! A new workload is one more entry of a list like [`nat::workloads`]: a state of the data plane, packets, and what must
+//! become of them.
+
+pub mod nat;
+mod report;
+pub mod workload;
+mod wrapper;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::programs::{ProgramFd, ProgramInfo};
+use nix::unistd::geteuid;
+use slb_common::bench::CHUNK;
+
+pub use self::report::Report;
+use self::{
+    report::{Figures, WorkloadReport},
+    workload::{Expect, Step, Workload},
+    wrapper::{MAX_SLICE, Sent, Wrapper},
+};
+use super::{
+    machine::{Machine, pin_to_core},
+    stats::Summary,
+};
+use crate::{
+    leftovers::{self, RunId},
+    packets::{
+        host::Totals,
+        kernel::{Kernel, action, in_namespace},
+    },
+};
+
+/// Name of our own program in the figures.
+const SLB: &str = "slb";
+/// Does nothing: what the measuring costs.
+const RETURN: &str = "return";
+/// What ratios are to.
+const MAC_SWAP: &str = "mac swap";
+/// The floors: name, and program in the wrapper's object.
+const FLOORS: [(&str, &str); 3] =
+    [(RETURN, "floor_return"), (MAC_SWAP, "floor_mac_swap"), ("mac swap + 20", "floor_grow")];
+
+/// Packets that every program is sent before it is measured, at least.
+const WARM_UP: u64 = 1 << 16;
+
+/// What is to be measured.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Slices of each program in each workload.
+    pub rounds: u32,
+    /// Packets of a slice.
+    pub slice: u64,
+    /// Only workloads whose name contains one of these; all if there are none.
+    pub workloads: Vec<String>,
+    /// Other programs: name, and where they are pinned.
+    pub pinned: Vec<(String, PathBuf)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { rounds: 16, slice: 1 << 16, workloads: Vec::new(), pinned: Vec::new() }
+    }
+}
+
+impl Options {
+    /// Whether a workload of this name is to be measured.
+    fn wants(&self, name: &str) -> bool {
+        let name = name.to_lowercase();
+        self.workloads.is_empty() || self.workloads.iter().any(|part| name.contains(&part.to_lowercase()))
+    }
+
+    fn check(&self) -> Result<()> {
+        ensure!(self.rounds > 0, "without rounds there is nothing to measure");
+        ensure!(
+            self.slice.is_multiple_of(CHUNK) && (CHUNK..=MAX_SLICE).contains(&self.slice),
+            "a slice is a multiple of {CHUNK} packets, {MAX_SLICE} at most"
+        );
+        Ok(())
+    }
+}
+
+/// Measures all workloads.
+///
+/// # Errors
+/// Something cannot be loaded, or a packet did not go the way its workload says.
+pub fn run(options: &Options) -> Result<Report> {
+    options.check()?;
+    ensure!(geteuid().is_root(), "loading XDP programs needs root");
+    let workloads: Vec<_> = all().into_iter().filter(|workload| options.wants(&workload.name)).collect();
+    ensure!(!workloads.is_empty(), "no workload has a name that contains any of {:?}", options.workloads);
+    let machine = Machine::new()?;
+    in_namespace(|| {
+        let core = pin_to_core()?;
+        let mut bench = Bench::new(options)?;
+        let mut measured = Vec::new();
+        for workload in &workloads {
+            eprintln!("{} …", workload.name);
+            let report = bench.measure(workload).with_context(|| format!("workload `{}`", workload.name))?;
+            measured.push(report);
+        }
+        Ok(Report {
+            machine,
+            core,
+            packets_per_slice: options.slice,
+            packets_per_chunk: CHUNK,
+            rounds: options.rounds,
+            workloads: measured,
+        })
+    })
+}
+
+/// Every workload there is.
+pub fn all() -> Vec<Workload> {
+    nat::workloads()
+}
+
+/// A program under comparison.
+struct Subject {
+    name: String,
+    place: usize,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Floor,
+    Slb,
+    Other,
+}
+
+struct Bench<'o> {
+    options: &'o Options,
+    wrapper: Wrapper,
+    subjects: Vec<Subject>,
+    directory: PinDirectory,
+}
+
+impl<'o> Bench<'o> {
+    fn new(options: &'o Options) -> Result<Self> {
+        leftovers::ensure_bpf_fs()?;
+        leftovers::remove_dead()?;
+        let mut wrapper = Wrapper::load()?;
+        let mut subjects = Vec::new();
+        for (name, program) in FLOORS {
+            let place = wrapper.add_own(program)?;
+            subjects.push(Subject { name: name.to_owned(), place, kind: Kind::Floor });
+        }
+        let place = wrapper.reserve()?;
+        subjects.push(Subject { name: SLB.to_owned(), place, kind: Kind::Slb });
+        for (name, path) in &options.pinned {
+            ensure!(subjects.iter().all(|subject| subject.name != *name), "two programs are called {name}");
+            let program = from_pin(path)?;
+            let place = wrapper.add(&program).with_context(|| name.clone())?;
+            subjects.push(Subject { name: name.clone(), place, kind: Kind::Other });
+        }
+        Ok(Self { options, wrapper, subjects, directory: PinDirectory::new()? })
+    }
+
+    fn measure(&mut self, workload: &Workload) -> Result<WorkloadReport> {
+        let mut kernel = Kernel::load_sized(workload.flow_table)?;
+        kernel.become_state(&workload.state)?;
+        self.put_slb(&mut kernel)?;
+        self.wrapper.restart();
+        let Self { options, wrapper, subjects, .. } = self;
+
+        let mut warm_up = workload.measured.clone();
+        warm_up.packets = warm_up.packets.max(WARM_UP);
+        for step in workload.fill.iter().chain([&warm_up]) {
+            for subject in &*subjects {
+                checked(wrapper, subject, &kernel, workload, step)?;
+            }
+        }
+        // One more packet than the chunks have: the last stamp is that of the packet after them.
+        let slice = Step { packets: options.slice + 1, ..workload.measured.clone() };
+        let mut chunks = vec![Vec::new(); subjects.len()];
+        for _ in 0..options.rounds {
+            for (subject, chunks) in subjects.iter().zip(&mut chunks) {
+                chunks.extend(checked(wrapper, subject, &kernel, workload, &slice)?.chunks);
+            }
+        }
+        if let Some(audit) = &workload.audit {
+            for subject in &*subjects {
+                checked(wrapper, subject, &kernel, workload, audit)
+                    .context("what the flow table should hold at the end")?;
+            }
+        }
+        let summaries: Vec<_> = chunks.iter().filter_map(|chunks| Summary::of(chunks)).collect();
+        let figures = Figures::all(subjects.iter().map(|subject| subject.name.as_str()), &summaries);
+        Ok(WorkloadReport {
+            name: workload.name.clone(),
+            flows: workload.measured.traffic.flows,
+            frame_bytes: workload.measured.traffic.frame.len(),
+            programs: figures,
+        })
+    }
+
+    /// Has SLB's program take its place the way any other does: through a pin.
+    fn put_slb(&mut self, kernel: &mut Kernel) -> Result<()> {
+        let Some(slb) = self.subjects.iter().find(|subject| subject.kind == Kind::Slb) else {
+            bail!("SLB is not among the programs");
+        };
+        let path = self.directory.0.join(SLB);
+        kernel.pin(&path)?;
+        let program = from_pin(&path)?;
+        fs::remove_file(&path)?;
+        self.wrapper.put(slb.place, &program)
+    }
+}
+
+/// Sends the packets of a step, and makes sure that they went the way they should.
+fn checked(
+    wrapper: &mut Wrapper,
+    subject: &Subject,
+    kernel: &Kernel,
+    workload: &Workload,
+    step: &Step,
+) -> Result<Sent> {
+    let before = Counted::of(kernel, workload)?;
+    let sent = wrapper.send(subject.place, &step.traffic, step.packets)?;
+    let expected = if subject.kind == Kind::Floor { action::TX } else { step.expect.verdict };
+    ensure!(
+        sent.verdict == expected,
+        "`{}` returns XDP action {} in place of {expected}",
+        subject.name,
+        sent.verdict
+    );
+    let packets = if subject.kind == Kind::Slb { step.packets } else { 0 };
+    before.verify(&Counted::of(kernel, workload)?, &step.expect, packets)?;
+    if subject.kind == Kind::Slb && step.packets > 1 {
+        ensure!(sent.grown == step.expect.grown, "the frame grows by {} bytes", sent.grown);
+    }
+    Ok(sent)
+}
+
+/// What SLB has counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Counted {
+    totals: Totals,
+    new_flows: u64,
+}
+
+impl Counted {
+    fn of(kernel: &Kernel, workload: &Workload) -> Result<Self> {
+        let mut new_flows = 0;
+        for id in workload.state.services.keys() {
+            new_flows += kernel.service_counters(*id)?.new_flows;
+        }
+        Ok(Self { totals: kernel.totals()?, new_flows })
+    }
+
+    /// Makes sure that `packets` have been counted since, all of them as expected.
+    fn verify(&self, after: &Self, expect: &Expect, packets: u64) -> Result<()> {
+        let mut wanted = self.clone();
+        if packets > 0 {
+            let (action, reason) = expect.counted;
+            *wanted.totals.entry((action as u8, reason as u32)).or_default() += packets;
+            wanted.new_flows += if expect.new_flow { packets } else { 0 };
+        }
+        ensure!(
+            *after == wanted,
+            "packets did not go the way they should: {packets} more, as {expect:?}, must make {wanted:?}, and SLB has \
+             counted {after:?}"
+        );
+        Ok(())
+    }
+}
+
+/// Opens a pinned program. What is no XDP program is refused when the wrapper is to call it.
+fn from_pin(path: &Path) -> Result<ProgramFd> {
+    let opened =
+        ProgramInfo::from_pin(path).with_context(|| format!("cannot open the program {}", path.display()))?;
+    Ok(opened.fd()?)
+}
+
+/// Where programs are pinned for a moment; goes away with this value.
+struct PinDirectory(PathBuf);
+
+impl PinDirectory {
+    fn new() -> Result<Self> {
+        let path = RunId::next().pin_dir();
+        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for PinDirectory {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("pins stay behind in {}: {error}", self.0.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use slb_common::abi::stats::{Action, Reason};
+
+    use super::*;
+
+    fn counted(packets: u64, new_flows: u64) -> Counted {
+        Counted {
+            totals: Totals::from([((Action::Forward as u8, Reason::ToServer as u32), packets)]),
+            new_flows,
+        }
+    }
+
+    #[test]
+    fn packets_that_went_another_way_are_noticed() {
+        let before = counted(10, 2);
+        before.verify(&counted(15, 2), &Expect::TO_SERVER, 5).unwrap();
+        before.verify(&counted(15, 7), &Expect::BEGINS, 5).unwrap();
+        before.verify(&counted(10, 2), &Expect::BEGINS, 0).unwrap();
+        // One too few, a flow too many, a flow too few, another reason.
+        assert!(before.verify(&counted(14, 2), &Expect::TO_SERVER, 5).is_err());
+        assert!(before.verify(&counted(15, 3), &Expect::TO_SERVER, 5).is_err());
+        assert!(before.verify(&counted(15, 6), &Expect::BEGINS, 5).is_err());
+        assert!(before.verify(&counted(15, 2), &Expect::TO_CLIENT, 5).is_err());
+    }
+
+    #[test]
+    fn workloads_have_names_of_their_own_and_sound_frames() {
+        let all = all();
+        let mut names: Vec<_> = all.iter().map(|workload| &workload.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all.len());
+        for workload in &all {
+            for step in workload.fill.iter().chain([&workload.measured]).chain(&workload.audit) {
+                assert!(step.traffic.frame.len() >= if step.traffic.is_v6() { 96 } else { 64 });
+                assert!(step.traffic.flows.is_power_of_two());
+            }
+        }
+    }
+
+    #[test]
+    fn filters_take_any_part_of_a_name_in_any_case() {
+        let options = |parts: &[&str]| Options {
+            workloads: parts.iter().map(|&part| part.to_owned()).collect(),
+            ..Options::default()
+        };
+        assert!(options(&[]).wants("nat TCP4"));
+        assert!(options(&["udp", "tcp4"]).wants("nat TCP4"));
+        assert!(!options(&["udp"]).wants("nat TCP4"));
+    }
+}

@@ -1,0 +1,126 @@
+//! The figures, as people and as programs read them.
+
+use std::fmt;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+use super::{MAC_SWAP, RETURN};
+use crate::bench::{machine::Machine, stats::Summary};
+
+/// All figures of a run.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Where.
+    pub machine: Machine,
+    /// The core everything ran on.
+    pub core: usize,
+    /// Packets after which the next program has its turn.
+    pub packets_per_slice: u64,
+    /// Packets that a sample is the mean of.
+    pub packets_per_chunk: u64,
+    /// Turns of each program.
+    pub rounds: u32,
+    /// The workloads.
+    pub workloads: Vec<WorkloadReport>,
+}
+
+/// All figures of a workload.
+#[derive(Debug, Serialize)]
+pub struct WorkloadReport {
+    /// Name of the workload.
+    pub name: String,
+    /// How many flows there are.
+    pub flows: u64,
+    /// Bytes of a frame.
+    pub frame_bytes: usize,
+    /// The programs.
+    pub programs: Vec<Figures>,
+}
+
+/// The figures of a program in a workload. All but the median are of the best chunk.
+#[derive(Debug, Serialize)]
+pub struct Figures {
+    /// Name of the program.
+    pub name: String,
+    /// Nanoseconds per packet in the best chunk.
+    pub min_ns: f64,
+    /// Nanoseconds per packet in the middle one.
+    pub median_ns: f64,
+    /// How many times as long as an exchange of hardware addresses.
+    pub ratio: f64,
+    /// Nanoseconds per packet, without what the measuring costs.
+    pub net_ns: f64,
+    /// How many chunks there were.
+    pub chunks: usize,
+}
+
+impl Figures {
+    /// The figures of programs, the floors among them, that took turns.
+    pub(super) fn all<'n>(names: impl Iterator<Item = &'n str> + Clone, summaries: &[Summary]) -> Vec<Self> {
+        let of = |wanted: &str| {
+            let found = names.clone().zip(summaries).find(|(name, _)| *name == wanted);
+            found.map_or(f64::NAN, |(_, summary)| summary.min)
+        };
+        let (nothing, swap) = (of(RETURN), of(MAC_SWAP));
+        names
+            .clone()
+            .zip(summaries)
+            .map(|(name, summary)| Self {
+                name: name.to_owned(),
+                min_ns: summary.min,
+                median_ns: summary.median,
+                ratio: summary.min / swap,
+                net_ns: summary.min - nothing,
+                chunks: summary.samples,
+            })
+            .collect()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Machine { kernel, processor, cores, .. } = &self.machine;
+        writeln!(f, "Linux {kernel}, {processor}, core {} of {cores}", self.core)?;
+        writeln!(
+            f,
+            "{} rounds of {} packets; ns per packet in the best and in the median of chunks of {} packets; ratio: to \
+             `{MAC_SWAP}`; net: without `{RETURN}`; both of the best chunk\n",
+            self.rounds, self.packets_per_slice, self.packets_per_chunk
+        )?;
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING);
+        table.set_header(["workload", "program", "min ns", "median ns", "ratio", "net ns"]);
+        for workload in &self.workloads {
+            for (i, program) in workload.programs.iter().enumerate() {
+                table.add_row([
+                    if i == 0 { workload.name.clone() } else { String::new() },
+                    program.name.clone(),
+                    format!("{:.1}", program.min_ns),
+                    format!("{:.1}", program.median_ns),
+                    format!("{:.2}", program.ratio),
+                    format!("{:.1}", program.net_ns),
+                ]);
+            }
+        }
+        for column in table.column_iter_mut().skip(2) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        write!(f, "{table}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_to_the_swap_and_net_is_without_the_measuring() {
+        let summary = |min: f64| Summary { min, median: min + 1.0, samples: 3 };
+        let names = [RETURN, MAC_SWAP, "slb"];
+        let figures = Figures::all(names.into_iter(), &[summary(10.0), summary(20.0), summary(50.0)]);
+        let slb = &figures[2];
+        assert_eq!((slb.ratio, slb.net_ns, slb.median_ns, slb.chunks), (2.5, 40.0, 51.0, 3));
+        assert_eq!((figures[1].ratio, figures[0].net_ns), (1.0, 0.0));
+    }
+}

@@ -1,0 +1,39 @@
+//! Figures from samples.
+
+use serde::Serialize;
+
+/// A distribution, as far as it can be repeated: its tail is the machine's noise.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Summary {
+    /// The least.
+    pub min: f64,
+    /// Half of the samples are below.
+    pub median: f64,
+    /// How many there are.
+    pub samples: usize,
+}
+
+impl Summary {
+    /// `None` if there are no samples.
+    pub fn of(samples: &[f64]) -> Option<Self> {
+        let mut sorted = samples.to_vec();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let (&min, &upper) = (sorted.first()?, sorted.get(sorted.len() / 2)?);
+        let lower = sorted[(sorted.len() - 1) / 2];
+        Some(Self { min, median: f64::midpoint(lower, upper), samples: sorted.len() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_is_found_among_odd_and_even_numbers() {
+        let summary = |samples: &[f64]| Summary::of(samples).map(|s| (s.min, s.median, s.samples));
+        assert_eq!(summary(&[9.0, 1.0, 4.0]), Some((1.0, 4.0, 3)));
+        assert_eq!(summary(&[9.0, 1.0, 4.0, 5.0]), Some((1.0, 4.5, 4)));
+        assert_eq!(summary(&[7.0]), Some((7.0, 7.0, 1)));
+        assert_eq!(summary(&[]), None);
+    }
+}

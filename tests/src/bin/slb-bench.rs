@@ -1,0 +1,111 @@
+//! `slb-bench`: what SLB costs.
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+use slb_tests::{bench::packet, supervise::supervise};
+
+/// Name of this program in its messages.
+const PROGRAM: &str = "slb-bench";
+
+/// Argument that tells the inner process from the outer one.
+const INNER: &str = "--inner";
+
+/// Measures SLB. Needs root. Leaves nothing behind.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+    #[arg(long, global = true, hide = true)]
+    inner: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// What one packet costs, in nanoseconds, beside programs that do next to nothing.
+    Packet(Packet),
+}
+
+#[derive(Debug, Args)]
+struct Packet {
+    /// Slices of each program in each workload.
+    #[arg(long, default_value_t = packet::Options::default().rounds)]
+    rounds: u32,
+    /// Packets of a slice, a multiple of 1024.
+    #[arg(long, value_name = "PACKETS", default_value_t = packet::Options::default().slice)]
+    slice: u64,
+    /// Measure only workloads whose name contains this; may be given several times.
+    #[arg(long = "workload", value_name = "FILTER")]
+    workloads: Vec<String>,
+    /// Measure this pinned XDP program too; may be given several times.
+    #[arg(long, value_name = "NAME=PATH", value_parser = pinned)]
+    pinned: Vec<(String, PathBuf)>,
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// List the workloads, and do nothing else.
+    #[arg(long)]
+    list: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = if arguments.inner || !arguments.bench.leaves_things() {
+        arguments.bench.run().map(|()| ExitCode::SUCCESS)
+    } else {
+        supervise(INNER)
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("{PROGRAM}: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+impl Bench {
+    /// Whether something would be left behind if the process were killed.
+    fn leaves_things(&self) -> bool {
+        match self {
+            Self::Packet(packet) => !packet.list,
+        }
+    }
+
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Packet(packet) => packet.run(),
+        }
+    }
+}
+
+impl Packet {
+    fn run(self) -> Result<()> {
+        if self.list {
+            packet::all().iter().for_each(|workload| println!("{}", workload.name));
+            return Ok(());
+        }
+        let options = packet::Options {
+            rounds: self.rounds,
+            slice: self.slice,
+            workloads: self.workloads,
+            pinned: self.pinned,
+        };
+        let report = packet::run(&options)?;
+        println!("{report}");
+        if let Some(path) = self.json {
+            let text = serde_json::to_string_pretty(&report)? + "\n";
+            fs::write(&path, text).with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads `NAME=PATH`.
+fn pinned(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+            Ok((name.to_owned(), PathBuf::from(path)))
+        }
+        _ => Err("not of the form NAME=PATH".to_owned()),
+    }
+}
