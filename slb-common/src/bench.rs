@@ -158,7 +158,7 @@ const fn varied(bytes: [u8; 4], bits: u32) -> [u8; 4] {
 fn put_ports(frame: &mut Frame<'_>, offset: usize, port: u16, control: &Control) -> Option<()> {
     const SOURCE: u32 = u32::from_ne_bytes([0xff, 0xff, 0, 0]);
     let mask = control.vary_source & SOURCE | control.vary_destination & !SOURCE;
-    let both = port as u32 | (port as u32) << 16;
+    let both = u32::from(port) | u32::from(port) << 16;
     let ports = frame.header_mut::<[u8; 4]>(offset)?;
     *ports = (u32::from_ne_bytes(*ports) & !mask | both & mask).to_ne_bytes();
     Some(())

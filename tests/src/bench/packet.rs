@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::programs::{ProgramFd, ProgramInfo};
 use nix::unistd::geteuid;
 use slb_common::bench::CHUNK;
@@ -49,9 +49,9 @@ const SLB: &str = "slb";
 const RETURN: &str = "return";
 /// What ratios are to.
 const MAC_SWAP: &str = "mac swap";
-/// The floors: name, and program in the wrapper's object.
-const FLOORS: [(&str, &str); 3] =
-    [(RETURN, "floor_return"), (MAC_SWAP, "floor_mac_swap"), ("mac swap + 20", "floor_grow")];
+/// The floors: name, program in the wrapper's object, and bytes by which it makes a frame grow.
+const FLOORS: [(&str, &str, i64); 3] =
+    [(RETURN, "floor_return", 0), (MAC_SWAP, "floor_mac_swap", 0), ("mac swap + 20", "floor_grow", 20)];
 
 /// Packets that every program is sent before it is measured, at least.
 const WARM_UP: u64 = 1 << 16;
@@ -136,7 +136,7 @@ struct Subject {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Floor,
+    Floor { grown: i64 },
     Slb,
     Other,
 }
@@ -145,6 +145,8 @@ struct Bench<'o> {
     options: &'o Options,
     wrapper: Wrapper,
     subjects: Vec<Subject>,
+    /// The place of SLB's program, which is another one for every workload.
+    slb: usize,
     directory: PinDirectory,
 }
 
@@ -154,19 +156,19 @@ impl<'o> Bench<'o> {
         leftovers::remove_dead()?;
         let mut wrapper = Wrapper::load()?;
         let mut subjects = Vec::new();
-        for (name, program) in FLOORS {
+        for (name, program, grown) in FLOORS {
             let place = wrapper.add_own(program)?;
-            subjects.push(Subject { name: name.to_owned(), place, kind: Kind::Floor });
+            subjects.push(Subject { name: name.to_owned(), place, kind: Kind::Floor { grown } });
         }
-        let place = wrapper.reserve()?;
-        subjects.push(Subject { name: SLB.to_owned(), place, kind: Kind::Slb });
+        let slb = wrapper.reserve()?;
+        subjects.push(Subject { name: SLB.to_owned(), place: slb, kind: Kind::Slb });
         for (name, path) in &options.pinned {
             ensure!(subjects.iter().all(|subject| subject.name != *name), "two programs are called {name}");
             let program = from_pin(path)?;
             let place = wrapper.add(&program).with_context(|| name.clone())?;
             subjects.push(Subject { name: name.clone(), place, kind: Kind::Other });
         }
-        Ok(Self { options, wrapper, subjects, directory: PinDirectory::new()? })
+        Ok(Self { options, wrapper, subjects, slb, directory: PinDirectory::new()? })
     }
 
     fn measure(&mut self, workload: &Workload) -> Result<WorkloadReport> {
@@ -197,26 +199,25 @@ impl<'o> Bench<'o> {
                     .context("what the flow table should hold at the end")?;
             }
         }
-        let summaries: Vec<_> = chunks.iter().filter_map(|chunks| Summary::of(chunks)).collect();
-        let figures = Figures::all(subjects.iter().map(|subject| subject.name.as_str()), &summaries);
+        let mut summaries = Vec::new();
+        for (subject, chunks) in subjects.iter().zip(&chunks) {
+            summaries.push((subject.name.as_str(), Summary::of(chunks).context("no chunks")?));
+        }
         Ok(WorkloadReport {
             name: workload.name.clone(),
             flows: workload.measured.traffic.flows,
             frame_bytes: workload.measured.traffic.frame.len(),
-            programs: figures,
+            programs: Figures::all(&summaries),
         })
     }
 
     /// Has SLB's program take its place the way any other does: through a pin.
     fn put_slb(&mut self, kernel: &mut Kernel) -> Result<()> {
-        let Some(slb) = self.subjects.iter().find(|subject| subject.kind == Kind::Slb) else {
-            bail!("SLB is not among the programs");
-        };
         let path = self.directory.0.join(SLB);
         kernel.pin(&path)?;
         let program = from_pin(&path)?;
         fs::remove_file(&path)?;
-        self.wrapper.put(slb.place, &program)
+        self.wrapper.put(self.slb, &program)
     }
 }
 
@@ -230,17 +231,27 @@ fn checked(
 ) -> Result<Sent> {
     let before = Counted::of(kernel, workload)?;
     let sent = wrapper.send(subject.place, &step.traffic, step.packets)?;
-    let expected = if subject.kind == Kind::Floor { action::TX } else { step.expect.verdict };
+    // What SLB must have counted, and what must have become of the frame where that is known.
+    let (verdict, packets, grown) = match subject.kind {
+        Kind::Floor { grown } => (action::TX, 0, Some(grown)),
+        Kind::Slb => (step.expect.verdict, step.packets, Some(step.expect.grown)),
+        Kind::Other => (step.expect.verdict, 0, None),
+    };
     ensure!(
-        sent.verdict == expected,
-        "`{}` returns XDP action {} in place of {expected}",
+        sent.verdict == verdict,
+        "`{}` returns XDP action {} in place of {verdict}",
         subject.name,
         sent.verdict
     );
-    let packets = if subject.kind == Kind::Slb { step.packets } else { 0 };
     before.verify(&Counted::of(kernel, workload)?, &step.expect, packets)?;
-    if subject.kind == Kind::Slb && step.packets > 1 {
-        ensure!(sent.grown == step.expect.grown, "the frame grows by {} bytes", sent.grown);
+    // The first packet of a run tells nothing about one before it.
+    if let Some(grown) = grown.filter(|_| step.packets > 1) {
+        ensure!(
+            sent.grown == grown,
+            "`{}` makes the frame grow by {} bytes, not by {grown}",
+            subject.name,
+            sent.grown
+        );
     }
     Ok(sent)
 }

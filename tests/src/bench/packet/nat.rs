@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use slb_common::{abi::Mac, abi::backend::NextHop, bench::FLOW_BITS};
+use slb_common::{
+    abi::{Mac, backend::NextHop},
+    bench::FLOW_BITS,
+};
 use slb_userspace::{
     config::model::TableSize,
     dataplane::state::{Member, Settings, State, Table},
@@ -31,7 +34,7 @@ const CLIENT6: SocketAddr =
 /// An address that is no VIP.
 const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 99)), 80);
 
-/// One more than the payload of a SYN: what fills up the head of the frame.
+/// Fills a datagram up to the bytes of a frame that are written anew.
 const PAYLOAD: [u8; 40] = [b'x'; 40];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

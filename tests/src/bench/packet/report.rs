@@ -57,24 +57,21 @@ pub struct Figures {
 
 impl Figures {
     /// The figures of programs, the floors among them, that took turns.
-    pub(super) fn all<'n>(names: impl Iterator<Item = &'n str> + Clone, summaries: &[Summary]) -> Vec<Self> {
+    pub(super) fn all(programs: &[(&str, Summary)]) -> Vec<Self> {
         let of = |wanted: &str| {
-            let found = names.clone().zip(summaries).find(|(name, _)| *name == wanted);
+            let found = programs.iter().find(|(name, _)| *name == wanted);
             found.map_or(f64::NAN, |(_, summary)| summary.min)
         };
         let (nothing, swap) = (of(RETURN), of(MAC_SWAP));
-        names
-            .clone()
-            .zip(summaries)
-            .map(|(name, summary)| Self {
-                name: name.to_owned(),
-                min_ns: summary.min,
-                median_ns: summary.median,
-                ratio: summary.min / swap,
-                net_ns: summary.min - nothing,
-                chunks: summary.samples,
-            })
-            .collect()
+        let figures = |(name, summary): &(&str, Summary)| Self {
+            name: (*name).to_owned(),
+            min_ns: summary.min,
+            median_ns: summary.median,
+            ratio: summary.min / swap,
+            net_ns: summary.min - nothing,
+            chunks: summary.samples,
+        };
+        programs.iter().map(figures).collect()
     }
 }
 
@@ -117,8 +114,8 @@ mod tests {
     #[test]
     fn ratios_are_to_the_swap_and_net_is_without_the_measuring() {
         let summary = |min: f64| Summary { min, median: min + 1.0, samples: 3 };
-        let names = [RETURN, MAC_SWAP, "slb"];
-        let figures = Figures::all(names.into_iter(), &[summary(10.0), summary(20.0), summary(50.0)]);
+        let figures =
+            Figures::all(&[(RETURN, summary(10.0)), (MAC_SWAP, summary(20.0)), ("slb", summary(50.0))]);
         let slb = &figures[2];
         assert_eq!((slb.ratio, slb.net_ns, slb.median_ns, slb.chunks), (2.5, 40.0, 51.0, 3));
         assert_eq!((figures[1].ratio, figures[0].net_ns), (1.0, 0.0));

@@ -81,7 +81,8 @@ impl Wrapper {
     /// Puts a program into its place, in the stead of the one there.
     pub(super) fn put(&mut self, place: usize, program: &ProgramFd) -> Result<()> {
         self.programs.set(u32::try_from(place)?, program, 0).context(
-            "the kernel lets the program not be called by another one (is it an XDP program, without support for fragments?)",
+            "the kernel does not let the program be called by another one: it has to be an XDP program without support for \
+             fragments, loaded with the attach type XDP, as libbpf and aya load them",
         )
     }
 
