@@ -2,8 +2,8 @@
 //!
 //! `BPF_PROG_TEST_RUN` repeats a program over one frame and does not restore it in between. So the program that is
 //! repeated is [`measure`]: it undoes what the one before did to the head, writes the head anew for the next flow, and
-//! calls the program under test, which returns to the kernel. What the wrapper itself costs is in every figure, and is what
-//! [`floor_return`] is measured for.
+//! calls the program under test, which returns to the kernel. What the wrapper itself costs is in every figure, and
+//! is what [`floor_return`] is measured for.
 #![no_std]
 #![no_main]
 // The target has locked instructions, but core has none of its atomic operations for it.
@@ -103,8 +103,8 @@ fn floor_mac_swap(ctx: XdpContext) -> u32 {
     if swap(&mut frame(&ctx), 0).is_some() { xdp_action::XDP_TX } else { xdp_action::XDP_ABORTED }
 }
 
-/// The least a program can do to encapsulate: makes room for an outer header, which it does not write, and writes the Ethernet
-/// header before it.
+/// The least a program can do to encapsulate: makes room for an outer header, which it does not write, and writes
+/// the Ethernet header before it.
 #[xdp]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn floor_grow(ctx: XdpContext) -> u32 {

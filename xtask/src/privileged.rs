@@ -9,8 +9,8 @@ use crate::{
     setup,
 };
 
-/// Builds everything as the current user, as it would be installed, then replaces this process by `program`, run as root: signals
-/// reach it directly and its exit code is the answer.
+/// Builds everything as the current user, as it would be installed, then replaces this process by `program`, run as
+/// root: signals reach it directly and its exit code is the answer.
 pub(crate) fn become_program(program: &str, arguments: &[OsString]) -> Result<ExitCode> {
     setup::run(setup::Extent::Needed)?;
     let mut build = cargo(&["build", "--release", "--package", "slb-userspace", "--package", "slb-tests"])?;
@@ -18,8 +18,8 @@ pub(crate) fn become_program(program: &str, arguments: &[OsString]) -> Result<Ex
     let privilege = Privilege::find();
     if privilege == Privilege::None {
         bail!(
-            "{program} makes network namespaces and loads XDP programs, which needs root; run it as root, or where sudo \
-             can ask"
+            "{program} makes network namespaces and loads XDP programs, which needs root; run it as root, or where \
+             sudo can ask"
         );
     }
     let mut command = privilege.command(&target_dir()?.join("release").join(program));

@@ -7,10 +7,10 @@
 //! SLB's program is loaded, and its maps are filled, as the daemon does it. After every slice its counters must show
 //! that each packet went the way the workload says, or the command fails.
 //!
-//! A new workload is one more entry of a list like [`nat::workloads`]: a state of the data plane, packets, and what must
-//! become of them.
+//! A new workload is one more entry of [`mode::workloads`]: a state of the data plane, packets, and what must become of
+//! them.
 
-pub mod nat;
+pub mod mode;
 mod report;
 pub mod workload;
 mod wrapper;
@@ -124,7 +124,7 @@ pub fn run(options: &Options) -> Result<Report> {
 
 /// Every workload there is.
 pub fn all() -> Vec<Workload> {
-    nat::workloads()
+    mode::workloads()
 }
 
 /// A program under comparison.
@@ -332,12 +332,12 @@ mod tests {
     fn packets_that_went_another_way_are_noticed() {
         let before = counted(10, 2);
         before.verify(&counted(15, 2), &Expect::TO_SERVER, 5).unwrap();
-        before.verify(&counted(15, 7), &Expect::BEGINS, 5).unwrap();
-        before.verify(&counted(10, 2), &Expect::BEGINS, 0).unwrap();
+        before.verify(&counted(15, 7), &Expect::TO_SERVER.beginning(), 5).unwrap();
+        before.verify(&counted(10, 2), &Expect::TO_SERVER.beginning(), 0).unwrap();
         // One too few, a flow too many, a flow too few, another reason.
         assert!(before.verify(&counted(14, 2), &Expect::TO_SERVER, 5).is_err());
         assert!(before.verify(&counted(15, 3), &Expect::TO_SERVER, 5).is_err());
-        assert!(before.verify(&counted(15, 6), &Expect::BEGINS, 5).is_err());
+        assert!(before.verify(&counted(15, 6), &Expect::TO_SERVER.beginning(), 5).is_err());
         assert!(before.verify(&counted(15, 2), &Expect::TO_CLIENT, 5).is_err());
     }
 

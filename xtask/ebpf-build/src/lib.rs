@@ -120,8 +120,8 @@ impl Build {
     }
 }
 
-/// Does the work of a build script of a package that lies directly in the workspace: puts the objects of these names into
-/// `OUT_DIR`, built anew only when their sources have changed. What goes wrong becomes an error of cargo.
+/// Does the work of a build script of a package that lies directly in the workspace: puts the objects of these
+/// names into `OUT_DIR`, built anew only when their sources have changed. What goes wrong becomes an error of cargo.
 pub fn build_script(names: &[&str]) {
     if let Err(message) = objects_for_script(names) {
         message.lines().for_each(|line| println!("cargo::error={line}"));

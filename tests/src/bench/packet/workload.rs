@@ -54,13 +54,17 @@ impl Expect {
     /// A packet goes to a server, unencapsulated.
     pub const TO_SERVER: Self =
         Self { verdict: action::TX, counted: (Action::Forward, Reason::ToServer), new_flow: false, grown: 0 };
-    /// The first packet of a flow goes to a server, unencapsulated.
-    pub const BEGINS: Self = Self { new_flow: true, ..Self::TO_SERVER };
     /// An answer goes to its client.
     pub const TO_CLIENT: Self = Self { counted: (Action::Forward, Reason::ToClient), ..Self::TO_SERVER };
     /// A packet is left to the kernel.
     pub const NOT_OURS: Self =
         Self { verdict: action::PASS, counted: (Action::Pass, Reason::NotOurs), ..Self::TO_SERVER };
+
+    /// The same, and the packet begins a flow.
+    #[must_use]
+    pub const fn beginning(self) -> Self {
+        Self { new_flow: true, ..self }
+    }
 }
 
 /// Packets that are sent, and what must become of them.

@@ -25,8 +25,8 @@ pub(super) struct Wrapper {
     control: Array<MapData, Control>,
     stamps: Array<MapData, Stamps>,
     programs: ProgramArray<MapData>,
-    /// Packets sent to each program since [`Self::restart`]. Each has a count of its own: programs that take turns at a common one
-    /// would each see some of the flows only.
+    /// Packets sent to each program since [`Self::restart`]. Each has a count of its own: programs that take turns at a
+    /// common one would each see some of the flows only.
     sent: Vec<u64>,
 }
 
@@ -81,8 +81,8 @@ impl Wrapper {
     /// Puts a program into its place, in the stead of the one there.
     pub(super) fn put(&mut self, place: usize, program: &ProgramFd) -> Result<()> {
         self.programs.set(u32::try_from(place)?, program, 0).context(
-            "the kernel does not let the program be called by another one: it has to be an XDP program without support for \
-             fragments, loaded with the attach type XDP, as libbpf and aya load them",
+            "the kernel does not let the program be called by another one: it has to be an XDP program without support \
+             for fragments, loaded with the attach type XDP, as libbpf and aya load them",
         )
     }
 

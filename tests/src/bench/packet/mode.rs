@@ -1,0 +1,214 @@
+//! The workloads, by the mode that brings packets to servers.
+//!
+//! A mode is a constant like [`NAT`], and lines in [`workloads`].
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use slb_common::{
+    abi::{Mac, backend::NextHop},
+    bench::FLOW_BITS,
+};
+use slb_userspace::{
+    config::model::TableSize,
+    dataplane::state::{Member, Settings, State, Table},
+};
+
+use super::workload::{Expect, Side, Step, Traffic, Workload};
+use crate::packets::{
+    frames::{Frame, flag, number, tcp, udp},
+    world::{HZ, LAN, LO, Listener, SERVER_MAC, SERVER_SIDE_MAC, Server, VIP4, VIP6, World},
+};
+
+/// Servers of a listener, where packets go to servers.
+const SERVERS: u16 = 64;
+/// Room in the flow table unless a workload needs more: what the daemon makes by default.
+const FLOW_TABLE: u32 = 262_144;
+/// Room for the largest number of flows and as many again: a table that is nearly full evicts.
+const LARGE_FLOW_TABLE: u32 = 1 << 21;
+
+const MANY: u64 = 1 << 16;
+const MOST: u64 = 1 << 20;
+
+/// The network of the clients, which is for benchmarks (RFC 2544): the bits of flow numbers are 0.
+const CLIENT4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 18, 0, 0)), 1024);
+const CLIENT6: SocketAddr =
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 0)), 1024);
+/// An address that is no VIP.
+const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 99)), 80);
+
+/// Fills a datagram up to the bytes of a frame that are written anew.
+const PAYLOAD: [u8; 40] = [b'x'; 40];
+
+/// IPv4 or IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// A way of bringing packets to servers.
+#[derive(Debug, Clone, Copy)]
+pub struct Mode {
+    /// What people call it.
+    pub name: &'static str,
+    /// What must become of a client's packet that belongs to a flow SLB knows.
+    pub to_server: Expect,
+    /// Whether flows are remembered, so that a SYN of one that is known is not counted as a new flow.
+    pub remembers: bool,
+    /// Sets the mode in a state with one listener.
+    pub prepare: fn(&mut State),
+}
+
+/// Servers get packets with their own address as destination, and their answers come back through SLB.
+pub const NAT: Mode = Mode { name: "nat", to_server: Expect::TO_SERVER, remembers: true, prepare: |_| {} };
+
+/// All workloads.
+pub fn workloads() -> Vec<Workload> {
+    use Family::{V4, V6};
+    let (tcp, udp) = (number::TCP, number::UDP);
+    vec![
+        NAT.known(tcp, V4, 1),
+        NAT.known(tcp, V4, MANY),
+        NAT.known(tcp, V4, MOST),
+        NAT.answers(1),
+        NAT.answers(MANY),
+        NAT.answers(MOST),
+        NAT.new_flows("", LARGE_FLOW_TABLE, 0),
+        NAT.new_flows(", table full", MANY as u32, 2 * MANY),
+        NAT.known(udp, V4, 1),
+        NAT.known(tcp, V6, 1),
+        NAT.known(tcp, V6, MANY),
+        NAT.known(udp, V6, 1),
+        NAT.not_ours(),
+    ]
+}
+
+impl Mode {
+    /// Packets of clients, of flows that SLB knows.
+    fn known(&self, protocol: u8, family: Family, flows: u64) -> Workload {
+        let (listener, state) = self.world(protocol, family, SERVERS);
+        let packets = |flags| Traffic::new(packet(&listener, flags), flows, Side::Source);
+        // A packet without SYN that finds no flow is not counted as a new one. A SYN is.
+        let audit = self.remembers.then(|| Step::once(packets(flag::SYN), self.to_server));
+        let transport = if protocol == number::TCP { "TCP" } else { "UDP" };
+        let version = if family == Family::V4 { 4 } else { 6 };
+        Workload {
+            name: format!("{} {transport}{version} to server, {}", self.name, count(flows)),
+            state,
+            flow_table: flow_table(flows),
+            fill: Some(Step::once(packets(flag::SYN), self.to_server.beginning())),
+            measured: Step::once(packets(flag::ACK), self.to_server),
+            audit,
+        }
+    }
+
+    /// Answers of a server. One that finds no flow is not ours, so there is nothing to show afterwards.
+    fn answers(&self, flows: u64) -> Workload {
+        // Of one server: the sender of all answers is the same.
+        let (listener, state) = self.world(number::TCP, Family::V4, 1);
+        let answer = tcp(server(1, Family::V4).at, client(Family::V4), flag::ACK | flag::PSH)
+            .macs(SERVER_MAC, SERVER_SIDE_MAC)
+            .build();
+        let request = Traffic::new(packet(&listener, flag::SYN), flows, Side::Source);
+        Workload {
+            name: format!("{} TCP4 to client, {}", self.name, count(flows)),
+            state,
+            flow_table: flow_table(flows),
+            fill: Some(Step::once(request, self.to_server.beginning())),
+            measured: Step::once(Traffic::new(answer, flows, Side::Destination), Expect::TO_CLIENT),
+            audit: None,
+        }
+    }
+
+    /// Every packet begins a flow; `before` flows have begun when measuring begins.
+    fn new_flows(&self, what: &str, flow_table: u32, before: u64) -> Workload {
+        let (listener, state) = self.world(number::TCP, Family::V4, SERVERS);
+        let traffic = Traffic::new(packet(&listener, flag::SYN), 1 << FLOW_BITS, Side::Source);
+        Workload {
+            name: format!("{} TCP4 new flow{what}", self.name),
+            state,
+            flow_table,
+            fill: None,
+            measured: Step { traffic, packets: before, expect: self.to_server.beginning() },
+            audit: None,
+        }
+    }
+
+    /// Packets to an address that is no VIP, beside a listener of this mode.
+    fn not_ours(&self) -> Workload {
+        let (_, state) = self.world(number::TCP, Family::V4, SERVERS);
+        let frame = tcp(client(Family::V4), ELSEWHERE, flag::ACK).build();
+        Workload {
+            name: format!("{} TCP4 not ours", self.name),
+            state,
+            flow_table: FLOW_TABLE,
+            fill: None,
+            measured: Step::once(Traffic::new(frame, 1, Side::Source), Expect::NOT_OURS),
+            audit: None,
+        }
+    }
+
+    /// One listener and its servers, all of them reached out of the interface that packets come in by.
+    fn world(&self, protocol: u8, family: Family, servers: u16) -> (Listener, State) {
+        const TABLE: u32 = 1;
+        let vip = if family == Family::V4 { VIP4 } else { VIP6 };
+        let listener = Listener { id: 0, at: SocketAddr::new(vip, 80), protocol, table: Some(TABLE) };
+        let servers: Vec<Server> = (1..=servers).map(|number| server(number, family)).collect();
+        let mut world = World::empty();
+        world.state.settings = Settings { seed: 42, hz: HZ, generation: 1 };
+        world.state.interfaces.insert(LO);
+        let hop = NextHop {
+            ifindex: LAN.out,
+            reserved: 0,
+            destination: Mac::new(LAN.peer),
+            source: Mac::new(LAN.own),
+        };
+        world.state.next_hops.insert(LAN.id, hop);
+        let members = servers.iter().map(|s| Member { backend: s.id, address: s.at, weight: 1 }).collect();
+        let table = Table { slots: TableSize::DEFAULT.slots(), seed: 1, members };
+        world.state.tables.insert(TABLE, table);
+        let mut world = servers.into_iter().fold(world, World::server).listener(listener);
+        (self.prepare)(&mut world.state);
+        (listener, world.state)
+    }
+}
+
+/// A packet of a client; `flags` mean something in TCP only.
+fn packet(listener: &Listener, flags: u8) -> Frame {
+    let client = client(if listener.at.is_ipv4() { Family::V4 } else { Family::V6 });
+    if listener.protocol == number::TCP {
+        tcp(client, listener.at, flags).build()
+    } else {
+        udp(client, listener.at, &PAYLOAD).build()
+    }
+}
+
+const fn client(family: Family) -> SocketAddr {
+    match family {
+        Family::V4 => CLIENT4,
+        Family::V6 => CLIENT6,
+    }
+}
+
+/// Server number `number`, from 1.
+fn server(number: u16, family: Family) -> Server {
+    let ip = match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + u32::from(number))),
+        Family::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, number)),
+    };
+    Server { id: number.into(), generation: 1, at: SocketAddr::new(ip, 8080), hop: LAN }
+}
+
+fn flow_table(flows: u64) -> u32 {
+    if flows > MANY { LARGE_FLOW_TABLE } else { FLOW_TABLE }
+}
+
+fn count(flows: u64) -> String {
+    match flows {
+        1 => "1 flow".to_owned(),
+        MOST.. => format!("{}M flows", flows >> 20),
+        _ => format!("{}k flows", flows >> 10),
+    }
+}
