@@ -1,5 +1,5 @@
-//! Puts the XDP program into `OUT_DIR` as `slb.o`.
+//! Puts the XDP programs into `OUT_DIR` as `NAME.o`.
 
 fn main() {
-    ebpf_build::build_script(&[ebpf_build::SLB]);
+    ebpf_build::build_script(&[ebpf_build::SLB, ebpf_build::DECAP]);
 }

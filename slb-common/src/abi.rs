@@ -6,6 +6,7 @@
 
 pub mod backend;
 pub mod control;
+pub mod decap;
 pub mod flow;
 pub mod ring;
 pub mod service;

@@ -7,6 +7,7 @@
 pub mod abi;
 pub mod bench;
 pub mod datapath;
+pub mod decap;
 pub mod hash;
 #[cfg(any(test, feature = "user"))]
 pub mod maglev;

@@ -3,6 +3,7 @@
 #![no_main]
 
 mod maps;
+mod runtime;
 mod tables;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
@@ -29,13 +30,3 @@ fn slb(ctx: XdpContext) -> u32 {
     aya_log_ebpf::debug!(&ctx, "XDP action {}", action);
     action
 }
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

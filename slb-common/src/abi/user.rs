@@ -3,6 +3,7 @@
 use super::{
     backend::{Backend, NextHop},
     control::Control,
+    decap::{Policy, Tally},
     flow::{Flow, FlowKey},
     ring::Ring,
     service::{Service, ServiceIndex},
@@ -19,5 +20,5 @@ macro_rules! pod {
     };
 }
 
-pod!(Backend, NextHop, Control, Flow, FlowKey, Ring, Service, ServiceIndex, Counters, Totals);
+pod!(Backend, NextHop, Control, Flow, FlowKey, Ring, Service, ServiceIndex, Counters, Totals, Policy, Tally);
 pod!(bench::Control, bench::Stamps);

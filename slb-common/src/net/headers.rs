@@ -76,6 +76,10 @@ pub mod protocol {
     pub const TCP: u8 = IpProto::Tcp as u8;
     /// UDP.
     pub const UDP: u8 = IpProto::Udp as u8;
+    /// IPv4 in a tunnel (RFC 2003).
+    pub const IPV4: u8 = IpProto::Ipv4 as u8;
+    /// IPv6 in a tunnel (RFC 4213, RFC 2473).
+    pub const IPV6: u8 = IpProto::Ipv6 as u8;
     /// ICMPv6.
     pub const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
     /// IPv6 hop-by-hop options.

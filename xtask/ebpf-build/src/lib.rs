@@ -23,11 +23,14 @@ pub const OBJECTS_VARIABLE: &str = "SLB_EBPF_OBJECTS";
 /// The program of the daemon.
 pub const SLB: &str = "slb";
 
+/// The program of a server that takes its packets out of tunnels.
+pub const DECAP: &str = "slb-decap";
+
 /// The measuring wrapper of the benchmarks.
 pub const BENCH: &str = "slb-bench";
 
 /// All programs.
-pub const ALL: [&str; 2] = [SLB, BENCH];
+pub const ALL: [&str; 3] = [SLB, DECAP, BENCH];
 
 /// The target the XDP programs are compiled for.
 pub const TARGET: &str = "bpfel-unknown-none";

@@ -1,0 +1,112 @@
+//! A word that several processors read and write at once.
+//!
+//! The standard library has no compare-and-exchange for BPF, though BPF has: there the compiler's own functions are
+//! called, on the host the standard library's. Volatile loads and stores of a word are atomic there: LLVM knows no others
+//! for BPF.
+
+use core::sync::atomic::AtomicU64;
+
+/// A word that is always read and written whole.
+#[repr(transparent)]
+#[derive(Debug, Default)]
+pub struct Word(AtomicU64);
+
+impl Word {
+    /// A word with this value.
+    pub const fn new(value: u64) -> Self {
+        Self(AtomicU64::new(value))
+    }
+
+    /// The value.
+    #[inline(always)]
+    pub fn load(&self) -> u64 {
+        imp::load(&self.0)
+    }
+
+    /// Puts another value in its place.
+    #[inline(always)]
+    pub fn store(&self, value: u64) {
+        imp::store(&self.0, value);
+    }
+
+    /// Puts `new` in the place of `old`; `false` if something else is there.
+    #[inline(always)]
+    pub fn exchange(&self, old: u64, new: u64) -> bool {
+        imp::exchange(&self.0, old, new)
+    }
+
+    /// Sets the bits that are set in `bits`.
+    #[inline(always)]
+    pub fn set(&self, bits: u64) {
+        imp::or(&self.0, bits);
+    }
+
+    /// Clears the bits that are set in `bits`.
+    #[inline(always)]
+    pub fn clear(&self, bits: u64) {
+        imp::and(&self.0, !bits);
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+mod imp {
+    use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+    pub(super) fn load(word: &AtomicU64) -> u64 {
+        word.load(Relaxed)
+    }
+
+    pub(super) fn store(word: &AtomicU64, value: u64) {
+        word.store(value, Relaxed);
+    }
+
+    pub(super) fn exchange(word: &AtomicU64, old: u64, new: u64) -> bool {
+        word.compare_exchange(old, new, Relaxed, Relaxed).is_ok()
+    }
+
+    pub(super) fn or(word: &AtomicU64, bits: u64) {
+        word.fetch_or(bits, Relaxed);
+    }
+
+    pub(super) fn and(word: &AtomicU64, bits: u64) {
+        word.fetch_and(bits, Relaxed);
+    }
+}
+
+#[cfg(target_arch = "bpf")]
+mod imp {
+    use core::{
+        intrinsics::{AtomicOrdering::Relaxed, atomic_and, atomic_cxchg, atomic_or},
+        sync::atomic::AtomicU64,
+    };
+
+    #[inline(always)]
+    pub(super) fn load(word: &AtomicU64) -> u64 {
+        // SAFETY: the word is valid and aligned for as long as the reference lives.
+        unsafe { word.as_ptr().read_volatile() }
+    }
+
+    #[inline(always)]
+    pub(super) fn store(word: &AtomicU64, value: u64) {
+        // SAFETY: as above.
+        unsafe { word.as_ptr().write_volatile(value) };
+    }
+
+    #[inline(always)]
+    pub(super) fn exchange(word: &AtomicU64, old: u64, new: u64) -> bool {
+        // SAFETY: as above.
+        unsafe { atomic_cxchg::<u64, { Relaxed }, { Relaxed }>(word.as_ptr(), old, new).1 }
+    }
+
+    #[inline(always)]
+    pub(super) fn or(word: &AtomicU64, bits: u64) {
+        // SAFETY: as above.
+        unsafe { atomic_or::<u64, u64, { Relaxed }>(word.as_ptr(), bits) };
+    }
+
+    #[inline(always)]
+    pub(super) fn and(word: &AtomicU64, bits: u64) {
+        // SAFETY: as above.
+        unsafe { atomic_and::<u64, u64, { Relaxed }>(word.as_ptr(), bits) };
+    }
+}

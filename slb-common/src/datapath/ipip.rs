@@ -1,0 +1,174 @@
+//! Mode `ipip`: the packet is put into another IP packet, to the server (RFC 2003, RFC 2473, RFC 4213).
+
+use crate::{
+    abi::{
+        Stations,
+        backend::{Backend, NextHop},
+        service::Tunnel,
+    },
+    net::{
+        checksum::Delta,
+        frame::Growing,
+        headers::{Ipv4Hdr, Ipv6Hdr, StationBytes, ether_type, protocol},
+        parse::Packet,
+    },
+};
+
+/// Bytes by which a packet grows on its way to an IPv4 server.
+pub const IPV4_BYTES: usize = size_of::<Ipv4Hdr>();
+/// Bytes by which a packet grows on its way to an IPv6 server.
+pub const IPV6_BYTES: usize = size_of::<Ipv6Hdr>();
+
+/// RFC 1700 and what Linux sends.
+const HOP_LIMIT: u8 = 64;
+/// Do not fragment: what is too long is dropped before it gets here.
+const DONT_FRAGMENT: u16 = 0x4000_u16.to_be();
+const VERSION_4: u8 = 0x45;
+/// Between the addresses and the type of a frame lie its VLAN tags.
+const STATIONS: usize = 12;
+const UNTAGGED: usize = 14;
+
+/// Why a packet was not put into another one.
+pub(super) enum Failure {
+    /// The frame is shorter than it was.
+    Truncated,
+    /// There is no room before the frame.
+    NoHeadroom,
+}
+
+/// The sum of the words of an outer IPv4 header that are the same in every packet from `source` to `destination`, both in
+/// IPv4: all but length and class of service. As [`Backend::outer_sum`].
+pub fn outer_sum(source: &crate::abi::Address, destination: &crate::abi::Address) -> u32 {
+    let (s, d) = (source.0[3], destination.0[3]);
+    let ttl = u32::from(u16::from_ne_bytes([HOP_LIMIT, 0]));
+    (s & 0xffff) + (s >> 16) + (d & 0xffff) + (d >> 16)
+        + ttl
+        + u32::from(u16::from_ne_bytes([VERSION_4, 0]))
+        + u32::from(DONT_FRAGMENT)
+}
+
+/// Puts the packet into one to the server. The inner TTL or hop limit goes down by one, as in a router.
+#[inline(always)]
+pub(super) fn wrap<G: Growing>(
+    head: &mut G,
+    packet: &Packet,
+    backend: &Backend,
+    hop: &NextHop,
+    tunnel: &Tunnel,
+    flow: u32,
+) -> Result<(), Failure> {
+    let inner = inner(head, packet).ok_or(Failure::Truncated)?;
+    if backend.address.is_v4() {
+        if !head.grow(IPV4_BYTES) {
+            return Err(Failure::NoHeadroom);
+        }
+        ethernet(head, packet.network, IPV4_BYTES, &hop.stations, ether_type::IPV4)
+            .and_then(|()| ipv4(head, packet.network, &inner, backend, tunnel))
+    } else {
+        if !head.grow(IPV6_BYTES) {
+            return Err(Failure::NoHeadroom);
+        }
+        ethernet(head, packet.network, IPV6_BYTES, &hop.stations, ether_type::IPV6)
+            .and_then(|()| ipv6(head, packet.network, &inner, backend, tunnel, flow))
+    }
+    .ok_or(Failure::Truncated)
+}
+
+/// What the outer header takes from the inner one.
+struct Inner {
+    /// Bytes of the inner packet: what does not fit into another one has been found too big.
+    len: u16,
+    /// TOS or traffic class.
+    class: u8,
+    protocol: u8,
+}
+
+#[inline(always)]
+fn inner<G: Growing>(head: &mut G, packet: &Packet) -> Option<Inner> {
+    let mut frame = head.frame();
+    if packet.destination.is_v4() {
+        let ip = frame.header_mut::<Ipv4Hdr>(packet.network)?;
+        let before = u16::from_ne_bytes([ip.ttl, ip.proto]);
+        ip.ttl -= 1;
+        let after = u16::from_ne_bytes([ip.ttl, ip.proto]);
+        ip.check = Delta::default().word(before, after).apply(ip.check);
+        Some(Inner { len: packet.len as u16, class: ip.tos, protocol: protocol::IPV4 })
+    } else {
+        let ip = frame.header_mut::<Ipv6Hdr>(packet.network)?;
+        ip.hop_limit -= 1;
+        Some(Inner {
+            len: packet.len as u16,
+            class: ip.vcf[0] << 4 | ip.vcf[1] >> 4,
+            protocol: protocol::IPV6,
+        })
+    }
+}
+
+/// Writes the Ethernet header of the grown frame; VLAN tags move to the new front.
+#[inline(always)]
+fn ethernet<G: Growing>(
+    head: &mut G,
+    network: usize,
+    grown: usize,
+    stations: &Stations,
+    kind: u16,
+) -> Option<()> {
+    let mut frame = head.frame();
+    for tag in 0..2 {
+        let at = STATIONS + 4 * tag;
+        if network > UNTAGGED + 4 * tag {
+            let bytes = *frame.header::<[u8; 4]>(grown + at)?;
+            *frame.header_mut::<[u8; 4]>(at)? = bytes;
+        }
+    }
+    let bytes = frame.header_mut::<StationBytes>(0)?;
+    bytes.head = stations.head.to_ne_bytes();
+    bytes.tail = stations.tail.to_ne_bytes();
+    *frame.header_mut::<[u8; 2]>(network.checked_sub(2)?)? = kind.to_ne_bytes();
+    Some(())
+}
+
+#[inline(always)]
+fn ipv4<G: Growing>(head: &mut G, network: usize, inner: &Inner, backend: &Backend, tunnel: &Tunnel) -> Option<()> {
+    let len = (inner.len + IPV4_BYTES as u16).to_be();
+    let class = u16::from_ne_bytes([0, inner.class]);
+    let protocol = u16::from_ne_bytes([0, inner.protocol]);
+    let sum = Delta::of(backend.outer_sum).plus(len).plus(class).plus(protocol);
+    let mut frame = head.frame();
+    let ip = frame.header_mut::<Ipv4Hdr>(network)?;
+    // Field by field: a header put together first would lie on the stack.
+    ip.vihl = VERSION_4;
+    ip.tos = inner.class;
+    ip.tot_len = len.to_ne_bytes();
+    ip.id = [0; 2];
+    ip.frags = DONT_FRAGMENT.to_ne_bytes();
+    ip.ttl = HOP_LIMIT;
+    ip.proto = inner.protocol;
+    ip.check = sum.checksum();
+    ip.src_addr = tunnel.v4.v4_bytes();
+    ip.dst_addr = backend.address.v4_bytes();
+    Some(())
+}
+
+/// The flow label is the flow's own, so that routers on the way spread flows, not packets (RFC 6438).
+#[inline(always)]
+fn ipv6<G: Growing>(
+    head: &mut G,
+    network: usize,
+    inner: &Inner,
+    backend: &Backend,
+    tunnel: &Tunnel,
+    flow: u32,
+) -> Option<()> {
+    let label = flow & 0xf_ffff;
+    let first = (6 << 28 | u32::from(inner.class) << 20 | label).to_be_bytes();
+    let mut frame = head.frame();
+    let ip = frame.header_mut::<Ipv6Hdr>(network)?;
+    ip.vcf = first;
+    ip.payload_len = inner.len.to_be_bytes();
+    ip.next_hdr = inner.protocol;
+    ip.hop_limit = HOP_LIMIT;
+    ip.src_addr = tunnel.v6.v6_bytes();
+    ip.dst_addr = backend.address.v6_bytes();
+    Some(())
+}

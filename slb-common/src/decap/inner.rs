@@ -1,0 +1,86 @@
+//! The inner packet: checked against the outer one, then one hop older.
+
+use super::{ecn, outer::Outer};
+use crate::{
+    abi::{
+        Address,
+        decap::{Policy, Reason},
+    },
+    net::{
+        checksum::Delta,
+        frame::Frame,
+        headers::{Ipv4Hdr, Ipv6Hdr, ether_type},
+    },
+};
+
+/// Makes the inner packet one that has come out of a tunnel, and returns its Ethernet type, as it stands in a frame, and
+/// the reason to strip it.
+///
+/// # Errors
+/// It must be dropped, and is unchanged.
+#[inline(always)]
+pub(super) fn forward(
+    frame: &mut Frame<'_>,
+    outer: &Outer,
+    policy: &Policy,
+) -> Result<(u16, Reason), Reason> {
+    let version = frame.header::<[u8; 1]>(outer.inner).ok_or(Reason::BadInner)?[0] >> 4;
+    if version != if outer.carries_v4 { 4 } else { 6 } {
+        return Err(Reason::InnerVersion);
+    }
+    if outer.carries_v4 {
+        ipv4(frame, outer, policy)?;
+        Ok((ether_type::IPV4, if outer.is_v4 { Reason::V4InV4 } else { Reason::V4InV6 }))
+    } else {
+        ipv6(frame, outer, policy)?;
+        Ok((ether_type::IPV6, if outer.is_v4 { Reason::V6InV4 } else { Reason::V6InV6 }))
+    }
+}
+
+/// RFC 791, 3.1.
+#[inline(always)]
+fn ipv4(frame: &mut Frame<'_>, outer: &Outer, policy: &Policy) -> Result<(), Reason> {
+    let ip = frame.header_mut::<Ipv4Hdr>(outer.inner).ok_or(Reason::BadInner)?;
+    let header_len = usize::from(ip.vihl & 0xf) * 4;
+    let total = usize::from(u16::from_be_bytes(ip.tot_len));
+    if header_len < size_of::<Ipv4Hdr>() || total < header_len || total > outer.room {
+        return Err(Reason::BadInner);
+    }
+    if !policy.accepts(&Address::v4(ip.dst_addr)) {
+        return Err(Reason::DestinationNotAccepted);
+    }
+    if ip.ttl <= 1 {
+        return Err(Reason::InnerHopLimit);
+    }
+    let congestion = ecn::combine(outer.ecn, u32::from(ip.tos)).ok_or(Reason::Congestion)?;
+    let tos = ip.tos & !3 | congestion as u8;
+    ip.check = Delta::default()
+        .word(u16::from_ne_bytes([ip.vihl, ip.tos]), u16::from_ne_bytes([ip.vihl, tos]))
+        .word(u16::from_ne_bytes([ip.ttl, ip.proto]), u16::from_ne_bytes([ip.ttl - 1, ip.proto]))
+        .apply(ip.check);
+    ip.tos = tos;
+    ip.ttl -= 1;
+    Ok(())
+}
+
+/// RFC 8200, 3.
+#[inline(always)]
+fn ipv6(frame: &mut Frame<'_>, outer: &Outer, policy: &Policy) -> Result<(), Reason> {
+    let ip = frame.header_mut::<Ipv6Hdr>(outer.inner).ok_or(Reason::BadInner)?;
+    let payload = usize::from(u16::from_be_bytes(ip.payload_len));
+    if size_of::<Ipv6Hdr>() + payload > outer.room {
+        return Err(Reason::BadInner);
+    }
+    let destination = Address::v6(ip.dst_addr);
+    // A mapped address (RFC 4942, 2.2) would be taken for an IPv4 one.
+    if destination.is_v4() || !policy.accepts(&destination) {
+        return Err(Reason::DestinationNotAccepted);
+    }
+    if ip.hop_limit <= 1 {
+        return Err(Reason::InnerHopLimit);
+    }
+    let congestion = ecn::combine(outer.ecn, u32::from(ip.vcf[1] >> 4)).ok_or(Reason::Congestion)?;
+    ip.vcf[1] = ip.vcf[1] & !0x30 | (congestion as u8) << 4;
+    ip.hop_limit -= 1;
+    Ok(())
+}

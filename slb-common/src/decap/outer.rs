@@ -1,0 +1,135 @@
+//! The outer header: whether a frame holds a tunnel packet, and whose.
+
+use crate::{
+    abi::{Address, decap::Reason},
+    net::{
+        ethernet,
+        frame::Frame,
+        headers::{EthernetAddresses, ExtensionHeader, Ipv4Hdr, Ipv6Hdr, ether_type, protocol},
+    },
+};
+
+/// Destination options that are walked: one holds the tunnel encapsulation limit (RFC 2473, 4.1.1).
+const MAX_OPTION_HEADERS: usize = 2;
+/// RFC 8200 sets no bound; that limit needs eight bytes.
+const MAX_OPTION_BYTES: usize = 64;
+
+/// A tunnel packet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outer {
+    /// Offset of the outer IP header.
+    pub(super) network: usize,
+    /// Offset of the inner IP header.
+    pub(super) inner: usize,
+    /// Bytes of the outer packet from there on.
+    pub(super) room: usize,
+    /// Sender.
+    pub(super) source: Address,
+    /// Whether the outer header is IPv4.
+    pub(super) is_v4: bool,
+    /// Whether the inner one is to be, which is what the protocol number says.
+    pub(super) carries_v4: bool,
+    /// Explicit Congestion Notification.
+    pub(super) ecn: u32,
+}
+
+/// Finds the inner packet.
+///
+/// # Errors
+/// There is none, or its place is not certain: every reason is one to pass the frame.
+#[inline(always)]
+pub(super) fn read(frame: &Frame<'_>) -> Result<Outer, Reason> {
+    let addresses = frame.header::<EthernetAddresses>(0).ok_or(Reason::BadOuter)?;
+    if addresses.destination[0] & 1 != 0 {
+        return Err(Reason::LinkMulticast);
+    }
+    let (kind, network) = ethernet::network(frame).ok_or(Reason::BadOuter)?;
+    match kind {
+        ether_type::IPV4 => ipv4(frame, network),
+        ether_type::IPV6 => ipv6(frame, network),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+/// RFC 2003, 3.1; RFC 4213, 3.6.
+#[inline(always)]
+fn ipv4(frame: &Frame<'_>, network: usize) -> Result<Outer, Reason> {
+    let ip = frame.header::<Ipv4Hdr>(network).ok_or(Reason::BadOuter)?;
+    if ip.proto != protocol::IPV4 && ip.proto != protocol::IPV6 {
+        return Err(Reason::NotTunnel);
+    }
+    let header_len = usize::from(ip.vihl & 0xf) * 4;
+    let total = usize::from(u16::from_be_bytes(ip.tot_len));
+    if ip.vihl >> 4 != 4
+        || header_len < size_of::<Ipv4Hdr>()
+        || total < header_len
+        || frame.len() < network + total
+    {
+        return Err(Reason::BadOuter);
+    }
+    // More fragments, or an offset. The kernel may put them together for a tunnel of its own.
+    if u16::from_be_bytes(ip.frags) & 0x3fff != 0 {
+        return Err(Reason::Fragment);
+    }
+    Ok(Outer {
+        network,
+        inner: network + header_len,
+        room: total - header_len,
+        source: Address::v4(ip.src_addr),
+        is_v4: true,
+        carries_v4: ip.proto == protocol::IPV4,
+        ecn: u32::from(ip.tos & 3),
+    })
+}
+
+/// RFC 2473, 3.
+#[inline(always)]
+fn ipv6(frame: &Frame<'_>, network: usize) -> Result<Outer, Reason> {
+    let ip = frame.header::<Ipv6Hdr>(network).ok_or(Reason::BadOuter)?;
+    let payload = usize::from(u16::from_be_bytes(ip.payload_len));
+    let ecn = u32::from(ip.vcf[1] >> 4 & 3);
+    let is_v6 = ip.vcf[0] >> 4 == 6;
+    let source = Address::v6(ip.src_addr);
+    let mut next = ip.next_hdr;
+    let mut options = 0;
+    for _ in 0..MAX_OPTION_HEADERS {
+        if next != protocol::DESTINATION_OPTIONS {
+            break;
+        }
+        let at = network + size_of::<Ipv6Hdr>() + options;
+        let header = frame.header::<ExtensionHeader>(at).ok_or(Reason::BadOuter)?;
+        next = header.next_header;
+        options += (usize::from(header.length) + 1) * 8;
+        if options > MAX_OPTION_BYTES {
+            return Err(Reason::ExtensionHeaders);
+        }
+    }
+    if next == protocol::FRAGMENT {
+        let at = network + size_of::<Ipv6Hdr>() + options;
+        next = frame.header::<ExtensionHeader>(at).ok_or(Reason::BadOuter)?.next_header;
+        let tunnel = next == protocol::IPV4 || next == protocol::IPV6;
+        return Err(if tunnel { Reason::Fragment } else { Reason::NotTunnel });
+    }
+    if next == protocol::DESTINATION_OPTIONS {
+        return Err(Reason::ExtensionHeaders);
+    }
+    if next != protocol::IPV4 && next != protocol::IPV6 {
+        return Err(Reason::NotTunnel);
+    }
+    if !is_v6 || payload < options || frame.len() < network + size_of::<Ipv6Hdr>() + payload {
+        return Err(Reason::BadOuter);
+    }
+    // Mapped addresses never stand in a packet (RFC 4942, 2.2): this one would be taken for an IPv4 source.
+    if source.is_v4() {
+        return Err(Reason::SourceNotAllowed);
+    }
+    Ok(Outer {
+        network,
+        inner: network + size_of::<Ipv6Hdr>() + options,
+        room: payload - options,
+        source,
+        is_v4: false,
+        carries_v4: next == protocol::IPV4,
+        ecn,
+    })
+}

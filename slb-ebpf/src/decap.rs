@@ -1,0 +1,54 @@
+//! The XDP program of a server that takes its packets out of tunnels: a thin shell around `slb_common::decap`.
+#![no_std]
+#![no_main]
+
+mod runtime;
+
+use aya_ebpf::{
+    bindings::xdp_action,
+    btf_maps::{Array, PerCpuArray},
+    helpers::generated::bpf_xdp_adjust_head,
+    macros::{btf_map, xdp},
+    programs::XdpContext,
+};
+use slb_common::{
+    abi::decap::{Action, Policy, REASONS, Reason, Tally},
+    decap::process,
+    net::frame::Frame,
+};
+
+#[btf_map]
+static DECAP_POLICY: Array<Policy, 1> = Array::new();
+#[btf_map]
+static DECAP_TALLY: PerCpuArray<Tally, 1> = PerCpuArray::new();
+
+/// Strips tunnel packets of allowed sources, leaves everything else to the kernel.
+#[xdp]
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
+fn slb_decap(ctx: XdpContext) -> u32 {
+    let Some(policy) = DECAP_POLICY.get(0) else { return xdp_action::XDP_PASS };
+    // SAFETY: the kernel hands the frame to this program alone until it returns; once its head is cut it is not used.
+    let mut frame = unsafe { Frame::from_raw(ctx.data(), ctx.data_end()) };
+    let outcome = process(&mut frame, policy);
+    let mut reason = outcome.reason;
+    if outcome.cut != 0 {
+        // SAFETY: the context is the kernel's own.
+        let failed = unsafe { bpf_xdp_adjust_head(ctx.ctx, outcome.cut as i32) } != 0;
+        if failed {
+            reason = Reason::NotCut;
+        }
+    }
+    count(reason);
+    match reason.action() {
+        Action::Strip | Action::Pass => xdp_action::XDP_PASS,
+        Action::Drop => xdp_action::XDP_DROP,
+    }
+}
+
+#[inline(always)]
+fn count(reason: Reason) {
+    if let Some(tally) = DECAP_TALLY.get_ptr_mut(0) {
+        // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
+        unsafe { (*tally).frames[reason as usize & (REASONS - 1)] += 1 };
+    }
+}

@@ -1,0 +1,174 @@
+//! Slots of a server table that have changed hands: who had them before, and for how long that matters. Pure.
+//!
+//! Invariant: whatever flow of a slot nobody remembers, and that is still in use, is with the slot's keeper. A slot that is
+//! not in here is its own keeper's: the server that the table names.
+//!
+//! A slot gets in here when its owner changes. From then on the packet path remembers its flows, new ones with the owner,
+//! older ones with the keeper. Whoever was silent for the whole idle time since the last change is gone, so after it the
+//! owner is keeper too; and once no flow is remembered to be with another server, the slot is forgotten.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use slb_common::abi::ring::NO_BACKEND;
+
+/// The slots of one table that have changed hands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Handover {
+    slots: BTreeMap<u32, Moved>,
+}
+
+/// A slot that has changed hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Moved {
+    /// Id of the server that has the flows nobody remembers; [`NO_BACKEND`] where there are none.
+    keeper: u32,
+    /// When the slot changed hands last.
+    since: Duration,
+}
+
+impl Handover {
+    /// Slots found in the maps, with their keepers. When they changed hands is not known: it may have been just now.
+    pub fn found(keepers: impl IntoIterator<Item = (u32, u32)>, now: Duration) -> Self {
+        let moved = |(slot, keeper)| (slot, Moved { keeper, since: now });
+        Self { slots: keepers.into_iter().map(moved).collect() }
+    }
+
+    /// Whether no slot has changed hands.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Slots that have changed hands.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The keeper of a slot that has changed hands, or [`NO_BACKEND`].
+    pub fn keeper(&self, slot: u32) -> Option<u32> {
+        self.slots.get(&slot).map(|moved| moved.keeper)
+    }
+
+    /// The slots that have changed hands, with their keepers.
+    pub fn keepers(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.slots.iter().map(|(slot, moved)| (*slot, moved.keeper))
+    }
+
+    /// Notes that a table of owners takes the place of another one of the same length. `exists` says whether a server is
+    /// still there.
+    pub fn change(&mut self, old: &[u32], new: &[u32], exists: impl Fn(u32) -> bool, now: Duration) {
+        for (slot, (&before, &after)) in (0..).zip(old.iter().zip(new)) {
+            if before == after && self.slots.is_empty() {
+                continue;
+            }
+            match self.slots.get_mut(&slot) {
+                Some(moved) => {
+                    if !exists(moved.keeper) {
+                        // Its flows have ended with it.
+                        moved.keeper = after;
+                    }
+                    if before != after {
+                        moved.since = now;
+                    }
+                }
+                None if before != after && before != NO_BACKEND && exists(before) => {
+                    self.slots.insert(slot, Moved { keeper: before, since: now });
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Notes which servers are still there, where the table of owners has not changed.
+    pub fn forget(&mut self, owner: impl Fn(u32) -> u32, exists: impl Fn(u32) -> bool) {
+        for (slot, moved) in &mut self.slots {
+            if !exists(moved.keeper) {
+                moved.keeper = owner(*slot);
+            }
+        }
+    }
+
+    /// Ends what is over: slots that changed hands longer than `idle` ago and of which no flow is remembered with
+    /// another server than the owner, whose slots are `elsewhere`.
+    pub fn sweep(
+        &mut self,
+        owner: impl Fn(u32) -> u32,
+        elsewhere: &BTreeSet<u32>,
+        idle: Duration,
+        now: Duration,
+    ) {
+        self.slots.retain(|slot, moved| {
+            if now.saturating_sub(moved.since) <= idle {
+                return true;
+            }
+            moved.keeper = owner(*slot);
+            elsewhere.contains(slot)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(900);
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn keepers(handover: &Handover) -> Vec<(u32, u32)> {
+        handover.keepers().collect()
+    }
+
+    #[test]
+    fn a_slot_that_changes_hands_keeps_its_oldest_server() {
+        let mut handover = Handover::default();
+        handover.change(&[1, 1, 2], &[1, 2, 2], |_| true, at(0));
+        assert_eq!(keepers(&handover), [(1, 1)]);
+        handover.change(&[1, 2, 2], &[1, 3, 2], |_| true, at(1));
+        assert_eq!(keepers(&handover), [(1, 1)]);
+    }
+
+    #[test]
+    fn a_slot_of_a_server_that_is_gone_changes_hands_at_once() {
+        let mut handover = Handover::default();
+        handover.change(&[1, 2], &[2, 2], |id| id != 1, at(0));
+        assert!(handover.is_empty());
+    }
+
+    #[test]
+    fn a_keeper_that_goes_leaves_the_slot_to_its_owner() {
+        let mut handover = Handover::default();
+        handover.change(&[1], &[2], |_| true, at(0));
+        handover.change(&[2], &[3], |id| id != 1, at(1));
+        assert_eq!(keepers(&handover), [(0, 3)]);
+        handover.forget(|_| 3, |_| true);
+        assert_eq!(keepers(&handover), [(0, 3)]);
+        handover.forget(|_| 4, |id| id != 3);
+        assert_eq!(keepers(&handover), [(0, 4)]);
+    }
+
+    #[test]
+    fn after_the_idle_time_a_slot_waits_for_flows_elsewhere_only() {
+        let mut handover = Handover::default();
+        handover.change(&[1, 1], &[2, 2], |_| true, at(0));
+        handover.sweep(|_| 2, &BTreeSet::new(), IDLE, at(900));
+        assert_eq!(keepers(&handover), [(0, 1), (1, 1)]);
+        handover.sweep(|_| 2, &BTreeSet::from([1]), IDLE, at(901));
+        assert_eq!(keepers(&handover), [(1, 2)]);
+        handover.sweep(|_| 2, &BTreeSet::new(), IDLE, at(902));
+        assert!(handover.is_empty());
+    }
+
+    #[test]
+    fn a_slot_that_changes_again_waits_anew() {
+        let mut handover = Handover::default();
+        handover.change(&[1], &[2], |_| true, at(0));
+        handover.change(&[2], &[1], |_| true, at(800));
+        handover.sweep(|_| 1, &BTreeSet::new(), IDLE, at(1000));
+        assert_eq!(keepers(&handover), [(0, 1)], "flows that went to 2 are remembered, and found");
+    }
+}
