@@ -56,6 +56,7 @@ fn strip(frame: &mut Frame<'_>, policy: &Policy) -> Result<Outcome, Reason> {
     outer.room = policy.hide(outer.room);
     outer.ecn = policy.hide(outer.ecn as usize) as u32;
     let (ether_type, reason) = inner::forward(frame, &outer, policy)?;
-    let cut = link::move_header(frame, outer.network, outer.inner, ether_type).ok_or(Reason::BadInner)?;
+    let cut =
+        link::move_header(frame, outer.network, outer.inner, ether_type, policy).ok_or(Reason::BadInner)?;
     Ok(Outcome { reason, cut })
 }

@@ -1,6 +1,7 @@
-//! The commands of `slbd` and `slb`: one file each.
+//! The commands of `slbd`, `slb` and `slb-decap`: one file each.
 
 pub mod check;
+pub mod decap;
 pub mod detach;
 pub mod run;
 pub mod status;

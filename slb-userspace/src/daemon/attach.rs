@@ -5,7 +5,7 @@ use std::{
     fs,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
 use crate::{
     config::model::{Config, XdpMode},
@@ -14,9 +14,10 @@ use crate::{
         reconcile::Reconciler,
     },
     dataplane::bpf::{
-        loader::{Attachment, Program},
+        loader::Program,
         maps::Maps,
         pins::Pins,
+        xdp::{self, Attachment, Occupied},
     },
     neigh::{self, Link},
 };
@@ -66,9 +67,15 @@ fn attach_all(program: &mut Program, pins: &Pins, interfaces: &[Link], mode: Xdp
                 for index in new {
                     fs::remove_file(pins.link(index))?;
                 }
-                let occupant = interface
-                    .xdp
-                    .map_or_else(String::new, |xdp| format!(" (it runs program {})", xdp.program));
+                let error = if error.is::<Occupied>() {
+                    anyhow!("{error}, or leave the interface out of [daemon] interfaces")
+                } else {
+                    error
+                };
+                let occupant = interface.xdp.map_or_else(String::new, |on| {
+                    let name = xdp::name_of(on.program).unwrap_or_default();
+                    format!(" (it runs program {} {name})", on.program)
+                });
                 return Err(error.context(format!("cannot attach to {}{occupant}", interface.name)));
             }
         }

@@ -1,8 +1,11 @@
 //! The data plane in the kernel: the only user of aya.
 //!
 //! Maps and links are pinned under `PIN_DIR/v<ABI_VERSION>/{maps,links}`; forwarding needs nothing else, so it goes
-//! on without this process. Whoever opens the pins sees what is in force.
+//! on without this process. Whoever opens the pins sees what is in force. The decapsulator has pins of its own.
 
+mod bpffs;
+pub mod decap;
 pub mod loader;
 pub mod maps;
 pub mod pins;
+pub mod xdp;

@@ -32,7 +32,13 @@ pub(super) struct Shape {
     entries: Option<u32>,
 }
 
-const fn shape(name: &'static str, kind: MapType, key: usize, value: usize, entries: u32) -> Shape {
+pub(super) const fn shape(
+    name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    entries: u32,
+) -> Shape {
     Shape { name, kind, key, value, entries: Some(entries) }
 }
 

@@ -7,14 +7,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use nix::{
-    fcntl::{Flock, FlockArg},
-    mount::{MsFlags, mount},
-    sys::statfs::{BPF_FS_MAGIC, statfs},
-};
+use nix::fcntl::Flock;
 use slb_common::abi::ABI_VERSION;
 
-const BPF_FS: &str = "/sys/fs/bpf";
+use super::bpffs;
+
+/// What decides where the pins lie.
+const SETTING: &str = "pin_dir";
 
 /// The directory of one SLB's pins.
 #[derive(Debug, Clone)]
@@ -63,42 +62,17 @@ impl Pins {
 
     /// Makes the directories, mounting a BPF file system at its usual place if none is there.
     pub fn create(&self) -> Result<()> {
-        if self.root.starts_with(BPF_FS) && !is_bpf_fs(Path::new(BPF_FS))? {
-            mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
-                .with_context(|| format!("no BPF file system at {BPF_FS}, and mounting one failed"))?;
-            tracing::info!(path = BPF_FS, "mounted a BPF file system");
-        }
-        let parent = self.root.parent().unwrap_or(&self.root);
-        let existing = if self.root.exists() { &self.root } else { parent };
-        if !is_bpf_fs(existing)? {
-            bail!(
-                "{} is not on a BPF file system: set pin_dir to a directory directly under {BPF_FS}, or under another \
-                 BPF file system",
-                self.root.display()
-            );
-        }
+        bpffs::ensure(&self.root, SETTING)?;
         self.refuse_other_versions()?;
         for directory in [self.root.clone(), self.version(), self.version().join("maps"), self.links()] {
-            match fs::create_dir(&directory) {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => {
-                    return Err(error).with_context(|| format!("cannot make {}", directory.display()));
-                }
-            }
+            bpffs::make(&directory)?;
         }
-        restrict(&self.root)
+        bpffs::restrict(&self.root, SETTING)
     }
 
     /// Claims the pins for this process; `None` while another one has them.
     pub fn lock(&self) -> Result<Option<Flock<File>>> {
-        let directory =
-            File::open(&self.root).with_context(|| format!("cannot open {}", self.root.display()))?;
-        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(lock)),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", self.root.display())),
-        }
+        bpffs::lock(&self.root)
     }
 
     /// Removes every pin of every version: links first, so that nothing forwards by maps that are going away.
@@ -106,7 +80,7 @@ impl Pins {
     /// # Errors
     /// The directory is not one of SLB's pins, and nothing was removed; or a pin cannot be removed.
     pub fn remove(&self) -> Result<()> {
-        if !is_bpf_fs(&self.root)? {
+        if !bpffs::is_bpf_fs(&self.root)? {
             bail!("{} is not on a BPF file system: these are not SLB's pins", self.root.display());
         }
         let versions = self.versions()?;
@@ -167,21 +141,6 @@ impl Pins {
         }
         Ok(())
     }
-}
-
-fn is_bpf_fs(path: &Path) -> Result<bool> {
-    let info = statfs(path).with_context(|| format!("cannot examine {}", path.display()))?;
-    Ok(info.filesystem_type() == BPF_FS_MAGIC)
-}
-
-/// Whoever can open a pin can change forwarding.
-fn restrict(path: &Path) -> Result<()> {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-    if fs::metadata(path)?.uid() != nix::unistd::geteuid().as_raw() {
-        bail!("{} belongs to another user: remove it, or set pin_dir to another directory", path.display());
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-        .with_context(|| format!("cannot restrict access to {}", path.display()))
 }
 
 /// The files in a directory, which may be missing.

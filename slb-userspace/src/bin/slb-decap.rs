@@ -1,0 +1,82 @@
+//! The decapsulator of a server behind SLB.
+
+use std::{net::IpAddr, path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use slb_userspace::{
+    cli::{
+        decap::{attach, detach, status},
+        status::Output,
+    },
+    telemetry,
+};
+
+/// Takes packets of SLB out of their tunnels (IPv4 or IPv6 in IPv4 or IPv6), in XDP, on servers whose kernel has no
+/// tunnel device.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Directory of the pins, one for each network namespace.
+    #[arg(long, global = true, env = "SLB_DECAP_PIN_DIR", default_value = "/sys/fs/bpf/slb-decap")]
+    pin_dir: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Strip tunnel packets of these sources; in force until `detach`. Again, with others: they are replaced in one
+    /// step, and no packet is missed.
+    Attach {
+        /// Interface the tunnel packets come in by.
+        #[arg(long)]
+        interface: String,
+        /// Addresses load balancers send from: the outer sources. Packets of all others are left to the kernel.
+        #[arg(long, value_name = "ADDRESS", num_args = 1.., value_delimiter = ',')]
+        from: Vec<IpAddr>,
+        /// The only inner destinations that are let through; any unless given.
+        #[arg(long, value_name = "ADDRESS", num_args = 1.., value_delimiter = ',')]
+        vip: Vec<IpAddr>,
+        /// Where the program runs.
+        #[arg(long, value_enum, default_value = "auto")]
+        xdp_mode: attach::XdpMode,
+    },
+    /// Take the program off an interface and remove its pins.
+    Detach {
+        /// Interface.
+        #[arg(long, required_unless_present = "all")]
+        interface: Option<String>,
+        /// Every interface that has pins.
+        #[arg(long, conflicts_with = "interface")]
+        all: bool,
+    },
+    /// Show interfaces, addresses and counters by reason.
+    Status {
+        /// How the answer is written.
+        #[arg(long, value_enum, default_value = "table")]
+        output: Output,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    telemetry::init(telemetry::Format::Text);
+    match execute(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("slb-decap: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(arguments: Arguments) -> Result<()> {
+    match arguments.command {
+        Command::Attach { interface, from, vip, xdp_mode } => {
+            attach::attach(arguments.pin_dir, &interface, &from, &vip, xdp_mode)
+        }
+        Command::Detach { interface, .. } => detach::detach(arguments.pin_dir, interface.as_deref()),
+        Command::Status { output } => status::status(arguments.pin_dir, output),
+    }
+}

@@ -1,0 +1,32 @@
+//! The commands of `slb-decap`.
+
+mod addresses;
+pub mod attach;
+pub mod detach;
+pub mod status;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::neigh::{self, Link};
+
+/// The interfaces of this network namespace.
+fn links() -> Result<Vec<Link>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(neigh::links())
+}
+
+/// Finds an interface by its name.
+fn find<'links>(links: &'links [Link], name: &str) -> Result<&'links Link> {
+    links.iter().find(|link| link.name == name).with_context(|| {
+        let mut names: Vec<_> = links.iter().map(|link| link.name.as_str()).collect();
+        names.sort_unstable();
+        format!("no interface {name}; there are: {}", names.join(", "))
+    })
+}
+
+fn ensure_root(what: &str) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("{what} needs root: it deals with XDP programs and their maps");
+    }
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! From addresses on the command line to a policy.
+
+use std::net::IpAddr;
+
+use anyhow::{Result, bail};
+use slb_common::abi::decap::{MAX_ADDRESSES, Policy};
+
+use crate::dataplane::state::to_address;
+
+/// The policy of these outer sources and inner destinations.
+///
+/// # Errors
+/// There is no source; an address is not that of a machine; there are too many.
+pub(super) fn policy(from: &[IpAddr], vips: &[IpAddr]) -> Result<Policy> {
+    if from.is_empty() {
+        bail!(
+            "no source given: name the addresses the load balancers send from, for instance `--from 192.0.2.1`; \
+             a decapsulator that takes packets from anyone is open to the whole network"
+        );
+    }
+    let (from, vips) = (check("--from", from)?, check("--vip", vips)?);
+    let addresses = |list: &[IpAddr]| list.iter().copied().map(to_address).collect::<Vec<_>>();
+    let Some(policy) = Policy::new(&addresses(&from), &addresses(&vips)) else {
+        bail!(
+            "{} addresses in --from and {} in --vip: {MAX_ADDRESSES} each is the most",
+            from.len(),
+            vips.len()
+        )
+    };
+    Ok(policy)
+}
+
+/// Refuses what cannot be the address of a machine, and leaves out what is named twice.
+fn check(option: &str, addresses: &[IpAddr]) -> Result<Vec<IpAddr>> {
+    let mut checked = Vec::new();
+    for &address in addresses {
+        if let IpAddr::V6(six) = address
+            && let Some(four) = six.to_ipv4_mapped()
+        {
+            bail!("{option} {address} never stands in a packet: write {option} {four}");
+        }
+        let broadcast = matches!(address, IpAddr::V4(four) if four.is_broadcast());
+        if address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast {
+            bail!("{option} {address} is not the address of one machine on the network");
+        }
+        if !checked.contains(&address) {
+            checked.push(address);
+        }
+    }
+    Ok(checked)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn no_source_is_refused_with_an_example() {
+        let error = policy(&[], &[ip("192.0.2.1")]).unwrap_err().to_string();
+        assert!(error.contains("--from 192.0.2.1"), "{error}");
+    }
+
+    #[test]
+    fn addresses_of_no_machine_are_refused() {
+        for wrong in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "127.0.0.1", "::1", "255.255.255.255"] {
+            let error = policy(&[ip(wrong)], &[]).unwrap_err().to_string();
+            assert!(error.contains(&format!("--from {wrong}")), "{error}");
+            let error = policy(&[ip("192.0.2.1")], &[ip(wrong)]).unwrap_err().to_string();
+            assert!(error.contains(&format!("--vip {wrong}")), "{error}");
+        }
+        let error = policy(&[ip("::ffff:192.0.2.1")], &[]).unwrap_err().to_string();
+        assert!(error.contains("write --from 192.0.2.1"), "{error}");
+    }
+
+    #[test]
+    fn what_is_named_twice_counts_once() {
+        let four = ip("192.0.2.1");
+        let policy = policy(&[four; 100], &[ip("2001:db8::1"), four]).unwrap();
+        assert_eq!(policy.sources(), [to_address(four)]);
+        assert_eq!(policy.destinations(), [to_address(ip("2001:db8::1")), to_address(four)]);
+    }
+
+    #[test]
+    fn too_many_are_refused() {
+        let many: Vec<_> = (0..65).map(|n| Ipv4Addr::new(192, 0, 2, n).into()).collect();
+        let error = policy(&many, &[]).unwrap_err().to_string();
+        assert!(error.contains("65 addresses in --from"), "{error}");
+    }
+}

@@ -1,0 +1,108 @@
+//! `slb-decap attach`.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use anyhow::{Result, anyhow, bail};
+use clap::ValueEnum;
+use slb_common::abi::decap::Policy;
+
+use super::{addresses, ensure_root, find, links};
+use crate::{
+    config::model,
+    dataplane::bpf::{
+        decap::{Pins, Program},
+        xdp::{self, Attachment, Occupied},
+    },
+    neigh::Link,
+};
+
+/// Where the program is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum XdpMode {
+    /// In the driver where it can, otherwise in the kernel's generic hook.
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// In the kernel's generic hook.
+    Generic,
+}
+
+/// Puts the program on an interface, or puts it and its addresses in the place of those there.
+///
+/// # Errors
+/// Nothing has changed then, on the interface or in the pins.
+pub fn attach(
+    pin_dir: PathBuf,
+    interface: &str,
+    from: &[IpAddr],
+    vips: &[IpAddr],
+    mode: XdpMode,
+) -> Result<()> {
+    let policy = addresses::policy(from, vips)?;
+    ensure_root("attach")?;
+    let links = links()?;
+    let link = find(&links, interface)?;
+    let pins = Pins::new(pin_dir);
+    pins.create()?;
+    let _lock = pins.lock()?;
+    let pinned = pins.program(link.index)?;
+    let running = link.xdp.map(|xdp| xdp.program);
+    // An index means something in one network namespace only, the directory in all of them.
+    if pinned.is_some() && pinned != running {
+        bail!(
+            "the pins in {} are not those of {interface}, but of an interface that is gone or in another network \
+             namespace: remove them with `slb-decap detach --interface {interface}`, or name another --pin-dir",
+            pins.root().display()
+        );
+    }
+    let attachment = match start(&pins, link, &policy, mode) {
+        Ok(attachment) => attachment,
+        Err(error) => {
+            if pinned.is_none() {
+                pins.remove(link.index)?;
+            }
+            return Err(explain(error, link));
+        }
+    };
+    println!("{interface}: {}", describe(attachment, link, mode));
+    Ok(())
+}
+
+fn start(pins: &Pins, link: &Link, policy: &Policy, mode: XdpMode) -> Result<Attachment> {
+    let mode = match mode {
+        XdpMode::Auto => model::XdpMode::Auto,
+        XdpMode::Native => model::XdpMode::Native,
+        XdpMode::Generic => model::XdpMode::Generic,
+    };
+    Program::load(pins, link.index, policy)?.attach(pins, link.index, mode)
+}
+
+fn explain(error: anyhow::Error, link: &Link) -> anyhow::Error {
+    let occupant = link.xdp.map(|on| {
+        let name = xdp::name_of(on.program).unwrap_or_else(|| "without a name".to_owned());
+        format!(" (it runs program {} {name})", on.program)
+    });
+    let error = if error.is::<Occupied>() {
+        anyhow!("{error}, or attach to another interface; `slbd` and `slb-decap` cannot share one")
+    } else {
+        error
+    };
+    error.context(format!("cannot attach to {}{}", link.name, occupant.unwrap_or_default()))
+}
+
+fn describe(attachment: Attachment, link: &Link, wanted: XdpMode) -> String {
+    let in_force = |native| if native { "native" } else { "generic" };
+    match attachment {
+        Attachment::Native => "attached, XDP native".to_owned(),
+        Attachment::Generic => "attached, XDP generic".to_owned(),
+        Attachment::Replaced => {
+            let native = link.xdp.is_some_and(|xdp| xdp.native);
+            let note = match wanted {
+                XdpMode::Native if !native => "; --xdp-mode native takes effect after `slb-decap detach`",
+                XdpMode::Generic if native => "; --xdp-mode generic takes effect after `slb-decap detach`",
+                _ => "",
+            };
+            format!("replaced, XDP {}{note}", in_force(native))
+        }
+    }
+}

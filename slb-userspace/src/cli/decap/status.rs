@@ -1,0 +1,126 @@
+//! `slb-decap status`.
+
+use std::{fmt::Write as _, net::IpAddr, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+use comfy_table::{CellAlignment, Table, presets};
+use serde::{Deserialize, Serialize};
+
+use super::{ensure_root, links};
+use crate::{
+    api::types::AttachMode,
+    cli::status::Output,
+    dataplane::{
+        bpf::decap::{self, Pins},
+        state::to_ip,
+    },
+    neigh::Link,
+};
+
+/// Everything `slb-decap` does in this network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Interfaces by index.
+    pub interfaces: Vec<Interface>,
+}
+
+/// An interface with a decapsulator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Name; `None` where the interface does not run the program of its pins: it is gone, or in another namespace.
+    pub name: Option<String>,
+    /// Index in the kernel.
+    pub index: u32,
+    /// The mode in force, where there is a name.
+    pub mode: Option<AttachMode>,
+    /// Id of the program.
+    pub program: u32,
+    /// Outer sources whose packets are stripped.
+    pub sources: Vec<IpAddr>,
+    /// The only inner destinations that may be reached; any if there are none.
+    pub vips: Vec<IpAddr>,
+    /// Frames by reason since the program was first attached; every frame is counted under exactly one.
+    pub reasons: Vec<Counted>,
+}
+
+/// Frames that met the same fate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// `strip`, `pass` or `drop`.
+    pub verdict: String,
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub packets: u64,
+}
+
+/// Shows what the decapsulators do.
+pub fn status(pin_dir: PathBuf, output: Output) -> Result<()> {
+    ensure_root("status")?;
+    let pins = Pins::new(pin_dir);
+    let status = read(&pins, &links()?)?;
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+        Output::Table if status.interfaces.is_empty() => {
+            println!("no interface runs slb-decap (no pins in {})", pins.root().display());
+        }
+        Output::Table => print!("{}", render(&status)?),
+    }
+    Ok(())
+}
+
+fn read(pins: &Pins, links: &[Link]) -> Result<Status> {
+    let mut interfaces = Vec::new();
+    for index in pins.interfaces()? {
+        let Some(program) = pins.program(index)? else { continue };
+        let state = decap::read(program).with_context(|| format!("interface {index}"))?;
+        let link = links.iter().find(|link| link.index == index);
+        let on = link.and_then(|link| Some((link, link.xdp.filter(|xdp| xdp.program == program)?)));
+        let mode = |native| if native { AttachMode::Native } else { AttachMode::Generic };
+        let reasons = state.tally.iter().map(|&(reason, packets)| Counted {
+            verdict: reason.action().name().to_owned(),
+            reason: reason.name().to_owned(),
+            packets,
+        });
+        interfaces.push(Interface {
+            name: on.map(|(link, _)| link.name.clone()),
+            index,
+            mode: on.map(|(_, xdp)| mode(xdp.native)),
+            program,
+            sources: state.policy.sources().iter().map(to_ip).collect(),
+            vips: state.policy.destinations().iter().map(to_ip).collect(),
+            reasons: reasons.collect(),
+        });
+    }
+    Ok(Status { interfaces })
+}
+
+fn render(status: &Status) -> Result<String> {
+    let mut text = String::new();
+    for interface in &status.interfaces {
+        let list =
+            |addresses: &[IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let vips = if interface.vips.is_empty() { "any".to_owned() } else { list(&interface.vips) };
+        match (&interface.name, interface.mode) {
+            (Some(name), Some(AttachMode::Native)) => writeln!(text, "interface {name}: XDP native")?,
+            (Some(name), Some(AttachMode::Generic)) => writeln!(text, "interface {name}: XDP generic")?,
+            _ => writeln!(
+                text,
+                "interface {}: gone, or in another network namespace; `slb-decap detach --all` forgets it",
+                interface.index
+            )?,
+        }
+        writeln!(text, "  from {}", list(&interface.sources))?;
+        writeln!(text, "  to   {vips}")?;
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_header(["verdict", "reason", "packets"]);
+        for counted in &interface.reasons {
+            table.add_row([counted.verdict.clone(), counted.reason.clone(), counted.packets.to_string()]);
+        }
+        if let Some(packets) = table.column_mut(2) {
+            packets.set_cell_alignment(CellAlignment::Right);
+        }
+        writeln!(text, "{table}")?;
+    }
+    Ok(text)
+}

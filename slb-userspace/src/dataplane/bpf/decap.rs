@@ -1,0 +1,230 @@
+//! The decapsulator in the kernel: one program, policy and tally for each interface.
+//!
+//! Pins: `ROOT/<ifindex>/link`, by which everything goes on without this process, and `ROOT/<ifindex>/tally-v<version>`,
+//! which the next program goes on counting in. Program and policy belong together: both are made anew and put in force
+//! by one replacement in the link, which misses no packet. What is in force is read from the program's own maps.
+
+use std::{
+    fs::{self, File},
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, Map, MapData, MapInfo, MapType, PerCpuArray},
+    programs::{
+        Xdp,
+        links::{FdLink, PinnedLink},
+        loaded_programs,
+    },
+};
+use nix::fcntl::Flock;
+use slb_common::abi::decap::{DECAP_ABI_VERSION, Policy, Reason, Tally};
+
+use super::{
+    bpffs,
+    maps::{Shape, shape},
+    xdp::{self, Attachment, Facts},
+};
+use crate::config::model;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb-decap.o"));
+const PROGRAM: &str = "slb_decap";
+const POLICY: &str = "DECAP_POLICY";
+const TALLY: Shape = shape("DECAP_TALLY", MapType::PerCpuArray, 4, size_of::<Tally>(), 1);
+const LINK: &str = "link";
+/// What decides where the pins lie.
+const SETTING: &str = "--pin-dir";
+
+/// The directory of the pins of one network namespace.
+#[derive(Debug, Clone)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// The pins under `root`, a directory on a BPF file system that need not exist yet.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Makes the directory, mounting a BPF file system at its usual place if none is there.
+    pub fn create(&self) -> Result<()> {
+        bpffs::ensure(&self.root, SETTING)?;
+        bpffs::make(&self.root)?;
+        bpffs::restrict(&self.root, SETTING)
+    }
+
+    /// Claims the pins for this process.
+    ///
+    /// # Errors
+    /// Another process has them.
+    pub fn lock(&self) -> Result<Flock<File>> {
+        bpffs::lock(&self.root)?
+            .with_context(|| format!("another slb-decap is at work in {}: try again", self.root.display()))
+    }
+
+    /// Indexes of the interfaces that have pins; none if there is no directory.
+    pub fn interfaces(&self) -> Result<Vec<u32>> {
+        let entries = match fs::read_dir(&self.root) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", self.root.display())),
+        };
+        let mut indexes = Vec::new();
+        for entry in entries {
+            indexes.extend(entry?.file_name().to_string_lossy().parse::<u32>().ok());
+        }
+        indexes.sort_unstable();
+        Ok(indexes)
+    }
+
+    /// Takes the program off an interface and removes its pins; `false` if there were none.
+    ///
+    /// # Errors
+    /// The directory holds something else, which stays.
+    pub fn remove(&self, ifindex: u32) -> Result<bool> {
+        let directory = self.of(ifindex);
+        if !directory.exists() {
+            return Ok(false);
+        }
+        if !bpffs::is_bpf_fs(&directory)? {
+            bail!("{} is not on a BPF file system: these are not pins", directory.display());
+        }
+        fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+        // Kept by the pins of other interfaces.
+        let _ = fs::remove_dir(&self.root);
+        Ok(true)
+    }
+
+    /// Id of the program in the pinned link of an interface; `None` if there is no link.
+    pub fn program(&self, ifindex: u32) -> Result<Option<u32>> {
+        let path = self.link(ifindex);
+        if !path.try_exists().with_context(|| format!("cannot look at {}", path.display()))? {
+            return Ok(None);
+        }
+        let link = PinnedLink::from_pin(&path).map(FdLink::from).map_err(anyhow::Error::from);
+        let info = link.and_then(|link| Ok(link.info()?));
+        Ok(Some(info.with_context(|| format!("cannot read the link {}", path.display()))?.program_id()))
+    }
+
+    fn of(&self, ifindex: u32) -> PathBuf {
+        self.root.join(ifindex.to_string())
+    }
+
+    fn link(&self, ifindex: u32) -> PathBuf {
+        self.of(ifindex).join(LINK)
+    }
+
+    fn tally(&self, ifindex: u32) -> PathBuf {
+        self.of(ifindex).join(format!("tally-v{DECAP_ABI_VERSION}"))
+    }
+}
+
+/// The loaded program.
+pub struct Program {
+    ebpf: Ebpf,
+}
+
+impl Program {
+    /// Loads the program with a policy of its own. It counts where the interface's last one did.
+    pub fn load(pins: &Pins, ifindex: u32, policy: &Policy) -> Result<Self> {
+        bpffs::make(&pins.of(ifindex))?;
+        let tally = pins.tally(ifindex);
+        if tally.exists() {
+            TALLY.verify(&tally)?;
+        }
+        let mut loader = EbpfLoader::new();
+        loader.map_pin_path(TALLY.name, tally);
+        let mut ebpf = loader.load(OBJECT).context("cannot load the BPF object")?;
+        let map = ebpf.map_mut(POLICY).with_context(|| format!("the BPF object has no map {POLICY}"))?;
+        Array::<_, Policy>::try_from(map)?.set(0, policy, 0).context("cannot write the policy")?;
+        xdp::program(&mut ebpf, PROGRAM)?.load().context("the kernel refuses the XDP program")?;
+        Ok(Self { ebpf })
+    }
+
+    /// What the kernel says of the program.
+    pub fn facts(&mut self) -> Result<Facts> {
+        xdp::facts(self.xdp()?)
+    }
+
+    /// Puts the program on its interface and pins the link.
+    ///
+    /// # Errors
+    /// Another program is on the interface, the mode is not to be had, or the link cannot be pinned.
+    pub fn attach(&mut self, pins: &Pins, ifindex: u32, mode: model::XdpMode) -> Result<Attachment> {
+        xdp::attach(self.xdp()?, &pins.link(ifindex), ifindex, mode)
+    }
+
+    /// Runs the program once over `frame`, as if it had come in through the loopback interface.
+    ///
+    /// Returns the XDP action and the frame as the program left it.
+    pub fn test_run(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
+        xdp::test_run(self.xdp()?, frame)
+    }
+
+    /// Frames by reason; what has not happened is left out.
+    pub fn tally(&mut self) -> Result<Vec<(Reason, u64)>> {
+        let map = self.ebpf.map(TALLY.name).context("the BPF object has no tally")?;
+        sum(&PerCpuArray::try_from(map)?)
+    }
+
+    fn xdp(&mut self) -> Result<&mut Xdp> {
+        xdp::program(&mut self.ebpf, PROGRAM)
+    }
+}
+
+/// What is in force on an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Whose packets are stripped, and for whom.
+    pub policy: Policy,
+    /// Frames by reason since the first program was attached; what has not happened is left out.
+    pub tally: Vec<(Reason, u64)>,
+}
+
+/// Reads what is in force from the maps of a program.
+///
+/// # Errors
+/// The program is gone, or is none of this version's.
+pub fn read(program: u32) -> Result<State> {
+    let info = loaded_programs()
+        .find_map(|info| info.map(|info| (info.id() == program).then_some(info)).transpose())
+        .with_context(|| format!("program {program} is gone"))??;
+    let (mut policy, mut tally) = (None, None);
+    for id in info.map_ids()?.unwrap_or_default() {
+        let map = MapInfo::from_id(id)?;
+        match map.name_as_str() {
+            Some(POLICY) if map.value_size() as usize == size_of::<Policy>() => {
+                policy = Some(Array::<_, Policy>::try_from(open(id)?)?.get(&0, 0)?);
+            }
+            Some(name) if name == TALLY.name && map.value_size() as usize == size_of::<Tally>() => {
+                tally = Some(sum(&PerCpuArray::try_from(open(id)?)?)?);
+            }
+            _ => {}
+        }
+    }
+    match (policy, tally) {
+        (Some(policy), Some(tally)) => Ok(State { policy, tally }),
+        _ => bail!(
+            "program {program} is of another version: `slb-decap attach` replaces it without missing a packet"
+        ),
+    }
+}
+
+fn open(id: u32) -> Result<Map> {
+    Ok(Map::from_map_data(MapData::from_id(id)?)?)
+}
+
+fn sum<T: std::borrow::Borrow<MapData>>(map: &PerCpuArray<T, Tally>) -> Result<Vec<(Reason, u64)>> {
+    let tallies = map.get(&0, 0)?;
+    let frames = |reason: Reason| tallies.iter().map(|tally| tally.frames[reason as usize]).sum::<u64>();
+    Ok(Reason::ALL.iter().map(|&reason| (reason, frames(reason))).filter(|(_, n)| *n != 0).collect())
+}
