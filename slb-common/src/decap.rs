@@ -47,14 +47,10 @@ pub fn process(frame: &mut Frame<'_>, policy: &Policy) -> Outcome {
 
 #[inline(always)]
 fn strip(frame: &mut Frame<'_>, policy: &Policy) -> Result<Outcome, Reason> {
-    let mut outer = outer::read(frame)?;
+    let outer = outer::read(frame)?.hidden(policy);
     if !policy.allows(&outer.source) {
         return Err(Reason::SourceNotAllowed);
     }
-    outer.network = policy.hide(outer.network);
-    outer.inner = policy.hide(outer.inner);
-    outer.room = policy.hide(outer.room);
-    outer.ecn = policy.hide(outer.ecn as usize) as u32;
     let (ether_type, reason) = inner::forward(frame, &outer, policy)?;
     let cut =
         link::move_header(frame, outer.network, outer.inner, ether_type, policy).ok_or(Reason::BadInner)?;

@@ -4,6 +4,7 @@
 //! state, see the same frames in the same order, and must agree on every byte and every counter.
 
 pub mod check;
+pub mod decap;
 pub mod frames;
 pub mod host;
 pub mod kernel;

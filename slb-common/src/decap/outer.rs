@@ -1,7 +1,10 @@
 //! The outer header: whether a frame holds a tunnel packet, and whose.
 
 use crate::{
-    abi::{Address, decap::Reason},
+    abi::{
+        Address,
+        decap::{Policy, Reason},
+    },
     net::{
         ethernet,
         frame::Frame,
@@ -31,6 +34,23 @@ pub(super) struct Outer {
     pub(super) carries_v4: bool,
     /// Explicit Congestion Notification.
     pub(super) ecn: u32,
+}
+
+impl Outer {
+    /// The same, of which the verifier knows nothing any more: it follows what comes next once, not once for every
+    /// combination of tags, options and versions.
+    #[inline(always)]
+    pub(super) fn hidden(self, policy: &Policy) -> Self {
+        Self {
+            network: policy.hide(self.network),
+            inner: policy.hide(self.inner),
+            room: policy.hide(self.room),
+            source: self.source,
+            is_v4: policy.hide(usize::from(self.is_v4)) != 0,
+            carries_v4: policy.hide(usize::from(self.carries_v4)) != 0,
+            ecn: policy.hide(self.ecn as usize) as u32,
+        }
+    }
 }
 
 /// Finds the inner packet.
