@@ -194,7 +194,7 @@ pub fn servers(status: &Status) -> impl Iterator<Item = &Server> {
 }
 
 /// Finds a program beside this one, or in a directory above as far as the build's.
-fn program(name: &str, variable: &str) -> Result<PathBuf> {
+pub(crate) fn program(name: &str, variable: &str) -> Result<PathBuf> {
     if let Some(path) = env::var_os(variable) {
         return Ok(path.into());
     }

@@ -18,6 +18,7 @@ pub mod server;
 pub mod spread;
 pub mod supervise;
 pub mod traffic;
+pub mod tunnel;
 pub mod wait;
 pub mod world;
 

@@ -1,6 +1,7 @@
 //! The network of a world: namespaces, links, addresses.
 
 mod command;
+mod decapsulator;
 mod namespace;
 mod pass;
 mod topology;

@@ -12,12 +12,13 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::OwnedFd,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use slb_userspace::cli::decap::status::Interface;
 
-use super::{Namespace, pass, run};
+use super::{Namespace, decapsulator::Decapsulator, pass, run};
 
 /// Addresses of the client, per family.
 pub const CLIENT_SOURCES: u8 = 8;
@@ -85,8 +86,8 @@ pub struct Topology {
     pub slb: Arc<Namespace>,
     /// The backends.
     pub backends: Vec<Backend>,
-    /// Keep the XDP programs of the peers attached.
-    _programs: Vec<OwnedFd>,
+    /// Keeps the XDP program of the client attached.
+    _program: OwnedFd,
 }
 
 /// A backend's place in the network.
@@ -97,6 +98,16 @@ pub struct Backend {
     /// Its namespace.
     pub namespace: Arc<Namespace>,
     link: u8,
+    program: Arc<Mutex<Program>>,
+}
+
+/// The XDP program of a backend's interface.
+#[derive(Debug)]
+enum Program {
+    /// Passes everything, for as long as it is held.
+    Pass { _link: OwnedFd },
+    /// Takes packets out of tunnels.
+    Decapsulator(Decapsulator),
 }
 
 impl Topology {
@@ -120,18 +131,18 @@ impl Topology {
         client.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
         client.sysctl("net/ipv4/ping_group_range", "0 0")?;
         let sources: Vec<u8> = (FIRST_SOURCE..FIRST_SOURCE + CLIENT_SOURCES).collect();
-        let mut programs = vec![connect(&slb, "client0", &client, 0, &sources)?];
+        let program = connect(&slb, "client0", &client, 0, &sources)?;
 
         let backends = (1..=backends)
             .map(|link| {
                 let name = format!("b{link}");
                 let namespace = namespace(&name)?;
                 quiet(&namespace)?;
-                programs.push(connect(&slb, &name, &namespace, link, &[BACKEND])?);
-                Ok(Backend { name, namespace, link })
+                let pass = Program::Pass { _link: connect(&slb, &name, &namespace, link, &[BACKEND])? };
+                Ok(Backend { name, namespace, link, program: Arc::new(Mutex::new(pass)) })
             })
             .collect::<Result<_>>()?;
-        Ok(Self { client, slb, backends, _programs: programs })
+        Ok(Self { client, slb, backends, _program: program })
     }
 
     /// The interfaces of `slb`, the client's first.
@@ -159,12 +170,67 @@ impl Topology {
         self.slb.sysctl("net/ipv4/ip_forward", value)?;
         self.slb.sysctl("net/ipv6/conf/all/forwarding", value)
     }
+
+    /// Makes the kernel of `slb` a router that forwards what backends send from the VIPs, although they are its own
+    /// addresses too: the way back of the modes in which answers go past SLB.
+    ///
+    /// # Errors
+    /// A setting is refused.
+    pub fn route_answers(&self) -> Result<()> {
+        self.slb.sysctl("net/ipv4/conf/all/accept_local", "1")?;
+        self.kernel_forwarding(true)
+    }
 }
 
 impl Backend {
     /// Its address.
     pub fn address(&self, family: Family) -> IpAddr {
         family.host(self.link, BACKEND)
+    }
+
+    /// Puts the VIPs on its `lo`, and keeps it from telling the link that it has them.
+    ///
+    /// # Errors
+    /// A command fails; also when it holds them already.
+    pub fn hold_vips(&self) -> Result<()> {
+        self.namespace.sysctl("net/ipv4/conf/all/arp_ignore", "1")?;
+        self.namespace.sysctl("net/ipv4/conf/all/arp_announce", "2")?;
+        self.namespace.ip(&format!(
+            "addr add {}/32 dev lo\naddr add {}/128 dev lo",
+            Family::V4.vip(),
+            Family::V6.vip()
+        ))
+    }
+
+    /// Runs `slb-decap` on its interface, for tunnel packets from these sources; again, with others.
+    ///
+    /// # Errors
+    /// `slb-decap` fails.
+    pub fn decapsulate(&self, from: &[IpAddr]) -> Result<()> {
+        let mut program = self.program();
+        if let Program::Pass { .. } = *program {
+            // Takes off the one that is there, without which the interface is free.
+            *program = Program::Decapsulator(Decapsulator::new(&self.namespace));
+        }
+        match &*program {
+            Program::Decapsulator(decapsulator) => decapsulator.allow(from),
+            Program::Pass { .. } => Ok(()),
+        }
+    }
+
+    /// What `slb-decap` says of the interface.
+    ///
+    /// # Errors
+    /// It does not run there.
+    pub fn decapsulator(&self) -> Result<Interface> {
+        match &*self.program() {
+            Program::Decapsulator(decapsulator) => decapsulator.status(),
+            Program::Pass { .. } => bail!("{} runs no slb-decap", self.name),
+        }
+    }
+
+    fn program(&self) -> MutexGuard<'_, Program> {
+        self.program.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes its addresses away: it answers nothing any more, not even with a refusal, as a machine that hangs.

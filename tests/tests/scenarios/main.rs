@@ -2,6 +2,7 @@
 
 mod bulk;
 mod configuration;
+mod decap;
 mod detach;
 mod failure;
 mod next_hop;

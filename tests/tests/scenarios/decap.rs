@@ -1,0 +1,182 @@
+//! A backend takes packets out of tunnels: its servers answer to who sent what was inside, and strangers get no answer.
+
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{
+    World,
+    client::PATIENCE,
+    net::{Backend, Family, Namespace},
+    scenario,
+    server::Service,
+    tunnel::{self, Listener},
+    wait::wait_for,
+};
+
+/// A port of the VIPs on which no other server listens.
+const PORT: u16 = 5300;
+/// A port of the client's.
+const CLIENT_PORT: u16 = 40_000;
+/// Outer sources among the client's addresses, and the address its own packets come from.
+const ALLOWED: usize = 0;
+const STRANGER: usize = 1;
+const CLIENT: usize = 2;
+
+/// All four tunnels: outer, inner.
+const TUNNELS: [(Family, Family); 4] =
+    [(Family::V4, Family::V4), (Family::V4, Family::V6), (Family::V6, Family::V4), (Family::V6, Family::V6)];
+
+#[test]
+fn decap_lets_servers_answer_what_was_in_the_tunnel() {
+    scenario("decap_lets_servers_answer_what_was_in_the_tunnel", &[1], |world| {
+        let backend = prepare(world)?;
+        for (outer, inner) in TUNNELS {
+            datagrams(world, &backend, outer, inner).with_context(|| format!("UDP/{inner} in {outer}"))?;
+            connections(world, &backend, outer, inner).with_context(|| format!("TCP/{inner} in {outer}"))?;
+        }
+        for reason in ["ipv4_in_ipv4", "ipv6_in_ipv4", "ipv4_in_ipv6", "ipv6_in_ipv6"] {
+            ensure!(counted(&backend, reason)? == 2, "{:?}", backend.decapsulator()?);
+        }
+        Ok(())
+    });
+}
+
+/// The program and its sources are replaced again and again while datagrams are exchanged, and none is lost.
+#[test]
+fn decap_is_replaced_without_missing_a_packet() {
+    const REPLACEMENTS: u8 = 10;
+    scenario("decap_is_replaced_without_missing_a_packet", &[1], |world| {
+        let backend = prepare(world)?;
+        let (family, client) = (Family::V4, &world.net.client);
+        let server = echo(&backend.namespace, family)?;
+        let from = SocketAddr::new(world.net.sources(family)[CLIENT], CLIENT_PORT);
+        let socket = bind(client, from)?;
+        let (allowed, target) = (world.net.sources(family)[ALLOWED], backend.address(family));
+        let done = AtomicBool::new(false);
+        let before = backend.decapsulator()?;
+        let exchanged = thread::scope(|scope| {
+            let exchanges = scope.spawn(|| {
+                let mut exchanged = 0_u64;
+                while !done.load(Ordering::Relaxed) {
+                    let question = exchanged.to_string();
+                    let packet = tunnel::udp(from, (family.vip(), PORT).into(), question.as_bytes())?;
+                    tunnel::send(client, &tunnel::wrap(&packet, allowed, target)?, target)?;
+                    let answer = receive(&socket, family).with_context(|| format!("after {exchanged}"))?;
+                    ensure!(answer == question, "{answer} in place of {question}");
+                    exchanged += 1;
+                }
+                Ok(exchanged)
+            });
+            let replaced = (0..REPLACEMENTS).try_for_each(|_| backend.decapsulate(&[allowed]));
+            done.store(true, Ordering::Relaxed);
+            let exchanged = exchanges.join().expect("no panic");
+            replaced.and(exchanged)
+        })?;
+        let after = backend.decapsulator()?;
+        ensure!(after.program != before.program, "the program is still {}", after.program);
+        ensure!(after.sources == [allowed], "{:?}", after.sources);
+        ensure!(exchanged > u64::from(REPLACEMENTS), "only {exchanged} exchanges");
+        ensure!(counted(&backend, "ipv4_in_ipv4")? == exchanged, "{after:?}, {exchanged} exchanges");
+        drop(server);
+        Ok(())
+    });
+}
+
+/// A backend with the VIPs and a decapsulator, whose answers find the client.
+fn prepare(world: &World) -> Result<Backend> {
+    let backend = world.net.backends[0].clone();
+    world.net.route_answers()?;
+    backend.hold_vips()?;
+    backend.decapsulate(&Family::ALL.map(|family| world.net.sources(family)[ALLOWED]))?;
+    Ok(backend)
+}
+
+fn datagrams(world: &World, backend: &Backend, outer: Family, inner: Family) -> Result<()> {
+    let server = echo(&backend.namespace, inner)?;
+    let from = SocketAddr::new(world.net.sources(inner)[CLIENT], CLIENT_PORT);
+    let socket = bind(&world.net.client, from)?;
+    let packet = |payload: &str| tunnel::udp(from, (inner.vip(), PORT).into(), payload.as_bytes());
+    send_both(world, backend, outer, [&packet("a stranger's")?, &packet("the balancer's")?])?;
+    // The first that is answered.
+    let answer = receive(&socket, inner)?;
+    ensure!(answer == "the balancer's", "answered: {answer}");
+    drop(server);
+    Ok(())
+}
+
+fn connections(world: &World, backend: &Backend, outer: Family, inner: Family) -> Result<()> {
+    const SEQUENCES: [u32; 2] = [1000, 2000];
+    // Nobody waits for the answer: the client's kernel resets the connection, and the port must not be in use again.
+    let port = CLIENT_PORT + 1 + (outer == Family::V6) as u16;
+    let from = SocketAddr::new(world.net.sources(inner)[CLIENT], port);
+    let server = Service::Http.backend_port();
+    let mut listener = Listener::new(&world.net.client, from.ip(), PATIENCE)?;
+    let packet = |sequence| tunnel::syn(from, (inner.vip(), server).into(), sequence);
+    send_both(world, backend, outer, [&packet(SEQUENCES[0])?, &packet(SEQUENCES[1])?])?;
+    let acknowledged = listener.acknowledged(server, port)?;
+    ensure!(acknowledged == SEQUENCES[1] + 1, "{acknowledged} acknowledged");
+    Ok(())
+}
+
+/// Sends the first packet in a tunnel of a stranger, waits until it has come, and sends the second as the balancer does.
+fn send_both(world: &World, backend: &Backend, outer: Family, packets: [&[u8]; 2]) -> Result<()> {
+    let target = backend.address(outer);
+    let send = |source: usize, packet: &[u8]| -> Result<()> {
+        let from = world.net.sources(outer)[source];
+        tunnel::send(&world.net.client, &tunnel::wrap(packet, from, target)?, target)
+    };
+    let before = counted(backend, "source_not_allowed")?;
+    send(STRANGER, packets[0])?;
+    wait_for("the stranger's packet", PATIENCE, || {
+        Ok((counted(backend, "source_not_allowed")? > before).then_some(()))
+    })?;
+    send(ALLOWED, packets[1])
+}
+
+fn counted(backend: &Backend, reason: &str) -> Result<u64> {
+    let reasons = backend.decapsulator()?.reasons;
+    Ok(reasons.iter().filter(|counted| counted.reason == reason).map(|counted| counted.packets).sum())
+}
+
+/// A server on the VIP that sends back what it gets, until the task is dropped with it.
+fn echo(namespace: &Namespace, family: Family) -> Result<Server> {
+    let socket = bind(namespace, (family.vip(), PORT).into())?;
+    socket.set_nonblocking(true)?;
+    let task = namespace.block_on(async move {
+        let socket = tokio::net::UdpSocket::from_std(socket)?;
+        anyhow::Ok(tokio::spawn(async move {
+            let mut buffer = [0; 2048];
+            while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
+                // A client that is gone needs no answer.
+                let _ = socket.send_to(&buffer[..length], client).await;
+            }
+        }))
+    })?;
+    Ok(Server(task))
+}
+
+struct Server(tokio::task::JoinHandle<()>);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn bind(namespace: &Namespace, address: SocketAddr) -> Result<UdpSocket> {
+    namespace.on_thread(|| UdpSocket::bind(address).with_context(|| address.to_string()))
+}
+
+/// The next datagram from the VIP.
+fn receive(socket: &UdpSocket, family: Family) -> Result<String> {
+    let mut buffer = [0; 2048];
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let (length, from) = socket.recv_from(&mut buffer).context("no answer")?;
+    let vip: IpAddr = family.vip();
+    ensure!(from == SocketAddr::new(vip, PORT), "{from} answered");
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
