@@ -193,8 +193,11 @@ pub fn servers(status: &Status) -> impl Iterator<Item = &Server> {
     listeners.flat_map(|listener| &listener.servers)
 }
 
-/// Finds a program beside this one, or in a directory above as far as the build's.
-pub(crate) fn program(name: &str, variable: &str) -> Result<PathBuf> {
+/// Finds a program beside this one, or in a directory above as far as the build's, unless the variable names one.
+///
+/// # Errors
+/// It has not been built.
+pub fn program(name: &str, variable: &str) -> Result<PathBuf> {
     if let Some(path) = env::var_os(variable) {
         return Ok(path.into());
     }

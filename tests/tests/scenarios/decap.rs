@@ -2,20 +2,29 @@
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
-    sync::atomic::{AtomicBool, Ordering},
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use slb_tests::{
     World,
     client::PATIENCE,
-    net::{Backend, Family, Namespace},
+    daemon::program,
+    leftovers::BPF_FS,
+    net::{Backend, Family, Namespace, run},
     scenario,
     server::Service,
     tunnel::{self, Listener},
     wait::wait_for,
 };
+use slb_userspace::{api::types::AttachMode, cli::decap::status::Status};
+use tokio::task::JoinHandle;
 
 /// A port of the VIPs on which no other server listens.
 const PORT: u16 = 5300;
@@ -86,6 +95,52 @@ fn decap_is_replaced_without_missing_a_packet() {
     });
 }
 
+/// What is refused leaves nothing, and what is taken off leaves nothing either.
+#[test]
+fn decap_says_what_is_wrong_and_leaves_nothing() {
+    scenario("decap_says_what_is_wrong_and_leaves_nothing", &[1], |world| {
+        let backend = &world.net.backends[0];
+        let pins = Path::new(BPF_FS).join(backend.namespace.name());
+        let command = |arguments: &str| -> Result<Command> {
+            let mut command = backend.namespace.command(program("slb-decap", "SLB_DECAP")?);
+            command.args(arguments.split(' ')).arg("--pin-dir").arg(&pins);
+            Ok(command)
+        };
+        let refused = |arguments: &str, parts: &[&str]| -> Result<()> {
+            let output = command(arguments)?.output()?;
+            let error = String::from_utf8_lossy(&output.stderr);
+            ensure!(!output.status.success(), "{arguments} succeeded");
+            let missing = parts.iter().find(|part| !error.contains(**part));
+            ensure!(missing.is_none(), "{arguments}: no {missing:?} in {error}");
+            ensure!(!pins.exists(), "{arguments} left {}", pins.display());
+            Ok(())
+        };
+        refused("attach --interface eth0", &["no source given", "--from 192.0.2.1"])?;
+        refused("attach --interface eth9 --from 192.0.2.1", &["no interface eth9", "eth0, lo"])?;
+        refused("attach --interface eth0 --from 224.0.0.1", &["--from 224.0.0.1"])?;
+        // The program that the harness has put there has no name.
+        refused(
+            "attach --interface eth0 --from 192.0.2.1",
+            &["eth0 (it runs program ", "another XDP program"],
+        )?;
+        refused("attach --interface lo --from 192.0.2.1 --xdp-mode native", &["cannot attach to lo"])?;
+
+        run(&mut command("attach --interface lo --from 192.0.2.1 --vip 198.51.100.10 2001:db8::1")?, "")?;
+        let status: Status = serde_json::from_str(&run(&mut command("status --output json")?, "")?)?;
+        let [lo] = &status.interfaces[..] else { bail!("{status:?}") };
+        ensure!(lo.name.as_deref() == Some("lo") && lo.mode == Some(AttachMode::Generic), "{lo:?}");
+        ensure!(lo.sources.len() == 1 && lo.vips.len() == 2, "{lo:?}");
+        let table = run(&mut command("status")?, "")?;
+        ensure!(table.contains("interface lo: XDP generic") && table.contains("from 192.0.2.1"), "{table}");
+        run(&mut command("detach --interface lo")?, "")?;
+        ensure!(!pins.exists(), "{} is still there", pins.display());
+        let links = run(Command::new("ip").args(["-n", backend.namespace.name(), "link", "show", "lo"]), "")?;
+        ensure!(!links.contains("xdp"), "{links}");
+        // Once more is no error.
+        run(&mut command("detach --interface lo")?, "").map(drop)
+    });
+}
+
 /// A backend with the VIPs and a decapsulator, whose answers find the client.
 fn prepare(world: &World) -> Result<Backend> {
     let backend = world.net.backends[0].clone();
@@ -142,8 +197,8 @@ fn counted(backend: &Backend, reason: &str) -> Result<u64> {
     Ok(reasons.iter().filter(|counted| counted.reason == reason).map(|counted| counted.packets).sum())
 }
 
-/// A server on the VIP that sends back what it gets, until the task is dropped with it.
-fn echo(namespace: &Namespace, family: Family) -> Result<Server> {
+/// A server on the VIP that sends back what it gets, until it is dropped.
+fn echo(namespace: &Arc<Namespace>, family: Family) -> Result<Server> {
     let socket = bind(namespace, (family.vip(), PORT).into())?;
     socket.set_nonblocking(true)?;
     let task = namespace.block_on(async move {
@@ -156,14 +211,20 @@ fn echo(namespace: &Namespace, family: Family) -> Result<Server> {
             }
         }))
     })?;
-    Ok(Server(task))
+    Ok(Server { namespace: namespace.clone(), task: Some(task) })
 }
 
-struct Server(tokio::task::JoinHandle<()>);
+struct Server {
+    namespace: Arc<Namespace>,
+    task: Option<JoinHandle<()>>,
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.0.abort();
+        let Some(task) = self.task.take() else { return };
+        task.abort();
+        // Until its socket is closed, for the port is used again.
+        drop(self.namespace.block_on(task));
     }
 }
 

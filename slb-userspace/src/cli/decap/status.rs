@@ -112,6 +112,10 @@ fn render(status: &Status) -> Result<String> {
         }
         writeln!(text, "  from {}", list(&interface.sources))?;
         writeln!(text, "  to   {vips}")?;
+        if interface.reasons.is_empty() {
+            writeln!(text, "  no frame yet")?;
+            continue;
+        }
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_header(["verdict", "reason", "packets"]);
         for counted in &interface.reasons {
