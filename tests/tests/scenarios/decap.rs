@@ -166,7 +166,7 @@ fn datagrams(world: &World, backend: &Backend, outer: Family, inner: Family) -> 
 fn connections(world: &World, backend: &Backend, outer: Family, inner: Family) -> Result<()> {
     const SEQUENCES: [u32; 2] = [1000, 2000];
     // Nobody waits for the answer: the client's kernel resets the connection, and the port must not be in use again.
-    let port = CLIENT_PORT + 1 + (outer == Family::V6) as u16;
+    let port = CLIENT_PORT + 1 + u16::from(outer == Family::V6);
     let from = SocketAddr::new(world.net.sources(inner)[CLIENT], port);
     let server = Service::Http.backend_port();
     let mut listener = Listener::new(&world.net.client, from.ip(), PATIENCE)?;
