@@ -1,4 +1,7 @@
 //! The Ethernet header and its VLAN tags.
+//!
+//! `parse` walks them itself: through [`network`], LLVM 22 has the daemon's program store a register that was never
+//! written, which the verifier refuses.
 
 use super::{
     frame::Frame,

@@ -1,14 +1,16 @@
 //! From a frame to what the packet path needs of it. Reads only; every length is checked against every other.
 
 use super::{
-    ethernet,
     frame::Frame,
     headers::{
-        EthernetAddresses, ExtensionHeader, IcmpHdr, Ipv4Hdr, Ipv6Hdr, Ports, TcpHdr, UdpHdr, ether_type,
-        protocol,
+        EthernetAddresses, ExtensionHeader, IcmpHdr, Ipv4Hdr, Ipv6Hdr, Ports, TcpHdr, UdpHdr, VlanTag,
+        ether_type, protocol,
     },
 };
 use crate::abi::{Address, stats::Reason};
+
+/// Offset of the IP header in a frame without VLAN tag.
+const UNTAGGED: usize = ETHERNET_TYPE + 2;
 
 /// A packet whose headers have been found sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +39,7 @@ impl Packet {
     /// Whether the frame has a VLAN tag.
     #[inline(always)]
     pub const fn is_tagged(&self) -> bool {
-        self.network != ethernet::UNTAGGED
+        self.network != UNTAGGED
     }
 }
 
@@ -63,6 +65,8 @@ pub struct Refused {
     pub destination: Option<Address>,
 }
 
+const ETHERNET_TYPE: usize = size_of::<EthernetAddresses>();
+const MAX_VLAN_TAGS: usize = 2;
 const MAX_EXTENSION_HEADERS: usize = 6;
 /// RFC 8200 sets no bound; what is longer than this has no business here.
 const MAX_EXTENSION_BYTES: usize = 256;
@@ -80,7 +84,17 @@ pub fn parse(frame: &Frame<'_>) -> Result<Packet, Refused> {
     if addresses.destination[0] & 1 != 0 {
         return Err(plain(Reason::LinkMulticast));
     }
-    let (kind, network) = ethernet::network(frame).ok_or(plain(Reason::Truncated))?;
+    let mut kind =
+        u16::from_ne_bytes(*frame.header::<[u8; 2]>(ETHERNET_TYPE).ok_or(plain(Reason::Truncated))?);
+    let mut network = UNTAGGED;
+    for _ in 0..MAX_VLAN_TAGS {
+        if kind != ether_type::VLAN && kind != ether_type::SERVICE_VLAN {
+            break;
+        }
+        let tag = frame.header::<VlanTag>(network).ok_or(plain(Reason::Truncated))?;
+        kind = u16::from_ne_bytes(tag.ether_type);
+        network += size_of::<VlanTag>();
+    }
     match kind {
         ether_type::IPV4 => ipv4(frame, network),
         ether_type::IPV6 => ipv6(frame, network),
