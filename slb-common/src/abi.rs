@@ -13,18 +13,20 @@ pub mod service;
 pub mod stats;
 #[cfg(feature = "user")]
 mod user;
+pub mod word;
 
 /// Version of everything in this module.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Services (one per VIP, port and protocol, and one per VIP for echo) the maps hold.
 pub const MAX_SERVICES: u32 = 4096;
-/// Servers the maps hold; a server that stands in two differently checked groups counts twice.
-pub const MAX_BACKENDS: u32 = 16_384;
-/// Next hops the maps hold: one for each server before and after all of them change, and 0, which stands for none.
-pub const MAX_NEXT_HOPS: u32 = 2 * MAX_BACKENDS + 1;
-/// Server tables the maps hold.
-pub const MAX_RINGS: u32 = 4096;
+/// Servers the maps hold unless configuration says otherwise; a server that stands in two differently checked groups
+/// counts twice.
+pub const DEFAULT_BACKENDS: u32 = 16_384;
+/// Servers the maps can hold at most: what a slot of a server table can name.
+pub const MAX_BACKENDS: u32 = 1 << 20;
+/// Server tables the maps hold: 4,096 of services, and for each of them two of keepers, one in force and one aside.
+pub const MAX_RINGS: u32 = 3 * 4096;
 /// Interfaces packets may leave through.
 pub const MAX_INTERFACES: u32 = 256;
 /// Bytes of a name, padded with zeros.
@@ -79,71 +81,97 @@ impl Address {
         self.0[0] | self.0[1] | (self.0[2] ^ Self::MAPPED) == 0
     }
 
-    /// Compares word by word: a derived comparison may become a call of `bcmp`, which BPF does not have.
+    /// The address as two numbers, for comparing and hashing.
+    #[inline(always)]
+    pub const fn halves(&self) -> [u64; 2] {
+        let [a, b, c, d] = self.0;
+        [a as u64 | (b as u64) << 32, c as u64 | (d as u64) << 32]
+    }
+
+    /// Compares without branches, and without the call of `bcmp` that a derived comparison may become, which BPF does
+    /// not have.
     #[inline(always)]
     pub const fn same(&self, other: &Self) -> bool {
-        (self.0[0] ^ other.0[0])
-            | (self.0[1] ^ other.0[1])
-            | (self.0[2] ^ other.0[2])
-            | (self.0[3] ^ other.0[3])
-            == 0
+        let ([a, b], [c, d]) = (self.halves(), other.halves());
+        (a ^ c) | (b ^ d) == 0
     }
 }
 
-/// Names one use of an id: ids are used again; the pair of id and generation is not, until 65,535 more have been given
-/// out.
+/// Names one use of an id: ids are used again, the pair of id and generation is not.
 ///
 /// Zero names nothing.
 #[repr(transparent)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Reference(pub u32);
+pub struct Reference(pub u64);
 
 impl Reference {
     /// The use number `generation` (not 0) of `id`.
     #[inline(always)]
-    pub const fn new(id: u16, generation: u16) -> Self {
-        Self((generation as u32) << 16 | id as u32)
+    pub const fn new(id: u32, generation: u32) -> Self {
+        Self((generation as u64) << 32 | id as u64)
     }
 
     /// The index into the map.
     #[inline(always)]
     pub const fn id(self) -> u32 {
-        self.0 & 0xffff
+        self.0 as u32
+    }
+
+    /// Id and generation in one word, for ids below 65,536: not the same again until 65,535 more uses have been given out.
+    #[inline(always)]
+    pub const fn tag(self) -> u32 {
+        (self.0 >> 32) as u32 % GENERATIONS << 16 | self.id() & 0xffff
     }
 }
 
-/// A hardware address, in two words for the sake of the stack, where arrays of bytes would be written unaligned.
+/// Generations before a [`Reference::tag`] comes again.
+const GENERATIONS: u32 = 1 << 16;
+
+/// The two hardware addresses a frame begins with, as words: arrays of bytes on the stack would be written unaligned.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Mac {
-    head: u32,
-    tail: u16,
-    reserved: u16,
+pub struct Stations {
+    /// The first eight bytes: the receiver, and the beginning of the sender.
+    pub head: u64,
+    /// The other four bytes, of the sender.
+    pub tail: u32,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
 }
 
-impl Mac {
-    /// The address with these bytes.
-    #[inline(always)]
-    pub const fn new(b: [u8; 6]) -> Self {
-        Self {
-            head: u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
-            tail: u16::from_ne_bytes([b[4], b[5]]),
-            reserved: 0,
-        }
+impl Stations {
+    /// A frame from `sender` to `receiver`.
+    pub const fn new(receiver: [u8; 6], sender: [u8; 6]) -> Self {
+        Self::from_words(word(receiver), word(sender))
     }
 
-    /// 0 if the two are the same.
+    /// The receiver, in the lower 48 bits.
     #[inline(always)]
-    const fn difference(self, other: Self) -> u64 {
-        (self.head ^ other.head) as u64 | (self.tail ^ other.tail) as u64
+    pub const fn receiver(&self) -> u64 {
+        self.head & 0xffff_ffff_ffff
     }
 
-    /// The bytes, as they stand in a frame.
+    /// The sender, in the lower 48 bits.
     #[inline(always)]
-    pub const fn bytes(self) -> [u8; 6] {
-        let (h, t) = (self.head.to_ne_bytes(), self.tail.to_ne_bytes());
-        [h[0], h[1], h[2], h[3], t[0], t[1]]
+    pub const fn sender(&self) -> u64 {
+        self.head >> 48 | (self.tail as u64) << 16
     }
+
+    /// A frame the other way.
+    #[inline(always)]
+    #[must_use]
+    pub const fn answer(&self) -> Self {
+        Self::from_words(self.sender(), self.receiver())
+    }
+
+    #[inline(always)]
+    const fn from_words(receiver: u64, sender: u64) -> Self {
+        Self { head: receiver | sender << 48, tail: (sender >> 16) as u32, reserved: 0 }
+    }
+}
+
+const fn word(b: [u8; 6]) -> u64 {
+    u64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], 0, 0])
 }
 
 /// Stores `name` padded with zeros; what does not fit is cut off.
@@ -179,6 +207,15 @@ mod tests {
     }
 
     #[test]
+    fn stations_stand_as_in_a_frame_and_answer_the_other_way_round() {
+        let (a, b) = ([1, 2, 3, 4, 5, 6], [11, 12, 13, 14, 15, 16]);
+        let stations = Stations::new(a, b);
+        assert_eq!(stations.head.to_ne_bytes(), [1, 2, 3, 4, 5, 6, 11, 12]);
+        assert_eq!(stations.tail.to_ne_bytes(), [13, 14, 15, 16]);
+        assert_eq!(stations.answer(), Stations::new(b, a));
+    }
+
+    #[test]
     fn names_survive_padding() {
         assert_eq!(unpad_name(&pad_name("web")), Some("web"));
         assert_eq!(unpad_name(&pad_name("")), Some(""));
@@ -189,5 +226,7 @@ mod tests {
         let (first, second) = (Reference::new(7, 1), Reference::new(7, 2));
         assert_eq!((first.id(), second.id()), (7, 7));
         assert_ne!(first, second);
+        assert_ne!(first.tag(), second.tag());
+        assert_eq!(first.tag(), Reference::new(7, 65_537).tag());
     }
 }

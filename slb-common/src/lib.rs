@@ -3,6 +3,11 @@
 //! The same code is compiled into the XDP program and into host tests. Nothing here calls a BPF helper, allocates
 //! on the packet path, or depends on aya (but for the `user` feature, which marks the map layouts as plain data).
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
+#![cfg_attr(
+    target_arch = "bpf",
+    feature(asm_experimental_arch, core_intrinsics),
+    expect(internal_features, reason = "the only way to a compare-and-exchange; abi::word alone uses it")
+)]
 
 pub mod abi;
 pub mod bench;
@@ -12,3 +17,4 @@ pub mod hash;
 #[cfg(any(test, feature = "user"))]
 pub mod maglev;
 pub mod net;
+pub mod opaque;

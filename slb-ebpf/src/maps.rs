@@ -1,33 +1,37 @@
 //! The maps. Names are part of the pins; sizes of what configuration decides are set by the loader.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, DevMapHash, LruHashMap, PerCpuArray},
+    btf_maps::{Array, ArrayOfMaps, DevMapHash, PerCpuArray},
     macros::btf_map,
 };
 use slb_common::abi::{
-    MAX_BACKENDS, MAX_INTERFACES, MAX_NEXT_HOPS, MAX_RINGS, MAX_SERVICES,
+    DEFAULT_BACKENDS, MAX_INTERFACES, MAX_RINGS, MAX_SERVICES,
     backend::{Backend, NextHop},
     control::Control,
-    flow::{Flow, FlowKey},
+    flow::WORDS,
     ring::Ring,
     service::{Service, ServiceIndex},
     stats::{Counters, Totals},
+    word::Word,
 };
+
+/// BPF_F_MMAPABLE: the daemon reads it without a system call for each entry, and entries lie on cache lines of their own.
+const MMAPABLE: usize = 1 << 10;
 
 #[btf_map]
 pub(crate) static CONTROL: Array<Control, 1> = Array::new();
 #[btf_map]
-pub(crate) static SERVICE_INDEX: Array<ServiceIndex, 2> = Array::new();
+pub(crate) static SERVICE_INDEX: ArrayOfMaps<Array<ServiceIndex, 1>, 1> = ArrayOfMaps::new();
 #[btf_map]
 pub(crate) static SERVICES: Array<Service, { MAX_SERVICES as usize }> = Array::new();
 #[btf_map]
 pub(crate) static RINGS: ArrayOfMaps<Array<Ring, 1>, { MAX_RINGS as usize }> = ArrayOfMaps::new();
 #[btf_map]
-pub(crate) static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }> = Array::new();
+pub(crate) static BACKENDS: Array<Backend, { DEFAULT_BACKENDS as usize }> = Array::new();
 #[btf_map]
-pub(crate) static NEXT_HOPS: Array<NextHop, { MAX_NEXT_HOPS as usize }> = Array::new();
+pub(crate) static NEXT_HOPS: Array<NextHop, { 2 * DEFAULT_BACKENDS as usize + 1 }> = Array::new();
 #[btf_map]
-pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, 1024> = LruHashMap::new();
+pub(crate) static FLOWS: Array<[Word; WORDS], 1024, MMAPABLE> = Array::new();
 #[btf_map]
 pub(crate) static INTERFACES: DevMapHash<{ MAX_INTERFACES as usize }> = DevMapHash::new();
 #[btf_map]
@@ -35,4 +39,4 @@ pub(crate) static TOTALS: PerCpuArray<Totals, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static SERVICE_COUNTERS: PerCpuArray<Counters, { MAX_SERVICES as usize }> = PerCpuArray::new();
 #[btf_map]
-pub(crate) static BACKEND_COUNTERS: PerCpuArray<Counters, { MAX_BACKENDS as usize }> = PerCpuArray::new();
+pub(crate) static BACKEND_COUNTERS: PerCpuArray<Counters, { DEFAULT_BACKENDS as usize }> = PerCpuArray::new();

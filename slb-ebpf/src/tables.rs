@@ -4,13 +4,15 @@ use aya_ebpf::helpers::generated::bpf_jiffies64;
 use slb_common::{
     abi::{
         backend::{Backend, NextHop},
-        control::Control,
-        flow::{Flow, FlowKey},
+        flow::{Client, FlowEntry},
         ring::Ring,
         service::{Service, ServiceIndex},
         stats::{Action, Counters, REASONS},
     },
-    datapath::tables::{Direction, FlowEntry, Tables},
+    datapath::{
+        flows::{self, Query},
+        tables::{Direction, Tables},
+    },
 };
 
 use crate::maps::{
@@ -23,13 +25,8 @@ pub(crate) struct Maps;
 
 impl Tables for Maps {
     #[inline(always)]
-    fn control(&self) -> Option<&Control> {
-        CONTROL.get(0)
-    }
-
-    #[inline(always)]
-    fn service_index(&self, which: u32) -> Option<&ServiceIndex> {
-        SERVICE_INDEX.get(which)
+    fn index(&self) -> Option<&ServiceIndex> {
+        SERVICE_INDEX.get_value(0, &0)
     }
 
     #[inline(always)]
@@ -53,15 +50,13 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<FlowEntry<'_>> {
-        // SAFETY: an element stays readable and writable until the program ends. Evicted meanwhile, it may hold another
-        // flow: whoever reads it compares the check.
-        FLOWS.get_ptr_mut(key).map(|flow| unsafe { FlowEntry::new(flow) })
+    fn flow(&self, slot: u32) -> Option<FlowEntry<'_>> {
+        FLOWS.get(slot).map(FlowEntry::new)
     }
 
     #[inline(always)]
-    fn put_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
-        FLOWS.insert(key, flow, 0).is_ok()
+    fn flow_seed(&self) -> u64 {
+        CONTROL.get(0).map_or(0, |control| control.flow_seed)
     }
 
     #[inline(always)]
@@ -76,12 +71,34 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn hide(&self, value: u32) -> u32 {
-        // The map could hold anything for all the verifier knows.
-        CONTROL.get(0).map_or(value, |control| {
-            // SAFETY: a reference to an aligned word; volatile, for the compiler not to learn that nobody writes it.
-            value ^ unsafe { (&raw const control.zero).read_volatile() }
-        })
+    fn find_flow(&self, query: &Query, service: u32) -> u32 {
+        let [high, low, end] = query.client.words();
+        slb_find_flow(high, low, end, query.home.into(), service.into()) as u32
+    }
+
+    #[inline(always)]
+    fn find_answered_flow(&self, query: &Query, endpoint: u32, accepts: bool) -> u32 {
+        let [high, low, end] = query.client.words();
+        let what = u64::from(endpoint) | u64::from(accepts) << 32;
+        slb_find_answered(high, low, end, query.home.into(), what) as u32
+    }
+
+    #[inline(always)]
+    fn other_flows(&self, query: &Query, service: u32) -> u64 {
+        let [high, low, end] = query.client.words();
+        slb_other_flows(high, low, end, query.home.into(), service.into())
+    }
+
+    #[inline(always)]
+    fn release_flows(&self, query: &Query, service: u32, endpoint: u32) {
+        let [high, low, end] = query.client.words();
+        let what = u64::from(endpoint) | u64::from(service) << 32;
+        slb_release_flows(high, low, end, query.home.into(), what);
+    }
+
+    #[inline(always)]
+    fn place_for_flow(&self, home: u32) -> u32 {
+        slb_place_for_flow(home.into()) as u32
     }
 
     #[inline(always)]
@@ -119,4 +136,49 @@ fn add(counters: Option<*mut Counters>, direction: Direction, bytes: usize, new_
         }
     }
     counters.new_flows += u64::from(new_flow);
+}
+
+// Global functions, in the verifier's word: followed once each, for any numbers, and not again for every path that calls
+// them. Their names are exported for that alone.
+
+/// [`flows::find`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_find_flow(high: u64, low: u64, end: u64, home: u64, service: u64) -> u64 {
+    flows::find(&query(high, low, end, home), service as u32, &Maps).into()
+}
+
+/// [`flows::find_answered`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_find_answered(high: u64, low: u64, end: u64, home: u64, what: u64) -> u64 {
+    flows::find_answered(&query(high, low, end, home), what as u32, what >> 32 != 0, &Maps).into()
+}
+
+/// [`flows::others`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_other_flows(high: u64, low: u64, end: u64, home: u64, service: u64) -> u64 {
+    flows::others(&query(high, low, end, home), service as u32, &Maps)
+}
+
+/// [`flows::release`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_release_flows(high: u64, low: u64, end: u64, home: u64, what: u64) -> u64 {
+    flows::release(&query(high, low, end, home), (what >> 32) as u32, what as u32, &Maps);
+    // A global function returns a number.
+    0
+}
+
+/// [`flows::place`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_place_for_flow(home: u64) -> u64 {
+    flows::place(home as u32, &Maps).into()
+}
+
+#[inline(always)]
+const fn query(high: u64, low: u64, end: u64, home: u64) -> Query {
+    Query { client: Client::from_words([high, low, end]), home: home as u32 }
 }

@@ -6,6 +6,7 @@
 
 pub mod desired;
 pub mod diff;
+pub mod handover;
 pub mod ids;
 pub mod memory;
 pub mod reconcile;

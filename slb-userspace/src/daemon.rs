@@ -13,7 +13,7 @@ use nix::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
 use self::{attach::attach, facts::Facts};
@@ -43,6 +43,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const FIRST_NEIGHBOURS: Duration = Duration::from_secs(1);
 /// Time for which next hops that an earlier run has left hold, while the kernel has none: long enough to ask for them.
 const NEXT_HOPS_HOLD: Duration = Duration::from_secs(5);
+
+/// Time between two looks at the flow table, while parts of server tables change hands.
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// Runs until SIGTERM or SIGINT. Forwarding goes on afterwards.
 ///
@@ -92,6 +95,7 @@ struct Daemon<'a> {
     /// For the API, which reads counters.
     maps: Option<Maps>,
     snapshots: watch::Sender<Arc<Snapshot>>,
+    started: Instant,
 }
 
 impl<'a> Daemon<'a> {
@@ -118,6 +122,7 @@ impl<'a> Daemon<'a> {
             socket,
             maps: Some(Maps::open(pins)?),
             snapshots: watch::Sender::new(Arc::new(Snapshot::default())),
+            started: Instant::now(),
         };
         // What comes in time spares a second change; nothing depends on it.
         let _ = timeout(FIRST_NEIGHBOURS, daemon.neighbours.changed()).await;
@@ -136,6 +141,8 @@ impl<'a> Daemon<'a> {
         let forget = Instant::now() + NEXT_HOPS_HOLD;
         let mut last = Instant::now();
         let mut due = None;
+        let mut sweep = interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let soon = |last: Instant| Some((Instant::now() + GATHER).max(last + SPACING));
         loop {
             tokio::select! {
@@ -158,6 +165,12 @@ impl<'a> Daemon<'a> {
                     self.facts.learn(&self.neighbours.borrow_and_update());
                     due = due.or_else(|| soon(last));
                 }
+                _ = sweep.tick() => {
+                    if self.reconciler.is_handing_over() && let Err(error) = self.sweep() {
+                        tracing::error!(error = format!("{error:#}"), "cannot look at the flow table");
+                        due = due.or_else(|| soon(last));
+                    }
+                }
                 () = sleep_until(due.unwrap_or(last)), if due.is_some() => {
                     due = None;
                     if let Err(error) = self.apply() {
@@ -176,9 +189,16 @@ impl<'a> Daemon<'a> {
     /// Puts in force what follows from what is known.
     fn apply(&mut self) -> Result<()> {
         let desired = desired(self.config, self.facts.known());
-        let (assigned, operations) = self.reconciler.reconcile(&desired)?;
+        let (assigned, operations) = self.reconciler.reconcile(&desired, self.started.elapsed())?;
         tracing::debug!(operations, "the data plane is as desired");
         self.snapshots.send_replace(Arc::new(snapshot(&desired, assigned)));
+        Ok(())
+    }
+
+    /// Ends what is over of slots that have changed hands.
+    fn sweep(&mut self) -> Result<()> {
+        let slots = self.reconciler.sweep(self.started.elapsed())?;
+        tracing::debug!(slots, "slots that have changed hands");
         Ok(())
     }
 }

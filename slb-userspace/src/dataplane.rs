@@ -8,13 +8,24 @@ pub mod state;
 #[cfg(test)]
 pub(crate) mod fake;
 
-use state::{Operation, State};
+use std::sync::Arc;
+
+use state::{Operation, Remembered, State};
 
 /// Something that holds a [`State`].
 pub trait DataPlane {
     /// What it holds now. Contents of server tables are not read back: a table found is of unknown content.
     fn observe(&self) -> anyhow::Result<State>;
 
+    /// The owners of a table's slots, and the keepers of those that have changed hands.
+    fn table(&self, id: u32) -> anyhow::Result<Contents>;
+
+    /// Shows every flow that is remembered and has not expired; `hz` is jiffies in a second.
+    fn flows(&self, hz: u32, visit: &mut dyn FnMut(Remembered)) -> anyhow::Result<()>;
+
     /// Carries out one operation.
     fn apply(&mut self, operation: &Operation) -> anyhow::Result<()>;
 }
+
+/// Owners by slot; slots that have changed hands, with their keepers.
+pub type Contents = (Arc<[u32]>, Vec<(u32, u32)>);

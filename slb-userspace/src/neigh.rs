@@ -45,6 +45,10 @@ pub struct NextHop {
     pub source_mac: Mac,
     /// Address of the destination, or of the gateway to it.
     pub destination_mac: Mac,
+    /// The largest IP packet the outgoing interface takes, in bytes.
+    pub mtu: u32,
+    /// Whether the destination is reached through a gateway.
+    pub through_gateway: bool,
 }
 
 /// Why there is no next hop to a destination.
@@ -102,6 +106,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// The XDP program it runs.
     pub xdp: Option<Xdp>,
+    /// The largest IP packet it takes, in bytes.
+    pub mtu: u32,
 }
 
 /// An XDP program on an interface.

@@ -1,6 +1,6 @@
 //! Servers and the next hops that lead to them.
 
-use super::{Address, Mac, Reference};
+use super::{Address, Reference, Stations};
 
 /// A server as the packet path sees it.
 ///
@@ -16,16 +16,20 @@ pub struct Backend {
     pub flags: u8,
     /// Weight 0 to 100, for whoever reads the map: the packet path has it in the ring.
     pub weight: u8,
-    /// This use of the id; an unused entry has [`Reference`] 0.
-    pub reference: Reference,
     /// Index of the next hop; 0 while there is none.
     pub next_hop: u32,
+    /// This use of the id; an unused entry has [`Reference`] 0.
+    pub reference: Reference,
+    /// Sum of the words of an outer IPv4 header to this server that are the same in every packet (mode `ipip`).
+    pub outer_sum: u32,
     /// The ring it stands in, for whoever reads the map.
     pub ring: u32,
     /// One of the `HEALTH_` values, for whoever reads the map.
     pub health: u32,
+    /// [`Backend::endpoint_of`] its address and port: flows of one client endpoint never share it.
+    pub endpoint: u32,
     /// Keeps the entry on one cache line.
-    pub reserved: [u32; 7],
+    pub reserved: [u32; 4],
 }
 
 impl Backend {
@@ -34,6 +38,13 @@ impl Backend {
     pub const ALIVE: u8 = 1;
     /// New flows may be given to it.
     pub const NEW: u8 = 2;
+
+    /// The endpoint with this [`server_hash`](super::service::ServiceIndex::server_hash): an odd number of 16 bits, the same for all servers of an address
+    /// and port, and hardly ever for others.
+    #[inline(always)]
+    pub const fn endpoint_of(hash: u64) -> u32 {
+        (hash >> 44) as u32 & 0xffff | 1
+    }
 
     /// No probe has ended yet.
     pub const HEALTH_UNKNOWN: u32 = 0;
@@ -51,12 +62,10 @@ impl Backend {
 pub struct NextHop {
     /// Index of the interface; 0 in an unused entry.
     pub ifindex: u32,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u32,
-    /// Hardware address of the next hop.
-    pub destination: Mac,
-    /// The interface's own hardware address.
-    pub source: Mac,
+    /// The largest IP packet that may leave there, in bytes.
+    pub mtu: u32,
+    /// From the interface's own hardware address to that of the next hop.
+    pub stations: Stations,
 }
 
 const _: () = assert!(size_of::<Backend>() == 64);

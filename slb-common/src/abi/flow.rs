@@ -1,109 +1,370 @@
-//! Connections. One entry serves both directions, so the two can never be forgotten one without the other.
+//! Flows that are remembered. One entry serves both directions, so the two can never be forgotten one without the other.
+//!
+//! The table is an array of entries of one cache line each. Both directions know the client's endpoint and the protocol: their
+//! hash names an entry's *home*, and the entry lies there or in one of the [`WINDOW`] slots from there on. Each home has a
+//! word of *places* that says in which, so a look-up reads no slot that holds nothing of its home.
+//!
+//! Several processors read and write at once. Every word is written whole. The word *meta* holds a version, which is odd
+//! while the entry is being written: whoever reads an entry compares the versions before and after. Whoever writes one has
+//! made the version odd by compare-and-exchange, so nobody else writes it, nor its bit in its home's places.
+//! Loads and stores need no more order than x86-64 keeps by itself.
 
-use super::{Address, Mac, Reference};
+use super::{Address, Reference, Stations, word::Word};
 use crate::hash::mix;
 
-/// Flows that one client endpoint may have at a time, each to another service.
-pub const WAYS: u8 = 4;
+/// Slots, from its home on, that an entry may lie in.
+pub const WINDOW: u32 = 32;
+/// Words of an entry.
+pub const WORDS: usize = 8;
 
-/// What both directions of a flow have in common, and a number to tell flows of the same client endpoint apart.
+const META: usize = 0;
+const PLACES: usize = 1;
+const CLIENT: usize = 2;
+const END: usize = 4;
+const BACKEND: usize = 5;
+const LINK: usize = 6;
+
+/// An entry as a copy of it.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FlowKey {
-    /// Address of the client.
-    pub client: Address,
-    /// Port of the client, in network byte order.
-    pub port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// 0 to [`WAYS`] - 1.
-    pub way: u8,
-    /// Always 0: part of what is hashed.
-    pub reserved: u32,
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FlowWords([u64; WORDS]);
+
+/// What both directions of a flow have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    halves: [u64; 2],
+    /// Port and protocol; the upper half is free for the service.
+    end: u64,
 }
 
-impl FlowKey {
-    /// The first way of a client endpoint; the port in network byte order.
+impl Client {
+    /// The client endpoint; the port in network byte order.
     #[inline(always)]
-    pub const fn new(client: Address, port: u16, protocol: u8) -> Self {
-        Self { client, port, protocol, way: 0, reserved: 0 }
+    pub const fn new(address: &Address, port: u16, protocol: u8) -> Self {
+        Self { halves: address.halves(), end: port as u64 | (protocol as u64) << 16 }
     }
 
-    /// A hash of everything but the way.
+    /// The home of its entries, not yet reduced to the table. It depends on a secret of this table's, or a client could
+    /// choose its ports such that its flows push each other out.
     #[inline(always)]
-    pub const fn check(&self) -> u64 {
-        let [a, b, c, d] = self.client.0;
-        let rest = (self.port as u64) << 8 | self.protocol as u64;
-        mix(((a as u64) << 32 | b as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            ^ ((c as u64) << 32 | d as u64)
-            ^ rest << 33)
+    pub const fn home(&self, seed: u64) -> u32 {
+        let [high, low] = self.halves;
+        // The upper half of a mapped address is zero.
+        let high = if high == 0 { seed } else { mix(high ^ seed) };
+        mix(high.wrapping_add(low).wrapping_add(self.end << 20)) as u32
+    }
+
+    /// The client endpoint as numbers.
+    #[inline(always)]
+    pub const fn words(&self) -> [u64; 3] {
+        [self.halves[0], self.halves[1], self.end]
+    }
+
+    /// The client endpoint of these numbers.
+    #[inline(always)]
+    pub const fn from_words([high, low, end]: [u64; 3]) -> Self {
+        Self { halves: [high, low], end }
+    }
+
+    /// Address, port (network byte order) and protocol.
+    pub const fn parts(&self) -> (Address, u16, u8) {
+        let [[a, b], [c, d]] = [
+            [self.halves[0] as u32, (self.halves[0] >> 32) as u32],
+            [self.halves[1] as u32, (self.halves[1] >> 32) as u32],
+        ];
+        (Address([a, b, c, d]), self.end as u16, (self.end >> 16) as u8)
     }
 }
 
-/// A flow. [`Flow::last_seen`] and [`Flow::state`] are written in place, one word each; everything else changes by
-/// putting a new entry in the place of the old one, so that no packet sees half a change.
-#[repr(C, align(8))]
+/// What is remembered of a flow, but for [`Meta`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
-    /// The service it came to.
-    pub service: Reference,
+    /// Tag of the service it came to.
+    pub service: u32,
     /// The server it was given to.
     pub backend: Reference,
-    /// Low word of the jiffies at its last packet; no more exact than a second.
-    pub last_seen: u32,
-    /// Bits of [`state`].
-    pub state: u32,
-    /// How the client is reached: the way its last packet came.
+    /// How the client is reached.
     pub client: Link,
-    /// [`FlowKey::check`] of its key: an entry that is evicted while it is looked at may become another flow's.
-    pub check: u64,
 }
 
 /// How the client is reached: through the interface its packets come in, by the station that sends them.
-#[repr(C, align(8))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Link {
     /// Index of the interface.
     pub ifindex: u32,
-    /// Keeps the words aligned.
-    pub reserved: u32,
-    /// Hardware address of the client, or of the router before it.
-    pub peer: Mac,
-    /// Hardware address of ours that the client's frames are sent to.
-    pub own: Mac,
+    /// Receiver and sender of the client's frames.
+    pub stations: Stations,
 }
 
 impl Link {
+    #[inline(always)]
+    const fn words(&self) -> [u64; 2] {
+        [self.stations.head, self.stations.tail as u64 | (self.ifindex as u64) << 32]
+    }
+
+    #[inline(always)]
+    const fn from_words([head, rest]: [u64; 2]) -> Self {
+        Self { ifindex: (rest >> 32) as u32, stations: Stations { head, tail: rest as u32, reserved: 0 } }
+    }
+
     /// Compares without branches: each one would double the paths the verifier follows.
     #[inline(always)]
     pub const fn same(&self, other: &Self) -> bool {
-        (self.ifindex ^ other.ifindex) as u64
-            | self.peer.difference(other.peer)
-            | self.own.difference(other.own)
-            == 0
+        let ([a, b], [c, d]) = (self.words(), other.words());
+        (a ^ c) | (b ^ d) == 0
     }
 }
 
-/// Bits of [`Flow::state`].
+/// Bits of [`Meta::state`].
 pub mod state {
+    /// There is a flow.
+    pub const USED: u32 = 1;
     /// The client has sent a FIN.
-    pub const CLIENT_FIN: u32 = 1;
+    pub const CLIENT_FIN: u32 = 2;
     /// The server has sent a FIN.
-    pub const SERVER_FIN: u32 = 2;
+    pub const SERVER_FIN: u32 = 4;
     /// One side has sent a RST.
-    pub const RESET: u32 = 4;
+    pub const RESET: u32 = 8;
     /// The flow has ended, and its server now talks to the same client endpoint on its own account.
-    pub const RELEASED: u32 = 8;
+    pub const RELEASED: u32 = 16;
+    /// The server has sent something.
+    pub const ANSWERED: u32 = 32;
+    /// More than a first packet: a flow that must not make room for one that is not.
+    pub const CONFIRMED: u32 = 64;
 }
 
-impl Flow {
+/// The word of an entry that changes in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meta(u64);
+
+/// Unit of the idle time in [`Meta`], in seconds.
+const IDLE_UNIT: u32 = 4;
+
+impl Meta {
+    const VERSION: u64 = 0xffff << 32;
+    const WRITING: u64 = 1 << 32;
+
+    /// Jiffies, the low word, when the flow was last seen; no more exact than a second.
+    #[inline(always)]
+    pub const fn last_seen(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Bits of [`state`].
+    #[inline(always)]
+    pub const fn state(self) -> u32 {
+        (self.0 >> 48) as u32 & 0xff
+    }
+
+    /// Jiffies of silence after which the flow is forgotten.
+    #[inline(always)]
+    pub const fn idle(self, hz: u32) -> u32 {
+        (self.0 >> 56) as u32 * IDLE_UNIT * hz
+    }
+
+    /// Jiffies since the flow was last seen; 0 if another processor has seen it after `now` was read.
+    #[inline(always)]
+    pub const fn silence(self, now: u32) -> u32 {
+        let silence = now.wrapping_sub(self.last_seen());
+        if silence > u32::MAX / 2 { 0 } else { silence }
+    }
+
+    /// Whether there is a flow in the entry, and nobody writes it.
+    #[inline(always)]
+    pub const fn is_used(self) -> bool {
+        self.0 & (Self::WRITING | (state::USED as u64) << 48) == (state::USED as u64) << 48
+    }
+
+    /// Whether the entry has never held a flow, and nobody writes it.
+    #[inline(always)]
+    pub const fn is_free(self) -> bool {
+        self.0 & (Self::WRITING | (state::USED as u64) << 48) == 0
+    }
+
+    /// Whether somebody writes the entry.
+    #[inline(always)]
+    pub const fn is_being_written(self) -> bool {
+        self.0 & Self::WRITING != 0
+    }
+
     /// Whether both sides, or one with a RST, have ended the connection.
     #[inline(always)]
-    pub const fn is_over(state: u32) -> bool {
+    pub const fn is_over(self) -> bool {
+        let state = self.state();
         state & (state::RESET | state::RELEASED) != 0
             || state & (state::CLIENT_FIN | state::SERVER_FIN) == state::CLIENT_FIN | state::SERVER_FIN
     }
+
+    /// Whether the entry was written as a whole between this and `later`.
+    #[inline(always)]
+    const fn replaced(self, later: Self) -> bool {
+        (self.0 ^ later.0) & Self::VERSION != 0
+    }
+
+    #[inline(always)]
+    const fn writing(self) -> Self {
+        Self(self.0 | Self::WRITING)
+    }
+
+    /// The next version, with these values.
+    #[inline(always)]
+    const fn next(self, last_seen: u32, state: u32, idle: u64) -> Self {
+        let version = ((self.0 & Self::VERSION) | Self::WRITING).wrapping_add(Self::WRITING) & Self::VERSION;
+        Self(last_seen as u64 | version | (state as u64) << 48 | idle << 56)
+    }
+
+    #[inline(always)]
+    const fn with(self, last_seen: u32, state: u32) -> Self {
+        Self(self.0 & (Self::VERSION | 0xff << 56) | last_seen as u64 | (state as u64) << 48)
+    }
 }
 
-const _: () = assert!(size_of::<FlowKey>() == 24);
-const _: () = assert!(size_of::<Flow>() == 48);
+/// Idle time as an entry holds it, in units of four seconds, rounded up: 0 to 1,020 seconds.
+pub const fn idle_units(seconds: u32) -> u8 {
+    let units = seconds.div_ceil(IDLE_UNIT);
+    if units < 255 { units as u8 } else { 255 }
+}
+
+/// An entry where it lies in its table: other processors read and write it at the same time.
+#[derive(Debug, Clone, Copy)]
+pub struct FlowEntry<'t>(&'t [Word; WORDS]);
+
+impl<'t> FlowEntry<'t> {
+    /// The entry in these words.
+    #[inline(always)]
+    pub const fn new(words: &'t [Word; WORDS]) -> Self {
+        Self(words)
+    }
+
+    /// State and times.
+    #[inline(always)]
+    pub fn meta(self) -> Meta {
+        Meta(self.0[META].load())
+    }
+
+    /// Of the slots from here on, those that hold an entry whose home this is: bit n for the n-th.
+    #[inline(always)]
+    pub fn places(self) -> u64 {
+        self.0[PLACES].load()
+    }
+
+    /// Whether the entry is one of this client endpoint's, and of which service.
+    #[inline(always)]
+    pub fn service_of(self, client: &Client) -> Option<u32> {
+        let end = self.0[END].load();
+        let differs = (self.0[CLIENT].load() ^ client.halves[0])
+            | (self.0[CLIENT + 1].load() ^ client.halves[1])
+            | ((end ^ client.end) & 0xffff_ffff);
+        if differs == 0 { Some((end >> 32) as u32) } else { None }
+    }
+
+    /// The client endpoint.
+    #[inline(always)]
+    pub fn client(self) -> Client {
+        Client {
+            halves: [self.0[CLIENT].load(), self.0[CLIENT + 1].load()],
+            end: self.0[END].load() & 0xffff_ffff,
+        }
+    }
+
+    /// The server the flow was given to.
+    #[inline(always)]
+    pub fn backend(self) -> Reference {
+        Reference(self.0[BACKEND].load())
+    }
+
+    /// The flow, unless the entry has been replaced since `meta` was read.
+    #[inline(always)]
+    pub fn read(self, meta: Meta) -> Option<Flow> {
+        let flow = Flow {
+            service: (self.0[END].load() >> 32) as u32,
+            backend: self.backend(),
+            client: Link::from_words([self.0[LINK].load(), self.0[LINK + 1].load()]),
+        };
+        if meta.replaced(self.meta()) { None } else { Some(flow) }
+    }
+
+    /// Changes when the flow was last seen and its state, unless anything has changed since `meta` was read.
+    #[inline(always)]
+    pub fn touch(self, meta: Meta, now: u32, state: u32) {
+        self.0[META].exchange(meta.0, meta.with(now, state).0);
+    }
+
+    /// Begins to write the entry; `false` if anything has changed since `meta` was read.
+    #[inline(always)]
+    pub fn claim(self, meta: Meta) -> bool {
+        self.0[META].exchange(meta.0, meta.writing().0)
+    }
+
+    /// Fills an entry that has been claimed, and gives it up. `meta` is what it was claimed with.
+    #[inline(always)]
+    pub fn fill(self, meta: Meta, client: &Client, flow: &Flow, now: u32, state: u32, idle: u8) {
+        self.0[CLIENT].store(client.halves[0]);
+        self.0[CLIENT + 1].store(client.halves[1]);
+        self.0[END].store(client.end | (flow.service as u64) << 32);
+        self.0[BACKEND].store(flow.backend.0);
+        let [head, rest] = flow.client.words();
+        self.0[LINK].store(head);
+        self.0[LINK + 1].store(rest);
+        self.0[META].store(meta.next(now, state | state::USED, idle as u64).0);
+    }
+
+    /// Notes that the n-th slot from this home on holds an entry of this home.
+    #[inline(always)]
+    pub fn take_place(self, n: u32) {
+        self.0[PLACES].set(1 << n);
+    }
+
+    /// Notes that it does not any more.
+    #[inline(always)]
+    pub fn leave_place(self, n: u32) {
+        self.0[PLACES].clear(1 << n);
+    }
+}
+
+const _: () = assert!(size_of::<FlowWords>() == 64);
+const _: () = assert!(WINDOW <= u64::BITS);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filled_entry_says_what_was_put_into_it() {
+        let words = [const { Word::new(0) }; WORDS];
+        let entry = FlowEntry::new(&words);
+        let client = Client::new(&Address::v4([192, 0, 2, 1]), 80, 6);
+        let flow = Flow {
+            service: 9,
+            backend: Reference::new(70_000, 3),
+            client: Link { ifindex: 2, stations: Stations::new([7; 6], [9; 6]) },
+        };
+        let meta = entry.meta();
+        assert!(!meta.is_used() && entry.claim(meta) && entry.meta().is_being_written());
+        assert!(!entry.claim(meta), "claimed twice");
+        entry.fill(meta, &client, &flow, 1000, state::CONFIRMED, idle_units(899));
+        let filled = entry.meta();
+        assert!(filled.is_used() && meta.replaced(filled));
+        assert_eq!((filled.last_seen(), filled.idle(250)), (1000, 900 * 250));
+        assert_eq!(entry.read(filled), Some(flow));
+        assert_eq!(entry.read(meta), None);
+        assert_eq!(entry.service_of(&client), Some(9));
+        assert_eq!(entry.client(), client);
+        entry.touch(filled, 1300, state::USED | state::RESET);
+        assert!(entry.meta().is_over() && !filled.replaced(entry.meta()));
+        assert_eq!(entry.meta().silence(1310), 10);
+        entry.touch(filled, 9, 0);
+        assert_eq!(entry.meta().last_seen(), 1300, "touched by an outdated view");
+    }
+
+    #[test]
+    fn versions_come_round() {
+        let mut meta = Meta(0);
+        for _ in 0..70_000 {
+            let next = meta.next(1, state::USED, 3);
+            assert!(!next.is_being_written() && meta.replaced(next));
+            assert_eq!((next.state(), next.last_seen()), (state::USED, 1));
+            meta = next;
+        }
+    }
+}

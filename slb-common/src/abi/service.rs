@@ -1,9 +1,10 @@
 //! Services: what a listener is on one of its VIPs, and the index that finds them.
 
 use super::{Address, MAX_SERVICES, NAME_LEN, Reference};
-use crate::hash::mix;
 
 /// One VIP, protocol and port; with an ICMP protocol and port 0, the right to answer echo requests to the VIP.
+///
+/// For answers, which find it by its id, and for whoever reads the map. Packets to a VIP find its [`IndexEntry`].
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Service {
@@ -13,16 +14,18 @@ pub struct Service {
     pub port: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// Keeps the words aligned.
-    pub reserved: u8,
-    /// This use of the id; an unused entry has [`Reference`] 0.
-    pub reference: Reference,
+    /// One of [`mode`].
+    pub mode: u8,
     /// Index of the server table.
     pub ring: u32,
-    /// Jiffies after which a silent flow is forgotten.
+    /// This use of the id; an unused entry has [`Reference`] 0.
+    pub reference: Reference,
+    /// Seconds after which a silent flow is forgotten; up to 1,020.
     pub idle_timeout: u32,
-    /// Keeps what packets need on one cache line.
-    pub reserved_words: [u32; 8],
+    /// Bits of [`policy`].
+    pub policy: u32,
+    /// Keeps the size a power of two.
+    pub reserved: [u64; 3],
     /// Name of the load balancer, for whoever reads the map.
     pub load_balancer: [u8; NAME_LEN],
     /// Name of the listener, for whoever reads the map.
@@ -37,11 +40,12 @@ impl Default for Service {
             address: Address::default(),
             port: 0,
             protocol: 0,
-            reserved: 0,
-            reference: Reference::default(),
+            mode: mode::NAT,
             ring: 0,
+            reference: Reference::default(),
             idle_timeout: 0,
-            reserved_words: [0; 8],
+            policy: 0,
+            reserved: [0; 3],
             load_balancer: [0; NAME_LEN],
             listener: [0; NAME_LEN],
             group: [0; NAME_LEN],
@@ -49,12 +53,22 @@ impl Default for Service {
     }
 }
 
-impl Service {
-    /// Whether this entry is the service of that address, port and protocol.
-    #[inline(always)]
-    pub fn is(&self, address: &Address, port: u16, protocol: u8) -> bool {
-        self.port == port && self.protocol == protocol && self.address.same(address)
-    }
+/// How packets reach the server.
+pub mod mode {
+    /// Destination address and port are rewritten; answers come back through SLB.
+    pub const NAT: u8 = 0;
+    /// Hardware addresses are rewritten; answers go directly to the client.
+    pub const DSR: u8 = 1;
+    /// The packet is put into another IP packet, to the server; answers go directly to the client.
+    pub const IPIP: u8 = 2;
+}
+
+/// How flows of a service are remembered.
+pub mod policy {
+    /// Every flow is remembered, not only those that the table would move. Always so in mode `nat`.
+    pub const TRACK: u32 = 1;
+    /// Datagrams of unknown flows go where the table says, in place of where it said before.
+    pub const FOLLOW: u32 = 2;
 }
 
 /// Slots of the index: four times the services, so that probes stay short.
@@ -62,28 +76,140 @@ pub const INDEX_SLOTS: usize = 4 * MAX_SERVICES as usize;
 /// Slots a look-up tries at most.
 pub const INDEX_PROBES: usize = 16;
 
-/// An open-addressed table of service ids. There are two; the one not in force is filled and then put in force.
+const INDEX_BITS: u32 = INDEX_SLOTS.trailing_zeros();
+/// 2^20 bits: at 10,000 servers one in a hundred passing packets is taken for a server's, and looked up in the flow table.
+const FILTER_BITS: u32 = 20;
+
+/// Words of the filter of servers.
+pub const FILTER_WORDS: usize = 1 << (FILTER_BITS - u64::BITS.trailing_zeros());
+
+/// What a client's packet needs to know of a service.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IndexEntry {
+    /// The VIP.
+    pub address: Address,
+    /// Port, in network byte order.
+    pub port: u16,
+    /// IP protocol number; 0 in a free slot.
+    pub protocol: u8,
+    /// One of [`mode`].
+    pub mode: u8,
+    /// [`Reference::tag`] of the service.
+    pub service: u32,
+    /// Index of the server table.
+    pub ring: u32,
+    /// What its VIP, port and protocol add to the hash of a flow: [`crate::hash::salt`].
+    pub salt: u64,
+    /// Bits of [`policy`].
+    pub policy: u32,
+    /// [`super::flow::idle_units`] of the time after which a silent flow is forgotten.
+    pub idle: u8,
+    /// Keeps the size a power of two.
+    pub reserved: [u8; 15],
+}
+
+impl IndexEntry {
+    /// Id of the service.
+    #[inline(always)]
+    pub const fn id(&self) -> u32 {
+        self.service & 0xffff
+    }
+}
+
+/// An open-addressed table of services, with what all packets need to know. Filled aside, put in force by one pointer
+/// write, never changed after.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct ServiceIndex {
-    /// Seed of the hash, chosen so that no entry needs more than [`INDEX_PROBES`] probes.
+    /// Seed of the index's hash, chosen so that no entry needs more than [`INDEX_PROBES`] probes.
     pub seed: u64,
-    /// Service id plus one; 0 ends a probe.
-    pub slots: [u16; INDEX_SLOTS],
+    /// Slots of the flow table less one; their number is a power of two.
+    pub flow_mask: u32,
+    /// Jiffies in a second: the unit of every time on the packet path.
+    pub hz: u32,
+    /// Where tunnels begin (mode `ipip`).
+    pub tunnel: Tunnel,
+    /// One bit for each server whose answers come back through SLB: packets from elsewhere are no answers.
+    pub servers: [u64; FILTER_WORDS],
+    /// The services.
+    pub entries: [IndexEntry; INDEX_SLOTS],
+}
+
+/// Source addresses of outer headers.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tunnel {
+    /// IPv4, mapped.
+    pub v4: Address,
+    /// IPv6.
+    pub v6: Address,
 }
 
 impl ServiceIndex {
-    /// The slot a probe starts at.
+    /// An index of nothing, made where it stays: it is too large for a stack.
+    #[cfg(any(test, feature = "user"))]
+    pub fn empty() -> Box<Self> {
+        // SAFETY: integers, for which zero is valid.
+        unsafe { Box::new_zeroed().assume_init() }
+    }
+
+    /// A hash of an endpoint; its upper bits say where an entry or a bit is.
     #[inline(always)]
-    pub fn home(seed: u64, address: &Address, port: u16, protocol: u8) -> usize {
-        let [a, b, c, d] = address.0;
-        let high = u64::from(a) << 32 | u64::from(b);
-        let low = u64::from(c) << 32 | u64::from(d);
-        let rest = u64::from(port) << 8 | u64::from(protocol);
-        let hash = mix(high.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ low ^ (rest << 33) ^ seed);
-        hash as usize & (INDEX_SLOTS - 1)
+    pub const fn hash(seed: u64, address: &Address, port: u16, protocol: u8) -> u64 {
+        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let [high, low] = address.halves();
+        let rest = (port as u64) << 8 | protocol as u64;
+        let h = (high.wrapping_mul(ODD) ^ low ^ rest << 8 ^ seed).wrapping_mul(ODD);
+        (h ^ h >> 32).wrapping_mul(ODD)
+    }
+
+    /// Hash of a server's endpoint: its upper bits say where its bit in the filter is, and some of them are its
+    /// [`Backend::endpoint`](super::backend::Backend).
+    #[inline(always)]
+    pub const fn server_hash(address: &Address, port: u16) -> u64 {
+        Self::hash(0, address, port, 0)
+    }
+
+    /// The slot a probe for this hash starts at.
+    #[inline(always)]
+    pub const fn home(hash: u64) -> usize {
+        (hash >> (u64::BITS - INDEX_BITS)) as usize
+    }
+
+    /// The word and the bit of a server with this hash in the filter.
+    #[inline(always)]
+    pub const fn filter_place(hash: u64) -> (usize, u64) {
+        let place = hash >> (u64::BITS - FILTER_BITS);
+        ((place >> 6) as usize, 1 << (place & 63))
+    }
+
+    /// The service of an endpoint.
+    #[inline(always)]
+    pub fn find(&self, address: &Address, port: u16, protocol: u8) -> Option<&IndexEntry> {
+        let home = Self::home(Self::hash(self.seed, address, port, protocol));
+        for probe in 0..INDEX_PROBES {
+            let entry = &self.entries[(home + probe) & (INDEX_SLOTS - 1)];
+            if entry.protocol == 0 {
+                return None;
+            }
+            // One comparison: port and protocol lie side by side.
+            let is_same = (entry.port ^ port) as u32 | (entry.protocol ^ protocol) as u32;
+            if is_same == 0 && entry.address.same(address) {
+                return Some(entry);
+            }
+        }
+        None
+    }
+
+    /// Whether the endpoint with this [`Self::server_hash`] may be a server's: never says no for one.
+    #[inline(always)]
+    pub fn may_be_server(&self, hash: u64) -> bool {
+        let (word, bit) = Self::filter_place(hash);
+        self.servers[word & (FILTER_WORDS - 1)] & bit != 0
     }
 }
 
 const _: () = assert!(size_of::<Service>() == 256);
-const _: () = assert!(INDEX_SLOTS.is_power_of_two() && MAX_SERVICES < u16::MAX as u32);
+const _: () = assert!(size_of::<IndexEntry>() == 64);
+const _: () = assert!(INDEX_SLOTS.is_power_of_two() && MAX_SERVICES < 1 << 16);

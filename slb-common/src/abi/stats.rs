@@ -115,6 +115,12 @@ reasons! {
     VlanCrossing = "vlan_crossing",
     /// An IPv6 packet that its sender routes.
     SourceRoute = "source_route",
+    /// Larger, inside its outer header, than may leave.
+    TooBig = "too_big",
+    /// The frame has no room for an outer header.
+    NoHeadroom = "no_headroom",
+    /// Sent by the server it would be sent to.
+    Loop = "loop",
     /// The daemon has not filled the maps yet.
     NotReady = "not_ready",
 }

@@ -4,7 +4,7 @@ use super::{
     backend::{Backend, NextHop},
     control::Control,
     decap::{Policy, Tally},
-    flow::{Flow, FlowKey},
+    flow::FlowWords,
     ring::Ring,
     service::{Service, ServiceIndex},
     stats::{Counters, Totals},
@@ -20,5 +20,5 @@ macro_rules! pod {
     };
 }
 
-pod!(Backend, NextHop, Control, Flow, FlowKey, Ring, Service, ServiceIndex, Counters, Totals, Policy, Tally);
+pod!(Backend, NextHop, Control, FlowWords, Ring, Service, ServiceIndex, Counters, Totals, Policy, Tally);
 pod!(bench::Control, bench::Stamps);

@@ -1,53 +1,108 @@
 //! The flow table: looks flows up and finds places for new ones.
+//!
+//! The searches of the full path are compiled apart, as functions of their own that the verifier follows once, whatever
+//! calls them: [`find`], [`others`], [`release`] and [`place`], which [`Tables`] calls. They take and return nothing but
+//! numbers.
 
 use super::tables::Tables;
-use crate::abi::flow::{Client, Flow, FlowEntry, Meta, WINDOW, state};
+use crate::{
+    abi::{
+        Reference,
+        backend::Backend,
+        flow::{Client, Flow, FlowEntry, Meta, WINDOW, state},
+        service::ServiceIndex,
+    },
+    opaque::{hide, hide_long},
+};
 
-/// Slots in which a free one is looked for before a flow of one packet must make room.
-const SEARCHED: u32 = 8;
-/// Seconds after which a flow of one packet is worth no more than a free slot.
-const UNCONFIRMED_SECONDS: u32 = 3;
-/// Other flows of a client endpoint, each to another service, that are told apart.
-pub(super) const OTHERS: u32 = 3;
+/// What a search in the flow table is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Query {
+    /// The client endpoint.
+    pub client: Client,
+    /// Its home, reduced to the table.
+    pub home: u32,
+}
+
+/// A distance from home that is none.
+pub const NOWHERE: u32 = WINDOW;
+/// A distance that the quick path does not know.
+pub(super) const FAR: u32 = NOWHERE + 1;
+/// Distances from home that the quick path looks at.
+const NEAR: u32 = 4;
+
+/// Finds a flow of the service with this tag: [`NOWHERE`], or its distance from home. Whether it has expired is not asked.
+#[inline(always)]
+pub fn find<T: Tables>(query: &Query, service: u32, tables: &T) -> u32 {
+    tables.index().map_or(NOWHERE, |index| Flows::open(index, tables).find(query, service))
+}
+
+/// Finds a flow that a packet answers, of the server with this [`Backend::endpoint`]: [`NOWHERE`], or its distance from
+/// home. `accepts` is whether the packet accepts a connection.
+#[inline(always)]
+pub fn find_answered<T: Tables>(query: &Query, endpoint: u32, accepts: bool, tables: &T) -> u32 {
+    tables.index().map_or(NOWHERE, |index| Flows::open(index, tables).find_answered(query, endpoint, accepts))
+}
+
+/// Finds where live flows of the client endpoint to other services lead: [`Backend::endpoint`]s of 16 bits each, the last
+/// four found.
+#[inline(always)]
+pub fn others<T: Tables>(query: &Query, service: u32, tables: &T) -> u64 {
+    tables.index().map_or(0, |index| Flows::open(index, tables).others(query, service))
+}
+
+/// Ends answers of flows of the client endpoint to other services that are over and lead to this [`Backend::endpoint`].
+#[inline(always)]
+pub fn release<T: Tables>(query: &Query, service: u32, endpoint: u32, tables: &T) {
+    if let Some(index) = tables.index() {
+        Flows::open(index, tables).release(query, service, endpoint);
+    }
+}
+
+/// Finds a place for a new flow: [`NOWHERE`], or its distance from home.
+#[inline(always)]
+pub fn place<T: Tables>(home: u32, tables: &T) -> u32 {
+    tables.index().map_or(NOWHERE, |index| Flows::open(index, tables).place(home))
+}
 
 /// The flow table, as a packet sees it.
 pub(super) struct Flows<'t, T> {
-    pub(super) tables: &'t T,
+    tables: &'t T,
     /// Slots less one.
-    pub(super) mask: u32,
+    mask: u32,
     /// Jiffies in a second.
-    pub(super) hz: u32,
+    hz: u32,
     /// Jiffies.
-    pub(super) now: u32,
+    now: u32,
+    /// Anything that is never compared, to hide things by.
+    unknown: u64,
 }
 
 /// A flow in its place.
 #[derive(Clone, Copy)]
 pub(super) struct Found<'t> {
-    pub(super) entry: FlowEntry<'t>,
+    entry: FlowEntry<'t>,
     pub(super) meta: Meta,
     pub(super) flow: Flow,
 }
 
-/// Where flows of the same client endpoint to other services are: distances from their home, plus one, of eight bits
-/// each.
+/// What [`others`] has found.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Others(pub(super) u32);
+pub(super) struct Others(pub(super) u64);
 
 impl Others {
-    /// The n-th of them, as its distance from home.
+    /// Whether one leads to the same server endpoint, or seems to.
     #[inline(always)]
-    pub(super) const fn nth(self, n: u32) -> Option<u32> {
-        ((self.0 >> (8 * n)) & 0xff).checked_sub(1)
+    pub(super) const fn lead_to(self, backend: &Backend) -> bool {
+        let same = self.0 ^ (backend.endpoint as u64).wrapping_mul(0x1_0001_0001_0001);
+        same & 0xffff == 0 || same >> 16 & 0xffff == 0 || same >> 32 & 0xffff == 0 || same >> 48 == 0
     }
-}
 
-/// What a look-up has found.
-pub(super) enum Search<'t> {
-    /// The flow.
-    Found(Found<'t>),
-    /// No such flow.
-    Missing(Others),
+    /// Whether one more could not be told from them.
+    #[inline(always)]
+    pub(super) const fn are_too_many(self) -> bool {
+        self.0 >> 48 != 0
+    }
 }
 
 /// What became of a flow that was to be remembered.
@@ -60,117 +115,99 @@ pub(super) enum Put {
 }
 
 impl<'t, T: Tables> Flows<'t, T> {
-    /// The home of a client endpoint.
+    /// The flow table of these tables.
     #[inline(always)]
-    pub(super) fn home(&self, client: &Client) -> u32 {
-        client.home(self.tables.flow_seed()) & self.mask
+    pub(super) fn open(index: &ServiceIndex, tables: &'t T) -> Self {
+        Self { tables, mask: index.flow_mask, hz: index.hz, now: tables.now(), unknown: index.seed }
     }
 
-    /// The slot at a distance from a home.
+    /// A search for flows of a client endpoint.
     #[inline(always)]
-    pub(super) fn at(&self, home: u32, distance: u32) -> Option<FlowEntry<'t>> {
-        self.tables.flow(home.wrapping_add(distance) & self.mask)
+    pub(super) fn query(&self, client: Client) -> Query {
+        Query { client, home: self.home(&client) }
     }
 
-    /// Finds the flow of a client endpoint to the service with this tag. Whether it has expired is not asked.
+    /// As the function [`find`], but [`FAR`] where it may be further from home than the quick path looks.
     #[inline(always)]
-    pub(super) fn find(&self, client: &Client, home: u32, service: u32) -> Search<'t> {
-        const NOWHERE: u32 = WINDOW;
-        let mut others = 0;
-        let mut found = NOWHERE;
-        let mut places = self.at(home, 0).map_or(0, FlowEntry::places);
-        for distance in 0..WINDOW {
-            if places == 0 {
-                break;
+    pub(super) fn find_near(&self, query: &Query, service: u32) -> u32 {
+        let mut left = self.places(query.home);
+        for distance in 0..NEAR {
+            if left & 1 != 0 && self.is(query, distance, service) {
+                return hide(distance, self.unknown);
             }
-            if places & 1 != 0
-                && let Some(entry) = self.at(home, distance)
-                && let Some(other) = entry.service_of(client)
-                && entry.meta().is_used()
-            {
-                if other == service {
-                    found = distance;
-                    break;
-                }
-                others = others << 8 | (distance + 1);
+            left >>= 1;
+        }
+        hide(if left == 0 { NOWHERE } else { FAR }, self.unknown)
+    }
+
+    /// As the function [`find_answered`], but [`FAR`] where it may be further from home than the quick path looks.
+    #[inline(always)]
+    pub(super) fn find_answered_near(&self, query: &Query, endpoint: u32, accepts: bool) -> u32 {
+        let mut left = self.places(query.home);
+        for distance in 0..NEAR {
+            if left & 1 != 0 && self.is_answered(query, distance, endpoint, accepts) {
+                return hide(distance, self.unknown);
             }
-            places >>= 1;
+            left >>= 1;
         }
-        let found = self.tables.hide(found);
-        let others = Others(others);
-        if found >= NOWHERE {
-            return Search::Missing(others);
-        }
-        self.read(client, home, found).filter(|found| found.flow.service == service).map_or(Search::Missing(others), Search::Found)
+        hide(if left == 0 { NOWHERE } else { FAR }, self.unknown)
     }
 
     /// The flow of a client endpoint at a distance from its home.
     #[inline(always)]
-    pub(super) fn read(&self, client: &Client, home: u32, distance: u32) -> Option<Found<'t>> {
-        let entry = self.at(home, distance)?;
+    pub(super) fn read(&self, query: &Query, distance: u32) -> Option<Found<'t>> {
+        if distance >= NOWHERE {
+            return None;
+        }
+        let entry = self.at(query.home, distance)?;
         let meta = entry.meta();
-        entry.service_of(client)?;
+        entry.service_of(&query.client)?;
         let flow = entry.read(meta)?;
         if meta.is_used() { Some(Found { entry, meta, flow }) } else { None }
     }
 
-    /// Remembers a flow that is not in the table: in a free slot, or in that of a flow which has ended, has been silent
-    /// for too long, or consists of one packet.
+    /// Remembers a flow that is not in the table, at the distance that [`place`] has found.
     #[inline(always)]
-    pub(super) fn put(&self, client: &Client, home: u32, flow: &Flow, bits: u32, idle: u8) -> Put {
-        const NOWHERE: u32 = WINDOW;
-        let (mut place, mut unconfirmed) = (NOWHERE, NOWHERE);
-        for distance in 0..WINDOW {
-            if distance >= SEARCHED && unconfirmed != NOWHERE {
-                break;
-            }
-            let Some(entry) = self.at(home, distance) else { break };
-            let meta = entry.meta();
-            if meta.is_being_written() {
-                continue;
-            }
-            if self.is_free(meta) {
-                place = distance;
-                break;
-            }
-            if meta.state() & state::CONFIRMED == 0 && unconfirmed == NOWHERE {
-                unconfirmed = distance;
-            }
-        }
-        let place = self.tables.hide(if place == NOWHERE { unconfirmed } else { place });
-        if place >= NOWHERE {
+    pub(super) fn put(&self, query: &Query, distance: u32, flow: &Flow, bits: u32, idle: u8) -> Put {
+        if distance >= NOWHERE {
             return Put::Full;
         }
-        let Some(entry) = self.at(home, place) else { return Put::Full };
+        let Some(entry) = self.at(query.home, distance) else { return Put::Full };
         let meta = entry.meta();
         // Somebody has just taken it, or it has become worth more.
-        if !(self.is_free(meta) || meta.state() & state::CONFIRMED == 0) || !entry.claim(meta) {
+        if meta.is_being_written() || !self.may_go(meta) || !entry.claim(meta) {
             return Put::Full;
         }
         if meta.is_used() {
             let old_home = self.home(&entry.client());
-            let distance = home.wrapping_add(place).wrapping_sub(old_home) & self.mask;
-            if distance < WINDOW
+            let old_distance = query.home.wrapping_add(distance).wrapping_sub(old_home) & self.mask;
+            if old_distance < WINDOW
                 && let Some(old_home) = self.at(old_home, 0)
             {
-                old_home.leave_place(distance);
+                old_home.leave_place(old_distance);
             }
         }
-        if let Some(home) = self.at(home, 0) {
-            home.take_place(place);
+        if let Some(home) = self.at(query.home, 0) {
+            home.take_place(distance);
         }
-        entry.fill(meta, client, flow, self.now, bits, idle);
+        entry.fill(meta, &query.client, flow, self.now, bits, idle);
         Put::Done
     }
 
-    /// Writes the flow that has been found anew, in its place.
+    /// Writes a flow that has been found anew, in its place.
     #[inline(always)]
-    pub(super) fn replace(&self, found: &Found<'_>, client: &Client, flow: &Flow, bits: u32, idle: u8) -> Put {
+    pub(super) fn replace(&self, found: &Found<'_>, query: &Query, flow: &Flow, bits: u32, idle: u8) -> Put {
         if !found.entry.claim(found.meta) {
             return Put::Full;
         }
-        found.entry.fill(found.meta, client, flow, self.now, bits, idle);
+        found.entry.fill(found.meta, &query.client, flow, self.now, bits, idle);
         Put::Done
+    }
+
+    /// The server of a flow, unless its id has passed to another one.
+    #[inline(always)]
+    pub(super) fn live(&self, reference: Reference) -> Option<&'t Backend> {
+        self.tables.backend(reference.id()).filter(|backend| backend.reference == reference)
     }
 
     /// Whether a flow has been silent for too long.
@@ -189,10 +226,159 @@ impl<'t, T: Tables> Flows<'t, T> {
     }
 
     #[inline(always)]
-    fn is_free(&self, meta: Meta) -> bool {
-        !meta.is_used()
-            || meta.is_over()
-            || self.is_expired(meta)
-            || (meta.state() & state::CONFIRMED == 0 && meta.silence(self.now) >= UNCONFIRMED_SECONDS * self.hz)
+    fn find(&self, query: &Query, service: u32) -> u32 {
+        let mut left = self.places(query.home);
+        for distance in 0..WINDOW {
+            if left == 0 {
+                break;
+            }
+            if left & 1 != 0 && self.is(query, distance, service) {
+                return distance;
+            }
+            left >>= 1;
+        }
+        NOWHERE
+    }
+
+    #[inline(always)]
+    fn find_answered(&self, query: &Query, endpoint: u32, accepts: bool) -> u32 {
+        let mut left = self.places(query.home);
+        for distance in 0..WINDOW {
+            if left == 0 {
+                break;
+            }
+            if left & 1 != 0 && self.is_answered(query, distance, endpoint, accepts) {
+                return distance;
+            }
+            left >>= 1;
+        }
+        NOWHERE
+    }
+
+    /// Whether the flow at a distance from home is the client endpoint's, to the service with this tag.
+    #[inline(always)]
+    fn is(&self, query: &Query, distance: u32, service: u32) -> bool {
+        self.at(query.home, distance)
+            .is_some_and(|entry| entry.service_of(&query.client) == Some(service) && entry.meta().is_used())
+    }
+
+    /// Whether a packet of the server with this [`Backend::endpoint`] answers the flow at a distance from home.
+    #[inline(always)]
+    fn is_answered(&self, query: &Query, distance: u32, endpoint: u32, accepts: bool) -> bool {
+        let Some(found) = self.read(query, distance) else { return false };
+        let Some(backend) = self.live(found.flow.backend) else { return false };
+        let was = found.meta.state();
+        // The client may have gone without a word, and talk to the server directly now.
+        if backend.endpoint != endpoint || was & state::RELEASED != 0 || self.is_expired(found.meta) {
+            return false;
+        }
+        // A server that accepts on an ended flow talks to a client that came to it directly: a SYN through the VIP would
+        // have begun the flow anew.
+        if accepts && found.meta.is_over() {
+            self.touch(&found, was | state::RELEASED);
+            return false;
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn others(&self, query: &Query, service: u32) -> u64 {
+        let mut others = hide_long(0, self.unknown);
+        let mut left = self.places(query.home);
+        for distance in 0..WINDOW {
+            if left == 0 {
+                break;
+            }
+            if left & 1 != 0
+                && let Some(other) = self.read(query, distance)
+                && other.flow.service != service
+                && !self.is_over(other.meta)
+                && let Some(backend) = self.live(other.flow.backend)
+            {
+                others = hide_long(others << 16 | u64::from(backend.endpoint), self.unknown);
+            }
+            left >>= 1;
+        }
+        others
+    }
+
+    #[inline(always)]
+    fn release(&self, query: &Query, service: u32, endpoint: u32) {
+        let mut left = self.places(query.home);
+        for distance in 0..WINDOW {
+            if left == 0 {
+                break;
+            }
+            if left & 1 != 0
+                && let Some(other) = self.read(query, distance)
+                && other.flow.service != service
+                && self.is_over(other.meta)
+                && self.live(other.flow.backend).is_some_and(|there| there.endpoint == endpoint)
+            {
+                self.touch(&other, other.meta.state() | state::RELEASED);
+            }
+            left >>= 1;
+        }
+    }
+
+    /// A free slot, or else that of a flow which is over, or else of one that consists of a first packet; of several the one
+    /// longest silent.
+    #[inline(always)]
+    fn place(&self, home: u32) -> u32 {
+        const OVER: u32 = 1 << 31;
+        let (mut best, mut best_worth) = (hide(NOWHERE, self.unknown), hide(0, self.unknown));
+        for distance in 0..WINDOW {
+            let Some(entry) = self.at(home, distance) else { break };
+            let meta = entry.meta();
+            if meta.is_free() {
+                return distance;
+            }
+            // More than none, and less than the bit.
+            let silence = 1 + (meta.silence(self.now) >> 2);
+            let worth = if meta.is_being_written() || !self.may_go(meta) {
+                0
+            } else if self.is_over(meta) {
+                OVER + silence
+            } else {
+                silence
+            };
+            let worth = hide(worth, self.unknown);
+            if worth > best_worth {
+                best_worth = worth;
+                best = distance;
+            }
+            // Whatever has been compared, the next round begins as this one did.
+            best_worth = hide(best_worth, self.unknown);
+            best = hide(best, self.unknown);
+        }
+        best
+    }
+
+    /// Whether a slot may be given to another flow.
+    #[inline(always)]
+    fn may_go(&self, meta: Meta) -> bool {
+        !meta.is_used() || self.is_over(meta) || meta.state() & state::CONFIRMED == 0
+    }
+
+    /// Whether a flow has ended, or been silent for too long.
+    #[inline(always)]
+    fn is_over(&self, meta: Meta) -> bool {
+        meta.is_over() || self.is_expired(meta)
+    }
+
+    #[inline(always)]
+    fn home(&self, client: &Client) -> u32 {
+        client.home(self.tables.flow_seed()) & self.mask
+    }
+
+    #[inline(always)]
+    fn places(&self, home: u32) -> u64 {
+        self.at(home, 0).map_or(0, FlowEntry::places)
+    }
+
+    /// The slot at a distance from a home.
+    #[inline(always)]
+    fn at(&self, home: u32, distance: u32) -> Option<FlowEntry<'t>> {
+        self.tables.flow(home.wrapping_add(distance) & self.mask)
     }
 }

@@ -41,7 +41,10 @@ pub(super) enum Failure {
 pub fn outer_sum(source: &crate::abi::Address, destination: &crate::abi::Address) -> u32 {
     let (s, d) = (source.0[3], destination.0[3]);
     let ttl = u32::from(u16::from_ne_bytes([HOP_LIMIT, 0]));
-    (s & 0xffff) + (s >> 16) + (d & 0xffff) + (d >> 16)
+    (s & 0xffff)
+        + (s >> 16)
+        + (d & 0xffff)
+        + (d >> 16)
         + ttl
         + u32::from(u16::from_ne_bytes([VERSION_4, 0]))
         + u32::from(DONT_FRAGMENT)
@@ -129,7 +132,13 @@ fn ethernet<G: Growing>(
 }
 
 #[inline(always)]
-fn ipv4<G: Growing>(head: &mut G, network: usize, inner: &Inner, backend: &Backend, tunnel: &Tunnel) -> Option<()> {
+fn ipv4<G: Growing>(
+    head: &mut G,
+    network: usize,
+    inner: &Inner,
+    backend: &Backend,
+    tunnel: &Tunnel,
+) -> Option<()> {
     let len = (inner.len + IPV4_BYTES as u16).to_be();
     let class = u16::from_ne_bytes([0, inner.class]);
     let protocol = u16::from_ne_bytes([0, inner.protocol]);

@@ -1,216 +1,281 @@
-//! Which server a packet goes to, and which client an answer goes to.
+//! Which server a client's packet goes to, and which client a server's packet answers.
 //!
-//! A flow that is remembered goes to its server for as long as that server may still receive it; any other packet
-//! goes where the table says, and is remembered. Both directions of a flow share one entry, so neither can be
-//! forgotten without the other.
+//! A table of servers answers for every flow, for as long as it does not change. Where it has changed, a slot names two
+//! servers: its owner, which gets new flows, and its keeper, which has the flows begun before. A flow of such a slot is
+//! remembered with its first packet after the change: what asks for a connection goes to the owner, what goes on with
+//! one to the keeper. Elsewhere nothing is remembered or looked up, unless answers come back through SLB (mode `nat`), which
+//! must be recognised as such, or the listener asks for it.
+//!
+//! Invariants: a TCP connection stays with its server for as long as that is configured; a datagram for as long as the
+//! server is able to serve. A packet that asks for a connection never goes to a server that takes no new flows. In mode
+//! `nat`, flows of one client endpoint that lead to the same server endpoint never live side by side: answers could not
+//! be told apart.
 
-use super::tables::{FlowEntry, Tables};
+use super::{
+    flows::{FAR, Flows, Found, Others, Put, Query},
+    tables::Tables,
+};
 use crate::{
     abi::{
-        Reference,
         backend::{Backend, NextHop},
-        flow::{Flow, FlowKey, Link, WAYS, state},
-        service::Service,
+        flow::{Client, Flow, Link, state},
+        ring::{Ring, Slot},
+        service::{IndexEntry, Service, ServiceIndex, mode, policy},
         stats::Reason,
     },
     hash::{flow_hash, mix},
-    net::{
-        headers::protocol,
-        parse::{Packet, TcpFlags},
-    },
+    net::{headers::protocol, parse::Packet},
 };
 
-/// Servers a new flow tries before it is refused because their answers could not be told apart.
+/// Slots of the table tried for a new flow, when the servers of those before have a live flow of the same client
+/// endpoint through another listener: replies of the two could not be told apart.
 const SERVERS_TRIED: usize = 3;
 
 /// The server of a packet.
 pub(super) struct Chosen<'t> {
     pub(super) backend: &'t Backend,
     pub(super) hop: &'t NextHop,
-    /// Whether the packet begins a flow.
+    /// Whether the packet begins a flow, as far as can be told.
     pub(super) is_new: bool,
+}
+
+impl<'t> Chosen<'t> {
+    #[inline(always)]
+    fn new<T: Tables>(backend: &'t Backend, is_new: bool, tables: &'t T) -> Result<Self, Reason> {
+        Ok(Self { backend, hop: next_hop(backend, tables)?, is_new })
+    }
 }
 
 /// The client of an answer, and the service it spoke to.
 pub(super) struct Reply<'t> {
     pub(super) service: &'t Service,
-    pub(super) backend: Reference,
+    pub(super) backend: u32,
     pub(super) client: Link,
 }
 
-/// Chooses the server of a client's packet.
+/// Chooses the server of a client's packet; `None` where that is not for the quick path, which then has changed nothing.
 #[inline(always)]
-pub(super) fn to_server<'t, T: Tables>(
+pub(super) fn to_server<'t, const QUICK: bool, T: Tables>(
     packet: &Packet,
     link: Link,
-    service: &Service,
+    service: &IndexEntry,
+    index: &ServiceIndex,
     tables: &'t T,
-) -> Result<Chosen<'t>, Reason> {
-    let mut key = FlowKey::new(packet.source, packet.source_port, packet.protocol);
-    let now = tables.now();
-    if let Some((entry, flow)) = find(&mut key, service, now, tables)
-        && let Some(backend) = keeps(&flow, packet, tables)
+) -> Result<Option<Chosen<'t>>, Reason> {
+    if service.mode != mode::NAT && service.policy & policy::TRACK == 0 {
+        let ring = tables.ring(service.ring).ok_or(Reason::NotReady)?;
+        let slot = ring.slot(Ring::slot_of(ring.size, hash_of(packet, service)));
+        if !slot.has_moved() {
+            // Datagrams of one flow cannot be told from the first of another.
+            return Chosen::new(owner(slot, tables)?, packet.flags.asks(), tables).map(Some);
+        }
+    }
+    tracked::<QUICK, T>(packet, link, service, index, tables)
+}
+
+/// Where packets go of flows that are remembered, or to be remembered.
+#[inline(always)]
+fn tracked<'t, const QUICK: bool, T: Tables>(
+    packet: &Packet,
+    link: Link,
+    service: &IndexEntry,
+    index: &ServiceIndex,
+    tables: &'t T,
+) -> Result<Option<Chosen<'t>>, Reason> {
+    let answers_return = service.mode == mode::NAT;
+    let asks = packet.flags.asks();
+    let flows = Flows::open(index, tables);
+    let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
+    let distance = if QUICK {
+        flows.find_near(&query, service.service)
+    } else {
+        tables.find_flow(&query, service.service)
+    };
+    if QUICK && distance == FAR {
+        return Ok(None);
+    }
+    let found = flows.read(&query, distance).filter(|found| found.flow.service == service.service);
+    if let Some(found) = &found
+        && !flows.is_expired(found.meta)
+        && let Some(backend) = keeps(found, packet, &flows)
     {
-        let hop = next_hop(backend, tables)?;
-        let state = flow.state | ended_by(packet.flags, state::CLIENT_FIN);
-        if flow.client.same(&link) {
-            touch(entry, &flow, state, now, tables);
+        let chosen = Chosen::new(backend, false, tables)?;
+        let was = found.meta.state();
+        let confirmed = !asks && (!answers_return || was & state::ANSWERED != 0);
+        let bits = was | ended_by(packet, state::CLIENT_FIN) | if confirmed { state::CONFIRMED } else { 0 };
+        if !answers_return || found.flow.client.same(&link) {
+            flows.touch(found, bits);
+        } else if QUICK {
+            return Ok(None);
         } else {
             // The client is reached another way now. Replaced as a whole: no answer may see half an address.
-            put(&key, &Flow { client: link, last_seen: now, state, ..flow }, tables)?;
+            flows.replace(found, &query, &Flow { client: link, ..found.flow }, bits, service.idle);
         }
-        return Ok(Chosen { backend, hop, is_new: false });
+        return Ok(Some(chosen));
     }
-    let mut hash = hash_of(packet, tables)?;
+    if QUICK {
+        return Ok(None);
+    }
+    let others =
+        if answers_return { Others(tables.other_flows(&query, service.service)) } else { Others::default() };
+    let Place { backend, keeper } = place(packet, service, others, tables)?;
+    let is_new = (asks && !packet.flags.rst()) || (answers_return && packet.protocol != protocol::TCP);
+    // Before anything is remembered: the packet that gets through is the one that begins the flow.
+    let chosen = Chosen::new(backend, is_new, tables)?;
+    // What the keeper has need not be remembered where it is the owner too: it is who gets what nobody remembers.
+    let is_known = !answers_return
+        && service.policy & policy::TRACK == 0
+        && asks
+        && keeper.is_some_and(|keeper| keeper.reference == backend.reference);
+    // A RST begins nothing; it is sent on for whoever may still know the connection.
+    if is_known || packet.flags.rst() {
+        return Ok(Some(chosen));
+    }
+    // Without answers, a connection taken up in the middle is worth as much as any: its next packet may be minutes away.
+    let confirmed = !answers_return && !asks;
+    let bits = ended_by(packet, state::CLIENT_FIN) | if confirmed { state::CONFIRMED } else { 0 };
+    let flow = Flow { service: service.service, backend: backend.reference, client: link };
+    if answers_return {
+        tables.release_flows(&query, service.service, backend.endpoint);
+    }
+    let put = match &found {
+        Some(found) => flows.replace(found, &query, &flow, bits, service.idle),
+        // The most that are told apart.
+        None if answers_return && others.are_too_many() => return Err(Reason::ClientPortBusy),
+        None => {
+            let place = tables.place_for_flow(query.home);
+            flows.put(&query, place, &flow, bits, service.idle)
+        }
+    };
+    if put == Put::Done {
+        return Ok(Some(chosen));
+    }
+    if answers_return {
+        return Err(Reason::FlowTableFull);
+    }
+    match keeper {
+        // Begun with the keeper, a flow is found without being remembered.
+        Some(keeper) if asks && keeper.flags & Backend::NEW != 0 => {
+            Chosen::new(keeper, true, tables).map(Some)
+        }
+        _ => Ok(Some(chosen)),
+    }
+}
+
+/// Where a flow goes that is not remembered.
+struct Place<'t> {
+    backend: &'t Backend,
+    /// The keeper of its slot, if that has changed hands.
+    keeper: Option<&'t Backend>,
+}
+
+/// Finds a server for a flow that is not remembered.
+#[inline(always)]
+fn place<'t, T: Tables>(
+    packet: &Packet,
+    service: &IndexEntry,
+    others: Others,
+    tables: &'t T,
+) -> Result<Place<'t>, Reason> {
+    let answers_return = service.mode == mode::NAT;
+    let is_tcp = packet.protocol == protocol::TCP;
+    // Whoever goes on with a connection that is not remembered began it before the change, if ever. Datagrams tell
+    // nothing; in mode `nat` all that are still in use are remembered.
+    let may_be_old =
+        if is_tcp { !packet.flags.asks() } else { !answers_return && service.policy & policy::FOLLOW == 0 };
+    let ring = tables.ring(service.ring).ok_or(Reason::NotReady)?;
+    let mut hash = hash_of(packet, service);
     for _ in 0..SERVERS_TRIED {
-        let backend = by_table(hash, service, tables)?;
+        let number = Ring::slot_of(ring.size, hash);
+        let slot = ring.slot(number);
+        let keeper = keeper(ring, number, slot, tables);
+        let backend = match keeper {
+            Some(keeper) if may_be_old && (is_tcp || is_alive(keeper)) => keeper,
+            _ => owner(slot, tables)?,
+        };
+        if !answers_return {
+            return Ok(Place { backend, keeper });
+        }
         if backend.address.same(&packet.source) {
             return Err(Reason::Hairpin);
         }
-        // Before anything is remembered: the packet that gets through is the one that begins the flow.
-        let hop = next_hop(backend, tables)?;
-        // A RST begins nothing; it is sent on for whoever may still know the connection.
-        if packet.flags.rst {
-            return Ok(Chosen { backend, hop, is_new: begins(packet) });
+        // What begins nothing is in nobody's way.
+        if packet.flags.rst() || !others.lead_to(backend) {
+            return Ok(Place { backend, keeper });
         }
-        match find_place(&mut key, service, backend, now, tables) {
-            Place::Found => {
-                let flow = Flow {
-                    service: service.reference,
-                    backend: backend.reference,
-                    last_seen: now,
-                    state: ended_by(packet.flags, state::CLIENT_FIN),
-                    client: link,
-                    check: key.check(),
-                };
-                put(&key, &flow, tables)?;
-                return Ok(Chosen { backend, hop, is_new: begins(packet) });
-            }
-            Place::Conflict => hash = mix(hash),
-            Place::Busy => return Err(Reason::ClientPortBusy),
-        }
+        hash = mix(hash);
     }
     Err(Reason::PortConflict)
 }
 
+/// What is known of the client of a server's packet.
+pub(super) enum Answered<'t> {
+    /// This is it.
+    Client(Reply<'t>),
+    /// The packet answers nobody.
+    Nobody,
+    /// That is not for the quick path.
+    Later,
+}
+
 /// Finds the client that a server's packet answers.
 #[inline(always)]
-pub(super) fn to_client<'t, T: Tables>(packet: &Packet, tables: &'t T) -> Option<Reply<'t>> {
-    let mut key = FlowKey::new(packet.destination, packet.destination_port, packet.protocol);
-    for way in 0..WAYS {
-        key.way = way;
-        let Some((entry, flow)) = read(&key, tables) else { continue };
-        let Some(backend) = live(flow.backend, tables) else { continue };
-        if backend.port != packet.source_port || !backend.address.same(&packet.source) {
-            continue;
-        }
-        let Some(service) = tables.service(flow.service.id()).filter(|s| s.reference == flow.service) else {
-            continue;
-        };
-        let now = tables.now();
-        // The client may have gone without a word, and talk to the server directly now.
-        if flow.state & state::RELEASED != 0 || silence(&flow, now) > service.idle_timeout {
-            continue;
-        }
-        // A server that accepts on an ended flow talks to a client that came to it directly: a SYN through the VIP
-        // would have begun the flow anew.
-        if packet.flags.syn && Flow::is_over(flow.state) {
-            entry.set_state(flow.state | state::RELEASED);
-            continue;
-        }
-        touch(entry, &flow, flow.state | ended_by(packet.flags, state::SERVER_FIN), now, tables);
-        return Some(Reply { service, backend: flow.backend, client: flow.client });
-    }
-    None
-}
-
-/// Finds the flow of `service` among those of the client endpoint of `key`, unless it has been silent for too long,
-/// and leaves its way in `key`.
-#[inline(always)]
-fn find<'t, T: Tables>(
-    key: &mut FlowKey,
-    service: &Service,
-    now: u32,
+pub(super) fn to_client<'t, const QUICK: bool, T: Tables>(
+    packet: &Packet,
+    index: &ServiceIndex,
     tables: &'t T,
-) -> Option<(FlowEntry<'t>, Flow)> {
-    for way in 0..WAYS {
-        key.way = way;
-        if let Some((entry, flow)) = read(key, tables)
-            && flow.service == service.reference
-        {
-            let expired = silence(&flow, now) > service.idle_timeout;
-            return if expired { None } else { Some((entry, flow)) };
-        }
+) -> Answered<'t> {
+    let hash = ServiceIndex::server_hash(&packet.source, packet.source_port);
+    if !index.may_be_server(hash) {
+        return Answered::Nobody;
     }
-    None
-}
-
-/// Whether there is a place for a new flow.
-enum Place {
-    /// The key names it.
-    Found,
-    /// Another live flow of the endpoint goes to the same address and port: answers could not be told apart.
-    Conflict,
-    /// All places hold live flows.
-    Busy,
-}
-
-/// Leaves in `key` the way a new flow to `chosen` is put under: where its service had one, else a free one, else that
-/// of a flow which has ended or fallen silent, and longest so. Such a flow to the same server gets no answers from
-/// then on.
-#[inline(always)]
-fn find_place<T: Tables>(
-    key: &mut FlowKey,
-    service: &Service,
-    chosen: &Backend,
-    now: u32,
-    tables: &T,
-) -> Place {
-    const FREE: u32 = u32::MAX - 1;
-    let (mut place, mut best) = (0, 0);
-    for way in 0..WAYS {
-        key.way = way;
-        let worth = match read(key, tables) {
-            None => FREE,
-            Some((_, flow)) if flow.service == service.reference => u32::MAX,
-            Some((entry, flow)) => {
-                let silence = silence(&flow, now);
-                let over = Flow::is_over(flow.state) || silence > service.idle_timeout;
-                if goes_to(&flow, chosen, tables) {
-                    if !over {
-                        return Place::Conflict;
-                    }
-                    entry.set_state(flow.state | state::RELEASED);
-                }
-                if over { 1 + (silence >> 1) } else { 0 }
-            }
-        };
-        let worth = tables.hide(worth);
-        if worth > best {
-            best = worth;
-            place = way;
-        }
+    let flows = Flows::open(index, tables);
+    let client = Client::new(&packet.destination, packet.destination_port, packet.protocol);
+    let query = flows.query(client);
+    let endpoint = Backend::endpoint_of(hash);
+    let distance = if QUICK {
+        flows.find_answered_near(&query, endpoint, packet.flags.syn())
+    } else {
+        tables.find_answered_flow(&query, endpoint, packet.flags.syn())
+    };
+    if QUICK && distance == FAR {
+        return Answered::Later;
     }
-    key.way = tables.hide(u32::from(place)) as u8;
-    if best == 0 { Place::Busy } else { Place::Found }
+    reply(packet, &flows, &query, distance, tables).map_or(Answered::Nobody, Answered::Client)
 }
 
 #[inline(always)]
-fn goes_to<T: Tables>(flow: &Flow, backend: &Backend, tables: &T) -> bool {
-    live(flow.backend, tables)
-        .is_some_and(|other| other.port == backend.port && other.address.same(&backend.address))
+fn reply<'t, T: Tables>(
+    packet: &Packet,
+    flows: &Flows<'t, T>,
+    query: &Query,
+    distance: u32,
+    tables: &'t T,
+) -> Option<Reply<'t>> {
+    let found = flows.read(query, distance)?;
+    let backend = flows.live(found.flow.backend)?;
+    // The number of an endpoint may be another one's too.
+    if backend.port != packet.source_port || !backend.address.same(&packet.source) {
+        return None;
+    }
+    let service = tables.service(found.flow.service & 0xffff)?;
+    if service.reference.tag() != found.flow.service || service.mode != mode::NAT {
+        return None;
+    }
+    flows.touch(&found, found.meta.state() | ended_by(packet, state::SERVER_FIN) | state::ANSWERED);
+    Some(Reply { service, backend: found.flow.backend.id(), client: found.flow.client })
 }
 
 /// The server a remembered flow stays with, if it may.
 #[inline(always)]
-fn keeps<'t, T: Tables>(flow: &Flow, packet: &Packet, tables: &'t T) -> Option<&'t Backend> {
-    let backend = live(flow.backend, tables)?;
+fn keeps<'t, T: Tables>(found: &Found<'_>, packet: &Packet, flows: &Flows<'t, T>) -> Option<&'t Backend> {
+    let backend = flows.live(found.flow.backend)?;
     let needs = if packet.protocol != protocol::TCP {
         Backend::ALIVE
-    } else if packet.flags.syn && !packet.flags.ack {
+    } else if packet.flags.asks() {
         // A client that uses its port again, or repeats itself: a server that takes no new flows gets neither, and an
         // ended flow is begun anew.
-        if Flow::is_over(flow.state) {
+        if found.meta.is_over() {
             return None;
         }
         Backend::NEW
@@ -221,26 +286,31 @@ fn keeps<'t, T: Tables>(flow: &Flow, packet: &Packet, tables: &'t T) -> Option<&
 }
 
 #[inline(always)]
-fn hash_of<T: Tables>(packet: &Packet, tables: &T) -> Result<u64, Reason> {
-    let seed = tables.control().ok_or(Reason::NotReady)?.seed;
-    Ok(flow_hash(
-        &packet.source,
-        packet.source_port,
-        &packet.destination,
-        packet.destination_port,
-        packet.protocol,
-        seed,
-    ))
+fn hash_of(packet: &Packet, service: &IndexEntry) -> u64 {
+    flow_hash(service.salt, &packet.source, packet.source_port)
 }
 
-/// The server that the table names for a hash.
+/// The server that gets the new flows of a slot.
 #[inline(always)]
-fn by_table<'t, T: Tables>(hash: u64, service: &Service, tables: &'t T) -> Result<&'t Backend, Reason> {
-    let ring = tables.ring(service.ring).ok_or(Reason::NotReady)?;
-    let id = ring.server(hash).ok_or(Reason::NoServer)?;
-    let backend = tables.backend(id).ok_or(Reason::NoServer)?;
+fn owner<T: Tables>(slot: Slot, tables: &T) -> Result<&Backend, Reason> {
+    let backend = tables.backend(slot.server().ok_or(Reason::NoServer)?).ok_or(Reason::NoServer)?;
     // The table may be about to be replaced: what has just died or gone is not chosen.
-    if backend.flags & Backend::ALIVE == 0 { Err(Reason::NoServer) } else { Ok(backend) }
+    if is_alive(backend) { Ok(backend) } else { Err(Reason::NoServer) }
+}
+
+/// The server that has the flows of a slot that nobody remembers, where that is another than the owner.
+#[inline(always)]
+fn keeper<'t, T: Tables>(ring: &Ring, number: u64, slot: Slot, tables: &'t T) -> Option<&'t Backend> {
+    if !slot.has_moved() {
+        return None;
+    }
+    let id = tables.ring(ring.keepers)?.slot(number).server()?;
+    tables.backend(id).filter(|backend| backend.reference.0 != 0)
+}
+
+#[inline(always)]
+const fn is_alive(backend: &Backend) -> bool {
+    backend.flags & Backend::ALIVE != 0
 }
 
 #[inline(always)]
@@ -248,53 +318,7 @@ fn next_hop<'t, T: Tables>(backend: &Backend, tables: &'t T) -> Result<&'t NextH
     tables.next_hop(backend.next_hop).filter(|hop| hop.ifindex != 0).ok_or(Reason::NoNextHop)
 }
 
-/// The flow under a key, and a copy of it.
 #[inline(always)]
-fn read<'t, T: Tables>(key: &FlowKey, tables: &'t T) -> Option<(FlowEntry<'t>, Flow)> {
-    let entry = tables.flow(key)?;
-    let flow = entry.read();
-    if flow.check == key.check() { Some((entry, flow)) } else { None }
-}
-
-/// The server of this reference, unless its id has passed to another one.
-#[inline(always)]
-fn live<T: Tables>(reference: Reference, tables: &T) -> Option<&Backend> {
-    tables.backend(reference.id()).filter(|backend| backend.reference == reference)
-}
-
-#[inline(always)]
-const fn ended_by(flags: TcpFlags, fin: u32) -> u32 {
-    (if flags.fin { fin } else { 0 }) | (if flags.rst { state::RESET } else { 0 })
-}
-
-/// Whether a packet without a flow begins one: a SYN, or any datagram. Anything else is taken up in the middle.
-#[inline(always)]
-const fn begins(packet: &Packet) -> bool {
-    let flags = packet.flags;
-    packet.protocol != protocol::TCP || (flags.syn && !flags.ack && !flags.rst)
-}
-
-/// Jiffies since the flow was last seen; 0 if another processor has seen it after `now` was read.
-#[inline(always)]
-const fn silence(flow: &Flow, now: u32) -> u32 {
-    let silence = now.wrapping_sub(flow.last_seen);
-    if silence > u32::MAX / 2 { 0 } else { silence }
-}
-
-/// Writes only what has changed, the time no more than once a second: the entry's cache line stays shared between
-/// the processors that serve the two directions.
-#[inline(always)]
-fn touch<T: Tables>(entry: FlowEntry<'_>, flow: &Flow, state: u32, now: u32, tables: &T) {
-    if state != flow.state {
-        entry.set_state(state);
-    }
-    let hz = tables.control().map_or(1, |control| control.hz);
-    if silence(flow, now) >= hz {
-        entry.set_last_seen(now);
-    }
-}
-
-#[inline(always)]
-fn put<T: Tables>(key: &FlowKey, flow: &Flow, tables: &T) -> Result<(), Reason> {
-    if tables.put_flow(key, flow) { Ok(()) } else { Err(Reason::FlowTableFull) }
+const fn ended_by(packet: &Packet, fin: u32) -> u32 {
+    (if packet.flags.fin() { fin } else { 0 }) | (if packet.flags.rst() { state::RESET } else { 0 })
 }

@@ -1,12 +1,11 @@
 //! What the packet path needs of its surroundings: maps and helpers in BPF, vectors in tests.
 
+use super::flows::{self, Query};
 use crate::abi::{
-    Address,
     backend::{Backend, NextHop},
-    control::Control,
-    flow::{Flow, FlowKey},
+    flow::FlowEntry,
     ring::Ring,
-    service::{INDEX_PROBES, INDEX_SLOTS, Service, ServiceIndex},
+    service::{Service, ServiceIndex},
     stats::Action,
 };
 
@@ -19,12 +18,10 @@ pub enum Direction {
     Out,
 }
 
-/// The tables. Look-ups hand out references or copies and never fail but for absence.
-pub trait Tables {
-    /// The settings in force.
-    fn control(&self) -> Option<&Control>;
-    /// One of the two service indexes.
-    fn service_index(&self, which: u32) -> Option<&ServiceIndex>;
+/// The tables. Look-ups hand out references and never fail but for absence.
+pub trait Tables: Sized {
+    /// The index of services in force.
+    fn index(&self) -> Option<&ServiceIndex>;
     /// A service by its id.
     fn service(&self, id: u32) -> Option<&Service>;
     /// A server table by its id.
@@ -33,11 +30,10 @@ pub trait Tables {
     fn backend(&self, id: u32) -> Option<&Backend>;
     /// A next hop by its id.
     fn next_hop(&self, id: u32) -> Option<&NextHop>;
-
-    /// A flow. What is read from it may be outdated by the next look-up.
-    fn flow(&self, key: &FlowKey) -> Option<FlowEntry<'_>>;
-    /// Puts a flow under a key, in the place of what was there, in one step.
-    fn put_flow(&self, key: &FlowKey, flow: &Flow) -> bool;
+    /// A slot of the flow table, below [`ServiceIndex::flow_mask`] + 1.
+    fn flow(&self, slot: u32) -> Option<FlowEntry<'_>>;
+    /// What the flow table's hash is secretly seeded with.
+    fn flow_seed(&self) -> u64;
     /// Jiffies, the low word.
     fn now(&self) -> u32;
 
@@ -45,11 +41,26 @@ pub trait Tables {
     /// packets may not leave there.
     fn redirect(&self, ifindex: u32) -> bool;
 
-    /// Returns `value`.
-    ///
-    /// The verifier follows every path on which it knows another value, for as long as the value decides anything:
-    /// offsets and reasons are many. In BPF this hides what is known, so that such paths are followed once.
-    fn hide(&self, value: u32) -> u32;
+    /// [`flows::find`], compiled apart.
+    fn find_flow(&self, query: &Query, service: u32) -> u32 {
+        flows::find(query, service, self)
+    }
+    /// [`flows::find_answered`], compiled apart.
+    fn find_answered_flow(&self, query: &Query, endpoint: u32, accepts: bool) -> u32 {
+        flows::find_answered(query, endpoint, accepts, self)
+    }
+    /// [`flows::others`], compiled apart.
+    fn other_flows(&self, query: &Query, service: u32) -> u64 {
+        flows::others(query, service, self)
+    }
+    /// [`flows::release`], compiled apart.
+    fn release_flows(&self, query: &Query, service: u32, endpoint: u32) {
+        flows::release(query, service, endpoint, self);
+    }
+    /// [`flows::place`], compiled apart.
+    fn place_for_flow(&self, home: u32) -> u32 {
+        flows::place(home, self)
+    }
 
     /// Counts one packet under an action and the number of a reason.
     fn count(&self, action: Action, reason: u32);
@@ -57,67 +68,4 @@ pub trait Tables {
     fn count_service(&self, id: u32, direction: Direction, bytes: usize, new_flow: bool);
     /// Counts one packet of a server.
     fn count_backend(&self, id: u32, direction: Direction, bytes: usize, new_flow: bool);
-}
-
-/// A flow where it lies in its table: other processors read and write it at the same time.
-#[derive(Debug, Clone, Copy)]
-pub struct FlowEntry<'t> {
-    flow: *mut Flow,
-    table: core::marker::PhantomData<&'t Flow>,
-}
-
-impl FlowEntry<'_> {
-    /// # Safety
-    /// `flow` is valid for reads and writes for the lifetime, and is written only in whole aligned words.
-    #[inline(always)]
-    pub const unsafe fn new(flow: *mut Flow) -> Self {
-        Self { flow, table: core::marker::PhantomData }
-    }
-
-    /// A copy of the flow.
-    #[inline(always)]
-    pub fn read(self) -> Flow {
-        // SAFETY: by the contract of `new`; what is written in place is two independent words.
-        unsafe { self.flow.read_volatile() }
-    }
-
-    /// Sets when the flow was last seen, in jiffies.
-    #[inline(always)]
-    pub fn set_last_seen(self, now: u32) {
-        // SAFETY: by the contract of `new`.
-        unsafe { (&raw mut (*self.flow).last_seen).write_volatile(now) };
-    }
-
-    /// Sets the state bits.
-    #[inline(always)]
-    pub fn set_state(self, state: u32) {
-        // SAFETY: by the contract of `new`.
-        unsafe { (&raw mut (*self.flow).state).write_volatile(state) };
-    }
-}
-
-/// The service of an address, port and protocol.
-#[inline(always)]
-pub fn find<'t, T: Tables>(tables: &'t T, address: &Address, port: u16, protocol: u8) -> Option<&'t Service> {
-    let index = tables.service_index(active_index(tables)?)?;
-    let home = ServiceIndex::home(index.seed, address, port, protocol);
-    for probe in 0..INDEX_PROBES {
-        let slot = index.slots[(home + probe) & (INDEX_SLOTS - 1)];
-        if slot == 0 {
-            return None;
-        }
-        let service = tables.service(u32::from(slot) - 1)?;
-        if service.is(address, port, protocol) {
-            return Some(service);
-        }
-    }
-    None
-}
-
-/// Read afresh for each packet: the daemon changes it while packets flow.
-#[inline(always)]
-fn active_index<T: Tables>(tables: &T) -> Option<u32> {
-    let control = tables.control()?;
-    // SAFETY: a reference to an aligned word.
-    Some(unsafe { (&raw const control.active_index).read_volatile() })
 }

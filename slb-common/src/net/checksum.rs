@@ -10,6 +10,25 @@ use crate::abi::Address;
 pub struct Delta(u64);
 
 impl Delta {
+    /// A sum of words that is known already.
+    #[inline(always)]
+    pub const fn of(sum: u32) -> Self {
+        Self(sum as u64)
+    }
+
+    /// Adds a word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plus(self, word: u16) -> Self {
+        Self(self.0 + word as u64)
+    }
+
+    /// The checksum over what has been added (RFC 1071).
+    #[inline(always)]
+    pub const fn checksum(self) -> [u8; 2] {
+        self.apply([0xff, 0xff])
+    }
+
     /// Notes that the word `old` has become `new`.
     #[inline(always)]
     #[must_use]

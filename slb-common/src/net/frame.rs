@@ -2,6 +2,8 @@
 
 use core::marker::PhantomData;
 
+use crate::opaque::settled;
+
 /// A type that may stand anywhere in a packet.
 ///
 /// # Safety
@@ -70,15 +72,24 @@ impl<'a> Frame<'a> {
     #[inline(always)]
     fn locate<T: Header>(&self, offset: usize) -> Option<*mut T> {
         const { assert!(align_of::<T>() == 1) };
+        let offset = settled(offset, offset);
         if offset > Self::MAX_OFFSET {
             return None;
         }
-        let at = self.start + offset;
+        let at = settled(self.start + offset, offset);
         if at + size_of::<T>() > self.end {
             return None;
         }
         Some(at as *mut T)
     }
+}
+
+/// A frame that can grow at its head.
+pub trait Growing {
+    /// The frame as it is now.
+    fn frame(&mut self) -> Frame<'_>;
+    /// Puts `bytes` bytes of unknown content before the frame; `false` if there is no room, and nothing has changed.
+    fn grow(&mut self, bytes: usize) -> bool;
 }
 
 #[cfg(test)]

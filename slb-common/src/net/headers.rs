@@ -20,6 +20,16 @@ pub struct EthernetAddresses {
     pub source: [u8; 6],
 }
 
+/// The same two addresses, in two parts that a word holds each.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct StationBytes {
+    /// Receiver, and the beginning of the sender.
+    pub head: [u8; 8],
+    /// The rest of the sender.
+    pub tail: [u8; 4],
+}
+
 /// One VLAN tag without the type before it (IEEE 802.1Q, 9.6), and the type behind it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +62,20 @@ pub struct Ports {
     pub source: [u8; 2],
     /// Port of the receiver.
     pub destination: [u8; 2],
+}
+
+/// A TCP header with its flags in one byte (RFC 9293, 3.1).
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct TcpFlagBytes {
+    /// Ports and numbers.
+    pub before: [u8; 12],
+    /// Length of the header in words of 32 bits, in the upper half.
+    pub offset: u8,
+    /// Flags.
+    pub flags: u8,
+    /// Window, checksum, urgent pointer.
+    pub after: [u8; 6],
 }
 
 /// Numbers of RFC 7042 and IEEE 802.1Q, as they stand in a frame.
@@ -94,6 +118,10 @@ pub mod protocol {
 
 // SAFETY: `repr(C)` of bytes and arrays of bytes.
 unsafe impl Header for EthernetAddresses {}
+// SAFETY: as above.
+unsafe impl Header for StationBytes {}
+// SAFETY: as above.
+unsafe impl Header for TcpFlagBytes {}
 // SAFETY: as above.
 unsafe impl Header for VlanTag {}
 // SAFETY: as above.

@@ -3,39 +3,68 @@
 use super::{
     frame::Frame,
     headers::{
-        EthernetAddresses, ExtensionHeader, IcmpHdr, Ipv4Hdr, Ipv6Hdr, Ports, TcpHdr, UdpHdr, VlanTag,
-        ether_type, protocol,
+        EthernetAddresses, ExtensionHeader, IcmpHdr, Ipv4Hdr, Ipv6Hdr, Ports, TcpFlagBytes, TcpHdr, UdpHdr,
+        VlanTag, ether_type, protocol,
     },
 };
-use crate::abi::{Address, stats::Reason};
+use crate::{
+    abi::{Address, stats::Reason},
+    opaque::hide,
+};
 
 /// Offset of the IP header in a frame without VLAN tag.
 const UNTAGGED: usize = ETHERNET_TYPE + 2;
 
 /// A packet whose headers have been found sound.
+///
+/// The order of the small fields matters: the compiler writes neighbours together, and on the stack of BPF only where that
+/// is aligned.
+#[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
     /// Offset of the IP header.
     pub network: usize,
     /// Offset of the transport header.
     pub transport: usize,
+    /// Bytes of the IP packet.
+    pub len: usize,
     /// Sender.
     pub source: Address,
     /// Receiver.
     pub destination: Address,
-    /// IP protocol number: TCP, UDP, or an ICMP protocol for an echo request.
-    pub protocol: u8,
-    /// TTL or hop limit.
-    pub hop_limit: u8,
     /// Port of the sender, in network byte order; 0 in an echo request.
     pub source_port: u16,
     /// Port of the receiver, in network byte order; 0 in an echo request.
     pub destination_port: u16,
+    /// IP protocol number: TCP, UDP, or an ICMP protocol for an echo request.
+    pub protocol: u8,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
     /// Flags of TCP; none set in anything else.
     pub flags: TcpFlags,
 }
 
 impl Packet {
+    /// The same packet, of which the verifier knows nothing any more, by means of anything it knows nothing of: kinds of
+    /// packets then share what comes after.
+    #[inline(always)]
+    #[must_use]
+    pub fn hidden(self, unknown: u64) -> Self {
+        let address = |address: Address| Address(address.0.map(|word| hide(word, unknown)));
+        Self {
+            network: hide(self.network as u32, unknown) as usize,
+            transport: hide(self.transport as u32, unknown) as usize,
+            len: hide(self.len as u32, unknown) as usize,
+            source: address(self.source),
+            destination: address(self.destination),
+            source_port: hide(self.source_port.into(), unknown) as u16,
+            destination_port: hide(self.destination_port.into(), unknown) as u16,
+            protocol: hide(self.protocol.into(), unknown) as u8,
+            hop_limit: self.hop_limit,
+            flags: TcpFlags(hide(self.flags.0, unknown)),
+        }
+    }
+
     /// Whether the frame has a VLAN tag.
     #[inline(always)]
     pub const fn is_tagged(&self) -> bool {
@@ -43,17 +72,39 @@ impl Packet {
     }
 }
 
-/// The TCP flags that begin and end connections.
+/// The flags of a TCP header, as its fourteenth byte has them (RFC 9293, 3.1).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TcpFlags {
-    /// Synchronise.
-    pub syn: bool,
-    /// Acknowledge.
-    pub ack: bool,
+pub struct TcpFlags(pub u32);
+
+impl TcpFlags {
+    const FIN: u32 = 1;
+    const SYN: u32 = 2;
+    const RST: u32 = 4;
+    const ACK: u32 = 16;
+
     /// Finish.
-    pub fin: bool,
+    #[inline(always)]
+    pub const fn fin(self) -> bool {
+        self.0 & Self::FIN != 0
+    }
+
+    /// Synchronise.
+    #[inline(always)]
+    pub const fn syn(self) -> bool {
+        self.0 & Self::SYN != 0
+    }
+
     /// Reset.
-    pub rst: bool,
+    #[inline(always)]
+    pub const fn rst(self) -> bool {
+        self.0 & Self::RST != 0
+    }
+
+    /// Whether it asks for a connection: SYN without ACK.
+    #[inline(always)]
+    pub const fn asks(self) -> bool {
+        self.0 & (Self::SYN | Self::ACK) == Self::SYN
+    }
 }
 
 /// Why a frame is not a [`Packet`], and where it was going, as far as that could be read.
@@ -61,8 +112,8 @@ pub struct TcpFlags {
 pub struct Refused {
     /// What is wrong, or merely other.
     pub reason: Reason,
-    /// The receiver, where the packet is broken but its receiver is known.
-    pub destination: Option<Address>,
+    /// The receiver, where the packet is broken but its receiver is known; else the unspecified address.
+    pub destination: Address,
 }
 
 const ETHERNET_TYPE: usize = size_of::<EthernetAddresses>();
@@ -74,7 +125,7 @@ const ICMP_ECHO_REQUEST: u8 = 8;
 const ICMPV6_ECHO_REQUEST: u8 = 128;
 
 const fn plain(reason: Reason) -> Refused {
-    Refused { reason, destination: None }
+    Refused { reason, destination: Address([0; 4]) }
 }
 
 /// Reads the headers of a frame. Offsets in the packet are at most [`Frame::MAX_OFFSET`].
@@ -102,12 +153,105 @@ pub fn parse(frame: &Frame<'_>) -> Result<Packet, Refused> {
     }
 }
 
+/// Reads the headers of an untagged IPv4 packet of TCP or UDP without IP options, as nearly all are: all offsets are
+/// constants. `None` for anything else, sound or not.
+#[inline(always)]
+pub fn plain_ipv4(frame: &Frame<'_>) -> Option<Packet> {
+    const TRANSPORT: usize = UNTAGGED + size_of::<Ipv4Hdr>();
+    is_plain(frame, ether_type::IPV4)?;
+    let ip = frame.header::<Ipv4Hdr>(UNTAGGED)?;
+    let total = usize::from(u16::from_be_bytes(ip.tot_len));
+    let fragment = u16::from_ne_bytes(ip.frags) & 0x3fff_u16.to_be();
+    if ip.vihl != 0x45 || fragment != 0 || total < size_of::<Ipv4Hdr>() || frame.len() < UNTAGGED + total {
+        return None;
+    }
+    let packet = Packet {
+        network: UNTAGGED,
+        transport: TRANSPORT,
+        len: total,
+        source: Address::v4(ip.src_addr),
+        destination: Address::v4(ip.dst_addr),
+        protocol: ip.proto,
+        hop_limit: ip.ttl,
+        source_port: 0,
+        destination_port: 0,
+        flags: TcpFlags::default(),
+    };
+    plain_transport(frame, packet, total - size_of::<Ipv4Hdr>())
+}
+
+/// The same of IPv6 without extension headers.
+#[inline(always)]
+pub fn plain_ipv6(frame: &Frame<'_>) -> Option<Packet> {
+    const TRANSPORT: usize = UNTAGGED + size_of::<Ipv6Hdr>();
+    is_plain(frame, ether_type::IPV6)?;
+    let ip = frame.header::<Ipv6Hdr>(UNTAGGED)?;
+    let payload = usize::from(u16::from_be_bytes(ip.payload_len));
+    if ip.vcf[0] >> 4 != 6 || frame.len() < TRANSPORT + payload {
+        return None;
+    }
+    let packet = Packet {
+        network: UNTAGGED,
+        transport: TRANSPORT,
+        len: payload + size_of::<Ipv6Hdr>(),
+        source: Address::v6(ip.src_addr),
+        destination: Address::v6(ip.dst_addr),
+        protocol: ip.next_hdr,
+        hop_limit: ip.hop_limit,
+        source_port: 0,
+        destination_port: 0,
+        flags: TcpFlags::default(),
+    };
+    if packet.source.is_v4() | packet.destination.is_v4() {
+        return None;
+    }
+    plain_transport(frame, packet, payload)
+}
+
+#[inline(always)]
+fn is_plain(frame: &Frame<'_>, kind: u16) -> Option<()> {
+    let addresses = frame.header::<EthernetAddresses>(0)?;
+    let found = u16::from_ne_bytes(*frame.header::<[u8; 2]>(ETHERNET_TYPE)?);
+    if found == kind && addresses.destination[0] & 1 == 0 { Some(()) } else { None }
+}
+
+#[inline(always)]
+fn plain_transport(frame: &Frame<'_>, mut packet: Packet, room: usize) -> Option<Packet> {
+    let at = packet.transport;
+    if packet.protocol == protocol::TCP {
+        let (header_len, flags) = tcp_of(frame, at)?;
+        if header_len < size_of::<TcpHdr>() || header_len > room {
+            return None;
+        }
+        packet.flags = flags;
+    } else if packet.protocol == protocol::UDP {
+        let udp = frame.header::<UdpHdr>(at)?;
+        let len = usize::from(u16::from_be_bytes(udp.len));
+        if len < size_of::<UdpHdr>() || len > room || (!packet.destination.is_v4() && udp.check == [0, 0]) {
+            return None;
+        }
+    } else {
+        return None;
+    }
+    let ports = frame.header::<Ports>(at)?;
+    packet.source_port = u16::from_ne_bytes(ports.source);
+    packet.destination_port = u16::from_ne_bytes(ports.destination);
+    Some(packet)
+}
+
+/// Bytes of a TCP header as it says itself, and its flags.
+#[inline(always)]
+fn tcp_of(frame: &Frame<'_>, tcp: usize) -> Option<(usize, TcpFlags)> {
+    let tcp = frame.header::<TcpFlagBytes>(tcp)?;
+    Some((usize::from(tcp.offset >> 4) * 4, TcpFlags(tcp.flags.into())))
+}
+
 /// RFC 791, 3.1.
 #[inline(always)]
 fn ipv4(frame: &Frame<'_>, network: usize) -> Result<Packet, Refused> {
     let ip = frame.header::<Ipv4Hdr>(network).ok_or(plain(Reason::Truncated))?;
     let destination = Address::v4(ip.dst_addr);
-    let refuse = |reason| Refused { reason, destination: Some(destination) };
+    let refuse = |reason| Refused { reason, destination };
     let header_len = usize::from(ip.vihl & 0xf) * 4;
     if ip.vihl >> 4 != 4 || header_len < size_of::<Ipv4Hdr>() {
         return Err(refuse(Reason::BadHeader));
@@ -123,6 +267,7 @@ fn ipv4(frame: &Frame<'_>, network: usize) -> Result<Packet, Refused> {
     let packet = Packet {
         network,
         transport: network + header_len,
+        len: total,
         source: Address::v4(ip.src_addr),
         destination,
         protocol: ip.proto,
@@ -139,7 +284,7 @@ fn ipv4(frame: &Frame<'_>, network: usize) -> Result<Packet, Refused> {
 fn ipv6(frame: &Frame<'_>, network: usize) -> Result<Packet, Refused> {
     let ip = frame.header::<Ipv6Hdr>(network).ok_or(plain(Reason::Truncated))?;
     let (source, destination) = (Address::v6(ip.src_addr), Address::v6(ip.dst_addr));
-    let refuse = |reason| Refused { reason, destination: Some(destination) };
+    let refuse = |reason| Refused { reason, destination };
     if ip.vcf[0] >> 4 != 6 {
         return Err(refuse(Reason::BadHeader));
     }
@@ -185,6 +330,7 @@ fn ipv6(frame: &Frame<'_>, network: usize) -> Result<Packet, Refused> {
     let packet = Packet {
         network,
         transport: network + size_of::<Ipv6Hdr>() + extensions,
+        len: payload + size_of::<Ipv6Hdr>(),
         source,
         destination,
         protocol: next,
@@ -200,23 +346,17 @@ fn ipv6(frame: &Frame<'_>, network: usize) -> Result<Packet, Refused> {
 #[inline(always)]
 fn transport(frame: &Frame<'_>, mut packet: Packet, room: usize) -> Result<Packet, Refused> {
     let at = packet.transport;
-    let refuse = |reason| Refused { reason, destination: Some(packet.destination) };
+    let refuse = |reason| Refused { reason, destination: packet.destination };
     match packet.protocol {
         protocol::TCP => {
-            let tcp = frame.header::<TcpHdr>(at).ok_or(refuse(Reason::Truncated))?;
-            let header_len = usize::from(tcp.doff()) * 4;
+            let (header_len, flags) = tcp_of(frame, at).ok_or(refuse(Reason::Truncated))?;
             if header_len < size_of::<TcpHdr>() {
                 return Err(refuse(Reason::BadHeader));
             }
             if header_len > room {
                 return Err(refuse(Reason::BadLength));
             }
-            packet.flags = TcpFlags {
-                syn: tcp.syn() != 0,
-                ack: tcp.ack() != 0,
-                fin: tcp.fin() != 0,
-                rst: tcp.rst() != 0,
-            };
+            packet.flags = flags;
         }
         protocol::UDP => {
             let udp = frame.header::<UdpHdr>(at).ok_or(refuse(Reason::Truncated))?;

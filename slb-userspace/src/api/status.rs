@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use anyhow::Result;
 use slb_common::{
-    abi::{Mac, backend::Backend, service::Service, stats::Counters as MapCounters, unpad_name},
+    abi::{backend::Backend, service::Service, stats::Counters as MapCounters, unpad_name},
     net::headers::protocol,
 };
 
@@ -110,7 +110,7 @@ fn servers(state: &State, table: u32, maps: &Maps, context: &Context<'_>) -> Res
                 next_hop: state
                     .next_hops
                     .get(&backend.next_hop)
-                    .map(|hop| NextHop { interface: hop.ifindex, mac: mac(hop.destination) }),
+                    .map(|hop| NextHop { interface: hop.ifindex, mac: mac(hop.stations.receiver()) }),
                 slots: slots.get(id).copied().unwrap_or(0),
                 counters: counters(maps.backend_counters(*id)?),
             })
@@ -136,8 +136,10 @@ fn name(padded: &[u8; slb_common::abi::NAME_LEN]) -> String {
     unpad_name(padded).unwrap_or("?").to_owned()
 }
 
-fn mac(mac: Mac) -> String {
-    mac.bytes().map(|byte| format!("{byte:02x}")).join(":")
+/// The address in the lower 48 bits of a word, as it stands in memory.
+fn mac(word: u64) -> String {
+    let [a, b, c, d, e, f, ..] = word.to_ne_bytes();
+    [a, b, c, d, e, f].map(|byte| format!("{byte:02x}")).join(":")
 }
 
 fn health(number: u32) -> Health {

@@ -28,6 +28,10 @@ pub struct Daemon {
     pub socket: PathBuf,
     /// Connections the flow table holds. 1,024 to 16,777,216.
     pub flow_table_entries: u32,
+    /// Servers the maps have room for. 1,024 to 1,048,576.
+    pub max_servers: u32,
+    /// Where tunnels begin (mode `ipip`): at most one address of each family.
+    pub tunnel_addresses: Vec<IpAddr>,
     /// Seed of the flow hash and of the server tables. The same on every node that shares VIPs.
     pub hash_seed: u64,
 }
@@ -71,6 +75,10 @@ pub struct Listener {
     pub target: Target,
     /// How packets reach the server.
     pub mode: Mode,
+    /// Which flows are remembered.
+    pub tracking: Tracking,
+    /// What becomes of datagrams of flows that are not remembered, where the table has changed.
+    pub unknown_datagrams: UnknownDatagrams,
     /// How servers are checked; `None` takes every server as able to serve.
     pub health_check: Option<HealthCheck>,
 }
@@ -92,6 +100,28 @@ pub enum Target {
 pub enum Mode {
     /// Destination address and port are rewritten; replies return through SLB.
     Nat,
+    /// Hardware addresses are rewritten: the server is on the same network, and holds the VIP. Replies go directly.
+    Dsr,
+    /// The packet is put into another one, to the server, which holds the VIP. Replies go directly.
+    Ipip,
+}
+
+/// Which flows of a listener are remembered. In mode `nat` all are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tracking {
+    /// Those that a change of the table would move.
+    Auto,
+    /// All.
+    Always,
+}
+
+/// What becomes of datagrams of flows that are not remembered, on a part of the table that has changed hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownDatagrams {
+    /// They go where they went before, for the idle time: no flow moves, and new ones follow the table later.
+    Keep,
+    /// They go where the table says now.
+    Follow,
 }
 
 /// Transport protocol of a listener.

@@ -19,6 +19,7 @@ mod families;
 mod group;
 mod health_check;
 mod listener;
+mod mode;
 mod vips;
 
 /// Reads and checks the text of a configuration; `name` stands for its file in messages.
@@ -53,9 +54,16 @@ fn build(document: &raw::Document, checker: &mut Checker) -> Option<Config> {
     let mut names = HashMap::new();
     let mut used = HashSet::new();
     let mut load_balancers = Vec::new();
+    let tunnels = daemon.iter().flat_map(|daemon| &daemon.tunnel_addresses).collect();
     for (table, addresses) in document.load_balancer.0.iter().zip(addresses) {
-        let mut scope =
-            balancer::Scope { checker, vips: &vips, groups: &groups, used: &mut used, names: &mut names };
+        let mut scope = balancer::Scope {
+            checker,
+            vips: &vips,
+            groups: &groups,
+            tunnels,
+            used: &mut used,
+            names: &mut names,
+        };
         load_balancers.push(balancer::build(&mut scope, table, addresses));
     }
     groups.warn_of_unused(checker, &used);

@@ -36,6 +36,8 @@ pub(super) struct Daemon {
     pub(super) pin_dir: Option<Value>,
     pub(super) socket: Option<Value>,
     pub(super) flow_table_entries: Option<Value>,
+    pub(super) max_servers: Option<Value>,
+    pub(super) tunnel_addresses: Option<Spanned<List<Value>>>,
     pub(super) hash_seed: Option<Value>,
 }
 
@@ -70,6 +72,8 @@ pub(super) struct Listener {
     pub(super) server_group: Option<Value>,
     pub(super) backend_port: Option<Value>,
     pub(super) mode: Option<Value>,
+    pub(super) tracking: Option<Value>,
+    pub(super) unknown_datagrams: Option<Value>,
     pub(super) health_check: Option<Table<HealthCheck>>,
 }
 

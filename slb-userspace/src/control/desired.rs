@@ -6,12 +6,20 @@ use std::{
     time::Duration,
 };
 
-use slb_common::{abi::backend::NextHop, net::headers::protocol};
+use slb_common::{
+    abi::{
+        backend::NextHop,
+        service::{Tunnel, mode, policy},
+    },
+    net::headers::protocol,
+};
 
 use crate::{
     config::model::{
-        Config, HealthCheck, Listener, LoadBalancer, Name, Protocol, TableSize, Target as Servers,
+        Config, HealthCheck, Listener, LoadBalancer, Mode, Name, Protocol, TableSize, Target as Servers,
+        Tracking, UnknownDatagrams,
     },
+    dataplane::state::to_address,
     health::Target,
 };
 
@@ -26,7 +34,16 @@ pub struct Known<'a> {
     /// Verdicts on what is checked; what is not in here has not been decided yet.
     pub health: Option<&'a BTreeMap<Target, Verdict>>,
     /// Next hops, or why there is none; what is not in here is not resolved yet.
-    pub next_hops: Option<&'a BTreeMap<IpAddr, Result<NextHop, String>>>,
+    pub next_hops: Option<&'a BTreeMap<IpAddr, Result<Reached, String>>>,
+}
+
+/// How a server is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    /// Where packets leave.
+    pub hop: NextHop,
+    /// Whether a router is in between.
+    pub through_gateway: bool,
 }
 
 /// What a health check has found.
@@ -47,6 +64,8 @@ pub struct Desired {
     pub services: Vec<Service>,
     /// Pools, which services name by their index.
     pub pools: Vec<Pool>,
+    /// Where tunnels begin.
+    pub tunnel: Tunnel,
 }
 
 /// One VIP, port and protocol.
@@ -68,9 +87,13 @@ pub struct Service {
     pub pool: Option<usize>,
     /// Idle time after which a flow is forgotten.
     pub idle: Duration,
+    /// One of [`slb_common::abi::service::mode`].
+    pub mode: u8,
+    /// Bits of [`slb_common::abi::service::policy`].
+    pub policy: u32,
 }
 
-/// Servers of one address family that are checked in one way: what a table is built of.
+/// Servers that are checked in one way, of one address family where packets are translated: what a table is built of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
     /// Slots of the table.
@@ -124,7 +147,10 @@ impl Server {
 struct PoolKey<'a> {
     servers: ServersKey<'a>,
     check: Option<&'a HealthCheck>,
-    is_v4: bool,
+    /// Modes ask different things of servers.
+    mode: Mode,
+    /// Only servers of this family; any where packets are not translated.
+    is_v4: Option<bool>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -148,17 +174,18 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
                 let key = PoolKey {
                     servers: servers_key(balancer, listener),
                     check: listener.health_check.as_ref(),
-                    is_v4: address.is_ipv4(),
+                    mode: listener.mode,
+                    is_v4: family(listener, *address),
                 };
                 let pool = *indexes.entry(key).or_insert_with(|| {
-                    pools.push(pool(config, balancer, listener, address.is_ipv4(), known));
+                    pools.push(pool(config, balancer, listener, family(listener, *address), known));
                     pools.len() - 1
                 });
                 services.push(service(balancer, listener, *address, pool));
             }
         }
     }
-    Desired { seed: config.daemon.hash_seed, services, pools }
+    Desired { seed: config.daemon.hash_seed, services, pools, tunnel: tunnel(config) }
 }
 
 /// What is to be checked.
@@ -183,6 +210,23 @@ pub fn destinations(config: &Config) -> BTreeSet<IpAddr> {
         .flat_map(|(balancer, listener)| members(config, balancer, listener).1)
         .map(|(server, _)| server.ip())
         .collect()
+}
+
+/// The family of the servers that can serve a VIP; `None` where any can.
+fn family(listener: &Listener, vip: IpAddr) -> Option<bool> {
+    match listener.mode {
+        Mode::Nat => Some(vip.is_ipv4()),
+        // The packet arrives as it is: what counts is that the server holds the VIP.
+        Mode::Dsr | Mode::Ipip => None,
+    }
+}
+
+fn tunnel(config: &Config) -> Tunnel {
+    let addresses = config.daemon.tunnel_addresses.iter();
+    addresses.fold(Tunnel::default(), |tunnel, address| match address {
+        IpAddr::V4(_) => Tunnel { v4: to_address(*address), ..tunnel },
+        IpAddr::V6(_) => Tunnel { v6: to_address(*address), ..tunnel },
+    })
 }
 
 fn servers_key<'a>(balancer: &'a LoadBalancer, listener: &'a Listener) -> ServersKey<'a> {
@@ -229,13 +273,13 @@ fn pool(
     config: &Config,
     balancer: &LoadBalancer,
     listener: &Listener,
-    is_v4: bool,
+    is_v4: Option<bool>,
     known: Known<'_>,
 ) -> Pool {
     let (slots, members) = members(config, balancer, listener);
     let servers = members
         .into_iter()
-        .filter(|(address, _)| address.is_ipv4() == is_v4)
+        .filter(|(address, _)| is_v4.is_none_or(|is_v4| address.is_ipv4() == is_v4))
         .map(|(address, weight)| {
             let (health, detail) = match &listener.health_check {
                 None => (Health::Unchecked, None),
@@ -247,7 +291,11 @@ fn pool(
                 },
             };
             let (next_hop, unreachable) = match known.next_hops.and_then(|hops| hops.get(&address.ip())) {
-                Some(Ok(hop)) => (Some(*hop), None),
+                Some(Ok(reached)) if listener.mode == Mode::Dsr && reached.through_gateway => {
+                    let why = "gets no packets: mode `dsr` needs it on the same network, and it is reached through a router";
+                    (None, Some(why.to_owned()))
+                }
+                Some(Ok(reached)) => (Some(reached.hop), None),
                 Some(Err(why)) => (None, Some(format!("gets no packets: {why}"))),
                 None => (None, None),
             };
@@ -274,6 +322,18 @@ fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: 
         },
         pool: Some(pool),
         idle,
+        mode: match listener.mode {
+            Mode::Nat => mode::NAT,
+            Mode::Dsr => mode::DSR,
+            Mode::Ipip => mode::IPIP,
+        },
+        policy: match listener.tracking {
+            Tracking::Auto => 0,
+            Tracking::Always => policy::TRACK,
+        } | match listener.unknown_datagrams {
+            UnknownDatagrams::Keep => 0,
+            UnknownDatagrams::Follow => policy::FOLLOW,
+        },
     }
 }
 
@@ -288,5 +348,7 @@ fn echo(balancer: &LoadBalancer, address: IpAddr) -> Service {
         group: None,
         pool: None,
         idle: Duration::ZERO,
+        mode: mode::NAT,
+        policy: 0,
     }
 }

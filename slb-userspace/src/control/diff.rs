@@ -20,16 +20,18 @@ pub fn diff(held: &State, wanted: &State) -> Vec<Operation> {
         backend: *backend,
         fresh: held.backends.get(&id).is_none_or(|old| old.reference != backend.reference),
     }));
-    operations.extend(
-        changed(&held.tables, &wanted.tables).map(|(id, table)| Operation::PutTable(id, table.clone())),
-    );
+    let tables: BTreeMap<_, _> =
+        changed(&held.tables, &wanted.tables).map(|(id, table)| (id, table.clone())).collect();
+    if !tables.is_empty() {
+        operations.push(Operation::PutTables(tables));
+    }
     operations.extend(changed(&held.services, &wanted.services).map(|(id, service)| Operation::PutService {
         id,
         service: Box::new(*service),
         fresh: held.services.get(&id).is_none_or(|old| old.reference != service.reference),
     }));
-    if held.indexed != wanted.indexed {
-        operations.push(Operation::PutIndex(wanted.indexed.clone()));
+    if held.index != wanted.index {
+        operations.push(Operation::PutIndex(wanted.index.clone()));
     }
     let switched = operations.len();
     operations.extend(gone(&held.services, &wanted.services).map(Operation::ClearService));

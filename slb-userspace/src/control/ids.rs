@@ -4,20 +4,37 @@
 //! generation of its own, and no id that the maps still hold, or that something in them names, is used for something
 //! else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
-use slb_common::abi::{
-    MAX_BACKENDS, MAX_NEXT_HOPS, MAX_SERVICES, Reference,
-    backend::{Backend, NextHop},
-    pad_name,
-    service::Service,
+use slb_common::{
+    abi::{
+        MAX_SERVICES, Reference,
+        backend::{Backend, NextHop},
+        flow::idle_units,
+        pad_name,
+        service::{IndexEntry, Service, ServiceIndex, Tunnel, mode},
+    },
+    datapath::ipip::outer_sum,
+    hash::salt,
 };
 
-use super::desired::{Desired, Health, Pool, Server};
+use super::desired::{Desired, Health, Server};
 use crate::dataplane::state::{
-    Member, NO_TABLE, SPARE_TABLE, Settings, State, Table, backend_address, to_address, to_ip,
+    Filter, Index, Member, NO_TABLE, Plan, SPARE_TABLE, Settings, State, Table, backend_address, to_address,
+    to_ip,
 };
+
+/// What the maps are, whatever is configured.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Indexes of the interfaces packets may leave through.
+    pub interfaces: BTreeSet<u32>,
+    /// Jiffies in a second.
+    pub hz: u32,
+    /// Servers the maps hold.
+    pub max_backends: u32,
+}
 
 /// Places for everything.
 #[derive(Debug, Clone)]
@@ -39,18 +56,13 @@ pub struct Full {
     limit: u32,
 }
 
-/// Gives `desired` places, next to what the data plane holds now. `hz` is jiffies in a second.
-pub fn assign(
-    desired: &Desired,
-    held: &State,
-    interfaces: &BTreeSet<u32>,
-    hz: u32,
-) -> Result<Assigned, Full> {
-    let mut ids = Ids::new(held);
-    let mut state = State { interfaces: interfaces.clone(), ..State::default() };
+/// Gives `desired` places, next to what the data plane holds now. Which slots of its tables change hands is not said yet.
+pub fn assign(desired: &Desired, held: &State, surroundings: &Surroundings) -> Result<Assigned, Full> {
+    let mut ids = Ids::new(held, surroundings.max_backends);
+    let mut state = State { interfaces: surroundings.interfaces.clone(), ..State::default() };
     let tables = tables(desired, held)?;
 
-    let known: BTreeMap<(u32, SocketAddr), u32> =
+    let known: HashMap<(u32, SocketAddr), u32> =
         held.backends.iter().map(|(id, backend)| ((backend.ring, backend_address(backend)), *id)).collect();
     for (pool, &table) in desired.pools.iter().zip(&tables) {
         let mut members = Vec::new();
@@ -63,12 +75,15 @@ pub fn assign(
                 Some(&id) => (id, held.backends[&id].reference),
                 None => ids.backend(held)?,
             };
-            state.backends.insert(id, backend(address, server, reference, next_hop, table));
+            let backend =
+                Backend { reference, next_hop, ring: table, ..backend(address, server, &desired.tunnel) };
+            state.backends.insert(id, backend);
             if server.takes_new() {
                 members.push(Member { backend: id, address, weight: server.weight });
             }
         }
-        state.tables.insert(table, table_of(pool, members, desired.seed));
+        let plan = Plan { slots: pool.slots.slots(), seed: desired.seed, members };
+        state.tables.insert(table, Table::new(plan));
     }
 
     let known: BTreeMap<_, u32> = held.services.iter().map(|(id, service)| (key_of(service), *id)).collect();
@@ -77,16 +92,17 @@ pub fn assign(
             Some(&id) => (id, held.services[&id].reference),
             None => ids.service(held)?,
         };
-        let idle_timeout = u32::try_from(wanted.idle.as_secs()).unwrap_or(u32::MAX).saturating_mul(hz);
         state.services.insert(
             id,
             Service {
                 address: to_address(wanted.address),
                 port: wanted.port.to_be(),
                 protocol: wanted.protocol,
+                mode: wanted.mode,
+                policy: wanted.policy,
                 reference,
                 ring: wanted.pool.map_or(NO_TABLE, |pool| tables[pool]),
-                idle_timeout,
+                idle_timeout: u32::try_from(wanted.idle.as_secs()).unwrap_or(u32::MAX),
                 load_balancer: pad_name(&wanted.load_balancer),
                 listener: pad_name(&wanted.listener),
                 group: pad_name(wanted.group.as_deref().unwrap_or_default()),
@@ -94,10 +110,44 @@ pub fn assign(
             },
         );
     }
+    state.index = index(&state, desired, surroundings.hz);
     state.next_hops = ids.hops.iter().map(|(hop, id)| (*id, *hop)).collect();
-    state.indexed = state.services.keys().copied().collect();
-    state.settings = Settings { seed: desired.seed, hz, generation: ids.generation };
+    state.settings = Settings { seed: desired.seed, generation: ids.generation };
     Ok(Assigned { state, tables })
+}
+
+/// What packets find of the services and servers of a state.
+fn index(state: &State, desired: &Desired, hz: u32) -> Index {
+    let answering: BTreeSet<u32> = state
+        .services
+        .values()
+        .filter(|service| service.mode == mode::NAT)
+        .map(|service| service.ring)
+        .collect();
+    let mut servers = Filter::default();
+    state
+        .backends
+        .values()
+        .filter(|backend| answering.contains(&backend.ring))
+        .for_each(|b| servers.insert(b));
+    let entries = state.services.iter().map(|(id, service)| (*id, entry(service, desired.seed))).collect();
+    Index { hz, tunnel: desired.tunnel, entries, servers }
+}
+
+/// What packets find of a service.
+pub fn entry(service: &Service, seed: u64) -> IndexEntry {
+    IndexEntry {
+        address: service.address,
+        port: service.port,
+        protocol: service.protocol,
+        mode: service.mode,
+        service: service.reference.tag(),
+        ring: service.ring,
+        salt: salt(seed, &service.address, service.port, service.protocol),
+        policy: service.policy,
+        idle: idle_units(service.idle_timeout),
+        ..IndexEntry::default()
+    }
 }
 
 /// A pool keeps the table its services have now; whatever else changed about it, its servers keep their places.
@@ -138,28 +188,24 @@ fn tables(desired: &Desired, held: &State) -> Result<Vec<u32>, Full> {
         .collect()
 }
 
-fn table_of(pool: &Pool, members: Vec<Member>, seed: u64) -> Table {
-    Table { slots: pool.slots.slots(), seed, members }
-}
-
-fn backend(address: SocketAddr, server: &Server, reference: Reference, next_hop: u32, ring: u32) -> Backend {
+fn backend(address: SocketAddr, server: &Server, tunnel: &Tunnel) -> Backend {
     let alive = if server.is_alive() { Backend::ALIVE } else { 0 };
     let new = if server.takes_new() { Backend::NEW } else { 0 };
+    let ip = to_address(address.ip());
     Backend {
-        address: to_address(address.ip()),
+        address: ip,
         port: address.port().to_be(),
         flags: alive | new,
         weight: server.weight,
-        reference,
-        next_hop,
-        ring,
+        endpoint: Backend::endpoint_of(ServiceIndex::server_hash(&ip, address.port().to_be())),
+        outer_sum: if ip.is_v4() { outer_sum(&tunnel.v4, &ip) } else { 0 },
         health: match server.health {
             Health::Unknown => Backend::HEALTH_UNKNOWN,
             Health::Healthy => Backend::HEALTH_HEALTHY,
             Health::Unhealthy => Backend::HEALTH_UNHEALTHY,
             Health::Unchecked => Backend::HEALTH_UNCHECKED,
         },
-        reserved: [0; 7],
+        ..Backend::default()
     }
 }
 
@@ -169,7 +215,8 @@ pub(super) fn key_of(service: &Service) -> (IpAddr, u16, u8) {
 
 /// Hands out ids that are free: from the lowest up, each once.
 struct Ids {
-    generation: u16,
+    generation: u32,
+    max_backends: u32,
     /// Ids of the next hops that are wanted.
     hops: BTreeMap<NextHop, u32>,
     /// Ids of the next hops that are held.
@@ -180,9 +227,10 @@ struct Ids {
 }
 
 impl Ids {
-    fn new(held: &State) -> Self {
+    fn new(held: &State, max_backends: u32) -> Self {
         Self {
             generation: held.settings.generation,
+            max_backends,
             hops: BTreeMap::new(),
             held_hops: held.next_hops.iter().map(|(id, hop)| (*hop, *id)).collect(),
             next_hop: 1,
@@ -197,16 +245,18 @@ impl Ids {
         }
         let id = match self.held_hops.get(&hop) {
             Some(&id) => id,
-            None => free(&mut self.next_hop, MAX_NEXT_HOPS, &held.next_hops)
-                .ok_or(Full { what: "next hops", limit: MAX_NEXT_HOPS - 1 })?,
+            // One for each server before and after all of them change, and 0, which stands for none.
+            None => free(&mut self.next_hop, 2 * self.max_backends + 1, &held.next_hops)
+                .ok_or(Full { what: "next hops", limit: 2 * self.max_backends })?,
         };
         self.hops.insert(hop, id);
         Ok(id)
     }
 
     fn backend(&mut self, held: &State) -> Result<(u32, Reference), Full> {
-        let id = free(&mut self.next_backend, MAX_BACKENDS, &held.backends)
-            .ok_or(Full { what: "servers", limit: MAX_BACKENDS })?;
+        let limit = self.max_backends;
+        let id =
+            free(&mut self.next_backend, limit, &held.backends).ok_or(Full { what: "servers", limit })?;
         Ok((id, self.reference(id)))
     }
 
@@ -219,8 +269,7 @@ impl Ids {
     /// A use of its own for an id. Never generation 0: a reference of 0 names nothing.
     fn reference(&mut self, id: u32) -> Reference {
         self.generation = self.generation.checked_add(1).unwrap_or(1);
-        // The maps hold fewer entries than 16 bits name.
-        Reference::new(id as u16, self.generation)
+        Reference::new(id, self.generation)
     }
 }
 

@@ -1,17 +1,23 @@
 //! Carries out what must change, and notices when it could not.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
+use slb_common::{abi::ring::Ring, hash::flow_hash};
 
 use super::{
     desired::Desired,
     diff::diff,
-    ids::{Assigned, assign},
+    handover::Handover,
+    ids::{Assigned, Surroundings, assign},
 };
 use crate::dataplane::{
     DataPlane,
-    state::{Operation, State},
+    state::{BATCH, Operation, State, Table, build_all},
 };
 
 /// The data plane, and what it is known to hold.
@@ -19,14 +25,13 @@ pub struct Reconciler<D> {
     plane: D,
     /// `None` when it must be read afresh: at the start, and after a failure.
     held: Option<State>,
-    interfaces: BTreeSet<u32>,
-    hz: u32,
+    surroundings: Surroundings,
 }
 
 impl<D: DataPlane> Reconciler<D> {
-    /// Takes charge of `plane`, whose packets may leave through `interfaces`. `hz` is jiffies in a second.
-    pub fn new(plane: D, interfaces: BTreeSet<u32>, hz: u32) -> Self {
-        Self { plane, held: None, interfaces, hz }
+    /// Takes charge of `plane`.
+    pub fn new(plane: D, surroundings: Surroundings) -> Self {
+        Self { plane, held: None, surroundings }
     }
 
     #[cfg(test)]
@@ -50,34 +55,198 @@ impl<D: DataPlane> Reconciler<D> {
 
     /// Whether the maps have room for what is desired. Changes nothing.
     pub fn check(&mut self, desired: &Desired) -> Result<()> {
-        let (interfaces, hz) = (self.interfaces.clone(), self.hz);
-        assign(desired, self.held()?, &interfaces, hz)?;
+        let surroundings = self.surroundings.clone();
+        assign(desired, self.held()?, &surroundings)?;
         Ok(())
     }
 
-    /// Makes the data plane hold what is desired. Returns where everything is, and how many operations it took.
+    /// Makes the data plane hold what is desired. Returns where everything is, and how many operations it took. `now` is
+    /// the time since any fixed moment.
     ///
     /// # Errors
     /// More is desired than the maps hold: nothing was changed. Or an operation failed: what was put in force before
     /// it stays, and the next call starts from what the maps then hold.
-    pub fn reconcile(&mut self, desired: &Desired) -> Result<(Assigned, usize)> {
-        let (interfaces, hz) = (self.interfaces.clone(), self.hz);
-        let held = self.held()?;
-        let assigned = assign(desired, held, &interfaces, hz)?;
-        let operations = diff(held, &assigned.state);
-        for operation in &operations {
-            if let Err(error) = self.plane.apply(operation) {
-                self.held = None;
-                return Err(error.context(format!("cannot carry out {}", name_of(operation))));
+    pub fn reconcile(&mut self, desired: &Desired, now: Duration) -> Result<(Assigned, usize)> {
+        self.held()?;
+        // Not put back after a failure.
+        let mut held = self.held.take().unwrap_or_default();
+        let assigned = assign(desired, &held, &self.surroundings);
+        let mut assigned = match assigned {
+            Ok(assigned) => assigned,
+            Err(full) => {
+                self.held = Some(held);
+                return Err(full.into());
+            }
+        };
+        self.hand_over(&mut held, &mut assigned.state, now)?;
+        let count = self.apply(&held, &assigned.state)?;
+        self.keep(assigned.state.clone());
+        Ok((assigned, count))
+    }
+
+    /// Whether a slot of a table has changed hands and is not its owner's alone yet.
+    pub fn is_handing_over(&self) -> bool {
+        self.held.iter().flat_map(|held| held.tables.values()).any(|table| !table.handover.is_empty())
+    }
+
+    /// Ends what is over of slots that changed hands. Returns how many slots are left.
+    ///
+    /// # Errors
+    /// As [`Self::reconcile`].
+    pub fn sweep(&mut self, now: Duration) -> Result<usize> {
+        self.held()?;
+        let held = self.held.take().unwrap_or_default();
+        let mut wanted = held.clone();
+        let mut tables: BTreeMap<u32, &mut Table> = wanted
+            .tables
+            .iter_mut()
+            .filter(|(_, table)| !table.handover.is_empty())
+            .map(|(id, table)| (*id, table))
+            .collect();
+        build_all(tables.values_mut().map(|table| &mut **table));
+        let elsewhere = self.elsewhere(&held, &tables)?;
+        for (id, table) in &mut tables {
+            let owners = table.owners();
+            let owner = |slot: u32| owners[slot as usize];
+            let idle = idle_of(&held, *id);
+            table.handover.sweep(owner, elsewhere.get(id).unwrap_or(&BTreeSet::new()), idle, now);
+        }
+        self.apply(&held, &wanted)?;
+        let left = wanted.tables.values().map(|table| table.handover.len()).sum();
+        self.keep(wanted);
+        Ok(left)
+    }
+
+    /// Slots, by table, of which a flow is remembered to be with another server than the owner.
+    fn elsewhere(
+        &self,
+        held: &State,
+        tables: &BTreeMap<u32, &mut Table>,
+    ) -> Result<BTreeMap<u32, BTreeSet<u32>>> {
+        let entries: BTreeMap<u32, _> =
+            held.index.entries.values().map(|entry| (entry.service, entry)).collect();
+        let owners: BTreeMap<u32, Arc<[u32]>> =
+            tables.iter().map(|(id, table)| (*id, table.owners())).collect();
+        let mut elsewhere: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        self.plane.flows(held.index.hz, &mut |flow| {
+            let Some(entry) = entries.get(&flow.service) else { return };
+            let Some(owners) = owners.get(&entry.ring) else { return };
+            let hash = flow_hash(entry.salt, &flow.client, flow.port);
+            let slot = Ring::slot_of(owners.len() as u32, hash);
+            if owners[slot as usize] != flow.backend.id() {
+                elsewhere.entry(entry.ring).or_default().insert(slot as u32);
+            }
+        })?;
+        Ok(elsewhere)
+    }
+
+    /// Works out which slots of the wanted tables have changed hands.
+    fn hand_over(&self, held: &mut State, wanted: &mut State, now: Duration) -> Result<()> {
+        let State { tables, backends, .. } = wanted;
+        let exists = |id: u32| backends.contains_key(&id);
+        let mut replaced = Vec::new();
+        for (id, old) in &mut held.tables {
+            let Some(table) = tables.get_mut(id) else { continue };
+            if old.plan != table.plan {
+                replaced.push(*id);
+                continue;
+            }
+            table.handover = old.handover.clone();
+            if !table.handover.is_empty() {
+                let owners = table.owners();
+                table.handover.forget(|slot| owners[slot as usize], exists);
             }
         }
-        self.held = Some(assigned.state.clone());
-        Ok((assigned, operations.len()))
+        for part in replaced.chunks(BATCH) {
+            build_all(tables.iter_mut().filter(|(id, _)| part.contains(id)).map(|(_, table)| table));
+            for id in part {
+                let (Some(old), Some(table)) = (held.tables.get_mut(id), tables.get_mut(id)) else {
+                    continue;
+                };
+                self.replace(*id, old, table, exists, now)?;
+                if old == table {
+                    // Nothing is to be written.
+                    table.owners = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Works out which slots change hands when `table`, which has been built, takes the place of `old`.
+    fn replace(
+        &self,
+        id: u32,
+        old: &mut Table,
+        table: &mut Table,
+        exists: impl Fn(u32) -> bool,
+        now: Duration,
+    ) -> Result<()> {
+        let (before, found) = if old.is_known() {
+            (old.owners(), old.handover.clone())
+        } else {
+            let (owners, keepers) = self.plane.table(id).context("cannot read a table")?;
+            (owners, Handover::found(keepers, now))
+        };
+        let after = table.owners();
+        if before.len() != after.len() {
+            // Empty where no server could be chosen.
+            if !before.is_empty() {
+                tracing::warn!(
+                    before = before.len(),
+                    now = after.len(),
+                    "another table size: connections that are not tracked may move"
+                );
+            }
+            return Ok(());
+        }
+        table.handover = found.clone();
+        table.handover.change(&before, &after, exists, now);
+        if !old.is_known() && before == after && found == table.handover {
+            // It holds what it should.
+            *old = table.clone();
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, held: &State, wanted: &State) -> Result<usize> {
+        let operations = diff(held, wanted);
+        for operation in &operations {
+            self.plane
+                .apply(operation)
+                .with_context(|| format!("cannot carry out {}", name_of(operation)))?;
+        }
+        Ok(operations.len())
+    }
+
+    /// Remembers what the data plane holds; tables can be built again, and take much room.
+    fn keep(&mut self, mut state: State) {
+        state.tables.values_mut().for_each(|table| table.owners = None);
+        self.held = Some(state);
     }
 }
 
+/// The time after which flows of a table are forgotten: the longest of its services'.
+fn idle_of(state: &State, table: u32) -> Duration {
+    let services = state.services.values().filter(|service| service.ring == table);
+    Duration::from_secs(services.map(|service| service.idle_timeout).max().unwrap_or(0).into())
+}
+
 /// The name of an operation without its values, which may be long.
-fn name_of(operation: &Operation) -> String {
-    let text = format!("{operation:?}");
-    text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned()
+fn name_of(operation: &Operation) -> &'static str {
+    match operation {
+        Operation::PutSettings(_) => "PutSettings",
+        Operation::PutInterface(_) => "PutInterface",
+        Operation::RemoveInterface(_) => "RemoveInterface",
+        Operation::PutNextHop(..) => "PutNextHop",
+        Operation::ClearNextHop(_) => "ClearNextHop",
+        Operation::PutBackend { .. } => "PutBackend",
+        Operation::ClearBackend(_) => "ClearBackend",
+        Operation::PutTables(_) => "PutTables",
+        Operation::ClearTable(_) => "ClearTable",
+        Operation::PutService { .. } => "PutService",
+        Operation::Settle => "Settle",
+        Operation::ClearService(_) => "ClearService",
+        Operation::PutIndex(_) => "PutIndex",
+    }
 }

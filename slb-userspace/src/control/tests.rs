@@ -3,16 +3,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Duration,
 };
 
 use proptest::prelude::*;
 use slb_common::abi::{
-    Mac,
+    Stations,
     backend::{Backend, NextHop},
 };
 
 use super::{
-    desired::{Known, Verdict, desired, destinations, targets},
+    desired::{Known, Reached, Verdict, desired, destinations, targets},
+    ids::Surroundings,
     memory,
     reconcile::Reconciler,
 };
@@ -64,15 +66,17 @@ fn group(servers: &[(u8, u8)]) -> Config {
 struct World {
     reconciler: Reconciler<Fake>,
     health: BTreeMap<Target, Verdict>,
-    next_hops: BTreeMap<IpAddr, Result<NextHop, String>>,
+    next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
+    now: Duration,
 }
 
 impl World {
     fn new() -> Self {
         Self {
-            reconciler: Reconciler::new(Fake::default(), BTreeSet::from([2]), HZ),
+            reconciler: Reconciler::new(Fake::default(), surroundings()),
             health: BTreeMap::new(),
             next_hops: BTreeMap::new(),
+            now: Duration::ZERO,
         }
     }
 
@@ -81,7 +85,7 @@ impl World {
             self.health.insert(target, Verdict { healthy: true, detail: None });
         }
         for address in destinations(config) {
-            self.next_hops.insert(address, Ok(hop(1)));
+            self.next_hops.insert(address, Ok(reached(1)));
         }
     }
 
@@ -95,24 +99,27 @@ impl World {
 
     fn reconcile(&mut self, config: &Config) -> anyhow::Result<State> {
         let known = Known { health: Some(&self.health), next_hops: Some(&self.next_hops) };
-        Ok(self.reconciler.reconcile(&desired(config, known))?.0.state)
+        Ok(self.reconciler.reconcile(&desired(config, known), self.now)?.0.state)
     }
 
     /// A daemon that starts over what another has left.
     fn restart(self) -> Self {
-        let Self { reconciler, health, next_hops } = self;
-        let reconciler = Reconciler::new(reconciler.into_plane(), BTreeSet::from([2]), HZ);
-        Self { reconciler, health, next_hops }
+        let Self { reconciler, health, next_hops, now } = self;
+        let reconciler = Reconciler::new(reconciler.into_plane(), surroundings());
+        Self { reconciler, health, next_hops, now }
     }
 }
 
 fn hop(n: u8) -> NextHop {
-    NextHop {
-        ifindex: 2,
-        reserved: 0,
-        destination: Mac::new([2, 0, 0, 0, 0, n]),
-        source: Mac::new([2, 0, 0, 0, 1, 0]),
-    }
+    NextHop { ifindex: 2, mtu: 1500, stations: Stations::new([2, 0, 0, 0, 0, n], [2, 0, 0, 0, 1, 0]) }
+}
+
+fn reached(n: u8) -> Reached {
+    Reached { hop: hop(n), through_gateway: false }
+}
+
+fn surroundings() -> Surroundings {
+    Surroundings { interfaces: BTreeSet::from([2]), hz: HZ, max_backends: 16_384 }
 }
 
 fn backend(state: &State, last_octet: u8) -> (u32, Backend) {
@@ -125,7 +132,7 @@ fn backend(state: &State, last_octet: u8) -> (u32, Backend) {
 }
 
 fn members(state: &State, table: u32) -> Vec<u32> {
-    state.tables[&table].members.iter().map(|member| member.backend).collect()
+    state.tables[&table].plan.members.iter().map(|member| member.backend).collect()
 }
 
 #[test]
@@ -138,7 +145,7 @@ fn listeners_of_one_group_and_check_share_a_table() {
     assert_eq!(state.backends.len(), 2);
     // Two listeners and the right to answer echo requests.
     assert_eq!(state.services.len(), 3);
-    assert_eq!(state.indexed.len(), 3);
+    assert_eq!(state.index.entries.len(), 3);
 }
 
 #[test]
@@ -283,7 +290,7 @@ fn a_changed_neighbour_gets_an_entry_of_its_own() {
     let mut world = World::new();
     world.all_healthy(&config);
     let before = backend(&world.reconcile(&config).unwrap(), 1).1.next_hop;
-    world.next_hops.insert(IpAddr::from([10, 0, 0, 1]), Ok(hop(9)));
+    world.next_hops.insert(IpAddr::from([10, 0, 0, 1]), Ok(reached(9)));
     let state = world.reconcile(&config).unwrap();
     let after = backend(&state, 1).1.next_hop;
     assert_ne!(before, after);
@@ -357,7 +364,7 @@ proptest! {
                 Change::Health(n, healthy) => world.set_health(n, healthy),
                 Change::Neighbour(n, None) => drop(world.next_hops.remove(&IpAddr::from([10, 0, 0, n]))),
                 Change::Neighbour(n, Some(to)) => {
-                    world.next_hops.insert(IpAddr::from([10, 0, 0, n]), Ok(hop(to)));
+                    world.next_hops.insert(IpAddr::from([10, 0, 0, n]), Ok(reached(to)));
                 }
                 Change::Restart => world = world.restart(),
                 Change::Fail(after) => world.reconciler.plane_mut().fail_after = Some(after),

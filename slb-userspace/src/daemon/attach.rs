@@ -11,10 +11,11 @@ use crate::{
     config::model::{Config, XdpMode},
     control::{
         desired::{Known, desired},
+        ids::Surroundings,
         reconcile::Reconciler,
     },
     dataplane::bpf::{
-        loader::Program,
+        loader::{Program, Sizes},
         maps::Maps,
         pins::Pins,
         xdp::{self, Attachment, Occupied},
@@ -37,7 +38,8 @@ pub(super) async fn attach(
     let interfaces = configured(config).await?;
     let indexes: BTreeSet<u32> = interfaces.iter().map(|interface| interface.index).collect();
     // The links keep the program: nothing here needs to.
-    let mut program = Program::load(pins, config.daemon.flow_table_entries)?;
+    let sizes = Sizes { flows: config.daemon.flow_table_entries, backends: config.daemon.max_servers };
+    let mut program = Program::load(pins, sizes)?;
     #[cfg(feature = "debug-log")]
     program.follow_log()?;
     let facts = program.facts()?;
@@ -46,7 +48,9 @@ pub(super) async fn attach(
         machine_code_bytes = facts.machine_code_bytes,
         "XDP program loaded"
     );
-    let mut reconciler = Reconciler::new(Maps::open(pins)?, indexes.clone(), hz);
+    let maps = Maps::open(pins)?;
+    let surroundings = Surroundings { interfaces: indexes.clone(), hz, max_backends: maps.max_backends() };
+    let mut reconciler = Reconciler::new(maps, surroundings);
     reconciler.check(&desired(config, Known::default()))?;
     attach_all(&mut program, pins, &interfaces, config.daemon.xdp_mode)?;
     Program::detach_others(pins, &indexes)?;

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use slb_common::abi::{Mac, backend::NextHop};
+use slb_common::abi::{Stations, backend::NextHop};
 
 use crate::{
     config::model::Config,
     control::{
-        desired::{Known, Verdict},
+        desired::{Known, Reached, Verdict},
         memory,
     },
     dataplane::state::State,
@@ -20,7 +20,7 @@ pub(super) struct Facts {
     /// Names of the interfaces that run the program, by index.
     interfaces: BTreeMap<u32, String>,
     health: BTreeMap<Target, Verdict>,
-    next_hops: BTreeMap<IpAddr, Result<NextHop, String>>,
+    next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
     /// Next hops that an earlier run has left.
     remembered: BTreeMap<IpAddr, NextHop>,
 }
@@ -82,19 +82,20 @@ impl Facts {
         self.remembered.clear();
     }
 
-    fn next_hop(&self, address: &IpAddr, resolution: &Resolution) -> Result<NextHop, String> {
+    fn next_hop(&self, address: &IpAddr, resolution: &Resolution) -> Result<Reached, String> {
         match resolution {
-            Resolution::Resolved(hop) if self.interfaces.contains_key(&hop.interface_index) => Ok(NextHop {
-                ifindex: hop.interface_index,
-                reserved: 0,
-                destination: Mac::new(hop.destination_mac),
-                source: Mac::new(hop.source_mac),
-            }),
+            Resolution::Resolved(hop) if self.interfaces.contains_key(&hop.interface_index) => {
+                let stations = Stations::new(hop.destination_mac, hop.source_mac);
+                let next_hop = NextHop { ifindex: hop.interface_index, mtu: hop.mtu, stations };
+                Ok(Reached { hop: next_hop, through_gateway: hop.through_gateway })
+            }
             Resolution::Resolved(hop) => {
                 Err(format!("it is reached through {}, which is not in [daemon] interfaces", hop.interface))
             }
             Resolution::Unresolved(why) => {
-                self.remembered.get(address).copied().ok_or_else(|| why.to_string())
+                // It has been found good enough for whatever used it.
+                let hop = self.remembered.get(address).copied().ok_or_else(|| why.to_string())?;
+                Ok(Reached { hop, through_gateway: false })
             }
         }
     }

@@ -5,7 +5,9 @@
 
 mod bpffs;
 pub mod decap;
+mod flows;
 pub mod loader;
 pub mod maps;
 pub mod pins;
+mod syscall;
 pub mod xdp;

@@ -1,11 +1,13 @@
 //! A data plane in memory that refuses what would send a packet nowhere.
 
-use anyhow::{Result, bail};
-use slb_common::abi::{Reference, service::Service};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use slb_common::abi::{ring::NO_BACKEND, service::IndexEntry};
 
 use super::{
-    DataPlane,
-    state::{NO_TABLE, Operation, State, Table},
+    Contents, DataPlane,
+    state::{NO_TABLE, Operation, Remembered, State, Table},
 };
 
 /// Holds a [`State`]; each operation leaves it sound, or is refused.
@@ -14,6 +16,8 @@ pub(crate) struct Fake {
     pub(crate) state: State,
     /// Operations to carry out before one fails; `None` for no failure.
     pub(crate) fail_after: Option<usize>,
+    /// Flows that are remembered.
+    pub(crate) flows: Vec<Remembered>,
 }
 
 impl DataPlane for Fake {
@@ -21,9 +25,21 @@ impl DataPlane for Fake {
         let mut state = self.state.clone();
         // As in the kernel, contents of tables are not read back.
         // An empty one looks like none.
-        state.tables.retain(|_, table| !table.members.is_empty());
+        state.tables.retain(|_, table| !table.plan.members.is_empty() || !table.handover.is_empty());
         state.tables.values_mut().for_each(|table| *table = Table::default());
         Ok(state)
+    }
+
+    fn table(&self, id: u32) -> Result<Contents> {
+        let table = self.state.tables.get(&id).context("no such table")?;
+        let empty = table.plan.members.is_empty() && table.handover.is_empty();
+        let owners = if empty { Arc::default() } else { table.plan.build() };
+        Ok((owners, table.handover.keepers().collect()))
+    }
+
+    fn flows(&self, _: u32, visit: &mut dyn FnMut(Remembered)) -> Result<()> {
+        self.flows.iter().copied().for_each(visit);
+        Ok(())
     }
 
     fn apply(&mut self, operation: &Operation) -> Result<()> {
@@ -56,12 +72,12 @@ impl DataPlane for Fake {
                 state.backends.insert(id, backend);
             }
             Operation::ClearBackend(id) => drop(state.backends.remove(&id)),
-            Operation::PutTable(id, table) => drop(state.tables.insert(id, table)),
+            Operation::PutTables(tables) => state.tables.extend(tables),
             Operation::ClearTable(id) => drop(state.tables.remove(&id)),
             Operation::PutService { id, service, .. } => drop(state.services.insert(id, *service)),
             Operation::Settle => {}
             Operation::ClearService(id) => drop(state.services.remove(&id)),
-            Operation::PutIndex(ids) => state.indexed = ids,
+            Operation::PutIndex(index) => state.index = index,
         }
         sound(state)
     }
@@ -69,19 +85,21 @@ impl DataPlane for Fake {
 
 /// Whether everything that is pointed at is there.
 fn sound(state: &State) -> Result<()> {
-    for id in &state.indexed {
-        let Some(Service { ring, reference, .. }) = state.services.get(id) else {
+    for (id, IndexEntry { service, ring, .. }) in &state.index.entries {
+        if state.services.get(id).is_none_or(|there| there.reference.tag() != *service) {
             bail!("service {id} is found and is not there");
-        };
-        if *reference == Reference::default() {
-            bail!("service {id} has no reference");
         }
         if *ring != NO_TABLE && !state.tables.contains_key(ring) {
             bail!("service {id} points at table {ring}, which is not there");
         }
     }
     for (id, table) in &state.tables {
-        for member in &table.members {
+        for (slot, keeper) in table.handover.keepers() {
+            if keeper != NO_BACKEND && !state.backends.contains_key(&keeper) {
+                bail!("table {id} names server {keeper} as keeper of slot {slot}, which is not there");
+            }
+        }
+        for member in &table.plan.members {
             if !state.backends.contains_key(&member.backend) {
                 bail!("table {id} names server {}, which is not there", member.backend);
             }

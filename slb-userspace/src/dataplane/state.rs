@@ -2,33 +2,40 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
+use anyhow::{Result, bail};
 use slb_common::{
     abi::{
-        Address, MAX_RINGS,
+        Address, MAX_RINGS, Reference,
         backend::{Backend, NextHop},
-        ring::{MAX_RING_SLOTS, NO_BACKEND, Ring},
-        service::Service,
+        ring::{MAX_RING_SLOTS, MOVED, NO_BACKEND, Ring},
+        service::{FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel},
     },
     maglev,
 };
 
+use crate::control::handover::Handover;
+
+/// Server tables of services; those behind them name keepers.
+pub const MAX_TABLES: u32 = MAX_RINGS / 3;
 /// The table of a service that has none.
 pub const NO_TABLE: u32 = u32::MAX;
 /// A table no service ever has.
-pub const SPARE_TABLE: u32 = MAX_RINGS - 1;
+pub const SPARE_TABLE: u32 = MAX_TABLES - 1;
 
 /// Everything the data plane holds. Ids are indexes into the maps.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
-    /// Settings of the packet path.
+    /// Settings of the maps.
     pub settings: Settings,
     /// Services by id.
     pub services: BTreeMap<u32, Service>,
-    /// Ids of the services that packets find.
-    pub indexed: BTreeSet<u32>,
+    /// What packets find.
+    pub index: Index,
     /// Server tables by id.
     pub tables: BTreeMap<u32, Table>,
     /// Servers by id.
@@ -39,21 +46,106 @@ pub struct State {
     pub interfaces: BTreeSet<u32>,
 }
 
-/// Settings of the packet path.
+/// Settings of the maps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Seed of the flow hash and of the server tables.
+    /// Seed of the server tables.
     pub seed: u64,
+    /// The last generation given to an id.
+    pub generation: u32,
+}
+
+/// What packets find, replaced as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Index {
     /// Jiffies in a second.
     pub hz: u32,
-    /// The last generation given to an id.
-    pub generation: u16,
+    /// Where tunnels begin.
+    pub tunnel: Tunnel,
+    /// Services by id.
+    pub entries: BTreeMap<u32, IndexEntry>,
+    /// Servers whose answers come back through SLB.
+    pub servers: Filter,
+}
+
+impl Index {
+    /// The index as packets use it, over a flow table of `flow_mask` + 1 slots. Finds a seed under which every service
+    /// lies within reach of a probe.
+    ///
+    /// # Errors
+    /// There is no such seed.
+    pub fn build(&self, flow_mask: u32) -> Result<Box<ServiceIndex>> {
+        const SEEDS: u64 = 1000;
+        let mut built = ServiceIndex::empty();
+        built.flow_mask = flow_mask;
+        built.hz = self.hz;
+        built.tunnel = self.tunnel;
+        built.servers.copy_from_slice(&self.servers.0);
+        'seeds: for seed in 0..SEEDS {
+            built.seed = seed;
+            built.entries.fill(IndexEntry::default());
+            for entry in self.entries.values() {
+                let hash = ServiceIndex::hash(seed, &entry.address, entry.port, entry.protocol);
+                let home = ServiceIndex::home(hash);
+                let free = (0..INDEX_PROBES)
+                    .map(|probe| (home + probe) & (INDEX_SLOTS - 1))
+                    .find(|slot| built.entries[*slot].protocol == 0);
+                let Some(slot) = free else { continue 'seeds };
+                built.entries[slot] = *entry;
+            }
+            return Ok(built);
+        }
+        bail!("no index of {} services in {SEEDS} tries", self.entries.len())
+    }
+}
+
+/// The bits of servers, as [`ServiceIndex::servers`].
+#[derive(Clone, PartialEq, Eq)]
+pub struct Filter(pub Box<[u64]>);
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self(vec![0; FILTER_WORDS].into())
+    }
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Filter({} bits)", self.0.iter().map(|word| word.count_ones()).sum::<u32>())
+    }
+}
+
+impl Filter {
+    /// Lets answers of a server be recognised.
+    pub fn insert(&mut self, backend: &Backend) {
+        let hash = ServiceIndex::server_hash(&backend.address, backend.port);
+        let (word, bit) = ServiceIndex::filter_place(hash);
+        self.0[word] |= bit;
+    }
+}
+
+/// A server table.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    /// What it is built from; 0 slots in a table of unknown content.
+    pub plan: Plan,
+    /// Slots that have changed hands.
+    pub handover: Handover,
+    /// The owner of each slot, where somebody has needed it already.
+    pub owners: Option<Arc<[u32]>>,
+}
+
+impl PartialEq for Table {
+    fn eq(&self, other: &Self) -> bool {
+        // The owners follow from the plan.
+        self.plan == other.plan && self.handover == other.handover
+    }
 }
 
 /// What a server table is built from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Table {
-    /// Slots, a prime; 0 in a table of unknown content.
+pub struct Plan {
+    /// Slots, a prime.
     pub slots: u32,
     /// Seed of the table.
     pub seed: u64,
@@ -72,27 +164,83 @@ pub struct Member {
     pub weight: u8,
 }
 
-impl Table {
-    /// The slots each member holds, in the order of the members, and the table as packets use it.
-    pub fn build(&self) -> Box<Ring> {
+impl Plan {
+    /// The owner of each slot; [`NO_BACKEND`] everywhere where there is no server.
+    pub fn build(&self) -> Arc<[u32]> {
+        if self.members.is_empty() {
+            return vec![NO_BACKEND; self.slots as usize].into();
+        }
         let names: Vec<_> = self.members.iter().map(|member| member.address.to_string()).collect();
         let members: Vec<_> = names
             .iter()
             .zip(&self.members)
             .map(|(name, member)| maglev::Member { name: name.as_bytes(), weight: member.weight })
             .collect();
-        let mut ring =
-            Box::new(Ring { size: 0, reserved: 0, slots: [NO_BACKEND; MAX_RING_SLOTS as usize + 3] });
-        if members.is_empty() {
-            return ring;
-        }
-        for (slot, member) in ring.slots.iter_mut().zip(maglev::build(self.slots, self.seed, &members)) {
-            // At most MAX_BACKENDS, which is below u16::MAX.
-            *slot = self.members.get(usize::from(member)).map_or(NO_BACKEND, |m| m.backend as u16);
-        }
-        ring.size = self.slots;
-        ring
+        let owner =
+            |member: u16| self.members.get(usize::from(member)).map_or(NO_BACKEND, |member| member.backend);
+        maglev::build(self.slots, self.seed, &members).into_iter().map(owner).collect()
     }
+}
+
+impl Table {
+    /// A table of this content in which no slot has changed hands.
+    pub fn new(plan: Plan) -> Self {
+        Self { plan, ..Self::default() }
+    }
+
+    /// Whether its content is known.
+    pub fn is_known(&self) -> bool {
+        self.plan.slots != 0
+    }
+
+    /// The owner of each slot.
+    pub fn owners(&self) -> Arc<[u32]> {
+        self.owners.clone().unwrap_or_else(|| self.plan.build())
+    }
+
+    /// The table as packets use it, and the table of its keepers, which lies under the id `keepers`, if a slot has changed
+    /// hands.
+    pub fn rings(&self, keepers: u32) -> (Box<Ring>, Option<Box<Ring>>) {
+        let size = if self.plan.members.is_empty() && self.handover.is_empty() { 0 } else { self.plan.slots };
+        let mut ring = empty_ring();
+        ring.size = size;
+        for (slot, owner) in ring.slots.iter_mut().zip(self.owners().iter()) {
+            *slot = *owner;
+        }
+        if self.handover.is_empty() {
+            return (ring, None);
+        }
+        ring.keepers = keepers;
+        let mut kept = empty_ring();
+        kept.size = size;
+        for (slot, keeper) in self.handover.keepers() {
+            if let (Some(owner), Some(kept)) =
+                (ring.slots.get_mut(slot as usize), kept.slots.get_mut(slot as usize))
+            {
+                *owner |= MOVED;
+                *kept = keeper;
+            }
+        }
+        (ring, Some(kept))
+    }
+}
+
+/// A table without servers.
+pub fn empty_ring() -> Box<Ring> {
+    Box::new(Ring { size: 0, keepers: NO_TABLE, slots: [NO_BACKEND; MAX_RING_SLOTS as usize + 3] })
+}
+
+/// A flow that is remembered, as far as tables matter to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remembered {
+    /// Tag of its service.
+    pub service: u32,
+    /// The server it is with.
+    pub backend: Reference,
+    /// The client's address.
+    pub client: Address,
+    /// The client's port, in network byte order.
+    pub port: u16,
 }
 
 /// One change of the data plane.
@@ -119,8 +267,8 @@ pub enum Operation {
     },
     /// Forgets a server.
     ClearBackend(u32),
-    /// Builds a server table aside and puts it in force in one step.
-    PutTable(u32, Table),
+    /// Builds server tables aside and puts each in force in one step.
+    PutTables(BTreeMap<u32, Table>),
     /// Puts the empty table in force.
     ClearTable(u32),
     /// Writes a service; `fresh` sets its counters to zero first.
@@ -136,8 +284,8 @@ pub enum Operation {
     Settle,
     /// Forgets a service.
     ClearService(u32),
-    /// Builds an index of these services aside and puts it in force in one step.
-    PutIndex(BTreeSet<u32>),
+    /// Builds an index aside and puts it in force in one step.
+    PutIndex(Index),
 }
 
 /// The address as it stands in a packet.
@@ -156,4 +304,53 @@ pub fn to_ip(address: &Address) -> IpAddr {
 /// Address and port of a server.
 pub fn backend_address(backend: &Backend) -> SocketAddr {
     SocketAddr::new(to_ip(&backend.address), u16::from_be(backend.port))
+}
+
+/// Tables that are worked on at a time: the owners of one take 262 KB.
+pub const BATCH: usize = 64;
+
+/// Builds the owners of tables that have none yet, on all processors.
+pub fn build_all<'a>(tables: impl Iterator<Item = &'a mut Table>) {
+    let mut tables: Vec<_> = tables.filter(|table| table.owners.is_none()).collect();
+    let build = |tables: &mut [&mut Table]| {
+        for table in tables {
+            table.owners = Some(table.plan.build());
+        }
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    if tables.len() <= 1 || workers == 1 {
+        return build(&mut tables);
+    }
+    let share = tables.len().div_ceil(workers);
+    std::thread::scope(|scope| {
+        for part in tables.chunks_mut(share) {
+            scope.spawn(move || build(part));
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use slb_common::abi::MAX_SERVICES;
+
+    use super::*;
+
+    #[test]
+    fn a_full_index_finds_every_service() {
+        let entries = (0..MAX_SERVICES).map(|id| {
+            let address = to_address(IpAddr::V4(Ipv4Addr::from(0xc000_0200 + id / 50)));
+            let port = (8000 + (id % 50) as u16).to_be();
+            let service = Reference::new(id, 1).tag();
+            (id, IndexEntry { address, port, protocol: 6, service, ..IndexEntry::default() })
+        });
+        let index = Index { entries: entries.collect(), ..Index::default() };
+        let built = index.build(0).unwrap();
+        for (id, entry) in &index.entries {
+            let found = built.find(&entry.address, entry.port, entry.protocol);
+            assert_eq!(found.map(IndexEntry::id), Some(*id));
+        }
+        assert!(built.find(&to_address(IpAddr::V4(Ipv4Addr::LOCALHOST)), 80, 6).is_none());
+    }
 }

@@ -127,6 +127,7 @@ fn link(message: LinkMessage) -> Option<Link> {
         index: header.index,
         name: String::new(),
         mac: None,
+        mtu: 0,
         up: header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
         kind: None,
         xdp: None,
@@ -134,6 +135,7 @@ fn link(message: LinkMessage) -> Option<Link> {
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Xdp(facts) => link.xdp = xdp(&facts),
             LinkAttribute::Address(address) if header.link_layer_type == LinkLayerType::Ether => {
                 link.mac = Mac::try_from(address).ok();

@@ -100,10 +100,13 @@ impl View {
 
     /// What is known of every destination that was asked for when everything was read last.
     pub(super) fn resolutions(&self) -> BTreeMap<IpAddr, Resolution> {
-        self.routes.iter().map(|(destination, route)| (*destination, self.resolution(route))).collect()
+        self.routes
+            .iter()
+            .map(|(destination, route)| (*destination, self.resolution(destination, route)))
+            .collect()
     }
 
-    fn resolution(&self, route: &Route) -> Resolution {
+    fn resolution(&self, destination: &IpAddr, route: &Route) -> Resolution {
         let key = match route {
             Route::Via(key) => key,
             Route::Local => return Resolution::Unresolved(Unresolved::Local),
@@ -124,6 +127,8 @@ impl View {
                 interface,
                 source_mac,
                 destination_mac,
+                mtu: link.mtu,
+                through_gateway: key.1 != *destination,
             }),
             None => Resolution::Unresolved(Unresolved::NoNeighbour { next_hop: key.1, interface }),
         }

@@ -1,45 +1,42 @@
 //! The packet path's tables in memory.
 
 use std::{
-    cell::{Cell, RefCell, UnsafeCell},
-    collections::{BTreeMap, BTreeSet, HashMap},
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
 };
 
 use slb_common::{
     abi::{
-        ABI_VERSION,
         backend::{Backend, NextHop},
-        control::Control,
-        flow::{Flow, FlowKey},
+        flow::{FlowEntry, WORDS},
         ring::Ring,
-        service::{INDEX_PROBES, INDEX_SLOTS, Service, ServiceIndex},
+        service::{Service, ServiceIndex},
         stats::{Action, Counters, REASONS},
+        word::Word,
     },
     datapath::{
         Verdict, process,
-        tables::{Direction, FlowEntry, Tables},
+        tables::{Direction, Tables},
     },
-    net::frame::Frame,
+    net::frame::{Frame, Growing},
 };
-use slb_userspace::dataplane::state::Operation;
+use slb_userspace::dataplane::state::{MAX_TABLES, Operation};
 
 /// Packets by the numbers of action and reason.
 pub type Totals = BTreeMap<(u8, u32), u64>;
 
+/// Slots of the flow table, as in the kernel.
+const FLOWS: u32 = 1024;
+
 /// Tables in memory, with a clock that stands still until it is set.
-#[derive(Default)]
 pub struct Host {
-    control: Control,
-    indexes: [Option<Box<ServiceIndex>>; 2],
+    index: Option<Box<ServiceIndex>>,
     services: BTreeMap<u32, Service>,
     rings: BTreeMap<u32, Box<Ring>>,
     backends: BTreeMap<u32, Backend>,
     next_hops: BTreeMap<u32, NextHop>,
     interfaces: BTreeSet<u32>,
-    flows: RefCell<HashMap<FlowKey, Box<UnsafeCell<Flow>>>>,
-    /// Flows that have been replaced: entries handed out before may still point at them, as in the kernel.
-    #[expect(clippy::vec_box, reason = "entries point into the boxes")]
-    replaced: RefCell<Vec<Box<UnsafeCell<Flow>>>>,
+    flows: Vec<[Word; WORDS]>,
     /// Jiffies.
     pub now: Cell<u32>,
     /// Whether the flow table takes no entry.
@@ -49,27 +46,66 @@ pub struct Host {
     backend_counters: RefCell<BTreeMap<u32, Counters>>,
 }
 
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            index: None,
+            services: BTreeMap::new(),
+            rings: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            next_hops: BTreeMap::new(),
+            interfaces: BTreeSet::new(),
+            flows: (0..FLOWS).map(|_| Default::default()).collect(),
+            now: Cell::default(),
+            full: Cell::default(),
+            totals: RefCell::default(),
+            service_counters: RefCell::default(),
+            backend_counters: RefCell::default(),
+        }
+    }
+}
+
+/// A frame with room before it, as drivers leave it.
+struct Buffer {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+/// XDP_PACKET_HEADROOM.
+const HEADROOM: usize = 256;
+
+impl Growing for Buffer {
+    fn frame(&mut self) -> Frame<'_> {
+        Frame::from_slice(&mut self.bytes[self.start..])
+    }
+
+    fn grow(&mut self, bytes: usize) -> bool {
+        match self.start.checked_sub(bytes) {
+            Some(start) => {
+                self.start = start;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
 impl Host {
     /// Runs the packet path over a frame that came in through the interface `ifindex`.
-    pub fn process(&mut self, bytes: &mut [u8], ifindex: u32) -> Verdict {
-        let verdict = process(&mut Frame::from_slice(bytes), ifindex, self);
-        // No entry outlives the call.
-        self.replaced.borrow_mut().clear();
+    pub fn process(&mut self, bytes: &mut Vec<u8>, ifindex: u32) -> Verdict {
+        let mut buffer = Buffer { bytes: vec![0xa5; HEADROOM], start: HEADROOM };
+        buffer.bytes.extend_from_slice(bytes);
+        let verdict = process(&mut buffer, ifindex, self);
+        *bytes = buffer.bytes.split_off(buffer.start);
         verdict
     }
 
     /// Carries out one operation, as the maps in the kernel do.
     pub fn apply(&mut self, operation: &Operation) {
         match operation.clone() {
-            Operation::PutSettings(settings) => {
-                self.control.abi_version = ABI_VERSION;
-                self.control.seed = settings.seed;
-                self.control.hz = settings.hz;
-                self.control.generation = u32::from(settings.generation);
-            }
+            Operation::PutSettings(_) | Operation::Settle => {}
             Operation::PutInterface(ifindex) => drop(self.interfaces.insert(ifindex)),
             Operation::RemoveInterface(ifindex) => drop(self.interfaces.remove(&ifindex)),
-            Operation::Settle => {}
             Operation::PutNextHop(id, hop) => drop(self.next_hops.insert(id, hop)),
             Operation::ClearNextHop(id) => drop(self.next_hops.remove(&id)),
             Operation::PutBackend { id, backend, fresh } => {
@@ -79,7 +115,13 @@ impl Host {
                 }
             }
             Operation::ClearBackend(id) => drop(self.backends.remove(&id)),
-            Operation::PutTable(id, table) => drop(self.rings.insert(id, table.build())),
+            Operation::PutTables(tables) => {
+                for (id, table) in tables {
+                    let (ring, keepers) = table.rings(MAX_TABLES + id);
+                    self.rings.insert(id, ring);
+                    self.rings.extend(keepers.map(|keepers| (MAX_TABLES + id, keepers)));
+                }
+            }
             Operation::ClearTable(id) => drop(self.rings.remove(&id)),
             Operation::PutService { id, service, fresh } => {
                 self.services.insert(id, *service);
@@ -88,18 +130,8 @@ impl Host {
                 }
             }
             Operation::ClearService(id) => drop(self.services.remove(&id)),
-            Operation::PutIndex(ids) => {
-                let mut index = Box::new(ServiceIndex { seed: 0, slots: [0; INDEX_SLOTS] });
-                for id in ids {
-                    let service = &self.services[&id];
-                    let home = ServiceIndex::home(0, &service.address, service.port, service.protocol);
-                    let slot = (home..home + INDEX_PROBES)
-                        .map(|slot| slot % INDEX_SLOTS)
-                        .find(|slot| index.slots[*slot] == 0);
-                    index.slots[slot.expect("few services leave room")] = id as u16 + 1;
-                }
-                self.control.active_index ^= 1;
-                self.indexes[self.control.active_index as usize] = Some(index);
+            Operation::PutIndex(index) => {
+                self.index = Some(index.build(FLOWS - 1).expect("few services leave room"));
             }
         }
     }
@@ -121,12 +153,8 @@ impl Host {
 }
 
 impl Tables for Host {
-    fn control(&self) -> Option<&Control> {
-        Some(&self.control)
-    }
-
-    fn service_index(&self, which: u32) -> Option<&ServiceIndex> {
-        self.indexes.get(which as usize)?.as_deref()
+    fn index(&self) -> Option<&ServiceIndex> {
+        self.index.as_deref()
     }
 
     fn service(&self, id: u32) -> Option<&Service> {
@@ -145,18 +173,13 @@ impl Tables for Host {
         self.next_hops.get(&id)
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<FlowEntry<'_>> {
-        // SAFETY: the box lives until `process` clears `replaced` or changes `flows`, for which it borrows mutably.
-        self.flows.borrow().get(key).map(|flow| unsafe { FlowEntry::new(flow.get()) })
+    fn flow(&self, slot: u32) -> Option<FlowEntry<'_>> {
+        let words = self.flows.get(slot as usize).expect("slots are reduced to the table");
+        (!self.full.get()).then(|| FlowEntry::new(words))
     }
 
-    fn put_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
-        if self.full.get() {
-            return false;
-        }
-        let old = self.flows.borrow_mut().insert(*key, Box::new(UnsafeCell::new(*flow)));
-        self.replaced.borrow_mut().extend(old);
-        true
+    fn flow_seed(&self) -> u64 {
+        0
     }
 
     fn now(&self) -> u32 {
@@ -165,10 +188,6 @@ impl Tables for Host {
 
     fn redirect(&self, ifindex: u32) -> bool {
         self.interfaces.contains(&ifindex)
-    }
-
-    fn hide(&self, value: u32) -> u32 {
-        value
     }
 
     fn count(&self, action: Action, reason: u32) {

@@ -3,20 +3,21 @@
 use std::{path::Path, process::Command, thread};
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, Map, MapData};
 use nix::{
     sched::{CloneFlags, unshare},
     unistd::geteuid,
 };
-use slb_common::abi::{
-    flow::{Flow, FlowKey},
-    stats::Counters,
-};
+use slb_common::abi::{DEFAULT_BACKENDS, flow::FlowWords, stats::Counters};
 use slb_userspace::{
     control::diff::diff,
     dataplane::{
         DataPlane as _,
-        bpf::{loader::Program, maps::Maps, pins::Pins},
+        bpf::{
+            loader::{Program, Sizes},
+            maps::Maps,
+            pins::Pins,
+        },
         state::{Operation, State},
     },
 };
@@ -27,7 +28,8 @@ use super::{
 };
 use crate::leftovers::{self, RunId};
 
-const FLOW_TABLE_ENTRIES: u32 = 65_536;
+/// Few, because each case begins with all of them empty.
+const FLOW_TABLE_ENTRIES: u32 = 1024;
 
 /// What the kernel makes of an XDP frame.
 pub mod action {
@@ -72,7 +74,7 @@ pub fn in_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 pub struct Kernel {
     program: Program,
     maps: Maps,
-    flows: HashMap<MapData, FlowKey, Flow>,
+    flows: Array<MapData, FlowWords>,
     /// What is in force.
     held: State,
     /// What was counted before [`Self::begin`].
@@ -92,7 +94,8 @@ impl Kernel {
         leftovers::remove_dead()?;
         let pins = OwnPins(Pins::new(RunId::next().pin_dir()));
         pins.0.create()?;
-        let program = Program::load(&pins.0, flow_table_entries)?;
+        let sizes = Sizes { flows: flow_table_entries, backends: DEFAULT_BACKENDS };
+        let program = Program::load(&pins.0, sizes)?;
         let maps = Maps::open(&pins.0)?;
         let flows = Map::from_map_data(MapData::from_pin(pins.0.map("FLOWS"))?)?.try_into()?;
         Ok(Self { program, maps, flows, held: State::default(), before: Totals::new(), _pins: pins })
@@ -101,8 +104,8 @@ impl Kernel {
     /// Puts a state in force, forgets all flows, and counts from zero: loading anew takes much longer.
     pub fn begin(&mut self, state: &State) -> Result<()> {
         self.become_state(state)?;
-        for key in self.flows.keys().collect::<Result<Vec<_>, _>>()? {
-            self.flows.remove(&key)?;
+        for slot in 0..self.flows.len() {
+            self.flows.set(slot, FlowWords::default(), 0)?;
         }
         for id in 0..IDS {
             let service = Box::new(state.services.get(&id).copied().unwrap_or_default());

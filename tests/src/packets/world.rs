@@ -3,16 +3,22 @@
 //! Every table has one server, or none: which one a flow is given can be written out without computing a hash.
 
 use std::{
-    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
 };
 
-use slb_common::abi::{
-    Mac, Reference,
-    backend::{Backend, NextHop},
-    service::Service,
+use slb_common::{
+    abi::{
+        Reference, Stations,
+        backend::{Backend, NextHop},
+        service::{Service, ServiceIndex, Tunnel},
+    },
+    datapath::ipip::outer_sum,
 };
-use slb_userspace::dataplane::state::{Member, NO_TABLE, Settings, State, Table, to_address};
+use slb_userspace::{
+    control::{handover::Handover, ids::entry},
+    dataplane::state::{Member, NO_TABLE, Plan, Settings, State, Table, to_address},
+};
 
 use super::frames::number;
 
@@ -30,10 +36,20 @@ pub const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x51];
 /// Our address on the servers' side.
 pub const SERVER_SIDE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x02];
 
-/// Jiffies after which a silent flow is forgotten: longer than any case takes.
-pub const IDLE: u32 = 1_000_000;
+/// Seconds after which a silent flow is forgotten: longer than any case takes.
+pub const IDLE_SECONDS: u32 = 1_000;
+/// The same in jiffies.
+pub const IDLE: u32 = IDLE_SECONDS * HZ;
 /// Jiffies in a second, as the packet path is told.
 pub const HZ: u32 = 250;
+/// Seed of the server tables.
+pub const SEED: u64 = 42;
+/// The largest packet a next hop takes.
+pub const MTU: u32 = 1500;
+/// Where tunnels begin.
+pub const TUNNEL4: IpAddr = v4(10, 0, 0, 254, 0).ip();
+/// Where tunnels begin.
+pub const TUNNEL6: IpAddr = v6(0xa, 0xfe, 0).ip();
 
 /// Ids of services and servers are below this.
 pub const IDS: u32 = 32;
@@ -220,6 +236,15 @@ pub fn server_of(listener: &Listener) -> Option<Server> {
     TABLES.iter().find(|(id, _)| Some(*id) == listener.table)?.1
 }
 
+fn endpoint(at: SocketAddr) -> u32 {
+    Backend::endpoint_of(ServiceIndex::server_hash(&to_address(at.ip()), at.port().to_be()))
+}
+
+/// Where tunnels begin.
+pub fn tunnel() -> Tunnel {
+    Tunnel { v4: to_address(TUNNEL4), v6: to_address(TUNNEL6) }
+}
+
 /// A state of the data plane.
 #[derive(Debug, Clone, Default)]
 pub struct World {
@@ -236,15 +261,13 @@ impl World {
     /// All listeners and servers above.
     pub fn standard() -> Self {
         let mut world = Self::empty();
-        world.state.settings = Settings { seed: 42, hz: HZ, generation: 1 };
+        world.state.settings = Settings { seed: SEED, generation: 1 };
+        world.state.index.hz = HZ;
+        world.state.index.tunnel = tunnel();
         world.state.interfaces.extend([LO, FAR]);
         for hop in [LAN, ROUTER] {
-            let hop_entry = NextHop {
-                ifindex: hop.out,
-                reserved: 0,
-                destination: Mac::new(hop.peer),
-                source: Mac::new(hop.own),
-            };
+            let hop_entry =
+                NextHop { ifindex: hop.out, mtu: MTU, stations: Stations::new(hop.peer, hop.own) };
             world.state.next_hops.insert(hop.id, hop_entry);
         }
         let mut world = SERVERS.into_iter().fold(world, Self::server);
@@ -262,10 +285,13 @@ impl World {
             port: server.at.port().to_be(),
             flags: Backend::ALIVE | Backend::NEW,
             weight: 1,
-            reference: Reference::new(server.id as u16, server.generation),
+            reference: Reference::new(server.id, server.generation.into()),
             next_hop: server.hop.id,
+            endpoint: endpoint(server.at),
+            outer_sum: outer_sum(&tunnel().v4, &to_address(server.at.ip())),
             ..Backend::default()
         };
+        self.state.index.servers.insert(&backend);
         self.state.backends.insert(server.id, backend);
         self
     }
@@ -288,7 +314,24 @@ impl World {
     #[must_use]
     pub fn table(mut self, id: u32, servers: &[Server]) -> Self {
         let members = servers.iter().map(|s| Member { backend: s.id, address: s.at, weight: 1 }).collect();
-        self.state.tables.insert(id, Table { slots: SLOTS, seed: 1, members });
+        self.state.tables.insert(id, Table::new(Plan { slots: SLOTS, seed: 1, members }));
+        self
+    }
+
+    /// Lets every slot of a table change hands: flows that nobody remembers are with `keeper`.
+    #[must_use]
+    pub fn kept_by(mut self, table: u32, keeper: Server) -> Self {
+        let table = self.state.tables.get_mut(&table).expect("the table is there");
+        table.handover = Handover::found((0..SLOTS).map(|slot| (slot, keeper.id)), Duration::ZERO);
+        self
+    }
+
+    /// Changes a listener.
+    #[must_use]
+    pub fn with(mut self, listener: Listener, change: impl FnOnce(&mut Service)) -> Self {
+        let service = self.state.services.get_mut(&listener.id).expect("the listener is there");
+        change(service);
+        self.state.index.entries.insert(listener.id, entry(service, SEED));
         self
     }
 
@@ -299,13 +342,13 @@ impl World {
             address: to_address(listener.at.ip()),
             port: listener.at.port().to_be(),
             protocol: listener.protocol,
-            reference: Reference::new(listener.id as u16, 1),
+            reference: Reference::new(listener.id, 1),
             ring: listener.table.unwrap_or(NO_TABLE),
-            idle_timeout: IDLE,
+            idle_timeout: IDLE_SECONDS,
             ..Service::default()
         };
+        self.state.index.entries.insert(listener.id, entry(&service, SEED));
         self.state.services.insert(listener.id, service);
-        self.state.indexed.insert(listener.id);
         self
     }
 
@@ -313,7 +356,7 @@ impl World {
     #[must_use]
     pub fn without_listener(mut self, listener: Listener) -> Self {
         self.state.services.remove(&listener.id);
-        self.state.indexed = self.state.indexed.difference(&BTreeSet::from([listener.id])).copied().collect();
+        self.state.index.entries.remove(&listener.id);
         self
     }
 }

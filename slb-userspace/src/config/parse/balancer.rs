@@ -29,6 +29,8 @@ pub(super) struct Scope<'s, 'a> {
     pub(super) vips: &'s Vips,
     /// The server groups of the file.
     pub(super) groups: &'s Index<'a>,
+    /// Families of the addresses that tunnels begin at.
+    pub(super) tunnels: Families,
     /// The groups that listeners have named so far.
     pub(super) used: &'s mut HashSet<&'a str>,
     /// The names of load balancers so far.

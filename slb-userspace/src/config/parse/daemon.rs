@@ -1,12 +1,15 @@
 //! `[daemon]`.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::IpAddr};
+
+use slb_common::abi::{DEFAULT_BACKENDS, MAX_BACKENDS};
+use toml::Spanned;
 
 use crate::config::{
     diagnostic::Diagnostic,
     field::Checker,
     model::{Daemon, XdpMode},
-    raw::{self, Value},
+    raw::{self, List, Value},
     suggest::quoted,
 };
 
@@ -49,6 +52,10 @@ pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon
     let flow_table_entries = raw.flow_table_entries.as_ref().map_or(Some(FLOW_TABLE_ENTRIES), |value| {
         checker.integer("flow_table_entries", value, 1 << 10..=1 << 24)
     });
+    let max_servers = raw.max_servers.as_ref().map_or(Some(DEFAULT_BACKENDS), |value| {
+        checker.integer("max_servers", value, 1 << 10..=MAX_BACKENDS)
+    });
+    let tunnel_addresses = tunnel_addresses(checker, raw.tunnel_addresses.as_ref());
     let hash_seed =
         raw.hash_seed.as_ref().map_or(Some(0), |value| checker.integer("hash_seed", value, 0..=u64::MAX));
     Some(Daemon {
@@ -57,8 +64,23 @@ pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon
         pin_dir: pin_dir?,
         socket: socket?,
         flow_table_entries: flow_table_entries?,
+        max_servers: max_servers?,
+        tunnel_addresses: tunnel_addresses?,
         hash_seed: hash_seed?,
     })
+}
+
+/// Checks the addresses that tunnels begin at: one of each family at most.
+fn tunnel_addresses(checker: &mut Checker, list: Option<&Spanned<List<Value>>>) -> Option<Vec<IpAddr>> {
+    let mut seen = HashMap::new();
+    let mut addresses = Vec::new();
+    for value in list.iter().flat_map(|list| &list.as_ref().0) {
+        let address = checker.address("tunnel_addresses", value)?;
+        let family = if address.is_ipv4() { "an IPv4 address" } else { "an IPv6 address" };
+        checker.unique(&mut seen, address.is_ipv4(), value.span(), family);
+        addresses.push(address);
+    }
+    Some(addresses)
 }
 
 fn interface(

@@ -26,6 +26,18 @@ pub(super) struct Index<'a> {
 struct Entry {
     span: Span,
     families: Families,
+    /// Ports of its servers, as far as they can be read.
+    ports: Vec<(u16, Span)>,
+}
+
+/// What a listener needs to know of its servers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found<'i, 'a> {
+    pub(super) name: &'a str,
+    /// Families of the servers that take new connections.
+    pub(super) families: Families,
+    /// Their ports.
+    pub(super) ports: &'i [(u16, Span)],
 }
 
 impl<'a> Index<'a> {
@@ -40,16 +52,17 @@ impl<'a> Index<'a> {
             checker.unique(&mut seen, name.as_str(), value.span(), &format!("server group {}", quoted(name)));
             let servers = group.servers.0.iter().map(|server| &server.as_ref().0);
             let families = serving(servers.map(|server| (server.address.as_ref(), server.weight.as_ref())));
-            index.groups.insert(name, Entry { span: value.span(), families });
+            let ports = group.servers.0.iter().filter_map(|server| port(&server.as_ref().0)).collect();
+            index.groups.insert(name, Entry { span: value.span(), families, ports });
             index.names.push(name);
         }
         index
     }
 
-    /// Finds the group a listener names; returns its name and the families of its servers.
-    pub(super) fn find(&self, checker: &mut Checker, name: &str, span: Span) -> Option<(&'a str, Families)> {
+    /// Finds the group a listener names.
+    pub(super) fn find(&self, checker: &mut Checker, name: &str, span: Span) -> Option<Found<'_, 'a>> {
         if let Some((name, entry)) = self.groups.get_key_value(name) {
-            return Some((name, entry.families));
+            return Some(Found { name, families: entry.families, ports: &entry.ports });
         }
         checker.unknown("server group", name, span, &self.names);
         None
@@ -64,6 +77,14 @@ impl<'a> Index<'a> {
                     .help(format!("write `server_group = \"{name}\"` in a listener, or remove the group")),
             );
         }
+    }
+}
+
+fn port(server: &raw::Server) -> Option<(u16, Span)> {
+    let value = server.port.as_ref()?;
+    match value.as_ref() {
+        Scalar::Integer(port) => Some((u16::try_from(*port).ok()?, value.span())),
+        _ => None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{balancer::Scope, families::Families, health_check};
+use super::{balancer::Scope, families::Families, health_check, mode};
 use crate::config::{
     diagnostic::{Diagnostic, Span},
     model::{Listener, Mode, Name, Protocol, Target},
@@ -11,7 +11,6 @@ use crate::config::{
 };
 
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
-const MODES: [(&str, Mode); 1] = [("nat", Mode::Nat)];
 
 /// What the load balancer around a listener has.
 pub(super) struct Surroundings {
@@ -52,15 +51,20 @@ pub(super) fn build(
         let word = PROTOCOLS.iter().find(|(_, known)| *known == protocol).map_or("", |(word, _)| word);
         checker.unique(&mut seen.ports, (protocol, port), value.span(), &format!("{word} port {port}"));
     }
-    let mode = raw.mode.as_ref().map_or(Some(Mode::Nat), |value| checker.choice("mode", value, &MODES));
     let health_check = health_check::build(checker, raw.health_check.as_ref(), protocol);
-    let target = target(scope, raw, &span, surroundings);
+    let forwarding = mode::build(scope, raw, protocol);
+    let mode = forwarding.map(|forwarding| forwarding.mode);
+    let at = port.zip(port_value.map(toml::Spanned::span));
+    let target = target(scope, raw, &span, surroundings, mode, at);
+    let forwarding = forwarding?;
     Some(Listener {
         name: name?,
         protocol: protocol?,
         port: port?,
         target: target?,
-        mode: mode?,
+        mode: forwarding.mode,
+        tracking: forwarding.tracking,
+        unknown_datagrams: forwarding.unknown_datagrams,
         health_check: health_check?,
     })
 }
@@ -71,28 +75,49 @@ fn target(
     raw: &raw::Listener,
     span: &Span,
     surroundings: &Surroundings,
+    mode: Option<Mode>,
+    port: Option<(u16, Span)>,
 ) -> Option<Target> {
+    // Where packets are not translated, any server that holds the VIP can serve it.
+    let missing = |families: Families| match mode {
+        Some(Mode::Nat) => surroundings.vips.without(families),
+        _ => Families::default(),
+    };
     match (&raw.server_group, &raw.backend_port) {
         (Some(group), None) => {
             let name = scope.checker.text("server_group", group, "the name of a server group")?;
-            let (name, families) = scope.groups.find(scope.checker, name, group.span())?;
+            let groups = scope.groups;
+            let found = groups.find(scope.checker, name, group.span())?;
+            let name = found.name;
             scope.used.insert(name);
-            warn_of_families(scope, group, &format!("group {}", quoted(name)), surroundings.vips.without(families));
+            warn_of_families(scope, group, &format!("group {}", quoted(name)), missing(found.families));
+            if let (Some(mode), Some(port)) = (mode, port) {
+                mode::check_ports(scope, mode, port, &found);
+            }
+            if let (Some(Mode::Ipip), Some(value)) = (mode, &raw.mode) {
+                mode::check_tunnels(scope, value, found.families);
+            }
             Some(Target::ServerGroup(Name(name.to_owned())))
         }
-        (None, Some(port)) => {
-            let backend_port = scope.checker.port("backend_port", port);
+        (None, Some(value)) => {
+            let backend_port = scope.checker.port("backend_port", value);
             let Some(families) = surroundings.default_servers else {
                 return scope.checker.refuse(
                     Diagnostic::error(
-                        port.span(),
+                        value.span(),
                         "`backend_port` without default servers",
                         "the load balancer has no server of its own",
                     )
                     .help("add a `[[load_balancer.server]]`, or name a `server_group`"),
                 );
             };
-            warn_of_families(scope, port, "the default group", surroundings.vips.without(families));
+            warn_of_families(scope, value, "the default group", missing(families));
+            if let (Some(mode), Some(port), Some(backend_port)) = (mode, port, backend_port) {
+                mode::check_port(scope, mode, port, (backend_port, value.span()));
+            }
+            if let (Some(Mode::Ipip), Some(value)) = (mode, &raw.mode) {
+                mode::check_tunnels(scope, value, families);
+            }
             Some(Target::DefaultGroup { backend_port: backend_port? })
         }
         (Some(group), Some(port)) => scope.checker.refuse(

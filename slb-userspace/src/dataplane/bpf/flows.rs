@@ -3,7 +3,7 @@
 use std::{ffi::c_void, num::NonZeroUsize, os::fd::AsFd as _, path::Path, ptr::NonNull};
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{MapData, MapInfo};
 use nix::{
     sys::mman::{MapFlags, ProtFlags, mmap, munmap},
     time::{ClockId, clock_gettime},
@@ -29,16 +29,15 @@ unsafe impl Sync for FlowTable {}
 impl FlowTable {
     /// Maps the table behind a pin.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let data = MapData::from_pin(path).with_context(|| format!("cannot open the map {}", path.display()))?;
-        let map: Array<MapData, FlowWords> =
-            Map::from_map_data(data)?.try_into().context("the flow table is another kind of map")?;
-        let len = map.len();
-        let bytes = NonZeroUsize::new(len as usize * size_of::<FlowWords>()).context("an empty flow table")?;
+        let data =
+            MapData::from_pin(path).with_context(|| format!("cannot open the map {}", path.display()))?;
+        let len = MapInfo::from_pin(path)?.max_entries();
+        let bytes =
+            NonZeroUsize::new(len as usize * size_of::<FlowWords>()).context("an empty flow table")?;
         // SAFETY: a new mapping, which nothing else refers to.
-        let memory = unsafe {
-            mmap(None, bytes, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, map.map().fd().as_fd(), 0)
-        }
-        .context("cannot map the flow table into memory")?;
+        let memory =
+            unsafe { mmap(None, bytes, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, data.fd().as_fd(), 0) }
+                .context("cannot map the flow table into memory")?;
         Ok(Self { entries: memory.cast(), len })
     }
 

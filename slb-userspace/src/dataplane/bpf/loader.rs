@@ -14,7 +14,28 @@ use crate::config::model;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb.o"));
 const PROGRAM: &str = "slb";
-const FLOWS: &str = "FLOWS";
+
+/// Sizes of the maps that configuration decides, where they are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Connections; rounded up to a power of two.
+    pub flows: u32,
+    /// Servers.
+    pub backends: u32,
+}
+
+impl Sizes {
+    /// Entries of a map, where configuration decides.
+    fn of(self, map: &str) -> Option<u32> {
+        match map {
+            "FLOWS" => Some(self.flows.next_power_of_two()),
+            "BACKENDS" | "BACKEND_COUNTERS" => Some(self.backends),
+            // One for each server before and after all of them change, and 0, which stands for none.
+            "NEXT_HOPS" => Some(2 * self.backends + 1),
+            _ => None,
+        }
+    }
+}
 
 /// The loaded program.
 pub struct Program {
@@ -23,28 +44,32 @@ pub struct Program {
 
 impl Program {
     /// Loads the program. Maps that are pinned are used as they are, others are made and pinned.
-    ///
-    /// `flow_table_entries` decides the size of a flow table that is made.
-    pub fn load(pins: &Pins, flow_table_entries: u32) -> Result<Self> {
+    pub fn load(pins: &Pins, sizes: Sizes) -> Result<Self> {
         let mut loader = EbpfLoader::new();
-        let mut entries = flow_table_entries;
         for shape in &SHAPES {
             let path = pins.map(shape.name);
+            let wanted = sizes.of(shape.name);
+            let mut entries = wanted;
             if path.exists() {
                 let info = shape.verify(&path)?;
-                if shape.name == FLOWS && info.max_entries() != entries {
+                if let Some(wanted) = wanted
+                    && info.max_entries() != wanted
+                {
                     tracing::warn!(
+                        map = shape.name,
                         in_force = info.max_entries(),
-                        configured = entries,
-                        "the flow table keeps its size: a new one takes effect after `slbd detach`"
+                        configured = wanted,
+                        "a map keeps its size: a new one takes effect after `slbd detach`"
                     );
-                    entries = info.max_entries();
+                    entries = Some(info.max_entries());
                 }
+            }
+            if let Some(entries) = entries {
+                loader.map_max_entries(shape.name, entries);
             }
             loader.map_pin_path(shape.name, path);
         }
-        let mut ebpf =
-            loader.map_max_entries(FLOWS, entries).load(OBJECT).context("cannot load the BPF object")?;
+        let mut ebpf = loader.load(OBJECT).context("cannot load the BPF object")?;
         xdp::program(&mut ebpf, PROGRAM)?.load().context("the kernel refuses the XDP program")?;
         Ok(Self { ebpf })
     }
@@ -80,9 +105,7 @@ impl Program {
 
     /// Pins the program itself, for others to run or to measure; attaching it needs no such pin.
     pub fn pin(&mut self, path: &Path) -> Result<()> {
-        xdp(&mut self.ebpf)?
-            .pin(path)
-            .with_context(|| format!("cannot pin the program at {}", path.display()))
+        self.xdp()?.pin(path).with_context(|| format!("cannot pin the program at {}", path.display()))
     }
 
     /// Runs the program once over `frame`, as if it had come in through the loopback interface.

@@ -1,25 +1,34 @@
 //! The pinned maps, typed, and the operations on them.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::Read as _,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{
     Array, ArrayOfMaps, DevMapHash, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuValues,
 };
 use slb_common::abi::{
-    ABI_VERSION, MAX_BACKENDS, MAX_INTERFACES, MAX_NEXT_HOPS, MAX_RINGS, MAX_SERVICES, Reference,
+    ABI_VERSION, MAX_INTERFACES, MAX_RINGS, MAX_SERVICES, Reference,
     backend::{Backend, NextHop},
     control::Control,
-    flow::{Flow, FlowKey},
-    ring::Ring,
-    service::{INDEX_PROBES, INDEX_SLOTS, Service, ServiceIndex},
+    flow::FlowWords,
+    ring::{MOVED, Ring},
+    service::{Service, ServiceIndex},
     stats::{Action, Counters, Reason, Totals},
 };
 
-use super::pins::Pins;
+use super::{flows::FlowTable, pins::Pins, syscall};
 use crate::dataplane::{
-    DataPlane,
-    state::{Operation, SPARE_TABLE, Settings, State, Table},
+    Contents, DataPlane,
+    state::{
+        BATCH, Filter, Index, MAX_TABLES, NO_TABLE, Operation, Remembered, SPARE_TABLE, Settings, State,
+        Table, build_all, empty_ring,
+    },
 };
 
 /// What the kernel must say of a pinned map before it is used again.
@@ -42,25 +51,23 @@ pub(super) const fn shape(
     Shape { name, kind, key, value, entries: Some(entries) }
 }
 
+const fn sized(name: &'static str, kind: MapType, value: usize) -> Shape {
+    Shape { name, kind, key: 4, value, entries: None }
+}
+
 /// Every map that is pinned.
 pub(super) const SHAPES: [Shape; 11] = [
     shape("CONTROL", MapType::Array, 4, size_of::<Control>(), 1),
-    shape("SERVICE_INDEX", MapType::Array, 4, size_of::<ServiceIndex>(), 2),
+    shape("SERVICE_INDEX", MapType::ArrayOfMaps, 4, 4, 1),
     shape("SERVICES", MapType::Array, 4, size_of::<Service>(), MAX_SERVICES),
     shape("RINGS", MapType::ArrayOfMaps, 4, 4, MAX_RINGS),
-    shape("BACKENDS", MapType::Array, 4, size_of::<Backend>(), MAX_BACKENDS),
-    shape("NEXT_HOPS", MapType::Array, 4, size_of::<NextHop>(), MAX_NEXT_HOPS),
-    Shape {
-        name: "FLOWS",
-        kind: MapType::LruHash,
-        key: size_of::<FlowKey>(),
-        value: size_of::<Flow>(),
-        entries: None,
-    },
+    sized("BACKENDS", MapType::Array, size_of::<Backend>()),
+    sized("NEXT_HOPS", MapType::Array, size_of::<NextHop>()),
+    sized("FLOWS", MapType::Array, size_of::<FlowWords>()),
     shape("INTERFACES", MapType::DevMapHash, 4, 8, MAX_INTERFACES),
     shape("TOTALS", MapType::PerCpuArray, 4, size_of::<Totals>(), 1),
     shape("SERVICE_COUNTERS", MapType::PerCpuArray, 4, size_of::<Counters>(), MAX_SERVICES),
-    shape("BACKEND_COUNTERS", MapType::PerCpuArray, 4, size_of::<Counters>(), MAX_BACKENDS),
+    sized("BACKEND_COUNTERS", MapType::PerCpuArray, size_of::<Counters>()),
 ];
 
 impl Shape {
@@ -89,17 +96,22 @@ impl Shape {
 /// The maps.
 pub struct Maps {
     control: Array<MapData, Control>,
-    service_index: Array<MapData, ServiceIndex>,
+    service_index: MapData,
     services: Array<MapData, Service>,
     rings: ArrayOfMaps<MapData, Array<MapData, Ring>>,
+    /// The same map.
+    rings_descriptor: MapData,
     backends: Array<MapData, Backend>,
     next_hops: Array<MapData, NextHop>,
     interfaces: DevMapHash<MapData>,
     totals: PerCpuArray<MapData, Totals>,
     service_counters: PerCpuArray<MapData, Counters>,
     backend_counters: PerCpuArray<MapData, Counters>,
+    flows: FlowTable,
     /// Stands for every table that is not there.
-    empty: Option<Array<MapData, Ring>>,
+    empty: Option<OwnedFd>,
+    /// Where the keepers of each table are, if it has some, as far as this process has asked.
+    keepers: BTreeMap<u32, Option<u32>>,
 }
 
 impl Maps {
@@ -113,16 +125,19 @@ impl Maps {
         }
         let maps = Self {
             control: pinned(pins, "CONTROL")?,
-            service_index: pinned(pins, "SERVICE_INDEX")?,
+            service_index: MapData::from_pin(pins.map("SERVICE_INDEX"))?,
             services: pinned(pins, "SERVICES")?,
             rings: pinned(pins, "RINGS")?,
+            rings_descriptor: MapData::from_pin(pins.map("RINGS"))?,
             backends: pinned(pins, "BACKENDS")?,
             next_hops: pinned(pins, "NEXT_HOPS")?,
             interfaces: pinned(pins, "INTERFACES")?,
             totals: pinned(pins, "TOTALS")?,
             service_counters: pinned(pins, "SERVICE_COUNTERS")?,
             backend_counters: pinned(pins, "BACKEND_COUNTERS")?,
+            flows: FlowTable::open(&pins.map("FLOWS"))?,
             empty: None,
+            keepers: BTreeMap::new(),
         };
         let version = maps.control.get(&0, 0)?.abi_version;
         if version != 0 && version != ABI_VERSION {
@@ -157,62 +172,121 @@ impl Maps {
     }
 
     /// Slots each server holds in a table.
-    pub fn slots_of(&self, table: u32) -> Result<std::collections::BTreeMap<u32, u32>> {
-        let mut held = std::collections::BTreeMap::new();
+    pub fn slots_of(&self, table: u32) -> Result<BTreeMap<u32, u32>> {
+        let mut held = BTreeMap::new();
         let ring = self.rings.get(&table, 0)?.get(&0, 0)?;
-        for &backend in &ring.slots[..ring.size as usize] {
-            *held.entry(u32::from(backend)).or_default() += 1;
+        for &slot in &ring.slots[..ring.size as usize] {
+            *held.entry(slot & !MOVED).or_default() += 1;
         }
         Ok(held)
     }
 
+    /// Servers the maps hold.
+    pub fn max_backends(&self) -> u32 {
+        self.backends.len()
+    }
+
+    /// Slots of a table that have changed hands.
+    pub fn moved_slots(&self, table: u32) -> Result<u32> {
+        let ring = self.rings.get(&table, 0)?.get(&0, 0)?;
+        Ok(ring.slots[..ring.size as usize].iter().filter(|slot| **slot & MOVED != 0).count() as u32)
+    }
+
     fn put_settings(&mut self, settings: Settings) -> Result<()> {
-        let active_index = self.control.get(&0, 0)?.active_index;
-        let control = Control {
-            abi_version: ABI_VERSION,
-            active_index,
-            seed: settings.seed,
-            hz: settings.hz,
-            generation: u32::from(settings.generation),
-            zero: 0,
-            reserved: 0,
-        };
+        let mut control = self.control.get(&0, 0)?;
+        if control.abi_version == 0 {
+            // Flows are found by it: it stays for as long as they do.
+            control.flow_seed = random()?;
+        }
+        control.abi_version = ABI_VERSION;
+        control.seed = settings.seed;
+        control.generation = settings.generation;
         Ok(self.control.set(0, control, 0)?)
     }
 
-    fn put_table(&mut self, id: u32, table: &Table) -> Result<()> {
-        let mut aside = Array::<MapData, Ring>::create(1, 0)?;
-        aside.set(0, table.build().as_ref(), 0)?;
-        Ok(self.rings.set(id, &aside, 0)?)
+    fn put_tables(&mut self, tables: &BTreeMap<u32, Table>) -> Result<()> {
+        let mut tables: Vec<_> = tables.iter().map(|(id, table)| (*id, table.clone())).collect();
+        for part in tables.chunks_mut(BATCH) {
+            build_all(part.iter_mut().map(|(_, table)| table));
+            let mut kept = Vec::new();
+            let mut rings = Vec::new();
+            let mut outdated = Vec::new();
+            for (id, table) in part {
+                let now = self.keepers_of(*id)?;
+                // Never the one in force: its table and the keepers are put in force together.
+                let aside = MAX_TABLES + 2 * *id + u32::from(now == Some(MAX_TABLES + 2 * *id));
+                let (ring, keepers) = table.rings(aside);
+                if let Some(keepers) = keepers {
+                    kept.push((aside, syscall::array_of(keepers.as_ref())?));
+                    self.keepers.insert(*id, Some(aside));
+                } else {
+                    self.keepers.insert(*id, None);
+                }
+                outdated.extend(now);
+                rings.push((*id, syscall::array_of(ring.as_ref())?));
+                table.owners = None;
+            }
+            self.put_rings(&kept)?;
+            self.put_rings(&rings)?;
+            // No program that has seen the old tables runs any more.
+            self.clear_rings(&outdated)?;
+        }
+        Ok(())
     }
 
-    /// Puts the one empty table in the place of a table, whose memory the kernel then frees.
-    fn clear_table(&mut self, id: u32) -> Result<()> {
+    /// Where the keepers of a table are, if it has some.
+    fn keepers_of(&self, id: u32) -> Result<Option<u32>> {
+        if let Some(keepers) = self.keepers.get(&id) {
+            return Ok(*keepers);
+        }
+        match self.rings.get(&id, 0) {
+            Ok(ring) => Ok(Some(ring.get(&0, 0)?.keepers).filter(|keepers| *keepers != NO_TABLE)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Puts tables in force; returns when no program that has seen what was there runs any more.
+    ///
+    /// All at once: one by one, each would wait for all processors.
+    fn put_rings(&mut self, rings: &[(u32, OwnedFd)]) -> Result<()> {
+        let (ids, descriptors): (Vec<_>, Vec<_>) =
+            rings.iter().map(|(id, ring)| (*id, ring.as_raw_fd() as u32)).unzip();
+        syscall::update_batch(self.rings_descriptor.fd().as_fd(), &ids, &descriptors)
+            .context("cannot put tables in force")
+    }
+
+    /// Puts the one empty table in the place of tables, whose memory the kernel then frees.
+    fn clear_rings(&mut self, ids: &[u32]) -> Result<()> {
         let empty = match self.empty.take() {
             Some(empty) => empty,
-            None => {
-                let mut empty = Array::<MapData, Ring>::create(1, 0)?;
-                empty.set(0, Table::default().build().as_ref(), 0)?;
-                empty
-            }
+            None => syscall::array_of(empty_ring().as_ref())?,
         };
-        Ok(self.rings.set(id, self.empty.insert(empty), 0)?)
+        let empty = self.empty.insert(empty).as_raw_fd() as u32;
+        let descriptors = vec![empty; ids.len()];
+        Ok(syscall::update_batch(self.rings_descriptor.fd().as_fd(), ids, &descriptors)?)
     }
 
-    fn put_index(&mut self, ids: &BTreeSet<u32>) -> Result<()> {
-        let mut services = Vec::with_capacity(ids.len());
-        for &id in ids {
-            services.push((id, self.services.get(&id, 0)?));
+    fn put_index(&mut self, index: &Index) -> Result<()> {
+        let built = index.build(self.flows.len() - 1)?;
+        let aside = syscall::array_of(built.as_ref())?;
+        Ok(syscall::update_batch(self.service_index.fd().as_fd(), &[0], &[aside.as_raw_fd() as u32])?)
+    }
+
+    fn index(&self) -> Result<Index> {
+        let mut id = 0_u32;
+        if !syscall::look_up(self.service_index.fd().as_fd(), 0, &mut id)? {
+            return Ok(Index::default());
         }
-        let mut control = self.control.get(&0, 0)?;
-        control.active_index ^= 1;
-        self.service_index.set(control.active_index, build_index(&services)?.as_ref(), 0)?;
-        Ok(self.control.set(0, control, 0)?)
-    }
-
-    fn active_index(&self) -> Result<BTreeSet<u32>> {
-        let index = self.service_index.get(&self.control.get(&0, 0)?.active_index, 0)?;
-        Ok(index.slots.iter().filter(|slot| **slot != 0).map(|slot| u32::from(*slot) - 1).collect())
+        let mut index = ServiceIndex::empty();
+        syscall::look_up(MapData::from_id(id)?.fd().as_fd(), 0, index.as_mut())?;
+        let entries = index.entries.iter().filter(|entry| entry.protocol != 0);
+        Ok(Index {
+            hz: index.hz,
+            tunnel: index.tunnel,
+            entries: entries.map(|entry| (entry.id(), *entry)).collect(),
+            servers: Filter(index.servers.into()),
+        })
     }
 }
 
@@ -220,8 +294,8 @@ impl DataPlane for Maps {
     fn observe(&self) -> Result<State> {
         let control = self.control.get(&0, 0)?;
         let mut state = State {
-            settings: Settings { seed: control.seed, hz: control.hz, generation: control.generation as u16 },
-            indexed: self.active_index()?,
+            settings: Settings { seed: control.seed, generation: control.generation },
+            index: self.index()?,
             ..State::default()
         };
         for id in 0..MAX_SERVICES {
@@ -230,19 +304,19 @@ impl DataPlane for Maps {
                 state.services.insert(id, service);
             }
         }
-        for id in 0..MAX_BACKENDS {
+        for id in 0..self.backends.len() {
             let backend = self.backends.get(&id, 0)?;
             if backend.reference != Reference::default() {
                 state.backends.insert(id, backend);
             }
         }
-        for id in 1..MAX_NEXT_HOPS {
+        for id in 1..self.next_hops.len() {
             let hop = self.next_hops.get(&id, 0)?;
             if hop.ifindex != 0 {
                 state.next_hops.insert(id, hop);
             }
         }
-        for id in 0..MAX_RINGS {
+        for id in 0..MAX_TABLES {
             match self.rings.get(&id, 0) {
                 Ok(table) if table.get(&0, 0)?.size != 0 => {
                     state.tables.insert(id, Table::default());
@@ -255,6 +329,23 @@ impl DataPlane for Maps {
             state.interfaces.insert(ifindex?);
         }
         Ok(state)
+    }
+
+    fn table(&self, id: u32) -> Result<Contents> {
+        let ring = self.rings.get(&id, 0)?.get(&0, 0)?;
+        let slots = &ring.slots[..ring.size as usize];
+        let owners = slots.iter().map(|slot| slot & !MOVED).collect();
+        let mut keepers = Vec::new();
+        if slots.iter().any(|slot| slot & MOVED != 0) {
+            let kept = self.rings.get(&ring.keepers, 0)?.get(&0, 0)?;
+            let moved = (0..).zip(slots).filter(|(_, slot)| **slot & MOVED != 0);
+            keepers.extend(moved.map(|(slot, _)| (slot, kept.slots[slot as usize])));
+        }
+        Ok((owners, keepers))
+    }
+
+    fn flows(&self, hz: u32, visit: &mut dyn FnMut(Remembered)) -> Result<()> {
+        self.flows.visit(hz, visit)
     }
 
     fn apply(&mut self, operation: &Operation) -> Result<()> {
@@ -277,10 +368,15 @@ impl DataPlane for Maps {
                 self.backends.set(*id, backend, 0)?;
             }
             Operation::ClearBackend(id) => self.backends.set(*id, Backend::default(), 0)?,
-            Operation::PutTable(id, table) => self.put_table(*id, table)?,
-            Operation::ClearTable(id) => self.clear_table(*id)?,
+            Operation::PutTables(tables) => self.put_tables(tables)?,
+            Operation::ClearTable(id) => {
+                let keepers = self.keepers_of(*id)?;
+                self.clear_rings(&[*id])?;
+                self.clear_rings(keepers.as_slice())?;
+                self.keepers.insert(*id, None);
+            }
             // A change of a map of maps returns when no program that saw the old one runs any more.
-            Operation::Settle => self.clear_table(SPARE_TABLE)?,
+            Operation::Settle => self.clear_rings(&[SPARE_TABLE])?,
             Operation::PutService { id, service, fresh } => {
                 if *fresh {
                     self.service_counters.set(*id, zeros()?, 0)?;
@@ -288,28 +384,16 @@ impl DataPlane for Maps {
                 self.services.set(*id, service.as_ref(), 0)?;
             }
             Operation::ClearService(id) => self.services.set(*id, Service::default(), 0)?,
-            Operation::PutIndex(ids) => self.put_index(ids)?,
+            Operation::PutIndex(index) => self.put_index(index)?,
         }
         Ok(())
     }
 }
 
-/// Finds a seed under which every service lies within reach of a probe, and builds the index.
-fn build_index(services: &[(u32, Service)]) -> Result<Box<ServiceIndex>> {
-    const SEEDS: u64 = 1000;
-    'seeds: for seed in 0..SEEDS {
-        let mut index = Box::new(ServiceIndex { seed, slots: [0; INDEX_SLOTS] });
-        for (id, service) in services {
-            let home = ServiceIndex::home(seed, &service.address, service.port, service.protocol);
-            let free = (0..INDEX_PROBES)
-                .map(|probe| (home + probe) & (INDEX_SLOTS - 1))
-                .find(|slot| index.slots[*slot] == 0);
-            let Some(slot) = free else { continue 'seeds };
-            index.slots[slot] = *id as u16 + 1;
-        }
-        return Ok(index);
-    }
-    bail!("no index of {} services in {SEEDS} tries", services.len())
+fn random() -> Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("no randomness")?;
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 fn pinned<M>(pins: &Pins, name: &str) -> Result<M>
@@ -337,32 +421,4 @@ fn zeros() -> Result<PerCpuValues<Counters>> {
         anyhow::Error::new(error).context(format!("cannot count processors: {file}"))
     })?;
     Ok(PerCpuValues::try_from(vec![Counters::default(); processors])?)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
-
-    use super::*;
-    use crate::dataplane::state::to_address;
-
-    #[test]
-    fn a_full_index_finds_every_service() {
-        let services: Vec<_> = (0..MAX_SERVICES)
-            .map(|id| {
-                let address = to_address(IpAddr::V4(Ipv4Addr::from(0xc000_0200 + id / 50)));
-                let port = (8000 + (id % 50) as u16).to_be();
-                (id, Service { address, port, protocol: 6, ..Service::default() })
-            })
-            .collect();
-        let index = build_index(&services).unwrap();
-        for (id, service) in &services {
-            let home = ServiceIndex::home(index.seed, &service.address, service.port, service.protocol);
-            let found = (0..INDEX_PROBES)
-                .map(|probe| index.slots[(home + probe) & (INDEX_SLOTS - 1)])
-                .take_while(|slot| *slot != 0)
-                .any(|slot| u32::from(slot) == *id + 1);
-            assert!(found, "service {id}");
-        }
-    }
 }

@@ -1,11 +1,87 @@
 //! Calls of bpf(2) that aya has no function for.
 
 use std::{
+    cell::UnsafeCell,
     io,
-    os::fd::{AsRawFd as _, BorrowedFd},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 use nix::libc;
+
+/// `enum bpf_cmd`.
+const MAP_CREATE: libc::c_long = 0;
+const MAP_LOOKUP_ELEM: libc::c_long = 1;
+const MAP_UPDATE_ELEM: libc::c_long = 2;
+/// BPF_MAP_TYPE_ARRAY.
+const ARRAY: u32 = 2;
+
+/// The beginning of `union bpf_attr` for BPF_MAP_CREATE; the kernel takes what is not given as zero.
+#[repr(C)]
+struct Create {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+/// `union bpf_attr` for BPF_MAP_LOOKUP_ELEM and BPF_MAP_UPDATE_ELEM.
+#[repr(C)]
+struct Element {
+    map_fd: u32,
+    reserved: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Makes an array map of one element, this one: aya's maps do not show their descriptors.
+pub(super) fn array_of<T: aya::Pod>(value: &T) -> io::Result<OwnedFd> {
+    let create = Create { map_type: ARRAY, key_size: 4, value_size: size_of::<T>() as u32, max_entries: 1 };
+    // SAFETY: the attributes have the kernel's layout.
+    let map = unsafe { bpf(MAP_CREATE, &create) }?;
+    // SAFETY: the kernel has just opened it for us.
+    let map = unsafe { OwnedFd::from_raw_fd(map) };
+    let key = 0_u32;
+    let update = Element {
+        map_fd: map.as_raw_fd() as u32,
+        reserved: 0,
+        key: (&raw const key) as u64,
+        value: (&raw const *value) as u64,
+        flags: 0,
+    };
+    // SAFETY: the attributes have the kernel's layout; key and value are plain data of the map's sizes, and outlive the
+    // call.
+    unsafe { bpf(MAP_UPDATE_ELEM, &update) }?;
+    Ok(map)
+}
+
+/// Reads an element of an array, or of an array of maps, into `value`: aya's arrays return theirs on the stack. `false`
+/// if there is none.
+pub(super) fn look_up<T: aya::Pod>(map: BorrowedFd<'_>, key: u32, value: &mut T) -> io::Result<bool> {
+    let element = Element {
+        map_fd: map.as_raw_fd() as u32,
+        reserved: 0,
+        key: (&raw const key) as u64,
+        value: (&raw mut *value) as u64,
+        flags: 0,
+    };
+    // SAFETY: the attributes have the kernel's layout; key and value are plain data of the map's sizes.
+    match unsafe { bpf(MAP_LOOKUP_ELEM, &element) } {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Calls bpf(2).
+///
+/// # Safety
+/// `attributes` is what the kernel expects for `command`, and its pointers are valid.
+unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<i32> {
+    // SAFETY: the kernel reads as many bytes as are said to be there.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attributes, size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
 
 /// BPF_MAP_UPDATE_BATCH of `enum bpf_cmd`.
 const MAP_UPDATE_BATCH: libc::c_long = 26;
@@ -33,7 +109,7 @@ pub(super) fn update_batch(map: BorrowedFd<'_>, keys: &[u32], values: &[u32]) ->
     if keys.is_empty() {
         return Ok(());
     }
-    let mut batch = Batch {
+    let batch = Batch {
         keys: keys.as_ptr() as u64,
         values: values.as_ptr() as u64,
         count: keys.len().min(values.len()) as u32,
@@ -41,8 +117,6 @@ pub(super) fn update_batch(map: BorrowedFd<'_>, keys: &[u32], values: &[u32]) ->
         ..Batch::default()
     };
     // SAFETY: the attributes have the kernel's layout; keys and values are as many as are said to be there, and outlive
-    // the call.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, MAP_UPDATE_BATCH, &raw mut batch, size_of::<Batch>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    // the call. The kernel writes the number of elements set to `count`, which nobody reads.
+    unsafe { bpf(MAP_UPDATE_BATCH, &UnsafeCell::new(batch)) }.map(drop)
 }

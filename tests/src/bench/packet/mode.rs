@@ -5,18 +5,20 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use slb_common::{
-    abi::{Mac, backend::NextHop},
+    abi::{Stations, backend::NextHop},
     bench::FLOW_BITS,
 };
 use slb_userspace::{
     config::model::TableSize,
-    dataplane::state::{Member, Settings, State, Table},
+    dataplane::state::{Member, Plan, Settings, State, Table},
 };
 
 use super::workload::{Expect, Side, Step, Traffic, Workload};
 use crate::packets::{
     frames::{Frame, flag, number, tcp, udp},
-    world::{HZ, LAN, LO, Listener, SERVER_MAC, SERVER_SIDE_MAC, Server, VIP4, VIP6, World},
+    world::{
+        HZ, LAN, LO, Listener, MTU, SEED, SERVER_MAC, SERVER_SIDE_MAC, Server, VIP4, VIP6, World, tunnel,
+    },
 };
 
 /// Servers of a listener, where packets go to servers.
@@ -157,18 +159,15 @@ impl Mode {
         let listener = Listener { id: 0, at: SocketAddr::new(vip, 80), protocol, table: Some(TABLE) };
         let servers: Vec<Server> = (1..=servers).map(|number| server(number, family)).collect();
         let mut world = World::empty();
-        world.state.settings = Settings { seed: 42, hz: HZ, generation: 1 };
+        world.state.settings = Settings { seed: SEED, generation: 1 };
+        world.state.index.hz = HZ;
+        world.state.index.tunnel = tunnel();
         world.state.interfaces.insert(LO);
-        let hop = NextHop {
-            ifindex: LAN.out,
-            reserved: 0,
-            destination: Mac::new(LAN.peer),
-            source: Mac::new(LAN.own),
-        };
+        let hop = NextHop { ifindex: LAN.out, mtu: MTU, stations: Stations::new(LAN.peer, LAN.own) };
         world.state.next_hops.insert(LAN.id, hop);
         let members = servers.iter().map(|s| Member { backend: s.id, address: s.at, weight: 1 }).collect();
-        let table = Table { slots: TableSize::DEFAULT.slots(), seed: 1, members };
-        world.state.tables.insert(TABLE, table);
+        let plan = Plan { slots: TableSize::DEFAULT.slots(), seed: 1, members };
+        world.state.tables.insert(TABLE, Table::new(plan));
         let mut world = servers.into_iter().fold(world, World::server).listener(listener);
         (self.prepare)(&mut world.state);
         (listener, world.state)

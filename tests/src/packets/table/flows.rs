@@ -301,15 +301,15 @@ fn several_services() -> Vec<Scenario> {
             .frame(answer(WEB4, flag::ACK), back(HTTP4, WEB4))
             .frame(answer(OTHER4, flag::ACK), back(SECOND4, OTHER4))
             .frame(answer(STRAIGHT, flag::ACK), back(STRAIGHT4, STRAIGHT)),
-        four("a fifth service takes the place of one that has ended")
+        four("a fifth service finds a place once one of them has ended")
             .frame(rst(FOURTH4), to(FOURTH4, FOURTH, Flow::Old))
             .frame(syn(FIFTH4), to(FIFTH4, FIFTH, Flow::New))
             .frame(answer(FIFTH, flag::ACK), back(FIFTH4, FIFTH))
-            .frame(answer(FOURTH, flag::ACK), NOT_OURS)
+            .frame(answer(FOURTH, flag::ACK), back(FOURTH4, FOURTH))
             .frame(answer(WEB4, flag::ACK), back(HTTP4, WEB4))
             .frame(answer(OTHER4, flag::ACK), back(SECOND4, OTHER4))
             .frame(answer(STRAIGHT, flag::ACK), back(STRAIGHT4, STRAIGHT)),
-        four("a fifth service takes the place of one silent for too long")
+        four("a fifth service finds a place once one of them has been silent for too long")
             .host_only()
             .clock(100 * HZ)
             .frame(data(HTTP4), to(HTTP4, WEB4, Flow::Old))

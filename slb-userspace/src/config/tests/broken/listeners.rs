@@ -24,9 +24,9 @@ fn listeners() {
         (WEB_PORT, "port = \"80\"\n", "20:8", &["expected an integer for `port`, found a string"]),
         (
             WEB_TARGET,
-            "server_group = \"web\"\nmode = \"dsr\"",
+            "server_group = \"web\"\nmode = \"drs\"",
             "22:8",
-            &["`mode` cannot be `dsr`", "allowed: \"nat\""],
+            &["`mode` cannot be `drs`", "allowed: \"nat\", \"dsr\", \"ipip\"", "did you mean \"dsr\"?"],
         ),
         (WEB_TARGET, "", "17:1", &["the listener has no servers", "`server_group` or `backend_port`"]),
         (
