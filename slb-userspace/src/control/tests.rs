@@ -57,6 +57,7 @@ fn group(servers: &[(u8, u8)]) -> Config {
         server_group = "web"
         [[server_group]]
         name = "web"
+        table_size = 251
         servers = [{}]
         "#,
         servers.join(", ")
