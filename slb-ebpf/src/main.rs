@@ -37,6 +37,7 @@ impl Growing for Head<'_> {
 
 /// Forwards what belongs to a listener, leaves everything else to the kernel.
 #[xdp]
+#[inline(always)]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn slb(ctx: XdpContext) -> u32 {
     let verdict = process(&mut Head(&ctx), ctx.ingress_ifindex() as u32, &Maps);

@@ -127,6 +127,12 @@ impl<'t, T: Tables> Flows<'t, T> {
         Query { client, home: self.home(&client) }
     }
 
+    /// Whether no entry has this home.
+    #[inline(always)]
+    pub(super) fn is_empty(&self, query: &Query) -> bool {
+        self.places(query.home) == 0
+    }
+
     /// As the function [`find`], but [`FAR`] where it may be further from home than the quick path looks.
     #[inline(always)]
     pub(super) fn find_near(&self, query: &Query, service: u32) -> u32 {

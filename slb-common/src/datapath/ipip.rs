@@ -8,7 +8,7 @@ use crate::{
     },
     net::{
         checksum::Delta,
-        frame::Growing,
+        frame::{Frame, Growing},
         headers::{Ipv4Hdr, Ipv6Hdr, StationBytes, ether_type, protocol},
         parse::Packet,
     },
@@ -60,19 +60,18 @@ pub(super) fn wrap<G: Growing>(
     tunnel: &Tunnel,
     flow: u32,
 ) -> Result<(), Failure> {
-    let inner = inner(head, packet).ok_or(Failure::Truncated)?;
-    if backend.address.is_v4() {
-        if !head.grow(IPV4_BYTES) {
-            return Err(Failure::NoHeadroom);
-        }
-        ethernet(head, packet.network, IPV4_BYTES, &hop.stations, ether_type::IPV4)
-            .and_then(|()| ipv4(head, packet.network, &inner, backend, tunnel))
+    let inner = inner(&mut head.frame(), packet).ok_or(Failure::Truncated)?;
+    let is_v4 = backend.address.is_v4();
+    if !head.grow(if is_v4 { IPV4_BYTES } else { IPV6_BYTES }) {
+        return Err(Failure::NoHeadroom);
+    }
+    let frame = &mut head.frame();
+    if is_v4 {
+        ethernet(frame, packet.network, IPV4_BYTES, &hop.stations, ether_type::IPV4)
+            .and_then(|()| ipv4(frame, packet.network, &inner, backend, tunnel))
     } else {
-        if !head.grow(IPV6_BYTES) {
-            return Err(Failure::NoHeadroom);
-        }
-        ethernet(head, packet.network, IPV6_BYTES, &hop.stations, ether_type::IPV6)
-            .and_then(|()| ipv6(head, packet.network, &inner, backend, tunnel, flow))
+        ethernet(frame, packet.network, IPV6_BYTES, &hop.stations, ether_type::IPV6)
+            .and_then(|()| ipv6(frame, packet.network, &inner, backend, tunnel, flow))
     }
     .ok_or(Failure::Truncated)
 }
@@ -87,8 +86,7 @@ struct Inner {
 }
 
 #[inline(always)]
-fn inner<G: Growing>(head: &mut G, packet: &Packet) -> Option<Inner> {
-    let mut frame = head.frame();
+fn inner(frame: &mut Frame<'_>, packet: &Packet) -> Option<Inner> {
     if packet.destination.is_v4() {
         let ip = frame.header_mut::<Ipv4Hdr>(packet.network)?;
         let before = u16::from_ne_bytes([ip.ttl, ip.proto]);
@@ -109,14 +107,13 @@ fn inner<G: Growing>(head: &mut G, packet: &Packet) -> Option<Inner> {
 
 /// Writes the Ethernet header of the grown frame; VLAN tags move to the new front.
 #[inline(always)]
-fn ethernet<G: Growing>(
-    head: &mut G,
+fn ethernet(
+    frame: &mut Frame<'_>,
     network: usize,
     grown: usize,
     stations: &Stations,
     kind: u16,
 ) -> Option<()> {
-    let mut frame = head.frame();
     for tag in 0..2 {
         let at = STATIONS + 4 * tag;
         if network > UNTAGGED + 4 * tag {
@@ -132,8 +129,8 @@ fn ethernet<G: Growing>(
 }
 
 #[inline(always)]
-fn ipv4<G: Growing>(
-    head: &mut G,
+fn ipv4(
+    frame: &mut Frame<'_>,
     network: usize,
     inner: &Inner,
     backend: &Backend,
@@ -143,7 +140,6 @@ fn ipv4<G: Growing>(
     let class = u16::from_ne_bytes([0, inner.class]);
     let protocol = u16::from_ne_bytes([0, inner.protocol]);
     let sum = Delta::of(backend.outer_sum).plus(len).plus(class).plus(protocol);
-    let mut frame = head.frame();
     let ip = frame.header_mut::<Ipv4Hdr>(network)?;
     // Field by field: a header put together first would lie on the stack.
     ip.vihl = VERSION_4;
@@ -161,8 +157,8 @@ fn ipv4<G: Growing>(
 
 /// The flow label is the flow's own, so that routers on the way spread flows, not packets (RFC 6438).
 #[inline(always)]
-fn ipv6<G: Growing>(
-    head: &mut G,
+fn ipv6(
+    frame: &mut Frame<'_>,
     network: usize,
     inner: &Inner,
     backend: &Backend,
@@ -171,7 +167,6 @@ fn ipv6<G: Growing>(
 ) -> Option<()> {
     let label = flow & 0xf_ffff;
     let first = (6 << 28 | u32::from(inner.class) << 20 | label).to_be_bytes();
-    let mut frame = head.frame();
     let ip = frame.header_mut::<Ipv6Hdr>(network)?;
     ip.vcf = first;
     ip.payload_len = inner.len.to_be_bytes();

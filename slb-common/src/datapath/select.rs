@@ -12,7 +12,7 @@
 //! be told apart.
 
 use super::{
-    flows::{FAR, Flows, Found, Others, Put, Query},
+    flows::{FAR, Flows, Found, NOWHERE, Others, Put, Query},
     tables::Tables,
 };
 use crate::{
@@ -86,8 +86,12 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
     let asks = packet.flags.asks();
     let flows = Flows::open(index, tables);
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
+    // Nothing to be searched for, as with most new flows.
+    let is_empty = !QUICK && flows.is_empty(&query);
     let distance = if QUICK {
         flows.find_near(&query, service.service)
+    } else if is_empty {
+        NOWHERE
     } else {
         tables.find_flow(&query, service.service)
     };
@@ -135,7 +139,7 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
     let confirmed = !answers_return && !asks;
     let bits = ended_by(packet, state::CLIENT_FIN) | if confirmed { state::CONFIRMED } else { 0 };
     let flow = Flow { service: service.service, backend: backend.reference, client: link };
-    if answers_return {
+    if answers_return && !is_empty {
         tables.release_flows(&query, service.service, backend.endpoint);
     }
     let put = match &found {

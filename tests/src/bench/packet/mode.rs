@@ -5,8 +5,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use slb_common::{
-    abi::{Stations, backend::NextHop},
+    abi::{Stations, backend::NextHop, service::mode},
     bench::FLOW_BITS,
+    datapath::ipip,
 };
 use slb_userspace::{
     config::model::TableSize,
@@ -25,8 +26,8 @@ use crate::packets::{
 const SERVERS: u16 = 64;
 /// Room in the flow table unless a workload needs more: what the daemon makes by default.
 const FLOW_TABLE: u32 = 262_144;
-/// Room for the largest number of flows and as many again: a table that is nearly full evicts.
-const LARGE_FLOW_TABLE: u32 = 1 << 21;
+/// Room for four times the largest number of flows: of a table half full, a few in a million flows find no place near home.
+const LARGE_FLOW_TABLE: u32 = 1 << 22;
 
 const MANY: u64 = 1 << 16;
 const MOST: u64 = 1 << 20;
@@ -55,22 +56,35 @@ pub enum Family {
 pub struct Mode {
     /// What people call it.
     pub name: &'static str,
-    /// What must become of a client's packet that belongs to a flow SLB knows.
-    pub to_server: Expect,
+    /// What the data plane calls it.
+    pub mode: u8,
     /// Whether flows are remembered, so that a SYN of one that is known is not counted as a new flow.
     pub remembers: bool,
-    /// Sets the mode in a state with one listener.
-    pub prepare: fn(&mut State),
 }
 
 /// Servers get packets with their own address as destination, and their answers come back through SLB.
-pub const NAT: Mode = Mode { name: "nat", to_server: Expect::TO_SERVER, remembers: true, prepare: |_| {} };
+pub const NAT: Mode = Mode { name: "nat", mode: mode::NAT, remembers: true };
+/// Servers get packets as they came, in frames to them.
+pub const DSR: Mode = Mode { name: "dsr", mode: mode::DSR, remembers: false };
+/// Servers get packets inside packets to them.
+pub const IPIP: Mode = Mode { name: "ipip", mode: mode::IPIP, remembers: false };
 
 /// All workloads.
 pub fn workloads() -> Vec<Workload> {
     use Family::{V4, V6};
     let (tcp, udp) = (number::TCP, number::UDP);
     vec![
+        IPIP.known(tcp, V4, 1),
+        IPIP.known(tcp, V4, MANY),
+        IPIP.known(tcp, V4, MOST),
+        IPIP.new_flows("", FLOW_TABLE, 0),
+        IPIP.known(udp, V4, 1),
+        IPIP.known(tcp, V6, 1),
+        DSR.known(tcp, V4, 1),
+        DSR.known(tcp, V4, MOST),
+        DSR.new_flows("", FLOW_TABLE, 0),
+        DSR.known(udp, V4, 1),
+        DSR.known(tcp, V6, 1),
         NAT.known(tcp, V4, 1),
         NAT.known(tcp, V4, MANY),
         NAT.known(tcp, V4, MOST),
@@ -88,20 +102,33 @@ pub fn workloads() -> Vec<Workload> {
 }
 
 impl Mode {
+    /// What must become of a client's packet that belongs to a flow SLB knows.
+    fn to_server(&self, family: Family) -> Expect {
+        let grown = match (self.mode, family) {
+            (mode::IPIP, Family::V4) => ipip::IPV4_BYTES,
+            (mode::IPIP, Family::V6) => ipip::IPV6_BYTES,
+            _ => 0,
+        };
+        Expect { grown: grown as i64, ..Expect::TO_SERVER }
+    }
+
     /// Packets of clients, of flows that SLB knows.
     fn known(&self, protocol: u8, family: Family, flows: u64) -> Workload {
         let (listener, state) = self.world(protocol, family, SERVERS);
         let packets = |flags| Traffic::new(packet(&listener, flags), flows, Side::Source);
         // A packet without SYN that finds no flow is not counted as a new one. A SYN is.
-        let audit = self.remembers.then(|| Step::once(packets(flag::SYN), self.to_server));
+        let to_server = self.to_server(family);
+        let audit = self.remembers.then(|| Step::once(packets(flag::SYN), to_server));
+        // Without remembering it, a datagram cannot be told from the first of its flow.
+        let first = if self.remembers || protocol == number::TCP { to_server.beginning() } else { to_server };
         let transport = if protocol == number::TCP { "TCP" } else { "UDP" };
         let version = if family == Family::V4 { 4 } else { 6 };
         Workload {
             name: format!("{} {transport}{version} to server, {}", self.name, count(flows)),
             state,
             flow_table: flow_table(flows),
-            fill: Some(Step::once(packets(flag::SYN), self.to_server.beginning())),
-            measured: Step::once(packets(flag::ACK), self.to_server),
+            fill: Some(Step::once(packets(flag::SYN), first)),
+            measured: Step::once(packets(flag::ACK), to_server),
             audit,
         }
     }
@@ -118,7 +145,7 @@ impl Mode {
             name: format!("{} TCP4 to client, {}", self.name, count(flows)),
             state,
             flow_table: flow_table(flows),
-            fill: Some(Step::once(request, self.to_server.beginning())),
+            fill: Some(Step::once(request, self.to_server(Family::V4).beginning())),
             measured: Step::once(Traffic::new(answer, flows, Side::Destination), Expect::TO_CLIENT),
             audit: None,
         }
@@ -133,7 +160,7 @@ impl Mode {
             state,
             flow_table,
             fill: None,
-            measured: Step { traffic, packets: before, expect: self.to_server.beginning() },
+            measured: Step { traffic, packets: before, expect: self.to_server(Family::V4).beginning() },
             audit: None,
         }
     }
@@ -168,8 +195,8 @@ impl Mode {
         let members = servers.iter().map(|s| Member { backend: s.id, address: s.at, weight: 1 }).collect();
         let plan = Plan { slots: TableSize::DEFAULT.slots(), seed: 1, members };
         world.state.tables.insert(TABLE, Table::new(plan));
-        let mut world = servers.into_iter().fold(world, World::server).listener(listener);
-        (self.prepare)(&mut world.state);
+        let world = servers.into_iter().fold(world, World::server).listener(listener);
+        let world = world.with(listener, |service| service.mode = self.mode);
         (listener, world.state)
     }
 }
