@@ -1,10 +1,19 @@
 //! `slb-bench`: what SLB costs.
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{
+    fmt::Display,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
-use slb_tests::{bench::packet, supervise::supervise};
+use serde::Serialize;
+use slb_tests::{
+    bench::{control, packet},
+    supervise::supervise,
+};
 
 /// Name of this program in its messages.
 const PROGRAM: &str = "slb-bench";
@@ -26,6 +35,24 @@ struct Arguments {
 enum Bench {
     /// What one packet costs, in nanoseconds, beside programs that do next to nothing.
     Packet(Packet),
+    /// What a change of configuration costs: tables, a start with many listeners, one weight.
+    Control(Control),
+}
+
+#[derive(Debug, Args)]
+struct Control {
+    /// Listeners, each with a server group of its own.
+    #[arg(long, default_value_t = control::Options::default().listeners)]
+    listeners: u32,
+    /// Servers of each group.
+    #[arg(long, default_value_t = control::Options::default().servers)]
+    servers: u32,
+    /// Changes of one weight.
+    #[arg(long, default_value_t = control::Options::default().changes)]
+    changes: u32,
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -68,12 +95,14 @@ impl Bench {
     fn leaves_things(&self) -> bool {
         match self {
             Self::Packet(packet) => !packet.list,
+            Self::Control(_) => true,
         }
     }
 
     fn run(self) -> Result<()> {
         match self {
             Self::Packet(packet) => packet.run(),
+            Self::Control(control) => control.run(),
         }
     }
 }
@@ -91,13 +120,25 @@ impl Packet {
             pinned: self.pinned,
         };
         let report = packet::run(&options)?;
-        println!("{report}");
-        if let Some(path) = self.json {
-            let text = serde_json::to_string_pretty(&report)? + "\n";
-            fs::write(&path, text).with_context(|| path.display().to_string())?;
-        }
-        Ok(())
+        show(&report, self.json.as_deref())
     }
+}
+
+impl Control {
+    fn run(self) -> Result<()> {
+        let Self { listeners, servers, changes, json } = self;
+        show(&control::run(&control::Options { listeners, servers, changes })?, json.as_deref())
+    }
+}
+
+/// Prints a report, and writes it to a file where one is named.
+fn show(report: &(impl Display + Serialize), file: Option<&Path>) -> Result<()> {
+    println!("{report}");
+    if let Some(path) = file {
+        let text = serde_json::to_string_pretty(report)? + "\n";
+        fs::write(path, text).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
 }
 
 /// Reads `NAME=PATH`.

@@ -90,10 +90,7 @@ impl Kernel {
 
     /// Loads the program over new, empty maps, with room for so many flows.
     pub fn load_sized(flow_table_entries: u32) -> Result<Self> {
-        leftovers::ensure_bpf_fs()?;
-        leftovers::remove_dead()?;
-        let pins = OwnPins(Pins::new(RunId::next().pin_dir()));
-        pins.0.create()?;
+        let pins = own_pins()?;
         let sizes = Sizes { flows: flow_table_entries, backends: DEFAULT_BACKENDS };
         let program = Program::load(&pins.0, sizes)?;
         let maps = Maps::open(&pins.0)?;
@@ -167,7 +164,26 @@ impl Kernel {
 }
 
 /// Pins that go away with this value.
-struct OwnPins(Pins);
+pub struct OwnPins(Pins);
+
+impl OwnPins {
+    /// The pins.
+    pub fn pins(&self) -> &Pins {
+        &self.0
+    }
+}
+
+/// Pins of its own for a program. What dead runs have left is removed.
+///
+/// # Errors
+/// There is no BPF file system, and none can be mounted.
+pub fn own_pins() -> Result<OwnPins> {
+    leftovers::ensure_bpf_fs()?;
+    leftovers::remove_dead()?;
+    let pins = OwnPins(Pins::new(RunId::next().pin_dir()));
+    pins.0.create()?;
+    Ok(pins)
+}
 
 impl Drop for OwnPins {
     fn drop(&mut self) {

@@ -108,6 +108,8 @@ pub struct Maps {
     service_counters: PerCpuArray<MapData, Counters>,
     backend_counters: PerCpuArray<MapData, Counters>,
     flows: FlowTable,
+    /// Processors that counters are kept for.
+    processors: usize,
     /// Stands for every table that is not there.
     empty: Option<OwnedFd>,
     /// Where the keepers of each table are, if it has some, as far as this process has asked.
@@ -136,6 +138,9 @@ impl Maps {
             service_counters: pinned(pins, "SERVICE_COUNTERS")?,
             backend_counters: pinned(pins, "BACKEND_COUNTERS")?,
             flows: FlowTable::open(&pins.map("FLOWS"))?,
+            processors: aya::util::nr_cpus().map_err(|(file, error)| {
+                anyhow::Error::new(error).context(format!("cannot count processors: {file}"))
+            })?,
             empty: None,
             keepers: BTreeMap::new(),
         };
@@ -363,7 +368,7 @@ impl DataPlane for Maps {
             Operation::ClearNextHop(id) => self.next_hops.set(*id, NextHop::default(), 0)?,
             Operation::PutBackend { id, backend, fresh } => {
                 if *fresh {
-                    self.backend_counters.set(*id, zeros()?, 0)?;
+                    self.backend_counters.set(*id, PerCpuValues::try_from(vec![Counters::default(); self.processors])?, 0)?;
                 }
                 self.backends.set(*id, backend, 0)?;
             }
@@ -379,7 +384,7 @@ impl DataPlane for Maps {
             Operation::Settle => self.clear_rings(&[SPARE_TABLE])?,
             Operation::PutService { id, service, fresh } => {
                 if *fresh {
-                    self.service_counters.set(*id, zeros()?, 0)?;
+                    self.service_counters.set(*id, PerCpuValues::try_from(vec![Counters::default(); self.processors])?, 0)?;
                 }
                 self.services.set(*id, service.as_ref(), 0)?;
             }
@@ -414,11 +419,4 @@ fn sum(values: &PerCpuValues<Counters>) -> Counters {
         bytes_out: sum.bytes_out + value.bytes_out,
         new_flows: sum.new_flows + value.new_flows,
     })
-}
-
-fn zeros() -> Result<PerCpuValues<Counters>> {
-    let processors = aya::util::nr_cpus().map_err(|(file, error)| {
-        anyhow::Error::new(error).context(format!("cannot count processors: {file}"))
-    })?;
-    Ok(PerCpuValues::try_from(vec![Counters::default(); processors])?)
 }

@@ -1,0 +1,241 @@
+//! What a change of configuration costs: building a table, starting with many listeners, one weight among them.
+//!
+//! Everything is the daemon's own: the text of a configuration is read and checked, what follows from it is worked out
+//! and put into maps of the loaded program. Only health and neighbours are given, or a start would wait for the network.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Serialize;
+use slb_common::abi::{Stations, backend::NextHop, ring::Ring};
+use slb_userspace::{
+    config::{self, model::Config},
+    control::{
+        desired::{Known, Reached, desired, destinations},
+        ids::Surroundings,
+        reconcile::Reconciler,
+    },
+    dataplane::{
+        bpf::{
+            loader::{Program, Sizes},
+            maps::Maps,
+        },
+        state::{Member, Plan},
+    },
+};
+
+use super::{machine::Machine, stats::Summary};
+use crate::packets::{kernel, world};
+
+/// How much is configured.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Listeners; each has a server group of its own.
+    pub listeners: u32,
+    /// Servers of each group.
+    pub servers: u32,
+    /// Changes of one weight.
+    pub changes: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { listeners: 1_000, servers: 100, changes: 20 }
+    }
+}
+
+/// All figures of a run. Times are in milliseconds.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Where.
+    pub machine: Machine,
+    /// Listeners, each with a group of its own.
+    pub listeners: u32,
+    /// Servers of each group.
+    pub servers: u32,
+    /// Building a table of 65,537 slots for 1,000 servers.
+    pub table: Summary,
+    /// Reading and checking the configuration.
+    pub parse: f64,
+    /// From a configuration that has been read to everything in force.
+    pub start: f64,
+    /// From a configuration with one other weight, read already, to its being in force.
+    pub weight: Summary,
+    /// Bytes of memory of this process, at most.
+    pub peak_bytes: u64,
+    /// Bytes of memory of this process at the end.
+    pub resident_bytes: u64,
+    /// Bytes of memory of all server tables.
+    pub table_bytes: u64,
+    /// Bytes of one server table.
+    pub bytes_per_table: usize,
+}
+
+/// Measures.
+///
+/// # Errors
+/// Not root, or what was put in force is not in force.
+pub fn run(options: &Options) -> Result<Report> {
+    let table = tables();
+    kernel::in_namespace(|| measure(options, table))
+}
+
+fn measure(options: &Options, table: Summary) -> Result<Report> {
+    let pins = kernel::own_pins()?;
+    let servers = options.listeners * options.servers;
+    let sizes = Sizes { flows: 1 << 16, backends: (2 * servers).max(1 << 14) };
+    let _program = Program::load(pins.pins(), sizes)?;
+    let maps = Maps::open(pins.pins())?;
+    let surroundings =
+        Surroundings { interfaces: [world::LO].into(), hz: world::HZ, max_backends: maps.max_backends() };
+    let mut reconciler = Reconciler::new(maps, surroundings);
+
+    let begun = Instant::now();
+    let config = parse(&text(options, 100))?;
+    let parse_time = milliseconds(begun.elapsed());
+    let next_hops = next_hops(&config);
+    let known = Known { health: None, next_hops: Some(&next_hops) };
+
+    let begun = Instant::now();
+    let (assigned, _) = reconciler.reconcile(&desired(&config, known), Duration::ZERO)?;
+    let start = milliseconds(begun.elapsed());
+    ensure!(assigned.state.backends.len() == servers as usize, "not every server is in the maps");
+    ensure!(assigned.tables.len() == options.listeners as usize, "not every listener has a table");
+    let empty = assigned.state.tables.values().filter(|table| table.plan.members.is_empty()).count();
+    ensure!(empty == 0, "{empty} tables are empty");
+    drop(assigned);
+
+    let mut times = Vec::new();
+    for change in 1..=options.changes {
+        let config = parse(&text(options, 100 - change % 100))?;
+        let begun = Instant::now();
+        let (_, operations) = reconciler.reconcile(&desired(&config, known), begun.elapsed())?;
+        times.push(milliseconds(begun.elapsed()));
+        // One server and one table.
+        ensure!(operations == 2, "change {change}: {operations} operations for one weight");
+    }
+    let bytes_per_table = size_of::<Ring>();
+    Ok(Report {
+        machine: Machine::new()?,
+        listeners: options.listeners,
+        servers: options.servers,
+        table,
+        parse: parse_time,
+        start,
+        weight: Summary::of(&times).context("no changes")?,
+        peak_bytes: memory("VmHWM")?,
+        resident_bytes: memory("VmRSS")?,
+        table_bytes: u64::from(options.listeners) * bytes_per_table as u64,
+        bytes_per_table,
+    })
+}
+
+/// Builds tables of 1,000 servers.
+fn tables() -> Summary {
+    let member = |n: u32| Member {
+        backend: n,
+        address: SocketAddr::new(Ipv4Addr::from(0x0a00_0000 + n).into(), 80),
+        weight: 1 + (n % 100) as u8,
+    };
+    let times: Vec<_> = (0..20)
+        .map(|seed| {
+            let plan = Plan { slots: 65_537, seed, members: (1..=1_000).map(member).collect() };
+            let begun = Instant::now();
+            std::hint::black_box(plan.build());
+            milliseconds(begun.elapsed())
+        })
+        .collect();
+    Summary::of(&times).unwrap_or(Summary { min: 0.0, median: 0.0, samples: 0 })
+}
+
+/// A configuration; the first server of the first group has this weight.
+fn text(options: &Options, weight: u32) -> String {
+    /// What a load balancer may have.
+    const LISTENERS: u32 = 50;
+    let mut text = "[daemon]\ninterfaces = [\"lo\"]\nmax_servers = 1048576\n".to_owned();
+    for listener in 0..options.listeners {
+        let (balancer, number) = (listener / LISTENERS, listener % LISTENERS);
+        if number == 0 {
+            let vip = Ipv4Addr::from(0xc633_6400 + balancer);
+            let _ = write!(text, "[[load_balancer]]\nname = \"b{balancer}\"\naddresses = [\"{vip}\"]\n");
+        }
+        let _ = write!(
+            text,
+            "[[load_balancer.listener]]\nname = \"l{number}\"\nprotocol = \"tcp\"\nport = {}\nserver_group = \"g{listener}\"\nhealth_check = {{ kind = \"none\" }}\n",
+            1000 + number
+        );
+    }
+    for group in 0..options.listeners {
+        let _ = write!(text, "[[server_group]]\nname = \"g{group}\"\nservers = [\n");
+        for server in 0..options.servers {
+            let address = Ipv4Addr::from(0x0a00_0001 + server);
+            let weight = if group == 0 && server == 0 { weight } else { 100 };
+            let _ = writeln!(text, "{{ address = \"{address}\", port = {}, weight = {weight} }},", 2000 + group);
+        }
+        text += "]\n";
+    }
+    text
+}
+
+fn parse(text: &str) -> Result<Config> {
+    config::parse("generated.toml", text)
+        .map(|loaded| loaded.config)
+        .map_err(|rejected| anyhow::anyhow!("{rejected}"))
+}
+
+fn next_hops(config: &Config) -> BTreeMap<IpAddr, Result<Reached, String>> {
+    let stations = Stations::new([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let hop = NextHop { ifindex: world::LO, mtu: world::MTU, stations };
+    destinations(config).into_iter().map(|ip| (ip, Ok(Reached { hop, through_gateway: false }))).collect()
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// A line of the kernel's account of this process, in bytes.
+fn memory(what: &str) -> Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
+    let kilobytes = line.context("no account of memory")?.trim().trim_end_matches(" kB").parse::<u64>()?;
+    Ok(kilobytes * 1024)
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        let Machine { kernel, processor, cores, .. } = &self.machine;
+        writeln!(f, "Linux {kernel}, {processor}, {cores} cores")?;
+        writeln!(
+            f,
+            "table of 65,537 slots, 1,000 servers   {:8.1} ms in the median, {:.1} at best",
+            self.table.median, self.table.min
+        )?;
+        writeln!(f, "{} listeners x {} servers, each group of its own:", self.listeners, self.servers)?;
+        writeln!(f, "  reading the configuration            {:8.1} ms", self.parse)?;
+        writeln!(f, "  start: everything in force           {:8.1} ms", self.start)?;
+        writeln!(
+            f,
+            "  one weight changed                   {:8.1} ms in the median, {:.1} at best",
+            self.weight.median, self.weight.min
+        )?;
+        writeln!(
+            f,
+            "  memory of the process                {:8.1} MB, at most {:.1}",
+            megabytes(self.resident_bytes),
+            megabytes(self.peak_bytes)
+        )?;
+        write!(
+            f,
+            "  memory of the tables                 {:8.1} MB, {} bytes each",
+            megabytes(self.table_bytes),
+            self.bytes_per_table
+        )
+    }
+}
