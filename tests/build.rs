@@ -1,5 +1,5 @@
-//! Puts the measuring wrapper of the benchmarks into `OUT_DIR` as `slb-bench.o`.
+//! Puts the XDP programs of the benchmarks into `OUT_DIR` as `NAME.o`.
 
 fn main() {
-    ebpf_build::build_script(&[ebpf_build::BENCH]);
+    ebpf_build::build_script(&[ebpf_build::BENCH, ebpf_build::BENCH_PPS]);
 }

@@ -1,7 +1,7 @@
 //! The demo: SLB between real clients and real servers, and what happens to them when things break.
 //!
-//! It runs in two processes. The outer one waits for the inner one and for signals, and removes whatever is left
-//! when the inner one ends, however it ends; the inner one makes the world and goes through the phases.
+//! It runs in two processes: see [`supervise`](crate::supervise). The inner one makes the world and goes through the
+//! phases.
 
 mod figures;
 mod phases;

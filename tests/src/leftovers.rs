@@ -5,6 +5,7 @@
 
 use std::{
     env, fs,
+    fs::File,
     io::ErrorKind,
     path::{Path, PathBuf},
     process::{self, Command},
@@ -60,6 +61,19 @@ impl RunId {
         let (mark, pid, number) = (parts.next()?, parts.next()?, parts.next()?);
         (mark == MARK).then_some(Self { pid: pid.parse().ok()?, number: number.parse().ok()? })
     }
+}
+
+/// Waits until no other world or benchmark exists, and removes what dead ones left. The next one waits until the
+/// returned file is closed.
+///
+/// # Errors
+/// There is no BPF file system, or something cannot be removed.
+pub fn turn() -> Result<File> {
+    ensure_bpf_fs()?;
+    let turn = File::open(BPF_FS)?;
+    turn.lock().context("waiting for other worlds to end")?;
+    remove_dead()?;
+    Ok(turn)
 }
 
 /// Mounts the BPF file system if nobody has.

@@ -3,9 +3,9 @@
 mod command;
 mod decapsulator;
 mod namespace;
-mod pass;
+pub(crate) mod pass;
 mod topology;
 
-pub use command::run;
+pub use command::{find_program, run};
 pub use namespace::Namespace;
 pub use topology::{Backend, CLIENT_SOURCES, Family, Topology};

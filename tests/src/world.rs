@@ -22,7 +22,7 @@ use crate::{
     client::Client,
     config::Plan,
     daemon::{Daemon, Programs, servers},
-    leftovers::{self, BPF_FS, RunId},
+    leftovers::{self, RunId},
     net::{Backend, Family, Topology, run},
     server::{Servers, Service},
     wait::wait_for,
@@ -56,11 +56,7 @@ impl World {
     /// # Errors
     /// Not root, a program is missing, or a name is taken.
     pub fn new(weights: &[u8]) -> Result<Self> {
-        leftovers::ensure_bpf_fs()?;
-        let turn = File::open(BPF_FS)?;
-        turn.lock().context("waiting for other worlds to end")?;
-        leftovers::remove_dead()?;
-
+        let turn = leftovers::turn()?;
         let id = RunId::next();
         let directory =
             tempfile::Builder::new().prefix(&format!("{}.", id.prefix())).tempdir_in(env::temp_dir())?;

@@ -1,9 +1,37 @@
-//! The benchmarks do what they say. How long it takes is not looked at.
+//! The benchmarks do what they say: what they measure arrives as it should. How long it takes is not looked at.
 
+use anyhow::{Result, ensure};
+use clap::Parser;
 use slb_tests::{
-    bench::packet::{self, Options},
+    bench::{
+        packet::{self, Options},
+        pps, tcp,
+    },
+    net::find_program,
     packets::kernel::is_available,
 };
+
+#[derive(Debug, Parser)]
+struct Arguments<T: clap::Args> {
+    #[command(flatten)]
+    options: T,
+}
+
+/// Whether the benchmark can run with all that is compared here; says so on behalf of the test `name` if not.
+fn is_possible(name: &str) -> bool {
+    if !is_available(name) {
+        return false;
+    }
+    let compared = find_program("nft").is_some();
+    if !compared {
+        println!("skipped: {name}: needs nftables; `cargo xtask setup --bench` installs it");
+    }
+    compared
+}
+
+fn options<T: clap::Args>(arguments: &str) -> T {
+    Arguments::parse_from(["bench"].into_iter().chain(arguments.split_whitespace())).options
+}
 
 /// Every kind of workload passes its own checks: verdicts, counters, flows that are there or not.
 #[test]
@@ -23,4 +51,33 @@ fn packets_go_the_way_their_workloads_say() {
         assert_eq!(workload.programs.len(), 4, "{report}");
         assert!(workload.programs.iter().all(|program| program.chunks == 1), "{report}");
     }
+}
+
+#[test]
+fn frames_of_every_contestant_arrive_as_they_should() -> Result<()> {
+    if !is_possible("frames_of_every_contestant_arrive_as_they_should") {
+        return Ok(());
+    }
+    let report = pps::run(&options("--rounds 1 --slice 20"))?;
+    ensure!(report.missing.is_empty(), "{:?}", report.missing);
+    for name in ["MAC swap", "SLB nat", "kernel forwarding", "nftables"] {
+        let rows = report.rows.iter().filter(|row| row.contestant.contains(name));
+        ensure!(rows.clone().count() > 0 && rows.clone().all(|row| row.lost < 0.5), "{name}: {report}");
+    }
+    Ok(())
+}
+
+#[test]
+fn requests_get_through_every_contestant() -> Result<()> {
+    if !is_possible("requests_get_through_every_contestant") {
+        return Ok(());
+    }
+    let report = tcp::run(&options("--rounds 1 --slice 50 --only SLB,nftables"))?;
+    ensure!(report.missing.is_empty(), "{:?}", report.missing);
+    for name in ["direct", "SLB nat", "nftables"] {
+        let rows = report.rows.iter().filter(|row| row.contestant.contains(name));
+        ensure!(rows.clone().count() == 4, "{name}: {report}");
+        ensure!(rows.clone().all(|row| row.errors == 0 && row.per_second.best > 0.0), "{name}: {report}");
+    }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask`: every command a developer or CI runs.
 
+mod bench;
 mod ebpf;
 mod lint;
 mod packages;
@@ -28,6 +29,9 @@ enum Command {
         /// Installs cargo-deny too, which takes minutes to build.
         #[arg(long)]
         all: bool,
+        /// Installs what the benchmarks compare SLB with too: nftables, HAProxy, nginx.
+        #[arg(long, conflicts_with = "all")]
+        bench: bool,
     },
     /// Builds the XDP program and says what is in it.
     BuildEbpf {
@@ -43,7 +47,9 @@ enum Command {
     },
     /// Measures what SLB costs; needs root, asks for sudo.
     Bench {
-        /// Which benchmark and its arguments: `packet --json FILE`, `--help`.
+        /// What to measure.
+        benchmark: bench::Benchmark,
+        /// Arguments of the benchmark: `--json FILE`, `--help`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -71,10 +77,15 @@ fn main() -> ExitCode {
 impl Command {
     fn run(self) -> Result<ExitCode> {
         match self {
-            Self::Setup { all } => setup::run(if all { setup::Extent::All } else { setup::Extent::Needed })?,
+            Self::Setup { bench: true, .. } => setup::run(setup::Extent::Bench)?,
+            Self::Setup { all, .. } => {
+                setup::run(if all { setup::Extent::All } else { setup::Extent::Needed })?;
+            }
             Self::BuildEbpf { debug_log } => ebpf::run(debug_log)?,
-            Self::Demo { arguments } => return privileged::become_program("slb-demo", &arguments),
-            Self::Bench { arguments } => return privileged::become_program("slb-bench", &arguments),
+            Self::Demo { arguments } => {
+                return privileged::become_program("slb-demo", &arguments, setup::Extent::Needed);
+            }
+            Self::Bench { benchmark, arguments } => return bench::run(benchmark, &arguments),
             Self::Test { filter } => {
                 setup::run(setup::Extent::Needed)?;
                 let totals = test::run(filter.as_deref())?;

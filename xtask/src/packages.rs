@@ -10,6 +10,14 @@ use crate::process::{Privilege, run};
 /// Programs the tests and the demo start, and the packages they are in.
 const TEST_TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("ethtool", "ethtool")];
 
+/// Programs and files the benchmarks need for the contestants, and the packages they are in.
+const BENCH_TOOLS: [(&str, &str); 4] = [
+    ("nft", "nftables"),
+    ("haproxy", "haproxy"),
+    ("nginx", "nginx-light"),
+    ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream"),
+];
+
 /// Returns the packages, of those the tests need, whose programs are not there.
 pub(crate) fn missing_for_tests(search: &Search) -> Vec<&'static str> {
     TEST_TOOLS
@@ -17,6 +25,28 @@ pub(crate) fn missing_for_tests(search: &Search) -> Vec<&'static str> {
         .filter(|(program, _)| search.program(program).is_none())
         .map(|(_, package)| *package)
         .collect()
+}
+
+/// Returns the packages, of those the benchmarks compare SLB with, that are not there.
+pub(crate) fn missing_for_bench(search: &Search) -> Vec<&'static str> {
+    // Programs of the system may not be on a user's PATH.
+    let directories = || std::env::split_paths(&search.path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    let has = |program: &str| directories().any(|directory| directory.join(program).is_file());
+    BENCH_TOOLS
+        .iter()
+        .filter(|(what, _)| !if what.starts_with('/') { Path::new(what).is_file() } else { has(what) })
+        .map(|(_, package)| *package)
+        .collect()
+}
+
+/// Stops the services that came with packages for the benchmarks, which start the programs themselves.
+pub(crate) fn stop_services() {
+    if Path::new("/run/systemd/system").is_dir() {
+        let mut stop = Privilege::find().command(Path::new("systemctl"));
+        if let Err(error) = run(stop.args(["disable", "--now", "haproxy", "nginx"])) {
+            println!("setup: haproxy and nginx may run as services now: {error:#}");
+        }
+    }
 }
 
 /// Installs packages, as root or through sudo.

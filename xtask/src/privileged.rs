@@ -11,10 +11,16 @@ use crate::{
 
 /// Builds everything as the current user, as it would be installed, then replaces this process by `program`, run as
 /// root: signals reach it directly and its exit code is the answer.
-pub(crate) fn become_program(program: &str, arguments: &[OsString]) -> Result<ExitCode> {
-    setup::run(setup::Extent::Needed)?;
+///
+/// `extent` is what it needs to run.
+pub(crate) fn become_program(
+    program: &str,
+    arguments: &[OsString],
+    extent: setup::Extent,
+) -> Result<ExitCode> {
+    setup::run(extent)?;
     let mut build = cargo(&["build", "--release", "--package", "slb-userspace", "--package", "slb-tests"])?;
-    process::run(build.args(["--bin", "slbd", "--bin", "slb", "--bin", program]))?;
+    process::run(build.args(["slbd", "slb", "slb-decap", program].iter().flat_map(|name| ["--bin", name])))?;
     let privilege = Privilege::find();
     if privilege == Privilege::None {
         bail!(

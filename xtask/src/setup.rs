@@ -25,6 +25,8 @@ pub(crate) enum Extent {
     Needed,
     /// The tools of `lint` that take long to build, too.
     All,
+    /// What the benchmarks compare SLB with, too.
+    Bench,
 }
 
 /// Finds or installs everything.
@@ -38,6 +40,9 @@ pub(crate) fn run(extent: Extent) -> Result<()> {
     test_tools(&search)?;
     if extent == Extent::All {
         cargo_deny(&search)?;
+    }
+    if extent == Extent::Bench {
+        bench_tools(&search);
     }
     Ok(())
 }
@@ -145,6 +150,18 @@ fn test_tools(search: &Search) -> Result<()> {
         packages::install(search, &missing)?;
     }
     Ok(())
+}
+
+/// Installs what the benchmarks compare SLB with; a benchmark says which contestants it does without.
+fn bench_tools(search: &Search) {
+    let missing = packages::missing_for_bench(search);
+    if missing.is_empty() {
+        println!("setup: programs for the benchmarks: all there");
+    } else if let Err(error) = packages::install(search, &missing) {
+        println!("setup: not all programs for the benchmarks: {error:#}");
+    } else {
+        packages::stop_services();
+    }
 }
 
 fn cargo_deny(search: &Search) -> Result<()> {

@@ -1,4 +1,4 @@
-//! `slb-bench`: what SLB costs.
+//! `slb-bench`: what SLB costs, alone and beside others in the same run.
 
 use std::{
     fmt::Display,
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use slb_tests::{
-    bench::{control, packet},
+    bench::{control, packet, pps, tcp},
     supervise::supervise,
 };
 
@@ -37,6 +37,10 @@ enum Bench {
     Packet(Packet),
     /// What a change of configuration costs: tables, a start with many listeners, one weight.
     Control(Control),
+    /// Frames per second on one processor, beside MAC swap, kernel forwarding and nftables.
+    Pps(pps::Options),
+    /// Requests, connections and bytes per second through real TCP stacks, beside kernel forwarding, nftables and proxies.
+    Tcp(tcp::Options),
 }
 
 #[derive(Debug, Args)]
@@ -96,14 +100,18 @@ impl Bench {
         match self {
             Self::Packet(packet) => !packet.list,
             Self::Control(_) => true,
+            Self::Pps(_) | Self::Tcp(_) => true,
         }
     }
 
     fn run(self) -> Result<()> {
         match self {
-            Self::Packet(packet) => packet.run(),
-            Self::Control(control) => control.run(),
+            Self::Packet(packet) => packet.run()?,
+            Self::Control(control) => control.run()?,
+            Self::Pps(options) => print!("{}", pps::run(&options)?),
+            Self::Tcp(options) => print!("{}", tcp::run(&options)?),
         }
+        Ok(())
     }
 }
 

@@ -1,7 +1,9 @@
 //! Running the programs the harness needs, with errors that say what was run.
 
 use std::{
+    env,
     io::Write,
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -25,4 +27,13 @@ pub fn run(command: &mut Command, input: &str) -> Result<String> {
         bail!("{shown} ended with {}: {}\n{input}", output.status, error.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Finds a program in the directories of `PATH` and in those of the system's own programs, which a user's may lack.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_file())
 }

@@ -44,7 +44,7 @@ struct LinkCreate {
 }
 
 /// Attaches the program to an interface of the calling thread's namespace; it stays while the link is open.
-pub(super) fn attach(interface: &str) -> Result<OwnedFd> {
+pub(crate) fn attach(interface: &str) -> Result<OwnedFd> {
     let load = ProgLoad {
         prog_type: XDP,
         insn_cnt: PROGRAM.len().try_into()?,

@@ -16,7 +16,7 @@ use std::{
 
 use toolchain::{Search, Toolchain};
 
-/// Environment variable that names a directory of finished objects, `slb.o` and `slb-bench.o`, to use in place of
+/// Environment variable that names a directory of finished objects, `NAME.o` of each in [`ALL`], to use in place of
 /// building them.
 pub const OBJECTS_VARIABLE: &str = "SLB_EBPF_OBJECTS";
 
@@ -29,8 +29,11 @@ pub const DECAP: &str = "slb-decap";
 /// The measuring wrapper of the benchmarks.
 pub const BENCH: &str = "slb-bench";
 
+/// Source, sink and reference programs of the benchmarks.
+pub const BENCH_PPS: &str = "slb-bench-pps";
+
 /// All programs.
-pub const ALL: [&str; 3] = [SLB, DECAP, BENCH];
+pub const ALL: [&str; 4] = [SLB, DECAP, BENCH, BENCH_PPS];
 
 /// The target the XDP programs are compiled for.
 pub const TARGET: &str = "bpfel-unknown-none";

@@ -1,0 +1,159 @@
+//! XDP programs for `slb-bench pps`: a source of frames, a sink that counts them, and two that forward with the least
+//! work possible.
+#![no_std]
+#![no_main]
+
+mod layout;
+#[path = "../runtime.rs"]
+mod runtime;
+
+use aya_ebpf::{
+    bindings::xdp_action,
+    btf_maps::{Array, PerCpuArray},
+    helpers::bpf_redirect,
+    macros::{btf_map, xdp},
+    programs::XdpContext,
+};
+use layout::{Arrived, Expected, FRAME_WORDS, SERVERS, Source};
+
+#[btf_map]
+static SOURCE: Array<Source, 1> = Array::new();
+#[btf_map]
+static EXPECTED: Array<Expected, 1> = Array::new();
+#[btf_map]
+static ARRIVED: PerCpuArray<Arrived, 1> = PerCpuArray::new();
+/// Interface [`swap_redirect`] sends through.
+#[btf_map]
+static OUT: Array<u32, 1> = Array::new();
+
+/// Client addresses begin here: 198.18.0.0/15 is for benchmarks.
+const CLIENTS: u32 = 0xc612_0000;
+/// Client ports begin here.
+const FIRST_PORT: u32 = 1024;
+/// Length of Ethernet, IPv4 and TCP headers.
+const HEADERS: usize = 14 + 20 + 20;
+/// EtherType of IPv4, as a 16-bit load from the frame yields it.
+const IPV4: u16 = 0x0800_u16.to_be();
+
+/// Makes the whole frame anew, as its buffer holds what became of an earlier one, and sends it on its way.
+#[xdp]
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
+fn source(ctx: XdpContext) -> u32 {
+    let Some(source) = SOURCE.get_ptr_mut(0) else { return xdp_action::XDP_ABORTED };
+    // SAFETY: one processor runs the source, and the benchmark writes the map only while it does not.
+    let source = unsafe { &mut *source };
+    let start = ctx.data();
+    if start + FRAME_WORDS * 8 > ctx.data_end() {
+        return xdp_action::XDP_ABORTED;
+    }
+    let flow = (source.sent as u32).wrapping_mul(source.stride) & source.mask;
+    source.sent += 1;
+    // 256 addresses, then 32,768 ports, then more addresses.
+    let address = (CLIENTS + (flow & 0xff) + (flow >> 23 << 8)).to_be();
+    let port = u32::from(((FIRST_PORT + (flow >> 8 & 0x7fff)) as u16).to_be());
+    let varying = (address & 0xffff) + (address >> 16);
+    let ip_checksum = checksum(source.ip_sum + varying);
+    let tcp_checksum = checksum(source.tcp_sum + varying + port);
+    let words = start as *mut u64;
+    // What varies is put into whole words first: a small write before a large load of the same place stalls.
+    for (n, template) in source.frame.iter().enumerate() {
+        let word = match n {
+            // Bytes 24 and 25 are the header's checksum, 26 to 29 the source address.
+            3 => template | ip_checksum | u64::from(address) << 16,
+            // Bytes 34 and 35: the source port.
+            4 => template | u64::from(port) << 16,
+            // Bytes 50 and 51: the TCP checksum.
+            6 => template | tcp_checksum << 16,
+            _ => *template,
+        };
+        // SAFETY: the frame is that long, as was checked; the target allows unaligned access to frames.
+        unsafe { words.add(n).write_unaligned(word) };
+    }
+    // SAFETY: takes and returns numbers.
+    unsafe { bpf_redirect(source.ifindex, 0) as u32 }
+}
+
+#[inline(always)]
+fn checksum(sum: u32) -> u64 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    u64::from(!(sum as u16))
+}
+
+/// Counts IPv4 frames and drops them; leaves the rest to the kernel, which has to answer ARP.
+#[xdp]
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
+fn sink(ctx: XdpContext) -> u32 {
+    let start = ctx.data();
+    if start + HEADERS > ctx.data_end() {
+        return xdp_action::XDP_PASS;
+    }
+    // SAFETY: here and below, offsets are less than the length that was checked.
+    if unsafe { load::<u16>(start, 12) } != IPV4 {
+        return xdp_action::XDP_PASS;
+    }
+    let (Some(expected), Some(arrived)) = (EXPECTED.get(0), ARRIVED.get_ptr_mut(0)) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: as above.
+    let (protocol, address, port) =
+        unsafe { (load::<u8>(start, 23), load::<u32>(start, 30), load::<u16>(start, 36)) };
+    // SAFETY: this processor's own copy.
+    let arrived = unsafe { &mut *arrived };
+    if u32::from(protocol) == expected.protocol
+        && address & expected.mask == expected.address
+        && (expected.port == 0 || u32::from(port) == expected.port)
+    {
+        arrived.right += 1;
+        arrived.servers[(address >> 24) as usize & (SERVERS - 1)] += 1;
+    } else {
+        arrived.wrong += 1;
+    }
+    xdp_action::XDP_DROP
+}
+
+/// Swaps the hardware addresses and sends the frame back.
+#[xdp]
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
+fn swap_back(ctx: XdpContext) -> u32 {
+    if swap(&ctx) { xdp_action::XDP_TX } else { xdp_action::XDP_ABORTED }
+}
+
+/// Swaps the hardware addresses and sends the frame through another interface.
+#[xdp]
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
+fn swap_redirect(ctx: XdpContext) -> u32 {
+    match OUT.get(0) {
+        // SAFETY: takes and returns numbers.
+        Some(out) if swap(&ctx) => unsafe { bpf_redirect(*out, 0) as u32 },
+        _ => xdp_action::XDP_ABORTED,
+    }
+}
+
+#[inline(always)]
+fn swap(ctx: &XdpContext) -> bool {
+    let start = ctx.data();
+    if start + HEADERS > ctx.data_end() {
+        return false;
+    }
+    // SAFETY: the frame is longer than this, as was checked.
+    unsafe {
+        let destination = (load::<u32>(start, 0), load::<u16>(start, 4));
+        let source = (load::<u32>(start, 6), load::<u16>(start, 10));
+        (start as *mut u32).write_unaligned(source.0);
+        ((start + 4) as *mut u16).write_unaligned(source.1);
+        ((start + 6) as *mut u32).write_unaligned(destination.0);
+        ((start + 10) as *mut u16).write_unaligned(destination.1);
+    }
+    true
+}
+
+/// Reads from the frame.
+///
+/// # Safety
+/// The frame must be long enough.
+#[inline(always)]
+unsafe fn load<T: Copy>(start: usize, offset: usize) -> T {
+    // SAFETY: the caller's promise.
+    unsafe { ((start + offset) as *const T).read_unaligned() }
+}

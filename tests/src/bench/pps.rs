@@ -1,0 +1,74 @@
+//! `slb-bench pps`: frames per second that one processor gets through a system under test.
+//!
+//! One thread, pinned to one processor, makes frames in the kernel (`BPF_PROG_TEST_RUN` with live frames) and sends them
+//! into a veth pair. The other end, the system under test and the sink behind it work in soft interrupts of the same
+//! processor, so that the figure is what all of it together costs, the source and the sink included. Figures are per second
+//! of processor time, as `clock` says. To have something to compare with, the first contestants do as little as can be
+//! done: they swap hardware addresses.
+
+mod clock;
+mod conntrack;
+mod contestant;
+mod frame;
+mod lane;
+#[path = "../../../slb-ebpf/src/bench_pps/layout.rs"]
+mod layout;
+mod measure;
+mod programs;
+mod report;
+mod systems;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Result, ensure};
+use nix::unistd::geteuid;
+
+use super::figures::write_json;
+use crate::leftovers;
+
+pub use contestant::Workload;
+pub use report::{Report, Row};
+
+/// What to measure.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// Turns of every contestant.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// Milliseconds that are measured in one turn.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(10..=10_000))]
+    pub slice: u64,
+    /// Processor to use; the last one by default.
+    #[arg(long)]
+    pub cpu: Option<usize>,
+    /// Only contestants whose name contains this, and those they are compared with.
+    #[arg(long, value_name = "NAME")]
+    pub only: Option<String>,
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+impl Options {
+    fn slice(&self) -> Duration {
+        Duration::from_millis(self.slice)
+    }
+}
+
+/// Measures all contestants.
+///
+/// # Errors
+/// Not root; a contestant cannot be set up, or does not forward as it claims to.
+pub fn run(options: &Options) -> Result<Report> {
+    ensure!(
+        geteuid().is_root(),
+        "the benchmark makes network namespaces and loads XDP programs: run it as root"
+    );
+    let _turn = leftovers::turn()?;
+    let (mut contestants, missing) = systems::all(options.only.as_deref())?;
+    let report = measure::all(&mut contestants, missing, options)?;
+    if let Some(path) = &options.json {
+        write_json(path, &report)?;
+    }
+    Ok(report)
+}

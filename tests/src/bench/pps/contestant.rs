@@ -1,0 +1,131 @@
+//! A contestant: a system under test in its lane, and what is sent to it.
+
+use anyhow::{Result, ensure};
+use serde::Serialize;
+
+use super::{
+    conntrack,
+    frame::Segment,
+    lane::{Arms, Lane},
+    layout::{Arrived, Expected},
+};
+use crate::bench::slbd::Slbd;
+
+/// Flows of [`Workload::Many`].
+const MANY: u32 = 1 << 16;
+
+/// What the frames have in common with each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Workload {
+    /// All belong to one connection.
+    One,
+    /// To 65,536 connections in turn, all of them known before the measurement.
+    Many,
+    /// Each opens a connection.
+    New,
+}
+
+impl Workload {
+    pub(super) const ALL: [Self; 3] = [Self::One, Self::Many, Self::New];
+
+    /// How it is called in the table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::One => "1 flow",
+            Self::Many => "64k flows",
+            Self::New => "new flows",
+        }
+    }
+
+    pub(super) fn segment(self) -> Segment {
+        match self {
+            Self::One | Self::Many => Segment::Ack,
+            Self::New => Segment::Syn,
+        }
+    }
+
+    /// One less than the number of flows.
+    pub(super) fn mask(self) -> u32 {
+        match self {
+            Self::One => 0,
+            Self::Many => MANY - 1,
+            Self::New => u32::MAX,
+        }
+    }
+
+    /// Frames that are sent before the measurement: enough to make every flow known, though some may get lost.
+    pub(super) fn warm_up(self) -> u32 {
+        match self {
+            Self::One | Self::New => 4096,
+            Self::Many => 2 * MANY,
+        }
+    }
+}
+
+/// A system under test.
+pub(super) struct Contestant {
+    /// What it is.
+    pub(super) name: String,
+    /// Where frames leave it.
+    pub(super) arms: Arms,
+    /// Whether others are compared with it.
+    pub(super) floor: bool,
+    pub(super) workloads: &'static [Workload],
+    /// What its frames must look like.
+    pub(super) expected: Expected,
+    /// Whether they show which server they go to.
+    pub(super) shows_servers: bool,
+    /// Whether it keeps connections in the kernel's table.
+    pub(super) conntrack: bool,
+    /// The daemon, if it is SLB.
+    pub(super) _slbd: Option<Slbd>,
+    pub(super) lane: Lane,
+}
+
+impl Contestant {
+    /// One that forwards frames as they are, hardware addresses aside.
+    pub(super) fn new(name: &str, arms: Arms, expected: Expected, lane: Lane) -> Self {
+        Self {
+            name: name.to_owned(),
+            arms,
+            floor: false,
+            workloads: &[Workload::One],
+            expected,
+            shows_servers: false,
+            conntrack: false,
+            _slbd: None,
+            lane,
+        }
+    }
+
+    /// Makes it forget what one turn must not leave to the next.
+    pub(super) fn before_turn(&self) -> Result<()> {
+        if self.conntrack { self.lane.sut.on_thread(conntrack::flush) } else { Ok(()) }
+    }
+
+    /// Judges what arrived of `sent` frames.
+    pub(super) fn judge(&self, workload: Workload, sent: u64, arrived: &Arrived) -> Result<()> {
+        let (name, what) = (&self.name, workload.name());
+        let Arrived { right, wrong, servers } = arrived;
+        ensure!(*right > 0, "{name}, {what}: of {sent} frames none arrived as it should");
+        ensure!(
+            *wrong == 0,
+            "{name}, {what}: {wrong} frames arrived that should not have been sent like this"
+        );
+        ensure!(*right <= sent, "{name}, {what}: {right} frames arrived of {sent} sent");
+        if self.shows_servers {
+            let chosen = servers.iter().filter(|frames| **frames > 0).count();
+            let all = self.arms.servers().count();
+            let least = servers.iter().filter(|frames| **frames > 0).min().copied().unwrap_or(0);
+            match workload {
+                Workload::One => ensure!(chosen == 1, "{name}: one connection went to servers {servers:?}"),
+                Workload::Many | Workload::New => ensure!(
+                    chosen == all && least > right / (2 * all as u64),
+                    "{name}, {what}: uneven or missing servers: {servers:?}"
+                ),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! The benchmark's own XDP programs and their maps, loaded once per lane.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, MapData, PerCpuArray},
+    programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode},
+};
+
+use super::{
+    frame::Frame,
+    layout::{Arrived, Expected, FRAME_WORDS, SERVERS, Source},
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb-bench-pps.o"));
+
+/// Frames the kernel makes at a time. What they cause is done before the next batch, and a veth's ring, 256 frames long,
+/// never overflows.
+const BATCH: u32 = 64;
+
+// SAFETY: these are made of numbers, without padding, and any bits are a value.
+unsafe impl Pod for Source {}
+// SAFETY: as above.
+unsafe impl Pod for Expected {}
+// SAFETY: as above.
+unsafe impl Pod for Arrived {}
+
+/// A program of the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Program {
+    Source,
+    Sink,
+    SwapBack,
+    SwapRedirect,
+}
+
+impl Program {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Sink => "sink",
+            Self::SwapBack => "swap_back",
+            Self::SwapRedirect => "swap_redirect",
+        }
+    }
+}
+
+/// Programs and maps; dropping them detaches the programs.
+pub(super) struct Programs {
+    ebpf: Ebpf,
+}
+
+impl Programs {
+    /// Loads the object; the source is ready to run, the others can be attached.
+    pub(super) fn load() -> Result<Self> {
+        let mut programs = Self { ebpf: Ebpf::load(OBJECT).context("cannot load the benchmark's programs")? };
+        programs.program(Program::Source)?.load().context("the source")?;
+        Ok(programs)
+    }
+
+    /// Attaches a program to an interface of the calling thread's namespace, in the driver.
+    pub(super) fn attach(&mut self, program: Program, interface: &str) -> Result<()> {
+        let xdp = self.program(program)?;
+        if xdp.fd().is_err() {
+            xdp.load().with_context(|| format!("{program:?}"))?;
+        }
+        xdp.attach(interface, XdpMode::Driver).with_context(|| format!("{program:?} to {interface}"))?;
+        Ok(())
+    }
+
+    /// Decides where `SwapRedirect` sends frames.
+    pub(super) fn set_out(&mut self, ifindex: u32) -> Result<()> {
+        self.array("OUT")?.set(0, ifindex, 0).context("OUT")
+    }
+
+    /// Decides what the sink expects.
+    pub(super) fn expect(&mut self, expected: Expected) -> Result<()> {
+        self.array("EXPECTED")?.set(0, expected, 0).context("EXPECTED")
+    }
+
+    /// Decides what the source sends next; its count goes on.
+    pub(super) fn prepare(&mut self, frame: &Frame, stride: u32, mask: u32, ifindex: u32) -> Result<()> {
+        let mut map = self.array::<Source>("SOURCE")?;
+        let sent = map.get(&0, 0)?.sent;
+        let (ip_sum, tcp_sum) = frame.sums();
+        let source =
+            Source { frame: frame.words(), sent, ip_sum, tcp_sum, stride, mask, ifindex, padding: 0 };
+        map.set(0, source, 0).context("SOURCE")
+    }
+
+    /// Sends frames, from the calling thread's namespace and processor; when it returns they have been sent.
+    pub(super) fn send(&mut self, frames: u32) -> Result<()> {
+        let options = TestRunOptions {
+            data_in: Some(&[0; FRAME_WORDS * 8]),
+            repeat: frames,
+            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+            ..TestRunOptions::new()
+        };
+        self.program(Program::Source)?.test_run(options).context("the kernel cannot run live frames")?;
+        Ok(())
+    }
+
+    /// Frames sent so far.
+    pub(super) fn sent(&mut self) -> Result<u64> {
+        Ok(self.array::<Source>("SOURCE")?.get(&0, 0)?.sent)
+    }
+
+    /// Frames that have arrived so far, and how many of them on another processor than `cpu`.
+    pub(super) fn arrived(&mut self, cpu: usize) -> Result<(Arrived, u64)> {
+        let map: PerCpuArray<&mut MapData, Arrived> =
+            self.ebpf.map_mut("ARRIVED").context("no map ARRIVED")?.try_into()?;
+        let mut sum = Arrived { right: 0, wrong: 0, servers: [0; SERVERS] };
+        let mut elsewhere = 0;
+        for (n, one) in map.get(&0, 0)?.iter().enumerate() {
+            elsewhere += if n == cpu { 0 } else { one.right };
+            sum.right += one.right;
+            sum.wrong += one.wrong;
+            sum.servers.iter_mut().zip(one.servers).for_each(|(sum, one)| *sum += one);
+        }
+        Ok((sum, elsewhere))
+    }
+
+    fn program(&mut self, program: Program) -> Result<&mut Xdp> {
+        let name = program.name();
+        Ok(self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
+    }
+
+    fn array<T: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, T>> {
+        Ok(self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))?.try_into()?)
+    }
+}
+
+impl Expected {
+    /// Frames to one address, or to any that begins with the same `prefix` bits, and to a TCP port.
+    pub(super) fn tcp(address: Ipv4Addr, prefix: u32, port: u16) -> Self {
+        let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0).to_be();
+        let address = u32::from(address).to_be() & mask;
+        Self { address, mask, protocol: 6, port: port.to_be().into() }
+    }
+}
+
+impl Arrived {
+    /// What has arrived since `before`.
+    pub(super) fn since(mut self, before: &Self) -> Self {
+        self.right -= before.right;
+        self.wrong -= before.wrong;
+        self.servers.iter_mut().zip(before.servers).for_each(|(now, before)| *now -= before);
+        self
+    }
+}

@@ -1,0 +1,46 @@
+//! All systems under test. To add one of SLB's modes: an entry in `MODES` of `slb`.
+
+mod kernel;
+mod slb;
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    contestant::Contestant,
+    lane::{Arms, Lane, VIP, VIP_PORT},
+    layout::Expected,
+    programs::Program,
+};
+
+/// Sets up every contestant whose name contains `only`, and those to compare with; names those that cannot be had.
+pub(super) fn all(only: Option<&str>) -> Result<(Vec<Contestant>, Vec<String>)> {
+    let mut contestants = vec![floor(Arms::One)?, floor(Arms::Two)?];
+    let mut missing = Vec::new();
+    let wanted = |name: &str| only.is_none_or(|only| name.contains(only));
+    for mode in &slb::MODES {
+        if wanted(&mode.label()) {
+            contestants.push(slb::contestant(mode).with_context(|| mode.label())?);
+        }
+    }
+    if wanted(kernel::FORWARDING) {
+        contestants.push(kernel::forwarding().context(kernel::FORWARDING)?);
+    }
+    if wanted(kernel::NFTABLES) {
+        match kernel::nft() {
+            Some(nft) => contestants.push(kernel::nftables(&nft).context(kernel::NFTABLES)?),
+            None => missing.push(format!("{}: no program `nft`", kernel::NFTABLES)),
+        }
+    }
+    Ok((contestants, missing))
+}
+
+/// The least a forwarder can do.
+fn floor(arms: Arms) -> Result<Contestant> {
+    let mut lane = Lane::build()?;
+    let (name, program) = match arms {
+        Arms::One => ("MAC swap, XDP_TX", Program::SwapBack),
+        Arms::Two => ("MAC swap, redirect", Program::SwapRedirect),
+    };
+    lane.attach(program)?;
+    Ok(Contestant { floor: true, ..Contestant::new(name, arms, Expected::tcp(VIP, 32, VIP_PORT), lane) })
+}

@@ -1,0 +1,51 @@
+//! The kernel: plain forwarding, and nftables with connection tracking.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::super::{
+    contestant::{Contestant, Workload},
+    lane::{Arms, Lane, SERVER_COUNT, SERVER_PORT, VIP, VIP_PORT},
+    layout::Expected,
+};
+use crate::net::{find_program, run};
+
+/// Names of the contestants.
+pub(super) const FORWARDING: &str = "kernel forwarding";
+pub(super) const NFTABLES: &str = "nftables DNAT";
+
+/// Where `nft` is, if it is installed.
+pub(super) fn nft() -> Option<PathBuf> {
+    find_program("nft")
+}
+
+/// Forwarding by the routing table alone, to one server.
+pub(super) fn forwarding() -> Result<Contestant> {
+    let lane = Lane::build()?;
+    lane.forward_by_kernel()?;
+    let server = Arms::Two.servers().next();
+    lane.sut.ip(&server.map(|server| format!("route add {VIP}/32 via {server}")).unwrap_or_default())?;
+    Ok(Contestant::new(FORWARDING, Arms::Two, Expected::tcp(VIP, 32, VIP_PORT), lane))
+}
+
+/// A server by the hash of the client's address and port; from then on, by the connection table.
+pub(super) fn nftables(nft: &PathBuf) -> Result<Contestant> {
+    let lane = Lane::build()?;
+    lane.forward_by_kernel()?;
+    let servers: Vec<String> =
+        Arms::Two.servers().enumerate().map(|(n, server)| format!("{n} : {server}")).collect();
+    let rules = format!(
+        "table ip bench {{\n  chain prerouting {{\n    type nat hook prerouting priority dstnat;\n    \
+         ip daddr {VIP} tcp dport {VIP_PORT} dnat to jhash ip saddr . tcp sport mod {SERVER_COUNT} \
+         map {{ {} }} : {SERVER_PORT}\n  }}\n}}\n",
+        servers.join(", ")
+    );
+    run(lane.sut.command(nft).args(["-f", "-"]), &rules)?;
+    Ok(Contestant {
+        workloads: &Workload::ALL,
+        shows_servers: true,
+        conntrack: true,
+        ..Contestant::new(NFTABLES, Arms::Two, Arms::Two.to_servers(), lane)
+    })
+}

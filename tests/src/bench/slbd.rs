@@ -1,0 +1,111 @@
+//! The daemon as a contestant: started with a configuration of the benchmark's, gone with all it pinned.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Result;
+
+use crate::{
+    daemon::{Daemon, Programs},
+    leftovers::RunId,
+    net::Namespace,
+};
+
+/// Connections SLB remembers.
+const FLOW_TABLE_ENTRIES: u32 = 1 << 20;
+
+/// One TCP listener.
+#[derive(Debug)]
+pub(super) struct Listener<'a> {
+    pub(super) interfaces: &'a [&'a str],
+    pub(super) vip: Ipv4Addr,
+    pub(super) port: u16,
+    pub(super) mode: &'a str,
+    pub(super) servers: &'a [Ipv4Addr],
+    pub(super) server_port: u16,
+}
+
+/// A running daemon. Dropping it kills it and ends the forwarding.
+#[derive(Debug)]
+pub(super) struct Slbd {
+    daemon: Option<Daemon>,
+    pins: PathBuf,
+}
+
+impl Slbd {
+    /// Starts the daemon and waits until it is ready.
+    pub(super) fn start(
+        namespace: &Arc<Namespace>,
+        id: RunId,
+        directory: &Path,
+        listener: &Listener<'_>,
+    ) -> Result<Self> {
+        let (pins, socket) = (id.pin_dir(), directory.join("slb.sock"));
+        let config = directory.join("slb.toml");
+        fs::write(&config, listener.toml(&pins, &socket))?;
+        let programs = Programs::new(namespace, directory.join("slbd.log"))?;
+        // Made before it is ready, so that its pins go away if it never is.
+        let mut slbd = Self { daemon: Some(programs.run(&config)?), pins };
+        if let Some(daemon) = &mut slbd.daemon {
+            daemon.ready(&programs, &socket)?;
+        }
+        Ok(slbd)
+    }
+}
+
+impl Drop for Slbd {
+    fn drop(&mut self) {
+        drop(self.daemon.take());
+        // The program and its maps go with their pins.
+        if self.pins.exists()
+            && let Err(error) = fs::remove_dir_all(&self.pins)
+        {
+            eprintln!("cannot remove {}: {error}", self.pins.display());
+        }
+    }
+}
+
+impl Listener<'_> {
+    fn toml(&self, pins: &Path, socket: &Path) -> String {
+        let Self { interfaces, vip, port, mode, servers, server_port } = self;
+        let mut text = format!(
+            "[daemon]\ninterfaces = {interfaces:?}\nxdp_mode = \"native\"\npin_dir = {pins:?}\nsocket = {socket:?}\n\
+             flow_table_entries = {FLOW_TABLE_ENTRIES}\n\n\
+             [[load_balancer]]\nname = \"bench\"\naddresses = [\"{vip}\"]\n\n\
+             [[load_balancer.listener]]\nname = \"bench\"\nprotocol = \"tcp\"\nport = {port}\nmode = \"{mode}\"\n\
+             backend_port = {server_port}\nhealth_check = {{ kind = \"none\" }}\n"
+        );
+        for server in *servers {
+            let _ = write!(text, "\n[[load_balancer.server]]\naddress = \"{server}\"\n");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::Listener;
+
+    #[test]
+    fn the_configuration_is_valid_and_without_warnings() {
+        let listener = Listener {
+            interfaces: &["in0", "out0"],
+            vip: [198, 51, 100, 10].into(),
+            port: 80,
+            mode: "nat",
+            servers: &[[10, 80, 1, 16].into(), [10, 80, 1, 17].into()],
+            server_port: 8080,
+        };
+        let text = listener.toml(Path::new("/sys/fs/bpf/slbt-1-1"), Path::new("/run/slb.sock"));
+        let parsed = slb_userspace::config::parse("slb.toml", &text);
+        let loaded = parsed.unwrap_or_else(|rejected| panic!("{rejected}"));
+        assert_eq!(loaded.warnings.to_string(), "");
+    }
+}

@@ -1,0 +1,68 @@
+//! `slb-bench tcp`: requests, connections and bytes per second through real TCP stacks.
+//!
+//! Client and server are one thread each, on the same machine as what lies between them. The figures say how much of the
+//! machine is left to them; the machine's own limit is `direct`.
+
+mod lane;
+mod load;
+mod measure;
+mod proxy;
+mod report;
+mod server;
+mod systems;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Result, ensure};
+use nix::unistd::geteuid;
+
+use super::figures::write_json;
+use crate::leftovers;
+
+pub use load::Workload;
+pub use report::{Report, Row};
+
+/// What to measure.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// Turns of every contestant.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// Milliseconds that are measured in one turn.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(10..=10_000))]
+    pub slice: u64,
+    /// Only contestants whose name contains one of these, and the one they are compared with.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+impl Options {
+    fn slice(&self) -> Duration {
+        Duration::from_millis(self.slice)
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| name.contains(only))
+    }
+}
+
+/// Measures all contestants.
+///
+/// # Errors
+/// Not root, or a contestant cannot be set up or does not get one request through.
+pub fn run(options: &Options) -> Result<Report> {
+    ensure!(
+        geteuid().is_root(),
+        "the benchmark makes network namespaces and loads XDP programs: run it as root"
+    );
+    let _turn = leftovers::turn()?;
+    let (contestants, missing) = systems::all(options)?;
+    let report = measure::all(&contestants, missing, options)?;
+    if let Some(path) = &options.json {
+        write_json(path, &report)?;
+    }
+    Ok(report)
+}

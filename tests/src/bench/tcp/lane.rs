@@ -1,0 +1,89 @@
+//! The network of one contestant, and what makes it one. All contestants have one of their own, at the same time.
+
+use std::{env, net::IpAddr, os::fd::OwnedFd, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use tempfile::TempDir;
+
+use super::{
+    load::{self, Path},
+    proxy::Proxy,
+    server,
+};
+use crate::{
+    bench::slbd::Slbd,
+    leftovers::RunId,
+    net::{Family, Topology, pass, run},
+    wait::wait_for,
+};
+
+/// How long it may take until the first request gets through.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How long one attempt at it may take.
+const ATTEMPT: Duration = Duration::from_secs(1);
+/// Where clients believe the service to be.
+pub(super) const PORT: u16 = 80;
+
+/// A network with a running server.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) name: &'static str,
+    pub(super) id: RunId,
+    pub(super) path: Path,
+    // Ended before the network goes away.
+    pub(super) slbd: Option<Slbd>,
+    pub(super) proxy: Option<Proxy>,
+    pub(super) net: Topology,
+    pub(super) directory: TempDir,
+    programs: Vec<OwnedFd>,
+}
+
+impl Lane {
+    /// Builds the network; clients will connect to the VIP, where nothing is yet.
+    pub(super) fn build(name: &'static str) -> Result<Self> {
+        let id = RunId::next();
+        let prefix = id.prefix();
+        let directory = tempfile::Builder::new().prefix(&format!("{prefix}.")).tempdir_in(env::temp_dir())?;
+        let net = Topology::build(&prefix, 1)?;
+        server::start(&net.backends[0].namespace)?;
+        let path = Path { sources: net.sources(Family::V4).into(), target: (Family::V4.vip(), PORT).into() };
+        Ok(Self { name, id, path, slbd: None, proxy: None, net, directory, programs: Vec::new() })
+    }
+
+    /// The server's own address.
+    pub(super) fn server(&self) -> IpAddr {
+        self.net.backends[0].address(Family::V4)
+    }
+
+    /// Lays a link between client and server, with the same settings as the other links, and uses it.
+    pub(super) fn connect_directly(&mut self) -> Result<()> {
+        let (client, server) = (&self.net.client, &self.net.backends[0].namespace);
+        client.ip(&format!("link add direct type veth peer name direct netns {}", server.name()))?;
+        let hosts: Vec<u8> = (11..11 + u8::try_from(self.path.sources.len())?).collect();
+        for (namespace, hosts) in [(client, &hosts[..]), (server, &[1])] {
+            run(namespace.command("ethtool").args(["-K", "direct", "tx", "off"]), "")?;
+            for host in hosts {
+                namespace.ip(&format!("addr add 10.91.0.{host}/24 dev direct"))?;
+            }
+            namespace.ip("link set direct up")?;
+            self.programs.push(namespace.on_thread(|| pass::attach("direct"))?);
+        }
+        let sources: Vec<IpAddr> = hosts.iter().map(|host| [10, 91, 0, *host].into()).collect();
+        self.path = Path { sources: sources.into(), target: ([10, 91, 0, 1], server::PORT).into() };
+        Ok(())
+    }
+
+    /// Waits until requests get through, and checks that the server sees what it should: the client or, behind a proxy,
+    /// the proxy.
+    pub(super) fn check(&self) -> Result<()> {
+        let ask = || {
+            let path = self.path.clone();
+            let attempt = async move { tokio::time::timeout(ATTEMPT, load::peer(&path)).await };
+            Ok(self.net.client.block_on(attempt).ok().and_then(Result::ok))
+        };
+        let peer = wait_for("a first answer", LIMIT, ask).with_context(|| self.name)?;
+        let is_client = self.path.sources.contains(&peer);
+        ensure!(is_client == self.proxy.is_none(), "{}: the server sees {peer}", self.name);
+        Ok(())
+    }
+}

@@ -1,0 +1,41 @@
+//! Turns: every contestant and load for a slice of time, again and again.
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    Options,
+    lane::Lane,
+    load::Workload,
+    report::{Report, Row},
+};
+use crate::bench::Spread;
+
+/// Lets all contestants take turns.
+pub(super) fn all(lanes: &[Lane], missing: Vec<String>, options: &Options) -> Result<Report> {
+    let mut rows = Vec::new();
+    for workload in Workload::ALL {
+        let mut figures = vec![Vec::new(); lanes.len()];
+        let mut errors = vec![(0, None); lanes.len()];
+        for _ in 0..options.rounds {
+            for ((lane, figures), errors) in lanes.iter().zip(&mut figures).zip(&mut errors) {
+                let load = workload.apply(lane.path.clone(), options.slice());
+                let (per_second, outcome) = lane.net.client.block_on(load);
+                figures.push(per_second / workload.unit());
+                errors.0 += outcome.errors;
+                errors.1 = errors.1.take().or(outcome.first_error);
+            }
+        }
+        for ((lane, figures), (errors, first_error)) in lanes.iter().zip(figures).zip(errors) {
+            rows.push(Row {
+                contestant: lane.name,
+                workload,
+                per_second: Spread::of(&figures).context("no slices")?,
+                errors,
+                first_error,
+                of_direct: 1.0,
+                of_direct_median: 1.0,
+            });
+        }
+    }
+    Ok(Report::new(options, rows, missing))
+}

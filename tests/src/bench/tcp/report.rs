@@ -1,0 +1,92 @@
+//! What came out, for people and for programs.
+
+use std::fmt;
+
+use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use serde::Serialize;
+
+use super::{Options, load::Workload, systems::DIRECT};
+use crate::bench::Spread;
+
+/// All figures of a run.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Turns.
+    pub rounds: u32,
+    /// Length of a turn.
+    pub slice_milliseconds: u64,
+    /// The contestants, load by load.
+    pub rows: Vec<Row>,
+    /// Those that could not be had, and why.
+    pub missing: Vec<String>,
+}
+
+/// One contestant under one load.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    /// Its name.
+    pub contestant: &'static str,
+    /// What was done.
+    pub workload: Workload,
+    /// Requests, connections or megabytes.
+    pub per_second: Spread,
+    /// Attempts that failed, wrong answers included.
+    pub errors: u64,
+    /// The first one of them.
+    pub first_error: Option<String>,
+    /// Best turn, as part of the best turn of the direct link.
+    pub of_direct: f64,
+    /// The same of medians.
+    pub of_direct_median: f64,
+}
+
+impl Report {
+    pub(super) fn new(options: &Options, mut rows: Vec<Row>, missing: Vec<String>) -> Self {
+        for workload in Workload::ALL {
+            let direct = rows.iter().find(|row| row.contestant == DIRECT && row.workload == workload);
+            let Some(direct) = direct.map(|row| row.per_second) else { continue };
+            for row in rows.iter_mut().filter(|row| row.workload == workload) {
+                row.of_direct = row.per_second.best / direct.best;
+                row.of_direct_median = row.per_second.median / direct.median;
+            }
+        }
+        Self { rounds: options.rounds, slice_milliseconds: options.slice, rows, missing }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "TCP through real stacks; {} turns of {} ms each. `direct` is a veth pair between client and server, \
+             `kernel forwarding` two pairs\nand a routing table; client, server and each proxy have one thread. \
+             Ratios are of best turns.",
+            self.rounds, self.slice_milliseconds
+        )?;
+        for workload in Workload::ALL {
+            let mut table = Table::new();
+            table.load_preset(NOTHING);
+            table.set_header([workload.name(), "median", "best", "of direct", "(median)", "errors"]);
+            for column in table.column_iter_mut().skip(1) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+            for row in self.rows.iter().filter(|row| row.workload == workload) {
+                table.add_row([
+                    row.contestant.to_owned(),
+                    format!("{:.0}", row.per_second.median),
+                    format!("{:.0}", row.per_second.best),
+                    format!("{:.2}", row.of_direct),
+                    format!("{:.2}", row.of_direct_median),
+                    row.errors.to_string(),
+                ]);
+            }
+            writeln!(f, "\n{}", table.trim_fmt())?;
+        }
+        for row in &self.rows {
+            if let Some(error) = &row.first_error {
+                writeln!(f, "{}, {}: first error: {error}", row.contestant, row.workload.name())?;
+            }
+        }
+        self.missing.iter().try_for_each(|missing| writeln!(f, "not measured: {missing}"))
+    }
+}

@@ -1,0 +1,89 @@
+//! The server: answers messages, or sends a stream of bytes.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+};
+
+use crate::net::Namespace;
+
+/// Where it listens.
+pub(super) const PORT: u16 = 9100;
+/// Length of a message and of its answer.
+pub(super) const MESSAGE: usize = 64;
+/// Length after which the stream repeats.
+pub(super) const PERIOD: usize = 65_536;
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4096;
+
+/// What the first byte of a message asks for.
+pub(super) mod ask {
+    /// The message with all bits turned.
+    pub(in super::super) const TURNED: u8 = 1;
+    /// The stream, until the connection ends.
+    pub(in super::super) const STREAM: u8 = 2;
+    /// The address of the other end, followed by zeros.
+    pub(in super::super) const PEER: u8 = 3;
+}
+
+/// Starts the server in a namespace; it ends with the namespace's thread.
+pub(super) fn start(namespace: &Namespace) -> Result<()> {
+    namespace.block_on(async {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind((Ipv4Addr::UNSPECIFIED, PORT).into()).context("the server's port")?;
+        let listener = socket.listen(BACKLOG)?;
+        tokio::spawn(async move {
+            loop {
+                match listener.accept().await {
+                    // How connections end is the client's to judge.
+                    Ok((stream, _)) => drop(tokio::spawn(serve(stream))),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+                }
+            }
+        });
+        Ok(())
+    })
+}
+
+async fn serve(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut message = [0; MESSAGE];
+    loop {
+        stream.read_exact(&mut message).await?;
+        match message[0] {
+            ask::TURNED => stream.write_all(&turned(message)).await?,
+            ask::STREAM => {
+                let period = period();
+                loop {
+                    stream.write_all(&period).await?;
+                }
+            }
+            ask::PEER => {
+                let mut answer = [0; MESSAGE];
+                if let IpAddr::V4(address) = stream.peer_addr()?.ip() {
+                    answer[..4].copy_from_slice(&address.octets());
+                }
+                stream.write_all(&answer).await?;
+            }
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+/// The right answer to a message.
+pub(super) fn turned(message: [u8; MESSAGE]) -> [u8; MESSAGE] {
+    message.map(|byte| !byte)
+}
+
+/// What the stream repeats: no two aligned words of it are the same.
+pub(super) fn period() -> Vec<u8> {
+    (0..PERIOD as u32 / 4).flat_map(|n| n.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect()
+}

@@ -1,0 +1,106 @@
+//! All contestants. To add one of SLB's modes: an entry in `MODES`, and whatever its servers need in `slb`.
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{
+    Options,
+    lane::{Lane, PORT},
+    proxy::Proxy,
+    server,
+};
+use crate::{
+    bench::slbd::{Listener, Slbd},
+    net::{Family, find_program, run},
+};
+
+/// What others are compared with.
+pub(super) const DIRECT: &str = "direct veth";
+const FORWARDING: &str = "kernel forwarding";
+
+/// SLB's ways of forwarding: names in the table and in the configuration.
+const MODES: [(&str, &str); 1] = [("SLB nat", "nat")];
+
+/// Makes a lane a contestant, by a program.
+type Start = fn(&Path, &mut Lane) -> Result<()>;
+
+/// Others, and the programs they need.
+const OTHERS: [(&str, &str, Start); 3] =
+    [("nftables DNAT", "nft", nftables), ("HAProxy", "haproxy", haproxy), ("nginx stream", "nginx", nginx)];
+
+/// Sets up every contestant that is wanted; names those that cannot be had.
+pub(super) fn all(options: &Options) -> Result<(Vec<Lane>, Vec<String>)> {
+    let mut lanes = vec![set_up(DIRECT, Lane::connect_directly)?];
+    let mut missing = Vec::new();
+    if options.wants(FORWARDING) {
+        lanes.push(set_up(FORWARDING, forwarding)?);
+    }
+    for (name, mode) in MODES.into_iter().filter(|(name, _)| options.wants(name)) {
+        lanes.push(set_up(name, |lane| slb(mode, lane))?);
+    }
+    for (name, program, start) in OTHERS.into_iter().filter(|(name, ..)| options.wants(name)) {
+        let path: Option<PathBuf> = find_program(program);
+        match path.map(|path| set_up(name, |lane| start(&path, lane))) {
+            Some(Ok(lane)) => lanes.push(lane),
+            Some(Err(error)) => missing.push(format!("{error:#}")),
+            None => missing.push(format!("{name}: no program `{program}`")),
+        }
+    }
+    Ok((lanes, missing))
+}
+
+fn set_up(name: &'static str, start: impl FnOnce(&mut Lane) -> Result<()>) -> Result<Lane> {
+    let mut lane = Lane::build(name)?;
+    start(&mut lane).context(name)?;
+    lane.check()?;
+    Ok(lane)
+}
+
+/// By the routing table alone, to the server's own address.
+fn forwarding(lane: &mut Lane) -> Result<()> {
+    lane.path.target = (lane.server(), server::PORT).into();
+    lane.net.kernel_forwarding(true)
+}
+
+fn slb(mode: &str, lane: &mut Lane) -> Result<()> {
+    let (IpAddr::V4(vip), IpAddr::V4(server)) = (Family::V4.vip(), lane.server()) else {
+        bail!("not IPv4");
+    };
+    let interfaces = lane.net.interfaces();
+    let listener = Listener {
+        interfaces: &interfaces.iter().map(String::as_str).collect::<Vec<_>>(),
+        vip,
+        port: PORT,
+        mode,
+        servers: &[server],
+        server_port: server::PORT,
+    };
+    lane.slbd = Some(Slbd::start(&lane.net.slb, lane.id, lane.directory.path(), &listener)?);
+    Ok(())
+}
+
+fn nftables(nft: &Path, lane: &mut Lane) -> Result<()> {
+    lane.net.kernel_forwarding(true)?;
+    let rules = format!(
+        "table ip bench {{\n  chain prerouting {{\n    type nat hook prerouting priority dstnat;\n    \
+         ip daddr {} tcp dport {PORT} dnat to {}:{}\n  }}\n}}\n",
+        Family::V4.vip(),
+        lane.server(),
+        server::PORT
+    );
+    run(lane.net.slb.command(nft).args(["-f", "-"]), &rules).map(drop)
+}
+
+fn haproxy(program: &Path, lane: &mut Lane) -> Result<()> {
+    lane.proxy = Some(Proxy::haproxy(program, lane)?);
+    Ok(())
+}
+
+fn nginx(program: &Path, lane: &mut Lane) -> Result<()> {
+    lane.proxy = Some(Proxy::nginx(program, lane)?);
+    Ok(())
+}

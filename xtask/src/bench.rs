@@ -1,0 +1,30 @@
+//! `cargo xtask bench`: builds SLB and its benchmarks as they would be installed, and becomes the benchmark.
+
+use std::{ffi::OsString, process::ExitCode};
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::{privileged::become_program, setup::Extent};
+
+/// A subcommand of `slb-bench`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Benchmark {
+    /// Nanoseconds of one packet; beside programs that do next to nothing.
+    Packet,
+    /// Frames per second on one processor; beside MAC swap, kernel forwarding, nftables.
+    Pps,
+    /// TCP through real stacks; beside kernel forwarding, nftables, HAProxy, nginx.
+    Tcp,
+}
+
+/// Builds everything and runs the benchmark as root, with more arguments of its own.
+pub(crate) fn run(benchmark: Benchmark, arguments: &[OsString]) -> Result<ExitCode> {
+    let (name, extent) = match benchmark {
+        Benchmark::Packet => ("packet", Extent::Needed),
+        Benchmark::Pps => ("pps", Extent::Bench),
+        Benchmark::Tcp => ("tcp", Extent::Bench),
+    };
+    let arguments: Vec<OsString> = [name.into()].into_iter().chain(arguments.iter().cloned()).collect();
+    become_program("slb-bench", &arguments, extent)
+}
