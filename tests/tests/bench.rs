@@ -60,7 +60,7 @@ fn frames_of_every_contestant_arrive_as_they_should() -> Result<()> {
     }
     let report = pps::run(&options("--rounds 1 --slice 20"))?;
     ensure!(report.missing.is_empty(), "{:?}", report.missing);
-    for name in ["MAC swap", "SLB nat", "kernel forwarding", "nftables"] {
+    for name in ["MAC swap", "SLB nat", "SLB dsr", "SLB ipip", "kernel forwarding", "nftables"] {
         let rows = report.rows.iter().filter(|row| row.contestant.contains(name));
         ensure!(rows.clone().count() > 0 && rows.clone().all(|row| row.lost < 0.5), "{name}: {report}");
     }
@@ -74,7 +74,7 @@ fn requests_get_through_every_contestant() -> Result<()> {
     }
     let report = tcp::run(&options("--rounds 1 --slice 50 --only SLB,nftables"))?;
     ensure!(report.missing.is_empty(), "{:?}", report.missing);
-    for name in ["direct", "SLB nat", "nftables"] {
+    for name in ["direct", "SLB nat", "SLB dsr", "SLB ipip", "nftables"] {
         let rows = report.rows.iter().filter(|row| row.contestant.contains(name));
         ensure!(rows.clone().count() == 4, "{name}: {report}");
         ensure!(rows.clone().all(|row| row.errors == 0 && row.per_second.best > 0.0), "{name}: {report}");

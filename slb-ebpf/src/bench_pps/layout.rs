@@ -3,7 +3,7 @@
 /// Length of the frames the source makes, in eight-byte words; the shortest that Ethernet allows, rounded up.
 pub(crate) const FRAME_WORDS: usize = 8;
 
-/// Servers whose frames are counted one by one: by the low bits of their address.
+/// Servers whose frames are counted one by one: by the low bits of their hardware address.
 pub(crate) const SERVERS: usize = 16;
 
 /// What the source sends. One of them, in the map `SOURCE`.
@@ -50,6 +50,6 @@ pub(crate) struct Arrived {
     pub(crate) right: u64,
     /// Other IPv4 frames.
     pub(crate) wrong: u64,
-    /// Those as expected, by the low bits of their destination address.
+    /// Those as expected, by the low bits of their hardware destination address.
     pub(crate) servers: [u64; SERVERS],
 }

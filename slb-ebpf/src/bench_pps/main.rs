@@ -98,6 +98,8 @@ fn sink(ctx: XdpContext) -> u32 {
     // SAFETY: as above.
     let (protocol, address, port) =
         unsafe { (load::<u8>(start, 23), load::<u32>(start, 30), load::<u16>(start, 36)) };
+    // SAFETY: as above.
+    let server = unsafe { load::<u8>(start, 5) };
     // SAFETY: this processor's own copy.
     let arrived = unsafe { &mut *arrived };
     if u32::from(protocol) == expected.protocol
@@ -105,7 +107,7 @@ fn sink(ctx: XdpContext) -> u32 {
         && (expected.port == 0 || u32::from(port) == expected.port)
     {
         arrived.right += 1;
-        arrived.servers[(address >> 24) as usize & (SERVERS - 1)] += 1;
+        arrived.servers[usize::from(server) & (SERVERS - 1)] += 1;
     } else {
         arrived.wrong += 1;
     }

@@ -19,13 +19,36 @@ use crate::{
 /// Connections SLB remembers.
 const FLOW_TABLE_ENTRIES: u32 = 1 << 20;
 
+/// A way of forwarding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Nat,
+    Dsr,
+    Ipip,
+}
+
+impl Mode {
+    pub(super) const ALL: [Self; 3] = [Self::Nat, Self::Dsr, Self::Ipip];
+
+    /// Its name in the configuration.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::Dsr => "dsr",
+            Self::Ipip => "ipip",
+        }
+    }
+}
+
 /// One TCP listener.
 #[derive(Debug)]
 pub(super) struct Listener<'a> {
     pub(super) interfaces: &'a [&'a str],
     pub(super) vip: Ipv4Addr,
     pub(super) port: u16,
-    pub(super) mode: &'a str,
+    pub(super) mode: Mode,
+    /// An address of SLB itself, which tunnels begin at.
+    pub(super) slb: Ipv4Addr,
     pub(super) servers: &'a [Ipv4Addr],
     pub(super) server_port: u16,
 }
@@ -72,13 +95,18 @@ impl Drop for Slbd {
 
 impl Listener<'_> {
     fn toml(&self, pins: &Path, socket: &Path) -> String {
-        let Self { interfaces, vip, port, mode, servers, server_port } = self;
+        let Self { interfaces, vip, port, mode, slb, servers, server_port } = self;
+        let tunnels = match mode {
+            Mode::Ipip => format!("tunnel_addresses = [\"{slb}\"]\n"),
+            Mode::Nat | Mode::Dsr => String::new(),
+        };
         let mut text = format!(
             "[daemon]\ninterfaces = {interfaces:?}\nxdp_mode = \"native\"\npin_dir = {pins:?}\nsocket = {socket:?}\n\
-             flow_table_entries = {FLOW_TABLE_ENTRIES}\n\n\
+             flow_table_entries = {FLOW_TABLE_ENTRIES}\n{tunnels}\n\
              [[load_balancer]]\nname = \"bench\"\naddresses = [\"{vip}\"]\n\n\
-             [[load_balancer.listener]]\nname = \"bench\"\nprotocol = \"tcp\"\nport = {port}\nmode = \"{mode}\"\n\
-             backend_port = {server_port}\nhealth_check = {{ kind = \"none\" }}\n"
+             [[load_balancer.listener]]\nname = \"bench\"\nprotocol = \"tcp\"\nport = {port}\n\
+             mode = \"{}\"\nbackend_port = {server_port}\nhealth_check = {{ kind = \"none\" }}\n",
+            mode.name()
         );
         for server in *servers {
             let _ = write!(text, "\n[[load_balancer.server]]\naddress = \"{server}\"\n");
@@ -91,21 +119,24 @@ impl Listener<'_> {
 mod tests {
     use std::path::Path;
 
-    use super::Listener;
+    use super::{Listener, Mode};
 
     #[test]
     fn the_configuration_is_valid_and_without_warnings() {
-        let listener = Listener {
-            interfaces: &["in0", "out0"],
-            vip: [198, 51, 100, 10].into(),
-            port: 80,
-            mode: "nat",
-            servers: &[[10, 80, 1, 16].into(), [10, 80, 1, 17].into()],
-            server_port: 8080,
-        };
-        let text = listener.toml(Path::new("/sys/fs/bpf/slbt-1-1"), Path::new("/run/slb.sock"));
-        let parsed = slb_userspace::config::parse("slb.toml", &text);
-        let loaded = parsed.unwrap_or_else(|rejected| panic!("{rejected}"));
-        assert_eq!(loaded.warnings.to_string(), "");
+        for mode in Mode::ALL {
+            let listener = Listener {
+                interfaces: &["in0", "out0"],
+                vip: [198, 51, 100, 10].into(),
+                port: 80,
+                mode,
+                slb: [10, 80, 1, 1].into(),
+                servers: &[[10, 80, 1, 16].into(), [10, 80, 1, 17].into()],
+                server_port: if mode == Mode::Nat { 8080 } else { 80 },
+            };
+            let text = listener.toml(Path::new("/sys/fs/bpf/slbt-1-1"), Path::new("/run/slb.sock"));
+            let parsed = slb_userspace::config::parse("slb.toml", &text);
+            let loaded = parsed.unwrap_or_else(|rejected| panic!("{rejected}"));
+            assert_eq!(loaded.warnings.to_string(), "");
+        }
     }
 }

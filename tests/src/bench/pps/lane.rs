@@ -13,10 +13,7 @@ use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
 use tempfile::TempDir;
 
-use super::{
-    layout::Expected,
-    programs::{Program, Programs},
-};
+use super::programs::{Program, Programs};
 use crate::{
     leftovers::RunId,
     net::{Namespace, run},
@@ -59,10 +56,14 @@ impl Arms {
         (0..SERVER_COUNT).map(move |n| Ipv4Addr::new(10, 80, self.link(), FIRST_SERVER + n))
     }
 
-    /// Frames to any server.
-    pub(super) fn to_servers(self) -> Expected {
-        let prefix = 32 - u32::from(SERVER_COUNT).ilog2();
-        Expected::tcp(Ipv4Addr::new(10, 80, self.link(), FIRST_SERVER), prefix, SERVER_PORT)
+    /// What the addresses of all servers, and no others, begin with.
+    pub(super) fn servers_prefix(self) -> (Ipv4Addr, u32) {
+        (Ipv4Addr::new(10, 80, self.link(), FIRST_SERVER), 32 - u32::from(SERVER_COUNT).ilog2())
+    }
+
+    /// The address of the system under test itself.
+    pub(super) fn sut(self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 80, self.link(), 1)
     }
 }
 
@@ -92,7 +93,6 @@ impl Lane {
             namespace.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
             namespace.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
         }
-        // Neighbours are asked for when the first frame is to be forwarded, by the system under test.
         sut.ip(&format!(
             "link add in0 address {} type veth peer name eth0 address {} netns {}\n\
              link add out0 type veth peer name eth0 netns {}",
@@ -102,12 +102,13 @@ impl Lane {
             sink.name()
         ))?;
         for (namespace, arms, interface) in [(&source, Arms::One, "in0"), (&sink, Arms::Two, "out0")] {
-            let link = arms.link();
-            for server in arms.servers() {
-                namespace.ip(&format!("addr add {server}/24 dev eth0"))?;
-            }
             namespace.ip("link set eth0 up")?;
-            sut.ip(&format!("addr add 10.80.{link}.1/24 dev {interface}\nlink set {interface} up"))?;
+            sut.ip(&format!("addr add {}/24 dev {interface}\nlink set {interface} up", arms.sut()))?;
+            for server in arms.servers() {
+                let mac = mac(server_mac(server));
+                namespace.ip(&format!("addr add {server}/24 dev eth0"))?;
+                sut.ip(&format!("neigh add {server} lladdr {mac} dev {interface} nud permanent"))?;
+            }
         }
         // The kernel would answer one arm with ICMP redirects, and judge sources by routes back.
         for conf in ["all", "default", "in0", "out0"] {
@@ -137,6 +138,13 @@ impl Lane {
         self.sut.sysctl("net/ipv4/ip_forward", "1")?;
         run(self.sut.command("ethtool").args(["-K", "in0", "gro", "on"]), "").map(drop)
     }
+}
+
+/// Hardware addresses of servers differ as their addresses do, so that the sink can tell servers apart in any mode. No
+/// interface has them, nor need it: the sink comes first.
+fn server_mac(server: Ipv4Addr) -> [u8; 6] {
+    let [.., link, host] = server.octets();
+    [2, 0, 0, 1, link, host]
 }
 
 fn mac(address: [u8; 6]) -> String {

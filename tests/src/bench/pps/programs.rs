@@ -20,6 +20,10 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sl
 /// never overflows.
 const BATCH: u32 = 64;
 
+/// IP protocols.
+const TCP: u32 = 6;
+const IPV4: u32 = 4;
+
 // SAFETY: these are made of numbers, without padding, and any bits are a value.
 unsafe impl Pod for Source {}
 // SAFETY: as above.
@@ -133,11 +137,16 @@ impl Programs {
 }
 
 impl Expected {
-    /// Frames to one address, or to any that begins with the same `prefix` bits, and to a TCP port.
-    pub(super) fn tcp(address: Ipv4Addr, prefix: u32, port: u16) -> Self {
+    /// Frames to any address that begins with the same bits, as many as the prefix is long, and to a TCP port.
+    pub(super) fn tcp((address, prefix): (Ipv4Addr, u32), port: u16) -> Self {
         let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0).to_be();
         let address = u32::from(address).to_be() & mask;
-        Self { address, mask, protocol: 6, port: port.to_be().into() }
+        Self { address, mask, protocol: TCP, port: port.to_be().into() }
+    }
+
+    /// Frames that hold an IPv4 packet, to such an address.
+    pub(super) fn tunnel(to: (Ipv4Addr, u32)) -> Self {
+        Self { protocol: IPV4, ..Self::tcp(to, 0) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! All systems under test. To add one of SLB's modes: an entry in `MODES` of `slb`.
+//! All systems under test.
 
 mod kernel;
 mod slb;
@@ -17,9 +17,10 @@ pub(super) fn all(only: Option<&str>) -> Result<(Vec<Contestant>, Vec<String>)> 
     let mut contestants = vec![floor(Arms::One)?, floor(Arms::Two)?];
     let mut missing = Vec::new();
     let wanted = |name: &str| only.is_none_or(|only| name.contains(only));
-    for mode in &slb::MODES {
-        if wanted(&mode.label()) {
-            contestants.push(slb::contestant(mode).with_context(|| mode.label())?);
+    for (mode, arms) in slb::all() {
+        let label = slb::label(mode, arms);
+        if wanted(&label) {
+            contestants.push(slb::contestant(mode, arms).context(label)?);
         }
     }
     if wanted(kernel::FORWARDING) {
@@ -42,5 +43,5 @@ fn floor(arms: Arms) -> Result<Contestant> {
         Arms::Two => ("MAC swap, redirect", Program::SwapRedirect),
     };
     lane.attach(program)?;
-    Ok(Contestant { floor: true, ..Contestant::new(name, arms, Expected::tcp(VIP, 32, VIP_PORT), lane) })
+    Ok(Contestant { floor: true, ..Contestant::new(name, arms, Expected::tcp((VIP, 32), VIP_PORT), lane) })
 }

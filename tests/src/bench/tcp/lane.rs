@@ -1,6 +1,11 @@
 //! The network of one contestant, and what makes it one. All contestants have one of their own, at the same time.
 
-use std::{env, net::IpAddr, os::fd::OwnedFd, time::Duration};
+use std::{
+    env,
+    net::{IpAddr, Ipv4Addr},
+    os::fd::OwnedFd,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
@@ -23,6 +28,10 @@ const LIMIT: Duration = Duration::from_secs(10);
 const ATTEMPT: Duration = Duration::from_secs(1);
 /// Where clients believe the service to be.
 pub(super) const PORT: u16 = 80;
+/// The server's address on a direct link.
+const DIRECT_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 91, 0, 1));
+/// What servers behind a tunnel ask clients not to exceed: an Ethernet frame less three headers.
+const TUNNELLED_MSS: u16 = 1440;
 
 /// A network with a running server.
 #[derive(Debug)]
@@ -55,22 +64,42 @@ impl Lane {
         self.net.backends[0].address(Family::V4)
     }
 
-    /// Lays a link between client and server, with the same settings as the other links, and uses it.
+    /// Lays a link between client and server, and uses it in both directions.
     pub(super) fn connect_directly(&mut self) -> Result<()> {
+        let sources = self.lay_direct_link()?;
+        self.path = Path { sources: sources.into(), target: (DIRECT_SERVER, server::PORT).into() };
+        Ok(())
+    }
+
+    /// Lays a link between client and server that answers take: they go past the load balancer, as they do where servers
+    /// have a way of their own to clients.
+    pub(super) fn answer_directly(&mut self) -> Result<()> {
+        let gateway = self.lay_direct_link()?[0];
+        let routes: Vec<String> = self
+            .path
+            .sources
+            .iter()
+            .map(|source| format!("route add {source} via {gateway} dev direct advmss {TUNNELLED_MSS}"))
+            .collect();
+        self.net.backends[0].namespace.ip(&routes.join("\n"))
+    }
+
+    /// Lays a link between client and server, with the same settings as the other links. Returns the client's addresses
+    /// on it.
+    fn lay_direct_link(&mut self) -> Result<Vec<IpAddr>> {
         let (client, server) = (&self.net.client, &self.net.backends[0].namespace);
         client.ip(&format!("link add direct type veth peer name direct netns {}", server.name()))?;
         let hosts: Vec<u8> = (11..11 + u8::try_from(self.path.sources.len())?).collect();
-        for (namespace, hosts) in [(client, &hosts[..]), (server, &[1])] {
+        let sources: Vec<IpAddr> = hosts.iter().map(|host| [10, 91, 0, *host].into()).collect();
+        for (namespace, addresses) in [(client, &sources[..]), (server, &[DIRECT_SERVER])] {
             run(namespace.command("ethtool").args(["-K", "direct", "tx", "off"]), "")?;
-            for host in hosts {
-                namespace.ip(&format!("addr add 10.91.0.{host}/24 dev direct"))?;
+            for address in addresses {
+                namespace.ip(&format!("addr add {address}/24 dev direct"))?;
             }
             namespace.ip("link set direct up")?;
             self.programs.push(namespace.on_thread(|| pass::attach("direct"))?);
         }
-        let sources: Vec<IpAddr> = hosts.iter().map(|host| [10, 91, 0, *host].into()).collect();
-        self.path = Path { sources: sources.into(), target: ([10, 91, 0, 1], server::PORT).into() };
-        Ok(())
+        Ok(sources)
     }
 
     /// Waits until requests get through, and checks that the server sees what it should: the client or, behind a proxy,

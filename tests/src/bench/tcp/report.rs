@@ -59,7 +59,8 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "TCP through real stacks; {} turns of {} ms each. `direct` is a veth pair between client and server, \
-             `kernel forwarding` two pairs\nand a routing table; client, server and each proxy have one thread. \
+             `kernel forwarding` two pairs\nand a routing table; with `SLB dsr` and `SLB ipip`, answers take a direct pair. Client, server and each proxy have one \
+             thread.\n\
              Ratios are of best turns.",
             self.rounds, self.slice_milliseconds
         )?;

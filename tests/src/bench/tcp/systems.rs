@@ -1,4 +1,4 @@
-//! All contestants. To add one of SLB's modes: an entry in `MODES`, and whatever its servers need in `slb`.
+//! All contestants.
 
 use std::{
     net::IpAddr,
@@ -14,7 +14,7 @@ use super::{
     server,
 };
 use crate::{
-    bench::slbd::{Listener, Slbd},
+    bench::slbd::{Listener, Mode, Slbd},
     net::{Family, find_program, run},
 };
 
@@ -22,8 +22,8 @@ use crate::{
 pub(super) const DIRECT: &str = "direct veth";
 const FORWARDING: &str = "kernel forwarding";
 
-/// SLB's ways of forwarding: names in the table and in the configuration.
-const MODES: [(&str, &str); 1] = [("SLB nat", "nat")];
+/// SLB's ways of forwarding, and their names in the table.
+const MODES: [(&str, Mode); 3] = [("SLB nat", Mode::Nat), ("SLB dsr", Mode::Dsr), ("SLB ipip", Mode::Ipip)];
 
 /// Makes a lane a contestant, by a program.
 type Start = fn(&Path, &mut Lane) -> Result<()>;
@@ -66,16 +66,28 @@ fn forwarding(lane: &mut Lane) -> Result<()> {
     lane.net.kernel_forwarding(true)
 }
 
-fn slb(mode: &str, lane: &mut Lane) -> Result<()> {
-    let (IpAddr::V4(vip), IpAddr::V4(server)) = (Family::V4.vip(), lane.server()) else {
+fn slb(mode: Mode, lane: &mut Lane) -> Result<()> {
+    let (IpAddr::V4(vip), IpAddr::V4(server), IpAddr::V4(slb)) =
+        (Family::V4.vip(), lane.server(), lane.net.slb_address(Family::V4))
+    else {
         bail!("not IPv4");
     };
+    if mode != Mode::Nat {
+        // Nothing translates the port.
+        lane.path.target.set_port(server::PORT);
+        lane.net.backends[0].hold_vips()?;
+        lane.answer_directly()?;
+    }
+    if mode == Mode::Ipip {
+        lane.net.backends[0].decapsulate(&[slb.into()])?;
+    }
     let interfaces = lane.net.interfaces();
     let listener = Listener {
         interfaces: &interfaces.iter().map(String::as_str).collect::<Vec<_>>(),
         vip,
-        port: PORT,
+        port: lane.path.target.port(),
         mode,
+        slb,
         servers: &[server],
         server_port: server::PORT,
     };

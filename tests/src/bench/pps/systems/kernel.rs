@@ -26,7 +26,7 @@ pub(super) fn forwarding() -> Result<Contestant> {
     lane.forward_by_kernel()?;
     let server = Arms::Two.servers().next();
     lane.sut.ip(&server.map(|server| format!("route add {VIP}/32 via {server}")).unwrap_or_default())?;
-    Ok(Contestant::new(FORWARDING, Arms::Two, Expected::tcp(VIP, 32, VIP_PORT), lane))
+    Ok(Contestant::new(FORWARDING, Arms::Two, Expected::tcp((VIP, 32), VIP_PORT), lane))
 }
 
 /// A server by the hash of the client's address and port; from then on, by the connection table.
@@ -42,10 +42,11 @@ pub(super) fn nftables(nft: &PathBuf) -> Result<Contestant> {
         servers.join(", ")
     );
     run(lane.sut.command(nft).args(["-f", "-"]), &rules)?;
+    let expected = Expected::tcp(Arms::Two.servers_prefix(), SERVER_PORT);
     Ok(Contestant {
         workloads: &Workload::ALL,
         shows_servers: true,
         conntrack: true,
-        ..Contestant::new(NFTABLES, Arms::Two, Arms::Two.to_servers(), lane)
+        ..Contestant::new(NFTABLES, Arms::Two, expected, lane)
     })
 }

@@ -7,53 +7,44 @@ use super::super::{
     lane::{Arms, Lane, SERVER_PORT, VIP, VIP_PORT},
     layout::Expected,
 };
-use crate::bench::slbd::{Listener, Slbd};
+use crate::bench::slbd::{Listener, Mode, Slbd};
 
-/// A way of forwarding.
-pub(super) struct Mode {
-    /// Its name in the configuration.
-    name: &'static str,
-    arms: Arms,
-    /// What frames to the servers look like: for `dsr` they would be `Expected::tcp(VIP, 32, VIP_PORT)`, for `ipip`
-    /// `Expected { protocol: 4, port: 0, ..arms.to_servers() }`.
-    expected: fn(Arms) -> Expected,
-    /// Whether they bear the server's address.
-    shows_servers: bool,
+/// What is measured: every mode, each way.
+pub(super) fn all() -> impl Iterator<Item = (Mode, Arms)> {
+    Mode::ALL.into_iter().flat_map(|mode| [(mode, Arms::Two), (mode, Arms::One)])
 }
 
-/// What is measured.
-pub(super) const MODES: [Mode; 2] = [
-    Mode { name: "nat", arms: Arms::Two, expected: Arms::to_servers, shows_servers: true },
-    Mode { name: "nat", arms: Arms::One, expected: Arms::to_servers, shows_servers: true },
-];
-
-impl Mode {
-    /// Name of the contestant.
-    pub(super) fn label(&self) -> String {
-        let arms = match self.arms {
-            Arms::One => "XDP_TX",
-            Arms::Two => "redirect",
-        };
-        format!("SLB {}, {arms}", self.name)
-    }
+/// Name of the contestant.
+pub(super) fn label(mode: Mode, arms: Arms) -> String {
+    let way = match arms {
+        Arms::One => "XDP_TX",
+        Arms::Two => "redirect",
+    };
+    format!("SLB {}, {way}", mode.name())
 }
 
 /// Starts the daemon in a lane of its own.
-pub(super) fn contestant(mode: &Mode) -> Result<Contestant> {
+pub(super) fn contestant(mode: Mode, arms: Arms) -> Result<Contestant> {
+    let (server_port, expected) = match mode {
+        Mode::Nat => (SERVER_PORT, Expected::tcp(arms.servers_prefix(), SERVER_PORT)),
+        Mode::Dsr => (VIP_PORT, Expected::tcp((VIP, 32), VIP_PORT)),
+        Mode::Ipip => (VIP_PORT, Expected::tunnel(arms.servers_prefix())),
+    };
     let lane = Lane::build()?;
     let listener = Listener {
         interfaces: &["in0", "out0"],
         vip: VIP,
         port: VIP_PORT,
-        mode: mode.name,
-        servers: &mode.arms.servers().collect::<Vec<_>>(),
-        server_port: SERVER_PORT,
+        mode,
+        slb: arms.sut(),
+        servers: &arms.servers().collect::<Vec<_>>(),
+        server_port,
     };
     let slbd = Slbd::start(&lane.sut, lane.id, lane.directory.path(), &listener)?;
     Ok(Contestant {
         workloads: &Workload::ALL,
-        shows_servers: mode.shows_servers,
+        shows_servers: true,
         _slbd: Some(slbd),
-        ..Contestant::new(&mode.label(), mode.arms, (mode.expected)(mode.arms), lane)
+        ..Contestant::new(&label(mode, arms), arms, expected, lane)
     })
 }
