@@ -10,6 +10,7 @@
 //! A new workload is one more entry of [`mode::workloads`]: a state of the data plane, packets, and what must become of
 //! them.
 
+pub mod flood;
 pub mod mode;
 mod report;
 pub mod workload;

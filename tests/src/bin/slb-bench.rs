@@ -11,7 +11,11 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use slb_tests::{
-    bench::{control, packet, pps, tcp},
+    bench::{
+        control,
+        packet::{self, flood},
+        pps, tcp,
+    },
     supervise::supervise,
 };
 
@@ -35,12 +39,24 @@ struct Arguments {
 enum Bench {
     /// What one packet costs, in nanoseconds, beside programs that do next to nothing.
     Packet(Packet),
+    /// A flood of new flows over established ones, none of which may move.
+    Flood(Flood),
     /// What a change of configuration costs: tables, a start with many listeners, one weight.
     Control(Control),
     /// Frames per second on one processor, beside MAC swap, kernel forwarding and nftables.
     Pps(pps::Options),
     /// Requests, connections and bytes per second through real TCP stacks, beside kernel forwarding, nftables and proxies.
     Tcp(tcp::Options),
+}
+
+#[derive(Debug, Args)]
+struct Flood {
+    /// Seconds of each flood.
+    #[arg(long, default_value_t = flood::Options::default().seconds)]
+    seconds: u64,
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -99,7 +115,7 @@ impl Bench {
     fn leaves_things(&self) -> bool {
         match self {
             Self::Packet(packet) => !packet.list,
-            Self::Control(_) => true,
+            Self::Control(_) | Self::Flood(_) => true,
             Self::Pps(_) | Self::Tcp(_) => true,
         }
     }
@@ -108,6 +124,9 @@ impl Bench {
         match self {
             Self::Packet(packet) => packet.run()?,
             Self::Control(control) => control.run()?,
+            Self::Flood(Flood { seconds, json }) => {
+                show(&flood::run(&flood::Options { seconds })?, json.as_deref())?;
+            }
             Self::Pps(options) => print!("{}", pps::run(&options)?),
             Self::Tcp(options) => print!("{}", tcp::run(&options)?),
         }

@@ -14,7 +14,10 @@ use slb_userspace::{
     dataplane::state::{Member, Plan, Settings, State, Table},
 };
 
-use super::workload::{Expect, Side, Step, Traffic, Workload};
+use super::{
+    flood::ESTABLISHED,
+    workload::{Expect, Side, Step, Traffic, Workload},
+};
 use crate::packets::{
     frames::{Frame, flag, number, tcp, udp},
     world::{
@@ -23,7 +26,7 @@ use crate::packets::{
 };
 
 /// Servers of a listener, where packets go to servers.
-const SERVERS: u16 = 64;
+pub(super) const SERVERS: u16 = 64;
 /// Room in the flow table unless a workload needs more: what the daemon makes by default.
 const FLOW_TABLE: u32 = 262_144;
 /// Room for four times the largest number of flows: of a table half full, a few in a million flows find no place near home.
@@ -99,6 +102,38 @@ pub fn workloads() -> Vec<Workload> {
         NAT.known(udp, V6, 1),
         NAT.not_ours(),
     ]
+}
+
+/// What a flood needs.
+pub(super) struct Scene {
+    /// One listener and its servers.
+    pub(super) state: State,
+    /// Packets that begin the established flows.
+    pub(super) syn: Traffic,
+    /// Answers to them; of the first server.
+    pub(super) answer: Traffic,
+    /// Packets that go on with them.
+    pub(super) established: Traffic,
+    /// Packets that begin flows, each another one, none of them established.
+    pub(super) flood: Traffic,
+}
+
+/// A flood of a listener with so many servers.
+pub(super) fn flood(mode: &Mode, servers: u16) -> Scene {
+    /// Of RFC 6598; the clients of established flows are elsewhere.
+    const FLOODER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(100, 64, 0, 0)), 1024);
+    let (listener, state) = mode.world(number::TCP, Family::V4, servers);
+    let established = |flags| Traffic::new(packet(&listener, flags), ESTABLISHED, Side::Source);
+    let answer = tcp(server(1, Family::V4).at, client(Family::V4), flag::ACK | flag::SYN)
+        .macs(SERVER_MAC, SERVER_SIDE_MAC)
+        .build();
+    Scene {
+        state,
+        syn: established(flag::SYN),
+        answer: Traffic::new(answer, ESTABLISHED, Side::Destination),
+        established: established(flag::ACK),
+        flood: Traffic::new(tcp(FLOODER, listener.at, flag::SYN).build(), 1 << FLOW_BITS, Side::Source),
+    }
 }
 
 impl Mode {

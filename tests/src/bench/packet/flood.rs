@@ -1,0 +1,208 @@
+//! A flood of new flows, many times the flow table, over established ones: none of them may move.
+//!
+//! Which server a flow is with shows in the servers' counters: a packet of each established flow must be counted as often
+//! for each server after the flood as before. In mode `nat`, with one server, a SYN of each of them must not be counted as a
+//! new flow: it is still remembered.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::unistd::geteuid;
+use serde::Serialize;
+use slb_common::abi::backend::Backend;
+use slb_userspace::control::handover::Handover;
+
+use super::{
+    Bench, Options as PacketOptions, SLB,
+    mode::{self, DSR, IPIP, Mode, NAT},
+    wrapper::MAX_SLICE,
+};
+use crate::{
+    bench::machine::{Machine, pin_to_core},
+    packets::kernel::{Kernel, in_namespace},
+};
+
+/// Slots of the flow table.
+const FLOW_TABLE: u32 = 1 << 16;
+/// Established flows: a quarter of the table.
+pub(super) const ESTABLISHED: u64 = 1 << 14;
+
+/// How long each flood lasts.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Seconds.
+    pub seconds: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { seconds: 60 }
+    }
+}
+
+/// All floods.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Where.
+    pub machine: Machine,
+    /// Slots of the flow table.
+    pub flow_table: u32,
+    /// Established flows.
+    pub established: u64,
+    /// The floods.
+    pub floods: Vec<Flood>,
+}
+
+/// What became of a flood.
+#[derive(Debug, Serialize)]
+pub struct Flood {
+    /// What was flooded.
+    pub name: String,
+    /// Flows begun.
+    pub new_flows: u64,
+    /// Of them, in a second of the whole time.
+    pub per_second: f64,
+    /// Times that all established flows were looked at.
+    pub looks: u32,
+    /// Established flows that were with another server.
+    pub moved: u64,
+}
+
+/// Floods each mode, in steady state and while half of the servers hand their flows over.
+///
+/// # Errors
+/// Something cannot be loaded, or a flow has moved.
+pub fn run(options: &Options) -> Result<Report> {
+    ensure!(geteuid().is_root(), "loading XDP programs needs root");
+    let machine = Machine::new()?;
+    in_namespace(|| {
+        pin_to_core()?;
+        let packet = PacketOptions::default();
+        let mut bench = Bench::new(&packet)?;
+        let mut floods = Vec::new();
+        for mode in [IPIP, DSR] {
+            for moving in [false, true] {
+                floods.push(stateless(&mut bench, &mode, moving, options)?);
+            }
+        }
+        floods.push(answered(&mut bench, options)?);
+        for flood in &floods {
+            ensure!(flood.moved == 0, "{}: {} established flows have moved", flood.name, flood.moved);
+            ensure!(
+                options.seconds < 10 || flood.new_flows >= 10 * u64::from(FLOW_TABLE),
+                "{}: {} new flows are no flood",
+                flood.name,
+                flood.new_flows
+            );
+        }
+        Ok(Report { machine, flow_table: FLOW_TABLE, established: ESTABLISHED, floods })
+    })
+}
+
+/// A mode without answers: established flows are shown by the counters of their servers.
+fn stateless(bench: &mut Bench<'_>, mode: &Mode, moving: bool, options: &Options) -> Result<Flood> {
+    let name = format!("{}, {}", mode.name, if moving { "half of the servers leave" } else { "steady state" });
+    eprintln!("{name} …");
+    let scene = mode::flood(mode, mode::SERVERS);
+    let mut kernel = load(bench, &scene)?;
+    let servers: Vec<u32> = scene.state.backends.keys().copied().collect();
+    let place = bench.slb;
+
+    let before = look(bench, &kernel, &servers, &scene)?;
+    if moving {
+        let mut state = scene.state.clone();
+        for (id, table) in &mut state.tables {
+            let old = table.owners();
+            table.plan.members.retain(|member| member.backend % 2 == 0);
+            table.owners = None;
+            table.handover = Handover::default();
+            table.handover.change(&old, &table.plan.build(), |_| true, Duration::ZERO);
+            ensure!(!table.handover.is_empty(), "no slot of table {id} has changed hands");
+        }
+        // Weight 0: what they have, they keep.
+        state.backends.values_mut().filter(|b| b.reference.id() % 2 == 1).for_each(|b| b.flags = Backend::ALIVE);
+        kernel.become_state(&state)?;
+    }
+    let (mut new_flows, mut looks, mut moved) = (0, 0, 0);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(options.seconds) || looks < 2 {
+        bench.wrapper.send(place, &scene.flood, MAX_SLICE)?;
+        new_flows += MAX_SLICE;
+        let now = look(bench, &kernel, &servers, &scene)?;
+        looks += 1;
+        moved += before.iter().zip(&now).map(|(before, now)| before.abs_diff(*now)).sum::<u64>() / 2;
+    }
+    Ok(Flood { name, new_flows, per_second: new_flows as f64 / begun.elapsed().as_secs_f64(), looks, moved })
+}
+
+/// Mode `nat`: established flows are shown by not being new.
+fn answered(bench: &mut Bench<'_>, options: &Options) -> Result<Flood> {
+    let name = "nat, steady state".to_owned();
+    eprintln!("{name} …");
+    let scene = mode::flood(&NAT, 1);
+    let kernel = load(bench, &scene)?;
+    let place = bench.slb;
+    let count = |kernel: &Kernel| Ok::<_, anyhow::Error>(kernel.service_counters(0)?.new_flows);
+    // A handshake, as far as it is looked at: SYN, an answer, and on.
+    for traffic in [&scene.syn, &scene.answer, &scene.established] {
+        bench.wrapper.restart();
+        bench.wrapper.send(place, traffic, ESTABLISHED)?;
+    }
+    ensure!(count(&kernel)? == ESTABLISHED, "flows were not established");
+    let (mut new_flows, mut looks, mut moved) = (0, 0, 0);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(options.seconds) || looks < 2 {
+        let before = count(&kernel)?;
+        bench.wrapper.send(place, &scene.flood, MAX_SLICE)?;
+        let flooded = count(&kernel)? - before;
+        ensure!(flooded > MAX_SLICE / 2, "{flooded} of {MAX_SLICE} were new flows");
+        new_flows += flooded;
+        let before = count(&kernel)?;
+        bench.wrapper.send(place, &scene.syn, ESTABLISHED)?;
+        moved += count(&kernel)? - before;
+        looks += 1;
+    }
+    Ok(Flood { name, new_flows, per_second: new_flows as f64 / begun.elapsed().as_secs_f64(), looks, moved })
+}
+
+fn load(bench: &mut Bench<'_>, scene: &mode::Scene) -> Result<Kernel> {
+    let mut kernel = Kernel::load_sized(FLOW_TABLE)?;
+    kernel.become_state(&scene.state)?;
+    bench.put_slb(&mut kernel).context(SLB)?;
+    bench.wrapper.restart();
+    Ok(kernel)
+}
+
+/// Sends a packet of each established flow, and returns how many each server got.
+fn look(bench: &mut Bench<'_>, kernel: &Kernel, servers: &[u32], scene: &mode::Scene) -> Result<Vec<u64>> {
+    let count = |id: &u32| Ok(kernel.backend_counters(*id)?.packets_in);
+    let before: Vec<u64> = servers.iter().map(count).collect::<Result<_>>()?;
+    bench.wrapper.send(bench.slb, &scene.established, ESTABLISHED)?;
+    let after: Vec<u64> = servers.iter().map(count).collect::<Result<_>>()?;
+    let got: Vec<u64> = before.iter().zip(&after).map(|(before, after)| after - before).collect();
+    ensure!(got.iter().sum::<u64>() == ESTABLISHED, "packets of established flows were dropped");
+    Ok(got)
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Machine { kernel, processor, cores, .. } = &self.machine;
+        writeln!(f, "Linux {kernel}, {processor}, one of {cores} cores")?;
+        writeln!(f, "{} established flows, a flow table of {} slots", self.established, self.flow_table)?;
+        for flood in &self.floods {
+            writeln!(
+                f,
+                "{:<32} {:>12} new flows ({:.2} M/s), {} looks at the established ones: moved {}",
+                flood.name,
+                flood.new_flows,
+                flood.per_second / 1e6,
+                flood.looks,
+                flood.moved
+            )?;
+        }
+        Ok(())
+    }
+}
