@@ -120,7 +120,7 @@ impl Reference {
     /// Id and generation in one word, for ids below 65,536: not the same again until 65,535 more uses have been given out.
     #[inline(always)]
     pub const fn tag(self) -> u32 {
-        (self.0 >> 32) as u32 % GENERATIONS << 16 | self.id() & 0xffff
+        ((self.0 >> 32) as u32 % GENERATIONS) << 16 | self.id() & 0xffff
     }
 }
 

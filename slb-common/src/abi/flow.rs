@@ -301,12 +301,12 @@ impl<'t> FlowEntry<'t> {
     pub fn fill(self, meta: Meta, client: &Client, flow: &Flow, now: u32, state: u32, idle: u8) {
         self.0[CLIENT].store(client.halves[0]);
         self.0[CLIENT + 1].store(client.halves[1]);
-        self.0[END].store(client.end | (flow.service as u64) << 32);
+        self.0[END].store(client.end | u64::from(flow.service) << 32);
         self.0[BACKEND].store(flow.backend.0);
         let [head, rest] = flow.client.words();
         self.0[LINK].store(head);
         self.0[LINK + 1].store(rest);
-        self.0[META].store(meta.next(now, state | state::USED, idle as u64).0);
+        self.0[META].store(meta.next(now, state | state::USED, u64::from(idle)).0);
     }
 
     /// Notes that the n-th slot from this home on holds an entry of this home.

@@ -44,7 +44,7 @@ impl Ring {
     #[inline(always)]
     pub fn slot(&self, slot: u64) -> Slot {
         let slot = opaque(slot);
-        if slot >= MAX_RING_SLOTS as u64 { Slot(NO_BACKEND) } else { Slot(self.slots[slot as usize]) }
+        if slot >= u64::from(MAX_RING_SLOTS) { Slot(NO_BACKEND) } else { Slot(self.slots[slot as usize]) }
     }
 }
 

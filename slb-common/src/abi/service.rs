@@ -194,7 +194,7 @@ impl ServiceIndex {
                 return None;
             }
             // One comparison: port and protocol lie side by side.
-            let is_same = (entry.port ^ port) as u32 | (entry.protocol ^ protocol) as u32;
+            let is_same = u32::from(entry.port ^ port) | u32::from(entry.protocol ^ protocol);
             if is_same == 0 && entry.address.same(address) {
                 return Some(entry);
             }
