@@ -16,6 +16,10 @@ pub(crate) enum Benchmark {
     Pps,
     /// TCP through real stacks; beside kernel forwarding, nftables, HAProxy, nginx.
     Tcp,
+    /// A flood of new flows over established ones.
+    Flood,
+    /// Tables, a start with many listeners, one weight among them.
+    Control,
 }
 
 /// Builds everything and runs the benchmark as root, with more arguments of its own.
@@ -24,6 +28,8 @@ pub(crate) fn run(benchmark: Benchmark, arguments: &[OsString]) -> Result<ExitCo
         Benchmark::Packet => ("packet", Extent::Needed),
         Benchmark::Pps => ("pps", Extent::Bench),
         Benchmark::Tcp => ("tcp", Extent::Bench),
+        Benchmark::Flood => ("flood", Extent::Needed),
+        Benchmark::Control => ("control", Extent::Needed),
     };
     let arguments: Vec<OsString> = [name.into()].into_iter().chain(arguments.iter().cloned()).collect();
     become_program("slb-bench", &arguments, extent)
