@@ -137,6 +137,9 @@ pub mod state {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meta(u64);
 
+/// Jiffies that one processor's clock, or the daemon's, may lag behind what another has written. Few: for so long, each time
+/// jiffies have gone round, a flow of long ago looks alive.
+const LAG: u32 = 1 << 14;
 /// Unit of the idle time in [`Meta`], in seconds.
 const IDLE_UNIT: u32 = 4;
 
@@ -166,7 +169,7 @@ impl Meta {
     #[inline(always)]
     pub const fn silence(self, now: u32) -> u32 {
         let silence = now.wrapping_sub(self.last_seen());
-        if silence > u32::MAX / 2 { 0 } else { silence }
+        if silence > u32::MAX - LAG { 0 } else { silence }
     }
 
     /// Whether there is a flow in the entry, and nobody writes it.
@@ -353,6 +356,8 @@ mod tests {
         entry.touch(filled, 1300, state::USED | state::RESET);
         assert!(entry.meta().is_over() && !filled.replaced(entry.meta()));
         assert_eq!(entry.meta().silence(1310), 10);
+        assert_eq!(entry.meta().silence(1290), 0, "another processor has read the clock later");
+        assert_eq!(entry.meta().silence(1300 + (1 << 31) + 9), (1 << 31) + 9, "months later");
         entry.touch(filled, 9, 0);
         assert_eq!(entry.meta().last_seen(), 1300, "touched by an outdated view");
     }

@@ -126,8 +126,10 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
     let is_new = (asks && !packet.flags.rst()) || (answers_return && packet.protocol != protocol::TCP);
     // Before anything is remembered: the packet that gets through is the one that begins the flow.
     let chosen = Chosen::new(backend, is_new, tables)?;
-    // What the keeper has need not be remembered where it is the owner too: it is who gets what nobody remembers.
+    // What the keeper has need not be remembered where it is the owner too: it is who gets what nobody remembers. But what
+    // is remembered of the endpoint's last connection must go: it would be found for this one.
     let is_known = !answers_return
+        && found.is_none()
         && service.policy & policy::TRACK == 0
         && asks
         && keeper.is_some_and(|keeper| keeper.reference == backend.reference);
