@@ -17,6 +17,7 @@ pub mod scenario;
 pub mod server;
 pub mod spread;
 pub mod supervise;
+pub mod tracking;
 pub mod traffic;
 pub mod tunnel;
 pub mod wait;

@@ -48,6 +48,13 @@ pub struct Host {
 
 impl Default for Host {
     fn default() -> Self {
+        Self::with_flows(FLOWS)
+    }
+}
+
+impl Host {
+    /// Tables that nobody has filled, with so many slots for flows: a power of two.
+    pub fn with_flows(slots: u32) -> Self {
         Self {
             index: None,
             services: BTreeMap::new(),
@@ -55,13 +62,18 @@ impl Default for Host {
             backends: BTreeMap::new(),
             next_hops: BTreeMap::new(),
             interfaces: BTreeSet::new(),
-            flows: (0..FLOWS).map(|_| Default::default()).collect(),
+            flows: (0..slots).map(|_| Default::default()).collect(),
             now: Cell::default(),
             full: Cell::default(),
             totals: RefCell::default(),
             service_counters: RefCell::default(),
             backend_counters: RefCell::default(),
         }
+    }
+
+    /// Slots for flows.
+    pub fn flow_slots(&self) -> u32 {
+        self.flows.len() as u32
     }
 }
 
@@ -131,7 +143,7 @@ impl Host {
             }
             Operation::ClearService(id) => drop(self.services.remove(&id)),
             Operation::PutIndex(index) => {
-                self.index = Some(index.build(FLOWS - 1).expect("few services leave room"));
+                self.index = Some(index.build(self.flow_slots() - 1).expect("few services leave room"));
             }
         }
     }

@@ -1,0 +1,79 @@
+//! The control side: configuration and health in, operations out, daemons that start over what another has left.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use slb_common::abi::{Stations, backend::NextHop};
+use slb_userspace::{
+    config,
+    control::{
+        desired::{Known, Reached, Verdict, desired, destinations, targets},
+        ids::Surroundings,
+        reconcile::Reconciler,
+    },
+};
+
+use super::{
+    plane::HostPlane,
+    servers::{SERVERS, Servers, Setting, address, station},
+};
+
+/// Jiffies in a second.
+pub const HZ: u32 = 250;
+/// The interface of the clients.
+pub const NEAR: u32 = 1;
+/// The interface of the servers.
+pub const FAR: u32 = 2;
+
+/// A daemon.
+pub struct Control {
+    reconciler: Reconciler<HostPlane>,
+    next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
+    /// When it started, in the time of the play.
+    started: Duration,
+}
+
+impl Control {
+    /// A daemon that starts now over what is there.
+    pub fn start(plane: &HostPlane, now: Duration) -> Self {
+        let surroundings = Surroundings { interfaces: BTreeSet::from([NEAR, FAR]), hz: HZ, max_backends: 64 };
+        let reached = |n| {
+            let stations = Stations::new(station(n), [2, 0, 0, 0, 1, 0]);
+            Ok(Reached { hop: NextHop { ifindex: FAR, mtu: 1500, stations }, through_gateway: false })
+        };
+        Self {
+            reconciler: Reconciler::new(plane.clone(), surroundings),
+            next_hops: (0..SERVERS).map(|n| (address(n).ip(), reached(n))).collect(),
+            started: now,
+        }
+    }
+
+    /// Works out what must change; the plane carries it out.
+    pub fn reconcile(&mut self, setting: &Setting, servers: &Servers, now: Duration) {
+        let text = setting.text(servers);
+        let config =
+            config::parse("test.toml", &text).unwrap_or_else(|rejected| panic!("{rejected}\n{text}")).config;
+        let mut health = BTreeMap::new();
+        for target in targets(&config) {
+            let n = (0..SERVERS).find(|n| address(*n).ip() == target.address.ip());
+            if let Some(healthy) = servers[n.expect("a server of ours")].healthy {
+                health.insert(target, Verdict { healthy, detail: None });
+            }
+        }
+        debug_assert_eq!(destinations(&config).len(), servers.iter().filter(|server| server.exists).count());
+        let known = Known { health: Some(&health), next_hops: Some(&self.next_hops) };
+        let now = now - self.started;
+        self.reconciler.reconcile(&desired(&config, known), now).expect("the maps have room");
+    }
+
+    /// Ends what is over of slots that have changed hands, as the daemon does. Returns how many slots are left.
+    pub fn sweep(&mut self, now: Duration) -> usize {
+        if !self.reconciler.is_handing_over() {
+            return 0;
+        }
+        self.reconciler.sweep(now - self.started).expect("the tables can be read")
+    }
+}

@@ -1,0 +1,168 @@
+//! The packet path's tables in memory as a data plane that the control side drives.
+
+use std::{
+    cell::{Ref, RefCell, RefMut},
+    collections::VecDeque,
+    net::SocketAddr,
+    rc::Rc,
+};
+
+use anyhow::{Context as _, Result};
+use slb_common::{
+    abi::ring::{MOVED, NO_BACKEND, Ring},
+    datapath::tables::Tables as _,
+    hash::flow_hash,
+};
+use slb_userspace::dataplane::{
+    Contents, DataPlane,
+    state::{Operation, Remembered, State, Table, backend_address, to_address},
+};
+
+use crate::packets::host::Host;
+
+/// The tables, shared by whoever sends packets and the daemons that come and go. Operations wait until they are
+/// [carried out](Self::carry_out), so that packets can come in between.
+#[derive(Clone)]
+pub struct HostPlane(Rc<RefCell<Inner>>);
+
+struct Inner {
+    host: Host,
+    /// What the host holds but for the contents of tables.
+    state: State,
+    waiting: VecDeque<Operation>,
+}
+
+impl HostPlane {
+    /// Tables that nobody has filled, with so many slots for flows.
+    pub fn new(flows: u32) -> Self {
+        let host = Host::with_flows(flows);
+        Self(Rc::new(RefCell::new(Inner { host, state: State::default(), waiting: VecDeque::new() })))
+    }
+
+    /// The tables.
+    pub fn host(&self) -> Ref<'_, Host> {
+        Ref::map(self.0.borrow(), |inner| &inner.host)
+    }
+
+    /// The tables.
+    pub fn host_mut(&self) -> RefMut<'_, Host> {
+        RefMut::map(self.0.borrow_mut(), |inner| &mut inner.host)
+    }
+
+    /// What they hold but for the contents of server tables.
+    pub fn state(&self) -> Ref<'_, State> {
+        Ref::map(self.0.borrow(), |inner| &inner.state)
+    }
+
+    /// Carries out the next operation that waits; `false` if none does.
+    pub fn carry_out(&self) -> bool {
+        let mut inner = self.0.borrow_mut();
+        let Some(operation) = inner.waiting.pop_front() else { return false };
+        inner.host.apply(&operation);
+        inner.note(operation);
+        true
+    }
+
+    /// Forgets what waits: whoever was to carry it out has crashed.
+    pub fn forget_waiting(&self) {
+        self.0.borrow_mut().waiting.clear();
+    }
+
+    /// The server that the table names for a client endpoint.
+    pub fn owner(&self, client: SocketAddr, protocol: u8) -> Option<SocketAddr> {
+        let (host, state) = (self.host(), self.state());
+        let entry = state.index.entries.values().find(|entry| entry.protocol == protocol)?;
+        let hash = flow_hash(entry.salt, &to_address(client.ip()), client.port().to_be());
+        let ring = host.ring(entry.ring)?;
+        let id = ring.slot(Ring::slot_of(ring.size, hash)).server()?;
+        state.backends.get(&id).map(backend_address)
+    }
+
+    /// All words of the flow table.
+    pub fn flow_words(&self) -> Vec<u64> {
+        let host = self.host();
+        let words = |slot| {
+            let entry = host.flow(slot).expect("the table is not full");
+            let (client, meta) = (entry.client().words(), entry.meta());
+            let meta = [meta.last_seen().into(), meta.state().into(), entry.backend().0, entry.places()];
+            [client.as_slice(), &meta].concat()
+        };
+        (0..host.flow_slots()).flat_map(words).collect()
+    }
+
+    /// Slots of all tables that have changed hands.
+    pub fn moved(&self) -> usize {
+        let host = self.host();
+        let state = self.state();
+        let rings = state.tables.keys().filter_map(|id| host.ring(*id));
+        rings.map(|ring| in_use(ring).iter().filter(|slot| **slot & MOVED != 0).count()).sum()
+    }
+}
+
+fn in_use(ring: &Ring) -> &[u32] {
+    &ring.slots[..ring.size as usize]
+}
+
+impl Inner {
+    fn note(&mut self, operation: Operation) {
+        let state = &mut self.state;
+        match operation {
+            Operation::PutSettings(settings) => state.settings = settings,
+            Operation::PutInterface(ifindex) => drop(state.interfaces.insert(ifindex)),
+            Operation::RemoveInterface(ifindex) => drop(state.interfaces.remove(&ifindex)),
+            Operation::PutNextHop(id, hop) => drop(state.next_hops.insert(id, hop)),
+            Operation::ClearNextHop(id) => drop(state.next_hops.remove(&id)),
+            Operation::PutBackend { id, backend, .. } => drop(state.backends.insert(id, backend)),
+            Operation::ClearBackend(id) => drop(state.backends.remove(&id)),
+            Operation::PutTables(tables) => {
+                state.tables.extend(tables.into_keys().map(|id| (id, Table::default())));
+            }
+            Operation::ClearTable(id) => drop(state.tables.remove(&id)),
+            Operation::PutService { id, service, .. } => drop(state.services.insert(id, *service)),
+            Operation::ClearService(id) => drop(state.services.remove(&id)),
+            Operation::PutIndex(index) => state.index = index,
+            Operation::Settle => {}
+        }
+    }
+}
+
+impl DataPlane for HostPlane {
+    fn observe(&self) -> Result<State> {
+        let mut state = self.state().clone();
+        let host = self.host();
+        // As in the kernel, an empty table looks like none.
+        state.tables.retain(|id, _| host.ring(*id).is_some_and(|ring| ring.size != 0));
+        Ok(state)
+    }
+
+    fn table(&self, id: u32) -> Result<Contents> {
+        let host = self.host();
+        let ring = host.ring(id).context("no such table")?;
+        let owners = in_use(ring).iter().map(|slot| slot & !MOVED).collect();
+        let kept = host.ring(ring.keepers);
+        let moved = (0..).zip(in_use(ring)).filter(|(_, slot)| **slot & MOVED != 0);
+        let keeper = |slot: u32| kept.map_or(NO_BACKEND, |kept| kept.slots[slot as usize]);
+        Ok((owners, moved.map(|(slot, _)| (slot, keeper(slot))).collect()))
+    }
+
+    fn flows(&self, hz: u32, visit: &mut dyn FnMut(Remembered)) -> Result<()> {
+        let host = self.host();
+        for slot in 0..host.flow_slots() {
+            let Some(entry) = host.flow(slot) else { continue };
+            let meta = entry.meta();
+            if !meta.is_used() || meta.silence(host.now()) > meta.idle(hz) {
+                continue;
+            }
+            let (client, port, _) = entry.client().parts();
+            if let Some(flow) = entry.read(meta) {
+                visit(Remembered { service: flow.service, backend: flow.backend, client, port });
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, operation: &Operation) -> Result<()> {
+        self.0.borrow_mut().waiting.push_back(operation.clone());
+        Ok(())
+    }
+}

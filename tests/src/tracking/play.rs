@@ -1,0 +1,428 @@
+//! A random play of clients, servers and daemons, and what must hold of every packet.
+//!
+//! 1. A TCP flow whose server is configured stays with it, whatever the server's health and weight; a datagram flow does
+//!    while its server is alive, where the listener does not let datagrams follow the table. Silence ends a flow after
+//!    the idle time.
+//! 2. What asks for a connection goes to servers that take new flows.
+//! 3. Once nothing has changed for the idle time, nothing is remembered (see [`super::settle`]).
+//! 4. Nothing is dropped while a server takes new flows.
+//!
+//! While a change is being put in force, a packet finds what was, or what will be: 1 asks for what holds of both, 2 for
+//! either. A packet may be lost then, as one is whose slot still names a server that has just died; moved it may not be.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use super::{
+    control::{Control, HZ},
+    dice::Dice,
+    plane::HostPlane,
+    servers::{SERVERS, Server, Servers, Setting},
+    wire::{self, Kind},
+};
+use crate::packets::frames::flag;
+
+/// Idle times, less the second to which an entry knows when its flow was last seen, and one more.
+const TCP_IDLE: Duration = Duration::from_secs(900 - 2);
+const UDP_IDLE: Duration = Duration::from_secs(90 - 2);
+/// Client endpoints: few, so that they are used again.
+const STREAMS: u64 = 200;
+const DATAGRAMS: u64 = 100;
+/// Live TCP flows.
+const LIVE: usize = 120;
+/// Slots for flows: so many that none is ever lost.
+const SLOTS: u32 = 2048;
+/// Lines of the play that a failure shows.
+const SHOWN: usize = 60;
+
+/// What the model knows of a flow.
+#[derive(Debug, Clone, Copy)]
+pub struct Flow {
+    /// Its server.
+    pub server: usize,
+    life: u32,
+    last: Duration,
+}
+
+/// How much has happened.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Counts {
+    /// Flows begun.
+    pub flows: u64,
+    /// Packets of clients.
+    pub packets: u64,
+    /// Of these, the ones that had to reach one certain server.
+    pub bound: u64,
+    /// Packets of established TCP flows that were lost while a change was being put in force.
+    pub lost: u64,
+    /// Answers of servers.
+    pub answers: u64,
+    /// Changes put in force.
+    pub changes: u64,
+    /// Daemons started.
+    pub starts: u64,
+}
+
+/// A play.
+pub struct Play {
+    /// What is configured besides the servers.
+    pub setting: Setting,
+    /// Chance.
+    pub dice: Dice,
+    /// The tables.
+    pub plane: HostPlane,
+    /// How much has happened.
+    pub counts: Counts,
+    /// TCP flows by the number of the client endpoint.
+    pub streams: BTreeMap<u32, Flow>,
+    datagrams: BTreeMap<u32, Flow>,
+    /// The servers as they are to be.
+    pub wanted: Servers,
+    in_force: Servers,
+    is_changing: bool,
+    control: Control,
+    now: Duration,
+    log: VecDeque<String>,
+}
+
+impl Play {
+    /// A play with so many slots for flows, and at first so many servers.
+    pub fn new(setting: Setting, seed: u64, slots: u32, servers: usize) -> Self {
+        let plane = HostPlane::new(slots);
+        let none = Server { exists: false, life: 0, weight: 100, healthy: Some(true) };
+        let mut wanted = [none; SERVERS];
+        wanted[..servers].iter_mut().for_each(|server| server.exists = true);
+        let mut play = Self {
+            setting,
+            dice: Dice::new(seed),
+            control: Control::start(&plane, Duration::ZERO),
+            plane,
+            counts: Counts::default(),
+            streams: BTreeMap::new(),
+            datagrams: BTreeMap::new(),
+            wanted,
+            in_force: [none; SERVERS],
+            is_changing: false,
+            now: Duration::ZERO,
+            log: VecDeque::from([format!("seed {seed}, {setting:?}")]),
+        };
+        play.pass(Duration::ZERO);
+        play.put_in_force();
+        play
+    }
+
+    /// Plays so many steps, and what must hold at the end of them.
+    pub fn random(setting: Setting, seed: u64, steps: usize) -> Counts {
+        let mut play = Self::new(setting, seed, SLOTS, 4);
+        for _ in 0..steps {
+            play.step();
+        }
+        play.put_in_force();
+        play.settle();
+        play.counts
+    }
+
+    fn step(&mut self) {
+        match self.dice.below(100) {
+            0..25 => {
+                let number = self.dice.below(STREAMS) as u32;
+                let is_reused = self.streams.contains_key(&number);
+                if (!is_reused && self.streams.len() < LIVE) || self.dice.once_in(20) {
+                    self.open(number);
+                }
+            }
+            25..55 => {
+                if let Some(number) = self.any_stream() {
+                    self.go_on(number, flag::ACK);
+                }
+            }
+            55..60 => self.end_one(),
+            60..80 => {
+                let number = 1000 + self.dice.below(DATAGRAMS) as u32;
+                self.datagram(number);
+            }
+            80..88 => {
+                self.change();
+                // Several changes may come into force as one.
+                if !self.dice.once_in(3) {
+                    self.put_in_force();
+                }
+            }
+            88..90 => self.restart(),
+            90..95 => self.sweep(),
+            _ => self.wait(),
+        }
+    }
+
+    fn change(&mut self) {
+        let n = self.dice.below(SERVERS as u64) as usize;
+        let roll = self.dice.below(8);
+        let server = &mut self.wanted[n];
+        match roll {
+            0 | 1 => server.weight = [0, 0, 1, 10, 50, 100][self.dice.below(6) as usize],
+            2 => {
+                server.exists = !server.exists;
+                server.life += u32::from(server.exists);
+            }
+            // More often good news than bad, or soon nobody would serve.
+            3 => server.healthy = None,
+            4 | 5 => server.healthy = Some(false),
+            _ => *server = Server { weight: server.weight.max(1), healthy: Some(true), ..*server },
+        }
+        self.note(format!("server {n} is to be {:?}", self.wanted[n]));
+    }
+
+    /// Puts in force what is wanted; packets come in between the steps.
+    pub fn put_in_force(&mut self) {
+        self.note("put in force".to_owned());
+        self.is_changing = true;
+        self.control.reconcile(&self.setting, &self.wanted, self.now);
+        self.carry_out(usize::MAX);
+        self.in_force = self.wanted;
+        self.is_changing = false;
+        self.counts.changes += 1;
+    }
+
+    fn carry_out(&mut self, operations: usize) {
+        for _ in 0..operations {
+            if !self.plane.carry_out() {
+                return;
+            }
+            if self.counts.changes > 0 && self.dice.once_in(2) {
+                self.packets_in_between();
+            }
+        }
+    }
+
+    fn packets_in_between(&mut self) {
+        if let Some(number) = self.any_stream() {
+            self.go_on(number, flag::ACK);
+        }
+        let number = self.dice.below(STREAMS) as u32;
+        if !self.streams.contains_key(&number) && self.dice.once_in(4) {
+            self.open(number);
+        }
+        let number = 1000 + self.dice.below(DATAGRAMS) as u32;
+        self.datagram(number);
+    }
+
+    /// Another daemon takes over, sometimes from one that has crashed amid its work.
+    fn restart(&mut self) {
+        if self.dice.once_in(2) {
+            self.change();
+            self.is_changing = true;
+            self.control.reconcile(&self.setting, &self.wanted, self.now);
+            let done = self.dice.below(6) as usize;
+            self.note(format!("put in force, and crash after {done} operations"));
+            self.carry_out(done);
+            self.plane.forget_waiting();
+            if self.dice.once_in(2) {
+                self.wait();
+            }
+        }
+        self.note("restart".to_owned());
+        self.control = Control::start(&self.plane, self.now);
+        self.counts.starts += 1;
+        self.put_in_force();
+    }
+
+    /// The daemon looks whether anything is over.
+    pub fn sweep(&mut self) {
+        let left = self.control.sweep(self.now);
+        self.carry_out(usize::MAX);
+        self.note(format!("sweep leaves {left} slots"));
+    }
+
+    fn wait(&mut self) {
+        let seconds = match self.dice.below(10) {
+            0..4 => self.dice.below(5),
+            4..6 => 20 + self.dice.below(60),
+            6..9 => 80 + self.dice.below(700),
+            _ if self.dice.once_in(8) => self.dice.below(16_000_000),
+            _ => 850 + self.dice.below(1000),
+        };
+        let millis = seconds * 1000 + self.dice.below(1000);
+        self.pass(Duration::from_millis(millis));
+        if self.dice.once_in(2) {
+            self.all_go_on();
+        }
+    }
+
+    /// Lets time pass.
+    pub fn pass(&mut self, time: Duration) {
+        self.now += time;
+        // As in the kernel, soon to overflow.
+        let jiffies = self.now.as_millis() as u64 * u64::from(HZ) / 1000;
+        let since = u32::MAX - 300 * HZ;
+        self.plane.host_mut().now.set(since.wrapping_add(jiffies as u32));
+        self.note(format!("{:?}", self.now));
+    }
+
+    /// Every TCP flow sends something.
+    pub fn all_go_on(&mut self) {
+        let numbers: Vec<_> = self.streams.keys().copied().collect();
+        for number in numbers {
+            self.go_on(number, flag::ACK);
+        }
+    }
+
+    fn any_stream(&mut self) -> Option<u32> {
+        let numbers: Vec<_> = self.streams.keys().copied().collect();
+        self.dice.one_of(&numbers)
+    }
+
+    fn end_one(&mut self) {
+        let Some(number) = self.any_stream() else { return };
+        match self.dice.below(4) {
+            0 | 1 => self.go_on(number, flag::RST | flag::ACK),
+            2 => self.go_on(number, flag::FIN | flag::ACK),
+            // Without a word.
+            _ => {}
+        }
+        if let Some(flow) = self.streams.remove(&number)
+            && self.setting.mode == "nat"
+            && self.is_there(&flow)
+            && self.dice.once_in(2)
+        {
+            wire::to_client(&self.plane, flow.server, number, Kind::Tcp(flag::FIN));
+        }
+        self.note(format!("flow {number} ends"));
+    }
+
+    /// What is in force, and what comes into force just now.
+    fn views(&self) -> [&Servers; 2] {
+        [&self.in_force, if self.is_changing { &self.wanted } else { &self.in_force }]
+    }
+
+    fn is_there(&self, flow: &Flow) -> bool {
+        let is_there = |server: &Server| server.exists && server.life == flow.life;
+        self.views().iter().all(|servers| is_there(&servers[flow.server]))
+    }
+
+    fn may_drop(&self) -> bool {
+        self.is_changing || !self.in_force.iter().any(Server::takes_new)
+    }
+
+    /// The flow as it is after a packet to `server`.
+    fn flow(&self, server: usize) -> Flow {
+        Flow { server, life: self.wanted[server].life, last: self.now }
+    }
+
+    /// A client asks for a connection.
+    pub fn open(&mut self, number: u32) {
+        let to = self.send(number, Kind::Tcp(flag::SYN));
+        self.streams.remove(&number);
+        match to {
+            None if self.may_drop() => {}
+            None => self.fail("4: a SYN was dropped"),
+            Some(server) if self.views().iter().any(|servers| servers[server].takes_new()) => {
+                self.counts.flows += 1;
+                let flow = self.flow(server);
+                self.streams.insert(number, flow);
+                self.answer(number, &flow, Kind::Tcp(flag::SYN));
+            }
+            Some(_) => self.fail("2: a SYN went to a server that takes no new flows"),
+        }
+    }
+
+    /// A TCP flow goes on.
+    pub fn go_on(&mut self, number: u32, flags: u8) {
+        let Some(flow) = self.streams.get(&number).copied() else { return };
+        let to = self.send(number, Kind::Tcp(flags));
+        if self.is_there(&flow) && self.now - flow.last < TCP_IDLE {
+            if to.is_none() && self.is_changing {
+                self.counts.lost += 1;
+                return;
+            }
+            self.counts.bound += 1;
+            if to != Some(flow.server) {
+                self.fail(&format!("1: the flow was with {}", flow.server));
+            }
+            let flow = self.flow(flow.server);
+            self.streams.insert(number, flow);
+            if flags == flag::ACK {
+                self.answer(number, &flow, Kind::Tcp(flag::ACK));
+            }
+            return;
+        }
+        if to.is_none() && !self.may_drop() {
+            self.fail("4: a packet of an old flow was dropped");
+        }
+        self.streams.remove(&number);
+    }
+
+    fn datagram(&mut self, number: u32) {
+        let was = self.datagrams.get(&number).copied();
+        let to = self.send(number, Kind::Udp);
+        if let Some(flow) = was
+            && self.setting.keeps_datagrams()
+            && self.is_there(&flow)
+            && self.views().iter().all(|servers| servers[flow.server].is_alive())
+            && self.now - flow.last < UDP_IDLE
+        {
+            self.counts.bound += 1;
+            if to != Some(flow.server) && !(to.is_none() && self.is_changing) {
+                self.fail(&format!("1: the datagrams went to {}", flow.server));
+            }
+        } else {
+            self.counts.flows += 1;
+        }
+        match to {
+            None if self.may_drop() => drop(self.datagrams.remove(&number)),
+            None => self.fail("4: a datagram was dropped"),
+            Some(server) => {
+                let flow = self.flow(server);
+                self.datagrams.insert(number, flow);
+                self.answer(number, &flow, Kind::Udp);
+            }
+        }
+    }
+
+    /// Sends datagrams of clients never seen before. Returns how many.
+    pub fn new_datagrams(&mut self) -> u32 {
+        (2000..2100).for_each(|number| self.datagram(number));
+        100
+    }
+
+    /// Forgets datagram flows.
+    pub fn no_datagrams(&mut self) {
+        self.datagrams.clear();
+    }
+
+    fn send(&mut self, number: u32, kind: Kind) -> Option<usize> {
+        self.counts.packets += 1;
+        let to = wire::to_server(&self.plane, number, kind);
+        self.note(format!("{number} {kind:?} -> {to:?}"));
+        to
+    }
+
+    /// In mode `nat` the server answers, as a rule.
+    fn answer(&mut self, number: u32, flow: &Flow, kind: Kind) {
+        if self.setting.mode != "nat" || !self.is_there(flow) || self.dice.once_in(4) {
+            return;
+        }
+        self.counts.answers += 1;
+        if !wire::to_client(&self.plane, flow.server, number, kind) {
+            self.fail(&format!("an answer of {} to {number} did not arrive", flow.server));
+        }
+    }
+
+    fn note(&mut self, line: String) {
+        if self.log.len() > SHOWN {
+            // The first line says which play it is.
+            self.log.remove(1);
+        }
+        self.log.push_back(line);
+    }
+
+    /// Ends the play.
+    ///
+    /// # Panics
+    /// Always.
+    pub fn fail(&self, what: &str) -> ! {
+        let log: Vec<_> = self.log.iter().map(String::as_str).collect();
+        panic!("{what}\n{}\n{what}; counted {:?}", log.join("\n"), self.plane.host().totals());
+    }
+}

@@ -1,0 +1,132 @@
+//! The servers of the model, and the configuration that names them.
+
+use std::{fmt::Write as _, net::SocketAddr};
+
+/// Servers there may be.
+pub const SERVERS: usize = 8;
+/// Port of the VIP and of the servers.
+pub const PORT: u16 = 80;
+
+/// A server, configured or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Server {
+    /// Whether it is configured.
+    pub exists: bool,
+    /// How often it has been configured: what was removed and comes again is another one.
+    pub life: u32,
+    /// Weight.
+    pub weight: u8,
+    /// Health, once it is known.
+    pub healthy: Option<bool>,
+}
+
+impl Server {
+    /// Whether new flows may be given to it.
+    pub fn takes_new(&self) -> bool {
+        self.exists && self.weight > 0 && self.healthy == Some(true)
+    }
+
+    /// Whether it is able to serve, as far as is known.
+    pub fn is_alive(&self) -> bool {
+        self.exists && self.healthy != Some(false)
+    }
+}
+
+/// All of them.
+pub type Servers = [Server; SERVERS];
+
+/// What is configured besides the servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    /// The mode by its name.
+    pub mode: &'static str,
+    /// Whether every flow is remembered (`tracking = "always"`).
+    pub always: bool,
+    /// Whether unknown datagrams follow the table.
+    pub follow: bool,
+    /// Whether TCP and UDP share a table.
+    pub shared: bool,
+}
+
+impl Setting {
+    /// Whether nothing is remembered in steady state.
+    pub fn is_stateless(&self) -> bool {
+        self.mode != "nat" && !self.always
+    }
+
+    /// Whether a datagram flow stays with its server while that is alive.
+    pub fn keeps_datagrams(&self) -> bool {
+        !self.is_stateless() || !self.follow
+    }
+
+    /// The configuration.
+    pub fn text(&self, servers: &Servers) -> String {
+        let Self { mode, always, follow, shared } = self;
+        let tracking = if *always { "always" } else { "auto" };
+        let unknown = match (*mode, follow) {
+            ("nat", _) => "",
+            (_, true) => "unknown_datagrams = \"follow\"",
+            (_, false) => "unknown_datagrams = \"keep\"",
+        };
+        // Listeners that are checked alike share a table.
+        let probe = if *shared { 9 } else { 10 };
+        let mut list = String::new();
+        for (n, server) in servers.iter().enumerate().filter(|(_, server)| server.exists) {
+            let _ = write!(
+                list,
+                "{{ address = \"{}\", port = {PORT}, weight = {} }}, ",
+                address(n).ip(),
+                server.weight
+            );
+        }
+        format!(
+            r#"
+            [daemon]
+            interfaces = ["eth0"]
+            tunnel_addresses = ["10.0.0.254"]
+            [[load_balancer]]
+            name = "shop"
+            addresses = ["198.51.100.10"]
+            [[load_balancer.listener]]
+            name = "streams"
+            protocol = "tcp"
+            port = {PORT}
+            server_group = "all"
+            mode = "{mode}"
+            tracking = "{tracking}"
+            health_check = {{ kind = "tcp", port = 9 }}
+            [[load_balancer.listener]]
+            name = "datagrams"
+            protocol = "udp"
+            port = {PORT}
+            server_group = "all"
+            mode = "{mode}"
+            tracking = "{tracking}"
+            {unknown}
+            health_check = {{ kind = "tcp", port = {probe} }}
+            [[server_group]]
+            name = "all"
+            table_size = 251
+            servers = [{list}]
+            "#
+        )
+    }
+}
+
+/// Address and port of the n-th server.
+pub fn address(n: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, n as u8 + 1], PORT))
+}
+
+/// Hardware address of the n-th server.
+pub fn station(n: usize) -> [u8; 6] {
+    [2, 0, 0, 0, 0x51, n as u8]
+}
+
+/// The server with this hardware address.
+pub fn at_station(station: [u8; 6]) -> Option<usize> {
+    match station {
+        [2, 0, 0, 0, 0x51, n] if usize::from(n) < SERVERS => Some(n.into()),
+        _ => None,
+    }
+}

@@ -1,0 +1,44 @@
+//! The end of a play: once nothing has changed for the idle time, nothing is remembered any more.
+
+use std::time::Duration;
+
+use super::{play::Play, servers::address, wire::client};
+use crate::packets::frames::number;
+
+/// A third of the idle time.
+const STEP: Duration = Duration::from_secs(300);
+
+impl Play {
+    /// Lets the idle time pass without changes: slots that changed hands are their owners' alone, where no flow of
+    /// another server goes on; and new flows leave no trace, unless all flows are to be remembered.
+    pub fn settle(&mut self) {
+        self.no_datagrams();
+        let plane = self.plane.clone();
+        self.streams.retain(|client_number, flow| {
+            plane.owner(client(*client_number), number::TCP) == Some(address(flow.server))
+        });
+        for _ in 0..4 {
+            self.all_go_on();
+            self.pass(STEP);
+        }
+        self.all_go_on();
+        self.sweep();
+        let moved = self.plane.moved();
+        if moved > 0 {
+            self.fail(&format!("3: {moved} slots are still in transition"));
+        }
+        if !self.setting.is_stateless() {
+            return;
+        }
+        let before = self.plane.flow_words();
+        self.all_go_on();
+        for number in 3000..3100 {
+            self.open(number);
+        }
+        self.all_go_on();
+        self.new_datagrams();
+        if before != self.plane.flow_words() {
+            self.fail("3: a flow was remembered in steady state");
+        }
+    }
+}

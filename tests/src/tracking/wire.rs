@@ -1,0 +1,63 @@
+//! Frames to the listeners and from the servers, and where they went.
+
+use std::net::SocketAddr;
+
+use slb_common::datapath::Verdict;
+
+use super::{
+    control::{FAR, NEAR},
+    plane::HostPlane,
+    servers::{PORT, address, at_station},
+};
+use crate::packets::frames::{self, Builder, flag};
+
+/// What a client sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A TCP segment with these flags.
+    Tcp(u8),
+    /// A datagram.
+    Udp,
+}
+
+/// A client endpoint by its number.
+pub fn client(number: u32) -> SocketAddr {
+    let [_, b, c, d] = number.to_be_bytes();
+    SocketAddr::from(([203, b, 113, c], 20_000 + u16::from(d)))
+}
+
+fn vip() -> SocketAddr {
+    SocketAddr::from(([198, 51, 100, 10], PORT))
+}
+
+fn between(from: SocketAddr, to: SocketAddr, kind: Kind) -> Builder {
+    match kind {
+        Kind::Tcp(flags) => frames::tcp(from, to, flags),
+        Kind::Udp => frames::udp(from, to, b"datagram"),
+    }
+}
+
+/// Sends a client's packet: the server it went to, or `None` if it was dropped.
+pub fn to_server(plane: &HostPlane, number: u32, kind: Kind) -> Option<usize> {
+    let mut bytes = between(client(number), vip(), kind).build().bytes;
+    match plane.host_mut().process(&mut bytes, NEAR) {
+        Verdict::Drop => None,
+        Verdict::Redirect(FAR) => {
+            let receiver = bytes[..6].try_into().expect("six bytes");
+            Some(at_station(receiver).unwrap_or_else(|| panic!("sent to {receiver:02x?}")))
+        }
+        other => panic!("a client's packet: {other:?}"),
+    }
+}
+
+/// Sends a server's answer through SLB: whether the client gets it from the VIP.
+pub fn to_client(plane: &HostPlane, server: usize, number: u32, kind: Kind) -> bool {
+    let kind = match kind {
+        Kind::Tcp(flags) => Kind::Tcp(flags | flag::ACK),
+        Kind::Udp => Kind::Udp,
+    };
+    let frame = between(address(server), client(number), kind).build();
+    let (mut bytes, source) = (frame.bytes, frame.network + 12);
+    let verdict = plane.host_mut().process(&mut bytes, FAR);
+    verdict == Verdict::Redirect(NEAR) && bytes[source..source + 4] == [198, 51, 100, 10]
+}

@@ -1,0 +1,80 @@
+//! Flows stay with their servers: random plays of clients, servers and daemons over the packet path and the control side.
+//!
+//! Seeds: play n has the seed n, counted from 0 or from `SLB_TRACKING_SEED`; the same plays run every time.
+//! `SLB_TRACKING_TIMES` multiplies their number. A failure prints the seed and the last lines of the play; to repeat it
+//! alone, set `SLB_TRACKING_SEED` to it: it comes first.
+
+use std::time::Instant;
+
+use slb_tests::packets::frames::flag;
+use slb_tests::tracking::{
+    flood,
+    play::{Counts, Play},
+    servers::Setting,
+};
+
+/// Plays of one run.
+const PLAYS: u64 = 160;
+/// Steps of a play.
+const STEPS: usize = 600;
+
+fn setting(n: u64) -> Setting {
+    let (mode, always) =
+        [("dsr", false), ("ipip", false), ("dsr", true), ("nat", false), ("dsr", false)][n as usize % 5];
+    Setting { mode, always, follow: n / 5 % 3 == 2, shared: n / 15 % 2 == 0 }
+}
+
+fn variable(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .map_or(default, |text| text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")))
+}
+
+fn add(a: Counts, b: Counts) -> Counts {
+    Counts {
+        flows: a.flows + b.flows,
+        packets: a.packets + b.packets,
+        bound: a.bound + b.bound,
+        lost: a.lost + b.lost,
+        answers: a.answers + b.answers,
+        changes: a.changes + b.changes,
+        starts: a.starts + b.starts,
+    }
+}
+
+#[test]
+fn flows_stay_with_their_servers() {
+    let begun = Instant::now();
+    let first = variable("SLB_TRACKING_SEED", 0);
+    let plays = PLAYS * variable("SLB_TRACKING_TIMES", 1);
+    let seeds = first..first + plays;
+    let counts = seeds.map(|seed| Play::random(setting(seed), seed, STEPS)).fold(Counts::default(), add);
+    println!("{plays} plays from seed {first} in {:.1?}: {counts:?}", begun.elapsed());
+}
+
+#[test]
+fn a_flood_moves_no_established_flow() {
+    let first = variable("SLB_TRACKING_SEED", 0);
+    let (mut counts, mut flooded) = (Counts::default(), 0);
+    for seed in first..first + 5 {
+        let (played, packets) = flood::run(setting(seed), seed);
+        counts = add(counts, played);
+        flooded += packets;
+    }
+    println!("{flooded} packets of floods, besides {counts:?}");
+}
+
+/// A slot that has gone back to its keeper remembers no new flow, but for those whose endpoint it remembers already: that
+/// would be found for them.
+#[test]
+fn a_connection_begun_anew_is_not_sought_where_the_last_one_was() {
+    let mut play = Play::new(setting(0), 0, 2048, 2);
+    for weight in [0, 100] {
+        play.wanted[0].weight = weight;
+        play.put_in_force();
+        for number in 0..100 {
+            play.open(number);
+            play.go_on(number, flag::ACK);
+            play.go_on(number, flag::RST | flag::ACK);
+        }
+    }
+}
