@@ -21,7 +21,7 @@ const STEPS: usize = 600;
 fn setting(n: u64) -> Setting {
     let (mode, always) =
         [("dsr", false), ("ipip", false), ("dsr", true), ("nat", false), ("dsr", false)][n as usize % 5];
-    Setting { mode, always, follow: n / 5 % 3 == 2, shared: n / 15 % 2 == 0 }
+    Setting { mode, always, follow: n / 5 % 3 == 2, shared: (n / 15).is_multiple_of(2) }
 }
 
 fn variable(name: &str, default: u64) -> u64 {
