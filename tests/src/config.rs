@@ -17,6 +17,17 @@ pub const UNHEALTHY_THRESHOLD: u32 = 2;
 /// Connections the flow table holds: more than any scenario opens.
 const FLOW_TABLE_ENTRIES: u32 = 262_144;
 
+/// How packets reach the servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Translated: a listener's port differs from the servers'.
+    Nat,
+    /// As they are, by hardware address.
+    Dsr,
+    /// In another IP packet.
+    Ipip,
+}
+
 /// What the daemon is to do.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -27,15 +38,21 @@ pub struct Plan {
     pub socket: PathBuf,
     /// Servers, in the order of the backends.
     pub servers: Vec<PlannedServer>,
+    /// How packets reach the servers, by every listener.
+    pub mode: Mode,
+    /// Where tunnels begin.
+    pub tunnel_addresses: Vec<IpAddr>,
+    /// `unknown_datagrams` of UDP listeners, where it is to be written.
+    pub unknown_datagrams: Option<&'static str>,
 }
 
-/// A server of the plan; it stands in every group, with both addresses.
+/// A server of the plan; it stands in every group, with each of its addresses.
 #[derive(Debug, Clone)]
 pub struct PlannedServer {
     /// Name it gives itself in its answers.
     pub name: String,
-    /// Addresses.
-    pub addresses: [IpAddr; 2],
+    /// Addresses it is reached by.
+    pub addresses: Vec<IpAddr>,
     /// Weight, 0 to 100.
     pub weight: u8,
 }
@@ -49,22 +66,41 @@ impl Plan {
         assert_eq!(topology.backends.len(), weights.len(), "one weight per backend");
         let servers = topology.backends.iter().zip(weights).map(|(backend, weight)| PlannedServer {
             name: backend.name.clone(),
-            addresses: Family::ALL.map(|family| backend.address(family)),
+            addresses: Family::ALL.map(|family| backend.address(family)).into(),
             weight: *weight,
         });
-        Self { interfaces: topology.interfaces(), pin_dir, socket, servers: servers.collect() }
+        Self {
+            interfaces: topology.interfaces(),
+            pin_dir,
+            socket,
+            servers: servers.collect(),
+            mode: Mode::Nat,
+            tunnel_addresses: Vec::new(),
+            unknown_datagrams: None,
+        }
+    }
+
+    /// Port of a service on the VIPs.
+    pub fn vip_port(&self, service: Service) -> u16 {
+        match self.mode {
+            Mode::Nat => service.vip_port(),
+            // Packets arrive as they are.
+            Mode::Dsr | Mode::Ipip => service.backend_port(),
+        }
     }
 
     /// The configuration: one load balancer with a VIP of each family. `lines` is served by the default server
-    /// group, the other listeners by groups of their own; every listener's port differs from the servers'.
+    /// group, the other listeners by groups of their own; where packets are translated, no listener's port is the
+    /// servers'.
     pub fn toml(&self) -> String {
         let mut text = format!(
             "[daemon]\ninterfaces = {:?}\nxdp_mode = \"native\"\npin_dir = {:?}\nsocket = {:?}\n\
-             flow_table_entries = {FLOW_TABLE_ENTRIES}\n\n\
+             flow_table_entries = {FLOW_TABLE_ENTRIES}\ntunnel_addresses = {:?}\n\n\
              [[load_balancer]]\nname = \"shop\"\naddresses = [\"{}\", \"{}\"]\n",
             self.interfaces,
             self.pin_dir,
             self.socket,
+            self.tunnel_addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             Family::V4.vip(),
             Family::V6.vip()
         );
@@ -76,6 +112,15 @@ impl Plan {
                 Service::Lines => format!("backend_port = {}", service.backend_port()),
                 _ => format!("server_group = \"{}\"", service.name()),
             };
+            let mode = match self.mode {
+                Mode::Nat => "nat",
+                Mode::Dsr => "dsr",
+                Mode::Ipip => "ipip",
+            };
+            let unknown_datagrams = match (service, self.unknown_datagrams) {
+                (Service::Echo, Some(word)) => format!("unknown_datagrams = \"{word}\"\n"),
+                _ => String::new(),
+            };
             // A UDP server is checked by what answers over TCP beside it.
             let check_port = match service {
                 Service::Echo => format!(", port = {}", Service::Http.backend_port()),
@@ -83,12 +128,12 @@ impl Plan {
             };
             let _ = write!(
                 text,
-                "\n[[load_balancer.listener]]\nname = \"{}\"\nprotocol = \"{}\"\nport = {}\n{target}\n\
+                "\n[[load_balancer.listener]]\nname = \"{}\"\nprotocol = \"{}\"\nport = {}\nmode = \"{mode}\"\n{target}\n{unknown_datagrams}\
                  health_check = {{ kind = \"tcp\", interval = \"{}s\", timeout = \"{}s\", healthy_threshold = 1, \
                  unhealthy_threshold = {UNHEALTHY_THRESHOLD}{check_port} }}\n",
                 service.name(),
                 service.protocol(),
-                service.vip_port(),
+                self.vip_port(service),
                 CHECK_INTERVAL.as_secs(),
                 CHECK_TIMEOUT.as_secs()
             );
@@ -110,7 +155,9 @@ impl Plan {
     }
 
     fn addresses(&self) -> impl Iterator<Item = (IpAddr, u8)> {
-        self.servers.iter().flat_map(|server| server.addresses.map(|address| (address, server.weight)))
+        self.servers
+            .iter()
+            .flat_map(|server| server.addresses.iter().map(|address| (*address, server.weight)))
     }
 }
 
@@ -118,14 +165,20 @@ impl Plan {
 mod tests {
     use std::path::PathBuf;
 
-    use super::{Plan, PlannedServer};
+    use super::{Mode, Plan, PlannedServer};
     use crate::server::Service;
 
     #[test]
     fn the_plan_is_a_valid_configuration_without_warnings() {
+        for mode in [Mode::Nat, Mode::Dsr, Mode::Ipip] {
+            is_valid(mode);
+        }
+    }
+
+    fn is_valid(mode: Mode) {
         let server = |n: u8, weight| PlannedServer {
             name: format!("b{n}"),
-            addresses: [[10, 90, n, 10].into(), [0xfd90, n.into(), 0, 0, 0, 0, 0, 10].into()],
+            addresses: [[10, 90, n, 10].into(), [0xfd90, n.into(), 0, 0, 0, 0, 0, 10].into()].into(),
             weight,
         };
         let plan = Plan {
@@ -133,6 +186,9 @@ mod tests {
             pin_dir: PathBuf::from("/sys/fs/bpf/slbt-1-1"),
             socket: PathBuf::from("/run/slb.sock"),
             servers: vec![server(1, 100), server(2, 0)],
+            mode,
+            tunnel_addresses: vec![[10, 90, 0, 1].into(), [0xfd90, 0, 0, 0, 0, 0, 0, 1].into()],
+            unknown_datagrams: (mode != Mode::Nat).then_some("follow"),
         };
         let parsed = slb_userspace::config::parse("slb.toml", &plan.toml());
         let loaded = parsed.unwrap_or_else(|rejected| panic!("{rejected}"));

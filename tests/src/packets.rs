@@ -12,4 +12,5 @@ pub mod oracle;
 pub mod random;
 pub mod scenario;
 pub mod table;
+pub mod tunnel;
 pub mod world;

@@ -113,6 +113,7 @@ impl Servers {
             let (http, lines, bulk) = (tcp(Service::Http)?, tcp(Service::Lines)?, tcp(Service::Bulk)?);
             let echo = bind(Type::DGRAM, Protocol::UDP, Service::Echo)?;
             echo.set_recv_buffer_size(UDP_BUFFER)?;
+            udp::prepare(&echo)?;
             let echo = UdpSocket::from_std(echo.into())?;
             tokio::spawn(accept(http, kill.clone(), name.clone(), http::serve));
             tokio::spawn(accept(lines, kill.clone(), name.clone(), lines::serve));

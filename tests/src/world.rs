@@ -75,7 +75,7 @@ impl World {
 
     /// Where a service is reached on the VIP of a family.
     pub fn vip(&self, family: Family, service: Service) -> SocketAddr {
-        (family.vip(), service.vip_port()).into()
+        (family.vip(), self.plan.vip_port(service)).into()
     }
 
     /// Starts the daemon with the plan, and waits until it is ready.
@@ -237,7 +237,7 @@ impl World {
     /// It takes too long, or the daemon does not answer.
     pub fn wait_for_health(&self, index: usize, health: Health) -> Result<Duration> {
         let start = Instant::now();
-        let addresses = self.plan.servers[index].addresses;
+        let addresses = &self.plan.servers[index].addresses;
         // Asked without a program for each question, which would take longer than the answer may be off.
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         wait_for(&format!("{} reported {health:?}", self.plan.servers[index].name), HEALTH_LIMIT, || {

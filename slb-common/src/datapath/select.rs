@@ -67,7 +67,8 @@ pub(super) fn to_server<'t, const QUICK: bool, T: Tables>(
         let slot = ring.slot(Ring::slot_of(ring.size, hash_of(packet, service)));
         if !slot.has_moved() {
             // Datagrams of one flow cannot be told from the first of another.
-            return Chosen::new(owner(slot, tables)?, packet.flags.asks(), tables).map(Some);
+            let is_new = packet.flags.asks() && !packet.flags.rst();
+            return Chosen::new(owner(slot, tables)?, is_new, tables).map(Some);
         }
     }
     tracked::<QUICK, T>(packet, link, service, index, tables)

@@ -4,7 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use anyhow::Result;
 use slb_common::{
-    abi::{backend::Backend, service::Service, stats::Counters as MapCounters, unpad_name},
+    abi::{
+        backend::Backend,
+        service::{Service, mode},
+        stats::Counters as MapCounters,
+        unpad_name,
+    },
     net::headers::protocol,
 };
 
@@ -87,7 +92,13 @@ fn empty_listener(service: &Service) -> Listener {
         name: name(&service.listener),
         protocol: if service.protocol == protocol::TCP { "tcp" } else { "udp" }.to_owned(),
         port: u16::from_be(service.port),
-        mode: "nat".to_owned(),
+        mode: match service.mode {
+            mode::NAT => "nat",
+            mode::DSR => "dsr",
+            mode::IPIP => "ipip",
+            _ => "unknown",
+        }
+        .to_owned(),
         addresses: Vec::new(),
         server_group: Some(name(&service.group)).filter(|group| !group.is_empty()),
         counters: Counters::default(),

@@ -4,7 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
-use super::frames::{Frame, number};
+use super::{
+    frames::{Frame, number},
+    tunnel,
+};
 
 /// What is rewritten; everything else stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +16,8 @@ pub enum Rewrite {
     Destination(SocketAddr),
     /// Source address and port, and the TTL or hop limit goes down by one.
     Source(SocketAddr),
+    /// Nothing but the hardware addresses.
+    Nothing,
     /// A request becomes its reply, with a fresh TTL or hop limit of 64.
     Reply,
 }
@@ -72,6 +77,7 @@ pub fn rewritten(frame: &Frame, receiver: [u8; 6], sender: [u8; 6], rewrite: Rew
             put(&mut out.bytes, frame.transport, from.port());
             out.bytes[hop_limit] -= 1;
         }
+        Rewrite::Nothing => return out.bytes,
         Rewrite::Reply => {
             let addresses = frame.bytes[source..source + 2 * len].to_vec();
             out.bytes[source..source + len].copy_from_slice(&addresses[len..]);
@@ -87,7 +93,7 @@ pub fn rewritten(frame: &Frame, receiver: [u8; 6], sender: [u8; 6], rewrite: Rew
     out.bytes
 }
 
-/// Whether an independent parser finds the frame sound, with every checksum right.
+/// Whether an independent parser finds the frame sound, with every checksum right, and so what is in a tunnel packet.
 pub fn verify(frame: &[u8]) -> Result<(), String> {
     let packet = SlicedPacket::from_ethernet(frame).map_err(|error| format!("not a packet: {error}"))?;
     let wrong = |what: &str, is: u16, should: u16| {
@@ -109,6 +115,9 @@ pub fn verify(frame: &[u8]) -> Result<(), String> {
         Some(NetSlice::Ipv6(ip)) => Err((ip.header().source(), ip.header().destination())),
         _ => return Err("no IP header".to_owned()),
     };
+    if let Some(inner) = tunnel::inner(&packet) {
+        return verify(&inner);
+    }
     match (&packet.transport, addresses) {
         (Some(TransportSlice::Tcp(tcp)), Ok((source, destination))) => {
             let should = tcp.calc_checksum_ipv4(source, destination).map_err(|e| e.to_string())?;
@@ -176,6 +185,6 @@ fn transport_sum(frame: &Frame) -> u16 {
     sum(&summed)
 }
 
-fn put(bytes: &mut [u8], at: usize, value: u16) {
+pub(super) fn put(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use slb_common::{
-    abi::stats::{Action, Counters, Reason},
+    abi::{
+        service::mode,
+        stats::{Action, Counters, Reason},
+    },
     datapath::Verdict,
 };
 use slb_userspace::{
@@ -17,6 +20,7 @@ use super::{
     frames::Frame,
     host::{Host, Totals},
     kernel::{Kernel, action},
+    tunnel,
     world::{self, Hop, IDS, LO, Listener, Server, World},
 };
 
@@ -47,7 +51,7 @@ pub enum Step {
 /// What must become of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
-    /// It is sent to a server.
+    /// It is sent to a server, in the listener's mode.
     ToServer(Listener, Server, Flow),
     /// It is sent to the client that is reached this way.
     ToClient(Listener, Server, Hop),
@@ -128,8 +132,13 @@ impl Scenario {
     /// # Errors
     /// Something is not as expected, or the halves differ.
     pub fn run(&self, kernel: Option<&mut Kernel>) -> Result<()> {
-        let mut run =
-            Run { host: Host::default(), kernel, held: State::default(), expected: Expected::default() };
+        let mut run = Run {
+            host: Host::default(),
+            kernel,
+            held: State::default(),
+            expected: Expected::default(),
+            labels: Labels::default(),
+        };
         if let Some(kernel) = &mut run.kernel {
             kernel.begin(&self.world.state)?;
         }
@@ -161,6 +170,31 @@ struct Run<'k> {
     kernel: Option<&'k mut Kernel>,
     held: State,
     expected: Expected,
+    labels: Labels,
+}
+
+/// Flow labels seen, by the client's address and port as they stand in its packets: of one flow the same, and of
+/// different flows of a case different ones.
+#[derive(Default)]
+struct Labels(BTreeMap<Vec<u8>, u32>);
+
+impl Labels {
+    fn note(&mut self, frame: &Frame, label: u32) -> Result<()> {
+        let ip = &frame.bytes[frame.network..];
+        let source = if ip[0] >> 4 == 4 { &ip[12..16] } else { &ip[8..24] };
+        let flow = [source, &frame.bytes[frame.transport..][..2]].concat();
+        let known = *self.0.entry(flow.clone()).or_insert(label);
+        ensure!(known == label, "flow label {label:#x} after {known:#x}");
+        // There is none in IPv4.
+        let shared = self.0.iter().any(|(other, known)| *other != flow && *known == label && label != 0);
+        ensure!(!shared, "flow label {label:#x} of another flow");
+        Ok(())
+    }
+}
+
+/// The mode of a listener, which says how frames are rewritten.
+fn mode_of(state: &State, listener: &Listener) -> u8 {
+    state.services.get(&listener.id).map_or(mode::NAT, |service| service.mode)
 }
 
 impl Run<'_> {
@@ -178,7 +212,7 @@ impl Run<'_> {
     }
 
     fn frame(&mut self, frame: &Frame, ifindex: u32, expect: &Expect) -> Result<()> {
-        let (verdict, bytes) = self.expected.note(frame, ifindex, expect);
+        let (verdict, mut bytes) = self.expected.note(frame, ifindex, expect, &self.held);
         if matches!(verdict, Verdict::Transmit | Verdict::Redirect(_)) {
             check::verify(&frame.bytes).map_err(anyhow::Error::msg).context("the frame that went in")?;
         }
@@ -190,6 +224,13 @@ impl Run<'_> {
             "host: {decided:?} in place of {verdict:?}; counted {:?}",
             self.host.totals()
         );
+        if let Expect::ToServer(listener, server, _) = expect
+            && mode_of(&self.held, listener) == mode::IPIP
+        {
+            let label = tunnel::label(&out, frame.network);
+            self.labels.note(frame, label)?;
+            bytes = tunnel::wrapped(frame, &server.hop, server.at, label);
+        }
         same("host", &out, &bytes)?;
         let totals = self.host.totals();
         ensure!(
@@ -232,7 +273,7 @@ impl Run<'_> {
 
 impl Expected {
     /// Counts the frame, and returns what must become of it.
-    fn note(&mut self, frame: &Frame, ifindex: u32, expect: &Expect) -> (Verdict, Vec<u8>) {
+    fn note(&mut self, frame: &Frame, ifindex: u32, expect: &Expect, held: &State) -> (Verdict, Vec<u8>) {
         let len = frame.bytes.len() as u64;
         let send = |hop: &Hop| {
             if hop.out == ifindex { Verdict::Transmit } else { Verdict::Redirect(hop.out) }
@@ -248,7 +289,12 @@ impl Expected {
                     counters.new_flows += u64::from(*flow == Flow::New);
                 }
                 let hop = &server.hop;
-                let bytes = check::rewritten(frame, hop.peer, hop.own, Rewrite::Destination(server.at));
+                let rewrite = match mode_of(held, listener) {
+                    mode::NAT => Rewrite::Destination(server.at),
+                    // Of mode `ipip` the rest comes later.
+                    _ => Rewrite::Nothing,
+                };
+                let bytes = check::rewritten(frame, hop.peer, hop.own, rewrite);
                 (Action::Forward, Reason::ToServer, send(hop), bytes)
             }
             Expect::ToClient(listener, server, hop) => {

@@ -3,6 +3,8 @@
 mod flows;
 mod forward;
 mod headers;
+mod keepers;
+mod modes;
 mod replies;
 mod truncations;
 
@@ -10,8 +12,16 @@ use super::scenario::Scenario;
 
 /// Every case.
 pub fn all() -> Vec<Scenario> {
-    [forward::cases(), replies::cases(), headers::cases(), truncations::cases(), flows::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        forward::cases(),
+        replies::cases(),
+        headers::cases(),
+        truncations::cases(),
+        flows::cases(),
+        modes::cases(),
+        keepers::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

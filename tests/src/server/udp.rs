@@ -1,23 +1,76 @@
 //! UDP echo: each datagram comes back after the backend's name and a space.
 
-use std::sync::Arc;
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    os::fd::AsRawFd,
+    sync::Arc,
+};
 
-use tokio::{net::UdpSocket, sync::watch};
+use nix::{
+    cmsg_space, libc,
+    sys::socket::{
+        ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, sendmsg, setsockopt,
+        sockopt::Ipv6RecvPacketInfo,
+    },
+};
+use tokio::{io::Interest, net::UdpSocket, sync::watch};
 
-/// Answers datagrams until the kill.
+/// Answers datagrams until the kill, from the address they were sent to: a VIP, where they arrive unchanged.
 pub(super) async fn serve(socket: UdpSocket, mut kill: watch::Receiver<bool>, name: Arc<str>) {
     let mut buffer = vec![0; usize::from(u16::MAX)];
     loop {
         let received = tokio::select! {
-            received = socket.recv_from(&mut buffer) => received,
+            received = receive(&socket, &mut buffer) => received,
             _ = kill.changed() => return,
         };
         // An error is the echo of a client that is gone; there is nothing to answer.
-        let Ok((length, client)) = received else { continue };
+        let Ok(Received { length, client: Some(client), to: Some(to) }) = received else { continue };
         let mut answer = name.as_bytes().to_vec();
         answer.push(b' ');
         answer.extend_from_slice(&buffer[..length]);
         // A client that is gone needs no answer.
-        let _ = socket.send_to(&answer, client).await;
+        let _ = send(&socket, &answer, to, client).await;
     }
+}
+
+/// Has the kernel say where each datagram was sent to.
+pub(super) fn prepare(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
+    Ok(setsockopt(socket, Ipv6RecvPacketInfo, &true)?)
+}
+
+struct Received {
+    length: usize,
+    client: Option<SockaddrIn6>,
+    to: Option<libc::in6_pktinfo>,
+}
+
+async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
+    let receive = || {
+        let mut control = cmsg_space!(libc::in6_pktinfo);
+        let mut parts = [IoSliceMut::new(buffer)];
+        let message = recvmsg(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())?;
+        let to = message.cmsgs()?.find_map(|control| match control {
+            // Of both families: IPv4 addresses are mapped.
+            ControlMessageOwned::Ipv6PacketInfo(to) => Some(to),
+            _ => None,
+        });
+        Ok(Received { length: message.bytes, client: message.address, to })
+    };
+    socket.async_io(Interest::READABLE, receive).await
+}
+
+async fn send(
+    socket: &UdpSocket,
+    answer: &[u8],
+    from: libc::in6_pktinfo,
+    client: SockaddrIn6,
+) -> io::Result<()> {
+    // It arrived at `lo` or at the link; it leaves where the route says.
+    let from = libc::in6_pktinfo { ipi6_ifindex: 0, ..from };
+    let send = || {
+        let control = [ControlMessage::Ipv6PacketInfo(&from)];
+        sendmsg(socket.as_raw_fd(), &[IoSlice::new(answer)], &control, MsgFlags::empty(), Some(&client))?;
+        Ok(())
+    };
+    socket.async_io(Interest::WRITABLE, send).await
 }

@@ -15,7 +15,7 @@ use slb_tests::{
 };
 use slb_userspace::api::types::Health;
 
-const WEIGHTS: [u8; 3] = [50, 30, 20];
+pub(super) const WEIGHTS: [u8; 3] = [50, 30, 20];
 /// Index and name of the backend that fails.
 const VICTIM: usize = 0;
 const VICTIM_NAME: &str = "b1";
@@ -28,16 +28,7 @@ const LONG_LIVED: usize = 24;
 /// Servers whose processes die: connections to them are refused.
 #[test]
 fn a_killed_server_is_left_out_and_taken_back() {
-    scenario("a_killed_server_is_left_out_and_taken_back", &WEIGHTS, |world| {
-        let traffic = start(world)?;
-        world.kill_servers(VICTIM);
-        left_out(world, &traffic)?;
-        wait_for("the end of the victim's connections", PATIENCE, || {
-            Ok((traffic.alive_with(VICTIM_NAME) == 0).then_some(()))
-        })?;
-        world.start_servers(VICTIM)?;
-        taken_back(world, traffic)
-    });
+    scenario("a_killed_server_is_left_out_and_taken_back", &WEIGHTS, killed);
 }
 
 /// A machine that hangs: nothing answers any more.
@@ -78,6 +69,17 @@ fn with_no_healthy_server_nothing_is_served_until_one_returns() {
         }
         Ok(())
     });
+}
+
+pub(super) fn killed(world: &mut World) -> Result<()> {
+    let traffic = start(world)?;
+    world.kill_servers(VICTIM);
+    left_out(world, &traffic)?;
+    wait_for("the end of the victim's connections", PATIENCE, || {
+        Ok((traffic.alive_with(VICTIM_NAME) == 0).then_some(()))
+    })?;
+    world.start_servers(VICTIM)?;
+    taken_back(world, traffic)
 }
 
 /// Starts daemon and traffic; every server has long-lived connections.

@@ -5,6 +5,7 @@ mod configuration;
 mod decap;
 mod detach;
 mod failure;
+mod modes;
 mod next_hop;
 mod not_ours;
 mod restart;

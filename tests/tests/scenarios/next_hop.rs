@@ -17,7 +17,7 @@ fn a_new_hardware_address_of_a_server_is_followed() {
     scenario("a_new_hardware_address_of_a_server_is_followed", &[50, 50], |world| {
         world.start()?;
         world.net.backends[0].namespace.ip(&format!("link set dev eth0 address {NEW_ADDRESS}"))?;
-        let addresses = world.plan.servers[0].addresses;
+        let addresses = &world.plan.servers[0].addresses;
         wait_for("the new address, on every next hop", LIMIT, || {
             let status = world.status()?;
             let followed =

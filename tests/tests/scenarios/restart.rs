@@ -14,7 +14,7 @@ const EXCHANGES: u64 = 200;
 const ROUNDS: u32 = 5;
 const ROUNDS_VARIABLE: &str = "SLB_SIGKILL_ROUNDS";
 /// What the daemon logs on its way up, and how often before it is killed.
-const MILESTONES: [(&str, usize); 4] =
+pub(super) const MILESTONES: [(&str, usize); 4] =
     [("XDP program loaded", 1), (" attached ", 1), (" attached ", 3), (" running ", 1)];
 
 #[test]

@@ -13,6 +13,7 @@ use aya::{
     },
 };
 use nix::errno::Errno;
+use slb_common::net::headers::Ipv6Hdr;
 
 use crate::config::model;
 
@@ -70,7 +71,8 @@ pub fn name_of(id: u32) -> Option<String> {
 ///
 /// Returns the XDP action and the frame as the program left it.
 pub(super) fn test_run(program: &mut Xdp, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
-    let mut out = vec![0; frame.len()];
+    // The program may put a header before it.
+    let mut out = vec![0; frame.len() + size_of::<Ipv6Hdr>()];
     let result = program.test_run(TestRunOptions {
         data_in: Some(frame),
         data_out: Some(&mut out),

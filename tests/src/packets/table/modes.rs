@@ -1,0 +1,268 @@
+//! Modes `dsr` and `ipip`: what becomes of a packet's bytes.
+
+use std::net::SocketAddr;
+
+use slb_common::abi::{
+    service::{mode, policy},
+    stats::Reason,
+};
+
+use crate::packets::{
+    frames::{Builder, echo, flag, number, tcp, udp},
+    scenario::{Expect, Flow, Scenario},
+    world::*,
+};
+
+const VLAN: u16 = 0x8100;
+const SERVICE_VLAN: u16 = 0x88a8;
+const NOT_OURS: Expect = Expect::Pass(Reason::NotOurs);
+
+/// Bytes of the headers before a datagram's payload, per family.
+const UDP4: usize = 20 + 8;
+const UDP6: usize = 40 + 8;
+
+pub(super) fn cases() -> Vec<Scenario> {
+    let mut cases = dsr_bytes();
+    cases.extend(dsr_ways());
+    for (name, server) in [("IPv4", WEB4), ("IPv6", WEB6)] {
+        let tunnel = Tunnel { server };
+        let named = |case: Scenario| Scenario { name: format!("ipip over {name}: {}", case.name), ..case };
+        cases.extend(tunnel.bytes().into_iter().chain(tunnel.refused()).chain(tunnel.labels()).map(named));
+    }
+    cases
+}
+
+fn dsr(listener: Listener) -> World {
+    World::standard().with(listener, |service| service.mode = mode::DSR)
+}
+
+fn dsr_bytes() -> Vec<Scenario> {
+    let mut cases = Vec::new();
+    for (name, client, listener, server) in [("IPv4", CLIENT4, HTTP4, WEB4), ("IPv6", CLIENT6, HTTP6, WEB6)] {
+        let case = |what: &str| Scenario::new(format!("dsr/{name}: {what}")).in_world(dsr(listener));
+        let to = |flow| Expect::ToServer(listener, server, flow);
+        let send = |flags| tcp(client, listener.at, flags);
+        let syn = || send(flag::SYN);
+        cases.extend([
+            case("every SYN begins a flow, as nothing is remembered")
+                .frame(syn().build(), to(Flow::New))
+                .frame(send(flag::ACK | flag::PSH).build(), to(Flow::Old))
+                .frame(send(flag::ACK | flag::FIN).build(), to(Flow::Old))
+                .frame(syn().build(), to(Flow::New)),
+            case("RST, no flag")
+                .frame(send(flag::RST).build(), to(Flow::Old))
+                .frame(send(0).build(), to(Flow::Old)),
+            case("SYN and RST at once begin nothing")
+                .frame(send(flag::SYN | flag::RST).build(), to(Flow::Old)),
+            case("tags")
+                .frame(syn().tag(VLAN, 0xa07b).build(), to(Flow::New))
+                .frame(syn().tag(SERVICE_VLAN, 7).tag(VLAN, 8).build(), to(Flow::New)),
+            case("padding").frame(syn().padding(9).build(), to(Flow::New)),
+            case("the last hop is the server's")
+                .frame(syn().hop_limit(1).build(), to(Flow::New))
+                .frame(syn().hop_limit(0).build(), to(Flow::New)),
+            case("a server that sends it back does not get it again")
+                .frame(syn().macs(SERVER_MAC, OWN_MAC).build(), Expect::Drop(Reason::Loop))
+                .frame(syn().tag(VLAN, 7).macs(SERVER_MAC, OWN_MAC).build(), Expect::Drop(Reason::Loop))
+                .frame(syn().build(), to(Flow::New)),
+            case("answers go past SLB")
+                .frame(syn().build(), to(Flow::New))
+                .frame(tcp(listener.at, client, flag::SYN | flag::ACK).build(), NOT_OURS)
+                .frame(tcp(server.at, client, flag::SYN | flag::ACK).build(), NOT_OURS),
+            case("answers go past SLB, although the flow is remembered")
+                .change(dsr(listener).with(listener, |service| service.policy = policy::TRACK))
+                .frame(syn().build(), to(Flow::New))
+                .frame(tcp(listener.at, client, flag::SYN | flag::ACK).build(), NOT_OURS)
+                .frame(tcp(server.at, client, flag::SYN | flag::ACK).build(), NOT_OURS),
+            case("a server that is dead, or gone, or unresolved")
+                .change(dsr(listener).flags(server, 0))
+                .frame(send(flag::ACK).build(), Expect::Drop(Reason::NoServer))
+                .change(dsr(listener).without(server))
+                .frame(send(flag::ACK).build(), Expect::Drop(Reason::NoServer))
+                .change(dsr(listener).server(Server { hop: UNRESOLVED, ..server }))
+                .frame(syn().build(), Expect::Drop(Reason::NoNextHop)),
+        ]);
+    }
+    cases
+}
+
+fn dsr_ways() -> Vec<Scenario> {
+    let syn = |listener: Listener| tcp(CLIENT4, listener.at, flag::SYN);
+    let ask = |client: SocketAddr, listener: Listener| udp(client, listener.at, b"odd");
+    vec![
+        Scenario::new("dsr: datagrams")
+            .in_world(dsr(DNS4).with(DNS6, |service| service.mode = mode::DSR))
+            .frame(ask(CLIENT4, DNS4).build(), Expect::ToServer(DNS4, NAME4, Flow::Old))
+            .frame(ask(CLIENT4, DNS4).build().transport(6, &[0, 0]), Expect::ToServer(DNS4, NAME4, Flow::Old))
+            .frame(ask(CLIENT6, DNS6).build(), Expect::ToServer(DNS6, NAME6, Flow::Old)),
+        Scenario::new("dsr: IPv4 options, tagged")
+            .in_world(dsr(HTTP4))
+            .frame(syn(HTTP4).options(10).build(), Expect::ToServer(HTTP4, WEB4, Flow::New))
+            .frame(syn(HTTP4).options(1).tag(VLAN, 7).build(), Expect::ToServer(HTTP4, WEB4, Flow::New)),
+        Scenario::new("dsr: IPv6 extension header").in_world(dsr(HTTP6)).frame(
+            tcp(CLIENT6, HTTP6.at, flag::SYN).extension(number::DESTINATION_OPTIONS, 2).build(),
+            Expect::ToServer(HTTP6, WEB6, Flow::New),
+        ),
+        Scenario::new("dsr: the family of the server's address is the link's business")
+            .in_world(dsr(HTTP4).table(1, &[WEB6]).with(HTTP6, |s| s.mode = mode::DSR).table(2, &[WEB4]))
+            .frame(syn(HTTP4).build(), Expect::ToServer(HTTP4, WEB6, Flow::New))
+            .frame(tcp(CLIENT6, HTTP6.at, flag::SYN).build(), Expect::ToServer(HTTP6, WEB4, Flow::New)),
+        Scenario::new("dsr: out of another interface")
+            .in_world(dsr(FAR4))
+            .frame(syn(FAR4).build(), Expect::ToServer(FAR4, DISTANT4, Flow::New))
+            .frame(syn(FAR4).tag(VLAN, 7).build(), Expect::Drop(Reason::VlanCrossing)),
+        Scenario::new("dsr: land and echo")
+            .in_world(dsr(HTTP4))
+            .frame(tcp(HTTP4.at, HTTP4.at, flag::SYN).build(), Expect::Drop(Reason::Land))
+            .frame(echo(CLIENT4.ip(), VIP4, b"abc").build(), Expect::Answer(ECHO4)),
+    ]
+}
+
+/// Tunnels to a server, whose address says of which family they are.
+#[derive(Clone, Copy)]
+struct Tunnel {
+    server: Server,
+}
+
+impl Tunnel {
+    /// Listeners of both families and protocols have the server.
+    fn world(self) -> World {
+        [(HTTP4, 1), (HTTP6, 2), (DNS4, 3), (DNS6, 4)].into_iter().fold(
+            World::standard(),
+            |world, (listener, table)| {
+                world.with(listener, |service| service.mode = mode::IPIP).table(table, &[self.server])
+            },
+        )
+    }
+
+    fn case(self, name: &str) -> Scenario {
+        Scenario::new(name).in_world(self.world())
+    }
+
+    fn to(self, listener: Listener, flow: Flow) -> Expect {
+        Expect::ToServer(listener, self.server, flow)
+    }
+
+    fn bytes(self) -> Vec<Scenario> {
+        let mut cases = Vec::new();
+        for (name, client, listener, dns) in [("IPv4", CLIENT4, HTTP4, DNS4), ("IPv6", CLIENT6, HTTP6, DNS6)]
+        {
+            let case = |what: &str| self.case(&format!("{name}: {what}"));
+            let (new, old) = (self.to(listener, Flow::New), self.to(listener, Flow::Old));
+            let send = |flags| tcp(client, listener.at, flags);
+            let syn = || send(flag::SYN);
+            cases.extend([
+                case("TCP")
+                    .frame(syn().build(), new)
+                    .frame(send(flag::ACK | flag::PSH).build(), old)
+                    .frame(send(flag::ACK | flag::FIN).build(), old)
+                    .frame(send(flag::RST).build(), old),
+                case("UDP")
+                    .frame(udp(client, dns.at, b"even").build(), self.to(dns, Flow::Old))
+                    .frame(udp(client, dns.at, b"odd").build(), self.to(dns, Flow::Old))
+                    .frame(udp(client, dns.at, b"").build(), self.to(dns, Flow::Old)),
+                case("tags")
+                    .frame(syn().tag(VLAN, 0xa07b).build(), new)
+                    .frame(syn().tag(SERVICE_VLAN, 7).tag(VLAN, 8).build(), new),
+                case("padding stays outside").frame(syn().padding(11).build(), new),
+                case("the hop before the last").frame(syn().hop_limit(2).build(), new),
+                case("the highest hop limit").frame(syn().hop_limit(255).build(), new),
+                case("answers go past SLB")
+                    .frame(syn().build(), new)
+                    .frame(tcp(listener.at, client, flag::SYN | flag::ACK).build(), NOT_OURS),
+            ]);
+        }
+        let syn4 = || tcp(CLIENT4, HTTP4.at, flag::SYN);
+        let syn6 = || tcp(CLIENT6, HTTP6.at, flag::SYN);
+        let (four, six) = (self.to(HTTP4, Flow::New), self.to(HTTP6, Flow::New));
+        cases.extend([
+            self.case("IPv4 options, tagged")
+                .frame(syn4().options(10).build(), four)
+                .frame(syn4().options(3).tag(VLAN, 7).build(), four),
+            self.case("IPv6 extension header, tagged")
+                .frame(syn6().extension(number::DESTINATION_OPTIONS, 2).build(), six)
+                .frame(syn6().extension(number::HOP_BY_HOP, 1).tag(VLAN, 7).build(), six),
+            self.case("UDP/IPv4 without checksum").frame(
+                udp(CLIENT4, DNS4.at, b"unchecked").build().transport(6, &[0, 0]),
+                self.to(DNS4, Flow::Old),
+            ),
+        ]);
+        for class in [0, 0x03, 0xb8, 0xff] {
+            let vcf = [0x60 | class >> 4, class << 4 | 1, 2, 3];
+            cases.push(
+                self.case(&format!("class of service {class:#x}"))
+                    .frame(syn4().build().network(1, &[class]).sound(), four)
+                    .frame(syn6().build().network(0, &vcf).sound(), six),
+            );
+        }
+        // Identifications for which a checksum becomes, or stays, either zero of one's complement.
+        for id in [0_u16, 1, 0x7fff, 0xfffe, 0xffff] {
+            for ttl in [2, 64, 65] {
+                let frame = syn4().hop_limit(ttl).build().network(4, &id.to_be_bytes()).sound();
+                cases.push(self.case(&format!("identification {id:#x}, TTL {ttl}")).frame(frame, four));
+            }
+        }
+        cases
+    }
+
+    fn refused(self) -> Vec<Scenario> {
+        let grown = if self.server.at.is_ipv4() { 20 } else { 40 };
+        let room = MTU as usize - grown;
+        let datagram = |client: SocketAddr, listener: Listener, headers: usize, len: usize| -> Builder {
+            udp(client, listener.at, &vec![0x5a; len - headers])
+        };
+        let four = |len| datagram(CLIENT4, DNS4, UDP4, len);
+        let six = |len| datagram(CLIENT6, DNS6, UDP6, len);
+        let too_big = Expect::Drop(Reason::TooBig);
+        let last = Expect::Drop(Reason::HopLimit);
+        let at = |hop_limit| {
+            (
+                tcp(CLIENT4, HTTP4.at, flag::SYN).hop_limit(hop_limit).build(),
+                tcp(CLIENT6, HTTP6.at, flag::SYN).hop_limit(hop_limit).build(),
+            )
+        };
+        vec![
+            self.case("just not too big")
+                .frame(four(room).build(), self.to(DNS4, Flow::Old))
+                .frame(six(room).build(), self.to(DNS6, Flow::Old))
+                .frame(four(room).tag(SERVICE_VLAN, 7).tag(VLAN, 8).build(), self.to(DNS4, Flow::Old))
+                .frame(four(room).padding(4).build(), self.to(DNS4, Flow::Old)),
+            self.case("too big")
+                .frame(four(room + 1).build(), too_big)
+                .frame(six(room + 1).build(), too_big)
+                .frame(four(room + 1).tag(VLAN, 7).build(), too_big)
+                .frame(four(MTU as usize).build(), too_big)
+                .frame(six(MTU as usize).build(), too_big),
+            self.case("used up")
+                .frame(at(1).0, last)
+                .frame(at(1).1, last)
+                .frame(at(0).0, last)
+                .frame(at(0).1, last),
+            self.case("through another interface")
+                .change(self.world().server(Server { hop: ROUTER, ..self.server }))
+                .frame(
+                    tcp(CLIENT4, HTTP4.at, flag::SYN).build(),
+                    Expect::ToServer(HTTP4, Server { hop: ROUTER, ..self.server }, Flow::New),
+                )
+                .frame(
+                    tcp(CLIENT4, HTTP4.at, flag::SYN).tag(VLAN, 7).build(),
+                    Expect::Drop(Reason::VlanCrossing),
+                ),
+        ]
+    }
+
+    /// The case itself sees to it that labels are stable, and different.
+    fn labels(self) -> Vec<Scenario> {
+        let mut case = self.case("flow labels");
+        for flags in [flag::SYN, flag::ACK, flag::ACK | flag::FIN] {
+            for port in 40_000..40_016 {
+                let flow = if flags == flag::SYN { Flow::New } else { Flow::Old };
+                for (client, listener) in [(CLIENT4, HTTP4), (CLIENT6, HTTP6)] {
+                    let client = SocketAddr::new(client.ip(), port);
+                    case = case.frame(tcp(client, listener.at, flags).build(), self.to(listener, flow));
+                }
+            }
+        }
+        vec![case]
+    }
+}

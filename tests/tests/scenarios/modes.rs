@@ -1,0 +1,140 @@
+//! The modes in which packets reach servers as they are, or in a tunnel, and answers go past SLB.
+
+mod change;
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{
+    World, config::Mode, net::Family, scenario, server::Service, spread::expect_by_weight, traffic::KINDS,
+};
+
+use super::failure;
+
+const WEIGHTS: [u8; 3] = failure::WEIGHTS;
+const EXCHANGES: u64 = 1_500;
+const CONCURRENCY: usize = 16;
+
+/// A mode, and how servers are reached in it.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// Half of the entries by their IPv4 address, half by their IPv6 address: it matters to the link only.
+    Dsr,
+    /// In tunnels of one family, with packets of both families inside.
+    Ipip(Family),
+}
+
+/// Tests a scenario in each way.
+macro_rules! in_each_way {
+    ($body:ident) => {
+        mod $body {
+            use super::*;
+
+            #[test]
+            fn dsr() {
+                scenario(concat!(stringify!($body), "::dsr"), &WEIGHTS, |world| {
+                    prepare(world, Way::Dsr)?;
+                    super::$body(world)
+                });
+            }
+
+            #[test]
+            fn ipip_over_ipv4() {
+                scenario(concat!(stringify!($body), "::ipip_over_ipv4"), &WEIGHTS, |world| {
+                    prepare(world, Way::Ipip(Family::V4))?;
+                    super::$body(world)
+                });
+            }
+
+            #[test]
+            fn ipip_over_ipv6() {
+                scenario(concat!(stringify!($body), "::ipip_over_ipv6"), &WEIGHTS, |world| {
+                    prepare(world, Way::Ipip(Family::V6))?;
+                    super::$body(world)
+                });
+            }
+        }
+    };
+}
+use in_each_way;
+
+in_each_way!(flows_spread_by_weight_and_answers_go_past_slb);
+in_each_way!(a_killed_server_is_left_out_and_taken_back_directly);
+
+/// Servers hold the VIPs, open tunnels where there are some, and their answers find the client.
+fn prepare(world: &mut World, way: Way) -> Result<()> {
+    world.net.route_answers()?;
+    let own = Family::ALL.map(|family| world.net.slb_address(family));
+    for backend in &world.net.backends {
+        backend.hold_vips()?;
+        if let Way::Ipip(_) = way {
+            backend.decapsulate(&own)?;
+        }
+    }
+    match way {
+        Way::Dsr => world.plan.mode = Mode::Dsr,
+        Way::Ipip(outer) => {
+            world.plan.mode = Mode::Ipip;
+            world.plan.tunnel_addresses = own.into();
+            for server in &mut world.plan.servers {
+                server.addresses.retain(|address| address.is_ipv4() == (outer == Family::V4));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn flows_spread_by_weight_and_answers_go_past_slb(world: &mut World) -> Result<()> {
+    world.start()?;
+    spread(world)?;
+    let status = world.status()?;
+    let mode = if world.plan.mode == Mode::Dsr { "dsr" } else { "ipip" };
+    for service in [Service::Http, Service::Echo] {
+        let mut listeners = status.load_balancers.iter().flat_map(|balancer| &balancer.listeners);
+        let listener =
+            listeners.find(|listener| listener.name == service.name()).context("no such listener")?;
+        let (counters, flows) = (listener.counters, EXCHANGES * Family::ALL.len() as u64);
+        ensure!(listener.mode == mode, "{}", listener.mode);
+        ensure!(counters.packets_in >= flows && counters.packets_out == 0, "{counters:?}, {flows} flows");
+        // Datagrams of one flow cannot be told from the first of another.
+        let expected = if service == Service::Http { flows } else { 0 };
+        ensure!(counters.new_flows == expected, "{counters:?}, {flows} flows");
+    }
+    ensure!(world.packets("forward", Some("to_server"))? > 0, "{:?}", status.reasons);
+    ensure!(world.packets("forward", Some("to_client"))? == 0, "{:?}", status.reasons);
+    ensure!(world.packets("drop", None)? == 0, "{:?}", status.reasons);
+    if world.plan.mode == Mode::Ipip {
+        came_through_tunnels(world)?;
+    }
+    Ok(())
+}
+
+/// Every server has had packets of both families, in tunnels of the one family that its address is of.
+fn came_through_tunnels(world: &World) -> Result<()> {
+    let outer = if world.plan.servers[0].addresses[0].is_ipv4() { "ipv4" } else { "ipv6" };
+    for backend in &world.net.backends {
+        let decapsulator = backend.decapsulator()?;
+        let stripped = |reason: &str| decapsulator.reasons.iter().any(|counted| counted.reason == reason);
+        for (inner, tunnel) in [("ipv4", "ipv4"), ("ipv6", "ipv4"), ("ipv4", "ipv6"), ("ipv6", "ipv6")] {
+            let reason = format!("{inner}_in_{tunnel}");
+            ensure!(stripped(&reason) == (tunnel == outer), "{reason}: {decapsulator:?}");
+        }
+        ensure!(!stripped("source_not_allowed"), "{decapsulator:?}");
+    }
+    Ok(())
+}
+
+fn a_killed_server_is_left_out_and_taken_back_directly(world: &mut World) -> Result<()> {
+    failure::killed(world)?;
+    ensure!(world.packets("forward", Some("to_client"))? == 0, "{:?}", world.status()?.reasons);
+    Ok(())
+}
+
+/// New flows of every kind spread as the plan says.
+fn spread(world: &World) -> Result<()> {
+    for (service, family) in KINDS {
+        let batch = world.client().exchanges(service, world.vip(family, service), EXCHANGES, CONCURRENCY);
+        batch.expect_no_failure().with_context(|| format!("{}/{family}", service.name()))?;
+        expect_by_weight(&batch.tally, &world.plan.weights())
+            .with_context(|| format!("{}/{family}", service.name()))?;
+    }
+    Ok(())
+}
