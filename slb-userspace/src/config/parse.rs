@@ -54,7 +54,7 @@ fn build(document: &raw::Document, checker: &mut Checker) -> Option<Config> {
     let mut names = HashMap::new();
     let mut used = HashSet::new();
     let mut load_balancers = Vec::new();
-    let tunnels = daemon.iter().flat_map(|daemon| &daemon.tunnel_addresses).collect();
+    let tunnels = daemon.as_ref().map(|daemon| daemon.tunnel_addresses.iter().collect());
     for (table, addresses) in document.load_balancer.0.iter().zip(addresses) {
         let mut scope = balancer::Scope {
             checker,

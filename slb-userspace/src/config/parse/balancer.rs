@@ -29,8 +29,8 @@ pub(super) struct Scope<'s, 'a> {
     pub(super) vips: &'s Vips,
     /// The server groups of the file.
     pub(super) groups: &'s Index<'a>,
-    /// Families of the addresses that tunnels begin at.
-    pub(super) tunnels: Families,
+    /// Families of the addresses that tunnels begin at, where they could be read.
+    pub(super) tunnels: Option<Families>,
     /// The groups that listeners have named so far.
     pub(super) used: &'s mut HashSet<&'a str>,
     /// The names of load balancers so far.
@@ -61,6 +61,9 @@ pub(super) fn build(
     let surroundings = listener::Surroundings {
         vips: addresses.iter().flatten().collect(),
         default_servers: (!raw.server.0.is_empty()).then(|| default_families(&raw.server.0)),
+        all_default_servers: group::of_all(
+            raw.server.0.iter().map(|table| table.as_ref().0.address.as_ref()),
+        ),
     };
     let listeners = listeners(scope, raw, &surroundings);
     warn_of_idle(scope.checker, raw, &at);

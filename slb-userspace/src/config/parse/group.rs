@@ -26,6 +26,7 @@ pub(super) struct Index<'a> {
 struct Entry {
     span: Span,
     families: Families,
+    all_families: Families,
     /// Ports of its servers, as far as they can be read.
     ports: Vec<(u16, Span)>,
 }
@@ -36,6 +37,8 @@ pub(super) struct Found<'i, 'a> {
     pub(super) name: &'a str,
     /// Families of the servers that take new connections.
     pub(super) families: Families,
+    /// Families of all of them: one that takes nothing new may have connections.
+    pub(super) all_families: Families,
     /// Their ports.
     pub(super) ports: &'i [(u16, Span)],
 }
@@ -50,10 +53,11 @@ impl<'a> Index<'a> {
             let Some(value) = &group.name else { continue };
             let Scalar::Text(name) = value.as_ref() else { continue };
             checker.unique(&mut seen, name.as_str(), value.span(), &format!("server group {}", quoted(name)));
-            let servers = group.servers.0.iter().map(|server| &server.as_ref().0);
-            let families = serving(servers.map(|server| (server.address.as_ref(), server.weight.as_ref())));
+            let servers = || group.servers.0.iter().map(|server| &server.as_ref().0);
+            let families = serving(servers().map(|server| (server.address.as_ref(), server.weight.as_ref())));
+            let all_families = of_all(servers().map(|server| server.address.as_ref()));
             let ports = group.servers.0.iter().filter_map(|server| port(&server.as_ref().0)).collect();
-            index.groups.insert(name, Entry { span: value.span(), families, ports });
+            index.groups.insert(name, Entry { span: value.span(), families, all_families, ports });
             index.names.push(name);
         }
         index
@@ -62,7 +66,8 @@ impl<'a> Index<'a> {
     /// Finds the group a listener names.
     pub(super) fn find(&self, checker: &mut Checker, name: &str, span: Span) -> Option<Found<'_, 'a>> {
         if let Some((name, entry)) = self.groups.get_key_value(name) {
-            return Some(Found { name, families: entry.families, ports: &entry.ports });
+            let Entry { families, all_families, ports, .. } = entry;
+            return Some(Found { name, families: *families, all_families: *all_families, ports });
         }
         checker.unknown("server group", name, span, &self.names);
         None
@@ -112,9 +117,17 @@ pub(super) fn build(
 
 /// Returns the families of the servers that take new connections, as far as they can be read.
 pub(super) fn serving<'a>(servers: impl Iterator<Item = (Option<&'a Value>, Option<&'a Value>)>) -> Families {
+    of_all(
+        servers
+            .filter(|(_, weight)| weight.is_none_or(|weight| *weight.as_ref() != Scalar::Integer(0)))
+            .map(|(address, _)| address),
+    )
+}
+
+/// Returns the families of the servers, as far as they can be read.
+pub(super) fn of_all<'a>(servers: impl Iterator<Item = Option<&'a Value>>) -> Families {
     let addresses: Vec<_> = servers
-        .filter(|(_, weight)| weight.is_none_or(|weight| *weight.as_ref() != Scalar::Integer(0)))
-        .filter_map(|(address, _)| match address?.as_ref() {
+        .filter_map(|address| match address?.as_ref() {
             Scalar::Text(text) => text.parse().ok(),
             _ => None,
         })

@@ -16,8 +16,10 @@ const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protoc
 pub(super) struct Surroundings {
     /// Families of its VIPs.
     pub(super) vips: Families,
-    /// Families of its default servers, if there is any server.
+    /// Families of its default servers that take new connections, if there is any server.
     pub(super) default_servers: Option<Families>,
+    /// Families of all its default servers, also of those that take nothing new.
+    pub(super) all_default_servers: Families,
 }
 
 /// What the listeners of a load balancer have taken so far.
@@ -95,7 +97,7 @@ fn target(
                 mode::check_ports(scope, mode, port, &found);
             }
             if let (Some(Mode::Ipip), Some(value)) = (mode, &raw.mode) {
-                mode::check_tunnels(scope, value, found.families);
+                mode::check_tunnels(scope, value, found.all_families);
             }
             Some(Target::ServerGroup(Name(name.to_owned())))
         }
@@ -116,7 +118,7 @@ fn target(
                 mode::check_port(scope, mode, port, (backend_port, value.span()));
             }
             if let (Some(Mode::Ipip), Some(value)) = (mode, &raw.mode) {
-                mode::check_tunnels(scope, value, families);
+                mode::check_tunnels(scope, value, surroundings.all_default_servers);
             }
             Some(Target::DefaultGroup { backend_port: backend_port? })
         }

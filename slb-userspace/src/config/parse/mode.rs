@@ -81,7 +81,8 @@ pub(super) fn check_ports(
 
 /// Checks that there is an address for tunnels to these servers to begin at.
 pub(super) fn check_tunnels(scope: &mut Scope<'_, '_>, mode: &Value, servers: Families) {
-    let missing = servers.without(scope.tunnels);
+    let Some(tunnels) = scope.tunnels else { return };
+    let missing = servers.without(tunnels);
     if !missing.is_empty() {
         scope.checker.note(
             Diagnostic::error(

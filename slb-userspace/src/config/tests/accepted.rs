@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::Path, time::Duration};
 use super::{BASE, accepted, changed};
 use crate::config::{
     load,
-    model::{CheckKind, HealthCheck, Mode, Protocol, Target, XdpMode},
+    model::{CheckKind, HealthCheck, Mode, Protocol, Target, Tracking, UnknownDatagrams, XdpMode},
 };
 
 const DEFAULT_CHECK: HealthCheck = HealthCheck {
@@ -25,6 +25,8 @@ fn every_default() {
     assert_eq!(config.daemon.pin_dir, Path::new("/sys/fs/bpf/slb"));
     assert_eq!(config.daemon.socket, Path::new("/run/slb/slbd.sock"));
     assert_eq!(config.daemon.flow_table_entries, 262_144);
+    assert_eq!(config.daemon.max_servers, 16_384);
+    assert_eq!(config.daemon.tunnel_addresses, [] as [IpAddr; 0]);
     assert_eq!(config.daemon.hash_seed, 0);
 
     let [shop] = config.load_balancers.as_slice() else { panic!("{config:?}") };
@@ -38,6 +40,7 @@ fn every_default() {
     assert_eq!((dns.name.as_str(), dns.protocol, dns.port), ("dns", Protocol::Udp, 53));
     assert_eq!(dns.target, Target::DefaultGroup { backend_port: 5353 });
     assert_eq!((dns.mode, &dns.health_check), (Mode::Nat, &None));
+    assert_eq!((dns.tracking, dns.unknown_datagrams), (Tracking::Auto, UnknownDatagrams::Keep));
     assert_eq!((web.name.as_str(), web.protocol, web.port), ("web", Protocol::Tcp, 80));
     assert_eq!((web.mode, &web.health_check), (Mode::Nat, &Some(DEFAULT_CHECK)));
 
@@ -69,6 +72,30 @@ fn daemon_settings_are_taken() {
     assert_eq!(accepted(&with("xdp_mode = \"generic\"")).daemon.xdp_mode, XdpMode::Generic);
     assert_eq!(accepted(&with("xdp_mode = \"auto\"")).daemon.xdp_mode, XdpMode::Auto);
     assert_eq!(accepted(&with("flow_table_entries = 16777216")).daemon.flow_table_entries, 1 << 24);
+}
+
+#[test]
+fn modes_are_taken() {
+    let text = BASE
+        .replace(
+            "[daemon]",
+            "[daemon]\nmax_servers = 1048576\ntunnel_addresses = [\"fd00::1\", \"10.0.0.1\"]",
+        )
+        .replace(
+            "backend_port = 5353",
+            "backend_port = 53\nmode = \"ipip\"\ntracking = \"always\"\nunknown_datagrams = \"follow\"",
+        )
+        .replace("server_group = \"web\"", "server_group = \"web\"\nmode = \"dsr\"\ntracking = \"auto\"")
+        .replace("port = 8080", "port = 80")
+        .replace("port = 8081", "port = 80");
+    let config = accepted(&text);
+    assert_eq!(config.daemon.max_servers, 1 << 20);
+    let addresses: Vec<_> = config.daemon.tunnel_addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["fd00::1", "10.0.0.1"]);
+    let [dns, web] = config.load_balancers[0].listeners.as_slice() else { panic!("{config:?}") };
+    assert_eq!((dns.mode, dns.tracking), (Mode::Ipip, Tracking::Always));
+    assert_eq!(dns.unknown_datagrams, UnknownDatagrams::Follow);
+    assert_eq!((web.mode, web.tracking), (Mode::Dsr, Tracking::Auto));
 }
 
 #[test]
@@ -153,6 +180,8 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         "pin_dir",
         "socket",
         "flow_table_entries",
+        "max_servers",
+        "tunnel_addresses",
         "hash_seed",
         "name",
         "addresses",
@@ -164,6 +193,8 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         "server_group",
         "backend_port",
         "mode",
+        "tracking",
+        "unknown_datagrams",
         "kind",
         "interval",
         "timeout",

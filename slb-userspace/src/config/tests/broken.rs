@@ -2,6 +2,7 @@
 //! put it right.
 
 mod listeners;
+mod modes;
 mod values;
 
 use super::{BASE, assert_single, changed, errors};
@@ -147,6 +148,9 @@ fn daemon() {
             "3:22",
             ["out of range", "1024 to 16777216"],
         ),
+        (INTERFACES.into(), with("max_servers = 1023"), "3:15", ["out of range", "1024 to 1048576"]),
+        (INTERFACES.into(), with("max_servers = 1048577"), "3:15", ["`max_servers`", "1024 to 1048576"]),
+        (INTERFACES.into(), with("max_servers = \"many\""), "3:15", ["expected an integer", "a string"]),
         (INTERFACES.into(), with("hash_seed = -1"), "3:13", ["out of range", "0 to 18446744073709551615"]),
         (
             INTERFACES.into(),

@@ -1,0 +1,170 @@
+//! Modes, and what they ask of servers and of the daemon.
+
+use super::{
+    super::{BASE, accepted, warnings},
+    assert_single, changed, check, errors,
+};
+
+const WEB_TARGET: &str = "server_group = \"web\"";
+const DNS_TARGET: &str = "backend_port = 5353";
+const TUNNELS: &str = "tunnel_addresses = [\"10.0.0.1\", \"fd00::1\"]";
+
+/// The base, in which both listeners are ready for modes that do not translate, and the daemon for tunnels.
+///
+/// Line 3 has the addresses of tunnels, 17 the mode of `dns`, 24 that of `web`.
+fn untranslated(mode: &str) -> String {
+    BASE.replace("interfaces = [\"eth0\"]", &format!("interfaces = [\"eth0\"]\n{TUNNELS}"))
+        .replace(DNS_TARGET, &format!("backend_port = 53\nmode = \"{mode}\""))
+        .replace(WEB_TARGET, &format!("server_group = \"web\"\nmode = \"{mode}\""))
+        .replace("port = 8080", "port = 80")
+        .replace("port = 8081", "port = 80")
+}
+
+fn broken(text: &str, from: &str, to: &str, at: &str, words: &[&str]) {
+    assert_eq!(text.matches(from).count(), 1, "{from:?} must stand in the text once");
+    let text = text.replace(from, to);
+    assert_single(&errors(&text), at, words, &text);
+}
+
+#[test]
+fn both_modes_are_taken() {
+    accepted(&untranslated("dsr"));
+    accepted(&untranslated("ipip"));
+    // Only tunnels need an address to begin at.
+    accepted(&untranslated("dsr").replace(&format!("{TUNNELS}\n"), ""));
+    // A server of either family may serve a VIP of either.
+    accepted(&untranslated("dsr").replace(TUNNELS, "tunnel_addresses = []").replace("10.0.0.", "fd00::"));
+}
+
+#[test]
+fn words_and_their_types() {
+    let with = |line: &str| format!("server_group = \"web\"\n{line}");
+    for (line, at, words) in [
+        ("mode = \"DSR\"", "22:8", ["`mode` cannot be `DSR`", "did you mean \"dsr\"?"]),
+        ("mode = \"tunnel\"", "22:8", ["`mode` cannot be `tunnel`", "\"nat\", \"dsr\", \"ipip\""]),
+        ("mode = 1", "22:8", ["expected a string", "an integer"]),
+        ("tracking = \"allways\"", "22:12", ["`tracking` cannot be `allways`", "did you mean \"always\"?"]),
+        ("tracking = \"never\"", "22:12", ["`tracking` cannot be `never`", "allowed: \"auto\", \"always\""]),
+        ("tracking = true", "22:12", ["expected a string", "a boolean"]),
+    ] {
+        check(&[(WEB_TARGET, &with(line), at, &words)]);
+    }
+    let dsr = untranslated("dsr");
+    let with = |value: &str| format!("backend_port = 53\nunknown_datagrams = {value}");
+    for (value, words) in [
+        ("\"kepe\"", ["`unknown_datagrams` cannot be `kepe`", "did you mean \"keep\"?"]),
+        ("\"drop\"", ["`unknown_datagrams` cannot be `drop`", "allowed: \"keep\", \"follow\""]),
+        ("false", ["expected a string", "a boolean"]),
+    ] {
+        broken(&dsr, "backend_port = 53", &with(value), "17:21", &words);
+    }
+}
+
+#[test]
+fn unknown_datagrams_without_a_meaning() {
+    let words = ["`unknown_datagrams` has no meaning here", "UDP in the modes `dsr` and `ipip`", "remove it"];
+    check(&[
+        (DNS_TARGET, "backend_port = 5353\nunknown_datagrams = \"keep\"", "16:21", &words),
+        (WEB_TARGET, "server_group = \"web\"\nunknown_datagrams = \"follow\"", "22:21", &words),
+    ]);
+    for mode in ["dsr", "ipip"] {
+        let with = format!("{WEB_TARGET}\nunknown_datagrams = \"follow\"");
+        broken(&untranslated(mode), WEB_TARGET, &with, "24:21", &words);
+    }
+}
+
+#[test]
+fn ports_that_nobody_translates() {
+    for mode in ["dsr", "ipip"] {
+        let text = untranslated(mode);
+        let says = format!("mode `{mode}` does not translate");
+        broken(
+            &text,
+            "backend_port = 53",
+            "backend_port = 5353",
+            "16:16",
+            &[
+                "port 5353 is not the listener's",
+                &says,
+                "packets arrive at port 53",
+                "15 | port = 53",
+                "write 53 here",
+            ],
+        );
+        broken(
+            &text,
+            "\"10.0.0.12\", port = 80",
+            "\"10.0.0.12\", port = 8081",
+            "30:35",
+            &[
+                "port 8081 is not the listener's",
+                &says,
+                "packets arrive at port 80",
+                "22 | port = 80",
+                "use mode `nat`",
+            ],
+        );
+    }
+    // Of a group, one server is enough to say so.
+    let text = untranslated("dsr").replace(", port = 80 }", ", port = 8080 }");
+    assert_single(&errors(&text), "29:35", &["port 8080 is not the listener's"], &text);
+}
+
+#[test]
+fn tunnels_without_a_beginning() {
+    let text = untranslated("ipip");
+    let without = |kept: &str| text.replace(TUNNELS, &format!("tunnel_addresses = [{kept}]"));
+    let needed =
+        |family: &str| format!("mode `ipip` to {family} servers needs a `tunnel_addresses` of that family");
+    let help = "tunnel_addresses = [\"10.0.0.5\"]";
+
+    accepted(&without("\"10.0.0.1\""));
+    let dns_alone = without("").replace(&format!("{WEB_TARGET}\nmode = \"ipip\""), WEB_TARGET);
+    assert_single(&errors(&dns_alone), "17:8", &[&needed("IPv4"), "a source address", help], &dns_alone);
+    let six = without("\"10.0.0.1\"").replace("10.0.0.12", "fd00::12");
+    assert_single(&errors(&six), "24:8", &[&needed("IPv6"), "a source address", help], &six);
+    let six = without("\"10.0.0.1\"").replace("10.0.0.21", "fd00::21");
+    assert_single(&errors(&six), "17:8", &[&needed("IPv6"), "a source address", help], &six);
+
+    // A server that takes nothing new may still have connections.
+    let draining =
+        without("\"10.0.0.1\"").replace("\"10.0.0.12\", port = 80", "\"fd00::12\", port = 80, weight = 0");
+    assert_single(&errors(&draining), "24:8", &[&needed("IPv6")], &draining);
+    let draining = without("\"10.0.0.1\"").replace(
+        "address = \"10.0.0.21\"",
+        "address = \"10.0.0.21\"\n[[load_balancer.server]]\naddress = \"fd00::21\"\nweight = 0",
+    );
+    assert_single(&errors(&draining), "20:8", &[&needed("IPv6")], &draining);
+}
+
+#[test]
+fn beginnings_of_tunnels() {
+    let text = untranslated("ipip");
+    for (addresses, at, words) in [
+        ("\"10.0.0.1\", \"10.0.0.2\"", "3:33", ["an IPv4 address appears twice", "first here"]),
+        ("\"10.0.0.1\", \"fd00::1\", \"fd00::2\"", "3:44", ["an IPv6 address appears twice", "first here"]),
+        ("\"10.0.0.1/24\"", "3:21", ["is not an IP address", "without a prefix length"]),
+        ("\"10.0.0.1\", \"ff02::1\"", "3:33", ["multicast", "ff02::1"]),
+        ("10", "3:21", ["expected a string", "an IP address in quotes"]),
+    ] {
+        broken(&text, TUNNELS, &format!("tunnel_addresses = [{addresses}]"), at, &words);
+    }
+    // What is wrong elsewhere in the table does not hide what it has.
+    broken(&text, "\"eth0\"", "\"a b\"", "2:15", &["`a b` cannot be the name"]);
+    broken(
+        &text,
+        TUNNELS,
+        "tunnel_addresses = \"10.0.0.1\"",
+        "3:20",
+        &["expected a list, found a string", "between brackets"],
+    );
+}
+
+#[test]
+fn groups_that_translate_nothing_serve_vips_of_both_families() {
+    let six = untranslated("dsr").replace("[\"192.0.2.10\"]", "[\"192.0.2.10\", \"2001:db8::10\"]");
+    accepted(&six);
+    // In mode `nat` it matters.
+    let text = changed("[\"192.0.2.10\"]", "[\"192.0.2.10\", \"2001:db8::10\"]");
+    assert_eq!(warnings(&text).diagnostics().len(), 2);
+}
