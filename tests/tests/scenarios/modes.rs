@@ -69,6 +69,9 @@ fn prepare(world: &mut World, way: Way) -> Result<()> {
             backend.decapsulate(&own)?;
         }
     }
+    // Servers become ready one after the other: by default, datagrams would go where they went before each change of the
+    // table, until the idle time is over.
+    world.plan.unknown_datagrams = Some("follow");
     match way {
         Way::Dsr => world.plan.mode = Mode::Dsr,
         Way::Ipip(outer) => {
