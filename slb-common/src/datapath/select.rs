@@ -68,7 +68,7 @@ pub(super) fn to_server<'t, const QUICK: bool, T: Tables>(
         if !slot.has_moved() {
             // Datagrams of one flow cannot be told from the first of another.
             let is_new = packet.flags.asks() && !packet.flags.rst();
-            return Chosen::new(owner(slot, tables)?, is_new, tables).map(Some);
+            return Chosen::new(owner(packet, slot, tables)?, is_new, tables).map(Some);
         }
     }
     tracked::<QUICK, T>(packet, link, service, index, tables)
@@ -198,7 +198,7 @@ fn place<'t, T: Tables>(
         let keeper = keeper(ring, number, slot, tables);
         let backend = match keeper {
             Some(keeper) if may_be_old && (is_tcp || is_alive(keeper)) => keeper,
-            _ => owner(slot, tables)?,
+            _ => owner(packet, slot, tables)?,
         };
         if !answers_return {
             return Ok(Place { backend, keeper });
@@ -297,12 +297,13 @@ fn hash_of(packet: &Packet, service: &IndexEntry) -> u64 {
     flow_hash(service.salt, &packet.source, packet.source_port)
 }
 
-/// The server that gets the new flows of a slot.
+/// The server that a slot names.
 #[inline(always)]
-fn owner<T: Tables>(slot: Slot, tables: &T) -> Result<&Backend, Reason> {
+fn owner<'t, T: Tables>(packet: &Packet, slot: Slot, tables: &'t T) -> Result<&'t Backend, Reason> {
     let backend = tables.backend(slot.server().ok_or(Reason::NoServer)?).ok_or(Reason::NoServer)?;
-    // The table may be about to be replaced: what has just died or gone is not chosen.
-    if is_alive(backend) { Ok(backend) } else { Err(Reason::NoServer) }
+    // The table may be about to be replaced. What has just gone is not chosen; what has just died keeps its connections.
+    let goes_on = packet.protocol == protocol::TCP && !packet.flags.asks() && backend.reference.0 != 0;
+    if is_alive(backend) || goes_on { Ok(backend) } else { Err(Reason::NoServer) }
 }
 
 /// The server that has the flows of a slot that nobody remembers, where that is another than the owner.

@@ -176,7 +176,8 @@ fn text(options: &Options, weight: u32) -> String {
         for server in 0..options.servers {
             let address = Ipv4Addr::from(0x0a00_0001 + server);
             let weight = if group == 0 && server == 0 { weight } else { 100 };
-            let _ = writeln!(text, "{{ address = \"{address}\", port = {}, weight = {weight} }},", 2000 + group);
+            let _ =
+                writeln!(text, "{{ address = \"{address}\", port = {}, weight = {weight} }},", 2000 + group);
         }
         text += "]\n";
     }

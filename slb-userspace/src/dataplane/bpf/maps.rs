@@ -368,7 +368,11 @@ impl DataPlane for Maps {
             Operation::ClearNextHop(id) => self.next_hops.set(*id, NextHop::default(), 0)?,
             Operation::PutBackend { id, backend, fresh } => {
                 if *fresh {
-                    self.backend_counters.set(*id, PerCpuValues::try_from(vec![Counters::default(); self.processors])?, 0)?;
+                    self.backend_counters.set(
+                        *id,
+                        PerCpuValues::try_from(vec![Counters::default(); self.processors])?,
+                        0,
+                    )?;
                 }
                 self.backends.set(*id, backend, 0)?;
             }
@@ -384,7 +388,11 @@ impl DataPlane for Maps {
             Operation::Settle => self.clear_rings(&[SPARE_TABLE])?,
             Operation::PutService { id, service, fresh } => {
                 if *fresh {
-                    self.service_counters.set(*id, PerCpuValues::try_from(vec![Counters::default(); self.processors])?, 0)?;
+                    self.service_counters.set(
+                        *id,
+                        PerCpuValues::try_from(vec![Counters::default(); self.processors])?,
+                        0,
+                    )?;
                 }
                 self.services.set(*id, service.as_ref(), 0)?;
             }

@@ -104,7 +104,8 @@ pub fn run(options: &Options) -> Result<Report> {
 
 /// A mode without answers: established flows are shown by the counters of their servers.
 fn stateless(bench: &mut Bench<'_>, mode: &Mode, moving: bool, options: &Options) -> Result<Flood> {
-    let name = format!("{}, {}", mode.name, if moving { "half of the servers leave" } else { "steady state" });
+    let name =
+        format!("{}, {}", mode.name, if moving { "half of the servers leave" } else { "steady state" });
     eprintln!("{name} …");
     let scene = mode::flood(mode, mode::SERVERS);
     let mut kernel = load(bench, &scene)?;
@@ -123,7 +124,11 @@ fn stateless(bench: &mut Bench<'_>, mode: &Mode, moving: bool, options: &Options
             ensure!(!table.handover.is_empty(), "no slot of table {id} has changed hands");
         }
         // Weight 0: what they have, they keep.
-        state.backends.values_mut().filter(|b| b.reference.id() % 2 == 1).for_each(|b| b.flags = Backend::ALIVE);
+        state
+            .backends
+            .values_mut()
+            .filter(|b| b.reference.id() % 2 == 1)
+            .for_each(|b| b.flags = Backend::ALIVE);
         kernel.become_state(&state)?;
     }
     let (mut new_flows, mut looks, mut moved) = (0, 0, 0);

@@ -76,7 +76,9 @@ fn dsr_bytes() -> Vec<Scenario> {
                 .frame(tcp(server.at, client, flag::SYN | flag::ACK).build(), NOT_OURS),
             case("a server that is dead, or gone, or unresolved")
                 .change(dsr(listener).flags(server, 0))
-                .frame(send(flag::ACK).build(), Expect::Drop(Reason::NoServer))
+                .frame(syn().build(), Expect::Drop(Reason::NoServer))
+                // What has begun stays, while the table has not followed yet.
+                .frame(send(flag::ACK).build(), to(Flow::Old))
                 .change(dsr(listener).without(server))
                 .frame(send(flag::ACK).build(), Expect::Drop(Reason::NoServer))
                 .change(dsr(listener).server(Server { hop: UNRESOLVED, ..server }))
