@@ -138,7 +138,7 @@ pub(super) fn flood(mode: &Mode, servers: u16) -> Scene {
 
 impl Mode {
     /// What must become of a client's packet that belongs to a flow SLB knows.
-    fn to_server(&self, family: Family) -> Expect {
+    fn to_server(self, family: Family) -> Expect {
         let grown = match (self.mode, family) {
             (mode::IPIP, Family::V4) => ipip::IPV4_BYTES,
             (mode::IPIP, Family::V6) => ipip::IPV6_BYTES,
