@@ -102,7 +102,7 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
     let found = flows.read(&query, distance).filter(|found| found.flow.service == service.service);
     if let Some(found) = &found
         && !flows.is_expired(found.meta)
-        && let Some(backend) = keeps(found, packet, &flows)
+        && let Some(backend) = keeps(found, packet, answers_return, &flows)
     {
         let chosen = Chosen::new(backend, false, tables)?;
         let was = found.meta.state();
@@ -275,14 +275,21 @@ fn reply<'t, T: Tables>(
 
 /// The server a remembered flow stays with, if it may.
 #[inline(always)]
-fn keeps<'t, T: Tables>(found: &Found<'_>, packet: &Packet, flows: &Flows<'t, T>) -> Option<&'t Backend> {
+fn keeps<'t, T: Tables>(
+    found: &Found<'_>,
+    packet: &Packet,
+    answers_return: bool,
+    flows: &Flows<'t, T>,
+) -> Option<&'t Backend> {
     let backend = flows.live(found.flow.backend)?;
     let needs = if packet.protocol != protocol::TCP {
         Backend::ALIVE
     } else if packet.flags.asks() {
         // A client that uses its port again, or repeats itself: a server that takes no new flows gets neither, and an
         // ended flow is begun anew.
-        if found.meta.is_over() {
+        // Where answers are not seen, the client's FIN is all there is to see of an end.
+        let over = !answers_return && found.meta.state() & state::CLIENT_FIN != 0;
+        if over || found.meta.is_over() {
             return None;
         }
         Backend::NEW
