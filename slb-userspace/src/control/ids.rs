@@ -62,8 +62,11 @@ pub fn assign(desired: &Desired, held: &State, surroundings: &Surroundings) -> R
     let mut state = State { interfaces: surroundings.interfaces.clone(), ..State::default() };
     let tables = tables(desired, held)?;
 
-    let known: HashMap<(u32, SocketAddr), u32> =
-        held.backends.iter().map(|(id, backend)| ((backend.ring, backend_address(backend)), *id)).collect();
+    let known: HashMap<(u32, SocketAddr), (u32, Reference)> = held
+        .backends
+        .iter()
+        .map(|(id, backend)| ((backend.ring, backend_address(backend)), (*id, backend.reference)))
+        .collect();
     for (pool, &table) in desired.pools.iter().zip(&tables) {
         let mut members = Vec::new();
         for (&address, server) in &pool.servers {
@@ -72,7 +75,7 @@ pub fn assign(desired: &Desired, held: &State, surroundings: &Surroundings) -> R
                 None => 0,
             };
             let (id, reference) = match known.get(&(table, address)) {
-                Some(&id) => (id, held.backends[&id].reference),
+                Some(&known) => known,
                 None => ids.backend(held)?,
             };
             let backend =

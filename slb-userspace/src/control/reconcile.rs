@@ -111,7 +111,10 @@ impl<D: DataPlane> Reconciler<D> {
             let idle = idle_of(&held, *id);
             table.handover.sweep(owner, elsewhere.get(id).unwrap_or(&BTreeSet::new()), idle, now);
         }
-        self.apply(&held, &wanted)?;
+        if self.apply(&held, &wanted)? != 0 {
+            // What was in force before needs no room any more.
+            self.plane.apply(&Operation::Settle).context("cannot carry out Settle")?;
+        }
         let left = wanted.tables.values().map(|table| table.handover.len()).sum();
         self.keep(wanted);
         Ok(left)

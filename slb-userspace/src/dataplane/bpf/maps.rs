@@ -112,6 +112,8 @@ pub struct Maps {
     processors: usize,
     /// Stands for every table that is not there.
     empty: Option<OwnedFd>,
+    /// Tables of keepers that are not in force any more.
+    outdated: Vec<u32>,
     /// Where the keepers of each table are, if it has some, as far as this process has asked.
     keepers: BTreeMap<u32, Option<u32>>,
 }
@@ -142,6 +144,7 @@ impl Maps {
                 anyhow::Error::new(error).context(format!("cannot count processors: {file}"))
             })?,
             empty: None,
+            outdated: Vec::new(),
             keepers: BTreeMap::new(),
         };
         let version = maps.control.get(&0, 0)?.abi_version;
@@ -223,6 +226,7 @@ impl Maps {
                 let (ring, keepers) = table.rings(aside);
                 if let Some(keepers) = keepers {
                     kept.push((aside, syscall::array_of(keepers.as_ref())?));
+                    self.outdated.retain(|id| *id != aside);
                     self.keepers.insert(*id, Some(aside));
                 } else {
                     self.keepers.insert(*id, None);
@@ -231,10 +235,11 @@ impl Maps {
                 rings.push((*id, syscall::array_of(ring.as_ref())?));
                 table.owners = None;
             }
+            // In this order, and in one call, which waits once for all processors.
+            kept.append(&mut rings);
             self.put_rings(&kept)?;
-            self.put_rings(&rings)?;
-            // No program that has seen the old tables runs any more.
-            self.clear_rings(&outdated)?;
+            // Programs that still saw the old tables have ended by the next change.
+            self.outdated.extend(outdated);
         }
         Ok(())
     }
@@ -385,7 +390,10 @@ impl DataPlane for Maps {
                 self.keepers.insert(*id, None);
             }
             // A change of a map of maps returns when no program that saw the old one runs any more.
-            Operation::Settle => self.clear_rings(&[SPARE_TABLE])?,
+            Operation::Settle => {
+                let outdated = std::mem::take(&mut self.outdated);
+                self.clear_rings(&[&[SPARE_TABLE], outdated.as_slice()].concat())?;
+            }
             Operation::PutService { id, service, fresh } => {
                 if *fresh {
                     self.service_counters.set(
