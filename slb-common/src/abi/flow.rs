@@ -49,9 +49,11 @@ impl Client {
     #[inline(always)]
     pub const fn home(&self, seed: u64) -> u32 {
         let [high, low] = self.halves;
-        // The upper half of a mapped address is zero.
-        let high = if high == 0 { seed } else { mix(high ^ seed) };
-        mix(high.wrapping_add(low).wrapping_add(self.end << 20)) as u32
+        if high == 0 {
+            // IPv4: address, port and protocol side by side in one word. No two are the same before they are mixed.
+            return mix(seed ^ ((low & 0xffff_ffff_0000_0000) | self.end)) as u32;
+        }
+        mix(mix(mix(high ^ seed).wrapping_add(low)) ^ self.end) as u32
     }
 
     /// The client endpoint as numbers.
@@ -360,6 +362,24 @@ mod tests {
         assert_eq!(entry.meta().silence(1300 + (1 << 31) + 9), (1 << 31) + 9, "months later");
         entry.touch(filled, 9, 0);
         assert_eq!(entry.meta().last_seen(), 1300, "touched by an outdated view");
+    }
+
+    #[test]
+    fn homes_of_neighbours_collide_by_chance_only() {
+        let four = |ip, port: u16| Client::new(&Address::v4(ip), port.to_be(), 6);
+        let six = |last: u8, port: u16| {
+            let mut ip = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            ip[8] = last;
+            Client::new(&Address::v6(ip), port, 6)
+        };
+        let pairs = [
+            (four([10, 0, 0, 1], 4640), four([11, 0, 0, 1], 4624)),
+            (six(0, 16), six(16, 0)),
+            (six(1, 1), six(2, 0)),
+        ];
+        for (a, b) in pairs {
+            assert!((0..8).any(|seed| a.home(seed) != b.home(seed)), "{a:?} {b:?}");
+        }
     }
 
     #[test]

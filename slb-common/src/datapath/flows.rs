@@ -363,7 +363,9 @@ impl<'t, T: Tables> Flows<'t, T> {
     /// Whether a slot may be given to another flow.
     #[inline(always)]
     fn may_go(&self, meta: Meta) -> bool {
-        !meta.is_used() || self.is_over(meta) || meta.state() & state::CONFIRMED == 0
+        // Closed by the client, and the server's answers are not seen: as good as over.
+        let closed = meta.state() & (state::CLIENT_FIN | state::ANSWERED) == state::CLIENT_FIN;
+        !meta.is_used() || self.is_over(meta) || closed || meta.state() & state::CONFIRMED == 0
     }
 
     /// Whether a flow has ended, or been silent for too long.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::dataplane::state::{Operation, State};
+use crate::dataplane::state::{Index, Operation, State};
 
 /// Works out the operations. What is pointed at comes before what points at it; what goes away goes in the reverse
 /// order.
@@ -22,6 +22,10 @@ pub fn diff(held: &State, wanted: &State) -> Vec<Operation> {
     }));
     let tables: BTreeMap<_, _> =
         changed(&held.tables, &wanted.tables).map(|(id, table)| (id, table.clone())).collect();
+    // Before the first flow is given to a server, its answers are recognised.
+    if let Some(servers) = held.index.servers.with(&wanted.index.servers) {
+        operations.push(Operation::PutIndex(Index { servers, ..held.index.clone() }));
+    }
     if !tables.is_empty() {
         operations.push(Operation::PutTables(tables));
     }

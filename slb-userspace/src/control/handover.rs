@@ -103,8 +103,9 @@ impl Handover {
             if now.saturating_sub(moved.since) <= idle {
                 return true;
             }
-            moved.keeper = owner(*slot);
-            elsewhere.contains(slot)
+            // In two steps: what is remembered until the owner is keeper in force, the next look at the flows will see.
+            let was_kept_by_another = std::mem::replace(&mut moved.keeper, owner(*slot)) != owner(*slot);
+            was_kept_by_another || elsewhere.contains(slot)
         });
     }
 }
@@ -158,8 +159,10 @@ mod tests {
         handover.sweep(|_| 2, &BTreeSet::new(), IDLE, at(900));
         assert_eq!(keepers(&handover), [(0, 1), (1, 1)]);
         handover.sweep(|_| 2, &BTreeSet::from([1]), IDLE, at(901));
+        assert_eq!(keepers(&handover), [(0, 2), (1, 2)], "kept by another until now");
+        handover.sweep(|_| 2, &BTreeSet::from([1]), IDLE, at(902));
         assert_eq!(keepers(&handover), [(1, 2)]);
-        handover.sweep(|_| 2, &BTreeSet::new(), IDLE, at(902));
+        handover.sweep(|_| 2, &BTreeSet::new(), IDLE, at(903));
         assert!(handover.is_empty());
     }
 

@@ -229,10 +229,13 @@ impl<D: DataPlane> Reconciler<D> {
     }
 }
 
-/// The time after which flows of a table are forgotten: the longest of its services'.
+/// The time after which flows of a table are forgotten: the longest of its services', and as long as it may take to put
+/// tables in force, which begins before it counts.
 fn idle_of(state: &State, table: u32) -> Duration {
+    const SLACK: u64 = 10;
     let services = state.services.values().filter(|service| service.ring == table);
-    Duration::from_secs(services.map(|service| service.idle_timeout).max().unwrap_or(0).into())
+    let idle = services.map(|service| service.idle_timeout).max().unwrap_or(0);
+    Duration::from_secs(u64::from(idle) + SLACK)
 }
 
 /// The name of an operation without its values, which may be long.

@@ -116,6 +116,13 @@ impl fmt::Debug for Filter {
 }
 
 impl Filter {
+    /// The servers of both, if `other` has one that this has not.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Option<Self> {
+        let both: Box<[u64]> = self.0.iter().zip(&other.0).map(|(a, b)| a | b).collect();
+        (both != self.0).then_some(Self(both))
+    }
+
     /// Lets answers of a server be recognised.
     pub fn insert(&mut self, backend: &Backend) {
         let hash = ServiceIndex::server_hash(&backend.address, backend.port);

@@ -22,6 +22,9 @@ impl Play {
             self.pass(STEP);
         }
         self.all_go_on();
+        // The first makes owners keepers, the second finds nothing left to wait for.
+        self.sweep();
+        self.all_go_on();
         self.sweep();
         let moved = self.plane.moved();
         if moved > 0 {

@@ -219,6 +219,7 @@ impl Maps {
             let mut kept = Vec::new();
             let mut rings = Vec::new();
             let mut outdated = Vec::new();
+            let mut known = Vec::new();
             for (id, table) in part {
                 let now = self.keepers_of(*id)?;
                 // Never the one in force: its table and the keepers are put in force together.
@@ -227,9 +228,9 @@ impl Maps {
                 if let Some(keepers) = keepers {
                     kept.push((aside, syscall::array_of(keepers.as_ref())?));
                     self.outdated.retain(|id| *id != aside);
-                    self.keepers.insert(*id, Some(aside));
+                    known.push((*id, Some(aside)));
                 } else {
-                    self.keepers.insert(*id, None);
+                    known.push((*id, None));
                 }
                 outdated.extend(now);
                 rings.push((*id, syscall::array_of(ring.as_ref())?));
@@ -237,7 +238,14 @@ impl Maps {
             }
             // In this order, and in one call, which waits once for all processors.
             kept.append(&mut rings);
-            self.put_rings(&kept)?;
+            if let Err(error) = self.put_rings(&kept) {
+                // Some may be in force: they are read again.
+                for (id, _) in known {
+                    self.keepers.remove(&id);
+                }
+                return Err(error);
+            }
+            self.keepers.extend(known);
             // Programs that still saw the old tables have ended by the next change.
             self.outdated.extend(outdated);
         }
