@@ -87,7 +87,9 @@ fn start(world: &mut World) -> Result<Traffic> {
     world.start()?;
     let traffic = Traffic::start(world, LONG_LIVED)?;
     for (server, _) in world.plan.weights() {
-        ensure!(traffic.alive_with(server) > 0, "no connection with {server}");
+        wait_for(&format!("a connection with {server}"), PATIENCE, || {
+            Ok((traffic.alive_with(server) > 0).then_some(()))
+        })?;
     }
     Ok(traffic)
 }
