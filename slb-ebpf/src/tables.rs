@@ -110,6 +110,14 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn count_forgotten(&self) {
+        if let Some(totals) = TOTALS.get_ptr_mut(0) {
+            // SAFETY: as above.
+            unsafe { (*totals).forgotten += 1 };
+        }
+    }
+
+    #[inline(always)]
     fn count_service(&self, id: u32, direction: Direction, bytes: usize, new_flow: bool) {
         add(SERVICE_COUNTERS.get_ptr_mut(id), direction, bytes, new_flow);
     }

@@ -133,6 +133,8 @@ pub mod state {
     pub const ANSWERED: u32 = 32;
     /// More than a first packet: a flow that must not make room for one that is not.
     pub const CONFIRMED: u32 = 64;
+    /// Begun with a packet that asks for nothing: nobody has seen it asked for, or accepted.
+    pub const TAKEN_UP: u32 = 128;
 }
 
 /// The word of an entry that changes in place.

@@ -134,6 +134,9 @@ pub const REASONS: usize = 32;
 pub struct Totals {
     /// `packets[action][reason]`.
     pub packets: [[u64; REASONS]; 4],
+    /// Flows that have been forgotten, or could not be remembered, although they may be older than the last change of their
+    /// table.
+    pub forgotten: u64,
 }
 
 const _: () = assert!(Reason::ALL.len() <= REASONS);

@@ -172,12 +172,24 @@ impl<'t, T: Tables> Flows<'t, T> {
         if meta.is_used() { Some(Found { entry, meta, flow }) } else { None }
     }
 
-    /// Remembers a flow that is not in the table, at the distance that [`place`] has found.
+    /// Remembers a flow that is not in the table.
     #[inline(always)]
-    pub(super) fn put(&self, query: &Query, distance: u32, flow: &Flow, bits: u32, idle: u8) -> Put {
-        if distance >= NOWHERE {
-            return Put::Full;
+    pub(super) fn put(&self, query: &Query, flow: &Flow, bits: u32, idle: u8) -> Put {
+        // Somebody else may have taken the first place that was found.
+        for _ in 0..2 {
+            let distance = self.tables.place_for_flow(query.home);
+            if distance >= NOWHERE {
+                break;
+            }
+            if self.put_at(distance, query, flow, bits, idle) == Put::Done {
+                return Put::Done;
+            }
         }
+        Put::Full
+    }
+
+    #[inline(always)]
+    fn put_at(&self, distance: u32, query: &Query, flow: &Flow, bits: u32, idle: u8) -> Put {
         let Some(entry) = self.at(query.home, distance) else { return Put::Full };
         let meta = entry.meta();
         // Somebody has just taken it, or it has become worth more.
@@ -185,6 +197,9 @@ impl<'t, T: Tables> Flows<'t, T> {
             return Put::Full;
         }
         if meta.is_used() {
+            if meta.state() & state::TAKEN_UP != 0 && !self.is_over(meta) {
+                self.tables.count_forgotten();
+            }
             let old_home = self.home(&entry.client());
             let old_distance = query.home.wrapping_add(distance).wrapping_sub(old_home) & self.mask;
             if old_distance < WINDOW
@@ -214,6 +229,18 @@ impl<'t, T: Tables> Flows<'t, T> {
     #[inline(always)]
     pub(super) fn live(&self, reference: Reference) -> Option<&'t Backend> {
         self.tables.backend(reference.id()).filter(|backend| backend.reference == reference)
+    }
+
+    /// Whether a further packet of a flow shows that it is one, and no flood's. Where answers are seen, they do. Elsewhere a
+    /// flow that was asked for is worth keeping once it goes on, and one taken up in the middle once it does so a second or
+    /// more later: if it is pushed out before, it is taken up again.
+    #[inline(always)]
+    pub(super) fn is_worth_keeping(&self, found: &Found<'_>, answers_return: bool) -> bool {
+        let state = found.meta.state();
+        if answers_return {
+            return state & state::ANSWERED != 0;
+        }
+        state & state::TAKEN_UP == 0 || found.meta.silence(self.now) >= self.hz
     }
 
     /// Whether a flow has been silent for too long.

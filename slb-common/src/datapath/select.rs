@@ -106,7 +106,7 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
     {
         let chosen = Chosen::new(backend, false, tables)?;
         let was = found.meta.state();
-        let confirmed = !asks && (!answers_return || was & state::ANSWERED != 0);
+        let confirmed = !asks && flows.is_worth_keeping(found, answers_return);
         let bits = was | ended_by(packet, state::CLIENT_FIN) | if confirmed { state::CONFIRMED } else { 0 };
         if !answers_return || found.flow.client.same(&link) {
             flows.touch(found, bits);
@@ -138,9 +138,8 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
     if is_known || packet.flags.rst() {
         return Ok(Some(chosen));
     }
-    // Without answers, a connection taken up in the middle is worth as much as any: its next packet may be minutes away.
-    let confirmed = !answers_return && !asks;
-    let bits = ended_by(packet, state::CLIENT_FIN) | if confirmed { state::CONFIRMED } else { 0 };
+    let taken_up = !answers_return && !asks;
+    let bits = ended_by(packet, state::CLIENT_FIN) | if taken_up { state::TAKEN_UP } else { 0 };
     let flow = Flow { service: service.service, backend: backend.reference, client: link };
     if answers_return && !is_empty {
         tables.release_flows(&query, service.service, backend.endpoint);
@@ -149,10 +148,7 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
         Some(found) => flows.replace(found, &query, &flow, bits, service.idle),
         // The most that are told apart.
         None if answers_return && others.are_too_many() => return Err(Reason::ClientPortBusy),
-        None => {
-            let place = tables.place_for_flow(query.home);
-            flows.put(&query, place, &flow, bits, service.idle)
-        }
+        None => flows.put(&query, &flow, bits, service.idle),
     };
     if put == Put::Done {
         return Ok(Some(chosen));
@@ -161,10 +157,15 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
         return Err(Reason::FlowTableFull);
     }
     match keeper {
-        // Begun with the keeper, a flow is found without being remembered.
-        Some(keeper) if asks && keeper.flags & Backend::NEW != 0 => {
-            Chosen::new(keeper, true, tables).map(Some)
+        // Who goes on is found again, for as long as the slot has this keeper.
+        _ if !asks => {
+            tables.count_forgotten();
+            Ok(Some(chosen))
         }
+        // Begun with the keeper, a flow is found without being remembered. With anybody else it would break with its
+        // second packet.
+        Some(keeper) if keeper.flags & Backend::NEW != 0 => Chosen::new(keeper, true, tables).map(Some),
+        Some(keeper) if keeper.reference != backend.reference => Err(Reason::FlowTableFull),
         _ => Ok(Some(chosen)),
     }
 }

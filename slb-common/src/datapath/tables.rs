@@ -64,6 +64,8 @@ pub trait Tables: Sized {
 
     /// Counts one packet under an action and the number of a reason.
     fn count(&self, action: Action, reason: u32);
+    /// Counts one flow under [`Totals::forgotten`](crate::abi::stats::Totals::forgotten).
+    fn count_forgotten(&self);
     /// Counts one packet of a service.
     fn count_service(&self, id: u32, direction: Direction, bytes: usize, new_flow: bool);
     /// Counts one packet of a server.

@@ -42,6 +42,7 @@ pub struct Host {
     /// Whether the flow table takes no entry.
     pub full: Cell<bool>,
     totals: RefCell<Totals>,
+    forgotten: Cell<u64>,
     service_counters: RefCell<BTreeMap<u32, Counters>>,
     backend_counters: RefCell<BTreeMap<u32, Counters>>,
 }
@@ -66,6 +67,7 @@ impl Host {
             now: Cell::default(),
             full: Cell::default(),
             totals: RefCell::default(),
+            forgotten: Cell::default(),
             service_counters: RefCell::default(),
             backend_counters: RefCell::default(),
         }
@@ -153,6 +155,11 @@ impl Host {
         self.totals.borrow().clone()
     }
 
+    /// Flows that have been forgotten although they may be older than the last change of their table.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten.get()
+    }
+
     /// Traffic of a service.
     pub fn service_counters(&self, id: u32) -> Counters {
         self.service_counters.borrow().get(&id).copied().unwrap_or_default()
@@ -205,6 +212,10 @@ impl Tables for Host {
     fn count(&self, action: Action, reason: u32) {
         assert!((reason as usize) < REASONS, "{reason} is not the number of a reason");
         *self.totals.borrow_mut().entry((action as u8, reason)).or_default() += 1;
+    }
+
+    fn count_forgotten(&self) {
+        self.forgotten.set(self.forgotten.get() + 1);
     }
 
     fn count_service(&self, id: u32, direction: Direction, bytes: usize, new_flow: bool) {

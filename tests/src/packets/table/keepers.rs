@@ -221,11 +221,18 @@ impl Slots {
                 .frame(send(flag::SYN), to(KEEPER, Flow::New))
                 .frame(send(flag::ACK), to(KEEPER, Flow::Old))
                 .frame(ask(0), asked(NAME4)),
-            self.case("a full flow table: a keeper that takes nothing new gets nothing new")
+            self.case("a full flow table: what the owner could not keep is not begun")
                 .host_only()
                 .change(draining)
                 .full()
-                .frame(send(flag::SYN), to(OWNER, Flow::New)),
+                .frame(send(flag::SYN), Expect::Drop(Reason::FlowTableFull))
+                .frame(send(flag::ACK), to(KEEPER, Flow::Old)),
+            self.case("a full flow table: what the keeper of old had goes on with the owner")
+                .host_only()
+                .change(self.moved(OWNER, OWNER).flags(OWNER, Backend::ALIVE))
+                .full()
+                .frame(send(flag::SYN), to(OWNER, Flow::New))
+                .frame(send(flag::ACK), to(OWNER, Flow::Old)),
         ]
     }
 }
