@@ -8,6 +8,7 @@ pub mod backend;
 pub mod control;
 pub mod decap;
 pub mod flow;
+pub mod limit;
 pub mod ring;
 pub mod service;
 pub mod stats;
@@ -16,7 +17,7 @@ mod user;
 pub mod word;
 
 /// Version of everything in this module.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Services (one per VIP, port and protocol, and one per VIP for echo) the maps hold.
 pub const MAX_SERVICES: u32 = 4096;

@@ -8,6 +8,7 @@
 //! anything, and all other packets, go the full path from its beginning: the verifier sees it once.
 
 pub mod flows;
+pub mod icmp_error;
 pub mod ipip;
 pub mod tables;
 
@@ -30,8 +31,9 @@ use crate::{
     },
     opaque::hide,
 };
+use icmp_error::IcmpError;
 use select::{Answered, Chosen, Reply};
-use tables::{Direction, Tables};
+use tables::{Direction, Head, Tables};
 
 /// What is to be done with the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,11 +50,13 @@ pub enum Verdict {
 
 /// Decides on a frame that came in through the interface `ifindex`, and rewrites it as the verdict needs.
 #[inline(always)]
-pub fn process<G: Growing, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Verdict {
+pub fn process<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Verdict {
     let (verdict, action, reason) = match decide(head, ifindex, tables) {
         Ok(Sent { verdict, action, reason }) => (verdict, action, reason as u32),
         Err(Refusal::Pass(reason)) => (Verdict::Pass, Action::Pass, reason),
         Err(Refusal::Drop(reason)) => (Verdict::Drop, Action::Drop, reason),
+        // The full path has told the sender where it can.
+        Err(Refusal::Tell(error)) => (Verdict::Drop, Action::Drop, error.reason as u32),
     };
     tables.count(action, reason);
     verdict
@@ -64,10 +68,20 @@ struct Sent {
     reason: Reason,
 }
 
-/// With the number of the reason.
+/// What is not sent on.
 enum Refusal {
+    /// Left to the kernel, for the reason of this number.
     Pass(u32),
+    /// Dropped, for the reason of this number.
     Drop(u32),
+    /// The sender is told so.
+    Tell(IcmpError),
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        drop(reason)
+    }
 }
 
 const fn pass(reason: Reason) -> Refusal {
@@ -79,7 +93,7 @@ const fn drop(reason: Reason) -> Refusal {
 }
 
 #[inline(always)]
-fn decide<G: Growing, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Result<Sent, Refusal> {
+fn decide<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Result<Sent, Refusal> {
     let Some(index) = tables.index() else { return Err(pass(Reason::NotOurs)) };
     let quick = Path::<T, true> { ifindex, index, tables };
     if let Some(packet) = plain_ipv4(&head.frame())
@@ -107,7 +121,11 @@ fn decide<G: Growing, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Resu
         return full.echo(head, &packet);
     }
     // The full path decides.
-    full.flow(head, &packet)?.ok_or(drop(Reason::NotReady))
+    match full.flow(head, &packet) {
+        Ok(sent) => sent.ok_or(drop(Reason::NotReady)),
+        Err(Refusal::Tell(error)) => full.tell(head, &packet, error),
+        Err(refusal) => Err(refusal),
+    }
 }
 
 /// What all steps of a packet's path need.
@@ -124,7 +142,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     fn flow<G: Growing>(&self, head: &mut G, packet: &Packet) -> Result<Option<Sent>, Refusal> {
         match self.index.find(&packet.destination, packet.destination_port, packet.protocol) {
             Some(_) if packet.source.same(&packet.destination) => Err(drop(Reason::Land)),
-            Some(service) => self.to_server(head, packet, service).map_err(drop),
+            Some(service) => self.to_server(head, packet, service),
             None => self.to_client(head, packet),
         }
     }
@@ -149,11 +167,11 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         head: &mut G,
         packet: &Packet,
         service: &IndexEntry,
-    ) -> Result<Option<Sent>, Reason> {
+    ) -> Result<Option<Sent>, Refusal> {
         let Self { ifindex, index, tables } = *self;
         // In mode `dsr` SLB is no router.
         if packet.hop_limit <= 1 && service.mode != mode::DSR {
-            return Err(Reason::HopLimit);
+            return Self::refuse(IcmpError { reason: Reason::HopLimit, mtu: 0 });
         }
         let mut frame = head.frame();
         let bytes = frame.len();
@@ -161,42 +179,46 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         let link = Link { ifindex, stations };
         let chosen = select::to_server::<QUICK, T>(packet, link, service, index, tables)?;
         let Some(Chosen { backend, hop, is_new }) = chosen else { return Ok(None) };
+        let grown = if service.mode == mode::IPIP { ipip::grown(backend) } else { 0 };
+        if packet.len + grown > hop.mtu as usize {
+            let mtu = hop.mtu.saturating_sub(grown as u32);
+            return Self::refuse(IcmpError { reason: Reason::TooBig, mtu });
+        }
+        // A server that does not hold the VIP, and routes back to us, would otherwise get it for ever.
+        if service.mode == mode::DSR && stations.sender() == hop.stations.receiver() {
+            return Err(drop(Reason::Loop));
+        }
+        let verdict = self.leave(hop.ifindex, packet)?;
         match service.mode {
             mode::NAT => {
-                let verdict = self.leave(hop.ifindex, packet)?;
                 nat::to_server(&mut frame, packet, &backend.address, backend.port)
                     .ok_or(Reason::Truncated)?;
                 readdress(&mut frame, &hop.stations).ok_or(Reason::Truncated)?;
-                self.count(service, backend.reference.id(), bytes, is_new);
-                Ok(Some(Sent { verdict, action: Action::Forward, reason: Reason::ToServer }))
             }
-            mode::DSR => {
-                // A server that does not hold the VIP, and routes back to us, would otherwise get it for ever.
-                if stations.sender() == hop.stations.receiver() {
-                    return Err(Reason::Loop);
-                }
-                let verdict = self.leave(hop.ifindex, packet)?;
-                readdress(&mut frame, &hop.stations).ok_or(Reason::Truncated)?;
-                self.count(service, backend.reference.id(), bytes, is_new);
-                Ok(Some(Sent { verdict, action: Action::Forward, reason: Reason::ToServer }))
-            }
+            mode::DSR => readdress(&mut frame, &hop.stations).ok_or(Reason::Truncated)?,
             mode::IPIP => {
-                let grown = if backend.address.is_v4() { ipip::IPV4_BYTES } else { ipip::IPV6_BYTES };
-                if packet.len + grown > hop.mtu as usize {
-                    return Err(Reason::TooBig);
-                }
-                let verdict = self.leave(hop.ifindex, packet)?;
                 let flow = mix(u64::from(packet.source_port) ^ packet.source.halves()[1]) as u32;
-                ipip::wrap(head, packet, backend, hop, &index.tunnel, flow).map_err(
-                    |failure| match failure {
-                        ipip::Failure::Truncated => Reason::Truncated,
-                        ipip::Failure::NoHeadroom => Reason::NoHeadroom,
-                    },
-                )?;
-                self.count(service, backend.reference.id(), bytes, is_new);
-                Ok(Some(Sent { verdict, action: Action::Forward, reason: Reason::ToServer }))
+                ipip::wrap(head, packet, backend, hop, &index.tunnel, flow)?;
             }
-            _ => Err(Reason::NotReady),
+            _ => return Err(drop(Reason::NotReady)),
+        }
+        self.count(service, backend.reference.id(), bytes, is_new);
+        Ok(Some(Sent { verdict, action: Action::Forward, reason: Reason::ToServer }))
+    }
+
+    /// Refuses a packet whose sender is to be told.
+    #[inline(always)]
+    const fn refuse(error: IcmpError) -> Result<Option<Sent>, Refusal> {
+        if QUICK { Ok(None) } else { Err(Refusal::Tell(error)) }
+    }
+
+    /// Tells the sender, if that may be.
+    #[inline(always)]
+    fn tell<G: Head>(&self, head: &mut G, packet: &Packet, error: IcmpError) -> Result<Sent, Refusal> {
+        if self.tables.may_send_error(self.index.hz) && head.answer_error(packet.network, error.mtu) {
+            Ok(Sent { verdict: Verdict::Transmit, action: Action::Answer, reason: error.reason })
+        } else {
+            Err(drop(error.reason))
         }
     }
 

@@ -6,24 +6,30 @@ mod maps;
 mod runtime;
 mod tables;
 
-use aya_ebpf::{bindings::xdp_action, helpers::bpf_xdp_adjust_head, macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    bindings::{xdp_action, xdp_md},
+    helpers::{bpf_xdp_adjust_head, generated::bpf_xdp_adjust_tail},
+    macros::xdp,
+    programs::XdpContext,
+};
 use slb_common::{
-    datapath::{Verdict, process},
+    datapath::{Verdict, icmp_error, process, tables::Head},
     net::frame::{Frame, Growing},
+    opaque::opaque,
 };
 use tables::Maps;
 
 /// The frame of this run of the program.
-struct Head<'a>(&'a XdpContext);
+struct Context(*mut xdp_md);
 
-impl Growing for Head<'_> {
+impl Growing for Context {
     #[inline(always)]
     fn frame(&mut self) -> Frame<'_> {
         // Read afresh each time, hence volatile: the verifier then forgets what it has found of the frame so far, which
         // differs from path to path.
         // SAFETY: the context is the kernel's, which hands the frame to this program alone until it returns.
         unsafe {
-            let (start, end) = (&raw const (*self.0.ctx).data, &raw const (*self.0.ctx).data_end);
+            let (start, end) = (&raw const (*self.0).data, &raw const (*self.0).data_end);
             Frame::from_raw(start.read_volatile() as usize, end.read_volatile() as usize)
         }
     }
@@ -31,8 +37,30 @@ impl Growing for Head<'_> {
     #[inline(always)]
     fn grow(&mut self, bytes: usize) -> bool {
         // SAFETY: the context is the kernel's. Frames made before borrow this value, so none is used after.
-        unsafe { bpf_xdp_adjust_head(self.0.ctx, -(bytes as i32)) == 0 }
+        unsafe { bpf_xdp_adjust_head(self.0, -(bytes as i32)) == 0 }
     }
+
+    #[inline(always)]
+    fn cut(&mut self, bytes: usize) -> bool {
+        // Opaque: the compiler would otherwise subtract halves of pointers.
+        let tail = bytes as i32 - opaque(self.frame().len() as u64) as i32;
+        // SAFETY: as above.
+        unsafe { bpf_xdp_adjust_tail(self.0, tail) == 0 }
+    }
+}
+
+impl Head for Context {
+    #[inline(always)]
+    fn answer_error(&mut self, network: usize, mtu: u32) -> bool {
+        slb_answer_error(self.0, network as u64, mtu.into()) != 0
+    }
+}
+
+/// [`icmp_error::answer`], as a function that the verifier follows once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_answer_error(ctx: *mut xdp_md, network: u64, mtu: u64) -> u64 {
+    icmp_error::answer(&mut Context(ctx), network as usize, mtu as u32).is_some().into()
 }
 
 /// Forwards what belongs to a listener, leaves everything else to the kernel.
@@ -40,7 +68,7 @@ impl Growing for Head<'_> {
 #[inline(always)]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn slb(ctx: XdpContext) -> u32 {
-    let verdict = process(&mut Head(&ctx), ctx.ingress_ifindex() as u32, &Maps);
+    let verdict = process(&mut Context(ctx.ctx), ctx.ingress_ifindex() as u32, &Maps);
     let action = match verdict {
         Verdict::Transmit => xdp_action::XDP_TX,
         Verdict::Redirect(_) => xdp_action::XDP_REDIRECT,

@@ -110,6 +110,12 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn may_send_error(&self, hz: u32) -> bool {
+        // SAFETY: as above.
+        TOTALS.get_ptr_mut(0).is_some_and(|totals| unsafe { (*totals).icmp_errors.take(self.now(), hz) })
+    }
+
+    #[inline(always)]
     fn count_forgotten(&self) {
         if let Some(totals) = TOTALS.get_ptr_mut(0) {
             // SAFETY: as above.

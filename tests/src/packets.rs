@@ -7,6 +7,7 @@ pub mod check;
 pub mod decap;
 pub mod frames;
 pub mod host;
+pub mod icmp;
 pub mod kernel;
 pub mod oracle;
 pub mod random;

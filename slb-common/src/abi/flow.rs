@@ -7,7 +7,7 @@
 //! Several processors read and write at once. Every word is written whole. The word *meta* holds a version, which is odd
 //! while the entry is being written: whoever reads an entry compares the versions before and after. Whoever writes one has
 //! made the version odd by compare-and-exchange, so nobody else writes it, nor its bit in its home's places.
-//! Loads and stores need no more order than x86-64 keeps by itself.
+//! Loads and stores need no more order than acquire and release, which x86-64 keeps by itself, whatever BPF asks for.
 
 use super::{Address, Reference, Stations, word::Word};
 use crate::hash::mix;

@@ -1,5 +1,7 @@
 //! Counters, one set per processor.
 
+use super::limit::Limit;
+
 /// Traffic of a service or a server on one processor.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -137,6 +139,8 @@ pub struct Totals {
     /// Flows that have been forgotten, or could not be remembered, although they may be older than the last change of their
     /// table.
     pub forgotten: u64,
+    /// ICMP errors sent of late.
+    pub icmp_errors: Limit,
 }
 
 const _: () = assert!(Reason::ALL.len() <= REASONS);

@@ -50,26 +50,29 @@ impl Word {
 
 #[cfg(not(target_arch = "bpf"))]
 mod imp {
-    use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    use core::sync::atomic::{
+        AtomicU64,
+        Ordering::{AcqRel, Acquire, Release},
+    };
 
     pub(super) fn load(word: &AtomicU64) -> u64 {
-        word.load(Relaxed)
+        word.load(Acquire)
     }
 
     pub(super) fn store(word: &AtomicU64, value: u64) {
-        word.store(value, Relaxed);
+        word.store(value, Release);
     }
 
     pub(super) fn exchange(word: &AtomicU64, old: u64, new: u64) -> bool {
-        word.compare_exchange(old, new, Relaxed, Relaxed).is_ok()
+        word.compare_exchange(old, new, AcqRel, Acquire).is_ok()
     }
 
     pub(super) fn or(word: &AtomicU64, bits: u64) {
-        word.fetch_or(bits, Relaxed);
+        word.fetch_or(bits, AcqRel);
     }
 
     pub(super) fn and(word: &AtomicU64, bits: u64) {
-        word.fetch_and(bits, Relaxed);
+        word.fetch_and(bits, AcqRel);
     }
 }
 

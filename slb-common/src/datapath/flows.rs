@@ -417,3 +417,6 @@ impl<'t, T: Tables> Flows<'t, T> {
         self.tables.flow(home.wrapping_add(distance) & self.mask)
     }
 }
+
+#[cfg(test)]
+mod tests;

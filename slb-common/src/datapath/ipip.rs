@@ -5,6 +5,7 @@ use crate::{
         Stations,
         backend::{Backend, NextHop},
         service::Tunnel,
+        stats::Reason,
     },
     net::{
         checksum::Delta,
@@ -28,12 +29,10 @@ const VERSION_4: u8 = 0x45;
 const STATIONS: usize = 12;
 const UNTAGGED: usize = 14;
 
-/// Why a packet was not put into another one.
-pub(super) enum Failure {
-    /// The frame is shorter than it was.
-    Truncated,
-    /// There is no room before the frame.
-    NoHeadroom,
+/// Bytes by which a packet grows on its way to a server.
+#[inline(always)]
+pub(super) const fn grown(backend: &Backend) -> usize {
+    if backend.address.is_v4() { IPV4_BYTES } else { IPV6_BYTES }
 }
 
 /// The sum of the words of an outer IPv4 header that are the same in every packet from `source` to `destination`, both in
@@ -59,21 +58,22 @@ pub(super) fn wrap<G: Growing>(
     hop: &NextHop,
     tunnel: &Tunnel,
     flow: u32,
-) -> Result<(), Failure> {
-    let inner = inner(&mut head.frame(), packet).ok_or(Failure::Truncated)?;
-    let is_v4 = backend.address.is_v4();
-    if !head.grow(if is_v4 { IPV4_BYTES } else { IPV6_BYTES }) {
-        return Err(Failure::NoHeadroom);
+) -> Result<(), Reason> {
+    if !head.grow(grown(backend)) {
+        return Err(Reason::NoHeadroom);
     }
     let frame = &mut head.frame();
-    if is_v4 {
-        ethernet(frame, packet.network, IPV4_BYTES, &hop.stations, ether_type::IPV4)
-            .and_then(|()| ipv4(frame, packet.network, &inner, backend, tunnel))
+    let at = packet.network;
+    if backend.address.is_v4() {
+        let inner = inner(frame, at + IPV4_BYTES, packet).ok_or(Reason::Truncated)?;
+        ethernet(frame, at, IPV4_BYTES, &hop.stations, ether_type::IPV4)
+            .and_then(|()| ipv4(frame, at, &inner, backend, tunnel))
     } else {
-        ethernet(frame, packet.network, IPV6_BYTES, &hop.stations, ether_type::IPV6)
-            .and_then(|()| ipv6(frame, packet.network, &inner, backend, tunnel, flow))
+        let inner = inner(frame, at + IPV6_BYTES, packet).ok_or(Reason::Truncated)?;
+        ethernet(frame, at, IPV6_BYTES, &hop.stations, ether_type::IPV6)
+            .and_then(|()| ipv6(frame, at, &inner, backend, tunnel, flow))
     }
-    .ok_or(Failure::Truncated)
+    .ok_or(Reason::Truncated)
 }
 
 /// What the outer header takes from the inner one.
@@ -86,16 +86,16 @@ struct Inner {
 }
 
 #[inline(always)]
-fn inner(frame: &mut Frame<'_>, packet: &Packet) -> Option<Inner> {
+fn inner(frame: &mut Frame<'_>, at: usize, packet: &Packet) -> Option<Inner> {
     if packet.destination.is_v4() {
-        let ip = frame.header_mut::<Ipv4Hdr>(packet.network)?;
+        let ip = frame.header_mut::<Ipv4Hdr>(at)?;
         let before = u16::from_ne_bytes([ip.ttl, ip.proto]);
         ip.ttl -= 1;
         let after = u16::from_ne_bytes([ip.ttl, ip.proto]);
         ip.check = Delta::default().word(before, after).apply(ip.check);
         Some(Inner { len: packet.len as u16, class: ip.tos, protocol: protocol::IPV4 })
     } else {
-        let ip = frame.header_mut::<Ipv6Hdr>(packet.network)?;
+        let ip = frame.header_mut::<Ipv6Hdr>(at)?;
         ip.hop_limit -= 1;
         Some(Inner {
             len: packet.len as u16,
@@ -107,7 +107,7 @@ fn inner(frame: &mut Frame<'_>, packet: &Packet) -> Option<Inner> {
 
 /// Writes the Ethernet header of the grown frame; VLAN tags move to the new front.
 #[inline(always)]
-fn ethernet(
+pub(super) fn ethernet(
     frame: &mut Frame<'_>,
     network: usize,
     grown: usize,

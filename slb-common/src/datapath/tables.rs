@@ -1,6 +1,8 @@
 //! What the packet path needs of its surroundings: maps and helpers in BPF, vectors in tests.
 
 use super::flows::{self, Query};
+#[cfg(doc)]
+use super::icmp_error;
 use crate::abi::{
     backend::{Backend, NextHop},
     flow::FlowEntry,
@@ -8,6 +10,7 @@ use crate::abi::{
     service::{Service, ServiceIndex},
     stats::Action,
 };
+use crate::net::frame::Growing;
 
 /// Direction of a packet, seen from SLB's clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +19,12 @@ pub enum Direction {
     In,
     /// To a client.
     Out,
+}
+
+/// The frame, where it is.
+pub trait Head: Growing {
+    /// [`icmp_error::answer`], compiled apart; `false` if the frame is of no use any more.
+    fn answer_error(&mut self, network: usize, mtu: u32) -> bool;
 }
 
 /// The tables. Look-ups hand out references and never fail but for absence.
@@ -64,6 +73,8 @@ pub trait Tables: Sized {
 
     /// Counts one packet under an action and the number of a reason.
     fn count(&self, action: Action, reason: u32);
+    /// Whether one more ICMP error may be sent in this second; `hz` is jiffies in it.
+    fn may_send_error(&self, hz: u32) -> bool;
     /// Counts one flow under [`Totals::forgotten`](crate::abi::stats::Totals::forgotten).
     fn count_forgotten(&self);
     /// Counts one packet of a service.

@@ -3,7 +3,7 @@
 //! One's complement sums do not care in which byte order words are added, so everything stays as it stands in the
 //! packet.
 
-use crate::abi::Address;
+use crate::{abi::Address, opaque::opaque};
 
 /// What a set of changes adds to a checksum.
 #[derive(Debug, Clone, Copy, Default)]
@@ -21,6 +21,21 @@ impl Delta {
     #[must_use]
     pub const fn plus(self, word: u16) -> Self {
         Self(self.0 + word as u64)
+    }
+
+    /// Adds bytes, of which there is a multiple of four. One after the other: together they would fill the stack of BPF.
+    #[inline(always)]
+    #[must_use]
+    pub fn bytes<const N: usize>(self, bytes: &[u8; N]) -> Self {
+        const { assert!(N.is_multiple_of(4)) };
+        let mut sum = self.0;
+        let mut i = 0;
+        while i < N {
+            let word = u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+            sum = opaque(sum + u64::from(word));
+            i += 4;
+        }
+        Self(sum)
     }
 
     /// The checksum over what has been added (RFC 1071).

@@ -84,12 +84,14 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// A frame that can grow at its head.
+/// A frame that can grow at its head and shrink at its tail.
 pub trait Growing {
     /// The frame as it is now.
     fn frame(&mut self) -> Frame<'_>;
     /// Puts `bytes` bytes of unknown content before the frame; `false` if there is no room, and nothing has changed.
     fn grow(&mut self, bytes: usize) -> bool;
+    /// Leaves the first `bytes` bytes of a frame that is longer; `false` if that cannot be done, and nothing has changed.
+    fn cut(&mut self, bytes: usize) -> bool;
 }
 
 #[cfg(test)]

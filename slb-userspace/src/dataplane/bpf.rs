@@ -3,6 +3,9 @@
 //! Maps and links are pinned under `PIN_DIR/v<ABI_VERSION>/{maps,links}`; forwarding needs nothing else, so it goes
 //! on without this process. Whoever opens the pins sees what is in force. The decapsulator has pins of its own.
 
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("the flow table relies on the order of loads and stores of x86-64: see slb_common::abi::flow");
+
 mod bpffs;
 pub mod decap;
 mod flows;

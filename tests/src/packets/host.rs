@@ -9,14 +9,15 @@ use slb_common::{
     abi::{
         backend::{Backend, NextHop},
         flow::{FlowEntry, WORDS},
+        limit::Limit,
         ring::Ring,
         service::{Service, ServiceIndex},
         stats::{Action, Counters, REASONS},
         word::Word,
     },
     datapath::{
-        Verdict, process,
-        tables::{Direction, Tables},
+        Verdict, icmp_error, process,
+        tables::{Direction, Head, Tables},
     },
     net::frame::{Frame, Growing},
 };
@@ -43,6 +44,7 @@ pub struct Host {
     pub full: Cell<bool>,
     totals: RefCell<Totals>,
     forgotten: Cell<u64>,
+    errors: Cell<Limit>,
     service_counters: RefCell<BTreeMap<u32, Counters>>,
     backend_counters: RefCell<BTreeMap<u32, Counters>>,
 }
@@ -68,6 +70,7 @@ impl Host {
             full: Cell::default(),
             totals: RefCell::default(),
             forgotten: Cell::default(),
+            errors: Cell::default(),
             service_counters: RefCell::default(),
             backend_counters: RefCell::default(),
         }
@@ -101,6 +104,17 @@ impl Growing for Buffer {
             }
             None => false,
         }
+    }
+
+    fn cut(&mut self, bytes: usize) -> bool {
+        self.bytes.truncate(self.start + bytes);
+        true
+    }
+}
+
+impl Head for Buffer {
+    fn answer_error(&mut self, network: usize, mtu: u32) -> bool {
+        icmp_error::answer(self, network, mtu).is_some()
     }
 }
 
@@ -212,6 +226,13 @@ impl Tables for Host {
     fn count(&self, action: Action, reason: u32) {
         assert!((reason as usize) < REASONS, "{reason} is not the number of a reason");
         *self.totals.borrow_mut().entry((action as u8, reason)).or_default() += 1;
+    }
+
+    fn may_send_error(&self, hz: u32) -> bool {
+        let mut errors = self.errors.get();
+        let may = errors.take(self.now(), hz);
+        self.errors.set(errors);
+        may
     }
 
     fn count_forgotten(&self) {

@@ -8,7 +8,7 @@ mod write;
 
 use std::{
     collections::{HashMap, HashSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use slb_common::datapath::Verdict;
@@ -19,6 +19,7 @@ use self::{
 };
 use super::{
     frames::{flag, number},
+    icmp::{self, Cause},
     world::{self, LISTENERS, Listener, Server, World},
 };
 
@@ -77,6 +78,22 @@ impl Remembered {
     }
 }
 
+/// Who sent the frame is told why it cannot go on, unless there are options, or extension headers, or nobody to be told,
+/// or it might be fragmented on its way.
+fn told(frame: &[u8], read: &Read, cause: Cause) -> Result<(u32, Vec<u8>), Refused> {
+    let plain = read.transport == read.network + if read.v4 { 20 } else { 40 };
+    let one_host = match read.source.ip() {
+        IpAddr::V4(ip) => !matches!(ip.octets()[0], 0 | 127 | 224..),
+        IpAddr::V6(ip) => !ip.is_multicast() && ip.segments()[..2] != [0, 0],
+    };
+    let may_be_fragmented = read.v4 && frame[read.network + 6] & 0x40 == 0 && cause != Cause::HopLimit;
+    if plain && one_host && !may_be_fragmented {
+        Ok((world::LO, icmp::told(frame, read.network, cause)))
+    } else {
+        Err(Refused::Drop)
+    }
+}
+
 impl Oracle {
     /// What must become of a frame that comes in through the loopback interface.
     pub fn judge(&mut self, frame: &[u8]) -> Outcome {
@@ -99,7 +116,7 @@ impl Oracle {
             return Ok((world::LO, reply(frame, &read)));
         }
         if read.hop_limit < 2 {
-            return Err(Refused::Drop);
+            return told(frame, &read, Cause::HopLimit);
         }
         self.asked(frame, &read, &listener)
     }
@@ -124,6 +141,9 @@ impl Oracle {
             flow.own.copy_from_slice(&frame[..6]);
             flow.peer.copy_from_slice(&frame[6..12]);
             flow.note(read.flags, End::Client);
+        }
+        if read.len > usize::from(world::MTU as u16) {
+            return told(frame, read, Cause::TooBig(world::MTU as u16));
         }
         if read.tagged && server.hop.out != world::LO {
             return Err(Refused::Drop);

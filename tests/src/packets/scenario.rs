@@ -19,6 +19,7 @@ use super::{
     check::{self, Rewrite},
     frames::Frame,
     host::{Host, Totals},
+    icmp::{self, Cause},
     kernel::{Kernel, action},
     tunnel,
     world::{self, Hop, IDS, LO, Listener, Server, World},
@@ -57,6 +58,8 @@ pub enum Expect {
     ToClient(Listener, Server, Hop),
     /// It is answered.
     Answer(Listener),
+    /// Its sender is told why it cannot go on.
+    Tell(Cause),
     /// It is left alone.
     Pass(Reason),
     /// It is dropped.
@@ -315,6 +318,14 @@ impl Expected {
                 let mac = |at: usize| frame.bytes[at..at + 6].try_into().expect("six bytes");
                 let bytes = check::rewritten(frame, mac(6), mac(0), Rewrite::Reply);
                 (Action::Answer, Reason::Echo, Verdict::Transmit, bytes)
+            }
+            Expect::Tell(cause) => {
+                let reason = match cause {
+                    Cause::HopLimit => Reason::HopLimit,
+                    Cause::TooBig(_) => Reason::TooBig,
+                };
+                let bytes = icmp::told(&frame.bytes, frame.network, *cause);
+                (Action::Answer, reason, Verdict::Transmit, bytes)
             }
             Expect::Pass(reason) => (Action::Pass, *reason, Verdict::Pass, frame.bytes.clone()),
             Expect::Drop(reason) => (Action::Drop, *reason, Verdict::Drop, frame.bytes.clone()),

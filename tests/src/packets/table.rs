@@ -6,6 +6,7 @@ mod headers;
 mod keepers;
 mod modes;
 mod replies;
+mod told;
 mod truncations;
 
 use super::scenario::Scenario;
@@ -20,6 +21,7 @@ pub fn all() -> Vec<Scenario> {
         flows::cases(),
         modes::cases(),
         keepers::cases(),
+        told::cases(),
     ]
     .into_iter()
     .flatten()

@@ -71,8 +71,8 @@ pub fn name_of(id: u32) -> Option<String> {
 ///
 /// Returns the XDP action and the frame as the program left it.
 pub(super) fn test_run(program: &mut Xdp, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
-    // The program may put a header before it.
-    let mut out = vec![0; frame.len() + size_of::<Ipv6Hdr>()];
+    // The program may put headers before it: of IPv6, and of an ICMP message.
+    let mut out = vec![0; frame.len() + size_of::<Ipv6Hdr>() + 8];
     let result = program.test_run(TestRunOptions {
         data_in: Some(frame),
         data_out: Some(&mut out),

@@ -15,7 +15,6 @@ pub(super) fn cases() -> Vec<Scenario> {
     let mut cases = Vec::new();
     cases.extend(ipv4());
     cases.extend(ipv6());
-    cases.extend(hop_limits());
     cases.extend(transport());
     cases
 }
@@ -204,23 +203,6 @@ fn mapped_answer() -> Scenario {
     Scenario::new("IPv6: an answer between IPv4-mapped addresses")
         .frame(tcp(CLIENT4, HTTP4.at, flag::SYN).build(), TO4)
         .frame(frame, Expect::Pass(Reason::NotOurs))
-}
-
-fn hop_limits() -> Vec<Scenario> {
-    let mut cases = Vec::new();
-    for (hop_limit, four, six) in [
-        (0, Expect::Drop(Reason::HopLimit), Expect::Drop(Reason::HopLimit)),
-        (1, Expect::Drop(Reason::HopLimit), Expect::Drop(Reason::HopLimit)),
-        (2, TO4, TO6),
-        (255, TO4, TO6),
-    ] {
-        cases.push(
-            Scenario::new(format!("hop limit {hop_limit}"))
-                .frame(tcp(CLIENT4, HTTP4.at, flag::SYN).hop_limit(hop_limit).build(), four)
-                .frame(tcp(CLIENT6, HTTP6.at, flag::SYN).hop_limit(hop_limit).build(), six),
-        );
-    }
-    cases
 }
 
 fn transport() -> Vec<Scenario> {

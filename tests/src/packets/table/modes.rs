@@ -9,6 +9,7 @@ use slb_common::abi::{
 
 use crate::packets::{
     frames::{Builder, echo, flag, number, tcp, udp},
+    icmp::Cause,
     scenario::{Expect, Flow, Scenario},
     world::*,
 };
@@ -215,8 +216,8 @@ impl Tunnel {
         };
         let four = |len| datagram(CLIENT4, DNS4, UDP4, len);
         let six = |len| datagram(CLIENT6, DNS6, UDP6, len);
-        let too_big = Expect::Drop(Reason::TooBig);
-        let last = Expect::Drop(Reason::HopLimit);
+        let too_big = Expect::Tell(Cause::TooBig(room as u16));
+        let last = Expect::Tell(Cause::HopLimit);
         let at = |hop_limit| {
             (
                 tcp(CLIENT4, HTTP4.at, flag::SYN).hop_limit(hop_limit).build(),
@@ -234,7 +235,8 @@ impl Tunnel {
                 .frame(six(room + 1).build(), too_big)
                 .frame(four(room + 1).tag(VLAN, 7).build(), too_big)
                 .frame(four(MTU as usize).build(), too_big)
-                .frame(six(MTU as usize).build(), too_big),
+                .frame(six(MTU as usize).build(), too_big)
+                .frame(four(room + 1).build().network(6, &[0, 0]).sound(), Expect::Drop(Reason::TooBig)),
             self.case("used up")
                 .frame(at(1).0, last)
                 .frame(at(1).1, last)

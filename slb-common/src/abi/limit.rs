@@ -1,0 +1,43 @@
+//! So many a second, and no more.
+
+/// What one processor has sent of late.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limit {
+    /// Jiffies when the present second began.
+    since: u32,
+    /// Sent since then.
+    sent: u32,
+}
+
+impl Limit {
+    /// ICMP errors a processor sends in a second: what Linux sends by default (`icmp_msgs_per_sec`).
+    pub const ICMP_ERRORS: u32 = 1000;
+
+    /// Whether one more may be sent; `now` is jiffies, `hz` jiffies in a second.
+    #[inline(always)]
+    pub const fn take(&mut self, now: u32, hz: u32) -> bool {
+        if now.wrapping_sub(self.since) >= hz {
+            self.since = now;
+            self.sent = 0;
+        }
+        let may = self.sent < Self::ICMP_ERRORS;
+        self.sent += may as u32;
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_holds_so_many() {
+        let mut limit = Limit::default();
+        let mut sent = |now| (0..5000).filter(|_| limit.take(now, 250)).count();
+        assert_eq!(sent(u32::MAX - 100), 1000);
+        assert_eq!(sent(100), 0, "not a second later");
+        assert_eq!(sent(149), 1000);
+        assert_eq!(sent(1000), 1000);
+    }
+}

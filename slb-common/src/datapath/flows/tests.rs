@@ -1,0 +1,127 @@
+//! The flow table under several processors at once.
+
+extern crate std;
+
+use std::{boxed::Box, thread, vec::Vec};
+
+use super::*;
+use crate::{
+    abi::{
+        Address, Stations,
+        backend::NextHop,
+        flow::{Link, WORDS},
+        ring::Ring,
+        service::Service,
+        stats::Action,
+        word::Word,
+    },
+    datapath::tables::Direction,
+};
+
+const SLOTS: u32 = 64;
+const CLIENTS: u32 = 200;
+const THREADS: u32 = 4;
+const STEPS: u32 = 200_000;
+const HZ: u32 = 250;
+
+struct Shared {
+    index: Box<ServiceIndex>,
+    entries: Vec<[Word; WORDS]>,
+}
+
+impl Tables for Shared {
+    fn index(&self) -> Option<&ServiceIndex> {
+        Some(&self.index)
+    }
+    fn service(&self, _: u32) -> Option<&Service> {
+        None
+    }
+    fn ring(&self, _: u32) -> Option<&Ring> {
+        None
+    }
+    fn backend(&self, _: u32) -> Option<&Backend> {
+        None
+    }
+    fn next_hop(&self, _: u32) -> Option<&NextHop> {
+        None
+    }
+    fn flow(&self, slot: u32) -> Option<FlowEntry<'_>> {
+        self.entries.get(slot as usize).map(FlowEntry::new)
+    }
+    fn flow_seed(&self) -> u64 {
+        7
+    }
+    fn now(&self) -> u32 {
+        1000 * HZ
+    }
+    fn redirect(&self, _: u32) -> bool {
+        false
+    }
+    fn count(&self, _: Action, _: u32) {}
+    fn may_send_error(&self, _: u32) -> bool {
+        false
+    }
+    fn count_forgotten(&self) {}
+    fn count_service(&self, _: u32, _: Direction, _: usize, _: bool) {}
+    fn count_backend(&self, _: u32, _: Direction, _: usize, _: bool) {}
+}
+
+fn client(n: u32) -> Client {
+    Client::new(&Address::v4([10, 0, 0, n as u8]), n as u16, 6)
+}
+
+/// Every word of a flow says the same two numbers.
+fn flow(n: u32, use_: u32) -> Flow {
+    let stations = Stations { head: u64::from(use_) << 32 | u64::from(n), tail: n ^ use_, reserved: 0 };
+    Flow { service: n, backend: Reference::new(n, use_), client: Link { ifindex: use_, stations } }
+}
+
+fn play(shared: &Shared, thread: u32) {
+    let flows = Flows::open(&shared.index, shared);
+    let mut dice = 0x9e37_79b9_u32.wrapping_mul(thread + 1);
+    for step in 0..STEPS {
+        dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let n = (dice >> 8) % CLIENTS;
+        let query = flows.query(client(n));
+        let found = flows.read(&query, shared.find_flow(&query, n));
+        if let Some(found) = &found {
+            let use_ = found.flow.backend.0 >> 32;
+            assert_eq!(found.flow, flow(n, use_ as u32), "words of two flows");
+        }
+        let new = flow(n, 1 + (step << 2 | thread));
+        match (found, dice >> 29) {
+            (Some(found), 0) => drop(flows.replace(&found, &query, &new, 0, 225)),
+            (Some(found), 1) => flows.touch(&found, found.meta.state() | state::CONFIRMED),
+            (Some(found), 2) => flows.touch(&found, found.meta.state() | state::RESET),
+            (Some(_), _) => {}
+            (None, _) => drop(flows.put(&query, &new, 0, 225)),
+        }
+    }
+}
+
+#[test]
+fn several_processors_share_a_table() {
+    let mut index = ServiceIndex::empty();
+    index.flow_mask = SLOTS - 1;
+    index.hz = HZ;
+    let shared = Shared { index, entries: (0..SLOTS).map(|_| Default::default()).collect() };
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let shared = &shared;
+            scope.spawn(move || play(shared, thread));
+        }
+    });
+    let flows = Flows::open(&shared.index, &shared);
+    let mut used = 0;
+    for slot in 0..SLOTS {
+        let entry = shared.flow(slot).unwrap();
+        assert!(!entry.meta().is_being_written(), "slot {slot} was left half written");
+        used += u32::from(entry.meta().is_used());
+        for distance in 0..WINDOW {
+            let there = shared.flow((slot + distance) & (SLOTS - 1)).unwrap();
+            let is_here = there.meta().is_used() && flows.home(&there.client()) == slot;
+            assert_eq!(entry.places() >> distance & 1 == 1, is_here, "home {slot}, distance {distance}");
+        }
+    }
+    assert!(used > SLOTS / 2, "{used} flows in {SLOTS} slots");
+}

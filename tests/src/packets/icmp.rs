@@ -1,0 +1,54 @@
+//! ICMP errors: what must come of a packet whose sender is told that it cannot go on, put together from nothing.
+
+use super::{
+    check::{put, sum},
+    frames::number,
+};
+
+/// Why a packet cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Its TTL or hop limit is used up.
+    HopLimit,
+    /// It is larger than so many bytes.
+    TooBig(u16),
+}
+
+/// The frame that must go back. `network` is the offset of the IP header in the frame that came in.
+pub fn told(frame: &[u8], network: usize, cause: Cause) -> Vec<u8> {
+    let packet = &frame[network..];
+    let v4 = packet[0] >> 4 == 4;
+    let mut message = match (v4, cause) {
+        (true, Cause::HopLimit) => vec![11, 0, 0, 0, 0, 0, 0, 0],
+        (true, Cause::TooBig(mtu)) => [&[3, 4, 0, 0, 0, 0][..], &mtu.to_be_bytes()].concat(),
+        (false, Cause::HopLimit) => vec![3, 0, 0, 0, 0, 0, 0, 0],
+        (false, Cause::TooBig(mtu)) => [&[2, 0, 0, 0, 0, 0][..], &mtu.to_be_bytes()].concat(),
+    };
+    message.extend(&packet[..if v4 { 28 } else { 48 }]);
+
+    let mut out = Vec::new();
+    out.extend(&frame[6..12]);
+    out.extend(&frame[..6]);
+    out.extend(&frame[12..network]);
+    if v4 {
+        let check = !sum(&message);
+        put(&mut message, 2, check);
+        let mut header = vec![0x45, 0];
+        header.extend((20 + message.len() as u16).to_be_bytes());
+        header.extend([0, 0, 0x40, 0, 64, number::ICMP, 0, 0]);
+        header.extend(&packet[16..20]);
+        header.extend(&packet[12..16]);
+        let check = !sum(&header);
+        put(&mut header, 10, check);
+        out.extend(header);
+    } else {
+        let addresses = [&packet[24..40], &packet[8..24]].concat();
+        let pseudo = [&addresses[..], &[0, 0, 0, message.len() as u8, 0, 0, 0, number::ICMPV6]].concat();
+        let check = !sum(&[&pseudo[..], &message[..]].concat());
+        put(&mut message, 2, check);
+        out.extend([0x60, 0, 0, 0, 0, message.len() as u8, number::ICMPV6, 64]);
+        out.extend(addresses);
+    }
+    out.extend(message);
+    out
+}

@@ -1,0 +1,100 @@
+//! Packets that cannot go on, and whose senders are told so, or not.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use slb_common::abi::{limit::Limit, stats::Reason};
+
+use crate::packets::{
+    frames::{Builder, flag, number, tcp, udp},
+    icmp::Cause,
+    scenario::{Expect, Flow, Scenario},
+    world::*,
+};
+
+const VLAN: u16 = 0x8100;
+const SERVICE_VLAN: u16 = 0x88a8;
+
+const LAST: Expect = Expect::Tell(Cause::HopLimit);
+const DROPPED: Expect = Expect::Drop(Reason::HopLimit);
+
+pub(super) fn cases() -> Vec<Scenario> {
+    let mut cases = vec![
+        limits(),
+        options(),
+        too_big(),
+        per_second(),
+        Scenario::new("told through VLANs")
+            .frame(syn(CLIENT4, HTTP4).tag(SERVICE_VLAN, 7).tag(VLAN, 8).hop_limit(1).build(), LAST),
+    ];
+    cases.extend(senders());
+    cases
+}
+
+fn syn(client: SocketAddr, listener: Listener) -> Builder {
+    tcp(client, listener.at, flag::SYN)
+}
+
+fn limits() -> Scenario {
+    let mut case = Scenario::new("hop limits");
+    for (limit, expect) in [(0, Some(LAST)), (1, Some(LAST)), (2, None), (255, None)] {
+        for (client, listener, server) in [(CLIENT4, HTTP4, WEB4), (CLIENT6, HTTP6, WEB6)] {
+            let client = SocketAddr::new(client.ip(), 30_000 + u16::from(limit));
+            let to = Expect::ToServer(listener, server, Flow::New);
+            case = case.frame(syn(client, listener).hop_limit(limit).build(), expect.unwrap_or(to));
+        }
+    }
+    case
+}
+
+/// Only the plain headers are sent back.
+fn options() -> Scenario {
+    Scenario::new("options and extension headers")
+        .frame(syn(CLIENT4, HTTP4).hop_limit(1).options(1).build(), DROPPED)
+        .frame(syn(CLIENT6, HTTP6).hop_limit(1).extension(number::DESTINATION_OPTIONS, 1).build(), DROPPED)
+}
+
+fn senders() -> Vec<Scenario> {
+    let four = |ip: [u8; 4]| (IpAddr::V4(Ipv4Addr::from(ip)), HTTP4);
+    let six = |first, last| (IpAddr::V6(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, last)), HTTP6);
+    let mut cases = Vec::new();
+    for (ip, listener) in [
+        four([0, 1, 2, 3]),
+        four([127, 0, 0, 1]),
+        four([224, 0, 0, 1]),
+        four([255; 4]),
+        six(0, 1),
+        six(0xff02, 1),
+    ] {
+        let frame = syn(SocketAddr::new(ip, 4000), listener).hop_limit(1).build();
+        cases.push(Scenario::new(format!("{ip} is not told")).frame(frame, DROPPED));
+    }
+    for (ip, listener) in [four([1, 0, 0, 0]), four([223, 255, 255, 255]), six(1, 0), six(0xfeff, 1)] {
+        let frame = syn(SocketAddr::new(ip, 4000), listener).hop_limit(1).build();
+        cases.push(Scenario::new(format!("{ip} is told")).frame(frame, LAST));
+    }
+    cases
+}
+
+/// In mode `nat` packets do not grow, but the way to the server may be narrower than the client's.
+fn too_big() -> Scenario {
+    const HEADERS4: usize = 28;
+    const HEADERS6: usize = 48;
+    let told = Expect::Tell(Cause::TooBig(MTU as u16));
+    let four = |len: usize| udp(CLIENT4, DNS4.at, &vec![0x5a; len - HEADERS4]).build();
+    let six = |len: usize| udp(CLIENT6, DNS6.at, &vec![0x5a; len - HEADERS6]).build();
+    let mtu = MTU as usize;
+    Scenario::new("nat: too big")
+        .frame(four(mtu), Expect::ToServer(DNS4, NAME4, Flow::New))
+        .frame(six(mtu), Expect::ToServer(DNS6, NAME6, Flow::New))
+        .frame(four(mtu + 1), told)
+        .frame(six(mtu + 1), told)
+        .frame(four(mtu + 1).network(6, &[0, 0]).sound(), Expect::Drop(Reason::TooBig))
+}
+
+fn per_second() -> Scenario {
+    let last = || syn(CLIENT4, HTTP4).hop_limit(1).build();
+    let told = |case: Scenario| (0..Limit::ICMP_ERRORS).fold(case, |case, _| case.frame(last(), LAST));
+    let case = told(Scenario::new("so many a second").host_only().clock(5 * HZ)).frame(last(), DROPPED);
+    let case = case.clock(6 * HZ - 1).frame(last(), DROPPED);
+    told(case.clock(6 * HZ)).frame(last(), DROPPED)
+}
