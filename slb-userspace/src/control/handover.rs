@@ -7,17 +7,15 @@
 //! older ones with the keeper. Whoever was silent for the whole idle time since the last change is gone, so after it the
 //! owner is keeper too; and once no flow is remembered to be with another server, the slot is forgotten.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use slb_common::abi::ring::NO_BACKEND;
 
 /// The slots of one table that have changed hands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Handover {
-    slots: BTreeMap<u32, Moved>,
+    /// Shared by what is in force and what is wanted, for as long as they do not differ.
+    slots: Arc<BTreeMap<u32, Moved>>,
 }
 
 /// A slot that has changed hands.
@@ -33,7 +31,7 @@ impl Handover {
     /// Slots found in the maps, with their keepers. When they changed hands is not known: it may have been just now.
     pub fn found(keepers: impl IntoIterator<Item = (u32, u32)>, now: Duration) -> Self {
         let moved = |(slot, keeper)| (slot, Moved { keeper, since: now });
-        Self { slots: keepers.into_iter().map(moved).collect() }
+        Self { slots: Arc::new(keepers.into_iter().map(moved).collect()) }
     }
 
     /// Whether no slot has changed hands.
@@ -59,11 +57,12 @@ impl Handover {
     /// Notes that a table of owners takes the place of another one of the same length. `exists` says whether a server is
     /// still there.
     pub fn change(&mut self, old: &[u32], new: &[u32], exists: impl Fn(u32) -> bool, now: Duration) {
+        let slots = Arc::make_mut(&mut self.slots);
         for (slot, (&before, &after)) in (0..).zip(old.iter().zip(new)) {
-            if before == after && self.slots.is_empty() {
+            if before == after && slots.is_empty() {
                 continue;
             }
-            match self.slots.get_mut(&slot) {
+            match slots.get_mut(&slot) {
                 Some(moved) => {
                     if !exists(moved.keeper) {
                         // Its flows have ended with it.
@@ -74,7 +73,7 @@ impl Handover {
                     }
                 }
                 None if before != after && before != NO_BACKEND && exists(before) => {
-                    self.slots.insert(slot, Moved { keeper: before, since: now });
+                    slots.insert(slot, Moved { keeper: before, since: now });
                 }
                 None => {}
             }
@@ -83,7 +82,7 @@ impl Handover {
 
     /// Notes which servers are still there, where the table of owners has not changed.
     pub fn forget(&mut self, owner: impl Fn(u32) -> u32, exists: impl Fn(u32) -> bool) {
-        for (slot, moved) in &mut self.slots {
+        for (slot, moved) in Arc::make_mut(&mut self.slots) {
             if !exists(moved.keeper) {
                 moved.keeper = owner(*slot);
             }
@@ -91,21 +90,21 @@ impl Handover {
     }
 
     /// Ends what is over: slots that changed hands longer than `idle` ago and of which no flow is remembered with
-    /// another server than the owner, whose slots are `elsewhere`.
+    /// another server than the owner, as `elsewhere` says.
     pub fn sweep(
         &mut self,
         owner: impl Fn(u32) -> u32,
-        elsewhere: &BTreeSet<u32>,
+        elsewhere: impl Fn(u32) -> bool,
         idle: Duration,
         now: Duration,
     ) {
-        self.slots.retain(|slot, moved| {
+        Arc::make_mut(&mut self.slots).retain(|slot, moved| {
             if now.saturating_sub(moved.since) <= idle {
                 return true;
             }
             // In two steps: what is remembered until the owner is keeper in force, the next look at the flows will see.
             let was_kept_by_another = std::mem::replace(&mut moved.keeper, owner(*slot)) != owner(*slot);
-            was_kept_by_another || elsewhere.contains(slot)
+            was_kept_by_another || elsewhere(*slot)
         });
     }
 }
@@ -156,13 +155,13 @@ mod tests {
     fn after_the_idle_time_a_slot_waits_for_flows_elsewhere_only() {
         let mut handover = Handover::default();
         handover.change(&[1, 1], &[2, 2], |_| true, at(0));
-        handover.sweep(|_| 2, &BTreeSet::new(), IDLE, at(900));
+        handover.sweep(|_| 2, |_| false, IDLE, at(900));
         assert_eq!(keepers(&handover), [(0, 1), (1, 1)]);
-        handover.sweep(|_| 2, &BTreeSet::from([1]), IDLE, at(901));
+        handover.sweep(|_| 2, |slot| slot == 1, IDLE, at(901));
         assert_eq!(keepers(&handover), [(0, 2), (1, 2)], "kept by another until now");
-        handover.sweep(|_| 2, &BTreeSet::from([1]), IDLE, at(902));
+        handover.sweep(|_| 2, |slot| slot == 1, IDLE, at(902));
         assert_eq!(keepers(&handover), [(1, 2)]);
-        handover.sweep(|_| 2, &BTreeSet::new(), IDLE, at(903));
+        handover.sweep(|_| 2, |_| false, IDLE, at(903));
         assert!(handover.is_empty());
     }
 
@@ -171,7 +170,7 @@ mod tests {
         let mut handover = Handover::default();
         handover.change(&[1], &[2], |_| true, at(0));
         handover.change(&[2], &[1], |_| true, at(800));
-        handover.sweep(|_| 1, &BTreeSet::new(), IDLE, at(1000));
+        handover.sweep(|_| 1, |_| false, IDLE, at(1000));
         assert_eq!(keepers(&handover), [(0, 1)], "flows that went to 2 are remembered, and found");
     }
 }

@@ -80,7 +80,9 @@ impl<D: DataPlane> Reconciler<D> {
         };
         self.hand_over(&mut held, &mut assigned.state, now)?;
         let count = self.apply(&held, &assigned.state)?;
-        self.keep(assigned.state.clone());
+        // They can be built again, and take much room.
+        assigned.state.tables.values_mut().for_each(|table| table.owners = None);
+        self.held = Some(assigned.state.clone());
         Ok((assigned, count))
     }
 
@@ -95,49 +97,61 @@ impl<D: DataPlane> Reconciler<D> {
     /// As [`Self::reconcile`].
     pub fn sweep(&mut self, now: Duration) -> Result<usize> {
         self.held()?;
-        let held = self.held.take().unwrap_or_default();
-        let mut wanted = held.clone();
-        let mut tables: BTreeMap<u32, &mut Table> = wanted
-            .tables
-            .iter_mut()
-            .filter(|(_, table)| !table.handover.is_empty())
-            .map(|(id, table)| (*id, table))
-            .collect();
-        build_all(tables.values_mut().map(|table| &mut **table));
-        let elsewhere = self.elsewhere(&held, &tables)?;
-        for (id, table) in &mut tables {
-            let owners = table.owners();
-            let owner = |slot: u32| owners[slot as usize];
-            let idle = idle_of(&held, *id);
-            table.handover.sweep(owner, elsewhere.get(id).unwrap_or(&BTreeSet::new()), idle, now);
+        // Not put back after a failure.
+        let mut held = self.held.take().unwrap_or_default();
+        let moved: Vec<u32> =
+            held.tables.iter().filter(|(_, table)| !table.handover.is_empty()).map(|(id, _)| *id).collect();
+        let mut changed = false;
+        for part in moved.chunks(BATCH) {
+            let swept = self.swept(&held, part, now)?;
+            if swept.is_empty() {
+                continue;
+            }
+            changed = true;
+            held.tables.extend(swept.iter().map(|(id, table)| (*id, table.without_owners())));
+            self.carry_out(&Operation::PutTables(swept))?;
         }
-        if self.apply(&held, &wanted)? != 0 {
+        if changed {
             // What was in force before needs no room any more.
-            self.plane.apply(&Operation::Settle).context("cannot carry out Settle")?;
+            self.carry_out(&Operation::Settle)?;
         }
-        let left = wanted.tables.values().map(|table| table.handover.len()).sum();
-        self.keep(wanted);
+        let left = held.tables.values().map(|table| table.handover.len()).sum();
+        self.held = Some(held);
         Ok(left)
     }
 
-    /// Slots, by table, of which a flow is remembered to be with another server than the owner.
-    fn elsewhere(
-        &self,
-        held: &State,
-        tables: &BTreeMap<u32, &mut Table>,
-    ) -> Result<BTreeMap<u32, BTreeSet<u32>>> {
+    /// Those tables of a part of them in which something is over, as they are to be.
+    fn swept(&self, held: &State, part: &[u32], now: Duration) -> Result<BTreeMap<u32, Table>> {
+        let tables = part.iter().filter_map(|id| Some((*id, held.tables.get(id)?.clone())));
+        let mut tables: BTreeMap<u32, Table> = tables.collect();
+        build_all(tables.values_mut());
+        let elsewhere = self.elsewhere(held, &tables)?;
+        for (id, table) in &mut tables {
+            let owners = table.owners();
+            let owner = |slot: u32| owners[slot as usize];
+            table.handover.sweep(owner, |slot| elsewhere.contains(&(*id, slot)), idle_of(held, *id), now);
+        }
+        tables.retain(|id, table| held.tables.get(id) != Some(table));
+        Ok(tables)
+    }
+
+    /// Slots that have changed hands of which a flow is remembered to be with another server than the owner, each with its
+    /// table.
+    fn elsewhere(&self, held: &State, tables: &BTreeMap<u32, Table>) -> Result<BTreeSet<(u32, u32)>> {
         let entries: BTreeMap<u32, _> =
             held.index.entries.values().map(|entry| (entry.service, entry)).collect();
         let owners: BTreeMap<u32, Arc<[u32]>> =
             tables.iter().map(|(id, table)| (*id, table.owners())).collect();
-        let mut elsewhere: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        let mut elsewhere = BTreeSet::new();
         self.plane.flows(held.index.hz, &mut |flow| {
             let Some(entry) = entries.get(&flow.service) else { return };
             let Some(owners) = owners.get(&entry.ring) else { return };
             let hash = flow_hash(entry.salt, &flow.client, flow.port);
-            let slot = Ring::slot_of(owners.len() as u32, hash);
-            if owners[slot as usize] != flow.backend.id() {
-                elsewhere.entry(entry.ring).or_default().insert(slot as u32);
+            let slot = Ring::slot_of(owners.len() as u32, hash) as u32;
+            if owners[slot as usize] != flow.backend.id()
+                && tables.get(&entry.ring).is_some_and(|table| table.handover.keeper(slot).is_some())
+            {
+                elsewhere.insert((entry.ring, slot));
             }
         })?;
         Ok(elsewhere)
@@ -146,7 +160,10 @@ impl<D: DataPlane> Reconciler<D> {
     /// Works out which slots of the wanted tables have changed hands.
     fn hand_over(&self, held: &mut State, wanted: &mut State, now: Duration) -> Result<()> {
         let State { tables, backends, .. } = wanted;
-        let exists = |id: u32| backends.contains_key(&id);
+        // Asked for every slot that has changed hands.
+        let mut there = vec![false; backends.last_key_value().map_or(0, |(id, _)| *id as usize + 1)];
+        backends.keys().for_each(|id| there[*id as usize] = true);
+        let exists = |id: u32| there.get(id as usize) == Some(&true);
         let mut replaced = Vec::new();
         for (id, old) in &mut held.tables {
             let Some(table) = tables.get_mut(id) else { continue };
@@ -155,22 +172,21 @@ impl<D: DataPlane> Reconciler<D> {
                 continue;
             }
             table.handover = old.handover.clone();
-            if !table.handover.is_empty() {
+            if !table.handover.keepers().all(|(_, keeper)| exists(keeper)) {
                 let owners = table.owners();
                 table.handover.forget(|slot| owners[slot as usize], exists);
             }
         }
         for part in replaced.chunks(BATCH) {
-            build_all(tables.iter_mut().filter(|(id, _)| part.contains(id)).map(|(_, table)| table));
+            build_all(part_of(tables, part));
             for id in part {
-                let (Some(old), Some(table)) = (held.tables.get_mut(id), tables.get_mut(id)) else {
-                    continue;
-                };
-                self.replace(*id, old, table, exists, now)?;
-                if old == table {
-                    // Nothing is to be written.
-                    table.owners = None;
+                if let (Some(old), Some(table)) = (held.tables.get_mut(id), tables.get_mut(id)) {
+                    self.replace(*id, old, table, exists, now)?;
                 }
+            }
+            if replaced.len() > BATCH {
+                // They take more room than building them again takes time.
+                part_of(tables, part).for_each(|table| table.owners = None);
             }
         }
         Ok(())
@@ -207,26 +223,25 @@ impl<D: DataPlane> Reconciler<D> {
         table.handover.change(&before, &after, exists, now);
         if !old.is_known() && before == after && found == table.handover {
             // It holds what it should.
-            *old = table.clone();
+            *old = table.without_owners();
         }
         Ok(())
     }
 
     fn apply(&mut self, held: &State, wanted: &State) -> Result<usize> {
         let operations = diff(held, wanted);
-        for operation in &operations {
-            self.plane
-                .apply(operation)
-                .with_context(|| format!("cannot carry out {}", name_of(operation)))?;
-        }
+        operations.iter().try_for_each(|operation| self.carry_out(operation))?;
         Ok(operations.len())
     }
 
-    /// Remembers what the data plane holds; tables can be built again, and take much room.
-    fn keep(&mut self, mut state: State) {
-        state.tables.values_mut().for_each(|table| table.owners = None);
-        self.held = Some(state);
+    fn carry_out(&mut self, operation: &Operation) -> Result<()> {
+        self.plane.apply(operation).with_context(|| format!("cannot carry out {}", name_of(operation)))
     }
+}
+
+/// The tables with these ids, which are sorted.
+fn part_of<'a>(tables: &'a mut BTreeMap<u32, Table>, ids: &[u32]) -> impl Iterator<Item = &'a mut Table> {
+    tables.iter_mut().filter(|(id, _)| ids.binary_search(id).is_ok()).map(|(_, table)| table)
 }
 
 /// The time after which flows of a table are forgotten: the longest of its services', and as long as it may take to put

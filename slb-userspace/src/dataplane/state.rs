@@ -195,6 +195,12 @@ impl Table {
         Self { plan, ..Self::default() }
     }
 
+    /// The same table, which takes less room.
+    #[must_use]
+    pub fn without_owners(&self) -> Self {
+        Self { plan: self.plan.clone(), handover: self.handover.clone(), owners: None }
+    }
+
     /// Whether its content is known.
     pub fn is_known(&self) -> bool {
         self.plan.slots != 0
