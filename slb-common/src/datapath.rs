@@ -11,6 +11,8 @@ pub mod flows;
 pub mod icmp_error;
 pub mod ipip;
 pub mod tables;
+#[cfg(any(test, feature = "user"))]
+pub mod upkeep;
 
 mod echo;
 mod nat;

@@ -23,7 +23,7 @@ use crate::{
     control::{
         desired::{Desired, desired, destinations, targets},
         ids::Assigned,
-        reconcile::Reconciler,
+        reconcile::{Reconciler, Sweep},
     },
     dataplane::{
         bpf::{maps::Maps, pins::Pins},
@@ -46,6 +46,8 @@ const NEXT_HOPS_HOLD: Duration = Duration::from_secs(5);
 
 /// Time between two looks at the flow table, while parts of server tables change hands.
 const SWEEP: Duration = Duration::from_secs(10);
+/// Time between two looks at the flow table, whatever else: what has expired is to be erased before jiffies come round.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// Runs until SIGTERM or SIGINT. Forwarding goes on afterwards.
 ///
@@ -141,6 +143,7 @@ impl<'a> Daemon<'a> {
         let forget = Instant::now() + NEXT_HOPS_HOLD;
         let mut last = Instant::now();
         let mut due = None;
+        let mut looked = last;
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let soon = |last: Instant| Some((Instant::now() + GATHER).max(last + SPACING));
@@ -166,9 +169,12 @@ impl<'a> Daemon<'a> {
                     due = due.or_else(|| soon(last));
                 }
                 _ = sweep.tick() => {
-                    if self.reconciler.is_handing_over() && let Err(error) = self.sweep() {
-                        tracing::error!(error = format!("{error:#}"), "cannot look at the flow table");
-                        due = due.or_else(|| soon(last));
+                    if self.reconciler.is_handing_over() || looked.elapsed() >= LOOK {
+                        looked = Instant::now();
+                        if let Err(error) = self.sweep() {
+                            tracing::error!(error = format!("{error:#}"), "cannot look at the flow table");
+                            due = due.or_else(|| soon(last));
+                        }
                     }
                 }
                 () = sleep_until(due.unwrap_or(last)), if due.is_some() => {
@@ -195,10 +201,10 @@ impl<'a> Daemon<'a> {
         Ok(())
     }
 
-    /// Ends what is over of slots that have changed hands.
+    /// Looks at the flow table, and ends what is over of slots that have changed hands.
     fn sweep(&mut self) -> Result<()> {
-        let slots = self.reconciler.sweep(self.started.elapsed())?;
-        tracing::debug!(slots, "slots that have changed hands");
+        let Sweep { moved, flows } = self.reconciler.sweep(self.started.elapsed())?;
+        tracing::debug!(moved, flows, "slots that have changed hands, and flows that live");
         Ok(())
     }
 }

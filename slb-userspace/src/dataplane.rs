@@ -10,6 +10,8 @@ pub(crate) mod fake;
 
 use std::sync::Arc;
 
+use slb_common::datapath::upkeep::Look;
+
 use state::{Operation, Remembered, State};
 
 /// Something that holds a [`State`].
@@ -20,8 +22,9 @@ pub trait DataPlane {
     /// The owners of a table's slots, and the keepers of those that have changed hands.
     fn table(&self, id: u32) -> anyhow::Result<Contents>;
 
-    /// Shows every flow that is remembered and has not expired; `hz` is jiffies in a second.
-    fn flows(&self, hz: u32, visit: &mut dyn FnMut(Remembered)) -> anyhow::Result<()>;
+    /// Shows every flow that is remembered and has not expired, but for those that could not be read, and erases those that
+    /// nobody needs any more; `hz` is jiffies in a second.
+    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered)) -> anyhow::Result<Look>;
 
     /// Carries out one operation.
     fn apply(&mut self, operation: &Operation) -> anyhow::Result<()>;

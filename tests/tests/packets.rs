@@ -1,12 +1,19 @@
 //! The packet cases and random frames, on the host and in the kernel.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use proptest::{
     strategy::{Strategy as _, ValueTree as _},
     test_runner::{Config, TestRunner},
 };
-use slb_common::datapath::Verdict;
+use slb_common::datapath::{
+    Verdict,
+    upkeep::{Clock, Look},
+};
 use slb_tests::packets::{
     frames::{self, flag},
     host::Host,
@@ -17,7 +24,10 @@ use slb_tests::packets::{
     table,
     world::{self, LO, Server, World},
 };
-use slb_userspace::{control::diff::diff, dataplane::state::State};
+use slb_userspace::{
+    control::diff::diff,
+    dataplane::{bpf::maps::Maps, state::State},
+};
 
 #[test]
 fn cases_on_the_host() {
@@ -107,6 +117,52 @@ fn many_flows_in_the_kernel() {
             let flows = host.backend_counters(server.id).new_flows;
             assert!((150..=350).contains(&flows), "{flows} flows for {}", server.at);
         }
+    });
+}
+
+/// Flows that live are left alone; those that have expired are erased while the program writes others.
+#[test]
+fn flows_are_erased_under_packets_in_the_kernel() {
+    const ROUNDS: u16 = 400;
+    if !kernel::is_available("flows_are_erased_under_packets_in_the_kernel") {
+        return;
+    }
+    let tick = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).expect("a tick");
+    let hz = 1_000_000_000 / tick.tv_nsec() as u32;
+    // When all of them have expired.
+    let later = || Maps::clock(hz).map(|Clock { now, hz }| Clock { now: now.wrapping_add(3600 * hz), hz });
+    kernel::in_namespace(|| {
+        let mut kernel = Kernel::load_sized(256).expect("the program");
+        kernel.begin(&World::standard().state).expect("the state");
+        let mut maps = kernel.maps().expect("the maps");
+        let mut open = |client: u16| {
+            let from = SocketAddr::new(Ipv4Addr::new(203, 0, 113, client as u8).into(), client);
+            let frame = frames::tcp(from, world::HTTP4.at, flag::SYN).build().bytes;
+            kernel.process(&frame).expect("a run");
+        };
+        (0..64).for_each(&mut open);
+        let mut shown = 0;
+        let look = maps.look(Maps::clock(hz).unwrap(), &mut |_| shown += 1).unwrap();
+        assert_eq!((look, shown), (Look { live: 64, ..Look::default() }, 64));
+        let done = AtomicBool::new(false);
+        let erased = thread::scope(|scope| {
+            let eraser = scope.spawn(|| {
+                let mut erased = 0;
+                while !done.load(Ordering::Relaxed) {
+                    erased += maps.look(later().unwrap(), &mut |_| ()).unwrap().erased;
+                }
+                erased
+            });
+            (0..ROUNDS).flat_map(|_| 0..256).for_each(&mut open);
+            done.store(true, Ordering::Relaxed);
+            eraser.join().unwrap()
+        });
+        assert!(maps.flow_table().unwrap().is_sound(), "homes do not name their entries");
+        println!("{erased} flows erased under {} packets", u32::from(ROUNDS) * 256);
+        maps.look(later().unwrap(), &mut |_| ()).unwrap();
+        assert!(maps.flow_table().unwrap().is_sound());
+        let look = maps.look(Maps::clock(hz).unwrap(), &mut |_| ()).unwrap();
+        assert_eq!(look, Look::default(), "something is left");
     });
 }
 

@@ -329,6 +329,13 @@ impl<'t> FlowEntry<'t> {
     }
 }
 
+impl FlowEntry<'_> {
+    /// Gives up an entry that has been claimed, with no flow in it. `meta` is what it was claimed with.
+    pub fn free(self, meta: Meta) {
+        self.0[META].store(meta.next(0, 0, 0).0);
+    }
+}
+
 const _: () = assert!(size_of::<FlowWords>() == 64);
 const _: () = assert!(WINDOW <= u64::BITS);
 

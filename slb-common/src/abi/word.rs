@@ -2,7 +2,8 @@
 //!
 //! The standard library has no compare-and-exchange for BPF, though BPF has: there the compiler's own functions are
 //! called, on the host the standard library's. Volatile loads and stores of a word are atomic there: LLVM knows no others
-//! for BPF.
+//! for BPF. On the host, too, the compiler keeps their order: the daemon writes words that the program reads. On x86-64 that
+//! costs nothing.
 
 use core::sync::atomic::AtomicU64;
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use slb_common::{abi::ring::Ring, hash::flow_hash};
+use slb_common::{abi::ring::Ring, datapath::upkeep::Look, hash::flow_hash};
 
 use super::{
     desired::Desired,
@@ -26,6 +26,15 @@ pub struct Reconciler<D> {
     /// `None` when it must be read afresh: at the start, and after a failure.
     held: Option<State>,
     surroundings: Surroundings,
+}
+
+/// What a look at the flow table has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sweep {
+    /// Slots that have changed hands and are not their owners' alone yet.
+    pub moved: usize,
+    /// Flows that are neither over nor expired.
+    pub flows: usize,
 }
 
 impl<D: DataPlane> Reconciler<D> {
@@ -91,19 +100,22 @@ impl<D: DataPlane> Reconciler<D> {
         self.held.iter().flat_map(|held| held.tables.values()).any(|table| !table.handover.is_empty())
     }
 
-    /// Ends what is over of slots that changed hands. Returns how many slots are left.
+    /// Looks at the flow table, and ends what is over of slots that changed hands.
     ///
     /// # Errors
     /// As [`Self::reconcile`].
-    pub fn sweep(&mut self, now: Duration) -> Result<usize> {
+    pub fn sweep(&mut self, now: Duration) -> Result<Sweep> {
         self.held()?;
         // Not put back after a failure.
         let mut held = self.held.take().unwrap_or_default();
         let moved: Vec<u32> =
             held.tables.iter().filter(|(_, table)| !table.handover.is_empty()).map(|(id, _)| *id).collect();
-        let mut changed = false;
-        for part in moved.chunks(BATCH) {
-            let swept = self.swept(&held, part, now)?;
+        // Without any, the flow table is looked at all the same.
+        let parts = if moved.is_empty() { vec![moved.as_slice()] } else { moved.chunks(BATCH).collect() };
+        let (mut changed, mut flows) = (false, 0);
+        for part in parts {
+            let (swept, look) = self.swept(&held, part, now)?;
+            flows = look.live;
             if swept.is_empty() {
                 continue;
             }
@@ -117,33 +129,39 @@ impl<D: DataPlane> Reconciler<D> {
         }
         let left = held.tables.values().map(|table| table.handover.len()).sum();
         self.held = Some(held);
-        Ok(left)
+        Ok(Sweep { moved: left, flows })
     }
 
-    /// Those tables of a part of them in which something is over, as they are to be.
-    fn swept(&self, held: &State, part: &[u32], now: Duration) -> Result<BTreeMap<u32, Table>> {
+    /// Those tables of a part of them in which something is over, as they are to be; and what the flow table looks like.
+    fn swept(&mut self, held: &State, part: &[u32], now: Duration) -> Result<(BTreeMap<u32, Table>, Look)> {
         let tables = part.iter().filter_map(|id| Some((*id, held.tables.get(id)?.clone())));
         let mut tables: BTreeMap<u32, Table> = tables.collect();
         build_all(tables.values_mut());
-        let elsewhere = self.elsewhere(held, &tables)?;
+        let (elsewhere, look) = self.elsewhere(held, &tables)?;
         for (id, table) in &mut tables {
             let owners = table.owners();
             let owner = |slot: u32| owners[slot as usize];
-            table.handover.sweep(owner, |slot| elsewhere.contains(&(*id, slot)), idle_of(held, *id), now);
+            // What could not be read may be a flow of any slot.
+            let is_elsewhere = |slot| look.unread != 0 || elsewhere.contains(&(*id, slot));
+            table.handover.sweep(owner, is_elsewhere, idle_of(held, *id), now);
         }
         tables.retain(|id, table| held.tables.get(id) != Some(table));
-        Ok(tables)
+        Ok((tables, look))
     }
 
     /// Slots that have changed hands of which a flow is remembered to be with another server than the owner, each with its
     /// table.
-    fn elsewhere(&self, held: &State, tables: &BTreeMap<u32, Table>) -> Result<BTreeSet<(u32, u32)>> {
+    fn elsewhere(
+        &mut self,
+        held: &State,
+        tables: &BTreeMap<u32, Table>,
+    ) -> Result<(BTreeSet<(u32, u32)>, Look)> {
         let entries: BTreeMap<u32, _> =
             held.index.entries.values().map(|entry| (entry.service, entry)).collect();
         let owners: BTreeMap<u32, Arc<[u32]>> =
             tables.iter().map(|(id, table)| (*id, table.owners())).collect();
         let mut elsewhere = BTreeSet::new();
-        self.plane.flows(held.index.hz, &mut |flow| {
+        let look = self.plane.flows(self.surroundings.hz, &mut |flow| {
             let Some(entry) = entries.get(&flow.service) else { return };
             let Some(owners) = owners.get(&entry.ring) else { return };
             let hash = flow_hash(entry.salt, &flow.client, flow.port);
@@ -154,7 +172,7 @@ impl<D: DataPlane> Reconciler<D> {
                 elsewhere.insert((entry.ring, slot));
             }
         })?;
-        Ok(elsewhere)
+        Ok((elsewhere, look))
     }
 
     /// Works out which slots of the wanted tables have changed hands.

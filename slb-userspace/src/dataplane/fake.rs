@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use slb_common::abi::{ring::NO_BACKEND, service::IndexEntry};
+use slb_common::{
+    abi::{ring::NO_BACKEND, service::IndexEntry},
+    datapath::upkeep::Look,
+};
 
 use super::{
     Contents, DataPlane,
@@ -18,6 +21,10 @@ pub(crate) struct Fake {
     pub(crate) fail_after: Option<usize>,
     /// Flows that are remembered.
     pub(crate) flows: Vec<Remembered>,
+    /// Entries of flows that somebody is writing.
+    pub(crate) unread: usize,
+    /// Looks at the flows.
+    pub(crate) looks: usize,
 }
 
 impl DataPlane for Fake {
@@ -37,9 +44,10 @@ impl DataPlane for Fake {
         Ok((owners, table.handover.keepers().collect()))
     }
 
-    fn flows(&self, _: u32, visit: &mut dyn FnMut(Remembered)) -> Result<()> {
+    fn flows(&mut self, _: u32, visit: &mut dyn FnMut(Remembered)) -> Result<Look> {
+        self.looks += 1;
         self.flows.iter().copied().for_each(visit);
-        Ok(())
+        Ok(Look { live: self.flows.len(), erased: 0, unread: self.unread })
     }
 
     fn apply(&mut self, operation: &Operation) -> Result<()> {

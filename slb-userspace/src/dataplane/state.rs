@@ -12,6 +12,7 @@ use slb_common::{
     abi::{
         Address, MAX_RINGS, Reference,
         backend::{Backend, NextHop},
+        flow::{Client, Flow},
         ring::{MAX_RING_SLOTS, MOVED, NO_BACKEND, Ring},
         service::{FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel},
     },
@@ -254,6 +255,14 @@ pub struct Remembered {
     pub client: Address,
     /// The client's port, in network byte order.
     pub port: u16,
+}
+
+impl Remembered {
+    /// What the flow table says of a flow.
+    pub fn new(client: &Client, flow: &Flow) -> Self {
+        let (address, port, _) = client.parts();
+        Self { service: flow.service, backend: flow.backend, client: address, port }
+    }
 }
 
 /// One change of the data plane.

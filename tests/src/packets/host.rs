@@ -18,6 +18,7 @@ use slb_common::{
     datapath::{
         Verdict, icmp_error, process,
         tables::{Direction, Head, Tables},
+        upkeep::FlowTable,
     },
     net::frame::{Frame, Growing},
 };
@@ -74,6 +75,11 @@ impl Host {
             service_counters: RefCell::default(),
             backend_counters: RefCell::default(),
         }
+    }
+
+    /// The flow table where it lies.
+    pub fn flow_table(&self) -> FlowTable<'_> {
+        FlowTable::new(&self.flows, self.flow_seed())
     }
 
     /// Slots for flows.

@@ -79,7 +79,7 @@ pub struct Kernel {
     held: State,
     /// What was counted before [`Self::begin`].
     before: Totals,
-    _pins: OwnPins,
+    pins: OwnPins,
 }
 
 impl Kernel {
@@ -95,7 +95,7 @@ impl Kernel {
         let program = Program::load(&pins.0, sizes)?;
         let maps = Maps::open(&pins.0)?;
         let flows = Map::from_map_data(MapData::from_pin(pins.0.map("FLOWS"))?)?.try_into()?;
-        Ok(Self { program, maps, flows, held: State::default(), before: Totals::new(), _pins: pins })
+        Ok(Self { program, maps, flows, held: State::default(), before: Totals::new(), pins })
     }
 
     /// Puts a state in force, forgets all flows, and counts from zero: loading anew takes much longer.
@@ -128,6 +128,11 @@ impl Kernel {
     /// Returns one of [`action`] and the frame.
     pub fn process(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
         self.program.test_run(frame).with_context(|| format!("a frame of {} bytes", frame.len()))
+    }
+
+    /// The maps, opened once more, as by a daemon.
+    pub fn maps(&self) -> Result<Maps> {
+        Maps::open(&self.pins.0)
     }
 
     /// Pins the program, apart from its maps.

@@ -69,11 +69,9 @@ impl Control {
         self.reconciler.reconcile(&desired(&config, known), now).expect("the maps have room");
     }
 
-    /// Ends what is over of slots that have changed hands, as the daemon does. Returns how many slots are left.
+    /// Looks at the flow table and ends what is over of slots that have changed hands, as the daemon does. Returns how many
+    /// slots are left.
     pub fn sweep(&mut self, now: Duration) -> usize {
-        if !self.reconciler.is_handing_over() {
-            return 0;
-        }
-        self.reconciler.sweep(now - self.started).expect("the tables can be read")
+        self.reconciler.sweep(now - self.started).expect("the tables can be read").moved
     }
 }

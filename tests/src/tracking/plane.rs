@@ -7,10 +7,13 @@ use std::{
     rc::Rc,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use slb_common::{
     abi::ring::{MOVED, NO_BACKEND, Ring},
-    datapath::tables::Tables as _,
+    datapath::{
+        tables::Tables as _,
+        upkeep::{Clock, Look, Upkeep},
+    },
     hash::flow_hash,
 };
 use slb_userspace::dataplane::{
@@ -30,13 +33,19 @@ struct Inner {
     /// What the host holds but for the contents of tables.
     state: State,
     waiting: VecDeque<Operation>,
+    upkeep: Upkeep,
 }
 
 impl HostPlane {
     /// Tables that nobody has filled, with so many slots for flows.
     pub fn new(flows: u32) -> Self {
         let host = Host::with_flows(flows);
-        Self(Rc::new(RefCell::new(Inner { host, state: State::default(), waiting: VecDeque::new() })))
+        Self(Rc::new(RefCell::new(Inner {
+            host,
+            state: State::default(),
+            waiting: VecDeque::new(),
+            upkeep: Upkeep::default(),
+        })))
     }
 
     /// The tables.
@@ -145,20 +154,13 @@ impl DataPlane for HostPlane {
         Ok((owners, moved.map(|(slot, _)| (slot, keeper(slot))).collect()))
     }
 
-    fn flows(&self, hz: u32, visit: &mut dyn FnMut(Remembered)) -> Result<()> {
-        let host = self.host();
-        for slot in 0..host.flow_slots() {
-            let Some(entry) = host.flow(slot) else { continue };
-            let meta = entry.meta();
-            if !meta.is_used() || meta.silence(host.now()) > meta.idle(hz) {
-                continue;
-            }
-            let (client, port, _) = entry.client().parts();
-            if let Some(flow) = entry.read(meta) {
-                visit(Remembered { service: flow.service, backend: flow.backend, client, port });
-            }
-        }
-        Ok(())
+    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered)) -> Result<Look> {
+        let Inner { host, upkeep, .. } = &mut *self.0.borrow_mut();
+        let clock = Clock { now: host.now(), hz };
+        let table = host.flow_table();
+        let look = upkeep.look(&table, clock, &mut |client, flow| visit(Remembered::new(client, flow)));
+        ensure!(table.is_sound(), "homes do not name their entries");
+        Ok(look)
     }
 
     fn apply(&mut self, operation: &Operation) -> Result<()> {

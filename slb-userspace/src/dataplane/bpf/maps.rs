@@ -12,17 +12,24 @@ use anyhow::{Context as _, Result, bail};
 use aya::maps::{
     Array, ArrayOfMaps, DevMapHash, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuValues,
 };
-use slb_common::abi::{
-    ABI_VERSION, MAX_INTERFACES, MAX_RINGS, MAX_SERVICES, Reference,
-    backend::{Backend, NextHop},
-    control::Control,
-    flow::FlowWords,
-    ring::{MOVED, Ring},
-    service::{Service, ServiceIndex},
-    stats::{Action, Counters, Reason, Totals},
+use slb_common::{
+    abi::{
+        ABI_VERSION, MAX_INTERFACES, MAX_RINGS, MAX_SERVICES, Reference,
+        backend::{Backend, NextHop},
+        control::Control,
+        flow::FlowWords,
+        ring::{MOVED, Ring},
+        service::{Service, ServiceIndex},
+        stats::{Action, Counters, Reason, Totals},
+    },
+    datapath::upkeep::{Clock, FlowTable, Look, Upkeep},
 };
 
-use super::{flows::FlowTable, pins::Pins, syscall};
+use super::{
+    flows::{self, Mapped},
+    pins::Pins,
+    syscall,
+};
 use crate::dataplane::{
     Contents, DataPlane,
     state::{
@@ -107,7 +114,8 @@ pub struct Maps {
     totals: PerCpuArray<MapData, Totals>,
     service_counters: PerCpuArray<MapData, Counters>,
     backend_counters: PerCpuArray<MapData, Counters>,
-    flows: FlowTable,
+    flows: Mapped,
+    upkeep: Upkeep,
     /// Processors that counters are kept for.
     processors: usize,
     /// Stands for every table that is not there.
@@ -139,7 +147,8 @@ impl Maps {
             totals: pinned(pins, "TOTALS")?,
             service_counters: pinned(pins, "SERVICE_COUNTERS")?,
             backend_counters: pinned(pins, "BACKEND_COUNTERS")?,
-            flows: FlowTable::open(&pins.map("FLOWS"))?,
+            flows: Mapped::open(&pins.map("FLOWS"))?,
+            upkeep: Upkeep::default(),
             processors: aya::util::nr_cpus().map_err(|(file, error)| {
                 anyhow::Error::new(error).context(format!("cannot count processors: {file}"))
             })?,
@@ -198,6 +207,25 @@ impl Maps {
     pub fn moved_slots(&self, table: u32) -> Result<u32> {
         let ring = self.rings.get(&table, 0)?.get(&0, 0)?;
         Ok(ring.slots[..ring.size as usize].iter().filter(|slot| **slot & MOVED != 0).count() as u32)
+    }
+
+    /// The kernel's clock; `hz` is jiffies in a second.
+    pub fn clock(hz: u32) -> Result<Clock> {
+        flows::clock(hz)
+    }
+
+    /// The flow table where it lies.
+    pub fn flow_table(&self) -> Result<FlowTable<'_>> {
+        Ok(FlowTable::new(self.flows.slots(), self.control.get(&0, 0)?.flow_seed))
+    }
+
+    /// As [`DataPlane::flows`], at any time.
+    pub fn look(&mut self, clock: Clock, visit: &mut dyn FnMut(Remembered)) -> Result<Look> {
+        let mut upkeep = std::mem::take(&mut self.upkeep);
+        let table = self.flow_table()?;
+        let look = upkeep.look(&table, clock, &mut |client, flow| visit(Remembered::new(client, flow)));
+        self.upkeep = upkeep;
+        Ok(look)
     }
 
     fn put_settings(&mut self, settings: Settings) -> Result<()> {
@@ -286,7 +314,7 @@ impl Maps {
     }
 
     fn put_index(&mut self, index: &Index) -> Result<()> {
-        let built = index.build(self.flows.len() - 1)?;
+        let built = index.build(self.flows.slots().len() as u32 - 1)?;
         let aside = syscall::array_of(built.as_ref())?;
         Ok(syscall::update_batch(self.service_index.fd().as_fd(), &[0], &[aside.as_raw_fd() as u32])?)
     }
@@ -362,8 +390,8 @@ impl DataPlane for Maps {
         Ok((owners, keepers))
     }
 
-    fn flows(&self, hz: u32, visit: &mut dyn FnMut(Remembered)) -> Result<()> {
-        self.flows.visit(hz, visit)
+    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered)) -> Result<Look> {
+        self.look(Self::clock(hz)?, visit)
     }
 
     fn apply(&mut self, operation: &Operation) -> Result<()> {

@@ -1,0 +1,282 @@
+//! Upkeep of the flow table: a look at all of it, which shows the flows and erases what nobody needs any more. The daemon's
+//! part, done while packets are forwarded on other processors.
+//!
+//! Times of flows are low words of jiffies, which come round: what lay in the table for long enough would look alive again.
+
+use std::{collections::BTreeMap, hint::spin_loop};
+
+use crate::abi::{
+    flow::{Client, Flow, FlowEntry, Meta, WINDOW, WORDS},
+    word::Word,
+};
+
+/// Seconds an expired flow stays in the table: the clock of whoever looks is exact to a second or so.
+const GRACE: u32 = 10;
+/// Seconds of silence after which a flow that is over is erased: longer than either side waits to send its last packet again.
+const OVER: u32 = 240;
+/// Seconds after which a writer is dead. Those of the packet path need nanoseconds, and none of them can be killed.
+const ABANDONED: u32 = 10;
+/// Times an entry is read while somebody writes it.
+const TRIES: u32 = 1000;
+
+/// The flow table where it lies.
+#[derive(Debug, Clone, Copy)]
+pub struct FlowTable<'t> {
+    slots: &'t [[Word; WORDS]],
+    seed: u64,
+}
+
+/// What time it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// Jiffies, the low word.
+    pub now: u32,
+    /// Jiffies in a second.
+    pub hz: u32,
+}
+
+/// What a look at the flow table has found.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// Flows that are neither over nor expired.
+    pub live: usize,
+    /// Flows that have been erased.
+    pub erased: usize,
+    /// Entries that could not be read: there may be a flow in each.
+    pub unread: usize,
+}
+
+/// What a slot holds.
+#[derive(Debug, PartialEq, Eq)]
+enum Slot {
+    Free,
+    Used(Meta, Client, Flow),
+    /// Somebody was writing it whenever it was read.
+    Unread(Meta),
+}
+
+impl<'t> FlowTable<'t> {
+    /// The table in these slots, whose number is a power of two, with the seed of its hash.
+    pub const fn new(slots: &'t [[Word; WORDS]], seed: u64) -> Self {
+        Self { slots, seed }
+    }
+
+    /// Whether each home's places are exactly its entries'. For tests, and only while nobody writes.
+    pub fn is_sound(&self) -> bool {
+        let mut places = vec![0; self.slots.len()];
+        for slot in 0..self.len() {
+            if let Slot::Used(_, client, _) = self.read(slot) {
+                let (home, distance) = self.home(slot, &client);
+                places[home as usize] |= 1_u64 << distance.min(u64::BITS - 1);
+            }
+        }
+        (0..self.len()).zip(places).all(|(slot, places)| self.at(slot).places() == places)
+    }
+
+    const fn len(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    fn at(&self, slot: u32) -> FlowEntry<'t> {
+        FlowEntry::new(&self.slots[(slot & (self.len() - 1)) as usize])
+    }
+
+    /// The home of a client endpoint's entries, and how far from it a slot is.
+    fn home(&self, slot: u32, client: &Client) -> (u32, u32) {
+        let home = client.home(self.seed) & (self.len() - 1);
+        (home, slot.wrapping_sub(home) & (self.len() - 1))
+    }
+
+    fn read(&self, slot: u32) -> Slot {
+        let entry = self.at(slot);
+        let mut meta = entry.meta();
+        for _ in 0..TRIES {
+            if meta.is_free() {
+                return Slot::Free;
+            }
+            let client = entry.client();
+            if let Some(flow) = entry.read(meta)
+                && meta.is_used()
+            {
+                return Slot::Used(meta, client, flow);
+            }
+            spin_loop();
+            meta = entry.meta();
+        }
+        Slot::Unread(meta)
+    }
+
+    /// Erases a flow, unless anything has changed about it since `meta` was read.
+    fn erase(&self, slot: u32, meta: Meta) -> bool {
+        let claimed = self.at(slot).claim(meta);
+        if claimed {
+            self.vacate(slot, meta);
+        }
+        claimed
+    }
+
+    /// Frees an entry that nobody else writes. In this order: whoever finds it free may set its bit anew.
+    fn vacate(&self, slot: u32, meta: Meta) {
+        let entry = self.at(slot);
+        let (home, distance) = self.home(slot, &entry.client());
+        if distance < WINDOW {
+            self.at(home).leave_place(distance);
+        }
+        entry.free(meta);
+    }
+}
+
+/// Looks after a flow table. One at a time may.
+#[derive(Debug, Default)]
+pub struct Upkeep {
+    /// Entries that could not be read the last time, and since when that has been so.
+    unread: BTreeMap<u32, (Meta, u32)>,
+}
+
+impl Upkeep {
+    /// Shows every flow that has not expired, and erases those that have, or are over, for long.
+    pub fn look(
+        &mut self,
+        table: &FlowTable<'_>,
+        clock: Clock,
+        visit: &mut dyn FnMut(&Client, &Flow),
+    ) -> Look {
+        let Clock { now, hz } = clock;
+        let mut look = Look::default();
+        let mut unread = BTreeMap::new();
+        for slot in 0..table.len() {
+            match table.read(slot) {
+                Slot::Free => {}
+                Slot::Used(meta, client, flow) => {
+                    let (silence, idle) = (meta.silence(now), meta.idle(hz));
+                    let is_done = silence > idle + GRACE * hz || meta.is_over() && silence > OVER * hz;
+                    if is_done && table.erase(slot, meta) {
+                        look.erased += 1;
+                    } else if silence <= idle {
+                        look.live += usize::from(!meta.is_over());
+                        visit(&client, &flow);
+                    }
+                }
+                Slot::Unread(meta) => {
+                    let before = self.unread.get(&slot).filter(|(before, _)| *before == meta);
+                    let since = before.map_or(now, |(_, since)| *since);
+                    if meta.is_being_written() && now.wrapping_sub(since) > ABANDONED * hz {
+                        // Of one that died as it erased a flow: nobody else can die here.
+                        table.vacate(slot, meta);
+                        look.erased += 1;
+                    } else {
+                        unread.insert(slot, (meta, since));
+                    }
+                }
+            }
+        }
+        look.unread = unread.len();
+        self.unread = unread;
+        look
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::{
+        Address, Reference,
+        flow::{Link, idle_units, state},
+    };
+
+    const HZ: u32 = 250;
+    const SEED: u64 = 7;
+    const SLOTS: usize = 64;
+    const IDLE: u32 = 900;
+
+    /// A table with a flow of each of these clients, seen last at 0, each in the first free slot from its home on.
+    fn table(clients: u16, bits: u32) -> Vec<[Word; WORDS]> {
+        let slots: Vec<[Word; WORDS]> = (0..SLOTS).map(|_| Default::default()).collect();
+        let table = FlowTable::new(&slots, SEED);
+        for n in 0..clients {
+            let client = client(n);
+            let (home, _) = table.home(0, &client);
+            let distance = (0..WINDOW).find(|n| table.at(home + n).meta().is_free()).unwrap();
+            let (entry, meta) = (table.at(home + distance), table.at(home + distance).meta());
+            assert!(entry.claim(meta));
+            table.at(home).take_place(distance);
+            entry.fill(meta, &client, &flow(n), 0, bits, idle_units(IDLE));
+        }
+        assert!(table.is_sound());
+        slots
+    }
+
+    fn client(n: u16) -> Client {
+        Client::new(&Address::v4([192, 0, 2, 1]), n, 6)
+    }
+
+    fn flow(n: u16) -> Flow {
+        Flow { service: 1, backend: Reference::new(n.into(), 1), client: Link::default() }
+    }
+
+    fn look(upkeep: &mut Upkeep, table: &FlowTable<'_>, seconds: u32) -> (Look, usize) {
+        let mut shown = 0;
+        let clock = Clock { now: seconds * HZ, hz: HZ };
+        let look = upkeep.look(table, clock, &mut |client, flow| {
+            assert_eq!(client.parts().1, flow.backend.id() as u16);
+            shown += 1;
+        });
+        (look, shown)
+    }
+
+    #[test]
+    fn flows_are_shown_until_they_expire_and_erased_some_time_after() {
+        let slots = table(40, 0);
+        let (table, upkeep) = (FlowTable::new(&slots, SEED), &mut Upkeep::default());
+        assert_eq!(look(upkeep, &table, IDLE), (Look { live: 40, ..Look::default() }, 40));
+        assert_eq!(look(upkeep, &table, IDLE + GRACE), (Look::default(), 0));
+        let used = (0..SLOTS as u32).find(|slot| table.at(*slot).meta().is_used()).unwrap();
+        let meta = table.at(used).meta();
+        table.at(used).touch(meta, (IDLE + GRACE) * HZ, meta.state());
+        let erased = Look { live: 1, erased: 39, unread: 0 };
+        assert_eq!(look(upkeep, &table, IDLE + GRACE + 1), (erased, 1));
+        assert!(table.is_sound());
+        assert_eq!(look(upkeep, &table, 2 * (IDLE + GRACE) + 1).0.erased, 1);
+        assert!(
+            (0..SLOTS as u32).all(|slot| table.at(slot).meta().is_free() && table.at(slot).places() == 0)
+        );
+    }
+
+    #[test]
+    fn flows_that_are_over_are_shown_and_erased_sooner() {
+        let slots = table(1, state::RESET);
+        let (table, upkeep) = (FlowTable::new(&slots, SEED), &mut Upkeep::default());
+        assert_eq!(look(upkeep, &table, OVER), (Look::default(), 1));
+        assert_eq!(look(upkeep, &table, OVER + 1), (Look { erased: 1, ..Look::default() }, 0));
+        assert!(table.is_sound());
+    }
+
+    #[test]
+    fn a_flow_that_goes_on_meanwhile_is_not_erased() {
+        let slots = table(1, 0);
+        let table = FlowTable::new(&slots, SEED);
+        let used = (0..SLOTS as u32).find(|slot| table.at(*slot).meta().is_used()).unwrap();
+        let meta = table.at(used).meta();
+        table.at(used).touch(meta, 1, meta.state());
+        assert!(!table.erase(used, meta) && table.at(used).meta().is_used());
+        let meta = table.at(used).meta();
+        assert!(table.erase(used, meta));
+        table.at(used).touch(meta, 1, meta.state());
+        assert!(table.at(used).meta().is_free(), "seen by one who did not see it erased");
+    }
+
+    #[test]
+    fn an_entry_that_somebody_writes_is_unread_until_its_writer_must_be_dead() {
+        let slots = table(3, 0);
+        let (table, upkeep) = (FlowTable::new(&slots, SEED), &mut Upkeep::default());
+        let used: Vec<_> = (0..SLOTS as u32).filter(|slot| table.at(*slot).meta().is_used()).collect();
+        assert!(table.at(used[0]).claim(table.at(used[0]).meta()));
+        let unread = (Look { live: 2, erased: 0, unread: 1 }, 2);
+        assert_eq!(look(upkeep, &table, 1), unread);
+        assert_eq!(look(upkeep, &table, 1 + ABANDONED), unread);
+        // Another one, which is not dead for as long.
+        assert!(table.at(used[1]).claim(table.at(used[1]).meta()));
+        assert_eq!(look(upkeep, &table, 2 + ABANDONED), (Look { live: 1, erased: 1, unread: 1 }, 1));
+        assert!(table.at(used[0]).meta().is_free() && table.at(used[1]).meta().is_being_written());
+    }
+}
