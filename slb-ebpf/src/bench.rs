@@ -9,6 +9,8 @@
 // The target has locked instructions, but core has none of its atomic operations for it.
 #![feature(asm_experimental_arch)]
 
+mod runtime;
+
 use core::arch::asm;
 
 use aya_ebpf::{
@@ -155,13 +157,3 @@ fn adjust_head(ctx: &XdpContext, by: i32) -> bool {
     // SAFETY: the context is the kernel's; no reference into the frame is alive.
     unsafe { bpf_xdp_adjust_head(ctx.as_ptr().cast(), by) == 0 }
 }
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
