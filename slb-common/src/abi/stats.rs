@@ -1,6 +1,6 @@
 //! Counters, one set per processor.
 
-use super::limit::Limit;
+use super::{limit::Limit, named::named};
 
 /// Traffic of a service or a server on one processor.
 #[repr(C)]
@@ -18,59 +18,22 @@ pub struct Counters {
     pub new_flows: u64,
 }
 
-/// What became of a packet.
-#[repr(u8)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+named! {
+    /// What became of a packet.
+    enum Action:
     /// Sent on.
-    Forward,
+    Forward = "forward",
     /// Answered.
-    Answer,
+    Answer = "answer",
     /// Left to the kernel.
-    Pass,
+    Pass = "pass",
     /// Dropped.
-    Drop,
+    Drop = "drop",
 }
 
-impl Action {
-    /// All, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Forward, Self::Answer, Self::Pass, Self::Drop];
-
-    /// The name people see.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Forward => "forward",
-            Self::Answer => "answer",
-            Self::Pass => "pass",
-            Self::Drop => "drop",
-        }
-    }
-}
-
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
-        /// Why. Every packet is counted under exactly one action and one reason.
-        #[repr(u8)]
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Reason {
-            $($(#[$doc])* $variant,)+
-        }
-
-        impl Reason {
-            /// All, in the order of their numbers.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
-            /// The name people see.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)+
-                }
-            }
-        }
-    };
-}
-
-reasons! {
+named! {
+    /// Why. Every packet is counted under exactly one action and one reason.
+    enum Reason:
     /// A packet of a client, sent to its server.
     ToServer = "to_server",
     /// A packet of a server, sent to its client.
@@ -135,7 +98,7 @@ pub const REASONS: usize = 32;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// `packets[action][reason]`.
-    pub packets: [[u64; REASONS]; 4],
+    pub packets: [[u64; REASONS]; Action::ALL.len()],
     /// Flows that have been forgotten, or could not be remembered, although they may be older than the last change of their
     /// table.
     pub forgotten: u64,
@@ -145,18 +108,3 @@ pub struct Totals {
 
 const _: () = assert!(Reason::ALL.len() <= REASONS);
 const _: () = assert!(size_of::<Counters>() == 40);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_index_the_lists() {
-        for (i, reason) in Reason::ALL.iter().enumerate() {
-            assert_eq!(*reason as usize, i);
-        }
-        for (i, action) in Action::ALL.iter().enumerate() {
-            assert_eq!(*action as usize, i);
-        }
-    }
-}

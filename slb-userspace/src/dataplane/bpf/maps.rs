@@ -177,7 +177,7 @@ impl Maps {
     pub fn totals(&self) -> Result<Vec<(Action, Reason, u64)>> {
         let totals = self.totals.get(&0, 0)?;
         let mut counted = Vec::new();
-        for action in Action::ALL {
+        for &action in Action::ALL {
             for &reason in Reason::ALL {
                 let packets = totals.iter().map(|t| t.packets[action as usize][reason as usize]).sum();
                 if packets != 0 {
