@@ -26,6 +26,10 @@ pub trait DataPlane {
     /// nobody needs any more; `hz` is jiffies in a second.
     fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered)) -> anyhow::Result<Look>;
 
+    /// How many flows have been forgotten, or could not be remembered, that may be older than the last change of their
+    /// table.
+    fn forgotten(&self) -> anyhow::Result<u64>;
+
     /// Carries out one operation.
     fn apply(&mut self, operation: &Operation) -> anyhow::Result<()>;
 }

@@ -139,7 +139,7 @@ impl Upkeep {
         &mut self,
         table: &FlowTable<'_>,
         clock: Clock,
-        visit: &mut dyn FnMut(&Client, &Flow),
+        visit: &mut dyn FnMut(Meta, &Client, &Flow),
     ) -> Look {
         let Clock { now, hz } = clock;
         let mut look = Look::default();
@@ -154,7 +154,7 @@ impl Upkeep {
                         look.erased += 1;
                     } else if silence <= idle {
                         look.live += usize::from(!meta.is_over());
-                        visit(&client, &flow);
+                        visit(meta, &client, &flow);
                     }
                 }
                 Slot::Unread(meta) => {
@@ -217,7 +217,7 @@ mod tests {
     fn look(upkeep: &mut Upkeep, table: &FlowTable<'_>, seconds: u32) -> (Look, usize) {
         let mut shown = 0;
         let clock = Clock { now: seconds * HZ, hz: HZ };
-        let look = upkeep.look(table, clock, &mut |client, flow| {
+        let look = upkeep.look(table, clock, &mut |_, client, flow| {
             assert_eq!(client.parts().1, flow.backend.id() as u16);
             shown += 1;
         });

@@ -11,6 +11,17 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use slb_common::abi::ring::NO_BACKEND;
 
+/// Flows of a slot that are remembered to be with another server than its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Elsewhere {
+    /// There are none.
+    None,
+    /// There are some.
+    Safe,
+    /// Some of them could be pushed out of the flow table.
+    MayBeLost,
+}
+
 /// The slots of one table that have changed hands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Handover {
@@ -91,20 +102,34 @@ impl Handover {
 
     /// Ends what is over: slots that changed hands longer than `idle` ago and of which no flow is remembered with
     /// another server than the owner, as `elsewhere` says.
+    ///
+    /// Has a flow been `forgotten` since the last sweep, it may be any one's of a keeper: slots with another keeper than
+    /// their owner wait anew.
     pub fn sweep(
         &mut self,
         owner: impl Fn(u32) -> u32,
-        elsewhere: impl Fn(u32) -> bool,
+        elsewhere: impl Fn(u32) -> Elsewhere,
+        forgotten: bool,
         idle: Duration,
         now: Duration,
     ) {
         Arc::make_mut(&mut self.slots).retain(|slot, moved| {
+            let is_kept_by_another = moved.keeper != owner(*slot);
+            if is_kept_by_another && forgotten {
+                moved.since = now;
+            }
             if now.saturating_sub(moved.since) <= idle {
                 return true;
             }
             // In two steps: what is remembered until the owner is keeper in force, the next look at the flows will see.
-            let was_kept_by_another = std::mem::replace(&mut moved.keeper, owner(*slot)) != owner(*slot);
-            was_kept_by_another || elsewhere(*slot)
+            match elsewhere(*slot) {
+                // Pushed out, they must find their keeper.
+                Elsewhere::MayBeLost if is_kept_by_another => true,
+                elsewhere => {
+                    moved.keeper = owner(*slot);
+                    is_kept_by_another || elsewhere != Elsewhere::None
+                }
+            }
         });
     }
 }
@@ -117,6 +142,10 @@ mod tests {
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    fn none(_: u32) -> Elsewhere {
+        Elsewhere::None
     }
 
     fn keepers(handover: &Handover) -> Vec<(u32, u32)> {
@@ -155,14 +184,30 @@ mod tests {
     fn after_the_idle_time_a_slot_waits_for_flows_elsewhere_only() {
         let mut handover = Handover::default();
         handover.change(&[1, 1], &[2, 2], |_| true, at(0));
-        handover.sweep(|_| 2, |_| false, IDLE, at(900));
+        let one = |slot| if slot == 1 { Elsewhere::Safe } else { Elsewhere::None };
+        handover.sweep(|_| 2, none, false, IDLE, at(900));
         assert_eq!(keepers(&handover), [(0, 1), (1, 1)]);
-        handover.sweep(|_| 2, |slot| slot == 1, IDLE, at(901));
+        handover.sweep(|_| 2, one, false, IDLE, at(901));
         assert_eq!(keepers(&handover), [(0, 2), (1, 2)], "kept by another until now");
-        handover.sweep(|_| 2, |slot| slot == 1, IDLE, at(902));
+        handover.sweep(|_| 2, one, false, IDLE, at(902));
         assert_eq!(keepers(&handover), [(1, 2)]);
-        handover.sweep(|_| 2, |_| false, IDLE, at(903));
+        handover.sweep(|_| 2, none, false, IDLE, at(903));
         assert!(handover.is_empty());
+    }
+
+    #[test]
+    fn a_slot_waits_for_flows_that_may_come_back_to_its_keeper() {
+        let mut handover = Handover::default();
+        handover.change(&[1], &[2], |_| true, at(0));
+        handover.sweep(|_| 2, none, true, IDLE, at(800));
+        handover.sweep(|_| 2, none, false, IDLE, at(1700));
+        assert_eq!(keepers(&handover), [(0, 1)], "forgotten at 800");
+        handover.sweep(|_| 2, |_| Elsewhere::MayBeLost, false, IDLE, at(1701));
+        assert_eq!(keepers(&handover), [(0, 1)], "could be forgotten");
+        handover.sweep(|_| 2, |_| Elsewhere::Safe, false, IDLE, at(1702));
+        assert_eq!(keepers(&handover), [(0, 2)]);
+        handover.sweep(|_| 2, none, true, IDLE, at(1703));
+        assert!(handover.is_empty(), "nothing comes back to a keeper that is the owner");
     }
 
     #[test]
@@ -170,7 +215,7 @@ mod tests {
         let mut handover = Handover::default();
         handover.change(&[1], &[2], |_| true, at(0));
         handover.change(&[2], &[1], |_| true, at(800));
-        handover.sweep(|_| 1, |_| false, IDLE, at(1000));
+        handover.sweep(|_| 1, none, false, IDLE, at(1000));
         assert_eq!(keepers(&handover), [(0, 1)], "flows that went to 2 are remembered, and found");
     }
 }

@@ -1,10 +1,6 @@
 //! Carries out what must change, and notices when it could not.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use slb_common::{abi::ring::Ring, datapath::upkeep::Look, hash::flow_hash};
@@ -12,7 +8,7 @@ use slb_common::{abi::ring::Ring, datapath::upkeep::Look, hash::flow_hash};
 use super::{
     desired::Desired,
     diff::diff,
-    handover::Handover,
+    handover::{Elsewhere, Handover},
     ids::{Assigned, Surroundings, assign},
 };
 use crate::dataplane::{
@@ -26,6 +22,8 @@ pub struct Reconciler<D> {
     /// `None` when it must be read afresh: at the start, and after a failure.
     held: Option<State>,
     surroundings: Surroundings,
+    /// Flows that had been forgotten when the last sweep began, or when the plane was read for the first time.
+    forgotten: Option<u64>,
 }
 
 /// What a look at the flow table has come to.
@@ -40,7 +38,7 @@ pub struct Sweep {
 impl<D: DataPlane> Reconciler<D> {
     /// Takes charge of `plane`.
     pub fn new(plane: D, surroundings: Surroundings) -> Self {
-        Self { plane, held: None, surroundings }
+        Self { plane, held: None, surroundings, forgotten: None }
     }
 
     #[cfg(test)]
@@ -57,7 +55,12 @@ impl<D: DataPlane> Reconciler<D> {
     pub fn held(&mut self) -> Result<&State> {
         let held = match self.held.take() {
             Some(held) => held,
-            None => self.plane.observe().context("cannot read the maps")?,
+            None => {
+                if self.forgotten.is_none() {
+                    self.forgotten = Some(self.plane.forgotten().context("cannot read the counters")?);
+                }
+                self.plane.observe().context("cannot read the maps")?
+            }
         };
         Ok(self.held.insert(held))
     }
@@ -113,8 +116,10 @@ impl<D: DataPlane> Reconciler<D> {
         // Without any, the flow table is looked at all the same.
         let parts = if moved.is_empty() { vec![moved.as_slice()] } else { moved.chunks(BATCH).collect() };
         let (mut changed, mut flows) = (false, 0);
+        let lost = self.plane.forgotten().context("cannot read the counters")?;
+        let forgotten = self.forgotten.replace(lost) != Some(lost);
         for part in parts {
-            let (swept, look) = self.swept(&held, part, now)?;
+            let (swept, look) = self.swept(&held, part, forgotten, now)?;
             flows = look.live;
             if swept.is_empty() {
                 continue;
@@ -133,7 +138,13 @@ impl<D: DataPlane> Reconciler<D> {
     }
 
     /// Those tables of a part of them in which something is over, as they are to be; and what the flow table looks like.
-    fn swept(&mut self, held: &State, part: &[u32], now: Duration) -> Result<(BTreeMap<u32, Table>, Look)> {
+    fn swept(
+        &mut self,
+        held: &State,
+        part: &[u32],
+        forgotten: bool,
+        now: Duration,
+    ) -> Result<(BTreeMap<u32, Table>, Look)> {
         let tables = part.iter().filter_map(|id| Some((*id, held.tables.get(id)?.clone())));
         let mut tables: BTreeMap<u32, Table> = tables.collect();
         build_all(tables.values_mut());
@@ -142,25 +153,26 @@ impl<D: DataPlane> Reconciler<D> {
             let owners = table.owners();
             let owner = |slot: u32| owners[slot as usize];
             // What could not be read may be a flow of any slot.
-            let is_elsewhere = |slot| look.unread != 0 || elsewhere.contains(&(*id, slot));
-            table.handover.sweep(owner, is_elsewhere, idle_of(held, *id), now);
+            let least = if look.unread == 0 { Elsewhere::None } else { Elsewhere::MayBeLost };
+            let elsewhere = |slot| elsewhere.get(&(*id, slot)).copied().unwrap_or(least).max(least);
+            table.handover.sweep(owner, elsewhere, forgotten, idle_of(held, *id), now);
         }
         tables.retain(|id, table| held.tables.get(id) != Some(table));
         Ok((tables, look))
     }
 
-    /// Slots that have changed hands of which a flow is remembered to be with another server than the owner, each with its
-    /// table.
+    /// Slots that have changed hands of which flows are remembered to be with another server than the owner, each with
+    /// its table.
     fn elsewhere(
         &mut self,
         held: &State,
         tables: &BTreeMap<u32, Table>,
-    ) -> Result<(BTreeSet<(u32, u32)>, Look)> {
+    ) -> Result<(BTreeMap<(u32, u32), Elsewhere>, Look)> {
         let entries: BTreeMap<u32, _> =
             held.index.entries.values().map(|entry| (entry.service, entry)).collect();
         let owners: BTreeMap<u32, Arc<[u32]>> =
             tables.iter().map(|(id, table)| (*id, table.owners())).collect();
-        let mut elsewhere = BTreeSet::new();
+        let mut elsewhere = BTreeMap::new();
         let look = self.plane.flows(self.surroundings.hz, &mut |flow| {
             let Some(entry) = entries.get(&flow.service) else { return };
             let Some(owners) = owners.get(&entry.ring) else { return };
@@ -169,7 +181,9 @@ impl<D: DataPlane> Reconciler<D> {
             if owners[slot as usize] != flow.backend.id()
                 && tables.get(&entry.ring).is_some_and(|table| table.handover.keeper(slot).is_some())
             {
-                elsewhere.insert((entry.ring, slot));
+                let found = if flow.may_be_lost { Elsewhere::MayBeLost } else { Elsewhere::Safe };
+                let known = elsewhere.entry((entry.ring, slot)).or_insert(found);
+                *known = found.max(*known);
             }
         })?;
         Ok((elsewhere, look))

@@ -21,6 +21,8 @@ pub(crate) struct Fake {
     pub(crate) fail_after: Option<usize>,
     /// Flows that are remembered.
     pub(crate) flows: Vec<Remembered>,
+    /// Flows that have been pushed out.
+    pub(crate) forgotten: u64,
     /// Entries of flows that somebody is writing.
     pub(crate) unread: usize,
     /// Looks at the flows.
@@ -48,6 +50,10 @@ impl DataPlane for Fake {
         self.looks += 1;
         self.flows.iter().copied().for_each(visit);
         Ok(Look { live: self.flows.len(), erased: 0, unread: self.unread })
+    }
+
+    fn forgotten(&self) -> Result<u64> {
+        Ok(self.forgotten)
     }
 
     fn apply(&mut self, operation: &Operation) -> Result<()> {

@@ -12,7 +12,7 @@ use slb_common::{
     abi::{
         Address, MAX_RINGS, Reference,
         backend::{Backend, NextHop},
-        flow::{Client, Flow},
+        flow::{Client, Flow, Meta, state},
         ring::{MAX_RING_SLOTS, MOVED, NO_BACKEND, Ring},
         service::{FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel},
     },
@@ -255,13 +255,16 @@ pub struct Remembered {
     pub client: Address,
     /// The client's port, in network byte order.
     pub port: u16,
+    /// Whether it may be older than the last change of its table and yet be pushed out by another one.
+    pub may_be_lost: bool,
 }
 
 impl Remembered {
     /// What the flow table says of a flow.
-    pub fn new(client: &Client, flow: &Flow) -> Self {
+    pub fn new(meta: Meta, client: &Client, flow: &Flow) -> Self {
         let (address, port, _) = client.parts();
-        Self { service: flow.service, backend: flow.backend, client: address, port }
+        let may_be_lost = meta.state() & (state::TAKEN_UP | state::CONFIRMED) == state::TAKEN_UP;
+        Self { service: flow.service, backend: flow.backend, client: address, port, may_be_lost }
     }
 }
 

@@ -158,9 +158,14 @@ impl DataPlane for HostPlane {
         let Inner { host, upkeep, .. } = &mut *self.0.borrow_mut();
         let clock = Clock { now: host.now(), hz };
         let table = host.flow_table();
-        let look = upkeep.look(&table, clock, &mut |client, flow| visit(Remembered::new(client, flow)));
+        let look =
+            upkeep.look(&table, clock, &mut |meta, client, flow| visit(Remembered::new(meta, client, flow)));
         ensure!(table.is_sound(), "homes do not name their entries");
         Ok(look)
+    }
+
+    fn forgotten(&self) -> Result<u64> {
+        Ok(self.host().forgotten())
     }
 
     fn apply(&mut self, operation: &Operation) -> Result<()> {

@@ -223,9 +223,15 @@ impl Maps {
     pub fn look(&mut self, clock: Clock, visit: &mut dyn FnMut(Remembered)) -> Result<Look> {
         let mut upkeep = std::mem::take(&mut self.upkeep);
         let table = self.flow_table()?;
-        let look = upkeep.look(&table, clock, &mut |client, flow| visit(Remembered::new(client, flow)));
+        let look =
+            upkeep.look(&table, clock, &mut |meta, client, flow| visit(Remembered::new(meta, client, flow)));
         self.upkeep = upkeep;
         Ok(look)
+    }
+
+    /// Counters of something that has had no traffic yet.
+    fn zeros(&self) -> Result<PerCpuValues<Counters>> {
+        Ok(PerCpuValues::try_from(vec![Counters::default(); self.processors])?)
     }
 
     fn put_settings(&mut self, settings: Settings) -> Result<()> {
@@ -394,6 +400,10 @@ impl DataPlane for Maps {
         self.look(Self::clock(hz)?, visit)
     }
 
+    fn forgotten(&self) -> Result<u64> {
+        Ok(self.totals.get(&0, 0)?.iter().map(|totals| totals.forgotten).sum())
+    }
+
     fn apply(&mut self, operation: &Operation) -> Result<()> {
         match operation {
             Operation::PutSettings(settings) => self.put_settings(*settings)?,
@@ -409,11 +419,7 @@ impl DataPlane for Maps {
             Operation::ClearNextHop(id) => self.next_hops.set(*id, NextHop::default(), 0)?,
             Operation::PutBackend { id, backend, fresh } => {
                 if *fresh {
-                    self.backend_counters.set(
-                        *id,
-                        PerCpuValues::try_from(vec![Counters::default(); self.processors])?,
-                        0,
-                    )?;
+                    self.backend_counters.set(*id, self.zeros()?, 0)?;
                 }
                 self.backends.set(*id, backend, 0)?;
             }
@@ -432,11 +438,7 @@ impl DataPlane for Maps {
             }
             Operation::PutService { id, service, fresh } => {
                 if *fresh {
-                    self.service_counters.set(
-                        *id,
-                        PerCpuValues::try_from(vec![Counters::default(); self.processors])?,
-                        0,
-                    )?;
+                    self.service_counters.set(*id, self.zeros()?, 0)?;
                 }
                 self.services.set(*id, service.as_ref(), 0)?;
             }
