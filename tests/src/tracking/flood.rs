@@ -1,4 +1,4 @@
-//! A flood of connections that are never used: established flows do not notice.
+//! Floods of connections that are never used, or never were, and of datagrams: established flows do not notice.
 
 use std::time::Duration;
 
@@ -61,12 +61,15 @@ fn establish(play: &mut Play, numbers: std::ops::Range<u32>) {
 }
 
 fn flood(play: &mut Play) -> u64 {
+    let kinds = [Kind::Tcp(flag::SYN), Kind::Tcp(flag::ACK), Kind::Udp];
     let count = 10 * SLOTS;
-    for _ in 0..count {
-        let number = 0x1_0000 + play.dice.below(1 << 20) as u32;
-        if wire::to_server(&play.plane, number, Kind::Tcp(flag::SYN)).is_none() {
-            play.fail("4: a SYN of a flood was dropped");
+    for kind in kinds {
+        for _ in 0..count {
+            let number = 0x1_0000 + play.dice.below(1 << 20) as u32;
+            if wire::to_server(&play.plane, number, kind).is_none() {
+                play.fail("4: a packet of a flood was dropped");
+            }
         }
     }
-    count.into()
+    u64::from(count) * kinds.len() as u64
 }

@@ -22,7 +22,10 @@ use super::{
 };
 use crate::{
     bench::machine::{Machine, pin_to_core},
-    packets::kernel::{Kernel, in_namespace},
+    packets::{
+        frames::flag,
+        kernel::{Kernel, in_namespace},
+    },
 };
 
 /// Slots of the flow table.
@@ -84,8 +87,8 @@ pub fn run(options: &Options) -> Result<Report> {
         let mut bench = Bench::new(&packet)?;
         let mut floods = Vec::new();
         for mode in [IPIP, DSR] {
-            for moving in [false, true] {
-                floods.push(stateless(&mut bench, &mode, moving, options)?);
+            for when in [When::Steady, When::Moving(flag::SYN), When::Moving(flag::ACK)] {
+                floods.push(stateless(&mut bench, &mode, when, options)?);
             }
         }
         floods.push(answered(&mut bench, options)?);
@@ -102,18 +105,31 @@ pub fn run(options: &Options) -> Result<Report> {
     })
 }
 
+/// When a flood comes, and with which TCP flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// Nothing changes.
+    Steady,
+    /// Half of the servers hand their flows over.
+    Moving(u8),
+}
+
 /// A mode without answers: established flows are shown by the counters of their servers.
-fn stateless(bench: &mut Bench<'_>, mode: &Mode, moving: bool, options: &Options) -> Result<Flood> {
-    let name =
-        format!("{}, {}", mode.name, if moving { "half of the servers leave" } else { "steady state" });
+fn stateless(bench: &mut Bench<'_>, mode: &Mode, when: When, options: &Options) -> Result<Flood> {
+    let (name, flags) = match when {
+        When::Steady => ("steady state", flag::SYN),
+        When::Moving(flag::SYN) => ("half of the servers leave", flag::SYN),
+        When::Moving(flags) => ("half leave, no SYNs", flags),
+    };
+    let name = format!("{}, {name}", mode.name);
     eprintln!("{name} …");
-    let scene = mode::flood(mode, mode::SERVERS);
+    let scene = mode::flood(mode, mode::SERVERS, flags);
     let mut kernel = load(bench, &scene)?;
     let servers: Vec<u32> = scene.state.backends.keys().copied().collect();
     let place = bench.slb;
 
     let before = look(bench, &kernel, &servers, &scene)?;
-    if moving {
+    if when != When::Steady {
         let mut state = scene.state.clone();
         for (id, table) in &mut state.tables {
             let old = table.owners();
@@ -147,7 +163,7 @@ fn stateless(bench: &mut Bench<'_>, mode: &Mode, moving: bool, options: &Options
 fn answered(bench: &mut Bench<'_>, options: &Options) -> Result<Flood> {
     let name = "nat, steady state".to_owned();
     eprintln!("{name} …");
-    let scene = mode::flood(&NAT, 1);
+    let scene = mode::flood(&NAT, 1, flag::SYN);
     let kernel = load(bench, &scene)?;
     let place = bench.slb;
     let count = |kernel: &Kernel| Ok::<_, anyhow::Error>(kernel.service_counters(0)?.new_flows);

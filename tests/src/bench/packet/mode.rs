@@ -114,12 +114,12 @@ pub(super) struct Scene {
     pub(super) answer: Traffic,
     /// Packets that go on with them.
     pub(super) established: Traffic,
-    /// Packets that begin flows, each another one, none of them established.
+    /// Packets of flows, each another one, none of them established.
     pub(super) flood: Traffic,
 }
 
-/// A flood of a listener with so many servers.
-pub(super) fn flood(mode: &Mode, servers: u16) -> Scene {
+/// A flood of packets with these TCP flags to a listener with so many servers.
+pub(super) fn flood(mode: &Mode, servers: u16, flags: u8) -> Scene {
     /// Of RFC 6598; the clients of established flows are elsewhere.
     const FLOODER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(100, 64, 0, 0)), 1024);
     let (listener, state) = mode.world(number::TCP, Family::V4, servers);
@@ -132,7 +132,7 @@ pub(super) fn flood(mode: &Mode, servers: u16) -> Scene {
         syn: established(flag::SYN),
         answer: Traffic::new(answer, ESTABLISHED, Side::Destination),
         established: established(flag::ACK),
-        flood: Traffic::new(tcp(FLOODER, listener.at, flag::SYN).build(), 1 << FLOW_BITS, Side::Source),
+        flood: Traffic::new(tcp(FLOODER, listener.at, flags).build(), 1 << FLOW_BITS, Side::Source),
     }
 }
 
