@@ -146,7 +146,8 @@ impl<'t, T: Tables> Flows<'t, T> {
         hide(if left == 0 { NOWHERE } else { FAR }, self.unknown)
     }
 
-    /// As the function [`find_answered`], but [`FAR`] where it may be further from home than the quick path looks.
+    /// As the function [`find_answered`], but [`FAR`] where it may be further from home than the quick path looks. Written out
+    /// as the one before: with a closure in common the program needs more stack than BPF has.
     #[inline(always)]
     pub(super) fn find_answered_near(&self, query: &Query, endpoint: u32, accepts: bool) -> u32 {
         let mut left = self.places(query.home);
@@ -260,27 +261,23 @@ impl<'t, T: Tables> Flows<'t, T> {
 
     #[inline(always)]
     fn find(&self, query: &Query, service: u32) -> u32 {
-        let mut left = self.places(query.home);
-        for distance in 0..WINDOW {
-            if left == 0 {
-                break;
-            }
-            if left & 1 != 0 && self.is(query, distance, service) {
-                return distance;
-            }
-            left >>= 1;
-        }
-        NOWHERE
+        self.first(query, |distance| self.is(query, distance, service))
     }
 
     #[inline(always)]
     fn find_answered(&self, query: &Query, endpoint: u32, accepts: bool) -> u32 {
+        self.first(query, |distance| self.is_answered(query, distance, endpoint, accepts))
+    }
+
+    /// The first distance from home at which an entry of this home lies that is sought, or [`NOWHERE`].
+    #[inline(always)]
+    fn first(&self, query: &Query, mut is_sought: impl FnMut(u32) -> bool) -> u32 {
         let mut left = self.places(query.home);
         for distance in 0..WINDOW {
             if left == 0 {
                 break;
             }
-            if left & 1 != 0 && self.is_answered(query, distance, endpoint, accepts) {
+            if left & 1 != 0 && is_sought(distance) {
                 return distance;
             }
             left >>= 1;
@@ -317,41 +314,31 @@ impl<'t, T: Tables> Flows<'t, T> {
     #[inline(always)]
     fn others(&self, query: &Query, service: u32) -> u64 {
         let mut others = hide_long(0, self.unknown);
-        let mut left = self.places(query.home);
-        for distance in 0..WINDOW {
-            if left == 0 {
-                break;
-            }
-            if left & 1 != 0
-                && let Some(other) = self.read(query, distance)
+        self.first(query, |distance| {
+            if let Some(other) = self.read(query, distance)
                 && other.flow.service != service
                 && !self.is_over(other.meta)
                 && let Some(backend) = self.live(other.flow.backend)
             {
                 others = hide_long(others << 16 | u64::from(backend.endpoint), self.unknown);
             }
-            left >>= 1;
-        }
+            false
+        });
         others
     }
 
     #[inline(always)]
     fn release(&self, query: &Query, service: u32, endpoint: u32) {
-        let mut left = self.places(query.home);
-        for distance in 0..WINDOW {
-            if left == 0 {
-                break;
-            }
-            if left & 1 != 0
-                && let Some(other) = self.read(query, distance)
+        self.first(query, |distance| {
+            if let Some(other) = self.read(query, distance)
                 && other.flow.service != service
                 && self.is_over(other.meta)
                 && self.live(other.flow.backend).is_some_and(|there| there.endpoint == endpoint)
             {
                 self.touch(&other, other.meta.state() | state::RELEASED);
             }
-            left >>= 1;
-        }
+            false
+        });
     }
 
     /// A free slot, or else that of a flow which is over, or else of one that consists of a first packet; of several the one
