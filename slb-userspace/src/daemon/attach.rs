@@ -15,10 +15,10 @@ use crate::{
         reconcile::Reconciler,
     },
     dataplane::bpf::{
-        loader::{Program, Sizes},
+        loader::{self, Sizes},
         maps::Maps,
         pins::Pins,
-        xdp::{self, Attachment, Occupied},
+        xdp::{self, Attachment, Occupied, Program},
     },
     neigh::{self, Link},
 };
@@ -39,7 +39,7 @@ pub(super) async fn attach(
     let indexes: BTreeSet<u32> = interfaces.iter().map(|interface| interface.index).collect();
     // The links keep the program: nothing here needs to.
     let sizes = Sizes { flows: config.daemon.flow_table_entries, backends: config.daemon.max_servers };
-    let mut program = Program::load(pins, sizes)?;
+    let mut program = loader::load(pins, sizes)?;
     #[cfg(feature = "debug-log")]
     program.follow_log()?;
     let facts = program.facts()?;
@@ -53,14 +53,14 @@ pub(super) async fn attach(
     let mut reconciler = Reconciler::new(maps, surroundings);
     reconciler.check(&desired(config, Known::default()))?;
     attach_all(&mut program, pins, &interfaces, config.daemon.xdp_mode)?;
-    Program::detach_others(pins, &indexes)?;
+    loader::detach_others(pins, &indexes)?;
     Ok((reconciler, interfaces.into_iter().map(|interface| (interface.index, interface.name)).collect()))
 }
 
 fn attach_all(program: &mut Program, pins: &Pins, interfaces: &[Link], mode: XdpMode) -> Result<()> {
     let mut new = Vec::new();
     for interface in interfaces {
-        match program.attach(pins, interface.index, mode) {
+        match program.attach(&pins.link(interface.index), interface.index, mode) {
             Ok(attachment) => {
                 report(interface, attachment, mode);
                 if attachment != Attachment::Replaced {

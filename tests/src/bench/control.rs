@@ -23,7 +23,7 @@ use slb_userspace::{
     },
     dataplane::{
         bpf::{
-            loader::{Program, Sizes},
+            loader::{self, Sizes},
             maps::Maps,
         },
         state::{Member, Plan},
@@ -90,7 +90,7 @@ fn measure(options: &Options, table: Summary) -> Result<Report> {
     let pins = kernel::own_pins()?;
     let servers = options.listeners * options.servers;
     let sizes = Sizes { flows: 1 << 16, backends: (2 * servers).max(1 << 14) };
-    let _program = Program::load(pins.pins(), sizes)?;
+    let _program = loader::load(pins.pins(), sizes)?;
     let maps = Maps::open(pins.pins())?;
     let surroundings =
         Surroundings { interfaces: [world::LO].into(), hz: world::HZ, max_backends: maps.max_backends() };

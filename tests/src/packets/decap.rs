@@ -9,7 +9,10 @@ use slb_common::{
     decap::process,
     net::frame::Frame,
 };
-use slb_userspace::dataplane::bpf::decap::{Pins, Program};
+use slb_userspace::dataplane::bpf::{
+    decap::{self, Pins},
+    xdp::Program,
+};
 
 pub use cases::{all, policy};
 
@@ -67,7 +70,7 @@ impl Kernel {
         leftovers::remove_dead()?;
         let pins = Pins::new(RunId::next().pin_dir());
         pins.create()?;
-        let program = Program::load(&pins, INTERFACE, policy)?;
+        let program = decap::load(&pins, INTERFACE, policy)?;
         Ok(Self { program, pins })
     }
 
@@ -84,10 +87,10 @@ impl Kernel {
     /// # Errors
     /// It cannot be run, or has counted otherwise than once.
     pub fn process(&mut self, frame: &[u8]) -> Result<(Reason, u32, Vec<u8>)> {
-        let before = self.program.tally()?;
+        let before = decap::tally(&mut self.program)?;
         let (action, out) =
             self.program.test_run(frame).with_context(|| format!("a frame of {} bytes", frame.len()))?;
-        let mut counted = self.program.tally()?;
+        let mut counted = decap::tally(&mut self.program)?;
         for (reason, frames) in &mut counted {
             *frames -= before.iter().find(|(other, _)| other == reason).map_or(0, |(_, frames)| *frames);
         }

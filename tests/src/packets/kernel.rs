@@ -14,9 +14,10 @@ use slb_userspace::{
     dataplane::{
         DataPlane as _,
         bpf::{
-            loader::{Program, Sizes},
+            loader::{self, Sizes},
             maps::Maps,
             pins::Pins,
+            xdp::Program,
         },
         state::{Operation, State},
     },
@@ -92,7 +93,7 @@ impl Kernel {
     pub fn load_sized(flow_table_entries: u32) -> Result<Self> {
         let pins = own_pins()?;
         let sizes = Sizes { flows: flow_table_entries, backends: DEFAULT_BACKENDS };
-        let program = Program::load(&pins.0, sizes)?;
+        let program = loader::load(&pins.0, sizes)?;
         let maps = Maps::open(&pins.0)?;
         let flows = Map::from_map_data(MapData::from_pin(pins.0.map("FLOWS"))?)?.try_into()?;
         Ok(Self { program, maps, flows, held: State::default(), before: Totals::new(), pins })

@@ -10,7 +10,7 @@ use super::{addresses, ensure_root, find, links};
 use crate::{
     config::model,
     dataplane::bpf::{
-        decap::{Pins, Program},
+        decap::{self, Pins},
         xdp::{self, Attachment, Occupied},
     },
     neigh::Link,
@@ -74,7 +74,7 @@ fn start(pins: &Pins, link: &Link, policy: &Policy, mode: XdpMode) -> Result<Att
         XdpMode::Native => model::XdpMode::Native,
         XdpMode::Generic => model::XdpMode::Generic,
     };
-    Program::load(pins, link.index, policy)?.attach(pins, link.index, mode)
+    decap::load(pins, link.index, policy)?.attach(&pins.link(link.index), link.index, mode)
 }
 
 fn explain(error: anyhow::Error, link: &Link) -> anyhow::Error {

@@ -12,10 +12,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
-    Ebpf, EbpfLoader,
+    EbpfLoader,
     maps::{Array, Map, MapData, MapInfo, MapType, PerCpuArray},
     programs::{
-        Xdp,
         links::{FdLink, PinnedLink},
         loaded_programs,
     },
@@ -26,9 +25,8 @@ use slb_common::abi::decap::{DECAP_ABI_VERSION, Policy, Reason, Tally};
 use super::{
     bpffs,
     maps::{Shape, shape},
-    xdp::{self, Attachment, Facts},
+    xdp::Program,
 };
-use crate::config::model;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb-decap.o"));
 const PROGRAM: &str = "slb_decap";
@@ -104,6 +102,11 @@ impl Pins {
         Ok(true)
     }
 
+    /// Path of the link to an interface.
+    pub fn link(&self, ifindex: u32) -> PathBuf {
+        self.of(ifindex).join(LINK)
+    }
+
     /// Id of the program in the pinned link of an interface; `None` if there is no link.
     pub fn program(&self, ifindex: u32) -> Result<Option<u32>> {
         let path = self.link(ifindex);
@@ -119,66 +122,30 @@ impl Pins {
         self.root.join(ifindex.to_string())
     }
 
-    fn link(&self, ifindex: u32) -> PathBuf {
-        self.of(ifindex).join(LINK)
-    }
-
     fn tally(&self, ifindex: u32) -> PathBuf {
         self.of(ifindex).join(format!("tally-v{DECAP_ABI_VERSION}"))
     }
 }
 
-/// The loaded program.
-pub struct Program {
-    ebpf: Ebpf,
+/// Loads the program with a policy of its own. It counts where the interface's last one did.
+pub fn load(pins: &Pins, ifindex: u32, policy: &Policy) -> Result<Program> {
+    bpffs::make(&pins.of(ifindex))?;
+    let path = pins.tally(ifindex);
+    if path.exists() {
+        TALLY.verify(&path)?;
+    }
+    let mut loader = EbpfLoader::new();
+    loader.map_pin_path(TALLY.name, path);
+    let mut program = Program::load(&mut loader, OBJECT, PROGRAM)?;
+    // No packet has met the program yet.
+    let mut map = Array::<_, Policy>::try_from(program.map(POLICY)?)?;
+    map.set(0, policy, 0).context("cannot write the policy")?;
+    Ok(program)
 }
 
-impl Program {
-    /// Loads the program with a policy of its own. It counts where the interface's last one did.
-    pub fn load(pins: &Pins, ifindex: u32, policy: &Policy) -> Result<Self> {
-        bpffs::make(&pins.of(ifindex))?;
-        let tally = pins.tally(ifindex);
-        if tally.exists() {
-            TALLY.verify(&tally)?;
-        }
-        let mut loader = EbpfLoader::new();
-        loader.map_pin_path(TALLY.name, tally);
-        let mut ebpf = loader.load(OBJECT).context("cannot load the BPF object")?;
-        let map = ebpf.map_mut(POLICY).with_context(|| format!("the BPF object has no map {POLICY}"))?;
-        Array::<_, Policy>::try_from(map)?.set(0, policy, 0).context("cannot write the policy")?;
-        xdp::program(&mut ebpf, PROGRAM)?.load().context("the kernel refuses the XDP program")?;
-        Ok(Self { ebpf })
-    }
-
-    /// What the kernel says of the program.
-    pub fn facts(&mut self) -> Result<Facts> {
-        xdp::facts(self.xdp()?)
-    }
-
-    /// Puts the program on its interface and pins the link.
-    ///
-    /// # Errors
-    /// Another program is on the interface, the mode is not to be had, or the link cannot be pinned.
-    pub fn attach(&mut self, pins: &Pins, ifindex: u32, mode: model::XdpMode) -> Result<Attachment> {
-        xdp::attach(self.xdp()?, &pins.link(ifindex), ifindex, mode)
-    }
-
-    /// Runs the program once over `frame`, as if it had come in through the loopback interface.
-    ///
-    /// Returns the XDP action and the frame as the program left it.
-    pub fn test_run(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
-        xdp::test_run(self.xdp()?, frame)
-    }
-
-    /// Frames by reason; what has not happened is left out.
-    pub fn tally(&mut self) -> Result<Vec<(Reason, u64)>> {
-        let map = self.ebpf.map(TALLY.name).context("the BPF object has no tally")?;
-        sum(&PerCpuArray::try_from(map)?)
-    }
-
-    fn xdp(&mut self) -> Result<&mut Xdp> {
-        xdp::program(&mut self.ebpf, PROGRAM)
-    }
+/// Frames by reason, as a loaded program counts them; what has not happened is left out.
+pub fn tally(program: &mut Program) -> Result<Vec<(Reason, u64)>> {
+    sum(&PerCpuArray::try_from(program.map(TALLY.name)?)?)
 }
 
 /// What is in force on an interface.

@@ -1,10 +1,11 @@
-//! One XDP program and one interface: attached, replaced in one step, tried out.
+//! An XDP program: loaded, tried out, put on interfaces, replaced there in one step.
 
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
-    Ebpf,
+    Ebpf, EbpfLoader,
+    maps::Map,
     programs::{
         ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
@@ -45,74 +46,109 @@ pub enum Attachment {
 )]
 pub struct Occupied;
 
-/// Finds an XDP program in an object.
-pub(super) fn program<'ebpf>(ebpf: &'ebpf mut Ebpf, name: &str) -> Result<&'ebpf mut Xdp> {
-    let program =
-        ebpf.program_mut(name).with_context(|| format!("the BPF object has no program `{name}`"))?;
-    Ok(program.try_into()?)
+/// An object in the kernel: its maps, and its one XDP program.
+pub struct Program {
+    ebpf: Ebpf,
+    name: &'static str,
 }
 
-/// What the kernel says of a loaded program.
-pub(super) fn facts(program: &Xdp) -> Result<Facts> {
-    let info = program.info()?;
-    Ok(Facts {
-        verified_instructions: info.verified_instruction_count(),
-        machine_code_bytes: info.size_jitted(),
-    })
+impl Program {
+    /// Makes the maps of an object as `loader` says, and loads its program.
+    pub(super) fn load(loader: &mut EbpfLoader<'_>, object: &[u8], name: &'static str) -> Result<Self> {
+        let mut program = Self { ebpf: loader.load(object).context("cannot load the BPF object")?, name };
+        program.xdp()?.load().context("the kernel refuses the XDP program")?;
+        Ok(program)
+    }
+
+    /// What the kernel says of the program.
+    pub fn facts(&mut self) -> Result<Facts> {
+        let info = self.xdp()?.info()?;
+        Ok(Facts {
+            verified_instructions: info.verified_instruction_count(),
+            machine_code_bytes: info.size_jitted(),
+        })
+    }
+
+    /// Puts the program on an interface and pins the link, or into the link that is pinned there.
+    ///
+    /// # Errors
+    /// Another program is on the interface ([`Occupied`]), the mode is not to be had, or the link cannot be pinned.
+    pub fn attach(&mut self, pin: &Path, ifindex: u32, mode: model::XdpMode) -> Result<Attachment> {
+        let program = self.xdp()?;
+        if replace(program, pin)? {
+            return Ok(Attachment::Replaced);
+        }
+        let (link, attachment) = match mode {
+            model::XdpMode::Native => (attach_in(program, ifindex, XdpMode::Driver)?, Attachment::Native),
+            model::XdpMode::Generic => (attach_in(program, ifindex, XdpMode::Skb)?, Attachment::Generic),
+            model::XdpMode::Auto => match attach_in(program, ifindex, XdpMode::Driver) {
+                Ok(link) => (link, Attachment::Native),
+                Err(error) if error.is::<Occupied>() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(
+                        ifindex,
+                        error = format!("{error:#}"),
+                        "no native XDP; taking the generic hook"
+                    );
+                    (attach_in(program, ifindex, XdpMode::Skb)?, Attachment::Generic)
+                }
+            },
+        };
+        link.pin(pin).context("cannot pin the link, and an unpinned one would not outlive this process")?;
+        Ok(attachment)
+    }
+
+    /// Pins the program itself, for others to run or to measure; attaching it needs no such pin.
+    pub fn pin(&mut self, path: &Path) -> Result<()> {
+        self.xdp()?.pin(path).with_context(|| format!("cannot pin the program at {}", path.display()))
+    }
+
+    /// Runs the program once over `frame`, as if it had come in through the loopback interface.
+    ///
+    /// Returns the XDP action and the frame as the program left it.
+    pub fn test_run(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
+        // The program may put headers before it: of IPv6, and of an ICMP message.
+        let mut out = vec![0; frame.len() + size_of::<Ipv6Hdr>() + 8];
+        let result = self.xdp()?.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::new()
+        })?;
+        out.truncate(result.data_size_out as usize);
+        Ok((result.return_value, out))
+    }
+
+    /// Prints what the program logs, until the runtime ends.
+    #[cfg(feature = "debug-log")]
+    pub fn follow_log(&mut self) -> Result<()> {
+        use tokio::io::{Interest, unix::AsyncFd};
+        let logger = aya_log::EbpfLogger::init(&mut self.ebpf).context("the program has no log")?;
+        // SAFETY: the logger owns one descriptor, of its ring buffer, for as long as it lives.
+        let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }?;
+        tokio::spawn(async move {
+            while let Ok(mut ready) = logger.readable_mut().await {
+                ready.get_inner_mut().flush();
+                ready.clear_ready();
+            }
+        });
+        Ok(())
+    }
+
+    /// A map of the object.
+    pub(super) fn map(&mut self, name: &str) -> Result<&mut Map> {
+        self.ebpf.map_mut(name).with_context(|| format!("the BPF object has no map {name}"))
+    }
+
+    fn xdp(&mut self) -> Result<&mut Xdp> {
+        let program = self.ebpf.program_mut(self.name);
+        Ok(program.with_context(|| format!("the BPF object has no program `{}`", self.name))?.try_into()?)
+    }
 }
 
 /// The name of a loaded program, if it still is and has one.
 pub fn name_of(id: u32) -> Option<String> {
     let found = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id)?;
     found.name_as_str().filter(|name| !name.is_empty()).map(str::to_owned)
-}
-
-/// Runs a program once over `frame`, as if it had come in through the loopback interface.
-///
-/// Returns the XDP action and the frame as the program left it.
-pub(super) fn test_run(program: &mut Xdp, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
-    // The program may put headers before it: of IPv6, and of an ICMP message.
-    let mut out = vec![0; frame.len() + size_of::<Ipv6Hdr>() + 8];
-    let result = program.test_run(TestRunOptions {
-        data_in: Some(frame),
-        data_out: Some(&mut out),
-        ..TestRunOptions::new()
-    })?;
-    out.truncate(result.data_size_out as usize);
-    Ok((result.return_value, out))
-}
-
-/// Puts a program on an interface and pins the link, or into the link that is pinned there.
-///
-/// # Errors
-/// Another program is on the interface ([`Occupied`]), the mode is not to be had, or the link cannot be pinned.
-pub(super) fn attach(
-    program: &mut Xdp,
-    pin: &Path,
-    ifindex: u32,
-    mode: model::XdpMode,
-) -> Result<Attachment> {
-    if replace(program, pin)? {
-        return Ok(Attachment::Replaced);
-    }
-    let (link, attachment) = match mode {
-        model::XdpMode::Native => (attach_in(program, ifindex, XdpMode::Driver)?, Attachment::Native),
-        model::XdpMode::Generic => (attach_in(program, ifindex, XdpMode::Skb)?, Attachment::Generic),
-        model::XdpMode::Auto => match attach_in(program, ifindex, XdpMode::Driver) {
-            Ok(link) => (link, Attachment::Native),
-            Err(error) if error.is::<Occupied>() => return Err(error),
-            Err(error) => {
-                tracing::warn!(
-                    ifindex,
-                    error = format!("{error:#}"),
-                    "no native XDP; taking the generic hook"
-                );
-                (attach_in(program, ifindex, XdpMode::Skb)?, Attachment::Generic)
-            }
-        },
-    };
-    link.pin(pin).context("cannot pin the link, and an unpinned one would not outlive this process")?;
-    Ok(attachment)
 }
 
 /// Puts a program into a pinned link; `false` if there is none that still holds.
