@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::ErrorKind,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -15,34 +15,91 @@ use nix::{
 };
 
 /// Where the BPF file system is mounted.
-pub(super) const BPF_FS: &str = "/sys/fs/bpf";
+const BPF_FS: &str = "/sys/fs/bpf";
 
-/// Mounts a BPF file system at its usual place if `root` is to lie there and none is.
-///
-/// # Errors
-/// `root` is not on a BPF file system; `setting` is how its place is chosen.
-pub(super) fn ensure(root: &Path, setting: &str) -> Result<()> {
-    if root.starts_with(BPF_FS) && !is_bpf_fs(Path::new(BPF_FS))? {
-        mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
-            .with_context(|| format!("no BPF file system at {BPF_FS}, and mounting one failed"))?;
-        tracing::info!(path = BPF_FS, "mounted a BPF file system");
+/// The directory everything of one program is pinned in. It need not exist yet.
+#[derive(Debug, Clone)]
+pub(super) struct Root {
+    path: PathBuf,
+    /// How its place is chosen.
+    setting: &'static str,
+}
+
+impl Root {
+    pub(super) fn new(path: PathBuf, setting: &'static str) -> Self {
+        Self { path, setting }
     }
-    let parent = root.parent().unwrap_or(root);
-    let existing = if root.exists() { root } else { parent };
-    if !is_bpf_fs(existing)? {
-        bail!(
-            "{} is not on a BPF file system: set {setting} to a directory directly under {BPF_FS}, or under another \
-             BPF file system",
-            root.display()
-        );
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
-    Ok(())
+
+    /// Mounts a BPF file system at its usual place if the directory is to lie there and none is.
+    ///
+    /// # Errors
+    /// The directory is not on a BPF file system.
+    pub(super) fn ensure_bpf_fs(&self) -> Result<()> {
+        let Self { path, setting } = self;
+        if path.starts_with(BPF_FS) && !is_bpf_fs(Path::new(BPF_FS))? {
+            mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
+                .with_context(|| format!("no BPF file system at {BPF_FS}, and mounting one failed"))?;
+            tracing::info!(path = BPF_FS, "mounted a BPF file system");
+        }
+        let parent = path.parent().unwrap_or(path);
+        let existing = if path.exists() { path } else { parent };
+        if !is_bpf_fs(existing)? {
+            bail!(
+                "{} is not on a BPF file system: set {setting} to a directory directly under {BPF_FS}, or under another \
+                 BPF file system",
+                path.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Makes the directory if it is not there, and keeps other users out: whoever can open a pin can change what becomes
+    /// of packets.
+    ///
+    /// # Errors
+    /// The directory is another user's.
+    pub(super) fn make(&self) -> Result<()> {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+        let Self { path, setting } = self;
+        make(path)?;
+        if fs::metadata(path)?.uid() != nix::unistd::geteuid().as_raw() {
+            bail!(
+                "{} belongs to another user: remove it, or set {setting} to another directory",
+                path.display()
+            );
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+            .with_context(|| format!("cannot restrict access to {}", path.display()))
+    }
+
+    /// Claims the directory for this process; `None` while another one has it.
+    pub(super) fn lock(&self) -> Result<Option<Flock<File>>> {
+        let file = File::open(&self.path).with_context(|| format!("cannot open {}", self.path.display()))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", self.path.display())),
+        }
+    }
 }
 
 /// Whether a path is on a BPF file system.
 pub(super) fn is_bpf_fs(path: &Path) -> Result<bool> {
     let info = statfs(path).with_context(|| format!("cannot examine {}", path.display()))?;
     Ok(info.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// What is in a directory, which may be missing.
+pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => Ok(entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", directory.display())),
+    }
 }
 
 /// Makes a directory that may be there already.
@@ -52,28 +109,5 @@ pub(super) fn make(directory: &Path) -> Result<()> {
             Err(error).with_context(|| format!("cannot make {}", directory.display()))
         }
         _ => Ok(()),
-    }
-}
-
-/// Keeps other users out: whoever can open a pin can change what becomes of packets.
-///
-/// # Errors
-/// The directory is another user's; `setting` is how its place is chosen.
-pub(super) fn restrict(path: &Path, setting: &str) -> Result<()> {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-    if fs::metadata(path)?.uid() != nix::unistd::geteuid().as_raw() {
-        bail!("{} belongs to another user: remove it, or set {setting} to another directory", path.display());
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-        .with_context(|| format!("cannot restrict access to {}", path.display()))
-}
-
-/// Claims a directory for this process; `None` while another one has it.
-pub(super) fn lock(directory: &Path) -> Result<Option<Flock<File>>> {
-    let file = File::open(directory).with_context(|| format!("cannot open {}", directory.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", directory.display())),
     }
 }

@@ -6,7 +6,6 @@
 
 use std::{
     fs::{self, File},
-    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -23,7 +22,7 @@ use nix::fcntl::Flock;
 use slb_common::abi::decap::{DECAP_ABI_VERSION, Policy, Reason, Tally};
 
 use super::{
-    bpffs,
+    bpffs::{self, Root},
     maps::{Shape, shape},
     xdp::Program,
 };
@@ -39,25 +38,24 @@ const SETTING: &str = "--pin-dir";
 /// The directory of the pins of one network namespace.
 #[derive(Debug, Clone)]
 pub struct Pins {
-    root: PathBuf,
+    root: Root,
 }
 
 impl Pins {
     /// The pins under `root`, a directory on a BPF file system that need not exist yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: Root::new(root.into(), SETTING) }
     }
 
     /// The directory itself.
     pub fn root(&self) -> &Path {
-        &self.root
+        self.root.path()
     }
 
     /// Makes the directory, mounting a BPF file system at its usual place if none is there.
     pub fn create(&self) -> Result<()> {
-        bpffs::ensure(&self.root, SETTING)?;
-        bpffs::make(&self.root)?;
-        bpffs::restrict(&self.root, SETTING)
+        self.root.ensure_bpf_fs()?;
+        self.root.make()
     }
 
     /// Claims the pins for this process.
@@ -65,21 +63,16 @@ impl Pins {
     /// # Errors
     /// Another process has them.
     pub fn lock(&self) -> Result<Flock<File>> {
-        bpffs::lock(&self.root)?
-            .with_context(|| format!("another slb-decap is at work in {}: try again", self.root.display()))
+        self.root
+            .lock()?
+            .with_context(|| format!("another slb-decap is at work in {}: try again", self.root().display()))
     }
 
     /// Indexes of the interfaces that have pins; none if there is no directory.
     pub fn interfaces(&self) -> Result<Vec<u32>> {
-        let entries = match fs::read_dir(&self.root) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", self.root.display())),
-        };
-        let mut indexes = Vec::new();
-        for entry in entries {
-            indexes.extend(entry?.file_name().to_string_lossy().parse::<u32>().ok());
-        }
+        let entries = bpffs::entries(self.root())?;
+        let index = |entry: &PathBuf| entry.file_name()?.to_str()?.parse::<u32>().ok();
+        let mut indexes: Vec<_> = entries.iter().filter_map(index).collect();
         indexes.sort_unstable();
         Ok(indexes)
     }
@@ -98,7 +91,7 @@ impl Pins {
         }
         fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
         // Kept by the pins of other interfaces.
-        let _ = fs::remove_dir(&self.root);
+        let _ = fs::remove_dir(self.root());
         Ok(true)
     }
 
@@ -119,7 +112,7 @@ impl Pins {
     }
 
     fn of(&self, ifindex: u32) -> PathBuf {
-        self.root.join(ifindex.to_string())
+        self.root().join(ifindex.to_string())
     }
 
     fn tally(&self, ifindex: u32) -> PathBuf {

@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, File},
-    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -10,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::fcntl::Flock;
 use slb_common::abi::ABI_VERSION;
 
-use super::bpffs;
+use super::bpffs::{self, Root};
 
 /// What decides where the pins lie.
 const SETTING: &str = "pin_dir";
@@ -18,18 +17,18 @@ const SETTING: &str = "pin_dir";
 /// The directory of one SLB's pins.
 #[derive(Debug, Clone)]
 pub struct Pins {
-    root: PathBuf,
+    root: Root,
 }
 
 impl Pins {
     /// The pins under `root`, a directory on a BPF file system that need not exist yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: Root::new(root.into(), SETTING) }
     }
 
     /// The directory itself.
     pub fn root(&self) -> &Path {
-        &self.root
+        self.root.path()
     }
 
     /// Path of a map.
@@ -48,7 +47,7 @@ impl Pins {
     }
 
     fn version(&self) -> PathBuf {
-        self.root.join(format!("v{ABI_VERSION}"))
+        self.root().join(format!("v{ABI_VERSION}"))
     }
 
     /// Whether there are pins of this version.
@@ -62,17 +61,18 @@ impl Pins {
 
     /// Makes the directories, mounting a BPF file system at its usual place if none is there.
     pub fn create(&self) -> Result<()> {
-        bpffs::ensure(&self.root, SETTING)?;
+        self.root.ensure_bpf_fs()?;
         self.refuse_other_versions()?;
-        for directory in [self.root.clone(), self.version(), self.version().join("maps"), self.links()] {
+        self.root.make()?;
+        for directory in [self.version(), self.version().join("maps"), self.links()] {
             bpffs::make(&directory)?;
         }
-        bpffs::restrict(&self.root, SETTING)
+        Ok(())
     }
 
     /// Claims the pins for this process; `None` while another one has them.
     pub fn lock(&self) -> Result<Option<Flock<File>>> {
-        bpffs::lock(&self.root)
+        self.root.lock()
     }
 
     /// Removes every pin of every version: links first, so that nothing forwards by maps that are going away.
@@ -80,8 +80,8 @@ impl Pins {
     /// # Errors
     /// The directory is not one of SLB's pins, and nothing was removed; or a pin cannot be removed.
     pub fn remove(&self) -> Result<()> {
-        if !bpffs::is_bpf_fs(&self.root)? {
-            bail!("{} is not on a BPF file system: these are not SLB's pins", self.root.display());
+        if !bpffs::is_bpf_fs(self.root())? {
+            bail!("{} is not on a BPF file system: these are not SLB's pins", self.root().display());
         }
         let versions = self.versions()?;
         let mut pins = Vec::new();
@@ -89,12 +89,12 @@ impl Pins {
         for version in &versions {
             for part in ["links", "maps"] {
                 let directory = version.join(part);
-                pins.extend(files(&directory)?.into_iter().map(|file| (part, file)));
+                pins.extend(bpffs::entries(&directory)?.into_iter().map(|file| (part, file)));
                 directories.push(directory);
             }
             directories.push(version.clone());
         }
-        directories.push(self.root.clone());
+        directories.push(self.root().to_owned());
         // "links" sorts before "maps".
         pins.sort();
         for (_, pin) in pins {
@@ -112,14 +112,14 @@ impl Pins {
     /// There is something else.
     fn versions(&self) -> Result<Vec<PathBuf>> {
         let entries =
-            fs::read_dir(&self.root).with_context(|| format!("cannot read {}", self.root.display()))?;
+            fs::read_dir(self.root()).with_context(|| format!("cannot read {}", self.root().display()))?;
         entries
             .map(|entry| {
                 let entry = entry?;
                 let name = entry.file_name().to_string_lossy().into_owned();
                 let number = name.strip_prefix('v').and_then(|number| number.parse::<u32>().ok());
                 if number.is_none() {
-                    bail!("{} holds {name}, which is not SLB's: nothing was removed", self.root.display());
+                    bail!("{} holds {name}, which is not SLB's: nothing was removed", self.root().display());
                 }
                 Ok(entry.path())
             })
@@ -127,28 +127,19 @@ impl Pins {
     }
 
     fn refuse_other_versions(&self) -> Result<()> {
-        let Ok(entries) = fs::read_dir(&self.root) else { return Ok(()) };
+        let Ok(entries) = fs::read_dir(self.root()) else { return Ok(()) };
         for entry in entries {
             let name = entry?.file_name();
             if name != *format!("v{ABI_VERSION}") {
                 bail!(
                     "{} holds pins of another version ({}; this program uses v{ABI_VERSION}): run `slbd detach` first, \
                      which interrupts forwarding until the next start",
-                    self.root.display(),
+                    self.root().display(),
                     name.to_string_lossy()
                 );
             }
         }
         Ok(())
-    }
-}
-
-/// The files in a directory, which may be missing.
-fn files(directory: &Path) -> Result<Vec<PathBuf>> {
-    match fs::read_dir(directory) {
-        Ok(entries) => Ok(entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", directory.display())),
     }
 }
 
