@@ -1,12 +1,13 @@
 //! Everything at once: short exchanges and long-lived connections on both families and both protocols.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::{
     World,
     client::{Batch, Load, LongLived, PATIENCE},
     net::Family,
     server::Service,
+    spread::expect_by_weight,
     wait::wait_for,
 };
 
@@ -20,6 +21,8 @@ pub const KINDS: [(Service, Family); 4] = [
 
 /// Short exchanges one at a time per worker; this many workers per kind.
 const CONCURRENCY: usize = 3;
+/// The same where exchanges have an end.
+const SPREAD_CONCURRENCY: usize = 16;
 
 /// Traffic through the VIPs that goes on until it is stopped.
 #[derive(Debug)]
@@ -85,6 +88,21 @@ impl Traffic {
         self.loads.iter().for_each(Load::begin_no_more);
         merge(self.loads.into_iter().map(Load::finish))
     }
+}
+
+/// Makes `exchanges` short exchanges of each kind. All must succeed, and spread over the servers by `weights`.
+///
+/// # Errors
+/// Says which kind, and what happened.
+pub fn spreads(world: &World, weights: &[(&str, u8)], exchanges: u64) -> Result<()> {
+    KINDS.into_iter().try_for_each(|(service, family)| {
+        let target = world.vip(family, service);
+        let batch = world.client().exchanges(service, target, exchanges, SPREAD_CONCURRENCY);
+        batch
+            .expect_no_failure()
+            .and_then(|()| expect_by_weight(&batch.tally, weights))
+            .with_context(|| format!("{}/{family}", service.name()))
+    })
 }
 
 fn merge(batches: impl Iterator<Item = Batch>) -> Batch {

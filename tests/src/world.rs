@@ -33,6 +33,10 @@ const LOG_LIMIT: Duration = Duration::from_secs(30);
 /// How long a change of a server's health may take to show.
 const HEALTH_LIMIT: Duration = Duration::from_secs(30);
 
+/// What the daemon logs on its way up, and how often before it is killed.
+const MILESTONES: [(&str, usize); 4] =
+    [("XDP program loaded", 1), (" attached ", 1), (" attached ", 3), (" running ", 1)];
+
 /// A network with servers, and the daemon once it is started. Dropping it removes all of it.
 #[derive(Debug)]
 pub struct World {
@@ -88,11 +92,7 @@ impl World {
         daemon.ready(&self.programs, &self.plan.socket)
     }
 
-    /// Starts the daemon with the plan.
-    ///
-    /// # Errors
-    /// It runs already, or cannot be started.
-    pub fn start_without_waiting(&mut self) -> Result<()> {
+    fn start_without_waiting(&mut self) -> Result<()> {
         ensure!(self.daemon.is_none(), "the daemon runs already");
         let config = self.write_config("slb.toml", &self.plan.toml())?;
         self.daemon = Some(self.programs.run(&config)?);
@@ -118,6 +118,20 @@ impl World {
     /// It does not run.
     pub fn kill(&mut self) -> Result<()> {
         self.daemon.take().context("no daemon runs")?.kill()
+    }
+
+    /// Starts the daemon and ends it with SIGKILL on its way up, once at each of several points.
+    ///
+    /// # Errors
+    /// It runs already, or does not get as far.
+    pub fn kill_on_its_way_up(&mut self) -> Result<()> {
+        for (milestone, times) in MILESTONES {
+            let before = self.log().matches(milestone).count();
+            self.start_without_waiting()?;
+            self.wait_for_log(milestone, before + times - 1)?;
+            self.kill()?;
+        }
+        Ok(())
     }
 
     /// Ends the daemon with SIGTERM and starts it with the plan as it is now.
@@ -186,10 +200,7 @@ impl World {
     }
 
     /// Waits until the daemon has logged `text` once more than `before` times.
-    ///
-    /// # Errors
-    /// It has not after a while.
-    pub fn wait_for_log(&self, text: &str, before: usize) -> Result<()> {
+    fn wait_for_log(&self, text: &str, before: usize) -> Result<()> {
         wait_for(&format!("`{text}` in the log"), LOG_LIMIT, || {
             Ok((self.log().matches(text).count() > before).then_some(()))
         })

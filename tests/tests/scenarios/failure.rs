@@ -9,8 +9,7 @@ use slb_tests::{
     net::Family,
     scenario,
     server::Service,
-    spread::expect_by_weight,
-    traffic::{KINDS, Traffic},
+    traffic::{Traffic, spreads},
     wait::wait_for,
 };
 use slb_userspace::api::types::Health;
@@ -21,7 +20,6 @@ const VICTIM: usize = 0;
 const VICTIM_NAME: &str = "b1";
 /// Exchanges after a change: enough that a server with any part of the table is all but sure to be met.
 const EXCHANGES: u64 = 1_000;
-const CONCURRENCY: usize = 16;
 /// Long-lived connections per family.
 const LONG_LIVED: usize = 24;
 
@@ -100,7 +98,7 @@ fn left_out(world: &World, traffic: &Traffic) -> Result<()> {
     let detected = Instant::now();
     let mut remaining = world.plan.weights();
     remaining.remove(VICTIM);
-    spread(world, &remaining)?;
+    spreads(world, &remaining, EXCHANGES)?;
     traffic.so_far().expect_no_failure_since(detected)?;
     traffic.expect_unbroken(Some(VICTIM_NAME))
 }
@@ -109,16 +107,7 @@ fn left_out(world: &World, traffic: &Traffic) -> Result<()> {
 fn taken_back(world: &World, traffic: Traffic) -> Result<()> {
     world.wait_for_health(VICTIM, Health::Healthy)?;
     let returned = Instant::now();
-    spread(world, &world.plan.weights())?;
+    spreads(world, &world.plan.weights(), EXCHANGES)?;
     traffic.expect_unbroken(Some(VICTIM_NAME))?;
     traffic.stop().expect_no_failure_since(returned)
-}
-
-fn spread(world: &World, weights: &[(&str, u8)]) -> Result<()> {
-    for (service, family) in KINDS {
-        let batch = world.client().exchanges(service, world.vip(family, service), EXCHANGES, CONCURRENCY);
-        batch.expect_no_failure()?;
-        expect_by_weight(&batch.tally, weights)?;
-    }
-    Ok(())
 }

@@ -3,15 +3,12 @@
 mod change;
 
 use anyhow::{Context as _, Result, ensure};
-use slb_tests::{
-    World, config::Mode, net::Family, scenario, server::Service, spread::expect_by_weight, traffic::KINDS,
-};
+use slb_tests::{World, config::Mode, net::Family, scenario, server::Service, traffic::spreads};
 
 use super::failure;
 
 const WEIGHTS: [u8; 3] = failure::WEIGHTS;
 const EXCHANGES: u64 = 1_500;
-const CONCURRENCY: usize = 16;
 
 /// A mode, and how servers are reached in it.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +84,7 @@ fn prepare(world: &mut World, way: Way) -> Result<()> {
 
 fn flows_spread_by_weight_and_answers_go_past_slb(world: &mut World) -> Result<()> {
     world.start()?;
-    spread(world)?;
+    spreads(world, &world.plan.weights(), EXCHANGES)?;
     let status = world.status()?;
     let mode = if world.plan.mode == Mode::Dsr { "dsr" } else { "ipip" };
     for service in [Service::Http, Service::Echo] {
@@ -128,16 +125,5 @@ fn came_through_tunnels(world: &World) -> Result<()> {
 fn a_killed_server_is_left_out_and_taken_back_directly(world: &mut World) -> Result<()> {
     failure::killed(world)?;
     ensure!(world.packets("forward", Some("to_client"))? == 0, "{:?}", world.status()?.reasons);
-    Ok(())
-}
-
-/// New flows of every kind spread as the plan says.
-fn spread(world: &World) -> Result<()> {
-    for (service, family) in KINDS {
-        let batch = world.client().exchanges(service, world.vip(family, service), EXCHANGES, CONCURRENCY);
-        batch.expect_no_failure().with_context(|| format!("{}/{family}", service.name()))?;
-        expect_by_weight(&batch.tally, &world.plan.weights())
-            .with_context(|| format!("{}/{family}", service.name()))?;
-    }
     Ok(())
 }

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use slb_tests::{daemon::servers, scenario, spread::expect_by_weight, traffic::KINDS, wait::wait_for};
+use slb_tests::{daemon::servers, scenario, traffic::spreads, wait::wait_for};
 use slb_userspace::api::types::Health;
 
 const EXCHANGES: u64 = 400;
-const CONCURRENCY: usize = 8;
 /// Locally administered, as the interface's own address is.
 const NEW_ADDRESS: &str = "02:00:5e:10:00:01";
 /// The kernel asks the old address several times before it asks everybody.
@@ -27,11 +26,6 @@ fn a_new_hardware_address_of_a_server_is_followed() {
                 });
             Ok(followed.then_some(()))
         })?;
-        for (service, family) in KINDS {
-            let batch = world.client().exchanges(service, world.vip(family, service), EXCHANGES, CONCURRENCY);
-            batch.expect_no_failure()?;
-            expect_by_weight(&batch.tally, &world.plan.weights())?;
-        }
-        Ok(())
+        spreads(world, &world.plan.weights(), EXCHANGES)
     });
 }

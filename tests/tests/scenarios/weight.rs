@@ -1,14 +1,10 @@
 //! Weight 0: no new flows, and the established ones go on.
 
 use anyhow::{Result, ensure};
-use slb_tests::{
-    World, client::LongLived, net::Family, scenario, server::Service, spread::expect_by_weight,
-    traffic::KINDS,
-};
+use slb_tests::{client::LongLived, net::Family, scenario, server::Service, traffic::spreads};
 
 const WEIGHTS: [u8; 3] = [50, 30, 20];
 const EXCHANGES: u64 = 1_000;
-const CONCURRENCY: usize = 16;
 /// Long-lived connections per family.
 const LONG_LIVED: usize = 24;
 
@@ -25,12 +21,12 @@ fn weight_zero_takes_nothing_new_and_keeps_what_it_has() {
 
         world.plan.servers[0].weight = 0;
         world.restart()?;
-        by_weight(world)?;
+        spreads(world, &world.plan.weights(), EXCHANGES)?;
         undisturbed(&connections, &with_b1)?;
 
         world.plan.servers[0].weight = WEIGHTS[0];
         world.restart()?;
-        by_weight(world)?;
+        spreads(world, &world.plan.weights(), EXCHANGES)?;
         undisturbed(&connections, &with_b1)
     });
 }
@@ -44,19 +40,10 @@ fn a_removed_server_disturbs_no_other() {
         let connections = world.client().long_lived(target, LONG_LIVED)?;
         world.plan.servers.remove(0);
         world.restart()?;
-        by_weight(world)?;
+        spreads(world, &world.plan.weights(), EXCHANGES)?;
         connections.progress(5)?;
         connections.expect_unbroken(Some("b1"))
     });
-}
-
-fn by_weight(world: &World) -> Result<()> {
-    for (service, family) in KINDS {
-        let batch = world.client().exchanges(service, world.vip(family, service), EXCHANGES, CONCURRENCY);
-        batch.expect_no_failure()?;
-        expect_by_weight(&batch.tally, &world.plan.weights())?;
-    }
-    Ok(())
 }
 
 fn undisturbed(connections: &[LongLived], with_b1: &[usize]) -> Result<()> {

@@ -12,7 +12,7 @@ use slb_tests::{
     traffic::Traffic,
 };
 
-use super::{super::restart::MILESTONES, *};
+use super::*;
 
 /// Long-lived connections per family.
 const LONG_LIVED: usize = 24;
@@ -30,7 +30,7 @@ fn changed_weights_move_no_connection(world: &mut World) -> Result<()> {
     for weights in CHANGES {
         weigh(world, weights);
         world.restart()?;
-        spread(world)?;
+        spreads(world, &world.plan.weights(), EXCHANGES)?;
         watched.push(Watched::open(world)?);
         watched.iter().try_for_each(Watched::undisturbed)?;
     }
@@ -46,12 +46,7 @@ fn a_change_interrupted_by_sigkill_moves_no_connection(world: &mut World) -> Res
     for weights in CHANGES {
         weigh(world, weights);
         world.terminate()?;
-        for (milestone, times) in MILESTONES {
-            let before = world.log().matches(milestone).count();
-            world.start_without_waiting()?;
-            world.wait_for_log(milestone, before + times - 1)?;
-            world.kill()?;
-        }
+        world.kill_on_its_way_up()?;
         world.start()?;
         traffic.progress(PROGRESS)?;
         world.kill()?;
