@@ -5,3 +5,4 @@ pub mod decap;
 pub mod detach;
 pub mod run;
 pub mod status;
+pub mod table;

@@ -8,8 +8,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 
+use super::table::{reasons, table};
 use crate::{
     api::{
         client,
@@ -81,13 +82,7 @@ fn render(status: &Status) -> String {
         }
     }
     if !status.reasons.is_empty() {
-        let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_header(["verdict", "reason", "packets"]);
-        for reason in &status.reasons {
-            table.add_row([reason.verdict.clone(), reason.reason.clone(), reason.packets.to_string()]);
-        }
-        align(&mut table, 2);
-        text += &format!("\n{table}\n");
+        text += &format!("\n{}\n", reasons(&status.reasons));
     }
     text
 }
@@ -112,8 +107,7 @@ fn heading(balancer: &str, listener: &Listener) -> String {
 }
 
 fn servers(listener: &Listener) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header([
+    let header = [
         "server",
         "health",
         "next hop",
@@ -124,7 +118,8 @@ fn servers(listener: &Listener) -> Table {
         "packets out",
         "bytes in",
         "bytes out",
-    ]);
+    ];
+    let mut table = table(header, 3);
     for server in &listener.servers {
         let next_hop = server.next_hop.as_ref().map_or("unresolved", |hop| &hop.mac);
         table.add_row([
@@ -140,7 +135,6 @@ fn servers(listener: &Listener) -> Table {
             server.counters.bytes_out.to_string(),
         ]);
     }
-    align(&mut table, 3);
     table
 }
 
@@ -159,11 +153,4 @@ fn share(server: &Server, listener: &Listener) -> f64 {
     let family = listener.servers.iter().filter(|other| other.address.is_ipv4() == server.address.is_ipv4());
     let all: u32 = family.map(|other| other.slots).sum();
     100.0 * f64::from(server.slots) / f64::from(all.max(1))
-}
-
-/// Puts the columns from `numbers` on at the right.
-fn align(table: &mut Table, numbers: usize) {
-    for column in table.column_iter_mut().skip(numbers) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
 }

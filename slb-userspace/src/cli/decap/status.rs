@@ -3,13 +3,12 @@
 use std::{fmt::Write as _, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context as _, Result};
-use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
 use super::{ensure_root, links};
 use crate::{
-    api::types::AttachMode,
-    cli::status::Output,
+    api::types::{AttachMode, Reason},
+    cli::{status::Output, table::reasons},
     dataplane::{
         bpf::decap::{self, Pins},
         state::to_ip,
@@ -39,19 +38,9 @@ pub struct Interface {
     pub sources: Vec<IpAddr>,
     /// The only inner destinations that may be reached; any if there are none.
     pub vips: Vec<IpAddr>,
-    /// Frames by reason since the program was first attached; every frame is counted under exactly one.
-    pub reasons: Vec<Counted>,
-}
-
-/// Frames that met the same fate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counted {
+    /// Frames by reason since the program was first attached; every frame is counted under exactly one. The verdict is
     /// `strip`, `pass` or `drop`.
-    pub verdict: String,
-    /// Why.
-    pub reason: String,
-    /// How many.
-    pub packets: u64,
+    pub reasons: Vec<Reason>,
 }
 
 /// Shows what the decapsulators do.
@@ -77,7 +66,7 @@ fn read(pins: &Pins, links: &[Link]) -> Result<Status> {
         let link = links.iter().find(|link| link.index == index);
         let on = link.and_then(|link| Some((link, link.xdp.filter(|xdp| xdp.program == program)?)));
         let mode = |native| if native { AttachMode::Native } else { AttachMode::Generic };
-        let reasons = state.tally.iter().map(|&(reason, packets)| Counted {
+        let reasons = state.tally.iter().map(|&(reason, packets)| Reason {
             verdict: reason.action().name().to_owned(),
             reason: reason.name().to_owned(),
             packets,
@@ -116,15 +105,7 @@ fn render(status: &Status) -> Result<String> {
             writeln!(text, "  no frame yet")?;
             continue;
         }
-        let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_header(["verdict", "reason", "packets"]);
-        for counted in &interface.reasons {
-            table.add_row([counted.verdict.clone(), counted.reason.clone(), counted.packets.to_string()]);
-        }
-        if let Some(packets) = table.column_mut(2) {
-            packets.set_cell_alignment(CellAlignment::Right);
-        }
-        writeln!(text, "{table}")?;
+        writeln!(text, "{}", reasons(&interface.reasons))?;
     }
     Ok(text)
 }

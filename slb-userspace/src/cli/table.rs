@@ -1,0 +1,24 @@
+//! Tables for people.
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use crate::api::types::Reason;
+
+/// An empty table, with the columns from `numbers` on at the right.
+pub fn table<const COLUMNS: usize>(header: [&str; COLUMNS], numbers: usize) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header);
+    for column in table.column_iter_mut().skip(numbers) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// What became of packets.
+pub(super) fn reasons(counted: &[Reason]) -> Table {
+    let mut table = table(["verdict", "reason", "packets"], 2);
+    for reason in counted {
+        table.add_row([reason.verdict.clone(), reason.reason.clone(), reason.packets.to_string()]);
+    }
+    table
+}
