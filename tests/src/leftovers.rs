@@ -12,14 +12,14 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::{
     mount::{MsFlags, mount},
     sys::{
         signal::{Signal, kill},
         statfs::{BPF_FS_MAGIC, statfs},
     },
-    unistd::Pid,
+    unistd::{Pid, geteuid},
 };
 
 use crate::net::{Namespace, run};
@@ -69,6 +69,7 @@ impl RunId {
 /// # Errors
 /// There is no BPF file system, or something cannot be removed.
 pub fn turn() -> Result<File> {
+    ensure!(geteuid().is_root(), "network namespaces and XDP programs need root");
     ensure_bpf_fs()?;
     let turn = File::open(BPF_FS)?;
     turn.lock().context("waiting for other worlds to end")?;

@@ -1,9 +1,8 @@
-//! What many slices of one contestant come to, and where the figures go.
+//! What many slices of one contestant come to.
 
-use std::{fs, path::Path};
-
-use anyhow::{Context, Result};
 use serde::Serialize;
+
+use super::stats::median;
 
 /// Slices in short.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -21,19 +20,8 @@ impl Spread {
     pub fn of(figures: &[f64]) -> Option<Self> {
         let mut sorted = figures.to_vec();
         sorted.sort_by(f64::total_cmp);
-        let (min, best) = (*sorted.first()?, *sorted.last()?);
-        let median = (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0;
-        Some(Self { min, median, best })
+        Some(Self { min: *sorted.first()?, median: median(&sorted)?, best: *sorted.last()? })
     }
-}
-
-/// Writes figures as JSON.
-///
-/// # Errors
-/// The file cannot be written.
-pub(super) fn write_json(path: &Path, figures: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(figures)? + "\n";
-    fs::write(path, text).with_context(|| path.display().to_string())
 }
 
 #[cfg(test)]

@@ -20,10 +20,8 @@ mod systems;
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Result, ensure};
-use nix::unistd::geteuid;
+use anyhow::Result;
 
-use super::figures::write_json;
 use crate::leftovers;
 
 pub use contestant::Workload;
@@ -60,15 +58,7 @@ impl Options {
 /// # Errors
 /// Not root; a contestant cannot be set up, or does not forward as it claims to.
 pub fn run(options: &Options) -> Result<Report> {
-    ensure!(
-        geteuid().is_root(),
-        "the benchmark makes network namespaces and loads XDP programs: run it as root"
-    );
     let _turn = leftovers::turn()?;
     let (mut contestants, missing) = systems::all(options.only.as_deref())?;
-    let report = measure::all(&mut contestants, missing, options)?;
-    if let Some(path) = &options.json {
-        write_json(path, &report)?;
-    }
-    Ok(report)
+    measure::all(&mut contestants, missing, options)
 }

@@ -18,10 +18,14 @@ impl Summary {
     pub fn of(samples: &[f64]) -> Option<Self> {
         let mut sorted = samples.to_vec();
         sorted.sort_unstable_by(f64::total_cmp);
-        let (&min, &upper) = (sorted.first()?, sorted.get(sorted.len() / 2)?);
-        let lower = sorted[(sorted.len() - 1) / 2];
-        Some(Self { min, median: f64::midpoint(lower, upper), samples: sorted.len() })
+        Some(Self { min: *sorted.first()?, median: median(&sorted)?, samples: sorted.len() })
     }
+}
+
+/// The one in the middle, or between the two there; `None` if there are none.
+pub(super) fn median(sorted: &[f64]) -> Option<f64> {
+    let upper = sorted.get(sorted.len() / 2)?;
+    Some(f64::midpoint(sorted[(sorted.len() - 1) / 2], *upper))
 }
 
 #[cfg(test)]

@@ -14,10 +14,8 @@ mod systems;
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Result, ensure};
-use nix::unistd::geteuid;
+use anyhow::Result;
 
-use super::figures::write_json;
 use crate::leftovers;
 
 pub use load::Workload;
@@ -55,15 +53,7 @@ impl Options {
 /// # Errors
 /// Not root, or a contestant cannot be set up or does not get one request through.
 pub fn run(options: &Options) -> Result<Report> {
-    ensure!(
-        geteuid().is_root(),
-        "the benchmark makes network namespaces and loads XDP programs: run it as root"
-    );
     let _turn = leftovers::turn()?;
     let (contestants, missing) = systems::all(options)?;
-    let report = measure::all(&contestants, missing, options)?;
-    if let Some(path) = &options.json {
-        write_json(path, &report)?;
-    }
-    Ok(report)
+    measure::all(&contestants, missing, options)
 }

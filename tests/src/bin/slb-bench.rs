@@ -127,8 +127,8 @@ impl Bench {
             Self::Flood(Flood { seconds, json }) => {
                 show(&flood::run(&flood::Options { seconds })?, json.as_deref())?;
             }
-            Self::Pps(options) => print!("{}", pps::run(&options)?),
-            Self::Tcp(options) => print!("{}", tcp::run(&options)?),
+            Self::Pps(options) => show(&pps::run(&options)?, options.json.as_deref())?,
+            Self::Tcp(options) => show(&tcp::run(&options)?, options.json.as_deref())?,
         }
         Ok(())
     }

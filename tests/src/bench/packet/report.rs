@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
+use slb_userspace::cli::table::table;
 
 use super::{MAC_SWAP, RETURN};
 use crate::bench::{machine::Machine, stats::Summary};
@@ -85,9 +85,7 @@ impl fmt::Display for Report {
              `{MAC_SWAP}`; net: without `{RETURN}`; both of the best chunk\n",
             self.rounds, self.packets_per_slice, self.packets_per_chunk
         )?;
-        let mut table = Table::new();
-        table.load_preset(presets::NOTHING);
-        table.set_header(["workload", "program", "min ns", "median ns", "ratio", "net ns"]);
+        let mut table = table(["workload", "program", "min ns", "median ns", "ratio", "net ns"], 2);
         for workload in &self.workloads {
             for (i, program) in workload.programs.iter().enumerate() {
                 table.add_row([
@@ -99,9 +97,6 @@ impl fmt::Display for Report {
                     format!("{:.1}", program.net_ns),
                 ]);
             }
-        }
-        for column in table.column_iter_mut().skip(2) {
-            column.set_cell_alignment(CellAlignment::Right);
         }
         write!(f, "{table}")
     }

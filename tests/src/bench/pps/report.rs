@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use serde::Serialize;
+use slb_userspace::cli::table::table;
 
 use super::{Options, contestant::Workload};
 use crate::bench::Spread;
@@ -62,9 +62,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut table = Table::new();
-        table.load_preset(NOTHING);
-        table.set_header([
+        let header = [
             "contestant",
             "workload",
             "frames/s: min",
@@ -74,10 +72,8 @@ impl fmt::Display for Report {
             "(median)",
             "shared",
             "lost",
-        ]);
-        for column in table.column_iter_mut().skip(2) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
+        ];
+        let mut table = table(header, 2);
         for row in &self.rows {
             let part = |part: Option<f64>| part.map(|part| format!("{part:.2}")).unwrap_or_default();
             let millions = |figure: f64| format!("{:.3} M", figure / 1e6);

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use serde::Serialize;
+use slb_userspace::cli::table::table;
 
 use super::{Options, load::Workload, systems::DIRECT};
 use crate::bench::Spread;
@@ -65,12 +65,7 @@ impl fmt::Display for Report {
             self.rounds, self.slice_milliseconds
         )?;
         for workload in Workload::ALL {
-            let mut table = Table::new();
-            table.load_preset(NOTHING);
-            table.set_header([workload.name(), "median", "best", "of direct", "(median)", "errors"]);
-            for column in table.column_iter_mut().skip(1) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
+            let mut table = table([workload.name(), "median", "best", "of direct", "(median)", "errors"], 1);
             for row in self.rows.iter().filter(|row| row.workload == workload) {
                 table.add_row([
                     row.contestant.to_owned(),
