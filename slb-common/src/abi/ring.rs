@@ -6,6 +6,8 @@ use crate::opaque::opaque;
 pub const MAX_RING_SLOTS: u32 = 65_537;
 /// The id of a slot without a server.
 pub const NO_BACKEND: u32 = 0x00ff_ffff;
+/// The index of a table that is not there.
+pub const NO_RING: u32 = u32::MAX;
 /// In a slot: it has changed hands, and some of its flows may be with another server than the one it names.
 pub const MOVED: u32 = 1 << 31;
 
@@ -32,6 +34,22 @@ pub struct Ring {
 pub struct Slot(u32);
 
 impl Ring {
+    /// A table without servers, made where it stays: it is too large for a stack.
+    #[cfg(any(test, feature = "user"))]
+    pub fn empty() -> Box<Self> {
+        // SAFETY: integers, for which zero is valid.
+        let mut ring: Box<Self> = unsafe { Box::new_zeroed().assume_init() };
+        ring.keepers = NO_RING;
+        ring.slots.fill(NO_BACKEND);
+        ring
+    }
+
+    /// The slots in use.
+    #[cfg(any(test, feature = "user"))]
+    pub fn in_use(&self) -> &[u32] {
+        &self.slots[..self.size as usize]
+    }
+
     /// The slot of a flow with this hash; below [`MAX_RING_SLOTS`]. Of 64 bits, or the verifier loses what it knows of it.
     ///
     /// The upper half of the hash is scaled to the table by a multiplication, which costs less than a remainder.

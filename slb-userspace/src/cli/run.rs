@@ -6,10 +6,6 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{config, daemon, telemetry};
 
-/// Of each thread, in bytes: a server table is read as one value of a quarter of a megabyte, which a build without
-/// optimisation moves about on the stack.
-const STACK: usize = 16 << 20;
-
 /// Runs the daemon in the foreground. A configuration that is refused changes nothing.
 pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
     let loaded = match config::load(path) {
@@ -28,7 +24,6 @@ pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .thread_stack_size(STACK)
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(daemon::run(loaded.config))?;

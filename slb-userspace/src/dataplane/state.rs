@@ -13,7 +13,7 @@ use slb_common::{
         Address, MAX_RINGS, Reference,
         backend::{Backend, NextHop},
         flow::{Client, Flow, Meta, state},
-        ring::{MAX_RING_SLOTS, MOVED, NO_BACKEND, Ring},
+        ring::{MOVED, NO_BACKEND, NO_RING, Ring},
         service::{FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel},
     },
     maglev,
@@ -24,7 +24,7 @@ use crate::control::handover::Handover;
 /// Server tables of services; those behind them name keepers.
 pub const MAX_TABLES: u32 = MAX_RINGS / 3;
 /// The table of a service that has none.
-pub const NO_TABLE: u32 = u32::MAX;
+pub const NO_TABLE: u32 = NO_RING;
 /// A table no service ever has.
 pub const SPARE_TABLE: u32 = MAX_TABLES - 1;
 
@@ -216,7 +216,7 @@ impl Table {
     /// hands.
     pub fn rings(&self, keepers: u32) -> (Box<Ring>, Option<Box<Ring>>) {
         let size = if self.plan.members.is_empty() && self.handover.is_empty() { 0 } else { self.plan.slots };
-        let mut ring = empty_ring();
+        let mut ring = Ring::empty();
         ring.size = size;
         for (slot, owner) in ring.slots.iter_mut().zip(self.owners().iter()) {
             *slot = *owner;
@@ -225,7 +225,7 @@ impl Table {
             return (ring, None);
         }
         ring.keepers = keepers;
-        let mut kept = empty_ring();
+        let mut kept = Ring::empty();
         kept.size = size;
         for (slot, keeper) in self.handover.keepers() {
             if let (Some(owner), Some(kept)) =
@@ -237,11 +237,6 @@ impl Table {
         }
         (ring, Some(kept))
     }
-}
-
-/// A table without servers.
-pub fn empty_ring() -> Box<Ring> {
-    Box::new(Ring { size: 0, keepers: NO_TABLE, slots: [NO_BACKEND; MAX_RING_SLOTS as usize + 3] })
 }
 
 /// A flow that is remembered, as far as tables matter to it.

@@ -104,12 +104,8 @@ impl HostPlane {
         let host = self.host();
         let state = self.state();
         let rings = state.tables.keys().filter_map(|id| host.ring(*id));
-        rings.map(|ring| in_use(ring).iter().filter(|slot| **slot & MOVED != 0).count()).sum()
+        rings.map(|ring| ring.in_use().iter().filter(|slot| **slot & MOVED != 0).count()).sum()
     }
-}
-
-fn in_use(ring: &Ring) -> &[u32] {
-    &ring.slots[..ring.size as usize]
 }
 
 impl Inner {
@@ -147,9 +143,9 @@ impl DataPlane for HostPlane {
     fn table(&self, id: u32) -> Result<Contents> {
         let host = self.host();
         let ring = host.ring(id).context("no such table")?;
-        let owners = in_use(ring).iter().map(|slot| slot & !MOVED).collect();
+        let owners = ring.in_use().iter().map(|slot| slot & !MOVED).collect();
         let kept = host.ring(ring.keepers);
-        let moved = (0..).zip(in_use(ring)).filter(|(_, slot)| **slot & MOVED != 0);
+        let moved = (0..).zip(ring.in_use()).filter(|(_, slot)| **slot & MOVED != 0);
         let keeper = |slot: u32| kept.map_or(NO_BACKEND, |kept| kept.slots[slot as usize]);
         Ok((owners, moved.map(|(slot, _)| (slot, keeper(slot))).collect()))
     }

@@ -9,9 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{
-    Array, ArrayOfMaps, DevMapHash, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuValues,
-};
+use aya::maps::{Array, DevMapHash, Map, MapData, MapInfo, MapType, PerCpuArray, PerCpuValues};
 use slb_common::{
     abi::{
         ABI_VERSION, MAX_INTERFACES, MAX_RINGS, MAX_SERVICES, Reference,
@@ -34,7 +32,7 @@ use crate::dataplane::{
     Contents, DataPlane,
     state::{
         BATCH, Filter, Index, MAX_TABLES, NO_TABLE, Operation, Remembered, SPARE_TABLE, Settings, State,
-        Table, build_all, empty_ring,
+        Table, build_all,
     },
 };
 
@@ -105,9 +103,7 @@ pub struct Maps {
     control: Array<MapData, Control>,
     service_index: MapData,
     services: Array<MapData, Service>,
-    rings: ArrayOfMaps<MapData, Array<MapData, Ring>>,
-    /// The same map.
-    rings_descriptor: MapData,
+    rings: MapData,
     backends: Array<MapData, Backend>,
     next_hops: Array<MapData, NextHop>,
     interfaces: DevMapHash<MapData>,
@@ -139,8 +135,7 @@ impl Maps {
             control: pinned(pins, "CONTROL")?,
             service_index: MapData::from_pin(pins.map("SERVICE_INDEX"))?,
             services: pinned(pins, "SERVICES")?,
-            rings: pinned(pins, "RINGS")?,
-            rings_descriptor: MapData::from_pin(pins.map("RINGS"))?,
+            rings: MapData::from_pin(pins.map("RINGS"))?,
             backends: pinned(pins, "BACKENDS")?,
             next_hops: pinned(pins, "NEXT_HOPS")?,
             interfaces: pinned(pins, "INTERFACES")?,
@@ -191,8 +186,7 @@ impl Maps {
     /// Slots each server holds in a table.
     pub fn slots_of(&self, table: u32) -> Result<BTreeMap<u32, u32>> {
         let mut held = BTreeMap::new();
-        let ring = self.rings.get(&table, 0)?.get(&0, 0)?;
-        for &slot in &ring.slots[..ring.size as usize] {
+        for slot in self.ring(table)?.in_use() {
             *held.entry(slot & !MOVED).or_default() += 1;
         }
         Ok(held)
@@ -205,8 +199,7 @@ impl Maps {
 
     /// Slots of a table that have changed hands.
     pub fn moved_slots(&self, table: u32) -> Result<u32> {
-        let ring = self.rings.get(&table, 0)?.get(&0, 0)?;
-        Ok(ring.slots[..ring.size as usize].iter().filter(|slot| **slot & MOVED != 0).count() as u32)
+        Ok(self.ring(table)?.in_use().iter().filter(|slot| **slot & MOVED != 0).count() as u32)
     }
 
     /// The kernel's clock; `hz` is jiffies in a second.
@@ -291,11 +284,7 @@ impl Maps {
         if let Some(keepers) = self.keepers.get(&id) {
             return Ok(*keepers);
         }
-        match self.rings.get(&id, 0) {
-            Ok(ring) => Ok(Some(ring.get(&0, 0)?.keepers).filter(|keepers| *keepers != NO_TABLE)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(Some(self.ring(id)?.keepers).filter(|keepers| *keepers != NO_TABLE))
     }
 
     /// Puts tables in force; returns when no program that has seen what was there runs any more.
@@ -304,7 +293,7 @@ impl Maps {
     fn put_rings(&mut self, rings: &[(u32, OwnedFd)]) -> Result<()> {
         let (ids, descriptors): (Vec<_>, Vec<_>) =
             rings.iter().map(|(id, ring)| (*id, ring.as_raw_fd() as u32)).unzip();
-        syscall::update_batch(self.rings_descriptor.fd().as_fd(), &ids, &descriptors)
+        syscall::update_batch(self.rings.fd().as_fd(), &ids, &descriptors)
             .context("cannot put tables in force")
     }
 
@@ -312,11 +301,11 @@ impl Maps {
     fn clear_rings(&mut self, ids: &[u32]) -> Result<()> {
         let empty = match self.empty.take() {
             Some(empty) => empty,
-            None => syscall::array_of(empty_ring().as_ref())?,
+            None => syscall::array_of(Ring::empty().as_ref())?,
         };
         let empty = self.empty.insert(empty).as_raw_fd() as u32;
         let descriptors = vec![empty; ids.len()];
-        Ok(syscall::update_batch(self.rings_descriptor.fd().as_fd(), ids, &descriptors)?)
+        Ok(syscall::update_batch(self.rings.fd().as_fd(), ids, &descriptors)?)
     }
 
     fn put_index(&mut self, index: &Index) -> Result<()> {
@@ -325,13 +314,18 @@ impl Maps {
         Ok(syscall::update_batch(self.service_index.fd().as_fd(), &[0], &[aside.as_raw_fd() as u32])?)
     }
 
+    /// A server table; an empty one where there is none.
+    fn ring(&self, id: u32) -> Result<Box<Ring>> {
+        let mut ring = Ring::empty();
+        look_inside(&self.rings, id, ring.as_mut())?;
+        Ok(ring)
+    }
+
     fn index(&self) -> Result<Index> {
-        let mut id = 0_u32;
-        if !syscall::look_up(self.service_index.fd().as_fd(), 0, &mut id)? {
+        let mut index = ServiceIndex::empty();
+        if !look_inside(&self.service_index, 0, index.as_mut())? {
             return Ok(Index::default());
         }
-        let mut index = ServiceIndex::empty();
-        syscall::look_up(MapData::from_id(id)?.fd().as_fd(), 0, index.as_mut())?;
         let entries = index.entries.iter().filter(|entry| entry.protocol != 0);
         Ok(Index {
             hz: index.hz,
@@ -368,13 +362,10 @@ impl DataPlane for Maps {
                 state.next_hops.insert(id, hop);
             }
         }
+        let mut ring = Ring::empty();
         for id in 0..MAX_TABLES {
-            match self.rings.get(&id, 0) {
-                Ok(table) if table.get(&0, 0)?.size != 0 => {
-                    state.tables.insert(id, Table::default());
-                }
-                Ok(_) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error.into()),
+            if look_inside(&self.rings, id, ring.as_mut())? && ring.size != 0 {
+                state.tables.insert(id, Table::default());
             }
         }
         for ifindex in self.interfaces.keys() {
@@ -384,12 +375,12 @@ impl DataPlane for Maps {
     }
 
     fn table(&self, id: u32) -> Result<Contents> {
-        let ring = self.rings.get(&id, 0)?.get(&0, 0)?;
-        let slots = &ring.slots[..ring.size as usize];
+        let ring = self.ring(id)?;
+        let slots = ring.in_use();
         let owners = slots.iter().map(|slot| slot & !MOVED).collect();
         let mut keepers = Vec::new();
         if slots.iter().any(|slot| slot & MOVED != 0) {
-            let kept = self.rings.get(&ring.keepers, 0)?.get(&0, 0)?;
+            let kept = self.ring(ring.keepers)?;
             let moved = (0..).zip(slots).filter(|(_, slot)| **slot & MOVED != 0);
             keepers.extend(moved.map(|(slot, _)| (slot, kept.slots[slot as usize])));
         }
@@ -447,6 +438,15 @@ impl DataPlane for Maps {
         }
         Ok(())
     }
+}
+
+/// Reads the one value of a map in a map of maps; `false` if there is none.
+fn look_inside<T: aya::Pod>(outer: &MapData, key: u32, value: &mut T) -> Result<bool> {
+    let mut id = 0_u32;
+    if !syscall::look_up(outer.fd().as_fd(), key, &mut id)? {
+        return Ok(false);
+    }
+    Ok(syscall::look_up(MapData::from_id(id)?.fd().as_fd(), 0, value)?)
 }
 
 fn random() -> Result<u64> {
