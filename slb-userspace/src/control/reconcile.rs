@@ -293,7 +293,7 @@ fn name_of(operation: &Operation) -> &'static str {
         Operation::RemoveInterface(_) => "RemoveInterface",
         Operation::PutNextHop(..) => "PutNextHop",
         Operation::ClearNextHop(_) => "ClearNextHop",
-        Operation::PutBackend { .. } => "PutBackend",
+        Operation::PutBackends(_) => "PutBackends",
         Operation::ClearBackend(_) => "ClearBackend",
         Operation::PutTables(_) => "PutTables",
         Operation::ClearTable(_) => "ClearTable",

@@ -10,7 +10,7 @@ use slb_common::{
 
 use super::{
     Contents, DataPlane,
-    state::{NO_TABLE, Operation, Remembered, State, Table},
+    state::{NO_TABLE, Operation, PutBackend, Remembered, State, Table},
 };
 
 /// Holds a [`State`]; each operation leaves it sound, or is refused.
@@ -77,13 +77,15 @@ impl DataPlane for Fake {
                 state.next_hops.insert(id, hop);
             }
             Operation::ClearNextHop(id) => drop(state.next_hops.remove(&id)),
-            Operation::PutBackend { id, backend, fresh } => {
-                if let Some(old) = state.backends.get(&id)
-                    && fresh != (old.reference != backend.reference)
-                {
-                    bail!("server {id}: fresh is {fresh}");
+            Operation::PutBackends(backends) => {
+                for PutBackend { id, backend, fresh } in backends {
+                    if let Some(old) = state.backends.get(&id)
+                        && fresh != (old.reference != backend.reference)
+                    {
+                        bail!("server {id}: fresh is {fresh}");
+                    }
+                    state.backends.insert(id, backend);
                 }
-                state.backends.insert(id, backend);
             }
             Operation::ClearBackend(id) => drop(state.backends.remove(&id)),
             Operation::PutTables(tables) => state.tables.extend(tables),

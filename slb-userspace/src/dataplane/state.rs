@@ -263,6 +263,17 @@ impl Remembered {
     }
 }
 
+/// A server that is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PutBackend {
+    /// Id.
+    pub id: u32,
+    /// Entry.
+    pub backend: Backend,
+    /// Whether the id is put to a new use: its counters begin at zero.
+    pub fresh: bool,
+}
+
 /// One change of the data plane.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Operation {
@@ -276,15 +287,8 @@ pub enum Operation {
     PutNextHop(u32, NextHop),
     /// Forgets a next hop.
     ClearNextHop(u32),
-    /// Writes a server; `fresh` sets its counters to zero first.
-    PutBackend {
-        /// Id.
-        id: u32,
-        /// Entry.
-        backend: Backend,
-        /// Whether the id is put to a new use.
-        fresh: bool,
-    },
+    /// Writes servers.
+    PutBackends(Vec<PutBackend>),
     /// Forgets a server.
     ClearBackend(u32),
     /// Builds server tables aside and puts each in force in one step.

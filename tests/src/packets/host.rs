@@ -22,7 +22,7 @@ use slb_common::{
     },
     net::frame::{Frame, Growing},
 };
-use slb_userspace::dataplane::state::{MAX_TABLES, Operation};
+use slb_userspace::dataplane::state::{MAX_TABLES, Operation, PutBackend};
 
 /// Packets by the numbers of action and reason.
 pub type Totals = BTreeMap<(u8, u32), u64>;
@@ -142,10 +142,12 @@ impl Host {
             Operation::RemoveInterface(ifindex) => drop(self.interfaces.remove(&ifindex)),
             Operation::PutNextHop(id, hop) => drop(self.next_hops.insert(id, hop)),
             Operation::ClearNextHop(id) => drop(self.next_hops.remove(&id)),
-            Operation::PutBackend { id, backend, fresh } => {
-                self.backends.insert(id, backend);
-                if fresh {
-                    self.backend_counters.borrow_mut().remove(&id);
+            Operation::PutBackends(backends) => {
+                for PutBackend { id, backend, fresh } in backends {
+                    self.backends.insert(id, backend);
+                    if fresh {
+                        self.backend_counters.borrow_mut().remove(&id);
+                    }
                 }
             }
             Operation::ClearBackend(id) => drop(self.backends.remove(&id)),

@@ -19,7 +19,7 @@ use slb_userspace::{
             pins::Pins,
             xdp::Program,
         },
-        state::{Operation, State},
+        state::{Operation, PutBackend, State},
     },
 };
 
@@ -109,7 +109,7 @@ impl Kernel {
             let service = Box::new(state.services.get(&id).copied().unwrap_or_default());
             self.maps.apply(&Operation::PutService { id, service, fresh: true })?;
             let backend = state.backends.get(&id).copied().unwrap_or_default();
-            self.maps.apply(&Operation::PutBackend { id, backend, fresh: true })?;
+            self.maps.apply(&Operation::PutBackends(vec![PutBackend { id, backend, fresh: true }]))?;
         }
         self.before = self.counted()?;
         Ok(())

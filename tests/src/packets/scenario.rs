@@ -206,7 +206,9 @@ impl Run<'_> {
             self.host.apply(&operation);
             match operation {
                 Operation::PutService { id, fresh: true, .. } => drop(self.expected.services.remove(&id)),
-                Operation::PutBackend { id, fresh: true, .. } => drop(self.expected.backends.remove(&id)),
+                Operation::PutBackends(backends) => backends.iter().filter(|put| put.fresh).for_each(|put| {
+                    self.expected.backends.remove(&put.id);
+                }),
                 _ => {}
             }
         }

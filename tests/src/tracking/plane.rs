@@ -117,7 +117,9 @@ impl Inner {
             Operation::RemoveInterface(ifindex) => drop(state.interfaces.remove(&ifindex)),
             Operation::PutNextHop(id, hop) => drop(state.next_hops.insert(id, hop)),
             Operation::ClearNextHop(id) => drop(state.next_hops.remove(&id)),
-            Operation::PutBackend { id, backend, .. } => drop(state.backends.insert(id, backend)),
+            Operation::PutBackends(backends) => {
+                state.backends.extend(backends.into_iter().map(|put| (put.id, put.backend)));
+            }
             Operation::ClearBackend(id) => drop(state.backends.remove(&id)),
             Operation::PutTables(tables) => {
                 state.tables.extend(tables.into_keys().map(|id| (id, Table::default())));

@@ -31,10 +31,13 @@ use super::{
 use crate::dataplane::{
     Contents, DataPlane,
     state::{
-        BATCH, Filter, Index, MAX_TABLES, NO_TABLE, Operation, Remembered, SPARE_TABLE, Settings, State,
-        Table, build_all,
+        BATCH, Filter, Index, MAX_TABLES, NO_TABLE, Operation, PutBackend, Remembered, SPARE_TABLE, Settings,
+        State, Table, build_all,
     },
 };
+
+/// Servers that are written in one call.
+const PART: usize = 1024;
 
 /// What the kernel must say of a pinned map before it is used again.
 pub(super) struct Shape {
@@ -102,18 +105,22 @@ impl Shape {
 pub struct Maps {
     control: Array<MapData, Control>,
     service_index: MapData,
-    services: Array<MapData, Service>,
+    services: MapData,
     rings: MapData,
-    backends: Array<MapData, Backend>,
-    next_hops: Array<MapData, NextHop>,
+    backends: MapData,
+    next_hops: MapData,
     interfaces: DevMapHash<MapData>,
     totals: PerCpuArray<MapData, Totals>,
     service_counters: PerCpuArray<MapData, Counters>,
     backend_counters: PerCpuArray<MapData, Counters>,
+    /// The same map.
+    backend_counters_descriptor: MapData,
     flows: Mapped,
     upkeep: Upkeep,
     /// Processors that counters are kept for.
     processors: usize,
+    /// Servers the maps hold.
+    max_backends: u32,
     /// Stands for every table that is not there.
     empty: Option<OwnedFd>,
     /// Tables of keepers that are not in force any more.
@@ -134,19 +141,21 @@ impl Maps {
         let maps = Self {
             control: pinned(pins, "CONTROL")?,
             service_index: MapData::from_pin(pins.map("SERVICE_INDEX"))?,
-            services: pinned(pins, "SERVICES")?,
+            services: MapData::from_pin(pins.map("SERVICES"))?,
             rings: MapData::from_pin(pins.map("RINGS"))?,
-            backends: pinned(pins, "BACKENDS")?,
-            next_hops: pinned(pins, "NEXT_HOPS")?,
+            backends: MapData::from_pin(pins.map("BACKENDS"))?,
+            next_hops: MapData::from_pin(pins.map("NEXT_HOPS"))?,
             interfaces: pinned(pins, "INTERFACES")?,
             totals: pinned(pins, "TOTALS")?,
             service_counters: pinned(pins, "SERVICE_COUNTERS")?,
             backend_counters: pinned(pins, "BACKEND_COUNTERS")?,
+            backend_counters_descriptor: MapData::from_pin(pins.map("BACKEND_COUNTERS"))?,
             flows: Mapped::open(&pins.map("FLOWS"))?,
             upkeep: Upkeep::default(),
             processors: aya::util::nr_cpus().map_err(|(file, error)| {
                 anyhow::Error::new(error).context(format!("cannot count processors: {file}"))
             })?,
+            max_backends: MapInfo::from_pin(pins.map("BACKENDS"))?.max_entries(),
             empty: None,
             outdated: Vec::new(),
             keepers: BTreeMap::new(),
@@ -194,7 +203,7 @@ impl Maps {
 
     /// Servers the maps hold.
     pub fn max_backends(&self) -> u32 {
-        self.backends.len()
+        self.max_backends
     }
 
     /// Slots of a table that have changed hands.
@@ -237,6 +246,14 @@ impl Maps {
         control.seed = settings.seed;
         control.generation = settings.generation;
         Ok(self.control.set(0, control, 0)?)
+    }
+
+    fn put_backends(&mut self, backends: &[PutBackend]) -> Result<()> {
+        let fresh: Vec<_> = backends.iter().filter(|put| put.fresh).map(|put| put.id).collect();
+        let zero = vec![Counters::default(); fresh.len() * self.processors];
+        syscall::update_batch(self.backend_counters_descriptor.fd().as_fd(), &fresh, &zero)?;
+        let (ids, backends): (Vec<_>, Vec<_>) = backends.iter().map(|put| (put.id, put.backend)).unzip();
+        Ok(syscall::update_batch(self.backends.fd().as_fd(), &ids, &backends)?)
     }
 
     fn put_tables(&mut self, tables: &BTreeMap<u32, Table>) -> Result<()> {
@@ -344,24 +361,21 @@ impl DataPlane for Maps {
             index: self.index()?,
             ..State::default()
         };
-        for id in 0..MAX_SERVICES {
-            let service = self.services.get(&id, 0)?;
+        syscall::for_each(self.services.fd().as_fd(), |id, service: Service| {
             if service.reference != Reference::default() {
                 state.services.insert(id, service);
             }
-        }
-        for id in 0..self.backends.len() {
-            let backend = self.backends.get(&id, 0)?;
+        })?;
+        syscall::for_each(self.backends.fd().as_fd(), |id, backend: Backend| {
             if backend.reference != Reference::default() {
                 state.backends.insert(id, backend);
             }
-        }
-        for id in 1..self.next_hops.len() {
-            let hop = self.next_hops.get(&id, 0)?;
+        })?;
+        syscall::for_each(self.next_hops.fd().as_fd(), |id, hop: NextHop| {
             if hop.ifindex != 0 {
                 state.next_hops.insert(id, hop);
             }
-        }
+        })?;
         let mut ring = Ring::empty();
         for id in 0..MAX_TABLES {
             if look_inside(&self.rings, id, ring.as_mut())? && ring.size != 0 {
@@ -406,15 +420,12 @@ impl DataPlane for Maps {
             }
             // An interface that is gone has left the map by itself.
             Operation::RemoveInterface(ifindex) => drop(self.interfaces.remove(*ifindex)),
-            Operation::PutNextHop(id, hop) => self.next_hops.set(*id, hop, 0)?,
-            Operation::ClearNextHop(id) => self.next_hops.set(*id, NextHop::default(), 0)?,
-            Operation::PutBackend { id, backend, fresh } => {
-                if *fresh {
-                    self.backend_counters.set(*id, self.zeros()?, 0)?;
-                }
-                self.backends.set(*id, backend, 0)?;
+            Operation::PutNextHop(id, hop) => set(&self.next_hops, *id, *hop)?,
+            Operation::ClearNextHop(id) => set(&self.next_hops, *id, NextHop::default())?,
+            Operation::PutBackends(backends) => {
+                backends.chunks(PART).try_for_each(|part| self.put_backends(part))?;
             }
-            Operation::ClearBackend(id) => self.backends.set(*id, Backend::default(), 0)?,
+            Operation::ClearBackend(id) => set(&self.backends, *id, Backend::default())?,
             Operation::PutTables(tables) => self.put_tables(tables)?,
             Operation::ClearTable(id) => {
                 let keepers = self.keepers_of(*id)?;
@@ -431,13 +442,18 @@ impl DataPlane for Maps {
                 if *fresh {
                     self.service_counters.set(*id, self.zeros()?, 0)?;
                 }
-                self.services.set(*id, service.as_ref(), 0)?;
+                set(&self.services, *id, **service)?;
             }
-            Operation::ClearService(id) => self.services.set(*id, Service::default(), 0)?,
+            Operation::ClearService(id) => set(&self.services, *id, Service::default())?,
             Operation::PutIndex(index) => self.put_index(index)?,
         }
         Ok(())
     }
+}
+
+/// Writes one element of an array.
+fn set<T: aya::Pod>(map: &MapData, id: u32, value: T) -> Result<()> {
+    Ok(syscall::update_batch(map.fd().as_fd(), &[id], &[value])?)
 }
 
 /// Reads the one value of a map in a map of maps; `false` if there is none.

@@ -83,12 +83,16 @@ unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
 
+/// BPF_MAP_LOOKUP_BATCH of `enum bpf_cmd`.
+const MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// BPF_MAP_UPDATE_BATCH of `enum bpf_cmd`.
 const MAP_UPDATE_BATCH: libc::c_long = 26;
+/// Elements that are read in one call.
+const PART: usize = 4096;
 
 /// `struct batch` of `union bpf_attr`.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Batch {
     in_batch: u64,
     out_batch: u64,
@@ -100,23 +104,57 @@ struct Batch {
     flags: u64,
 }
 
-/// Sets elements of a map whose keys and values are of four bytes, in one call: one that changes a map of maps waits once
-/// for all processors.
+/// Sets elements of a map, in one call: one that changes a map of maps waits once for all processors. Each element takes as
+/// many of `values` as there are for each key: one, or one for each processor.
 ///
 /// # Errors
 /// The kernel refuses one of them; those before it have been set.
-pub(super) fn update_batch(map: BorrowedFd<'_>, keys: &[u32], values: &[u32]) -> io::Result<()> {
+pub(super) fn update_batch<T: aya::Pod>(map: BorrowedFd<'_>, keys: &[u32], values: &[T]) -> io::Result<()> {
     if keys.is_empty() {
         return Ok(());
     }
     let batch = Batch {
         keys: keys.as_ptr() as u64,
         values: values.as_ptr() as u64,
-        count: keys.len().min(values.len()) as u32,
+        count: keys.len() as u32,
         map_fd: map.as_raw_fd() as u32,
         ..Batch::default()
     };
-    // SAFETY: the attributes have the kernel's layout; keys and values are as many as are said to be there, and outlive
-    // the call. The kernel writes the number of elements set to `count`, which nobody reads.
+    // SAFETY: the attributes have the kernel's layout; keys are as many as are said to be there, values are plain data of
+    // the map's sizes, and both outlive the call. The kernel writes the number of elements set to `count`, which nobody reads.
     unsafe { bpf(MAP_UPDATE_BATCH, &UnsafeCell::new(batch)) }.map(drop)
+}
+
+/// Shows all elements of an array.
+pub(super) fn for_each<T: aya::Pod + Default>(
+    map: BorrowedFd<'_>,
+    mut visit: impl FnMut(u32, T),
+) -> io::Result<()> {
+    let (mut keys, mut values) = (vec![0_u32; PART], vec![T::default(); PART]);
+    let mut position = 0_u32;
+    let mut batch = Batch {
+        out_batch: (&raw mut position) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        map_fd: map.as_raw_fd() as u32,
+        ..Batch::default()
+    };
+    loop {
+        let attributes = UnsafeCell::new(Batch { count: PART as u32, ..batch });
+        // SAFETY: the attributes have the kernel's layout; there is room for as many keys and values as are asked for, of the
+        // map's sizes, and they outlive the call.
+        let result = unsafe { bpf(MAP_LOOKUP_BATCH, &attributes) };
+        let is_last = match result {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) => return Err(error),
+        };
+        let count = attributes.into_inner().count as usize;
+        keys.iter().zip(&values).take(count).for_each(|(key, value)| visit(*key, *value));
+        if is_last {
+            return Ok(());
+        }
+        // Where the last call has stopped.
+        batch.in_batch = batch.out_batch;
+    }
 }
