@@ -3,7 +3,7 @@
 mod attach;
 mod facts;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use nix::{
@@ -22,13 +22,9 @@ use crate::{
     config::model::Config,
     control::{
         desired::{Desired, desired, destinations, targets},
-        ids::Assigned,
-        reconcile::{Reconciler, Sweep},
+        reconcile::{InForce, Reconciler, Sweep},
     },
-    dataplane::{
-        bpf::{maps::Maps, pins::Pins},
-        state::backend_address,
-    },
+    dataplane::bpf::{maps::Maps, pins::Pins},
     health::{Event, Supervisor},
     neigh::{Resolutions, Resolver},
 };
@@ -195,9 +191,9 @@ impl<'a> Daemon<'a> {
     /// Puts in force what follows from what is known.
     fn apply(&mut self) -> Result<()> {
         let desired = desired(self.config, self.facts.known());
-        let (assigned, operations) = self.reconciler.reconcile(&desired, self.started.elapsed())?;
-        tracing::debug!(operations, "the data plane is as desired");
-        self.snapshots.send_replace(Arc::new(snapshot(&desired, assigned)));
+        let in_force = self.reconciler.reconcile(&desired, self.started.elapsed())?;
+        tracing::debug!(in_force.operations, "the data plane is as desired");
+        self.snapshots.send_replace(Arc::new(snapshot(desired, in_force)));
         Ok(())
     }
 
@@ -209,16 +205,12 @@ impl<'a> Daemon<'a> {
     }
 }
 
-fn snapshot(desired: &Desired, assigned: Assigned) -> Snapshot {
-    let Assigned { state, tables } = assigned;
-    let pools: BTreeMap<_, _> = tables.into_iter().zip(&desired.pools).collect();
-    let details = state
-        .backends
-        .iter()
-        .filter_map(|(id, backend)| {
-            let server = pools.get(&backend.ring)?.servers.get(&backend_address(backend))?;
-            Some((*id, server.detail.clone()?))
-        })
+fn snapshot(desired: Desired, in_force: InForce) -> Snapshot {
+    let InForce { state, tables, .. } = in_force;
+    let pools = tables.into_iter().zip(desired.pools);
+    let details = pools
+        .flat_map(|(table, pool)| pool.servers.into_iter().map(move |server| (table, server)))
+        .filter_map(|(table, (address, server))| Some(((table, address), server.detail?)))
         .collect();
     Snapshot { state, details }
 }

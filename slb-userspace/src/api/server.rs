@@ -1,7 +1,6 @@
 //! Serves the API on a unix socket.
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::ErrorKind,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
@@ -18,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    status::{Context, status},
+    status::{Context, Details, status},
     types::{Daemon, Status},
 };
 use crate::{
@@ -30,9 +29,9 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// What the data plane holds.
-    pub state: State,
-    /// Why servers are in the state they are in, by their id.
-    pub details: BTreeMap<u32, String>,
+    pub state: Arc<State>,
+    /// Why servers are in the state they are in.
+    pub details: Details,
 }
 
 /// The socket; its file goes with it.

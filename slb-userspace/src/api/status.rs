@@ -1,6 +1,9 @@
 //! Makes the status document from the maps: with the daemon and, from its pins, without it.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::SocketAddr,
+};
 
 use anyhow::Result;
 use slb_common::{
@@ -24,12 +27,15 @@ use crate::{
     neigh,
 };
 
+/// Texts about servers, by their table and address.
+pub type Details = BTreeMap<(u32, SocketAddr), String>;
+
 /// What is known besides the maps.
 pub struct Context<'a> {
     /// The daemon, where one runs.
     pub daemon: Option<Daemon>,
-    /// Why servers are in the state they are in, by their id.
-    pub details: &'a BTreeMap<u32, String>,
+    /// Why servers are in the state they are in.
+    pub details: &'a Details,
     /// The interfaces of this network namespace.
     pub interfaces: &'a [neigh::Link],
 }
@@ -117,7 +123,7 @@ fn servers(state: &State, table: u32, maps: &Maps, context: &Context<'_>) -> Res
                 address: backend_address(backend),
                 weight: backend.weight,
                 health: health(backend.health),
-                detail: context.details.get(id).cloned(),
+                detail: context.details.get(&(table, backend_address(backend))).cloned(),
                 next_hop: state
                     .next_hops
                     .get(&backend.next_hop)

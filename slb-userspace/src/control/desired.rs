@@ -16,8 +16,8 @@ use slb_common::{
 
 use crate::{
     config::model::{
-        Config, HealthCheck, Listener, LoadBalancer, Mode, Name, Protocol, TableSize, Target as Servers,
-        Tracking, UnknownDatagrams,
+        Config, HealthCheck, Listener, LoadBalancer, Mode, Name, Protocol, ServerGroup, TableSize,
+        Target as Servers, Tracking, UnknownDatagrams,
     },
     dataplane::state::to_address,
     health::Target,
@@ -98,8 +98,8 @@ pub struct Service {
 pub struct Pool {
     /// Slots of the table.
     pub slots: TableSize,
-    /// Servers.
-    pub servers: BTreeMap<SocketAddr, Server>,
+    /// Servers in the order of their addresses, which are unique.
+    pub servers: Vec<(SocketAddr, Server)>,
 }
 
 /// A server of a pool.
@@ -161,6 +161,7 @@ enum ServersKey<'a> {
 
 /// Works out what the data plane should hold.
 pub fn desired(config: &Config, known: Known<'_>) -> Desired {
+    let members = Members::of(config);
     let mut services = Vec::new();
     let mut pools = Vec::new();
     let mut indexes = BTreeMap::new();
@@ -178,7 +179,7 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
                     is_v4: family(listener, *address),
                 };
                 let pool = *indexes.entry(key).or_insert_with(|| {
-                    pools.push(pool(config, balancer, listener, family(listener, *address), known));
+                    pools.push(pool(&members, balancer, listener, family(listener, *address), known));
                     pools.len() - 1
                 });
                 services.push(service(balancer, listener, *address, pool));
@@ -190,24 +191,26 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
 
 /// What is to be checked.
 pub fn targets(config: &Config) -> BTreeSet<Target> {
+    let members = Members::of(config);
     config
         .load_balancers
         .iter()
         .flat_map(|balancer| balancer.listeners.iter().map(move |listener| (balancer, listener)))
         .filter_map(|(balancer, listener)| Some((balancer, listener, listener.health_check.as_ref()?)))
         .flat_map(|(balancer, listener, check)| {
-            members(config, balancer, listener).1.into_iter().map(|(server, _)| Target::new(server, check))
+            members.behind(balancer, listener).1.into_iter().map(|(server, _)| Target::new(server, check))
         })
         .collect()
 }
 
 /// The servers, whose next hops must be known.
 pub fn destinations(config: &Config) -> BTreeSet<IpAddr> {
+    let members = Members::of(config);
     config
         .load_balancers
         .iter()
         .flat_map(|balancer| balancer.listeners.iter().map(move |listener| (balancer, listener)))
-        .flat_map(|(balancer, listener)| members(config, balancer, listener).1)
+        .flat_map(|(balancer, listener)| members.behind(balancer, listener).1)
         .map(|(server, _)| server.ip())
         .collect()
 }
@@ -238,46 +241,54 @@ fn servers_key<'a>(balancer: &'a LoadBalancer, listener: &'a Listener) -> Server
     }
 }
 
-/// The servers behind a listener with their weights, and the size of their table.
-pub(super) fn members(
-    config: &Config,
-    balancer: &LoadBalancer,
-    listener: &Listener,
-) -> (TableSize, Vec<(SocketAddr, u8)>) {
-    match &listener.target {
-        Servers::DefaultGroup { backend_port } => (
-            balancer.table_size,
-            balancer
-                .servers
-                .iter()
-                .map(|server| (SocketAddr::new(server.address, *backend_port), server.weight.value()))
-                .collect(),
-        ),
-        Servers::ServerGroup(name) => {
+/// Who is behind the listeners of a configuration.
+pub(super) struct Members<'a> {
+    groups: BTreeMap<&'a Name, &'a ServerGroup>,
+}
+
+impl<'a> Members<'a> {
+    pub(super) fn of(config: &'a Config) -> Self {
+        Self { groups: config.server_groups.iter().map(|group| (&group.name, group)).collect() }
+    }
+
+    /// The servers behind a listener with their weights, and the size of their table.
+    pub(super) fn behind(
+        &self,
+        balancer: &LoadBalancer,
+        listener: &Listener,
+    ) -> (TableSize, Vec<(SocketAddr, u8)>) {
+        match &listener.target {
+            Servers::DefaultGroup { backend_port } => (
+                balancer.table_size,
+                balancer
+                    .servers
+                    .iter()
+                    .map(|server| (SocketAddr::new(server.address, *backend_port), server.weight.value()))
+                    .collect(),
+            ),
             // The model promises that the group exists.
-            config.server_groups.iter().find(|group| group.name == *name).map_or(
-                (TableSize::DEFAULT, Vec::new()),
-                |group| {
+            Servers::ServerGroup(name) => {
+                self.groups.get(name).map_or((TableSize::DEFAULT, Vec::new()), |group| {
                     let servers = group
                         .servers
                         .iter()
                         .map(|server| (SocketAddr::new(server.address, server.port), server.weight.value()));
                     (group.table_size, servers.collect())
-                },
-            )
+                })
+            }
         }
     }
 }
 
 fn pool(
-    config: &Config,
+    members: &Members<'_>,
     balancer: &LoadBalancer,
     listener: &Listener,
     is_v4: Option<bool>,
     known: Known<'_>,
 ) -> Pool {
-    let (slots, members) = members(config, balancer, listener);
-    let servers = members
+    let (slots, members) = members.behind(balancer, listener);
+    let mut servers: Vec<_> = members
         .into_iter()
         .filter(|(address, _)| is_v4.is_none_or(|is_v4| address.is_ipv4() == is_v4))
         .map(|(address, weight)| {
@@ -302,6 +313,7 @@ fn pool(
             (address, Server { weight, health, detail: detail.or(unreachable), next_hop })
         })
         .collect();
+    servers.sort_by_key(|(address, _)| *address);
     Pool { slots, servers }
 }
 

@@ -4,7 +4,7 @@
 //! generation of its own, and no id that the maps still hold, or that something in them names, is used for something
 //! else.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use slb_common::{
@@ -62,32 +62,55 @@ pub fn assign(desired: &Desired, held: &State, surroundings: &Surroundings) -> R
     let mut state = State { interfaces: surroundings.interfaces.clone(), ..State::default() };
     let tables = tables(desired, held)?;
 
-    let known: HashMap<(u32, SocketAddr), (u32, Reference)> = held
+    // In the order of tables and addresses, as they are wanted.
+    let mut known: Vec<((u32, SocketAddr), (u32, Reference))> = held
         .backends
         .iter()
         .map(|(id, backend)| ((backend.ring, backend_address(backend)), (*id, backend.reference)))
         .collect();
-    for (pool, &table) in desired.pools.iter().zip(&tables) {
-        let mut members = Vec::new();
-        for (&address, server) in &pool.servers {
+    known.sort_by_key(|(place, _)| *place);
+    let answering: BTreeSet<usize> = desired
+        .services
+        .iter()
+        .filter(|service| service.mode == mode::NAT)
+        .filter_map(|service| service.pool)
+        .collect();
+    let mut answers = Filter::default();
+    let mut backends = Vec::new();
+    for (number, (pool, &table)) in desired.pools.iter().zip(&tables).enumerate() {
+        let mut members = Vec::with_capacity(pool.servers.len());
+        let first = known.partition_point(|((ring, _), _)| *ring < table);
+        let mut known = known[first..].iter().peekable();
+        for (address, server) in &pool.servers {
             let next_hop = match server.next_hop {
                 Some(hop) => ids.next_hop(hop, held)?,
                 None => 0,
             };
-            let (id, reference) = match known.get(&(table, address)) {
-                Some(&known) => known,
+            let place = (table, *address);
+            while known.next_if(|(other, _)| *other < place).is_some() {}
+            let (id, reference) = match known.next_if(|(other, _)| *other == place) {
+                Some((_, known)) => *known,
                 None => ids.backend(held)?,
             };
             let backend =
-                Backend { reference, next_hop, ring: table, ..backend(address, server, &desired.tunnel) };
-            state.backends.insert(id, backend);
+                Backend { reference, next_hop, ring: table, ..backend(*address, server, &desired.tunnel) };
+            if answering.contains(&number) {
+                answers.insert(&backend);
+            }
+            backends.push((id, backend));
             if server.takes_new() {
-                members.push(Member { backend: id, address, weight: server.weight });
+                members.push(Member { backend: id, address: *address, weight: server.weight });
             }
         }
         let plan = Plan { slots: pool.slots.slots(), seed: desired.seed, members };
+        // Shared where it does not change, so that nobody need compare it again.
+        let plan = match held.tables.get(&table) {
+            Some(held) if *held.plan == plan => held.plan.clone(),
+            _ => plan.into(),
+        };
         state.tables.insert(table, Table::new(plan));
     }
+    state.backends = backends.into_iter().collect();
 
     let known: BTreeMap<_, u32> = held.services.iter().map(|(id, service)| (key_of(service), *id)).collect();
     for wanted in &desired.services {
@@ -113,28 +136,11 @@ pub fn assign(desired: &Desired, held: &State, surroundings: &Surroundings) -> R
             },
         );
     }
-    state.index = index(&state, desired, surroundings.hz);
+    let entries = state.services.iter().map(|(id, service)| (*id, entry(service, desired.seed))).collect();
+    state.index = Index { hz: surroundings.hz, tunnel: desired.tunnel, entries, servers: answers };
     state.next_hops = ids.hops.iter().map(|(hop, id)| (*id, *hop)).collect();
     state.settings = Settings { seed: desired.seed, generation: ids.generation };
     Ok(Assigned { state, tables })
-}
-
-/// What packets find of the services and servers of a state.
-fn index(state: &State, desired: &Desired, hz: u32) -> Index {
-    let answering: BTreeSet<u32> = state
-        .services
-        .values()
-        .filter(|service| service.mode == mode::NAT)
-        .map(|service| service.ring)
-        .collect();
-    let mut servers = Filter::default();
-    state
-        .backends
-        .values()
-        .filter(|backend| answering.contains(&backend.ring))
-        .for_each(|b| servers.insert(b));
-    let entries = state.services.iter().map(|(id, service)| (*id, entry(service, desired.seed))).collect();
-    Index { hz, tunnel: desired.tunnel, entries, servers }
 }
 
 /// What packets find of a service.

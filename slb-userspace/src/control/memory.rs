@@ -10,7 +10,7 @@ use std::{
 use slb_common::abi::backend::{Backend, NextHop};
 
 use super::{
-    desired::{Verdict, members},
+    desired::{Members, Verdict},
     ids::key_of,
 };
 use crate::{
@@ -32,6 +32,7 @@ pub fn health(config: &Config, held: &State) -> BTreeMap<Target, Verdict> {
             ((backend.ring, backend_address(backend)), backend.health != Backend::HEALTH_UNHEALTHY)
         })
         .collect();
+    let members = Members::of(config);
     let mut health = BTreeMap::new();
     for balancer in &config.load_balancers {
         for listener in &balancer.listeners {
@@ -39,7 +40,7 @@ pub fn health(config: &Config, held: &State) -> BTreeMap<Target, Verdict> {
             for address in &balancer.addresses {
                 let key = (*address, listener.port, listener.protocol.number());
                 let Some(&table) = tables.get(&key) else { continue };
-                for (server, _) in members(config, balancer, listener).1 {
+                for (server, _) in members.behind(balancer, listener).1 {
                     if let Some(&healthy) = before.get(&(table, server)) {
                         health.insert(Target::new(server, check), Verdict { healthy, detail: None });
                     }

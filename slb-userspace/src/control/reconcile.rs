@@ -20,10 +20,21 @@ use crate::dataplane::{
 pub struct Reconciler<D> {
     plane: D,
     /// `None` when it must be read afresh: at the start, and after a failure.
-    held: Option<State>,
+    held: Option<Arc<State>>,
     surroundings: Surroundings,
     /// Flows that had been forgotten when the last sweep began, or when the plane was read for the first time.
     forgotten: Option<u64>,
+}
+
+/// What has been put in force.
+#[derive(Debug, Clone)]
+pub struct InForce {
+    /// What the data plane holds.
+    pub state: Arc<State>,
+    /// Id of each pool's table, in the order of the pools.
+    pub tables: Vec<u32>,
+    /// Operations it took.
+    pub operations: usize,
 }
 
 /// What a look at the flow table has come to.
@@ -59,7 +70,7 @@ impl<D: DataPlane> Reconciler<D> {
                 if self.forgotten.is_none() {
                     self.forgotten = Some(self.plane.forgotten().context("cannot read the counters")?);
                 }
-                self.plane.observe().context("cannot read the maps")?
+                Arc::new(self.plane.observe().context("cannot read the maps")?)
             }
         };
         Ok(self.held.insert(held))
@@ -72,30 +83,30 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(())
     }
 
-    /// Makes the data plane hold what is desired. Returns where everything is, and how many operations it took. `now` is
-    /// the time since any fixed moment.
+    /// Makes the data plane hold what is desired. `now` is the time since any fixed moment.
     ///
     /// # Errors
     /// More is desired than the maps hold: nothing was changed. Or an operation failed: what was put in force before
     /// it stays, and the next call starts from what the maps then hold.
-    pub fn reconcile(&mut self, desired: &Desired, now: Duration) -> Result<(Assigned, usize)> {
+    pub fn reconcile(&mut self, desired: &Desired, now: Duration) -> Result<InForce> {
         self.held()?;
         // Not put back after a failure.
         let mut held = self.held.take().unwrap_or_default();
-        let assigned = assign(desired, &held, &self.surroundings);
-        let mut assigned = match assigned {
+        let Assigned { mut state, tables } = match assign(desired, &held, &self.surroundings) {
             Ok(assigned) => assigned,
             Err(full) => {
                 self.held = Some(held);
                 return Err(full.into());
             }
         };
-        self.hand_over(&mut held, &mut assigned.state, now)?;
-        let count = self.apply(&held, &assigned.state)?;
+        self.hand_over(&mut held, &mut state, now)?;
+        let operations = diff(&held, &state);
+        operations.iter().try_for_each(|operation| self.carry_out(operation))?;
         // They can be built again, and take much room.
-        assigned.state.tables.values_mut().for_each(|table| table.owners = None);
-        self.held = Some(assigned.state.clone());
-        Ok((assigned, count))
+        state.tables.values_mut().for_each(|table| table.owners = None);
+        let state = Arc::new(state);
+        self.held = Some(state.clone());
+        Ok(InForce { state, tables, operations: operations.len() })
     }
 
     /// Whether a slot of a table has changed hands and is not its owner's alone yet.
@@ -125,7 +136,8 @@ impl<D: DataPlane> Reconciler<D> {
                 continue;
             }
             changed = true;
-            held.tables.extend(swept.iter().map(|(id, table)| (*id, table.without_owners())));
+            let forgotten = swept.iter().map(|(id, table)| (*id, table.without_owners()));
+            Arc::make_mut(&mut held).tables.extend(forgotten);
             self.carry_out(&Operation::PutTables(swept))?;
         }
         if changed {
@@ -189,15 +201,16 @@ impl<D: DataPlane> Reconciler<D> {
         Ok((elsewhere, look))
     }
 
-    /// Works out which slots of the wanted tables have changed hands.
-    fn hand_over(&self, held: &mut State, wanted: &mut State, now: Duration) -> Result<()> {
+    /// Works out which slots of the wanted tables have changed hands. What is held is said to be what is wanted where that
+    /// is found to be so.
+    fn hand_over(&self, held: &mut Arc<State>, wanted: &mut State, now: Duration) -> Result<()> {
         let State { tables, backends, .. } = wanted;
         // Asked for every slot that has changed hands.
         let mut there = vec![false; backends.last_key_value().map_or(0, |(id, _)| *id as usize + 1)];
         backends.keys().for_each(|id| there[*id as usize] = true);
         let exists = |id: u32| there.get(id as usize) == Some(&true);
         let mut replaced = Vec::new();
-        for (id, old) in &mut held.tables {
+        for (id, old) in &held.tables {
             let Some(table) = tables.get_mut(id) else { continue };
             if old.plan != table.plan {
                 replaced.push(*id);
@@ -209,11 +222,15 @@ impl<D: DataPlane> Reconciler<D> {
                 table.handover.forget(|slot| owners[slot as usize], exists);
             }
         }
+        let mut found = Vec::new();
         for part in replaced.chunks(BATCH) {
             build_all(part_of(tables, part));
             for id in part {
-                if let (Some(old), Some(table)) = (held.tables.get_mut(id), tables.get_mut(id)) {
-                    self.replace(*id, old, table, exists, now)?;
+                if let (Some(old), Some(table)) = (held.tables.get(id), tables.get_mut(id))
+                    && self.replace(*id, old, table, exists, now)?
+                {
+                    table.owners = None;
+                    found.push((*id, table.clone()));
                 }
             }
             if replaced.len() > BATCH {
@@ -221,24 +238,25 @@ impl<D: DataPlane> Reconciler<D> {
                 part_of(tables, part).for_each(|table| table.owners = None);
             }
         }
+        if !found.is_empty() {
+            Arc::make_mut(held).tables.extend(found);
+        }
         Ok(())
     }
 
-    /// Works out which slots change hands when `table`, which has been built, takes the place of `old`.
+    /// Works out which slots change hands when `table`, which has been built, takes the place of `old`. Returns whether the
+    /// data plane, of which that was not known, holds it already.
     fn replace(
         &self,
         id: u32,
-        old: &mut Table,
+        old: &Table,
         table: &mut Table,
         exists: impl Fn(u32) -> bool,
         now: Duration,
-    ) -> Result<()> {
-        let (before, found) = if old.is_known() {
-            (old.owners(), old.handover.clone())
-        } else {
-            let (owners, keepers) = self.plane.table(id).context("cannot read a table")?;
-            (owners, Handover::found(keepers, now))
-        };
+    ) -> Result<bool> {
+        // To read it takes much less time than to build it.
+        let (before, keepers) = self.plane.table(id).context("cannot read a table")?;
+        let found = if old.is_known() { old.handover.clone() } else { Handover::found(keepers, now) };
         let after = table.owners();
         if before.len() != after.len() {
             // Empty where no server could be chosen.
@@ -249,21 +267,11 @@ impl<D: DataPlane> Reconciler<D> {
                     "another table size: connections that are not tracked may move"
                 );
             }
-            return Ok(());
+            return Ok(false);
         }
         table.handover = found.clone();
         table.handover.change(&before, &after, exists, now);
-        if !old.is_known() && before == after && found == table.handover {
-            // It holds what it should.
-            *old = table.without_owners();
-        }
-        Ok(())
-    }
-
-    fn apply(&mut self, held: &State, wanted: &State) -> Result<usize> {
-        let operations = diff(held, wanted);
-        operations.iter().try_for_each(|operation| self.carry_out(operation))?;
-        Ok(operations.len())
+        Ok(!old.is_known() && before == after && found == table.handover)
     }
 
     fn carry_out(&mut self, operation: &Operation) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -100,7 +101,7 @@ impl World {
 
     fn reconcile(&mut self, config: &Config) -> anyhow::Result<State> {
         let known = Known { health: Some(&self.health), next_hops: Some(&self.next_hops) };
-        Ok(self.reconciler.reconcile(&desired(config, known), self.now)?.0.state)
+        Ok(Arc::unwrap_or_clone(self.reconciler.reconcile(&desired(config, known), self.now)?.state))
     }
 
     /// A daemon that starts over what another has left.

@@ -136,7 +136,7 @@ impl Filter {
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     /// What it is built from; 0 slots in a table of unknown content.
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     /// Slots that have changed hands.
     pub handover: Handover,
     /// The owner of each slot, where somebody has needed it already.
@@ -192,8 +192,8 @@ impl Plan {
 
 impl Table {
     /// A table of this content in which no slot has changed hands.
-    pub fn new(plan: Plan) -> Self {
-        Self { plan, ..Self::default() }
+    pub fn new(plan: impl Into<Arc<Plan>>) -> Self {
+        Self { plan: plan.into(), ..Self::default() }
     }
 
     /// The same table, which takes less room.

@@ -103,7 +103,7 @@ fn measure(options: &Options, table: Summary) -> Result<Report> {
     let known = Known { health: None, next_hops: Some(&next_hops) };
 
     let begun = Instant::now();
-    let (assigned, _) = reconciler.reconcile(&desired(&config, known), Duration::ZERO)?;
+    let assigned = reconciler.reconcile(&desired(&config, known), Duration::ZERO)?;
     let start = milliseconds(begun.elapsed());
     ensure!(assigned.state.backends.len() == servers as usize, "not every server is in the maps");
     ensure!(assigned.tables.len() == options.listeners as usize, "not every listener has a table");
@@ -115,7 +115,7 @@ fn measure(options: &Options, table: Summary) -> Result<Report> {
     for change in 1..=options.changes {
         let config = parse(&text(options, 100 - change % 100))?;
         let begun = Instant::now();
-        let (_, operations) = reconciler.reconcile(&desired(&config, known), begun.elapsed())?;
+        let operations = reconciler.reconcile(&desired(&config, known), begun.elapsed())?.operations;
         times.push(milliseconds(begun.elapsed()));
         // One server and one table.
         ensure!(operations == 2, "change {change}: {operations} operations for one weight");

@@ -6,6 +6,7 @@
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -133,7 +134,7 @@ fn stateless(bench: &mut Bench<'_>, mode: &Mode, when: When, options: &Options) 
         let mut state = scene.state.clone();
         for (id, table) in &mut state.tables {
             let old = table.owners();
-            table.plan.members.retain(|member| member.backend % 2 == 0);
+            Arc::make_mut(&mut table.plan).members.retain(|member| member.backend % 2 == 0);
             table.owners = None;
             table.handover = Handover::default();
             table.handover.change(&old, &table.plan.build(), |_| true, Duration::ZERO);
