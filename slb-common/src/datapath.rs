@@ -1,11 +1,12 @@
 //! The packet path: what becomes of one frame.
 //!
-//! Invariants: a frame is changed only after every check that could refuse it; every call counts the frame under
-//! exactly one action and reason; nothing in here calls the kernel.
+//! Invariants: a frame that is passed has not been changed, and one that is sent on is changed only after every check that
+//! could refuse it; every call counts the frame under exactly one action and reason; nothing in here calls the kernel.
 //!
 //! Nearly all packets are untagged TCP or UDP without options, of a flow that needs no new entry. For them there is a quick
-//! path for each family, compiled apart, with every offset a constant. What it does not decide, without having changed
-//! anything, and all other packets, go the full path from its beginning: the verifier sees it once.
+//! path for each family, compiled apart, with every offset a constant. What it does not decide, and all other packets, go the
+//! full path from its beginning: the verifier sees it once. Until then the frame is as it was, and of the flow table nothing
+//! has changed that would not be changed again.
 
 pub mod flows;
 pub mod icmp_error;

@@ -44,7 +44,7 @@ impl Client {
         Self { halves: address.halves(), end: port as u64 | (protocol as u64) << 16 }
     }
 
-    /// The home of its entries, not yet reduced to the table. It depends on a secret of this table's, or a client could
+    /// The home of its entries, not yet reduced to the table. It depends on a secret of the table, or a client could
     /// choose its ports such that its flows push each other out.
     #[inline(always)]
     pub const fn home(&self, seed: u64) -> u32 {
@@ -182,7 +182,7 @@ impl Meta {
         self.0 & (Self::WRITING | (state::USED as u64) << 48) == (state::USED as u64) << 48
     }
 
-    /// Whether the entry has never held a flow, and nobody writes it.
+    /// Whether the entry holds no flow, and nobody writes it.
     #[inline(always)]
     pub const fn is_free(self) -> bool {
         self.0 & (Self::WRITING | (state::USED as u64) << 48) == 0

@@ -160,7 +160,7 @@ fn a_server_not_yet_checked_keeps_flows_and_gets_no_new_ones() {
 }
 
 #[test]
-fn an_unhealthy_server_leaves_the_table_and_loses_its_flows() {
+fn an_unhealthy_server_leaves_the_table_and_keeps_its_connections() {
     let config = group(&[(1, 100), (2, 50)]);
     let mut world = World::new();
     world.all_healthy(&config);
