@@ -62,6 +62,8 @@ struct Walker {
     wants: u32,
     /// Its place in the list of runners.
     place: u16,
+    /// What it writes to its slots.
+    index: u16,
 }
 
 /// The walkers of one weight: they all take their steps in the same rounds.
@@ -92,7 +94,7 @@ impl<'a> Race<'a> {
         let mut teams: Vec<Team> = Vec::new();
         for (place, runner) in (0u16..).zip(runners).filter(|(_, runner)| runner.quota > 0) {
             let Permutation { start, stride } = Permutation::new(runner.key, size);
-            let walker = Walker { at: start, stride, wants: runner.quota, place };
+            let walker = Walker { at: start, stride, wants: runner.quota, place, index: runner.index };
             match teams.last_mut() {
                 Some(team) if team.weight == runner.weight => team.walkers.push(walker),
                 _ => teams.push(Team {
@@ -116,7 +118,7 @@ impl<'a> Race<'a> {
             for team in &mut self.teams {
                 if team.round == round {
                     let before = team.walkers.len();
-                    self.free -= team.take_step(&mut self.table, self.runners);
+                    self.free -= team.take_step(&mut self.table);
                     walking -= before - team.walkers.len();
                     finished |= team.walkers.is_empty();
                     team.round = round_of(team.step, self.heaviest, team.weight);
@@ -161,22 +163,24 @@ impl<'a> Race<'a> {
 
 impl Team {
     /// Lets every walker take one step, drops those that have all they want, and returns how many slots were taken.
-    fn take_step(&mut self, table: &mut [u16], runners: &[Runner]) -> u32 {
+    ///
+    /// Without branches: no processor could foresee whether a slot is free.
+    fn take_step(&mut self, table: &mut [u16]) -> u32 {
         let size = table.len() as u32;
-        let mut taken = 0;
-        self.walkers.retain_mut(|walker| {
+        let (mut taken, mut finished) = (0, false);
+        for walker in &mut self.walkers {
             let slot = &mut table[walker.at as usize];
-            if *slot == EMPTY {
-                *slot = runners[usize::from(walker.place)].index;
-                walker.wants -= 1;
-                taken += 1;
-            }
-            walker.at += walker.stride;
-            if walker.at >= size {
-                walker.at -= size;
-            }
-            walker.wants > 0
-        });
+            let is_free = *slot == EMPTY;
+            *slot = if is_free { walker.index } else { *slot };
+            walker.wants -= u32::from(is_free);
+            taken += u32::from(is_free);
+            finished |= walker.wants == 0;
+            let next = walker.at + walker.stride;
+            walker.at = next.min(next.wrapping_sub(size));
+        }
+        if finished {
+            self.walkers.retain(|walker| walker.wants > 0);
+        }
         self.step += 1;
         taken
     }
