@@ -46,6 +46,9 @@ pub struct Sweep {
     pub flows: usize,
 }
 
+/// Flows found elsewhere than with the owner of their slot, by table and slot.
+type FoundElsewhere = BTreeMap<(u32, u32), Elsewhere>;
+
 impl<D: DataPlane> Reconciler<D> {
     /// Takes charge of `plane`.
     pub fn new(plane: D, surroundings: Surroundings) -> Self {
@@ -175,11 +178,7 @@ impl<D: DataPlane> Reconciler<D> {
 
     /// Slots that have changed hands of which flows are remembered to be with another server than the owner, each with
     /// its table.
-    fn elsewhere(
-        &mut self,
-        held: &State,
-        tables: &BTreeMap<u32, Table>,
-    ) -> Result<(BTreeMap<(u32, u32), Elsewhere>, Look)> {
+    fn elsewhere(&mut self, held: &State, tables: &BTreeMap<u32, Table>) -> Result<(FoundElsewhere, Look)> {
         let entries: BTreeMap<u32, _> =
             held.index.entries.values().map(|entry| (entry.service, entry)).collect();
         let owners: BTreeMap<u32, Arc<[u32]>> =
