@@ -218,7 +218,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     /// Tells the sender, if that may be.
     #[inline(always)]
     fn tell<G: Head>(&self, head: &mut G, packet: &Packet, error: IcmpError) -> Result<Sent, Refusal> {
-        if self.tables.may_send_error(self.index.hz) && head.answer_error(packet.network, error.mtu) {
+        if head.answer_error(packet.network, error.mtu) && self.tables.may_send_error(self.index.hz) {
             Ok(Sent { verdict: Verdict::Transmit, action: Action::Answer, reason: error.reason })
         } else {
             Err(drop(error.reason))

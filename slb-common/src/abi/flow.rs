@@ -204,7 +204,7 @@ impl Meta {
 
     /// Whether the entry was written as a whole between this and `later`.
     #[inline(always)]
-    const fn replaced(self, later: Self) -> bool {
+    pub(crate) const fn replaced(self, later: Self) -> bool {
         (self.0 ^ later.0) & Self::VERSION != 0
     }
 
@@ -291,10 +291,10 @@ impl<'t> FlowEntry<'t> {
         if meta.replaced(self.meta()) { None } else { Some(flow) }
     }
 
-    /// Changes when the flow was last seen and its state, unless anything has changed since `meta` was read.
+    /// Changes when the flow was last seen and its state; `false` if anything has changed since `meta` was read.
     #[inline(always)]
-    pub fn touch(self, meta: Meta, now: u32, state: u32) {
-        self.0[META].exchange(meta.0, meta.with(now, state).0);
+    pub fn touch(self, meta: Meta, now: u32, state: u32) -> bool {
+        self.0[META].exchange(meta.0, meta.with(now, state).0)
     }
 
     /// Begins to write the entry; `false` if anything has changed since `meta` was read.

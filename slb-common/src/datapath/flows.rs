@@ -28,6 +28,8 @@ pub struct Query {
 pub const NOWHERE: u32 = WINDOW;
 /// A distance that the quick path does not know.
 pub(super) const FAR: u32 = NOWHERE + 1;
+/// Seconds for which a client that has closed its half, and still takes what the server sends, may be silent.
+const HALF_CLOSED: u32 = 60;
 /// Distances from home that the quick path looks at.
 const NEAR: u32 = 4;
 
@@ -254,8 +256,17 @@ impl<'t, T: Tables> Flows<'t, T> {
     /// stays shared between the processors that serve the two directions.
     #[inline(always)]
     pub(super) fn touch(&self, found: &Found<'_>, bits: u32) {
-        if bits != found.meta.state() || found.meta.silence(self.now) >= self.hz {
-            found.entry.touch(found.meta, self.now, bits);
+        let was = found.meta;
+        if bits == was.state() && was.silence(self.now) < self.hz {
+            return;
+        }
+        if found.entry.touch(was, self.now, bits) || bits == was.state() {
+            return;
+        }
+        // The other direction has been noted at the same moment: an end that is lost is never noted again.
+        let is = found.entry.meta();
+        if !was.replaced(is) {
+            found.entry.touch(is, self.now, is.state() | bits);
         }
     }
 
@@ -377,8 +388,9 @@ impl<'t, T: Tables> Flows<'t, T> {
     /// Whether a slot may be given to another flow.
     #[inline(always)]
     fn may_go(&self, meta: Meta) -> bool {
-        // Closed by the client, and the server's answers are not seen: as good as over.
-        let closed = meta.state() & (state::CLIENT_FIN | state::ANSWERED) == state::CLIENT_FIN;
+        // Closed by the client, and the server's answers are not seen: over, unless it still takes what the server sends.
+        let closed = meta.state() & (state::CLIENT_FIN | state::ANSWERED) == state::CLIENT_FIN
+            && meta.silence(self.now) >= HALF_CLOSED * self.hz;
         !meta.is_used() || self.is_over(meta) || closed || meta.state() & state::CONFIRMED == 0
     }
 

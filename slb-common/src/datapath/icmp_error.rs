@@ -1,7 +1,7 @@
 //! Tells a client that its packet cannot go on, in the name of the VIP (RFC 792, RFC 1191; RFC 4443, 3.2 and 3.3).
 //!
-//! The message holds the IP header and eight bytes of what follows it, which is all that a client needs to find the
-//! connection. Packets with IP options or extension headers are not answered, nor those whose sender is not one host.
+//! The message holds as much of the packet as makes it 576 bytes long, or 1,280 in IPv6; of a shorter packet, which is not
+//! too big for anything, the IP header and the eight bytes by which a client finds the connection. Packets with IP options or extension headers are not answered, nor those whose sender is not one host.
 //! Compiled apart, as the searches of [`super::flows`]: takes nothing but the frame and numbers.
 
 use super::{ipip::ethernet, stations};
@@ -32,26 +32,44 @@ const HEADER6: usize = size_of::<Ipv6Hdr>();
 /// Type, code, checksum and four bytes that depend on the type.
 const MESSAGE: usize = 8;
 const CHECK: usize = 2;
-/// Bytes of the transport header that are sent back.
-const QUOTED: usize = 8;
-const QUOTED4: usize = HEADER4 + QUOTED;
-const QUOTED6: usize = HEADER6 + QUOTED;
+/// Bytes of the packet that are sent back: of a long one, and of a short one.
+const LONG4: usize = 576 - HEADER4 - MESSAGE;
+const LONG6: usize = 1280 - HEADER6 - MESSAGE;
+const SHORT4: usize = HEADER4 + 8;
+const SHORT6: usize = HEADER6 + 8;
 
 /// Turns a packet, whose IP header lies at `at`, into the message that it is larger than `mtu`, or that its TTL or hop limit
 /// is used up, where `mtu` is 0. `None` if there is nobody to be told, or no room: the frame is of no use then.
 #[inline(always)]
 pub fn answer<G: Growing>(head: &mut G, at: usize, mtu: u32) -> Option<()> {
-    let first = head.frame().header::<[u8; 1]>(at)?[0];
+    let frame = head.frame();
+    let first = frame.header::<[u8; 1]>(at)?[0];
+    let holds = frame.len().checked_sub(at)?;
     match first >> 4 {
-        4 if first == PLAIN4 => answer4(head, at, mtu),
-        6 => answer6(head, at, mtu),
+        4 if first == PLAIN4 => {
+            let len = usize::from(u16::from_be_bytes(frame.header::<Ipv4Hdr>(at)?.tot_len)).min(holds);
+            if len >= LONG4 {
+                answer4::<_, LONG4>(head, at, mtu)
+            } else {
+                answer4::<_, SHORT4>(head, at, mtu)
+            }
+        }
+        6 => {
+            let payload = u16::from_be_bytes(frame.header::<Ipv6Hdr>(at)?.payload_len);
+            let len = (HEADER6 + usize::from(payload)).min(holds);
+            if len >= LONG6 {
+                answer6::<_, LONG6>(head, at, mtu)
+            } else {
+                answer6::<_, SHORT6>(head, at, mtu)
+            }
+        }
         _ => None,
     }
 }
 
 #[inline(always)]
-fn answer4<G: Growing>(head: &mut G, at: usize, mtu: u32) -> Option<()> {
-    const LEN: u16 = (HEADER4 + MESSAGE + QUOTED4) as u16;
+fn answer4<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, mtu: u32) -> Option<()> {
+    let len = (HEADER4 + MESSAGE + QUOTED) as u16;
     const ORIGINAL: usize = HEADER4 + MESSAGE;
     // Time exceeded in transit; or destination unreachable, fragmentation needed.
     let kind: u16 = if mtu == 0 { 11 << 8 } else { 3 << 8 | 4 };
@@ -62,7 +80,7 @@ fn answer4<G: Growing>(head: &mut G, at: usize, mtu: u32) -> Option<()> {
     if matches!(ip.src_addr[0], 0 | 127 | 224..) || (mtu != 0 && ip.frags[0] & DONT_FRAGMENT == 0) {
         return None;
     }
-    if !(head.cut(at + QUOTED4) && head.grow(ORIGINAL)) {
+    if !(head.cut(at + QUOTED) && head.grow(ORIGINAL)) {
         return None;
     }
     let frame = &mut head.frame();
@@ -72,7 +90,7 @@ fn answer4<G: Growing>(head: &mut G, at: usize, mtu: u32) -> Option<()> {
     let ip = frame.header_mut::<Ipv4Hdr>(at)?;
     ip.vihl = PLAIN4;
     ip.tos = 0;
-    ip.tot_len = LEN.to_be_bytes();
+    ip.tot_len = len.to_be_bytes();
     ip.id = [0; 2];
     ip.frags = [DONT_FRAGMENT, 0];
     ip.ttl = HOP_LIMIT;
@@ -83,14 +101,17 @@ fn answer4<G: Growing>(head: &mut G, at: usize, mtu: u32) -> Option<()> {
     let check = Delta::default().bytes(frame.header::<[u8; HEADER4]>(at)?).checksum();
     frame.header_mut::<Ipv4Hdr>(at)?.check = check;
     message(frame, at + HEADER4, kind, mtu)?;
-    let check = Delta::default().bytes(frame.header::<[u8; MESSAGE + QUOTED4]>(at + HEADER4)?).checksum();
+    let check = Delta::default()
+        .bytes(frame.header::<[u8; MESSAGE]>(at + HEADER4)?)
+        .bytes(frame.header::<[u8; QUOTED]>(at + ORIGINAL)?)
+        .checksum();
     *frame.header_mut(at + HEADER4 + CHECK)? = check;
     Some(())
 }
 
 #[inline(always)]
-fn answer6<G: Growing>(head: &mut G, at: usize, mtu: u32) -> Option<()> {
-    const LEN: u16 = (MESSAGE + QUOTED6) as u16;
+fn answer6<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, mtu: u32) -> Option<()> {
+    let len = (MESSAGE + QUOTED) as u16;
     const ORIGINAL: usize = HEADER6 + MESSAGE;
     const ADDRESSES: usize = HEADER6 - 32;
     // Hop limit exceeded in transit; or packet too big.
@@ -103,7 +124,7 @@ fn answer6<G: Growing>(head: &mut G, at: usize, mtu: u32) -> Option<()> {
     if nowhere || ip.src_addr[0] == 0xff || !matches!(ip.next_hdr, protocol::TCP | protocol::UDP) {
         return None;
     }
-    if !(head.cut(at + QUOTED6) && head.grow(ORIGINAL)) {
+    if !(head.cut(at + QUOTED) && head.grow(ORIGINAL)) {
         return None;
     }
     let frame = &mut head.frame();
@@ -112,7 +133,7 @@ fn answer6<G: Growing>(head: &mut G, at: usize, mtu: u32) -> Option<()> {
     let (client, vip) = (quoted.src_addr, quoted.dst_addr);
     let ip = frame.header_mut::<Ipv6Hdr>(at)?;
     ip.vcf = [0x60, 0, 0, 0];
-    ip.payload_len = LEN.to_be_bytes();
+    ip.payload_len = len.to_be_bytes();
     ip.next_hdr = protocol::ICMPV6;
     ip.hop_limit = HOP_LIMIT;
     ip.src_addr = vip;
@@ -121,9 +142,10 @@ fn answer6<G: Growing>(head: &mut G, at: usize, mtu: u32) -> Option<()> {
     // With the pseudo-header: addresses, length, protocol (RFC 8200, 8.1).
     let check = Delta::default()
         .bytes(frame.header::<[u8; 32]>(at + ADDRESSES)?)
-        .plus(LEN.to_be())
+        .plus(len.to_be())
         .plus(u16::from(protocol::ICMPV6).to_be())
-        .bytes(frame.header::<[u8; MESSAGE + QUOTED6]>(at + HEADER6)?)
+        .bytes(frame.header::<[u8; MESSAGE]>(at + HEADER6)?)
+        .bytes(frame.header::<[u8; QUOTED]>(at + ORIGINAL)?)
         .checksum();
     *frame.header_mut(at + HEADER6 + CHECK)? = check;
     Some(())

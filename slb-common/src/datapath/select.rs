@@ -158,13 +158,16 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
     }
     match keeper {
         // Who goes on is found again, for as long as the slot has this keeper.
-        _ if !asks => {
+        Some(_) if !asks => {
             tables.count_forgotten();
             Ok(Some(chosen))
         }
         // Begun with the keeper, a flow is found without being remembered. With anybody else it would break with its
         // second packet.
-        Some(keeper) if keeper.flags & Backend::NEW != 0 => Chosen::new(keeper, true, tables).map(Some),
+        Some(keeper) if keeper.flags & Backend::NEW != 0 => {
+            tables.count_forgotten();
+            Chosen::new(keeper, true, tables).map(Some)
+        }
         Some(keeper) if keeper.reference != backend.reference => Err(Reason::FlowTableFull),
         _ => Ok(Some(chosen)),
     }

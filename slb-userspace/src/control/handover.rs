@@ -12,14 +12,26 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use slb_common::abi::ring::NO_BACKEND;
 
 /// Flows of a slot that are remembered to be with another server than its owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Elsewhere {
-    /// There are none.
-    None,
-    /// There are some.
-    Safe,
-    /// Some of them could be pushed out of the flow table.
-    MayBeLost,
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Whether there are any.
+    pub any: bool,
+    /// When the one of them was last seen that has been silent longest, of those that could be pushed out of the flow table.
+    pub loose_since: Option<Duration>,
+}
+
+impl Elsewhere {
+    /// Nobody knows.
+    pub const UNKNOWN: Self = Self { any: true, loose_since: Some(Duration::ZERO) };
+
+    /// Notes one more flow, and when it was last seen if it could be pushed out.
+    pub fn note(&mut self, loose: Option<Duration>) {
+        self.any = true;
+        self.loose_since = match (self.loose_since, loose) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
 }
 
 /// The slots of one table that have changed hands.
@@ -100,36 +112,41 @@ impl Handover {
         }
     }
 
+    /// Whether there is a slot that changed hands longer than `idle` ago.
+    pub fn is_due(&self, idle: Duration, now: Duration) -> bool {
+        self.slots.values().any(|moved| now.saturating_sub(moved.since) > idle)
+    }
+
+    /// Begins all waiting anew: a flow has been forgotten, and it may be any one's of a keeper.
+    pub fn wait_anew(&mut self, now: Duration) {
+        if !self.is_empty() {
+            Arc::make_mut(&mut self.slots).values_mut().for_each(|moved| moved.since = now);
+        }
+    }
+
     /// Ends what is over: slots that changed hands longer than `idle` ago and of which no flow is remembered with
     /// another server than the owner, as `elsewhere` says.
-    ///
-    /// Has a flow been `forgotten` since the last sweep, it may be any one's of a keeper: slots with another keeper than
-    /// their owner wait anew.
     pub fn sweep(
         &mut self,
         owner: impl Fn(u32) -> u32,
         elsewhere: impl Fn(u32) -> Elsewhere,
-        forgotten: bool,
         idle: Duration,
         now: Duration,
     ) {
         Arc::make_mut(&mut self.slots).retain(|slot, moved| {
-            let is_kept_by_another = moved.keeper != owner(*slot);
-            if is_kept_by_another && forgotten {
-                moved.since = now;
+            let due = moved.since + idle;
+            if now <= due {
+                return true;
             }
-            if now.saturating_sub(moved.since) <= idle {
+            let is_kept_by_another = moved.keeper != owner(*slot);
+            let Elsewhere { any, loose_since } = elsewhere(*slot);
+            // Pushed out, it must find its keeper. One seen only later is none of those that had begun before the change.
+            if is_kept_by_another && loose_since.is_some_and(|seen| seen <= due) {
                 return true;
             }
             // In two steps: what is remembered until the owner is keeper in force, the next look at the flows will see.
-            match elsewhere(*slot) {
-                // Pushed out, they must find their keeper.
-                Elsewhere::MayBeLost if is_kept_by_another => true,
-                elsewhere => {
-                    moved.keeper = owner(*slot);
-                    is_kept_by_another || elsewhere != Elsewhere::None
-                }
-            }
+            moved.keeper = owner(*slot);
+            is_kept_by_another || any
         });
     }
 }
@@ -145,7 +162,7 @@ mod tests {
     }
 
     fn none(_: u32) -> Elsewhere {
-        Elsewhere::None
+        Elsewhere::default()
     }
 
     fn keepers(handover: &Handover) -> Vec<(u32, u32)> {
@@ -184,14 +201,16 @@ mod tests {
     fn after_the_idle_time_a_slot_waits_for_flows_elsewhere_only() {
         let mut handover = Handover::default();
         handover.change(&[1, 1], &[2, 2], |_| true, at(0));
-        let one = |slot| if slot == 1 { Elsewhere::Safe } else { Elsewhere::None };
-        handover.sweep(|_| 2, none, false, IDLE, at(900));
+        let one = |slot| Elsewhere { any: slot == 1, loose_since: None };
+        assert!(!handover.is_due(IDLE, at(900)));
+        handover.sweep(|_| 2, none, IDLE, at(900));
         assert_eq!(keepers(&handover), [(0, 1), (1, 1)]);
-        handover.sweep(|_| 2, one, false, IDLE, at(901));
+        assert!(handover.is_due(IDLE, at(901)));
+        handover.sweep(|_| 2, one, IDLE, at(901));
         assert_eq!(keepers(&handover), [(0, 2), (1, 2)], "kept by another until now");
-        handover.sweep(|_| 2, one, false, IDLE, at(902));
+        handover.sweep(|_| 2, one, IDLE, at(902));
         assert_eq!(keepers(&handover), [(1, 2)]);
-        handover.sweep(|_| 2, none, false, IDLE, at(903));
+        handover.sweep(|_| 2, none, IDLE, at(903));
         assert!(handover.is_empty());
     }
 
@@ -199,15 +218,24 @@ mod tests {
     fn a_slot_waits_for_flows_that_may_come_back_to_its_keeper() {
         let mut handover = Handover::default();
         handover.change(&[1], &[2], |_| true, at(0));
-        handover.sweep(|_| 2, none, true, IDLE, at(800));
-        handover.sweep(|_| 2, none, false, IDLE, at(1700));
+        handover.wait_anew(at(800));
+        handover.sweep(|_| 2, none, IDLE, at(1700));
         assert_eq!(keepers(&handover), [(0, 1)], "forgotten at 800");
-        handover.sweep(|_| 2, |_| Elsewhere::MayBeLost, false, IDLE, at(1701));
+        let seen = |seconds| {
+            move |_| {
+                let mut elsewhere = Elsewhere::default();
+                elsewhere.note(Some(at(seconds)));
+                elsewhere.note(Some(at(1900)));
+                elsewhere.note(None);
+                elsewhere
+            }
+        };
+        handover.sweep(|_| 2, seen(1700), IDLE, at(2000));
         assert_eq!(keepers(&handover), [(0, 1)], "could be forgotten");
-        handover.sweep(|_| 2, |_| Elsewhere::Safe, false, IDLE, at(1702));
-        assert_eq!(keepers(&handover), [(0, 2)]);
-        handover.sweep(|_| 2, none, true, IDLE, at(1703));
-        assert!(handover.is_empty(), "nothing comes back to a keeper that is the owner");
+        handover.sweep(|_| 2, |_| Elsewhere::UNKNOWN, IDLE, at(2000));
+        assert_eq!(keepers(&handover), [(0, 1)], "could not be read");
+        handover.sweep(|_| 2, seen(1701), IDLE, at(2000));
+        assert_eq!(keepers(&handover), [(0, 2)], "taken up too late to have begun before the change");
     }
 
     #[test]
@@ -215,7 +243,7 @@ mod tests {
         let mut handover = Handover::default();
         handover.change(&[1], &[2], |_| true, at(0));
         handover.change(&[2], &[1], |_| true, at(800));
-        handover.sweep(|_| 1, none, false, IDLE, at(1000));
+        handover.sweep(|_| 1, none, IDLE, at(1000));
         assert_eq!(keepers(&handover), [(0, 1)], "flows that went to 2 are remembered, and found");
     }
 }

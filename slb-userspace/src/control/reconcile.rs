@@ -3,7 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use slb_common::{abi::ring::Ring, datapath::upkeep::Look, hash::flow_hash};
+use slb_common::{
+    abi::ring::{NO_BACKEND, Ring},
+    datapath::upkeep::Look,
+    hash::flow_hash,
+};
 
 use super::{
     desired::Desired,
@@ -45,6 +49,9 @@ pub struct Sweep {
     /// Flows that are neither over nor expired.
     pub flows: usize,
 }
+
+/// Owners of the slots of tables, by table.
+type Owners = BTreeMap<u32, Arc<[u32]>>;
 
 /// Flows found elsewhere than with the owner of their slot, by table and slot.
 type FoundElsewhere = BTreeMap<(u32, u32), Elsewhere>;
@@ -125,24 +132,41 @@ impl<D: DataPlane> Reconciler<D> {
         self.held()?;
         // Not put back after a failure.
         let mut held = self.held.take().unwrap_or_default();
-        let moved: Vec<u32> =
-            held.tables.iter().filter(|(_, table)| !table.handover.is_empty()).map(|(id, _)| *id).collect();
+        let is_due = |(id, table): &(&u32, &Table)| table.handover.is_due(idle_of(&held, **id), now);
+        let due: Vec<u32> = held.tables.iter().filter(is_due).map(|(id, _)| *id).collect();
         // Without any, the flow table is looked at all the same.
-        let parts = if moved.is_empty() { vec![moved.as_slice()] } else { moved.chunks(BATCH).collect() };
-        let (mut changed, mut flows) = (false, 0);
-        let lost = self.plane.forgotten().context("cannot read the counters")?;
-        let forgotten = self.forgotten.replace(lost) != Some(lost);
+        let parts = if due.is_empty() { vec![due.as_slice()] } else { due.chunks(BATCH).collect() };
+        let (mut changed, mut flows, mut forgotten) = (false, 0, None);
         for part in parts {
-            let (swept, look) = self.swept(&held, part, forgotten, now)?;
+            let owners: Owners = part
+                .iter()
+                .map(|id| Ok((*id, self.plane.table(*id).context("cannot read a table")?.0)))
+                .collect::<Result<_>>()?;
+            let (elsewhere, look) = self.elsewhere(&held, &owners, now)?;
             flows = look.live;
-            if swept.is_empty() {
-                continue;
+            // Asked after the look, which then has seen whatever has not been forgotten; the next time, all that is
+            // forgotten after the first one counts.
+            let now_forgotten = self.plane.forgotten().context("cannot read the counters")?;
+            forgotten.get_or_insert(now_forgotten);
+            if self.forgotten != Some(now_forgotten) {
+                let tables = &mut Arc::make_mut(&mut held).tables;
+                tables.values_mut().for_each(|table| table.handover.wait_anew(now));
+                break;
             }
-            changed = true;
-            let forgotten = swept.iter().map(|(id, table)| (*id, table.without_owners()));
-            Arc::make_mut(&mut held).tables.extend(forgotten);
-            self.carry_out(&Operation::PutTables(swept))?;
+            let swept = swept(&held, owners, &elsewhere, look, now);
+            let tables = &mut Arc::make_mut(&mut held).tables;
+            let differ = |(id, table): &(&u32, &Table)| {
+                tables.get(id).is_none_or(|old| !old.handover.keepers().eq(table.handover.keepers()))
+            };
+            let put: BTreeMap<u32, Table> =
+                swept.iter().filter(differ).map(|(id, table)| (*id, table.clone())).collect();
+            tables.extend(swept.iter().map(|(id, table)| (*id, table.without_owners())));
+            if !put.is_empty() {
+                changed = true;
+                self.carry_out(&Operation::PutTables(put))?;
+            }
         }
+        self.forgotten = forgotten;
         if changed {
             // What was in force before needs no room any more.
             self.carry_out(&Operation::Settle)?;
@@ -152,49 +176,21 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(Sweep { moved: left, flows })
     }
 
-    /// Those tables of a part of them in which something is over, as they are to be; and what the flow table looks like.
-    fn swept(
-        &mut self,
-        held: &State,
-        part: &[u32],
-        forgotten: bool,
-        now: Duration,
-    ) -> Result<(BTreeMap<u32, Table>, Look)> {
-        let tables = part.iter().filter_map(|id| Some((*id, held.tables.get(id)?.clone())));
-        let mut tables: BTreeMap<u32, Table> = tables.collect();
-        build_all(tables.values_mut());
-        let (elsewhere, look) = self.elsewhere(held, &tables)?;
-        for (id, table) in &mut tables {
-            let owners = table.owners();
-            let owner = |slot: u32| owners[slot as usize];
-            // What could not be read may be a flow of any slot.
-            let least = if look.unread == 0 { Elsewhere::None } else { Elsewhere::MayBeLost };
-            let elsewhere = |slot| elsewhere.get(&(*id, slot)).copied().unwrap_or(least).max(least);
-            table.handover.sweep(owner, elsewhere, forgotten, idle_of(held, *id), now);
-        }
-        tables.retain(|id, table| held.tables.get(id) != Some(table));
-        Ok((tables, look))
-    }
-
     /// Slots that have changed hands of which flows are remembered to be with another server than the owner, each with
-    /// its table.
-    fn elsewhere(&mut self, held: &State, tables: &BTreeMap<u32, Table>) -> Result<(FoundElsewhere, Look)> {
+    /// its table, of the tables with these owners.
+    fn elsewhere(&mut self, held: &State, owners: &Owners, now: Duration) -> Result<(FoundElsewhere, Look)> {
         let entries: BTreeMap<u32, _> =
             held.index.entries.values().map(|entry| (entry.service, entry)).collect();
-        let owners: BTreeMap<u32, Arc<[u32]>> =
-            tables.iter().map(|(id, table)| (*id, table.owners())).collect();
-        let mut elsewhere = BTreeMap::new();
+        let mut elsewhere = FoundElsewhere::new();
         let look = self.plane.flows(self.surroundings.hz, &mut |flow| {
             let Some(entry) = entries.get(&flow.service) else { return };
-            let Some(owners) = owners.get(&entry.ring) else { return };
+            let Some(owners) = owners.get(&entry.ring).filter(|owners| !owners.is_empty()) else { return };
             let hash = flow_hash(entry.salt, &flow.client, flow.port);
             let slot = Ring::slot_of(owners.len() as u32, hash) as u32;
-            if owners[slot as usize] != flow.backend.id()
-                && tables.get(&entry.ring).is_some_and(|table| table.handover.keeper(slot).is_some())
-            {
-                let found = if flow.may_be_lost { Elsewhere::MayBeLost } else { Elsewhere::Safe };
-                let known = elsewhere.entry((entry.ring, slot)).or_insert(found);
-                *known = found.max(*known);
+            let moved = held.tables.get(&entry.ring).and_then(|table| table.handover.keeper(slot));
+            if owners[slot as usize] != flow.backend.id() && moved.is_some() {
+                let seen = |silence: u32| now.saturating_sub(Duration::from_secs(silence.into()));
+                elsewhere.entry((entry.ring, slot)).or_default().note(flow.loose.map(seen));
             }
         })?;
         Ok((elsewhere, look))
@@ -281,6 +277,31 @@ impl<D: DataPlane> Reconciler<D> {
 /// The tables with these ids, which are sorted.
 fn part_of<'a>(tables: &'a mut BTreeMap<u32, Table>, ids: &[u32]) -> impl Iterator<Item = &'a mut Table> {
     tables.iter_mut().filter(|(id, _)| ids.binary_search(id).is_ok()).map(|(_, table)| table)
+}
+
+/// The tables with these owners, as they are to be after a look at the flow table.
+fn swept(
+    held: &State,
+    owners: Owners,
+    elsewhere: &FoundElsewhere,
+    look: Look,
+    now: Duration,
+) -> BTreeMap<u32, Table> {
+    let mut swept = BTreeMap::new();
+    for (id, owners) in owners {
+        let Some(table) = held.tables.get(&id) else { continue };
+        let mut table = table.clone();
+        let owner = |slot: u32| owners.get(slot as usize).copied().unwrap_or(NO_BACKEND);
+        let found = |slot| match elsewhere.get(&(id, slot)) {
+            // It may be a flow of any slot.
+            _ if look.unread != 0 => Elsewhere::UNKNOWN,
+            found => found.copied().unwrap_or_default(),
+        };
+        table.handover.sweep(owner, found, idle_of(held, id), now);
+        table.owners = Some(owners);
+        swept.insert(id, table);
+    }
+    swept
 }
 
 /// The time after which flows of a table are forgotten: the longest of its services', and as long as it may take to put

@@ -16,6 +16,7 @@ use slb_common::{
         ring::{MOVED, NO_BACKEND, NO_RING, Ring},
         service::{FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel},
     },
+    datapath::upkeep::Clock,
     maglev,
 };
 
@@ -250,16 +251,18 @@ pub struct Remembered {
     pub client: Address,
     /// The client's port, in network byte order.
     pub port: u16,
-    /// Whether it may be older than the last change of its table and yet be pushed out by another one.
-    pub may_be_lost: bool,
+    /// Seconds since its last packet, where it may be older than the last change of its table and yet be pushed out by another
+    /// flow.
+    pub loose: Option<u32>,
 }
 
 impl Remembered {
     /// What the flow table says of a flow.
-    pub fn new(meta: Meta, client: &Client, flow: &Flow) -> Self {
+    pub fn new(meta: Meta, client: &Client, flow: &Flow, clock: Clock) -> Self {
         let (address, port, _) = client.parts();
-        let may_be_lost = meta.state() & (state::TAKEN_UP | state::CONFIRMED) == state::TAKEN_UP;
-        Self { service: flow.service, backend: flow.backend, client: address, port, may_be_lost }
+        let is_loose = meta.state() & (state::TAKEN_UP | state::CONFIRMED) == state::TAKEN_UP;
+        let loose = is_loose.then(|| meta.silence(clock.now) / clock.hz.max(1));
+        Self { service: flow.service, backend: flow.backend, client: address, port, loose }
     }
 }
 

@@ -24,7 +24,14 @@ pub fn told(frame: &[u8], network: usize, cause: Cause) -> Vec<u8> {
         (false, Cause::HopLimit) => vec![3, 0, 0, 0, 0, 0, 0, 0],
         (false, Cause::TooBig(mtu)) => [&[2, 0, 0, 0, 0, 0][..], &mtu.to_be_bytes()].concat(),
     };
-    message.extend(&packet[..if v4 { 28 } else { 48 }]);
+    let len = if v4 {
+        u16::from_be_bytes([packet[2], packet[3]])
+    } else {
+        40 + u16::from_be_bytes([packet[4], packet[5]])
+    };
+    let most = if v4 { 576 - 28 } else { 1280 - 48 };
+    let least = if v4 { 28 } else { 48 };
+    message.extend(&packet[..if len >= most { usize::from(most) } else { least }]);
 
     let mut out = Vec::new();
     out.extend(&frame[6..12]);
@@ -43,10 +50,11 @@ pub fn told(frame: &[u8], network: usize, cause: Cause) -> Vec<u8> {
         out.extend(header);
     } else {
         let addresses = [&packet[24..40], &packet[8..24]].concat();
-        let pseudo = [&addresses[..], &[0, 0, 0, message.len() as u8, 0, 0, 0, number::ICMPV6]].concat();
+        let len = (message.len() as u16).to_be_bytes();
+        let pseudo = [&addresses[..], &[0, 0], &len, &[0, 0, 0, number::ICMPV6]].concat();
         let check = !sum(&[&pseudo[..], &message[..]].concat());
         put(&mut message, 2, check);
-        out.extend([0x60, 0, 0, 0, 0, message.len() as u8, number::ICMPV6, 64]);
+        out.extend([0x60, 0, 0, 0, len[0], len[1], number::ICMPV6, 64]);
         out.extend(addresses);
     }
     out.extend(message);

@@ -156,8 +156,8 @@ impl DataPlane for HostPlane {
         let Inner { host, upkeep, .. } = &mut *self.0.borrow_mut();
         let clock = Clock { now: host.now(), hz };
         let table = host.flow_table();
-        let look =
-            upkeep.look(&table, clock, &mut |meta, client, flow| visit(Remembered::new(meta, client, flow)));
+        let look = upkeep
+            .look(&table, clock, &mut |meta, client, flow| visit(Remembered::new(meta, client, flow, clock)));
         ensure!(table.is_sound(), "homes do not name their entries");
         Ok(look)
     }

@@ -277,7 +277,13 @@ impl Play {
         let Some(number) = self.any_stream() else { return };
         match self.dice.below(4) {
             0 | 1 => self.go_on(number, flag::RST | flag::ACK),
-            2 => self.go_on(number, flag::FIN | flag::ACK),
+            2 => {
+                self.go_on(number, flag::FIN | flag::ACK);
+                if self.setting.mode != "nat" && self.dice.once_in(2) {
+                    // It goes on to take what the server sends.
+                    return;
+                }
+            }
             // Without a word.
             _ => {}
         }

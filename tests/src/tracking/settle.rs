@@ -7,6 +7,8 @@ use crate::packets::frames::number;
 
 /// A third of the idle time.
 const STEP: Duration = Duration::from_secs(300);
+/// After so long, datagram flows are forgotten.
+const UDP_SILENCE: Duration = Duration::from_secs(95);
 
 impl Play {
     /// Lets the idle time pass without changes: slots that changed hands are their owners' alone, where no flow of
@@ -22,8 +24,15 @@ impl Play {
             self.pass(STEP);
         }
         self.all_go_on();
-        // The first makes owners keepers, the second finds nothing left to wait for.
+        // Of clients never seen before, of which no more is ever heard: as with questions of DNS.
+        self.new_datagrams();
+        self.no_datagrams();
+        // The first makes owners keepers, the second finds nothing left to wait for, once the last datagrams to a keeper of
+        // old are forgotten.
         self.sweep();
+        self.new_datagrams();
+        self.no_datagrams();
+        self.pass(UDP_SILENCE);
         self.all_go_on();
         self.sweep();
         let moved = self.plane.moved();

@@ -225,8 +225,8 @@ impl Maps {
     pub fn look(&mut self, clock: Clock, visit: &mut dyn FnMut(Remembered)) -> Result<Look> {
         let mut upkeep = std::mem::take(&mut self.upkeep);
         let table = self.flow_table()?;
-        let look =
-            upkeep.look(&table, clock, &mut |meta, client, flow| visit(Remembered::new(meta, client, flow)));
+        let look = upkeep
+            .look(&table, clock, &mut |meta, client, flow| visit(Remembered::new(meta, client, flow, clock)));
         self.upkeep = upkeep;
         Ok(look)
     }
