@@ -1,11 +1,12 @@
 //! The control loop: the single owner of all change.
 //!
-//! Configuration, health and neighbours come in; [`desired`] says what follows from them, [`ids`] gives it places in
-//! the maps, [`diff`] says what must change and in which order, and [`reconcile`] carries it out. The first three are
+//! Configuration, health and neighbours come in; [`failover`] takes sides, [`desired`] says what follows, [`ids`] gives it places in
+//! the maps, [`diff`] says what must change and in which order, and [`reconcile`] carries it out. All but the last are
 //! pure: no clock, no sockets, no tokio.
 
 pub mod desired;
 pub mod diff;
+pub mod failover;
 pub mod handover;
 pub mod ids;
 pub mod memory;

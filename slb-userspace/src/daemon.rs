@@ -94,6 +94,8 @@ struct Daemon<'a> {
     maps: Option<Maps>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     started: Instant,
+    /// When traffic may come back to a primary side.
+    failback: Option<Instant>,
 }
 
 impl<'a> Daemon<'a> {
@@ -121,6 +123,7 @@ impl<'a> Daemon<'a> {
             maps: Some(Maps::open(pins)?),
             snapshots: watch::Sender::new(Arc::new(Snapshot::default())),
             started: Instant::now(),
+            failback: None,
         };
         // What comes in time spares a second change; nothing depends on it.
         let _ = timeout(FIRST_NEIGHBOURS, daemon.neighbours.changed()).await;
@@ -138,11 +141,15 @@ impl<'a> Daemon<'a> {
         tokio::pin!(serving);
         let forget = Instant::now() + NEXT_HOPS_HOLD;
         let mut last = Instant::now();
-        let mut due = None;
+        // The first decision may wait for a recovery to last.
+        let mut due = self.failback;
         let mut looked = last;
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let soon = |last: Instant| Some((Instant::now() + GATHER).max(last + SPACING));
+        let soon = |due: Option<Instant>, last: Instant| {
+            let at = (Instant::now() + GATHER).max(last + SPACING);
+            Some(due.map_or(at, |due| due.min(at)))
+        };
         loop {
             tokio::select! {
                 signal = stop.wait() => {
@@ -152,30 +159,31 @@ impl<'a> Daemon<'a> {
                 result = &mut serving => return result.context("the API has ended"),
                 Some(event) = self.verdicts.recv() => {
                     self.facts.heed(event);
-                    due = due.or_else(|| soon(last));
+                    due = soon(due, last);
                 }
                 changed = self.neighbours.changed() => {
                     changed.context("neighbours are not followed any more")?;
                     self.facts.learn(&self.neighbours.borrow_and_update());
-                    due = due.or_else(|| soon(last));
+                    due = soon(due, last);
                 }
                 () = sleep_until(forget), if self.facts.remembers_next_hops() => {
                     self.facts.forget_next_hops();
                     self.facts.learn(&self.neighbours.borrow_and_update());
-                    due = due.or_else(|| soon(last));
+                    due = soon(due, last);
                 }
                 _ = sweep.tick() => {
                     if self.reconciler.is_handing_over() || looked.elapsed() >= LOOK {
                         looked = Instant::now();
                         if let Err(error) = self.sweep() {
                             tracing::error!(error = format!("{error:#}"), "cannot look at the flow table");
-                            due = due.or_else(|| soon(last));
+                            due = soon(due, last);
                         }
                     }
                 }
                 () = sleep_until(due.unwrap_or(last)), if due.is_some() => {
-                    due = None;
-                    if let Err(error) = self.apply() {
+                    let applied = self.apply();
+                    due = self.failback;
+                    if let Err(error) = applied {
                         tracing::error!(
                             error = format!("{error:#}"),
                             "the data plane is not as desired; trying again"
@@ -190,6 +198,8 @@ impl<'a> Daemon<'a> {
 
     /// Puts in force what follows from what is known.
     fn apply(&mut self) -> Result<()> {
+        let failback = self.facts.take_sides(self.config, self.started.elapsed());
+        self.failback = failback.map(|due| self.started + due);
         let desired = desired(self.config, self.facts.known());
         let in_force = self.reconciler.reconcile(&desired, self.started.elapsed())?;
         tracing::debug!(in_force.operations, "the data plane is as desired");

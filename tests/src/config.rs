@@ -17,6 +17,9 @@ pub const UNHEALTHY_THRESHOLD: u32 = 2;
 /// Connections the flow table holds: more than any scenario opens.
 const FLOW_TABLE_ENTRIES: u32 = 262_144;
 
+/// The last line.
+const END: &str = "# The end.\n";
+
 /// How packets reach the servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -44,6 +47,8 @@ pub struct Plan {
     pub tunnel_addresses: Vec<IpAddr>,
     /// `unknown_datagrams` of UDP listeners, where it is to be written.
     pub unknown_datagrams: Option<&'static str>,
+    /// Pieces of the text, each of which stands there, and what is written in their place, in order.
+    pub changes: Vec<(String, String)>,
 }
 
 /// A server of the plan; it stands in every group, with each of its addresses.
@@ -77,7 +82,19 @@ impl Plan {
             mode: Mode::Nat,
             tunnel_addresses: Vec::new(),
             unknown_datagrams: None,
+            changes: Vec::new(),
         }
+    }
+
+    /// Writes something else in the place of a piece of the text.
+    pub fn change(&mut self, from: impl Into<String>, to: impl Into<String>) {
+        self.changes.push((from.into(), to.into()));
+    }
+
+    /// Adds to the end of the text.
+    pub fn append(&mut self, text: &str) {
+        // The end of the last group.
+        self.change(END, format!("{text}\n{END}"));
     }
 
     /// Port of a service on the VIPs.
@@ -146,7 +163,11 @@ impl Plan {
             }
             text.push_str("]\n");
         }
-        text
+        text.push_str(END);
+        self.changes.iter().fold(text, |text, (from, to)| {
+            assert!(text.contains(from), "{from:?} is not in the configuration:\n{text}");
+            text.replacen(from, to, 1)
+        })
     }
 
     /// Name and weight of every server.
@@ -189,6 +210,7 @@ mod tests {
             mode,
             tunnel_addresses: vec![[10, 90, 0, 1].into(), [0xfd90, 0, 0, 0, 0, 0, 0, 1].into()],
             unknown_datagrams: (mode != Mode::Nat).then_some("follow"),
+            changes: Vec::new(),
         };
         let parsed = slb_userspace::config::parse("slb.toml", &plan.toml());
         let loaded = parsed.unwrap_or_else(|rejected| panic!("{rejected}"));

@@ -54,6 +54,8 @@ impl Backend {
     pub const HEALTH_UNHEALTHY: u32 = 2;
     /// Not checked.
     pub const HEALTH_UNCHECKED: u32 = 3;
+    /// Able to serve, and standing by: another one has the traffic.
+    pub const HEALTH_STANDBY: u32 = 4;
 }
 
 /// Where frames leave. An entry is written once and never changed while anything points at it.

@@ -164,6 +164,7 @@ fn health(number: u32) -> Health {
         Backend::HEALTH_HEALTHY => Health::Healthy,
         Backend::HEALTH_UNHEALTHY => Health::Unhealthy,
         Backend::HEALTH_UNCHECKED => Health::Unchecked,
+        Backend::HEALTH_STANDBY => Health::Standby,
         _ => Health::Unknown,
     }
 }

@@ -119,6 +119,8 @@ pub enum Health {
     Unhealthy,
     /// Not checked; taken as able to serve.
     Unchecked,
+    /// Able to serve, while another one has the traffic.
+    Standby,
 }
 
 /// Packets, bytes (of whole frames) and flows, summed over all processors.

@@ -144,6 +144,7 @@ fn health(server: &Server) -> String {
         Health::Healthy => "healthy",
         Health::Unhealthy => "unhealthy",
         Health::Unchecked => "unchecked",
+        Health::Standby => "standby",
     };
     server.detail.as_ref().map_or_else(|| health.to_owned(), |detail| format!("{health}: {detail}"))
 }

@@ -1,6 +1,11 @@
 //! What a configuration means, once it has been found valid: no value in here needs to be checked again.
 
-use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use slb_common::net::headers::protocol;
 
@@ -13,6 +18,8 @@ pub struct Config {
     pub load_balancers: Vec<LoadBalancer>,
     /// Named server groups, in the order of the file. Names are unique.
     pub server_groups: Vec<ServerGroup>,
+    /// Primary/secondary server groups, in the order of the file. Names are unique.
+    pub primary_secondary_groups: Vec<PrimarySecondaryGroup>,
 }
 
 /// Settings of the daemon itself.
@@ -52,6 +59,8 @@ pub enum XdpMode {
 pub struct LoadBalancer {
     /// Unique name.
     pub name: Name,
+    /// Whether it forwards.
+    pub state: RunState,
     /// Virtual IP addresses. At least one; each belongs to one load balancer only.
     pub addresses: Vec<IpAddr>,
     /// Servers of the default group; they have no port of their own.
@@ -60,6 +69,23 @@ pub struct LoadBalancer {
     pub table_size: TableSize,
     /// Listeners. At most 50; names unique, and (protocol, port) unique, within the load balancer.
     pub listeners: Vec<Listener>,
+}
+
+/// Whether a load balancer or a listener forwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunState {
+    /// It does.
+    Running,
+    /// It is configured, and its packets are none of SLB's.
+    Stopped,
+}
+
+impl LoadBalancer {
+    /// The listeners that forward.
+    pub fn running(&self) -> impl Iterator<Item = &Listener> {
+        let is_running = self.state == RunState::Running;
+        self.listeners.iter().filter(move |listener| is_running && listener.state == RunState::Running)
+    }
 }
 
 /// Where new flows of one protocol and port go.
@@ -71,6 +97,8 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Port on the VIPs. 1 to 65,535.
     pub port: u16,
+    /// Whether it forwards.
+    pub state: RunState,
     /// The servers behind it.
     pub target: Target,
     /// How packets reach the server.
@@ -81,6 +109,17 @@ pub struct Listener {
     pub unknown_datagrams: UnknownDatagrams,
     /// How servers are checked; `None` takes every server as able to serve.
     pub health_check: Option<HealthCheck>,
+    /// Where new flows go while no server is able to serve.
+    pub on_no_healthy: OnNoHealthy,
+}
+
+/// Where new flows go while no server is able to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OnNoHealthy {
+    /// They are dropped: fail closed.
+    Drop,
+    /// To all servers with a weight above 0, by weight: fail open.
+    All,
 }
 
 /// The servers behind a listener.
@@ -93,6 +132,19 @@ pub enum Target {
     },
     /// The named server group, on each server's own port. The group exists.
     ServerGroup(Name),
+    /// The named primary/secondary server group. The group exists.
+    PrimarySecondaryGroup(Name),
+    /// Primary/secondary mode: two server groups, which exist and differ.
+    PrimarySecondary {
+        /// Gets the traffic, as long as enough of its servers are healthy.
+        primary: Name,
+        /// Gets it otherwise.
+        secondary: Name,
+        /// Unhealthy servers of the primary group at which traffic goes to the secondary one. At least 1.
+        failover_threshold: u16,
+        /// How long the primary group must have enough healthy servers before traffic comes back. 0 to 1 h.
+        failback_after: Duration,
+    },
 }
 
 /// How a packet reaches the server.
@@ -152,6 +204,19 @@ pub struct ServerGroup {
     pub servers: Vec<Server>,
     /// Slots of the group's table.
     pub table_size: TableSize,
+}
+
+/// A primary server, and one that takes its place. Only the primary is checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrimarySecondaryGroup {
+    /// Unique name.
+    pub name: Name,
+    /// Gets all traffic while it is healthy; never a VIP.
+    pub primary: SocketAddr,
+    /// Gets all traffic while the primary is unhealthy; never a VIP, and not the primary.
+    pub secondary: SocketAddr,
+    /// How long the primary must be healthy before traffic comes back. 0 to 1 h.
+    pub failback_after: Duration,
 }
 
 /// A server of a named group.
@@ -237,6 +302,8 @@ impl Weight {
 pub struct TableSize(pub(super) u32);
 
 impl TableSize {
+    /// The smallest.
+    pub const MIN: Self = Self(251);
     /// The default, and the largest.
     pub const DEFAULT: Self = Self(65_537);
 

@@ -20,6 +20,8 @@ mod group;
 mod health_check;
 mod listener;
 mod mode;
+mod primary_secondary;
+mod target;
 mod vips;
 
 /// Reads and checks the text of a configuration; `name` stands for its file in messages.
@@ -47,12 +49,26 @@ pub fn parse(name: &str, text: &str) -> Result<Loaded, Rejected> {
 fn build(document: &raw::Document, checker: &mut Checker) -> Option<Config> {
     let daemon = daemon::build(checker, document.daemon.as_ref());
     let (vips, addresses) = vips::collect(checker, &document.load_balancer.0);
-    let groups = group::Index::collect(checker, &document.server_group.0);
+    let groups = group::Index::collect(
+        checker,
+        "server group",
+        "server_group",
+        group::listed(&document.server_group.0),
+    );
+    let pairs = &document.primary_secondary_group.0;
+    let pair_index = group::Index::collect(
+        checker,
+        "primary/secondary server group",
+        "primary_secondary_group",
+        primary_secondary::listed(pairs),
+    );
+    let primary_secondary_groups: Vec<_> =
+        pairs.iter().map(|table| primary_secondary::build(checker, table, &vips)).collect();
     let server_groups: Vec<_> =
         document.server_group.0.iter().map(|table| group::build(checker, table, &vips)).collect();
 
     let mut names = HashMap::new();
-    let mut used = HashSet::new();
+    let (mut used, mut used_pairs) = (HashSet::new(), HashSet::new());
     let mut load_balancers = Vec::new();
     let tunnels = daemon.as_ref().map(|daemon| daemon.tunnel_addresses.iter().collect());
     for (table, addresses) in document.load_balancer.0.iter().zip(addresses) {
@@ -60,13 +76,16 @@ fn build(document: &raw::Document, checker: &mut Checker) -> Option<Config> {
             checker,
             vips: &vips,
             groups: &groups,
+            pairs: &pair_index,
             tunnels,
             used: &mut used,
+            used_pairs: &mut used_pairs,
             names: &mut names,
         };
         load_balancers.push(balancer::build(&mut scope, table, addresses));
     }
     groups.warn_of_unused(checker, &used);
+    pair_index.warn_of_unused(checker, &used_pairs);
     if document.load_balancer.0.is_empty() {
         checker.note(
             Diagnostic::warning(0..0, "there is no load balancer", "nothing will be forwarded")
@@ -77,5 +96,6 @@ fn build(document: &raw::Document, checker: &mut Checker) -> Option<Config> {
         daemon: daemon?,
         load_balancers: load_balancers.into_iter().collect::<Option<_>>()?,
         server_groups: server_groups.into_iter().collect::<Option<_>>()?,
+        primary_secondary_groups: primary_secondary_groups.into_iter().collect::<Option<_>>()?,
     })
 }

@@ -25,6 +25,8 @@ pub(super) struct Document {
     pub(super) load_balancer: List<Table<LoadBalancer>>,
     #[serde(default)]
     pub(super) server_group: List<Table<ServerGroup>>,
+    #[serde(default)]
+    pub(super) primary_secondary_group: List<Table<PrimarySecondaryGroup>>,
 }
 
 /// `[daemon]`.
@@ -47,6 +49,7 @@ pub(super) struct Daemon {
 pub(super) struct LoadBalancer {
     pub(super) name: Option<Value>,
     pub(super) addresses: Option<Spanned<List<Value>>>,
+    pub(super) state: Option<Value>,
     pub(super) table_size: Option<Value>,
     #[serde(default)]
     pub(super) server: List<Table<DefaultServer>>,
@@ -69,8 +72,15 @@ pub(super) struct Listener {
     pub(super) name: Option<Value>,
     pub(super) protocol: Option<Value>,
     pub(super) port: Option<Value>,
+    pub(super) state: Option<Value>,
     pub(super) server_group: Option<Value>,
+    pub(super) primary_secondary_group: Option<Value>,
+    pub(super) primary: Option<Value>,
+    pub(super) secondary: Option<Value>,
+    pub(super) failover_threshold: Option<Value>,
+    pub(super) failback_after: Option<Value>,
     pub(super) backend_port: Option<Value>,
+    pub(super) on_no_healthy: Option<Value>,
     pub(super) mode: Option<Value>,
     pub(super) tracking: Option<Value>,
     pub(super) unknown_datagrams: Option<Value>,
@@ -106,4 +116,22 @@ pub(super) struct Server {
     pub(super) address: Option<Value>,
     pub(super) port: Option<Value>,
     pub(super) weight: Option<Value>,
+}
+
+/// `[[primary_secondary_group]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PrimarySecondaryGroup {
+    pub(super) name: Option<Value>,
+    pub(super) primary: Option<Table<Endpoint>>,
+    pub(super) secondary: Option<Table<Endpoint>>,
+    pub(super) failback_after: Option<Value>,
+}
+
+/// `primary` or `secondary` of a `[[primary_secondary_group]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Endpoint {
+    pub(super) address: Option<Value>,
+    pub(super) port: Option<Value>,
 }

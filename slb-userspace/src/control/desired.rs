@@ -14,10 +14,11 @@ use slb_common::{
     net::headers::protocol,
 };
 
+use super::failover::{Failover, Sides};
 use crate::{
     config::model::{
-        Config, HealthCheck, Listener, LoadBalancer, Mode, Name, Protocol, ServerGroup, TableSize,
-        Target as Servers, Tracking, UnknownDatagrams,
+        Config, HealthCheck, Listener, LoadBalancer, Mode, Name, OnNoHealthy, PrimarySecondaryGroup,
+        Protocol, ServerGroup, TableSize, Target as Servers, Tracking, UnknownDatagrams, Weight,
     },
     dataplane::state::to_address,
     health::Target,
@@ -35,6 +36,8 @@ pub struct Known<'a> {
     pub health: Option<&'a BTreeMap<Target, Verdict>>,
     /// Next hops, or why there is none; what is not in here is not resolved yet.
     pub next_hops: Option<&'a BTreeMap<IpAddr, Result<Reached, String>>>,
+    /// The listeners whose traffic goes to their secondary side.
+    pub failover: Option<&'a Failover>,
 }
 
 /// How a server is reached.
@@ -113,6 +116,10 @@ pub struct Server {
     pub detail: Option<String>,
     /// Where packets to it leave; `None` while unresolved.
     pub next_hop: Option<NextHop>,
+    /// Whether it stands by: the other side of primary and secondary gets the traffic.
+    pub is_standby: bool,
+    /// Whether it is given flows although it may not be able to serve: nobody is.
+    pub is_last_resort: bool,
 }
 
 /// Health of a server.
@@ -133,12 +140,13 @@ impl Server {
     pub fn takes_new(&self) -> bool {
         self.weight > 0
             && self.next_hop.is_some()
-            && matches!(self.health, Health::Healthy | Health::Unchecked)
+            && !self.is_standby
+            && (self.is_last_resort || matches!(self.health, Health::Healthy | Health::Unchecked))
     }
 
     /// Whether it is able to serve, as far as is known.
     pub fn is_alive(&self) -> bool {
-        self.health != Health::Unhealthy
+        self.health != Health::Unhealthy || self.is_last_resort
     }
 }
 
@@ -151,12 +159,16 @@ struct PoolKey<'a> {
     mode: Mode,
     /// Only servers of this family; any where packets are not translated.
     is_v4: Option<bool>,
+    is_over: bool,
+    on_no_healthy: OnNoHealthy,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum ServersKey<'a> {
     Default { load_balancer: &'a Name, backend_port: u16 },
     Group(&'a Name),
+    Pair(&'a Name),
+    Groups { primary: &'a Name, secondary: &'a Name },
 }
 
 /// Works out what the data plane should hold.
@@ -166,20 +178,24 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
     let mut pools = Vec::new();
     let mut indexes = BTreeMap::new();
     for balancer in &config.load_balancers {
-        if balancer.listeners.is_empty() {
+        if balancer.running().next().is_none() {
             continue;
         }
         services.extend(balancer.addresses.iter().map(|address| echo(balancer, *address)));
-        for listener in &balancer.listeners {
+        for listener in balancer.running() {
+            let is_over = known.failover.is_some_and(|failover| failover.is_over(balancer, listener));
             for address in &balancer.addresses {
                 let key = PoolKey {
                     servers: servers_key(balancer, listener),
                     check: listener.health_check.as_ref(),
                     mode: listener.mode,
                     is_v4: family(listener, *address),
+                    is_over,
+                    on_no_healthy: listener.on_no_healthy,
                 };
                 let pool = *indexes.entry(key).or_insert_with(|| {
-                    pools.push(pool(&members, balancer, listener, family(listener, *address), known));
+                    let is_v4 = family(listener, *address);
+                    pools.push(pool(&members, balancer, listener, is_v4, is_over, known));
                     pools.len() - 1
                 });
                 services.push(service(balancer, listener, *address, pool));
@@ -192,13 +208,11 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
 /// What is to be checked.
 pub fn targets(config: &Config) -> BTreeSet<Target> {
     let members = Members::of(config);
-    config
-        .load_balancers
-        .iter()
-        .flat_map(|balancer| balancer.listeners.iter().map(move |listener| (balancer, listener)))
+    running(config)
         .filter_map(|(balancer, listener)| Some((balancer, listener, listener.health_check.as_ref()?)))
         .flat_map(|(balancer, listener, check)| {
-            members.behind(balancer, listener).1.into_iter().map(|(server, _)| Target::new(server, check))
+            let checked = members.behind(balancer, listener).servers.into_iter().filter(|m| m.is_checked);
+            checked.map(|member| Target::new(member.address, check)).collect::<Vec<_>>()
         })
         .collect()
 }
@@ -206,13 +220,14 @@ pub fn targets(config: &Config) -> BTreeSet<Target> {
 /// The servers, whose next hops must be known.
 pub fn destinations(config: &Config) -> BTreeSet<IpAddr> {
     let members = Members::of(config);
-    config
-        .load_balancers
-        .iter()
-        .flat_map(|balancer| balancer.listeners.iter().map(move |listener| (balancer, listener)))
-        .flat_map(|(balancer, listener)| members.behind(balancer, listener).1)
-        .map(|(server, _)| server.ip())
+    running(config)
+        .flat_map(|(balancer, listener)| members.behind(balancer, listener).servers)
+        .map(|member| member.address.ip())
         .collect()
+}
+
+fn running(config: &Config) -> impl Iterator<Item = (&LoadBalancer, &Listener)> {
+    config.load_balancers.iter().flat_map(|balancer| balancer.running().map(move |l| (balancer, l)))
 }
 
 /// The family of the servers that can serve a VIP; `None` where any can.
@@ -238,45 +253,134 @@ fn servers_key<'a>(balancer: &'a LoadBalancer, listener: &'a Listener) -> Server
             ServersKey::Default { load_balancer: &balancer.name, backend_port: *backend_port }
         }
         Servers::ServerGroup(name) => ServersKey::Group(name),
+        Servers::PrimarySecondaryGroup(name) => ServersKey::Pair(name),
+        Servers::PrimarySecondary { primary, secondary, .. } => ServersKey::Groups { primary, secondary },
     }
 }
 
 /// Who is behind the listeners of a configuration.
 pub(super) struct Members<'a> {
     groups: BTreeMap<&'a Name, &'a ServerGroup>,
+    pairs: BTreeMap<&'a Name, &'a PrimarySecondaryGroup>,
+}
+
+/// The servers behind a listener, and the size of their table.
+pub(super) struct Behind {
+    pub(super) slots: TableSize,
+    pub(super) servers: Vec<Member>,
+}
+
+/// A server behind a listener.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Member {
+    pub(super) address: SocketAddr,
+    weight: u8,
+    /// On the primary side, or the only one there is.
+    is_primary: bool,
+    is_secondary: bool,
+    /// Whether it is subject to the listener's health check.
+    pub(super) is_checked: bool,
+}
+
+impl Member {
+    /// A server of a listener that has no sides.
+    fn new(address: SocketAddr, weight: u8) -> Self {
+        Self { address, weight, is_primary: true, is_secondary: true, is_checked: true }
+    }
 }
 
 impl<'a> Members<'a> {
     pub(super) fn of(config: &'a Config) -> Self {
-        Self { groups: config.server_groups.iter().map(|group| (&group.name, group)).collect() }
+        Self {
+            groups: config.server_groups.iter().map(|group| (&group.name, group)).collect(),
+            pairs: config.primary_secondary_groups.iter().map(|group| (&group.name, group)).collect(),
+        }
     }
 
-    /// The servers behind a listener with their weights, and the size of their table.
-    pub(super) fn behind(
-        &self,
-        balancer: &LoadBalancer,
-        listener: &Listener,
-    ) -> (TableSize, Vec<(SocketAddr, u8)>) {
+    /// The servers behind a listener, each once.
+    pub(super) fn behind(&self, balancer: &LoadBalancer, listener: &Listener) -> Behind {
         match &listener.target {
-            Servers::DefaultGroup { backend_port } => (
-                balancer.table_size,
-                balancer
-                    .servers
-                    .iter()
-                    .map(|server| (SocketAddr::new(server.address, *backend_port), server.weight.value()))
-                    .collect(),
-            ),
-            // The model promises that the group exists.
+            Servers::DefaultGroup { backend_port } => {
+                let servers = balancer.servers.iter().map(|server| {
+                    Member::new(SocketAddr::new(server.address, *backend_port), server.weight.value())
+                });
+                Behind { slots: balancer.table_size, servers: servers.collect() }
+            }
             Servers::ServerGroup(name) => {
-                self.groups.get(name).map_or((TableSize::DEFAULT, Vec::new()), |group| {
-                    let servers = group
-                        .servers
-                        .iter()
-                        .map(|server| (SocketAddr::new(server.address, server.port), server.weight.value()));
-                    (group.table_size, servers.collect())
+                let servers = self.group(name).map(|(address, weight)| Member::new(address, weight));
+                Behind { slots: self.slots(name), servers: servers.collect() }
+            }
+            Servers::PrimarySecondaryGroup(name) => {
+                let of = |pair: &&PrimarySecondaryGroup| {
+                    let all = Member::new(pair.primary, Weight::MAX);
+                    let primary = Member { is_secondary: false, ..all };
+                    let secondary =
+                        Member { address: pair.secondary, is_primary: false, is_checked: false, ..all };
+                    vec![primary, secondary]
+                };
+                // Small: at any time all of it belongs to one server.
+                Behind { slots: TableSize::MIN, servers: self.pairs.get(name).map_or_else(Vec::new, of) }
+            }
+            Servers::PrimarySecondary { primary, secondary, .. } => {
+                let mut servers: BTreeMap<SocketAddr, Member> = BTreeMap::new();
+                for (address, weight) in self.group(primary) {
+                    servers.insert(address, Member { is_secondary: false, ..Member::new(address, weight) });
+                }
+                for (address, weight) in self.group(secondary) {
+                    let member = Member { is_primary: false, ..Member::new(address, weight) };
+                    servers.entry(address).and_modify(|both| both.is_secondary = true).or_insert(member);
+                }
+                let slots = self.slots(primary).max(self.slots(secondary));
+                Behind { slots, servers: servers.into_values().collect() }
+            }
+        }
+    }
+
+    /// The sides of a listener, if it has any.
+    pub(super) fn sides(&self, listener: &Listener) -> Option<Sides> {
+        match &listener.target {
+            Servers::DefaultGroup { .. } | Servers::ServerGroup(_) => None,
+            Servers::PrimarySecondaryGroup(name) => self.pairs.get(name).map(|pair| Sides {
+                primary: [pair.primary].into(),
+                secondary: [pair.secondary].into(),
+                secondary_is_checked: false,
+                threshold: 1,
+                failback_after: pair.failback_after,
+            }),
+            Servers::PrimarySecondary { primary, secondary, failover_threshold, failback_after } => {
+                Some(Sides {
+                    primary: self.group(primary).map(|(address, _)| address).collect(),
+                    secondary: self.group(secondary).map(|(address, _)| address).collect(),
+                    secondary_is_checked: true,
+                    threshold: usize::from(*failover_threshold),
+                    failback_after: *failback_after,
                 })
             }
         }
+    }
+
+    /// The servers of a group. The model promises that it exists.
+    fn group(&self, name: &Name) -> impl Iterator<Item = (SocketAddr, u8)> + 'a {
+        let servers = self.groups.get(name).map(|group| group.servers.as_slice()).unwrap_or_default();
+        servers.iter().map(|server| (SocketAddr::new(server.address, server.port), server.weight.value()))
+    }
+
+    fn slots(&self, name: &Name) -> TableSize {
+        self.groups.get(name).map_or(TableSize::DEFAULT, |group| group.table_size)
+    }
+}
+
+/// What is known of a server's health, and the detail.
+pub(super) fn health_of(
+    server: SocketAddr,
+    check: Option<&HealthCheck>,
+    health: Option<&BTreeMap<Target, Verdict>>,
+) -> (Health, Option<String>) {
+    let Some(check) = check else { return (Health::Unchecked, None) };
+    match health.and_then(|health| health.get(&Target::new(server, check))) {
+        None => (Health::Unknown, None),
+        Some(verdict) if verdict.healthy => (Health::Healthy, verdict.detail.clone()),
+        Some(verdict) => (Health::Unhealthy, verdict.detail.clone()),
     }
 }
 
@@ -285,36 +389,42 @@ fn pool(
     balancer: &LoadBalancer,
     listener: &Listener,
     is_v4: Option<bool>,
+    is_over: bool,
     known: Known<'_>,
 ) -> Pool {
-    let (slots, members) = members.behind(balancer, listener);
-    let mut servers: Vec<_> = members
+    let Behind { slots, servers } = members.behind(balancer, listener);
+    let mut servers: Vec<_> = servers
         .into_iter()
-        .filter(|(address, _)| is_v4.is_none_or(|is_v4| address.is_ipv4() == is_v4))
-        .map(|(address, weight)| {
-            let (health, detail) = match &listener.health_check {
-                None => (Health::Unchecked, None),
-                Some(check) => match known.health.and_then(|health| health.get(&Target::new(address, check)))
-                {
-                    None => (Health::Unknown, None),
-                    Some(verdict) if verdict.healthy => (Health::Healthy, verdict.detail.clone()),
-                    Some(verdict) => (Health::Unhealthy, verdict.detail.clone()),
-                },
-            };
-            let (next_hop, unreachable) = match known.next_hops.and_then(|hops| hops.get(&address.ip())) {
-                Some(Ok(reached)) if listener.mode == Mode::Dsr && reached.through_gateway => {
-                    let why = "gets no packets: mode `dsr` needs it on the same network, and it is reached through a router";
-                    (None, Some(why.to_owned()))
-                }
-                Some(Ok(reached)) => (Some(reached.hop), None),
-                Some(Err(why)) => (None, Some(format!("gets no packets: {why}"))),
-                None => (None, None),
-            };
-            (address, Server { weight, health, detail: detail.or(unreachable), next_hop })
-        })
+        .filter(|member| is_v4.is_none_or(|is_v4| member.address.is_ipv4() == is_v4))
+        .map(|member| (member.address, server(member, listener, is_over, known)))
         .collect();
     servers.sort_by_key(|(address, _)| *address);
+    if listener.on_no_healthy == OnNoHealthy::All && !servers.iter().any(|(_, server)| server.takes_new()) {
+        servers.iter_mut().for_each(|(_, server)| server.is_last_resort = !server.is_standby);
+    }
     Pool { slots, servers }
+}
+
+fn server(member: Member, listener: &Listener, is_over: bool, known: Known<'_>) -> Server {
+    let check = listener.health_check.as_ref().filter(|_| member.is_checked);
+    let (health, detail) = health_of(member.address, check, known.health);
+    let (next_hop, unreachable) = match known.next_hops.and_then(|hops| hops.get(&member.address.ip())) {
+        Some(Ok(reached)) if listener.mode == Mode::Dsr && reached.through_gateway => {
+            let why = "gets no packets: mode `dsr` needs it on the same network, and it is reached through a router";
+            (None, Some(why.to_owned()))
+        }
+        Some(Ok(reached)) => (Some(reached.hop), None),
+        Some(Err(why)) => (None, Some(format!("gets no packets: {why}"))),
+        None => (None, None),
+    };
+    Server {
+        weight: member.weight,
+        health,
+        detail: detail.or(unreachable),
+        next_hop,
+        is_standby: if is_over { !member.is_secondary } else { !member.is_primary },
+        is_last_resort: false,
+    }
 }
 
 fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: usize) -> Service {
@@ -330,7 +440,8 @@ fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: 
         listener: listener.name.to_string(),
         group: match &listener.target {
             Servers::DefaultGroup { .. } => None,
-            Servers::ServerGroup(name) => Some(name.to_string()),
+            Servers::ServerGroup(name) | Servers::PrimarySecondaryGroup(name) => Some(name.to_string()),
+            Servers::PrimarySecondary { primary, .. } => Some(primary.to_string()),
         },
         pool: Some(pool),
         idle,

@@ -209,6 +209,7 @@ fn backend(address: SocketAddr, server: &Server, tunnel: &Tunnel) -> Backend {
         endpoint: Backend::endpoint_of(ServiceIndex::server_hash(&ip, address.port().to_be())),
         outer_sum: if ip.is_v4() { outer_sum(&tunnel.v4, &ip) } else { 0 },
         health: match server.health {
+            Health::Healthy | Health::Unchecked if server.is_standby => Backend::HEALTH_STANDBY,
             Health::Unknown => Backend::HEALTH_UNKNOWN,
             Health::Healthy => Backend::HEALTH_HEALTHY,
             Health::Unhealthy => Backend::HEALTH_UNHEALTHY,

@@ -35,14 +35,15 @@ pub fn health(config: &Config, held: &State) -> BTreeMap<Target, Verdict> {
     let members = Members::of(config);
     let mut health = BTreeMap::new();
     for balancer in &config.load_balancers {
-        for listener in &balancer.listeners {
+        for listener in balancer.running() {
             let Some(check) = &listener.health_check else { continue };
             for address in &balancer.addresses {
                 let key = (*address, listener.port, listener.protocol.number());
                 let Some(&table) = tables.get(&key) else { continue };
-                for (server, _) in members.behind(balancer, listener).1 {
-                    if let Some(&healthy) = before.get(&(table, server)) {
-                        health.insert(Target::new(server, check), Verdict { healthy, detail: None });
+                for server in members.behind(balancer, listener).servers.iter().filter(|s| s.is_checked) {
+                    if let Some(&healthy) = before.get(&(table, server.address)) {
+                        let target = Target::new(server.address, check);
+                        health.insert(target, Verdict { healthy, detail: None });
                     }
                 }
             }

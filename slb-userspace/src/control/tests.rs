@@ -100,7 +100,7 @@ impl World {
     }
 
     fn reconcile(&mut self, config: &Config) -> anyhow::Result<State> {
-        let known = Known { health: Some(&self.health), next_hops: Some(&self.next_hops) };
+        let known = Known { health: Some(&self.health), next_hops: Some(&self.next_hops), failover: None };
         Ok(Arc::unwrap_or_clone(self.reconciler.reconcile(&desired(config, known), self.now)?.state))
     }
 

@@ -1,6 +1,6 @@
 //! What is known of servers and of the ways to them.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use slb_common::abi::{Stations, backend::NextHop};
 
@@ -8,6 +8,7 @@ use crate::{
     config::model::Config,
     control::{
         desired::{Known, Reached, Verdict},
+        failover::{Change, Failover},
         memory,
     },
     dataplane::state::State,
@@ -20,6 +21,7 @@ pub(super) struct Facts {
     /// Names of the interfaces that run the program, by index.
     interfaces: BTreeMap<u32, String>,
     health: BTreeMap<Target, Verdict>,
+    failover: Failover,
     next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
     /// Next hops that an earlier run has left.
     remembered: BTreeMap<IpAddr, NextHop>,
@@ -30,6 +32,7 @@ impl Facts {
     pub(super) fn remembered(config: &Config, held: &State, interfaces: BTreeMap<u32, String>) -> Self {
         Self {
             health: memory::health(config, held),
+            failover: Failover::found(config, held),
             next_hops: BTreeMap::new(),
             remembered: memory::next_hops(held)
                 .into_iter()
@@ -40,7 +43,20 @@ impl Facts {
     }
 
     pub(super) fn known(&self) -> Known<'_> {
-        Known { health: Some(&self.health), next_hops: Some(&self.next_hops) }
+        Known { health: Some(&self.health), next_hops: Some(&self.next_hops), failover: Some(&self.failover) }
+    }
+
+    /// Decides which sides of primary and secondary get the traffic. Returns when to ask again.
+    pub(super) fn take_sides(&mut self, config: &Config, now: Duration) -> Option<Duration> {
+        let (changes, next) = self.failover.decide(config, &self.health, now);
+        for Change { load_balancer, listener, to_secondary } in changes {
+            if to_secondary {
+                tracing::warn!(load_balancer, listener, "failover: the secondary gets the traffic");
+            } else {
+                tracing::info!(load_balancer, listener, "failback: the primary gets the traffic");
+            }
+        }
+        next
     }
 
     /// The last verdict on a target.

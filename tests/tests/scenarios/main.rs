@@ -4,6 +4,7 @@ mod bulk;
 mod configuration;
 mod decap;
 mod detach;
+mod failover;
 mod failure;
 mod modes;
 mod next_hop;

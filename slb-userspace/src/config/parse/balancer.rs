@@ -29,10 +29,14 @@ pub(super) struct Scope<'s, 'a> {
     pub(super) vips: &'s Vips,
     /// The server groups of the file.
     pub(super) groups: &'s Index<'a>,
+    /// The primary/secondary server groups of the file.
+    pub(super) pairs: &'s Index<'a>,
     /// Families of the addresses that tunnels begin at, where they could be read.
     pub(super) tunnels: Option<Families>,
     /// The groups that listeners have named so far.
     pub(super) used: &'s mut HashSet<&'a str>,
+    /// The primary/secondary groups that listeners have named so far.
+    pub(super) used_pairs: &'s mut HashSet<&'a str>,
     /// The names of load balancers so far.
     pub(super) names: &'s mut HashMap<String, Span>,
 }
@@ -53,6 +57,7 @@ pub(super) fn build(
         scope.checker.unique(scope.names, name.to_string(), at.clone(), &what);
     }
 
+    let state = listener::state(scope.checker, raw.state.as_ref());
     let servers = default_servers(scope, &raw.server.0);
     let table_size = scope.checker.table_size(raw.table_size.as_ref());
     let spans: Vec<_> = raw.server.0.iter().map(toml::Spanned::span).collect();
@@ -69,6 +74,7 @@ pub(super) fn build(
     warn_of_idle(scope.checker, raw, &at);
     Some(LoadBalancer {
         name: name?,
+        state: state?,
         addresses: addresses?,
         servers: servers?,
         table_size: table_size?,

@@ -1,6 +1,9 @@
-//! `[[server_group]]`, and the names by which listeners find them.
+//! `[[server_group]]`, and the names by which listeners find groups of either kind.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+};
 
 use super::{families::Families, vips::Vips};
 use crate::config::{
@@ -14,9 +17,12 @@ use crate::config::{
 /// Servers a group may have.
 const MOST_SERVERS: usize = 1_024;
 
-/// The server groups of a file by name.
+/// The groups of one kind of a file, by name.
 #[derive(Debug)]
 pub(super) struct Index<'a> {
+    kind: &'static str,
+    /// What names such a group in a listener.
+    key: &'static str,
     groups: HashMap<&'a str, Entry>,
     /// In the order of the file, so that messages do not depend on hashes.
     names: Vec<&'a str>,
@@ -29,7 +35,19 @@ struct Entry {
     all_families: Families,
     /// Ports of its servers, as far as they can be read.
     ports: Vec<(u16, Span)>,
+    servers: usize,
 }
+
+/// A group as it stands in the file.
+pub(super) struct Listed<'a> {
+    /// Its name, if it has one.
+    pub(super) name: Option<&'a Value>,
+    /// Address, port and weight of its servers.
+    pub(super) servers: Vec<ListedServer<'a>>,
+}
+
+/// Address, port and weight of a server, as far as they are there.
+pub(super) type ListedServer<'a> = (Option<&'a Value>, Option<&'a Value>, Option<&'a Value>);
 
 /// What a listener needs to know of its servers.
 #[derive(Debug, Clone, Copy)]
@@ -41,23 +59,29 @@ pub(super) struct Found<'i, 'a> {
     pub(super) all_families: Families,
     /// Their ports.
     pub(super) ports: &'i [(u16, Span)],
+    /// How many there are.
+    pub(super) servers: usize,
 }
 
 impl<'a> Index<'a> {
     /// Collects the groups and reports names that appear twice. A group with a bad name can be found by it, too.
-    pub(super) fn collect(checker: &mut Checker, tables: &'a [raw::Table<raw::ServerGroup>]) -> Self {
-        let mut index = Self { groups: HashMap::new(), names: Vec::new() };
+    pub(super) fn collect(
+        checker: &mut Checker,
+        kind: &'static str,
+        key: &'static str,
+        groups: impl Iterator<Item = Listed<'a>>,
+    ) -> Self {
+        let mut index = Self { kind, key, groups: HashMap::new(), names: Vec::new() };
         let mut seen = HashMap::new();
-        for table in tables {
-            let group = &table.as_ref().0;
-            let Some(value) = &group.name else { continue };
+        for Listed { name, servers } in groups {
+            let Some(value) = name else { continue };
             let Scalar::Text(name) = value.as_ref() else { continue };
-            checker.unique(&mut seen, name.as_str(), value.span(), &format!("server group {}", quoted(name)));
-            let servers = || group.servers.0.iter().map(|server| &server.as_ref().0);
-            let families = serving(servers().map(|server| (server.address.as_ref(), server.weight.as_ref())));
-            let all_families = of_all(servers().map(|server| server.address.as_ref()));
-            let ports = group.servers.0.iter().filter_map(|server| port(&server.as_ref().0)).collect();
-            index.groups.insert(name, Entry { span: value.span(), families, all_families, ports });
+            checker.unique(&mut seen, name.as_str(), value.span(), &format!("{kind} {}", quoted(name)));
+            let families = serving(servers.iter().map(|(address, _, weight)| (*address, *weight)));
+            let all_families = of_all(servers.iter().map(|(address, ..)| *address));
+            let ports = servers.iter().filter_map(|(_, value, _)| port(*value)).collect();
+            let entry = Entry { span: value.span(), families, all_families, ports, servers: servers.len() };
+            index.groups.insert(name, entry);
             index.names.push(name);
         }
         index
@@ -66,27 +90,39 @@ impl<'a> Index<'a> {
     /// Finds the group a listener names.
     pub(super) fn find(&self, checker: &mut Checker, name: &str, span: Span) -> Option<Found<'_, 'a>> {
         if let Some((name, entry)) = self.groups.get_key_value(name) {
-            let Entry { families, all_families, ports, .. } = entry;
-            return Some(Found { name, families: *families, all_families: *all_families, ports });
+            let Entry { families, all_families, ports, servers, .. } = entry;
+            let (families, all_families) = (*families, *all_families);
+            return Some(Found { name, families, all_families, ports, servers: *servers });
         }
-        checker.unknown("server group", name, span, &self.names);
+        checker.unknown(self.kind, name, span, &self.names);
         None
     }
 
     /// Warns of groups that no listener uses.
     pub(super) fn warn_of_unused(&self, checker: &mut Checker, used: &HashSet<&str>) {
         for name in self.names.iter().filter(|name| !used.contains(*name)) {
-            let message = format!("server group {} is not used", quoted(name));
+            let message = format!("{} {} is not used", self.kind, quoted(name));
             checker.note(
                 Diagnostic::warning(self.groups[name].span.clone(), message, "no listener names this group")
-                    .help(format!("write `server_group = \"{name}\"` in a listener, or remove the group")),
+                    .help(format!("write `{} = \"{name}\"` in a listener, or remove the group", self.key)),
             );
         }
     }
 }
 
-fn port(server: &raw::Server) -> Option<(u16, Span)> {
-    let value = server.port.as_ref()?;
+/// The server groups of a file, as they stand there.
+pub(super) fn listed(tables: &[raw::Table<raw::ServerGroup>]) -> impl Iterator<Item = Listed<'_>> {
+    tables.iter().map(|table| {
+        let raw::ServerGroup { name, servers, .. } = &table.as_ref().0;
+        let servers = servers.0.iter().map(|server| &server.as_ref().0);
+        let servers =
+            servers.map(|server| (server.address.as_ref(), server.port.as_ref(), server.weight.as_ref()));
+        Listed { name: name.as_ref(), servers: servers.collect() }
+    })
+}
+
+fn port(value: Option<&Value>) -> Option<(u16, Span)> {
+    let value = value?;
     match value.as_ref() {
         Scalar::Integer(port) => Some((u16::try_from(*port).ok()?, value.span())),
         _ => None,
@@ -169,20 +205,32 @@ fn build_server(
     checker: &mut Checker,
     table: &raw::Table<raw::Server>,
     vips: &Vips,
-    seen: &mut HashMap<(std::net::IpAddr, u16), Span>,
+    seen: &mut HashMap<SocketAddr, Span>,
 ) -> Option<Server> {
     let raw = &table.as_ref().0;
     let span = table.span();
-    let address_value = checker.required(raw.address.as_ref(), "address", &span, "address = \"10.0.0.11\"");
-    let address = address_value.and_then(|value| checker.address("address", value));
-    if let (Some(address), Some(value)) = (address, address_value) {
+    let endpoint = endpoint(checker, &span, raw.address.as_ref(), raw.port.as_ref(), vips);
+    let weight = checker.weight(raw.weight.as_ref());
+    let endpoint = endpoint?;
+    let at = raw.address.as_ref().map_or(span, toml::Spanned::span);
+    checker.unique(seen, endpoint, at, &format!("server `{endpoint}`"));
+    Some(Server { address: endpoint.ip(), port: endpoint.port(), weight: weight? })
+}
+
+/// Checks address and port of a server.
+pub(super) fn endpoint(
+    checker: &mut Checker,
+    span: &Span,
+    address: Option<&Value>,
+    port: Option<&Value>,
+    vips: &Vips,
+) -> Option<SocketAddr> {
+    let value = checker.required(address, "address", span, "address = \"10.0.0.11\"");
+    let address = value.and_then(|value| checker.address("address", value));
+    if let (Some(address), Some(value)) = (address, value) {
         vips.refuse_server(checker, address, value);
     }
-    let port = checker.required(raw.port.as_ref(), "port", &span, "port = 8080");
+    let port = checker.required(port, "port", span, "port = 8080");
     let port = port.and_then(|value| checker.port("port", value));
-    let weight = checker.weight(raw.weight.as_ref());
-    let (address, port) = (address?, port?);
-    let what = format!("server `{}`", std::net::SocketAddr::new(address, port));
-    checker.unique(seen, (address, port), address_value.map_or(span, toml::Spanned::span), &what);
-    Some(Server { address, port, weight: weight? })
+    Some(SocketAddr::new(address?, port?))
 }

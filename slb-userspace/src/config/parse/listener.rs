@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 
-use super::{balancer::Scope, families::Families, health_check, mode};
+use super::{balancer::Scope, families::Families, health_check, mode, target};
 use crate::config::{
-    diagnostic::{Diagnostic, Span},
-    model::{Listener, Mode, Name, Protocol, Target},
+    diagnostic::Span,
+    field::Checker,
+    model::{Listener, OnNoHealthy, Protocol, RunState},
     raw::{self, Value},
-    suggest::quoted,
 };
 
+const STATES: [(&str, RunState); 2] = [("running", RunState::Running), ("stopped", RunState::Stopped)];
+const ON_NO_HEALTHY: [(&str, OnNoHealthy); 2] = [("drop", OnNoHealthy::Drop), ("all", OnNoHealthy::All)];
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 
 /// What the load balancer around a listener has.
@@ -54,97 +56,33 @@ pub(super) fn build(
         checker.unique(&mut seen.ports, (protocol, port), value.span(), &format!("{word} port {port}"));
     }
     let health_check = health_check::build(checker, raw.health_check.as_ref(), protocol);
+    let state = state(checker, raw.state.as_ref());
+    let on_no_healthy = raw.on_no_healthy.as_ref();
+    let on_no_healthy = on_no_healthy
+        .map_or(Some(OnNoHealthy::Drop), |value| checker.choice("on_no_healthy", value, &ON_NO_HEALTHY));
     let forwarding = mode::build(scope, raw, protocol);
     let mode = forwarding.map(|forwarding| forwarding.mode);
     let at = port.zip(port_value.map(toml::Spanned::span));
-    let target = target(scope, raw, &span, surroundings, mode, at);
+    let target = target::build(scope, raw, &span, surroundings, mode, at);
+    if let (Some(target), Some(None)) = (&target, &health_check) {
+        target::warn_of_no_check(scope.checker, raw, target);
+    }
     let forwarding = forwarding?;
     Some(Listener {
         name: name?,
         protocol: protocol?,
         port: port?,
+        state: state?,
         target: target?,
         mode: forwarding.mode,
         tracking: forwarding.tracking,
         unknown_datagrams: forwarding.unknown_datagrams,
         health_check: health_check?,
+        on_no_healthy: on_no_healthy?,
     })
 }
 
-/// Checks that a listener has exactly one set of servers, and that it can serve the VIPs.
-fn target(
-    scope: &mut Scope<'_, '_>,
-    raw: &raw::Listener,
-    span: &Span,
-    surroundings: &Surroundings,
-    mode: Option<Mode>,
-    port: Option<(u16, Span)>,
-) -> Option<Target> {
-    // Where packets are not translated, any server that holds the VIP can serve it.
-    let missing = |families: Families| match mode {
-        Some(Mode::Nat) => surroundings.vips.without(families),
-        _ => Families::default(),
-    };
-    match (&raw.server_group, &raw.backend_port) {
-        (Some(group), None) => {
-            let name = scope.checker.text("server_group", group, "the name of a server group")?;
-            let groups = scope.groups;
-            let found = groups.find(scope.checker, name, group.span())?;
-            let name = found.name;
-            scope.used.insert(name);
-            warn_of_families(scope, group, &format!("group {}", quoted(name)), missing(found.families));
-            if let (Some(mode), Some(port)) = (mode, port) {
-                mode::check_ports(scope, mode, port, &found);
-            }
-            if let (Some(Mode::Ipip), Some(value)) = (mode, &raw.mode) {
-                mode::check_tunnels(scope, value, found.all_families);
-            }
-            Some(Target::ServerGroup(Name(name.to_owned())))
-        }
-        (None, Some(value)) => {
-            let backend_port = scope.checker.port("backend_port", value);
-            let Some(families) = surroundings.default_servers else {
-                return scope.checker.refuse(
-                    Diagnostic::error(
-                        value.span(),
-                        "`backend_port` without default servers",
-                        "the load balancer has no server of its own",
-                    )
-                    .help("add a `[[load_balancer.server]]`, or name a `server_group`"),
-                );
-            };
-            warn_of_families(scope, value, "the default group", missing(families));
-            if let (Some(mode), Some(port), Some(backend_port)) = (mode, port, backend_port) {
-                mode::check_port(scope, mode, port, (backend_port, value.span()));
-            }
-            if let (Some(Mode::Ipip), Some(value)) = (mode, &raw.mode) {
-                mode::check_tunnels(scope, value, surroundings.all_default_servers);
-            }
-            Some(Target::DefaultGroup { backend_port: backend_port? })
-        }
-        (Some(group), Some(port)) => scope.checker.refuse(
-            Diagnostic::error(
-                port.span(),
-                "a listener has either `server_group` or `backend_port`",
-                "for the load balancer's default servers",
-            )
-            .related(group.span(), "for the servers of a group")
-            .help("remove one of them: servers of a group have their own ports"),
-        ),
-        (None, None) => scope.checker.refuse(
-            Diagnostic::error(span.clone(), "the listener has no servers", "this needs `server_group` or `backend_port`")
-                .help("name a group, as in `server_group = \"web\"`, or the port of the default servers, as in `backend_port = 8080`"),
-        ),
-    }
-}
-
-fn warn_of_families(scope: &mut Scope<'_, '_>, at: &Value, group: &str, missing: Families) {
-    if !missing.is_empty() {
-        let message = format!("{group} has no {missing} server that takes new connections");
-        let label = format!("{missing} connections to the VIPs will be dropped");
-        scope.checker.note(
-            Diagnostic::warning(at.span(), message, label)
-                .help("add such a server with a weight above 0, or remove the VIPs of this family"),
-        );
-    }
+/// Checks whether a load balancer or a listener is to forward; an absent value says yes.
+pub(super) fn state(checker: &mut Checker, value: Option<&Value>) -> Option<RunState> {
+    value.map_or(Some(RunState::Running), |value| checker.choice("state", value, &STATES))
 }

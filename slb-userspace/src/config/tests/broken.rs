@@ -3,6 +3,7 @@
 
 mod listeners;
 mod modes;
+mod primary_secondary;
 mod values;
 
 use super::{BASE, assert_single, changed, errors};

@@ -28,12 +28,17 @@ fn listeners() {
             "22:8",
             &["`mode` cannot be `drs`", "allowed: \"nat\", \"dsr\", \"ipip\"", "did you mean \"dsr\"?"],
         ),
-        (WEB_TARGET, "", "17:1", &["the listener has no servers", "`server_group` or `backend_port`"]),
+        (
+            WEB_TARGET,
+            "",
+            "17:1",
+            &["the listener has no servers", "`server_group`, `primary_secondary_group`"],
+        ),
         (
             WEB_TARGET,
             "server_group = \"web\"\nbackend_port = 1",
             "22:16",
-            &["either `server_group` or `backend_port`", "for the servers of a group"],
+            &["either `server_group` or `backend_port`", "names servers a second time"],
         ),
         (WEB_TARGET, "server_group = 7", "21:16", &["expected a string for `server_group`"]),
         (

@@ -1,0 +1,161 @@
+//! Which side of primary and secondary gets the traffic. Pure.
+//!
+//! Traffic goes to the secondary when as many servers of the primary side are unhealthy as the threshold says, and comes back when
+//! there are fewer, and have been for the time that is configured. It does not go where nobody could serve it while
+//! somebody of the primary side still can.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use slb_common::abi::backend::Backend;
+
+use super::{
+    desired::{Health, Members, Verdict, health_of},
+    ids::key_of,
+};
+use crate::{
+    config::model::{Config, Listener, LoadBalancer},
+    dataplane::state::{State, backend_address},
+    health::Target,
+};
+
+/// What a listener is known by, whatever its name: a VIP, the port and the protocol number.
+pub type ListenerKey = (IpAddr, u16, u8);
+
+/// The listeners whose traffic goes to the secondary side.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Failover {
+    /// With the time since which the primary side could take the traffic back, if it could.
+    over: BTreeMap<ListenerKey, Option<Duration>>,
+}
+
+impl Failover {
+    /// As the maps have it, after a restart.
+    pub fn found(config: &Config, held: &State) -> Self {
+        let tables: BTreeMap<_, u32> =
+            held.services.values().map(|service| (key_of(service), service.ring)).collect();
+        let taking: BTreeSet<(u32, SocketAddr)> = held
+            .backends
+            .values()
+            .filter(|backend| backend.flags & Backend::NEW != 0)
+            .map(|backend| (backend.ring, backend_address(backend)))
+            .collect();
+        let members = Members::of(config);
+        let mut over = BTreeMap::new();
+        for (balancer, listener) in listeners(config) {
+            let Some(sides) = members.sides(listener) else { continue };
+            let is_over = |key: &ListenerKey| {
+                let takes = |server: &SocketAddr| {
+                    tables.get(key).is_some_and(|table| taking.contains(&(*table, *server)))
+                };
+                !sides.primary.iter().any(takes) && sides.secondary.iter().any(takes)
+            };
+            let key = key(balancer, listener);
+            if key_of_each(balancer, listener).any(|key| is_over(&key)) {
+                over.insert(key, None);
+            }
+        }
+        Self { over }
+    }
+
+    /// Whether traffic of a listener goes to the secondary side.
+    pub fn is_over(&self, balancer: &LoadBalancer, listener: &Listener) -> bool {
+        self.over.contains_key(&key(balancer, listener))
+    }
+
+    /// Decides anew, by what is known of the servers. Returns the listeners whose traffic has changed sides, by name, and when
+    /// to ask again at the latest.
+    pub fn decide(
+        &mut self,
+        config: &Config,
+        health: &BTreeMap<Target, Verdict>,
+        now: Duration,
+    ) -> (Vec<Change>, Option<Duration>) {
+        let members = Members::of(config);
+        let (mut over, mut changes, mut next) = (BTreeMap::new(), Vec::new(), None::<Duration>);
+        for (balancer, listener) in listeners(config) {
+            let Some(sides) = members.sides(listener) else { continue };
+            let check = listener.health_check.as_ref();
+            let of = |server: &SocketAddr| health_of(*server, check, Some(health)).0;
+            let unhealthy = sides.primary.iter().filter(|server| of(server) == Health::Unhealthy).count();
+            let primary_can = sides.primary.iter().any(|server| can_serve(of(server)));
+            let secondary_can =
+                !sides.secondary_is_checked || sides.secondary.iter().any(|server| can_serve(of(server)));
+            let must = unhealthy >= sides.threshold && (secondary_can || !primary_can);
+            let key = key(balancer, listener);
+            let was = self.over.get(&key).copied();
+            let is = match was {
+                _ if must => Some(None),
+                None => None,
+                Some(since) => {
+                    let since = since.unwrap_or(now);
+                    let due = since + sides.failback_after;
+                    // Nothing is waited for where the secondary cannot serve.
+                    if due <= now || !secondary_can {
+                        None
+                    } else {
+                        next = Some(next.map_or(due, |next| next.min(due)));
+                        Some(Some(since))
+                    }
+                }
+            };
+            if is.is_some() != was.is_some() {
+                changes.push(Change {
+                    load_balancer: balancer.name.to_string(),
+                    listener: listener.name.to_string(),
+                    to_secondary: is.is_some(),
+                });
+            }
+            if let Some(since) = is {
+                over.insert(key, since);
+            }
+        }
+        self.over = over;
+        (changes, next)
+    }
+}
+
+/// A listener whose traffic goes to the other side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Name of the load balancer.
+    pub load_balancer: String,
+    /// Name of the listener.
+    pub listener: String,
+    /// Whether it goes to the secondary side now.
+    pub to_secondary: bool,
+}
+
+/// The sides of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sides {
+    pub(super) primary: BTreeSet<SocketAddr>,
+    pub(super) secondary: BTreeSet<SocketAddr>,
+    pub(super) secondary_is_checked: bool,
+    /// Unhealthy servers of the primary side that make traffic change sides.
+    pub(super) threshold: usize,
+    pub(super) failback_after: Duration,
+}
+
+fn can_serve(health: Health) -> bool {
+    matches!(health, Health::Healthy | Health::Unchecked)
+}
+
+fn listeners(config: &Config) -> impl Iterator<Item = (&LoadBalancer, &Listener)> {
+    config.load_balancers.iter().flat_map(|balancer| balancer.running().map(move |l| (balancer, l)))
+}
+
+fn key(balancer: &LoadBalancer, listener: &Listener) -> ListenerKey {
+    let address = balancer.addresses.iter().min().copied().unwrap_or(IpAddr::from([0; 4]));
+    (address, listener.port, listener.protocol.number())
+}
+
+fn key_of_each(balancer: &LoadBalancer, listener: &Listener) -> impl Iterator<Item = ListenerKey> {
+    balancer.addresses.iter().map(|address| (*address, listener.port, listener.protocol.number()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! Primary and secondary, nobody who is healthy, and listeners that are stopped.
+
+use anyhow::{Result, ensure};
+use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
+use slb_userspace::api::types::{Health, Server};
+
+const TARGET: &str = "server_group = \"http\"";
+
+/// The IPv4 address and HTTP port of a backend, as a table.
+fn server(world: &World, index: usize) -> String {
+    let address = world.net.backends[index].address(Family::V4);
+    format!("{{ address = \"{address}\", port = {} }}", Service::Http.backend_port())
+}
+
+/// Waits until a new connection reaches this server.
+fn serves(world: &World, name: &str) -> Result<()> {
+    wait_for(&format!("{name} to serve"), PATIENCE, || {
+        let reached = world.client().exchange(Service::Http, world.vip(Family::V4, Service::Http));
+        Ok(reached.is_ok_and(|reached| reached == name).then_some(()))
+    })
+}
+
+/// Fails unless all new connections reach these servers.
+fn serve(world: &World, names: &[&str]) -> Result<()> {
+    let target = world.vip(Family::V4, Service::Http);
+    let batch = world.client().exchanges(Service::Http, target, 100, 4);
+    batch.expect_no_failure()?;
+    let reached: Vec<&str> = batch.tally.keys().map(String::as_str).collect();
+    ensure!(reached == names, "{:?} in place of {names:?}", batch.tally);
+    Ok(())
+}
+
+/// A server of the HTTP listener, as the daemon reports it.
+fn reported(world: &World, index: usize) -> Result<Server> {
+    let address = world.net.backends[index].address(Family::V4);
+    let status = world.status()?;
+    let listeners = status.load_balancers.into_iter().flat_map(|balancer| balancer.listeners);
+    let http = listeners.filter(|listener| listener.name == Service::Http.name());
+    let mut servers = http.flat_map(|listener| listener.servers).filter(|s| s.address.ip() == address);
+    Ok(servers.next().expect("the server is reported"))
+}
+
+#[test]
+fn a_secondary_takes_over_and_gives_back() {
+    scenario("a_secondary_takes_over_and_gives_back", &[100, 100], |world| {
+        let (primary, secondary) = (server(world, 0), server(world, 1));
+        world.plan.change(TARGET, "primary_secondary_group = \"pair\"");
+        world.plan.append(&format!(
+            "[[primary_secondary_group]]\nname = \"pair\"\nprimary = {primary}\nsecondary = {secondary}"
+        ));
+        world.start()?;
+        serve(world, &["b1"])?;
+        ensure!(
+            reported(world, 0)?.health == Health::Healthy && reported(world, 1)?.health == Health::Standby
+        );
+        world.kill_servers(0);
+        serves(world, "b2")?;
+        serve(world, &["b2"])?;
+        ensure!(reported(world, 0)?.health == Health::Unhealthy);
+        ensure!(reported(world, 1)?.health == Health::Unchecked, "the secondary is not checked");
+        // Whoever takes over knows which side has the traffic.
+        world.kill()?;
+        world.start()?;
+        serve(world, &["b2"])?;
+        world.start_servers(0)?;
+        serves(world, "b1")?;
+        serve(world, &["b1"])
+    });
+}
+
+#[test]
+fn a_primary_group_fails_over_at_its_threshold() {
+    scenario("a_primary_group_fails_over_at_its_threshold", &[100, 100, 100], |world| {
+        let [a, b, c] = [0, 1, 2].map(|index| server(world, index));
+        world.plan.change(
+            TARGET,
+            "primary = \"first\"\nsecondary = \"second\"\nfailover_threshold = 2\nfailback_after = \"1s\"",
+        );
+        world.plan.append(&format!(
+            "[[server_group]]\nname = \"first\"\nservers = [{a}, {b}]\n\n\
+             [[server_group]]\nname = \"second\"\nservers = [{c}]"
+        ));
+        world.start()?;
+        serve(world, &["b1", "b2"])?;
+        ensure!(reported(world, 2)?.health == Health::Standby);
+        world.kill_servers(0);
+        wait_for("b1 to be left out", PATIENCE, || {
+            Ok((reported(world, 0)?.health == Health::Unhealthy).then_some(()))
+        })?;
+        serve(world, &["b2"])?;
+        world.kill_servers(1);
+        serves(world, "b3")?;
+        serve(world, &["b3"])?;
+        world.start_servers(0)?;
+        serves(world, "b1")?;
+        serve(world, &["b1"])
+    });
+}
+
+/// The check is of a port nobody listens on: all servers serve, and none is healthy.
+fn without_healthy_servers(world: &mut World, on_no_healthy: &str) -> Result<()> {
+    let port = Service::Http.vip_port();
+    world.plan.change(TARGET, format!("{TARGET}\non_no_healthy = \"{on_no_healthy}\""));
+    // The first check in the file behind that is the listener's.
+    let listener = format!("port = {port}\n");
+    let text = world.plan.toml();
+    let rest = &text[text.find(&listener).expect("the listener")..];
+    let check = &rest[rest.find("health_check").expect("a check")..];
+    let check = &check[..check.find('\n').expect("a line")];
+    let broken = check.replace(" }", ", port = 9 }");
+    let (before, after) = (rest[..rest.find(check).expect("a check")].to_owned(), check.to_owned());
+    world.plan.change(format!("{before}{after}"), format!("{before}{broken}"));
+    world.start()?;
+    wait_for("nobody to be healthy", PATIENCE, || {
+        let unhealthy = |index| Ok::<_, anyhow::Error>(reported(world, index)?.health == Health::Unhealthy);
+        Ok((unhealthy(0)? && unhealthy(1)?).then_some(()))
+    })
+}
+
+#[test]
+fn with_nobody_healthy_all_serve() {
+    scenario("with_nobody_healthy_all_serve", &[100, 100, 0], |world| {
+        without_healthy_servers(world, "all")?;
+        serve(world, &["b1", "b2"])
+    });
+}
+
+#[test]
+fn with_nobody_healthy_nobody_serves() {
+    scenario("with_nobody_healthy_nobody_serves", &[100, 100], |world| {
+        without_healthy_servers(world, "drop")?;
+        let refused = world.packets("drop", Some("no_server"))?;
+        let target = world.vip(Family::V4, Service::Http);
+        ensure!(world.client().exchange(Service::Http, target).is_err(), "a server answered");
+        ensure!(world.packets("drop", Some("no_server"))? > refused, "{:?}", world.status()?.reasons);
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_stopped_is_not_forwarded() {
+    scenario("what_is_stopped_is_not_forwarded", &[100], |world| {
+        world.plan.change(TARGET, format!("{TARGET}\nstate = \"stopped\""));
+        world.start()?;
+        let (web, dns) = (world.vip(Family::V4, Service::Http), world.vip(Family::V4, Service::Echo));
+        let client = world.client();
+        ensure!(client.exchange(Service::Http, web).is_err(), "a stopped listener served");
+        client.exchange(Service::Echo, dns)?;
+        ensure!(client.ping(web.ip(), PATIENCE)?.is_some(), "the other listeners' VIP does not answer");
+        world.plan.change("addresses = [", "state = \"stopped\"\naddresses = [");
+        world.restart()?;
+        ensure!(client.exchange(Service::Echo, dns).is_err(), "a stopped load balancer served");
+        world.plan.changes.clear();
+        world.restart()?;
+        client.exchange(Service::Http, web)?;
+        Ok(())
+    });
+}
