@@ -146,7 +146,7 @@ impl Daemon {
                 && servers(&status).all(|server| match server.health {
                     Health::Unknown => false,
                     Health::Unhealthy => true,
-                    Health::Healthy | Health::Unchecked => server.next_hop.is_some(),
+                    Health::Healthy | Health::Unchecked | Health::Standby => server.next_hop.is_some(),
                 });
             Ok(ready.then_some(status))
         })
