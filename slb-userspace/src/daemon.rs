@@ -25,7 +25,7 @@ use crate::{
         reconcile::{InForce, Reconciler, Sweep},
     },
     dataplane::bpf::{maps::Maps, pins::Pins},
-    health::{Event, Supervisor},
+    health::{Event, Paths, Supervisor, path::Settings},
     neigh::{Resolutions, Resolver},
 };
 
@@ -104,13 +104,14 @@ impl<'a> Daemon<'a> {
         let (mut reconciler, interfaces) = attach(config, pins, jiffies_per_second()?).await?;
         let facts = Facts::remembered(config, reconciler.held()?, interfaces);
 
+        let (resolver, neighbours) = Resolver::spawn()?;
+        resolver.watch(destinations(config));
+
         let (events, verdicts) = mpsc::channel(1024);
-        let mut supervisor = Supervisor::new(events);
+        let mut supervisor = Supervisor::new(events, Paths::new(probes(config), neighbours.clone()));
         let wanted = targets(config).into_iter().map(|target| (facts.verdict(&target), target));
         supervisor.set_targets(wanted.map(|(verdict, target)| (target, verdict)).collect());
 
-        let (resolver, neighbours) = Resolver::spawn()?;
-        resolver.watch(destinations(config));
         let mut daemon = Self {
             config,
             reconciler,
@@ -212,6 +213,15 @@ impl<'a> Daemon<'a> {
         let Sweep { moved, flows } = self.reconciler.sweep(self.started.elapsed())?;
         tracing::debug!(moved, flows, "slots that have changed hands, and flows that live");
         Ok(())
+    }
+}
+
+/// What the configuration says of health checks as a whole.
+fn probes(config: &Config) -> Settings {
+    Settings {
+        sources: config.daemon.probe_source.clone(),
+        mark: config.daemon.probe_mark,
+        tunnel_addresses: config.daemon.tunnel_addresses.clone(),
     }
 }
 

@@ -1,12 +1,26 @@
 //! Health checks: which servers can take new flows.
 //!
 //! - [`state`] decides from a sequence of probe results whether a server is healthy. It has no clock and no socket.
-//! - [`tcp`] makes one probe.
+//! - [`probe`] makes one probe: `tcp`, `http`, `udp`, `icmp`.
+//! - [`path`] opens the sockets for it, so that its packets go the way the traffic goes.
 //! - [`supervisor`] probes every target on its own cadence and reports what changed.
 
+mod compare;
+mod error;
+mod http;
+mod icmp;
+pub mod path;
+pub mod probe;
 pub mod state;
 pub mod supervisor;
-pub mod tcp;
+pub mod target;
+mod tcp;
+#[cfg(test)]
+mod testing;
+mod udp;
 
+pub use error::ProbeError;
+pub use path::Paths;
 pub use state::Health;
-pub use supervisor::{Event, Supervisor, Target};
+pub use supervisor::{Event, Supervisor};
+pub use target::{Target, Via};

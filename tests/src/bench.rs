@@ -5,6 +5,7 @@
 
 pub mod control;
 mod figures;
+pub mod health;
 pub mod machine;
 pub mod packet;
 pub mod pps;

@@ -1,6 +1,6 @@
 //! The daemon's configuration for a world, written as its users write it.
 
-use std::{fmt::Write as _, net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr, path::PathBuf, time::Duration};
 
 use crate::{
     net::{Family, Topology},
@@ -49,6 +49,11 @@ pub struct Plan {
     pub unknown_datagrams: Option<&'static str>,
     /// Pieces of the text, each of which stands there, and what is written in their place, in order.
     pub changes: Vec<(String, String)>,
+    /// What is checked of the servers of a service, as in `kind = "http", path = "/healthz"`; by default, that they take
+    /// TCP connections.
+    pub checks: BTreeMap<Service, &'static str>,
+    /// More lines of `[daemon]`.
+    pub daemon: String,
 }
 
 /// A server of the plan; it stands in every group, with each of its addresses.
@@ -83,6 +88,8 @@ impl Plan {
             tunnel_addresses: Vec::new(),
             unknown_datagrams: None,
             changes: Vec::new(),
+            checks: BTreeMap::new(),
+            daemon: String::new(),
         }
     }
 
@@ -112,12 +119,13 @@ impl Plan {
     pub fn toml(&self) -> String {
         let mut text = format!(
             "[daemon]\ninterfaces = {:?}\nxdp_mode = \"native\"\npin_dir = {:?}\nsocket = {:?}\n\
-             flow_table_entries = {FLOW_TABLE_ENTRIES}\ntunnel_addresses = {:?}\n\n\
+             flow_table_entries = {FLOW_TABLE_ENTRIES}\ntunnel_addresses = {:?}\n{}\n\
              [[load_balancer]]\nname = \"shop\"\naddresses = [\"{}\", \"{}\"]\n",
             self.interfaces,
             self.pin_dir,
             self.socket,
             self.tunnel_addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            self.daemon,
             Family::V4.vip(),
             Family::V6.vip()
         );
@@ -138,16 +146,17 @@ impl Plan {
                 (Service::Echo, Some(word)) => format!("unknown_datagrams = \"{word}\"\n"),
                 _ => String::new(),
             };
-            // A UDP server is checked by what answers over TCP beside it.
-            let check_port = match service {
-                Service::Echo => format!(", port = {}", Service::Http.backend_port()),
-                _ => String::new(),
+            let check = match (self.checks.get(&service), service) {
+                (Some(check), _) => (*check).to_owned(),
+                // A UDP server is checked by what answers over TCP beside it.
+                (None, Service::Echo) => format!("kind = \"tcp\", port = {}", Service::Http.backend_port()),
+                (None, _) => "kind = \"tcp\"".to_owned(),
             };
             let _ = write!(
                 text,
                 "\n[[load_balancer.listener]]\nname = \"{}\"\nprotocol = \"{}\"\nport = {}\nmode = \"{mode}\"\n{target}\n{unknown_datagrams}\
-                 health_check = {{ kind = \"tcp\", interval = \"{}s\", timeout = \"{}s\", healthy_threshold = 1, \
-                 unhealthy_threshold = {UNHEALTHY_THRESHOLD}{check_port} }}\n",
+                 health_check = {{ {check}, interval = \"{}s\", timeout = \"{}s\", healthy_threshold = 1, \
+                 unhealthy_threshold = {UNHEALTHY_THRESHOLD} }}\n",
                 service.name(),
                 service.protocol(),
                 self.vip_port(service),
@@ -211,6 +220,8 @@ mod tests {
             tunnel_addresses: vec![[10, 90, 0, 1].into(), [0xfd90, 0, 0, 0, 0, 0, 0, 1].into()],
             unknown_datagrams: (mode != Mode::Nat).then_some("follow"),
             changes: Vec::new(),
+            checks: [(Service::Http, "kind = \"http\", path = \"/healthz\"")].into(),
+            daemon: "probe_mark = 7\n".to_owned(),
         };
         let parsed = slb_userspace::config::parse("slb.toml", &plan.toml());
         let loaded = parsed.unwrap_or_else(|rejected| panic!("{rejected}"));

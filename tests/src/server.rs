@@ -6,6 +6,7 @@
 mod bulk;
 mod http;
 mod lines;
+mod mood;
 mod udp;
 
 use std::{
@@ -26,6 +27,7 @@ use tokio::{
 use crate::net::Namespace;
 
 pub(crate) use bulk::{Chunks, Digest};
+pub use mood::Mood;
 
 /// A service that every backend offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,6 +96,8 @@ const UDP_BUFFER: usize = 4 << 20;
 pub struct Servers {
     namespace: Arc<Namespace>,
     killed: watch::Sender<bool>,
+    /// How they answer.
+    pub mood: Arc<Mood>,
 }
 
 impl Servers {
@@ -104,6 +108,8 @@ impl Servers {
     pub fn start(namespace: &Arc<Namespace>, name: &str) -> Result<Self> {
         let (killed, kill) = watch::channel(false);
         let name: Arc<str> = name.into();
+        let mood = Arc::new(Mood::default());
+        let (http_mood, echo_mood) = (mood.clone(), mood.clone());
         namespace.block_on(async move {
             let tcp = |service: Service| -> Result<TcpListener> {
                 let socket = bind(Type::STREAM, Protocol::TCP, service)?;
@@ -115,18 +121,20 @@ impl Servers {
             echo.set_recv_buffer_size(UDP_BUFFER)?;
             udp::prepare(&echo)?;
             let echo = UdpSocket::from_std(echo.into())?;
-            tokio::spawn(accept(http, kill.clone(), name.clone(), http::serve));
+            tokio::spawn(accept(http, kill.clone(), name.clone(), move |stream, name| {
+                http::serve(stream, name, http_mood.clone())
+            }));
             tokio::spawn(accept(lines, kill.clone(), name.clone(), lines::serve));
             tokio::spawn(accept(bulk, kill.clone(), name.clone(), bulk::serve));
-            tokio::spawn(udp::serve(echo, kill, name));
+            tokio::spawn(udp::serve(echo, kill, name, echo_mood));
             anyhow::Ok(())
         })?;
-        Ok(Self { namespace: namespace.clone(), killed })
+        Ok(Self { namespace: namespace.clone(), killed, mood })
     }
 
     /// Closes all listening sockets and resets all connections; when it returns, all of that has happened.
     pub fn kill(self) {
-        let Self { namespace, killed } = self;
+        let Self { namespace, killed, .. } = self;
         namespace.block_on(async move {
             killed.send_replace(true);
             // Every task holds a receiver until its sockets are closed.
@@ -148,7 +156,7 @@ fn bind(kind: Type, protocol: Protocol, service: Service) -> Result<Socket> {
 /// Serves each connection by a task of its own, until the kill.
 async fn accept<F, S>(listener: TcpListener, mut kill: watch::Receiver<bool>, name: Arc<str>, serve: S)
 where
-    S: Fn(TcpStream, Arc<str>) -> F + Copy + Send + 'static,
+    S: Fn(TcpStream, Arc<str>) -> F + Clone + Send + 'static,
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
     loop {
@@ -157,7 +165,7 @@ where
             _ = kill.changed() => return,
         };
         match accepted {
-            Ok((stream, _)) => drop(tokio::spawn(one(stream, kill.clone(), name.clone(), serve))),
+            Ok((stream, _)) => drop(tokio::spawn(one(stream, kill.clone(), name.clone(), serve.clone()))),
             // A health check may have reset the connection before it was accepted; descriptors may be short.
             Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
         }

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use slb_userspace::api::{
     self,
-    types::{Health, Status},
+    types::{Health, Server, Status},
 };
 use tempfile::TempDir;
 use tokio::runtime;
@@ -24,7 +24,7 @@ use crate::{
     daemon::{Daemon, Programs, servers},
     leftovers::{self, RunId},
     net::{Backend, Family, Topology, run},
-    server::{Servers, Service},
+    server::{Mood, Servers, Service},
     wait::wait_for,
 };
 
@@ -92,7 +92,11 @@ impl World {
         daemon.ready(&self.programs, &self.plan.socket)
     }
 
-    fn start_without_waiting(&mut self) -> Result<()> {
+    /// Starts the daemon with the plan.
+    ///
+    /// # Errors
+    /// It runs already, or cannot be started.
+    pub fn start_without_waiting(&mut self) -> Result<()> {
         ensure!(self.daemon.is_none(), "the daemon runs already");
         let config = self.write_config("slb.toml", &self.plan.toml())?;
         self.daemon = Some(self.programs.run(&config)?);
@@ -239,6 +243,33 @@ impl World {
         let backend = &self.net.backends[index];
         self.servers[index] = Some(Servers::start(&backend.namespace, &backend.name)?);
         Ok(())
+    }
+
+    /// How the servers of backend `index` answer.
+    ///
+    /// # Panics
+    /// When they are not running.
+    pub fn mood(&self, index: usize) -> &Mood {
+        &self.servers[index].as_ref().expect("the servers run").mood
+    }
+
+    /// Waits until the daemon reports `health` for every entry of backend `index` behind one service; returns the entries.
+    ///
+    /// # Errors
+    /// It takes too long, or the daemon does not answer.
+    pub fn wait_for_health_of(&self, service: Service, index: usize, health: Health) -> Result<Vec<Server>> {
+        let planned = &self.plan.servers[index];
+        let what = format!("{} of {} reported {health:?}", service.name(), planned.name);
+        wait_for(&what, HEALTH_LIMIT, || {
+            let status = self.status()?;
+            let mut listeners = status.load_balancers.into_iter().flat_map(|balancer| balancer.listeners);
+            let listener =
+                listeners.find(|listener| listener.name == service.name()).context("no listener")?;
+            let mut servers = listener.servers;
+            servers.retain(|server| planned.addresses.contains(&server.address.ip()));
+            ensure!(!servers.is_empty(), "no server of {}", planned.name);
+            Ok(servers.iter().all(|server| server.health == health).then_some(servers))
+        })
     }
 
     /// Waits until the daemon reports `health` for every entry of backend `index`; returns how long that took, to a

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use slb_tests::{
     bench::{
+        health,
         packet::{self, Options},
         pps, tcp,
     },
@@ -79,5 +80,15 @@ fn requests_get_through_every_contestant() -> Result<()> {
         ensure!(rows.clone().count() == 4, "{name}: {report}");
         ensure!(rows.clone().all(|row| row.errors == 0 && row.per_second.best > 0.0), "{name}: {report}");
     }
+    Ok(())
+}
+
+#[test]
+fn every_server_of_a_round_is_found_healthy() -> Result<()> {
+    if !is_available("every_server_of_a_round_is_found_healthy") {
+        return Ok(());
+    }
+    let report = health::run(&options("--targets 300"))?;
+    ensure!(report.targets == 300 && report.processor > 0.0, "{report}");
     Ok(())
 }

@@ -20,6 +20,8 @@ pub(crate) enum Benchmark {
     Flood,
     /// Tables, a start with many listeners, one weight among them.
     Control,
+    /// A round of health checks of 10,000 servers.
+    Health,
 }
 
 /// Builds everything and runs the benchmark as root, with more arguments of its own.
@@ -30,6 +32,7 @@ pub(crate) fn run(benchmark: Benchmark, arguments: &[OsString]) -> Result<ExitCo
         Benchmark::Tcp => ("tcp", Extent::Bench),
         Benchmark::Flood => ("flood", Extent::Needed),
         Benchmark::Control => ("control", Extent::Needed),
+        Benchmark::Health => ("health", Extent::Needed),
     };
     let arguments: Vec<OsString> = [name.into()].into_iter().chain(arguments.iter().cloned()).collect();
     become_program("slb-bench", &arguments, extent)

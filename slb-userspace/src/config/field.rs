@@ -120,6 +120,20 @@ impl Checker {
         }
     }
 
+    /// Checks that a value is a boolean.
+    pub(super) fn boolean(&mut self, key: &str, value: &Value) -> Option<bool> {
+        match value.as_ref() {
+            Scalar::Boolean(boolean) => Some(*boolean),
+            other => self.refuse(wrong_type(
+                key,
+                value,
+                other,
+                "a boolean",
+                "true or false, without quotes".to_owned(),
+            )),
+        }
+    }
+
     /// Checks a value that is one of a few words.
     pub(super) fn choice<T: Copy>(&mut self, key: &str, value: &Value, words: &[(&str, T)]) -> Option<T> {
         let all = words.iter().map(|(word, _)| *word);
@@ -261,7 +275,13 @@ impl Checker {
     }
 }
 
-fn wrong_type(key: &str, value: &Value, found: &Scalar, wanted: &str, expected: String) -> Diagnostic {
+pub(super) fn wrong_type(
+    key: &str,
+    value: &Value,
+    found: &Scalar,
+    wanted: &str,
+    expected: String,
+) -> Diagnostic {
     let message = format!("expected {wanted} for `{key}`, found {}", found.kind());
     Diagnostic::error(
         value.span(),

@@ -9,6 +9,10 @@ use std::{
 
 use slb_common::net::headers::protocol;
 
+pub use check::{CheckKind, HealthCheck, HttpCheck, Method, Status, Tls, UdpCheck};
+
+mod check;
+
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -41,6 +45,10 @@ pub struct Daemon {
     pub tunnel_addresses: Vec<IpAddr>,
     /// Seed of the flow hash and of the server tables. The same on every node that shares VIPs.
     pub hash_seed: u64,
+    /// Addresses of this host that health checks come from: at most one of each family; the kernel's choice otherwise.
+    pub probe_source: Vec<IpAddr>,
+    /// Mark of the packets of health checks. Not 0.
+    pub probe_mark: Option<u32>,
 }
 
 /// How the XDP program is attached to an interface.
@@ -237,30 +245,6 @@ pub struct DefaultServer {
     pub address: IpAddr,
     /// Share of new flows.
     pub weight: Weight,
-}
-
-/// A health check.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HealthCheck {
-    /// What is sent and expected.
-    pub kind: CheckKind,
-    /// Port to probe in place of the server's own.
-    pub port: Option<u16>,
-    /// From one probe's start to the next one's. 1 s to 50 s.
-    pub interval: Duration,
-    /// How long an answer may take. 1 s to 300 s.
-    pub timeout: Duration,
-    /// Successes in a row that make a server healthy. 1 to 10.
-    pub healthy_threshold: u8,
-    /// Failures in a row that make a server unhealthy. 1 to 10.
-    pub unhealthy_threshold: u8,
-}
-
-/// What a health check sends and expects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum CheckKind {
-    /// A TCP connection that is opened and then reset.
-    Tcp,
 }
 
 /// A name: 1 to 63 characters of `A-Z a-z 0-9 . _ -`.

@@ -41,6 +41,8 @@ pub(super) struct Daemon {
     pub(super) max_servers: Option<Value>,
     pub(super) tunnel_addresses: Option<Spanned<List<Value>>>,
     pub(super) hash_seed: Option<Value>,
+    pub(super) probe_source: Option<Spanned<List<Value>>>,
+    pub(super) probe_mark: Option<Value>,
 }
 
 /// `[[load_balancer]]`.
@@ -97,6 +99,12 @@ pub(super) struct HealthCheck {
     pub(super) timeout: Option<Value>,
     pub(super) healthy_threshold: Option<Value>,
     pub(super) unhealthy_threshold: Option<Value>,
+    pub(super) method: Option<Value>,
+    pub(super) path: Option<Value>,
+    pub(super) host: Option<Value>,
+    pub(super) verify: Option<Value>,
+    pub(super) request: Option<Value>,
+    pub(super) expect: Option<Value>,
 }
 
 /// `[[server_group]]`.

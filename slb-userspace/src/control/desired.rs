@@ -157,6 +157,8 @@ struct PoolKey<'a> {
     check: Option<&'a HealthCheck>,
     /// Modes ask different things of servers.
     mode: Mode,
+    /// Where servers are checked at the VIP, whose.
+    checked_at: Option<&'a [IpAddr]>,
     /// Only servers of this family; any where packets are not translated.
     is_v4: Option<bool>,
     is_over: bool,
@@ -189,6 +191,7 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
                     servers: servers_key(balancer, listener),
                     check: listener.health_check.as_ref(),
                     mode: listener.mode,
+                    checked_at: checked_at(balancer, listener),
                     is_v4: family(listener, *address),
                     is_over,
                     on_no_healthy: listener.on_no_healthy,
@@ -209,10 +212,9 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
 pub fn targets(config: &Config) -> BTreeSet<Target> {
     let members = Members::of(config);
     running(config)
-        .filter_map(|(balancer, listener)| Some((balancer, listener, listener.health_check.as_ref()?)))
-        .flat_map(|(balancer, listener, check)| {
+        .flat_map(|(balancer, listener)| {
             let checked = members.behind(balancer, listener).servers.into_iter().filter(|m| m.is_checked);
-            checked.map(|member| Target::new(member.address, check)).collect::<Vec<_>>()
+            checked.filter_map(move |member| Target::of(balancer, listener, member.address))
         })
         .collect()
 }
@@ -237,6 +239,11 @@ fn family(listener: &Listener, vip: IpAddr) -> Option<bool> {
         // The packet arrives as it is: what counts is that the server holds the VIP.
         Mode::Dsr | Mode::Ipip => None,
     }
+}
+
+/// The VIPs one of which is probed at each server: what one load balancer's servers hold, another's need not.
+fn checked_at<'a>(balancer: &'a LoadBalancer, listener: &Listener) -> Option<&'a [IpAddr]> {
+    (listener.mode != Mode::Nat && listener.health_check.is_some()).then_some(balancer.addresses.as_slice())
 }
 
 fn tunnel(config: &Config) -> Tunnel {
@@ -370,14 +377,13 @@ impl<'a> Members<'a> {
     }
 }
 
-/// What is known of a server's health, and the detail.
+/// What is known of the health of what is checked, and the detail.
 pub(super) fn health_of(
-    server: SocketAddr,
-    check: Option<&HealthCheck>,
+    target: Option<&Target>,
     health: Option<&BTreeMap<Target, Verdict>>,
 ) -> (Health, Option<String>) {
-    let Some(check) = check else { return (Health::Unchecked, None) };
-    match health.and_then(|health| health.get(&Target::new(server, check))) {
+    let Some(target) = target else { return (Health::Unchecked, None) };
+    match health.and_then(|health| health.get(target)) {
         None => (Health::Unknown, None),
         Some(verdict) if verdict.healthy => (Health::Healthy, verdict.detail.clone()),
         Some(verdict) => (Health::Unhealthy, verdict.detail.clone()),
@@ -396,7 +402,7 @@ fn pool(
     let mut servers: Vec<_> = servers
         .into_iter()
         .filter(|member| is_v4.is_none_or(|is_v4| member.address.is_ipv4() == is_v4))
-        .map(|member| (member.address, server(member, listener, is_over, known)))
+        .map(|member| (member.address, server(member, balancer, listener, is_over, known)))
         .collect();
     servers.sort_by_key(|(address, _)| *address);
     if listener.on_no_healthy == OnNoHealthy::All && !servers.iter().any(|(_, server)| server.takes_new()) {
@@ -405,9 +411,15 @@ fn pool(
     Pool { slots, servers }
 }
 
-fn server(member: Member, listener: &Listener, is_over: bool, known: Known<'_>) -> Server {
-    let check = listener.health_check.as_ref().filter(|_| member.is_checked);
-    let (health, detail) = health_of(member.address, check, known.health);
+fn server(
+    member: Member,
+    balancer: &LoadBalancer,
+    listener: &Listener,
+    is_over: bool,
+    known: Known<'_>,
+) -> Server {
+    let target = Target::of(balancer, listener, member.address).filter(|_| member.is_checked);
+    let (health, detail) = health_of(target.as_ref(), known.health);
     let (next_hop, unreachable) = match known.next_hops.and_then(|hops| hops.get(&member.address.ip())) {
         Some(Ok(reached)) if listener.mode == Mode::Dsr && reached.through_gateway => {
             let why = "gets no packets: mode `dsr` needs it on the same network, and it is reached through a router";

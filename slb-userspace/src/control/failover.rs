@@ -78,8 +78,9 @@ impl Failover {
         let (mut over, mut changes, mut next) = (BTreeMap::new(), Vec::new(), None::<Duration>);
         for (balancer, listener) in listeners(config) {
             let Some(sides) = members.sides(listener) else { continue };
-            let check = listener.health_check.as_ref();
-            let of = |server: &SocketAddr| health_of(*server, check, Some(health)).0;
+            let of = |server: &SocketAddr| {
+                health_of(Target::of(balancer, listener, *server).as_ref(), Some(health)).0
+            };
             let unhealthy = sides.primary.iter().filter(|server| of(server) == Health::Unhealthy).count();
             let primary_can = sides.primary.iter().any(|server| can_serve(of(server)));
             let secondary_can =

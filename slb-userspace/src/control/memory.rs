@@ -36,13 +36,13 @@ pub fn health(config: &Config, held: &State) -> BTreeMap<Target, Verdict> {
     let mut health = BTreeMap::new();
     for balancer in &config.load_balancers {
         for listener in balancer.running() {
-            let Some(check) = &listener.health_check else { continue };
             for address in &balancer.addresses {
                 let key = (*address, listener.port, listener.protocol.number());
                 let Some(&table) = tables.get(&key) else { continue };
                 for server in members.behind(balancer, listener).servers.iter().filter(|s| s.is_checked) {
-                    if let Some(&healthy) = before.get(&(table, server.address)) {
-                        let target = Target::new(server.address, check);
+                    if let Some(&healthy) = before.get(&(table, server.address))
+                        && let Some(target) = Target::of(balancer, listener, server.address)
+                    {
                         health.insert(target, Verdict { healthy, detail: None });
                     }
                 }

@@ -7,7 +7,7 @@
 //! - A shortage on this host (descriptors, ports, or more probes at once than [`PROBES_AT_ONCE`]) delays a decision and
 //!   is logged; it never counts as a failure of the server.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -17,33 +17,17 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
+    Paths, ProbeError, Target,
+    compare::explain,
+    probe::probe,
     state::{Health, State},
-    tcp::{self, ProbeError},
 };
-use crate::config::model::{CheckKind, HealthCheck};
 
-/// Probes under way at the same time, each of which holds one file descriptor.
+/// Probes under way at the same time, each of which holds one file descriptor, or two on the way of the traffic.
 pub const PROBES_AT_ONCE: usize = 1_024;
 
 /// Time between the first probes of two targets that are added together.
 const FIRST_PROBE_SPACING: Duration = Duration::from_micros(100);
-
-/// What is probed, and how.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Target {
-    /// Address and port the probe goes to.
-    pub address: SocketAddr,
-    /// How it is probed. Its `port` is already part of `address`.
-    pub check: HealthCheck,
-}
-
-impl Target {
-    /// The target of a server that takes traffic on `server`, whose port the check may override.
-    pub fn new(server: SocketAddr, check: &HealthCheck) -> Self {
-        let address = SocketAddr::new(server.ip(), check.port.unwrap_or(server.port()));
-        Self { address, check: HealthCheck { port: None, ..check.clone() } }
-    }
-}
 
 /// A target's health was decided for the first time, or changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,14 +44,16 @@ pub struct Event {
 #[derive(Debug)]
 pub struct Supervisor {
     events: mpsc::Sender<Event>,
+    paths: Arc<Paths>,
     permits: Arc<Semaphore>,
     tasks: BTreeMap<Target, Task>,
 }
 
 impl Supervisor {
-    /// Creates a supervisor without targets that reports to `events`.
-    pub fn new(events: mpsc::Sender<Event>) -> Self {
-        Self { events, permits: Arc::new(Semaphore::new(PROBES_AT_ONCE)), tasks: BTreeMap::new() }
+    /// Creates a supervisor without targets that reports to `events`, and whose probes go these ways.
+    pub fn new(events: mpsc::Sender<Event>, paths: Paths) -> Self {
+        let permits = Arc::new(Semaphore::new(PROBES_AT_ONCE));
+        Self { events, paths: Arc::new(paths), permits, tasks: BTreeMap::new() }
     }
 
     /// Makes `wanted` the targets that are probed, each with its health from an earlier run if there is one.
@@ -89,6 +75,7 @@ impl Supervisor {
                 state: State::new(&target.check, remembered),
                 target: target.clone(),
                 events: self.events.clone(),
+                paths: Arc::clone(&self.paths),
                 permits: Arc::clone(&self.permits),
             };
             self.tasks.insert(target, Task(tokio::spawn(prober.run(now + spacing * position))));
@@ -111,6 +98,7 @@ struct Prober {
     target: Target,
     state: State,
     events: mpsc::Sender<Event>,
+    paths: Arc<Paths>,
     permits: Arc<Semaphore>,
 }
 
@@ -122,7 +110,7 @@ impl Prober {
             // The semaphore is never closed; if it were, there would be nothing left to do.
             let Ok(permit) = self.permits.acquire().await else { return };
             let start = Instant::now();
-            let outcome = self.probe().await;
+            let outcome = probe(&self.target, &self.paths).await;
             drop(permit);
             self.warn_if_late(start - due);
             if !self.take(outcome).await {
@@ -135,24 +123,26 @@ impl Prober {
         }
     }
 
-    async fn probe(&self) -> Result<(), ProbeError> {
-        match self.target.check.kind {
-            CheckKind::Tcp => tcp::probe(self.target.address, self.target.check.timeout).await,
-        }
-    }
-
     /// Takes a result in and reports what it changed. Returns false when nobody takes reports any more.
     async fn take(&mut self, outcome: Result<(), ProbeError>) -> bool {
-        let (result, detail) = match outcome {
+        let (result, error) = match outcome {
             Ok(()) => (Health::Healthy, None),
-            Err(error) if error.blames_server() => (Health::Unhealthy, Some(error.to_string())),
+            Err(error) if error.blames_server() => (Health::Unhealthy, Some(error)),
             Err(error) => {
                 warn!(address = %self.target.address, %error, "health check not made");
                 return !self.events.is_closed();
             }
         };
-        debug!(address = %self.target.address, ?result, detail, "probed");
+        debug!(address = %self.target.address, ?result, error = error.as_ref().map(tracing::field::display), "probed");
         let Some(health) = self.state.observe(result) else { return !self.events.is_closed() };
+        let detail = match error {
+            Some(error) => {
+                // It may take a probe more.
+                let Ok(_permit) = self.permits.acquire().await else { return false };
+                Some(explain(&self.target, error, &self.paths).await.to_string())
+            }
+            None => None,
+        };
         let healthy = health == Health::Healthy;
         self.events.send(Event { target: self.target.clone(), healthy, detail }).await.is_ok()
     }

@@ -3,85 +3,64 @@
 //! The reset (`SO_LINGER` of zero) frees the connection on both ends at once: the server sees no half-closed
 //! connection, and no port of this host stays in TIME-WAIT (RFC 9293, section 3.6).
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
-use nix::errno::Errno;
-use tokio::{net::TcpSocket, time};
+use tokio::net::{TcpSocket, TcpStream};
 
-/// Why a probe did not succeed.
-#[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
-    /// The server answered with a reset.
-    #[error("connection refused")]
-    Refused,
-    /// Nothing came back in time.
-    #[error("no answer within {}", humantime::format_duration(*.0))]
-    TimedOut(Duration),
-    /// There is no way to the server's host.
-    #[error("host unreachable")]
-    HostUnreachable,
-    /// There is no route to the server's network.
-    #[error("network unreachable")]
-    NetworkUnreachable,
-    /// The connection failed in another way.
-    #[error("cannot connect: {0}")]
-    Failed(io::Error),
-    /// This host was short of descriptors, memory or ports. It says nothing about the server.
-    #[error("cannot probe: {0}")]
-    Local(io::Error),
+use super::{
+    Paths, ProbeError, Target,
+    path::{Lease, Transport},
+};
+
+/// A connection that is reset when it is dropped, and the way it goes.
+#[derive(Debug)]
+pub(super) struct Connection {
+    // Dropped first: the reset needs the way.
+    pub(super) stream: TcpStream,
+    /// The other end.
+    pub(super) remote: SocketAddr,
+    _lease: Option<Lease>,
 }
 
-impl ProbeError {
-    /// Whether the error is a statement about the server, and not about this host.
-    pub fn blames_server(&self) -> bool {
-        !matches!(self, Self::Local(_))
-    }
-
-    fn from_io(error: io::Error, timeout: Duration) -> Self {
-        match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ECONNREFUSED) => Self::Refused,
-            Some(Errno::ETIMEDOUT) => Self::TimedOut(timeout),
-            Some(Errno::EHOSTUNREACH) => Self::HostUnreachable,
-            Some(Errno::ENETUNREACH) => Self::NetworkUnreachable,
-            Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS | Errno::EADDRNOTAVAIL) => {
-                Self::Local(error)
-            }
-            _ => Self::Failed(error),
-        }
-    }
+/// Opens a connection and resets it.
+pub(super) async fn probe(target: &Target, paths: &Paths) -> Result<(), ProbeError> {
+    connect(target, paths).await.map(drop)
 }
 
-/// Opens a connection to `address` within `timeout` and resets it.
-///
-/// # Errors
-///
-/// Says why there is no connection. [`ProbeError::Local`] is no statement about the server.
-pub async fn probe(address: SocketAddr, timeout: Duration) -> Result<(), ProbeError> {
-    let connection = async {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_zero_linger()?;
-        socket.connect(address).await
-    };
-    match time::timeout(timeout, connection).await {
-        Ok(Ok(_reset_when_dropped)) => Ok(()),
-        Ok(Err(error)) => Err(ProbeError::from_io(error, timeout)),
-        Err(_elapsed) => Err(ProbeError::TimedOut(timeout)),
-    }
+/// Opens a connection.
+pub(super) async fn connect(target: &Target, paths: &Paths) -> Result<Connection, ProbeError> {
+    let opened = paths.open(target, Transport::Tcp).await?;
+    opened.socket.set_linger(Some(std::time::Duration::ZERO))?;
+    let socket = TcpSocket::from_std_stream(opened.socket.into());
+    let remote = opened.remote;
+    Ok(Connection { stream: socket.connect(remote).await?, remote, _lease: opened.lease })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    use std::{
+        io,
+        net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+        time::Duration,
+    };
 
     use socket2::{Domain, Socket, Type};
     use tokio::{
         io::{AsyncReadExt, unix::AsyncFd},
-        net::{TcpListener, TcpStream},
+        net::TcpListener,
     };
 
     use super::*;
+    use crate::{
+        config::model::CheckKind,
+        health::{probe::probe, testing::target},
+    };
 
     const GENEROUS: Duration = Duration::from_secs(30);
+
+    async fn probed(address: SocketAddr, timeout: Duration) -> Result<(), ProbeError> {
+        probe(&target(address, CheckKind::Tcp, timeout), &Paths::default()).await
+    }
 
     /// A socket that holds a port of the loopback address and does not listen on it.
     fn bound() -> (Socket, SocketAddr) {
@@ -107,7 +86,7 @@ mod tests {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 stream.read(&mut [0; 1]).await
             };
-            let (probed, read) = tokio::join!(probe(address, GENEROUS), accepted);
+            let (probed, read) = tokio::join!(probed(address, GENEROUS), accepted);
             probed.unwrap();
             assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         }
@@ -116,7 +95,7 @@ mod tests {
     #[tokio::test]
     async fn closed_port_is_refused() {
         let (_port_holder, address) = bound();
-        let error = probe(address, GENEROUS).await.unwrap_err();
+        let error = probed(address, GENEROUS).await.unwrap_err();
         assert!(matches!(error, ProbeError::Refused), "{error:?}");
         assert!(error.blames_server());
         assert_eq!(error.to_string(), "connection refused");
@@ -134,20 +113,8 @@ mod tests {
         let _queued = queue.readable().await.unwrap();
 
         let timeout = Duration::from_millis(200);
-        let error = probe(address, timeout).await.unwrap_err();
+        let error = probed(address, timeout).await.unwrap_err();
         assert!(matches!(error, ProbeError::TimedOut(t) if t == timeout), "{error:?}");
         assert_eq!(error.to_string(), "no answer within 200ms");
-    }
-
-    #[test]
-    fn errors_are_told_apart() {
-        let classify = |errno: Errno| ProbeError::from_io(errno.into(), GENEROUS);
-        assert!(matches!(classify(Errno::EHOSTUNREACH), ProbeError::HostUnreachable));
-        assert!(matches!(classify(Errno::ENETUNREACH), ProbeError::NetworkUnreachable));
-        assert!(matches!(classify(Errno::ETIMEDOUT), ProbeError::TimedOut(GENEROUS)));
-        assert!(classify(Errno::EPROTO).blames_server());
-        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::EADDRNOTAVAIL] {
-            assert!(!classify(errno).blames_server(), "{errno}");
-        }
     }
 }

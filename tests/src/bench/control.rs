@@ -201,7 +201,7 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 /// A line of the kernel's account of this process, in bytes.
-fn memory(what: &str) -> Result<u64> {
+pub(super) fn memory(what: &str) -> Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
     let kilobytes = line.context("no account of memory")?.trim().trim_end_matches(" kB").parse::<u64>()?;

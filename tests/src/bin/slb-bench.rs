@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use slb_tests::{
     bench::{
-        control,
+        control, health,
         packet::{self, flood},
         pps, tcp,
     },
@@ -43,6 +43,8 @@ enum Bench {
     Flood(Flood),
     /// What a change of configuration costs: tables, a start with many listeners, one weight.
     Control(Control),
+    /// A round of health checks of many servers: its time, processor time and memory.
+    Health(Health),
     /// Frames per second on one processor, beside MAC swap, kernel forwarding and nftables.
     Pps(pps::Options),
     /// Requests, connections and bytes per second through real TCP stacks, beside kernel forwarding, nftables and proxies.
@@ -54,6 +56,15 @@ struct Flood {
     /// Seconds of each flood.
     #[arg(long, default_value_t = flood::Options::default().seconds)]
     seconds: u64,
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Health {
+    #[command(flatten)]
+    options: health::Options,
     /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -115,7 +126,7 @@ impl Bench {
     fn leaves_things(&self) -> bool {
         match self {
             Self::Packet(packet) => !packet.list,
-            Self::Control(_) | Self::Flood(_) => true,
+            Self::Control(_) | Self::Flood(_) | Self::Health(_) => true,
             Self::Pps(_) | Self::Tcp(_) => true,
         }
     }
@@ -127,6 +138,7 @@ impl Bench {
             Self::Flood(Flood { seconds, json }) => {
                 show(&flood::run(&flood::Options { seconds })?, json.as_deref())?;
             }
+            Self::Health(Health { options, json }) => show(&health::run(&options)?, json.as_deref())?,
             Self::Pps(options) => show(&pps::run(&options)?, options.json.as_deref())?,
             Self::Tcp(options) => show(&tcp::run(&options)?, options.json.as_deref())?,
         }

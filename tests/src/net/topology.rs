@@ -161,6 +161,24 @@ impl Topology {
         family.host(0, SLB)
     }
 
+    /// Takes the VIPs from `lo` of `slb`, where they are not needed if routers send their packets there. To `slb` itself
+    /// they are addresses like any other, behind the client's link.
+    ///
+    /// # Errors
+    /// A command fails; also when it does not hold them.
+    pub fn route_vips(&self) -> Result<()> {
+        let (v4, v6) = (Family::V4, Family::V6);
+        self.slb.ip(&format!(
+            "addr del {}/32 dev lo\naddr del {}/128 dev lo\nroute add {}/32 via {}\nroute add {}/128 via {}",
+            v4.vip(),
+            v6.vip(),
+            v4.vip(),
+            v4.host(0, FIRST_SOURCE),
+            v6.vip(),
+            v6.host(0, FIRST_SOURCE)
+        ))
+    }
+
     /// Lets the kernel of `slb` forward too, or not.
     ///
     /// # Errors
@@ -197,6 +215,18 @@ impl Backend {
         self.namespace.sysctl("net/ipv4/conf/all/arp_announce", "2")?;
         self.namespace.ip(&format!(
             "addr add {}/32 dev lo\naddr add {}/128 dev lo",
+            Family::V4.vip(),
+            Family::V6.vip()
+        ))
+    }
+
+    /// Takes the VIPs from its `lo` again.
+    ///
+    /// # Errors
+    /// A command fails; also when it does not hold them.
+    pub fn release_vips(&self) -> Result<()> {
+        self.namespace.ip(&format!(
+            "addr del {}/32 dev lo\naddr del {}/128 dev lo",
             Family::V4.vip(),
             Family::V6.vip()
         ))

@@ -1,4 +1,4 @@
-//! HTTP/1.1 server: `GET /` answers the backend's name, as body and in `X-Server`.
+//! HTTP/1.1 server: `GET /` answers the backend's name, as body and in `X-Server`; `/healthz` has the status of its mood.
 
 use std::{io, sync::Arc};
 
@@ -7,17 +7,22 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::Mood;
+
 /// Largest head of a request, in bytes.
 const MAX_HEAD: u64 = 8 * 1024;
 
 /// Serves requests until the client wants no more.
-pub(super) async fn serve(stream: TcpStream, name: Arc<str>) -> io::Result<()> {
+pub(super) async fn serve(stream: TcpStream, name: Arc<str>, mood: Arc<Mood>) -> io::Result<()> {
     let mut stream = BufStream::new(stream);
     while let Some(request) = read_head(&mut stream).await? {
         let (status, body) = match request.line.as_str() {
-            "GET / HTTP/1.1" => ("200 OK", format!("{name}\n")),
-            line if line.starts_with("GET ") => ("404 Not Found", String::new()),
-            _ => ("405 Method Not Allowed", String::new()),
+            "GET / HTTP/1.1" => ("200 OK".to_owned(), format!("{name}\n")),
+            "GET /healthz HTTP/1.1" | "HEAD /healthz HTTP/1.1" => {
+                (format!("{} Health", mood.status()), String::new())
+            }
+            line if line.starts_with("GET ") => ("404 Not Found".to_owned(), String::new()),
+            _ => ("405 Method Not Allowed".to_owned(), String::new()),
         };
         let connection = if request.close { "close" } else { "keep-alive" };
         let response = format!(

@@ -15,8 +15,15 @@ use nix::{
 };
 use tokio::{io::Interest, net::UdpSocket, sync::watch};
 
+use super::Mood;
+
 /// Answers datagrams until the kill, from the address they were sent to: a VIP, where they arrive unchanged.
-pub(super) async fn serve(socket: UdpSocket, mut kill: watch::Receiver<bool>, name: Arc<str>) {
+pub(super) async fn serve(
+    socket: UdpSocket,
+    mut kill: watch::Receiver<bool>,
+    name: Arc<str>,
+    mood: Arc<Mood>,
+) {
     let mut buffer = vec![0; usize::from(u16::MAX)];
     loop {
         let received = tokio::select! {
@@ -27,7 +34,7 @@ pub(super) async fn serve(socket: UdpSocket, mut kill: watch::Receiver<bool>, na
         let Ok(Received { length, client: Some(client), to: Some(to) }) = received else { continue };
         let mut answer = name.as_bytes().to_vec();
         answer.push(b' ');
-        answer.extend_from_slice(&buffer[..length]);
+        answer.extend_from_slice(if mood.garbles() { b"?" } else { &buffer[..length] });
         // A client that is gone needs no answer.
         let _ = send(&socket, &answer, to, client).await;
     }

@@ -147,7 +147,7 @@ fn what_is_stopped_is_not_forwarded() {
         ensure!(client.exchange(Service::Http, web).is_err(), "a stopped listener served");
         client.exchange(Service::Echo, dns)?;
         ensure!(client.ping(web.ip(), PATIENCE)?.is_some(), "the other listeners' VIP does not answer");
-        world.plan.change("addresses = [", "state = \"stopped\"\naddresses = [");
+        world.plan.change("name = \"shop\"", "name = \"shop\"\nstate = \"stopped\"");
         world.restart()?;
         ensure!(client.exchange(Service::Echo, dns).is_err(), "a stopped load balancer served");
         world.plan.changes.clear();

@@ -6,6 +6,7 @@ mod decap;
 mod detach;
 mod failover;
 mod failure;
+mod health;
 mod modes;
 mod next_hop;
 mod not_ours;

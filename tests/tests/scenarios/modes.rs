@@ -12,7 +12,7 @@ const EXCHANGES: u64 = 1_500;
 
 /// A mode, and how servers are reached in it.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+pub(super) enum Way {
     /// Half of the entries by their IPv4 address, half by their IPv6 address: it matters to the link only.
     Dsr,
     /// In tunnels of one family, with packets of both families inside.
@@ -57,7 +57,7 @@ in_each_way!(flows_spread_by_weight_and_answers_go_past_slb);
 in_each_way!(a_killed_server_is_left_out_and_taken_back_directly);
 
 /// Servers hold the VIPs, open tunnels where there are some, and their answers find the client.
-fn prepare(world: &mut World, way: Way) -> Result<()> {
+pub(super) fn prepare(world: &mut World, way: Way) -> Result<()> {
     world.net.route_answers()?;
     let own = Family::ALL.map(|family| world.net.slb_address(family));
     for backend in &world.net.backends {

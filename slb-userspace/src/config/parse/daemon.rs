@@ -55,7 +55,12 @@ pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon
     let max_servers = raw.max_servers.as_ref().map_or(Some(DEFAULT_BACKENDS), |value| {
         checker.integer("max_servers", value, 1 << 10..=MAX_BACKENDS)
     });
-    let tunnel_addresses = tunnel_addresses(checker, raw.tunnel_addresses.as_ref());
+    let tunnel_addresses = one_of_each_family(checker, "tunnel_addresses", raw.tunnel_addresses.as_ref());
+    let probe_source = one_of_each_family(checker, "probe_source", raw.probe_source.as_ref());
+    let probe_mark = raw
+        .probe_mark
+        .as_ref()
+        .map_or(Some(None), |value| checker.integer("probe_mark", value, 1..=u32::MAX).map(Some));
     let hash_seed =
         raw.hash_seed.as_ref().map_or(Some(0), |value| checker.integer("hash_seed", value, 0..=u64::MAX));
     Some(Daemon {
@@ -67,15 +72,21 @@ pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon
         max_servers: max_servers?,
         tunnel_addresses: tunnel_addresses?,
         hash_seed: hash_seed?,
+        probe_source: probe_source?,
+        probe_mark: probe_mark?,
     })
 }
 
-/// Checks the addresses that tunnels begin at: one of each family at most.
-fn tunnel_addresses(checker: &mut Checker, list: Option<&Spanned<List<Value>>>) -> Option<Vec<IpAddr>> {
+/// Checks addresses of this host: one of each family at most.
+fn one_of_each_family(
+    checker: &mut Checker,
+    key: &str,
+    list: Option<&Spanned<List<Value>>>,
+) -> Option<Vec<IpAddr>> {
     let mut seen = HashMap::new();
     let mut addresses = Vec::new();
     for value in list.iter().flat_map(|list| &list.as_ref().0) {
-        let address = checker.address("tunnel_addresses", value)?;
+        let address = checker.address(key, value)?;
         let family = if address.is_ipv4() { "an IPv4 address" } else { "an IPv6 address" };
         checker.unique(&mut seen, address.is_ipv4(), value.span(), family);
         addresses.push(address);

@@ -1,6 +1,12 @@
 //! `health_check` of a listener.
 
+mod http;
+mod kind;
+mod udp;
+
 use std::{ops::RangeInclusive, time::Duration};
+
+use kind::Kind;
 
 use crate::config::{
     diagnostic::Diagnostic,
@@ -9,19 +15,10 @@ use crate::config::{
     raw::{self, Value},
 };
 
-const DEFAULT: HealthCheck = HealthCheck {
-    kind: CheckKind::Tcp,
-    port: None,
-    interval: Duration::from_secs(2),
-    timeout: Duration::from_secs(5),
-    healthy_threshold: 3,
-    unhealthy_threshold: 3,
-};
-
-const KINDS: [(&str, Option<CheckKind>); 2] = [("tcp", Some(CheckKind::Tcp)), ("none", None)];
 const INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(50);
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
 const THRESHOLD: RangeInclusive<u8> = 1..=10;
+const THRESHOLD_DEFAULT: u8 = 3;
 
 /// Checks a health check. Without one, TCP listeners have the default and UDP listeners have none: a TCP connection
 /// says nothing of a UDP service, unless its operator knows that it does.
@@ -33,46 +30,66 @@ pub(super) fn build(
     protocol: Option<Protocol>,
 ) -> Option<Option<HealthCheck>> {
     let Some(table) = table else {
-        return Some((protocol == Some(Protocol::Tcp)).then_some(DEFAULT));
+        return Some((protocol == Some(Protocol::Tcp)).then(default));
     };
     let raw = &table.as_ref().0;
     let kind = checker.required(raw.kind.as_ref(), "kind", &table.span(), "kind = \"tcp\"");
-    let kind = kind.and_then(|value| checker.choice("kind", value, &KINDS));
+    let kind = kind.and_then(|value| checker.choice("kind", value, &Kind::WORDS));
+    let (interval, timeout) = kind.map_or_else(|| Kind::Tcp.timing(), Kind::timing);
     let port = raw.port.as_ref().map_or(Some(None), |value| checker.port("port", value).map(Some));
-    let interval = duration(checker, "interval", raw.interval.as_ref(), INTERVAL, DEFAULT.interval);
-    let timeout = duration(checker, "timeout", raw.timeout.as_ref(), TIMEOUT, DEFAULT.timeout);
-    let healthy =
-        threshold(checker, "healthy_threshold", raw.healthy_threshold.as_ref(), DEFAULT.healthy_threshold);
-    let unhealthy = threshold(
-        checker,
-        "unhealthy_threshold",
-        raw.unhealthy_threshold.as_ref(),
-        DEFAULT.unhealthy_threshold,
-    );
-
-    let Some(kind) = kind? else {
-        let settings =
-            [&raw.port, &raw.interval, &raw.timeout, &raw.healthy_threshold, &raw.unhealthy_threshold];
-        if let Some(setting) = settings.into_iter().flatten().next() {
-            checker.note(
-                Diagnostic::warning(
-                    setting.span(),
-                    "settings of a health check that is off",
-                    "this has no effect",
-                )
-                .help("remove it, or write `kind = \"tcp\"`"),
-            );
+    let interval = duration(checker, "interval", raw.interval.as_ref(), INTERVAL, interval);
+    let timeout = duration(checker, "timeout", raw.timeout.as_ref(), TIMEOUT, timeout);
+    let healthy = threshold(checker, "healthy_threshold", raw.healthy_threshold.as_ref());
+    let unhealthy = threshold(checker, "unhealthy_threshold", raw.unhealthy_threshold.as_ref());
+    let kind = kind?;
+    let fits = kind.refuse_others(checker, raw);
+    let kind = match kind {
+        Kind::None => {
+            warn_of_settings(checker, raw);
+            return Some(None);
         }
-        return Some(None);
+        Kind::Tcp => Some(CheckKind::Tcp),
+        Kind::Icmp => Some(CheckKind::Icmp),
+        Kind::Udp => udp::build(checker, raw).map(CheckKind::Udp),
+        Kind::Http => http::build(checker, raw, false).map(CheckKind::Http),
+        Kind::Https => http::build(checker, raw, true).map(CheckKind::Http),
     };
+    fits?;
     Some(Some(HealthCheck {
-        kind,
+        kind: kind?,
         port: port?,
         interval: interval?,
         timeout: timeout?,
         healthy_threshold: healthy?,
         unhealthy_threshold: unhealthy?,
     }))
+}
+
+/// The check of a TCP listener that says nothing of one.
+fn default() -> HealthCheck {
+    let (interval, timeout) = Kind::Tcp.timing();
+    HealthCheck {
+        kind: CheckKind::Tcp,
+        port: None,
+        interval,
+        timeout,
+        healthy_threshold: THRESHOLD_DEFAULT,
+        unhealthy_threshold: THRESHOLD_DEFAULT,
+    }
+}
+
+fn warn_of_settings(checker: &mut Checker, raw: &raw::HealthCheck) {
+    let settings = [&raw.port, &raw.interval, &raw.timeout, &raw.healthy_threshold, &raw.unhealthy_threshold];
+    if let Some(setting) = settings.into_iter().flatten().next() {
+        checker.note(
+            Diagnostic::warning(
+                setting.span(),
+                "settings of a health check that is off",
+                "this has no effect",
+            )
+            .help("remove it, or write `kind = \"tcp\"`"),
+        );
+    }
 }
 
 fn duration(
@@ -85,6 +102,6 @@ fn duration(
     value.map_or(Some(default), |value| checker.duration(key, value, allowed))
 }
 
-fn threshold(checker: &mut Checker, key: &str, value: Option<&Value>, default: u8) -> Option<u8> {
-    value.map_or(Some(default), |value| checker.integer(key, value, THRESHOLD))
+fn threshold(checker: &mut Checker, key: &str, value: Option<&Value>) -> Option<u8> {
+    value.map_or(Some(THRESHOLD_DEFAULT), |value| checker.integer(key, value, THRESHOLD))
 }

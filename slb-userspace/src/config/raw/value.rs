@@ -6,14 +6,19 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
+use toml::Spanned;
 
-/// A value where an integer or a string is expected.
+/// A value where an integer, a string or a boolean is expected, or a list of such where one or several may stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::config) enum Scalar {
     /// An integer; those beyond `i128` are read as its largest.
     Integer(i128),
     /// A string.
     Text(String),
+    /// A boolean.
+    Boolean(bool),
+    /// A list.
+    List(Vec<Spanned<Scalar>>),
     /// Something else, named for a message.
     Other(&'static str),
 }
@@ -32,6 +37,8 @@ impl Scalar {
         match self {
             Self::Integer(_) => "an integer",
             Self::Text(_) => "a string",
+            Self::Boolean(_) => "a boolean",
+            Self::List(_) => "a list",
             Self::Other(kind) => kind,
         }
     }
@@ -67,8 +74,8 @@ impl<'de> Deserialize<'de> for Scalar {
                 Ok(Scalar::Text(value.to_owned()))
             }
 
-            fn visit_bool<E: de::Error>(self, _: bool) -> Result<Scalar, E> {
-                Ok(Scalar::Other("a boolean"))
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Scalar, E> {
+                Ok(Scalar::Boolean(value))
             }
 
             fn visit_f64<E: de::Error>(self, _: f64) -> Result<Scalar, E> {
@@ -76,8 +83,11 @@ impl<'de> Deserialize<'de> for Scalar {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Scalar, A::Error> {
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Scalar::Other("a list"))
+                let mut values = Vec::new();
+                while let Some(value) = list.next_element()? {
+                    values.push(value);
+                }
+                Ok(Scalar::List(values))
             }
 
             // toml hands dates over as maps as well.

@@ -5,7 +5,10 @@ use std::{net::IpAddr, path::Path, time::Duration};
 use super::{BASE, accepted, changed};
 use crate::config::{
     load,
-    model::{CheckKind, HealthCheck, Mode, Protocol, Target, Tracking, UnknownDatagrams, XdpMode},
+    model::{
+        CheckKind, HealthCheck, HttpCheck, Method, Mode, Protocol, Status, Target, Tls, Tracking, UdpCheck,
+        UnknownDatagrams, XdpMode,
+    },
 };
 
 const DEFAULT_CHECK: HealthCheck = HealthCheck {
@@ -28,6 +31,7 @@ fn every_default() {
     assert_eq!(config.daemon.max_servers, 16_384);
     assert_eq!(config.daemon.tunnel_addresses, [] as [IpAddr; 0]);
     assert_eq!(config.daemon.hash_seed, 0);
+    assert_eq!((config.daemon.probe_source.as_slice(), config.daemon.probe_mark), ([].as_slice(), None));
 
     let [shop] = config.load_balancers.as_slice() else { panic!("{config:?}") };
     assert_eq!(shop.name.as_str(), "shop");
@@ -71,6 +75,12 @@ fn daemon_settings_are_taken() {
     let with = |line: &str| changed("[daemon]", &format!("[daemon]\n{line}"));
     assert_eq!(accepted(&with("xdp_mode = \"generic\"")).daemon.xdp_mode, XdpMode::Generic);
     assert_eq!(accepted(&with("xdp_mode = \"auto\"")).daemon.xdp_mode, XdpMode::Auto);
+    let probes = accepted(&with("probe_source = [\"fd00::2\", \"10.0.0.2\"]\nprobe_mark = 0x51b")).daemon;
+    let sources: Vec<_> = probes.probe_source.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        (sources, probes.probe_mark),
+        (vec!["fd00::2".to_owned(), "10.0.0.2".to_owned()], Some(0x51b))
+    );
     assert_eq!(accepted(&with("flow_table_entries = 16777216")).daemon.flow_table_entries, 1 << 24);
 }
 
@@ -140,6 +150,67 @@ fn health_checks_are_taken() {
 }
 
 #[test]
+fn kinds_of_health_checks_are_taken() {
+    let with = |check: &str| {
+        let config = accepted(&changed(
+            "server_group = \"web\"",
+            &format!("server_group = \"web\"\nhealth_check = {{ {check} }}"),
+        ));
+        config.load_balancers[0].listeners[1].health_check.clone()
+    };
+    let http = HttpCheck {
+        method: Method::Head,
+        path: "/".to_owned(),
+        host: None,
+        expect: vec![Status::Class(2)],
+        tls: None,
+    };
+    let of = |kind| Some(HealthCheck { kind, ..DEFAULT_CHECK });
+    assert_eq!(with("kind = \"http\""), of(CheckKind::Http(http.clone())));
+    assert_eq!(
+        with("kind = \"https\""),
+        of(CheckKind::Http(HttpCheck { tls: Some(Tls::Any), ..http.clone() }))
+    );
+    assert_eq!(
+        with("kind = \"https\", verify = true, expect = 204"),
+        of(CheckKind::Http(HttpCheck {
+            tls: Some(Tls::Verified),
+            expect: vec![Status::Code(204)],
+            ..http.clone()
+        }))
+    );
+    assert_eq!(
+        with(
+            "kind = \"http\", method = \"GET\", path = \"/a?b=%20\", host = \"[2001:db8::1]:80\", expect = [\"3xx\", 200, 599]"
+        ),
+        of(CheckKind::Http(HttpCheck {
+            method: Method::Get,
+            path: "/a?b=%20".to_owned(),
+            host: Some("[2001:db8::1]:80".to_owned()),
+            expect: vec![Status::Class(3), Status::Code(200), Status::Code(599)],
+            tls: None,
+        }))
+    );
+    assert_eq!(with("kind = \"icmp\""), of(CheckKind::Icmp));
+    let udp = |request: &[u8], expect: Option<&[u8]>| {
+        Some(HealthCheck {
+            kind: CheckKind::Udp(UdpCheck { request: request.to_vec(), expect: expect.map(<[u8]>::to_vec) }),
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(10),
+            ..DEFAULT_CHECK
+        })
+    };
+    assert_eq!(with("kind = \"udp\""), udp(b"", None));
+    assert_eq!(with("kind = \"udp\", request = \"ping\""), udp(b"ping", None));
+    assert_eq!(
+        with("kind = \"udp\", request = \"hex:00fF\", expect = \"süß\""),
+        udp(&[0, 255], Some("süß".as_bytes()))
+    );
+    let longest = "x".repeat(500);
+    assert_eq!(with(&format!("kind = \"udp\", request = \"{longest}\"")), udp(longest.as_bytes(), None));
+}
+
+#[test]
 fn udp_listeners_may_have_a_tcp_check() {
     let config =
         accepted(&changed("backend_port = 5353", "backend_port = 5353\nhealth_check = { kind = \"tcp\" }"));
@@ -183,6 +254,8 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         "max_servers",
         "tunnel_addresses",
         "hash_seed",
+        "probe_source",
+        "probe_mark",
         "name",
         "addresses",
         "table_size",
@@ -200,6 +273,12 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         "timeout",
         "healthy_threshold",
         "unhealthy_threshold",
+        "method",
+        "path",
+        "host",
+        "expect",
+        "verify",
+        "request",
         "servers",
     ] {
         assert!(text.contains(&format!("{setting} =")), "{setting}");

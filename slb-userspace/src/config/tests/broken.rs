@@ -152,6 +152,27 @@ fn daemon() {
         (INTERFACES.into(), with("max_servers = 1023"), "3:15", ["out of range", "1024 to 1048576"]),
         (INTERFACES.into(), with("max_servers = 1048577"), "3:15", ["`max_servers`", "1024 to 1048576"]),
         (INTERFACES.into(), with("max_servers = \"many\""), "3:15", ["expected an integer", "a string"]),
+        (
+            INTERFACES.into(),
+            with("probe_source = [\"10.0.0.5\", \"10.0.0.6\"]"),
+            "3:29",
+            ["an IPv4 address appears twice", "first here"],
+        ),
+        (
+            INTERFACES.into(),
+            with("probe_source = \"10.0.0.5\""),
+            "3:16",
+            ["expected a list", "between brackets"],
+        ),
+        (
+            INTERFACES.into(),
+            with("probe_source = [\"eth0\"]"),
+            "3:17",
+            ["`eth0` is not an IP address", "2001:db8::10"],
+        ),
+        (INTERFACES.into(), with("probe_mark = 0"), "3:14", ["out of range", "1 to 4294967295"]),
+        (INTERFACES.into(), with("probe_mark = 0x100000000"), "3:14", ["out of range", "`probe_mark`"]),
+        (INTERFACES.into(), with("probe_mark = \"0x1\""), "3:14", ["expected an integer", "a string"]),
         (INTERFACES.into(), with("hash_seed = -1"), "3:13", ["out of range", "0 to 18446744073709551615"]),
         (
             INTERFACES.into(),

@@ -63,8 +63,8 @@ impl World {
     }
 
     fn set(&mut self, listener: usize, server: &str, healthy: bool) {
-        let check = self.config.load_balancers[0].listeners[listener].health_check.as_ref().unwrap();
-        let target = Target::new(server.parse().unwrap(), check);
+        let shop = &self.config.load_balancers[0];
+        let target = Target::of(shop, &shop.listeners[listener], server.parse().unwrap()).unwrap();
         self.health.insert(target, Verdict { healthy, detail: None });
     }
 

@@ -1,6 +1,6 @@
 //! Tests with real servers on the loopback address.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -8,6 +8,10 @@ use tokio::{
 };
 
 use super::*;
+use crate::{
+    config::model::{CheckKind, HealthCheck},
+    health::Via,
+};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -75,9 +79,9 @@ async fn ended(task: &tokio::task::AbortHandle) {
 async fn follows_a_server_up_down_and_up_again() {
     let port = Port::reserve();
     let listener = port.listen();
-    let target = Target::new(port.address, &check(3));
+    let target = Target::new(port.address, Via::Direct, &check(3));
     let (sender, mut events) = mpsc::channel(16);
-    let mut supervisor = Supervisor::new(sender);
+    let mut supervisor = Supervisor::new(sender, Paths::default());
     supervisor.set_targets(only(&target, None));
 
     let up = Event { target: target.clone(), healthy: true, detail: None };
@@ -97,9 +101,9 @@ async fn first_result_decides_at_once_and_thresholds_later() {
     let port = Port::reserve();
     // One more probe than the first one would come an hour later.
     let slow = HealthCheck { interval: Duration::from_secs(3_600), ..check(3) };
-    let target = Target::new(port.address, &slow);
+    let target = Target::new(port.address, Via::Direct, &slow);
     let (sender, mut events) = mpsc::channel(16);
-    let mut supervisor = Supervisor::new(sender);
+    let mut supervisor = Supervisor::new(sender, Paths::default());
 
     supervisor.set_targets(only(&target, None));
     assert!(!next(&mut events).await.healthy);
@@ -115,9 +119,9 @@ async fn remembered_healthy_needs_the_threshold_to_fall() {
     let port = Port::reserve();
     let slow = HealthCheck { interval: Duration::from_secs(3_600), ..check(2) };
     let fast = check(2);
-    let [slow, fast] = [slow, fast].map(|check| Target::new(port.address, &check));
+    let [slow, fast] = [slow, fast].map(|check| Target::new(port.address, Via::Direct, &check));
     let (sender, mut events) = mpsc::channel(16);
-    let mut supervisor = Supervisor::new(sender);
+    let mut supervisor = Supervisor::new(sender, Paths::default());
     let wanted =
         BTreeMap::from([(slow.clone(), Some(Health::Healthy)), (fast.clone(), Some(Health::Healthy))]);
     supervisor.set_targets(wanted);
@@ -129,9 +133,9 @@ async fn remembered_healthy_needs_the_threshold_to_fall() {
 #[tokio::test]
 async fn a_target_that_stays_is_undisturbed_and_a_removed_one_ends() {
     let (first, second) = (Port::reserve(), Port::reserve());
-    let [first, second] = [&first, &second].map(|port| Target::new(port.address, &check(1)));
+    let [first, second] = [&first, &second].map(|port| Target::new(port.address, Via::Direct, &check(1)));
     let (sender, mut events) = mpsc::channel(16);
-    let mut supervisor = Supervisor::new(sender);
+    let mut supervisor = Supervisor::new(sender, Paths::default());
     let both = BTreeMap::from([(first.clone(), None), (second.clone(), None)]);
     supervisor.set_targets(both);
     for _ in 0..2 {
@@ -155,9 +159,10 @@ async fn a_target_that_stays_is_undisturbed_and_a_removed_one_ends() {
 #[tokio::test]
 async fn a_slow_receiver_loses_nothing() {
     let ports: Vec<Port> = (0..20).map(|_| Port::reserve()).collect();
-    let wanted: BTreeMap<_, _> = ports.iter().map(|p| (Target::new(p.address, &check(1)), None)).collect();
+    let wanted: BTreeMap<_, _> =
+        ports.iter().map(|p| (Target::new(p.address, Via::Direct, &check(1)), None)).collect();
     let (sender, mut events) = mpsc::channel(1);
-    let mut supervisor = Supervisor::new(sender);
+    let mut supervisor = Supervisor::new(sender, Paths::default());
     supervisor.set_targets(wanted.clone());
     // The channel holds one event, so that all other tasks must wait.
     while events.is_empty() {
@@ -173,9 +178,9 @@ async fn a_slow_receiver_loses_nothing() {
 #[tokio::test]
 async fn a_task_ends_when_nobody_listens() {
     let port = Port::reserve();
-    let target = Target::new(port.address, &check(1));
+    let target = Target::new(port.address, Via::Direct, &check(1));
     let (sender, events) = mpsc::channel(1);
-    let mut supervisor = Supervisor::new(sender);
+    let mut supervisor = Supervisor::new(sender, Paths::default());
     supervisor.set_targets(only(&target, None));
     drop(events);
     ended(&supervisor.tasks[&target].0.abort_handle()).await;
@@ -189,6 +194,7 @@ async fn more_targets_than_permits_are_all_decided() {
             (
                 Target::new(
                     SocketAddr::new(Ipv4Addr::new(127, 0, 1, host).into(), port.address.port()),
+                    Via::Direct,
                     &check(1),
                 ),
                 None,
@@ -196,7 +202,8 @@ async fn more_targets_than_permits_are_all_decided() {
         })
         .collect();
     let (sender, mut events) = mpsc::channel(1);
-    let mut supervisor = Supervisor { permits: Arc::new(Semaphore::new(2)), ..Supervisor::new(sender) };
+    let mut supervisor =
+        Supervisor { permits: Arc::new(Semaphore::new(2)), ..Supervisor::new(sender, Paths::default()) };
     supervisor.set_targets(wanted);
     for _ in 0..50 {
         assert!(!next(&mut events).await.healthy);
@@ -207,10 +214,10 @@ async fn more_targets_than_permits_are_all_decided() {
 fn a_check_may_name_its_own_port() {
     let check = HealthCheck { port: Some(8_080), ..check(1) };
     let host: IpAddr = "192.0.2.1".parse().unwrap();
-    let target = Target::new(SocketAddr::new(host, 80), &check);
+    let target = Target::new(SocketAddr::new(host, 80), Via::Direct, &check);
     assert_eq!(target.address.port(), 8_080);
     // Two ports of one server that are checked on the same port share one target.
-    assert_eq!(target, Target::new(SocketAddr::new(host, 443), &check));
+    assert_eq!(target, Target::new(SocketAddr::new(host, 443), Via::Direct, &check));
 }
 
 #[test]

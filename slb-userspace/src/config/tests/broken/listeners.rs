@@ -72,7 +72,11 @@ fn listeners() {
 #[test]
 fn health_checks() {
     for (check_text, column, words) in [
-        ("{ kind = \"http\" }", 25, ["`kind` cannot be `http`", "\"tcp\", \"none\""]),
+        (
+            "{ kind = \"ftp\" }",
+            25,
+            ["`kind` cannot be `ftp`", "\"tcp\", \"http\", \"https\", \"udp\", \"icmp\", \"none\""],
+        ),
         ("{ kind = \"tpc\" }", 25, ["`kind` cannot be `tpc`", "did you mean \"tcp\"?"]),
         ("{ interval = \"2s\" }", 16, ["`kind` is missing", "kind = \"tcp\""]),
         ("{ kind = \"tcp\", port = 0 }", 39, ["`port` is out of range", "1 to 65535"]),
@@ -101,6 +105,87 @@ fn health_checks() {
         let text = format!("server_group = \"web\"\nhealth_check = {check_text}");
         check(&[(WEB_TARGET, &text, &format!("22:{column}"), &words)]);
     }
+}
+
+#[test]
+fn http_checks() {
+    for (check_text, column, words) in [
+        ("path = \"\"", 40, ["is not a path", "write \"/\""]),
+        ("path = \"healthz\"", 40, ["`healthz` is not a path", "write \"/healthz\""]),
+        ("path = \"/a b\"", 40, ["` ` cannot stand in a path", "percent-encoded"]),
+        ("path = \"/a\\r\\nX: y\"", 40, ["cannot stand in a path", "visible ASCII"]),
+        ("path = \"/ä\"", 40, ["`ä` cannot stand in a path", "percent-encoded"]),
+        ("path = \"/a#b\"", 40, ["`#` cannot stand in a path", "percent-encoded"]),
+        ("path = 7", 40, ["expected a string for `path`", "\"/healthz\""]),
+        ("method = \"head\"", 42, ["did you mean \"HEAD\"?", "allowed: \"HEAD\", \"GET\""]),
+        ("method = \"POST\"", 42, ["`method` cannot be `POST`", "\"GET\""]),
+        ("host = \"\"", 40, ["is not a host", "www.example.org"]),
+        ("host = \"a b\"", 40, ["`a b` is not a host", "www.example.org"]),
+        ("host = \"a\\r\\nX: y\"", 40, ["is not a host", "a port may follow"]),
+        ("expect = []", 42, ["`expect` is empty", "[\"2xx\", 301]"]),
+        ("expect = [\"2xx\", 99]", 50, ["`expect` is out of range", "200 to 599"]),
+        ("expect = 100", 42, ["`expect` is out of range", "200 to 599"]),
+        ("expect = [\"1xx\"]", 43, ["`1xx` is not a class of statuses", "\"2xx\" to \"5xx\""]),
+        ("expect = \"200\"", 42, ["`200` is not a class of statuses", "without quotes: `200`"]),
+        ("expect = [true]", 43, ["expected a status for `expect`, found a boolean", "\"2xx\""]),
+        ("expect = [[200]]", 43, ["expected a status for `expect`, found a list", "204"]),
+        ("verify = true", 42, ["`verify` has no meaning in a health check of kind `http`", "kind \"https\""]),
+        (
+            "request = \"x\"",
+            43,
+            ["`request` has no meaning in a health check of kind `http`", "kind \"udp\""],
+        ),
+    ] {
+        let text = format!("server_group = \"web\"\nhealth_check = {{ kind = \"http\", {check_text} }}");
+        check(&[(WEB_TARGET, &text, &format!("22:{column}"), &words)]);
+    }
+    let long = format!(
+        "server_group = \"web\"\nhealth_check = {{ kind = \"http\", path = \"/{}\" }}",
+        "x".repeat(1_024)
+    );
+    check(&[(WEB_TARGET, &long, "22:40", &["is not a path", "up to 1024 characters"])]);
+    let https = "server_group = \"web\"\nhealth_check = { kind = \"https\", verify = \"yes\" }";
+    check(&[(
+        WEB_TARGET,
+        https,
+        "22:43",
+        &["expected a boolean for `verify`", "true or false, without quotes"],
+    )]);
+}
+
+#[test]
+fn udp_and_icmp_checks() {
+    for (check_text, column, words) in [
+        ("kind = \"udp\", request = \"\"", 42, ["`request` cannot have 0 characters", "1 to 500"]),
+        ("kind = \"udp\", request = \"a\\tb\"", 42, ["holds a control character", "\"hex:0d0a\""]),
+        ("kind = \"udp\", request = \"hex:0\"", 42, ["`request` is not hexadecimal", "pairs of the digits"]),
+        ("kind = \"udp\", request = \"hex:0g\"", 42, ["`request` is not hexadecimal", "0-9 a-f"]),
+        ("kind = \"udp\", request = \"hex:\"", 42, ["`request` is not hexadecimal", "for example"]),
+        ("kind = \"udp\", request = 1", 42, ["expected a string for `request`", "hex:0d0a"]),
+        ("kind = \"udp\", expect = \"pong\"", 41, ["`expect` without `request`", "request = \"ping\""]),
+        (
+            "kind = \"udp\", request = \"x\", expect = [\"2xx\"]",
+            56,
+            ["expected a string for `expect`", "found a list"],
+        ),
+        ("kind = \"udp\", path = \"/\"", 39, ["`path` has no meaning", "kind \"http\", \"https\""]),
+        (
+            "kind = \"tcp\", expect = 200",
+            41,
+            ["`expect` has no meaning", "kind \"http\", \"https\", \"udp\""],
+        ),
+        ("kind = \"tcp\", method = \"GET\"", 41, ["`method` has no meaning", "of kind `tcp`"]),
+        ("kind = \"none\", host = \"a\"", 40, ["`host` has no meaning", "of kind `none`"]),
+        ("kind = \"icmp\", port = 80", 40, ["`port` has no meaning", "of kind `icmp`"]),
+    ] {
+        let text = format!("server_group = \"web\"\nhealth_check = {{ {check_text} }}");
+        check(&[(WEB_TARGET, &text, &format!("22:{column}"), &words)]);
+    }
+    let long = format!(
+        "server_group = \"web\"\nhealth_check = {{ kind = \"udp\", request = \"{}\" }}",
+        "ä".repeat(501)
+    );
+    check(&[(WEB_TARGET, &long, "22:42", &["cannot have 501 characters", "1 to 500"])]);
 }
 
 #[test]

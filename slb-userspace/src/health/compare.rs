@@ -1,0 +1,43 @@
+//! Tells "does not answer" from "answers, but not the way the traffic goes".
+
+use super::{Paths, ProbeError, Target, Via, probe::probe};
+use crate::config::model::{CheckKind, UdpCheck};
+
+/// Adds to the error of a probe of a VIP what the server says at its own address, which is asked now.
+pub(super) async fn explain(target: &Target, error: ProbeError, paths: &Paths) -> ProbeError {
+    let Some(comparison) = compare(target, &error, paths).await else { return error };
+    ProbeError::Compared { error: Box::new(error), comparison }
+}
+
+async fn compare(target: &Target, error: &ProbeError, paths: &Paths) -> Option<String> {
+    if !paths.differ(target) {
+        return None;
+    }
+    let (way, silent) = match target.via {
+        Via::Direct => return None,
+        Via::Dsr { vip } => (format!("at {vip}"), format!("is {vip} on its loopback interface?")),
+        Via::Ipip { vip } => (
+            format!("at {vip} through the tunnel"),
+            format!(
+                "does it take packets out of tunnels from this host, and is {vip} on its loopback interface?"
+            ),
+        ),
+    };
+    if let CheckKind::Udp(UdpCheck { expect: None, .. }) = target.check.kind {
+        // Silence would say nothing.
+        return Some(way);
+    }
+    Some(match probe(&target.directly(), paths).await {
+        Ok(()) => {
+            let hint = match error {
+                ProbeError::TimedOut(_) | ProbeError::NoAnswer => silent,
+                ProbeError::Refused | ProbeError::PortUnreachable => {
+                    "does its service listen on the VIP?".to_owned()
+                }
+                _ => return Some(format!("{way}; the server is well at its own address")),
+            };
+            format!("{way}; the server answers at its own address: {hint}")
+        }
+        Err(own) => format!("{way}; at its own address: {own}"),
+    })
+}

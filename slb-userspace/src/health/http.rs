@@ -1,0 +1,78 @@
+//! Probes a server with an HTTP request (RFC 9112) and looks at the status of the answer.
+//!
+//! Nothing beyond the head of the answer is read: the connection is reset then, as a probe of kind `tcp` does.
+
+mod head;
+mod tls;
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use self::head::{Head, LONGEST};
+use super::{Paths, ProbeError, Target, tcp};
+use crate::config::model::HttpCheck;
+
+const USER_AGENT: &str = concat!("slb-health/", env!("CARGO_PKG_VERSION"));
+
+/// Sends the request and looks at the status of the answer.
+pub(super) async fn probe(target: &Target, check: &HttpCheck, paths: &Paths) -> Result<(), ProbeError> {
+    let mut connection = tcp::connect(target, paths).await?;
+    let remote = connection.remote;
+    let host = match &check.host {
+        Some(host) => host.clone(),
+        None => authority(remote, check.tls.is_some()),
+    };
+    let status = match check.tls {
+        None => ask(&mut connection.stream, check, &host).await?,
+        Some(tls) => {
+            let mut stream = tls::connect(&mut connection.stream, &host, remote.ip(), tls).await?;
+            ask(&mut stream, check, &host).await?
+        }
+    };
+    if check.expect.iter().any(|expected| expected.matches(status)) {
+        return Ok(());
+    }
+    let expected: Vec<_> = check.expect.iter().map(ToString::to_string).collect();
+    Err(ProbeError::Status { status, expected: expected.join(", ") })
+}
+
+/// The host and, where it is not the scheme's own, the port (RFC 9110, section 7.2).
+fn authority(remote: SocketAddr, tls: bool) -> String {
+    let default = if tls { 443 } else { 80 };
+    match (remote, remote.port() == default) {
+        (SocketAddr::V4(v4), true) => v4.ip().to_string(),
+        (SocketAddr::V6(v6), true) => format!("[{}]", v6.ip()),
+        (other, false) => other.to_string(),
+    }
+}
+
+/// Sends the request and returns the status of the answer.
+async fn ask(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    check: &HttpCheck,
+    host: &str,
+) -> Result<u16, ProbeError> {
+    let request = format!(
+        "{} {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {USER_AGENT}\r\nAccept: */*\r\nConnection: close\r\n\r\n",
+        check.method.as_str(),
+        check.path
+    );
+    stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
+    let mut head = Head::default();
+    loop {
+        if let Some(status) = head.status()? {
+            return Ok(status);
+        }
+        if head.is_full() {
+            return Err(ProbeError::HeadTooLong(LONGEST));
+        }
+        if stream.read_buf(head.room()).await? == 0 {
+            return Err(ProbeError::Closed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

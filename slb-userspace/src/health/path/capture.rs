@@ -1,0 +1,81 @@
+//! Hears the answers that servers send from VIPs.
+//!
+//! They arrive at an address of the host, and the host's own IP would drop them where it holds the VIP itself (their
+//! source would be its own address), or refuse them, as their sockets are elsewhere. A packet socket hears them before.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    mem::MaybeUninit,
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+};
+
+use nix::{
+    libc,
+    sys::socket::{setsockopt, sockopt},
+};
+use slb_common::net::headers::ether_type;
+use socket2::{Domain, Socket, Type};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::{emit::packet_address, filter};
+
+/// Room for answers that wait, in bytes: those of as many probes as begin at once, several times.
+const BUFFER: usize = 8 << 20;
+
+/// Hears packets of one family, of all interfaces.
+#[derive(Debug)]
+pub(super) struct Capture {
+    socket: AsyncFd<Socket>,
+    is_v4: bool,
+    known: Mutex<Known>,
+}
+
+/// Whose packets are heard.
+#[derive(Debug, Default)]
+struct Known {
+    vips: BTreeSet<IpAddr>,
+    sources: BTreeSet<IpAddr>,
+}
+
+impl Capture {
+    /// Hears nothing yet.
+    pub(super) fn open(is_v4: bool) -> io::Result<Self> {
+        // Of no protocol, and so deaf until the filter is there.
+        let socket = Socket::new(Domain::PACKET, Type::DGRAM.nonblocking().cloexec(), None)?;
+        socket.attach_filter(&filter::nothing())?;
+        // Beyond the limit for those who are not root.
+        setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
+        socket.bind(&packet_address(libc::sockaddr_ll {
+            sll_family: libc::AF_PACKET as libc::sa_family_t,
+            // Constants of the packet path are in the order of the wire. What the host sends is not of this type.
+            sll_protocol: if is_v4 { ether_type::IPV4 } else { ether_type::IPV6 },
+            sll_ifindex: 0,
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 0,
+            sll_addr: [0; 8],
+        }))?;
+        // SAFETY: a `Socket` owns its descriptor and returns the same one for as long as it lives.
+        let socket = unsafe { AsyncFd::register(socket) }?;
+        Ok(Self { socket, is_v4, known: Mutex::default() })
+    }
+
+    /// From now on hears what this VIP sends to this address.
+    pub(super) fn hear(&self, vip: IpAddr, source: IpAddr) -> io::Result<()> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.vips.insert(vip) | known.sources.insert(source) {
+            let [from, to] = [&known.vips, &known.sources].map(|set| set.iter().copied().collect::<Vec<_>>());
+            self.socket.get_ref().attach_filter(&filter::between(self.is_v4, &from, &to))?;
+        }
+        Ok(())
+    }
+
+    /// The next packet.
+    pub(super) async fn next<'a>(&self, buffer: &'a mut [MaybeUninit<u8>]) -> io::Result<&'a [u8]> {
+        let length = self.socket.async_io(Interest::READABLE, |socket| socket.recv(buffer)).await?;
+        // SAFETY: the kernel has written the first `length` bytes.
+        Ok(unsafe { buffer[..length].assume_init_ref() })
+    }
+}

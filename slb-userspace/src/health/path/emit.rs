@@ -1,0 +1,105 @@
+//! Sends packets of probes the way the traffic goes.
+
+use std::{
+    io,
+    mem::size_of,
+    net::{IpAddr, SocketAddr},
+};
+
+use nix::libc;
+use slb_common::net::headers::{ether_type, protocol};
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+
+use super::{filter, registry::Way};
+use crate::neigh::Mac;
+
+/// Sockets that send packets as they are, and in tunnels.
+#[derive(Debug)]
+pub(super) struct Emitter {
+    frames: Socket,
+    tunnels: Vec<Tunnel>,
+}
+
+/// A socket that puts packets of one family into packets of one family.
+#[derive(Debug)]
+struct Tunnel {
+    inner_v4: bool,
+    outer_v4: bool,
+    socket: Socket,
+}
+
+impl Emitter {
+    /// Opens the sockets; tunnels begin at these addresses.
+    pub(super) fn open(tunnel_addresses: &[IpAddr], mark: Option<u32>) -> io::Result<Self> {
+        let mut tunnels = Vec::new();
+        for address in tunnel_addresses {
+            for inner_v4 in [true, false] {
+                let socket = tunnel(*address, inner_v4, mark)?;
+                tunnels.push(Tunnel { inner_v4, outer_v4: address.is_ipv4(), socket });
+            }
+        }
+        // Of no protocol: it receives nothing.
+        let frames = Socket::new(Domain::PACKET, Type::DGRAM.nonblocking().cloexec(), None)?;
+        if let Some(mark) = mark {
+            frames.set_mark(mark)?;
+        }
+        Ok(Self { frames, tunnels })
+    }
+
+    /// Sends a packet.
+    pub(super) fn send(&self, packet: &[u8], way: Way) -> io::Result<()> {
+        let is_v4 = packet.first().is_some_and(|first| first >> 4 == 4);
+        match way {
+            Way::Dsr { interface, mac } => {
+                self.frames.send_to(packet, &station(interface, mac, is_v4))?;
+            }
+            Way::Ipip { server } => {
+                let fits = |tunnel: &&Tunnel| tunnel.inner_v4 == is_v4 && tunnel.outer_v4 == server.is_ipv4();
+                let tunnel = self.tunnels.iter().find(fits).ok_or(io::ErrorKind::AddrNotAvailable)?;
+                // The kernel writes the outer header, and finds the route.
+                tunnel.socket.send_to(packet, &SocketAddr::new(server, 0).into())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A raw socket of the protocol that says what is inside (RFC 2003, RFC 2473, RFC 4213).
+fn tunnel(from: IpAddr, inner_v4: bool, mark: Option<u32>) -> io::Result<Socket> {
+    let domain = if from.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let number = if inner_v4 { protocol::IPV4 } else { protocol::IPV6 };
+    let protocol = Protocol::from(i32::from(number));
+    let socket = Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(protocol))?;
+    // Answers do not come in tunnels.
+    socket.attach_filter(&filter::nothing())?;
+    if let Some(mark) = mark {
+        socket.set_mark(mark)?;
+    }
+    socket.bind(&SocketAddr::new(from, 0).into())?;
+    Ok(socket)
+}
+
+/// Where a frame goes.
+fn station(interface: u32, mac: Mac, is_v4: bool) -> SockAddr {
+    let mut sll_addr = [0; 8];
+    sll_addr[..mac.len()].copy_from_slice(&mac);
+    packet_address(libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as libc::sa_family_t,
+        // Constants of the packet path are in the order of the wire.
+        sll_protocol: if is_v4 { ether_type::IPV4 } else { ether_type::IPV6 },
+        sll_ifindex: interface.cast_signed(),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: mac.len() as u8,
+        sll_addr,
+    })
+}
+
+/// An address of a packet socket.
+pub(super) fn packet_address(address: libc::sockaddr_ll) -> SockAddr {
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: `sockaddr_ll` is an address that fits into the storage.
+    *unsafe { storage.view_as::<libc::sockaddr_ll>() } = address;
+    // SAFETY: the storage holds an address of this family and length.
+    unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) }
+}

@@ -1,0 +1,134 @@
+//! Which probe a packet belongs to, and where it is to be sent.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use slb_common::net::headers::protocol;
+
+use super::Transport;
+use crate::neigh::Mac;
+
+/// What tells the packets of one probe from those of all others under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) transport: Transport,
+    pub(super) is_v4: bool,
+    /// Source port, or identifier of echo requests.
+    pub(super) id: u16,
+}
+
+/// Where the packets of a probe are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// As they are, to a hardware address.
+    Dsr { interface: u32, mac: Mac },
+    /// In a tunnel.
+    Ipip { server: IpAddr },
+}
+
+/// The probes under way.
+#[derive(Debug, Default)]
+pub(super) struct Registry(Mutex<HashMap<Key, Way>>);
+
+impl Registry {
+    /// Enters a probe, unless there is one that has the same packets.
+    pub(super) fn enter(&self, key: Key, way: Way) -> bool {
+        let mut probes = self.lock();
+        let free = !probes.contains_key(&key);
+        if free {
+            probes.insert(key, way);
+        }
+        free
+    }
+
+    /// Removes a probe.
+    pub(super) fn remove(&self, key: Key) {
+        self.lock().remove(&key);
+    }
+
+    /// Where a packet is sent, if it is one of a probe.
+    pub(super) fn way(&self, packet: &[u8]) -> Option<Way> {
+        self.lock().get(&key_of(packet)?).copied()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Way>> {
+        // Nothing that holds the lock can panic half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads a packet that this host's own kernel has made: without extension headers or fragments.
+fn key_of(packet: &[u8]) -> Option<Key> {
+    let is_v4 = match packet.first()? >> 4 {
+        4 => true,
+        6 => false,
+        _ => return None,
+    };
+    let (number, payload) = if is_v4 {
+        (*packet.get(9)?, packet.get(usize::from(packet[0] & 15) * 4..)?)
+    } else {
+        (*packet.get(6)?, packet.get(40..)?)
+    };
+    /// Of both families: echo requests.
+    const ECHO: [u8; 2] = [8, 128];
+    let (transport, at) = match number {
+        protocol::TCP => (Transport::Tcp, 0),
+        protocol::UDP => (Transport::Udp, 0),
+        protocol::ICMP | protocol::ICMPV6 if ECHO.contains(payload.first()?) => (Transport::Icmp, 4),
+        _ => return None,
+    };
+    Some(Key { transport, is_v4, id: u16::from_be_bytes([*payload.get(at)?, *payload.get(at + 1)?]) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn v4(protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0; 24];
+        // With an option.
+        (packet[0], packet[9]) = (0x46, protocol);
+        packet.extend_from_slice(payload);
+        packet
+    }
+
+    fn v6(protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0; 40];
+        (packet[0], packet[6]) = (0x60, protocol);
+        packet.extend_from_slice(payload);
+        packet
+    }
+
+    #[test]
+    fn packets_are_told_by_family_protocol_and_port_or_identifier() {
+        let key = |transport, is_v4, id| Some(Key { transport, is_v4, id });
+        assert_eq!(key_of(&v4(6, &[0x12, 0x34, 0, 80])), key(Transport::Tcp, true, 0x1234));
+        assert_eq!(key_of(&v6(6, &[0x12, 0x34, 0, 80])), key(Transport::Tcp, false, 0x1234));
+        assert_eq!(key_of(&v4(17, &[0, 9])), key(Transport::Udp, true, 9));
+        assert_eq!(key_of(&v4(1, &[8, 0, 0, 0, 0xab, 0xcd])), key(Transport::Icmp, true, 0xabcd));
+        assert_eq!(key_of(&v6(58, &[128, 0, 0, 0, 0, 1])), key(Transport::Icmp, false, 1));
+        // What the kernel sends of its own accord: a router solicitation, an error.
+        assert_eq!(key_of(&v6(58, &[133, 0, 0, 0, 0, 0])), None);
+        assert_eq!(key_of(&v4(1, &[3, 3, 0, 0, 0, 0])), None);
+        for cut in 0..26 {
+            assert_eq!(key_of(&v4(6, &[0x12, 0x34])[..cut.min(25)]), None, "{cut}");
+        }
+    }
+
+    #[test]
+    fn no_two_probes_share_their_packets() {
+        let registry = Registry::default();
+        let key = Key { transport: Transport::Icmp, is_v4: true, id: 7 };
+        let [first, second] = [1, 2].map(|host| Way::Ipip { server: [10, 0, 0, host].into() });
+        assert!(registry.enter(key, first));
+        assert!(!registry.enter(key, second));
+        let packet = v4(1, &[8, 0, 0, 0, 0, 7]);
+        assert_eq!(registry.way(&packet), Some(first));
+        registry.remove(key);
+        assert_eq!(registry.way(&packet), None);
+        assert!(registry.enter(key, second));
+    }
+}

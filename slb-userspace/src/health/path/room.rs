@@ -1,0 +1,118 @@
+//! The room that probes through another way start from: a network namespace of its own.
+//!
+//! There no VIP is local and no route leads anywhere but into the TUN device, so that the kernel's own TCP can be used
+//! for packets that the host itself would keep, or send elsewhere. The host's routes, rules and addresses stay as they
+//! are, and all of it is gone with the process.
+
+use std::{fs, io, net::IpAddr, sync::mpsc, thread};
+
+use anyhow::{Context as _, Result};
+use nix::{
+    net::if_::if_nametoindex,
+    sched::{CloneFlags, unshare},
+};
+use rtnetlink::{
+    Handle, LinkUnspec, RouteMessageBuilder, new_connection,
+    packet_route::{address::AddressHeaderFlags, route::RouteScope},
+};
+use tokio::{runtime, sync::oneshot, task::JoinSet};
+
+use super::tun::{self, Tun};
+
+const DEVICE: &str = "slb-probe";
+
+/// The smallest MTU of IPv6 (RFC 8200, section 5): it fits into any tunnel.
+const MTU: u32 = 1_280;
+
+/// Packets that may wait in the device: as many as probes begin at once, several times.
+const QUEUE: u32 = 4_096;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The namespace; it goes when this is dropped, and the last socket is closed.
+#[derive(Debug)]
+pub(super) struct Room {
+    jobs: mpsc::Sender<Job>,
+    netlink: Handle,
+    device: u32,
+    _connection: JoinSet<()>,
+}
+
+/// What is made inside, by the thread that lives there.
+struct Made {
+    device: fs::File,
+    index: u32,
+    connection: JoinSet<()>,
+    netlink: Handle,
+}
+
+impl Room {
+    /// Makes the room and its device.
+    pub(super) async fn make() -> Result<(Self, Tun)> {
+        let (jobs, work) = mpsc::channel::<Job>();
+        let (ready, made) = oneshot::channel();
+        let runtime = runtime::Handle::current();
+        thread::Builder::new().name("slb-probe".to_owned()).spawn(move || {
+            // The runtime takes the sockets that are made here.
+            let _entered = runtime.enter();
+            if ready.send(furnish()).is_ok() {
+                work.into_iter().for_each(|job| job());
+            }
+        })?;
+        let Made { device, index, connection, netlink } = made.await.context("its thread ended")??;
+        let room = Self { jobs, netlink, device: index, _connection: connection };
+        room.connect().await?;
+        Ok((room, Tun::new(device)?))
+    }
+
+    /// Runs a closure inside.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (done, result) = oneshot::channel();
+        // Whoever asked may have given up.
+        let job = Box::new(move || drop(done.send(call())));
+        let gone = || io::Error::other("the thread of the probes' namespace has ended");
+        self.jobs.send(job).map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
+    }
+
+    /// Makes an address one of the room's own, so that probes can come from it.
+    pub(super) async fn add_address(&self, address: IpAddr) -> Result<()> {
+        let prefix = if address.is_ipv4() { 32 } else { 128 };
+        let mut request = self.netlink.address().add(self.device, address, prefix);
+        // Its owner is this host: there is nobody to ask (RFC 4862, section 5.4).
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        request.replace().execute().await.with_context(|| format!("cannot add {address}"))
+    }
+
+    /// Everything leaves through the device.
+    async fn connect(&self) -> Result<()> {
+        let up = LinkUnspec::new_with_index(self.device).mtu(MTU).txqueuelen(QUEUE).up().build();
+        self.netlink.link().change(up).execute().await.context("cannot bring up the device")?;
+        let v4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+            .output_interface(self.device)
+            .scope(RouteScope::Link)
+            .build();
+        self.netlink.route().add(v4).execute().await.context("cannot add a route")?;
+        let v6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new().output_interface(self.device).build();
+        if let Err(error) = self.netlink.route().add(v6).execute().await {
+            tracing::debug!(%error, "no IPv6 for probes on the way of the traffic");
+        }
+        Ok(())
+    }
+}
+
+/// Leaves the host's namespace for one of the calling thread's own.
+fn furnish() -> Result<Made> {
+    unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
+    // What the host has switched off for its own interfaces is of no concern here; without IPv6 there are no such files.
+    for conf in ["all", "default"] {
+        let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{conf}/disable_ipv6"), "0");
+    }
+    let device = tun::make(DEVICE).context("cannot make a TUN device")?;
+    let index = if_nametoindex(DEVICE)?;
+    let (connection, netlink, _) = new_connection()?;
+    Ok(Made { device, index, connection: JoinSet::from_iter([connection]), netlink })
+}

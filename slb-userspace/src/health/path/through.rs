@@ -1,0 +1,229 @@
+//! Probes that go the way the traffic goes.
+//!
+//! ```text
+//! room (namespace)                         host
+//! kernel socket -> route -> TUN device --> `Emitter`: to the server's hardware address, or in a tunnel --> server
+//! kernel socket <---------- TUN device <-- `Capture` <----------------------- VIP answers the host's address
+//! ```
+//! A socket of the host (`guard`) holds the port meanwhile, so that the host does not answer in the probe's place.
+
+use std::{io, mem::MaybeUninit, net::IpAddr, sync::Arc};
+
+use anyhow::Result;
+use socket2::Socket;
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::JoinSet,
+};
+
+use super::{
+    Opened, Settings, Transport,
+    capture::Capture,
+    emit::Emitter,
+    guard,
+    registry::{Key, Registry, Way},
+    room::Room,
+    socket, source,
+    tun::Tun,
+};
+use crate::{
+    health::{ProbeError, Target, Via},
+    neigh::{NextHop, Resolution, Resolutions},
+};
+
+/// The largest packet.
+const PACKET: usize = 65_536;
+
+/// Attempts to find an identifier that no probe under way has.
+const ATTEMPTS: usize = 16;
+
+/// The room, and what joins it to the host.
+#[derive(Debug)]
+pub(super) struct Through {
+    room: Room,
+    registry: Arc<Registry>,
+    v4: Arc<Capture>,
+    v6: Arc<Capture>,
+    /// Addresses of the host that the room has, too.
+    shared: Mutex<Vec<IpAddr>>,
+    released: mpsc::UnboundedSender<Released>,
+    _pumps: JoinSet<()>,
+}
+
+/// A probe that is over, whose last packets may still have to be sent.
+#[derive(Debug)]
+struct Released {
+    key: Key,
+    _guard: Option<Socket>,
+}
+
+/// Keeps the way of one probe open.
+#[derive(Debug)]
+pub(in crate::health) struct Lease {
+    released: mpsc::UnboundedSender<Released>,
+    probe: Option<Released>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(probe) = self.probe.take() {
+            // Without a receiver there is nobody left to send packets either.
+            let _ = self.released.send(probe);
+        }
+    }
+}
+
+impl Through {
+    /// Makes the room and joins it to the host.
+    pub(super) async fn open(settings: &Settings) -> Result<Self> {
+        let (room, tun) = Room::make().await?;
+        let tun = Arc::new(tun);
+        let emitter = Emitter::open(&settings.tunnel_addresses, settings.mark)?;
+        let registry = Arc::new(Registry::default());
+        let [v4, v6] = [Capture::open(true)?, Capture::open(false)?].map(Arc::new);
+        let (released, over) = mpsc::unbounded_channel();
+        let mut pumps = JoinSet::new();
+        pumps.spawn(outwards(Arc::clone(&tun), emitter, Arc::clone(&registry), over));
+        for capture in [&v4, &v6] {
+            pumps.spawn(inwards(Arc::clone(capture), Arc::clone(&tun)));
+        }
+        Ok(Self { room, registry, v4, v6, shared: Mutex::default(), released, _pumps: pumps })
+    }
+
+    /// Opens a socket whose packets go to the target's VIP at the target's server.
+    pub(super) async fn socket(
+        &self,
+        target: &Target,
+        vip: IpAddr,
+        transport: Transport,
+        settings: &Settings,
+        hop: NextHop,
+    ) -> Result<Opened, ProbeError> {
+        let server = target.address.ip();
+        let source = source(settings, vip, server, &hop)?;
+        let way = match target.via {
+            Via::Dsr { .. } => Way::Dsr { interface: hop.interface_index, mac: hop.destination_mac },
+            Via::Ipip { .. } | Via::Direct => Way::Ipip { server },
+        };
+        let lease = self.enter(source, transport, way)?;
+        let id = lease.probe.as_ref().map_or(0, |probe| probe.key.id);
+        self.share(source).await.map_err(|error| ProbeError::NoWay(format!("{error:#}")))?;
+        let capture = if vip.is_ipv4() { &self.v4 } else { &self.v6 };
+        capture.hear(vip, source)?;
+        let socket = self
+            .room
+            .run(move || {
+                let socket = socket::open(vip, transport, None)?;
+                let port = if transport == Transport::Icmp { 0 } else { id };
+                socket.bind(&std::net::SocketAddr::new(source, port).into())?;
+                Ok(socket)
+            })
+            .await?;
+        let remote = target.remote();
+        Ok(Opened { socket, remote, id, lease: Some(lease) })
+    }
+
+    /// Finds a port or an identifier, and enters the probe under it.
+    fn enter(&self, source: IpAddr, transport: Transport, way: Way) -> Result<Lease, ProbeError> {
+        for _ in 0..ATTEMPTS {
+            let (guard, id) = match transport {
+                Transport::Icmp => (None, fastrand::u16(..)),
+                _ => {
+                    let (guard, port) = guard::hold(source, transport)?;
+                    (Some(guard), port)
+                }
+            };
+            let key = Key { transport, is_v4: source.is_ipv4(), id };
+            // Two addresses of the host may have the same port free.
+            if self.registry.enter(key, way) {
+                let probe = Released { key, _guard: guard };
+                return Ok(Lease { released: self.released.clone(), probe: Some(probe) });
+            }
+        }
+        Err(ProbeError::Local(io::ErrorKind::AddrInUse.into()))
+    }
+
+    /// Gives the room an address of the host.
+    async fn share(&self, source: IpAddr) -> Result<()> {
+        let mut shared = self.shared.lock().await;
+        if !shared.contains(&source) {
+            self.room.add_address(source).await?;
+            shared.push(source);
+        }
+        Ok(())
+    }
+}
+
+/// The address that a probe comes from: as configured, else the one towards the server, else one of the interface.
+fn source(settings: &Settings, vip: IpAddr, server: IpAddr, hop: &NextHop) -> Result<IpAddr, ProbeError> {
+    if let Some(source) = settings.source(vip) {
+        return Ok(source);
+    }
+    if vip.is_ipv4() == server.is_ipv4() {
+        return Ok(source::towards(server)?);
+    }
+    source::of_interface(&hop.interface, vip.is_ipv4()).ok_or_else(|| {
+        let family = if vip.is_ipv4() { "IPv4" } else { "IPv6" };
+        ProbeError::NoWay(format!(
+            "{} has no {family} address that a probe of {vip} could come from: name one as [daemon] probe_source",
+            hop.interface
+        ))
+    })
+}
+
+/// What is known of the way to a server, once it can be gone.
+pub(super) fn resolved(resolutions: &Resolutions, server: IpAddr) -> Option<NextHop> {
+    match resolutions.get(&server)? {
+        Resolution::Resolved(hop) => Some(hop.clone()),
+        Resolution::Unresolved(_) => None,
+    }
+}
+
+/// Sends what leaves the room.
+async fn outwards(
+    tun: Arc<Tun>,
+    emitter: Emitter,
+    registry: Arc<Registry>,
+    mut over: mpsc::UnboundedReceiver<Released>,
+) {
+    let mut packet = vec![0; PACKET];
+    let send = |packet: &[u8]| {
+        let Some(way) = registry.way(packet) else { return };
+        if let Err(error) = emitter.send(packet, way) {
+            // As a packet that is lost: the probe fails in the end, and here is why.
+            tracing::warn!(%error, ?way, "cannot send a packet of a health check");
+        }
+    };
+    loop {
+        tokio::select! {
+            read = tun.read(&mut packet) => match read {
+                Ok(length) => send(&packet[..length]),
+                Err(error) => return tracing::error!(%error, "health checks cannot be sent"),
+            },
+            probe = over.recv() => {
+                let Some(probe) = probe else { return };
+                // Its socket was closed before: what that sent is in the device by now.
+                while let Some(length) = tun.try_read(&mut packet) {
+                    send(&packet[..length]);
+                }
+                registry.remove(probe.key);
+            }
+        }
+    }
+}
+
+/// Hands answers to the room.
+async fn inwards(capture: Arc<Capture>, tun: Arc<Tun>) {
+    let mut buffer = vec![MaybeUninit::uninit(); PACKET];
+    loop {
+        match capture.next(&mut buffer).await {
+            Ok(packet) => {
+                if let Err(error) = tun.write(packet) {
+                    tracing::debug!(%error, "cannot take an answer to a health check");
+                }
+            }
+            // An interface went down; others go on.
+            Err(error) => tracing::debug!(%error, "answers to health checks"),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Probes a server with a UDP datagram.
+//!
+//! A connected socket hears the ICMP errors that its datagrams cause (RFC 1122, section 4.1.3.3): port unreachable says
+//! that nothing takes them.
+
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::UdpSocket;
+
+use super::{
+    Paths, ProbeError, Target,
+    path::{Lease, Transport},
+};
+use crate::config::model::UdpCheck;
+
+/// Most bytes of an answer that are looked at.
+const LONGEST_ANSWER: usize = 2_048;
+/// Most characters of an answer that an error shows.
+const SHOWN: usize = 60;
+
+/// Sends the request and looks at the first answer. Where any answer is good, so is silence, which the caller has to
+/// wait for.
+pub(super) async fn probe(target: &Target, check: &UdpCheck, paths: &Paths) -> Result<(), ProbeError> {
+    let (socket, _lease) = open(target, paths).await?;
+    exchange(&socket, check).await.map_err(|error| match error {
+        ProbeError::Refused => ProbeError::PortUnreachable,
+        other => other,
+    })
+}
+
+async fn open(target: &Target, paths: &Paths) -> Result<(UdpSocket, Option<Lease>), ProbeError> {
+    let opened = paths.open(target, Transport::Udp).await?;
+    // Without this, a host that cannot be reached is as silent as one that does not answer.
+    let heard = match opened.remote.is_ipv4() {
+        true => setsockopt(&opened.socket, sockopt::Ipv4RecvErr, &true),
+        false => setsockopt(&opened.socket, sockopt::Ipv6RecvErr, &true),
+    };
+    heard.map_err(std::io::Error::from)?;
+    opened.socket.connect(&opened.remote.into())?;
+    Ok((UdpSocket::from_std(opened.socket.into())?, opened.lease))
+}
+
+async fn exchange(socket: &UdpSocket, check: &UdpCheck) -> Result<(), ProbeError> {
+    socket.send(&check.request).await?;
+    let mut answer = [0; LONGEST_ANSWER];
+    let length = socket.recv(&mut answer).await?;
+    let answer = &answer[..length];
+    match &check.expect {
+        Some(expected) if !contains(answer, expected) => Err(ProbeError::Answer(shown(answer))),
+        _ => Ok(()),
+    }
+}
+
+fn contains(answer: &[u8], expected: &[u8]) -> bool {
+    answer.windows(expected.len()).any(|part| part == expected)
+}
+
+/// The beginning of an answer, safe to show.
+fn shown(answer: &[u8]) -> String {
+    let text = answer.escape_ascii().to_string();
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("\"{}\"...", &text[..end]),
+        None => format!("\"{text}\""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, time::Duration};
+
+    use super::*;
+    use crate::{
+        config::model::CheckKind,
+        health::{probe::probe, testing::target},
+    };
+
+    const GENEROUS: Duration = Duration::from_secs(30);
+
+    fn check(request: &str, expect: Option<&str>) -> UdpCheck {
+        UdpCheck { request: request.into(), expect: expect.map(Into::into) }
+    }
+
+    async fn probed(server: &UdpSocket, check: UdpCheck, timeout: Duration) -> Result<(), ProbeError> {
+        let address = server.local_addr().unwrap();
+        probe(&target(address, CheckKind::Udp(check), timeout), &Paths::default()).await
+    }
+
+    async fn server() -> UdpSocket {
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap()
+    }
+
+    /// Answers one datagram, which must be `request`.
+    async fn answer(server: &UdpSocket, request: &str, answer: &[u8]) {
+        let mut buffer = [0; 100];
+        let (length, client) = server.recv_from(&mut buffer).await.unwrap();
+        assert_eq!(&buffer[..length], request.as_bytes());
+        server.send_to(answer, client).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_must_hold_what_is_expected() {
+        let server = server().await;
+        for (reply, good) in
+            [(&b"pong"[..], true), (b"b1 pong!", true), (b"PONG", false), (b"", false), (&[0xff; 200], false)]
+        {
+            let (probed, ()) = tokio::join!(
+                probed(&server, check("ping", Some("pong")), GENEROUS),
+                answer(&server, "ping", reply)
+            );
+            assert_eq!(probed.is_ok(), good, "{probed:?}");
+            if let Err(error) = probed {
+                let text = error.to_string();
+                assert!(text.starts_with("the answer is not the expected one: \""), "{text}");
+                assert!(text.len() < 120, "{text}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn silence_is_good_unless_something_is_expected() {
+        let server = server().await;
+        let short = Duration::from_millis(50);
+        probed(&server, check("", None), short).await.unwrap();
+        let error = probed(&server, check("ping", Some("pong")), short).await.unwrap_err();
+        assert!(matches!(error, ProbeError::TimedOut(_)), "{error}");
+        // Any answer will do, at once.
+        let fresh = self::server().await;
+        let (probed, ()) =
+            tokio::join!(probed(&fresh, check("x", None), GENEROUS), answer(&fresh, "x", b"?"));
+        probed.unwrap();
+    }
+
+    #[tokio::test]
+    async fn closed_port_is_unreachable() {
+        let address = server().await.local_addr().unwrap();
+        let target = target(address, CheckKind::Udp(check("", None)), GENEROUS);
+        let error = probe(&target, &Paths::default()).await.unwrap_err();
+        assert_eq!(error.to_string(), "port unreachable");
+        assert!(error.blames_server());
+    }
+}

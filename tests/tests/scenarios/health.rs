@@ -1,0 +1,173 @@
+//! Health checks of every kind: a server that breaks in the way its check looks for gets no new flows, and gets them
+//! again when it is whole.
+
+mod settings;
+mod tls;
+mod ways;
+
+use anyhow::{Result, ensure};
+use slb_tests::{World, net::Family, scenario, server::Service};
+use slb_userspace::api::types::Health;
+
+const WEIGHTS: [u8; 2] = [50, 50];
+/// Index and name of the backend that breaks.
+const VICTIM: usize = 0;
+const VICTIM_NAME: &str = "b1";
+/// Exchanges after a change: enough that a server with half of the table is all but sure to be met.
+const EXCHANGES: u64 = 100;
+
+/// A way for a server to break, and what the check is to say of it.
+struct Case {
+    /// Whose check is meant.
+    service: Service,
+    check: &'static str,
+    breaks: fn(&mut World) -> Result<()>,
+    /// What is said of it: one of these.
+    details: &'static [&'static str],
+    mends: fn(&mut World) -> Result<()>,
+}
+
+#[test]
+fn another_status_is_found() {
+    let case = Case {
+        service: Service::Http,
+        check: "kind = \"http\", path = \"/healthz\"",
+        breaks: |world| {
+            world.mood(VICTIM).set_status(503);
+            Ok(())
+        },
+        details: &["status 503, expected 2xx"],
+        mends: |world| {
+            world.mood(VICTIM).set_status(204);
+            Ok(())
+        },
+    };
+    case.run("another_status_is_found");
+}
+
+#[test]
+fn a_status_that_is_expected_is_good() {
+    let case = Case {
+        service: Service::Http,
+        check: "kind = \"http\", method = \"GET\", path = \"/healthz\", host = \"shop.example\", expect = [200, \"4xx\"]",
+        breaks: |world| {
+            world.mood(VICTIM).set_status(204);
+            Ok(())
+        },
+        details: &["status 204, expected 200, 4xx"],
+        mends: |world| {
+            world.mood(VICTIM).set_status(404);
+            Ok(())
+        },
+    };
+    case.run("a_status_that_is_expected_is_good");
+}
+
+#[test]
+fn a_closed_port_is_found_by_http() {
+    let case = Case {
+        service: Service::Http,
+        check: "kind = \"http\", path = \"/healthz\"",
+        breaks: kill,
+        details: &["connection refused"],
+        mends: revive,
+    };
+    case.run("a_closed_port_is_found_by_http");
+}
+
+#[test]
+fn a_wrong_answer_is_found_by_udp() {
+    let case = Case {
+        service: Service::Echo,
+        check: "kind = \"udp\", request = \"hex:70696e67\", expect = \"ping\"",
+        breaks: |world| {
+            world.mood(VICTIM).set_garbles(true);
+            Ok(())
+        },
+        details: &["the answer is not the expected one: \"b1 ?\""],
+        mends: |world| {
+            world.mood(VICTIM).set_garbles(false);
+            Ok(())
+        },
+    };
+    case.run("a_wrong_answer_is_found_by_udp");
+}
+
+#[test]
+fn a_closed_port_is_found_by_udp() {
+    let case = Case {
+        service: Service::Echo,
+        check: "kind = \"udp\"",
+        breaks: kill,
+        details: &["port unreachable"],
+        mends: revive,
+    };
+    case.run("a_closed_port_is_found_by_udp");
+}
+
+#[test]
+fn a_host_that_is_gone_is_found_by_icmp() {
+    let case = Case {
+        service: Service::Echo,
+        check: "kind = \"icmp\"",
+        breaks: |world| world.net.backends[VICTIM].go_silent(),
+        details: &["no answer within 1s", "host unreachable"],
+        mends: |world| world.net.backends[VICTIM].speak_again(),
+    };
+    case.run("a_host_that_is_gone_is_found_by_icmp");
+}
+
+/// What nobody listens to is not asked: the host answers, its services do not.
+#[test]
+fn icmp_does_not_look_at_services() {
+    scenario("icmp_does_not_look_at_services", &WEIGHTS, |world| {
+        world.plan.checks.insert(Service::Bulk, "kind = \"icmp\"");
+        world.start()?;
+        world.kill_servers(VICTIM);
+        world.wait_for_health_of(Service::Http, VICTIM, Health::Unhealthy)?;
+        world.wait_for_health_of(Service::Bulk, VICTIM, Health::Healthy).map(drop)
+    });
+}
+
+fn kill(world: &mut World) -> Result<()> {
+    world.kill_servers(VICTIM);
+    Ok(())
+}
+
+fn revive(world: &mut World) -> Result<()> {
+    world.start_servers(VICTIM)
+}
+
+impl Case {
+    fn run(&self, name: &str) {
+        scenario(name, &WEIGHTS, |world| {
+            world.plan.checks.insert(self.service, self.check);
+            world.start()?;
+            self.play(world)
+        });
+    }
+
+    /// The server is used, is not while it is broken, and is again.
+    fn play(&self, world: &mut World) -> Result<()> {
+        used(world, self.service, true)?;
+        (self.breaks)(world)?;
+        for server in world.wait_for_health_of(self.service, VICTIM, Health::Unhealthy)? {
+            let detail = server.detail.unwrap_or_default();
+            ensure!(self.details.contains(&detail.as_str()), "{detail:?}, not one of {:?}", self.details);
+        }
+        used(world, self.service, false)?;
+        (self.mends)(world)?;
+        world.wait_for_health_of(self.service, VICTIM, Health::Healthy)?;
+        used(world, self.service, true)
+    }
+}
+
+/// New flows go to the victim, or do not; none fails.
+fn used(world: &World, service: Service, expected: bool) -> Result<()> {
+    for family in Family::ALL {
+        let batch = world.client().exchanges(service, world.vip(family, service), EXCHANGES, 8);
+        batch.expect_no_failure()?;
+        ensure!((batch.of(VICTIM_NAME) > 0) == expected, "{family}: {:?}", batch.tally);
+    }
+    Ok(())
+}

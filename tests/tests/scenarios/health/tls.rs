@@ -1,0 +1,105 @@
+//! Health checks over TLS: servers with certificates of their own making, beside those that serve.
+
+use std::{net::Ipv6Addr, sync::Arc};
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{World, client::PATIENCE, net::Backend, scenario, server::Service, wait::wait_for};
+use slb_userspace::api::types::Health;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    task::JoinHandle,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer},
+};
+
+use super::{VICTIM, WEIGHTS, used};
+
+const PORT: u16 = 8443;
+const CHECK: &str = "kind = \"https\", port = 8443, host = \"shop.example\"";
+const VERIFIED: &str = "kind = \"https\", port = 8443, host = \"shop.example\", verify = true";
+
+#[test]
+fn another_status_is_found_over_tls() {
+    scenario("another_status_is_found_over_tls", &WEIGHTS, |world| {
+        world.plan.checks.insert(Service::Http, CHECK);
+        let mut servers = start(world, 200)?;
+        world.start()?;
+        used(world, Service::Http, true)?;
+
+        replace(&mut servers[VICTIM], &world.net.backends[VICTIM], 500)?;
+        let found = world.wait_for_health_of(Service::Http, VICTIM, Health::Unhealthy)?;
+        let detail = found[0].detail.as_deref();
+        ensure!(detail == Some("status 500, expected 2xx"), "{detail:?}");
+        used(world, Service::Http, false)?;
+
+        replace(&mut servers[VICTIM], &world.net.backends[VICTIM], 200)?;
+        world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
+        used(world, Service::Http, true)
+    });
+}
+
+#[test]
+fn a_certificate_is_verified_if_wished() {
+    scenario("a_certificate_is_verified_if_wished", &WEIGHTS, |world| {
+        world.plan.checks.insert(Service::Http, VERIFIED);
+        let _servers = start(world, 200)?;
+        world.start_without_waiting()?;
+        // A machine without roots cannot probe at all, and says so in its log.
+        let rootless = wait_for("the first probe", PATIENCE, || {
+            let log = world.log();
+            let rootless = log.contains("has no root certificates");
+            Ok((rootless || log.contains("TLS: ")).then_some(rootless))
+        })?;
+        if rootless {
+            println!("skipped: this machine has no root certificates");
+            return Ok(());
+        }
+        let found = world.wait_for_health_of(Service::Http, VICTIM, Health::Unhealthy)?;
+        let detail = found[0].detail.clone().unwrap_or_default();
+        ensure!(detail.starts_with("TLS: ") && detail.contains("certificate"), "{detail:?}");
+        Ok(())
+    });
+}
+
+/// Starts a server on every backend.
+fn start(world: &World, status: u16) -> Result<Vec<JoinHandle<()>>> {
+    world.net.backends.iter().map(|backend| serve(backend, status)).collect()
+}
+
+/// Ends a server and starts another in its place.
+fn replace(server: &mut JoinHandle<()>, backend: &Backend, status: u16) -> Result<()> {
+    server.abort();
+    while !server.is_finished() {
+        std::thread::yield_now();
+    }
+    *server = serve(backend, status)?;
+    Ok(())
+}
+
+/// Answers every request with a status.
+fn serve(backend: &Backend, status: u16) -> Result<JoinHandle<()>> {
+    let made = rcgen::generate_simple_self_signed(["shop.example".to_owned()])?;
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).ok().context("a key")?;
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)?;
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener =
+        backend.namespace.block_on(async { TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).await })?;
+    Ok(backend.namespace.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // Probes that do not like what they get end it here.
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let answer = format!("HTTP/1.1 {status} Status\r\n\r\n");
+            if stream.read(&mut [0; 1_024]).await.is_ok() && stream.write_all(answer.as_bytes()).await.is_ok()
+            {
+                let _ = stream.flush().await;
+                let _ = stream.read(&mut [0; 1]).await;
+            }
+        }
+    }))
+}

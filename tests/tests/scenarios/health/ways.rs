@@ -1,0 +1,229 @@
+//! Health checks go the way the traffic goes: a server that answers at its own address, and does not take the packets it
+//! would get, is found out.
+
+use std::{fs, process::Command};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use slb_tests::{
+    World,
+    client::PATIENCE,
+    net::{Family, Namespace, run},
+    scenario,
+    server::Service,
+    wait::wait_for,
+};
+use slb_userspace::api::types::Health;
+
+use super::{VICTIM, WEIGHTS, used};
+use crate::modes::{Way, prepare};
+
+const WAYS: [(&str, Way); 3] =
+    [("dsr", Way::Dsr), ("ipip over IPv4", Way::Ipip(Family::V4)), ("ipip over IPv6", Way::Ipip(Family::V6))];
+
+/// Probes that are waited for: some rounds.
+const PROBES: u64 = 20;
+
+#[test]
+fn a_server_without_the_vip_is_found() {
+    for (name, way) in WAYS {
+        scenario(&format!("a_server_without_the_vip_is_found: {name}"), &WEIGHTS, |world| {
+            prepare(world, way)?;
+            let before = settings_of_the_host(world)?;
+            world.start()?;
+            all_healthy(world)?;
+            ensure!(settings_of_the_host(world)? == before, "{before}\n{}", settings_of_the_host(world)?);
+            used(world, Service::Http, true)?;
+
+            world.net.backends[VICTIM].release_vips()?;
+            unhealthy(
+                world,
+                Service::Http,
+                &["no answer within 1s at ", "the server answers at its own address: "],
+            )?;
+            used(world, Service::Http, false)?;
+
+            world.net.backends[VICTIM].hold_vips()?;
+            world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
+            used(world, Service::Http, true)?;
+            world.terminate()?;
+            ensure!(settings_of_the_host(world)? == before, "{before}\n{}", settings_of_the_host(world)?);
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn a_server_without_a_tunnel_is_found() {
+    for family in Family::ALL {
+        scenario(&format!("a_server_without_a_tunnel_is_found: {family}"), &WEIGHTS, |world| {
+            prepare(world, Way::Ipip(family))?;
+            world.start()?;
+            all_healthy(world)?;
+            // It takes tunnel packets from somebody else only.
+            world.net.backends[VICTIM].decapsulate(&[world.net.sources(family)[0]])?;
+            let words = [
+                "no answer within 1s at ",
+                " through the tunnel; the server answers at its own address: does it take packets out of tunnels",
+            ];
+            unhealthy(world, Service::Lines, &words)?;
+            used(world, Service::Http, false)?;
+            let own = Family::ALL.map(|family| world.net.slb_address(family));
+            world.net.backends[VICTIM].decapsulate(&own)?;
+            world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
+            used(world, Service::Http, true)
+        });
+    }
+}
+
+#[test]
+fn every_kind_goes_the_way_of_the_traffic() {
+    for (name, way) in WAYS {
+        scenario(&format!("every_kind_goes_the_way_of_the_traffic: {name}"), &WEIGHTS, |world| {
+            prepare(world, way)?;
+            world.plan.checks.insert(Service::Http, "kind = \"http\", path = \"/healthz\"");
+            world.plan.checks.insert(Service::Echo, "kind = \"udp\", request = \"ping\", expect = \"ping\"");
+            world.plan.checks.insert(Service::Bulk, "kind = \"icmp\"");
+            world.start()?;
+            all_healthy(world)?;
+            leaves_no_connections(world)?;
+
+            world.mood(VICTIM).set_status(503);
+            unhealthy(
+                world,
+                Service::Http,
+                &["status 503, expected 2xx at ", "; at its own address: status 503"],
+            )?;
+            world.mood(VICTIM).set_status(200);
+            world.mood(VICTIM).set_garbles(true);
+            unhealthy(world, Service::Echo, &["the answer is not the expected one: \"b1 ?\" at "])?;
+            world.mood(VICTIM).set_garbles(false);
+            all_healthy(world)?;
+
+            world.kill_servers(VICTIM);
+            unhealthy(
+                world,
+                Service::Http,
+                &["connection refused at ", "; at its own address: connection refused"],
+            )?;
+            unhealthy(
+                world,
+                Service::Echo,
+                &["port unreachable at ", "; at its own address: port unreachable"],
+            )?;
+            world.wait_for_health_of(Service::Bulk, VICTIM, Health::Healthy)?;
+            world.start_servers(VICTIM)?;
+            all_healthy(world)?;
+
+            world.net.backends[VICTIM].release_vips()?;
+            unhealthy(
+                world,
+                Service::Bulk,
+                &["no answer within 1s at ", "the server answers at its own address"],
+            )?;
+            Ok(())
+        });
+    }
+}
+
+/// Where the host does not hold the VIPs itself, it would answer for them: it must not.
+#[test]
+fn a_host_without_the_vips_stays_silent() {
+    for (name, way) in WAYS {
+        scenario(&format!("a_host_without_the_vips_stays_silent: {name}"), &WEIGHTS, |world| {
+            prepare(world, way)?;
+            world.plan.checks.insert(Service::Echo, "kind = \"udp\", request = \"ping\", expect = \"ping\"");
+            world.net.route_vips()?;
+            world.start()?;
+            // What it resets before are probes of its own, to servers' own addresses.
+            all_healthy(world)?;
+            let before = refusals(world)?;
+            let probed = opened(world)?;
+            wait_for("more probes", PATIENCE, || Ok((opened(world)? >= probed + PROBES).then_some(())))?;
+            let after = refusals(world)?;
+            used(world, Service::Http, true)?;
+            ensure!(after == before, "the host answered in the place of probes: {before:?}, {after:?}");
+            Ok(())
+        });
+    }
+}
+
+fn all_healthy(world: &World) -> Result<()> {
+    for service in Service::ALL {
+        for index in 0..WEIGHTS.len() {
+            world.wait_for_health_of(service, index, Health::Healthy)?;
+        }
+    }
+    Ok(())
+}
+
+/// Every entry of the victim becomes unhealthy, and what is said of it holds all words.
+fn unhealthy(world: &World, service: Service, words: &[&str]) -> Result<()> {
+    for server in world.wait_for_health_of(service, VICTIM, Health::Unhealthy)? {
+        let detail = server.detail.unwrap_or_default();
+        for word in words {
+            ensure!(detail.contains(word), "{}: {detail:?} lacks {word:?}", server.address);
+        }
+    }
+    Ok(())
+}
+
+/// Links, rules, routes and addresses of the load balancer.
+fn settings_of_the_host(world: &World) -> Result<String> {
+    let mut all = String::new();
+    for question in [
+        &["-br", "link"][..],
+        &["rule"],
+        &["-6", "rule"],
+        &["route", "show", "table", "all"],
+        &["-br", "address"],
+    ] {
+        all += &run(Command::new("ip").args(["-n", world.net.slb.name()]).args(question), "")?;
+    }
+    Ok(all)
+}
+
+/// A connection of a check is reset: the line server, which never closes one, is left with none.
+fn leaves_no_connections(world: &World) -> Result<()> {
+    let namespace = &world.net.backends[VICTIM].namespace;
+    let port = format!(":{:04X} ", Service::Lines.backend_port());
+    wait_for("the end of a check's connection", PATIENCE, || {
+        let table = namespace.on_thread(|| Ok(fs::read_to_string("/proc/thread-self/net/tcp6")?))?;
+        // Local address, remote address, state: 0A is that of a listening socket.
+        let open = table.lines().filter(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            fields.get(1).is_some_and(|local| format!("{local} ").ends_with(&port))
+                && fields.get(3) != Some(&"0A")
+        });
+        Ok((open.count() == 0).then_some(()))
+    })
+}
+
+/// Resets and "port unreachable" that the load balancer itself has sent.
+fn refusals(world: &World) -> Result<[u64; 3]> {
+    let slb = &world.net.slb;
+    Ok([
+        counter(slb, "snmp", "Tcp:", "OutRsts")?,
+        counter(slb, "snmp", "Icmp:", "OutDestUnreachs")?,
+        slb.on_thread(|| {
+            let all = fs::read_to_string("/proc/thread-self/net/snmp6")?;
+            let line = all.lines().find_map(|line| line.strip_prefix("Icmp6OutDestUnreachs"));
+            Ok(line.context("no count of ICMPv6")?.trim().parse()?)
+        })?,
+    ])
+}
+
+/// Connections that the victim has been asked for.
+fn opened(world: &World) -> Result<u64> {
+    counter(&world.net.backends[VICTIM].namespace, "snmp", "Tcp:", "PassiveOpens")
+}
+
+/// A counter of a namespace: names stand in one line, values in the next.
+fn counter(namespace: &Namespace, file: &str, protocol: &str, name: &str) -> Result<u64> {
+    namespace.on_thread(|| {
+        let all = fs::read_to_string(format!("/proc/thread-self/net/{file}"))?;
+        let lines: Vec<_> = all.lines().filter(|line| line.starts_with(protocol)).collect();
+        let [names, values] = lines.as_slice() else { bail!("{all}") };
+        let found = names.split(' ').zip(values.split(' ')).find(|(candidate, _)| *candidate == name);
+        Ok(found.with_context(|| format!("no {name}"))?.1.parse()?)
+    })
+}
