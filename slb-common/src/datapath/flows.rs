@@ -256,14 +256,19 @@ impl<'t, T: Tables> Flows<'t, T> {
     /// stays shared between the processors that serve the two directions.
     #[inline(always)]
     pub(super) fn touch(&self, found: &Found<'_>, bits: u32) {
+        if bits != found.meta.state() || found.meta.silence(self.now) >= self.hz {
+            found.entry.touch(found.meta, self.now, bits);
+        }
+    }
+
+    /// Notes a packet that ends a flow, or one side of it. The other direction may be noted at the same moment, and an end that
+    /// is lost is never noted again.
+    #[inline(always)]
+    pub(super) fn note_end(&self, found: &Found<'_>, bits: u32) {
         let was = found.meta;
-        if bits == was.state() && was.silence(self.now) < self.hz {
+        if found.entry.touch(was, self.now, bits) {
             return;
         }
-        if found.entry.touch(was, self.now, bits) || bits == was.state() {
-            return;
-        }
-        // The other direction has been noted at the same moment: an end that is lost is never noted again.
         let is = found.entry.meta();
         if !was.replaced(is) {
             found.entry.touch(is, self.now, is.state() | bits);

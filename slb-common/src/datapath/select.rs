@@ -109,7 +109,7 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
         let confirmed = !asks && flows.is_worth_keeping(found, answers_return);
         let bits = was | ended_by(packet, state::CLIENT_FIN) | if confirmed { state::CONFIRMED } else { 0 };
         if !answers_return || found.flow.client.same(&link) {
-            flows.touch(found, bits);
+            note::<QUICK, T>(&flows, found, bits, packet);
         } else if QUICK {
             return Ok(None);
         } else {
@@ -252,11 +252,11 @@ pub(super) fn to_client<'t, const QUICK: bool, T: Tables>(
     if QUICK && distance == FAR {
         return Answered::Later;
     }
-    reply(packet, &flows, &query, distance, tables).map_or(Answered::Nobody, Answered::Client)
+    reply::<QUICK, T>(packet, &flows, &query, distance, tables).map_or(Answered::Nobody, Answered::Client)
 }
 
 #[inline(always)]
-fn reply<'t, T: Tables>(
+fn reply<'t, const QUICK: bool, T: Tables>(
     packet: &Packet,
     flows: &Flows<'t, T>,
     query: &Query,
@@ -273,7 +273,8 @@ fn reply<'t, T: Tables>(
     if service.reference.tag() != found.flow.service || service.mode != mode::NAT {
         return None;
     }
-    flows.touch(&found, found.meta.state() | ended_by(packet, state::SERVER_FIN) | state::ANSWERED);
+    let bits = found.meta.state() | ended_by(packet, state::SERVER_FIN) | state::ANSWERED;
+    note::<QUICK, T>(flows, &found, bits, packet);
     Some(Reply { service, backend: found.flow.backend.id(), client: found.flow.client })
 }
 
@@ -335,6 +336,16 @@ const fn is_alive(backend: &Backend) -> bool {
 #[inline(always)]
 fn next_hop<'t, T: Tables>(backend: &Backend, tables: &'t T) -> Result<&'t NextHop, Reason> {
     tables.next_hop(backend.next_hop).filter(|hop| hop.ifindex != 0).ok_or(Reason::NoNextHop)
+}
+
+/// Notes a packet of a flow. Ends are not for the quick path.
+#[inline(always)]
+fn note<const QUICK: bool, T: Tables>(flows: &Flows<'_, T>, found: &Found<'_>, bits: u32, packet: &Packet) {
+    if QUICK || !packet.flags.ends() {
+        flows.touch(found, bits);
+    } else {
+        flows.note_end(found, bits);
+    }
 }
 
 #[inline(always)]

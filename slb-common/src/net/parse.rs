@@ -100,6 +100,12 @@ impl TcpFlags {
         self.0 & Self::RST != 0
     }
 
+    /// Whether it ends a connection, or one side of it.
+    #[inline(always)]
+    pub const fn ends(self) -> bool {
+        self.0 & (Self::FIN | Self::RST) != 0
+    }
+
     /// Whether it asks for a connection: SYN without ACK.
     #[inline(always)]
     pub const fn asks(self) -> bool {
@@ -220,7 +226,8 @@ fn plain_transport(frame: &Frame<'_>, mut packet: Packet, room: usize) -> Option
     let at = packet.transport;
     if packet.protocol == protocol::TCP {
         let (header_len, flags) = tcp_of(frame, at)?;
-        if header_len < size_of::<TcpHdr>() || header_len > room {
+        // What ends a connection is rare, and noted with more care.
+        if header_len < size_of::<TcpHdr>() || header_len > room || flags.ends() {
             return None;
         }
         packet.flags = flags;
