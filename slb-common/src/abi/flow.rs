@@ -148,6 +148,18 @@ const LAG: u32 = 1 << 14;
 const IDLE_UNIT: u32 = 4;
 
 impl Meta {
+    /// As a number, for [`Self::from_number`].
+    #[inline(always)]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// What [`Self::number`] has given.
+    #[inline(always)]
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
     const VERSION: u64 = 0xffff << 32;
     const WRITING: u64 = 1 << 32;
 

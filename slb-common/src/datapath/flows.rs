@@ -1,7 +1,7 @@
 //! The flow table: looks flows up and finds places for new ones.
 //!
 //! The searches of the full path are compiled apart, as functions of their own that the verifier follows once, whatever
-//! calls them: [`find`], [`others`], [`release`] and [`place`], which [`Tables`] calls. They take and return nothing but
+//! calls them: [`find`], [`others`], [`release`], [`place`] and [`note_end`], which [`Tables`] calls. They take and return nothing but
 //! numbers.
 
 use super::tables::Tables;
@@ -67,6 +67,21 @@ pub fn place<T: Tables>(home: u32, tables: &T) -> u32 {
     tables.index().map_or(NOWHERE, |index| Flows::open(index, tables).place(home))
 }
 
+/// Notes that a flow, or one side of it, has ended, in the entry of this slot as `meta` was read there. The other direction
+/// may be noted at the same moment, and an end that is lost is never noted again.
+#[inline(always)]
+pub fn note_end<T: Tables>(slot: u32, meta: Meta, bits: u32, tables: &T) {
+    let Some(entry) = tables.flow(slot) else { return };
+    let now = tables.now();
+    if entry.touch(meta, now, bits) {
+        return;
+    }
+    let is = entry.meta();
+    if !meta.replaced(is) {
+        entry.touch(is, now, is.state() | bits);
+    }
+}
+
 /// The flow table, as a packet sees it.
 pub(super) struct Flows<'t, T> {
     tables: &'t T,
@@ -84,6 +99,7 @@ pub(super) struct Flows<'t, T> {
 #[derive(Clone, Copy)]
 pub(super) struct Found<'t> {
     entry: FlowEntry<'t>,
+    pub(super) slot: u32,
     pub(super) meta: Meta,
     pub(super) flow: Flow,
 }
@@ -168,31 +184,22 @@ impl<'t, T: Tables> Flows<'t, T> {
         if distance >= NOWHERE {
             return None;
         }
-        let entry = self.at(query.home, distance)?;
+        let slot = query.home.wrapping_add(distance) & self.mask;
+        let entry = self.tables.flow(slot)?;
         let meta = entry.meta();
         entry.service_of(&query.client)?;
         let flow = entry.read(meta)?;
-        if meta.is_used() { Some(Found { entry, meta, flow }) } else { None }
+        if meta.is_used() { Some(Found { entry, slot, meta, flow }) } else { None }
     }
 
-    /// Remembers a flow that is not in the table.
+    /// Remembers a flow that is not in the table. Another processor may take the same place at the same moment, which is as if
+    /// there had been none: too rare to look for another one.
     #[inline(always)]
     pub(super) fn put(&self, query: &Query, flow: &Flow, bits: u32, idle: u8) -> Put {
-        // Somebody else may have taken the first place that was found.
-        for _ in 0..2 {
-            let distance = self.tables.place_for_flow(query.home);
-            if distance >= NOWHERE {
-                break;
-            }
-            if self.put_at(distance, query, flow, bits, idle) == Put::Done {
-                return Put::Done;
-            }
+        let distance = self.tables.place_for_flow(query.home);
+        if distance >= NOWHERE {
+            return Put::Full;
         }
-        Put::Full
-    }
-
-    #[inline(always)]
-    fn put_at(&self, distance: u32, query: &Query, flow: &Flow, bits: u32, idle: u8) -> Put {
         let Some(entry) = self.at(query.home, distance) else { return Put::Full };
         let meta = entry.meta();
         // Somebody has just taken it, or it has become worth more.
@@ -258,20 +265,6 @@ impl<'t, T: Tables> Flows<'t, T> {
     pub(super) fn touch(&self, found: &Found<'_>, bits: u32) {
         if bits != found.meta.state() || found.meta.silence(self.now) >= self.hz {
             found.entry.touch(found.meta, self.now, bits);
-        }
-    }
-
-    /// Notes a packet that ends a flow, or one side of it. The other direction may be noted at the same moment, and an end that
-    /// is lost is never noted again.
-    #[inline(always)]
-    pub(super) fn note_end(&self, found: &Found<'_>, bits: u32) {
-        let was = found.meta;
-        if found.entry.touch(was, self.now, bits) {
-            return;
-        }
-        let is = found.entry.meta();
-        if !was.replaced(is) {
-            found.entry.touch(is, self.now, is.state() | bits);
         }
     }
 

@@ -109,7 +109,7 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
         let confirmed = !asks && flows.is_worth_keeping(found, answers_return);
         let bits = was | ended_by(packet, state::CLIENT_FIN) | if confirmed { state::CONFIRMED } else { 0 };
         if !answers_return || found.flow.client.same(&link) {
-            note::<QUICK, T>(&flows, found, bits, packet);
+            note::<QUICK, T>(&flows, found, bits, packet, tables);
         } else if QUICK {
             return Ok(None);
         } else {
@@ -274,7 +274,7 @@ fn reply<'t, const QUICK: bool, T: Tables>(
         return None;
     }
     let bits = found.meta.state() | ended_by(packet, state::SERVER_FIN) | state::ANSWERED;
-    note::<QUICK, T>(flows, &found, bits, packet);
+    note::<QUICK, T>(flows, &found, bits, packet, tables);
     Some(Reply { service, backend: found.flow.backend.id(), client: found.flow.client })
 }
 
@@ -340,11 +340,17 @@ fn next_hop<'t, T: Tables>(backend: &Backend, tables: &'t T) -> Result<&'t NextH
 
 /// Notes a packet of a flow. Ends are not for the quick path.
 #[inline(always)]
-fn note<const QUICK: bool, T: Tables>(flows: &Flows<'_, T>, found: &Found<'_>, bits: u32, packet: &Packet) {
+fn note<const QUICK: bool, T: Tables>(
+    flows: &Flows<'_, T>,
+    found: &Found<'_>,
+    bits: u32,
+    packet: &Packet,
+    tables: &T,
+) {
     if QUICK || !packet.flags.ends() {
         flows.touch(found, bits);
     } else {
-        flows.note_end(found, bits);
+        tables.note_end(found.slot, found.meta, bits);
     }
 }
 

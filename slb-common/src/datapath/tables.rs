@@ -5,7 +5,7 @@ use super::flows::{self, Query};
 use super::icmp_error;
 use crate::abi::{
     backend::{Backend, NextHop},
-    flow::FlowEntry,
+    flow::{FlowEntry, Meta},
     ring::Ring,
     service::{Service, ServiceIndex},
     stats::Action,
@@ -69,6 +69,11 @@ pub trait Tables: Sized {
     /// [`flows::place`], compiled apart.
     fn place_for_flow(&self, home: u32) -> u32 {
         flows::place(home, self)
+    }
+
+    /// [`flows::note_end`], compiled apart.
+    fn note_end(&self, slot: u32, meta: Meta, bits: u32) {
+        flows::note_end(slot, meta, bits, self);
     }
 
     /// Counts one packet under an action and the number of a reason.
