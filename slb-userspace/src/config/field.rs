@@ -183,12 +183,23 @@ impl Checker {
         value: &Value,
         allowed: RangeInclusive<Duration>,
     ) -> Option<Duration> {
+        self.duration_or(key, value, allowed, "")
+    }
+
+    /// The same; `besides` says what else could be written.
+    pub(super) fn duration_or(
+        &mut self,
+        key: &str,
+        value: &Value,
+        allowed: RangeInclusive<Duration>,
+        besides: &str,
+    ) -> Option<Duration> {
         let range = format!(
             "{} to {}",
             humantime::format_duration(*allowed.start()),
             humantime::format_duration(*allowed.end()),
         );
-        let expected = format!("a number and its unit (ms, s or m) in quotes, {range}");
+        let expected = format!("a number and its unit (ms, s or m) in quotes, {range}{besides}");
         let text = match value.as_ref() {
             Scalar::Text(text) => text,
             other => {
@@ -211,7 +222,7 @@ impl Checker {
             Some(_) => self.refuse(Diagnostic::error(
                 value.span(),
                 format!("`{key}` is out of range"),
-                format!("allowed: {range}"),
+                format!("allowed: {range}{besides}"),
             )),
             None => self.refuse(Diagnostic::error(
                 value.span(),

@@ -115,6 +115,11 @@ pub struct Listener {
     pub tracking: Tracking,
     /// What becomes of datagrams of flows that are not remembered, where the table has changed.
     pub unknown_datagrams: UnknownDatagrams,
+    /// How long connections of a server go on once it takes no new flows; `None` for as long as it is configured. 10 s to
+    /// 900 s.
+    pub connection_drain: Option<Duration>,
+    /// Silence after which a flow is forgotten. 10 s to 900 s.
+    pub idle_timeout: Duration,
     /// How servers are checked; `None` takes every server as able to serve.
     pub health_check: Option<HealthCheck>,
     /// Where new flows go while no server is able to serve.

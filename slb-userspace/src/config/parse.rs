@@ -15,6 +15,7 @@ use super::{
 
 mod balancer;
 mod daemon;
+mod ending;
 mod families;
 mod group;
 mod health_check;

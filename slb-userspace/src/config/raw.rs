@@ -86,6 +86,8 @@ pub(super) struct Listener {
     pub(super) mode: Option<Value>,
     pub(super) tracking: Option<Value>,
     pub(super) unknown_datagrams: Option<Value>,
+    pub(super) connection_drain: Option<Value>,
+    pub(super) established_timeout: Option<Value>,
     pub(super) health_check: Option<Table<HealthCheck>>,
 }
 

@@ -18,16 +18,11 @@ use super::failover::{Failover, Sides};
 use crate::{
     config::model::{
         Config, HealthCheck, Listener, LoadBalancer, Mode, Name, OnNoHealthy, PrimarySecondaryGroup,
-        Protocol, ServerGroup, TableSize, Target as Servers, Tracking, UnknownDatagrams, Weight,
+        ServerGroup, TableSize, Target as Servers, Tracking, UnknownDatagrams, Weight,
     },
     dataplane::state::to_address,
     health::Target,
 };
-
-/// Idle time after which a TCP connection is forgotten.
-pub const TCP_IDLE: Duration = Duration::from_secs(900);
-/// Idle time after which a UDP flow is forgotten.
-pub const UDP_IDLE: Duration = Duration::from_secs(90);
 
 /// What is known besides the configuration.
 #[derive(Debug, Default, Clone, Copy)]
@@ -440,10 +435,6 @@ fn server(
 }
 
 fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: usize) -> Service {
-    let idle = match listener.protocol {
-        Protocol::Tcp => TCP_IDLE,
-        Protocol::Udp => UDP_IDLE,
-    };
     Service {
         address,
         port: listener.port,
@@ -456,7 +447,7 @@ fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: 
             Servers::PrimarySecondary { primary, .. } => Some(primary.to_string()),
         },
         pool: Some(pool),
-        idle,
+        idle: listener.idle_timeout,
         mode: match listener.mode {
             Mode::Nat => mode::NAT,
             Mode::Dsr => mode::DSR,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{balancer::Scope, families::Families, health_check, mode, target};
+use super::{balancer::Scope, ending, families::Families, health_check, mode, target};
 use crate::config::{
     diagnostic::Span,
     field::Checker,
@@ -56,6 +56,7 @@ pub(super) fn build(
         checker.unique(&mut seen.ports, (protocol, port), value.span(), &format!("{word} port {port}"));
     }
     let health_check = health_check::build(checker, raw.health_check.as_ref(), protocol);
+    let ending = ending::build(checker, raw, protocol);
     let state = state(checker, raw.state.as_ref());
     let on_no_healthy = raw.on_no_healthy.as_ref();
     let on_no_healthy = on_no_healthy
@@ -67,7 +68,7 @@ pub(super) fn build(
     if let (Some(target), Some(None)) = (&target, &health_check) {
         target::warn_of_no_check(scope.checker, raw, target);
     }
-    let forwarding = forwarding?;
+    let (forwarding, ending) = (forwarding?, ending?);
     Some(Listener {
         name: name?,
         protocol: protocol?,
@@ -77,6 +78,8 @@ pub(super) fn build(
         mode: forwarding.mode,
         tracking: forwarding.tracking,
         unknown_datagrams: forwarding.unknown_datagrams,
+        connection_drain: ending.connection_drain,
+        idle_timeout: ending.idle_timeout,
         health_check: health_check?,
         on_no_healthy: on_no_healthy?,
     })

@@ -109,6 +109,29 @@ fn modes_are_taken() {
 }
 
 #[test]
+fn endings_are_taken() {
+    let seconds = Duration::from_secs;
+    let config = accepted(BASE);
+    let [dns, web] = config.load_balancers[0].listeners.as_slice() else { panic!("{config:?}") };
+    assert_eq!((dns.connection_drain, dns.idle_timeout), (None, seconds(90)));
+    assert_eq!((web.connection_drain, web.idle_timeout), (None, seconds(900)));
+    let with = |lines: &str| {
+        let text = format!("server_group = \"web\"\n{lines}");
+        let config = accepted(&changed("server_group = \"web\"", &text));
+        let web = &config.load_balancers[0].listeners[1];
+        (web.connection_drain, web.idle_timeout)
+    };
+    assert_eq!(with("connection_drain = \"off\""), (None, seconds(900)));
+    let least = "connection_drain = \"10s\"\nestablished_timeout = \"10s\"";
+    assert_eq!(with(least), (Some(seconds(10)), seconds(10)));
+    let most = "connection_drain = \"15m\"\nestablished_timeout = \"900s\"";
+    assert_eq!(with(most), (Some(seconds(900)), seconds(900)));
+    let datagrams =
+        accepted(&changed("backend_port = 5353", "backend_port = 5353\nconnection_drain = \"30s\""));
+    assert_eq!(datagrams.load_balancers[0].listeners[0].connection_drain, Some(seconds(30)));
+}
+
+#[test]
 fn health_checks_are_taken() {
     let with = |check: &str| {
         let config = accepted(&changed(

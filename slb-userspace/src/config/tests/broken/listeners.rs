@@ -70,6 +70,24 @@ fn listeners() {
 }
 
 #[test]
+fn endings() {
+    for (line, column, words) in [
+        ("connection_drain = \"9s\"", 20, ["`connection_drain` is out of range", "10s to 15m"]),
+        ("connection_drain = \"901s\"", 20, ["`connection_drain` is out of range", "10s to 15m"]),
+        ("connection_drain = \"of\"", 20, ["`of` is not a duration", "or \"off\""]),
+        ("connection_drain = 0", 20, ["expected a duration", "or \"off\""]),
+        ("connection_drain = false", 20, ["expected a duration", "or \"off\""]),
+        ("established_timeout = \"9999ms\"", 23, ["`established_timeout` is out of range", "10s to 15m"]),
+        ("established_timeout = \"16m\"", 23, ["`established_timeout` is out of range", "10s to 15m"]),
+        ("established_timeout = \"off\"", 23, ["`off` is not a duration", "10s to 15m"]),
+    ] {
+        check(&[(WEB_TARGET, &format!("{WEB_TARGET}\n{line}"), &format!("22:{column}"), &words)]);
+    }
+    let words = ["`established_timeout` has no meaning here", "listeners of TCP", "remove it"];
+    check(&[(DNS_TARGET, &format!("{DNS_TARGET}\nestablished_timeout = \"10s\""), "16:23", &words)]);
+}
+
+#[test]
 fn health_checks() {
     for (check_text, column, words) in [
         (

@@ -1,0 +1,56 @@
+//! How flows of a listener end that their ends do not end themselves.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use crate::config::{
+    diagnostic::Diagnostic,
+    field::Checker,
+    model::Protocol,
+    raw::{self, Scalar, Value},
+};
+
+const DRAIN: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(900);
+const ESTABLISHED: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(900);
+const DEFAULT_ESTABLISHED: Duration = Duration::from_secs(900);
+/// Silence after which a datagram flow is forgotten.
+const DATAGRAMS: Duration = Duration::from_secs(90);
+const OFF: &str = "off";
+
+/// How flows of a listener end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ending {
+    pub(super) connection_drain: Option<Duration>,
+    pub(super) idle_timeout: Duration,
+}
+
+/// Checks how long connections may drain, and how long they may be silent.
+pub(super) fn build(
+    checker: &mut Checker,
+    raw: &raw::Listener,
+    protocol: Option<Protocol>,
+) -> Option<Ending> {
+    let connection_drain = raw.connection_drain.as_ref().map_or(Some(None), |value| drain(checker, value));
+    let established = raw.established_timeout.as_ref().map_or(Some(DEFAULT_ESTABLISHED), |value| {
+        checker.duration("established_timeout", value, ESTABLISHED)
+    });
+    if let (Some(value), Some(Protocol::Udp)) = (&raw.established_timeout, protocol) {
+        checker.note(
+            Diagnostic::error(
+                value.span(),
+                "`established_timeout` has no meaning here",
+                "for listeners of TCP: datagram flows are forgotten after 90 s of silence",
+            )
+            .help("remove it"),
+        );
+    }
+    let idle_timeout = if protocol == Some(Protocol::Udp) { DATAGRAMS } else { established? };
+    Some(Ending { connection_drain: connection_drain?, idle_timeout })
+}
+
+/// Returns `Some(None)` where connections are not cut.
+fn drain(checker: &mut Checker, value: &Value) -> Option<Option<Duration>> {
+    match value.as_ref() {
+        Scalar::Text(text) if text == OFF => Some(None),
+        _ => checker.duration_or("connection_drain", value, DRAIN, ", or \"off\"").map(Some),
+    }
+}
