@@ -11,6 +11,7 @@
 pub mod flows;
 pub mod icmp_error;
 pub mod ipip;
+pub mod reset;
 pub mod tables;
 #[cfg(any(test, feature = "user"))]
 pub mod upkeep;
@@ -60,6 +61,7 @@ pub fn process<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Ve
         Err(Refusal::Drop(reason)) => (Verdict::Drop, Action::Drop, reason),
         // The full path has told the sender where it can.
         Err(Refusal::Tell(error)) => (Verdict::Drop, Action::Drop, error.reason as u32),
+        Err(Refusal::Reset) => (Verdict::Drop, Action::Drop, Reason::Reset as u32),
     };
     tables.count(action, reason);
     verdict
@@ -79,6 +81,8 @@ enum Refusal {
     Drop(u32),
     /// The sender is told so.
     Tell(IcmpError),
+    /// Of a connection that is over: the sender is told so.
+    Reset,
 }
 
 impl From<Reason> for Refusal {
@@ -127,6 +131,7 @@ fn decide<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Result<
     match full.flow(head, &packet) {
         Ok(sent) => sent.ok_or(drop(Reason::NotReady)),
         Err(Refusal::Tell(error)) => full.tell(head, &packet, error),
+        Err(Refusal::Reset) => full.reset(head, &packet),
         Err(refusal) => Err(refusal),
     }
 }
@@ -142,7 +147,7 @@ struct Path<'t, T, const QUICK: bool> {
 impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     /// A packet of TCP or UDP; `None` where that is not for the quick path.
     #[inline(always)]
-    fn flow<G: Growing>(&self, head: &mut G, packet: &Packet) -> Result<Option<Sent>, Refusal> {
+    fn flow<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Option<Sent>, Refusal> {
         match self.index.find(&packet.destination, packet.destination_port, packet.protocol) {
             Some(_) if packet.source.same(&packet.destination) => Err(drop(Reason::Land)),
             Some(service) => self.to_server(head, packet, service),
@@ -165,7 +170,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     }
 
     #[inline(always)]
-    fn to_server<G: Growing>(
+    fn to_server<G: Head>(
         &self,
         head: &mut G,
         packet: &Packet,
@@ -180,8 +185,11 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         let bytes = frame.len();
         let stations = stations(&frame).ok_or(Reason::Truncated)?;
         let link = Link { ifindex, stations };
-        let chosen = select::to_server::<QUICK, T>(packet, link, service, index, tables)?;
-        let Some(Chosen { backend, hop, is_new }) = chosen else { return Ok(None) };
+        let chosen = match select::to_server::<QUICK, T>(packet, link, service, index, tables) {
+            Err(Reason::Reset) => return Self::end(),
+            chosen => chosen?,
+        };
+        let Some(Chosen { backend, hop, is_new, is_over }) = chosen else { return Ok(None) };
         let grown = if service.mode == mode::IPIP { ipip::grown(backend) } else { 0 };
         if packet.len + grown > hop.mtu as usize {
             let mtu = hop.mtu.saturating_sub(grown as u32);
@@ -192,6 +200,12 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
             return Err(drop(Reason::Loop));
         }
         let verdict = self.leave(hop.ifindex, packet)?;
+        let mut reason = Reason::ToServer;
+        if !QUICK && is_over {
+            self.turn(head, packet.network, false)?;
+            frame = head.frame();
+            reason = Reason::Reset;
+        }
         match service.mode {
             mode::NAT => {
                 nat::to_server(&mut frame, packet, &backend.address, backend.port)
@@ -206,13 +220,36 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
             _ => return Err(drop(Reason::NotReady)),
         }
         self.count(service, backend.reference.id(), bytes, is_new);
-        Ok(Some(Sent { verdict, action: Action::Forward, reason: Reason::ToServer }))
+        Ok(Some(Sent { verdict, action: Action::Forward, reason }))
     }
 
     /// Refuses a packet whose sender is to be told.
     #[inline(always)]
     const fn refuse(error: IcmpError) -> Result<Option<Sent>, Refusal> {
         if QUICK { Ok(None) } else { Err(Refusal::Tell(error)) }
+    }
+
+    /// Refuses a packet of a connection that is over, and whose sender is to be told.
+    #[inline(always)]
+    const fn end() -> Result<Option<Sent>, Refusal> {
+        if QUICK { Ok(None) } else { Err(Refusal::Reset) }
+    }
+
+    /// Tells the sender that the connection is over, if that may be.
+    #[inline(always)]
+    fn reset<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Sent, Refusal> {
+        self.turn(head, packet.network, true)?;
+        Ok(Sent { verdict: Verdict::Transmit, action: Action::Answer, reason: Reason::Reset })
+    }
+
+    /// Makes a reset of a packet, if that may be.
+    #[inline(always)]
+    fn turn<G: Head>(&self, head: &mut G, network: usize, back: bool) -> Result<(), Refusal> {
+        if self.tables.may_send_reset(self.index.hz) && head.turn_into_reset(network, back) {
+            Ok(())
+        } else {
+            Err(drop(Reason::Reset))
+        }
     }
 
     /// Tells the sender, if that may be.
@@ -226,23 +263,30 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     }
 
     #[inline(always)]
-    fn to_client<G: Growing>(&self, head: &mut G, packet: &Packet) -> Result<Option<Sent>, Refusal> {
+    fn to_client<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Option<Sent>, Refusal> {
         let Self { index, tables, .. } = *self;
-        let Reply { service, backend, client } = match select::to_client::<QUICK, T>(packet, index, tables) {
+        let answered = select::to_client::<QUICK, T>(packet, index, tables);
+        let Reply { service, backend, client, is_over } = match answered {
             Answered::Client(reply) => reply,
             Answered::Nobody => return Err(pass(Reason::NotOurs)),
             Answered::Later => return Ok(None),
+            Answered::Over => return Self::end(),
         };
         if packet.hop_limit <= 1 {
             return Err(drop(Reason::HopLimit));
         }
         let verdict = self.leave(client.ifindex, packet).map_err(drop)?;
+        let mut reason = Reason::ToClient;
+        if !QUICK && is_over {
+            self.turn(head, packet.network, false)?;
+            reason = Reason::Reset;
+        }
         let mut frame = head.frame();
         nat::to_client(&mut frame, packet, &service.address, service.port).ok_or(drop(Reason::Truncated))?;
         readdress(&mut frame, &client.stations.answer()).ok_or(drop(Reason::Truncated))?;
         tables.count_service(service.reference.id(), Direction::Out, frame.len(), false);
         tables.count_backend(backend, Direction::Out, frame.len(), false);
-        Ok(Some(Sent { verdict, action: Action::Forward, reason: Reason::ToClient }))
+        Ok(Some(Sent { verdict, action: Action::Forward, reason }))
     }
 
     #[inline(always)]

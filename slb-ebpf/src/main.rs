@@ -13,7 +13,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use slb_common::{
-    datapath::{Verdict, icmp_error, process, tables::Head},
+    datapath::{Verdict, icmp_error, process, reset, tables::Head},
     net::frame::{Frame, Growing},
     opaque::opaque,
 };
@@ -54,6 +54,11 @@ impl Head for Context {
     fn answer_error(&mut self, network: usize, mtu: u32) -> bool {
         slb_answer_error(self.0, network as u64, mtu.into()) != 0
     }
+
+    #[inline(always)]
+    fn turn_into_reset(&mut self, network: usize, back: bool) -> bool {
+        slb_turn_into_reset(self.0, network as u64, back.into()) != 0
+    }
 }
 
 /// [`icmp_error::answer`], as a function that the verifier follows once.
@@ -61,6 +66,13 @@ impl Head for Context {
 #[inline(never)]
 extern "C" fn slb_answer_error(ctx: *mut xdp_md, network: u64, mtu: u64) -> u64 {
     icmp_error::answer(&mut Context(ctx), network as usize, mtu as u32).is_some().into()
+}
+
+/// [`reset::turn`], as a function that the verifier follows once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_turn_into_reset(ctx: *mut xdp_md, network: u64, back: u64) -> u64 {
+    reset::turn(&mut Context(ctx), network as usize, back != 0).is_some().into()
 }
 
 /// Forwards what belongs to a listener, leaves everything else to the kernel.

@@ -4,7 +4,7 @@ use aya_ebpf::helpers::generated::bpf_jiffies64;
 use slb_common::{
     abi::{
         backend::{Backend, NextHop},
-        flow::{Client, FlowEntry, Meta},
+        flow::{Client, FlowEntry},
         ring::Ring,
         service::{Service, ServiceIndex},
         stats::{Action, Counters, REASONS},
@@ -102,11 +102,6 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn note_end(&self, slot: u32, meta: Meta, bits: u32) {
-        slb_note_end(slot.into(), meta.number(), bits.into());
-    }
-
-    #[inline(always)]
     fn count(&self, action: Action, reason: u32) {
         if let Some(totals) = TOTALS.get_ptr_mut(0) {
             // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
@@ -118,6 +113,12 @@ impl Tables for Maps {
     fn may_send_error(&self, hz: u32) -> bool {
         // SAFETY: as above.
         TOTALS.get_ptr_mut(0).is_some_and(|totals| unsafe { (*totals).icmp_errors.take(self.now(), hz) })
+    }
+
+    #[inline(always)]
+    fn may_send_reset(&self, hz: u32) -> bool {
+        // SAFETY: as above.
+        TOTALS.get_ptr_mut(0).is_some_and(|totals| unsafe { (*totals).resets.take(self.now(), hz) })
     }
 
     #[inline(always)]
@@ -195,14 +196,6 @@ extern "C" fn slb_release_flows(high: u64, low: u64, end: u64, home: u64, what: 
 #[inline(never)]
 extern "C" fn slb_place_for_flow(home: u64) -> u64 {
     flows::place(home as u32, &Maps).into()
-}
-
-/// [`flows::note_end`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn slb_note_end(slot: u64, meta: u64, bits: u64) -> u64 {
-    flows::note_end(slot as u32, Meta::from_number(meta), bits as u32, &Maps);
-    0
 }
 
 #[inline(always)]

@@ -11,6 +11,7 @@ pub mod icmp;
 pub mod kernel;
 pub mod oracle;
 pub mod random;
+pub mod reset;
 pub mod scenario;
 pub mod table;
 pub mod tunnel;

@@ -12,7 +12,7 @@ pub struct Backend {
     pub address: Address,
     /// Port, in network byte order.
     pub port: u16,
-    /// [`Backend::ALIVE`] and [`Backend::NEW`].
+    /// [`Backend::ALIVE`], [`Backend::NEW`], [`Backend::CUT`] and [`Backend::LINGERING`].
     pub flags: u8,
     /// Weight 0 to 100, for whoever reads the map: the packet path has it in the ring.
     pub weight: u8,
@@ -28,8 +28,11 @@ pub struct Backend {
     pub health: u32,
     /// [`Backend::endpoint_of`] its address and port: flows of one client endpoint never share it.
     pub endpoint: u32,
+    /// When its connections are cut, in seconds since the machine started (`CLOCK_BOOTTIME`); 0 where nothing ends them. For
+    /// the daemon.
+    pub deadline: u32,
     /// Keeps the entry on one cache line.
-    pub reserved: [u32; 4],
+    pub reserved: [u32; 3],
 }
 
 impl Backend {
@@ -38,6 +41,10 @@ impl Backend {
     pub const ALIVE: u8 = 1;
     /// New flows may be given to it.
     pub const NEW: u8 = 2;
+    /// Its connections have had their time: both ends are told that they are over. Never together with the two above.
+    pub const CUT: u8 = 4;
+    /// Not configured any more: here for the flows it has. For the daemon.
+    pub const LINGERING: u8 = 8;
 
     /// The endpoint with this [`server_hash`](super::service::ServiceIndex::server_hash): an odd number of 16 bits, the same for all servers of an address
     /// and port, and hardly ever for others.

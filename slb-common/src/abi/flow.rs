@@ -10,7 +10,7 @@
 //! Loads and stores need no more order than acquire and release, which x86-64 keeps by itself, whatever BPF asks for.
 
 use super::{Address, Reference, Stations, word::Word};
-use crate::hash::mix;
+use crate::{hash::mix, net::headers::protocol};
 
 /// Slots, from its home on, that an entry may lie in.
 pub const WINDOW: u32 = 32;
@@ -54,6 +54,12 @@ impl Client {
             return mix(seed ^ ((low & 0xffff_ffff_0000_0000) | self.end)) as u32;
         }
         mix(mix(mix(high ^ seed).wrapping_add(low)) ^ self.end) as u32
+    }
+
+    /// Whether its protocol is TCP.
+    #[inline(always)]
+    pub const fn is_tcp(&self) -> bool {
+        self.end >> 16 & 0xff == protocol::TCP as u64
     }
 
     /// The client endpoint as numbers.
@@ -148,18 +154,6 @@ const LAG: u32 = 1 << 14;
 const IDLE_UNIT: u32 = 4;
 
 impl Meta {
-    /// As a number, for [`Self::from_number`].
-    #[inline(always)]
-    pub const fn number(self) -> u64 {
-        self.0
-    }
-
-    /// What [`Self::number`] has given.
-    #[inline(always)]
-    pub const fn from_number(number: u64) -> Self {
-        Self(number)
-    }
-
     const VERSION: u64 = 0xffff << 32;
     const WRITING: u64 = 1 << 32;
 
@@ -216,7 +210,7 @@ impl Meta {
 
     /// Whether the entry was written as a whole between this and `later`.
     #[inline(always)]
-    pub(crate) const fn replaced(self, later: Self) -> bool {
+    const fn replaced(self, later: Self) -> bool {
         (self.0 ^ later.0) & Self::VERSION != 0
     }
 

@@ -11,8 +11,9 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// ICMP errors a processor sends in a second: what Linux sends by default (`icmp_msgs_per_sec`).
-    pub const ICMP_ERRORS: u32 = 1000;
+    /// Packets of a kind that a processor sends in a second: as many as Linux sends ICMP errors by default
+    /// (`icmp_msgs_per_sec`).
+    pub const A_SECOND: u32 = 1000;
 
     /// Whether one more may be sent; `now` is jiffies, `hz` jiffies in a second.
     #[inline(always)]
@@ -21,7 +22,7 @@ impl Limit {
             self.since = now;
             self.sent = 0;
         }
-        let may = self.sent < Self::ICMP_ERRORS;
+        let may = self.sent < Self::A_SECOND;
         self.sent += may as u32;
         may
     }

@@ -86,6 +86,9 @@ named! {
     NoHeadroom = "no_headroom",
     /// Sent by the server it would be sent to.
     Loop = "loop",
+    /// Of a connection that is over: whose server's connections are cut, or that has been silent for too long. One of its ends
+    /// is told.
+    Reset = "reset",
     /// The daemon has not filled the maps yet.
     NotReady = "not_ready",
 }
@@ -104,6 +107,8 @@ pub struct Totals {
     pub forgotten: u64,
     /// ICMP errors sent of late.
     pub icmp_errors: Limit,
+    /// Resets sent of late.
+    pub resets: Limit,
 }
 
 const _: () = assert!(Reason::ALL.len() <= REASONS);

@@ -1,7 +1,7 @@
 //! The flow table: looks flows up and finds places for new ones.
 //!
 //! The searches of the full path are compiled apart, as functions of their own that the verifier follows once, whatever
-//! calls them: [`find`], [`others`], [`release`], [`place`] and [`note_end`], which [`Tables`] calls. They take and return nothing but
+//! calls them: [`find`], [`others`], [`release`] and [`place`], which [`Tables`] calls. They take and return nothing but
 //! numbers.
 
 use super::tables::Tables;
@@ -67,21 +67,6 @@ pub fn place<T: Tables>(home: u32, tables: &T) -> u32 {
     tables.index().map_or(NOWHERE, |index| Flows::open(index, tables).place(home))
 }
 
-/// Notes that a flow, or one side of it, has ended, in the entry of this slot as `meta` was read there. The other direction
-/// may be noted at the same moment, and an end that is lost is never noted again.
-#[inline(always)]
-pub fn note_end<T: Tables>(slot: u32, meta: Meta, bits: u32, tables: &T) {
-    let Some(entry) = tables.flow(slot) else { return };
-    let now = tables.now();
-    if entry.touch(meta, now, bits) {
-        return;
-    }
-    let is = entry.meta();
-    if !meta.replaced(is) {
-        entry.touch(is, now, is.state() | bits);
-    }
-}
-
 /// The flow table, as a packet sees it.
 pub(super) struct Flows<'t, T> {
     tables: &'t T,
@@ -99,7 +84,6 @@ pub(super) struct Flows<'t, T> {
 #[derive(Clone, Copy)]
 pub(super) struct Found<'t> {
     entry: FlowEntry<'t>,
-    pub(super) slot: u32,
     pub(super) meta: Meta,
     pub(super) flow: Flow,
 }
@@ -184,12 +168,11 @@ impl<'t, T: Tables> Flows<'t, T> {
         if distance >= NOWHERE {
             return None;
         }
-        let slot = query.home.wrapping_add(distance) & self.mask;
-        let entry = self.tables.flow(slot)?;
+        let entry = self.at(query.home, distance)?;
         let meta = entry.meta();
         entry.service_of(&query.client)?;
         let flow = entry.read(meta)?;
-        if meta.is_used() { Some(Found { entry, slot, meta, flow }) } else { None }
+        if meta.is_used() { Some(Found { entry, meta, flow }) } else { None }
     }
 
     /// Remembers a flow that is not in the table. Another processor may take the same place at the same moment, which is as if
@@ -268,6 +251,12 @@ impl<'t, T: Tables> Flows<'t, T> {
         }
     }
 
+    /// Changes the state of a flow, whose silence goes on: nothing brings one back that has expired.
+    #[inline(always)]
+    pub(super) fn mark(&self, found: &Found<'_>, bits: u32) {
+        found.entry.touch(found.meta, found.meta.last_seen(), bits);
+    }
+
     #[inline(always)]
     fn find(&self, query: &Query, service: u32) -> u32 {
         self.first(query, |distance| self.is(query, distance, service))
@@ -294,6 +283,16 @@ impl<'t, T: Tables> Flows<'t, T> {
         NOWHERE
     }
 
+    /// A flow of the client endpoint at a distance from its home, as far as that is needed to know what it is: with its state and
+    /// the tag of its service. What else is read of it may be of another flow, unless the state can be changed.
+    #[inline(always)]
+    fn glance(&self, query: &Query, distance: u32) -> Option<(FlowEntry<'t>, Meta, u32)> {
+        let entry = self.at(query.home, distance)?;
+        let meta = entry.meta();
+        let service = entry.service_of(&query.client)?;
+        if meta.is_used() { Some((entry, meta, service)) } else { None }
+    }
+
     /// Whether the flow at a distance from home is the client endpoint's, to the service with this tag.
     #[inline(always)]
     fn is(&self, query: &Query, distance: u32, service: u32) -> bool {
@@ -304,17 +303,21 @@ impl<'t, T: Tables> Flows<'t, T> {
     /// Whether a packet of the server with this [`Backend::endpoint`] answers the flow at a distance from home.
     #[inline(always)]
     fn is_answered(&self, query: &Query, distance: u32, endpoint: u32, accepts: bool) -> bool {
-        let Some(found) = self.read(query, distance) else { return false };
-        let Some(backend) = self.live(found.flow.backend) else { return false };
-        let was = found.meta.state();
-        // The client may have gone without a word, and talk to the server directly now.
-        if backend.endpoint != endpoint || was & state::RELEASED != 0 || self.is_expired(found.meta) {
+        let Some((entry, meta, _)) = self.glance(query, distance) else { return false };
+        let Some(backend) = self.live(entry.backend()) else { return false };
+        let was = meta.state();
+        let is_expired = self.is_expired(meta);
+        // Datagrams do not say whether the client has gone without a word, and talks to the server directly now.
+        if backend.endpoint != endpoint
+            || was & state::RELEASED != 0
+            || (is_expired && !query.client.is_tcp())
+        {
             return false;
         }
         // A server that accepts on an ended flow talks to a client that came to it directly: a SYN through the VIP would
         // have begun the flow anew.
-        if accepts && found.meta.is_over() {
-            self.touch(&found, was | state::RELEASED);
+        if accepts && (is_expired || meta.is_over()) {
+            entry.touch(meta, meta.last_seen(), was | state::RELEASED);
             return false;
         }
         true
@@ -324,10 +327,10 @@ impl<'t, T: Tables> Flows<'t, T> {
     fn others(&self, query: &Query, service: u32) -> u64 {
         let mut others = hide_long(0, self.unknown);
         self.first(query, |distance| {
-            if let Some(other) = self.read(query, distance)
-                && other.flow.service != service
-                && !self.is_over(other.meta)
-                && let Some(backend) = self.live(other.flow.backend)
+            if let Some((entry, meta, other)) = self.glance(query, distance)
+                && other != service
+                && !self.is_over(meta)
+                && let Some(backend) = self.live(entry.backend())
             {
                 others = hide_long(others << 16 | u64::from(backend.endpoint), self.unknown);
             }
@@ -339,12 +342,12 @@ impl<'t, T: Tables> Flows<'t, T> {
     #[inline(always)]
     fn release(&self, query: &Query, service: u32, endpoint: u32) {
         self.first(query, |distance| {
-            if let Some(other) = self.read(query, distance)
-                && other.flow.service != service
-                && self.is_over(other.meta)
-                && self.live(other.flow.backend).is_some_and(|there| there.endpoint == endpoint)
+            if let Some((entry, meta, other)) = self.glance(query, distance)
+                && other != service
+                && self.is_over(meta)
+                && self.live(entry.backend()).is_some_and(|there| there.endpoint == endpoint)
             {
-                self.touch(&other, other.meta.state() | state::RELEASED);
+                entry.touch(meta, meta.last_seen(), meta.state() | state::RELEASED);
             }
             false
         });

@@ -93,12 +93,12 @@ fn inner(frame: &mut Frame<'_>, at: usize, packet: &Packet) -> Option<Inner> {
         ip.ttl -= 1;
         let after = u16::from_ne_bytes([ip.ttl, ip.proto]);
         ip.check = Delta::default().word(before, after).apply(ip.check);
-        Some(Inner { len: packet.len as u16, class: ip.tos, protocol: protocol::IPV4 })
+        Some(Inner { len: u16::from_be_bytes(ip.tot_len), class: ip.tos, protocol: protocol::IPV4 })
     } else {
         let ip = frame.header_mut::<Ipv6Hdr>(at)?;
         ip.hop_limit -= 1;
         Some(Inner {
-            len: packet.len as u16,
+            len: u16::from_be_bytes(ip.payload_len) + IPV6_BYTES as u16,
             class: ip.vcf[0] << 4 | ip.vcf[1] >> 4,
             protocol: protocol::IPV6,
         })

@@ -37,12 +37,14 @@ pub(super) struct Chosen<'t> {
     pub(super) hop: &'t NextHop,
     /// Whether the packet begins a flow, as far as can be told.
     pub(super) is_new: bool,
+    /// Whether the connection is over, and the server to be told.
+    pub(super) is_over: bool,
 }
 
 impl<'t> Chosen<'t> {
     #[inline(always)]
     fn new<T: Tables>(backend: &'t Backend, is_new: bool, tables: &'t T) -> Result<Self, Reason> {
-        Ok(Self { backend, hop: next_hop(backend, tables)?, is_new })
+        Ok(Self { backend, hop: next_hop(backend, tables)?, is_new, is_over: false })
     }
 }
 
@@ -51,9 +53,12 @@ pub(super) struct Reply<'t> {
     pub(super) service: &'t Service,
     pub(super) backend: u32,
     pub(super) client: Link,
+    /// Whether the connection is over, and the client to be told.
+    pub(super) is_over: bool,
 }
 
 /// Chooses the server of a client's packet; `None` where that is not for the quick path, which then has changed nothing.
+/// [`Reason::Reset`] where the client is to be told that the connection is over; the quick path leaves that, too.
 #[inline(always)]
 pub(super) fn to_server<'t, const QUICK: bool, T: Tables>(
     packet: &Packet,
@@ -100,16 +105,27 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
         return Ok(None);
     }
     let found = flows.read(&query, distance).filter(|found| found.flow.service == service.service);
+    let goes_on = packet.protocol == protocol::TCP && !asks;
     if let Some(found) = &found
-        && !flows.is_expired(found.meta)
+        && let is_expired = flows.is_expired(found.meta)
+        && (!is_expired || (answers_return && goes_on))
         && let Some(backend) = keeps(found, packet, answers_return, &flows)
     {
-        let chosen = Chosen::new(backend, false, tables)?;
         let was = found.meta.state();
+        if goes_on && (is_expired || is_cut(backend)) {
+            let is_over = !packet.flags.rst();
+            if QUICK || (is_over && was & state::RESET != 0) {
+                return Err(Reason::Reset);
+            }
+            let chosen = Chosen::new(backend, false, tables).map_err(|_| Reason::Reset)?;
+            flows.mark(found, was | state::RESET);
+            return Ok(Some(Chosen { is_over, ..chosen }));
+        }
+        let chosen = Chosen::new(backend, false, tables)?;
         let confirmed = !asks && flows.is_worth_keeping(found, answers_return);
         let bits = was | ended_by(packet, state::CLIENT_FIN) | if confirmed { state::CONFIRMED } else { 0 };
         if !answers_return || found.flow.client.same(&link) {
-            note::<QUICK, T>(&flows, found, bits, packet, tables);
+            flows.touch(found, bits);
         } else if QUICK {
             return Ok(None);
         } else {
@@ -121,12 +137,17 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
     if QUICK {
         return Ok(None);
     }
+    // The server is gone. In the other modes another one answers for it.
+    if answers_return && goes_on && found.is_some() && !packet.flags.rst() {
+        return Err(Reason::Reset);
+    }
     let others =
         if answers_return { Others(tables.other_flows(&query, service.service)) } else { Others::default() };
     let Place { backend, keeper } = place(packet, service, others, tables)?;
     let is_new = (asks && !packet.flags.rst()) || (answers_return && packet.protocol != protocol::TCP);
     // Before anything is remembered: the packet that gets through is the one that begins the flow.
-    let chosen = Chosen::new(backend, is_new, tables)?;
+    let is_over = goes_on && is_cut(backend) && !packet.flags.rst();
+    let chosen = Chosen { is_over, ..Chosen::new(backend, is_new, tables)? };
     // What the keeper has need not be remembered where it is the owner too: it is who gets what nobody remembers. But what
     // is remembered of the endpoint's last connection must go: it would be found for this one.
     let is_known = !answers_return
@@ -139,7 +160,9 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
         return Ok(Some(chosen));
     }
     let taken_up = !answers_return && !asks;
-    let bits = ended_by(packet, state::CLIENT_FIN) | if taken_up { state::TAKEN_UP } else { 0 };
+    // The client is told when it speaks again.
+    let over = if is_over { state::RESET } else { 0 };
+    let bits = ended_by(packet, state::CLIENT_FIN) | over | if taken_up { state::TAKEN_UP } else { 0 };
     let flow = Flow { service: service.service, backend: backend.reference, client: link };
     if answers_return && !is_empty {
         tables.release_flows(&query, service.service, backend.endpoint);
@@ -225,6 +248,8 @@ pub(super) enum Answered<'t> {
     Client(Reply<'t>),
     /// The packet answers nobody.
     Nobody,
+    /// The connection is over, and the server to be told.
+    Over,
     /// That is not for the quick path.
     Later,
 }
@@ -252,7 +277,7 @@ pub(super) fn to_client<'t, const QUICK: bool, T: Tables>(
     if QUICK && distance == FAR {
         return Answered::Later;
     }
-    reply::<QUICK, T>(packet, &flows, &query, distance, tables).map_or(Answered::Nobody, Answered::Client)
+    reply::<QUICK, T>(packet, &flows, &query, distance, tables).unwrap_or(Answered::Nobody)
 }
 
 #[inline(always)]
@@ -262,7 +287,7 @@ fn reply<'t, const QUICK: bool, T: Tables>(
     query: &Query,
     distance: u32,
     tables: &'t T,
-) -> Option<Reply<'t>> {
+) -> Option<Answered<'t>> {
     let found = flows.read(query, distance)?;
     let backend = flows.live(found.flow.backend)?;
     // The number of an endpoint may be another one's too.
@@ -273,9 +298,20 @@ fn reply<'t, const QUICK: bool, T: Tables>(
     if service.reference.tag() != found.flow.service || service.mode != mode::NAT {
         return None;
     }
-    let bits = found.meta.state() | ended_by(packet, state::SERVER_FIN) | state::ANSWERED;
-    note::<QUICK, T>(flows, &found, bits, packet, tables);
-    Some(Reply { service, backend: found.flow.backend.id(), client: found.flow.client })
+    let was = found.meta.state();
+    let mut is_over = packet.protocol == protocol::TCP && (flows.is_expired(found.meta) || is_cut(backend));
+    if is_over {
+        is_over = !packet.flags.rst();
+        if QUICK || (is_over && was & state::RESET != 0) {
+            return Some(Answered::Over);
+        }
+        flows.mark(&found, was | state::RESET);
+    } else {
+        let bits = was | ended_by(packet, state::SERVER_FIN) | state::ANSWERED;
+        flows.touch(&found, bits);
+    }
+    let client = found.flow.client;
+    Some(Answered::Client(Reply { service, backend: found.flow.backend.id(), client, is_over }))
 }
 
 /// The server a remembered flow stays with, if it may.
@@ -315,7 +351,13 @@ fn owner<'t, T: Tables>(packet: &Packet, slot: Slot, tables: &'t T) -> Result<&'
     let backend = tables.backend(slot.server().ok_or(Reason::NoServer)?).ok_or(Reason::NoServer)?;
     // The table may be about to be replaced. What has just gone is not chosen; what has just died keeps its connections.
     let goes_on = packet.protocol == protocol::TCP && !packet.flags.asks() && backend.reference.0 != 0;
-    if is_alive(backend) || goes_on { Ok(backend) } else { Err(Reason::NoServer) }
+    if is_alive(backend) {
+        Ok(backend)
+    } else if goes_on {
+        if is_cut(backend) && !packet.flags.rst() { Err(Reason::Reset) } else { Ok(backend) }
+    } else {
+        Err(Reason::NoServer)
+    }
 }
 
 /// The server that has the flows of a slot that nobody remembers, where that is another than the owner.
@@ -329,6 +371,11 @@ fn keeper<'t, T: Tables>(ring: &Ring, number: u64, slot: Slot, tables: &'t T) ->
 }
 
 #[inline(always)]
+const fn is_cut(backend: &Backend) -> bool {
+    backend.flags & Backend::CUT != 0
+}
+
+#[inline(always)]
 const fn is_alive(backend: &Backend) -> bool {
     backend.flags & Backend::ALIVE != 0
 }
@@ -336,22 +383,6 @@ const fn is_alive(backend: &Backend) -> bool {
 #[inline(always)]
 fn next_hop<'t, T: Tables>(backend: &Backend, tables: &'t T) -> Result<&'t NextHop, Reason> {
     tables.next_hop(backend.next_hop).filter(|hop| hop.ifindex != 0).ok_or(Reason::NoNextHop)
-}
-
-/// Notes a packet of a flow. Ends are not for the quick path.
-#[inline(always)]
-fn note<const QUICK: bool, T: Tables>(
-    flows: &Flows<'_, T>,
-    found: &Found<'_>,
-    bits: u32,
-    packet: &Packet,
-    tables: &T,
-) {
-    if QUICK || !packet.flags.ends() {
-        flows.touch(found, bits);
-    } else {
-        tables.note_end(found.slot, found.meta, bits);
-    }
 }
 
 #[inline(always)]

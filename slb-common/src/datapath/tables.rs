@@ -2,10 +2,10 @@
 
 use super::flows::{self, Query};
 #[cfg(doc)]
-use super::icmp_error;
+use super::{icmp_error, reset};
 use crate::abi::{
     backend::{Backend, NextHop},
-    flow::{FlowEntry, Meta},
+    flow::FlowEntry,
     ring::Ring,
     service::{Service, ServiceIndex},
     stats::Action,
@@ -25,6 +25,8 @@ pub enum Direction {
 pub trait Head: Growing {
     /// [`icmp_error::answer`], compiled apart; `false` if the frame is of no use any more.
     fn answer_error(&mut self, network: usize, mtu: u32) -> bool;
+    /// [`reset::turn`], compiled apart; `false` if the frame is of no use any more.
+    fn turn_into_reset(&mut self, network: usize, back: bool) -> bool;
 }
 
 /// The tables. Look-ups hand out references and never fail but for absence.
@@ -71,15 +73,12 @@ pub trait Tables: Sized {
         flows::place(home, self)
     }
 
-    /// [`flows::note_end`], compiled apart.
-    fn note_end(&self, slot: u32, meta: Meta, bits: u32) {
-        flows::note_end(slot, meta, bits, self);
-    }
-
     /// Counts one packet under an action and the number of a reason.
     fn count(&self, action: Action, reason: u32);
     /// Whether one more ICMP error may be sent in this second; `hz` is jiffies in it.
     fn may_send_error(&self, hz: u32) -> bool;
+    /// Whether one more reset may be sent in this second.
+    fn may_send_reset(&self, hz: u32) -> bool;
     /// Counts one flow under [`Totals::forgotten`](crate::abi::stats::Totals::forgotten).
     fn count_forgotten(&self);
     /// Counts one packet of a service.

@@ -16,7 +16,7 @@ use slb_common::{
         word::Word,
     },
     datapath::{
-        Verdict, icmp_error, process,
+        Verdict, icmp_error, process, reset,
         tables::{Direction, Head, Tables},
         upkeep::FlowTable,
     },
@@ -46,6 +46,7 @@ pub struct Host {
     totals: RefCell<Totals>,
     forgotten: Cell<u64>,
     errors: Cell<Limit>,
+    resets: Cell<Limit>,
     service_counters: RefCell<BTreeMap<u32, Counters>>,
     backend_counters: RefCell<BTreeMap<u32, Counters>>,
 }
@@ -72,9 +73,17 @@ impl Host {
             totals: RefCell::default(),
             forgotten: Cell::default(),
             errors: Cell::default(),
+            resets: Cell::default(),
             service_counters: RefCell::default(),
             backend_counters: RefCell::default(),
         }
+    }
+
+    fn take(&self, limit: &Cell<Limit>, hz: u32) -> bool {
+        let mut taken = limit.get();
+        let may = taken.take(self.now(), hz);
+        limit.set(taken);
+        may
     }
 
     /// The flow table where it lies.
@@ -121,6 +130,10 @@ impl Growing for Buffer {
 impl Head for Buffer {
     fn answer_error(&mut self, network: usize, mtu: u32) -> bool {
         icmp_error::answer(self, network, mtu).is_some()
+    }
+
+    fn turn_into_reset(&mut self, network: usize, back: bool) -> bool {
+        reset::turn(self, network, back).is_some()
     }
 }
 
@@ -237,10 +250,11 @@ impl Tables for Host {
     }
 
     fn may_send_error(&self, hz: u32) -> bool {
-        let mut errors = self.errors.get();
-        let may = errors.take(self.now(), hz);
-        self.errors.set(errors);
-        may
+        self.take(&self.errors, hz)
+    }
+
+    fn may_send_reset(&self, hz: u32) -> bool {
+        self.take(&self.resets, hz)
     }
 
     fn count_forgotten(&self) {

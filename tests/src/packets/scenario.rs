@@ -21,7 +21,7 @@ use super::{
     host::{Host, Totals},
     icmp::{self, Cause},
     kernel::{Kernel, action},
-    tunnel,
+    reset, tunnel,
     world::{self, Hop, IDS, LO, Listener, Server, World},
 };
 
@@ -56,6 +56,12 @@ pub enum Expect {
     ToServer(Listener, Server, Flow),
     /// It is sent to the client that is reached this way.
     ToClient(Listener, Server, Hop),
+    /// As the one before, as a RST that tells the server that the connection is over.
+    EndServer(Listener, Server, Flow),
+    /// As the one before that, as a RST that tells the client.
+    EndClient(Listener, Server, Hop),
+    /// Its sender is told that the connection is over.
+    End,
     /// It is answered.
     Answer(Listener),
     /// Its sender is told why it cannot go on.
@@ -229,12 +235,12 @@ impl Run<'_> {
             "host: {decided:?} in place of {verdict:?}; counted {:?}",
             self.host.totals()
         );
-        if let Expect::ToServer(listener, server, _) = expect
+        if let Expect::ToServer(listener, server, _) | Expect::EndServer(listener, server, _) = expect
             && mode_of(&self.held, listener) == mode::IPIP
         {
             let label = tunnel::label(&out, frame.network);
             self.labels.note(frame, label)?;
-            bytes = tunnel::wrapped(frame, &server.hop, server.at, label);
+            bytes = tunnel::wrapped(&sent(frame, expect), &server.hop, server.at, label);
         }
         // What is dropped may be in any state.
         if verdict != Verdict::Drop {
@@ -289,7 +295,7 @@ impl Expected {
             if hop.out == ifindex { Verdict::Transmit } else { Verdict::Redirect(hop.out) }
         };
         let (action, reason, verdict, bytes) = match expect {
-            Expect::ToServer(listener, server, flow) => {
+            Expect::ToServer(listener, server, flow) | Expect::EndServer(listener, server, flow) => {
                 for counters in [
                     self.services.entry(listener.id).or_default(),
                     self.backends.entry(server.id).or_default(),
@@ -304,20 +310,26 @@ impl Expected {
                     // Of mode `ipip` the rest comes later.
                     _ => Rewrite::Nothing,
                 };
-                let bytes = check::rewritten(frame, hop.peer, hop.own, rewrite);
-                (Action::Forward, Reason::ToServer, send(hop), bytes)
+                let bytes = check::rewritten(&sent(frame, expect), hop.peer, hop.own, rewrite);
+                let is_end = matches!(expect, Expect::EndServer(..));
+                let reason = if is_end { Reason::Reset } else { Reason::ToServer };
+                (Action::Forward, reason, send(hop), bytes)
             }
-            Expect::ToClient(listener, server, hop) => {
+            Expect::ToClient(listener, server, hop) | Expect::EndClient(listener, server, hop) => {
                 for counters in [
                     self.services.entry(listener.id).or_default(),
                     self.backends.entry(server.id).or_default(),
                 ] {
                     counters.packets_out += 1;
-                    counters.bytes_out += len;
+                    counters.bytes_out += sent(frame, expect).bytes.len() as u64;
                 }
-                let bytes = check::rewritten(frame, hop.peer, hop.own, Rewrite::Source(listener.at));
-                (Action::Forward, Reason::ToClient, send(hop), bytes)
+                let rewrite = Rewrite::Source(listener.at);
+                let bytes = check::rewritten(&sent(frame, expect), hop.peer, hop.own, rewrite);
+                let is_end = matches!(expect, Expect::EndClient(..));
+                let reason = if is_end { Reason::Reset } else { Reason::ToClient };
+                (Action::Forward, reason, send(hop), bytes)
             }
+            Expect::End => (Action::Answer, Reason::Reset, Verdict::Transmit, reset::back(frame).bytes),
             Expect::Answer(listener) => {
                 let counters = self.services.entry(listener.id).or_default();
                 counters.packets_in += 1;
@@ -339,6 +351,14 @@ impl Expected {
         };
         *self.totals.entry((action as u8, reason as u32)).or_default() += 1;
         (verdict, bytes)
+    }
+}
+
+/// What is sent on of a frame, before it is rewritten.
+fn sent(frame: &Frame, expect: &Expect) -> Frame {
+    match expect {
+        Expect::EndServer(..) | Expect::EndClient(..) => reset::forward(frame),
+        _ => frame.clone(),
     }
 }
 

@@ -6,6 +6,7 @@ mod headers;
 mod keepers;
 mod modes;
 mod replies;
+mod resets;
 mod told;
 mod truncations;
 
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Scenario> {
         modes::cases(),
         keepers::cases(),
         told::cases(),
+        resets::cases(),
     ]
     .into_iter()
     .flatten()

@@ -58,6 +58,10 @@ impl Tables for Shared {
         false
     }
     fn count(&self, _: Action, _: u32) {}
+    fn may_send_reset(&self, _: u32) -> bool {
+        unreachable!()
+    }
+
     fn may_send_error(&self, _: u32) -> bool {
         false
     }

@@ -131,7 +131,8 @@ impl Pair {
                 .frame(answer(server, flag::ACK), NOT_OURS)
                 .change(World::standard().server(reused))
                 .frame(answer(reused, flag::ACK), NOT_OURS)
-                .frame(data(listener), to(listener, reused, Flow::Old))
+                .frame(data(listener), Expect::End)
+                .frame(syn(listener), to(listener, reused, Flow::New))
                 .frame(answer(reused, flag::ACK), back(listener, reused)),
             self.begun("the same server under a new generation is another one")
                 .change(World::standard().server(Server { generation: 2, ..server }))
@@ -204,7 +205,7 @@ impl Pair {
                     .frame(data(listener), self.first(Flow::Old)),
                 begun(&format!("silent for too long, since {at}"), at)
                     .clock(at.wrapping_add(IDLE + 1))
-                    .frame(data(listener), self.second(Flow::Old)),
+                    .frame(data(listener), Expect::EndServer(listener, server, Flow::Old)),
                 begun(&format!("silent for too long, and a SYN, since {at}"), at)
                     .clock(at.wrapping_add(IDLE + 1))
                     .frame(syn(listener), self.second(Flow::New)),
@@ -317,7 +318,7 @@ fn several_services() -> Vec<Scenario> {
             .frame(data(FOURTH4), to(FOURTH4, FOURTH, Flow::Old))
             .clock(IDLE + HZ)
             .frame(syn(FIFTH4), to(FIFTH4, FIFTH, Flow::New))
-            .frame(answer(OTHER4, flag::ACK), NOT_OURS)
+            .frame(answer(OTHER4, flag::ACK), Expect::EndClient(SECOND4, OTHER4, CLIENT))
             .frame(answer(WEB4, flag::ACK), back(HTTP4, WEB4))
             .frame(answer(FOURTH, flag::ACK), back(FOURTH4, FOURTH))
             .frame(answer(STRAIGHT, flag::ACK), back(STRAIGHT4, STRAIGHT)),

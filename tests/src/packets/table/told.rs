@@ -93,7 +93,7 @@ fn too_big() -> Scenario {
 
 fn per_second() -> Scenario {
     let last = || syn(CLIENT4, HTTP4).hop_limit(1).build();
-    let told = |case: Scenario| (0..Limit::ICMP_ERRORS).fold(case, |case, _| case.frame(last(), LAST));
+    let told = |case: Scenario| (0..Limit::A_SECOND).fold(case, |case, _| case.frame(last(), LAST));
     // Nobody is told of these, so they count for nothing.
     let silent = || syn(CLIENT4, HTTP4).hop_limit(1).options(1).build();
     let case = (0..2000).fold(Scenario::new("so many a second").host_only().clock(5 * HZ), |case, _| {

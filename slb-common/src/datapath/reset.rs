@@ -1,0 +1,157 @@
+//! Tells the ends of a connection that it is over, without knowing its numbers: a segment of one end becomes a RST that goes
+//! on to the other, at the place in the sequence where that waits for it, or a RST that goes back, with the number that its
+//! sender waits for (RFC 9293, 3.5.2 and 3.10.7.4; RFC 5961, 3.2).
+//!
+//! Packets with IP options or extension headers are not turned. Compiled apart, as the searches of [`super::flows`]: takes
+//! nothing but the frame and numbers.
+
+use super::{readdress, stations};
+use crate::net::{
+    checksum::Delta,
+    frame::{Frame, Growing},
+    headers::{Ipv4Hdr, Ipv6Hdr, protocol},
+};
+
+/// RFC 1700 and what Linux sends.
+const HOP_LIMIT: u8 = 64;
+/// Version 4, and no options.
+const PLAIN4: u8 = 0x45;
+const HEADER4: usize = size_of::<Ipv4Hdr>();
+const HEADER6: usize = size_of::<Ipv6Hdr>();
+/// Offsets of the source addresses; the destination follows.
+const SOURCE4: usize = 12;
+const SOURCE6: usize = 8;
+
+/// A TCP header without options.
+const TCP: usize = 20;
+const SEQUENCE: usize = 4;
+const ACKNOWLEDGED: usize = 8;
+/// Length of the header, flags, and window.
+const FLAGS: usize = 12;
+const CHECK: usize = 16;
+const FIN: u32 = 1;
+const SYN: u32 = 2;
+const RST: u32 = 4;
+const ACK: u32 = 16;
+
+/// Turns a TCP segment, whose IP header lies at `at`, into a RST: one that goes `back` to its sender in the name of its
+/// receiver, or one that goes on as the segment would. `None` if that cannot be: the frame is of no use then.
+#[inline(always)]
+pub fn turn<G: Growing>(head: &mut G, at: usize, back: bool) -> Option<()> {
+    let frame = head.frame();
+    let first = frame.header::<[u8; 1]>(at)?[0];
+    match first >> 4 {
+        4 if first == PLAIN4 => {
+            let ip = frame.header::<Ipv4Hdr>(at)?;
+            let room = usize::from(u16::from_be_bytes(ip.tot_len)).checked_sub(HEADER4)?;
+            if ip.proto != protocol::TCP {
+                return None;
+            }
+            segment::<G, HEADER4, SOURCE4>(head, at, room, back)?;
+            finish4(&mut head.frame(), at, back)
+        }
+        6 => {
+            let ip = frame.header::<Ipv6Hdr>(at)?;
+            let room = usize::from(u16::from_be_bytes(ip.payload_len));
+            if ip.next_hdr != protocol::TCP {
+                return None;
+            }
+            segment::<G, HEADER6, SOURCE6>(head, at, room, back)?;
+            finish6(&mut head.frame(), at, back)
+        }
+        _ => None,
+    }
+}
+
+/// Cuts the segment to its header, makes a RST of it, and where it goes back exchanges all addresses. Leaves the checksums.
+#[inline(always)]
+fn segment<G: Growing, const HEADER: usize, const SOURCE: usize>(
+    head: &mut G,
+    at: usize,
+    room: usize,
+    back: bool,
+) -> Option<()> {
+    let tcp = at + HEADER;
+    if !head.cut(tcp + TCP) {
+        return None;
+    }
+    let frame = &mut head.frame();
+    let flags = u32::from_be(word(frame, tcp + FLAGS)?) >> 16;
+    let acknowledges = flags & ACK;
+    let mut turned = RST | acknowledges;
+    if back {
+        let (sequence, acknowledged) = if acknowledges != 0 {
+            (word(frame, tcp + ACKNOWLEDGED)?, 0)
+        } else {
+            // What its sender would have acknowledged.
+            let offset = (flags >> 12) as usize * 4;
+            let len =
+                (room.checked_sub(offset)? as u32).wrapping_add(flags & FIN).wrapping_add((flags & SYN) >> 1);
+            let sequence = u32::from_be(word(frame, tcp + SEQUENCE)?);
+            (0, sequence.wrapping_add(len).to_be())
+        };
+        turned = if acknowledges != 0 { RST } else { RST | ACK };
+        put(frame, tcp + SEQUENCE, sequence)?;
+        put(frame, tcp + ACKNOWLEDGED, acknowledged)?;
+        let half = (HEADER - SOURCE) / 2;
+        let mut word_at = at + SOURCE;
+        while word_at < at + SOURCE + half {
+            let (source, destination) = (word(frame, word_at)?, word(frame, word_at + half)?);
+            put(frame, word_at, destination)?;
+            put(frame, word_at + half, source)?;
+            word_at += 4;
+        }
+        let ports = word(frame, tcp)?;
+        put(frame, tcp, ports.rotate_left(16))?;
+        let stations = stations(frame)?;
+        readdress(frame, &stations.answer())?;
+    }
+    // Five words long, no window.
+    put(frame, tcp + FLAGS, (5 << 28 | turned << 16).to_be())?;
+    put(frame, tcp + CHECK, 0)?;
+    // With the pseudo-header: addresses, length, protocol (RFC 9293, 3.1; RFC 8200, 8.1).
+    let mut sum = Delta::default().plus((TCP as u16).to_be()).plus(u16::from(protocol::TCP).to_be());
+    sum = if HEADER == HEADER4 {
+        sum.bytes(frame.header::<[u8; 8]>(at + SOURCE4)?)
+    } else {
+        sum.bytes(frame.header::<[u8; 32]>(at + SOURCE6)?)
+    };
+    let check = sum.bytes(frame.header::<[u8; TCP]>(tcp)?).checksum();
+    *frame.header_mut(tcp + CHECK)? = check;
+    Some(())
+}
+
+#[inline(always)]
+fn finish4(frame: &mut Frame<'_>, at: usize, back: bool) -> Option<()> {
+    let ip = frame.header_mut::<Ipv4Hdr>(at)?;
+    ip.tot_len = ((HEADER4 + TCP) as u16).to_be_bytes();
+    if back {
+        ip.ttl = HOP_LIMIT;
+    }
+    ip.check = [0; 2];
+    let check = Delta::default().bytes(frame.header::<[u8; HEADER4]>(at)?).checksum();
+    frame.header_mut::<Ipv4Hdr>(at)?.check = check;
+    Some(())
+}
+
+#[inline(always)]
+fn finish6(frame: &mut Frame<'_>, at: usize, back: bool) -> Option<()> {
+    let ip = frame.header_mut::<Ipv6Hdr>(at)?;
+    ip.payload_len = (TCP as u16).to_be_bytes();
+    if back {
+        ip.hop_limit = HOP_LIMIT;
+    }
+    Some(())
+}
+
+/// Four bytes as they stand.
+#[inline(always)]
+fn word(frame: &Frame<'_>, at: usize) -> Option<u32> {
+    frame.header::<[u8; 4]>(at).map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+#[inline(always)]
+fn put(frame: &mut Frame<'_>, at: usize, word: u32) -> Option<()> {
+    *frame.header_mut::<[u8; 4]>(at)? = word.to_ne_bytes();
+    Some(())
+}
