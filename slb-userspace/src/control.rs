@@ -6,6 +6,8 @@
 
 pub mod desired;
 pub mod diff;
+pub mod drain;
+pub mod ending;
 pub mod failover;
 pub mod handover;
 pub mod ids;

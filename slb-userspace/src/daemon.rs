@@ -1,6 +1,7 @@
 //! `slbd run`: brings everything together and keeps it so.
 
 mod attach;
+mod clock;
 mod facts;
 
 use std::{sync::Arc, time::Duration};
@@ -13,10 +14,10 @@ use nix::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
-use self::{attach::attach, facts::Facts};
+use self::{attach::attach, clock::since_start, facts::Facts};
 use crate::{
     api::server::{Snapshot, Socket},
     config::model::Config,
@@ -27,6 +28,7 @@ use crate::{
     dataplane::bpf::{maps::Maps, pins::Pins},
     health::{Event, Paths, Supervisor, path::Settings},
     neigh::{Resolutions, Resolver},
+    poke::Poker,
 };
 
 /// Changes that come within this time of one another are put in force together.
@@ -40,10 +42,10 @@ const FIRST_NEIGHBOURS: Duration = Duration::from_secs(1);
 /// Time for which next hops that an earlier run has left hold, while the kernel has none: long enough to ask for them.
 const NEXT_HOPS_HOLD: Duration = Duration::from_secs(5);
 
-/// Time between two looks at the flow table, while parts of server tables change hands.
+/// Most time between two looks at the flow table, while parts of server tables change hands.
 const SWEEP: Duration = Duration::from_secs(10);
-/// Time between two looks at the flow table, whatever else: what has expired is to be erased before jiffies come round.
-const LOOK: Duration = Duration::from_secs(60);
+/// Looks at the flow table take one part in so many of the time.
+const LOOKS: u32 = 50;
 
 /// Runs until SIGTERM or SIGINT. Forwarding goes on afterwards.
 ///
@@ -93,9 +95,14 @@ struct Daemon<'a> {
     /// For the API, which reads counters.
     maps: Option<Maps>,
     snapshots: watch::Sender<Arc<Snapshot>>,
-    started: Instant,
+    /// Tells the ends of connections that are over.
+    poker: Poker,
     /// When traffic may come back to a primary side.
     failback: Option<Instant>,
+    /// When something must change although nothing else does.
+    next: Option<Instant>,
+    /// When the flow table is to be looked at next.
+    look: Instant,
 }
 
 impl<'a> Daemon<'a> {
@@ -123,8 +130,10 @@ impl<'a> Daemon<'a> {
             socket,
             maps: Some(Maps::open(pins)?),
             snapshots: watch::Sender::new(Arc::new(Snapshot::default())),
-            started: Instant::now(),
+            poker: Poker::new()?,
             failback: None,
+            next: None,
+            look: Instant::now(),
         };
         // What comes in time spares a second change; nothing depends on it.
         let _ = timeout(FIRST_NEIGHBOURS, daemon.neighbours.changed()).await;
@@ -144,9 +153,6 @@ impl<'a> Daemon<'a> {
         let mut last = Instant::now();
         // The first decision may wait for a recovery to last.
         let mut due = self.failback;
-        let mut looked = last;
-        let mut sweep = interval(SWEEP);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let soon = |due: Option<Instant>, last: Instant| {
             let at = (Instant::now() + GATHER).max(last + SPACING);
             Some(due.map_or(at, |due| due.min(at)))
@@ -172,14 +178,15 @@ impl<'a> Daemon<'a> {
                     self.facts.learn(&self.neighbours.borrow_and_update());
                     due = soon(due, last);
                 }
-                _ = sweep.tick() => {
-                    if self.reconciler.is_handing_over() || looked.elapsed() >= LOOK {
-                        looked = Instant::now();
-                        if let Err(error) = self.sweep() {
-                            tracing::error!(error = format!("{error:#}"), "cannot look at the flow table");
-                            due = soon(due, last);
-                        }
+                () = sleep_until(self.look) => {
+                    if let Err(error) = self.sweep() {
+                        tracing::error!(error = format!("{error:#}"), "cannot look at the flow table");
+                        due = soon(due, last);
                     }
+                }
+                () = sleep_until(self.next.unwrap_or(last)), if self.next.is_some() => {
+                    self.next = None;
+                    due = soon(due, last);
                 }
                 () = sleep_until(due.unwrap_or(last)), if due.is_some() => {
                     let applied = self.apply();
@@ -199,19 +206,36 @@ impl<'a> Daemon<'a> {
 
     /// Puts in force what follows from what is known.
     fn apply(&mut self) -> Result<()> {
-        let failback = self.facts.take_sides(self.config, self.started.elapsed());
-        self.failback = failback.map(|due| self.started + due);
+        let now = since_start()?;
+        let failback = self.facts.take_sides(self.config, now);
+        self.failback = failback.map(|due| Instant::now() + due.saturating_sub(now));
         let desired = desired(self.config, self.facts.known());
-        let in_force = self.reconciler.reconcile(&desired, self.started.elapsed())?;
+        let in_force = self.reconciler.reconcile(&desired, now)?;
+        self.next = in_force.next.map(|next| Instant::now() + next.saturating_sub(now));
+        if self.reconciler.has_cut() {
+            self.look = Instant::now();
+        } else if self.reconciler.is_handing_over() {
+            self.look = self.look.min(Instant::now() + SWEEP);
+        }
         tracing::debug!(in_force.operations, "the data plane is as desired");
         self.snapshots.send_replace(Arc::new(snapshot(desired, in_force)));
         Ok(())
     }
 
-    /// Looks at the flow table, and ends what is over of slots that have changed hands.
+    /// Looks at the flow table: ends connections that are over, and what is over of slots that have changed hands.
     fn sweep(&mut self) -> Result<()> {
-        let Sweep { moved, flows } = self.reconciler.sweep(self.started.elapsed())?;
-        tracing::debug!(moved, flows, "slots that have changed hands, and flows that live");
+        let begun = Instant::now();
+        self.look = begun + SWEEP;
+        let Sweep { moved, flows, ended, next } = self.reconciler.sweep(since_start()?)?;
+        ended.iter().for_each(|ended| self.poker.poke(ended));
+        let next = if moved == 0 { next } else { next.min(SWEEP) };
+        self.look = begun + next.max(begun.elapsed() * LOOKS);
+        tracing::debug!(
+            moved,
+            flows,
+            ended = ended.len(),
+            "slots that have changed hands, and flows that live"
+        );
         Ok(())
     }
 }

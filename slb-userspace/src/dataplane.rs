@@ -22,9 +22,9 @@ pub trait DataPlane {
     /// The owners of a table's slots, and the keepers of those that have changed hands.
     fn table(&self, id: u32) -> anyhow::Result<Contents>;
 
-    /// Shows every flow that is remembered and has not expired, but for those that could not be read, and erases those that
-    /// nobody needs any more; `hz` is jiffies in a second.
-    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered)) -> anyhow::Result<Look>;
+    /// Shows every flow that is remembered, but for those that could not be read, and erases those that nobody needs any
+    /// more; `hz` is jiffies in a second. What `visit` says is to end is marked as over.
+    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> bool) -> anyhow::Result<Look>;
 
     /// How many flows have been forgotten, or could not be remembered, that may be older than the last change of their
     /// table.

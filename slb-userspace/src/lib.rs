@@ -8,4 +8,5 @@ pub mod daemon;
 pub mod dataplane;
 pub mod health;
 pub mod neigh;
+pub mod poke;
 pub mod telemetry;

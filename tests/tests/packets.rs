@@ -142,14 +142,19 @@ fn flows_are_erased_under_packets_in_the_kernel() {
         };
         (0..64).for_each(&mut open);
         let mut shown = 0;
-        let look = maps.look(Maps::clock(hz).unwrap(), &mut |_| shown += 1).unwrap();
+        let look = maps
+            .look(Maps::clock(hz).unwrap(), &mut |_| {
+                shown += 1;
+                false
+            })
+            .unwrap();
         assert_eq!((look, shown), (Look { live: 64, ..Look::default() }, 64));
         let done = AtomicBool::new(false);
         let erased = thread::scope(|scope| {
             let eraser = scope.spawn(|| {
                 let mut erased = 0;
                 while !done.load(Ordering::Relaxed) {
-                    erased += maps.look(later().unwrap(), &mut |_| ()).unwrap().erased;
+                    erased += maps.look(later().unwrap(), &mut |_| false).unwrap().erased;
                 }
                 erased
             });
@@ -159,9 +164,9 @@ fn flows_are_erased_under_packets_in_the_kernel() {
         });
         assert!(maps.flow_table().unwrap().is_sound(), "homes do not name their entries");
         println!("{erased} flows erased under {} packets", u32::from(ROUNDS) * 256);
-        maps.look(later().unwrap(), &mut |_| ()).unwrap();
+        maps.look(later().unwrap(), &mut |_| false).unwrap();
         assert!(maps.flow_table().unwrap().is_sound());
-        let look = maps.look(Maps::clock(hz).unwrap(), &mut |_| ()).unwrap();
+        let look = maps.look(Maps::clock(hz).unwrap(), &mut |_| false).unwrap();
         assert_eq!(look, Look::default(), "something is left");
     });
 }

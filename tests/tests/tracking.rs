@@ -21,7 +21,8 @@ const STEPS: usize = 600;
 fn setting(n: u64) -> Setting {
     let (mode, always) =
         [("dsr", false), ("ipip", false), ("dsr", true), ("nat", false), ("dsr", false)][n as usize % 5];
-    Setting { mode, always, follow: n / 5 % 3 == 2, shared: (n / 15).is_multiple_of(2) }
+    let drain = [None, Some(60), None, Some(900)][n as usize / 5 % 4];
+    Setting { mode, always, follow: n / 5 % 3 == 2, shared: (n / 15).is_multiple_of(2), drain }
 }
 
 fn variable(name: &str, default: u64) -> u64 {
@@ -36,6 +37,7 @@ fn add(a: Counts, b: Counts) -> Counts {
         bound: a.bound + b.bound,
         lost: a.lost + b.lost,
         answers: a.answers + b.answers,
+        ended: a.ended + b.ended,
         changes: a.changes + b.changes,
         starts: a.starts + b.starts,
     }

@@ -6,12 +6,12 @@
 use std::{collections::BTreeMap, hint::spin_loop};
 
 use crate::abi::{
-    flow::{Client, Flow, FlowEntry, Meta, WINDOW, WORDS},
+    flow::{Client, Flow, FlowEntry, Meta, WINDOW, WORDS, state},
     word::Word,
 };
 
-/// Seconds an expired flow stays in the table: the clock of whoever looks is exact to a second or so.
-const GRACE: u32 = 10;
+/// Seconds an expired flow stays in the table: in that time both ends are told that it is over.
+const GRACE: u32 = 60;
 /// Seconds of silence after which a flow that is over is erased: longer than either side waits to send its last packet again.
 const OVER: u32 = 240;
 /// Seconds after which a writer is dead. Those of the packet path need nanoseconds, and none of them can be killed.
@@ -126,6 +126,13 @@ impl<'t> FlowTable<'t> {
     }
 }
 
+/// Marks a flow as over, unless anything has changed about it since `meta` was read. One that has expired stays so; another
+/// one stays for a while: its ends may be slow to answer.
+fn reset(entry: FlowEntry<'_>, meta: Meta, Clock { now, hz }: Clock) {
+    let has_expired = meta.silence(now) > meta.idle(hz);
+    entry.touch(meta, if has_expired { meta.last_seen() } else { now }, meta.state() | state::RESET);
+}
+
 /// Looks after a flow table. One at a time may.
 #[derive(Debug, Default)]
 pub struct Upkeep {
@@ -134,12 +141,13 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
-    /// Shows every flow that has not expired, and erases those that have, or are over, for long.
+    /// Shows every flow, and erases those that have expired, or are over, for long. What `visit` says is to end is marked so:
+    /// its ends are told when they speak, if it has expired or its server's connections have been cut.
     pub fn look(
         &mut self,
         table: &FlowTable<'_>,
         clock: Clock,
-        visit: &mut dyn FnMut(Meta, &Client, &Flow),
+        visit: &mut dyn FnMut(Meta, &Client, &Flow) -> bool,
     ) -> Look {
         let Clock { now, hz } = clock;
         let mut look = Look::default();
@@ -149,12 +157,16 @@ impl Upkeep {
                 Slot::Free => {}
                 Slot::Used(meta, client, flow) => {
                     let (silence, idle) = (meta.silence(now), meta.idle(hz));
-                    let is_done = silence > idle + GRACE * hz || meta.is_over() && silence > OVER * hz;
+                    // One that has expired is over as well once its ends are being told.
+                    let is_over = meta.is_over() && silence > OVER * hz && silence <= idle;
+                    let is_done = is_over || silence > idle + GRACE * hz;
                     if is_done && table.erase(slot, meta) {
                         look.erased += 1;
-                    } else if silence <= idle {
-                        look.live += usize::from(!meta.is_over());
-                        visit(meta, &client, &flow);
+                    } else {
+                        look.live += usize::from(silence <= idle && !meta.is_over());
+                        if visit(meta, &client, &flow) {
+                            reset(table.at(slot), meta, clock);
+                        }
                     }
                 }
                 Slot::Unread(meta) => {
@@ -181,7 +193,7 @@ mod tests {
     use super::*;
     use crate::abi::{
         Address, Reference,
-        flow::{Link, idle_units, state},
+        flow::{Link, idle_units},
     };
 
     const HZ: u32 = 250;
@@ -220,16 +232,17 @@ mod tests {
         let look = upkeep.look(table, clock, &mut |_, client, flow| {
             assert_eq!(client.parts().1, flow.backend.id() as u16);
             shown += 1;
+            false
         });
         (look, shown)
     }
 
     #[test]
-    fn flows_are_shown_until_they_expire_and_erased_some_time_after() {
+    fn flows_are_shown_and_erased_some_time_after_they_expire() {
         let slots = table(40, 0);
         let (table, upkeep) = (FlowTable::new(&slots, SEED), &mut Upkeep::default());
         assert_eq!(look(upkeep, &table, IDLE), (Look { live: 40, ..Look::default() }, 40));
-        assert_eq!(look(upkeep, &table, IDLE + GRACE), (Look::default(), 0));
+        assert_eq!(look(upkeep, &table, IDLE + GRACE), (Look::default(), 40));
         let used = (0..SLOTS as u32).find(|slot| table.at(*slot).meta().is_used()).unwrap();
         let meta = table.at(used).meta();
         table.at(used).touch(meta, (IDLE + GRACE) * HZ, meta.state());
@@ -249,6 +262,21 @@ mod tests {
         assert_eq!(look(upkeep, &table, OVER), (Look::default(), 1));
         assert_eq!(look(upkeep, &table, OVER + 1), (Look { erased: 1, ..Look::default() }, 0));
         assert!(table.is_sound());
+    }
+
+    #[test]
+    fn a_flow_is_marked_as_over_and_expires_no_later() {
+        for (seconds, silence) in [(IDLE, 0), (IDLE + 1, IDLE + 1)] {
+            let slots = table(1, 0);
+            let table = FlowTable::new(&slots, SEED);
+            let clock = Clock { now: seconds * HZ, hz: HZ };
+            Upkeep::default().look(&table, clock, &mut |_, _, _| true);
+            let mut marked = |meta: Meta, _: &Client, _: &Flow| {
+                assert_eq!((meta.is_over(), meta.silence(clock.now)), (true, silence * HZ));
+                false
+            };
+            assert_eq!(Upkeep::default().look(&table, clock, &mut marked), Look::default());
+        }
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub struct Service {
 pub struct Pool {
     /// Slots of the table.
     pub slots: TableSize,
+    /// How long connections of a server go on that takes no new flows; `None` for as long as it is configured.
+    pub drain: Option<Duration>,
     /// Servers in the order of their addresses, which are unique.
     pub servers: Vec<(SocketAddr, Server)>,
 }
@@ -139,6 +141,11 @@ impl Server {
             && (self.is_last_resort || matches!(self.health, Health::Healthy | Health::Unchecked))
     }
 
+    /// Whether it takes no new flows until somebody changes that: its connections have as long as the listener grants.
+    pub fn is_leaving(&self) -> bool {
+        self.weight == 0 || !self.is_alive()
+    }
+
     /// Whether it is able to serve, as far as is known.
     pub fn is_alive(&self) -> bool {
         self.health != Health::Unhealthy || self.is_last_resort
@@ -150,6 +157,7 @@ impl Server {
 struct PoolKey<'a> {
     servers: ServersKey<'a>,
     check: Option<&'a HealthCheck>,
+    drain: Option<Duration>,
     /// Modes ask different things of servers.
     mode: Mode,
     /// Where servers are checked at the VIP, whose.
@@ -185,6 +193,7 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
                 let key = PoolKey {
                     servers: servers_key(balancer, listener),
                     check: listener.health_check.as_ref(),
+                    drain: listener.connection_drain,
                     mode: listener.mode,
                     checked_at: checked_at(balancer, listener),
                     is_v4: family(listener, *address),
@@ -403,7 +412,7 @@ fn pool(
     if listener.on_no_healthy == OnNoHealthy::All && !servers.iter().any(|(_, server)| server.takes_new()) {
         servers.iter_mut().for_each(|(_, server)| server.is_last_resort = !server.is_standby);
     }
-    Pool { slots, servers }
+    Pool { slots, drain: listener.connection_drain, servers }
 }
 
 fn server(

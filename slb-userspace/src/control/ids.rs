@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use slb_common::{
     abi::{
@@ -19,7 +20,10 @@ use slb_common::{
     hash::salt,
 };
 
-use super::desired::{Desired, Health, Server};
+use super::{
+    desired::{Desired, Health, Server},
+    drain::{self, Leaving, Why},
+};
 use crate::dataplane::state::{
     Filter, Index, Member, NO_TABLE, Plan, SPARE_TABLE, Settings, State, Table, backend_address, to_address,
     to_ip,
@@ -43,6 +47,17 @@ pub struct Assigned {
     pub state: State,
     /// Id of each pool's table, in the order of the pools.
     pub tables: Vec<u32>,
+    /// When anything changes by itself, in seconds since the machine started.
+    pub next: Option<u32>,
+}
+
+/// What is known besides what is desired and held.
+#[derive(Clone, Copy)]
+pub struct Moment<'a> {
+    /// Seconds since the machine started.
+    pub now: u32,
+    /// Servers that linger and that no flow names, as far as is known.
+    pub unused: &'a BTreeSet<Reference>,
 }
 
 /// More than the maps hold.
@@ -57,18 +72,18 @@ pub struct Full {
 }
 
 /// Gives `desired` places, next to what the data plane holds now. Which slots of its tables change hands is not said yet.
-pub fn assign(desired: &Desired, held: &State, surroundings: &Surroundings) -> Result<Assigned, Full> {
+pub fn assign(
+    desired: &Desired,
+    held: &State,
+    surroundings: &Surroundings,
+    moment: Moment<'_>,
+) -> Result<Assigned, Full> {
     let mut ids = Ids::new(held, surroundings.max_backends);
     let mut state = State { interfaces: surroundings.interfaces.clone(), ..State::default() };
     let tables = tables(desired, held)?;
 
-    // In the order of tables and addresses, as they are wanted.
-    let mut known: Vec<((u32, SocketAddr), (u32, Reference))> = held
-        .backends
-        .iter()
-        .map(|(id, backend)| ((backend.ring, backend_address(backend)), (*id, backend.reference)))
-        .collect();
-    known.sort_by_key(|(place, _)| *place);
+    let known = Known::new(desired, held, &tables);
+    let idle = longest_idle(desired);
     let answering: BTreeSet<usize> = desired
         .services
         .iter()
@@ -79,28 +94,48 @@ pub fn assign(desired: &Desired, held: &State, surroundings: &Surroundings) -> R
     let mut backends = Vec::new();
     for (number, (pool, &table)) in desired.pools.iter().zip(&tables).enumerate() {
         let mut members = Vec::with_capacity(pool.servers.len());
-        let first = known.partition_point(|((ring, _), _)| *ring < table);
-        let mut known = known[first..].iter().peekable();
+        let drain = pool.drain.map(|drain| seconds(drain));
+        let mut known = known.of(table).iter().peekable();
+        let mut left = Vec::new();
         for (address, server) in &pool.servers {
             let next_hop = match server.next_hop {
                 Some(hop) => ids.next_hop(hop, held)?,
                 None => 0,
             };
-            let place = (table, *address);
-            while known.next_if(|(other, _)| *other < place).is_some() {}
-            let (id, reference) = match known.next_if(|(other, _)| *other == place) {
-                Some((_, known)) => *known,
+            while let Some(other) = known.next_if(|other| other.address < *address) {
+                left.push((other, Why::Removed));
+            }
+            let same = known.next_if(|other| other.address == *address && !other.is_over());
+            let (id, reference) = match same {
+                Some(known) => (known.id, known.backend.reference),
                 None => ids.backend(held)?,
             };
-            let backend =
-                Backend { reference, next_hop, ring: table, ..backend(*address, server, &desired.tunnel) };
-            if answering.contains(&number) {
-                answers.insert(&backend);
+            while let Some(other) = known.next_if(|other| other.address == *address) {
+                let in_use = !moment.unused.contains(&other.backend.reference);
+                let moved = Why::Moved { idle: idle[number], in_use };
+                left.push((other, if other.is_over() { Why::Removed } else { moved }));
             }
-            backends.push((id, backend));
+            let leaving = drain::configured(same.map(|known| known.backend), server, drain, moment.now);
+            let backend = backend(*address, server, &desired.tunnel);
+            backends.push((
+                number,
+                id,
+                left_as(Backend { reference, next_hop, ring: table, ..backend }, leaving),
+            ));
             if server.takes_new() {
                 members.push(Member { backend: id, address: *address, weight: server.weight });
             }
+        }
+        left.extend(known.map(|other| (other, Why::Removed)));
+        for (known, why) in left {
+            let Some(leaving) = drain::lingering(known.backend, why, drain, moment.now) else { continue };
+            let next_hop = match held.next_hops.get(&known.backend.next_hop) {
+                Some(hop) => ids.next_hop(*hop, held)?,
+                None => 0,
+            };
+            let flags = known.backend.flags & Backend::ALIVE | Backend::LINGERING;
+            let backend = Backend { flags, weight: 0, ring: table, next_hop, ..*known.backend };
+            backends.push((number, known.id, left_as(backend, leaving)));
         }
         let plan = Plan { slots: pool.slots.slots(), seed: desired.seed, members };
         // Shared where it does not change, so that nobody need compare it again.
@@ -110,7 +145,10 @@ pub fn assign(desired: &Desired, held: &State, surroundings: &Surroundings) -> R
         };
         state.tables.insert(table, Table::new(plan));
     }
-    state.backends = backends.into_iter().collect();
+    for (_, _, backend) in backends.iter().filter(|(pool, ..)| answering.contains(pool)) {
+        answers.insert(backend);
+    }
+    state.backends = backends.into_iter().map(|(_, id, backend)| (id, backend)).collect();
 
     let known: BTreeMap<_, u32> = held.services.iter().map(|(id, service)| (key_of(service), *id)).collect();
     for wanted in &desired.services {
@@ -128,7 +166,7 @@ pub fn assign(desired: &Desired, held: &State, surroundings: &Surroundings) -> R
                 policy: wanted.policy,
                 reference,
                 ring: wanted.pool.map_or(NO_TABLE, |pool| tables[pool]),
-                idle_timeout: u32::try_from(wanted.idle.as_secs()).unwrap_or(u32::MAX),
+                idle_timeout: seconds(wanted.idle),
                 load_balancer: pad_name(&wanted.load_balancer),
                 listener: pad_name(&wanted.listener),
                 group: pad_name(wanted.group.as_deref().unwrap_or_default()),
@@ -140,7 +178,8 @@ pub fn assign(desired: &Desired, held: &State, surroundings: &Surroundings) -> R
     state.index = Index { hz: surroundings.hz, tunnel: desired.tunnel, entries, servers: answers };
     state.next_hops = ids.hops.iter().map(|(hop, id)| (*id, *hop)).collect();
     state.settings = Settings { seed: desired.seed, generation: ids.generation };
-    Ok(Assigned { state, tables })
+    let next = drain::next(state.backends.values(), moment.now);
+    Ok(Assigned { state, tables, next })
 }
 
 /// What packets find of a service.
@@ -157,6 +196,82 @@ pub fn entry(service: &Service, seed: u64) -> IndexEntry {
         idle: idle_units(service.idle_timeout),
         ..IndexEntry::default()
     }
+}
+
+/// Servers that are held, in the order of the tables they belong to and of their addresses, as they are wanted.
+struct Known<'a>(Vec<KnownServer<'a>>);
+
+struct KnownServer<'a> {
+    /// The table of its pool, which may be another than it stands in.
+    table: u32,
+    address: SocketAddr,
+    id: u32,
+    backend: &'a Backend,
+}
+
+impl KnownServer<'_> {
+    /// Whether it has been removed, and its connections cut: what is configured there is another one.
+    const fn is_over(&self) -> bool {
+        const OVER: u8 = Backend::CUT | Backend::LINGERING;
+        self.backend.flags & OVER == OVER
+    }
+}
+
+impl<'a> Known<'a> {
+    /// Servers whose table is not wanted any more belong to the one its services have now.
+    fn new(desired: &Desired, held: &'a State, tables: &[u32]) -> Self {
+        let before: BTreeMap<_, u32> =
+            held.services.values().map(|service| (key_of(service), service.ring)).collect();
+        let wanted: BTreeSet<u32> = tables.iter().copied().collect();
+        let mut homes: BTreeMap<u32, u32> = wanted.iter().map(|table| (*table, *table)).collect();
+        for service in &desired.services {
+            if let Some(pool) = service.pool
+                && let Some(&old) = before.get(&(service.address, service.port, service.protocol))
+            {
+                homes.entry(old).or_insert(tables[pool]);
+            }
+        }
+        let known = held.backends.iter().filter_map(|(id, backend)| {
+            let table = *homes.get(&backend.ring)?;
+            Some(KnownServer { table, address: backend_address(backend), id: *id, backend })
+        });
+        let mut known: Vec<_> = known.collect();
+        // What stands in the table already before what comes to it, what is configured before what lingers.
+        known.sort_by_key(|known| {
+            let comes = known.backend.ring != known.table;
+            let lingers = known.backend.flags & Backend::LINGERING != 0;
+            (known.table, known.address, lingers, comes)
+        });
+        Self(known)
+    }
+
+    fn of(&self, table: u32) -> &[KnownServer<'a>] {
+        let first = self.0.partition_point(|known| known.table < table);
+        let end = self.0.partition_point(|known| known.table <= table);
+        &self.0[first..end]
+    }
+}
+
+/// The longest idle time of each pool's services, in seconds.
+fn longest_idle(desired: &Desired) -> Vec<u32> {
+    let mut longest = vec![0; desired.pools.len()];
+    for service in &desired.services {
+        if let Some(pool) = service.pool {
+            longest[pool] = seconds(service.idle).max(longest[pool]);
+        }
+    }
+    longest
+}
+
+fn left_as(backend: Backend, leaving: Leaving) -> Backend {
+    let Leaving { is_cut, deadline } = leaving;
+    let flags =
+        if is_cut { backend.flags & !(Backend::ALIVE | Backend::NEW) | Backend::CUT } else { backend.flags };
+    Backend { flags, deadline, ..backend }
+}
+
+fn seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// A pool keeps the table its services have now; whatever else changed about it, its servers keep their places.

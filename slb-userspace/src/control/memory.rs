@@ -27,7 +27,9 @@ pub fn health(config: &Config, held: &State) -> BTreeMap<Target, Verdict> {
     let before: BTreeMap<(u32, SocketAddr), bool> = held
         .backends
         .values()
-        .filter(|backend| backend.health != Backend::HEALTH_UNKNOWN)
+        .filter(|backend| {
+            backend.flags & Backend::LINGERING == 0 && backend.health != Backend::HEALTH_UNKNOWN
+        })
         .map(|backend| {
             ((backend.ring, backend_address(backend)), backend.health != Backend::HEALTH_UNHEALTHY)
         })

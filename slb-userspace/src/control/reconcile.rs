@@ -1,10 +1,18 @@
 //! Carries out what must change, and notices when it could not.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use slb_common::{
-    abi::ring::{NO_BACKEND, Ring},
+    abi::{
+        Reference,
+        backend::Backend,
+        ring::{NO_BACKEND, Ring},
+    },
     datapath::upkeep::Look,
     hash::flow_hash,
 };
@@ -12,8 +20,9 @@ use slb_common::{
 use super::{
     desired::Desired,
     diff::diff,
+    ending::{Ended, Watch},
     handover::{Elsewhere, Handover},
-    ids::{Assigned, Surroundings, assign},
+    ids::{Assigned, Moment, Surroundings, assign},
 };
 use crate::dataplane::{
     DataPlane,
@@ -28,6 +37,10 @@ pub struct Reconciler<D> {
     surroundings: Surroundings,
     /// Flows that had been forgotten when the last sweep began, or when the plane was read for the first time.
     forgotten: Option<u64>,
+    /// Servers that linger and that no flow has named at the last look.
+    unused: BTreeSet<Reference>,
+    /// Whether servers have been cut off since the last look.
+    has_cut: bool,
 }
 
 /// What has been put in force.
@@ -39,15 +52,21 @@ pub struct InForce {
     pub tables: Vec<u32>,
     /// Operations it took.
     pub operations: usize,
+    /// When something must change although nothing else does, in the time that was said to be now.
+    pub next: Option<Duration>,
 }
 
 /// What a look at the flow table has come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sweep {
     /// Slots that have changed hands and are not their owners' alone yet.
     pub moved: usize,
     /// Flows that are neither over nor expired.
     pub flows: usize,
+    /// Connections that are over, whose ends may not know.
+    pub ended: Vec<Ended>,
+    /// Time until the next look is of use.
+    pub next: Duration,
 }
 
 /// Owners of the slots of tables, by table.
@@ -59,7 +78,7 @@ type FoundElsewhere = BTreeMap<(u32, u32), Elsewhere>;
 impl<D: DataPlane> Reconciler<D> {
     /// Takes charge of `plane`.
     pub fn new(plane: D, surroundings: Surroundings) -> Self {
-        Self { plane, held: None, surroundings, forgotten: None }
+        Self { plane, held: None, surroundings, forgotten: None, unused: BTreeSet::new(), has_cut: false }
     }
 
     #[cfg(test)]
@@ -89,11 +108,13 @@ impl<D: DataPlane> Reconciler<D> {
     /// Whether the maps have room for what is desired. Changes nothing.
     pub fn check(&mut self, desired: &Desired) -> Result<()> {
         let surroundings = self.surroundings.clone();
-        assign(desired, self.held()?, &surroundings)?;
+        self.held()?;
+        let held = self.held.clone().unwrap_or_default();
+        assign(desired, &held, &surroundings, self.moment(Duration::ZERO))?;
         Ok(())
     }
 
-    /// Makes the data plane hold what is desired. `now` is the time since any fixed moment.
+    /// Makes the data plane hold what is desired. `now` is the time since the machine started: deadlines outlive the daemon.
     ///
     /// # Errors
     /// More is desired than the maps hold: nothing was changed. Or an operation failed: what was put in force before
@@ -102,7 +123,8 @@ impl<D: DataPlane> Reconciler<D> {
         self.held()?;
         // Not put back after a failure.
         let mut held = self.held.take().unwrap_or_default();
-        let Assigned { mut state, tables } = match assign(desired, &held, &self.surroundings) {
+        let assigned = assign(desired, &held, &self.surroundings, self.moment(now));
+        let Assigned { mut state, tables, next } = match assigned {
             Ok(assigned) => assigned,
             Err(full) => {
                 self.held = Some(held);
@@ -111,12 +133,20 @@ impl<D: DataPlane> Reconciler<D> {
         };
         self.hand_over(&mut held, &mut state, now)?;
         let operations = diff(&held, &state);
+        self.has_cut |= operations.iter().any(|operation| cuts(operation, &held));
         operations.iter().try_for_each(|operation| self.carry_out(operation))?;
         // They can be built again, and take much room.
         state.tables.values_mut().for_each(|table| table.owners = None);
         let state = Arc::new(state);
         self.held = Some(state.clone());
-        Ok(InForce { state, tables, operations: operations.len() })
+        let next = next.map(|seconds| Duration::from_secs(seconds.into()));
+        Ok(InForce { state, tables, operations: operations.len(), next })
+    }
+
+    fn moment(&self, now: Duration) -> Moment<'_> {
+        // A deadline of 0 is none.
+        let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX).max(1);
+        Moment { now, unused: &self.unused }
     }
 
     /// Whether a slot of a table has changed hands and is not its owner's alone yet.
@@ -124,7 +154,12 @@ impl<D: DataPlane> Reconciler<D> {
         self.held.iter().flat_map(|held| held.tables.values()).any(|table| !table.handover.is_empty())
     }
 
-    /// Looks at the flow table, and ends what is over of slots that changed hands.
+    /// Whether servers have been cut off since the last look at the flow table.
+    pub fn has_cut(&self) -> bool {
+        self.has_cut
+    }
+
+    /// Looks at the flow table: for connections that are over, and for what is over of slots that changed hands.
     ///
     /// # Errors
     /// As [`Self::reconcile`].
@@ -137,12 +172,15 @@ impl<D: DataPlane> Reconciler<D> {
         // Without any, the flow table is looked at all the same.
         let parts = if due.is_empty() { vec![due.as_slice()] } else { due.chunks(BATCH).collect() };
         let (mut changed, mut flows, mut forgotten) = (false, 0, None);
+        self.has_cut = false;
+        let before = held.clone();
+        let mut watch = Watch::new(&before, self.surroundings.hz);
         for part in parts {
             let owners: Owners = part
                 .iter()
                 .map(|id| Ok((*id, self.plane.table(*id).context("cannot read a table")?.0)))
                 .collect::<Result<_>>()?;
-            let (elsewhere, look) = self.elsewhere(&held, &owners, now)?;
+            let (elsewhere, look) = self.elsewhere(&held, &owners, now, &mut watch)?;
             flows = look.live;
             // Asked after the look, which then has seen whatever has not been forgotten; the next time, all that is
             // forgotten after the first one counts.
@@ -173,25 +211,38 @@ impl<D: DataPlane> Reconciler<D> {
         }
         let left = held.tables.values().map(|table| table.handover.len()).sum();
         self.held = Some(held);
-        Ok(Sweep { moved: left, flows })
+        let next = watch.next_look();
+        let Watch { ended, lingering, .. } = watch;
+        self.unused = lingering.into_iter().filter(|(_, in_use)| !in_use).map(|(server, _)| server).collect();
+        Ok(Sweep { moved: left, flows, ended, next })
     }
 
     /// Slots that have changed hands of which flows are remembered to be with another server than the owner, each with
     /// its table, of the tables with these owners.
-    fn elsewhere(&mut self, held: &State, owners: &Owners, now: Duration) -> Result<(FoundElsewhere, Look)> {
+    fn elsewhere(
+        &mut self,
+        held: &State,
+        owners: &Owners,
+        now: Duration,
+        watch: &mut Watch<'_>,
+    ) -> Result<(FoundElsewhere, Look)> {
         let entries: BTreeMap<u32, _> =
             held.index.entries.values().map(|entry| (entry.service, entry)).collect();
         let mut elsewhere = FoundElsewhere::new();
         let look = self.plane.flows(self.surroundings.hz, &mut |flow| {
-            let Some(entry) = entries.get(&flow.service) else { return };
-            let Some(owners) = owners.get(&entry.ring).filter(|owners| !owners.is_empty()) else { return };
+            let Some(entry) = entries.get(&flow.service) else { return false };
+            let ends = watch.note(&flow, entry);
+            let Some(owners) = owners.get(&entry.ring).filter(|owners| !owners.is_empty()) else {
+                return ends;
+            };
             let hash = flow_hash(entry.salt, &flow.client, flow.port);
             let slot = Ring::slot_of(owners.len() as u32, hash) as u32;
             let moved = held.tables.get(&entry.ring).and_then(|table| table.handover.keeper(slot));
-            if owners[slot as usize] != flow.backend.id() && moved.is_some() {
+            if flow.left.is_some() && owners[slot as usize] != flow.backend.id() && moved.is_some() {
                 let seen = |silence: u32| now.saturating_sub(Duration::from_secs(silence.into()));
                 elsewhere.entry((entry.ring, slot)).or_default().note(flow.loose.map(seen));
             }
+            ends
         })?;
         Ok((elsewhere, look))
     }
@@ -272,6 +323,13 @@ impl<D: DataPlane> Reconciler<D> {
     fn carry_out(&mut self, operation: &Operation) -> Result<()> {
         self.plane.apply(operation).with_context(|| format!("cannot carry out {}", name_of(operation)))
     }
+}
+
+/// Whether connections of a server are cut that were not before.
+fn cuts(operation: &Operation, held: &State) -> bool {
+    let Operation::PutBackends(backends) = operation else { return false };
+    let is_cut = |backend: &Backend| backend.flags & Backend::CUT != 0;
+    backends.iter().any(|put| is_cut(&put.backend) && !held.backends.get(&put.id).is_some_and(is_cut))
 }
 
 /// The tables with these ids, which are sorted.

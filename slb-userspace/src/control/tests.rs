@@ -9,7 +9,7 @@ use std::{
 
 use proptest::prelude::*;
 use slb_common::abi::{
-    Stations,
+    Reference, Stations,
     backend::{Backend, NextHop},
 };
 
@@ -23,7 +23,7 @@ use crate::{
     config::{self, model::Config},
     dataplane::{
         fake::Fake,
-        state::{BATCH, State, backend_address},
+        state::{BATCH, Remembered, State, backend_address, to_address},
     },
     health::Target,
 };
@@ -78,7 +78,7 @@ impl World {
             reconciler: Reconciler::new(Fake::default(), surroundings()),
             health: BTreeMap::new(),
             next_hops: BTreeMap::new(),
-            now: Duration::ZERO,
+            now: Duration::from_secs(1000),
         }
     }
 
@@ -125,12 +125,17 @@ fn surroundings() -> Surroundings {
 }
 
 fn backend(state: &State, last_octet: u8) -> (u32, Backend) {
-    let found = state
-        .backends
-        .iter()
-        .find(|(_, backend)| backend_address(backend).ip() == IpAddr::from([10, 0, 0, last_octet]));
+    let found = state.backends.iter().find(|(_, backend)| !lingers(backend) && is_at(backend, last_octet));
     let (id, backend) = found.expect("the server is there");
     (*id, *backend)
+}
+
+fn is_at(backend: &Backend, last_octet: u8) -> bool {
+    backend_address(backend).ip() == IpAddr::from([10, 0, 0, last_octet])
+}
+
+fn lingers(backend: &Backend) -> bool {
+    backend.flags & Backend::LINGERING != 0
 }
 
 fn members(state: &State, table: u32) -> Vec<u32> {
@@ -286,6 +291,124 @@ fn a_server_that_returns_gets_a_reference_of_its_own() {
     assert_ne!(first, second);
 }
 
+/// The group of [`group`], drained for a minute.
+fn drained(servers: &[(u8, u8)]) -> Config {
+    let mut config = group(servers);
+    for listener in &mut config.load_balancers[0].listeners {
+        listener.connection_drain = Some(Duration::from_secs(60));
+    }
+    config
+}
+
+#[test]
+fn a_removed_server_drains_and_is_cut_and_goes() {
+    let (before, after) = (drained(&[(1, 100), (2, 50)]), drained(&[(1, 100)]));
+    let mut world = World::new();
+    world.all_healthy(&before);
+    let (id, old) = backend(&world.reconcile(&before).unwrap(), 2);
+    let at = |world: &mut World, seconds: u64| {
+        world.now = Duration::from_secs(1000 + seconds);
+        let state = world.reconcile(&after).unwrap();
+        assert!(!members(&state, 0).contains(&id));
+        state
+            .backends
+            .get(&id)
+            .map(|backend| (backend.reference == old.reference, backend.flags, backend.deadline))
+    };
+    let draining = Some((true, Backend::ALIVE | Backend::LINGERING, 1060));
+    assert_eq!(at(&mut world, 0), draining);
+    let mut world = world.restart();
+    assert_eq!(at(&mut world, 59), draining, "another daemon goes on");
+    assert_eq!(at(&mut world, 60), Some((true, Backend::CUT | Backend::LINGERING, 1060)));
+    assert!(world.reconciler.has_cut());
+    world.reconciler.sweep(world.now).unwrap();
+    assert!(!world.reconciler.has_cut());
+    assert_eq!(at(&mut world, 80), None);
+}
+
+#[test]
+fn a_removed_server_that_returns_in_time_keeps_its_connections() {
+    let (both, one) = (drained(&[(1, 100), (2, 50)]), drained(&[(1, 100)]));
+    let mut world = World::new();
+    world.all_healthy(&both);
+    let before = backend(&world.reconcile(&both).unwrap(), 2);
+    world.reconcile(&one).unwrap();
+    world.now += Duration::from_secs(30);
+    assert_eq!(backend(&world.reconcile(&both).unwrap(), 2), before);
+}
+
+#[test]
+fn a_configured_server_is_cut_and_stays_so_until_it_takes_new_flows() {
+    let mut world = World::new();
+    world.all_healthy(&drained(&[(1, 100), (2, 50)]));
+    let before = backend(&world.reconcile(&drained(&[(1, 100), (2, 50)])).unwrap(), 2);
+    let leaving = drained(&[(1, 100), (2, 0)]);
+    let mut at = |seconds: u64| {
+        world.now = Duration::from_secs(1000 + seconds);
+        let in_force = {
+            let known =
+                Known { health: Some(&world.health), next_hops: Some(&world.next_hops), failover: None };
+            world.reconciler.reconcile(&desired(&leaving, known), world.now).unwrap()
+        };
+        let server = backend(&in_force.state, 2).1;
+        (server.flags, server.deadline, in_force.next.map(|next| next.as_secs()))
+    };
+    assert_eq!(at(0), (Backend::ALIVE, 1060, Some(1060)));
+    assert_eq!(at(30), (Backend::ALIVE, 1060, Some(1060)));
+    assert_eq!(at(60), (Backend::CUT, 1060, None));
+    assert_eq!(at(9000), (Backend::CUT, 1060, None));
+    assert_eq!(backend(&world.reconcile(&drained(&[(1, 100), (2, 50)])).unwrap(), 2), before);
+}
+
+#[test]
+fn connections_of_a_listener_that_shares_another_table_go_on() {
+    let apart = |port| {
+        let mut config = group(&[(1, 100)]);
+        if let Some(check) = &mut config.load_balancers[0].listeners[1].health_check {
+            check.port = port;
+        }
+        config
+    };
+    let (apart, together) = (apart(Some(9)), apart(None));
+    let mut world = World::new();
+    world.all_healthy(&apart);
+    let before = world.reconcile(&apart).unwrap();
+    assert_eq!((before.tables.len(), before.backends.len()), (2, 2));
+    let flow = |id: u32, world: &mut World| {
+        let service = world.reconciler.held().unwrap().services[&id].reference.tag();
+        Remembered { service, backend: before.backends[&id].reference, ..remembered() }
+    };
+    let after = world.reconcile(&together).unwrap();
+    assert_eq!(after.tables.len(), 1);
+    let moved: Vec<_> = after.backends.iter().filter(|(_, backend)| lingers(backend)).collect();
+    let [(id, moved)] = moved[..] else { panic!("{moved:?}") };
+    assert_eq!((moved.flags, moved.deadline), (Backend::ALIVE | Backend::LINGERING, 1900));
+    assert!(after.backends.values().all(|backend| after.tables.contains_key(&backend.ring)));
+    assert_eq!(moved.reference, before.backends[id].reference, "flows name it");
+
+    let named = flow(*id, &mut world);
+    for (flows, now, deadline) in [(vec![named], 1900, Some(1960)), (vec![], 1960, None)] {
+        world.reconciler.plane_mut().flows = flows;
+        world.now = Duration::from_secs(now);
+        world.reconciler.sweep(world.now).unwrap();
+        let state = world.reconcile(&together).unwrap();
+        assert_eq!(state.backends.get(id).map(|backend| backend.deadline), deadline);
+    }
+}
+
+/// A flow that goes on.
+fn remembered() -> Remembered {
+    Remembered {
+        service: 0,
+        backend: Reference::default(),
+        client: to_address(IpAddr::from([203, 0, 113, 7])),
+        port: 0,
+        loose: None,
+        is_over: false,
+        left: Some(HZ),
+    }
+}
+
 #[test]
 fn a_changed_neighbour_gets_an_entry_of_its_own() {
     let config = group(&[(1, 100)]);
@@ -438,8 +561,9 @@ proptest! {
             };
             world.reconciler.plane_mut().fail_after = None;
             prop_assert_eq!(&world.reconciler.plane_mut().state, &after);
-            for (id, new) in &after.backends {
-                if let Some((old_id, old)) = before.backends.iter().find(|(_, old)| old.address == new.address) {
+            for (id, new) in after.backends.iter().filter(|(_, new)| !lingers(new)) {
+                let mut before = before.backends.iter().filter(|(_, old)| !lingers(old));
+                if let Some((old_id, old)) = before.find(|(_, old)| old.address == new.address) {
                     prop_assert_eq!((old_id, old.reference), (id, new.reference));
                 }
             }

@@ -46,9 +46,9 @@ impl DataPlane for Fake {
         Ok((owners, table.handover.keepers().collect()))
     }
 
-    fn flows(&mut self, _: u32, visit: &mut dyn FnMut(Remembered)) -> Result<Look> {
+    fn flows(&mut self, _: u32, visit: &mut dyn FnMut(Remembered) -> bool) -> Result<Look> {
         self.looks += 1;
-        self.flows.iter().copied().for_each(visit);
+        self.flows.iter_mut().for_each(|flow| flow.is_over |= visit(*flow));
         Ok(Look { live: self.flows.len(), erased: 0, unread: self.unread })
     }
 

@@ -254,7 +254,14 @@ pub struct Remembered {
     /// Seconds since its last packet, where it may be older than the last change of its table and yet be pushed out by another
     /// flow.
     pub loose: Option<u32>,
+    /// Whether its ends have ended it, or somebody else has.
+    pub is_over: bool,
+    /// Jiffies until nobody takes it for alive any more, unless it goes on.
+    pub left: Option<u32>,
 }
+
+/// Seconds by which the clocks of whoever looks at a flow may differ.
+const SLACK: u32 = 2;
 
 impl Remembered {
     /// What the flow table says of a flow.
@@ -262,7 +269,15 @@ impl Remembered {
         let (address, port, _) = client.parts();
         let is_loose = meta.state() & (state::TAKEN_UP | state::CONFIRMED) == state::TAKEN_UP;
         let loose = is_loose.then(|| meta.silence(clock.now) / clock.hz.max(1));
-        Self { service: flow.service, backend: flow.backend, client: address, port, loose }
+        Self {
+            service: flow.service,
+            backend: flow.backend,
+            client: address,
+            port,
+            loose,
+            is_over: meta.is_over(),
+            left: (meta.idle(clock.hz) + SLACK * clock.hz).checked_sub(meta.silence(clock.now)),
+        }
     }
 }
 

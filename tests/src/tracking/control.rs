@@ -32,13 +32,13 @@ pub const FAR: u32 = 2;
 pub struct Control {
     reconciler: Reconciler<HostPlane>,
     next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
-    /// When it started, in the time of the play.
-    started: Duration,
+    /// When something must change although nothing else does.
+    next: Option<Duration>,
 }
 
 impl Control {
-    /// A daemon that starts now over what is there.
-    pub fn start(plane: &HostPlane, now: Duration) -> Self {
+    /// A daemon that starts over what is there.
+    pub fn start(plane: &HostPlane) -> Self {
         let surroundings = Surroundings { interfaces: BTreeSet::from([NEAR, FAR]), hz: HZ, max_backends: 64 };
         let reached = |n| {
             let stations = Stations::new(station(n), [2, 0, 0, 0, 1, 0]);
@@ -47,7 +47,7 @@ impl Control {
         Self {
             reconciler: Reconciler::new(plane.clone(), surroundings),
             next_hops: (0..SERVERS).map(|n| (address(n).ip(), reached(n))).collect(),
-            started: now,
+            next: None,
         }
     }
 
@@ -65,13 +65,18 @@ impl Control {
         }
         debug_assert_eq!(destinations(&config).len(), servers.iter().filter(|server| server.exists).count());
         let known = Known { health: Some(&health), next_hops: Some(&self.next_hops), failover: None };
-        let now = now - self.started;
-        self.reconciler.reconcile(&desired(&config, known), now).expect("the maps have room");
+        let in_force = self.reconciler.reconcile(&desired(&config, known), now);
+        self.next = in_force.expect("the maps have room").next;
     }
 
     /// Looks at the flow table and ends what is over of slots that have changed hands, as the daemon does. Returns how many
     /// slots are left.
     pub fn sweep(&mut self, now: Duration) -> usize {
-        self.reconciler.sweep(now - self.started).expect("the tables can be read").moved
+        self.reconciler.sweep(now).expect("the tables can be read").moved
+    }
+
+    /// Whether something must change although nothing else does.
+    pub fn is_due(&self, now: Duration) -> bool {
+        self.next.is_some_and(|next| next <= now)
     }
 }

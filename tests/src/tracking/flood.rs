@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     play::{Counts, Play},
     servers::Setting,
-    wire::{self, Kind},
+    wire::{self, Kind, Went},
 };
 use crate::packets::frames::flag;
 
@@ -66,7 +66,7 @@ fn flood(play: &mut Play) -> u64 {
     for kind in kinds {
         for _ in 0..count {
             let number = 0x1_0000 + play.dice.below(1 << 20) as u32;
-            if wire::to_server(&play.plane, number, kind).is_none() {
+            if !matches!(wire::to_server(&play.plane, number, kind), Went::To(_)) {
                 play.fail("4: a packet of a flood was dropped");
             }
         }

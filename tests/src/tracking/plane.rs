@@ -152,7 +152,7 @@ impl DataPlane for HostPlane {
         Ok((owners, moved.map(|(slot, _)| (slot, keeper(slot))).collect()))
     }
 
-    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered)) -> Result<Look> {
+    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> bool) -> Result<Look> {
         let Inner { host, upkeep, .. } = &mut *self.0.borrow_mut();
         let clock = Clock { now: host.now(), hz };
         let table = host.flow_table();

@@ -3,9 +3,14 @@
 //! 1. A TCP flow whose server is configured stays with it, whatever the server's health and weight; a datagram flow does
 //!    while its server is alive, where the listener does not let datagrams follow the table. Silence ends a flow after
 //!    the idle time.
+//!    Where servers drain, a TCP flow stays until the time is over since its server began to leave, even one that is not
+//!    configured any more.
 //! 2. What asks for a connection goes to servers that take new flows.
 //! 3. Once nothing has changed for the idle time, nothing is remembered (see [`super::settle`]).
 //! 4. Nothing is dropped while a server takes new flows.
+//!
+//! 5. In mode `nat`, a flow whose server is gone or cut off goes to no other: it is ended, and remembered until that must
+//!    have been heard.
 //!
 //! While a change is being put in force, a packet finds what was, or what will be: 1 asks for what holds of both, 2 for
 //! either. A packet may be lost then, as one is whose slot still names a server that has just died; moved it may not be.
@@ -20,7 +25,7 @@ use super::{
     dice::Dice,
     plane::HostPlane,
     servers::{SERVERS, Server, Servers, Setting},
-    wire::{self, Kind},
+    wire::{self, Kind, Went},
 };
 use crate::packets::frames::flag;
 
@@ -34,8 +39,15 @@ const DATAGRAMS: u64 = 100;
 const LIVE: usize = 120;
 /// Slots for flows: so many that none is ever lost.
 const SLOTS: u32 = 2048;
+/// Time for which a flow that has been ended stays in the table.
+const TOLD: Duration = Duration::from_secs(240 - 2);
+/// Deadlines are in whole seconds.
+const SLACK: Duration = Duration::from_secs(2);
 /// Lines of the play that a failure shows.
 const SHOWN: usize = 60;
+
+/// Since when each server has been leaving.
+type Leaving = [Option<Duration>; SERVERS];
 
 /// What the model knows of a flow.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +71,8 @@ pub struct Counts {
     pub lost: u64,
     /// Answers of servers.
     pub answers: u64,
+    /// Packets of flows that were ended.
+    pub ended: u64,
     /// Changes put in force.
     pub changes: u64,
     /// Daemons started.
@@ -81,6 +95,8 @@ pub struct Play {
     /// The servers as they are to be.
     pub wanted: Servers,
     in_force: Servers,
+    /// Since when servers have been leaving, as far as is in force, and as it is to be.
+    leaving: [Leaving; 2],
     is_changing: bool,
     control: Control,
     now: Duration,
@@ -97,15 +113,16 @@ impl Play {
         let mut play = Self {
             setting,
             dice: Dice::new(seed),
-            control: Control::start(&plane, Duration::ZERO),
+            control: Control::start(&plane),
             plane,
             counts: Counts::default(),
             streams: BTreeMap::new(),
             datagrams: BTreeMap::new(),
             wanted,
             in_force: [none; SERVERS],
+            leaving: [[None; SERVERS]; 2],
             is_changing: false,
-            now: Duration::ZERO,
+            now: Duration::from_secs(1000),
             log: VecDeque::from([format!("seed {seed}, {setting:?}")]),
         };
         play.pass(Duration::ZERO);
@@ -177,12 +194,24 @@ impl Play {
     /// Puts in force what is wanted; packets come in between the steps.
     pub fn put_in_force(&mut self) {
         self.note("put in force".to_owned());
-        self.is_changing = true;
-        self.control.reconcile(&self.setting, &self.wanted, self.now);
+        self.begin_change();
         self.carry_out(usize::MAX);
         self.in_force = self.wanted;
+        self.leaving[0] = self.leaving[1];
         self.is_changing = false;
         self.counts.changes += 1;
+    }
+
+    fn begin_change(&mut self) {
+        self.is_changing = true;
+        for (server, since) in self.wanted.iter().zip(&mut self.leaving[1]) {
+            if server.is_leaving() {
+                since.get_or_insert(self.now);
+            } else if server.takes_new() {
+                *since = None;
+            }
+        }
+        self.control.reconcile(&self.setting, &self.wanted, self.now);
     }
 
     fn carry_out(&mut self, operations: usize) {
@@ -212,8 +241,7 @@ impl Play {
     fn restart(&mut self) {
         if self.dice.once_in(2) {
             self.change();
-            self.is_changing = true;
-            self.control.reconcile(&self.setting, &self.wanted, self.now);
+            self.begin_change();
             let done = self.dice.below(6) as usize;
             self.note(format!("put in force, and crash after {done} operations"));
             self.carry_out(done);
@@ -223,7 +251,7 @@ impl Play {
             }
         }
         self.note("restart".to_owned());
-        self.control = Control::start(&self.plane, self.now);
+        self.control = Control::start(&self.plane);
         self.counts.starts += 1;
         self.put_in_force();
     }
@@ -250,8 +278,15 @@ impl Play {
         }
     }
 
-    /// Lets time pass.
+    /// Lets time pass, and the daemon do what is due then.
     pub fn pass(&mut self, time: Duration) {
+        self.advance(time);
+        while !self.is_changing && self.control.is_due(self.now) {
+            self.put_in_force();
+        }
+    }
+
+    fn advance(&mut self, time: Duration) {
         self.now += time;
         // As in the kernel, soon to overflow.
         let jiffies = self.now.as_millis() as u64 * u64::from(HZ) / 1000;
@@ -307,6 +342,20 @@ impl Play {
         self.views().iter().all(|servers| is_there(&servers[flow.server]))
     }
 
+    /// Whether a flow must not be moved or ended, but for silence.
+    fn must_stay(&self, flow: &Flow) -> bool {
+        let views = self.views();
+        let leaving = [&self.leaving[0], &self.leaving[usize::from(self.is_changing)]];
+        views.iter().zip(leaving).all(|(servers, leaving)| {
+            let server = &servers[flow.server];
+            let has_time = match (self.setting.drain, leaving[flow.server]) {
+                (Some(drain), Some(since)) => self.now < since + Duration::from_secs(drain) - SLACK,
+                _ => server.exists,
+            };
+            server.life == flow.life && has_time
+        })
+    }
+
     fn may_drop(&self) -> bool {
         self.is_changing || !self.in_force.iter().any(Server::takes_new)
     }
@@ -321,15 +370,16 @@ impl Play {
         let to = self.send(number, Kind::Tcp(flag::SYN));
         self.streams.remove(&number);
         match to {
-            None if self.may_drop() => {}
-            None => self.fail("4: a SYN was dropped"),
-            Some(server) if self.views().iter().any(|servers| servers[server].takes_new()) => {
+            Went::Nowhere if self.may_drop() => {}
+            Went::Nowhere => self.fail("4: a SYN was dropped"),
+            Went::Ended => self.fail("a SYN was answered"),
+            Went::To(server) if self.views().iter().any(|servers| servers[server].takes_new()) => {
                 self.counts.flows += 1;
                 let flow = self.flow(server);
                 self.streams.insert(number, flow);
                 self.answer(number, &flow, Kind::Tcp(flag::SYN));
             }
-            Some(_) => self.fail("2: a SYN went to a server that takes no new flows"),
+            Went::To(_) => self.fail("2: a SYN went to a server that takes no new flows"),
         }
     }
 
@@ -337,13 +387,14 @@ impl Play {
     pub fn go_on(&mut self, number: u32, flags: u8) {
         let Some(flow) = self.streams.get(&number).copied() else { return };
         let to = self.send(number, Kind::Tcp(flags));
-        if self.is_there(&flow) && self.now - flow.last < TCP_IDLE {
-            if to.is_none() && self.is_changing {
+        let goes_on = self.now - flow.last < TCP_IDLE;
+        if self.must_stay(&flow) && goes_on {
+            if to == Went::Nowhere && self.is_changing {
                 self.counts.lost += 1;
                 return;
             }
             self.counts.bound += 1;
-            if to != Some(flow.server) {
+            if to != Went::To(flow.server) {
                 self.fail(&format!("1: the flow was with {}", flow.server));
             }
             let flow = self.flow(flow.server);
@@ -353,8 +404,15 @@ impl Play {
             }
             return;
         }
-        if to.is_none() && !self.may_drop() {
-            self.fail("4: a packet of an old flow was dropped");
+        match to {
+            Went::Nowhere if !self.may_drop() => self.fail("4: a packet of an old flow was dropped"),
+            Went::To(server)
+                if self.now - flow.last < TOLD && self.setting.mode == "nat" && server != flow.server =>
+            {
+                self.fail(&format!("5: the flow was with {}", flow.server));
+            }
+            Went::Ended => self.counts.ended += 1,
+            _ => {}
         }
         self.streams.remove(&number);
     }
@@ -365,20 +423,22 @@ impl Play {
         if let Some(flow) = was
             && self.setting.keeps_datagrams()
             && self.is_there(&flow)
+            && self.must_stay(&flow)
             && self.views().iter().all(|servers| servers[flow.server].is_alive())
             && self.now - flow.last < UDP_IDLE
         {
             self.counts.bound += 1;
-            if to != Some(flow.server) && !(to.is_none() && self.is_changing) {
+            if to != Went::To(flow.server) && !(to == Went::Nowhere && self.is_changing) {
                 self.fail(&format!("1: the datagrams went to {}", flow.server));
             }
         } else {
             self.counts.flows += 1;
         }
         match to {
-            None if self.may_drop() => drop(self.datagrams.remove(&number)),
-            None => self.fail("4: a datagram was dropped"),
-            Some(server) => {
+            Went::Nowhere if self.may_drop() => drop(self.datagrams.remove(&number)),
+            Went::Nowhere => self.fail("4: a datagram was dropped"),
+            Went::Ended => self.fail("a datagram was answered"),
+            Went::To(server) => {
                 let flow = self.flow(server);
                 self.datagrams.insert(number, flow);
                 self.answer(number, &flow, Kind::Udp);
@@ -397,7 +457,7 @@ impl Play {
         self.datagrams.clear();
     }
 
-    fn send(&mut self, number: u32, kind: Kind) -> Option<usize> {
+    fn send(&mut self, number: u32, kind: Kind) -> Went {
         self.counts.packets += 1;
         let to = wire::to_server(&self.plane, number, kind);
         self.note(format!("{number} {kind:?} -> {to:?}"));
@@ -406,7 +466,7 @@ impl Play {
 
     /// In mode `nat` the server answers, as a rule.
     fn answer(&mut self, number: u32, flow: &Flow, kind: Kind) {
-        if self.setting.mode != "nat" || !self.is_there(flow) || self.dice.once_in(4) {
+        if self.setting.mode != "nat" || !self.must_stay(flow) || self.dice.once_in(4) {
             return;
         }
         self.counts.answers += 1;

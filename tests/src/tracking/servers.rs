@@ -26,6 +26,11 @@ impl Server {
         self.exists && self.weight > 0 && self.healthy == Some(true)
     }
 
+    /// Whether it takes nothing new until somebody changes that.
+    pub fn is_leaving(&self) -> bool {
+        !self.exists || self.weight == 0 || self.healthy == Some(false)
+    }
+
     /// Whether it is able to serve, as far as is known.
     pub fn is_alive(&self) -> bool {
         self.exists && self.healthy != Some(false)
@@ -46,6 +51,8 @@ pub struct Setting {
     pub follow: bool,
     /// Whether TCP and UDP share a table.
     pub shared: bool,
+    /// How long servers drain, in seconds, if they do.
+    pub drain: Option<u64>,
 }
 
 impl Setting {
@@ -61,7 +68,8 @@ impl Setting {
 
     /// The configuration.
     pub fn text(&self, servers: &Servers) -> String {
-        let Self { mode, always, follow, shared } = self;
+        let Self { mode, always, follow, shared, drain } = self;
+        let drain = drain.map_or("off".to_owned(), |seconds| format!("{seconds}s"));
         let tracking = if *always { "always" } else { "auto" };
         let unknown = match (*mode, follow) {
             ("nat", _) => "",
@@ -94,6 +102,7 @@ impl Setting {
             server_group = "all"
             mode = "{mode}"
             tracking = "{tracking}"
+            connection_drain = "{drain}"
             health_check = {{ kind = "tcp", port = 9 }}
             [[load_balancer.listener]]
             name = "datagrams"
@@ -102,6 +111,7 @@ impl Setting {
             server_group = "all"
             mode = "{mode}"
             tracking = "{tracking}"
+            connection_drain = "{drain}"
             {unknown}
             health_check = {{ kind = "tcp", port = {probe} }}
             [[server_group]]

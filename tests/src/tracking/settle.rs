@@ -14,6 +14,10 @@ impl Play {
     /// Lets the idle time pass without changes: slots that changed hands are their owners' alone, where no flow of
     /// another server goes on; and new flows leave no trace, unless all flows are to be remembered.
     pub fn settle(&mut self) {
+        // Until the last server has drained, and has gone.
+        for seconds in [self.setting.drain.unwrap_or(0) + 1, 30, 30] {
+            self.pass(Duration::from_secs(seconds));
+        }
         self.no_datagrams();
         let plane = self.plane.clone();
         self.streams.retain(|client_number, flow| {

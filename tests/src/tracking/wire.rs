@@ -20,6 +20,17 @@ pub enum Kind {
     Udp,
 }
 
+/// Where a client's packet went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Went {
+    /// To a server.
+    To(usize),
+    /// It became a RST, which tells one of the ends that the connection is over.
+    Ended,
+    /// It was dropped.
+    Nowhere,
+}
+
 /// A client endpoint by its number.
 pub fn client(number: u32) -> SocketAddr {
     let [_, b, c, d] = number.to_be_bytes();
@@ -37,14 +48,18 @@ fn between(from: SocketAddr, to: SocketAddr, kind: Kind) -> Builder {
     }
 }
 
-/// Sends a client's packet: the server it went to, or `None` if it was dropped.
-pub fn to_server(plane: &HostPlane, number: u32, kind: Kind) -> Option<usize> {
+/// Sends a client's packet.
+pub fn to_server(plane: &HostPlane, number: u32, kind: Kind) -> Went {
     let mut bytes = between(client(number), vip(), kind).build().bytes;
+    let len = bytes.len();
     match plane.host_mut().process(&mut bytes, NEAR) {
-        Verdict::Drop => None,
+        Verdict::Drop => Went::Nowhere,
+        // Nothing else makes packets shorter, or sends them back.
+        Verdict::Redirect(FAR) if bytes.len() < len => Went::Ended,
+        Verdict::Transmit if bytes.len() < len => Went::Ended,
         Verdict::Redirect(FAR) => {
             let receiver = bytes[..6].try_into().expect("six bytes");
-            Some(at_station(receiver).unwrap_or_else(|| panic!("sent to {receiver:02x?}")))
+            Went::To(at_station(receiver).unwrap_or_else(|| panic!("sent to {receiver:02x?}")))
         }
         other => panic!("a client's packet: {other:?}"),
     }

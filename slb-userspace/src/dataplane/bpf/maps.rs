@@ -222,7 +222,7 @@ impl Maps {
     }
 
     /// As [`DataPlane::flows`], at any time.
-    pub fn look(&mut self, clock: Clock, visit: &mut dyn FnMut(Remembered)) -> Result<Look> {
+    pub fn look(&mut self, clock: Clock, visit: &mut dyn FnMut(Remembered) -> bool) -> Result<Look> {
         let mut upkeep = std::mem::take(&mut self.upkeep);
         let table = self.flow_table()?;
         let look = upkeep
@@ -401,7 +401,7 @@ impl DataPlane for Maps {
         Ok((owners, keepers))
     }
 
-    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered)) -> Result<Look> {
+    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> bool) -> Result<Look> {
         self.look(Self::clock(hz)?, visit)
     }
 

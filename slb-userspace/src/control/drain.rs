@@ -1,0 +1,200 @@
+//! Servers that take no new flows any more: how long their connections go on, and when these are cut. Pure.
+//!
+//! A server that is configured and takes nothing new, because of its weight or its health, has until its deadline, if the
+//! listener drains at all. One that is not configured any more *lingers* in the maps: until its deadline, or else not at all;
+//! and then, cut, for long enough that both ends of its connections can be told. What serves a listener through another
+//! table than before lingers in the old one for as long as flows name it there.
+//!
+//! Deadlines are kept in the maps, in seconds since the machine started: another daemon goes on with them.
+
+use slb_common::abi::backend::Backend;
+
+use super::desired::Server;
+
+/// Seconds that a server lingers whose connections have been cut.
+const TOLD: u32 = 20;
+/// Seconds after which it is looked again whether flows name a server that lingers.
+const AGAIN: u32 = 60;
+
+/// Where a server is on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leaving {
+    /// Whether its connections have been cut.
+    pub is_cut: bool,
+    /// [`Backend::deadline`].
+    pub deadline: u32,
+}
+
+impl Leaving {
+    const fn until(deadline: u32, now: u32) -> Self {
+        Self { is_cut: deadline != 0 && deadline <= now, deadline }
+    }
+}
+
+/// What is to be of a server that is configured. `drain` is how long connections may go on, in seconds; `now` is seconds
+/// since the machine started.
+pub fn configured(held: Option<&Backend>, server: &Server, drain: Option<u32>, now: u32) -> Leaving {
+    let before = held.map_or(0, |held| held.deadline);
+    let deadline = match (held, drain) {
+        (Some(_), Some(drain)) if server.is_leaving() => sooner(before, now + drain),
+        // Neither good news nor bad: it has not been checked again, or nobody knows the way to it.
+        (Some(_), Some(_)) if !server.takes_new() => before,
+        _ => 0,
+    };
+    Leaving::until(deadline, now)
+}
+
+/// Why a server lingers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It is not configured any more.
+    Removed,
+    /// It serves the same listeners through another table; flows that go on name it in the old one.
+    Moved {
+        /// Seconds after which a silent flow is forgotten.
+        idle: u32,
+        /// Whether flows name it, as far as is known.
+        in_use: bool,
+    },
+}
+
+/// What is to be of a server that has no place any more in what is configured; `None` where it goes.
+pub fn lingering(held: &Backend, why: Why, drain: Option<u32>, now: u32) -> Option<Leaving> {
+    match why {
+        Why::Removed => {
+            let leaving = Leaving::until(sooner(held.deadline, now + drain.unwrap_or(0)), now);
+            (now < gone(leaving.deadline)).then_some(leaving)
+        }
+        Why::Moved { idle, .. } if held.flags & Backend::LINGERING == 0 => {
+            Some(Leaving { is_cut: false, deadline: now + idle })
+        }
+        Why::Moved { .. } if held.deadline > now => Some(Leaving { is_cut: false, deadline: held.deadline }),
+        Why::Moved { in_use, .. } => in_use.then_some(Leaving { is_cut: false, deadline: now + AGAIN }),
+    }
+}
+
+/// When anything about these servers changes by itself.
+pub fn next<'a>(backends: impl Iterator<Item = &'a Backend>, now: u32) -> Option<u32> {
+    backends
+        .filter(|backend| backend.deadline != 0)
+        .filter_map(|backend| {
+            let lingers = backend.flags & Backend::LINGERING != 0;
+            let ends = [Some(backend.deadline), lingers.then(|| gone(backend.deadline))];
+            ends.into_iter().flatten().find(|end| *end > now)
+        })
+        .min()
+}
+
+const fn gone(deadline: u32) -> u32 {
+    deadline.saturating_add(TOLD)
+}
+
+/// The sooner of two deadlines, of which the first may be none.
+const fn sooner(before: u32, deadline: u32) -> u32 {
+    if before != 0 && before < deadline { before } else { deadline }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::desired::Health;
+    use slb_common::abi::{Stations, backend::NextHop};
+
+    const NOW: u32 = 1000;
+    const DRAIN: Option<u32> = Some(60);
+
+    fn server(weight: u8, health: Health) -> Server {
+        let hop = NextHop { ifindex: 1, mtu: 1500, stations: Stations::default() };
+        Server { weight, health, detail: None, next_hop: Some(hop), is_standby: false, is_last_resort: false }
+    }
+
+    fn held(flags: u8, deadline: u32) -> Backend {
+        Backend { flags, deadline, ..Backend::default() }
+    }
+
+    fn open(deadline: u32) -> Leaving {
+        Leaving { is_cut: false, deadline }
+    }
+
+    fn cut(deadline: u32) -> Leaving {
+        Leaving { is_cut: true, deadline }
+    }
+
+    #[test]
+    fn a_configured_server_has_until_its_deadline() {
+        let before = held(Backend::ALIVE | Backend::NEW, 0);
+        for leaving in [server(0, Health::Healthy), server(100, Health::Unhealthy)] {
+            assert_eq!(configured(Some(&before), &leaving, DRAIN, NOW), open(1060));
+            assert_eq!(configured(Some(&held(0, 1060)), &leaving, DRAIN, 1059), open(1060));
+            assert_eq!(configured(Some(&held(0, 1060)), &leaving, DRAIN, 1060), cut(1060));
+            assert_eq!(configured(Some(&held(Backend::CUT, 1060)), &leaving, DRAIN, 9000), cut(1060));
+            assert_eq!(configured(Some(&before), &leaving, None, NOW), open(0), "connections stay");
+            assert_eq!(configured(None, &leaving, DRAIN, NOW), open(0), "it has no connections");
+        }
+    }
+
+    #[test]
+    fn a_server_that_takes_new_flows_again_is_not_cut() {
+        let serves = server(100, Health::Healthy);
+        assert_eq!(configured(Some(&held(Backend::ALIVE, 1060)), &serves, DRAIN, 1010), open(0));
+        assert_eq!(configured(Some(&held(Backend::CUT, 1060)), &serves, DRAIN, 1070), open(0));
+    }
+
+    #[test]
+    fn what_is_not_known_changes_nothing() {
+        let unknown = server(100, Health::Unknown);
+        assert_eq!(configured(Some(&held(Backend::ALIVE, 1060)), &unknown, DRAIN, 1010), open(1060));
+        assert_eq!(configured(Some(&held(Backend::ALIVE, 0)), &unknown, DRAIN, 1010), open(0));
+    }
+
+    #[test]
+    fn a_shorter_time_holds_at_once_and_a_longer_one_for_the_next() {
+        let leaving = server(0, Health::Healthy);
+        assert_eq!(configured(Some(&held(Backend::ALIVE, 1060)), &leaving, Some(10), 1010), open(1020));
+        assert_eq!(configured(Some(&held(Backend::ALIVE, 1060)), &leaving, Some(900), 1010), open(1060));
+    }
+
+    #[test]
+    fn a_removed_server_lingers_until_both_ends_have_been_told() {
+        let before = held(Backend::ALIVE | Backend::NEW, 0);
+        assert_eq!(lingering(&before, Why::Removed, DRAIN, NOW), Some(open(1060)));
+        let before = held(Backend::ALIVE | Backend::LINGERING, 1060);
+        assert_eq!(lingering(&before, Why::Removed, DRAIN, 1059), Some(open(1060)));
+        assert_eq!(lingering(&before, Why::Removed, DRAIN, 1060), Some(cut(1060)));
+        assert_eq!(lingering(&before, Why::Removed, DRAIN, 1060 + TOLD), None);
+    }
+
+    #[test]
+    fn without_drain_a_removed_server_is_cut_at_once() {
+        let before = held(Backend::ALIVE | Backend::NEW, 0);
+        assert_eq!(lingering(&before, Why::Removed, None, NOW), Some(cut(NOW)));
+        let before = held(Backend::ALIVE | Backend::LINGERING, 1060);
+        assert_eq!(lingering(&before, Why::Removed, None, NOW), Some(cut(NOW)));
+        let before = held(Backend::CUT | Backend::LINGERING, NOW);
+        assert_eq!(lingering(&before, Why::Removed, None, NOW + TOLD), None);
+    }
+
+    #[test]
+    fn a_moved_server_lingers_while_flows_name_it() {
+        let moved = |in_use| Why::Moved { idle: 900, in_use };
+        let before = held(Backend::ALIVE | Backend::NEW, 0);
+        assert_eq!(lingering(&before, moved(false), None, NOW), Some(open(1900)));
+        let before = held(Backend::ALIVE | Backend::LINGERING, 1900);
+        assert_eq!(lingering(&before, moved(false), DRAIN, 1899), Some(open(1900)));
+        assert_eq!(lingering(&before, moved(true), DRAIN, 1900), Some(open(1900 + AGAIN)));
+        assert_eq!(lingering(&before, moved(false), DRAIN, 1900), None);
+    }
+
+    #[test]
+    fn the_next_change_is_the_first_to_come() {
+        let servers = [
+            held(Backend::ALIVE | Backend::NEW, 0),
+            held(Backend::CUT, 900),
+            held(Backend::ALIVE, 1060),
+            held(Backend::CUT | Backend::LINGERING, 995),
+        ];
+        assert_eq!(next(servers.iter(), NOW), Some(995 + TOLD));
+        assert_eq!(next(servers[..3].iter(), NOW), Some(1060));
+        assert_eq!(next(servers[..2].iter(), NOW), None);
+    }
+}

@@ -1,0 +1,197 @@
+//! Connections that nobody goes on with, but whose ends do not know: a look at the flow table finds them. Pure.
+//!
+//! These are connections of mode `nat` that have been silent for too long, and those of servers whose time to drain has
+//! passed. Elsewhere answers do not come by, so nothing is known of silence; who speaks is told.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use slb_common::{
+    abi::{
+        Reference,
+        backend::Backend,
+        service::{IndexEntry, mode},
+    },
+    net::headers::protocol,
+};
+
+use crate::dataplane::state::{Remembered, State, backend_address, to_ip};
+
+/// Connections that one look ends at most.
+pub const MOST: usize = 1000;
+/// Time between two looks at the flow table, whatever else: what has expired is to be erased before jiffies come round.
+const LOOK: Duration = Duration::from_secs(60);
+/// Least time between two looks.
+const SPACING: Duration = Duration::from_secs(1);
+
+/// A connection that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// The client's end.
+    pub client: SocketAddr,
+    /// What the client takes for the other end.
+    pub vip: SocketAddr,
+    /// The server's end.
+    pub server: SocketAddr,
+}
+
+/// What is looked for.
+pub(super) struct Watch<'a> {
+    held: &'a State,
+    hz: u32,
+    /// Connections that are over.
+    pub(super) ended: Vec<Ended>,
+    /// Servers that linger, and whether flows name them.
+    pub(super) lingering: BTreeMap<Reference, bool>,
+    /// Jiffies until the next connection has been silent for too long.
+    next: Option<u32>,
+}
+
+impl<'a> Watch<'a> {
+    pub(super) fn new(held: &'a State, hz: u32) -> Self {
+        let lingering = held.backends.values().filter(|backend| backend.flags & Backend::LINGERING != 0);
+        let lingering = lingering.map(|backend| (backend.reference, false)).collect();
+        Self { held, hz, ended: Vec::new(), lingering, next: None }
+    }
+
+    /// Looks at a flow. Returns whether it is to end.
+    pub(super) fn note(&mut self, flow: &Remembered, entry: &IndexEntry) -> bool {
+        if flow.left.is_some()
+            && !flow.is_over
+            && let Some(in_use) = self.lingering.get_mut(&flow.backend)
+        {
+            *in_use = true;
+        }
+        if flow.is_over || entry.mode != mode::NAT || entry.protocol != protocol::TCP {
+            return false;
+        }
+        let backend = self.held.backends.get(&flow.backend.id());
+        let Some(backend) = backend.filter(|backend| backend.reference == flow.backend) else { return false };
+        if let Some(left) = flow.left
+            && backend.flags & Backend::CUT == 0
+        {
+            self.next = Some(self.next.map_or(left, |next| next.min(left)));
+            return false;
+        }
+        if self.ended.len() == MOST {
+            self.next = Some(0);
+            return false;
+        }
+        self.ended.push(Ended {
+            client: SocketAddr::new(to_ip(&flow.client), u16::from_be(flow.port)),
+            vip: SocketAddr::new(to_ip(&entry.address), u16::from_be(entry.port)),
+            server: backend_address(backend),
+        });
+        true
+    }
+
+    /// Time until the next look is of use.
+    pub(super) fn next_look(&self) -> Duration {
+        let services = self.held.services.values();
+        let shortest = services
+            .filter(|service| service.mode == mode::NAT && service.protocol == protocol::TCP)
+            .map(|service| Duration::from_secs(service.idle_timeout.into()))
+            .min();
+        let next = self.next.map(|left| Duration::from_secs((left / self.hz.max(1)).into()) + SPACING);
+        [Some(LOOK), shortest, next].into_iter().flatten().min().unwrap_or(LOOK).max(SPACING)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::dataplane::state::to_address;
+    use slb_common::abi::service::Service;
+
+    const HZ: u32 = 250;
+
+    fn held(flags: u8) -> State {
+        let mut state = State::default();
+        let backend = Backend {
+            address: to_address(IpAddr::from([10, 0, 0, 1])),
+            port: 8080_u16.to_be(),
+            reference: Reference::new(3, 7),
+            flags,
+            ..Backend::default()
+        };
+        state.backends.insert(3, backend);
+        let service = Service { protocol: protocol::TCP, idle_timeout: 30, ..Service::default() };
+        state.services.insert(1, service);
+        state
+    }
+
+    fn entry() -> IndexEntry {
+        IndexEntry {
+            address: to_address(IpAddr::from([192, 0, 2, 10])),
+            port: 80_u16.to_be(),
+            protocol: protocol::TCP,
+            ..IndexEntry::default()
+        }
+    }
+
+    fn flow(left: Option<u32>) -> Remembered {
+        Remembered {
+            service: 1,
+            backend: Reference::new(3, 7),
+            client: to_address(IpAddr::from([203, 0, 113, 7])),
+            port: 40_000_u16.to_be(),
+            loose: None,
+            is_over: false,
+            left,
+        }
+    }
+
+    const ENDED: Ended = Ended {
+        client: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)), 40_000),
+        vip: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10)), 80),
+        server: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 8080),
+    };
+
+    #[test]
+    fn what_has_been_silent_for_too_long_ends() {
+        let held = held(Backend::ALIVE | Backend::NEW);
+        let mut watch = Watch::new(&held, HZ);
+        assert!(!watch.note(&flow(Some(5 * HZ)), &entry()) && watch.note(&flow(None), &entry()));
+        assert_eq!(watch.ended, [ENDED]);
+        assert_eq!(watch.next_look(), Duration::from_secs(6));
+    }
+
+    #[test]
+    fn what_a_cut_server_has_ends() {
+        let held = held(Backend::CUT);
+        let mut watch = Watch::new(&held, HZ);
+        assert!(watch.note(&flow(Some(5 * HZ)), &entry()));
+        assert_eq!(watch.ended, [ENDED]);
+        assert_eq!(watch.next_look(), Duration::from_secs(30), "a new one may be silent for so long by then");
+    }
+
+    #[test]
+    fn what_is_over_or_of_another_kind_is_left_alone() {
+        let held = held(Backend::CUT);
+        let mut watch = Watch::new(&held, HZ);
+        assert!(!watch.note(&Remembered { is_over: true, ..flow(None) }, &entry()));
+        assert!(!watch.note(&Remembered { backend: Reference::new(3, 6), ..flow(None) }, &entry()));
+        assert!(!watch.note(&flow(None), &IndexEntry { mode: mode::DSR, ..entry() }));
+        assert!(!watch.note(&flow(None), &IndexEntry { protocol: protocol::UDP, ..entry() }));
+        assert_eq!(watch.ended, []);
+    }
+
+    #[test]
+    fn one_look_ends_so_many_and_the_next_comes_soon() {
+        let held = held(Backend::CUT);
+        let mut watch = Watch::new(&held, HZ);
+        assert_eq!((0..2 * MOST).filter(|_| watch.note(&flow(None), &entry())).count(), MOST);
+        assert_eq!(watch.next_look(), SPACING);
+    }
+
+    #[test]
+    fn servers_that_linger_are_in_use_or_not() {
+        let held = held(Backend::ALIVE | Backend::LINGERING);
+        let mut watch = Watch::new(&held, HZ);
+        watch.note(&flow(None), &entry());
+        assert!(watch.lingering.values().all(|in_use| !in_use));
+        watch.note(&flow(Some(0)), &entry());
+        assert_eq!(watch.lingering, BTreeMap::from([(Reference::new(3, 7), true)]));
+    }
+}
