@@ -11,8 +11,10 @@ pub use model::Config;
 pub use parse::parse;
 
 mod diagnostic;
+pub mod difference;
 mod field;
 mod file;
+pub mod fixed;
 pub mod model;
 mod parse;
 mod raw;
@@ -95,5 +97,14 @@ impl Rejected {
 ///
 /// [`Rejected`] if the file cannot be read, may be written by everyone, or breaks a rule.
 pub fn load(path: &Path) -> Result<Loaded, Rejected> {
-    parse(&path.display().to_string(), &file::read(path)?)
+    parse(&path.display().to_string(), &text(path)?)
+}
+
+/// Reads the text of a configuration file, if its content may be trusted.
+///
+/// # Errors
+///
+/// Every variant of [`Rejected`] but [`Rejected::Invalid`].
+pub fn text(path: &Path) -> Result<String, Rejected> {
+    file::read(path)
 }

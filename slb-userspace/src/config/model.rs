@@ -37,6 +37,8 @@ pub struct Daemon {
     pub pin_dir: PathBuf,
     /// Unix socket of the API. Absolute.
     pub socket: PathBuf,
+    /// Directory of what is changed by hand at run time and must outlive the daemon. Absolute.
+    pub state_dir: PathBuf,
     /// Connections the flow table holds. 1,024 to 16,777,216.
     pub flow_table_entries: u32,
     /// Servers the maps have room for. 1,024 to 1,048,576.

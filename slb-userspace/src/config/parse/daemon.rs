@@ -15,6 +15,7 @@ use crate::config::{
 
 const PIN_DIR: &str = "/sys/fs/bpf/slb";
 const SOCKET: &str = "/run/slb/slbd.sock";
+const STATE_DIR: &str = "/var/lib/slb";
 const FLOW_TABLE_ENTRIES: u32 = 262_144;
 const INTERFACES: &str = "interfaces = [\"eth0\"]";
 
@@ -49,6 +50,7 @@ pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon
         .map_or(Some(XdpMode::Auto), |value| checker.choice("xdp_mode", value, &XDP_MODES));
     let pin_dir = checker.absolute_path("pin_dir", raw.pin_dir.as_ref(), PIN_DIR);
     let socket = checker.absolute_path("socket", raw.socket.as_ref(), SOCKET);
+    let state_dir = checker.absolute_path("state_dir", raw.state_dir.as_ref(), STATE_DIR);
     let flow_table_entries = raw.flow_table_entries.as_ref().map_or(Some(FLOW_TABLE_ENTRIES), |value| {
         checker.integer("flow_table_entries", value, 1 << 10..=1 << 24)
     });
@@ -68,6 +70,7 @@ pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon
         xdp_mode: xdp_mode?,
         pin_dir: pin_dir?,
         socket: socket?,
+        state_dir: state_dir?,
         flow_table_entries: flow_table_entries?,
         max_servers: max_servers?,
         tunnel_addresses: tunnel_addresses?,

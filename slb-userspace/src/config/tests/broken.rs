@@ -142,6 +142,7 @@ fn daemon() {
         (INTERFACES.into(), with("xdp_mode = true"), "3:12", ["expected a string", "a boolean"]),
         (INTERFACES.into(), with("pin_dir = \"slb\""), "3:11", ["absolute path", "/sys/fs/bpf/slb"]),
         (INTERFACES.into(), with("socket = \"./s\""), "3:10", ["absolute path", "/run/slb/slbd.sock"]),
+        (INTERFACES.into(), with("state_dir = \"slb\""), "3:13", ["absolute path", "/var/lib/slb"]),
         (INTERFACES.into(), with("flow_table_entries = 1023"), "3:22", ["out of range", "1024 to 16777216"]),
         (
             INTERFACES.into(),

@@ -1,0 +1,282 @@
+//! What differs between two configurations, in words. Pure.
+//!
+//! Every field of the model is named in here, so that one that is added cannot be forgotten: it does not compile.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{Debug, Display},
+};
+
+use super::model::{
+    Config, Daemon, HealthCheck, Listener, LoadBalancer, Name, ServerGroup, TableSize, Target, Weight,
+};
+
+/// Says of each field that differs what it was and what it is; fields after the semicolon are compared elsewhere.
+macro_rules! fields {
+    ($old:expr, $new:expr, $type:ident { $($field:ident: $word:expr),* $(; $($other:ident),*)? }) => {{
+        let $type { $($field: _,)* $($($other: _,)*)? } = $old;
+        let mut changed: Vec<String> = Vec::new();
+        $(if $old.$field != $new.$field {
+            let (before, after) = ($word(&$old.$field), $word(&$new.$field));
+            changed.push(format!("{} {before} -> {after}", stringify!($field).replace('_', " ")));
+        })*
+        changed
+    }};
+}
+
+/// Works out what must change for `new` to be in force in place of `old`: one line each, nothing if there is no
+/// difference.
+pub fn difference(old: &Config, new: &Config) -> Vec<String> {
+    let Config { daemon: _, load_balancers: _, server_groups: _ } = new;
+    let mut words = daemon(&old.daemon, &new.daemon);
+    let by_addresses = |balancer: &LoadBalancer| {
+        let mut addresses = balancer.addresses.clone();
+        addresses.sort();
+        addresses
+    };
+    let balancers = Pairs::of(&old.load_balancers, &new.load_balancers, |b| b.name.clone(), by_addresses);
+    for gone in balancers.removed {
+        words.push(format!("load balancer {}: removed", gone.name));
+    }
+    for (before, after) in balancers.both {
+        balancer(before, after, &mut words);
+    }
+    for added in balancers.added {
+        words.push(format!(
+            "load balancer {}: added ({}; {})",
+            added.name,
+            listed(&added.addresses),
+            counted(added.listeners.len(), "listener")
+        ));
+    }
+    groups(&old.server_groups, &new.server_groups, &mut words);
+    if words.is_empty() && old != new {
+        words.push("the order of entries, and nothing else".to_owned());
+    }
+    words
+}
+
+fn daemon(old: &Daemon, new: &Daemon) -> Vec<String> {
+    let mut words = fields!(old, new, Daemon {
+        xdp_mode: word, pin_dir: debug, socket: debug, state_dir: debug, flow_table_entries: display,
+        max_servers: display, hash_seed: display; interfaces, tunnel_addresses
+    });
+    list("interface", &old.interfaces, &new.interfaces, &mut words);
+    list("tunnel address", &old.tunnel_addresses, &new.tunnel_addresses, &mut words);
+    words.into_iter().map(|word| format!("daemon: {word}")).collect()
+}
+
+fn balancer(old: &LoadBalancer, new: &LoadBalancer, words: &mut Vec<String>) {
+    let mut own = fields!(old, new, LoadBalancer { table_size: slots; name, addresses, servers, listeners });
+    list("address", &old.addresses, &new.addresses, &mut own);
+    renamed(&old.name, &new.name, &mut own);
+    words.extend(own.into_iter().map(|word| format!("load balancer {}: {word}", old.name)));
+
+    let listeners = Pairs::of(
+        &old.listeners,
+        &new.listeners,
+        |listener| listener.name.clone(),
+        |listener| (listener.protocol, listener.port),
+    );
+    let name = &old.name;
+    words.extend(listeners.removed.iter().map(|gone| format!("listener {name}/{}: removed", gone.name)));
+    for (before, after) in listeners.both {
+        let mut own = listener(before, after);
+        renamed(&before.name, &after.name, &mut own);
+        words.extend(own.into_iter().map(|word| format!("listener {name}/{}: {word}", before.name)));
+    }
+    words.extend(listeners.added.iter().map(|added| {
+        let (protocol, port) = (word(&added.protocol), added.port);
+        format!(
+            "listener {}/{}: added ({protocol} port {port} to {})",
+            new.name,
+            added.name,
+            target(&added.target)
+        )
+    }));
+    let weights = |balancer: &LoadBalancer| {
+        balancer.servers.iter().map(|server| (server.address, server.weight)).collect()
+    };
+    servers(&format!("default group of {name}"), &weights(old), &weights(new), words);
+}
+
+fn listener(old: &Listener, new: &Listener) -> Vec<String> {
+    let mut words = fields!(old, new, Listener {
+        protocol: word, port: display, target: target, mode: word, tracking: word, unknown_datagrams: word;
+        name, health_check
+    });
+    match (&old.health_check, &new.health_check) {
+        (None, Some(check)) => words.push(format!("health check added ({})", in_words(check))),
+        (Some(_), None) => {
+            words.push("health check removed: its servers are taken as able to serve".to_owned())
+        }
+        (Some(before), Some(after)) => {
+            let changed = fields!(
+                before,
+                after,
+                HealthCheck {
+                    kind: word,
+                    port: port,
+                    interval: debug,
+                    timeout: debug,
+                    healthy_threshold: display,
+                    unhealthy_threshold: display
+                }
+            );
+            words.extend(changed.into_iter().map(|word| format!("health check: {word}")));
+        }
+        (None, None) => {}
+    }
+    words
+}
+
+fn groups(old: &[ServerGroup], new: &[ServerGroup], words: &mut Vec<String>) {
+    let weights = |group: &ServerGroup| -> BTreeMap<_, _> {
+        group.servers.iter().map(|server| ((server.address, server.port), server.weight)).collect()
+    };
+    let by_servers = |group: &ServerGroup| weights(group).into_keys().collect::<Vec<_>>();
+    let groups = Pairs::of(old, new, |group| group.name.clone(), by_servers);
+    words.extend(groups.removed.iter().map(|gone| format!("server group {}: removed", gone.name)));
+    for (before, after) in groups.both {
+        let what = format!("server group {}", before.name);
+        let mut own = fields!(before, after, ServerGroup { table_size: slots; name, servers });
+        renamed(&before.name, &after.name, &mut own);
+        words.extend(own.into_iter().map(|word| format!("{what}: {word}")));
+        let named = |group: &ServerGroup| {
+            let servers = weights(group).into_iter();
+            servers
+                .map(|((address, port), weight)| (std::net::SocketAddr::new(address, port), weight))
+                .collect()
+        };
+        servers(&what, &named(before), &named(after), words);
+    }
+    words.extend(groups.added.iter().map(|added| {
+        format!("server group {}: added ({})", added.name, counted(added.servers.len(), "server"))
+    }));
+}
+
+fn servers<K: Ord + Display>(
+    what: &str,
+    old: &BTreeMap<K, Weight>,
+    new: &BTreeMap<K, Weight>,
+    words: &mut Vec<String>,
+) {
+    for (server, before) in old {
+        match new.get(server) {
+            None => words.push(format!("{what}: server {server} removed")),
+            Some(after) if after != before => {
+                let (before, after) = (before.value(), after.value());
+                words.push(format!("{what}: server {server} weight {before} -> {after}"));
+            }
+            Some(_) => {}
+        }
+    }
+    for (server, weight) in new.iter().filter(|(server, _)| !old.contains_key(server)) {
+        words.push(format!("{what}: server {server} added (weight {})", weight.value()));
+    }
+}
+
+/// What stands in a list, without regard to its order.
+fn list<T: PartialEq + Display>(what: &str, old: &[T], new: &[T], words: &mut Vec<String>) {
+    words.extend(old.iter().filter(|item| !new.contains(item)).map(|item| format!("{what} {item} removed")));
+    words.extend(new.iter().filter(|item| !old.contains(item)).map(|item| format!("{what} {item} added")));
+}
+
+fn renamed(old: &Name, new: &Name, words: &mut Vec<String>) {
+    if old != new {
+        words.push(format!("renamed to {new}"));
+    }
+}
+
+fn in_words(check: &HealthCheck) -> String {
+    format!("{} every {:?}", word(&check.kind), check.interval)
+}
+
+fn target(target: &Target) -> String {
+    match target {
+        Target::DefaultGroup { backend_port } => format!("the default group, port {backend_port}"),
+        Target::ServerGroup(name) => format!("server group {name}"),
+    }
+}
+
+fn port(port: &Option<u16>) -> String {
+    port.map_or_else(|| "the server's".to_owned(), |port| port.to_string())
+}
+
+fn slots(size: &TableSize) -> u32 {
+    size.slots()
+}
+
+/// A variant's name, as it stands in the file.
+fn word(value: &impl Debug) -> String {
+    format!("{value:?}").to_lowercase()
+}
+
+fn debug(value: &impl Debug) -> String {
+    format!("{value:?}")
+}
+
+fn display(value: &impl Display) -> String {
+    value.to_string()
+}
+
+fn listed(items: &[impl Display]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// What stands in two lists, in the order of the lists.
+struct Pairs<'a, T> {
+    both: Vec<(&'a T, &'a T)>,
+    removed: Vec<&'a T>,
+    added: Vec<&'a T>,
+}
+
+impl<'a, T> Pairs<'a, T> {
+    /// Pairs what has the same name; and of the rest, which has been renamed, what is otherwise the same.
+    fn of<N: Ord, I: Ord>(
+        old: &'a [T],
+        new: &'a [T],
+        name: impl Fn(&T) -> N,
+        identity: impl Fn(&T) -> I,
+    ) -> Self {
+        let (mut both, removed, added) = paired(old.iter(), new.iter(), name);
+        let (renamed, removed, added) = paired(removed.into_iter(), added.into_iter(), identity);
+        both.extend(renamed);
+        Self { both, removed, added }
+    }
+}
+
+type Paired<'a, T> = (Vec<(&'a T, &'a T)>, Vec<&'a T>, Vec<&'a T>);
+
+fn paired<'a, T, K: Ord>(
+    old: impl Iterator<Item = &'a T>,
+    new: impl Iterator<Item = &'a T>,
+    key: impl Fn(&T) -> K,
+) -> Paired<'a, T> {
+    let new: Vec<_> = new.collect();
+    // The first of several that cannot be told apart.
+    let mut by_key: BTreeMap<K, usize> = BTreeMap::new();
+    for (index, item) in new.iter().enumerate().rev() {
+        by_key.insert(key(item), index);
+    }
+    let (mut both, mut removed) = (Vec::new(), Vec::new());
+    let mut taken = vec![false; new.len()];
+    for item in old {
+        match by_key.remove(&key(item)) {
+            Some(index) => {
+                taken[index] = true;
+                both.push((item, new[index]));
+            }
+            None => removed.push(item),
+        }
+    }
+    let added = new.into_iter().zip(taken).filter(|(_, taken)| !taken).map(|(item, _)| item).collect();
+    (both, removed, added)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! Each kind of difference, in its words.
+
+use super::difference;
+use crate::config::{Config, parse};
+
+const BASE: &str = r#"
+[daemon]
+interfaces = ["eth0"]
+
+[[load_balancer]]
+name = "shop"
+addresses = ["192.0.2.10"]
+
+[[load_balancer.server]]
+address = "10.0.0.21"
+
+[[load_balancer.listener]]
+name = "dns"
+protocol = "udp"
+port = 53
+backend_port = 5353
+
+[[load_balancer.listener]]
+name = "web"
+protocol = "tcp"
+port = 80
+server_group = "web"
+
+[[server_group]]
+name = "web"
+servers = [
+  { address = "10.0.0.11", port = 8080 },
+  { address = "10.0.0.12", port = 8081 },
+]
+"#;
+
+fn config(text: &str) -> Config {
+    parse("slb.toml", text).unwrap_or_else(|rejected| panic!("{rejected}\n{text}")).config
+}
+
+/// What differs after pieces of the base have been replaced.
+fn changed(replaced: &[(&str, &str)]) -> Vec<String> {
+    let text = replaced.iter().fold(BASE.to_owned(), |text, (from, to)| {
+        assert!(text.contains(from), "{from:?} must stand in the base");
+        text.replace(from, to)
+    });
+    difference(&config(BASE), &config(&text))
+}
+
+#[test]
+fn the_same_does_not_differ() {
+    assert_eq!(changed(&[]), [""; 0]);
+    assert_eq!(changed(&[("port = 53\n", "port = 53 # comment\n")]), [""; 0]);
+}
+
+#[test]
+fn servers() {
+    assert_eq!(
+        changed(&[("port = 8080 }", "port = 8080, weight = 5 }")]),
+        ["server group web: server 10.0.0.11:8080 weight 100 -> 5"]
+    );
+    assert_eq!(
+        changed(&[("{ address = \"10.0.0.11\", port = 8080 }", "{ address = \"10.0.0.13\", port = 8080 }")]),
+        [
+            "server group web: server 10.0.0.11:8080 removed",
+            "server group web: server 10.0.0.13:8080 added (weight 100)"
+        ]
+    );
+    assert_eq!(
+        changed(&[("address = \"10.0.0.21\"", "address = \"10.0.0.21\"\nweight = 0")]),
+        ["default group of shop: server 10.0.0.21 weight 100 -> 0"]
+    );
+}
+
+#[test]
+fn listeners() {
+    assert_eq!(changed(&[("port = 80\n", "port = 81\n")]), ["listener shop/web: port 80 -> 81"]);
+    assert_eq!(changed(&[("name = \"dns\"", "name = \"names\"")]), ["listener shop/dns: renamed to names"]);
+    assert_eq!(
+        changed(&[(
+            "name = \"dns\"\nprotocol = \"udp\"\nport = 53\n",
+            "name = \"d\"\nprotocol = \"udp\"\nport = 54\n"
+        )]),
+        [
+            "listener shop/dns: removed",
+            "listener shop/d: added (udp port 54 to the default group, port 5353)"
+        ]
+    );
+    assert_eq!(
+        changed(&[("server_group = \"web\"", "server_group = \"web\"\ntracking = \"always\"")]),
+        ["listener shop/web: tracking auto -> always"]
+    );
+}
+
+#[test]
+fn health_checks() {
+    let with = |check: &str| {
+        changed(&[("server_group = \"web\"", &format!("server_group = \"web\"\nhealth_check = {check}"))])
+    };
+    assert_eq!(
+        with("{ kind = \"tcp\", interval = \"3s\", port = 9 }"),
+        [
+            "listener shop/web: health check: port the server's -> 9",
+            "listener shop/web: health check: interval 2s -> 3s"
+        ]
+    );
+    assert_eq!(
+        with("{ kind = \"none\" }"),
+        ["listener shop/web: health check removed: its servers are taken as able to serve"]
+    );
+    assert_eq!(
+        changed(&[("backend_port = 5353", "backend_port = 5353\nhealth_check = { kind = \"tcp\" }")]),
+        ["listener shop/dns: health check added (tcp every 2s)"]
+    );
+}
+
+#[test]
+fn names_of_groups_and_load_balancers() {
+    assert_eq!(
+        changed(&[
+            ("server_group = \"web\"", "server_group = \"w\""),
+            ("name = \"web\"\nservers", "name = \"w\"\nservers")
+        ]),
+        ["listener shop/web: target server group web -> server group w", "server group web: renamed to w"]
+    );
+    assert_eq!(changed(&[("name = \"shop\"", "name = \"store\"")]), ["load balancer shop: renamed to store"]);
+    assert_eq!(
+        changed(&[(
+            "name = \"shop\"\naddresses = [\"192.0.2.10\"]",
+            "name = \"s\"\naddresses = [\"192.0.2.11\"]"
+        )]),
+        ["load balancer shop: removed", "load balancer s: added (192.0.2.11; 2 listeners)"]
+    );
+    assert_eq!(
+        changed(&[("[\"192.0.2.10\"]", "[\"192.0.2.10\", \"192.0.2.11\"]")]),
+        ["load balancer shop: address 192.0.2.11 added"]
+    );
+}
+
+#[test]
+fn the_daemon() {
+    assert_eq!(
+        changed(&[("[\"eth0\"]", "[\"eth1\"]")]),
+        ["daemon: interface eth0 removed", "daemon: interface eth1 added"]
+    );
+    assert_eq!(changed(&[("[\"eth0\"]", "[\"eth0\"]\nhash_seed = 7")]), ["daemon: hash seed 0 -> 7"]);
+}
+
+#[test]
+fn order_is_no_change_of_anything_else() {
+    let (first, second) =
+        ("{ address = \"10.0.0.11\", port = 8080 }", "{ address = \"10.0.0.12\", port = 8081 }");
+    let text = BASE.replace(first, "FIRST").replace(second, first).replace("FIRST", second);
+    assert_eq!(difference(&config(BASE), &config(&text)), ["the order of entries, and nothing else"]);
+}
