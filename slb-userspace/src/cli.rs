@@ -1,8 +1,10 @@
 //! The commands of `slbd`, `slb` and `slb-decap`: one file each.
 
+pub mod change;
 pub mod check;
 pub mod decap;
 pub mod detach;
 pub mod run;
+pub mod server;
 pub mod status;
 pub mod table;

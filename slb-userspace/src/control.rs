@@ -12,6 +12,7 @@ pub mod failover;
 pub mod handover;
 pub mod ids;
 pub mod memory;
+pub mod overrides;
 pub mod reconcile;
 
 #[cfg(test)]

@@ -1,10 +1,18 @@
 //! `slbd run`: brings everything together and keeps it so.
 
-mod attach;
+mod adopt;
 mod clock;
 mod facts;
+mod orders;
+mod ports;
+mod store;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use nix::{
@@ -14,20 +22,33 @@ use nix::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
-    time::{Instant, sleep_until, timeout},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
-use self::{attach::attach, clock::since_start, facts::Facts};
+use self::{
+    clock::since_start,
+    facts::Facts,
+    orders::Trial,
+    ports::{Ports, attach},
+    store::Store,
+};
 use crate::{
-    api::server::{Snapshot, Socket},
+    api::{
+        requests::Request,
+        server::{Running, Snapshot, Socket},
+        status::{Details, Settings},
+        types::Override,
+    },
     config::model::Config,
     control::{
         desired::{Desired, desired, destinations, targets},
+        overrides::Place,
         reconcile::{InForce, Reconciler, Sweep},
     },
     dataplane::bpf::{maps::Maps, pins::Pins},
-    health::{Event, Paths, Supervisor, path::Settings},
-    neigh::{Resolutions, Resolver},
+    health::{Event, Paths, Supervisor, path},
+    neigh::{self, Links, Resolutions, Resolver},
     poke::Poker,
 };
 
@@ -47,12 +68,17 @@ const SWEEP: Duration = Duration::from_secs(10);
 /// Looks at the flow table take one part in so many of the time.
 const LOOKS: u32 = 50;
 
-/// Runs until SIGTERM or SIGINT. Forwarding goes on afterwards.
+/// Time until an interface that another XDP program is on is tried again.
+const RETRY_PORTS: Duration = Duration::from_secs(1);
+/// Changes that wait for their turn.
+const QUEUE: usize = 16;
+
+/// Runs until SIGTERM or SIGINT. Forwarding goes on afterwards. SIGHUP reads `file` again, from which `config` has come.
 ///
 /// # Errors
 /// The daemon cannot start: a first start then leaves nothing behind, and what an earlier run left stays in force.
-pub async fn run(config: Config) -> Result<()> {
-    let mut stop = Stop::new()?;
+pub async fn run(file: PathBuf, config: Config) -> Result<()> {
+    let mut signals = Signals::new()?;
     raise_descriptor_limit()?;
     let pins = Pins::new(&config.daemon.pin_dir);
     pins.create()?;
@@ -63,7 +89,8 @@ pub async fn run(config: Config) -> Result<()> {
         );
     };
     let fresh = !pins.exist()?;
-    let daemon = match Daemon::start(&config, &pins).await {
+    let config = Arc::new(config);
+    let daemon = match Daemon::start(file, config.clone(), &pins).await {
         Ok(daemon) => daemon,
         Err(error) => {
             if fresh {
@@ -77,63 +104,92 @@ pub async fn run(config: Config) -> Result<()> {
         load_balancers = config.load_balancers.len(),
         "running"
     );
-    daemon.run(&mut stop).await
+    daemon.run(&mut signals).await
 }
 
 /// A daemon whose configuration is in force.
-struct Daemon<'a> {
-    config: &'a Config,
+struct Daemon {
+    /// The configuration that is in force.
+    config: Arc<Config>,
+    /// Where it is read from.
+    file: PathBuf,
+    /// Where it is one that falls back unless it is confirmed: to which, and when.
+    trial: Option<Trial>,
     reconciler: Reconciler<Maps>,
+    ports: Ports,
     facts: Facts,
+    /// What is set at run time for single servers.
+    store: Store,
     /// Probes end when it is dropped.
-    _supervisor: Supervisor,
+    supervisor: Supervisor,
+    /// Where probes report to.
+    events: mpsc::Sender<Event>,
     verdicts: mpsc::Receiver<Event>,
     /// Neighbours are followed until it is dropped.
-    _resolver: Resolver,
+    resolver: Resolver,
     neighbours: watch::Receiver<Resolutions>,
-    socket: Socket,
-    /// For the API, which reads counters.
-    maps: Option<Maps>,
+    links: watch::Receiver<Links>,
+    /// What is asked over the API.
+    requests: mpsc::Receiver<Request>,
+    /// The API ends when it is dropped.
+    api: JoinSet<Result<()>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     /// Tells the ends of connections that are over.
     poker: Poker,
-    /// When traffic may come back to a primary side.
-    failback: Option<Instant>,
     /// When something must change although nothing else does.
     next: Option<Instant>,
     /// When the flow table is to be looked at next.
     look: Instant,
+    /// When the data plane was changed last.
+    last: Instant,
+    /// When it is to be changed next, if anything calls for it.
+    due: Option<Instant>,
 }
 
-impl<'a> Daemon<'a> {
-    async fn start(config: &'a Config, pins: &Pins) -> Result<Self> {
+impl Daemon {
+    async fn start(file: PathBuf, config: Arc<Config>, pins: &Pins) -> Result<Self> {
         let socket = Socket::bind(&config.daemon.socket).await?;
-        let (mut reconciler, interfaces) = attach(config, pins, jiffies_per_second()?).await?;
-        let facts = Facts::remembered(config, reconciler.held()?, interfaces);
+        let links = neigh::follow_links().await?;
+        let (mut reconciler, ports) = attach(&config, pins, &links.borrow(), jiffies_per_second()?)?;
+        let mut facts = Facts::remembered(&config, reconciler.held()?, ports.attached());
+        facts.expect(targets(&config), BTreeMap::new());
+
+        let mut store = Store::open(&config.daemon.state_dir);
+        store.prune(&config);
 
         let (resolver, neighbours) = Resolver::spawn()?;
-        resolver.watch(destinations(config));
+        resolver.watch(destinations(&config));
 
         let (events, verdicts) = mpsc::channel(1024);
-        let mut supervisor = Supervisor::new(events, Paths::new(probes(config), neighbours.clone()));
-        let wanted = targets(config).into_iter().map(|target| (facts.verdict(&target), target));
-        supervisor.set_targets(wanted.map(|(verdict, target)| (target, verdict)).collect());
+        let paths = Paths::new(probes(&config), neighbours.clone());
+        let mut supervisor = Supervisor::new(events.clone(), paths);
+        supervisor.set_targets(facts.targets());
 
+        let (asking, requests) = mpsc::channel(QUEUE);
+        let snapshots = watch::Sender::new(Arc::new(Snapshot::new(config.clone())));
+        let now = Instant::now();
         let mut daemon = Self {
             config,
+            file: file.clone(),
+            trial: None,
             reconciler,
+            ports,
             facts,
-            _supervisor: supervisor,
+            store,
+            supervisor,
+            events,
             verdicts,
-            _resolver: resolver,
+            resolver,
             neighbours,
-            socket,
-            maps: Some(Maps::open(pins)?),
-            snapshots: watch::Sender::new(Arc::new(Snapshot::default())),
+            links,
+            requests,
+            api: JoinSet::new(),
+            snapshots,
             poker: Poker::new()?,
-            failback: None,
             next: None,
-            look: Instant::now(),
+            look: now,
+            last: now,
+            due: None,
         };
         // What comes in time spares a second change; nothing depends on it.
         let _ = timeout(FIRST_NEIGHBOURS, daemon.neighbours.changed()).await;
@@ -142,83 +198,114 @@ impl<'a> Daemon<'a> {
             daemon.facts.heed(event);
         }
         daemon.apply()?;
+        daemon.api.spawn(socket.serve(Maps::open(pins)?, file, daemon.snapshots.subscribe(), asking));
         Ok(daemon)
     }
 
-    async fn run(mut self, stop: &mut Stop) -> Result<()> {
-        let maps = self.maps.take().context("the daemon runs already")?;
-        let serving = self.socket.serve(maps, self.snapshots.subscribe())?;
-        tokio::pin!(serving);
+    async fn run(mut self, signals: &mut Signals) -> Result<()> {
         let forget = Instant::now() + NEXT_HOPS_HOLD;
-        let mut last = Instant::now();
-        // The first decision may wait for a recovery to last.
-        let mut due = self.failback;
-        let soon = |due: Option<Instant>, last: Instant| {
-            let at = (Instant::now() + GATHER).max(last + SPACING);
-            Some(due.map_or(at, |due| due.min(at)))
-        };
+        self.last = Instant::now();
+        let mut retry_ports = interval(RETRY_PORTS);
+        retry_ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let trial_ends = self.trial_ends();
             tokio::select! {
-                signal = stop.wait() => {
-                    tracing::info!(signal, "stopping; forwarding goes on: `slbd detach` ends it");
-                    return Ok(());
-                }
-                result = &mut serving => return result.context("the API has ended"),
+                signal = signals.wait() => match signal {
+                    Signal::Stop(name) => {
+                        self.stop(name);
+                        return Ok(());
+                    }
+                    Signal::Reload => self.reload_for_signal().await,
+                },
+                Some(ended) = self.api.join_next() => return ended.context("the API has ended")?,
+                Some(request) = self.requests.recv() => self.answer(request).await,
+                () = sleep_until(trial_ends), if self.trial.is_some() => self.fall_back().await,
                 Some(event) = self.verdicts.recv() => {
                     self.facts.heed(event);
-                    due = soon(due, last);
+                    self.change_soon();
                 }
                 changed = self.neighbours.changed() => {
                     changed.context("neighbours are not followed any more")?;
                     self.facts.learn(&self.neighbours.borrow_and_update());
-                    due = soon(due, last);
+                    self.change_soon();
                 }
+                changed = self.links.changed() => {
+                    changed.context("interfaces are not followed any more")?;
+                    self.follow_links();
+                }
+                _ = retry_ports.tick(), if self.ports.are_refused() => self.follow_links(),
                 () = sleep_until(forget), if self.facts.remembers_next_hops() => {
                     self.facts.forget_next_hops();
                     self.facts.learn(&self.neighbours.borrow_and_update());
-                    due = soon(due, last);
+                    self.change_soon();
                 }
                 () = sleep_until(self.look) => {
                     if let Err(error) = self.sweep() {
                         tracing::error!(error = format!("{error:#}"), "cannot look at the flow table");
-                        due = soon(due, last);
+                        self.change_soon();
                     }
                 }
-                () = sleep_until(self.next.unwrap_or(last)), if self.next.is_some() => {
+                () = sleep_until(self.next.unwrap_or(self.last)), if self.next.is_some() => {
                     self.next = None;
-                    due = soon(due, last);
+                    self.change_soon();
                 }
-                () = sleep_until(due.unwrap_or(last)), if due.is_some() => {
-                    let applied = self.apply();
-                    due = self.failback;
-                    if let Err(error) = applied {
+                () = sleep_until(self.due.unwrap_or(self.last)), if self.due.is_some() => {
+                    if let Err(error) = self.apply() {
                         tracing::error!(
                             error = format!("{error:#}"),
                             "the data plane is not as desired; trying again"
                         );
-                        due = Some(Instant::now() + RETRY);
+                        self.due = Some(Instant::now() + RETRY);
                     }
-                    last = Instant::now();
                 }
             }
         }
     }
 
+    /// Has the data plane changed together with what else comes soon.
+    fn change_soon(&mut self) {
+        let soon = (Instant::now() + GATHER).max(self.last + SPACING);
+        self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
+    }
+
+    /// Takes notice of interfaces that have come, gone, or come back.
+    fn follow_links(&mut self) {
+        let links = self.links.borrow_and_update().clone();
+        if let Some(gone) = self.ports.follow(&links) {
+            self.use_ports(&[], &gone);
+            self.change_soon();
+        }
+    }
+
+    /// Lets packets leave through the interfaces that run the program, but for these; those that are `gone` are not what they
+    /// were.
+    fn use_ports(&mut self, without: &[String], gone: &BTreeSet<u32>) {
+        let mut attached = self.ports.attached();
+        attached.retain(|_, name| !without.contains(name));
+        self.reconciler.set_interfaces(attached.keys().copied().collect(), gone);
+        self.facts.set_interfaces(attached, self.ports.refused(), self.ports.absent());
+        self.facts.learn(&self.neighbours.borrow());
+    }
+
     /// Puts in force what follows from what is known.
     fn apply(&mut self) -> Result<()> {
+        self.due = None;
         let now = since_start()?;
-        let failback = self.facts.take_sides(self.config, now);
-        self.failback = failback.map(|due| Instant::now() + due.saturating_sub(now));
-        let desired = desired(self.config, self.facts.known());
-        let in_force = self.reconciler.reconcile(&desired, now)?;
-        self.next = in_force.next.map(|next| Instant::now() + next.saturating_sub(now));
+        let failback = self.facts.take_sides(&self.config, self.store.settings(), now);
+        let desired = desired(&self.config, self.facts.known(self.store.settings()));
+        let in_force = self.reconciler.reconcile(&desired, now);
+        self.last = Instant::now();
+        let in_force = in_force?;
+        let next = [failback, in_force.next].into_iter().flatten().min();
+        self.next = next.map(|next| Instant::now() + next.saturating_sub(now));
         if self.reconciler.has_cut() {
             self.look = Instant::now();
         } else if self.reconciler.is_handing_over() {
             self.look = self.look.min(Instant::now() + SWEEP);
         }
         tracing::debug!(in_force.operations, "the data plane is as desired");
-        self.snapshots.send_replace(Arc::new(snapshot(desired, in_force)));
+        let snapshot = snapshot(desired, in_force, self.store.records(), self.running());
+        self.snapshots.send_replace(Arc::new(snapshot));
         Ok(())
     }
 
@@ -238,25 +325,41 @@ impl<'a> Daemon<'a> {
         );
         Ok(())
     }
+
+    /// Has probes made in another way, if the configuration says so. What is known of servers stays.
+    fn renew_probes(&mut self, before: &Config) {
+        if probes(before) != probes(&self.config) {
+            let paths = Paths::new(probes(&self.config), self.neighbours.clone());
+            self.supervisor = Supervisor::new(self.events.clone(), paths);
+        }
+    }
 }
 
 /// What the configuration says of health checks as a whole.
-fn probes(config: &Config) -> Settings {
-    Settings {
+fn probes(config: &Config) -> path::Settings {
+    path::Settings {
         sources: config.daemon.probe_source.clone(),
         mark: config.daemon.probe_mark,
         tunnel_addresses: config.daemon.tunnel_addresses.clone(),
     }
 }
 
-fn snapshot(desired: Desired, in_force: InForce) -> Snapshot {
+fn snapshot(
+    desired: Desired,
+    in_force: InForce,
+    records: &BTreeMap<Place, Override>,
+    running: Running,
+) -> Snapshot {
     let InForce { state, tables, .. } = in_force;
-    let pools = tables.into_iter().zip(desired.pools);
-    let details = pools
-        .flat_map(|(table, pool)| pool.servers.into_iter().map(move |server| (table, server)))
-        .filter_map(|(table, (address, server))| Some(((table, address), server.detail?)))
-        .collect();
-    Snapshot { state, details }
+    let (mut details, mut set) = (Details::new(), Settings::new());
+    for (table, pool) in tables.into_iter().zip(desired.pools) {
+        for (address, server) in pool.servers {
+            details.extend(server.detail.map(|detail| ((table, address), detail)));
+            let record = server.overridden.and_then(|place| records.get(&place));
+            set.extend(record.map(|record| ((table, address), record.clone())));
+        }
+    }
+    Snapshot { state, details, set, running }
 }
 
 /// Probes must not take the descriptors that changes of the maps need.
@@ -275,21 +378,35 @@ fn jiffies_per_second() -> Result<u32> {
     Ok((1_000_000_000 + nanoseconds / 2) / nanoseconds)
 }
 
-/// The signals that end the daemon.
-struct Stop {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+/// What a signal asks for.
+enum Signal {
+    /// To end; the signal's name.
+    Stop(&'static str),
+    /// To read the configuration again.
+    Reload,
 }
 
-impl Stop {
+/// The signals that the daemon heeds.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
     fn new() -> Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    async fn wait(&mut self) -> &'static str {
+    async fn wait(&mut self) -> Signal {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Signal::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Signal::Stop("SIGINT"),
+            _ = self.hangup.recv() => Signal::Reload,
         }
     }
 }

@@ -9,6 +9,7 @@
 //! - A published map has exactly the destinations that were watched when it was made.
 
 mod kernel;
+mod links;
 mod resolver;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ mod view;
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 pub use kernel::links;
+pub use links::{Links, follow as follow_links};
 pub use resolver::Resolver;
 
 /// An Ethernet address.

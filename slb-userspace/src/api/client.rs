@@ -2,25 +2,63 @@
 
 use std::{io, path::Path, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
-use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, body::Bytes, client::conn::http1};
+use anyhow::{Context as _, Result, anyhow, bail};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
 use super::types::Status;
 
-/// How long the daemon may take.
+/// How long the daemon may take to say something.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take to change something: all servers of a large configuration, for instance.
+const PATIENCE_FOR_CHANGES: Duration = Duration::from_secs(60);
+
+/// The daemon's refusal, which says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
 
 /// The status of the daemon behind `socket`; `None` where none listens.
 pub async fn status(socket: &Path) -> Result<Option<Status>> {
-    timeout(PATIENCE, ask(socket))
+    ask(socket, PATIENCE, Method::GET, "/v1/status", Bytes::new()).await
+}
+
+/// Asks the daemon behind `socket` for a change, or for what it alone can tell.
+///
+/// # Errors
+/// No daemon listens; or it refuses ([`Refused`]).
+pub async fn post<T: DeserializeOwned>(socket: &Path, path: &str, document: &impl Serialize) -> Result<T> {
+    let body = serde_json::to_vec(document)?.into();
+    let answer = ask(socket, PATIENCE_FOR_CHANGES, Method::POST, path, body).await?;
+    answer.ok_or_else(|| no_daemon(socket))
+}
+
+/// What to say where no daemon listens.
+pub fn no_daemon(socket: &Path) -> anyhow::Error {
+    anyhow!("no daemon listens on {}: start slbd, or name its socket: --socket PATH", socket.display())
+}
+
+async fn ask<T: DeserializeOwned>(
+    socket: &Path,
+    patience: Duration,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<Option<T>> {
+    timeout(patience, exchange(socket, method, path, body))
         .await
         .with_context(|| format!("the daemon behind {} does not answer", socket.display()))?
 }
 
-async fn ask(socket: &Path) -> Result<Option<Status>> {
+async fn exchange<T: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<Option<T>> {
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
@@ -30,13 +68,18 @@ async fn ask(socket: &Path) -> Result<Option<Status>> {
     };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let serving = tokio::spawn(connection);
-    let request = Request::get("/v1/status").header("host", "slb").body(Empty::<Bytes>::new())?;
+    let request = Request::builder().method(method).uri(path).header("host", "slb").body(Full::new(body))?;
     let response = sender.send_request(request).await.context("the daemon did not answer")?;
     let code = response.status();
     let body = response.into_body().collect().await?.to_bytes();
     serving.abort();
-    if !code.is_success() {
-        bail!("the daemon answers {code}: {}", String::from_utf8_lossy(&body));
+    if code.is_success() {
+        let document = serde_json::from_slice(&body);
+        return document.map(Some).context("the daemon's answer is not a document of this version");
     }
-    Ok(Some(serde_json::from_slice(&body).context("the daemon's answer is not a status of this version")?))
+    let text = String::from_utf8_lossy(&body).into_owned();
+    if code.is_client_error() && !text.is_empty() {
+        return Err(Refused(text).into());
+    }
+    bail!("the daemon answers {code}: {text}")
 }

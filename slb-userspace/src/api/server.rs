@@ -1,42 +1,91 @@
 //! Serves the API on a unix socket.
 
+mod connection;
+mod file;
+
 use std::{
+    collections::BTreeMap,
     fs,
     io::ErrorKind,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
-use axum::{Json, Router, extract::State as Shared, http::StatusCode, routing::get};
+use axum::{
+    Extension, Json, Router,
+    body::Body,
+    extract::State as Shared,
+    http::StatusCode,
+    routing::{get, post},
+};
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::watch,
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
 };
 
+use self::{
+    connection::{Bodies, serve},
+    file::File,
+};
 use super::{
-    status::{Context, Details, status},
-    types::{Daemon, Status},
+    requests::{Order, Refused, Request},
+    status::{Context, Details, Settings, status},
+    types::{By, Changed, Configuration, Daemon, Differences, Override, Servers, Set, Status, Text, place},
 };
 use crate::{
+    config::{Config, model::Weight},
     dataplane::{bpf::maps::Maps, state::State},
     neigh,
 };
 
 /// What the control loop last put in force.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone)]
 pub struct Snapshot {
     /// What the data plane holds.
     pub state: Arc<State>,
     /// Why servers are in the state they are in.
     pub details: Details,
+    /// What is set for servers.
+    pub set: Settings,
+    /// The configuration.
+    pub running: Running,
 }
+
+/// The running configuration.
+#[derive(Debug, Clone)]
+pub struct Running {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// When it falls back, unless it is confirmed.
+    pub trial_ends: Option<Instant>,
+    /// What is set at run time.
+    pub overrides: Vec<Override>,
+    /// Why nothing can be set, if so.
+    pub overrides_trouble: Option<String>,
+}
+
+impl Snapshot {
+    /// Of a daemon that has not put anything in force yet.
+    pub fn new(config: Arc<Config>) -> Self {
+        Self {
+            state: Arc::default(),
+            details: Details::new(),
+            set: BTreeMap::new(),
+            running: Running { config, trial_ends: None, overrides: Vec::new(), overrides_trouble: None },
+        }
+    }
+}
+
+/// The longest time a configuration may wait to be confirmed.
+const LONGEST_TRIAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The socket; its file goes with it.
 pub struct Socket {
-    listener: Option<UnixListener>,
+    listener: UnixListener,
     path: PathBuf,
 }
 
@@ -67,19 +116,28 @@ impl Socket {
         }
         let listener = UnixListener::bind(path).with_context(|| format!("cannot bind {}", path.display()))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-        Ok(Self { listener: Some(listener), path: path.to_owned() })
+        Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Answers until the future is dropped. To be called once.
-    pub fn serve(
-        &mut self,
+    /// Answers until the future is dropped: from what the control loop says is in force, and by asking it.
+    pub async fn serve(
+        self,
         maps: Maps,
+        file: PathBuf,
         snapshots: watch::Receiver<Arc<Snapshot>>,
-    ) -> Result<impl Future<Output = Result<()>> + use<>> {
-        let Some(listener) = self.listener.take() else { bail!("the API is served already") };
-        let api = Arc::new(Api { maps, snapshots, started: Instant::now() });
-        let router = Router::new().route("/v1/status", get(serve_status)).with_state(api);
-        Ok(async { Ok(axum::serve(listener, router).await?) })
+        requests: mpsc::Sender<Request>,
+    ) -> Result<()> {
+        let api = Api { maps, file: File::new(file), snapshots, requests, started: Instant::now() };
+        let router = Router::new()
+            .route("/v1/status", get(serve_status))
+            .route("/v1/diff", post(serve_differences))
+            .route("/v1/reload", post(serve_reload))
+            .route("/v1/apply", post(serve_apply))
+            .route("/v1/confirm", post(serve_confirm))
+            .route("/v1/servers", post(serve_servers))
+            .with_state(Arc::new(api))
+            .layer(Extension(Bodies::default()));
+        serve(&self.listener, &router).await
     }
 }
 
@@ -96,21 +154,127 @@ fn is_socket(path: &Path) -> Result<bool> {
 
 struct Api {
     maps: Maps,
+    file: File,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    requests: mpsc::Sender<Request>,
     started: Instant,
 }
 
-async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Json<Status>, (StatusCode, String)> {
+impl Api {
+    /// Asks the control loop.
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, Refused>>) -> Request,
+    ) -> Result<Json<T>, Failure> {
+        let (answer, answered) = oneshot::channel();
+        let ended = || (StatusCode::SERVICE_UNAVAILABLE, "the daemon is ending: ask again later".to_owned());
+        self.requests.send(request(answer)).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?.map(Json).map_err(|refused| {
+            let code = match refused {
+                Refused::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
+                Refused::Conflict(_) => StatusCode::CONFLICT,
+                Refused::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            (code, refused.to_string())
+        })
+    }
+
+    async fn order(&self, order: Order, by: By) -> Result<Json<Changed>, Failure> {
+        self.ask(|answer| Request::Order { order, by, answer }).await
+    }
+}
+
+type Failure = (StatusCode, String);
+
+async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Json<Status>, Failure> {
     let failed = |error: anyhow::Error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"));
     let interfaces = neigh::links().await.map_err(failed)?;
     let snapshot = Arc::clone(&api.snapshots.borrow());
+    let Running { config, trial_ends, overrides, overrides_trouble } = &snapshot.running;
     let daemon = Daemon {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime_seconds: api.started.elapsed().as_secs(),
+        configuration: Configuration {
+            file: api.file.path().display().to_string(),
+            difference: api.file.difference(config),
+            confirm_within_seconds: trial_ends
+                .map(|ends| ends.saturating_duration_since(Instant::now()).as_secs()),
+        },
+        overrides: overrides.clone(),
+        overrides_trouble: overrides_trouble.clone(),
     };
-    let context = Context { daemon: Some(daemon), details: &snapshot.details, interfaces: &interfaces };
+    let Snapshot { details, set, .. } = &*snapshot;
+    let context = Context { daemon: Some(daemon), details, set, interfaces: &interfaces };
     status(&snapshot.state, &api.maps, context).map(Json).map_err(failed)
+}
+
+async fn serve_differences(
+    Shared(api): Shared<Arc<Api>>,
+    Extension(bodies): Extension<Bodies>,
+    body: Body,
+) -> Result<Json<Differences>, Failure> {
+    let Text { name, text, .. } = bodies.read(body).await?;
+    api.ask(|answer| Request::Differences { name, text, answer }).await
+}
+
+async fn serve_reload(
+    Shared(api): Shared<Arc<Api>>,
+    Extension(by): Extension<By>,
+) -> Result<Json<Changed>, Failure> {
+    api.order(Order::Reload, by).await
+}
+
+async fn serve_apply(
+    Shared(api): Shared<Arc<Api>>,
+    Extension(by): Extension<By>,
+    Extension(bodies): Extension<Bodies>,
+    body: Body,
+) -> Result<Json<Changed>, Failure> {
+    let Text { name, text, confirm_within_seconds } = bodies.read(body).await?;
+    let Some(text) = text else {
+        return Err((
+            StatusCode::BAD_REQUEST,
+            "`text` is missing: the configuration to put in force".to_owned(),
+        ));
+    };
+    let confirm_within = confirm_within_seconds.map(Duration::from_secs);
+    if confirm_within.is_some_and(|limit| limit.is_zero() || limit > LONGEST_TRIAL) {
+        let text = "a configuration can wait for its confirmation from 1 s to 24 h: `--confirm-within 60s`";
+        return Err((StatusCode::BAD_REQUEST, text.to_owned()));
+    }
+    let name = name.unwrap_or_else(|| "configuration".to_owned());
+    api.order(Order::Apply { name, text, confirm_within }, by).await
+}
+
+async fn serve_confirm(
+    Shared(api): Shared<Arc<Api>>,
+    Extension(by): Extension<By>,
+) -> Result<Json<Changed>, Failure> {
+    api.order(Order::Confirm, by).await
+}
+
+async fn serve_servers(
+    Shared(api): Shared<Arc<Api>>,
+    Extension(by): Extension<By>,
+    Extension(bodies): Extension<Bodies>,
+    body: Body,
+) -> Result<Json<Changed>, Failure> {
+    let Servers { server_group, load_balancer, servers, set } = bodies.read(body).await?;
+    if let Set::Weight(weight) = set
+        && weight > Weight::MAX
+    {
+        return Err((
+            StatusCode::BAD_REQUEST,
+            format!("weight {weight} is out of range: 0 to {}", Weight::MAX),
+        ));
+    }
+    let places =
+        servers.iter().map(|server| place(server_group.as_deref(), load_balancer.as_deref(), server));
+    let places = places
+        .collect::<Result<Vec<_>>>()
+        .map_err(|error| (StatusCode::BAD_REQUEST, format!("{error:#}: nothing was changed")))?;
+    api.order(Order::Set { places, set }, by).await
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ use slb_common::{
 };
 
 use super::types::{
-    AttachMode, Counters, Daemon, Health, Interface, Listener, LoadBalancer, NextHop, Reason, Server, Status,
+    AttachMode, Counters, Daemon, Health, Interface, Listener, LoadBalancer, NextHop, Override, Reason,
+    Server, Status,
 };
 use crate::{
     dataplane::{
@@ -30,12 +31,17 @@ use crate::{
 /// Texts about servers, by their table and address.
 pub type Details = BTreeMap<(u32, SocketAddr), String>;
 
+/// What is set for servers, by their table and address.
+pub type Settings = BTreeMap<(u32, SocketAddr), Override>;
+
 /// What is known besides the maps.
 pub struct Context<'a> {
     /// The daemon, where one runs.
     pub daemon: Option<Daemon>,
     /// Why servers are in the state they are in.
     pub details: &'a Details,
+    /// What is set for servers at run time.
+    pub set: &'a Settings,
     /// The interfaces of this network namespace.
     pub interfaces: &'a [neigh::Link],
 }
@@ -123,6 +129,7 @@ fn servers(state: &State, table: u32, maps: &Maps, context: &Context<'_>) -> Res
                 address: backend_address(backend),
                 weight: backend.weight,
                 health: health(backend.health),
+                set: context.set.get(&(table, backend_address(backend))).cloned(),
                 detail: context.details.get(&(table, backend_address(backend))).cloned(),
                 next_hop: state
                     .next_hops
@@ -136,7 +143,7 @@ fn servers(state: &State, table: u32, maps: &Maps, context: &Context<'_>) -> Res
 }
 
 fn attached(state: &State, interfaces: &[neigh::Link]) -> Vec<Interface> {
-    interfaces
+    let mut attached: Vec<_> = interfaces
         .iter()
         .filter(|interface| state.interfaces.contains(&interface.index))
         .filter_map(|interface| {
@@ -146,7 +153,9 @@ fn attached(state: &State, interfaces: &[neigh::Link]) -> Vec<Interface> {
                 mode: if interface.xdp?.native { AttachMode::Native } else { AttachMode::Generic },
             })
         })
-        .collect()
+        .collect();
+    attached.sort_by_key(|interface| interface.index);
+    attached
 }
 
 fn name(padded: &[u8; slb_common::abi::NAME_LEN]) -> String {

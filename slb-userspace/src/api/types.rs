@@ -2,7 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
+
+pub use crate::control::overrides::Aside;
+use crate::control::overrides::Place;
 
 /// `GET /v1/status`: everything SLB is doing right now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +30,150 @@ pub struct Daemon {
     pub pid: u32,
     /// Seconds since it started.
     pub uptime_seconds: u64,
+    /// Its configuration.
+    pub configuration: Configuration,
+    /// What is set at run time for single servers.
+    pub overrides: Vec<Override>,
+    /// Why nothing can be set, if so.
+    pub overrides_trouble: Option<String>,
+}
+
+/// What an administrator has set for a server in place of what is configured. It lasts until it is reset, or the server's
+/// entry goes from the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Override {
+    /// Name of its server group; or else
+    pub server_group: Option<String>,
+    /// the load balancer whose default group it is in.
+    pub load_balancer: Option<String>,
+    /// Address and port; the address alone in a default group.
+    pub server: String,
+    /// Its weight.
+    pub weight: Option<u8>,
+    /// Why it takes no new flows.
+    pub state: Option<Aside>,
+    /// Who set it last.
+    pub by: By,
+    /// When, as in RFC 3339.
+    pub at: String,
+}
+
+impl Override {
+    /// The entry of the configuration it is for.
+    pub fn place(&self) -> Result<Place> {
+        place(self.server_group.as_deref(), self.load_balancer.as_deref(), &self.server)
+    }
+}
+
+/// The entry of the configuration that a server of a group is.
+pub fn place(server_group: Option<&str>, load_balancer: Option<&str>, server: &str) -> Result<Place> {
+    match (server_group, load_balancer) {
+        (Some(group), None) => {
+            let parsed = server.parse();
+            let server = parsed.with_context(|| {
+                format!(
+                    "server {server}: address and port are expected, as in 10.0.0.11:8080 or [fd00::11]:8080"
+                )
+            })?;
+            Ok(Place::Group { group: group.to_owned(), server })
+        }
+        (None, Some(balancer)) => {
+            let parsed = server.parse();
+            let server = parsed.with_context(|| {
+                format!("server {server}: an address without a port is expected: those of a default group have none")
+            })?;
+            Ok(Place::Default { load_balancer: balancer.to_owned(), server })
+        }
+        _ => bail!("server {server}: either a server group or a load balancer must be named"),
+    }
+}
+
+/// `POST /v1/servers`: something to be set for servers of one group; all of it or, if a server is not there, none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Servers {
+    /// Name of the server group; or else
+    pub server_group: Option<String>,
+    /// the load balancer whose default group is meant.
+    pub load_balancer: Option<String>,
+    /// Addresses and ports; addresses alone in a default group.
+    pub servers: Vec<String>,
+    /// What is to be set.
+    pub set: Set,
+}
+
+/// What is to be set for a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Set {
+    /// This weight, 0 to 100.
+    Weight(u8),
+    /// No new flows: its flows are to end.
+    Drain,
+    /// No new flows: it is out of service.
+    Disable,
+    /// New flows again.
+    Enable,
+    /// Everything as it is configured.
+    Reset,
+}
+
+/// Where the running configuration stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// The daemon's file, which the next start uses.
+    pub file: String,
+    /// How the file differs from what is running, if it does: `differs`, or why it cannot be used.
+    pub difference: Option<String>,
+    /// Seconds until the running configuration falls back, unless it is confirmed.
+    pub confirm_within_seconds: Option<u64>,
+}
+
+/// `POST /v1/apply`: a configuration to put in force. `POST /v1/diff` takes the same, without a limit; without a text it
+/// is the daemon's own file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Text {
+    /// Name of the text, for messages.
+    pub name: Option<String>,
+    /// The configuration, in TOML.
+    pub text: Option<String>,
+    /// Seconds after which it falls back unless it is confirmed; without, it stays in force.
+    pub confirm_within_seconds: Option<u64>,
+}
+
+/// What an order has changed: the answer to `POST /v1/reload`, `/v1/apply`, `/v1/confirm`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// In words, one for each change.
+    pub changes: Vec<String>,
+    /// What the author of the configuration should know; whole lines, as `slbd check` writes them.
+    pub warnings: String,
+    /// Seconds until it falls back, unless it is confirmed.
+    pub confirm_within_seconds: Option<u64>,
+}
+
+/// What a configuration would change: the answer to `POST /v1/diff`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Differences {
+    /// In words, one for each change.
+    pub changes: Vec<String>,
+    /// Why it would be refused, if so.
+    pub refused: Option<String>,
+    /// What its author should know.
+    pub warnings: String,
+}
+
+/// Who asked for a change: the process at the other end of the socket.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct By {
+    /// User id.
+    pub uid: Option<u32>,
+    /// Its name, if it has one.
+    pub user: Option<String>,
+    /// Process id.
+    pub pid: Option<i32>,
 }
 
 /// An interface the program is attached to.
@@ -88,6 +236,8 @@ pub struct Server {
     pub weight: u8,
     /// Health.
     pub health: Health,
+    /// What an administrator has set for it.
+    pub set: Option<Override>,
     /// Why it is in that state, where there is something to say.
     pub detail: Option<String>,
     /// Interface, and hardware address of the next hop, packets leave through; `None` while unresolved.

@@ -1,9 +1,16 @@
 //! The client.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
-use slb_userspace::cli::status::{Output, status};
+use slb_userspace::{
+    api::client::Refused,
+    cli::{
+        change, server,
+        status::{Output, status},
+    },
+};
 
 /// The client of SLB, a layer-4 load balancer in XDP.
 #[derive(Parser)]
@@ -27,18 +34,54 @@ enum Command {
         #[arg(long, env = "SLB_PIN_DIR", default_value = "/sys/fs/bpf/slb")]
         pin_dir: PathBuf,
     },
+    /// Have the daemon read its configuration file again. A file that is refused changes nothing.
+    Reload,
+    /// Show what would change if a configuration were put in force.
+    Diff {
+        /// Configuration file; without one, the daemon's own.
+        file: Option<PathBuf>,
+    },
+    /// Put a configuration in force that is not the daemon's file. A restart or a reload goes back to the file.
+    Apply {
+        /// Configuration file.
+        file: PathBuf,
+        /// Fall back to what was in force before, unless `slb confirm` comes within this time: "60s", "5m".
+        #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
+        confirm_within: Option<Duration>,
+    },
+    /// Keep what `slb apply --confirm-within` has put in force.
+    Confirm,
+    /// Set weights of single servers, drain, disable and enable them, until that is reset: a restart keeps it.
+    Server {
+        #[command(subcommand)]
+        command: server::Command,
+    },
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let result = match arguments.command {
-        Command::Status { output, pin_dir } => status(&arguments.socket, pin_dir, output),
-    };
-    match result {
+    match execute(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("slb: {error:#}");
+            match error.downcast_ref::<Refused>() {
+                // It has a form of its own.
+                Some(refused) => eprintln!("{refused}"),
+                None => eprintln!("slb: {error:#}"),
+            }
             ExitCode::FAILURE
         }
     }
+}
+
+fn execute(Arguments { socket, command }: Arguments) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Status { output, pin_dir } => status(&socket, pin_dir, output).await,
+            Command::Reload => change::reload(&socket).await,
+            Command::Diff { file } => change::diff(&socket, file.as_deref()).await,
+            Command::Apply { file, confirm_within } => change::apply(&socket, &file, confirm_within).await,
+            Command::Confirm => change::confirm(&socket).await,
+            Command::Server { command } => server::server(&socket, command).await,
+        }
+    })
 }

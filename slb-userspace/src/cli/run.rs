@@ -26,6 +26,6 @@ pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(daemon::run(loaded.config))?;
+    runtime.block_on(daemon::run(path.to_owned(), loaded.config))?;
     Ok(ExitCode::SUCCESS)
 }

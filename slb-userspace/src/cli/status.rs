@@ -15,7 +15,7 @@ use crate::{
     api::{
         client,
         status::{Context, status as describe},
-        types::{AttachMode, Health, Listener, Server, Status},
+        types::{AttachMode, By, Configuration, Health, Listener, Override, Server, Status},
     },
     dataplane::{
         DataPlane as _,
@@ -34,13 +34,11 @@ pub enum Output {
 }
 
 /// Shows what SLB is doing: asks the daemon, or reads the pins where none answers.
-pub fn status(socket: &Path, pin_dir: PathBuf, output: Output) -> Result<()> {
-    let status = tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        match client::status(socket).await? {
-            Some(status) => Ok(status),
-            None => from_pins(socket, &Pins::new(pin_dir)).await,
-        }
-    })?;
+pub async fn status(socket: &Path, pin_dir: PathBuf, output: Output) -> Result<()> {
+    let status = match client::status(socket).await? {
+        Some(status) => status,
+        None => from_pins(socket, &Pins::new(pin_dir)).await?,
+    };
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
         Output::Table => print!("{}", render(&status)),
@@ -58,14 +56,17 @@ async fn from_pins(socket: &Path, pins: &Pins) -> Result<Status> {
     }
     let maps = Maps::open(pins).context("no daemon listens, and its pins cannot be read")?;
     let interfaces = neigh::links().await?;
-    let context = Context { daemon: None, details: &BTreeMap::new(), interfaces: &interfaces };
+    let context =
+        Context { daemon: None, details: &BTreeMap::new(), set: &BTreeMap::new(), interfaces: &interfaces };
     describe(&maps.observe()?, &maps, context)
 }
 
 fn render(status: &Status) -> String {
     let mut text = match &status.daemon {
         Some(daemon) => {
-            format!("slbd {} (pid {}), up {} s\n", daemon.version, daemon.pid, daemon.uptime_seconds)
+            let head =
+                format!("slbd {} (pid {}), up {} s\n", daemon.version, daemon.pid, daemon.uptime_seconds);
+            head + &configuration(&daemon.configuration) + &trouble(daemon.overrides_trouble.as_deref())
         }
         None => "slbd is not running; this is what the kernel forwards by\n".to_owned(),
     };
@@ -85,6 +86,29 @@ fn render(status: &Status) -> String {
         text += &format!("\n{}\n", reasons(&status.reasons));
     }
     text
+}
+
+fn configuration(configuration: &Configuration) -> String {
+    let Configuration { file, difference, confirm_within_seconds } = configuration;
+    let mut text = match difference.as_deref() {
+        None => String::new(),
+        Some("differs") => {
+            format!(
+                "running configuration differs from {file}, which the next start uses (`slb diff` shows how)\n"
+            )
+        }
+        Some(why) => format!("{file}, which the next start uses, {why}\n"),
+    };
+    if let Some(seconds) = confirm_within_seconds {
+        text += &format!("running configuration falls back in {seconds} s unless `slb confirm` comes\n");
+    }
+    text
+}
+
+pub(super) fn trouble(why: Option<&str>) -> String {
+    why.map_or_else(String::new, |why| {
+        format!("servers are as configured, and nothing can be set at run time: {why}\n")
+    })
 }
 
 fn heading(balancer: &str, listener: &Listener) -> String {
@@ -139,6 +163,25 @@ fn servers(listener: &Listener) -> Table {
 }
 
 fn health(server: &Server) -> String {
+    let health = health_alone(server);
+    match &server.set {
+        Some(set) => format!("{} ({health})", set_in_words(set)),
+        None => health,
+    }
+}
+
+/// What is set for a server, by whom and when.
+pub(super) fn set_in_words(set: &Override) -> String {
+    let By { uid, user, .. } = &set.by;
+    let who = user.clone().or_else(|| uid.map(|uid| format!("user {uid}"))).unwrap_or_else(|| "?".to_owned());
+    let pid = set.by.pid.map_or_else(String::new, |pid| format!(", pid {pid}"));
+    let state = set.state.map(|state| state.to_string());
+    let weight = set.weight.map(|weight| format!("weight {weight}"));
+    let what: Vec<_> = state.into_iter().chain(weight).collect();
+    format!("{} set by {who}{pid} at {}", what.join(", "), set.at)
+}
+
+fn health_alone(server: &Server) -> String {
     let health = match server.health {
         Health::Unknown => "unknown",
         Health::Healthy => "healthy",

@@ -5,10 +5,12 @@
 use std::{
     collections::BTreeMap,
     fmt::{Debug, Display},
+    time::Duration,
 };
 
 use super::model::{
-    Config, Daemon, HealthCheck, Listener, LoadBalancer, Name, ServerGroup, TableSize, Target, Weight,
+    CheckKind, Config, Daemon, HealthCheck, HttpCheck, Listener, LoadBalancer, Name, PrimarySecondaryGroup,
+    ServerGroup, TableSize, Target, UdpCheck, Weight,
 };
 
 /// Says of each field that differs what it was and what it is; fields after the semicolon are compared elsewhere.
@@ -27,7 +29,7 @@ macro_rules! fields {
 /// Works out what must change for `new` to be in force in place of `old`: one line each, nothing if there is no
 /// difference.
 pub fn difference(old: &Config, new: &Config) -> Vec<String> {
-    let Config { daemon: _, load_balancers: _, server_groups: _ } = new;
+    let Config { daemon: _, load_balancers: _, server_groups: _, primary_secondary_groups: _ } = new;
     let mut words = daemon(&old.daemon, &new.daemon);
     let by_addresses = |balancer: &LoadBalancer| {
         let mut addresses = balancer.addresses.clone();
@@ -50,6 +52,7 @@ pub fn difference(old: &Config, new: &Config) -> Vec<String> {
         ));
     }
     groups(&old.server_groups, &new.server_groups, &mut words);
+    pairs(&old.primary_secondary_groups, &new.primary_secondary_groups, &mut words);
     if words.is_empty() && old != new {
         words.push("the order of entries, and nothing else".to_owned());
     }
@@ -59,15 +62,18 @@ pub fn difference(old: &Config, new: &Config) -> Vec<String> {
 fn daemon(old: &Daemon, new: &Daemon) -> Vec<String> {
     let mut words = fields!(old, new, Daemon {
         xdp_mode: word, pin_dir: debug, socket: debug, state_dir: debug, flow_table_entries: display,
-        max_servers: display, hash_seed: display; interfaces, tunnel_addresses
+        max_servers: display, hash_seed: display, probe_mark: mark; interfaces, tunnel_addresses, probe_source
     });
     list("interface", &old.interfaces, &new.interfaces, &mut words);
     list("tunnel address", &old.tunnel_addresses, &new.tunnel_addresses, &mut words);
+    list("probe source", &old.probe_source, &new.probe_source, &mut words);
     words.into_iter().map(|word| format!("daemon: {word}")).collect()
 }
 
 fn balancer(old: &LoadBalancer, new: &LoadBalancer, words: &mut Vec<String>) {
-    let mut own = fields!(old, new, LoadBalancer { table_size: slots; name, addresses, servers, listeners });
+    let mut own = fields!(old, new, LoadBalancer {
+        state: word, table_size: slots; name, addresses, servers, listeners
+    });
     list("address", &old.addresses, &new.addresses, &mut own);
     renamed(&old.name, &new.name, &mut own);
     words.extend(own.into_iter().map(|word| format!("load balancer {}: {word}", old.name)));
@@ -102,7 +108,8 @@ fn balancer(old: &LoadBalancer, new: &LoadBalancer, words: &mut Vec<String>) {
 
 fn listener(old: &Listener, new: &Listener) -> Vec<String> {
     let mut words = fields!(old, new, Listener {
-        protocol: word, port: display, target: target, mode: word, tracking: word, unknown_datagrams: word;
+        protocol: word, port: display, state: word, target: target, mode: word, tracking: word,
+        unknown_datagrams: word, connection_drain: drain, idle_timeout: debug, on_no_healthy: word;
         name, health_check
     });
     match (&old.health_check, &new.health_check) {
@@ -115,7 +122,7 @@ fn listener(old: &Listener, new: &Listener) -> Vec<String> {
                 before,
                 after,
                 HealthCheck {
-                    kind: word,
+                    kind: kind,
                     port: port,
                     interval: debug,
                     timeout: debug,
@@ -155,6 +162,22 @@ fn groups(old: &[ServerGroup], new: &[ServerGroup], words: &mut Vec<String>) {
     }));
 }
 
+fn pairs(old: &[PrimarySecondaryGroup], new: &[PrimarySecondaryGroup], words: &mut Vec<String>) {
+    let groups = Pairs::of(old, new, |pair| pair.name.clone(), |pair| (pair.primary, pair.secondary));
+    let what = |pair: &PrimarySecondaryGroup| format!("primary/secondary server group {}", pair.name);
+    words.extend(groups.removed.iter().map(|gone| format!("{}: removed", what(gone))));
+    for (before, after) in groups.both {
+        let mut own = fields!(before, after, PrimarySecondaryGroup {
+            primary: display, secondary: display, failback_after: debug; name
+        });
+        renamed(&before.name, &after.name, &mut own);
+        words.extend(own.into_iter().map(|word| format!("{}: {word}", what(before))));
+    }
+    words.extend(groups.added.iter().map(|added| {
+        format!("{}: added ({}, and {} in its place)", what(added), added.primary, added.secondary)
+    }));
+}
+
 fn servers<K: Ord + Display>(
     what: &str,
     old: &BTreeMap<K, Weight>,
@@ -189,14 +212,44 @@ fn renamed(old: &Name, new: &Name, words: &mut Vec<String>) {
 }
 
 fn in_words(check: &HealthCheck) -> String {
-    format!("{} every {:?}", word(&check.kind), check.interval)
+    format!("{} every {:?}", kind(&check.kind), check.interval)
 }
 
 fn target(target: &Target) -> String {
     match target {
         Target::DefaultGroup { backend_port } => format!("the default group, port {backend_port}"),
         Target::ServerGroup(name) => format!("server group {name}"),
+        Target::PrimarySecondaryGroup(name) => format!("primary/secondary server group {name}"),
+        Target::PrimarySecondary { primary, secondary, failover_threshold, failback_after } => format!(
+            "server group {primary}, and {secondary} when {failover_threshold} are unhealthy (back after \
+             {failback_after:?})"
+        ),
     }
+}
+
+fn kind(kind: &CheckKind) -> String {
+    match kind {
+        CheckKind::Tcp => "tcp".to_owned(),
+        CheckKind::Icmp => "icmp".to_owned(),
+        CheckKind::Udp(UdpCheck { request, expect }) => {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            format!("udp (request {:?}, expect {:?})", text(request), expect.as_deref().map(text))
+        }
+        CheckKind::Http(HttpCheck { method, path, host, expect, tls }) => {
+            let scheme = if tls.is_some() { "https" } else { "http" };
+            let host = host.as_deref().unwrap_or("the server");
+            let tls = tls.map_or_else(String::new, |tls| format!(", tls {tls:?}"));
+            format!("{scheme} {} {path} of {host} (expect {expect:?}{tls})", method.as_str())
+        }
+    }
+}
+
+fn mark(mark: &Option<u32>) -> String {
+    mark.map_or_else(|| "none".to_owned(), |mark| mark.to_string())
+}
+
+fn drain(drain: &Option<Duration>) -> String {
+    drain.map_or_else(|| "off".to_owned(), |drain| format!("{drain:?}"))
 }
 
 fn port(port: &Option<u16>) -> String {

@@ -14,7 +14,10 @@ use slb_common::{
     net::headers::protocol,
 };
 
-use super::failover::{Failover, Sides};
+use super::{
+    failover::{Failover, Sides},
+    overrides::{Aside, Overrides, Place, Setting},
+};
 use crate::{
     config::model::{
         Config, HealthCheck, Listener, LoadBalancer, Mode, Name, OnNoHealthy, PrimarySecondaryGroup,
@@ -33,6 +36,8 @@ pub struct Known<'a> {
     pub next_hops: Option<&'a BTreeMap<IpAddr, Result<Reached, String>>>,
     /// The listeners whose traffic goes to their secondary side.
     pub failover: Option<&'a Failover>,
+    /// What is set for single servers in place of what is configured.
+    pub overrides: Option<&'a Overrides>,
 }
 
 /// How a server is reached.
@@ -107,6 +112,10 @@ pub struct Pool {
 pub struct Server {
     /// Weight, 0 to 100.
     pub weight: u8,
+    /// Why it takes no new flows, where an administrator has said so.
+    pub aside: Option<Aside>,
+    /// Its entry, where something is set for it in place of what is configured.
+    pub overridden: Option<Place>,
     /// Health.
     pub health: Health,
     /// Why it is in that state, where there is something to say.
@@ -136,6 +145,7 @@ impl Server {
     /// Whether new flows may be given to it.
     pub fn takes_new(&self) -> bool {
         self.weight > 0
+            && self.aside.is_none()
             && self.next_hop.is_some()
             && !self.is_standby
             && (self.is_last_resort || matches!(self.health, Health::Healthy | Health::Unchecked))
@@ -143,7 +153,7 @@ impl Server {
 
     /// Whether it takes no new flows until somebody changes that: its connections have as long as the listener grants.
     pub fn is_leaving(&self) -> bool {
-        self.weight == 0 || !self.is_alive()
+        self.weight == 0 || self.aside.is_some() || !self.is_alive()
     }
 
     /// Whether it is able to serve, as far as is known.
@@ -285,10 +295,10 @@ pub(super) struct Behind {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
     pub(super) address: SocketAddr,
-    weight: u8,
+    pub(super) weight: u8,
     /// On the primary side, or the only one there is.
-    is_primary: bool,
-    is_secondary: bool,
+    pub(super) is_primary: bool,
+    pub(super) is_secondary: bool,
     /// Whether it is subject to the listener's health check.
     pub(super) is_checked: bool,
 }
@@ -354,7 +364,6 @@ impl<'a> Members<'a> {
             Servers::PrimarySecondaryGroup(name) => self.pairs.get(name).map(|pair| Sides {
                 primary: [pair.primary].into(),
                 secondary: [pair.secondary].into(),
-                secondary_is_checked: false,
                 threshold: 1,
                 failback_after: pair.failback_after,
             }),
@@ -362,7 +371,6 @@ impl<'a> Members<'a> {
                 Some(Sides {
                     primary: self.group(primary).map(|(address, _)| address).collect(),
                     secondary: self.group(secondary).map(|(address, _)| address).collect(),
-                    secondary_is_checked: true,
                     threshold: usize::from(*failover_threshold),
                     failback_after: *failback_after,
                 })
@@ -415,6 +423,21 @@ fn pool(
     Pool { slots, drain: listener.connection_drain, servers }
 }
 
+/// What is set for a server, and where.
+pub(super) fn overridden(
+    member: &Member,
+    balancer: &LoadBalancer,
+    listener: &Listener,
+    overrides: Option<&Overrides>,
+) -> (Option<Place>, Setting) {
+    let set = overrides.filter(|overrides| !overrides.is_empty()).and_then(|overrides| {
+        let place = Place::behind(balancer, listener, member.is_primary, member.address);
+        let setting = *overrides.get(&place)?;
+        Some((place, setting))
+    });
+    set.map_or_else(Default::default, |(place, setting)| (Some(place), setting))
+}
+
 fn server(
     member: Member,
     balancer: &LoadBalancer,
@@ -433,8 +456,11 @@ fn server(
         Some(Err(why)) => (None, Some(format!("gets no packets: {why}"))),
         None => (None, None),
     };
+    let (overridden, setting) = overridden(&member, balancer, listener, known.overrides);
     Server {
-        weight: member.weight,
+        weight: setting.weight.unwrap_or(member.weight),
+        aside: setting.state,
+        overridden,
         health,
         detail: detail.or(unreachable),
         next_hop,

@@ -105,7 +105,16 @@ mod tests {
 
     fn server(weight: u8, health: Health) -> Server {
         let hop = NextHop { ifindex: 1, mtu: 1500, stations: Stations::default() };
-        Server { weight, health, detail: None, next_hop: Some(hop), is_standby: false, is_last_resort: false }
+        Server {
+            weight,
+            aside: None,
+            overridden: None,
+            health,
+            detail: None,
+            next_hop: Some(hop),
+            is_standby: false,
+            is_last_resort: false,
+        }
     }
 
     fn held(flags: u8, deadline: u32) -> Backend {

@@ -13,8 +13,9 @@ use std::{
 use slb_common::abi::backend::Backend;
 
 use super::{
-    desired::{Health, Members, Verdict, health_of},
+    desired::{Health, Members, Verdict, health_of, overridden},
     ids::key_of,
+    overrides::Overrides,
 };
 use crate::{
     config::model::{Config, Listener, LoadBalancer},
@@ -72,19 +73,27 @@ impl Failover {
         &mut self,
         config: &Config,
         health: &BTreeMap<Target, Verdict>,
+        overrides: Option<&Overrides>,
         now: Duration,
     ) -> (Vec<Change>, Option<Duration>) {
         let members = Members::of(config);
         let (mut over, mut changes, mut next) = (BTreeMap::new(), Vec::new(), None::<Duration>);
         for (balancer, listener) in listeners(config) {
             let Some(sides) = members.sides(listener) else { continue };
-            let of = |server: &SocketAddr| {
-                health_of(Target::of(balancer, listener, *server).as_ref(), Some(health)).0
-            };
-            let unhealthy = sides.primary.iter().filter(|server| of(server) == Health::Unhealthy).count();
-            let primary_can = sides.primary.iter().any(|server| can_serve(of(server)));
-            let secondary_can =
-                !sides.secondary_is_checked || sides.secondary.iter().any(|server| can_serve(of(server)));
+            let (mut unhealthy, mut primary_can, mut secondary_can) = (0, false, false);
+            for member in members.behind(balancer, listener).servers {
+                let target = Target::of(balancer, listener, member.address).filter(|_| member.is_checked);
+                let health = health_of(target.as_ref(), Some(health)).0;
+                let (_, set) = overridden(&member, balancer, listener, overrides);
+                // Who is taken out of service is as good as unhealthy.
+                let is_out = set.state.is_some() || set.weight == Some(0);
+                let can = !is_out && matches!(health, Health::Healthy | Health::Unchecked);
+                if member.is_primary {
+                    unhealthy += usize::from(is_out || health == Health::Unhealthy);
+                }
+                primary_can |= member.is_primary && can;
+                secondary_can |= member.is_secondary && can;
+            }
             let must = unhealthy >= sides.threshold && (secondary_can || !primary_can);
             let key = key(balancer, listener);
             let was = self.over.get(&key).copied();
@@ -135,14 +144,9 @@ pub struct Change {
 pub(super) struct Sides {
     pub(super) primary: BTreeSet<SocketAddr>,
     pub(super) secondary: BTreeSet<SocketAddr>,
-    pub(super) secondary_is_checked: bool,
     /// Unhealthy servers of the primary side that make traffic change sides.
     pub(super) threshold: usize,
     pub(super) failback_after: Duration,
-}
-
-fn can_serve(health: Health) -> bool {
-    matches!(health, Health::Healthy | Health::Unchecked)
 }
 
 fn listeners(config: &Config) -> impl Iterator<Item = (&LoadBalancer, &Listener)> {

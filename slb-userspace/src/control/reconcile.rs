@@ -91,6 +91,17 @@ impl<D: DataPlane> Reconciler<D> {
         self.plane
     }
 
+    /// Makes these the interfaces packets may leave through, from the next change on. Those that are `gone` have taken their
+    /// entries along.
+    pub fn set_interfaces(&mut self, interfaces: BTreeSet<u32>, gone: &BTreeSet<u32>) {
+        self.surroundings.interfaces = interfaces;
+        if let Some(held) = &mut self.held
+            && !held.interfaces.is_disjoint(gone)
+        {
+            Arc::make_mut(held).interfaces.retain(|index| !gone.contains(index));
+        }
+    }
+
     /// What the data plane holds.
     pub fn held(&mut self) -> Result<&State> {
         let held = match self.held.take() {

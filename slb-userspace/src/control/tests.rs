@@ -100,7 +100,8 @@ impl World {
     }
 
     fn reconcile(&mut self, config: &Config) -> anyhow::Result<State> {
-        let known = Known { health: Some(&self.health), next_hops: Some(&self.next_hops), failover: None };
+        let known =
+            Known { health: Some(&self.health), next_hops: Some(&self.next_hops), ..Known::default() };
         Ok(Arc::unwrap_or_clone(self.reconciler.reconcile(&desired(config, known), self.now)?.state))
     }
 
@@ -347,7 +348,7 @@ fn a_configured_server_is_cut_and_stays_so_until_it_takes_new_flows() {
         world.now = Duration::from_secs(1000 + seconds);
         let in_force = {
             let known =
-                Known { health: Some(&world.health), next_hops: Some(&world.next_hops), failover: None };
+                Known { health: Some(&world.health), next_hops: Some(&world.next_hops), ..Known::default() };
             world.reconciler.reconcile(&desired(&leaving, known), world.now).unwrap()
         };
         let server = backend(&in_force.state, 2).1;

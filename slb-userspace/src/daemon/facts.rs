@@ -1,6 +1,10 @@
 //! What is known of servers and of the ways to them.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use slb_common::abi::{Stations, backend::NextHop};
 
@@ -10,6 +14,7 @@ use crate::{
         desired::{Known, Reached, Verdict},
         failover::{Change, Failover},
         memory,
+        overrides::Overrides,
     },
     dataplane::state::State,
     health::{Event, Health, Target},
@@ -20,6 +25,12 @@ use crate::{
 pub(super) struct Facts {
     /// Names of the interfaces that run the program, by index.
     interfaces: BTreeMap<u32, String>,
+    /// Interfaces that should and do not, by index, and why.
+    refused: BTreeMap<u32, String>,
+    /// Names of interfaces that should and are not there.
+    absent: BTreeSet<String>,
+    /// What is checked: verdicts on anything else come too late.
+    targets: BTreeSet<Target>,
     health: BTreeMap<Target, Verdict>,
     failover: Failover,
     next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
@@ -31,6 +42,9 @@ impl Facts {
     /// What an earlier run has left in the maps.
     pub(super) fn remembered(config: &Config, held: &State, interfaces: BTreeMap<u32, String>) -> Self {
         Self {
+            targets: BTreeSet::new(),
+            refused: BTreeMap::new(),
+            absent: BTreeSet::new(),
             health: memory::health(config, held),
             failover: Failover::found(config, held),
             next_hops: BTreeMap::new(),
@@ -42,13 +56,23 @@ impl Facts {
         }
     }
 
-    pub(super) fn known(&self) -> Known<'_> {
-        Known { health: Some(&self.health), next_hops: Some(&self.next_hops), failover: Some(&self.failover) }
+    pub(super) fn known<'a>(&'a self, overrides: &'a Overrides) -> Known<'a> {
+        Known {
+            health: Some(&self.health),
+            next_hops: Some(&self.next_hops),
+            failover: Some(&self.failover),
+            overrides: Some(overrides),
+        }
     }
 
     /// Decides which sides of primary and secondary get the traffic. Returns when to ask again.
-    pub(super) fn take_sides(&mut self, config: &Config, now: Duration) -> Option<Duration> {
-        let (changes, next) = self.failover.decide(config, &self.health, now);
+    pub(super) fn take_sides(
+        &mut self,
+        config: &Config,
+        overrides: &Overrides,
+        now: Duration,
+    ) -> Option<Duration> {
+        let (changes, next) = self.failover.decide(config, &self.health, Some(overrides), now);
         for Change { load_balancer, listener, to_secondary } in changes {
             if to_secondary {
                 tracing::warn!(load_balancer, listener, "failover: the secondary gets the traffic");
@@ -59,14 +83,49 @@ impl Facts {
         next
     }
 
-    /// The last verdict on a target.
-    pub(super) fn verdict(&self, target: &Target) -> Option<Health> {
+    fn verdict(&self, target: &Target) -> Option<Health> {
         let verdict = self.health.get(target)?;
         Some(if verdict.healthy { Health::Healthy } else { Health::Unhealthy })
     }
 
+    /// Makes these the targets that are checked. Those that are new start with the verdict on the same server of the same
+    /// listener under another check, if there is one: a change of the check empties no group.
+    pub(super) fn expect(&mut self, targets: BTreeSet<Target>, inherited: BTreeMap<Target, Verdict>) {
+        for (target, verdict) in inherited {
+            self.health.entry(target).or_insert(verdict);
+        }
+        self.health.retain(|target, _| targets.contains(target));
+        self.targets = targets;
+    }
+
+    /// The targets that are checked, with the last verdict on each.
+    pub(super) fn targets(&self) -> BTreeMap<Target, Option<Health>> {
+        self.targets.iter().map(|target| (target.clone(), self.verdict(target))).collect()
+    }
+
+    /// Takes notice of the interfaces that run the program, and of those that should and do not.
+    pub(super) fn set_interfaces(
+        &mut self,
+        attached: BTreeMap<u32, String>,
+        refused: BTreeMap<u32, String>,
+        absent: BTreeSet<String>,
+    ) {
+        self.interfaces = attached;
+        self.refused = refused;
+        self.absent = absent;
+    }
+
+    /// Whether there is a verdict on each of these targets, and a way to each of these servers.
+    pub(super) fn know(&self, targets: &BTreeSet<Target>, destinations: &BTreeSet<IpAddr>) -> bool {
+        targets.iter().all(|target| self.health.contains_key(target))
+            && destinations.iter().all(|address| self.next_hops.get(address).is_some_and(Result::is_ok))
+    }
+
     pub(super) fn heed(&mut self, event: Event) {
         let Event { target, healthy, detail } = event;
+        if !self.targets.contains(&target) {
+            return;
+        }
         if healthy {
             tracing::info!(server = %target.address, "healthy");
         } else {
@@ -104,6 +163,13 @@ impl Facts {
                 let stations = Stations::new(hop.destination_mac, hop.source_mac);
                 let next_hop = NextHop { ifindex: hop.interface_index, mtu: hop.mtu, stations };
                 Ok(Reached { hop: next_hop, through_gateway: hop.through_gateway })
+            }
+            Resolution::Resolved(hop) if self.refused.contains_key(&hop.interface_index) => {
+                let why = &self.refused[&hop.interface_index];
+                Err(format!("it is reached through {}, which does not run SLB: {why}", hop.interface))
+            }
+            Resolution::Resolved(hop) if self.absent.contains(&hop.interface) => {
+                Err(format!("it was reached through {}, which is gone", hop.interface))
             }
             Resolution::Resolved(hop) => {
                 Err(format!("it is reached through {}, which is not in [daemon] interfaces", hop.interface))

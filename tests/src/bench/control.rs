@@ -100,7 +100,7 @@ fn measure(options: &Options, table: Summary) -> Result<Report> {
     let config = parse(&text(options, 100))?;
     let parse_time = milliseconds(begun.elapsed());
     let next_hops = next_hops(&config);
-    let known = Known { health: None, next_hops: Some(&next_hops), failover: None };
+    let known = Known { next_hops: Some(&next_hops), ..Known::default() };
 
     let begun = Instant::now();
     let assigned = reconciler.reconcile(&desired(&config, known), Duration::ZERO)?;

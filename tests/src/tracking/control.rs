@@ -64,7 +64,7 @@ impl Control {
             }
         }
         debug_assert_eq!(destinations(&config).len(), servers.iter().filter(|server| server.exists).count());
-        let known = Known { health: Some(&health), next_hops: Some(&self.next_hops), failover: None };
+        let known = Known { health: Some(&health), next_hops: Some(&self.next_hops), ..Known::default() };
         let in_force = self.reconciler.reconcile(&desired(&config, known), now);
         self.next = in_force.expect("the maps have room").next;
     }

@@ -1,7 +1,10 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::config::parse;
+use crate::{
+    config::parse,
+    control::overrides::{Aside, Place, Setting},
+};
 
 const TEXT: &str = r#"
 [daemon]
@@ -54,12 +57,13 @@ struct World {
     config: Config,
     failover: Failover,
     health: BTreeMap<Target, Verdict>,
+    overrides: Overrides,
 }
 
 impl World {
     fn new() -> Self {
         let config = parse("test.toml", TEXT).unwrap().config;
-        Self { config, failover: Failover::default(), health: BTreeMap::new() }
+        Self { config, failover: Failover::default(), health: BTreeMap::new(), overrides: Overrides::new() }
     }
 
     fn set(&mut self, listener: usize, server: &str, healthy: bool) {
@@ -70,7 +74,12 @@ impl World {
 
     /// Whether the listeners' traffic is with the secondary side, and when to ask again.
     fn at(&mut self, seconds: u64) -> ([bool; 2], Option<Duration>) {
-        let (changes, next) = self.failover.decide(&self.config, &self.health, Duration::from_secs(seconds));
+        let (changes, next) = self.failover.decide(
+            &self.config,
+            &self.health,
+            Some(&self.overrides),
+            Duration::from_secs(seconds),
+        );
         let shop = &self.config.load_balancers[0];
         let over = [DB, WEB].map(|n| self.failover.is_over(shop, &shop.listeners[n]));
         for change in changes {
@@ -89,6 +98,18 @@ fn a_secondary_takes_over_and_gives_back() {
     assert_eq!(world.at(1), ([true, false], None));
     world.set(DB, "10.0.0.31:5432", true);
     assert_eq!(world.at(2), ([false, false], None));
+}
+
+#[test]
+fn a_primary_that_is_taken_out_of_service_is_as_good_as_unhealthy() {
+    let mut world = World::new();
+    world.set(DB, "10.0.0.31:5432", true);
+    assert_eq!(world.at(0).0, [false, false]);
+    let place = Place::Group { group: "db".to_owned(), server: "10.0.0.31:5432".parse().unwrap() };
+    world.overrides.insert(place, Setting { weight: None, state: Some(Aside::Disabled) });
+    assert_eq!(world.at(1).0, [true, false]);
+    world.overrides.clear();
+    assert_eq!(world.at(2).0, [false, false]);
 }
 
 #[test]

@@ -1,0 +1,60 @@
+//! The daemon's file, compared with what is running.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::config::{self, Config};
+
+/// A file, and what stood in it when it was read last.
+pub(super) struct File {
+    path: PathBuf,
+    read: Mutex<Option<(Stamp, Content)>>,
+}
+
+/// What tells one version of a file from another.
+type Stamp = (u64, u64, i64, i64, u64, u32);
+/// A configuration, or why there is none.
+type Content = Result<Arc<Config>, String>;
+
+impl File {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, read: Mutex::default() }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How the file differs from what is running, if it does.
+    pub(super) fn difference(&self, running: &Config) -> Option<String> {
+        match self.content() {
+            Ok(config) if *config == *running => None,
+            Ok(_) => Some("differs".to_owned()),
+            Err(why) => Some(why),
+        }
+    }
+
+    /// Read again only where it has changed: it may be large.
+    fn content(&self) -> Content {
+        let stamp = fs::metadata(&self.path)
+            .map(|found| {
+                (found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.size(), found.mode())
+            })
+            .map_err(|error| format!("cannot be read: {error}"))?;
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, content)) = &*read
+            && *known == stamp
+        {
+            return content.clone();
+        }
+        let content = config::load(&self.path)
+            .map(|loaded| Arc::new(loaded.config))
+            .map_err(|_| "cannot be used: `slbd check` says why".to_owned());
+        *read = Some((stamp, content.clone()));
+        content
+    }
+}

@@ -1,0 +1,229 @@
+//! What an administrator has set at run time for single servers, in place of what the configuration says. Pure.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::model::{Config, Listener, LoadBalancer, Name, Target};
+
+/// A server's entry in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// In a named server group.
+    Group {
+        /// Name of the group.
+        group: String,
+        /// Address and port.
+        server: SocketAddr,
+    },
+    /// In the default group of a load balancer.
+    Default {
+        /// Name of the load balancer.
+        load_balancer: String,
+        /// Address.
+        server: IpAddr,
+    },
+}
+
+/// What is set for a server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Setting {
+    /// Its weight.
+    pub weight: Option<u8>,
+    /// Why it takes no new flows.
+    pub state: Option<Aside>,
+}
+
+/// Why a server that is able to serve takes no new flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Aside {
+    /// Its flows are to end.
+    Draining,
+    /// It is taken out of service.
+    Disabled,
+}
+
+/// What is set, by server.
+pub type Overrides = BTreeMap<Place, Setting>;
+
+impl Place {
+    /// The entry of the server that takes a listener's traffic on `address`.
+    pub(super) fn behind(
+        balancer: &LoadBalancer,
+        listener: &Listener,
+        is_primary: bool,
+        address: SocketAddr,
+    ) -> Self {
+        let group = |name: &Name| Self::Group { group: name.to_string(), server: address };
+        match &listener.target {
+            Target::DefaultGroup { .. } => {
+                Self::Default { load_balancer: balancer.name.to_string(), server: address.ip() }
+            }
+            Target::ServerGroup(name) | Target::PrimarySecondaryGroup(name) => group(name),
+            Target::PrimarySecondary { primary, secondary, .. } => {
+                group(if is_primary { primary } else { secondary })
+            }
+        }
+    }
+
+    /// Whether there is such an entry.
+    pub fn exists(&self, config: &Config) -> bool {
+        self.entries(config).is_some_and(|entries| entries.contains(self))
+    }
+
+    /// All entries of this one's group; `None` where there is no such group.
+    pub fn entries(&self, config: &Config) -> Option<Vec<Self>> {
+        match self {
+            Self::Group { group, .. } => {
+                let entry = |server| Self::Group { group: group.clone(), server };
+                let of_group = config.server_groups.iter().find(|known| known.name.as_str() == group);
+                if let Some(found) = of_group {
+                    let servers = found.servers.iter();
+                    return Some(servers.map(|s| entry(SocketAddr::new(s.address, s.port))).collect());
+                }
+                let mut pairs = config.primary_secondary_groups.iter();
+                let pair = pairs.find(|known| known.name.as_str() == group)?;
+                Some(vec![entry(pair.primary), entry(pair.secondary)])
+            }
+            Self::Default { load_balancer, .. } => {
+                let mut balancers = config.load_balancers.iter();
+                let found = balancers.find(|known| known.name.as_str() == load_balancer)?;
+                let entry = |server| Self::Default { load_balancer: load_balancer.clone(), server };
+                Some(found.servers.iter().map(|known| entry(known.address)).collect())
+            }
+        }
+    }
+
+    /// The server, as it is written.
+    pub fn server(&self) -> String {
+        match self {
+            Self::Group { server, .. } => server.to_string(),
+            Self::Default { server, .. } => server.to_string(),
+        }
+    }
+
+    /// The group, in words.
+    pub fn group(&self) -> String {
+        match self {
+            Self::Group { group, .. } => format!("server group {group}"),
+            Self::Default { load_balancer, .. } => format!("default group of {load_balancer}"),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: server {}", self.group(), self.server())
+    }
+}
+
+impl Setting {
+    /// Whether nothing is set.
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.map(|state| state.to_string());
+        let weight = self.weight.map(|weight| format!("weight {weight}"));
+        let words: Vec<_> = state.into_iter().chain(weight).collect();
+        f.write_str(if words.is_empty() { "as configured".to_owned() } else { words.join(", ") }.as_str())
+    }
+}
+
+impl fmt::Display for Aside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Draining => "draining",
+            Self::Disabled => "disabled",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config,
+        control::desired::{Health, Known, Server, desired},
+    };
+
+    fn config() -> Config {
+        let text = r#"
+            [daemon]
+            interfaces = ["eth0"]
+            [[load_balancer]]
+            name = "shop"
+            addresses = ["192.0.2.10"]
+            [[load_balancer.server]]
+            address = "10.0.0.21"
+            [[load_balancer.listener]]
+            name = "dns"
+            protocol = "udp"
+            port = 53
+            backend_port = 5353
+            [[load_balancer.listener]]
+            name = "web"
+            protocol = "udp"
+            port = 80
+            server_group = "web"
+            [[server_group]]
+            name = "web"
+            servers = [{ address = "10.0.0.11", port = 8080 }, { address = "10.0.0.12", port = 8080 }]
+        "#;
+        config::parse("slb.toml", text).unwrap_or_else(|rejected| panic!("{rejected}")).config
+    }
+
+    fn web(server: &str) -> Place {
+        Place::Group { group: "web".to_owned(), server: server.parse().unwrap() }
+    }
+
+    fn shop(server: &str) -> Place {
+        Place::Default { load_balancer: "shop".to_owned(), server: server.parse().unwrap() }
+    }
+
+    fn servers(overrides: &Overrides) -> Vec<Server> {
+        let desired = desired(&config(), Known { overrides: Some(overrides), ..Known::default() });
+        desired.pools.into_iter().flat_map(|pool| pool.servers).map(|(_, server)| server).collect()
+    }
+
+    #[test]
+    fn a_weight_takes_the_place_of_the_configured_one() {
+        let weight = Setting { weight: Some(7), state: None };
+        let servers = servers(&[(web("10.0.0.12:8080"), weight)].into());
+        assert_eq!(servers.iter().map(|server| server.weight).collect::<Vec<_>>(), [100, 100, 7]);
+        assert_eq!(servers[2].overridden, Some(web("10.0.0.12:8080")));
+        assert_eq!(servers[0].overridden, None);
+    }
+
+    #[test]
+    fn a_server_set_aside_takes_nothing_new_and_is_able_to_serve() {
+        for state in [Aside::Draining, Aside::Disabled] {
+            let aside = Setting { weight: None, state: Some(state) };
+            let [mut dns, web, _] =
+                <[Server; 3]>::try_from(servers(&[(shop("10.0.0.21"), aside)].into())).unwrap();
+            assert_eq!((dns.aside, web.aside), (Some(state), None));
+            assert_eq!((dns.health, dns.weight), (Health::Unchecked, 100));
+            dns.next_hop = Some(Default::default());
+            assert!(!dns.takes_new() && dns.is_alive());
+            dns.aside = None;
+            assert!(dns.takes_new());
+        }
+    }
+
+    #[test]
+    fn entries_are_found_in_their_own_group() {
+        let config = config();
+        assert!(web("10.0.0.11:8080").exists(&config) && shop("10.0.0.21").exists(&config));
+        assert!(!web("10.0.0.11:8081").exists(&config) && !shop("10.0.0.11").exists(&config));
+        let other = Place::Group { group: "other".to_owned(), server: "10.0.0.11:8080".parse().unwrap() };
+        assert!(!other.exists(&config) && other.entries(&config).is_none());
+    }
+}

@@ -1,0 +1,117 @@
+//! Puts another configuration in force while traffic goes on, in an order that leaves no gap: probes and next hops of what
+//! is new come first, then the change itself, then the end of what is old.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Result;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Daemon, ports};
+use crate::{
+    api::requests::Refused,
+    config::{Config, difference::difference, fixed},
+    control::{
+        desired::{desired, destinations, targets},
+        memory,
+    },
+    health::Target,
+};
+
+/// Time that the first probes of what is new, and the kernel's answers about ways to it, are given before the change. What
+/// has not been heard of by then gets no new flows until it is.
+const FIRST_WORD: Duration = Duration::from_secs(1);
+
+impl Daemon {
+    /// Says why a configuration cannot be put in force in place of the one that is, if so. Changes nothing.
+    pub(super) fn examine(&mut self, config: &Config) -> Result<(), Refused> {
+        let fixed = fixed::refusals(&self.config.daemon, &config.daemon);
+        if !fixed.is_empty() {
+            let errors: Vec<_> = fixed.iter().map(|refusal| format!("error: {refusal}")).collect();
+            return Err(Refused::Unfit(errors.join("\n")));
+        }
+        let (added, _) = changed_interfaces(&self.config, config);
+        ports::missing(&added, &self.links.borrow())
+            .map_err(|error| Refused::Unfit(format!("error: {error:#}")))?;
+        let desired = desired(config, self.facts.known(self.store.settings()));
+        self.reconciler.check(&desired).map_err(|error| Refused::Unfit(format!("error: {error:#}")))
+    }
+
+    /// Puts a configuration in force. Returns what that has changed, in words.
+    ///
+    /// # Errors
+    /// The one that was in force before stays.
+    pub(super) async fn adopt(&mut self, config: Arc<Config>) -> Result<Vec<String>> {
+        let changes = difference(&self.config, &config);
+        let (added, removed) = changed_interfaces(&self.config, &config);
+        let links = self.links.borrow().clone();
+        self.ports.add(&added, &links)?;
+        self.get_to_know(&config).await?;
+        let before = mem::replace(&mut self.config, config);
+        if !added.is_empty() || !removed.is_empty() {
+            self.use_ports(&removed, &BTreeSet::new());
+        }
+        let applied = self.apply();
+        if applied.is_err() {
+            self.config = before.clone();
+            self.ports.remove(&added);
+            if !added.is_empty() || !removed.is_empty() {
+                self.use_ports(&[], &BTreeSet::new());
+            }
+            // What has been changed of the maps is changed back.
+            self.due = Some(Instant::now());
+        } else {
+            self.ports.remove(&removed);
+            self.renew_probes(&before);
+        }
+        self.expect(&[self.config.clone()])?;
+        applied.map(|()| changes)
+    }
+
+    /// Probes the servers of `config` too, and asks for the ways to them, until each that is new has been heard of, or for
+    /// a while.
+    async fn get_to_know(&mut self, config: &Arc<Config>) -> Result<()> {
+        self.expect(&[self.config.clone(), config.clone()])?;
+        let new_targets: BTreeSet<Target> = &targets(config) - &targets(&self.config);
+        let new_servers: BTreeSet<IpAddr> = &destinations(config) - &destinations(&self.config);
+        let deadline = Instant::now() + FIRST_WORD;
+        while !self.facts.know(&new_targets, &new_servers) {
+            tokio::select! {
+                Some(event) = self.verdicts.recv() => self.facts.heed(event),
+                Ok(()) = self.neighbours.changed() => self.facts.learn(&self.neighbours.borrow_and_update()),
+                () = sleep_until(deadline) => break,
+                else => break,
+            }
+            // Also of servers that are in force.
+            self.due = self.due.or(Some(Instant::now()));
+        }
+        Ok(())
+    }
+
+    /// Makes the servers of these configurations the ones that are probed, and that ways are known to.
+    fn expect(&mut self, configs: &[Arc<Config>]) -> Result<()> {
+        let held = self.reconciler.held()?;
+        let mut inherited = BTreeMap::new();
+        for config in configs {
+            inherited.extend(memory::health(config, held));
+        }
+        self.facts.expect(configs.iter().flat_map(|config| targets(config)).collect(), inherited);
+        self.supervisor.set_targets(self.facts.targets());
+        self.resolver.watch(configs.iter().flat_map(|config| destinations(config)).collect());
+        Ok(())
+    }
+}
+
+/// Interfaces that are added, and those that are removed.
+fn changed_interfaces(old: &Config, new: &Config) -> (Vec<String>, Vec<String>) {
+    let without = |these: &Config, those: &Config| {
+        let interfaces = these.daemon.interfaces.iter();
+        interfaces.filter(|name| !those.daemon.interfaces.contains(name)).cloned().collect()
+    };
+    (without(new, old), without(old, new))
+}

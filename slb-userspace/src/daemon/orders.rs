@@ -1,0 +1,278 @@
+//! What the daemon is told while it runs: to read its file again, to try or keep another configuration.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+use super::{Daemon, RETRY};
+use crate::{
+    api::{
+        requests::{Order, Refused, Request},
+        server::Running,
+        types::{By, Changed, Differences, Override, Set},
+    },
+    config::{self, Config, Loaded, difference::difference},
+    control::overrides::{Aside, Overrides, Place, Setting},
+};
+
+/// A configuration that falls back unless it is confirmed.
+pub(super) struct Trial {
+    /// What was in force before.
+    before: Arc<Config>,
+    /// When it is in force again.
+    ends: Instant,
+}
+
+impl Daemon {
+    /// Carries out what is asked over the API, and says what came of it.
+    pub(super) async fn answer(&mut self, request: Request) {
+        match request {
+            Request::Order { order, by, answer } => {
+                let what = order.name();
+                let result = self.carry_out(order, &by).await;
+                log(what, &by, &result);
+                // Whoever has asked may be gone.
+                let _ = answer.send(result);
+            }
+            Request::Differences { name, text, answer } => drop(answer.send(self.differences(name, text))),
+        }
+    }
+
+    async fn carry_out(&mut self, order: Order, by: &By) -> Result<Changed, Refused> {
+        match order {
+            Order::Reload => self.reload().await,
+            Order::Apply { name, text, confirm_within } => self.try_out(&name, &text, confirm_within).await,
+            Order::Confirm => self.confirm(),
+            Order::Set { places, set } => self.set(&places, set, by),
+        }
+    }
+
+    /// Reads the file again, as SIGHUP asks.
+    pub(super) async fn reload_for_signal(&mut self) {
+        let result = self.reload().await;
+        log("reload", &By::default(), &result);
+    }
+
+    async fn reload(&mut self) -> Result<Changed, Refused> {
+        self.refuse_during_trial("reload")?;
+        let loaded = config::load(&self.file).map_err(|rejected| Refused::Unfit(rejected.to_string()))?;
+        let changed = self.put_in_force(loaded).await?;
+        self.end_overrides();
+        Ok(changed)
+    }
+
+    async fn try_out(
+        &mut self,
+        name: &str,
+        text: &str,
+        confirm_within: Option<Duration>,
+    ) -> Result<Changed, Refused> {
+        self.refuse_during_trial("apply another one")?;
+        let loaded = config::parse(name, text).map_err(|rejected| Refused::Unfit(rejected.to_string()))?;
+        let before = self.config.clone();
+        let changed = self.put_in_force(loaded).await?;
+        if let Some(limit) = confirm_within {
+            self.trial = Some(Trial { before, ends: Instant::now() + limit });
+        }
+        self.end_overrides();
+        Ok(Changed { confirm_within_seconds: confirm_within.map(|limit| limit.as_secs()), ..changed })
+    }
+
+    fn confirm(&mut self) -> Result<Changed, Refused> {
+        if self.trial.take().is_none() {
+            return Err(Refused::Conflict(
+                "nothing waits to be confirmed: the running configuration stays in force anyway, or it has fallen back \
+                 already (`slb status` says so)"
+                    .to_owned(),
+            ));
+        }
+        self.end_overrides();
+        Ok(Changed::default())
+    }
+
+    async fn put_in_force(&mut self, loaded: Loaded) -> Result<Changed, Refused> {
+        let Loaded { config, warnings } = loaded;
+        self.examine(&config)?;
+        let adopted = self.adopt(Arc::new(config)).await;
+        let changes = adopted.map_err(|error| {
+            Refused::Failed(format!("error: {error:#}: the configuration that was in force stays so"))
+        })?;
+        Ok(Changed { changes, warnings: warnings.to_string(), confirm_within_seconds: None })
+    }
+
+    fn refuse_during_trial(&self, what: &str) -> Result<(), Refused> {
+        match &self.trial {
+            Some(trial) => {
+                let left = trial.ends.saturating_duration_since(Instant::now()).as_secs();
+                Err(Refused::Conflict(format!(
+                    "an applied configuration waits for `slb confirm`, for {left} s more: confirm it, or let it fall \
+                     back; then {what}"
+                )))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Sets something for servers: for all of them or, if one is not there, for none.
+    fn set(&mut self, places: &[Place], set: Set, by: &By) -> Result<Changed, Refused> {
+        // What is not there is as it is configured.
+        if !matches!(set, Set::Enable | Set::Reset) {
+            places.iter().try_for_each(|place| self.find(place))?;
+        }
+        let at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let before = self.store.settings().clone();
+        let replaced = self.store.replace(|records| {
+            for place in places {
+                let record = records.remove(place);
+                let now = changed(record, place, set, by, &at);
+                records.extend(now.map(|record| (place.clone(), record)));
+            }
+        });
+        replaced.map_err(|error| Refused::Conflict(format!("{error:#}")))?;
+        if let Err(error) = self.apply() {
+            tracing::error!(error = format!("{error:#}"), "the data plane is not as desired; trying again");
+            self.due = Some(Instant::now() + RETRY);
+        }
+        let now = self.store.settings();
+        let setting = |settings: &Overrides, place| settings.get(place).copied().unwrap_or_default();
+        let changes = places.iter().filter(|place| setting(&before, place) != setting(now, place));
+        let changes = changes.map(|place| format!("{place}: {}", setting(now, place))).collect();
+        Ok(Changed { changes, ..Changed::default() })
+    }
+
+    /// Fails if there is no such entry; says which there are.
+    fn find(&self, place: &Place) -> Result<(), Refused> {
+        let refused = match place.entries(&self.config) {
+            Some(entries) if entries.contains(place) => return Ok(()),
+            Some(entries) => {
+                let servers: Vec<_> = entries.iter().map(Place::server).collect();
+                format!("{} has no server {}; it has: {}", place.group(), place.server(), servers.join(", "))
+            }
+            None => {
+                let balancers = self.config.load_balancers.iter().map(|balancer| &balancer.name);
+                let names: Vec<_> = match place {
+                    Place::Group { .. } => {
+                        self.config.server_groups.iter().map(|group| &group.name).collect()
+                    }
+                    Place::Default { .. } => balancers.collect(),
+                };
+                let names: Vec<_> = names.into_iter().map(ToString::to_string).collect();
+                format!("there is no {}; there are: {}", place.group(), names.join(", "))
+            }
+        };
+        Err(Refused::Unfit(format!("{refused}: nothing was changed")))
+    }
+
+    /// What is set ends with its server's entry; not yet where the entry may come back.
+    fn end_overrides(&mut self) {
+        if self.trial.is_none() {
+            self.store.prune(&self.config);
+        }
+        self.publish();
+    }
+
+    /// What would change if the text, or the file, were put in force.
+    fn differences(&mut self, name: Option<String>, text: Option<String>) -> Result<Differences, Refused> {
+        let loaded = match text {
+            Some(text) => config::parse(&name.unwrap_or_else(|| "configuration".to_owned()), &text),
+            None => config::load(&self.file),
+        };
+        let Loaded { config, warnings } = loaded.map_err(|rejected| Refused::Unfit(rejected.to_string()))?;
+        Ok(Differences {
+            changes: difference(&self.config, &config),
+            refused: self.examine(&config).err().map(|refused| refused.to_string()),
+            warnings: warnings.to_string(),
+        })
+    }
+
+    /// When the configuration on trial falls back.
+    pub(super) fn trial_ends(&self) -> Instant {
+        self.trial.as_ref().map_or(self.last, |trial| trial.ends)
+    }
+
+    /// Puts in force again what was before the configuration on trial.
+    pub(super) async fn fall_back(&mut self) {
+        let Some(Trial { before, .. }) = self.trial.take() else { return };
+        match self.adopt(before.clone()).await {
+            Ok(changes) => {
+                tracing::warn!(
+                    changes = changes.len(),
+                    "not confirmed: the configuration before is in force again"
+                );
+                self.end_overrides();
+            }
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "cannot fall back; trying again");
+                self.trial = Some(Trial { before, ends: Instant::now() + RETRY });
+            }
+        }
+    }
+
+    /// Says that the daemon ends.
+    pub(super) fn stop(&self, signal: &str) {
+        if self.trial.is_some() {
+            tracing::warn!("the running configuration has not been confirmed: the next start uses the file");
+        }
+        tracing::info!(signal, "stopping; forwarding goes on: `slbd detach` ends it");
+    }
+
+    /// What is in force, for the API.
+    pub(super) fn running(&self) -> Running {
+        Running {
+            config: self.config.clone(),
+            trial_ends: self.trial.as_ref().map(|trial| trial.ends),
+            overrides: self.store.records().values().cloned().collect(),
+            overrides_trouble: self.store.trouble().map(str::to_owned),
+        }
+    }
+
+    /// Tells the API what is in force, where the data plane does not change.
+    fn publish(&self) {
+        self.snapshots.send_modify(|snapshot| Arc::make_mut(snapshot).running = self.running());
+    }
+}
+
+/// What is set for a server after a change; `None` for nothing.
+fn changed(record: Option<Override>, place: &Place, set: Set, by: &By, at: &str) -> Option<Override> {
+    let before = record.as_ref().map(|record| Setting { weight: record.weight, state: record.state });
+    let before = before.unwrap_or_default();
+    let now = match set {
+        Set::Weight(weight) => Setting { weight: Some(weight), ..before },
+        Set::Drain => Setting { state: Some(Aside::Draining), ..before },
+        Set::Disable => Setting { state: Some(Aside::Disabled), ..before },
+        Set::Enable => Setting { state: None, ..before },
+        Set::Reset => Setting::default(),
+    };
+    if now == before {
+        return record;
+    }
+    let (server_group, load_balancer) = match place {
+        Place::Group { group, .. } => (Some(group.clone()), None),
+        Place::Default { load_balancer, .. } => (None, Some(load_balancer.clone())),
+    };
+    (!now.is_empty()).then(|| Override {
+        server_group,
+        load_balancer,
+        server: place.server(),
+        weight: now.weight,
+        state: now.state,
+        by: by.clone(),
+        at: at.to_owned(),
+    })
+}
+
+fn log(what: &str, by: &By, result: &Result<Changed, Refused>) {
+    let By { uid, user, pid } = by;
+    match result {
+        Ok(changed) => {
+            tracing::info!(what, uid, user, pid, changes = changed.changes.len(), "done");
+            for change in &changed.changes {
+                tracing::info!("changed: {change}");
+            }
+        }
+        Err(refused) => tracing::warn!(what, uid, user, pid, "refused: {refused}"),
+    }
+}

@@ -1,0 +1,267 @@
+//! The interfaces the program is to run on: put there at the start and by changes of the configuration, and again where one
+//! has gone away and come back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, mem,
+};
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::{
+    config::model::{Config, XdpMode},
+    control::{
+        desired::{Known, desired},
+        ids::Surroundings,
+        reconcile::Reconciler,
+    },
+    dataplane::bpf::{
+        loader::{self, Sizes},
+        maps::Maps,
+        pins::Pins,
+        xdp::{self, Attachment, Occupied, Program},
+    },
+    neigh::{Link, Links},
+};
+
+/// The configured interfaces, and the program that runs on them.
+pub(super) struct Ports {
+    program: Program,
+    pins: Pins,
+    mode: XdpMode,
+    ports: BTreeMap<String, Port>,
+}
+
+/// An interface, as far as the program is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Port {
+    /// It runs the program.
+    Attached(u32),
+    /// There is no interface of this name now.
+    Absent,
+    /// The program could not be put on it.
+    Refused { index: u32, why: String },
+}
+
+/// Loads the program and puts it on the interfaces, once it is known that the maps have room for what is configured.
+///
+/// Returns the maps' keeper and the interfaces. `hz` is jiffies in a second.
+///
+/// # Errors
+/// If one interface cannot be attached to, none is that was not before; where an earlier run's program has been replaced
+/// already, the new one stays.
+pub(super) fn attach(
+    config: &Config,
+    pins: &Pins,
+    links: &Links,
+    hz: u32,
+) -> Result<(Reconciler<Maps>, Ports)> {
+    missing(&config.daemon.interfaces, links)?;
+    let sizes = Sizes { flows: config.daemon.flow_table_entries, backends: config.daemon.max_servers };
+    let mut program = loader::load(pins, sizes)?;
+    #[cfg(feature = "debug-log")]
+    program.follow_log()?;
+    let facts = program.facts()?;
+    tracing::info!(
+        verified_instructions = facts.verified_instructions,
+        machine_code_bytes = facts.machine_code_bytes,
+        "XDP program loaded"
+    );
+    let maps = Maps::open(pins)?;
+    let surroundings = Surroundings { interfaces: BTreeSet::new(), hz, max_backends: maps.max_backends() };
+    let mut reconciler = Reconciler::new(maps, surroundings);
+    reconciler.check(&desired(config, Known::default()))?;
+    let mode = config.daemon.xdp_mode;
+    let mut ports = Ports { program, pins: pins.clone(), mode, ports: BTreeMap::new() };
+    ports.add(&config.daemon.interfaces, links)?;
+    let indexes: BTreeSet<u32> = ports.attached().into_keys().collect();
+    loader::detach_others(pins, &indexes)?;
+    reconciler.set_interfaces(indexes, &BTreeSet::new());
+    Ok((reconciler, ports))
+}
+
+/// Fails if there is no interface of one of these names.
+pub(super) fn missing(names: &[String], links: &Links) -> Result<()> {
+    match names.iter().find(|name| !links.contains_key(*name)) {
+        Some(name) => {
+            let names: Vec<_> = links.keys().map(String::as_str).collect();
+            bail!("no interface {name}; there are: {}", names.join(", "))
+        }
+        None => Ok(()),
+    }
+}
+
+impl Ports {
+    /// Names of the interfaces that run the program, by index.
+    pub(super) fn attached(&self) -> BTreeMap<u32, String> {
+        let attached = |(name, port): (&String, &Port)| match port {
+            Port::Attached(index) => Some((*index, name.clone())),
+            _ => None,
+        };
+        self.ports.iter().filter_map(attached).collect()
+    }
+
+    /// Interfaces that are there and do not run the program, by index, and why not.
+    pub(super) fn refused(&self) -> BTreeMap<u32, String> {
+        let refused = |port: &Port| match port {
+            Port::Refused { index, why } => Some((*index, why.clone())),
+            _ => None,
+        };
+        self.ports.values().filter_map(refused).collect()
+    }
+
+    /// Names of interfaces that are not there.
+    pub(super) fn absent(&self) -> BTreeSet<String> {
+        let absent = self.ports.iter().filter(|(_, port)| **port == Port::Absent);
+        absent.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether an interface that is there does not run the program.
+    pub(super) fn are_refused(&self) -> bool {
+        self.ports.values().any(|port| matches!(port, Port::Refused { .. }))
+    }
+
+    /// Puts the program on more interfaces. One that is not there gets it when it comes.
+    ///
+    /// # Errors
+    /// If one cannot be attached to, none is that was not before.
+    pub(super) fn add(&mut self, names: &[String], links: &Links) -> Result<()> {
+        let mut added: Vec<(&String, Port)> = Vec::new();
+        let mut new = Vec::new();
+        for name in names {
+            let Some(link) = links.get(name) else {
+                added.push((name, Port::Absent));
+                continue;
+            };
+            match self.attach(link) {
+                Ok(attachment) => {
+                    added.push((name, Port::Attached(link.index)));
+                    if attachment != Attachment::Replaced {
+                        new.push(link.index);
+                    }
+                }
+                Err(error) => {
+                    for index in new {
+                        fs::remove_file(self.pins.link(index))?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        self.ports.extend(added.into_iter().map(|(name, port)| (name.clone(), port)));
+        Ok(())
+    }
+
+    /// Takes the program off interfaces.
+    pub(super) fn remove(&mut self, names: &[String]) {
+        for name in names {
+            if let Some(Port::Attached(index)) = self.ports.remove(name) {
+                self.unpin(name, index);
+            }
+        }
+    }
+
+    /// Takes notice of interfaces that have come, gone, or come back. Returns the indexes of those that have gone, even if
+    /// they are back; `None` if nothing has changed.
+    pub(super) fn follow(&mut self, links: &Links) -> Option<BTreeSet<u32>> {
+        let (mut changed, mut gone) = (false, BTreeSet::new());
+        for (name, port) in mem::take(&mut self.ports) {
+            let link = links.get(&name);
+            if holds(&port, link) {
+                self.ports.insert(name, port);
+                continue;
+            }
+            let now = self.followed(&name, &port, link);
+            if let Port::Attached(index) = port {
+                gone.insert(index);
+            }
+            changed |= now != port || !gone.is_empty();
+            self.ports.insert(name, now);
+        }
+        changed.then_some(gone)
+    }
+
+    fn followed(&mut self, name: &str, port: &Port, link: Option<&Link>) -> Port {
+        if let Port::Attached(index) = port {
+            self.unpin(name, *index);
+        }
+        let Some(link) = link else {
+            if *port != Port::Absent {
+                tracing::warn!(interface = name, "the interface is gone: attached again when it comes back");
+            }
+            return Port::Absent;
+        };
+        match self.attach(link) {
+            Ok(_) => Port::Attached(link.index),
+            Err(error) => {
+                let now = Port::Refused { index: link.index, why: format!("{error:#}") };
+                if now != *port {
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "an interface is without SLB; trying again"
+                    );
+                }
+                now
+            }
+        }
+    }
+
+    /// The pin of a link goes, and with it the link.
+    fn unpin(&self, name: &str, index: u32) {
+        match fs::remove_file(self.pins.link(index)) {
+            Ok(()) => tracing::info!(interface = name, "detached"),
+            Err(error) => tracing::warn!(interface = name, %error, "cannot remove the pin of the link"),
+        }
+    }
+
+    fn attach(&mut self, link: &Link) -> Result<Attachment> {
+        let attached = self.program.attach(&self.pins.link(link.index), link.index, self.mode);
+        let attachment = attached.map_err(|error| {
+            let error = if error.is::<Occupied>() {
+                anyhow!("{error}, or leave the interface out of [daemon] interfaces")
+            } else {
+                error
+            };
+            let occupant = link.xdp.map_or_else(String::new, |on| {
+                let name = xdp::name_of(on.program).unwrap_or_default();
+                format!(" (it runs program {} {name})", on.program)
+            });
+            error.context(format!("cannot attach to {}{occupant}", link.name))
+        })?;
+        report(link, attachment, self.mode);
+        Ok(attachment)
+    }
+}
+
+/// Whether nothing need be done about an interface.
+fn holds(port: &Port, link: Option<&Link>) -> bool {
+    match port {
+        // A program that runs says that the link holds: it is not taken off but by its pin.
+        Port::Attached(index) => link.is_some_and(|link| link.index == *index && link.xdp.is_some()),
+        Port::Absent => link.is_none(),
+        Port::Refused { .. } => false,
+    }
+}
+
+fn report(interface: &Link, attachment: Attachment, wanted: XdpMode) {
+    let native = match attachment {
+        Attachment::Native => true,
+        Attachment::Generic => false,
+        Attachment::Replaced => interface.xdp.is_some_and(|xdp| xdp.native),
+    };
+    let mode = if native { "native" } else { "generic" };
+    tracing::info!(interface = interface.name, mode, how = ?attachment, "attached");
+    if (wanted == XdpMode::Native && !native) || (wanted == XdpMode::Generic && native) {
+        tracing::warn!(
+            interface = interface.name,
+            mode,
+            "the mode in force is kept: the configured one takes effect after `slbd detach`"
+        );
+    }
+    if interface.kind.as_deref() == Some("veth") {
+        tracing::warn!(
+            interface = interface.name,
+            "veth: switch off transmit checksum offload on both ends (`ethtool -K NAME tx off`), or TCP will stall"
+        );
+    }
+}

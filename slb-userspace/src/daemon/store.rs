@@ -1,0 +1,327 @@
+//! What an administrator has set at run time, kept in a file that outlives the daemon.
+//!
+//! The file is replaced as a whole, by renaming, so that it holds what was set before a change or after it. One that cannot
+//! be understood is left as it is and not used; nothing can be set then until it has been moved away.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    api::types::Override,
+    config::{Config, model::Weight},
+    control::overrides::{Overrides, Place, Setting},
+};
+
+const FILE: &str = "overrides.json";
+const VERSION: u32 = 1;
+/// Larger than any that this program writes.
+const LARGEST: u64 = 64 << 20;
+
+/// The overrides and their file.
+pub(super) struct Store {
+    directory: PathBuf,
+    /// Held for as long as the file is this process's to write; or why it is not.
+    lock: Result<Flock<File>, String>,
+    records: BTreeMap<Place, Override>,
+    settings: Overrides,
+}
+
+/// What stands in the file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    version: u32,
+    overrides: Vec<Override>,
+}
+
+impl Store {
+    /// Reads what has been set. Where that cannot be, nothing is set, and the log says why.
+    pub(super) fn open(directory: &Path) -> Self {
+        let mut store = Self {
+            directory: directory.to_owned(),
+            lock: Err(String::new()),
+            records: BTreeMap::new(),
+            settings: Overrides::new(),
+        };
+        if let Err(why) = store.reopen() {
+            tracing::error!("{why}; forwarding goes on by the configuration alone");
+        }
+        store
+    }
+
+    /// What is set.
+    pub(super) fn settings(&self) -> &Overrides {
+        &self.settings
+    }
+
+    /// What is set, by whom and when.
+    pub(super) fn records(&self) -> &BTreeMap<Place, Override> {
+        &self.records
+    }
+
+    /// Why nothing can be set, if so.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.lock.as_ref().err().map(String::as_str)
+    }
+
+    /// Changes what is set, once that has been written.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub(super) fn replace(&mut self, change: impl FnOnce(&mut BTreeMap<Place, Override>)) -> Result<()> {
+        if self.lock.is_err() {
+            // What was in the way may have been moved.
+            self.reopen().map_err(anyhow::Error::msg)?;
+        }
+        let mut records = self.records.clone();
+        change(&mut records);
+        if records != self.records {
+            write(&self.directory, &records)?;
+            self.take(records);
+        }
+        Ok(())
+    }
+
+    /// Ends what is set for entries that the configuration does not have.
+    pub(super) fn prune(&mut self, config: &Config) {
+        let gone: Vec<_> = self.records.keys().filter(|place| !place.exists(config)).cloned().collect();
+        if gone.is_empty() {
+            return;
+        }
+        for place in &gone {
+            tracing::info!("{place}: what was set for it ends: it is not configured any more");
+        }
+        if let Err(error) = self.replace(|records| records.retain(|place, _| !gone.contains(place))) {
+            tracing::warn!(error = format!("{error:#}"), "what has ended is still written");
+        }
+        self.records.retain(|place, _| !gone.contains(place));
+        self.settings.retain(|place, _| !gone.contains(place));
+    }
+
+    fn take(&mut self, records: BTreeMap<Place, Override>) {
+        self.settings = records.iter().map(|(place, record)| (place.clone(), setting(record))).collect();
+        self.records = records;
+    }
+
+    fn reopen(&mut self) -> Result<(), String> {
+        let opened = lock(&self.directory).and_then(|lock| Ok((lock, read(&self.directory)?)));
+        match opened {
+            Ok((lock, records)) => {
+                self.lock = Ok(lock);
+                self.take(records);
+                Ok(())
+            }
+            Err(error) => {
+                let why = format!("{error:#}");
+                self.lock = Err(why.clone());
+                Err(why)
+            }
+        }
+    }
+}
+
+fn setting(record: &Override) -> Setting {
+    Setting { weight: record.weight, state: record.state }
+}
+
+/// Makes the directory if it is not there, and claims it.
+fn lock(directory: &Path) -> Result<Flock<File>> {
+    let shown = directory.display();
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| format!("cannot make [daemon] state_dir {shown}"))?;
+    let opened = File::open(directory).with_context(|| format!("cannot open [daemon] state_dir {shown}"))?;
+    ensure!(
+        opened.metadata()?.permissions().mode() & 0o002 == 0,
+        "[daemon] state_dir {shown}: everyone on this machine may write to it: run `chmod o-w {shown}`"
+    );
+    Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, _)| {
+        anyhow::anyhow!("another slbd uses {shown}: set [daemon] state_dir to another directory")
+    })
+}
+
+fn read(directory: &Path) -> Result<BTreeMap<Place, Override>> {
+    let path = directory.join(FILE);
+    let shown = path.display();
+    let instead = format!("move it away (`mv {shown} {shown}.old`), which ends what was set at run time");
+    let file = match OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(error).with_context(|| format!("{shown} cannot be opened: {instead}")),
+    };
+    let metadata = file.metadata()?;
+    ensure!(metadata.is_file(), "{shown} is not a file: {instead}");
+    ensure!(metadata.permissions().mode() & 0o002 == 0, "{shown}: everyone may write to it: {instead}");
+    let mut text = String::new();
+    file.take(LARGEST)
+        .read_to_string(&mut text)
+        .with_context(|| format!("{shown} cannot be read: {instead}"))?;
+    let records = parse(&text).with_context(|| format!("{shown} is not what slbd writes: {instead}"))?;
+    Ok(records)
+}
+
+fn parse(text: &str) -> Result<BTreeMap<Place, Override>> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    // Another version may differ in everything else.
+    let Versioned { version } = serde_json::from_str(text)?;
+    ensure!(version == VERSION, "it is of version {version}, and this slbd knows version {VERSION}");
+    let Document { overrides, .. } = serde_json::from_str(text)?;
+    let mut records = BTreeMap::new();
+    for record in overrides {
+        let place = record.place()?;
+        ensure!(!setting(&record).is_empty(), "{place}: nothing is set");
+        ensure!(
+            record.weight.is_none_or(|weight| weight <= Weight::MAX),
+            "{place}: a weight beyond {}",
+            Weight::MAX
+        );
+        if let Some(twice) = records.insert(place, record) {
+            bail!("server {} appears twice", twice.server);
+        }
+    }
+    Ok(records)
+}
+
+fn write(directory: &Path, records: &BTreeMap<Place, Override>) -> Result<()> {
+    let path = directory.join(FILE);
+    let part = path.with_extension("json.new");
+    let document = Document { version: VERSION, overrides: records.values().cloned().collect() };
+    let text = serde_json::to_string_pretty(&document)? + "\n";
+    let written = || -> std::io::Result<()> {
+        // Left by one that was killed.
+        if let Err(error) = fs::remove_file(&part)
+            && error.kind() != ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&part, &path)?;
+        File::open(directory)?.sync_all()
+    };
+    written().with_context(|| format!("cannot write {}: nothing was changed", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{api::types::By, control::overrides::Aside};
+
+    fn record(server: &str, weight: Option<u8>, state: Option<Aside>) -> Override {
+        let by = By { uid: Some(0), user: Some("root".to_owned()), pid: Some(7) };
+        Override {
+            server_group: Some("web".to_owned()),
+            load_balancer: None,
+            server: server.to_owned(),
+            weight,
+            state,
+            by,
+            at: "2026-11-21T09:00:00Z".to_owned(),
+        }
+    }
+
+    fn set(store: &mut Store, record: Override) -> Result<()> {
+        store.replace(|records| drop(records.insert(record.place().unwrap(), record)))
+    }
+
+    fn home() -> (tempfile::TempDir, PathBuf) {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("state");
+        (home, directory)
+    }
+
+    #[test]
+    fn what_is_set_is_read_back_and_nobody_else_may_read_it() {
+        let (_home, directory) = home();
+        let mut store = Store::open(&directory);
+        assert_eq!((store.trouble(), store.settings().len()), (None, 0));
+        set(&mut store, record("10.0.0.11:8080", Some(5), None)).unwrap();
+        set(&mut store, record("[fd00::1]:80", None, Some(Aside::Disabled))).unwrap();
+        let records = store.records().clone();
+        drop(store);
+        let store = Store::open(&directory);
+        assert_eq!(*store.records(), records);
+        assert_eq!(store.settings().len(), 2);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&directory), mode(&directory.join(FILE))), (0o700, 0o600));
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn a_torn_or_foreign_file_is_left_alone_until_it_is_moved() {
+        let whole = {
+            let (_home, directory) = home();
+            set(&mut Store::open(&directory), record("10.0.0.11:8080", Some(5), None)).unwrap();
+            fs::read_to_string(directory.join(FILE)).unwrap()
+        };
+        let torn = &whole[..whole.len() / 2];
+        for (text, word) in [
+            ("", "EOF"),
+            (torn, "EOF"),
+            ("mine", "expected value"),
+            ("{\"version\":2,\"rules\":[]}", "version 2, and this slbd knows version 1"),
+            ("{\"version\":1,\"overrides\":[],\"more\":1}", "unknown field `more`"),
+            (&whole.replace("10.0.0.11:8080", "10.0.0.11"), "10.0.0.11"),
+            (&whole.replace("\"weight\": 5", "\"weight\": 101"), "a weight beyond 100"),
+        ] {
+            let (_home, directory) = home();
+            fs::create_dir(&directory).unwrap();
+            let path = directory.join(FILE);
+            fs::write(&path, text).unwrap();
+            let mut store = Store::open(&directory);
+            let trouble = store.trouble().unwrap().to_owned();
+            assert!(trouble.contains(word) && trouble.contains("mv "), "{trouble}");
+            let refused = set(&mut store, record("10.0.0.12:8080", Some(6), None)).unwrap_err().to_string();
+            assert!(refused.contains("mv "), "{refused}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            fs::rename(&path, path.with_extension("old")).unwrap();
+            set(&mut store, record("10.0.0.12:8080", Some(6), None)).unwrap();
+            assert_eq!(store.trouble(), None);
+        }
+    }
+
+    #[test]
+    fn every_cut_of_a_file_is_refused() {
+        let (_home, directory) = home();
+        set(&mut Store::open(&directory), record("10.0.0.11:8080", Some(5), None)).unwrap();
+        let whole = fs::read_to_string(directory.join(FILE)).unwrap();
+        // The last character is the end of the line.
+        for length in 0..whole.len() - 1 {
+            assert!(parse(&whole[..length]).is_err(), "{length} bytes");
+        }
+        assert!(parse(&whole).is_ok());
+    }
+
+    #[test]
+    fn two_daemons_do_not_share_a_directory() {
+        let (_home, directory) = home();
+        let _first = Store::open(&directory);
+        let mut second = Store::open(&directory);
+        assert!(second.trouble().unwrap().contains("another slbd uses"), "{:?}", second.trouble());
+        assert!(set(&mut second, record("10.0.0.11:8080", Some(5), None)).is_err());
+    }
+
+    #[test]
+    fn a_part_left_by_a_killed_daemon_is_no_obstacle() {
+        let (_home, directory) = home();
+        let mut store = Store::open(&directory);
+        fs::write(directory.join("overrides.json.new"), "{").unwrap();
+        set(&mut store, record("10.0.0.11:8080", Some(5), None)).unwrap();
+        assert_eq!(parse(&fs::read_to_string(directory.join(FILE)).unwrap()).unwrap().len(), 1);
+    }
+}
