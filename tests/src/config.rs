@@ -34,11 +34,16 @@ pub enum Mode {
 /// What the daemon is to do.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    interfaces: Vec<String>,
+    /// Interfaces the program is attached to.
+    pub interfaces: Vec<String>,
     /// Where maps and links are pinned.
     pub pin_dir: PathBuf,
     /// Socket of the API.
     pub socket: PathBuf,
+    /// Where changes by hand are kept.
+    pub state_dir: PathBuf,
+    /// Names of everything.
+    pub names: Names,
     /// Servers, in the order of the backends.
     pub servers: Vec<PlannedServer>,
     /// How packets reach the servers, by every listener.
@@ -54,6 +59,23 @@ pub struct Plan {
     pub checks: BTreeMap<Service, &'static str>,
     /// More lines of `[daemon]`.
     pub daemon: String,
+}
+
+/// Names, which may change while flows stay.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// Name of the load balancer.
+    pub load_balancer: String,
+    /// What follows the service's name in a listener's.
+    pub listeners: String,
+    /// What follows the service's name in a server group's.
+    pub groups: String,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self { load_balancer: "shop".to_owned(), listeners: String::new(), groups: String::new() }
+    }
 }
 
 /// A server of the plan; it stands in every group, with each of its addresses.
@@ -82,6 +104,8 @@ impl Plan {
         Self {
             interfaces: topology.interfaces(),
             pin_dir,
+            state_dir: socket.with_extension("state"),
+            names: Names::default(),
             socket,
             servers: servers.collect(),
             mode: Mode::Nat,
@@ -119,13 +143,15 @@ impl Plan {
     pub fn toml(&self) -> String {
         let mut text = format!(
             "[daemon]\ninterfaces = {:?}\nxdp_mode = \"native\"\npin_dir = {:?}\nsocket = {:?}\n\
-             flow_table_entries = {FLOW_TABLE_ENTRIES}\ntunnel_addresses = {:?}\n{}\n\
-             [[load_balancer]]\nname = \"shop\"\naddresses = [\"{}\", \"{}\"]\n",
+             state_dir = {:?}\nflow_table_entries = {FLOW_TABLE_ENTRIES}\ntunnel_addresses = {:?}\n{}\n\
+             [[load_balancer]]\nname = {:?}\naddresses = [\"{}\", \"{}\"]\n",
             self.interfaces,
             self.pin_dir,
             self.socket,
+            self.state_dir,
             self.tunnel_addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             self.daemon,
+            self.names.load_balancer,
             Family::V4.vip(),
             Family::V6.vip()
         );
@@ -135,7 +161,7 @@ impl Plan {
         for service in Service::ALL {
             let target = match service {
                 Service::Lines => format!("backend_port = {}", service.backend_port()),
-                _ => format!("server_group = \"{}\"", service.name()),
+                _ => format!("server_group = \"{}{}\"", service.name(), self.names.groups),
             };
             let mode = match self.mode {
                 Mode::Nat => "nat",
@@ -154,10 +180,11 @@ impl Plan {
             };
             let _ = write!(
                 text,
-                "\n[[load_balancer.listener]]\nname = \"{}\"\nprotocol = \"{}\"\nport = {}\nmode = \"{mode}\"\n{target}\n{unknown_datagrams}\
+                "\n[[load_balancer.listener]]\nname = \"{}{}\"\nprotocol = \"{}\"\nport = {}\nmode = \"{mode}\"\n{target}\n{unknown_datagrams}\
                  health_check = {{ {check}, interval = \"{}s\", timeout = \"{}s\", healthy_threshold = 1, \
                  unhealthy_threshold = {UNHEALTHY_THRESHOLD} }}\n",
                 service.name(),
+                self.names.listeners,
                 service.protocol(),
                 self.vip_port(service),
                 CHECK_INTERVAL.as_secs(),
@@ -165,7 +192,12 @@ impl Plan {
             );
         }
         for service in Service::ALL.into_iter().filter(|service| *service != Service::Lines) {
-            let _ = write!(text, "\n[[server_group]]\nname = \"{}\"\nservers = [\n", service.name());
+            let _ = write!(
+                text,
+                "\n[[server_group]]\nname = \"{}{}\"\nservers = [\n",
+                service.name(),
+                self.names.groups
+            );
             for (address, weight) in self.addresses() {
                 let port = service.backend_port();
                 let _ = writeln!(text, "  {{ address = \"{address}\", port = {port}, weight = {weight} }},");
@@ -195,7 +227,7 @@ impl Plan {
 mod tests {
     use std::path::PathBuf;
 
-    use super::{Mode, Plan, PlannedServer};
+    use super::{Mode, Names, Plan, PlannedServer};
     use crate::server::Service;
 
     #[test]
@@ -215,6 +247,8 @@ mod tests {
             interfaces: vec!["client0".to_owned(), "b1".to_owned()],
             pin_dir: PathBuf::from("/sys/fs/bpf/slbt-1-1"),
             socket: PathBuf::from("/run/slb.sock"),
+            state_dir: PathBuf::from("/var/lib/slb"),
+            names: Names::default(),
             servers: vec![server(1, 100), server(2, 0)],
             mode,
             tunnel_addresses: vec![[10, 90, 0, 1].into(), [0xfd90, 0, 0, 0, 0, 0, 0, 1].into()],

@@ -90,6 +90,16 @@ impl Programs {
         Ok(output)
     }
 
+    /// Runs a subcommand of `slb` to its end.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn slb(&self, socket: &Path, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.namespace.command(&self.slb);
+        command.arg("--socket").arg(socket).args(arguments).stdin(Stdio::null());
+        command.output().with_context(|| format!("cannot run {}", self.slb.display()))
+    }
+
     /// What `slb status` says, asked over the daemon's socket.
     ///
     /// # Errors
@@ -154,6 +164,14 @@ impl Daemon {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
             format!("its log:\n{log}\nwhat `slb status` said last: {last}")
         })
+    }
+
+    /// Has it read its configuration again, as a service manager does.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn hang_up(&self) -> Result<()> {
+        Ok(kill(Pid::from_raw(self.pid().try_into()?), Signal::SIGHUP)?)
     }
 
     /// Ends it with SIGTERM, as a service manager does, and waits.

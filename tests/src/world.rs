@@ -171,6 +171,61 @@ impl World {
         self.programs.slbd(subcommand, &self.write_config("other.toml", config)?)
     }
 
+    /// Runs a subcommand of `slb` to its end; returns what it says.
+    ///
+    /// # Errors
+    /// It fails, and says why.
+    pub fn slb(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.programs.slb(&self.plan.socket, arguments)?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "slb {arguments:?} ended with {}: {error}", output.status);
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs a subcommand of `slb` that must fail; returns what it says of that.
+    ///
+    /// # Errors
+    /// It succeeds.
+    pub fn slb_refused(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.programs.slb(&self.plan.socket, arguments)?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.code() == Some(1), "slb {arguments:?} ended with {}: {said}", output.status);
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// Writes the plan, or another text, to the daemon's file.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self, text: &str) -> Result<()> {
+        self.write_config("slb.toml", text).map(drop)
+    }
+
+    /// Writes a configuration beside the daemon's file; returns its path.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_other(&self, text: &str) -> Result<String> {
+        Ok(self.write_config("other.toml", text)?.display().to_string())
+    }
+
+    /// Has the daemon read the plan as it is now; returns what `slb reload` says.
+    ///
+    /// # Errors
+    /// The daemon refuses it.
+    pub fn reload(&self) -> Result<String> {
+        self.write(&self.plan.toml())?;
+        self.slb(&["reload"])
+    }
+
+    /// Sends the daemon SIGHUP.
+    ///
+    /// # Errors
+    /// No daemon runs.
+    pub fn hang_up(&self) -> Result<()> {
+        self.daemon.as_ref().context("no daemon runs")?.hang_up()
+    }
+
     /// Packets that met a verdict, for any reason or for one.
     ///
     /// # Errors
@@ -204,7 +259,10 @@ impl World {
     }
 
     /// Waits until the daemon has logged `text` once more than `before` times.
-    fn wait_for_log(&self, text: &str, before: usize) -> Result<()> {
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub fn wait_for_log(&self, text: &str, before: usize) -> Result<()> {
         wait_for(&format!("`{text}` in the log"), LOG_LIMIT, || {
             Ok((self.log().matches(text).count() > before).then_some(()))
         })

@@ -151,6 +151,46 @@ impl Topology {
         ["client0".to_owned()].into_iter().chain(backends).collect()
     }
 
+    /// Takes the link of backend `index` away, with its interfaces.
+    ///
+    /// # Errors
+    /// The command fails.
+    pub fn unplug(&self, index: usize) -> Result<()> {
+        self.slb.ip(&format!("link del {}", self.backends[index].name))
+    }
+
+    /// Lays the link of backend `index` again, under the same names.
+    ///
+    /// # Errors
+    /// A command fails; also when it is there.
+    pub fn plug(&self, index: usize) -> Result<()> {
+        let Backend { name, namespace, link, program } = &self.backends[index];
+        let pass = Program::Pass { _link: connect(&self.slb, name, namespace, *link, &[BACKEND])? };
+        *program.lock().unwrap_or_else(PoisonError::into_inner) = pass;
+        Ok(())
+    }
+
+    /// Does the same, with another XDP program on the interface of `slb`, which is on it until what is returned is dropped.
+    ///
+    /// # Errors
+    /// As [`Self::plug`].
+    pub fn plug_occupied(&self, index: usize) -> Result<OwnedFd> {
+        let Backend { name, namespace, link, program } = &self.backends[index];
+        // Under another name nobody takes it for the one that was there.
+        let other = "spare0";
+        let pass = Program::Pass { _link: connect(&self.slb, other, namespace, *link, &[BACKEND])? };
+        *program.lock().unwrap_or_else(PoisonError::into_inner) = pass;
+        let occupant = self.slb.on_thread(|| pass::attach(other))?;
+        self.slb.ip(&format!("link set {other} down\nlink set {other} name {name}\nlink set {name} up"))?;
+        // Going down has taken them.
+        self.slb.ip(&format!(
+            "addr replace {}/{} dev {name}",
+            Family::V6.host(*link, SLB),
+            Family::V6.prefix()
+        ))?;
+        Ok(occupant)
+    }
+
     /// The client's addresses.
     pub fn sources(&self, family: Family) -> Vec<IpAddr> {
         (0..CLIENT_SOURCES).map(|n| family.host(0, FIRST_SOURCE + n)).collect()

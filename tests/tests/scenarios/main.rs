@@ -1,5 +1,8 @@
 //! Scenarios: real clients, the real daemon and real servers, in namespaces.
 
+mod admin;
+mod api;
+mod apply;
 mod bulk;
 mod configuration;
 mod decap;
@@ -7,9 +10,11 @@ mod detach;
 mod failover;
 mod failure;
 mod health;
+mod interfaces;
 mod modes;
 mod next_hop;
 mod not_ours;
+mod reload;
 mod restart;
 mod spread;
 mod weight;

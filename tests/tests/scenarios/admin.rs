@@ -1,0 +1,208 @@
+//! What an administrator sets for single servers at run time, and how long it holds.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{World, net::Family, scenario, server::Service, traffic::Traffic, traffic::spreads};
+use slb_userspace::api::types::{Aside, Health, Listener};
+
+const WEIGHTS: [u8; 3] = [50, 30, 20];
+const EXCHANGES: u64 = 400;
+const LONG_LIVED: usize = 16;
+
+#[test]
+fn servers_are_disabled_weighted_and_reset_and_a_restart_keeps_it() {
+    scenario("servers_are_disabled_weighted_and_reset_and_a_restart_keeps_it", &WEIGHTS, |world| {
+        world.start()?;
+        let traffic = Traffic::start(world, LONG_LIVED)?;
+        let b1 = entries(world, 0);
+        let said = world.slb(&arguments(&["disable", "http"], &b1))?;
+        ensure!(said.contains(&format!("server group http: server {}: disabled", b1[0])), "{said}");
+        world.slb(&arguments(&["set", "--weight", "0", "http"], &entries(world, 1)))?;
+        only(world, "b3")?;
+        let before = set(world)?;
+        ensure!(
+            before.len() == 4 && before[0].contains("\"uid\":0,\"user\":\"root\",\"pid\":"),
+            "{before:?}"
+        );
+        ensure!(before[0].contains("\"at\":\"20") && before[0].contains("Z\""), "{before:?}");
+        let status = world.slb(&["status"])?;
+        ensure!(
+            status.contains("disabled set by root, pid") && status.contains("weight 0 set by root"),
+            "{status}"
+        );
+
+        // It survives whatever ends the daemon, and connections go on all the while.
+        world.kill()?;
+        only(world, "b3")?;
+        world.start()?;
+        only(world, "b3")?;
+        ensure!(set(world)? == before, "{:?} after {before:?}", set(world)?);
+        let http = listener(world, "http")?;
+        let disabled = |server: &&slb_userspace::api::types::Server| {
+            server.set.as_ref().is_some_and(|set| set.state == Some(Aside::Disabled))
+        };
+        ensure!(http.servers.iter().filter(disabled).count() == 2, "{http:?}");
+        ensure!(http.servers.iter().all(|server| server.health == Health::Healthy), "{http:?}");
+        // The weight is another matter than the state.
+        world.slb(&arguments(&["enable", "http"], &entries(world, 1)))?;
+        ensure!(set(world)? == before, "{:?} after {before:?}", set(world)?);
+
+        for index in [0, 1, 2] {
+            // One that is absent is no error.
+            world.slb(&arguments(&["reset", "http"], &entries(world, index)))?;
+        }
+        ensure!(world.slb(&["server", "list"])?.contains("all servers are as configured"));
+        spreads(world, &world.plan.weights(), EXCHANGES * 2)?;
+        traffic.expect_unbroken(None)?;
+        ensure!(world.packets("drop", None)? == 0, "{:?}", world.status()?.reasons);
+        traffic.stop().expect_no_failure()
+    });
+}
+
+/// A server of a default group that drains keeps its connections and gets no new ones.
+#[test]
+fn a_draining_server_keeps_its_connections() {
+    scenario("a_draining_server_keeps_its_connections", &WEIGHTS, |world| {
+        world.start()?;
+        let traffic = Traffic::start(world, LONG_LIVED)?;
+        let with_b1 = traffic.alive_with("b1");
+        ensure!(with_b1 > 0, "no connection to watch");
+        let b1 = world.plan.servers[0].addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+        world.slb(&arguments(&["drain", "--default-group", "shop"], &b1))?;
+        let more = world.client().long_lived(world.vip(Family::V4, Service::Lines), LONG_LIVED)?;
+        ensure!(more.alive_with("b1") == 0, "{:?}", more.alive());
+        traffic.expect_unbroken(None)?;
+        ensure!(traffic.alive_with("b1") == with_b1, "a connection has ended");
+        let list = world.slb(&["server", "list"])?;
+        ensure!(
+            list.contains(&format!("default group of shop: server {}: draining set by", b1[0])),
+            "{list}"
+        );
+        traffic.stop().expect_no_failure()
+    });
+}
+
+#[test]
+fn a_batch_is_done_whole_or_not_at_all() {
+    scenario("a_batch_is_done_whole_or_not_at_all", &WEIGHTS, |world| {
+        world.start()?;
+        let b1 = &entries(world, 0)[0];
+        for (arguments, words) in [
+            (
+                &["disable", "http", b1, "10.90.9.9:8080"][..],
+                "has no server 10.90.9.9:8080; it has: 10.90.1.10:8080",
+            ),
+            (
+                &["disable", "htp", b1],
+                "there is no server group htp; there are: http, bulk, echo: nothing was changed",
+            ),
+            (&["disable", "http", b1, "10.90.2.10"], "server 10.90.2.10: address and port are expected"),
+            (
+                &["drain", "--default-group", "shop", "10.90.1.10:7007"],
+                "an address without a port is expected",
+            ),
+            (
+                &["drain", "--default-group", "shp", "10.90.1.10"],
+                "there is no default group of shp; there are: shop",
+            ),
+        ] {
+            let said = world.slb_refused(&[&["server"], arguments].concat())?;
+            ensure!(said.contains(words) && said.contains("nothing was changed"), "{said}");
+            ensure!(set(world)?.is_empty(), "{arguments:?} has changed something");
+        }
+        Ok(())
+    });
+}
+
+/// What is set ends with the entry it was set for, and not before.
+#[test]
+fn what_is_set_ends_with_its_entry() {
+    scenario("what_is_set_ends_with_its_entry", &WEIGHTS, |world| {
+        world.start()?;
+        world.slb(&arguments(&["disable", "http"], &entries(world, 0)))?;
+        let b1 = world.plan.servers.remove(0);
+        // On trial, the entry may come back.
+        let other = world.write_other(&world.plan.toml())?;
+        world.slb(&["apply", &other, "--confirm-within", "1s"])?;
+        ensure!(set(world)?.len() == 2, "{:?}", set(world)?);
+        world.wait_for_log("not confirmed", 0)?;
+        ensure!(set(world)?.len() == 2, "{:?}", set(world)?);
+        only_without(world, "b1")?;
+
+        world.reload()?;
+        ensure!(set(world)?.is_empty(), "{:?}", set(world)?);
+        world.plan.servers.insert(0, b1);
+        world.reload()?;
+        ensure!(set(world)?.is_empty(), "{:?}", set(world)?);
+        spreads(world, &world.plan.weights(), EXCHANGES * 2)?;
+        world.restart()?;
+        spreads(world, &world.plan.weights(), EXCHANGES * 2)
+    });
+}
+
+#[test]
+fn a_torn_file_is_left_alone_and_forwarding_goes_on() {
+    scenario("a_torn_file_is_left_alone_and_forwarding_goes_on", &WEIGHTS, |world| {
+        world.start()?;
+        world.slb(&arguments(&["disable", "http"], &entries(world, 0)))?;
+        world.terminate()?;
+        let path = world.plan.state_dir.join("overrides.json");
+        let whole = fs::read_to_string(&path)?;
+        let torn = &whole[..whole.len() / 2];
+        fs::write(&path, torn)?;
+        world.start()?;
+        spreads(world, &world.plan.weights(), EXCHANGES * 2)?;
+        let said = world.slb_refused(&arguments(&["disable", "http"], &entries(world, 0)))?;
+        ensure!(said.contains("is not what slbd writes: move it away (`mv "), "{said}");
+        ensure!(world.slb(&["status"])?.contains("nothing can be set at run time"));
+        ensure!(fs::read_to_string(&path)? == torn, "the file was changed");
+        fs::rename(&path, path.with_extension("old"))?;
+        world.slb(&arguments(&["disable", "http"], &entries(world, 0)))?;
+        only_without(world, "b1")?;
+        ensure!(!world.slb(&["status"])?.contains("nothing can be set at run time"));
+        Ok(())
+    });
+}
+
+/// A backend's entries in the group `http`.
+fn entries(world: &World, index: usize) -> Vec<String> {
+    let port = Service::Http.backend_port();
+    let addresses = world.plan.servers[index].addresses.iter();
+    addresses.map(|address| std::net::SocketAddr::new(*address, port).to_string()).collect()
+}
+
+fn arguments<'a>(first: &[&'a str], servers: &'a [String]) -> Vec<&'a str> {
+    ["server"].into_iter().chain(first.iter().copied()).chain(servers.iter().map(String::as_str)).collect()
+}
+
+/// New connections go to one server.
+fn only(world: &World, server: &str) -> Result<()> {
+    for family in Family::ALL {
+        let batch =
+            world.client().exchanges(Service::Http, world.vip(family, Service::Http), EXCHANGES / 4, 8);
+        batch.expect_no_failure()?;
+        ensure!(batch.of(server) == EXCHANGES / 4, "{:?}", batch.tally);
+    }
+    Ok(())
+}
+
+/// No new connection goes to a server.
+fn only_without(world: &World, server: &str) -> Result<()> {
+    let batch =
+        world.client().exchanges(Service::Http, world.vip(Family::V4, Service::Http), EXCHANGES / 4, 8);
+    batch.expect_no_failure()?;
+    ensure!(batch.of(server) == 0, "{:?}", batch.tally);
+    Ok(())
+}
+
+fn listener(world: &World, name: &str) -> Result<Listener> {
+    let listeners = world.status()?.load_balancers.into_iter().flat_map(|balancer| balancer.listeners);
+    listeners.into_iter().find(|listener| listener.name == name).context("no such listener")
+}
+
+/// What is set, as the API tells it.
+fn set(world: &World) -> Result<Vec<String>> {
+    let overrides = world.status()?.daemon.context("no daemon answers")?.overrides;
+    overrides.iter().map(|set| Ok(serde_json::to_string(set)?)).collect()
+}

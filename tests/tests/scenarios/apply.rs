@@ -1,0 +1,135 @@
+//! Configurations that are put in force without being the daemon's file, on trial or to stay.
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{
+    World,
+    client::PATIENCE,
+    net::Family,
+    scenario,
+    server::Service,
+    traffic::{Traffic, spreads},
+    wait::wait_for,
+};
+use slb_userspace::api::types::Configuration;
+
+const WEIGHTS: [u8; 2] = [50, 50];
+const EXCHANGES: u64 = 400;
+const LONG_LIVED: usize = 8;
+const PROGRESS: u64 = 50;
+
+#[test]
+fn what_is_not_confirmed_falls_back() {
+    scenario("what_is_not_confirmed_falls_back", &WEIGHTS, |world| {
+        world.start()?;
+        let traffic = Traffic::start(world, LONG_LIVED)?;
+        let other = without_b1(world)?;
+        let said = world.slb(&["apply", &other, "--confirm-within", "4s"])?;
+        ensure!(said.contains("weight 50 -> 0") && said.contains("falls back in 4 s"), "{said}");
+        spreads(world, &[("b1", 0), ("b2", 50)], EXCHANGES / 4)?;
+        let configuration = configuration(world)?;
+        ensure!(configuration.confirm_within_seconds.is_some_and(|left| left < 4), "{configuration:?}");
+        ensure!(configuration.difference.as_deref() == Some("differs"), "{configuration:?}");
+        for arguments in [&["reload"][..], &["apply", &other]] {
+            let said = world.slb_refused(arguments)?;
+            ensure!(
+                said.contains("waits for `slb confirm`, for") && said.contains("fall back; then"),
+                "{said}"
+            );
+        }
+        wait_for("the way back", PATIENCE, || {
+            let configuration = self::configuration(world)?;
+            let back = configuration.confirm_within_seconds.is_none() && configuration.difference.is_none();
+            Ok(back.then_some(()))
+        })?;
+        ensure!(world.log().contains("not confirmed: the configuration before is in force again"));
+        spreads(world, &world.plan.weights(), EXCHANGES)?;
+        let said = world.slb_refused(&["confirm"])?;
+        ensure!(said.contains("nothing waits to be confirmed"), "{said}");
+        traffic.progress(PROGRESS)?;
+        traffic.expect_unbroken(None)?;
+        ensure!(world.packets("drop", None)? == 0, "{:?}", world.status()?.reasons);
+        traffic.stop().expect_no_failure()
+    });
+}
+
+#[test]
+fn what_is_confirmed_stays_until_the_next_start() {
+    scenario("what_is_confirmed_stays_until_the_next_start", &WEIGHTS, |world| {
+        world.start()?;
+        let other = without_b1(world)?;
+        world.slb(&["apply", &other, "--confirm-within", "60s"])?;
+        let said = world.slb(&["status"])?;
+        ensure!(said.contains("running configuration falls back in"), "{said}");
+        world.slb(&["confirm"])?;
+        let said = world.slb(&["status"])?;
+        ensure!(
+            !said.contains("falls back") && said.contains("running configuration differs from"),
+            "{said}"
+        );
+        let said = world.slb(&["diff"])?;
+        ensure!(said.contains("weight 0 -> 50"), "{said}");
+        spreads(world, &[("b1", 0), ("b2", 50)], EXCHANGES / 4)?;
+        world.restart()?;
+        ensure!(configuration(world)?.difference.is_none(), "{:?}", configuration(world)?);
+        spreads(world, &world.plan.weights(), EXCHANGES)
+    });
+}
+
+/// Killed before the confirmation, the daemon comes back with its file.
+#[test]
+fn a_daemon_that_dies_on_trial_comes_back_with_its_file() {
+    scenario("a_daemon_that_dies_on_trial_comes_back_with_its_file", &WEIGHTS, |world| {
+        for end in [World::terminate as fn(&mut World) -> Result<()>, World::kill] {
+            world.start()?;
+            let other = without_b1(world)?;
+            world.slb(&["apply", &other, "--confirm-within", "60s"])?;
+            end(world)?;
+            world.start()?;
+            spreads(world, &world.plan.weights(), EXCHANGES)?;
+            world.terminate()?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn apply_without_a_limit_keeps_and_reload_goes_back_to_the_file() {
+    scenario("apply_without_a_limit_keeps_and_reload_goes_back_to_the_file", &WEIGHTS, |world| {
+        world.start()?;
+        let other = without_b1(world)?;
+        let said = world.slb(&["diff", &other])?;
+        ensure!(said.contains("weight 50 -> 0"), "{said}");
+        ensure!(configuration(world)?.difference.is_none(), "diff has changed something");
+        world.slb(&["apply", &other])?;
+        spreads(world, &[("b1", 0), ("b2", 50)], EXCHANGES / 4)?;
+        let said = world.slb(&["reload"])?;
+        ensure!(said.contains("weight 0 -> 50"), "{said}");
+        ensure!(world.slb(&["diff"])?.contains("no difference"));
+
+        let wrong = world.write_other(&world.plan.toml().replacen("weight = 50", "weight = 500", 1))?;
+        for command in ["apply", "diff"] {
+            let said = world.slb_refused(&[command, &wrong])?;
+            ensure!(said.contains("other.toml:") && said.contains("allowed: 0 to 100"), "{said}");
+        }
+        let fixed =
+            world.write_other(&world.plan.toml().replacen("[daemon]", "[daemon]\nhash_seed = 9", 1))?;
+        let said = world.slb_refused(&["diff", &fixed])?;
+        ensure!(said.contains("cannot change from 0 to 9") && said.contains("would be refused"), "{said}");
+        for limit in ["0s", "25h", "1500ms"] {
+            let said = world.slb_refused(&["apply", &fixed, "--confirm-within", limit])?;
+            ensure!(said.contains("--confirm-within"), "{said}");
+        }
+        world.client().exchange(Service::Http, world.vip(Family::V4, Service::Http)).map(drop)
+    });
+}
+
+/// A configuration in which the first server takes nothing new.
+fn without_b1(world: &World) -> Result<String> {
+    let mut plan = world.plan.clone();
+    plan.servers[0].weight = 0;
+    world.write_other(&plan.toml())
+}
+
+fn configuration(world: &World) -> Result<Configuration> {
+    Ok(world.status()?.daemon.context("no daemon answers")?.configuration)
+}

@@ -1,0 +1,152 @@
+//! Interfaces are added, removed, deleted and made again: the others do not notice.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use slb_tests::{
+    World,
+    client::PATIENCE,
+    daemon::servers,
+    scenario,
+    traffic::{Traffic, spreads},
+    wait::wait_for,
+};
+use slb_userspace::api::types::Health;
+
+const WEIGHTS: [u8; 3] = [50, 30, 20];
+const EXCHANGES: u64 = 600;
+const LONG_LIVED: usize = 12;
+const PROGRESS: u64 = 50;
+/// The backend whose interface comes and goes; no connection that is watched is with it.
+const GUEST: usize = 2;
+/// Within which an interface that is back runs the program.
+const BACK: Duration = Duration::from_secs(1);
+
+#[test]
+fn interfaces_are_added_and_removed_by_a_reload() {
+    scenario("interfaces_are_added_and_removed_by_a_reload", &WEIGHTS, |world| {
+        let guest = world.plan.servers.remove(GUEST);
+        let interface = world.plan.interfaces.pop().expect("there are interfaces");
+        world.start()?;
+        let traffic = Traffic::start(world, LONG_LIVED)?;
+        let programs = world.programs()?;
+        ensure!(!programs.contains_key(&interface), "{programs:?}");
+        for _ in 0..2 {
+            world.plan.servers.push(guest.clone());
+            world.plan.interfaces.push(interface.clone());
+            let said = world.reload()?;
+            ensure!(said.contains(&format!("daemon: interface {interface} added")), "{said}");
+            let mut now = world.programs()?;
+            ensure!(now.remove(&interface).is_some() && now == programs, "{now:?} after {programs:?}");
+            spreads(world, &world.plan.weights(), EXCHANGES)?;
+
+            world.plan.servers[GUEST].weight = 0;
+            world.reload()?;
+            traffic.progress(PROGRESS)?;
+            world.plan.servers.pop();
+            world.plan.interfaces.pop();
+            let said = world.reload()?;
+            ensure!(said.contains(&format!("daemon: interface {interface} removed")), "{said}");
+            wait_for("an interface without the program", PATIENCE, || {
+                Ok((world.programs()? == programs).then_some(()))
+            })?;
+            spreads(world, &world.plan.weights(), EXCHANGES)?;
+        }
+        // A server whose interface is left out is told of.
+        world.plan.servers.push(guest.clone());
+        world.reload()?;
+        let why = format!(
+            "gets no packets: it is reached through {interface}, which is not in [daemon] interfaces"
+        );
+        ensure!(world.slb(&["status"])?.contains(&why), "{}", world.slb(&["status"])?);
+        traffic.expect_unbroken(None)?;
+        traffic.stop().expect_no_failure()
+    });
+}
+
+#[test]
+fn an_interface_that_comes_back_is_attached_again() {
+    scenario("an_interface_that_comes_back_is_attached_again", &WEIGHTS, |world| {
+        let guest = world.plan.servers.remove(GUEST);
+        world.start()?;
+        let traffic = Traffic::start(world, LONG_LIVED)?;
+        world.plan.servers.push(guest.clone());
+        world.reload()?;
+        let programs = world.programs()?;
+        for _ in 0..3 {
+            gone(world)?;
+            let started = Instant::now();
+            traffic.progress(PROGRESS)?;
+            traffic
+                .so_far()
+                .failures_since(started)
+                .next()
+                .map_or(Ok(()), |failure| Err(anyhow::anyhow!("{failure}: after the interface was gone")))?;
+            world.net.plug(GUEST)?;
+            let back = Instant::now();
+            wait_for("the program on the interface", PATIENCE, || {
+                Ok(world.programs()?.contains_key(&guest.name).then_some(()))
+            })?;
+            println!("attached {} ms after the interface was ready", back.elapsed().as_millis());
+            ensure!(back.elapsed() <= BACK, "attached only after {:?}", back.elapsed());
+            serves(world)?;
+            let mut now = world.programs()?;
+            ensure!(now.insert(guest.name.clone(), programs[&guest.name]).is_some(), "{now:?}");
+            ensure!(now == programs, "{now:?} after {programs:?}");
+        }
+        traffic.expect_unbroken(None)?;
+        drop(traffic.stop());
+        Ok(())
+    });
+}
+
+#[test]
+fn an_interface_that_comes_back_occupied_is_taken_once_it_is_free() {
+    scenario("an_interface_that_comes_back_occupied_is_taken_once_it_is_free", &WEIGHTS, |world| {
+        world.start()?;
+        gone(world)?;
+        let occupant = world.net.plug_occupied(GUEST)?;
+        world.wait_for_log("another XDP program is on the interface", 0)?;
+        ensure!(world.log().contains("cannot attach to b3 (it runs program "), "{}", world.log());
+        wait_for("a reason", PATIENCE, || {
+            Ok(world.slb(&["status"])?.contains("which does not run SLB: cannot attach to b3").then_some(()))
+        })?;
+        drop(occupant);
+        let free = Instant::now();
+        attached(world, "b3")?;
+        println!("attached {} ms after the interface was free", free.elapsed().as_millis());
+        serves(world)
+    });
+}
+
+/// Deletes the guest's interface and waits until its servers are known to get no packets.
+fn gone(world: &World) -> Result<()> {
+    world.net.unplug(GUEST)?;
+    let guest = &world.plan.servers[GUEST];
+    wait_for("a server without a next hop", PATIENCE, || {
+        let status = world.status()?;
+        let mut of_it = servers(&status).filter(|server| guest.addresses.contains(&server.address.ip()));
+        let lost =
+            of_it.all(|server| server.next_hop.is_none() && server.detail.is_some() && server.slots == 0);
+        Ok((lost && status.interfaces.iter().all(|interface| interface.name != guest.name)).then_some(()))
+    })
+}
+
+fn attached(world: &World, interface: &str) -> Result<()> {
+    wait_for("the program on the interface", PATIENCE, || {
+        let status = world.status()?;
+        Ok(status.interfaces.iter().any(|attached| attached.name == interface).then_some(()))
+    })
+}
+
+/// The guest takes its part again.
+fn serves(world: &World) -> Result<()> {
+    world.wait_for_health(GUEST, Health::Healthy)?;
+    let guest = &world.plan.servers[GUEST];
+    wait_for("a next hop for each server", PATIENCE, || {
+        let status = world.status()?;
+        let mut of_it = servers(&status).filter(|server| guest.addresses.contains(&server.address.ip()));
+        Ok(of_it.all(|server| server.next_hop.is_some() && server.slots > 0).then_some(()))
+    })?;
+    spreads(world, &world.plan.weights(), EXCHANGES)
+}

@@ -1,0 +1,384 @@
+//! The configuration is read again under traffic: nobody notices, or it is refused and nothing changes.
+
+use std::{collections::BTreeMap, env};
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{
+    World,
+    config::{Names, PlannedServer},
+    daemon::servers,
+    net::Family,
+    scenario,
+    server::Service,
+    traffic::{Traffic, spreads},
+    wait::wait_for,
+};
+use slb_userspace::api::types::{Health, Status};
+
+const WEIGHTS: [u8; 4] = [50, 30, 20, 40];
+/// Long-lived connections per family.
+const LONG_LIVED: usize = 16;
+/// Exchanges that tell the weights.
+const EXCHANGES: u64 = 1_000;
+/// Exchanges of each kind between two changes.
+const PROGRESS: u64 = 50;
+/// Reloads of the long scenario, unless the variable says otherwise.
+const RELOADS: u32 = 50;
+const RELOADS_VARIABLE: &str = "SLB_RELOADS";
+
+/// The server that comes and goes; long-lived connections are opened while it is away, for they would end with it.
+const GUEST: usize = 3;
+
+#[test]
+fn servers_are_added_weighted_and_removed_under_traffic() {
+    scenario("servers_are_added_weighted_and_removed_under_traffic", &WEIGHTS, |world| {
+        let guest = world.plan.servers.remove(GUEST);
+        world.start()?;
+        let watched = Watched::start(world)?;
+
+        world.plan.servers.push(guest.clone());
+        let said = world.reload()?;
+        let address = guest.addresses[0];
+        ensure!(said.contains(&format!("server {address}:8080 added (weight 40)")), "{said}");
+        // It has been probed and found before it was put in force: it takes new flows at once.
+        ensure!(part(&world.status()?, &guest)? > 0, "{:?}", world.status()?);
+        spreads(world, &world.plan.weights(), EXCHANGES)?;
+        watched.undisturbed(world)?;
+
+        for (server, weight) in world.plan.servers.iter_mut().zip([0, 60, 10, 30]) {
+            server.weight = weight;
+        }
+        let said = world.reload()?;
+        ensure!(said.contains("weight 50 -> 0"), "{said}");
+        spreads(world, &world.plan.weights(), EXCHANGES)?;
+        watched.undisturbed(world)?;
+
+        // New flows leave it first: an exchange that goes on while its server is removed ends with it.
+        without_new_flows(world, GUEST)?;
+        world.plan.servers.pop();
+        world.reload()?;
+        spreads(world, &world.plan.weights(), EXCHANGES)?;
+        ensure!(
+            servers(&world.status()?).all(|server| server.address.ip() != address),
+            "{:?}",
+            world.status()?
+        );
+        watched.undisturbed(world)?;
+        ensure!(world.reload()?.contains("no difference"), "the same file changes something");
+        watched.end(world)
+    });
+}
+
+/// All servers of a group are replaced at once by others, which are as able to serve.
+#[test]
+fn a_group_whose_servers_are_all_replaced_is_never_empty() {
+    scenario("a_group_whose_servers_are_all_replaced_is_never_empty", &[50, 50], |world| {
+        let second = world.plan.servers.remove(1);
+        world.start()?;
+        let first = std::mem::replace(&mut world.plan.servers[0], second);
+        world.reload()?;
+        spreads(world, &[("b2", 50)], EXCHANGES / 4)?;
+        ensure!(world.packets("drop", Some("no_server"))? == 0, "{:?}", world.status()?.reasons);
+        world.plan.servers[0] = first;
+        world.reload()?;
+        spreads(world, &[("b1", 50)], EXCHANGES / 4)?;
+        ensure!(world.packets("drop", Some("no_server"))? == 0, "{:?}", world.status()?.reasons);
+        Ok(())
+    });
+}
+
+/// Another health check empties no group, though it has not spoken yet.
+#[test]
+fn another_check_keeps_the_verdict_until_it_has_one() {
+    scenario("another_check_keeps_the_verdict_until_it_has_one", &[50, 50], |world| {
+        world.start()?;
+        let watched = Watched::start(world)?;
+        for interval in ["30s", "40s"] {
+            let text = world.plan.toml().replace("interval = \"1s\"", &format!("interval = \"{interval}\""));
+            world.write(&text)?;
+            let said = world.slb(&["reload"])?;
+            ensure!(said.contains("health check: interval"), "{said}");
+            ensure!(
+                servers(&world.status()?).all(|server| server.health == Health::Healthy),
+                "{:?}",
+                world.status()?
+            );
+            watched.undisturbed(world)?;
+        }
+        watched.end(world)
+    });
+}
+
+#[test]
+fn new_names_keep_flows_and_counters() {
+    scenario("new_names_keep_flows_and_counters", &WEIGHTS, |world| {
+        world.start()?;
+        let watched = Watched::start(world)?;
+        let before = flows(&world.status()?);
+        world.plan.names =
+            Names { load_balancer: "store".to_owned(), listeners: "-l".to_owned(), groups: "-g".to_owned() };
+        let said = world.reload()?;
+        for words in [
+            "load balancer shop: renamed to store",
+            "listener shop/http: renamed to http-l",
+            "server group echo: renamed to echo-g",
+        ] {
+            ensure!(said.contains(words), "{said}");
+        }
+        let status = world.status()?;
+        ensure!(status.load_balancers.len() == 1 && status.load_balancers[0].name == "store", "{status:?}");
+        ensure!(flows(&status) >= before, "{before} flows counted, then {}", flows(&status));
+        watched.undisturbed(world)?;
+        watched.end(world)
+    });
+}
+
+#[test]
+fn sighup_reads_the_file_again() {
+    scenario("sighup_reads_the_file_again", &[50, 50], |world| {
+        world.start()?;
+        world.plan.servers[0].weight = 0;
+        world.write(&world.plan.toml())?;
+        world.hang_up()?;
+        world.wait_for_log("weight 50 -> 0", 0)?;
+        spreads(world, &[("b1", 0), ("b2", 50)], EXCHANGES / 4)?;
+        world.write("[daemon]\n")?;
+        world.hang_up()?;
+        world.wait_for_log("`interfaces` is missing", 0)?;
+        let said = world.slb(&["status"])?;
+        ensure!(said.contains("slb.toml, which the next start uses, cannot be used"), "{said}");
+        spreads(world, &[("b1", 0), ("b2", 50)], EXCHANGES / 4)
+    });
+}
+
+#[test]
+fn a_refused_file_changes_nothing_and_says_why() {
+    scenario("a_refused_file_changes_nothing_and_says_why", &[50, 50], |world| {
+        world.start()?;
+        let watched = Watched::start(world)?;
+        let good = world.plan.toml();
+        let before = unmoved(world)?;
+        for (from, to, words) in [
+            ("protocol = \"tcp\"", "protocol = \"tpc\"", &["did you mean \"tcp\"?", "slb.toml:", "^^^"][..]),
+            ("weight = 50", "weight = 101", &["`weight` is out of range", "allowed: 0 to 100"]),
+            (
+                "flow_table_entries = 262144",
+                "flow_table_entries = 1024",
+                &["cannot change from 262144 to 1024", "slbd detach"],
+            ),
+            (
+                "[daemon]",
+                "[daemon]\nmax_servers = 1024",
+                &["`[daemon] max_servers` cannot change", "slbd detach"],
+            ),
+            (
+                "[daemon]",
+                "[daemon]\nhash_seed = 7",
+                &["`[daemon] hash_seed` cannot change from 0 to 7", "restart slbd"],
+            ),
+            (
+                "xdp_mode = \"native\"",
+                "xdp_mode = \"generic\"",
+                &["`[daemon] xdp_mode` cannot change", "slbd detach"],
+            ),
+            ("pin_dir = \"", "pin_dir = \"/sys/fs/bpf/x", &["`[daemon] pin_dir` cannot change"]),
+            ("socket = \"", "socket = \"/tmp/x", &["`[daemon] socket` cannot change", "restart slbd"]),
+            ("interfaces = [", "interfaces = [\"absent0\", ", &["no interface absent0; there are: "]),
+        ] {
+            ensure!(good.contains(from), "nothing to break: {from}");
+            world.write(&good.replacen(from, to, 1))?;
+            let said = world.slb_refused(&["reload"])?;
+            ensure!(words.iter().all(|word| said.contains(word)), "{to}: {said}");
+            let after = unmoved(world)?;
+            ensure!(after == before, "{to} has changed something:\n{before}\n{after}");
+        }
+        world.write(&too_many(&good))?;
+        let said = world.slb_refused(&["reload"])?;
+        ensure!(said.contains("services are needed") && said.contains("nothing was changed"), "{said}");
+        ensure!(unmoved(world)? == before, "more than there is room for has changed something");
+        std::fs::remove_file(world.directory().join("slb.toml"))?;
+        let said = world.slb_refused(&["reload"])?;
+        ensure!(said.contains("cannot be read: No such file"), "{said}");
+        watched.undisturbed(world)?;
+        watched.end(world)
+    });
+}
+
+/// Many reloads, each of which adds, removes, weighs or renames, under traffic of both protocols and families.
+#[test]
+fn reloads_under_traffic() {
+    let reloads =
+        env::var(RELOADS_VARIABLE).map_or(RELOADS, |reloads| reloads.parse().expect("a number of reloads"));
+    scenario("reloads_under_traffic", &WEIGHTS, |world| {
+        let guest = world.plan.servers.remove(GUEST);
+        world.start()?;
+        let watched = Watched::start(world)?;
+        for round in 0..reloads {
+            let one = |world: &mut World| -> Result<()> {
+                match round % 5 {
+                    0 => world.plan.servers.push(guest.clone()),
+                    1 => world.plan.names = names(round),
+                    2 => {
+                        let weights =
+                            [[10, 60, 30, 20], [50, 30, 20, 40], [0, 100, 1, 99]][round as usize / 5 % 3];
+                        for (server, weight) in world.plan.servers.iter_mut().zip(weights) {
+                            server.weight = weight;
+                        }
+                    }
+                    3 => return without_new_flows(world, GUEST),
+                    _ => drop(world.plan.servers.pop()),
+                }
+                world.reload()?;
+                consistent(world)
+            };
+            one(world).with_context(|| format!("reload {}", round + 1))?;
+            if round % 10 == 9 {
+                watched.undisturbed(world).with_context(|| format!("after {} reloads", round + 1))?;
+            }
+        }
+        watched.undisturbed(world)?;
+        let (moved, broken) = watched.figures();
+        let dropped = world.packets("drop", None)?;
+        let batch = watched.stop();
+        println!(
+            "{reloads} reloads: {} exchanges succeeded, {} failed, {} datagrams sent again; {moved} flows moved, \
+             {broken} connections broken, {dropped} packets dropped",
+            batch.successes(),
+            batch.failures.len(),
+            batch.retries
+        );
+        ensure!((moved, broken, dropped) == (0, 0, 0) && batch.retries == 0, "{:?}", world.status()?.reasons);
+        batch.expect_no_failure()
+    });
+}
+
+/// What is running is what the plan says: the names, and the servers of each listener.
+fn consistent(world: &World) -> Result<()> {
+    let status = world.status()?;
+    ensure!(status.load_balancers.len() == 1, "{status:?}");
+    let balancer = &status.load_balancers[0];
+    ensure!(balancer.name == world.plan.names.load_balancer, "{}", balancer.name);
+    let planned: Vec<_> = world.plan.servers.iter().flat_map(|server| server.addresses.clone()).collect();
+    for listener in &balancer.listeners {
+        ensure!(listener.name.ends_with(&world.plan.names.listeners), "{}", listener.name);
+        ensure!(listener.servers.len() == planned.len(), "{listener:?}");
+        ensure!(listener.servers.iter().all(|server| planned.contains(&server.address.ip())), "{listener:?}");
+    }
+    Ok(())
+}
+
+fn names(round: u32) -> Names {
+    let suffix = |word: &str| format!("-{word}{round}");
+    // One kind of name changes, and the others change back.
+    match round / 5 % 3 {
+        0 => Names { load_balancer: format!("shop{round}"), ..Names::default() },
+        1 => Names { listeners: suffix("l"), ..Names::default() },
+        _ => Names { groups: suffix("g"), ..Names::default() },
+    }
+}
+
+/// Gives a server weight 0, and waits until those exchanges are over that had begun with it.
+fn without_new_flows(world: &mut World, index: usize) -> Result<()> {
+    world.plan.servers[index].weight = 0;
+    world.reload()?;
+    let server = world.plan.servers[index].clone();
+    let packets = |status: &Status| -> u64 {
+        let of_it = servers(status).filter(|entry| server.addresses.contains(&entry.address.ip()));
+        of_it.map(|entry| entry.counters.packets_in + entry.counters.packets_out).sum()
+    };
+    let mut last = None;
+    let mut quiet = 0;
+    wait_for("a server without traffic", slb_tests::client::PATIENCE, || {
+        let now = packets(&world.status()?);
+        quiet = if last == Some(now) { quiet + 1 } else { 0 };
+        last = Some(now);
+        Ok((quiet == 3).then_some(()))
+    })
+}
+
+/// Slots of a server in all tables.
+fn part(status: &Status, server: &PlannedServer) -> Result<u32> {
+    let mut of_it = servers(status).filter(|entry| server.addresses.contains(&entry.address.ip())).peekable();
+    ensure!(of_it.peek().is_some(), "{status:?}");
+    Ok(of_it.map(|entry| entry.slots).sum())
+}
+
+fn flows(status: &Status) -> u64 {
+    let listeners = status.load_balancers.iter().flat_map(|balancer| &balancer.listeners);
+    listeners.map(|listener| listener.counters.new_flows).sum()
+}
+
+/// What of the status no traffic changes.
+fn unmoved(world: &World) -> Result<String> {
+    let mut status = world.status()?;
+    let daemon = status.daemon.take().context("no daemon")?;
+    status.reasons.clear();
+    for listener in status.load_balancers.iter_mut().flat_map(|balancer| &mut balancer.listeners) {
+        listener.counters = Default::default();
+        listener.servers.iter_mut().for_each(|server| server.counters = Default::default());
+    }
+    Ok(format!("{} {status:?} {:?}", daemon.pid, world.programs()?))
+}
+
+/// More listeners than the maps have room for.
+fn too_many(good: &str) -> String {
+    let mut text = good.to_owned();
+    for balancer in 0..100 {
+        text += &format!(
+            "\n[[load_balancer]]\nname = \"more{balancer}\"\naddresses = [\"203.0.113.{balancer}\"]\n"
+        );
+        for port in 1..=50 {
+            text += &format!(
+                "[[load_balancer.listener]]\nname = \"l{port}\"\nprotocol = \"tcp\"\nport = {port}\nserver_group = \"http\"\n"
+            );
+        }
+    }
+    text
+}
+
+/// Traffic that must not notice anything.
+struct Watched {
+    traffic: Traffic,
+    placed: Vec<BTreeMap<String, usize>>,
+    /// Packets dropped before.
+    dropped: u64,
+}
+
+impl Watched {
+    fn start(world: &World) -> Result<Self> {
+        let traffic = Traffic::start(world, LONG_LIVED)?;
+        traffic.progress(PROGRESS)?;
+        let placed = traffic.connections().iter().map(|family| family.alive()).collect();
+        Ok(Self { traffic, placed, dropped: world.packets("drop", None)? })
+    }
+
+    /// Everything goes on, nothing has failed, no connection is broken or with another server.
+    fn undisturbed(&self, world: &World) -> Result<()> {
+        self.traffic.progress(PROGRESS)?;
+        self.traffic.expect_unbroken(None)?;
+        let placed: Vec<_> = self.traffic.connections().iter().map(|family| family.alive()).collect();
+        ensure!(placed == self.placed, "{placed:?} after {:?}", self.placed);
+        let dropped = world.packets("drop", None)? - self.dropped;
+        ensure!(dropped == 0, "{dropped} packets dropped: {:?}", world.status()?.reasons);
+        self.traffic.so_far().expect_no_failure()
+    }
+
+    /// Connections that were answered by another server than theirs, and those that broke otherwise.
+    fn figures(&self) -> (usize, usize) {
+        let breaks: Vec<_> = self.traffic.connections().iter().flat_map(|family| family.breaks()).collect();
+        let moved = breaks.iter().filter(|broken| broken.error.starts_with("answered by")).count();
+        (moved, breaks.len() - moved)
+    }
+
+    fn stop(self) -> slb_tests::client::Batch {
+        self.traffic.stop()
+    }
+
+    fn end(self, world: &World) -> Result<()> {
+        self.undisturbed(world)?;
+        for family in Family::ALL {
+            world.client().exchange(Service::Http, world.vip(family, Service::Http))?;
+        }
+        self.stop().expect_no_failure()
+    }
+}
