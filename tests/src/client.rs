@@ -26,6 +26,8 @@ pub use bulk::Direction;
 pub use load::{Batch, Failure, Load};
 pub use long::{Break, LongLived};
 
+use long::Habit;
+
 /// How long one exchange may take: longer than TCP needs to send lost packets several times.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -78,7 +80,15 @@ impl Client {
     /// # Errors
     /// One of them cannot be opened.
     pub fn long_lived(&self, target: SocketAddr, count: usize) -> Result<LongLived> {
-        LongLived::open(&self.namespace, &self.sources(target), target, count)
+        LongLived::open(&self.namespace, &self.sources(target), target, count, Habit::Talks)
+    }
+
+    /// Opens `count` connections to a line server that fall silent after their first line.
+    ///
+    /// # Errors
+    /// One of them cannot be opened.
+    pub fn silent(&self, target: SocketAddr, count: usize) -> Result<LongLived> {
+        LongLived::open(&self.namespace, &self.sources(target), target, count, Habit::IsSilent)
     }
 
     /// Transfers `bytes` bytes over each of `connections` connections at the same time, and compares hashes.

@@ -59,6 +59,10 @@ pub struct Plan {
     pub checks: BTreeMap<Service, &'static str>,
     /// More lines of `[daemon]`.
     pub daemon: String,
+    /// `connection_drain` of all listeners, where it is to be written.
+    pub connection_drain: Option<&'static str>,
+    /// `established_timeout` of TCP listeners, where it is to be written.
+    pub established_timeout: Option<&'static str>,
 }
 
 /// Names, which may change while flows stay.
@@ -114,6 +118,8 @@ impl Plan {
             changes: Vec::new(),
             checks: BTreeMap::new(),
             daemon: String::new(),
+            connection_drain: None,
+            established_timeout: None,
         }
     }
 
@@ -178,9 +184,13 @@ impl Plan {
                 (None, Service::Echo) => format!("kind = \"tcp\", port = {}", Service::Http.backend_port()),
                 (None, _) => "kind = \"tcp\"".to_owned(),
             };
+            let drain = self.connection_drain.map(|time| format!("connection_drain = \"{time}\"\n"));
+            let timeout = self.established_timeout.filter(|_| service.protocol() == "tcp");
+            let timeout = timeout.map(|time| format!("established_timeout = \"{time}\"\n"));
+            let endings = [drain, timeout].into_iter().flatten().collect::<String>();
             let _ = write!(
                 text,
-                "\n[[load_balancer.listener]]\nname = \"{}{}\"\nprotocol = \"{}\"\nport = {}\nmode = \"{mode}\"\n{target}\n{unknown_datagrams}\
+                "\n[[load_balancer.listener]]\nname = \"{}{}\"\nprotocol = \"{}\"\nport = {}\nmode = \"{mode}\"\n{target}\n{unknown_datagrams}{endings}\
                  health_check = {{ {check}, interval = \"{}s\", timeout = \"{}s\", healthy_threshold = 1, \
                  unhealthy_threshold = {UNHEALTHY_THRESHOLD} }}\n",
                 service.name(),
@@ -256,6 +266,8 @@ mod tests {
             changes: Vec::new(),
             checks: [(Service::Http, "kind = \"http\", path = \"/healthz\"")].into(),
             daemon: "probe_mark = 7\n".to_owned(),
+            connection_drain: Some("10s"),
+            established_timeout: Some("10s"),
         };
         let parsed = slb_userspace::config::parse("slb.toml", &plan.toml());
         let loaded = parsed.unwrap_or_else(|rejected| panic!("{rejected}"));

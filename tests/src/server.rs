@@ -13,7 +13,10 @@ use std::{
     future::Future,
     io,
     net::{Ipv6Addr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -98,6 +101,7 @@ pub struct Servers {
     killed: watch::Sender<bool>,
     /// How they answer.
     pub mood: Arc<Mood>,
+    resets: Arc<AtomicUsize>,
 }
 
 impl Servers {
@@ -107,6 +111,8 @@ impl Servers {
     /// A port is taken.
     pub fn start(namespace: &Arc<Namespace>, name: &str) -> Result<Self> {
         let (killed, kill) = watch::channel(false);
+        let resets = Arc::new(AtomicUsize::new(0));
+        let counted = resets.clone();
         let name: Arc<str> = name.into();
         let mood = Arc::new(Mood::default());
         let (http_mood, echo_mood) = (mood.clone(), mood.clone());
@@ -124,12 +130,18 @@ impl Servers {
             tokio::spawn(accept(http, kill.clone(), name.clone(), move |stream, name| {
                 http::serve(stream, name, http_mood.clone())
             }));
-            tokio::spawn(accept(lines, kill.clone(), name.clone(), lines::serve));
+            let lines_of = move |stream, name| lines_counted(stream, name, counted.clone());
+            tokio::spawn(accept(lines, kill.clone(), name.clone(), lines_of));
             tokio::spawn(accept(bulk, kill.clone(), name.clone(), bulk::serve));
             tokio::spawn(udp::serve(echo, kill, name, echo_mood));
             anyhow::Ok(())
         })?;
-        Ok(Self { namespace: namespace.clone(), killed, mood })
+        Ok(Self { namespace: namespace.clone(), killed, mood, resets })
+    }
+
+    /// Long-lived connections that have been reset.
+    pub fn resets(&self) -> usize {
+        self.resets.load(Ordering::Relaxed)
     }
 
     /// Closes all listening sockets and resets all connections; when it returns, all of that has happened.
@@ -170,6 +182,14 @@ where
             Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
         }
     }
+}
+
+async fn lines_counted(stream: TcpStream, name: Arc<str>, resets: Arc<AtomicUsize>) -> io::Result<()> {
+    let served = lines::serve(stream, name).await;
+    if served.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset) {
+        resets.fetch_add(1, Ordering::Relaxed);
+    }
+    served
 }
 
 async fn one<F, S>(stream: TcpStream, mut kill: watch::Receiver<bool>, name: Arc<str>, serve: S)

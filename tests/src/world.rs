@@ -293,6 +293,11 @@ impl World {
         self.servers[index].take().expect("the servers run").kill();
     }
 
+    /// Long-lived connections that have been reset, as the servers of backend `index` have seen it.
+    pub fn resets(&self, index: usize) -> usize {
+        self.servers[index].as_ref().map_or(0, Servers::resets)
+    }
+
     /// Starts the servers of backend `index` again.
     ///
     /// # Errors

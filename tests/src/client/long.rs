@@ -25,6 +25,15 @@ use crate::{net::Namespace, wait::wait_for};
 /// Pause between two lines of a connection.
 const BEAT: Duration = Duration::from_millis(20);
 
+/// What a connection does once it is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Habit {
+    /// It exchanges one line after the other.
+    Talks,
+    /// It waits for something to be said.
+    IsSilent,
+}
+
 /// Open connections; dropping it closes them.
 #[derive(Debug)]
 pub struct LongLived {
@@ -67,6 +76,7 @@ impl LongLived {
         sources: &Arc<[IpAddr]>,
         target: SocketAddr,
         count: usize,
+        habit: Habit,
     ) -> Result<Self> {
         let opened = Instant::now();
         let sources = sources.clone();
@@ -88,7 +98,7 @@ impl LongLived {
                     broken: Mutex::new(None),
                 });
                 connections.push(connection.clone());
-                tasks.spawn(keep_going(stream, connection, opened));
+                tasks.spawn(keep_going(stream, connection, opened, habit));
             }
             anyhow::Ok((connections, tasks))
         })?;
@@ -107,6 +117,11 @@ impl LongLived {
     /// Connections that are not broken, with one server.
     pub fn alive_with(&self, server: &str) -> usize {
         self.alive().get(server).copied().unwrap_or(0)
+    }
+
+    /// Time since the connections began to be opened.
+    pub fn age(&self) -> Duration {
+        self.opened.elapsed()
     }
 
     /// Connections that broke, in the order of their opening.
@@ -156,8 +171,19 @@ impl Connection {
     }
 }
 
-async fn keep_going(mut stream: BufStream<TcpStream>, connection: Arc<Connection>, opened: Instant) {
+async fn keep_going(
+    mut stream: BufStream<TcpStream>,
+    connection: Arc<Connection>,
+    opened: Instant,
+    habit: Habit,
+) {
     let error = loop {
+        if habit == Habit::IsSilent {
+            break match stream.read_line(&mut String::new()).await {
+                Ok(length) => format!("{length} bytes came unasked"),
+                Err(error) => error.to_string(),
+            };
+        }
         time::sleep(BEAT).await;
         match time::timeout(PATIENCE, beat(&mut stream, connection.exchanges())).await {
             Ok(Ok(server)) if server == connection.server => {

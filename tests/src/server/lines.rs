@@ -10,12 +10,17 @@ use tokio::{
 /// Longest line, in bytes.
 const MAX_LINE: u64 = 1024;
 
-/// Answers lines until the client closes.
+/// Answers lines until the client closes. An error is one of a client that has sent a line, and no health check.
 pub(super) async fn serve(stream: TcpStream, name: Arc<str>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufStream::new(stream);
     let mut line = String::new();
-    while (&mut stream).take(MAX_LINE).read_line(&mut line).await? > 0 {
+    let mut lines = 0;
+    while match (&mut stream).take(MAX_LINE).read_line(&mut line).await {
+        Err(_) if lines == 0 => return Ok(()),
+        read => read? > 0,
+    } {
+        lines += 1;
         stream.write_all(format!("{name} {line}").as_bytes()).await?;
         stream.flush().await?;
         line.clear();

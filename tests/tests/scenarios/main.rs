@@ -7,6 +7,7 @@ mod bulk;
 mod configuration;
 mod decap;
 mod detach;
+mod drain;
 mod failover;
 mod failure;
 mod health;

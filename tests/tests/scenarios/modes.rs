@@ -5,7 +5,7 @@ mod change;
 use anyhow::{Context as _, Result, ensure};
 use slb_tests::{World, config::Mode, net::Family, scenario, server::Service, traffic::spreads};
 
-use super::failure;
+use super::{drain, failure};
 
 const WEIGHTS: [u8; 3] = failure::WEIGHTS;
 const EXCHANGES: u64 = 1_500;
@@ -55,6 +55,7 @@ use in_each_way;
 
 in_each_way!(flows_spread_by_weight_and_answers_go_past_slb);
 in_each_way!(a_killed_server_is_left_out_and_taken_back_directly);
+in_each_way!(a_server_drains_and_both_ends_are_told);
 
 /// Servers hold the VIPs, open tunnels where there are some, and their answers find the client.
 pub(super) fn prepare(world: &mut World, way: Way) -> Result<()> {
@@ -120,6 +121,12 @@ fn came_through_tunnels(world: &World) -> Result<()> {
         ensure!(!stripped("source_not_allowed"), "{decapsulator:?}");
     }
     Ok(())
+}
+
+/// Who speaks is told.
+fn a_server_drains_and_both_ends_are_told(world: &mut World) -> Result<()> {
+    world.plan.connection_drain = Some("10s");
+    drain::drains(world, false, |world| world.plan.servers[0].weight = 0)
 }
 
 fn a_killed_server_is_left_out_and_taken_back_directly(world: &mut World) -> Result<()> {

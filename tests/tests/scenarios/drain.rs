@@ -1,0 +1,161 @@
+//! Connections of servers that leave, and connections that say nothing: they end at both ends, when their time is over.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use slb_tests::{
+    World,
+    client::{Break, LongLived},
+    net::Family,
+    scenario,
+    server::Service,
+    wait::wait_for,
+};
+
+const WEIGHTS: [u8; 3] = [50, 30, 20];
+/// Connections per family, of each habit.
+const CONNECTIONS: usize = 24;
+/// The server that leaves.
+const LEAVES: &str = "b1";
+/// How long it drains; deadlines are in whole seconds.
+const DRAIN: Duration = Duration::from_secs(10);
+const SECOND: Duration = Duration::from_secs(1);
+/// How long it may take until both ends have been told.
+const TOLD: Duration = Duration::from_secs(20);
+
+#[test]
+fn without_drain_a_removed_servers_connections_end_at_once() {
+    scenario("without_drain_a_removed_servers_connections_end_at_once", &WEIGHTS, |world| {
+        world.start()?;
+        let watched = Watched::open(world, true)?;
+        world.plan.servers.remove(0);
+        world.restart()?;
+        watched.end_at_both_ends(world, 0)
+    });
+}
+
+#[test]
+fn a_removed_server_drains_and_both_ends_are_told() {
+    scenario("a_removed_server_drains_and_both_ends_are_told", &WEIGHTS, |world| {
+        world.plan.connection_drain = Some("10s");
+        drains(world, true, |world| drop(world.plan.servers.remove(0)))
+    });
+}
+
+#[test]
+fn a_server_of_weight_0_drains_and_both_ends_are_told() {
+    scenario("a_server_of_weight_0_drains_and_both_ends_are_told", &WEIGHTS, |world| {
+        world.plan.connection_drain = Some("10s");
+        drains(world, true, |world| world.plan.servers[0].weight = 0)
+    });
+}
+
+#[test]
+fn a_server_that_takes_new_flows_again_in_time_keeps_its_connections() {
+    scenario("a_server_that_takes_new_flows_again_in_time_keeps_its_connections", &WEIGHTS, |world| {
+        world.plan.connection_drain = Some("10s");
+        world.start()?;
+        let watched = Watched::open(world, true)?;
+        let begun = watched.talking[0].age();
+        world.plan.servers[0].weight = 0;
+        world.restart()?;
+        world.plan.servers[0].weight = WEIGHTS[0];
+        world.restart()?;
+        wait_for("the time that it would have drained", 3 * DRAIN, || {
+            Ok((watched.talking[0].age() > begun + DRAIN + 2 * SECOND).then_some(()))
+        })?;
+        watched.all().try_for_each(|connections| connections.expect_unbroken(None))
+    });
+}
+
+#[test]
+fn silent_connections_end_at_both_ends() {
+    scenario("silent_connections_end_at_both_ends", &WEIGHTS, |world| {
+        world.plan.established_timeout = Some("10s");
+        world.start()?;
+        let watched = Watched::open(world, true)?;
+        wait_for("the end of silent connections", DRAIN + TOLD, || {
+            Ok(watched.silent.iter().all(|silent| silent.alive().is_empty()).then_some(()))
+        })?;
+        for silent in &watched.silent {
+            silent.breaks().iter().try_for_each(|broken| is_reset(broken, DRAIN))?;
+        }
+        let silent = 2 * CONNECTIONS;
+        wait_for("the servers' end of silent connections", TOLD, || {
+            Ok(((0..WEIGHTS.len()).map(|server| world.resets(server)).sum::<usize>() == silent).then_some(()))
+        })?;
+        watched.talking.iter().try_for_each(|talking| talking.expect_unbroken(None))
+    });
+}
+
+/// Another daemon takes over in the meantime; `silent` is whether connections that say nothing are told as well.
+pub(super) fn drains(world: &mut World, silent: bool, leave: fn(&mut World)) -> Result<()> {
+    world.start()?;
+    let watched = Watched::open(world, silent)?;
+    let begun: Vec<_> = watched.all().map(LongLived::age).collect();
+    leave(world);
+    world.restart()?;
+    watched.talking.iter().try_for_each(|talking| talking.progress(5))?;
+    world.restart()?;
+    watched.end_at_both_ends(world, 0)?;
+    for (connections, begun) in watched.all().zip(begun) {
+        let breaks = connections.breaks();
+        breaks.iter().try_for_each(|broken| is_reset(broken, begun + DRAIN - SECOND))?;
+    }
+    Ok(())
+}
+
+/// A connection that broke was reset, and not before.
+fn is_reset(broken: &Break, not_before: Duration) -> Result<()> {
+    ensure!(broken.error.contains("reset by peer"), "{broken}");
+    ensure!(broken.at_ms >= not_before.as_millis(), "{broken}, and not after {not_before:?}");
+    Ok(())
+}
+
+/// Connections of each family.
+struct Watched {
+    talking: Vec<LongLived>,
+    silent: Vec<LongLived>,
+}
+
+impl Watched {
+    fn open(world: &World, silent: bool) -> Result<Self> {
+        let open = |silent: bool| {
+            let open = |family| {
+                let target = world.vip(family, Service::Lines);
+                let client = world.client();
+                if silent {
+                    client.silent(target, CONNECTIONS)
+                } else {
+                    client.long_lived(target, CONNECTIONS)
+                }
+            };
+            Family::ALL.into_iter().map(open).collect::<Result<Vec<_>>>()
+        };
+        let watched = Self { talking: open(false)?, silent: if silent { open(true)? } else { Vec::new() } };
+        ensure!(
+            watched.all().all(|connections| connections.alive_with(LEAVES) > 0),
+            "no connection to watch"
+        );
+        Ok(watched)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &LongLived> {
+        self.talking.iter().chain(&self.silent)
+    }
+
+    /// All connections with the server that leaves, whose index was `index`, are reset at both ends, and no others.
+    fn end_at_both_ends(&self, world: &World, index: usize) -> Result<()> {
+        wait_for("the end of its connections", DRAIN + TOLD, || {
+            Ok(self.all().all(|connections| connections.alive_with(LEAVES) == 0).then_some(()))
+        })?;
+        for connections in self.all() {
+            connections.expect_unbroken(Some(LEAVES))?;
+            connections.breaks().iter().try_for_each(|broken| is_reset(broken, Duration::ZERO))?;
+        }
+        let broken: usize = self.all().map(|connections| connections.breaks().len()).sum();
+        wait_for("the server's end of its connections", TOLD, || {
+            Ok((world.resets(index) == broken).then_some(()))
+        })
+    }
+}
