@@ -14,6 +14,7 @@ pub mod ids;
 pub mod memory;
 pub mod overrides;
 pub mod reconcile;
+pub mod slow_start;
 
 #[cfg(test)]
 mod tests;

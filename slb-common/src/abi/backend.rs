@@ -12,7 +12,7 @@ pub struct Backend {
     pub address: Address,
     /// Port, in network byte order.
     pub port: u16,
-    /// [`Backend::ALIVE`], [`Backend::NEW`], [`Backend::CUT`] and [`Backend::LINGERING`].
+    /// [`Backend::ALIVE`], [`Backend::NEW`], [`Backend::CUT`], [`Backend::LINGERING`] and [`Backend::ADDED`].
     pub flags: u8,
     /// Weight 0 to 100, for whoever reads the map: the packet path has it in the ring.
     pub weight: u8,
@@ -31,8 +31,10 @@ pub struct Backend {
     /// When its connections are cut, in seconds since the machine started (`CLOCK_BOOTTIME`); 0 where nothing ends them. For
     /// the daemon.
     pub deadline: u32,
+    /// When it began to take new flows, in the same seconds; 0 where its weight does not grow any more. For the daemon.
+    pub since: u32,
     /// Keeps the entry on one cache line.
-    pub reserved: [u32; 3],
+    pub reserved: [u32; 2],
 }
 
 impl Backend {
@@ -45,6 +47,8 @@ impl Backend {
     pub const CUT: u8 = 4;
     /// Not configured any more: here for the flows it has. For the daemon.
     pub const LINGERING: u8 = 8;
+    /// Added to a group in use, and has taken no new flows yet. For the daemon.
+    pub const ADDED: u8 = 16;
 
     /// The endpoint with this [`server_hash`](super::service::ServiceIndex::server_hash): an odd number of 16 bits, the same for all servers of an address
     /// and port, and hardly ever for others.

@@ -72,7 +72,7 @@ fn daemon(old: &Daemon, new: &Daemon) -> Vec<String> {
 
 fn balancer(old: &LoadBalancer, new: &LoadBalancer, words: &mut Vec<String>) {
     let mut own = fields!(old, new, LoadBalancer {
-        state: word, table_size: slots; name, addresses, servers, listeners
+        state: word, table_size: slots, slow_start: or_off; name, addresses, servers, listeners
     });
     list("address", &old.addresses, &new.addresses, &mut own);
     renamed(&old.name, &new.name, &mut own);
@@ -109,7 +109,7 @@ fn balancer(old: &LoadBalancer, new: &LoadBalancer, words: &mut Vec<String>) {
 fn listener(old: &Listener, new: &Listener) -> Vec<String> {
     let mut words = fields!(old, new, Listener {
         protocol: word, port: display, state: word, target: target, mode: word, tracking: word,
-        unknown_datagrams: word, connection_drain: drain, idle_timeout: debug, on_no_healthy: word;
+        unknown_datagrams: word, connection_drain: or_off, idle_timeout: debug, on_no_healthy: word;
         name, health_check
     });
     match (&old.health_check, &new.health_check) {
@@ -146,7 +146,8 @@ fn groups(old: &[ServerGroup], new: &[ServerGroup], words: &mut Vec<String>) {
     words.extend(groups.removed.iter().map(|gone| format!("server group {}: removed", gone.name)));
     for (before, after) in groups.both {
         let what = format!("server group {}", before.name);
-        let mut own = fields!(before, after, ServerGroup { table_size: slots; name, servers });
+        let mut own =
+            fields!(before, after, ServerGroup { table_size: slots, slow_start: or_off; name, servers });
         renamed(&before.name, &after.name, &mut own);
         words.extend(own.into_iter().map(|word| format!("{what}: {word}")));
         let named = |group: &ServerGroup| {
@@ -248,8 +249,8 @@ fn mark(mark: &Option<u32>) -> String {
     mark.map_or_else(|| "none".to_owned(), |mark| mark.to_string())
 }
 
-fn drain(drain: &Option<Duration>) -> String {
-    drain.map_or_else(|| "off".to_owned(), |drain| format!("{drain:?}"))
+fn or_off(time: &Option<Duration>) -> String {
+    time.map_or_else(|| "off".to_owned(), |time| format!("{time:?}"))
 }
 
 fn port(port: &Option<u16>) -> String {

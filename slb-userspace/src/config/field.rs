@@ -15,6 +15,11 @@ use super::{
 
 pub(super) mod address;
 
+/// A time that is none.
+const OFF: &str = "off";
+/// Time in which servers come to their weight.
+const SLOW_START: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
+
 /// Collects the problems found so far.
 #[derive(Debug, Default)]
 pub(super) struct Checker {
@@ -112,6 +117,25 @@ impl Checker {
         )
     }
 
+    /// Checks a time that may be off, as it is by default: `Some(None)`.
+    pub(super) fn optional_duration(
+        &mut self,
+        key: &str,
+        value: Option<&Value>,
+        allowed: RangeInclusive<Duration>,
+    ) -> Option<Option<Duration>> {
+        match value {
+            None => Some(None),
+            Some(value) if *value.as_ref() == Scalar::Text(OFF.to_owned()) => Some(None),
+            Some(value) => self.duration_or(key, value, allowed, ", or \"off\"").map(Some),
+        }
+    }
+
+    /// Checks the time in which servers of a group come to their weight.
+    pub(super) fn slow_start(&mut self, value: Option<&Value>) -> Option<Option<Duration>> {
+        self.optional_duration("slow_start", value, SLOW_START)
+    }
+
     /// Checks that a value is a string; `expected` says of what.
     pub(super) fn text<'a>(&mut self, key: &str, value: &'a Value, expected: &str) -> Option<&'a str> {
         match value.as_ref() {
@@ -187,7 +211,7 @@ impl Checker {
     }
 
     /// The same; `besides` says what else could be written.
-    pub(super) fn duration_or(
+    fn duration_or(
         &mut self,
         key: &str,
         value: &Value,

@@ -77,6 +77,8 @@ pub struct LoadBalancer {
     pub servers: Vec<DefaultServer>,
     /// Table of the default group.
     pub table_size: TableSize,
+    /// Time in which a server of the default group comes to its weight; `None` for at once. 1 s to 300 s.
+    pub slow_start: Option<Duration>,
     /// Listeners. At most 50; names unique, and (protocol, port) unique, within the load balancer.
     pub listeners: Vec<Listener>,
 }
@@ -219,6 +221,8 @@ pub struct ServerGroup {
     pub servers: Vec<Server>,
     /// Slots of the group's table.
     pub table_size: TableSize,
+    /// Time in which a server comes to its weight; `None` for at once. 1 s to 300 s.
+    pub slow_start: Option<Duration>,
 }
 
 /// A primary server, and one that takes its place. Only the primary is checked.

@@ -54,6 +54,7 @@ pub(super) struct LoadBalancer {
     pub(super) addresses: Option<Spanned<List<Value>>>,
     pub(super) state: Option<Value>,
     pub(super) table_size: Option<Value>,
+    pub(super) slow_start: Option<Value>,
     #[serde(default)]
     pub(super) server: List<Table<DefaultServer>>,
     #[serde(default)]
@@ -116,6 +117,7 @@ pub(super) struct HealthCheck {
 pub(super) struct ServerGroup {
     pub(super) name: Option<Value>,
     pub(super) table_size: Option<Value>,
+    pub(super) slow_start: Option<Value>,
     #[serde(default)]
     pub(super) servers: List<Table<Server>>,
 }

@@ -103,6 +103,8 @@ pub struct Pool {
     pub slots: TableSize,
     /// How long connections of a server go on that takes no new flows; `None` for as long as it is configured.
     pub drain: Option<Duration>,
+    /// Time in which servers come to their weight; `None` for at once.
+    pub slow_start: Option<Duration>,
     /// Servers in the order of their addresses, which are unique.
     pub servers: Vec<(SocketAddr, Server)>,
 }
@@ -318,6 +320,18 @@ impl<'a> Members<'a> {
         }
     }
 
+    /// Time in which the servers behind a listener come to their weight.
+    fn slow_start(&self, balancer: &LoadBalancer, listener: &Listener) -> Option<Duration> {
+        match &listener.target {
+            Servers::DefaultGroup { .. } => balancer.slow_start,
+            Servers::ServerGroup(name) | Servers::PrimarySecondary { primary: name, .. } => {
+                self.groups.get(name)?.slow_start
+            }
+            // At any time all traffic belongs to one server.
+            Servers::PrimarySecondaryGroup(_) => None,
+        }
+    }
+
     /// The servers behind a listener, each once.
     pub(super) fn behind(&self, balancer: &LoadBalancer, listener: &Listener) -> Behind {
         match &listener.target {
@@ -403,14 +417,14 @@ pub(super) fn health_of(
 }
 
 fn pool(
-    members: &Members<'_>,
+    members_of: &Members<'_>,
     balancer: &LoadBalancer,
     listener: &Listener,
     is_v4: Option<bool>,
     is_over: bool,
     known: Known<'_>,
 ) -> Pool {
-    let Behind { slots, servers } = members.behind(balancer, listener);
+    let Behind { slots, servers } = members_of.behind(balancer, listener);
     let mut servers: Vec<_> = servers
         .into_iter()
         .filter(|member| is_v4.is_none_or(|is_v4| member.address.is_ipv4() == is_v4))
@@ -420,7 +434,8 @@ fn pool(
     if listener.on_no_healthy == OnNoHealthy::All && !servers.iter().any(|(_, server)| server.takes_new()) {
         servers.iter_mut().for_each(|(_, server)| server.is_last_resort = !server.is_standby);
     }
-    Pool { slots, drain: listener.connection_drain, servers }
+    let slow_start = members_of.slow_start(balancer, listener);
+    Pool { slots, drain: listener.connection_drain, slow_start, servers }
 }
 
 /// What is set for a server, and where.

@@ -23,6 +23,7 @@ use slb_common::{
 use super::{
     desired::{Desired, Health, Server},
     drain::{self, Leaving, Why},
+    slow_start::{self, Begun},
 };
 use crate::dataplane::state::{
     Filter, Index, Member, NO_TABLE, Plan, SPARE_TABLE, Settings, State, Table, backend_address, to_address,
@@ -84,6 +85,8 @@ pub fn assign(
 
     let known = Known::new(desired, held, &tables);
     let idle = longest_idle(desired);
+    let in_use: BTreeSet<u32> = held.services.values().map(|service| service.ring).collect();
+    let mut steps = Vec::new();
     let answering: BTreeSet<usize> = desired
         .services
         .iter()
@@ -94,7 +97,9 @@ pub fn assign(
     let mut backends = Vec::new();
     for (number, (pool, &table)) in desired.pools.iter().zip(&tables).enumerate() {
         let mut members = Vec::with_capacity(pool.servers.len());
-        let drain = pool.drain.map(|drain| seconds(drain));
+        let drain = pool.drain.map(seconds);
+        let slow_start = pool.slow_start.map(seconds);
+        let is_in_use = in_use.contains(&table);
         let mut known = known.of(table).iter().peekable();
         let mut left = Vec::new();
         for (address, server) in &pool.servers {
@@ -115,15 +120,21 @@ pub fn assign(
                 let moved = Why::Moved { idle: idle[number], in_use };
                 left.push((other, if other.is_over() { Why::Removed } else { moved }));
             }
-            let leaving = drain::configured(same.map(|known| known.backend), server, drain, moment.now);
-            let backend = backend(*address, server, &desired.tunnel);
+            let held_backend = same.map(|known| known.backend);
+            let leaving = drain::configured(held_backend, server, drain, moment.now);
+            let begun = slow_start
+                .map(|_| slow_start::begun(held_backend, server, is_in_use, moment.now))
+                .unwrap_or_default();
+            let backend = begun_as(backend(*address, server, &desired.tunnel), begun);
             backends.push((
                 number,
                 id,
                 left_as(Backend { reference, next_hop, ring: table, ..backend }, leaving),
             ));
             if server.takes_new() {
-                members.push(Member { backend: id, address: *address, weight: server.weight });
+                let (weight, step) = slow_start::weight(server.weight, begun.since, slow_start, moment.now);
+                steps.extend(step);
+                members.push(Member { backend: id, address: *address, weight });
             }
         }
         left.extend(known.map(|other| (other, Why::Removed)));
@@ -178,7 +189,7 @@ pub fn assign(
     state.index = Index { hz: surroundings.hz, tunnel: desired.tunnel, entries, servers: answers };
     state.next_hops = ids.hops.iter().map(|(hop, id)| (*id, *hop)).collect();
     state.settings = Settings { seed: desired.seed, generation: ids.generation };
-    let next = drain::next(state.backends.values(), moment.now);
+    let next = drain::next(state.backends.values(), moment.now).into_iter().chain(steps).min();
     Ok(Assigned { state, tables, next })
 }
 
@@ -261,6 +272,11 @@ fn longest_idle(desired: &Desired) -> Vec<u32> {
         }
     }
     longest
+}
+
+fn begun_as(backend: Backend, begun: Begun) -> Backend {
+    let added = if begun.is_added { Backend::ADDED } else { 0 };
+    Backend { flags: backend.flags | added, since: begun.since, ..backend }
 }
 
 fn left_as(backend: Backend, leaving: Leaving) -> Backend {

@@ -56,6 +56,9 @@ pub struct InForce {
     pub next: Option<Duration>,
 }
 
+/// Slots that have changed hands and have flows elsewhere, each with its table.
+type ElsewhereBySlot = BTreeMap<(u32, u32), Elsewhere>;
+
 /// What a look at the flow table has come to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sweep {

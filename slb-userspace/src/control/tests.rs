@@ -328,6 +328,35 @@ fn a_removed_server_drains_and_is_cut_and_goes() {
 }
 
 #[test]
+fn a_server_comes_to_its_weight_in_steps() {
+    let slow = |servers: &[(u8, u8)]| {
+        let mut config = group(servers);
+        config.server_groups[0].slow_start = Some(Duration::from_secs(30));
+        config
+    };
+    let (one, two) = (slow(&[(1, 100)]), slow(&[(1, 100), (2, 50)]));
+    let mut world = World::new();
+    world.all_healthy(&two);
+    let weights = |world: &mut World, config: &Config, seconds: u64| {
+        world.now = Duration::from_secs(1000 + seconds);
+        let known =
+            Known { health: Some(&world.health), next_hops: Some(&world.next_hops), ..Known::default() };
+        let in_force = world.reconciler.reconcile(&desired(config, known), world.now).unwrap();
+        let weights: Vec<_> = in_force.state.tables[&0].plan.members.iter().map(|m| m.weight).collect();
+        (weights, in_force.next.map(|next| next.as_secs()))
+    };
+    assert_eq!(weights(&mut world, &one, 0), (vec![100], None), "the first start");
+    assert_eq!(weights(&mut world, &two, 10), (vec![100, 5], Some(1013)), "added");
+    let mut world = world.restart();
+    assert_eq!(weights(&mut world, &two, 13), (vec![100, 10], Some(1016)), "another daemon goes on");
+    assert_eq!(weights(&mut world, &two, 37), (vec![100, 50], None));
+    world.set_health(1, false);
+    assert_eq!(weights(&mut world, &two, 50), (vec![50], None));
+    world.set_health(1, true);
+    assert_eq!(weights(&mut world, &two, 60), (vec![10, 50], Some(1063)), "healthy again");
+}
+
+#[test]
 fn a_removed_server_that_returns_in_time_keeps_its_connections() {
     let (both, one) = (drained(&[(1, 100), (2, 50)]), drained(&[(1, 100)]));
     let mut world = World::new();

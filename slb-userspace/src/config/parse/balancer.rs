@@ -60,6 +60,7 @@ pub(super) fn build(
     let state = listener::state(scope.checker, raw.state.as_ref());
     let servers = default_servers(scope, &raw.server.0);
     let table_size = scope.checker.table_size(raw.table_size.as_ref());
+    let slow_start = scope.checker.slow_start(raw.slow_start.as_ref());
     let spans: Vec<_> = raw.server.0.iter().map(toml::Spanned::span).collect();
     group::check_count(scope.checker, &spans, table_size, raw.table_size.as_ref());
 
@@ -78,6 +79,7 @@ pub(super) fn build(
         addresses: addresses?,
         servers: servers?,
         table_size: table_size?,
+        slow_start: slow_start?,
         listeners: listeners?,
     })
 }

@@ -2,19 +2,13 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use crate::config::{
-    diagnostic::Diagnostic,
-    field::Checker,
-    model::Protocol,
-    raw::{self, Scalar, Value},
-};
+use crate::config::{diagnostic::Diagnostic, field::Checker, model::Protocol, raw};
 
 const DRAIN: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(900);
 const ESTABLISHED: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(900);
 const DEFAULT_ESTABLISHED: Duration = Duration::from_secs(900);
 /// Silence after which a datagram flow is forgotten.
 const DATAGRAMS: Duration = Duration::from_secs(90);
-const OFF: &str = "off";
 
 /// How flows of a listener end.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +23,8 @@ pub(super) fn build(
     raw: &raw::Listener,
     protocol: Option<Protocol>,
 ) -> Option<Ending> {
-    let connection_drain = raw.connection_drain.as_ref().map_or(Some(None), |value| drain(checker, value));
+    let connection_drain =
+        checker.optional_duration("connection_drain", raw.connection_drain.as_ref(), DRAIN);
     let established = raw.established_timeout.as_ref().map_or(Some(DEFAULT_ESTABLISHED), |value| {
         checker.duration("established_timeout", value, ESTABLISHED)
     });
@@ -45,12 +40,4 @@ pub(super) fn build(
     }
     let idle_timeout = if protocol == Some(Protocol::Udp) { DATAGRAMS } else { established? };
     Some(Ending { connection_drain: connection_drain?, idle_timeout })
-}
-
-/// Returns `Some(None)` where connections are not cut.
-fn drain(checker: &mut Checker, value: &Value) -> Option<Option<Duration>> {
-    match value.as_ref() {
-        Scalar::Text(text) if text == OFF => Some(None),
-        _ => checker.duration_or("connection_drain", value, DRAIN, ", or \"off\"").map(Some),
-    }
 }

@@ -139,6 +139,7 @@ pub(super) fn build(
     let name = checker.required(raw.name.as_ref(), "name", &table.span(), "name = \"web\"");
     let name = name.and_then(|value| checker.name(value));
     let table_size = checker.table_size(raw.table_size.as_ref());
+    let slow_start = checker.slow_start(raw.slow_start.as_ref());
     let mut seen = HashMap::new();
     let servers: Vec<_> =
         raw.servers.0.iter().map(|server| build_server(checker, server, vips, &mut seen)).collect();
@@ -148,6 +149,7 @@ pub(super) fn build(
         name: name?,
         servers: servers.into_iter().collect::<Option<_>>()?,
         table_size: table_size?,
+        slow_start: slow_start?,
     })
 }
 

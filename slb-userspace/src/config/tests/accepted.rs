@@ -132,6 +132,20 @@ fn endings_are_taken() {
 }
 
 #[test]
+fn slow_starts_are_taken() {
+    let config = accepted(BASE);
+    assert_eq!((config.load_balancers[0].slow_start, config.server_groups[0].slow_start), (None, None));
+    let text = BASE
+        .replace("name = \"shop\"", "name = \"shop\"\nslow_start = \"1s\"")
+        .replace("[[server_group]]\n", "[[server_group]]\nslow_start = \"5m\"\n");
+    let config = accepted(&text);
+    assert_eq!(config.load_balancers[0].slow_start, Some(Duration::from_secs(1)));
+    assert_eq!(config.server_groups[0].slow_start, Some(Duration::from_secs(300)));
+    let off = accepted(&changed("[[server_group]]", "[[server_group]]\nslow_start = \"off\""));
+    assert_eq!(off.server_groups[0].slow_start, None);
+}
+
+#[test]
 fn health_checks_are_taken() {
     let with = |check: &str| {
         let config = accepted(&changed(

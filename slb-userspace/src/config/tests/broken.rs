@@ -97,7 +97,7 @@ fn unknown_fields() {
             "servers = [",
             "tabel_size = 251\nservers = [",
             "25:1",
-            &["did you mean `table_size`?", "`name`, `table_size`, `servers`"],
+            &["did you mean `table_size`?", "`name`, `table_size`, `slow_start`, `servers`"],
         ),
         (WEB_TARGET, "x = 1", "21:1", &["unknown field `x`", "no such field", "`health_check`"]),
     ]);

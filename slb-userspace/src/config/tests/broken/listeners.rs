@@ -88,6 +88,17 @@ fn endings() {
 }
 
 #[test]
+fn slow_starts() {
+    for (value, words) in [
+        ("\"0s\"", ["`slow_start` is out of range", "1s to 5m, or \"off\""]),
+        ("\"301s\"", ["`slow_start` is out of range", "1s to 5m, or \"off\""]),
+        ("30", ["expected a duration", "`slow_start = \"30s\"`"]),
+    ] {
+        check(&[("[[server_group]]", &format!("[[server_group]]\nslow_start = {value}"), "24:14", &words)]);
+    }
+}
+
+#[test]
 fn health_checks() {
     for (check_text, column, words) in [
         (
