@@ -4,6 +4,7 @@
 //! the maps, [`diff`] says what must change and in which order, and [`reconcile`] carries it out. All but the last are
 //! pure: no clock, no sockets, no tokio.
 
+pub mod apart;
 pub mod desired;
 pub mod diff;
 pub mod drain;

@@ -304,7 +304,7 @@ impl Daemon {
             self.look = self.look.min(Instant::now() + SWEEP);
         }
         tracing::debug!(in_force.operations, "the data plane is as desired");
-        let snapshot = snapshot(desired, in_force, self.store.records(), self.running());
+        let snapshot = snapshot(&desired, in_force, self.store.records(), self.running());
         self.snapshots.send_replace(Arc::new(snapshot));
         Ok(())
     }
@@ -345,18 +345,19 @@ fn probes(config: &Config) -> path::Settings {
 }
 
 fn snapshot(
-    desired: Desired,
+    desired: &Desired,
     in_force: InForce,
     records: &BTreeMap<Place, Override>,
     running: Running,
 ) -> Snapshot {
     let InForce { state, tables, .. } = in_force;
     let (mut details, mut set) = (Details::new(), Settings::new());
-    for (table, pool) in tables.into_iter().zip(desired.pools) {
-        for (address, server) in pool.servers {
-            details.extend(server.detail.map(|detail| ((table, address), detail)));
-            let record = server.overridden.and_then(|place| records.get(&place));
-            set.extend(record.map(|record| ((table, address), record.clone())));
+    for (pool, table) in tables {
+        for (address, server) in &desired.pools[pool].servers {
+            let place = (table, *address);
+            details.extend(server.detail.as_ref().map(|detail| (place, detail.clone())));
+            let record = server.overridden.as_ref().and_then(|place| records.get(place));
+            set.extend(record.map(|record| (place, record.clone())));
         }
     }
     Snapshot { state, details, set, running }

@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use self::{
-    connection::{Bodies, serve},
+    connection::{Bodies, named, serve},
     file::File,
 };
 use super::{
@@ -180,6 +180,7 @@ impl Api {
     }
 
     async fn order(&self, order: Order, by: By) -> Result<Json<Changed>, Failure> {
+        let by = named(by).await;
         self.ask(|answer| Request::Order { order, by, answer }).await
     }
 }

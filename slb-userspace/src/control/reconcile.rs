@@ -18,6 +18,7 @@ use slb_common::{
 };
 
 use super::{
+    apart::{Apart, apart},
     desired::Desired,
     diff::diff,
     ending::{Ended, Watch},
@@ -48,16 +49,13 @@ pub struct Reconciler<D> {
 pub struct InForce {
     /// What the data plane holds.
     pub state: Arc<State>,
-    /// Id of each pool's table, in the order of the pools.
-    pub tables: Vec<u32>,
+    /// Pools by number, each with the id of its table; one has several where it has come from several.
+    pub tables: Vec<(usize, u32)>,
     /// Operations it took.
     pub operations: usize,
     /// When something must change although nothing else does, in the time that was said to be now.
     pub next: Option<Duration>,
 }
-
-/// Slots that have changed hands and have flows elsewhere, each with its table.
-type ElsewhereBySlot = BTreeMap<(u32, u32), Elsewhere>;
 
 /// What a look at the flow table has come to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +122,7 @@ impl<D: DataPlane> Reconciler<D> {
         let surroundings = self.surroundings.clone();
         self.held()?;
         let held = self.held.clone().unwrap_or_default();
-        assign(desired, &held, &surroundings, self.moment(Duration::ZERO))?;
+        assign(&apart(desired, &held).desired, &held, &surroundings, self.moment(Duration::ZERO))?;
         Ok(())
     }
 
@@ -137,7 +135,8 @@ impl<D: DataPlane> Reconciler<D> {
         self.held()?;
         // Not put back after a failure.
         let mut held = self.held.take().unwrap_or_default();
-        let assigned = assign(desired, &held, &self.surroundings, self.moment(now));
+        let Apart { desired: apart, copies } = apart(desired, &held);
+        let assigned = assign(&apart, &held, &self.surroundings, self.moment(now));
         let Assigned { mut state, tables, next } = match assigned {
             Ok(assigned) => assigned,
             Err(full) => {
@@ -154,6 +153,8 @@ impl<D: DataPlane> Reconciler<D> {
         let state = Arc::new(state);
         self.held = Some(state.clone());
         let next = next.map(|seconds| Duration::from_secs(seconds.into()));
+        let pools = (0..desired.pools.len()).chain(copies);
+        let tables = pools.zip(tables).collect();
         Ok(InForce { state, tables, operations: operations.len(), next })
     }
 

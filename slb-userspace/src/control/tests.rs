@@ -156,6 +156,51 @@ fn listeners_of_one_group_and_check_share_a_table() {
     assert_eq!(state.index.entries.len(), 3);
 }
 
+/// Listeners that come to have the same servers in the same way keep their tables, and so their flows.
+#[test]
+fn listeners_that_come_together_keep_their_tables() {
+    let with_checks = |second: &str| {
+        config(&format!(
+            r#"
+            [[load_balancer]]
+            name = "shop"
+            addresses = ["192.0.2.10", "192.0.2.11"]
+            [[load_balancer.listener]]
+            name = "web"
+            protocol = "tcp"
+            port = 80
+            server_group = "web"
+            [[load_balancer.listener]]
+            name = "alt"
+            protocol = "tcp"
+            port = 81
+            server_group = "web"
+            health_check = {{ kind = "tcp", interval = "{second}" }}
+            [[server_group]]
+            name = "web"
+            table_size = 251
+            servers = [{{ address = "10.0.0.1", port = 80 }}, {{ address = "10.0.0.2", port = 80, weight = 3 }}]
+            "#
+        ))
+    };
+    let (differing, same) = (with_checks("3s"), with_checks("2s"));
+    let mut world = World::new();
+    world.all_healthy(&differing);
+    world.all_healthy(&same);
+    let before = world.reconcile(&differing).unwrap();
+    assert_eq!((before.tables.len(), before.backends.len()), (2, 4));
+    let after = world.reconcile(&same).unwrap();
+    assert_eq!(after, before);
+    // Also over a restart, and back.
+    let mut world = world.restart();
+    assert_eq!(world.reconcile(&same).unwrap(), before);
+    assert_eq!(world.reconcile(&differing).unwrap(), before);
+    // From nothing, they share.
+    let mut world = World::new();
+    world.all_healthy(&same);
+    assert_eq!(world.reconcile(&same).unwrap().tables.len(), 1);
+}
+
 #[test]
 fn a_server_not_yet_checked_keeps_flows_and_gets_no_new_ones() {
     let config = group(&[(1, 100), (2, 50)]);

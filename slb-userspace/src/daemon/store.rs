@@ -23,6 +23,8 @@ use crate::{
 
 const FILE: &str = "overrides.json";
 const VERSION: u32 = 1;
+/// Neither through a symbolic link nor, waiting for a writer, from a pipe.
+const NOT_ELSEWHERE: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
 /// Larger than any that this program writes.
 const LARGEST: u64 = 64 << 20;
 
@@ -155,7 +157,7 @@ fn read(directory: &Path) -> Result<BTreeMap<Place, Override>> {
     let path = directory.join(FILE);
     let shown = path.display();
     let instead = format!("move it away (`mv {shown} {shown}.old`), which ends what was set at run time");
-    let file = match OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(&path) {
+    let file = match OpenOptions::new().read(true).custom_flags(NOT_ELSEWHERE).open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(error) => return Err(error).with_context(|| format!("{shown} cannot be opened: {instead}")),

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::Semaphore,
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::{sleep, timeout},
 };
 
@@ -76,8 +76,15 @@ async fn talk(stream: UnixStream, router: Router) {
 /// Who is at the other end.
 fn by(stream: &UnixStream) -> By {
     let Ok(peer) = stream.peer_cred() else { return By::default() };
-    let user = User::from_uid(Uid::from_raw(peer.uid())).ok().flatten();
-    By { uid: Some(peer.uid()), user: user.map(|user| user.name), pid: peer.pid() }
+    By { uid: Some(peer.uid()), user: None, pid: peer.pid() }
+}
+
+/// The same with the name of the user, which may have to be asked for elsewhere.
+pub(super) async fn named(by: By) -> By {
+    let Some(uid) = by.uid else { return by };
+    let found = spawn_blocking(move || User::from_uid(Uid::from_raw(uid))).await;
+    let user = found.ok().and_then(Result::ok).flatten().map(|user| user.name);
+    By { user, ..by }
 }
 
 /// Reads bodies, a few at a time.
