@@ -14,7 +14,7 @@ pub const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Failures in a row that make a server unhealthy.
 pub const UNHEALTHY_THRESHOLD: u32 = 2;
 
-/// Connections the flow table holds: more than any scenario opens.
+/// Connections the flow table holds: more than most scenarios open.
 const FLOW_TABLE_ENTRIES: u32 = 262_144;
 
 /// The last line.
@@ -42,6 +42,8 @@ pub struct Plan {
     pub socket: PathBuf,
     /// Where changes by hand are kept.
     pub state_dir: PathBuf,
+    /// Connections the flow table holds.
+    pub flow_table_entries: u32,
     /// Names of everything.
     pub names: Names,
     /// Servers, in the order of the backends.
@@ -110,6 +112,7 @@ impl Plan {
             pin_dir,
             state_dir: socket.with_extension("state"),
             names: Names::default(),
+            flow_table_entries: FLOW_TABLE_ENTRIES,
             socket,
             servers: servers.collect(),
             mode: Mode::Nat,
@@ -149,12 +152,13 @@ impl Plan {
     pub fn toml(&self) -> String {
         let mut text = format!(
             "[daemon]\ninterfaces = {:?}\nxdp_mode = \"native\"\npin_dir = {:?}\nsocket = {:?}\n\
-             state_dir = {:?}\nflow_table_entries = {FLOW_TABLE_ENTRIES}\ntunnel_addresses = {:?}\n{}\n\
+             state_dir = {:?}\nflow_table_entries = {}\ntunnel_addresses = {:?}\n{}\n\
              [[load_balancer]]\nname = {:?}\naddresses = [\"{}\", \"{}\"]\n",
             self.interfaces,
             self.pin_dir,
             self.socket,
             self.state_dir,
+            self.flow_table_entries,
             self.tunnel_addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             self.daemon,
             self.names.load_balancer,
@@ -258,6 +262,7 @@ mod tests {
             pin_dir: PathBuf::from("/sys/fs/bpf/slbt-1-1"),
             socket: PathBuf::from("/run/slb.sock"),
             state_dir: PathBuf::from("/var/lib/slb"),
+            flow_table_entries: super::FLOW_TABLE_ENTRIES,
             names: Names::default(),
             servers: vec![server(1, 100), server(2, 0)],
             mode,

@@ -115,7 +115,7 @@ fn listener(old: &Listener, new: &Listener) -> Vec<String> {
     match (&old.health_check, &new.health_check) {
         (None, Some(check)) => words.push(format!("health check added ({})", in_words(check))),
         (Some(_), None) => {
-            words.push("health check removed: its servers are taken as able to serve".to_owned())
+            words.push("health check removed: its servers are taken as able to serve".to_owned());
         }
         (Some(before), Some(after)) => {
             let changed = fields!(

@@ -9,7 +9,7 @@ use std::{
 
 use proptest::prelude::*;
 use slb_common::abi::{
-    Reference, Stations,
+    Stations,
     backend::{Backend, NextHop},
 };
 
@@ -23,7 +23,7 @@ use crate::{
     config::{self, model::Config},
     dataplane::{
         fake::Fake,
-        state::{BATCH, Remembered, State, backend_address, to_address},
+        state::{BATCH, State, backend_address},
     },
     health::Target,
 };
@@ -436,7 +436,7 @@ fn a_configured_server_is_cut_and_stays_so_until_it_takes_new_flows() {
 }
 
 #[test]
-fn connections_of_a_listener_that_shares_another_table_go_on() {
+fn listeners_that_come_to_be_the_same_keep_their_connections() {
     let apart = |port| {
         let mut config = group(&[(1, 100)]);
         if let Some(check) = &mut config.load_balancers[0].listeners[1].health_check {
@@ -449,39 +449,10 @@ fn connections_of_a_listener_that_shares_another_table_go_on() {
     world.all_healthy(&apart);
     let before = world.reconcile(&apart).unwrap();
     assert_eq!((before.tables.len(), before.backends.len()), (2, 2));
-    let flow = |id: u32, world: &mut World| {
-        let service = world.reconciler.held().unwrap().services[&id].reference.tag();
-        Remembered { service, backend: before.backends[&id].reference, ..remembered() }
-    };
     let after = world.reconcile(&together).unwrap();
-    assert_eq!(after.tables.len(), 1);
-    let moved: Vec<_> = after.backends.iter().filter(|(_, backend)| lingers(backend)).collect();
-    let [(id, moved)] = moved[..] else { panic!("{moved:?}") };
-    assert_eq!((moved.flags, moved.deadline), (Backend::ALIVE | Backend::LINGERING, 1900));
-    assert!(after.backends.values().all(|backend| after.tables.contains_key(&backend.ring)));
-    assert_eq!(moved.reference, before.backends[id].reference, "flows name it");
-
-    let named = flow(*id, &mut world);
-    for (flows, now, deadline) in [(vec![named], 1900, Some(1960)), (vec![], 1960, None)] {
-        world.reconciler.plane_mut().flows = flows;
-        world.now = Duration::from_secs(now);
-        world.reconciler.sweep(world.now).unwrap();
-        let state = world.reconcile(&together).unwrap();
-        assert_eq!(state.backends.get(id).map(|backend| backend.deadline), deadline);
-    }
-}
-
-/// A flow that goes on.
-fn remembered() -> Remembered {
-    Remembered {
-        service: 0,
-        backend: Reference::default(),
-        client: to_address(IpAddr::from([203, 0, 113, 7])),
-        port: 0,
-        loose: None,
-        is_over: false,
-        left: Some(HZ),
-    }
+    assert_eq!(after.tables.len(), 2, "flows name servers by their table");
+    let references = |state: &State| -> Vec<_> { state.backends.values().map(|b| b.reference).collect() };
+    assert_eq!(references(&after), references(&before));
 }
 
 #[test]

@@ -69,7 +69,8 @@ impl Daemon {
             self.ports.remove(&removed);
             self.renew_probes(&before);
         }
-        self.expect(&[self.config.clone()])?;
+        let config = self.config.clone();
+        self.expect(std::slice::from_ref(&config))?;
         applied.map(|()| changes)
     }
 

@@ -36,7 +36,7 @@ pub async fn follow() -> Result<watch::Receiver<Links>> {
             match connections.follow(&published).await {
                 Ok(()) => return,
                 Err(error) => {
-                    warn!(error = format!("{error:#}"), "interfaces are not followed; will try again")
+                    warn!(error = format!("{error:#}"), "interfaces are not followed; will try again");
                 }
             }
             connections = loop {

@@ -24,6 +24,8 @@ const EXCHANGES: u64 = 1_000;
 const PROGRESS: u64 = 50;
 /// Reloads of the long scenario, unless the variable says otherwise.
 const RELOADS: u32 = 50;
+/// Flows of the long scenario: each datagram's is remembered for 90 s.
+const FLOWS: u32 = 1 << 21;
 const RELOADS_VARIABLE: &str = "SLB_RELOADS";
 
 /// The server that comes and goes; long-lived connections are opened while it is away, for they would end with it.
@@ -211,6 +213,7 @@ fn reloads_under_traffic() {
         env::var(RELOADS_VARIABLE).map_or(RELOADS, |reloads| reloads.parse().expect("a number of reloads"));
     scenario("reloads_under_traffic", &WEIGHTS, |world| {
         let guest = world.plan.servers.remove(GUEST);
+        world.plan.flow_table_entries = FLOWS;
         world.start()?;
         let watched = Watched::start(world)?;
         for round in 0..reloads {
