@@ -4,7 +4,7 @@
 //! `SLB_TRACKING_TIMES` multiplies their number. A failure prints the seed and the last lines of the play; to repeat it
 //! alone, set `SLB_TRACKING_SEED` to it: it comes first.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use slb_tests::packets::frames::flag;
 use slb_tests::tracking::{
@@ -77,6 +77,37 @@ fn a_connection_begun_anew_is_not_sought_where_the_last_one_was() {
             play.open(number);
             play.go_on(number, flag::ACK);
             play.go_on(number, flag::RST | flag::ACK);
+        }
+    }
+}
+
+/// The time that a server has to drain is all that its flows have.
+#[test]
+fn flows_end_when_the_time_is_over_and_not_before() {
+    for n in 0..5 {
+        for removed in [false, true] {
+            let mut play = Play::new(Setting { drain: Some(60), ..setting(n) }, n, 2048, 2);
+            for number in 0..100 {
+                play.open(number);
+                play.go_on(number, flag::ACK);
+            }
+            if removed {
+                play.wanted[0].exists = false;
+            } else {
+                play.wanted[0].weight = 0;
+            }
+            play.put_in_force();
+            let leaves = play.streams.values().filter(|flow| flow.server == 0).count() as u64;
+            assert!((1..100).contains(&leaves), "{leaves}");
+            for _ in 0..5 {
+                play.pass(Duration::from_millis(11_500));
+                play.all_go_on();
+            }
+            assert_eq!(play.counts.ended, 0, "before");
+            play.pass(Duration::from_secs(3));
+            play.all_go_on();
+            assert_eq!(play.counts.ended, leaves);
+            assert!(play.streams.values().all(|flow| flow.server == 1));
         }
     }
 }
