@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, env};
 use anyhow::{Context as _, Result, ensure};
 use slb_tests::{
     World,
+    client::LongLived,
     config::{Names, PlannedServer},
     daemon::servers,
     net::Family,
@@ -351,7 +352,7 @@ impl Watched {
     fn start(world: &World) -> Result<Self> {
         let traffic = Traffic::start(world, LONG_LIVED)?;
         traffic.progress(PROGRESS)?;
-        let placed = traffic.connections().iter().map(|family| family.alive()).collect();
+        let placed = traffic.connections().iter().map(LongLived::alive).collect();
         Ok(Self { traffic, placed, dropped: world.packets("drop", None)? })
     }
 
@@ -359,7 +360,7 @@ impl Watched {
     fn undisturbed(&self, world: &World) -> Result<()> {
         self.traffic.progress(PROGRESS)?;
         self.traffic.expect_unbroken(None)?;
-        let placed: Vec<_> = self.traffic.connections().iter().map(|family| family.alive()).collect();
+        let placed: Vec<_> = self.traffic.connections().iter().map(LongLived::alive).collect();
         ensure!(placed == self.placed, "{placed:?} after {:?}", self.placed);
         let dropped = world.packets("drop", None)? - self.dropped;
         ensure!(dropped == 0, "{dropped} packets dropped: {:?}", world.status()?.reasons);
@@ -368,7 +369,7 @@ impl Watched {
 
     /// Connections that were answered by another server than theirs, and those that broke otherwise.
     fn figures(&self) -> (usize, usize) {
-        let breaks: Vec<_> = self.traffic.connections().iter().flat_map(|family| family.breaks()).collect();
+        let breaks: Vec<_> = self.traffic.connections().iter().flat_map(LongLived::breaks).collect();
         let moved = breaks.iter().filter(|broken| broken.error.starts_with("answered by")).count();
         (moved, breaks.len() - moved)
     }
