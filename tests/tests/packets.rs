@@ -1,6 +1,7 @@
 //! The packet cases and random frames, on the host and in the kernel.
 
 use std::{
+    collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -10,9 +11,12 @@ use proptest::{
     strategy::{Strategy as _, ValueTree as _},
     test_runner::{Config, TestRunner},
 };
-use slb_common::datapath::{
-    Verdict,
-    upkeep::{Clock, Look},
+use slb_common::{
+    abi::service::{Service, policy},
+    datapath::{
+        Verdict,
+        upkeep::{Clock, Look},
+    },
 };
 use slb_tests::packets::{
     frames::{self, flag},
@@ -169,6 +173,28 @@ fn flows_are_erased_under_packets_in_the_kernel() {
         let look = maps.look(Maps::clock(hz).unwrap(), &mut |_| false).unwrap();
         assert_eq!(look, Look::default(), "something is left");
     });
+}
+
+/// All flows of one client, and no others, go to one server, where the listener says so.
+#[test]
+fn flows_of_one_client_stay_together() {
+    const SERVERS: [Server; 4] = [world::WEB4, world::OTHER4, world::FOURTH, world::DISTANT4];
+    let by_client = |service: &mut Service| service.policy |= policy::BY_CLIENT;
+    let mut host = host_in(&World::standard().table(1, &SERVERS).with(world::HTTP4, by_client));
+    let mut reached = BTreeSet::new();
+    for client in 0..100_u8 {
+        let mut of_client = BTreeSet::new();
+        for port in [1, 80, 1024, 40_000, 65_535] {
+            let from = SocketAddr::new(Ipv4Addr::new(203, 0, 113, client).into(), port);
+            let mut frame = frames::tcp(from, world::HTTP4.at, flag::SYN).build().bytes;
+            host.process(&mut frame, LO);
+            // The destination of the packet.
+            of_client.insert(frame[30..34].to_vec());
+        }
+        assert_eq!(of_client.len(), 1, "client {client}");
+        reached.extend(of_client);
+    }
+    assert_eq!(reached.len(), SERVERS.len());
 }
 
 /// Asserts that host and oracle agree, and returns what they agree on.

@@ -1,6 +1,7 @@
 //! Services: what a listener is on one of its VIPs, and the index that finds them.
 
 use super::{Address, MAX_SERVICES, NAME_LEN, Reference};
+use crate::hash::flow_hash;
 
 /// One VIP, protocol and port; with an ICMP protocol and port 0, the right to answer echo requests to the VIP.
 ///
@@ -69,6 +70,8 @@ pub mod policy {
     pub const TRACK: u32 = 1;
     /// Datagrams of unknown flows go where the table says, in place of where it said before.
     pub const FOLLOW: u32 = 2;
+    /// All flows of one client address belong to one slot of the table.
+    pub const BY_CLIENT: u32 = 4;
 }
 
 /// Slots of the index: four times the services, so that probes stay short.
@@ -114,6 +117,14 @@ impl IndexEntry {
     #[inline(always)]
     pub const fn id(&self) -> u32 {
         self.service & 0xffff
+    }
+
+    /// What a flow's slot in the server table follows from; the port in network byte order.
+    #[inline(always)]
+    pub const fn flow_hash(&self, client: &Address, port: u16) -> u64 {
+        // Without branches: each one would double the paths the verifier follows.
+        let by_client = (self.policy & policy::BY_CLIENT != 0) as u16;
+        flow_hash(self.salt, client, port & by_client.wrapping_sub(1))
     }
 }
 

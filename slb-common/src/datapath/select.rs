@@ -23,7 +23,7 @@ use crate::{
         service::{IndexEntry, Service, ServiceIndex, mode, policy},
         stats::Reason,
     },
-    hash::{flow_hash, mix},
+    hash::mix,
     net::{headers::protocol, parse::Packet},
 };
 
@@ -342,7 +342,7 @@ fn keeps<'t, T: Tables>(
 
 #[inline(always)]
 fn hash_of(packet: &Packet, service: &IndexEntry) -> u64 {
-    flow_hash(service.salt, &packet.source, packet.source_port)
+    service.flow_hash(&packet.source, packet.source_port)
 }
 
 /// The server that a slot names.

@@ -10,7 +10,7 @@ use std::{
 
 use super::model::{
     CheckKind, Config, Daemon, HealthCheck, HttpCheck, Listener, LoadBalancer, Name, PrimarySecondaryGroup,
-    ServerGroup, TableSize, Target, UdpCheck, Weight,
+    Scheduler, ServerGroup, TableSize, Target, UdpCheck, Weight,
 };
 
 /// Says of each field that differs what it was and what it is; fields after the semicolon are compared elsewhere.
@@ -109,7 +109,7 @@ fn balancer(old: &LoadBalancer, new: &LoadBalancer, words: &mut Vec<String>) {
 fn listener(old: &Listener, new: &Listener) -> Vec<String> {
     let mut words = fields!(old, new, Listener {
         protocol: word, port: display, state: word, target: target, mode: word, tracking: word,
-        unknown_datagrams: word, connection_drain: or_off, idle_timeout: debug, on_no_healthy: word;
+        unknown_datagrams: word, connection_drain: or_off, idle_timeout: debug, on_no_healthy: word, scheduler: scheduler;
         name, health_check
     });
     match (&old.health_check, &new.health_check) {
@@ -242,6 +242,13 @@ fn kind(kind: &CheckKind) -> String {
             let tls = tls.map_or_else(String::new, |tls| format!(", tls {tls:?}"));
             format!("{scheme} {} {path} of {host} (expect {expect:?}{tls})", method.as_str())
         }
+    }
+}
+
+fn scheduler(scheduler: &Scheduler) -> &'static str {
+    match scheduler {
+        Scheduler::Maglev => "maglev",
+        Scheduler::MaglevClient => "maglev-client",
     }
 }
 

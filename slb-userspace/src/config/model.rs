@@ -128,6 +128,17 @@ pub struct Listener {
     pub health_check: Option<HealthCheck>,
     /// Where new flows go while no server is able to serve.
     pub on_no_healthy: OnNoHealthy,
+    /// What decides which server a new flow goes to.
+    pub scheduler: Scheduler,
+}
+
+/// What decides which server a new flow goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheduler {
+    /// The flow: its client's address and port.
+    Maglev,
+    /// The client's address alone: all its flows go to one server, for as long as the table does not change for it.
+    MaglevClient,
 }
 
 /// Where new flows go while no server is able to serve.

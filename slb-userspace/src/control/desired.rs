@@ -21,7 +21,7 @@ use super::{
 use crate::{
     config::model::{
         Config, HealthCheck, Listener, LoadBalancer, Mode, Name, OnNoHealthy, PrimarySecondaryGroup,
-        ServerGroup, TableSize, Target as Servers, Tracking, UnknownDatagrams, Weight,
+        Scheduler, ServerGroup, TableSize, Target as Servers, Tracking, UnknownDatagrams, Weight,
     },
     dataplane::state::to_address,
     health::Target,
@@ -509,6 +509,9 @@ fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: 
         } | match listener.unknown_datagrams {
             UnknownDatagrams::Keep => 0,
             UnknownDatagrams::Follow => policy::FOLLOW,
+        } | match listener.scheduler {
+            Scheduler::Maglev => 0,
+            Scheduler::MaglevClient => policy::BY_CLIENT,
         },
     }
 }

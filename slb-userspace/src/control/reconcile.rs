@@ -14,7 +14,6 @@ use slb_common::{
         ring::{NO_BACKEND, Ring},
     },
     datapath::upkeep::Look,
-    hash::flow_hash,
 };
 
 use super::{
@@ -250,7 +249,7 @@ impl<D: DataPlane> Reconciler<D> {
             let Some(owners) = owners.get(&entry.ring).filter(|owners| !owners.is_empty()) else {
                 return ends;
             };
-            let hash = flow_hash(entry.salt, &flow.client, flow.port);
+            let hash = entry.flow_hash(&flow.client, flow.port);
             let slot = Ring::slot_of(owners.len() as u32, hash) as u32;
             let moved = held.tables.get(&entry.ring).and_then(|table| table.handover.keeper(slot));
             if flow.left.is_some() && owners[slot as usize] != flow.backend.id() && moved.is_some() {

@@ -14,7 +14,6 @@ use slb_common::{
         tables::Tables as _,
         upkeep::{Clock, Look, Upkeep},
     },
-    hash::flow_hash,
 };
 use slb_userspace::dataplane::{
     Contents, DataPlane,
@@ -81,7 +80,7 @@ impl HostPlane {
     pub fn owner(&self, client: SocketAddr, protocol: u8) -> Option<SocketAddr> {
         let (host, state) = (self.host(), self.state());
         let entry = state.index.entries.values().find(|entry| entry.protocol == protocol)?;
-        let hash = flow_hash(entry.salt, &to_address(client.ip()), client.port().to_be());
+        let hash = entry.flow_hash(&to_address(client.ip()), client.port().to_be());
         let ring = host.ring(entry.ring)?;
         let id = ring.slot(Ring::slot_of(ring.size, hash)).server()?;
         state.backends.get(&id).map(backend_address)

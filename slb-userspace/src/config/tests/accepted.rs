@@ -6,8 +6,8 @@ use super::{BASE, accepted, changed};
 use crate::config::{
     load,
     model::{
-        CheckKind, HealthCheck, HttpCheck, Method, Mode, Protocol, Status, Target, Tls, Tracking, UdpCheck,
-        UnknownDatagrams, XdpMode,
+        CheckKind, HealthCheck, HttpCheck, Method, Mode, OnNoHealthy, Protocol, RunState, Scheduler, Status,
+        Target, Tls, Tracking, UdpCheck, UnknownDatagrams, XdpMode,
     },
 };
 
@@ -46,6 +46,12 @@ fn every_default() {
     assert_eq!((dns.mode, &dns.health_check), (Mode::Nat, &None));
     assert_eq!((dns.tracking, dns.unknown_datagrams), (Tracking::Auto, UnknownDatagrams::Keep));
     assert_eq!((web.name.as_str(), web.protocol, web.port), ("web", Protocol::Tcp, 80));
+    assert_eq!((web.state, web.on_no_healthy), (RunState::Running, OnNoHealthy::Drop));
+    assert_eq!((web.scheduler, shop.state), (Scheduler::Maglev, RunState::Running));
+    let by_client =
+        changed("server_group = \"web\"", "server_group = \"web\"\nscheduler = \"maglev-client\"");
+    let by_client = accepted(&by_client).load_balancers[0].listeners[1].scheduler;
+    assert_eq!(by_client, Scheduler::MaglevClient);
     assert_eq!((web.mode, &web.health_check), (Mode::Nat, &Some(DEFAULT_CHECK)));
 
     let [group] = config.server_groups.as_slice() else { panic!("{config:?}") };

@@ -98,6 +98,12 @@ fn what_has_no_meaning() {
             &["`failover_threshold` has no meaning here", "remove it"],
         ),
         (WEB_TARGET, &with("failback_after = \"1s\""), "22:18", &["`failback_after` has no meaning here"]),
+        (
+            WEB_TARGET,
+            &with("scheduler = \"maglev-clint\""),
+            "22:13",
+            &["cannot be `maglev-clint`", "did you mean \"maglev-client\"?"],
+        ),
         (WEB_TARGET, &with("on_no_healthy = \"any\""), "22:17", &["cannot be `any`", "\"drop\", \"all\""]),
         (
             WEB_TARGET,
