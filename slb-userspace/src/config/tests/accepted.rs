@@ -323,6 +323,18 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         "verify",
         "request",
         "servers",
+        "state",
+        "scheduler",
+        "on_no_healthy",
+        "primary_secondary_group",
+        "primary",
+        "secondary",
+        "failover_threshold",
+        "failback_after",
+        "connection_drain",
+        "established_timeout",
+        "slow_start",
+        "state_dir",
     ] {
         assert!(text.contains(&format!("{setting} =")), "{setting}");
     }
@@ -330,7 +342,10 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
     // What the comments call a default is one.
     let defaults = accepted(BASE);
     assert_eq!(config.daemon, defaults.daemon);
-    let [shop] = config.load_balancers.as_slice() else { panic!("{config:?}") };
+    let [shop, data] = config.load_balancers.as_slice() else { panic!("{config:?}") };
+    assert!(
+        matches!(&data.listeners[0].target, Target::PrimarySecondaryGroup(name) if name.as_str() == "db")
+    );
     assert_eq!(shop.name.as_str(), "shop");
     assert_eq!(shop.addresses.len(), 2);
     assert_eq!(shop.listeners[0].health_check, Some(DEFAULT_CHECK));
