@@ -30,7 +30,7 @@ use self::{
     clock::since_start,
     facts::Facts,
     orders::Trial,
-    ports::{Ports, attach},
+    ports::{Ports, attach, links},
     store::Store,
 };
 use crate::{
@@ -48,7 +48,7 @@ use crate::{
     },
     dataplane::bpf::{maps::Maps, pins::Pins},
     health::{Event, Paths, Supervisor, path},
-    neigh::{self, Links, Resolutions, Resolver},
+    neigh::{self, Resolutions, Resolver},
     poke::Poker,
 };
 
@@ -128,7 +128,7 @@ struct Daemon {
     /// Neighbours are followed until it is dropped.
     resolver: Resolver,
     neighbours: watch::Receiver<Resolutions>,
-    links: watch::Receiver<Links>,
+    links_changed: watch::Receiver<()>,
     /// What is asked over the API.
     requests: mpsc::Receiver<Request>,
     /// The API ends when it is dropped.
@@ -149,8 +149,8 @@ struct Daemon {
 impl Daemon {
     async fn start(file: PathBuf, config: Arc<Config>, pins: &Pins) -> Result<Self> {
         let socket = Socket::bind(&config.daemon.socket).await?;
-        let links = neigh::follow_links().await?;
-        let (mut reconciler, ports) = attach(&config, pins, &links.borrow(), jiffies_per_second()?)?;
+        let links_changed = neigh::follow_links()?;
+        let (mut reconciler, ports) = attach(&config, pins, &links().await?, jiffies_per_second()?)?;
         let mut facts = Facts::remembered(&config, reconciler.held()?, ports.attached());
         facts.expect(targets(&config), BTreeMap::new());
 
@@ -181,7 +181,7 @@ impl Daemon {
             verdicts,
             resolver,
             neighbours,
-            links,
+            links_changed,
             requests,
             api: JoinSet::new(),
             snapshots,
@@ -229,11 +229,11 @@ impl Daemon {
                     self.facts.learn(&self.neighbours.borrow_and_update());
                     self.change_soon();
                 }
-                changed = self.links.changed() => {
+                changed = self.links_changed.changed() => {
                     changed.context("interfaces are not followed any more")?;
-                    self.follow_links();
+                    self.follow_links().await;
                 }
-                _ = retry_ports.tick(), if self.ports.are_refused() => self.follow_links(),
+                _ = retry_ports.tick(), if self.ports.are_refused() => self.follow_links().await,
                 () = sleep_until(forget), if self.facts.remembers_next_hops() => {
                     self.facts.forget_next_hops();
                     self.facts.learn(&self.neighbours.borrow_and_update());
@@ -269,8 +269,14 @@ impl Daemon {
     }
 
     /// Takes notice of interfaces that have come, gone, or come back.
-    fn follow_links(&mut self) {
-        let links = self.links.borrow_and_update().clone();
+    async fn follow_links(&mut self) {
+        let links = match links().await {
+            Ok(links) => links,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "interfaces cannot be followed");
+                return;
+            }
+        };
         if let Some(gone) = self.ports.follow(&links) {
             self.use_ports(&[], &gone);
             self.change_soon();

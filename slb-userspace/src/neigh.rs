@@ -18,7 +18,7 @@ mod view;
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 pub use kernel::links;
-pub use links::{Links, follow as follow_links};
+pub use links::follow as follow_links;
 pub use resolver::Resolver;
 
 /// An Ethernet address.

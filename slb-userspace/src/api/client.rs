@@ -78,8 +78,8 @@ async fn exchange<T: DeserializeOwned>(
         return document.map(Some).context("the daemon's answer is not a document of this version");
     }
     let text = String::from_utf8_lossy(&body).into_owned();
-    if code.is_client_error() && !text.is_empty() {
-        return Err(Refused(text).into());
+    if text.is_empty() {
+        bail!("the daemon answers {code}, and says nothing of it");
     }
-    bail!("the daemon answers {code}: {text}")
+    Err(Refused(text).into())
 }

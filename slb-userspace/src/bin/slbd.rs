@@ -16,7 +16,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run in the foreground. SIGTERM ends the daemon and leaves forwarding on.
+    /// Run in the foreground. SIGHUP, or `slb reload`, reads the configuration again; SIGTERM ends the daemon and leaves
+    /// forwarding on.
     Run {
         /// Configuration file.
         #[arg(long, default_value = "/etc/slb/slb.toml")]

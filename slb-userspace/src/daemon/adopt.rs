@@ -1,13 +1,7 @@
 //! Puts another configuration in force while traffic goes on, in an order that leaves no gap: probes and next hops of what
 //! is new come first, then the change itself, then the end of what is old.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    mem,
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, mem, net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use tokio::time::{Instant, sleep_until};
@@ -29,17 +23,19 @@ const FIRST_WORD: Duration = Duration::from_secs(1);
 
 impl Daemon {
     /// Says why a configuration cannot be put in force in place of the one that is, if so. Changes nothing.
-    pub(super) fn examine(&mut self, config: &Config) -> Result<(), Refused> {
+    pub(super) async fn examine(&mut self, config: &Config) -> Result<(), Refused> {
         let fixed = fixed::refusals(&self.config.daemon, &config.daemon);
         if !fixed.is_empty() {
             let errors: Vec<_> = fixed.iter().map(|refusal| format!("error: {refusal}")).collect();
             return Err(Refused::Unfit(errors.join("\n")));
         }
         let (added, _) = changed_interfaces(&self.config, config);
-        ports::missing(&added, &self.links.borrow())
-            .map_err(|error| Refused::Unfit(format!("error: {error:#}")))?;
+        let unfit = |error: anyhow::Error| Refused::Unfit(format!("error: {error:#}"));
+        if !added.is_empty() {
+            ports::missing(&added, &ports::links().await.map_err(unfit)?).map_err(unfit)?;
+        }
         let desired = desired(config, self.facts.known(self.store.settings()));
-        self.reconciler.check(&desired).map_err(|error| Refused::Unfit(format!("error: {error:#}")))
+        self.reconciler.check(&desired).map_err(unfit)
     }
 
     /// Puts a configuration in force. Returns what that has changed, in words.
@@ -49,35 +45,40 @@ impl Daemon {
     pub(super) async fn adopt(&mut self, config: Arc<Config>) -> Result<Vec<String>> {
         let changes = difference(&self.config, &config);
         let (added, removed) = changed_interfaces(&self.config, &config);
-        let links = self.links.borrow().clone();
-        self.ports.add(&added, &links)?;
-        self.get_to_know(&config).await?;
-        let before = mem::replace(&mut self.config, config);
-        if !added.is_empty() || !removed.is_empty() {
-            self.use_ports(&removed, &BTreeSet::new());
+        if !added.is_empty() {
+            self.ports.add(&added, &ports::links().await?)?;
+            self.use_ports(&[], &BTreeSet::new());
         }
+        let applied = match self.get_to_know(&config).await {
+            Ok(()) => self.switch(config, &removed),
+            Err(error) => Err(error),
+        };
+        // Those that are not used any more, whichever configuration is in force.
+        self.ports.remove(if applied.is_ok() { &removed } else { &added });
+        self.use_ports(&[], &BTreeSet::new());
+        self.expect(None)?;
+        applied.map(|()| changes)
+    }
+
+    /// Makes a configuration the one that is in force, or leaves the one that is.
+    fn switch(&mut self, config: Arc<Config>, removed: &[String]) -> Result<()> {
+        let before = mem::replace(&mut self.config, config);
+        self.use_ports(removed, &BTreeSet::new());
         let applied = self.apply();
         if applied.is_err() {
-            self.config = before.clone();
-            self.ports.remove(&added);
-            if !added.is_empty() || !removed.is_empty() {
-                self.use_ports(&[], &BTreeSet::new());
-            }
+            self.config = before;
             // What has been changed of the maps is changed back.
             self.due = Some(Instant::now());
         } else {
-            self.ports.remove(&removed);
             self.renew_probes(&before);
         }
-        let config = self.config.clone();
-        self.expect(std::slice::from_ref(&config))?;
-        applied.map(|()| changes)
+        applied
     }
 
     /// Probes the servers of `config` too, and asks for the ways to them, until each that is new has been heard of, or for
     /// a while.
     async fn get_to_know(&mut self, config: &Arc<Config>) -> Result<()> {
-        self.expect(&[self.config.clone(), config.clone()])?;
+        self.expect(Some(config))?;
         let new_targets: BTreeSet<Target> = &targets(config) - &targets(&self.config);
         let new_servers: BTreeSet<IpAddr> = &destinations(config) - &destinations(&self.config);
         let deadline = Instant::now() + FIRST_WORD;
@@ -94,13 +95,11 @@ impl Daemon {
         Ok(())
     }
 
-    /// Makes the servers of these configurations the ones that are probed, and that ways are known to.
-    fn expect(&mut self, configs: &[Arc<Config>]) -> Result<()> {
+    /// Makes the servers of the configuration, and those of another one, the ones that are probed, and that ways are known to.
+    fn expect(&mut self, another: Option<&Arc<Config>>) -> Result<()> {
+        let configs: Vec<&Config> = [&self.config].into_iter().chain(another).map(Arc::as_ref).collect();
         let held = self.reconciler.held()?;
-        let mut inherited = BTreeMap::new();
-        for config in configs {
-            inherited.extend(memory::health(config, held));
-        }
+        let inherited = configs.iter().flat_map(|config| memory::health(config, held)).collect();
         self.facts.expect(configs.iter().flat_map(|config| targets(config)).collect(), inherited);
         self.supervisor.set_targets(self.facts.targets());
         self.resolver.watch(configs.iter().flat_map(|config| destinations(config)).collect());

@@ -1,6 +1,7 @@
 //! What the daemon is told while it runs: to read its file again, to try or keep another configuration.
 
 use std::{
+    fs,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -14,7 +15,7 @@ use crate::{
         server::Running,
         types::{By, Changed, Differences, Override, Set},
     },
-    config::{self, Config, Loaded, difference::difference},
+    config::{self, Config, Loaded, Rejected, difference::difference},
     control::overrides::{Aside, Overrides, Place, Setting},
 };
 
@@ -37,7 +38,9 @@ impl Daemon {
                 // Whoever has asked may be gone.
                 let _ = answer.send(result);
             }
-            Request::Differences { name, text, answer } => drop(answer.send(self.differences(name, text))),
+            Request::Differences { name, text, answer } => {
+                drop(answer.send(self.differences(name, text).await));
+            }
         }
     }
 
@@ -58,10 +61,21 @@ impl Daemon {
 
     async fn reload(&mut self) -> Result<Changed, Refused> {
         self.refuse_during_trial("reload")?;
-        let loaded = config::load(&self.file).map_err(|rejected| Refused::Unfit(rejected.to_string()))?;
-        let changed = self.put_in_force(loaded).await?;
+        let changed = self.put_in_force(self.load()?).await?;
         self.end_overrides();
         Ok(changed)
+    }
+
+    /// Reads the daemon's file.
+    fn load(&self) -> Result<Loaded, Refused> {
+        // What has come through a pipe is gone, and another writer would have to be waited for.
+        if fs::metadata(&self.file).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+            let file = self.file.display();
+            return Err(Refused::Unfit(format!(
+                "error: {file}: is not a regular file and cannot be read again: use `slb apply FILE`, or start slbd with a file"
+            )));
+        }
+        config::load(&self.file).map_err(unfit)
     }
 
     async fn try_out(
@@ -71,7 +85,7 @@ impl Daemon {
         confirm_within: Option<Duration>,
     ) -> Result<Changed, Refused> {
         self.refuse_during_trial("apply another one")?;
-        let loaded = config::parse(name, text).map_err(|rejected| Refused::Unfit(rejected.to_string()))?;
+        let loaded = config::parse(name, text).map_err(unfit)?;
         let before = self.config.clone();
         let changed = self.put_in_force(loaded).await?;
         if let Some(limit) = confirm_within {
@@ -95,7 +109,10 @@ impl Daemon {
 
     async fn put_in_force(&mut self, loaded: Loaded) -> Result<Changed, Refused> {
         let Loaded { config, warnings } = loaded;
-        self.examine(&config)?;
+        for warning in warnings.diagnostics() {
+            tracing::warn!("configuration: {}", warning.message());
+        }
+        self.examine(&config).await?;
         let adopted = self.adopt(Arc::new(config)).await;
         let changes = adopted.map_err(|error| {
             Refused::Failed(format!("error: {error:#}: the configuration that was in force stays so"))
@@ -175,15 +192,20 @@ impl Daemon {
     }
 
     /// What would change if the text, or the file, were put in force.
-    fn differences(&mut self, name: Option<String>, text: Option<String>) -> Result<Differences, Refused> {
-        let loaded = match text {
-            Some(text) => config::parse(&name.unwrap_or_else(|| "configuration".to_owned()), &text),
-            None => config::load(&self.file),
+    async fn differences(
+        &mut self,
+        name: Option<String>,
+        text: Option<String>,
+    ) -> Result<Differences, Refused> {
+        let Loaded { config, warnings } = match text {
+            Some(text) => {
+                config::parse(&name.unwrap_or_else(|| "configuration".to_owned()), &text).map_err(unfit)?
+            }
+            None => self.load()?,
         };
-        let Loaded { config, warnings } = loaded.map_err(|rejected| Refused::Unfit(rejected.to_string()))?;
         Ok(Differences {
             changes: difference(&self.config, &config),
-            refused: self.examine(&config).err().map(|refused| refused.to_string()),
+            refused: self.examine(&config).await.err().map(|refused| refused.to_string()),
             warnings: warnings.to_string(),
         })
     }
@@ -233,6 +255,11 @@ impl Daemon {
     fn publish(&self) {
         self.snapshots.send_modify(|snapshot| Arc::make_mut(snapshot).running = self.running());
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what errors are mapped with")]
+fn unfit(rejected: Rejected) -> Refused {
+    Refused::Unfit(rejected.to_string())
 }
 
 /// What is set for a server after a change; `None` for nothing.

@@ -21,8 +21,16 @@ use crate::{
         pins::Pins,
         xdp::{self, Attachment, Occupied, Program},
     },
-    neigh::{Link, Links},
+    neigh::{self, Link},
 };
+
+/// Interfaces by name.
+pub(super) type Links = BTreeMap<String, Link>;
+
+/// The interfaces that there are now.
+pub(super) async fn links() -> Result<Links> {
+    Ok(neigh::links().await?.into_iter().map(|link| (link.name.clone(), link)).collect())
+}
 
 /// The configured interfaces, and the program that runs on them.
 pub(super) struct Ports {
@@ -135,6 +143,7 @@ impl Ports {
             };
             match self.attach(link) {
                 Ok(attachment) => {
+                    report(link, attachment, self.mode);
                     added.push((name, Port::Attached(link.index)));
                     if attachment != Attachment::Replaced {
                         new.push(link.index);
@@ -167,23 +176,23 @@ impl Ports {
         let (mut changed, mut gone) = (false, BTreeSet::new());
         for (name, port) in mem::take(&mut self.ports) {
             let link = links.get(&name);
-            if holds(&port, link) {
-                self.ports.insert(name, port);
-                continue;
-            }
-            let now = self.followed(&name, &port, link);
-            if let Port::Attached(index) = port {
-                gone.insert(index);
-            }
-            changed |= now != port || !gone.is_empty();
+            let now =
+                if holds(&port, link) { port.clone() } else { self.followed(&name, &port, link, &mut gone) };
+            changed |= now != port;
             self.ports.insert(name, now);
         }
-        changed.then_some(gone)
+        (changed || !gone.is_empty()).then_some(gone)
     }
 
-    fn followed(&mut self, name: &str, port: &Port, link: Option<&Link>) -> Port {
-        if let Port::Attached(index) = port {
-            self.unpin(name, *index);
+    fn followed(&mut self, name: &str, port: &Port, link: Option<&Link>, gone: &mut BTreeSet<u32>) -> Port {
+        let before = match port {
+            Port::Attached(index) => Some(*index),
+            _ => None,
+        };
+        // One of the same index may be the same: then its link still holds, and is kept.
+        if let Some(index) = before.filter(|index| link.is_none_or(|link| link.index != *index)) {
+            self.unpin(name, index);
+            gone.insert(index);
         }
         let Some(link) = link else {
             if *port != Port::Absent {
@@ -192,8 +201,14 @@ impl Ports {
             return Port::Absent;
         };
         match self.attach(link) {
-            Ok(_) => Port::Attached(link.index),
+            Ok(Attachment::Replaced) => Port::Attached(link.index),
+            Ok(attachment) => {
+                report(link, attachment, self.mode);
+                gone.extend(before);
+                Port::Attached(link.index)
+            }
             Err(error) => {
+                gone.extend(before);
                 let now = Port::Refused { index: link.index, why: format!("{error:#}") };
                 if now != *port {
                     tracing::error!(
@@ -216,7 +231,7 @@ impl Ports {
 
     fn attach(&mut self, link: &Link) -> Result<Attachment> {
         let attached = self.program.attach(&self.pins.link(link.index), link.index, self.mode);
-        let attachment = attached.map_err(|error| {
+        attached.map_err(|error| {
             let error = if error.is::<Occupied>() {
                 anyhow!("{error}, or leave the interface out of [daemon] interfaces")
             } else {
@@ -227,16 +242,14 @@ impl Ports {
                 format!(" (it runs program {} {name})", on.program)
             });
             error.context(format!("cannot attach to {}{occupant}", link.name))
-        })?;
-        report(link, attachment, self.mode);
-        Ok(attachment)
+        })
     }
 }
 
 /// Whether nothing need be done about an interface.
 fn holds(port: &Port, link: Option<&Link>) -> bool {
     match port {
-        // A program that runs says that the link holds: it is not taken off but by its pin.
+        // A program that runs is SLB's: it is not taken off but with the pin of its link.
         Port::Attached(index) => link.is_some_and(|link| link.index == *index && link.xdp.is_some()),
         Port::Absent => link.is_none(),
         Port::Refused { .. } => false,

@@ -102,10 +102,11 @@ impl Listener<'_> {
         };
         let mut text = format!(
             "[daemon]\ninterfaces = {interfaces:?}\nxdp_mode = \"native\"\npin_dir = {pins:?}\nsocket = {socket:?}\n\
-             flow_table_entries = {FLOW_TABLE_ENTRIES}\n{tunnels}\n\
+             state_dir = {:?}\nflow_table_entries = {FLOW_TABLE_ENTRIES}\n{tunnels}\n\
              [[load_balancer]]\nname = \"bench\"\naddresses = [\"{vip}\"]\n\n\
              [[load_balancer.listener]]\nname = \"bench\"\nprotocol = \"tcp\"\nport = {port}\n\
              mode = \"{}\"\nbackend_port = {server_port}\nhealth_check = {{ kind = \"none\" }}\n",
+            socket.with_extension("state"),
             mode.name()
         );
         for server in *servers {

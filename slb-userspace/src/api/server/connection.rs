@@ -106,7 +106,7 @@ impl Bodies {
         })?;
         let bytes = read.map_err(|error| {
             let cause = std::error::Error::source(&error);
-            if cause.is_some_and(<dyn std::error::Error>::is::<LengthLimitError>) {
+            if cause.and_then(|cause| cause.downcast_ref::<LengthLimitError>()).is_some() {
                 let text = "the request is larger than 1 MiB: put a larger configuration into the daemon's file and run \
                             `slb reload`";
                 (StatusCode::PAYLOAD_TOO_LARGE, text.to_owned())

@@ -40,11 +40,12 @@ impl File {
 
     /// Read again only where it has changed: it may be large.
     fn content(&self) -> Content {
-        let stamp = fs::metadata(&self.path)
-            .map(|found| {
-                (found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.size(), found.mode())
-            })
-            .map_err(|error| format!("cannot be read: {error}"))?;
+        let found = fs::metadata(&self.path).map_err(|error| format!("cannot be read: {error}"))?;
+        // A pipe would have to be waited for.
+        if !found.is_file() {
+            return Err("is not a regular file, and cannot be read again".to_owned());
+        }
+        let stamp = (found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.size(), found.mode());
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, content)) = &*read
             && *known == stamp

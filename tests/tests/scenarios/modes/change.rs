@@ -23,6 +23,7 @@ const CHANGES: [[u8; 3]; 3] = [[0, 30, 20], [10, 60, 30], WEIGHTS];
 
 in_each_way!(changed_weights_move_no_connection);
 in_each_way!(a_change_interrupted_by_sigkill_moves_no_connection);
+in_each_way!(reloads_move_no_connection);
 
 fn changed_weights_move_no_connection(world: &mut World) -> Result<()> {
     world.start()?;
@@ -53,6 +54,25 @@ fn a_change_interrupted_by_sigkill_moves_no_connection(world: &mut World) -> Res
         traffic.progress(PROGRESS)?;
         world.start()?;
         watched.undisturbed()?;
+        traffic.expect_unbroken(None)?;
+    }
+    ensure!(world.packets("drop", None)? == 0, "{:?}", world.status()?.reasons);
+    traffic.stop().expect_no_failure()
+}
+
+fn reloads_move_no_connection(world: &mut World) -> Result<()> {
+    world.plan.unknown_datagrams = None;
+    world.start()?;
+    let traffic = Traffic::start(world, LONG_LIVED)?;
+    let mut watched = vec![Watched::open(world)?];
+    for (round, weights) in (0..).zip(CHANGES.iter().chain(&CHANGES)) {
+        weigh(world, *weights);
+        world.plan.names.listeners = format!("-{round}");
+        world.plan.names.groups = format!("-{}", round / 2);
+        world.reload()?;
+        traffic.progress(PROGRESS)?;
+        watched.push(Watched::open(world)?);
+        watched.iter().try_for_each(Watched::undisturbed)?;
         traffic.expect_unbroken(None)?;
     }
     ensure!(world.packets("drop", None)? == 0, "{:?}", world.status()?.reasons);
