@@ -155,7 +155,7 @@ impl Daemon {
                 && servers(&status).next().is_some()
                 && servers(&status).all(|server| match server.health {
                     Health::Unknown => false,
-                    Health::Unhealthy => true,
+                    Health::Unhealthy | Health::Draining => true,
                     Health::Healthy | Health::Unchecked | Health::Standby => server.next_hop.is_some(),
                 });
             Ok(ready.then_some(status))

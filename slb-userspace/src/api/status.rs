@@ -124,11 +124,13 @@ fn servers(state: &State, table: u32, maps: &Maps, context: &Context<'_>) -> Res
         .backends
         .iter()
         .filter(|(_, backend)| backend.ring == table)
+        // Not configured any more, and without connections.
+        .filter(|(_, backend)| backend.flags & GONE != GONE)
         .map(|(id, backend)| {
             Ok(Server {
                 address: backend_address(backend),
                 weight: backend.weight,
-                health: health(backend.health),
+                health: health(backend),
                 set: context.set.get(&(table, backend_address(backend))).cloned(),
                 detail: context.details.get(&(table, backend_address(backend))).cloned(),
                 next_hop: state
@@ -168,8 +170,17 @@ fn mac(word: u64) -> String {
     [a, b, c, d, e, f].map(|byte| format!("{byte:02x}")).join(":")
 }
 
-fn health(number: u32) -> Health {
-    match number {
+/// Flags of a server that is in the maps only for the ends of its connections to be told.
+const GONE: u8 = Backend::LINGERING | Backend::CUT;
+
+fn health(backend: &Backend) -> Health {
+    let is_leaving = backend.flags & Backend::LINGERING != 0 || backend.deadline != 0;
+    match backend.health {
+        Backend::HEALTH_HEALTHY | Backend::HEALTH_UNCHECKED
+            if is_leaving && backend.flags & (Backend::CUT | Backend::NEW) == 0 =>
+        {
+            Health::Draining
+        }
         Backend::HEALTH_HEALTHY => Health::Healthy,
         Backend::HEALTH_UNHEALTHY => Health::Unhealthy,
         Backend::HEALTH_UNCHECKED => Health::Unchecked,

@@ -271,6 +271,8 @@ pub enum Health {
     Unchecked,
     /// Able to serve, while another one has the traffic.
     Standby,
+    /// Able to serve; its connections have some time to end.
+    Draining,
 }
 
 /// Packets, bytes (of whole frames) and flows, summed over all processors.

@@ -99,7 +99,7 @@ mod tests {
     fn shipped_example_is_ok() {
         let (_dir, path) = written(include_str!("../../../config/slb.toml"));
         let verdict = judge(&path, false).expect("ok");
-        let holds = "ok: 1 load balancer, 2 listeners, 1 server group, 5 servers";
+        let holds = "ok: 2 load balancers, 3 listeners, 1 server group, 5 servers";
         assert_eq!(verdict.summary, format!("{}: {holds}", path.display()));
         assert_eq!(verdict.warnings, "");
     }

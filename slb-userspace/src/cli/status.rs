@@ -188,6 +188,7 @@ fn health_alone(server: &Server) -> String {
         Health::Unhealthy => "unhealthy",
         Health::Unchecked => "unchecked",
         Health::Standby => "standby",
+        Health::Draining => "draining",
     };
     server.detail.as_ref().map_or_else(|| health.to_owned(), |detail| format!("{health}: {detail}"))
 }

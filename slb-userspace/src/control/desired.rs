@@ -158,6 +158,11 @@ impl Server {
         self.weight == 0 || self.aside.is_some() || !self.is_alive()
     }
 
+    /// Whether it would take new flows, had its side the traffic.
+    pub fn stands_by(&self) -> bool {
+        self.is_standby && Self { is_standby: false, ..self.clone() }.takes_new()
+    }
+
     /// Whether it is able to serve, as far as is known.
     pub fn is_alive(&self) -> bool {
         self.health != Health::Unhealthy || self.is_last_resort

@@ -37,8 +37,8 @@ pub fn configured(held: Option<&Backend>, server: &Server, drain: Option<u32>, n
     let before = held.map_or(0, |held| held.deadline);
     let deadline = match (held, drain) {
         (Some(_), Some(drain)) if server.is_leaving() => sooner(before, now + drain),
-        // Neither good news nor bad: it has not been checked again, or nobody knows the way to it.
-        (Some(_), Some(_)) if !server.takes_new() => before,
+        // Neither good news nor bad: it has not been checked again, or nobody knows the way to it. One that stands by could serve.
+        (Some(_), Some(_)) if !server.takes_new() && !server.stands_by() => before,
         _ => 0,
     };
     Leaving::until(deadline, now)
@@ -127,6 +127,16 @@ mod tests {
 
     fn cut(deadline: u32) -> Leaving {
         Leaving { is_cut: true, deadline }
+    }
+
+    #[test]
+    fn one_that_is_well_again_keeps_its_connections_while_it_stands_by() {
+        let standby = Server { is_standby: true, ..server(100, Health::Healthy) };
+        let before = held(Backend::ALIVE, NOW + 50);
+        assert_eq!(configured(Some(&before), &standby, DRAIN, NOW), open(0));
+        let unhealthy = Server { is_standby: true, ..server(100, Health::Unhealthy) };
+        assert_eq!(configured(Some(&before), &unhealthy, DRAIN, NOW), open(NOW + 50));
+        assert_eq!(configured(Some(&held(Backend::ALIVE, 0)), &standby, DRAIN, NOW), open(0));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 use slb_common::abi::backend::Backend;
 
 use super::{
-    desired::{Health, Members, Verdict, health_of, overridden},
+    desired::{Health, Members, Reached, Verdict, health_of, overridden},
     ids::key_of,
     overrides::Overrides,
 };
@@ -73,6 +73,7 @@ impl Failover {
         &mut self,
         config: &Config,
         health: &BTreeMap<Target, Verdict>,
+        next_hops: &BTreeMap<IpAddr, Result<Reached, String>>,
         overrides: Option<&Overrides>,
         now: Duration,
     ) -> (Vec<Change>, Option<Duration>) {
@@ -85,8 +86,10 @@ impl Failover {
                 let target = Target::of(balancer, listener, member.address).filter(|_| member.is_checked);
                 let health = health_of(target.as_ref(), Some(health)).0;
                 let (_, set) = overridden(&member, balancer, listener, overrides);
-                // Who is taken out of service is as good as unhealthy.
-                let is_out = set.state.is_some() || set.weight == Some(0);
+                // Who is taken out of service, or cannot be reached, is as good as unhealthy.
+                let is_out = set.state.is_some()
+                    || set.weight.unwrap_or(member.weight) == 0
+                    || matches!(next_hops.get(&member.address.ip()), Some(Err(_)));
                 let can = !is_out && matches!(health, Health::Healthy | Health::Unchecked);
                 if member.is_primary {
                     unhealthy += usize::from(is_out || health == Health::Unhealthy);

@@ -72,7 +72,8 @@ impl Facts {
         overrides: &Overrides,
         now: Duration,
     ) -> Option<Duration> {
-        let (changes, next) = self.failover.decide(config, &self.health, Some(overrides), now);
+        let (changes, next) =
+            self.failover.decide(config, &self.health, &self.next_hops, Some(overrides), now);
         for Change { load_balancer, listener, to_secondary } in changes {
             if to_secondary {
                 tracing::warn!(load_balancer, listener, "failover: the secondary gets the traffic");

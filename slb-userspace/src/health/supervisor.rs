@@ -135,16 +135,17 @@ impl Prober {
         };
         debug!(address = %self.target.address, ?result, error = error.as_ref().map(tracing::field::display), "probed");
         let Some(health) = self.state.observe(result) else { return !self.events.is_closed() };
-        let detail = match error {
-            Some(error) => {
-                // It may take a probe more.
-                let Ok(_permit) = self.permits.acquire().await else { return false };
-                Some(explain(&self.target, error, &self.paths).await.to_string())
-            }
-            None => None,
-        };
         let healthy = health == Health::Healthy;
-        self.events.send(Event { target: self.target.clone(), healthy, detail }).await.is_ok()
+        let detail = error.as_ref().map(ToString::to_string);
+        let event = Event { target: self.target.clone(), healthy, detail };
+        if self.events.send(event.clone()).await.is_err() {
+            return false;
+        }
+        let Some(error) = error else { return true };
+        // It may take a probe more, for which nobody waits.
+        let Ok(_permit) = self.permits.acquire().await else { return false };
+        let explained = Some(explain(&self.target, error, &self.paths).await.to_string());
+        explained == event.detail || self.events.send(Event { detail: explained, ..event }).await.is_ok()
     }
 
     /// Says so when too many other probes held this one up for longer than its interval.

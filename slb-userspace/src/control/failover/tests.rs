@@ -58,12 +58,19 @@ struct World {
     failover: Failover,
     health: BTreeMap<Target, Verdict>,
     overrides: Overrides,
+    next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
 }
 
 impl World {
     fn new() -> Self {
         let config = parse("test.toml", TEXT).unwrap().config;
-        Self { config, failover: Failover::default(), health: BTreeMap::new(), overrides: Overrides::new() }
+        Self {
+            config,
+            failover: Failover::default(),
+            health: BTreeMap::new(),
+            overrides: Overrides::new(),
+            next_hops: BTreeMap::new(),
+        }
     }
 
     fn set(&mut self, listener: usize, server: &str, healthy: bool) {
@@ -77,6 +84,7 @@ impl World {
         let (changes, next) = self.failover.decide(
             &self.config,
             &self.health,
+            &self.next_hops,
             Some(&self.overrides),
             Duration::from_secs(seconds),
         );
@@ -110,6 +118,25 @@ fn a_primary_that_is_taken_out_of_service_is_as_good_as_unhealthy() {
     assert_eq!(world.at(1).0, [true, false]);
     world.overrides.clear();
     assert_eq!(world.at(2).0, [false, false]);
+}
+
+#[test]
+fn nobody_takes_over_without_weight_and_who_is_not_reached_gives_up() {
+    let mut world = World::new();
+    world.next_hops.insert("10.0.0.31".parse().unwrap(), Err("no route".to_owned()));
+    assert_eq!(world.at(0).0, [true, false]);
+    let b = world.config.server_groups.iter_mut().find(|group| group.name.as_str() == "b").unwrap();
+    let none =
+        parse("none.toml", &TEXT.replace("10.0.1.1\", port = 80", "10.0.1.1\", port = 80, weight = 0"));
+    let groups = none.unwrap().config.server_groups;
+    b.servers = groups.into_iter().find(|group| group.name.as_str() == "b").unwrap().servers;
+    world.set(WEB, "10.0.1.1:80", true);
+    world.set(WEB, "10.0.0.3:80", true);
+    world.set(WEB, "10.0.0.1:80", false);
+    world.set(WEB, "10.0.0.2:80", false);
+    assert_eq!(world.at(1).0, [true, false], "the only healthy one of the other side has no weight");
+    world.set(WEB, "10.0.1.2:80", true);
+    assert_eq!(world.at(2).0, [true, true]);
 }
 
 #[test]
