@@ -20,6 +20,8 @@ mod echo;
 mod nat;
 mod select;
 
+use core::borrow::Borrow;
+
 use crate::{
     abi::{
         Address, Stations,
@@ -31,13 +33,12 @@ use crate::{
     net::{
         frame::{Frame, Growing},
         headers::{StationBytes, protocol},
-        parse::{Packet, parse, plain_ipv4, plain_ipv6},
+        parse::{Packet, plain_ipv4, plain_ipv6},
     },
-    opaque::hide,
 };
 use icmp_error::IcmpError;
 use select::{Answered, Chosen, Reply};
-use tables::{Direction, Head, Tables};
+use tables::{Direction, Head, Tables, Unfit};
 
 /// What is to be done with the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,24 +115,22 @@ fn decide<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Result<
         return Ok(sent);
     }
     let full = Path::<T, false> { ifindex, index, tables };
-    let frame = head.frame();
-    let unknown = index.seed;
-    let packet = match parse(&frame) {
-        Ok(packet) => packet.hidden(unknown),
-        Err(refused) => {
-            let reason = hide(refused.reason as u32, unknown);
-            let ours = full.is_vip(&refused.destination);
-            return Err(if ours { Refusal::Drop(reason) } else { Refusal::Pass(reason) });
+    let parsed = head.parse();
+    let packet = match &parsed {
+        Ok(packet) => packet.borrow(),
+        Err(Unfit { reason, destination }) => {
+            let ours = full.is_vip(destination);
+            return Err(if ours { Refusal::Drop(*reason) } else { Refusal::Pass(*reason) });
         }
     };
     if matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6) {
-        return full.echo(head, &packet);
+        return full.echo(head, packet);
     }
     // The full path decides.
-    match full.flow(head, &packet) {
+    match full.flow(head, packet) {
         Ok(sent) => sent.ok_or(drop(Reason::NotReady)),
-        Err(Refusal::Tell(error)) => full.tell(head, &packet, error),
-        Err(Refusal::Reset) => full.reset(head, &packet),
+        Err(Refusal::Tell(error)) => full.tell(head, packet, error),
+        Err(Refusal::Reset) => full.reset(head, packet),
         Err(refusal) => Err(refusal),
     }
 }

@@ -12,9 +12,17 @@ use aya_ebpf::{
     macros::xdp,
     programs::XdpContext,
 };
+use maps::PACKET;
 use slb_common::{
-    datapath::{Verdict, icmp_error, process, reset, tables::Head},
-    net::frame::{Frame, Growing},
+    abi::{Address, stats::Reason},
+    datapath::{
+        Verdict, icmp_error, process, reset,
+        tables::{Head, Unfit},
+    },
+    net::{
+        frame::{Frame, Growing},
+        parse::{Packet, parse},
+    },
     opaque::opaque,
 };
 use tables::Maps;
@@ -50,6 +58,19 @@ impl Growing for Context {
 }
 
 impl Head for Context {
+    type Packet = &'static Packet;
+
+    #[inline(always)]
+    fn parse(&mut self) -> Result<&'static Packet, Unfit> {
+        // Opaque: the compiler knows that the upper half is zero, and the verifier does not.
+        let outcome = opaque(slb_parse(self.0)) as u32;
+        let packet = PACKET.get(0).ok_or(UNREAD)?;
+        match outcome {
+            SOUND => Ok(packet),
+            reason => Err(Unfit { reason, destination: packet.destination }),
+        }
+    }
+
     #[inline(always)]
     fn answer_error(&mut self, network: usize, mtu: u32) -> bool {
         slb_answer_error(self.0, network as u64, mtu.into()) != 0
@@ -58,6 +79,29 @@ impl Head for Context {
     #[inline(always)]
     fn turn_into_reset(&mut self, network: usize, back: bool) -> bool {
         slb_turn_into_reset(self.0, network as u64, back.into()) != 0
+    }
+}
+
+const SOUND: u32 = u32::MAX;
+const UNREAD: Unfit = Unfit { reason: Reason::NotReady as u32, destination: Address([0; 4]) };
+
+/// [`parse`], as a function that the verifier follows once. Leaves the packet in a map, of whose content the verifier knows
+/// nothing: kinds of packets share what comes after.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_parse(ctx: *mut xdp_md) -> u64 {
+    let Some(place) = PACKET.get_ptr_mut(0) else { return u64::from(UNREAD.reason) };
+    // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
+    let place = unsafe { &mut *place };
+    match parse(&Context(ctx).frame()) {
+        Ok(packet) => {
+            *place = packet;
+            u64::from(SOUND)
+        }
+        Err(refused) => {
+            place.destination = refused.destination;
+            refused.reason as u64
+        }
     }
 }
 

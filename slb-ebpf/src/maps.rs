@@ -14,6 +14,7 @@ use slb_common::abi::{
     stats::{Counters, Totals},
     word::Word,
 };
+use slb_common::net::parse::Packet;
 
 /// BPF_F_MMAPABLE: the daemon reads it without a system call for each entry, and entries lie on cache lines of their own.
 const MMAPABLE: usize = 1 << 10;
@@ -34,6 +35,9 @@ pub(crate) static NEXT_HOPS: Array<NextHop, { 2 * DEFAULT_BACKENDS as usize + 1 
 pub(crate) static FLOWS: Array<[Word; WORDS], 1024, MMAPABLE> = Array::new();
 #[btf_map]
 pub(crate) static INTERFACES: DevMapHash<{ MAX_INTERFACES as usize }> = DevMapHash::new();
+/// What has been read of the frame in hand, on each processor.
+#[btf_map]
+pub(crate) static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static TOTALS: PerCpuArray<Totals, 1> = PerCpuArray::new();
 #[btf_map]

@@ -4,13 +4,17 @@ use super::flows::{self, Query};
 #[cfg(doc)]
 use super::{icmp_error, reset};
 use crate::abi::{
+    Address,
     backend::{Backend, NextHop},
     flow::FlowEntry,
     ring::Ring,
     service::{Service, ServiceIndex},
     stats::Action,
 };
-use crate::net::frame::Growing;
+#[cfg(doc)]
+use crate::net::parse;
+use crate::net::{frame::Growing, parse::Packet};
+use core::borrow::Borrow;
 
 /// Direction of a packet, seen from SLB's clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,10 +27,24 @@ pub enum Direction {
 
 /// The frame, where it is.
 pub trait Head: Growing {
+    /// What has been read of a frame, wherever it lies.
+    type Packet: Borrow<Packet>;
+
+    /// [`parse::parse`], compiled apart.
+    fn parse(&mut self) -> Result<Self::Packet, Unfit>;
     /// [`icmp_error::answer`], compiled apart; `false` if the frame is of no use any more.
     fn answer_error(&mut self, network: usize, mtu: u32) -> bool;
     /// [`reset::turn`], compiled apart; `false` if the frame is of no use any more.
     fn turn_into_reset(&mut self, network: usize, back: bool) -> bool;
+}
+
+/// A frame that is no [`Packet`].
+#[derive(Debug, Clone, Copy)]
+pub struct Unfit {
+    /// Number of the [`Reason`](crate::abi::stats::Reason).
+    pub reason: u32,
+    /// The receiver, as in [`parse::Refused`].
+    pub destination: Address,
 }
 
 /// The tables. Look-ups hand out references and never fail but for absence.

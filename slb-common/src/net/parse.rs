@@ -7,10 +7,7 @@ use super::{
         VlanTag, ether_type, protocol,
     },
 };
-use crate::{
-    abi::{Address, stats::Reason},
-    opaque::hide,
-};
+use crate::abi::{Address, stats::Reason};
 
 /// Offset of the IP header in a frame without VLAN tag.
 const UNTAGGED: usize = ETHERNET_TYPE + 2;
@@ -45,26 +42,6 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// The same packet, of which the verifier knows nothing any more, by means of anything it knows nothing of: kinds of
-    /// packets then share what comes after.
-    #[inline(always)]
-    #[must_use]
-    pub fn hidden(self, unknown: u64) -> Self {
-        let address = |address: Address| Address(address.0.map(|word| hide(word, unknown)));
-        Self {
-            network: hide(self.network as u32, unknown) as usize,
-            transport: hide(self.transport as u32, unknown) as usize,
-            len: hide(self.len as u32, unknown) as usize,
-            source: address(self.source),
-            destination: address(self.destination),
-            source_port: hide(self.source_port.into(), unknown) as u16,
-            destination_port: hide(self.destination_port.into(), unknown) as u16,
-            protocol: hide(self.protocol.into(), unknown) as u8,
-            hop_limit: self.hop_limit,
-            flags: TcpFlags(hide(self.flags.0, unknown)),
-        }
-    }
-
     /// Whether the frame has a VLAN tag.
     #[inline(always)]
     pub const fn is_tagged(&self) -> bool {

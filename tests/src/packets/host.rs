@@ -17,10 +17,13 @@ use slb_common::{
     },
     datapath::{
         Verdict, icmp_error, process, reset,
-        tables::{Direction, Head, Tables},
+        tables::{Direction, Head, Tables, Unfit},
         upkeep::FlowTable,
     },
-    net::frame::{Frame, Growing},
+    net::{
+        frame::{Frame, Growing},
+        parse::{Packet, Refused, parse},
+    },
 };
 use slb_userspace::dataplane::state::{MAX_TABLES, Operation, PutBackend};
 
@@ -128,6 +131,13 @@ impl Growing for Buffer {
 }
 
 impl Head for Buffer {
+    type Packet = Packet;
+
+    fn parse(&mut self) -> Result<Packet, Unfit> {
+        parse(&self.frame())
+            .map_err(|Refused { reason, destination }| Unfit { reason: reason as u32, destination })
+    }
+
     fn answer_error(&mut self, network: usize, mtu: u32) -> bool {
         icmp_error::answer(self, network, mtu).is_some()
     }

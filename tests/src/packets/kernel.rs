@@ -99,6 +99,11 @@ impl Kernel {
         Ok(Self { program, maps, flows, held: State::default(), before: Totals::new(), pins })
     }
 
+    /// Instructions the verifier processed.
+    pub fn verified_instructions(&mut self) -> Result<u32> {
+        self.program.facts()?.verified_instructions.context("this kernel does not count them")
+    }
+
     /// Puts a state in force, forgets all flows, and counts from zero: loading anew takes much longer.
     pub fn begin(&mut self, state: &State) -> Result<()> {
         self.become_state(state)?;
