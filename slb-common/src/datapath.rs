@@ -12,6 +12,7 @@ pub mod flows;
 pub mod icmp_error;
 pub mod ipip;
 pub mod reset;
+pub mod schedule;
 pub mod tables;
 #[cfg(any(test, feature = "user"))]
 pub mod upkeep;
@@ -19,6 +20,7 @@ pub mod upkeep;
 mod echo;
 mod nat;
 mod select;
+mod slots;
 
 use core::borrow::Borrow;
 

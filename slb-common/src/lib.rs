@@ -18,3 +18,5 @@ pub mod hash;
 pub mod maglev;
 pub mod net;
 pub mod opaque;
+#[cfg(any(test, feature = "user"))]
+pub mod turns;

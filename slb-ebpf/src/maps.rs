@@ -33,6 +33,12 @@ pub(crate) static BACKENDS: Array<Backend, { DEFAULT_BACKENDS as usize }> = Arra
 pub(crate) static NEXT_HOPS: Array<NextHop, { 2 * DEFAULT_BACKENDS as usize + 1 }> = Array::new();
 #[btf_map]
 pub(crate) static FLOWS: Array<[Word; WORDS], 1024, MMAPABLE> = Array::new();
+/// New flows so far of each service whose servers take turns.
+#[btf_map]
+pub(crate) static TURNS: Array<Word, { MAX_SERVICES as usize }> = Array::new();
+/// Flows of each server, where that is of use.
+#[btf_map]
+pub(crate) static LOADS: Array<Word, { DEFAULT_BACKENDS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static INTERFACES: DevMapHash<{ MAX_INTERFACES as usize }> = DevMapHash::new();
 /// What has been read of the frame in hand, on each processor.

@@ -6,18 +6,22 @@ use slb_common::{
         backend::{Backend, NextHop},
         flow::{Client, FlowEntry},
         ring::Ring,
-        service::{Service, ServiceIndex},
+        service::{IndexEntry, Service, ServiceIndex},
         stats::{Action, Counters, REASONS},
+        word::Word,
     },
     datapath::{
         flows::{self, Query},
+        schedule::{self, Scheduled},
         tables::{Direction, Tables},
     },
+    net::parse::Packet,
+    opaque::opaque,
 };
 
 use crate::maps::{
-    BACKEND_COUNTERS, BACKENDS, CONTROL, FLOWS, INTERFACES, NEXT_HOPS, RINGS, SERVICE_COUNTERS,
-    SERVICE_INDEX, SERVICES, TOTALS,
+    BACKEND_COUNTERS, BACKENDS, CONTROL, FLOWS, INTERFACES, LOADS, NEXT_HOPS, RINGS, SERVICE_COUNTERS,
+    SERVICE_INDEX, SERVICES, TOTALS, TURNS,
 };
 
 /// The maps of this program.
@@ -66,6 +70,16 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn turn(&self, service: u32) -> Option<&Word> {
+        TURNS.get(service)
+    }
+
+    #[inline(always)]
+    fn load(&self, backend: u32) -> Option<&Word> {
+        LOADS.get(backend)
+    }
+
+    #[inline(always)]
     fn redirect(&self, ifindex: u32) -> bool {
         INTERFACES.redirect(ifindex, 0).is_ok()
     }
@@ -94,6 +108,28 @@ impl Tables for Maps {
         let [high, low, end] = query.client.words();
         let what = u64::from(endpoint) | u64::from(service) << 32;
         slb_release_flows(high, low, end, query.home.into(), what);
+    }
+
+    // Opaque: what the compiler knows of these functions, the verifier does not.
+
+    #[inline(always)]
+    fn server_by_hash(&self, packet: &Packet, service: &IndexEntry, others: u64) -> Scheduled {
+        Scheduled(opaque(slb_server_by_hash(packet, service, others)))
+    }
+
+    #[inline(always)]
+    fn server_by_turn(&self, packet: &Packet, service: &IndexEntry, others: u64) -> Scheduled {
+        Scheduled(opaque(slb_server_by_turn(packet, service, others)))
+    }
+
+    #[inline(always)]
+    fn kept_server(&self, packet: &Packet, service: &IndexEntry, others: u64) -> Scheduled {
+        Scheduled(opaque(slb_kept_server(packet, service, others)))
+    }
+
+    #[inline(always)]
+    fn keep_server(&self, packet: &Packet, service: &IndexEntry, chosen: Scheduled) -> Scheduled {
+        Scheduled(opaque(slb_keep_server(packet, service, chosen.0)))
     }
 
     #[inline(always)]
@@ -190,6 +226,27 @@ extern "C" fn slb_release_flows(high: u64, low: u64, end: u64, home: u64, what: 
     // A global function returns a number.
     0
 }
+
+/// A function that is handed the packet and its service.
+macro_rules! scheduling {
+    ($name:ident, $function:path, $rest:ident: $wrap:expr) => {
+        #[doc = concat!("[`", stringify!($function), "`].")]
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $name(packet: *const Packet, service: *const IndexEntry, $rest: u64) -> u64 {
+            // SAFETY: the verifier lets nothing pass but null and what is of that size; maps hold integers.
+            match unsafe { (packet.as_ref(), service.as_ref()) } {
+                (Some(packet), Some(service)) => $function(packet, service, $wrap, &Maps).0,
+                _ => Scheduled::NOBODY.0,
+            }
+        }
+    };
+}
+
+scheduling!(slb_server_by_hash, schedule::by_hash, others: others);
+scheduling!(slb_server_by_turn, schedule::by_turn, others: others);
+scheduling!(slb_kept_server, schedule::kept, others: others);
+scheduling!(slb_keep_server, schedule::keep, chosen: Scheduled(chosen));
 
 /// [`flows::place`].
 #[unsafe(no_mangle)]

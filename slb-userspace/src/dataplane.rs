@@ -8,9 +8,9 @@ pub mod state;
 #[cfg(test)]
 pub(crate) mod fake;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use slb_common::datapath::upkeep::Look;
+use slb_common::datapath::upkeep::{Fate, Look};
 
 use state::{Operation, Remembered, State};
 
@@ -23,8 +23,11 @@ pub trait DataPlane {
     fn table(&self, id: u32) -> anyhow::Result<Contents>;
 
     /// Shows every flow that is remembered, but for those that could not be read, and erases those that nobody needs any
-    /// more; `hz` is jiffies in a second. What `visit` says is to end is marked as over.
-    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> bool) -> anyhow::Result<Look>;
+    /// more; `hz` is jiffies in a second. `visit` says what becomes of each.
+    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> Fate) -> anyhow::Result<Look>;
+
+    /// Says how many flows servers have, by their ids.
+    fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> anyhow::Result<()>;
 
     /// How many flows have been forgotten, or could not be remembered, that may be older than the last change of their
     /// table.

@@ -15,7 +15,7 @@ use slb_common::{
     abi::service::{Service, policy},
     datapath::{
         Verdict,
-        upkeep::{Clock, Look},
+        upkeep::{Clock, Fate, Look},
     },
 };
 use slb_tests::packets::{
@@ -34,7 +34,7 @@ use slb_userspace::{
 };
 
 /// Instructions the verifier may process: more than that, and a flag or a joined path has been lost.
-const VERIFIED: u32 = 220_000;
+const VERIFIED: u32 = 300_000;
 
 #[test]
 fn cases_on_the_host() {
@@ -155,7 +155,7 @@ fn flows_are_erased_under_packets_in_the_kernel() {
         let look = maps
             .look(Maps::clock(hz).unwrap(), &mut |_| {
                 shown += 1;
-                false
+                Fate::Goes
             })
             .unwrap();
         assert_eq!((look, shown), (Look { live: 64, ..Look::default() }, 64));
@@ -164,7 +164,7 @@ fn flows_are_erased_under_packets_in_the_kernel() {
             let eraser = scope.spawn(|| {
                 let mut erased = 0;
                 while !done.load(Ordering::Relaxed) {
-                    erased += maps.look(later().unwrap(), &mut |_| false).unwrap().erased;
+                    erased += maps.look(later().unwrap(), &mut |_| Fate::Goes).unwrap().erased;
                 }
                 erased
             });
@@ -174,9 +174,9 @@ fn flows_are_erased_under_packets_in_the_kernel() {
         });
         assert!(maps.flow_table().unwrap().is_sound(), "homes do not name their entries");
         println!("{erased} flows erased under {} packets", u32::from(ROUNDS) * 256);
-        maps.look(later().unwrap(), &mut |_| false).unwrap();
+        maps.look(later().unwrap(), &mut |_| Fate::Goes).unwrap();
         assert!(maps.flow_table().unwrap().is_sound());
-        let look = maps.look(Maps::clock(hz).unwrap(), &mut |_| false).unwrap();
+        let look = maps.look(Maps::clock(hz).unwrap(), &mut |_| Fate::Goes).unwrap();
         assert_eq!(look, Look::default(), "something is left");
     });
 }

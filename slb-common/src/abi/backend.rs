@@ -57,6 +57,18 @@ impl Backend {
         (hash >> 44) as u32 & 0xffff | 1
     }
 
+    /// Whether it is able to serve, as far as is known.
+    #[inline(always)]
+    pub const fn is_alive(&self) -> bool {
+        self.flags & Self::ALIVE != 0
+    }
+
+    /// Whether its connections have had their time.
+    #[inline(always)]
+    pub const fn is_cut(&self) -> bool {
+        self.flags & Self::CUT != 0
+    }
+
     /// No probe has ended yet.
     pub const HEALTH_UNKNOWN: u32 = 0;
     /// Able to serve.

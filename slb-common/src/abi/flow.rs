@@ -56,6 +56,12 @@ impl Client {
         mix(mix(mix(high ^ seed).wrapping_add(low)) ^ self.end) as u32
     }
 
+    /// What a client address is remembered by as such, with the service of this id: no packet is of protocol 0.
+    #[inline(always)]
+    pub const fn whole(address: &Address, service: u32) -> Self {
+        Self { halves: address.halves(), end: service as u64 & 0xffff }
+    }
+
     /// Whether its protocol is TCP.
     #[inline(always)]
     pub const fn is_tcp(&self) -> bool {
@@ -141,6 +147,14 @@ pub mod state {
     pub const CONFIRMED: u32 = 64;
     /// Begun with a packet that asks for nothing: nobody has seen it asked for, or accepted.
     pub const TAKEN_UP: u32 = 128;
+    /// Not a flow: where those of a client go ([`Client::whole`](super::Client::whole)). No flow that is taken up is answered.
+    pub const CLIENT: u32 = ANSWERED | TAKEN_UP;
+
+    /// Whether both sides, or one with a RST, have ended the connection.
+    #[inline(always)]
+    pub const fn is_over(state: u32) -> bool {
+        state & (RESET | RELEASED) != 0 || state & (CLIENT_FIN | SERVER_FIN) == CLIENT_FIN | SERVER_FIN
+    }
 }
 
 /// The word of an entry that changes in place.
@@ -152,6 +166,8 @@ pub struct Meta(u64);
 const LAG: u32 = 1 << 14;
 /// Unit of the idle time in [`Meta`], in seconds.
 const IDLE_UNIT: u32 = 4;
+/// The same of a client's.
+const PERSISTENCE_UNIT: u32 = 16;
 
 impl Meta {
     const VERSION: u64 = 0xffff << 32;
@@ -172,7 +188,15 @@ impl Meta {
     /// Jiffies of silence after which the flow is forgotten.
     #[inline(always)]
     pub const fn idle(self, hz: u32) -> u32 {
-        (self.0 >> 56) as u32 * IDLE_UNIT * hz
+        // Without branches: each one would double the paths the verifier follows.
+        let more = self.is_client() as u32 * (PERSISTENCE_UNIT - IDLE_UNIT);
+        (self.0 >> 56) as u32 * (IDLE_UNIT + more) * hz
+    }
+
+    /// Whether it is no flow, but says where those of a client go.
+    #[inline(always)]
+    pub const fn is_client(self) -> bool {
+        self.state() & state::CLIENT == state::CLIENT
     }
 
     /// Jiffies since the flow was last seen; 0 if another processor has seen it after `now` was read.
@@ -203,9 +227,7 @@ impl Meta {
     /// Whether both sides, or one with a RST, have ended the connection.
     #[inline(always)]
     pub const fn is_over(self) -> bool {
-        let state = self.state();
-        state & (state::RESET | state::RELEASED) != 0
-            || state & (state::CLIENT_FIN | state::SERVER_FIN) == state::CLIENT_FIN | state::SERVER_FIN
+        state::is_over(self.state())
     }
 
     /// Whether the entry was written as a whole between this and `later`.
@@ -235,6 +257,13 @@ impl Meta {
 /// Idle time as an entry holds it, in units of four seconds, rounded up: 0 to 1,020 seconds.
 pub const fn idle_units(seconds: u32) -> u8 {
     let units = seconds.div_ceil(IDLE_UNIT);
+    if units < 255 { units as u8 } else { 255 }
+}
+
+/// The same for a client's, in units of sixteen seconds: 0 to 4,080 seconds.
+pub const fn persistence_units(seconds: u16) -> u8 {
+    // At most 4,096.
+    let units = (seconds as u32).div_ceil(PERSISTENCE_UNIT);
     if units < 255 { units as u8 } else { 255 }
 }
 

@@ -25,8 +25,10 @@ pub struct Service {
     pub idle_timeout: u32,
     /// Bits of [`policy`].
     pub policy: u32,
+    /// Seconds after its last flow for which a client is kept to its server; up to 3,600.
+    pub persistence: u32,
     /// Keeps the size a power of two.
-    pub reserved: [u64; 3],
+    pub reserved: [u32; 5],
     /// Name of the load balancer, for whoever reads the map.
     pub load_balancer: [u8; NAME_LEN],
     /// Name of the listener, for whoever reads the map.
@@ -46,7 +48,8 @@ impl Default for Service {
             reference: Reference::default(),
             idle_timeout: 0,
             policy: 0,
-            reserved: [0; 3],
+            persistence: 0,
+            reserved: [0; 5],
             load_balancer: [0; NAME_LEN],
             listener: [0; NAME_LEN],
             group: [0; NAME_LEN],
@@ -72,6 +75,14 @@ pub mod policy {
     pub const FOLLOW: u32 = 2;
     /// All flows of one client address belong to one slot of the table.
     pub const BY_CLIENT: u32 = 4;
+    /// New flows get the slots of the table one after the other.
+    pub const TURNS: u32 = 8;
+    /// New flows get, of the next slots of the table, the one of the server with the fewest flows for its weight.
+    pub const LEAST: u32 = 16;
+    /// New flows of a client go where its last ones went: for [`IndexEntry::persistence`](super::IndexEntry).
+    pub const PERSIST: u32 = 32;
+    /// New flows go elsewhere than to the slot of their hash: what cannot be remembered is refused. With [`TRACK`].
+    pub const ELSEWHERE: u32 = TURNS | LEAST | PERSIST;
 }
 
 /// Slots of the index: four times the services, so that probes stay short.
@@ -108,8 +119,12 @@ pub struct IndexEntry {
     pub policy: u32,
     /// [`super::flow::idle_units`] of the time after which a silent flow is forgotten.
     pub idle: u8,
+    /// Keeps the next one aligned.
+    pub reserved: u8,
+    /// Seconds after its last flow for which a client is kept to its server.
+    pub persistence: u16,
     /// Keeps the size a power of two.
-    pub reserved: [u8; 15],
+    pub unused: [u32; 3],
 }
 
 impl IndexEntry {

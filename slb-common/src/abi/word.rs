@@ -36,6 +36,12 @@ impl Word {
         imp::exchange(&self.0, old, new)
     }
 
+    /// Adds to the value, which may go round; returns what it was.
+    #[inline(always)]
+    pub fn add(&self, value: u64) -> u64 {
+        imp::add(&self.0, value)
+    }
+
     /// Sets the bits that are set in `bits`.
     #[inline(always)]
     pub fn set(&self, bits: u64) {
@@ -68,6 +74,10 @@ mod imp {
         word.compare_exchange(old, new, AcqRel, Acquire).is_ok()
     }
 
+    pub(super) fn add(word: &AtomicU64, value: u64) -> u64 {
+        word.fetch_add(value, AcqRel)
+    }
+
     pub(super) fn or(word: &AtomicU64, bits: u64) {
         word.fetch_or(bits, AcqRel);
     }
@@ -80,7 +90,7 @@ mod imp {
 #[cfg(target_arch = "bpf")]
 mod imp {
     use core::{
-        intrinsics::{AtomicOrdering::Relaxed, atomic_and, atomic_cxchg, atomic_or},
+        intrinsics::{AtomicOrdering::Relaxed, atomic_and, atomic_cxchg, atomic_or, atomic_xadd},
         sync::atomic::AtomicU64,
     };
 
@@ -100,6 +110,12 @@ mod imp {
     pub(super) fn exchange(word: &AtomicU64, old: u64, new: u64) -> bool {
         // SAFETY: as above.
         unsafe { atomic_cxchg::<u64, { Relaxed }, { Relaxed }>(word.as_ptr(), old, new).1 }
+    }
+
+    #[inline(always)]
+    pub(super) fn add(word: &AtomicU64, value: u64) -> u64 {
+        // SAFETY: as above.
+        unsafe { atomic_xadd::<u64, u64, { Relaxed }>(word.as_ptr(), value) }
     }
 
     #[inline(always)]

@@ -190,7 +190,7 @@ impl<'t, T: Tables> Flows<'t, T> {
             return Put::Full;
         }
         if meta.is_used() {
-            if meta.state() & state::TAKEN_UP != 0 && !self.is_over(meta) {
+            if meta.state() & state::CLIENT == state::TAKEN_UP && !self.is_over(meta) {
                 self.tables.count_forgotten();
             }
             let old_home = self.home(&entry.client());
@@ -239,16 +239,23 @@ impl<'t, T: Tables> Flows<'t, T> {
     /// Whether a flow has been silent for too long.
     #[inline(always)]
     pub(super) fn is_expired(&self, meta: Meta) -> bool {
-        meta.silence(self.now) > meta.idle(self.hz)
+        self.silence(meta) > meta.idle(self.hz)
+    }
+
+    /// Jiffies since a flow was last seen.
+    #[inline(always)]
+    pub(super) const fn silence(&self, meta: Meta) -> u32 {
+        meta.silence(self.now)
     }
 
     /// Notes a packet of a flow. Writes only what has changed, the time no more than once a second: the entry's cache line
-    /// stays shared between the processors that serve the two directions.
+    /// stays shared between the processors that serve the two directions. Returns whether it has been written.
     #[inline(always)]
-    pub(super) fn touch(&self, found: &Found<'_>, bits: u32) {
-        if bits != found.meta.state() || found.meta.silence(self.now) >= self.hz {
-            found.entry.touch(found.meta, self.now, bits);
+    pub(super) fn touch(&self, found: &Found<'_>, bits: u32) -> bool {
+        if bits == found.meta.state() && found.meta.silence(self.now) < self.hz {
+            return false;
         }
+        found.entry.touch(found.meta, self.now, bits)
     }
 
     /// Changes the state of a flow, whose silence goes on: nothing brings one back that has expired.

@@ -13,23 +13,20 @@
 
 use super::{
     flows::{FAR, Flows, Found, NOWHERE, Others, Put, Query},
+    schedule::schedule,
+    slots::{hash_of, owner},
     tables::Tables,
 };
 use crate::{
     abi::{
         backend::{Backend, NextHop},
         flow::{Client, Flow, Link, state},
-        ring::{Ring, Slot},
+        ring::Ring,
         service::{IndexEntry, Service, ServiceIndex, mode, policy},
         stats::Reason,
     },
-    hash::mix,
     net::{headers::protocol, parse::Packet},
 };
-
-/// Slots of the table tried for a new flow, when the servers of those before have a live flow of the same client
-/// endpoint through another listener: replies of the two could not be told apart.
-const SERVERS_TRIED: usize = 3;
 
 /// The server of a packet.
 pub(super) struct Chosen<'t> {
@@ -112,20 +109,24 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
         && let Some(backend) = keeps(found, packet, answers_return, &flows)
     {
         let was = found.meta.state();
-        if goes_on && (is_expired || is_cut(backend)) {
+        if goes_on && (is_expired || backend.is_cut()) {
             let is_over = !packet.flags.rst();
             if QUICK || (is_over && was & state::RESET != 0) {
                 return Err(Reason::Reset);
             }
             let chosen = Chosen::new(backend, false, tables).map_err(|_| Reason::Reset)?;
             flows.mark(found, was | state::RESET);
+            unload(service.policy, was, was | state::RESET, backend, tables);
             return Ok(Some(Chosen { is_over, ..chosen }));
         }
         let chosen = Chosen::new(backend, false, tables)?;
         let confirmed = !asks && flows.is_worth_keeping(found, answers_return);
         let bits = was | ended_by(packet, state::CLIENT_FIN) | if confirmed { state::CONFIRMED } else { 0 };
         if !answers_return || found.flow.client.same(&link) {
-            flows.touch(found, bits);
+            // What ends a flow is not for the quick path.
+            if flows.touch(found, bits) && !QUICK {
+                unload(service.policy, was, bits, backend, tables);
+            }
         } else if QUICK {
             return Ok(None);
         } else {
@@ -143,10 +144,12 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
     }
     let others =
         if answers_return { Others(tables.other_flows(&query, service.service)) } else { Others::default() };
-    let Place { backend, keeper } = place(packet, service, others, tables)?;
+    let scheduled = schedule(packet, service, others, tables);
+    let backend = tables.backend(scheduled.backend()?).ok_or(Reason::NoServer)?;
+    let keeper = scheduled.keeper().and_then(|id| tables.backend(id));
     let is_new = (asks && !packet.flags.rst()) || (answers_return && packet.protocol != protocol::TCP);
     // Before anything is remembered: the packet that gets through is the one that begins the flow.
-    let is_over = goes_on && is_cut(backend) && !packet.flags.rst();
+    let is_over = goes_on && backend.is_cut() && !packet.flags.rst();
     let chosen = Chosen { is_over, ..Chosen::new(backend, is_new, tables)? };
     // What the keeper has need not be remembered where it is the owner too: it is who gets what nobody remembers. But what
     // is remembered of the endpoint's last connection must go: it would be found for this one.
@@ -192,54 +195,23 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
             Chosen::new(keeper, true, tables).map(Some)
         }
         Some(keeper) if keeper.reference != backend.reference => Err(Reason::FlowTableFull),
+        _ if service.policy & policy::ELSEWHERE != 0 && !goes_on => Err(Reason::FlowTableFull),
         _ => Ok(Some(chosen)),
     }
 }
 
-/// Where a flow goes that is not remembered.
-struct Place<'t> {
-    backend: &'t Backend,
-    /// The keeper of its slot, if that has changed hands.
-    keeper: Option<&'t Backend>,
-}
-
-/// Finds a server for a flow that is not remembered.
+/// Counts a flow less for its server, where that is of use, once it has ended. A client's FIN is an end: of the server's,
+/// nothing is seen in most modes.
 #[inline(always)]
-fn place<'t, T: Tables>(
-    packet: &Packet,
-    service: &IndexEntry,
-    others: Others,
-    tables: &'t T,
-) -> Result<Place<'t>, Reason> {
-    let answers_return = service.mode == mode::NAT;
-    let is_tcp = packet.protocol == protocol::TCP;
-    // Whoever goes on with a connection that is not remembered began it before the change, if ever. Datagrams tell
-    // nothing; in mode `nat` all that are still in use are remembered.
-    let may_be_old =
-        if is_tcp { !packet.flags.asks() } else { !answers_return && service.policy & policy::FOLLOW == 0 };
-    let ring = tables.ring(service.ring).ok_or(Reason::NotReady)?;
-    let mut hash = hash_of(packet, service);
-    for _ in 0..SERVERS_TRIED {
-        let number = Ring::slot_of(ring.size, hash);
-        let slot = ring.slot(number);
-        let keeper = keeper(ring, number, slot, tables);
-        let backend = match keeper {
-            Some(keeper) if may_be_old && (is_tcp || is_alive(keeper)) => keeper,
-            _ => owner(packet, slot, tables)?,
-        };
-        if !answers_return {
-            return Ok(Place { backend, keeper });
-        }
-        if backend.address.same(&packet.source) {
-            return Err(Reason::Hairpin);
-        }
-        // What begins nothing is in nobody's way.
-        if packet.flags.rst() || !others.lead_to(backend) {
-            return Ok(Place { backend, keeper });
-        }
-        hash = mix(hash);
+fn unload<T: Tables>(policy: u32, was: u32, is: u32, backend: &Backend, tables: &T) {
+    const ENDED: u32 = state::CLIENT_FIN | state::RESET | state::RELEASED;
+    if policy & policy::LEAST != 0
+        && was & ENDED == 0
+        && is & ENDED != 0
+        && let Some(load) = tables.load(backend.reference.id())
+    {
+        load.add(u64::MAX);
     }
-    Err(Reason::PortConflict)
 }
 
 /// What is known of the client of a server's packet.
@@ -299,16 +271,19 @@ fn reply<'t, const QUICK: bool, T: Tables>(
         return None;
     }
     let was = found.meta.state();
-    let mut is_over = packet.protocol == protocol::TCP && (flows.is_expired(found.meta) || is_cut(backend));
+    let mut is_over = packet.protocol == protocol::TCP && (flows.is_expired(found.meta) || backend.is_cut());
     if is_over {
         is_over = !packet.flags.rst();
         if QUICK || (is_over && was & state::RESET != 0) {
             return Some(Answered::Over);
         }
         flows.mark(&found, was | state::RESET);
+        unload(service.policy, was, was | state::RESET, backend, tables);
     } else {
         let bits = was | ended_by(packet, state::SERVER_FIN) | state::ANSWERED;
-        flows.touch(&found, bits);
+        if flows.touch(&found, bits) && !QUICK {
+            unload(service.policy, was, bits, backend, tables);
+        }
     }
     let client = found.flow.client;
     Some(Answered::Client(Reply { service, backend: found.flow.backend.id(), client, is_over }))
@@ -338,46 +313,6 @@ fn keeps<'t, T: Tables>(
         0
     };
     if backend.flags & needs == needs { Some(backend) } else { None }
-}
-
-#[inline(always)]
-fn hash_of(packet: &Packet, service: &IndexEntry) -> u64 {
-    service.flow_hash(&packet.source, packet.source_port)
-}
-
-/// The server that a slot names.
-#[inline(always)]
-fn owner<'t, T: Tables>(packet: &Packet, slot: Slot, tables: &'t T) -> Result<&'t Backend, Reason> {
-    let backend = tables.backend(slot.server().ok_or(Reason::NoServer)?).ok_or(Reason::NoServer)?;
-    // The table may be about to be replaced. What has just gone is not chosen; what has just died keeps its connections.
-    let goes_on = packet.protocol == protocol::TCP && !packet.flags.asks() && backend.reference.0 != 0;
-    if is_alive(backend) {
-        Ok(backend)
-    } else if goes_on {
-        if is_cut(backend) && !packet.flags.rst() { Err(Reason::Reset) } else { Ok(backend) }
-    } else {
-        Err(Reason::NoServer)
-    }
-}
-
-/// The server that has the flows of a slot that nobody remembers, where that is another than the owner.
-#[inline(always)]
-fn keeper<'t, T: Tables>(ring: &Ring, number: u64, slot: Slot, tables: &'t T) -> Option<&'t Backend> {
-    if !slot.has_moved() {
-        return None;
-    }
-    let id = tables.ring(ring.keepers)?.slot(number).server()?;
-    tables.backend(id).filter(|backend| backend.reference.0 != 0)
-}
-
-#[inline(always)]
-const fn is_cut(backend: &Backend) -> bool {
-    backend.flags & Backend::CUT != 0
-}
-
-#[inline(always)]
-const fn is_alive(backend: &Backend) -> bool {
-    backend.flags & Backend::ALIVE != 0
 }
 
 #[inline(always)]

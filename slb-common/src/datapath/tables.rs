@@ -1,6 +1,9 @@
 //! What the packet path needs of its surroundings: maps and helpers in BPF, vectors in tests.
 
-use super::flows::{self, Query};
+use super::{
+    flows::{self, Query},
+    schedule::{self, Scheduled},
+};
 #[cfg(doc)]
 use super::{icmp_error, reset};
 use crate::abi::{
@@ -8,8 +11,9 @@ use crate::abi::{
     backend::{Backend, NextHop},
     flow::FlowEntry,
     ring::Ring,
-    service::{Service, ServiceIndex},
+    service::{IndexEntry, Service, ServiceIndex},
     stats::Action,
+    word::Word,
 };
 #[cfg(doc)]
 use crate::net::parse;
@@ -65,6 +69,10 @@ pub trait Tables: Sized {
     fn flow_seed(&self) -> u64;
     /// Jiffies, the low word.
     fn now(&self) -> u32;
+    /// New flows of a service so far, where they take turns.
+    fn turn(&self, service: u32) -> Option<&Word>;
+    /// Flows of a server, where that is of use; a small negative number, or one that is too large, for a while.
+    fn load(&self, backend: u32) -> Option<&Word>;
 
     /// Sends the frame out of another interface once the program has ended with [`Redirect`](super::Verdict::Redirect); `false` if
     /// packets may not leave there.
@@ -85,6 +93,22 @@ pub trait Tables: Sized {
     /// [`flows::release`], compiled apart.
     fn release_flows(&self, query: &Query, service: u32, endpoint: u32) {
         flows::release(query, service, endpoint, self);
+    }
+    /// [`schedule::by_hash`], compiled apart.
+    fn server_by_hash(&self, packet: &Packet, service: &IndexEntry, others: u64) -> Scheduled {
+        schedule::by_hash(packet, service, others, self)
+    }
+    /// [`schedule::by_turn`], compiled apart.
+    fn server_by_turn(&self, packet: &Packet, service: &IndexEntry, others: u64) -> Scheduled {
+        schedule::by_turn(packet, service, others, self)
+    }
+    /// [`schedule::kept`], compiled apart.
+    fn kept_server(&self, packet: &Packet, service: &IndexEntry, others: u64) -> Scheduled {
+        schedule::kept(packet, service, others, self)
+    }
+    /// [`schedule::keep`], compiled apart.
+    fn keep_server(&self, packet: &Packet, service: &IndexEntry, chosen: Scheduled) -> Scheduled {
+        schedule::keep(packet, service, chosen, self)
     }
     /// [`flows::place`], compiled apart.
     fn place_for_flow(&self, home: u32) -> u32 {

@@ -46,6 +46,17 @@ pub struct Look {
     pub unread: usize,
 }
 
+/// What becomes of a flow that has been shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing.
+    Goes,
+    /// It is marked as over: its ends are told when they speak, if it has expired or its server's connections have been cut.
+    Ends,
+    /// Its client is kept to its server from now on for as long as after the last packet of a new flow.
+    Holds,
+}
+
 /// What a slot holds.
 #[derive(Debug, PartialEq, Eq)]
 enum Slot {
@@ -106,6 +117,25 @@ impl<'t> FlowTable<'t> {
         Slot::Unread(meta)
     }
 
+    /// Notes where a client's flows go as seen just now, if they go where this one does.
+    fn hold(&self, meta: Meta, client: &Client, flow: &Flow, now: u32) {
+        let whole = Client::whole(&client.parts().0, flow.service);
+        let (home, _) = self.home(0, &whole);
+        let mut places = self.at(home).places();
+        while places != 0 {
+            let entry = self.at(home.wrapping_add(places.trailing_zeros()));
+            let found = entry.meta();
+            if found.is_used()
+                && entry.service_of(&whole) == Some(flow.service)
+                && entry.backend() == flow.backend
+            {
+                entry.touch(found, now, found.state() | meta.state() & state::CONFIRMED);
+                return;
+            }
+            places &= places - 1;
+        }
+    }
+
     /// Erases a flow, unless anything has changed about it since `meta` was read.
     fn erase(&self, slot: u32, meta: Meta) -> bool {
         let claimed = self.at(slot).claim(meta);
@@ -141,13 +171,12 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
-    /// Shows every flow, and erases those that have expired, or are over, for long. What `visit` says is to end is marked so:
-    /// its ends are told when they speak, if it has expired or its server's connections have been cut.
+    /// Shows every flow, and erases those that have expired, or are over, for long. `visit` says what becomes of the others.
     pub fn look(
         &mut self,
         table: &FlowTable<'_>,
         clock: Clock,
-        visit: &mut dyn FnMut(Meta, &Client, &Flow) -> bool,
+        visit: &mut dyn FnMut(Meta, &Client, &Flow) -> Fate,
     ) -> Look {
         let Clock { now, hz } = clock;
         let mut look = Look::default();
@@ -155,6 +184,11 @@ impl Upkeep {
         for slot in 0..table.len() {
             match table.read(slot) {
                 Slot::Free => {}
+                Slot::Used(meta, ..) if meta.is_client() => {
+                    if meta.silence(now) > meta.idle(hz) && table.erase(slot, meta) {
+                        look.erased += 1;
+                    }
+                }
                 Slot::Used(meta, client, flow) => {
                     let (silence, idle) = (meta.silence(now), meta.idle(hz));
                     // One that has expired is over as well once its ends are being told.
@@ -164,8 +198,10 @@ impl Upkeep {
                         look.erased += 1;
                     } else {
                         look.live += usize::from(silence <= idle && !meta.is_over());
-                        if visit(meta, &client, &flow) {
-                            reset(table.at(slot), meta, clock);
+                        match visit(meta, &client, &flow) {
+                            Fate::Goes => {}
+                            Fate::Ends => reset(table.at(slot), meta, clock),
+                            Fate::Holds => table.hold(meta, &client, &flow, now),
                         }
                     }
                 }
@@ -193,7 +229,7 @@ mod tests {
     use super::*;
     use crate::abi::{
         Address, Reference,
-        flow::{Link, idle_units},
+        flow::{Link, idle_units, persistence_units},
     };
 
     const HZ: u32 = 250;
@@ -232,7 +268,7 @@ mod tests {
         let look = upkeep.look(table, clock, &mut |_, client, flow| {
             assert_eq!(client.parts().1, flow.backend.id() as u16);
             shown += 1;
-            false
+            Fate::Goes
         });
         (look, shown)
     }
@@ -270,13 +306,44 @@ mod tests {
             let slots = table(1, 0);
             let table = FlowTable::new(&slots, SEED);
             let clock = Clock { now: seconds * HZ, hz: HZ };
-            Upkeep::default().look(&table, clock, &mut |_, _, _| true);
+            Upkeep::default().look(&table, clock, &mut |_, _, _| Fate::Ends);
             let mut marked = |meta: Meta, _: &Client, _: &Flow| {
                 assert_eq!((meta.is_over(), meta.silence(clock.now)), (true, silence * HZ));
-                false
+                Fate::Goes
             };
             assert_eq!(Upkeep::default().look(&table, clock, &mut marked), Look::default());
         }
+    }
+
+    #[test]
+    fn a_client_is_kept_to_its_server_while_its_flows_go_on_and_some_time_after() {
+        const KEPT: u16 = 3600;
+        let slots = table(1, state::CONFIRMED);
+        let (table, upkeep) = (FlowTable::new(&slots, SEED), &mut Upkeep::default());
+        let whole = Client::whole(&client(0).parts().0, 1);
+        let (home, _) = table.home(0, &whole);
+        let distance = (0..WINDOW).find(|n| table.at(home + n).meta().is_free()).unwrap();
+        let (entry, meta) = (table.at(home + distance), table.at(home + distance).meta());
+        assert!(entry.claim(meta));
+        table.at(home).take_place(distance);
+        entry.fill(meta, &whole, &flow(0), 0, state::CLIENT, persistence_units(KEPT));
+        let mut at = |seconds, fate| {
+            let clock = Clock { now: seconds * HZ, hz: HZ };
+            let look = upkeep.look(&table, clock, &mut |meta, _, _| {
+                assert!(!meta.is_client(), "shown");
+                fate
+            });
+            assert!(table.is_sound());
+            (look.live, look.erased)
+        };
+        assert_eq!(at(500, Fate::Holds), (1, 0));
+        assert_eq!(entry.meta().last_seen(), 500 * HZ);
+        assert_eq!(entry.meta().state() & state::CONFIRMED, state::CONFIRMED);
+        assert_eq!(at(900, Fate::Goes), (1, 0));
+        assert_eq!(at(1000, Fate::Goes), (0, 1), "the flow");
+        assert_eq!(entry.meta().last_seen(), 500 * HZ);
+        assert_eq!(at(500 + 3600, Fate::Goes), (0, 0));
+        assert_eq!(at(500 + 3601, Fate::Goes), (0, 1));
     }
 
     #[test]

@@ -9,8 +9,9 @@ use slb_common::{
     abi::{
         Reference,
         backend::Backend,
-        service::{IndexEntry, mode},
+        service::{IndexEntry, mode, policy},
     },
+    datapath::upkeep::Fate,
     net::headers::protocol,
 };
 
@@ -53,14 +54,23 @@ impl<'a> Watch<'a> {
         Self { held, hz, ended: Vec::new(), lingering, next: None }
     }
 
-    /// Looks at a flow. Returns whether it is to end.
-    pub(super) fn note(&mut self, flow: &Remembered, entry: &IndexEntry) -> bool {
-        if flow.left.is_some()
-            && !flow.is_over
-            && let Some(in_use) = self.lingering.get_mut(&flow.backend)
-        {
+    /// Looks at a flow, and says what becomes of it.
+    pub(super) fn note(&mut self, flow: &Remembered, entry: &IndexEntry) -> Fate {
+        let is_live = flow.left.is_some() && !flow.is_over;
+        if is_live && let Some(in_use) = self.lingering.get_mut(&flow.backend) {
             *in_use = true;
         }
+        if self.ends(flow, entry) {
+            Fate::Ends
+        } else if is_live && entry.policy & policy::PERSIST != 0 {
+            Fate::Holds
+        } else {
+            Fate::Goes
+        }
+    }
+
+    /// Whether a flow is to end.
+    fn ends(&mut self, flow: &Remembered, entry: &IndexEntry) -> bool {
         if flow.is_over || entry.mode != mode::NAT || entry.protocol != protocol::TCP {
             return false;
         }
@@ -152,7 +162,8 @@ mod tests {
     fn what_has_been_silent_for_too_long_ends() {
         let held = held(Backend::ALIVE | Backend::NEW);
         let mut watch = Watch::new(&held, HZ);
-        assert!(!watch.note(&flow(Some(5 * HZ)), &entry()) && watch.note(&flow(None), &entry()));
+        assert_eq!(watch.note(&flow(Some(5 * HZ)), &entry()), Fate::Goes);
+        assert_eq!(watch.note(&flow(None), &entry()), Fate::Ends);
         assert_eq!(watch.ended, [ENDED]);
         assert_eq!(watch.next_look(), Duration::from_secs(6));
     }
@@ -161,7 +172,7 @@ mod tests {
     fn what_a_cut_server_has_ends() {
         let held = held(Backend::CUT);
         let mut watch = Watch::new(&held, HZ);
-        assert!(watch.note(&flow(Some(5 * HZ)), &entry()));
+        assert_eq!(watch.note(&flow(Some(5 * HZ)), &entry()), Fate::Ends);
         assert_eq!(watch.ended, [ENDED]);
         assert_eq!(watch.next_look(), Duration::from_secs(30), "a new one may be silent for so long by then");
     }
@@ -170,10 +181,13 @@ mod tests {
     fn what_is_over_or_of_another_kind_is_left_alone() {
         let held = held(Backend::CUT);
         let mut watch = Watch::new(&held, HZ);
-        assert!(!watch.note(&Remembered { is_over: true, ..flow(None) }, &entry()));
-        assert!(!watch.note(&Remembered { backend: Reference::new(3, 6), ..flow(None) }, &entry()));
-        assert!(!watch.note(&flow(None), &IndexEntry { mode: mode::DSR, ..entry() }));
-        assert!(!watch.note(&flow(None), &IndexEntry { protocol: protocol::UDP, ..entry() }));
+        assert_eq!(watch.note(&Remembered { is_over: true, ..flow(None) }, &entry()), Fate::Goes);
+        assert_eq!(
+            watch.note(&Remembered { backend: Reference::new(3, 6), ..flow(None) }, &entry()),
+            Fate::Goes
+        );
+        assert_eq!(watch.note(&flow(None), &IndexEntry { mode: mode::DSR, ..entry() }), Fate::Goes);
+        assert_eq!(watch.note(&flow(None), &IndexEntry { protocol: protocol::UDP, ..entry() }), Fate::Goes);
         assert_eq!(watch.ended, []);
     }
 
@@ -181,7 +195,7 @@ mod tests {
     fn one_look_ends_so_many_and_the_next_comes_soon() {
         let held = held(Backend::CUT);
         let mut watch = Watch::new(&held, HZ);
-        assert_eq!((0..2 * MOST).filter(|_| watch.note(&flow(None), &entry())).count(), MOST);
+        assert_eq!((0..2 * MOST).filter(|_| watch.note(&flow(None), &entry()) == Fate::Ends).count(), MOST);
         assert_eq!(watch.next_look(), SPACING);
     }
 

@@ -205,6 +205,7 @@ pub fn entry(service: &Service, seed: u64) -> IndexEntry {
         salt: salt(seed, &service.address, service.port, service.protocol),
         policy: service.policy,
         idle: idle_units(service.idle_timeout),
+        persistence: service.persistence as u16,
         ..IndexEntry::default()
     }
 }

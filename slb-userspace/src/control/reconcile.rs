@@ -13,7 +13,7 @@ use slb_common::{
         backend::Backend,
         ring::{NO_BACKEND, Ring},
     },
-    datapath::upkeep::Look,
+    datapath::upkeep::{Fate, Look},
 };
 
 use super::{
@@ -244,10 +244,10 @@ impl<D: DataPlane> Reconciler<D> {
             held.index.entries.values().map(|entry| (entry.service, entry)).collect();
         let mut elsewhere = FoundElsewhere::new();
         let look = self.plane.flows(self.surroundings.hz, &mut |flow| {
-            let Some(entry) = entries.get(&flow.service) else { return false };
-            let ends = watch.note(&flow, entry);
+            let Some(entry) = entries.get(&flow.service) else { return Fate::Goes };
+            let fate = watch.note(&flow, entry);
             let Some(owners) = owners.get(&entry.ring).filter(|owners| !owners.is_empty()) else {
-                return ends;
+                return fate;
             };
             let hash = entry.flow_hash(&flow.client, flow.port);
             let slot = Ring::slot_of(owners.len() as u32, hash) as u32;
@@ -256,7 +256,7 @@ impl<D: DataPlane> Reconciler<D> {
                 let seen = |silence: u32| now.saturating_sub(Duration::from_secs(silence.into()));
                 elsewhere.entry((entry.ring, slot)).or_default().note(flow.loose.map(seen));
             }
-            ends
+            fate
         })?;
         Ok((elsewhere, look))
     }

@@ -1,11 +1,11 @@
 //! A data plane in memory that refuses what would send a packet nowhere.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use slb_common::{
     abi::{ring::NO_BACKEND, service::IndexEntry},
-    datapath::upkeep::Look,
+    datapath::upkeep::{Fate, Look},
 };
 
 use super::{
@@ -21,6 +21,8 @@ pub(crate) struct Fake {
     pub(crate) fail_after: Option<usize>,
     /// Flows that are remembered.
     pub(crate) flows: Vec<Remembered>,
+    /// How many flows servers were said to have last.
+    pub(crate) loads: BTreeMap<u32, u64>,
     /// Flows that have been pushed out.
     pub(crate) forgotten: u64,
     /// Entries of flows that somebody is writing.
@@ -46,10 +48,15 @@ impl DataPlane for Fake {
         Ok((owners, table.handover.keepers().collect()))
     }
 
-    fn flows(&mut self, _: u32, visit: &mut dyn FnMut(Remembered) -> bool) -> Result<Look> {
+    fn flows(&mut self, _: u32, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
         self.looks += 1;
-        self.flows.iter_mut().for_each(|flow| flow.is_over |= visit(*flow));
+        self.flows.iter_mut().for_each(|flow| flow.is_over |= visit(*flow) == Fate::Ends);
         Ok(Look { live: self.flows.len(), erased: 0, unread: self.unread })
+    }
+
+    fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {
+        self.loads.extend(loads);
+        Ok(())
     }
 
     fn forgotten(&self) -> Result<u64> {

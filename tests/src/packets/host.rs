@@ -33,6 +33,9 @@ pub type Totals = BTreeMap<(u8, u32), u64>;
 /// Slots of the flow table, as in the kernel.
 const FLOWS: u32 = 1024;
 
+/// More ids of services, and of servers, than are used.
+const IDS: u32 = 1024;
+
 /// Tables in memory, with a clock that stands still until it is set.
 pub struct Host {
     index: Option<Box<ServiceIndex>>,
@@ -42,6 +45,10 @@ pub struct Host {
     next_hops: BTreeMap<u32, NextHop>,
     interfaces: BTreeSet<u32>,
     flows: Vec<[Word; WORDS]>,
+    /// By the ids of services.
+    turns: Vec<Word>,
+    /// By the ids of servers.
+    loads: Vec<Word>,
     /// Jiffies.
     pub now: Cell<u32>,
     /// Whether the flow table takes no entry.
@@ -71,6 +78,8 @@ impl Host {
             next_hops: BTreeMap::new(),
             interfaces: BTreeSet::new(),
             flows: (0..slots).map(|_| Default::default()).collect(),
+            turns: (0..IDS).map(|_| Word::default()).collect(),
+            loads: (0..IDS).map(|_| Word::default()).collect(),
             now: Cell::default(),
             full: Cell::default(),
             totals: RefCell::default(),
@@ -170,6 +179,7 @@ impl Host {
                     self.backends.insert(id, backend);
                     if fresh {
                         self.backend_counters.borrow_mut().remove(&id);
+                        self.put_load(id, 0);
                     }
                 }
             }
@@ -186,6 +196,7 @@ impl Host {
                 self.services.insert(id, *service);
                 if fresh {
                     self.service_counters.borrow_mut().remove(&id);
+                    self.turns[id as usize].store(0);
                 }
             }
             Operation::ClearService(id) => drop(self.services.remove(&id)),
@@ -193,6 +204,11 @@ impl Host {
                 self.index = Some(index.build(self.flow_slots() - 1).expect("few services leave room"));
             }
         }
+    }
+
+    /// Says how many flows a server has.
+    pub fn put_load(&self, backend: u32, load: u64) {
+        self.loads[backend as usize].store(load);
     }
 
     /// Packets by action and reason.
@@ -248,6 +264,14 @@ impl Tables for Host {
 
     fn now(&self) -> u32 {
         self.now.get()
+    }
+
+    fn turn(&self, service: u32) -> Option<&Word> {
+        self.turns.get(service as usize)
+    }
+
+    fn load(&self, backend: u32) -> Option<&Word> {
+        self.loads.get(backend as usize)
     }
 
     fn redirect(&self, ifindex: u32) -> bool {

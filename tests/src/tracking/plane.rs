@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Ref, RefCell, RefMut},
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     rc::Rc,
 };
@@ -12,7 +12,7 @@ use slb_common::{
     abi::ring::{MOVED, NO_BACKEND, Ring},
     datapath::{
         tables::Tables as _,
-        upkeep::{Clock, Look, Upkeep},
+        upkeep::{Clock, Fate, Look, Upkeep},
     },
 };
 use slb_userspace::dataplane::{
@@ -151,7 +151,7 @@ impl DataPlane for HostPlane {
         Ok((owners, moved.map(|(slot, _)| (slot, keeper(slot))).collect()))
     }
 
-    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> bool) -> Result<Look> {
+    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
         let Inner { host, upkeep, .. } = &mut *self.0.borrow_mut();
         let clock = Clock { now: host.now(), hz };
         let table = host.flow_table();
@@ -159,6 +159,11 @@ impl DataPlane for HostPlane {
             .look(&table, clock, &mut |meta, client, flow| visit(Remembered::new(meta, client, flow, clock)));
         ensure!(table.is_sound(), "homes do not name their entries");
         Ok(look)
+    }
+
+    fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {
+        loads.iter().for_each(|(id, load)| self.host().put_load(*id, *load));
+        Ok(())
     }
 
     fn forgotten(&self) -> Result<u64> {

@@ -54,6 +54,12 @@ impl Tables for Shared {
     fn now(&self) -> u32 {
         1000 * HZ
     }
+    fn turn(&self, _: u32) -> Option<&Word> {
+        None
+    }
+    fn load(&self, _: u32) -> Option<&Word> {
+        None
+    }
     fn redirect(&self, _: u32) -> bool {
         false
     }
@@ -95,8 +101,12 @@ fn play(shared: &Shared, thread: u32) {
         let new = flow(n, 1 + (step << 2 | thread));
         match (found, dice >> 29) {
             (Some(found), 0) => drop(flows.replace(&found, &query, &new, 0, 225)),
-            (Some(found), 1) => flows.touch(&found, found.meta.state() | state::CONFIRMED),
-            (Some(found), 2) => flows.touch(&found, found.meta.state() | state::RESET),
+            (Some(found), 1) => {
+                flows.touch(&found, found.meta.state() | state::CONFIRMED);
+            }
+            (Some(found), 2) => {
+                flows.touch(&found, found.meta.state() | state::RESET);
+            }
             (Some(_), _) => {}
             (None, _) => drop(flows.put(&query, &new, 0, 225)),
         }

@@ -20,7 +20,7 @@ use slb_common::{
         service::{Service, ServiceIndex},
         stats::{Action, Counters, Reason, Totals},
     },
-    datapath::upkeep::{Clock, FlowTable, Look, Upkeep},
+    datapath::upkeep::{Clock, Fate, FlowTable, Look, Upkeep},
 };
 
 use super::{
@@ -64,7 +64,7 @@ const fn sized(name: &'static str, kind: MapType, value: usize) -> Shape {
 }
 
 /// Every map that is pinned.
-pub(super) const SHAPES: [Shape; 11] = [
+pub(super) const SHAPES: [Shape; 13] = [
     shape("CONTROL", MapType::Array, 4, size_of::<Control>(), 1),
     shape("SERVICE_INDEX", MapType::ArrayOfMaps, 4, 4, 1),
     shape("SERVICES", MapType::Array, 4, size_of::<Service>(), MAX_SERVICES),
@@ -72,6 +72,8 @@ pub(super) const SHAPES: [Shape; 11] = [
     sized("BACKENDS", MapType::Array, size_of::<Backend>()),
     sized("NEXT_HOPS", MapType::Array, size_of::<NextHop>()),
     sized("FLOWS", MapType::Array, size_of::<FlowWords>()),
+    shape("TURNS", MapType::Array, 4, size_of::<u64>(), MAX_SERVICES),
+    sized("LOADS", MapType::Array, size_of::<u64>()),
     shape("INTERFACES", MapType::DevMapHash, 4, 8, MAX_INTERFACES),
     shape("TOTALS", MapType::PerCpuArray, 4, size_of::<Totals>(), 1),
     shape("SERVICE_COUNTERS", MapType::PerCpuArray, 4, size_of::<Counters>(), MAX_SERVICES),
@@ -109,6 +111,8 @@ pub struct Maps {
     rings: MapData,
     backends: MapData,
     next_hops: MapData,
+    turns: MapData,
+    loads: MapData,
     interfaces: DevMapHash<MapData>,
     totals: PerCpuArray<MapData, Totals>,
     service_counters: PerCpuArray<MapData, Counters>,
@@ -145,6 +149,8 @@ impl Maps {
             rings: MapData::from_pin(pins.map("RINGS"))?,
             backends: MapData::from_pin(pins.map("BACKENDS"))?,
             next_hops: MapData::from_pin(pins.map("NEXT_HOPS"))?,
+            turns: MapData::from_pin(pins.map("TURNS"))?,
+            loads: MapData::from_pin(pins.map("LOADS"))?,
             interfaces: pinned(pins, "INTERFACES")?,
             totals: pinned(pins, "TOTALS")?,
             service_counters: pinned(pins, "SERVICE_COUNTERS")?,
@@ -222,7 +228,7 @@ impl Maps {
     }
 
     /// As [`DataPlane::flows`], at any time.
-    pub fn look(&mut self, clock: Clock, visit: &mut dyn FnMut(Remembered) -> bool) -> Result<Look> {
+    pub fn look(&mut self, clock: Clock, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
         let mut upkeep = std::mem::take(&mut self.upkeep);
         let table = self.flow_table()?;
         let look = upkeep
@@ -252,6 +258,7 @@ impl Maps {
         let fresh: Vec<_> = backends.iter().filter(|put| put.fresh).map(|put| put.id).collect();
         let zero = vec![Counters::default(); fresh.len() * self.processors];
         syscall::update_batch(self.backend_counters_descriptor.fd().as_fd(), &fresh, &zero)?;
+        syscall::update_batch(self.loads.fd().as_fd(), &fresh, &vec![0_u64; fresh.len()])?;
         let (ids, backends): (Vec<_>, Vec<_>) = backends.iter().map(|put| (put.id, put.backend)).unzip();
         Ok(syscall::update_batch(self.backends.fd().as_fd(), &ids, &backends)?)
     }
@@ -401,8 +408,13 @@ impl DataPlane for Maps {
         Ok((owners, keepers))
     }
 
-    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> bool) -> Result<Look> {
+    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
         self.look(Self::clock(hz)?, visit)
+    }
+
+    fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {
+        let (ids, loads): (Vec<_>, Vec<_>) = loads.iter().map(|(id, load)| (*id, *load)).unzip();
+        Ok(syscall::update_batch(self.loads.fd().as_fd(), &ids, &loads)?)
     }
 
     fn forgotten(&self) -> Result<u64> {
@@ -441,6 +453,7 @@ impl DataPlane for Maps {
             Operation::PutService { id, service, fresh } => {
                 if *fresh {
                     self.service_counters.set(*id, self.zeros()?, 0)?;
+                    set(&self.turns, *id, 0_u64)?;
                 }
                 set(&self.services, *id, **service)?;
             }

@@ -1,0 +1,333 @@
+//! Which server a flow gets that nobody remembers. The full path's alone, and compiled apart.
+//!
+//! Where the listener does not say otherwise, the slot of its hash decides. In its place, a new flow may get the server of
+//! its client's last one, the next slot of the table, or of the next slots the one whose server has the fewest flows for
+//! its weight. Of those nothing but the flow table knows where they are.
+
+use super::{
+    flows::{Flows, Others, Put, Query},
+    slots::{hash_of, keeper, owner},
+    tables::Tables,
+};
+use crate::{
+    abi::{
+        backend::Backend,
+        flow::{Client, Flow, Link, persistence_units, state},
+        ring::{NO_BACKEND, Ring},
+        service::{IndexEntry, ServiceIndex, mode, policy},
+        stats::Reason,
+        word::Word,
+    },
+    hash::mix,
+    net::{headers::protocol, parse::Packet},
+    opaque::{hide, hide_long},
+};
+
+/// Slots of the table tried for a new flow, when the servers of those before have a live flow of the same client
+/// endpoint through another listener: replies of the two could not be told apart.
+const SERVERS_TRIED: usize = 3;
+/// Slots of which the one is chosen whose server has the fewest flows for its weight.
+pub const CANDIDATES: u32 = 16;
+
+/// Ids of the server and of its slot's keeper, or the number of a reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scheduled(pub u64);
+
+impl Scheduled {
+    const REFUSED: u64 = 1 << 63;
+    /// No server.
+    pub const NOBODY: Self = Self(Self::REFUSED | Reason::NoServer as u64);
+    const ID: u64 = NO_BACKEND as u64;
+    const KEEPER: u32 = 32;
+
+    #[inline(always)]
+    fn of(outcome: Result<(u32, u32), Number>) -> Self {
+        Self(match outcome {
+            Ok((backend, keeper)) => u64::from(backend) | u64::from(keeper) << Self::KEEPER,
+            Err(reason) => Self::REFUSED | u64::from(reason),
+        })
+    }
+
+    /// Whether there is no server.
+    #[inline(always)]
+    pub(super) const fn is_refused(self) -> bool {
+        self.0 & Self::REFUSED != 0
+    }
+
+    /// The server, or why there is none.
+    #[inline(always)]
+    pub(super) const fn backend(self) -> Result<u32, Reason> {
+        const HAIRPIN: u32 = Reason::Hairpin as u32;
+        const PORT_CONFLICT: u32 = Reason::PortConflict as u32;
+        const NOT_READY: u32 = Reason::NotReady as u32;
+        const RESET: u32 = Reason::Reset as u32;
+        if !self.is_refused() {
+            return Ok((self.0 & Self::ID) as u32);
+        }
+        Err(match self.0 as u32 {
+            HAIRPIN => Reason::Hairpin,
+            PORT_CONFLICT => Reason::PortConflict,
+            NOT_READY => Reason::NotReady,
+            RESET => Reason::Reset,
+            _ => Reason::NoServer,
+        })
+    }
+
+    /// The keeper of the slot, if that has changed hands.
+    #[inline(always)]
+    pub(super) const fn keeper(self) -> Option<u32> {
+        let id = self.0 >> Self::KEEPER & Self::ID;
+        if id == Self::ID { None } else { Some(id as u32) }
+    }
+}
+
+/// Chooses a server for the flow of a packet, and notes what the next choice depends on.
+#[inline(always)]
+pub(super) fn schedule<T: Tables>(
+    packet: &Packet,
+    service: &IndexEntry,
+    others: Others,
+    tables: &T,
+) -> Scheduled {
+    let begins = packet.protocol != protocol::TCP || (packet.flags.asks() && !packet.flags.rst());
+    let policy = if begins { service.policy } else { 0 };
+    let persists = policy & policy::PERSIST != 0;
+    let mut chosen = Scheduled::NOBODY;
+    if persists {
+        chosen = tables.kept_server(packet, service, others.0);
+    }
+    if chosen.is_refused() {
+        chosen = if policy & (policy::TURNS | policy::LEAST) == 0 {
+            tables.server_by_hash(packet, service, others.0)
+        } else {
+            tables.server_by_turn(packet, service, others.0)
+        };
+        if persists {
+            chosen = tables.keep_server(packet, service, chosen);
+        }
+    }
+    if policy & policy::LEAST != 0
+        && let Ok(backend) = chosen.backend()
+        && let Some(load) = tables.load(backend)
+    {
+        load.add(1);
+    }
+    chosen
+}
+
+/// The server that the table says for the hash of the flow, and the keeper of its slot.
+#[inline(always)]
+pub fn by_hash<T: Tables>(packet: &Packet, service: &IndexEntry, others: u64, tables: &T) -> Scheduled {
+    Choice::with(packet, service, others, tables, |choice| choice.by_hash())
+}
+
+/// The server whose turn it is, or the one with the fewest flows for its weight of those whose turn is next.
+#[inline(always)]
+pub fn by_turn<T: Tables>(packet: &Packet, service: &IndexEntry, others: u64, tables: &T) -> Scheduled {
+    Choice::with(packet, service, others, tables, |choice| choice.by_turn())
+}
+
+/// The server that the client is kept to.
+#[inline(always)]
+pub fn kept<T: Tables>(packet: &Packet, service: &IndexEntry, others: u64, tables: &T) -> Scheduled {
+    Choice::with(packet, service, others, tables, |choice| choice.kept())
+}
+
+/// Keeps the client to a server from now on. Returns the one that it is kept to: another processor may have had another flow
+/// of it at the same moment.
+#[inline(always)]
+pub fn keep<T: Tables>(packet: &Packet, service: &IndexEntry, chosen: Scheduled, tables: &T) -> Scheduled {
+    let first = Choice::with(packet, service, 0, tables, |choice| {
+        choice.keep(chosen.backend().map_err(|reason| reason as u32)?)
+    });
+    if first.is_refused() { chosen } else { first }
+}
+
+struct Choice<'t, T> {
+    packet: &'t Packet,
+    service: &'t IndexEntry,
+    others: Others,
+    tables: &'t T,
+    index: &'t ServiceIndex,
+}
+
+/// Why there is no server, as a number that the verifier need not know.
+type Number = u32;
+
+impl<'t, T: Tables> Choice<'t, T> {
+    #[inline(always)]
+    fn with(
+        packet: &'t Packet,
+        service: &'t IndexEntry,
+        others: u64,
+        tables: &'t T,
+        choose: impl FnOnce(&Self) -> Result<(u32, u32), Number>,
+    ) -> Scheduled {
+        let Some(index) = tables.index() else { return Scheduled::NOBODY };
+        Scheduled::of(choose(&Self { packet, service, others: Others(others), tables, index }))
+    }
+
+    #[inline(always)]
+    fn number(&self, reason: Reason) -> Number {
+        hide(reason as u32, self.index.seed)
+    }
+
+    /// The server that the table says, and the keeper of its slot.
+    #[inline(always)]
+    fn by_hash(&self) -> Result<(u32, u32), Number> {
+        let Self { packet, service, tables, .. } = *self;
+        let ring = tables.ring(service.ring).ok_or(self.number(Reason::NotReady))?;
+        let answers_return = service.mode == mode::NAT;
+        let is_tcp = packet.protocol == protocol::TCP;
+        // Whoever goes on with a connection that is not remembered began it before the change, if ever. Datagrams tell
+        // nothing; in mode `nat` all that are still in use are remembered.
+        let may_be_old = if is_tcp {
+            !packet.flags.asks()
+        } else {
+            !answers_return && service.policy & policy::FOLLOW == 0
+        };
+        let mut hash = hash_of(packet, service);
+        for _ in 0..SERVERS_TRIED {
+            let number = Ring::slot_of(ring.size, hash);
+            let slot = ring.slot(number);
+            let keeper = keeper(ring, number, slot, tables);
+            let backend = match keeper {
+                Some(keeper) if may_be_old && (is_tcp || keeper.is_alive()) => keeper,
+                _ => owner(packet, slot, tables).map_err(|reason| self.number(reason))?,
+            };
+            let chosen = (
+                backend.reference.id(),
+                hide(keeper.map_or(NO_BACKEND, |keeper| keeper.reference.id()), self.index.seed),
+            );
+            if !answers_return {
+                return Ok(chosen);
+            }
+            if backend.address.same(&packet.source) {
+                return Err(self.number(Reason::Hairpin));
+            }
+            // What begins nothing is in nobody's way.
+            if packet.flags.rst() || !self.others.lead_to(backend) {
+                return Ok(chosen);
+            }
+            hash = mix(hash);
+        }
+        Err(self.number(Reason::PortConflict))
+    }
+
+    /// The server of the next slot that may have the flow; or of the next slots the one with the fewest flows for its weight,
+    /// of several the first.
+    #[inline(always)]
+    fn by_turn(&self) -> Result<(u32, u32), Number> {
+        let ring = self.tables.ring(self.service.ring).ok_or(self.number(Reason::NotReady))?;
+        let turn = self.tables.turn(self.service.id()).ok_or(self.number(Reason::NotReady))?.add(1);
+        if ring.size == 0 {
+            return Err(self.number(Reason::NoServer));
+        }
+        let takes_first = self.service.policy & policy::LEAST == 0;
+        let unknown = self.index.seed;
+        let (mut turn, mut why) = (turn % u64::from(ring.size), self.number(Reason::NoServer));
+        // A load that is more than any.
+        let (mut best, mut best_load, mut best_weight) = (hide(NO_BACKEND, unknown), 1, 0);
+        for _ in 0..CANDIDATES {
+            // Whatever has been found out, each round begins as the first one did.
+            turn = hide_long(turn, unknown);
+            (best, why) = (hide(best, unknown), hide(why, unknown));
+            (best_load, best_weight) = (hide_long(best_load, unknown), hide_long(best_weight, unknown));
+            match self.candidate(ring, turn) {
+                Ok(backend) => {
+                    let id = backend.reference.id();
+                    if takes_first {
+                        return Ok((id, NO_BACKEND));
+                    }
+                    let load = self.tables.load(id).map_or(0, Word::load);
+                    // Some may have been counted as ended and not as begun.
+                    let load = if load > u64::from(u32::MAX) { 1 } else { load + 1 };
+                    let weight = u64::from(backend.weight);
+                    if load * best_weight < best_load * weight {
+                        (best, best_load, best_weight) = (id, load, weight);
+                    }
+                }
+                Err(reason) => why = reason,
+            }
+            turn = if turn + 1 < u64::from(ring.size) { turn + 1 } else { 0 };
+        }
+        if best == NO_BACKEND { Err(why) } else { Ok((best, NO_BACKEND)) }
+    }
+
+    /// The server of a slot, if the flow may be given to it.
+    #[inline(always)]
+    fn candidate(&self, ring: &Ring, turn: u64) -> Result<&'t Backend, Number> {
+        let backend = ring.slot(turn).server().and_then(|id| self.tables.backend(id));
+        let backend = backend.ok_or(self.number(Reason::NoServer))?;
+        match self.refused(backend) {
+            None => Ok(backend),
+            Some(reason) => Err(self.number(reason)),
+        }
+    }
+
+    /// Why a new flow may not be given to a server.
+    #[inline(always)]
+    fn refused(&self, backend: &Backend) -> Option<Reason> {
+        let answers_return = self.service.mode == mode::NAT;
+        if backend.flags & Backend::NEW == 0 {
+            Some(Reason::NoServer)
+        } else if answers_return && backend.address.same(&self.packet.source) {
+            Some(Reason::Hairpin)
+        } else if answers_return && self.others.lead_to(backend) {
+            Some(Reason::PortConflict)
+        } else {
+            None
+        }
+    }
+
+    /// The server that the client is kept to.
+    #[inline(always)]
+    fn kept(&self) -> Result<(u32, u32), Number> {
+        let none = self.number(Reason::NoServer);
+        let (flows, query) = self.client();
+        let hz = self.index.hz;
+        let found = flows.read(&query, self.tables.find_flow(&query, self.service.service)).ok_or(none)?;
+        let silence = flows.silence(found.meta);
+        if silence > u32::from(self.service.persistence) * hz {
+            return Err(none);
+        }
+        let backend = flows.live(found.flow.backend).ok_or(none)?;
+        // The listener may have got another table, and this server not.
+        if backend.ring != self.service.ring || self.refused(backend).is_some() {
+            return Err(none);
+        }
+        // One that comes again is no flood's.
+        if silence >= hz {
+            flows.touch(&found, found.meta.state() | state::CONFIRMED);
+        }
+        Ok((backend.reference.id(), NO_BACKEND))
+    }
+
+    /// Keeps the client to a server.
+    #[inline(always)]
+    fn keep(&self, id: u32) -> Result<(u32, u32), Number> {
+        let none = self.number(Reason::NoServer);
+        let backend = self.tables.backend(id).ok_or(none)?;
+        let (flows, query) = self.client();
+        let service = self.service.service;
+        let idle = persistence_units(self.service.persistence);
+        let flow = Flow { service, backend: backend.reference, client: Link::default() };
+        if let Some(found) = flows.read(&query, self.tables.find_flow(&query, service)) {
+            flows.replace(&found, &query, &flow, state::CLIENT, idle);
+            return Err(none);
+        }
+        if flows.put(&query, &flow, state::CLIENT, idle) == Put::Full {
+            return Err(none);
+        }
+        let first = flows.read(&query, self.tables.find_flow(&query, service)).ok_or(none)?;
+        Ok((first.flow.backend.id(), NO_BACKEND))
+    }
+
+    /// Where it is remembered which server the client is kept to.
+    #[inline(always)]
+    fn client(&self) -> (Flows<'t, T>, Query) {
+        let flows = Flows::open(self.index, self.tables);
+        let query = flows.query(Client::whole(&self.packet.source, self.service.id()));
+        (flows, query)
+    }
+}
