@@ -13,8 +13,9 @@ use std::{
 use slb_common::abi::backend::Backend;
 
 use super::{
-    desired::{Health, Members, Reached, Verdict, health_of, overridden},
+    desired::{Health, Reached, Verdict, health_of},
     ids::key_of,
+    members::{Members, overridden, running},
     overrides::Overrides,
 };
 use crate::{
@@ -46,7 +47,7 @@ impl Failover {
             .collect();
         let members = Members::of(config);
         let mut over = BTreeMap::new();
-        for (balancer, listener) in listeners(config) {
+        for (balancer, listener) in running(config) {
             let Some(sides) = members.sides(listener) else { continue };
             let is_over = |key: &ListenerKey| {
                 let takes = |server: &SocketAddr| {
@@ -79,7 +80,7 @@ impl Failover {
     ) -> (Vec<Change>, Option<Duration>) {
         let members = Members::of(config);
         let (mut over, mut changes, mut next) = (BTreeMap::new(), Vec::new(), None::<Duration>);
-        for (balancer, listener) in listeners(config) {
+        for (balancer, listener) in running(config) {
             let Some(sides) = members.sides(listener) else { continue };
             let (mut unhealthy, mut primary_can, mut secondary_can) = (0, false, false);
             for member in members.behind(balancer, listener).servers {
@@ -140,20 +141,6 @@ pub struct Change {
     pub listener: String,
     /// Whether it goes to the secondary side now.
     pub to_secondary: bool,
-}
-
-/// The sides of a listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Sides {
-    pub(super) primary: BTreeSet<SocketAddr>,
-    pub(super) secondary: BTreeSet<SocketAddr>,
-    /// Unhealthy servers of the primary side that make traffic change sides.
-    pub(super) threshold: usize,
-    pub(super) failback_after: Duration,
-}
-
-fn listeners(config: &Config) -> impl Iterator<Item = (&LoadBalancer, &Listener)> {
-    config.load_balancers.iter().flat_map(|balancer| balancer.running().map(move |l| (balancer, l)))
 }
 
 fn key(balancer: &LoadBalancer, listener: &Listener) -> ListenerKey {

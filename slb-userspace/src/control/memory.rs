@@ -10,8 +10,9 @@ use std::{
 use slb_common::abi::backend::{Backend, NextHop};
 
 use super::{
-    desired::{Members, Verdict},
+    desired::Verdict,
     ids::key_of,
+    members::{Members, running},
 };
 use crate::{
     config::model::Config,
@@ -36,17 +37,15 @@ pub fn health(config: &Config, held: &State) -> BTreeMap<Target, Verdict> {
         .collect();
     let members = Members::of(config);
     let mut health = BTreeMap::new();
-    for balancer in &config.load_balancers {
-        for listener in balancer.running() {
-            for address in &balancer.addresses {
-                let key = (*address, listener.port, listener.protocol.number());
-                let Some(&table) = tables.get(&key) else { continue };
-                for server in members.behind(balancer, listener).servers.iter().filter(|s| s.is_checked) {
-                    if let Some(&healthy) = before.get(&(table, server.address))
-                        && let Some(target) = Target::of(balancer, listener, server.address)
-                    {
-                        health.insert(target, Verdict { healthy, detail: None });
-                    }
+    for (balancer, listener) in running(config) {
+        for address in &balancer.addresses {
+            let key = (*address, listener.port, listener.protocol.number());
+            let Some(&table) = tables.get(&key) else { continue };
+            for server in members.behind(balancer, listener).servers.iter().filter(|s| s.is_checked) {
+                if let Some(&healthy) = before.get(&(table, server.address))
+                    && let Some(target) = Target::of(balancer, listener, server.address)
+                {
+                    health.insert(target, Verdict { healthy, detail: None });
                 }
             }
         }

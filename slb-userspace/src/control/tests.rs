@@ -1,5 +1,9 @@
 //! The control side from configuration to data plane, without kernel, clock or sockets.
 
+mod ends;
+mod random;
+mod sweeps;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -7,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use proptest::prelude::*;
 use slb_common::abi::{
     Stations,
     backend::{Backend, NextHop},
@@ -23,7 +26,7 @@ use crate::{
     config::{self, model::Config},
     dataplane::{
         fake::Fake,
-        state::{BATCH, State, backend_address},
+        state::{State, backend_address},
     },
     health::Target,
 };
@@ -337,104 +340,6 @@ fn a_server_that_returns_gets_a_reference_of_its_own() {
     assert_ne!(first, second);
 }
 
-/// The group of [`group`], drained for a minute.
-fn drained(servers: &[(u8, u8)]) -> Config {
-    let mut config = group(servers);
-    for listener in &mut config.load_balancers[0].listeners {
-        listener.connection_drain = Some(Duration::from_secs(60));
-    }
-    config
-}
-
-#[test]
-fn a_removed_server_drains_and_is_cut_and_goes() {
-    let (before, after) = (drained(&[(1, 100), (2, 50)]), drained(&[(1, 100)]));
-    let mut world = World::new();
-    world.all_healthy(&before);
-    let (id, old) = backend(&world.reconcile(&before).unwrap(), 2);
-    let at = |world: &mut World, seconds: u64| {
-        world.now = Duration::from_secs(1000 + seconds);
-        let state = world.reconcile(&after).unwrap();
-        assert!(!members(&state, 0).contains(&id));
-        state
-            .backends
-            .get(&id)
-            .map(|backend| (backend.reference == old.reference, backend.flags, backend.deadline))
-    };
-    let draining = Some((true, Backend::ALIVE | Backend::LINGERING, 1060));
-    assert_eq!(at(&mut world, 0), draining);
-    let mut world = world.restart();
-    assert_eq!(at(&mut world, 59), draining, "another daemon goes on");
-    assert_eq!(at(&mut world, 60), Some((true, Backend::CUT | Backend::LINGERING, 1060)));
-    assert!(world.reconciler.has_cut());
-    world.reconciler.sweep(world.now).unwrap();
-    assert!(!world.reconciler.has_cut());
-    assert_eq!(at(&mut world, 80), None);
-}
-
-#[test]
-fn a_server_comes_to_its_weight_in_steps() {
-    let slow = |servers: &[(u8, u8)]| {
-        let mut config = group(servers);
-        config.server_groups[0].slow_start = Some(Duration::from_secs(30));
-        config
-    };
-    let (one, two) = (slow(&[(1, 100)]), slow(&[(1, 100), (2, 50)]));
-    let mut world = World::new();
-    world.all_healthy(&two);
-    let weights = |world: &mut World, config: &Config, seconds: u64| {
-        world.now = Duration::from_secs(1000 + seconds);
-        let known =
-            Known { health: Some(&world.health), next_hops: Some(&world.next_hops), ..Known::default() };
-        let in_force = world.reconciler.reconcile(&desired(config, known), world.now).unwrap();
-        let weights: Vec<_> = in_force.state.tables[&0].plan.members.iter().map(|m| m.weight).collect();
-        (weights, in_force.next.map(|next| next.as_secs()))
-    };
-    assert_eq!(weights(&mut world, &one, 0), (vec![100], None), "the first start");
-    assert_eq!(weights(&mut world, &two, 10), (vec![100, 5], Some(1013)), "added");
-    let mut world = world.restart();
-    assert_eq!(weights(&mut world, &two, 13), (vec![100, 10], Some(1016)), "another daemon goes on");
-    assert_eq!(weights(&mut world, &two, 37), (vec![100, 50], None));
-    world.set_health(1, false);
-    assert_eq!(weights(&mut world, &two, 50), (vec![50], None));
-    world.set_health(1, true);
-    assert_eq!(weights(&mut world, &two, 60), (vec![10, 50], Some(1063)), "healthy again");
-}
-
-#[test]
-fn a_removed_server_that_returns_in_time_keeps_its_connections() {
-    let (both, one) = (drained(&[(1, 100), (2, 50)]), drained(&[(1, 100)]));
-    let mut world = World::new();
-    world.all_healthy(&both);
-    let before = backend(&world.reconcile(&both).unwrap(), 2);
-    world.reconcile(&one).unwrap();
-    world.now += Duration::from_secs(30);
-    assert_eq!(backend(&world.reconcile(&both).unwrap(), 2), before);
-}
-
-#[test]
-fn a_configured_server_is_cut_and_stays_so_until_it_takes_new_flows() {
-    let mut world = World::new();
-    world.all_healthy(&drained(&[(1, 100), (2, 50)]));
-    let before = backend(&world.reconcile(&drained(&[(1, 100), (2, 50)])).unwrap(), 2);
-    let leaving = drained(&[(1, 100), (2, 0)]);
-    let mut at = |seconds: u64| {
-        world.now = Duration::from_secs(1000 + seconds);
-        let in_force = {
-            let known =
-                Known { health: Some(&world.health), next_hops: Some(&world.next_hops), ..Known::default() };
-            world.reconciler.reconcile(&desired(&leaving, known), world.now).unwrap()
-        };
-        let server = backend(&in_force.state, 2).1;
-        (server.flags, server.deadline, in_force.next.map(|next| next.as_secs()))
-    };
-    assert_eq!(at(0), (Backend::ALIVE, 1060, Some(1060)));
-    assert_eq!(at(30), (Backend::ALIVE, 1060, Some(1060)));
-    assert_eq!(at(60), (Backend::CUT, 1060, None));
-    assert_eq!(at(9000), (Backend::CUT, 1060, None));
-    assert_eq!(backend(&world.reconcile(&drained(&[(1, 100), (2, 50)])).unwrap(), 2), before);
-}
-
 #[test]
 fn listeners_that_come_to_be_the_same_keep_their_connections() {
     let apart = |port| {
@@ -493,127 +398,4 @@ fn too_many_servers_are_refused_and_nothing_changes() {
     let error = world.reconcile(&config(&(balancers + &groups))).unwrap_err().to_string();
     assert!(error.contains("16384 servers"), "{error}");
     assert_eq!(world.reconciler.held().unwrap(), &before);
-}
-
-/// Groups of two servers, each behind a listener of its own.
-fn groups(number: usize) -> Config {
-    let listeners: String = (0..number)
-        .map(|n| {
-            format!(
-                "[[load_balancer]]\nname = \"b{n}\"\naddresses = [\"192.0.2.{n}\"]\n[[load_balancer.listener]]\n\
-                 name = \"l\"\nprotocol = \"tcp\"\nport = 80\nmode = \"dsr\"\nserver_group = \"g{n}\"\n"
-            )
-        })
-        .collect();
-    let groups: String = (0..number)
-        .map(|n| {
-            format!(
-                "[[server_group]]\nname = \"g{n}\"\ntable_size = 251\nservers = [\
-                 {{ address = \"10.0.0.1\", port = 80 }}, {{ address = \"10.0.0.2\", port = 80 }}]\n"
-            )
-        })
-        .collect();
-    config(&(listeners + &groups))
-}
-
-#[test]
-fn a_sweep_takes_tables_in_parts_and_ends_nothing_that_it_could_not_see() {
-    let config = groups(BATCH + 1);
-    let mut world = World::new();
-    world.all_healthy(&config);
-    world.reconcile(&config).unwrap();
-    assert!(!world.reconciler.is_handing_over());
-    world.reconciler.sweep(world.now).unwrap();
-    assert_eq!(world.reconciler.plane_mut().looks, 1, "flows are looked at whatever changes hands");
-    world.set_health(2, false);
-    let state = world.reconcile(&config).unwrap();
-    assert!(state.tables.values().all(|table| table.owners.is_none()), "they take too much room");
-    let moved = world.reconciler.sweep(world.now).unwrap().moved;
-    assert!(moved > BATCH);
-    assert_eq!(world.reconciler.plane_mut().looks, 2, "nothing is due: one look");
-
-    world.now += Duration::from_secs(800);
-    world.reconciler.plane_mut().forgotten += 1;
-    world.reconciler.sweep(world.now).unwrap();
-    world.now += Duration::from_secs(905);
-    assert_eq!(world.reconciler.sweep(world.now).unwrap().moved, moved, "what was forgotten may come back");
-    world.now += Duration::from_secs(10);
-    world.reconciler.plane_mut().looks = 0;
-    let mut sweep = |unread| {
-        world.reconciler.plane_mut().unread = unread;
-        world.reconciler.sweep(world.now).unwrap().moved
-    };
-    assert_eq!(sweep(1), moved, "any slot may have the flow that could not be read");
-    assert_eq!(sweep(0), moved, "owners become keepers first");
-    assert_eq!(sweep(1), moved, "any slot may have the flow that could not be read");
-    assert_eq!(sweep(0), 0);
-    assert_eq!(world.reconciler.plane_mut().looks, 8, "one look for each part");
-    let held = world.reconciler.held().unwrap().clone();
-    assert_eq!(world.reconciler.plane_mut().state, held);
-}
-
-#[derive(Debug, Clone)]
-enum Change {
-    Servers(Vec<(u8, u8)>),
-    Health(u8, bool),
-    Neighbour(u8, Option<u8>),
-    Restart,
-    Fail(usize),
-}
-
-fn change() -> impl Strategy<Value = Change> {
-    prop_oneof![
-        prop::collection::btree_map(1u8..12, 0u8..=100, 1..8)
-            .prop_map(|servers| Change::Servers(servers.into_iter().collect())),
-        (1u8..12, any::<bool>()).prop_map(|(n, healthy)| Change::Health(n, healthy)),
-        (1u8..12, prop::option::of(0u8..4)).prop_map(|(n, hop)| Change::Neighbour(n, hop)),
-        Just(Change::Restart),
-        (0usize..6).prop_map(Change::Fail),
-    ]
-}
-
-proptest! {
-    /// The fake refuses every state in which a packet would find something that is not there; a server that stays
-    /// keeps its id and reference, whatever happens around it.
-    #[test]
-    fn any_sequence_of_changes_is_sound_at_every_step(changes in prop::collection::vec(change(), 1..40)) {
-        let mut world = World::new();
-        let mut config = group(&[(1, 100), (2, 50)]);
-        world.all_healthy(&config);
-        let mut before = world.reconcile(&config).unwrap();
-        for change in changes {
-            match change {
-                Change::Servers(servers) => {
-                    config = group(&servers);
-                    for target in targets(&config) {
-                        world.health.entry(target).or_insert(Verdict { healthy: true, detail: None });
-                    }
-                }
-                Change::Health(n, healthy) => world.set_health(n, healthy),
-                Change::Neighbour(n, None) => drop(world.next_hops.remove(&IpAddr::from([10, 0, 0, n]))),
-                Change::Neighbour(n, Some(to)) => {
-                    world.next_hops.insert(IpAddr::from([10, 0, 0, n]), Ok(reached(to)));
-                }
-                Change::Restart => world = world.restart(),
-                Change::Fail(after) => world.reconciler.plane_mut().fail_after = Some(after),
-            }
-            let fails = world.reconciler.plane_mut().fail_after.is_some();
-            let after = match world.reconcile(&config) {
-                Ok(state) => state,
-                Err(error) => {
-                    prop_assert!(fails && format!("{error:#}").contains("was to fail"), "{:#}", error);
-                    world.reconcile(&config).map_err(|error| TestCaseError::fail(format!("{error:#}")))?
-                }
-            };
-            world.reconciler.plane_mut().fail_after = None;
-            prop_assert_eq!(&world.reconciler.plane_mut().state, &after);
-            for (id, new) in after.backends.iter().filter(|(_, new)| !lingers(new)) {
-                let mut before = before.backends.iter().filter(|(_, old)| !lingers(old));
-                if let Some((old_id, old)) = before.find(|(_, old)| old.address == new.address) {
-                    prop_assert_eq!((old_id, old.reference), (id, new.reference));
-                }
-            }
-            before = after;
-        }
-    }
 }

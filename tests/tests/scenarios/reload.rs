@@ -161,6 +161,7 @@ fn a_refused_file_changes_nothing_and_says_why() {
         let watched = Watched::start(world)?;
         let good = world.plan.toml();
         let before = unmoved(world)?;
+        let another_socket = format!("socket = \"{}/absent", world.directory().display());
         for (from, to, words) in [
             ("protocol = \"tcp\"", "protocol = \"tpc\"", &["did you mean \"tcp\"?", "slb.toml:", "^^^"][..]),
             ("weight = 50", "weight = 101", &["`weight` is out of range", "allowed: 0 to 100"]),
@@ -185,7 +186,7 @@ fn a_refused_file_changes_nothing_and_says_why() {
                 &["`[daemon] xdp_mode` cannot change", "slbd detach"],
             ),
             ("pin_dir = \"", "pin_dir = \"/sys/fs/bpf/x", &["`[daemon] pin_dir` cannot change"]),
-            ("socket = \"", "socket = \"/tmp/x", &["`[daemon] socket` cannot change", "restart slbd"]),
+            ("socket = \"", &another_socket, &["`[daemon] socket` cannot change", "restart slbd"]),
             ("interfaces = [", "interfaces = [\"absent0\", ", &["no interface absent0; there are: "]),
         ] {
             ensure!(good.contains(from), "nothing to break: {from}");

@@ -1,0 +1,109 @@
+//! Servers that go, and those that come: drain, cut, slow start.
+
+use std::time::Duration;
+
+use slb_common::abi::backend::Backend;
+
+use super::{World, backend, group, members};
+use crate::{
+    config::model::Config,
+    control::desired::{Known, desired},
+};
+
+/// The group of [`group`], drained for a minute.
+fn drained(servers: &[(u8, u8)]) -> Config {
+    let mut config = group(servers);
+    for listener in &mut config.load_balancers[0].listeners {
+        listener.connection_drain = Some(Duration::from_secs(60));
+    }
+    config
+}
+
+#[test]
+fn a_removed_server_drains_and_is_cut_and_goes() {
+    let (before, after) = (drained(&[(1, 100), (2, 50)]), drained(&[(1, 100)]));
+    let mut world = World::new();
+    world.all_healthy(&before);
+    let (id, old) = backend(&world.reconcile(&before).unwrap(), 2);
+    let at = |world: &mut World, seconds: u64| {
+        world.now = Duration::from_secs(1000 + seconds);
+        let state = world.reconcile(&after).unwrap();
+        assert!(!members(&state, 0).contains(&id));
+        state
+            .backends
+            .get(&id)
+            .map(|backend| (backend.reference == old.reference, backend.flags, backend.deadline))
+    };
+    let draining = Some((true, Backend::ALIVE | Backend::LINGERING, 1060));
+    assert_eq!(at(&mut world, 0), draining);
+    let mut world = world.restart();
+    assert_eq!(at(&mut world, 59), draining, "another daemon goes on");
+    assert_eq!(at(&mut world, 60), Some((true, Backend::CUT | Backend::LINGERING, 1060)));
+    assert!(world.reconciler.has_cut());
+    world.reconciler.sweep(world.now).unwrap();
+    assert!(!world.reconciler.has_cut());
+    assert_eq!(at(&mut world, 80), None);
+}
+
+#[test]
+fn a_server_comes_to_its_weight_in_steps() {
+    let slow = |servers: &[(u8, u8)]| {
+        let mut config = group(servers);
+        config.server_groups[0].slow_start = Some(Duration::from_secs(30));
+        config
+    };
+    let (one, two) = (slow(&[(1, 100)]), slow(&[(1, 100), (2, 50)]));
+    let mut world = World::new();
+    world.all_healthy(&two);
+    let weights = |world: &mut World, config: &Config, seconds: u64| {
+        world.now = Duration::from_secs(1000 + seconds);
+        let known =
+            Known { health: Some(&world.health), next_hops: Some(&world.next_hops), ..Known::default() };
+        let in_force = world.reconciler.reconcile(&desired(config, known), world.now).unwrap();
+        let weights: Vec<_> = in_force.state.tables[&0].plan.members.iter().map(|m| m.weight).collect();
+        (weights, in_force.next.map(|next| next.as_secs()))
+    };
+    assert_eq!(weights(&mut world, &one, 0), (vec![100], None), "the first start");
+    assert_eq!(weights(&mut world, &two, 10), (vec![100, 5], Some(1013)), "added");
+    let mut world = world.restart();
+    assert_eq!(weights(&mut world, &two, 13), (vec![100, 10], Some(1016)), "another daemon goes on");
+    assert_eq!(weights(&mut world, &two, 37), (vec![100, 50], None));
+    world.set_health(1, false);
+    assert_eq!(weights(&mut world, &two, 50), (vec![50], None));
+    world.set_health(1, true);
+    assert_eq!(weights(&mut world, &two, 60), (vec![10, 50], Some(1063)), "healthy again");
+}
+
+#[test]
+fn a_removed_server_that_returns_in_time_keeps_its_connections() {
+    let (both, one) = (drained(&[(1, 100), (2, 50)]), drained(&[(1, 100)]));
+    let mut world = World::new();
+    world.all_healthy(&both);
+    let before = backend(&world.reconcile(&both).unwrap(), 2);
+    world.reconcile(&one).unwrap();
+    world.now += Duration::from_secs(30);
+    assert_eq!(backend(&world.reconcile(&both).unwrap(), 2), before);
+}
+
+#[test]
+fn a_configured_server_is_cut_and_stays_so_until_it_takes_new_flows() {
+    let mut world = World::new();
+    world.all_healthy(&drained(&[(1, 100), (2, 50)]));
+    let before = backend(&world.reconcile(&drained(&[(1, 100), (2, 50)])).unwrap(), 2);
+    let leaving = drained(&[(1, 100), (2, 0)]);
+    let mut at = |seconds: u64| {
+        world.now = Duration::from_secs(1000 + seconds);
+        let in_force = {
+            let known =
+                Known { health: Some(&world.health), next_hops: Some(&world.next_hops), ..Known::default() };
+            world.reconciler.reconcile(&desired(&leaving, known), world.now).unwrap()
+        };
+        let server = backend(&in_force.state, 2).1;
+        (server.flags, server.deadline, in_force.next.map(|next| next.as_secs()))
+    };
+    assert_eq!(at(0), (Backend::ALIVE, 1060, Some(1060)));
+    assert_eq!(at(30), (Backend::ALIVE, 1060, Some(1060)));
+    assert_eq!(at(60), (Backend::CUT, 1060, None));
+    assert_eq!(at(9000), (Backend::CUT, 1060, None));
+    assert_eq!(backend(&world.reconcile(&drained(&[(1, 100), (2, 50)])).unwrap(), 2), before);
+}

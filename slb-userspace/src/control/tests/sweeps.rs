@@ -1,0 +1,63 @@
+//! Looks at the flow table.
+
+use std::time::Duration;
+
+use super::{World, config};
+use crate::{config::model::Config, dataplane::state::BATCH};
+
+/// Groups of two servers, each behind a listener of its own.
+fn groups(number: usize) -> Config {
+    let listeners: String = (0..number)
+        .map(|n| {
+            format!(
+                "[[load_balancer]]\nname = \"b{n}\"\naddresses = [\"192.0.2.{n}\"]\n[[load_balancer.listener]]\n\
+                 name = \"l\"\nprotocol = \"tcp\"\nport = 80\nmode = \"dsr\"\nserver_group = \"g{n}\"\n"
+            )
+        })
+        .collect();
+    let groups: String = (0..number)
+        .map(|n| {
+            format!(
+                "[[server_group]]\nname = \"g{n}\"\ntable_size = 251\nservers = [\
+                 {{ address = \"10.0.0.1\", port = 80 }}, {{ address = \"10.0.0.2\", port = 80 }}]\n"
+            )
+        })
+        .collect();
+    config(&(listeners + &groups))
+}
+
+#[test]
+fn a_sweep_takes_tables_in_parts_and_ends_nothing_that_it_could_not_see() {
+    let config = groups(BATCH + 1);
+    let mut world = World::new();
+    world.all_healthy(&config);
+    world.reconcile(&config).unwrap();
+    assert!(!world.reconciler.is_handing_over());
+    world.reconciler.sweep(world.now).unwrap();
+    assert_eq!(world.reconciler.plane_mut().looks, 1, "flows are looked at whatever changes hands");
+    world.set_health(2, false);
+    let state = world.reconcile(&config).unwrap();
+    assert!(state.tables.values().all(|table| table.owners.is_none()), "they take too much room");
+    let moved = world.reconciler.sweep(world.now).unwrap().moved;
+    assert!(moved > BATCH);
+    assert_eq!(world.reconciler.plane_mut().looks, 2, "nothing is due: one look");
+
+    world.now += Duration::from_secs(800);
+    world.reconciler.plane_mut().forgotten += 1;
+    world.reconciler.sweep(world.now).unwrap();
+    world.now += Duration::from_secs(905);
+    assert_eq!(world.reconciler.sweep(world.now).unwrap().moved, moved, "what was forgotten may come back");
+    world.now += Duration::from_secs(10);
+    world.reconciler.plane_mut().looks = 0;
+    let mut sweep = |unread| {
+        world.reconciler.plane_mut().unread = unread;
+        world.reconciler.sweep(world.now).unwrap().moved
+    };
+    assert_eq!(sweep(1), moved, "any slot may have the flow that could not be read");
+    assert_eq!(sweep(0), moved, "owners become keepers first");
+    assert_eq!(sweep(1), moved, "any slot may have the flow that could not be read");
+    assert_eq!(sweep(0), 0);
+    assert_eq!(world.reconciler.plane_mut().looks, 8, "one look for each part");
+    let held = world.reconciler.held().unwrap().clone();
+    assert_eq!(world.reconciler.plane_mut().state, held);
+}
