@@ -2,8 +2,7 @@
 //!
 //! A server that is configured and takes nothing new, because of its weight or its health, has until its deadline, if the
 //! listener drains at all. One that is not configured any more *lingers* in the maps: until its deadline, or else not at all;
-//! and then, cut, for long enough that both ends of its connections can be told. What serves a listener through another
-//! table than before lingers in the old one for as long as flows name it there.
+//! and then, cut, for long enough that both ends of its connections can be told, and for as long as there are any left to tell.
 //!
 //! Deadlines are kept in the maps, in seconds since the machine started: another daemon goes on with them.
 
@@ -11,10 +10,10 @@ use slb_common::abi::backend::Backend;
 
 use super::desired::Server;
 
-/// Seconds that a server lingers whose connections have been cut.
-const TOLD: u32 = 20;
-/// Seconds after which it is looked again whether flows name a server that lingers.
-const AGAIN: u32 = 60;
+/// Seconds that a server lingers at least whose connections have been cut: an end may be slow to answer.
+pub(super) const TOLD: u32 = 20;
+/// Seconds after which it is asked again whether all ends have been told.
+const AGAIN: u32 = 5;
 
 /// Where a server is on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,33 +43,11 @@ pub fn configured(held: Option<&Backend>, server: &Server, drain: Option<u32>, n
     Leaving::until(deadline, now)
 }
 
-/// Why a server lingers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// It is not configured any more.
-    Removed,
-    /// It serves the same listeners through another table; flows that go on name it in the old one.
-    Moved {
-        /// Seconds after which a silent flow is forgotten.
-        idle: u32,
-        /// Whether flows name it, as far as is known.
-        in_use: bool,
-    },
-}
-
-/// What is to be of a server that has no place any more in what is configured; `None` where it goes.
-pub fn lingering(held: &Backend, why: Why, drain: Option<u32>, now: u32) -> Option<Leaving> {
-    match why {
-        Why::Removed => {
-            let leaving = Leaving::until(sooner(held.deadline, now + drain.unwrap_or(0)), now);
-            (now < gone(leaving.deadline)).then_some(leaving)
-        }
-        Why::Moved { idle, .. } if held.flags & Backend::LINGERING == 0 => {
-            Some(Leaving { is_cut: false, deadline: now + idle })
-        }
-        Why::Moved { .. } if held.deadline > now => Some(Leaving { is_cut: false, deadline: held.deadline }),
-        Why::Moved { in_use, .. } => in_use.then_some(Leaving { is_cut: false, deadline: now + AGAIN }),
-    }
+/// What is to be of a server that is not configured any more; `None` where it goes. `has_untold` is whether it may have
+/// connections whose ends have not been told.
+pub fn lingering(held: &Backend, drain: Option<u32>, has_untold: bool, now: u32) -> Option<Leaving> {
+    let leaving = Leaving::until(sooner(held.deadline, now + drain.unwrap_or(0)), now);
+    (has_untold || now < gone(leaving.deadline)).then_some(leaving)
 }
 
 /// When anything about these servers changes by itself.
@@ -80,7 +57,7 @@ pub fn next<'a>(backends: impl Iterator<Item = &'a Backend>, now: u32) -> Option
         .filter_map(|backend| {
             let lingers = backend.flags & Backend::LINGERING != 0;
             let ends = [Some(backend.deadline), lingers.then(|| gone(backend.deadline))];
-            ends.into_iter().flatten().find(|end| *end > now)
+            ends.into_iter().flatten().find(|end| *end > now).or(lingers.then_some(now + AGAIN))
         })
         .min()
 }
@@ -175,33 +152,23 @@ mod tests {
 
     #[test]
     fn a_removed_server_lingers_until_both_ends_have_been_told() {
-        let before = held(Backend::ALIVE | Backend::NEW, 0);
-        assert_eq!(lingering(&before, Why::Removed, DRAIN, NOW), Some(open(1060)));
+        let at = |before, now| lingering(&before, DRAIN, false, now);
+        assert_eq!(at(held(Backend::ALIVE | Backend::NEW, 0), NOW), Some(open(1060)));
         let before = held(Backend::ALIVE | Backend::LINGERING, 1060);
-        assert_eq!(lingering(&before, Why::Removed, DRAIN, 1059), Some(open(1060)));
-        assert_eq!(lingering(&before, Why::Removed, DRAIN, 1060), Some(cut(1060)));
-        assert_eq!(lingering(&before, Why::Removed, DRAIN, 1060 + TOLD), None);
+        assert_eq!(at(before, 1059), Some(open(1060)));
+        assert_eq!(at(before, 1060), Some(cut(1060)));
+        assert_eq!(at(before, 1060 + TOLD), None);
+        let before = held(Backend::CUT | Backend::LINGERING, 1060);
+        assert_eq!(lingering(&before, DRAIN, true, 1060 + TOLD), Some(cut(1060)), "not all of them yet");
+        assert_eq!(lingering(&before, DRAIN, true, 9000), Some(cut(1060)));
     }
 
     #[test]
     fn without_drain_a_removed_server_is_cut_at_once() {
-        let before = held(Backend::ALIVE | Backend::NEW, 0);
-        assert_eq!(lingering(&before, Why::Removed, None, NOW), Some(cut(NOW)));
-        let before = held(Backend::ALIVE | Backend::LINGERING, 1060);
-        assert_eq!(lingering(&before, Why::Removed, None, NOW), Some(cut(NOW)));
-        let before = held(Backend::CUT | Backend::LINGERING, NOW);
-        assert_eq!(lingering(&before, Why::Removed, None, NOW + TOLD), None);
-    }
-
-    #[test]
-    fn a_moved_server_lingers_while_flows_name_it() {
-        let moved = |in_use| Why::Moved { idle: 900, in_use };
-        let before = held(Backend::ALIVE | Backend::NEW, 0);
-        assert_eq!(lingering(&before, moved(false), None, NOW), Some(open(1900)));
-        let before = held(Backend::ALIVE | Backend::LINGERING, 1900);
-        assert_eq!(lingering(&before, moved(false), DRAIN, 1899), Some(open(1900)));
-        assert_eq!(lingering(&before, moved(true), DRAIN, 1900), Some(open(1900 + AGAIN)));
-        assert_eq!(lingering(&before, moved(false), DRAIN, 1900), None);
+        let at = |before, now| lingering(&before, None, false, now);
+        assert_eq!(at(held(Backend::ALIVE | Backend::NEW, 0), NOW), Some(cut(NOW)));
+        assert_eq!(at(held(Backend::ALIVE | Backend::LINGERING, 1060), NOW), Some(cut(NOW)));
+        assert_eq!(at(held(Backend::CUT | Backend::LINGERING, NOW), NOW + TOLD), None);
     }
 
     #[test]
@@ -215,5 +182,10 @@ mod tests {
         assert_eq!(next(servers.iter(), NOW), Some(995 + TOLD));
         assert_eq!(next(servers[..3].iter(), NOW), Some(1060));
         assert_eq!(next(servers[..2].iter(), NOW), None);
+        assert_eq!(
+            next(servers.iter(), 2000),
+            Some(2000 + AGAIN),
+            "it has connections whose ends were not told"
+        );
     }
 }

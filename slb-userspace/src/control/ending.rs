@@ -3,7 +3,11 @@
 //! These are connections of mode `nat` that have been silent for too long, and those of servers whose time to drain has
 //! passed. Elsewhere answers do not come by, so nothing is known of silence; who speaks is told.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use slb_common::{
     abi::{
@@ -15,6 +19,7 @@ use slb_common::{
     net::headers::protocol,
 };
 
+use super::drain::TOLD;
 use crate::dataplane::state::{Remembered, State, backend_address, to_ip};
 
 /// Connections that one look ends at most.
@@ -23,6 +28,8 @@ pub const MOST: usize = 1000;
 const LOOK: Duration = Duration::from_secs(60);
 /// Least time between two looks.
 const SPACING: Duration = Duration::from_secs(1);
+
+const REMOVED: u8 = Backend::LINGERING | Backend::CUT;
 
 /// A connection that is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,28 +48,24 @@ pub(super) struct Watch<'a> {
     hz: u32,
     /// Connections that are over.
     pub(super) ended: Vec<Ended>,
-    /// Servers that linger, and whether flows name them.
-    pub(super) lingering: BTreeMap<Reference, bool>,
+    /// Servers that have been removed and cut, and whether there were ends of their connections to tell.
+    removed: BTreeMap<Reference, bool>,
     /// Jiffies until the next connection has been silent for too long.
     next: Option<u32>,
 }
 
 impl<'a> Watch<'a> {
     pub(super) fn new(held: &'a State, hz: u32) -> Self {
-        let lingering = held.backends.values().filter(|backend| backend.flags & Backend::LINGERING != 0);
-        let lingering = lingering.map(|backend| (backend.reference, false)).collect();
-        Self { held, hz, ended: Vec::new(), lingering, next: None }
+        let removed = held.backends.values().filter(|backend| backend.flags & REMOVED == REMOVED);
+        let removed = removed.map(|backend| (backend.reference, false)).collect();
+        Self { held, hz, ended: Vec::new(), removed, next: None }
     }
 
     /// Looks at a flow, and says what becomes of it.
     pub(super) fn note(&mut self, flow: &Remembered, entry: &IndexEntry) -> Fate {
-        let is_live = flow.left.is_some() && !flow.is_over;
-        if is_live && let Some(in_use) = self.lingering.get_mut(&flow.backend) {
-            *in_use = true;
-        }
         if self.ends(flow, entry) {
             Fate::Ends
-        } else if is_live && entry.policy & policy::PERSIST != 0 {
+        } else if flow.left.is_some() && !flow.is_over && entry.policy & policy::PERSIST != 0 {
             Fate::Holds
         } else {
             Fate::Goes
@@ -71,7 +74,16 @@ impl<'a> Watch<'a> {
 
     /// Whether a flow is to end.
     fn ends(&mut self, flow: &Remembered, entry: &IndexEntry) -> bool {
-        if flow.is_over || entry.mode != mode::NAT || entry.protocol != protocol::TCP {
+        if flow.is_over || entry.protocol != protocol::TCP {
+            return false;
+        }
+        // Elsewhere one that has been silent for too long is not told of anyway.
+        if (entry.mode == mode::NAT || flow.left.is_some())
+            && let Some(has_untold) = self.removed.get_mut(&flow.backend)
+        {
+            *has_untold = true;
+        }
+        if entry.mode != mode::NAT {
             return false;
         }
         let backend = self.held.backends.get(&flow.backend.id());
@@ -94,6 +106,12 @@ impl<'a> Watch<'a> {
         true
     }
 
+    /// Servers that have been removed and cut, and of whose connections no end was left to tell.
+    pub(super) fn told(&self) -> BTreeSet<Reference> {
+        let told = self.removed.iter().filter(|(_, has_untold)| !**has_untold);
+        told.map(|(server, _)| *server).collect()
+    }
+
     /// Time until the next look is of use.
     pub(super) fn next_look(&self) -> Duration {
         let services = self.held.services.values();
@@ -102,7 +120,9 @@ impl<'a> Watch<'a> {
             .map(|service| Duration::from_secs(service.idle_timeout.into()))
             .min();
         let next = self.next.map(|left| Duration::from_secs((left / self.hz.max(1)).into()) + SPACING);
-        [Some(LOOK), shortest, next].into_iter().flatten().min().unwrap_or(LOOK).max(SPACING)
+        let removed = self.removed.values().any(|has_untold| *has_untold);
+        let removed = removed.then(|| Duration::from_secs(TOLD.into()));
+        [Some(LOOK), shortest, next, removed].into_iter().flatten().min().unwrap_or(LOOK).max(SPACING)
     }
 }
 
@@ -200,12 +220,24 @@ mod tests {
     }
 
     #[test]
-    fn servers_that_linger_are_in_use_or_not() {
-        let held = held(Backend::ALIVE | Backend::LINGERING);
-        let mut watch = Watch::new(&held, HZ);
-        watch.note(&flow(None), &entry());
-        assert!(watch.lingering.values().all(|in_use| !in_use));
-        watch.note(&flow(Some(0)), &entry());
-        assert_eq!(watch.lingering, BTreeMap::from([(Reference::new(3, 7), true)]));
+    fn a_removed_server_has_been_told_of_when_a_look_finds_nothing_to_end() {
+        let removed = held(REMOVED);
+        let server = BTreeSet::from([Reference::new(3, 7)]);
+        let told = |flow: &Remembered, entry: &IndexEntry| {
+            let mut watch = Watch::new(&removed, HZ);
+            watch.note(flow, entry);
+            (watch.told(), watch.next_look())
+        };
+        let soon = Duration::from_secs(20);
+        assert_eq!(told(&flow(None), &entry()), (BTreeSet::new(), soon), "told in this very look");
+        assert_eq!(told(&flow(Some(5 * HZ)), &entry()), (BTreeSet::new(), soon));
+        let over = Remembered { is_over: true, ..flow(Some(5 * HZ)) };
+        assert_eq!(told(&over, &entry()).0, server);
+        let dsr = IndexEntry { mode: mode::DSR, ..entry() };
+        assert_eq!(told(&flow(Some(0)), &dsr).0, BTreeSet::new(), "who speaks is told");
+        assert_eq!(told(&flow(None), &dsr).0, server);
+        assert_eq!(told(&flow(Some(0)), &IndexEntry { protocol: protocol::UDP, ..entry() }).0, server);
+        let drains = held(Backend::ALIVE | Backend::LINGERING);
+        assert_eq!(Watch::new(&drains, HZ).told(), BTreeSet::new(), "it has not been cut yet");
     }
 }

@@ -22,7 +22,7 @@ use slb_common::{
 
 use super::{
     desired::{Desired, Health, Server},
-    drain::{self, Leaving, Why},
+    drain::{self, Leaving},
     slow_start::{self, Begun},
 };
 use crate::dataplane::state::{
@@ -57,8 +57,8 @@ pub struct Assigned {
 pub struct Moment<'a> {
     /// Seconds since the machine started.
     pub now: u32,
-    /// Servers that linger and that no flow names, as far as is known.
-    pub unused: &'a BTreeSet<Reference>,
+    /// Servers that have been removed and cut, and whose connections' ends have all been told.
+    pub told: &'a BTreeSet<Reference>,
 }
 
 /// More than the maps hold.
@@ -83,8 +83,7 @@ pub fn assign(
     let mut state = State { interfaces: surroundings.interfaces.clone(), ..State::default() };
     let tables = tables(desired, held)?;
 
-    let known = Known::new(desired, held, &tables);
-    let idle = longest_idle(desired);
+    let known = Known::new(held);
     let in_use: BTreeSet<u32> = held.services.values().map(|service| service.ring).collect();
     let mut steps = Vec::new();
     let answering: BTreeSet<usize> = desired
@@ -108,7 +107,7 @@ pub fn assign(
                 None => 0,
             };
             while let Some(other) = known.next_if(|other| other.address < *address) {
-                left.push((other, Why::Removed));
+                left.push(other);
             }
             let same = known.next_if(|other| other.address == *address && !other.is_over());
             let (id, reference) = match same {
@@ -116,9 +115,7 @@ pub fn assign(
                 None => ids.backend(held)?,
             };
             while let Some(other) = known.next_if(|other| other.address == *address) {
-                let in_use = !moment.unused.contains(&other.backend.reference);
-                let moved = Why::Moved { idle: idle[number], in_use };
-                left.push((other, if other.is_over() { Why::Removed } else { moved }));
+                left.push(other);
             }
             let held_backend = same.map(|known| known.backend);
             let leaving = drain::configured(held_backend, server, drain, moment.now);
@@ -137,9 +134,11 @@ pub fn assign(
                 members.push(Member { backend: id, address: *address, weight });
             }
         }
-        left.extend(known.map(|other| (other, Why::Removed)));
-        for (known, why) in left {
-            let Some(leaving) = drain::lingering(known.backend, why, drain, moment.now) else { continue };
+        left.extend(known);
+        for known in left {
+            let has_untold = known.is_over() && !moment.told.contains(&known.backend.reference);
+            let leaving = drain::lingering(known.backend, drain, has_untold, moment.now);
+            let Some(leaving) = leaving else { continue };
             let next_hop = match held.next_hops.get(&known.backend.next_hop) {
                 Some(hop) => ids.next_hop(*hop, held)?,
                 None => 0,
@@ -210,12 +209,10 @@ pub fn entry(service: &Service, seed: u64) -> IndexEntry {
     }
 }
 
-/// Servers that are held, in the order of the tables they belong to and of their addresses, as they are wanted.
+/// Servers that are held, in the order of their tables and addresses.
 struct Known<'a>(Vec<KnownServer<'a>>);
 
 struct KnownServer<'a> {
-    /// The table of its pool, which may be another than it stands in.
-    table: u32,
     address: SocketAddr,
     id: u32,
     backend: &'a Backend,
@@ -230,49 +227,23 @@ impl KnownServer<'_> {
 }
 
 impl<'a> Known<'a> {
-    /// Servers whose table is not wanted any more belong to the one its services have now.
-    fn new(desired: &Desired, held: &'a State, tables: &[u32]) -> Self {
-        let before: BTreeMap<_, u32> =
-            held.services.values().map(|service| (key_of(service), service.ring)).collect();
-        let wanted: BTreeSet<u32> = tables.iter().copied().collect();
-        let mut homes: BTreeMap<u32, u32> = wanted.iter().map(|table| (*table, *table)).collect();
-        for service in &desired.services {
-            if let Some(pool) = service.pool
-                && let Some(&old) = before.get(&(service.address, service.port, service.protocol))
-            {
-                homes.entry(old).or_insert(tables[pool]);
-            }
-        }
-        let known = held.backends.iter().filter_map(|(id, backend)| {
-            let table = *homes.get(&backend.ring)?;
-            Some(KnownServer { table, address: backend_address(backend), id: *id, backend })
-        });
+    fn new(held: &'a State) -> Self {
+        let known = held.backends.iter();
+        let known =
+            known.map(|(id, backend)| KnownServer { address: backend_address(backend), id: *id, backend });
         let mut known: Vec<_> = known.collect();
-        // What stands in the table already before what comes to it, what is configured before what lingers.
+        // What is configured before what lingers.
         known.sort_by_key(|known| {
-            let comes = known.backend.ring != known.table;
-            let lingers = known.backend.flags & Backend::LINGERING != 0;
-            (known.table, known.address, lingers, comes)
+            (known.backend.ring, known.address, known.backend.flags & Backend::LINGERING != 0)
         });
         Self(known)
     }
 
     fn of(&self, table: u32) -> &[KnownServer<'a>] {
-        let first = self.0.partition_point(|known| known.table < table);
-        let end = self.0.partition_point(|known| known.table <= table);
+        let first = self.0.partition_point(|known| known.backend.ring < table);
+        let end = self.0.partition_point(|known| known.backend.ring <= table);
         &self.0[first..end]
     }
-}
-
-/// The longest idle time of each pool's services, in seconds.
-fn longest_idle(desired: &Desired) -> Vec<u32> {
-    let mut longest = vec![0; desired.pools.len()];
-    for service in &desired.services {
-        if let Some(pool) = service.pool {
-            longest[pool] = seconds(service.idle).max(longest[pool]);
-        }
-    }
-    longest
 }
 
 fn begun_as(backend: Backend, begun: Begun) -> Backend {

@@ -37,8 +37,8 @@ pub struct Reconciler<D> {
     surroundings: Surroundings,
     /// Flows that had been forgotten when the last sweep began, or when the plane was read for the first time.
     forgotten: Option<u64>,
-    /// Servers that linger and that no flow has named at the last look.
-    unused: BTreeSet<Reference>,
+    /// Servers that have been removed and cut, and of whose connections the last look has found no end left to tell.
+    told: BTreeSet<Reference>,
     /// Whether servers have been cut off since the last look.
     has_cut: bool,
 }
@@ -78,7 +78,7 @@ type FoundElsewhere = BTreeMap<(u32, u32), Elsewhere>;
 impl<D: DataPlane> Reconciler<D> {
     /// Takes charge of `plane`.
     pub fn new(plane: D, surroundings: Surroundings) -> Self {
-        Self { plane, held: None, surroundings, forgotten: None, unused: BTreeSet::new(), has_cut: false }
+        Self { plane, held: None, surroundings, forgotten: None, told: BTreeSet::new(), has_cut: false }
     }
 
     #[cfg(test)]
@@ -160,7 +160,7 @@ impl<D: DataPlane> Reconciler<D> {
     fn moment(&self, now: Duration) -> Moment<'_> {
         // A deadline of 0 is none.
         let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX).max(1);
-        Moment { now, unused: &self.unused }
+        Moment { now, told: &self.told }
     }
 
     /// Whether a slot of a table has changed hands and is not its owner's alone yet.
@@ -185,7 +185,7 @@ impl<D: DataPlane> Reconciler<D> {
         let due: Vec<u32> = held.tables.iter().filter(is_due).map(|(id, _)| *id).collect();
         // Without any, the flow table is looked at all the same.
         let parts = if due.is_empty() { vec![due.as_slice()] } else { due.chunks(BATCH).collect() };
-        let (mut changed, mut flows, mut forgotten) = (false, 0, None);
+        let (mut changed, mut flows, mut forgotten, mut is_whole) = (false, 0, None, true);
         self.has_cut = false;
         let before = held.clone();
         let mut watch = Watch::new(&before, self.surroundings.hz);
@@ -196,6 +196,7 @@ impl<D: DataPlane> Reconciler<D> {
                 .collect::<Result<_>>()?;
             let (elsewhere, look) = self.elsewhere(&held, &owners, now, &mut watch)?;
             flows = look.live;
+            is_whole &= look.unread == 0;
             // Asked after the look, which then has seen whatever has not been forgotten; the next time, all that is
             // forgotten after the first one counts.
             let now_forgotten = self.plane.forgotten().context("cannot read the counters")?;
@@ -226,9 +227,8 @@ impl<D: DataPlane> Reconciler<D> {
         let left = held.tables.values().map(|table| table.handover.len()).sum();
         self.held = Some(held);
         let next = watch.next_look();
-        let Watch { ended, lingering, .. } = watch;
-        self.unused = lingering.into_iter().filter(|(_, in_use)| !in_use).map(|(server, _)| server).collect();
-        Ok(Sweep { moved: left, flows, ended, next })
+        self.told = if is_whole { watch.told() } else { BTreeSet::new() };
+        Ok(Sweep { moved: left, flows, ended: watch.ended, next })
     }
 
     /// Slots that have changed hands of which flows are remembered to be with another server than the owner, each with

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use slb_common::abi::backend::Backend;
+use slb_common::{abi::backend::Backend, net::headers::protocol};
 
-use super::{World, backend, group, members};
+use super::{HZ, World, backend, group, members};
 use crate::{
     config::model::Config,
-    control::desired::{Known, desired},
+    control::{
+        desired::{Known, desired},
+        ending::MOST,
+    },
+    dataplane::state::Remembered,
 };
 
 /// The group of [`group`], drained for a minute.
@@ -43,6 +47,47 @@ fn a_removed_server_drains_and_is_cut_and_goes() {
     world.reconciler.sweep(world.now).unwrap();
     assert!(!world.reconciler.has_cut());
     assert_eq!(at(&mut world, 80), None);
+}
+
+/// One look tells the ends of so many connections only.
+#[test]
+fn a_removed_server_goes_when_the_last_of_many_connections_has_been_told() {
+    const FLOWS: usize = 30 * MOST;
+    let (before, after) = (group(&[(1, 100), (2, 50)]), group(&[(1, 100)]));
+    let mut world = World::new();
+    world.all_healthy(&before);
+    let state = world.reconcile(&before).unwrap();
+    let (id, server) = backend(&state, 2);
+    let service = state.index.entries.values().find(|entry| entry.protocol == protocol::TCP).unwrap().service;
+    let flow = Remembered {
+        service,
+        backend: server.reference,
+        client: server.address,
+        port: 1,
+        loose: None,
+        is_over: false,
+        left: Some(HZ),
+    };
+    world.reconciler.plane_mut().flows = vec![flow; FLOWS];
+    world.reconcile(&after).unwrap();
+    let mut ended = 0;
+    while ended < FLOWS {
+        assert!(
+            world.reconcile(&after).unwrap().backends.contains_key(&id),
+            "{ended} of {FLOWS} have been told"
+        );
+        let sweep = world.reconciler.sweep(world.now).unwrap();
+        assert!(sweep.ended.len() <= MOST && sweep.next <= Duration::from_secs(20));
+        ended += sweep.ended.len();
+        world.now += sweep.next;
+    }
+    assert!(world.now > Duration::from_secs(1025), "it does not go for the time alone");
+    assert!(
+        world.reconcile(&after).unwrap().backends.contains_key(&id),
+        "the last ones may be slow to answer"
+    );
+    assert_eq!(world.reconciler.sweep(world.now).unwrap().ended, []);
+    assert!(!world.reconcile(&after).unwrap().backends.contains_key(&id));
 }
 
 #[test]
