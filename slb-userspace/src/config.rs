@@ -18,6 +18,8 @@ pub mod fixed;
 pub mod model;
 mod parse;
 mod raw;
+#[cfg(test)]
+pub(crate) mod samples;
 mod suggest;
 mod syntax;
 #[cfg(test)]

@@ -5,38 +5,7 @@ mod broken;
 mod mutated;
 mod warned;
 
-use super::{Config, Diagnostic, Rejected, Report, Severity, parse};
-
-/// A configuration without problems, for the tests to break: each changes one piece of it.
-const BASE: &str = r#"[daemon]
-interfaces = ["eth0"]
-
-[[load_balancer]]
-name = "shop"
-addresses = ["192.0.2.10"]
-
-[[load_balancer.server]]
-address = "10.0.0.21"
-
-[[load_balancer.listener]]
-name = "dns"
-protocol = "udp"
-port = 53
-backend_port = 5353
-
-[[load_balancer.listener]]
-name = "web"
-protocol = "tcp"
-port = 80
-server_group = "web"
-
-[[server_group]]
-name = "web"
-servers = [
-  { address = "10.0.0.11", port = 8080 },
-  { address = "10.0.0.12", port = 8081 },
-]
-"#;
+use super::{Config, Diagnostic, Rejected, Report, Severity, parse, samples::SHOP as BASE};
 
 /// Returns the base with one piece replaced; the piece must stand in it once.
 fn changed(from: &str, to: &str) -> String {

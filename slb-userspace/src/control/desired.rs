@@ -147,21 +147,24 @@ pub enum Health {
 impl Server {
     /// Whether new flows may be given to it.
     pub fn takes_new(&self) -> bool {
+        !self.is_standby && self.could_take_new()
+    }
+
+    /// Whether it would take new flows, had its side the traffic.
+    pub fn stands_by(&self) -> bool {
+        self.is_standby && self.could_take_new()
+    }
+
+    fn could_take_new(&self) -> bool {
         self.weight > 0
             && self.aside.is_none()
             && self.next_hop.is_some()
-            && !self.is_standby
             && (self.is_last_resort || matches!(self.health, Health::Healthy | Health::Unchecked))
     }
 
     /// Whether it takes no new flows until somebody changes that: its connections have as long as the listener grants.
     pub fn is_leaving(&self) -> bool {
         self.weight == 0 || self.aside.is_some() || !self.is_alive()
-    }
-
-    /// Whether it would take new flows, had its side the traffic.
-    pub fn stands_by(&self) -> bool {
-        self.is_standby && Self { is_standby: false, ..self.clone() }.takes_new()
     }
 
     /// Whether it is able to serve, as far as is known.

@@ -99,6 +99,18 @@ impl Place {
         }
     }
 
+    /// The groups there are of this one's kind, by name.
+    pub fn groups(&self, config: &Config) -> Vec<String> {
+        let names: Vec<&Name> = match self {
+            Self::Group { .. } => {
+                let pairs = config.primary_secondary_groups.iter().map(|pair| &pair.name);
+                config.server_groups.iter().map(|group| &group.name).chain(pairs).collect()
+            }
+            Self::Default { .. } => config.load_balancers.iter().map(|balancer| &balancer.name).collect(),
+        };
+        names.into_iter().map(ToString::to_string).collect()
+    }
+
     /// The server, as it is written.
     pub fn server(&self) -> String {
         match self {
@@ -151,41 +163,20 @@ impl fmt::Display for Aside {
 mod tests {
     use super::*;
     use crate::{
-        config,
+        config::samples::shop,
         control::desired::{Health, Known, Server, desired},
     };
 
+    /// Without checks: those of the group are not known to serve otherwise.
     fn config() -> Config {
-        let text = r#"
-            [daemon]
-            interfaces = ["eth0"]
-            [[load_balancer]]
-            name = "shop"
-            addresses = ["192.0.2.10"]
-            [[load_balancer.server]]
-            address = "10.0.0.21"
-            [[load_balancer.listener]]
-            name = "dns"
-            protocol = "udp"
-            port = 53
-            backend_port = 5353
-            [[load_balancer.listener]]
-            name = "web"
-            protocol = "udp"
-            port = 80
-            server_group = "web"
-            [[server_group]]
-            name = "web"
-            servers = [{ address = "10.0.0.11", port = 8080 }, { address = "10.0.0.12", port = 8080 }]
-        "#;
-        config::parse("slb.toml", text).unwrap_or_else(|rejected| panic!("{rejected}")).config
+        shop(&[("tcp", "udp")])
     }
 
     fn web(server: &str) -> Place {
         Place::Group { group: "web".to_owned(), server: server.parse().unwrap() }
     }
 
-    fn shop(server: &str) -> Place {
+    fn of_default(server: &str) -> Place {
         Place::Default { load_balancer: "shop".to_owned(), server: server.parse().unwrap() }
     }
 
@@ -197,9 +188,9 @@ mod tests {
     #[test]
     fn a_weight_takes_the_place_of_the_configured_one() {
         let weight = Setting { weight: Some(7), state: None };
-        let servers = servers(&[(web("10.0.0.12:8080"), weight)].into());
+        let servers = servers(&[(web("10.0.0.12:8081"), weight)].into());
         assert_eq!(servers.iter().map(|server| server.weight).collect::<Vec<_>>(), [100, 100, 7]);
-        assert_eq!(servers[2].overridden, Some(web("10.0.0.12:8080")));
+        assert_eq!(servers[2].overridden, Some(web("10.0.0.12:8081")));
         assert_eq!(servers[0].overridden, None);
     }
 
@@ -208,7 +199,7 @@ mod tests {
         for state in [Aside::Draining, Aside::Disabled] {
             let aside = Setting { weight: None, state: Some(state) };
             let [mut dns, web, _] =
-                <[Server; 3]>::try_from(servers(&[(shop("10.0.0.21"), aside)].into())).unwrap();
+                <[Server; 3]>::try_from(servers(&[(of_default("10.0.0.21"), aside)].into())).unwrap();
             assert_eq!((dns.aside, web.aside), (Some(state), None));
             assert_eq!((dns.health, dns.weight), (Health::Unchecked, 100));
             dns.next_hop = Some(Default::default());
@@ -221,9 +212,19 @@ mod tests {
     #[test]
     fn entries_are_found_in_their_own_group() {
         let config = config();
-        assert!(web("10.0.0.11:8080").exists(&config) && shop("10.0.0.21").exists(&config));
-        assert!(!web("10.0.0.11:8081").exists(&config) && !shop("10.0.0.11").exists(&config));
+        assert!(web("10.0.0.11:8080").exists(&config) && of_default("10.0.0.21").exists(&config));
+        assert!(!web("10.0.0.11:8082").exists(&config) && !of_default("10.0.0.11").exists(&config));
         let other = Place::Group { group: "other".to_owned(), server: "10.0.0.11:8080".parse().unwrap() };
         assert!(!other.exists(&config) && other.entries(&config).is_none());
+    }
+
+    #[test]
+    fn all_groups_that_can_be_named_are_listed() {
+        let pair = "[[primary_secondary_group]]\nname = \"db\"\n\
+                    primary = { address = \"10.0.0.31\", port = 5432 }\n\
+                    secondary = { address = \"10.0.0.32\", port = 5432 }\n[[server_group]]";
+        let config = shop(&[("[[server_group]]", pair)]);
+        assert_eq!(web("10.0.0.11:8080").groups(&config), ["web", "db"]);
+        assert_eq!(of_default("10.0.0.21").groups(&config), ["shop"]);
     }
 }

@@ -23,7 +23,7 @@ use super::{
     reconcile::Reconciler,
 };
 use crate::{
-    config::{self, model::Config},
+    config::{model::Config, samples::forwarding},
     dataplane::{
         fake::Fake,
         state::{State, backend_address},
@@ -33,18 +33,13 @@ use crate::{
 
 const HZ: u32 = 250;
 
-fn config(text: &str) -> Config {
-    let text = format!("[daemon]\ninterfaces = [\"eth0\"]\n{text}");
-    config::parse("test.toml", &text).unwrap_or_else(|rejected| panic!("{rejected}")).config
-}
-
 /// One group of servers `(last octet, weight)` behind a TCP and, sharing it, a second TCP listener.
 fn group(servers: &[(u8, u8)]) -> Config {
     let servers: Vec<_> = servers
         .iter()
         .map(|(n, weight)| format!("{{ address = \"10.0.0.{n}\", port = 8080, weight = {weight} }}"))
         .collect();
-    config(&format!(
+    forwarding(&format!(
         r#"
         [[load_balancer]]
         name = "shop"
@@ -163,7 +158,7 @@ fn listeners_of_one_group_and_check_share_a_table() {
 #[test]
 fn listeners_that_come_together_keep_their_tables() {
     let with_checks = |second: &str| {
-        config(&format!(
+        forwarding(&format!(
             r#"
             [[load_balancer]]
             name = "shop"
@@ -263,7 +258,7 @@ fn a_server_without_a_way_to_it_gets_no_new_flows() {
 
 #[test]
 fn what_was_in_force_is_remembered_for_each_listener_of_its_own() {
-    let two_checks = config(
+    let two_checks = forwarding(
         r#"
         [[load_balancer]]
         name = "shop"
@@ -311,7 +306,7 @@ fn a_new_pool_gets_no_table_that_a_listener_still_names() {
     let held = world.reconcile(&before).unwrap();
     let table = held.services.values().map(|service| service.ring).min().unwrap();
     let mut world = world.restart();
-    let other = config(
+    let other = forwarding(
         r#"
         [[load_balancer]]
         name = "other"
@@ -395,7 +390,7 @@ fn too_many_servers_are_refused_and_nothing_changes() {
             )
         })
         .collect();
-    let error = world.reconcile(&config(&(balancers + &groups))).unwrap_err().to_string();
+    let error = world.reconcile(&forwarding(&(balancers + &groups))).unwrap_err().to_string();
     assert!(error.contains("16384 servers"), "{error}");
     assert_eq!(world.reconciler.held().unwrap(), &before);
 }

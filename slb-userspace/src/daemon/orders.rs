@@ -169,15 +169,8 @@ impl Daemon {
                 format!("{} has no server {}; it has: {}", place.group(), place.server(), servers.join(", "))
             }
             None => {
-                let balancers = self.config.load_balancers.iter().map(|balancer| &balancer.name);
-                let names: Vec<_> = match place {
-                    Place::Group { .. } => {
-                        self.config.server_groups.iter().map(|group| &group.name).collect()
-                    }
-                    Place::Default { .. } => balancers.collect(),
-                };
-                let names: Vec<_> = names.into_iter().map(ToString::to_string).collect();
-                format!("there is no {}; there are: {}", place.group(), names.join(", "))
+                let groups = place.groups(&self.config);
+                format!("there is no {}; there are: {}", place.group(), groups.join(", "))
             }
         };
         Err(Refused::Unfit(format!("{refused}: nothing was changed")))

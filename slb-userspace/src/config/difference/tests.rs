@@ -1,50 +1,11 @@
 //! Each kind of difference, in its words.
 
 use super::difference;
-use crate::config::{Config, parse};
-
-const BASE: &str = r#"
-[daemon]
-interfaces = ["eth0"]
-
-[[load_balancer]]
-name = "shop"
-addresses = ["192.0.2.10"]
-
-[[load_balancer.server]]
-address = "10.0.0.21"
-
-[[load_balancer.listener]]
-name = "dns"
-protocol = "udp"
-port = 53
-backend_port = 5353
-
-[[load_balancer.listener]]
-name = "web"
-protocol = "tcp"
-port = 80
-server_group = "web"
-
-[[server_group]]
-name = "web"
-servers = [
-  { address = "10.0.0.11", port = 8080 },
-  { address = "10.0.0.12", port = 8081 },
-]
-"#;
-
-fn config(text: &str) -> Config {
-    parse("slb.toml", text).unwrap_or_else(|rejected| panic!("{rejected}\n{text}")).config
-}
+use crate::config::samples::{SHOP, parsed, shop};
 
 /// What differs after pieces of the base have been replaced.
 fn changed(replaced: &[(&str, &str)]) -> Vec<String> {
-    let text = replaced.iter().fold(BASE.to_owned(), |text, (from, to)| {
-        assert!(text.contains(from), "{from:?} must stand in the base");
-        text.replace(from, to)
-    });
-    difference(&config(BASE), &config(&text))
+    difference(&shop(&[]), &shop(replaced))
 }
 
 #[test]
@@ -150,6 +111,6 @@ fn the_daemon() {
 fn order_is_no_change_of_anything_else() {
     let (first, second) =
         ("{ address = \"10.0.0.11\", port = 8080 }", "{ address = \"10.0.0.12\", port = 8081 }");
-    let text = BASE.replace(first, "FIRST").replace(second, first).replace("FIRST", second);
-    assert_eq!(difference(&config(BASE), &config(&text)), ["the order of entries, and nothing else"]);
+    let text = SHOP.replace(first, "FIRST").replace(second, first).replace("FIRST", second);
+    assert_eq!(difference(&parsed(SHOP), &parsed(&text)), ["the order of entries, and nothing else"]);
 }

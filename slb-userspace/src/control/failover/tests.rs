@@ -2,14 +2,11 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::{
-    config::parse,
+    config::samples::forwarding,
     control::overrides::{Aside, Place, Setting},
 };
 
 const TEXT: &str = r#"
-[daemon]
-interfaces = ["eth0"]
-
 [[load_balancer]]
 name = "shop"
 addresses = ["192.0.2.10"]
@@ -63,7 +60,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let config = parse("test.toml", TEXT).unwrap().config;
+        let config = forwarding(TEXT);
         Self {
             config,
             failover: Failover::default(),
@@ -126,9 +123,8 @@ fn nobody_takes_over_without_weight_and_who_is_not_reached_gives_up() {
     world.next_hops.insert("10.0.0.31".parse().unwrap(), Err("no route".to_owned()));
     assert_eq!(world.at(0).0, [true, false]);
     let b = world.config.server_groups.iter_mut().find(|group| group.name.as_str() == "b").unwrap();
-    let none =
-        parse("none.toml", &TEXT.replace("10.0.1.1\", port = 80", "10.0.1.1\", port = 80, weight = 0"));
-    let groups = none.unwrap().config.server_groups;
+    let none = forwarding(&TEXT.replace("10.0.1.1\", port = 80", "10.0.1.1\", port = 80, weight = 0"));
+    let groups = none.server_groups;
     b.servers = groups.into_iter().find(|group| group.name.as_str() == "b").unwrap().servers;
     world.set(WEB, "10.0.1.1:80", true);
     world.set(WEB, "10.0.0.3:80", true);

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::{World, config};
-use crate::{config::model::Config, dataplane::state::BATCH};
+use super::World;
+use crate::{
+    config::{model::Config, samples::forwarding},
+    dataplane::state::BATCH,
+};
 
 /// Groups of two servers, each behind a listener of its own.
 fn groups(number: usize) -> Config {
@@ -23,7 +26,7 @@ fn groups(number: usize) -> Config {
             )
         })
         .collect();
-    config(&(listeners + &groups))
+    forwarding(&(listeners + &groups))
 }
 
 #[test]
