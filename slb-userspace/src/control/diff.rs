@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use slb_common::abi::backend::Backend;
+
 use crate::dataplane::state::{Index, Operation, PutBackend, State};
 
 /// Works out the operations. What is pointed at comes before what points at it; what goes away goes in the reverse
@@ -15,13 +17,15 @@ pub fn diff(held: &State, wanted: &State) -> Vec<Operation> {
     operations.extend(wanted.interfaces.difference(&held.interfaces).map(|i| Operation::PutInterface(*i)));
     operations
         .extend(changed(&held.next_hops, &wanted.next_hops).map(|(id, hop)| Operation::PutNextHop(id, *hop)));
-    let backends: Vec<_> = changed(&held.backends, &wanted.backends)
+    let is_cut = |put: &PutBackend| !put.fresh && put.backend.flags & Backend::CUT != 0;
+    // A server that is to be cut gets new flows until no table gives it any.
+    let (cut, backends): (Vec<_>, Vec<_>) = changed(&held.backends, &wanted.backends)
         .map(|(id, backend)| PutBackend {
             id,
             backend: *backend,
             fresh: held.backends.get(&id).is_none_or(|old| old.reference != backend.reference),
         })
-        .collect();
+        .partition(is_cut);
     if !backends.is_empty() {
         operations.push(Operation::PutBackends(backends));
     }
@@ -45,6 +49,9 @@ pub fn diff(held: &State, wanted: &State) -> Vec<Operation> {
     let switched = operations.len();
     operations.extend(gone(&held.services, &wanted.services).map(Operation::ClearService));
     operations.extend(gone(&held.tables, &wanted.tables).map(Operation::ClearTable));
+    if !cut.is_empty() {
+        operations.push(Operation::PutBackends(cut));
+    }
     operations.extend(gone(&held.backends, &wanted.backends).map(Operation::ClearBackend));
     operations.extend(gone(&held.next_hops, &wanted.next_hops).map(Operation::ClearNextHop));
     operations.extend(held.interfaces.difference(&wanted.interfaces).map(|i| Operation::RemoveInterface(*i)));

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use slb_common::{
-    abi::{ring::NO_BACKEND, service::IndexEntry},
+    abi::{backend::Backend, ring::NO_BACKEND, service::IndexEntry},
     datapath::upkeep::{Fate, Look},
 };
 
@@ -106,7 +106,7 @@ impl DataPlane for Fake {
     }
 }
 
-/// Whether everything that is pointed at is there.
+/// Whether everything that is pointed at is there, and takes what it is given.
 fn sound(state: &State) -> Result<()> {
     for (id, IndexEntry { service, ring, .. }) in &state.index.entries {
         if state.services.get(id).is_none_or(|there| there.reference.tag() != *service) {
@@ -123,8 +123,12 @@ fn sound(state: &State) -> Result<()> {
             }
         }
         for member in &table.plan.members {
-            if !state.backends.contains_key(&member.backend) {
-                bail!("table {id} names server {}, which is not there", member.backend);
+            match state.backends.get(&member.backend) {
+                None => bail!("table {id} names server {}, which is not there", member.backend),
+                Some(cut) if cut.flags & Backend::CUT != 0 => {
+                    bail!("table {id} gives new flows to server {}, which is cut", member.backend)
+                }
+                Some(_) => {}
             }
         }
     }
