@@ -12,6 +12,7 @@ pub mod ending;
 pub mod failover;
 pub mod handover;
 pub mod ids;
+mod loads;
 mod members;
 pub mod memory;
 pub mod overrides;

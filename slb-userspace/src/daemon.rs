@@ -309,6 +309,7 @@ impl Daemon {
         } else if self.reconciler.is_handing_over() {
             self.look = self.look.min(Instant::now() + SWEEP);
         }
+        self.look = self.look.min(Instant::now() + self.reconciler.look_within());
         tracing::debug!(in_force.operations, "the data plane is as desired");
         let snapshot = snapshot(&desired, in_force, self.store.records(), self.running());
         self.snapshots.send_replace(Arc::new(snapshot));

@@ -14,7 +14,7 @@ pub struct Backend {
     pub port: u16,
     /// [`Backend::ALIVE`], [`Backend::NEW`], [`Backend::CUT`], [`Backend::LINGERING`] and [`Backend::ADDED`].
     pub flags: u8,
-    /// Weight 0 to 100, for whoever reads the map: the packet path has it in the ring.
+    /// Weight 0 to 100, for whoever reads the map.
     pub weight: u8,
     /// Index of the next hop; 0 while there is none.
     pub next_hop: u32,
@@ -33,8 +33,10 @@ pub struct Backend {
     pub deadline: u32,
     /// When it began to take new flows, in the same seconds; 0 where its weight does not grow any more. For the daemon.
     pub since: u32,
+    /// Weight that counts now: it may be on its way to [`Self::weight`].
+    pub share: u32,
     /// Keeps the entry on one cache line.
-    pub reserved: [u32; 2],
+    pub reserved: u32,
 }
 
 impl Backend {

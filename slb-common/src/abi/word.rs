@@ -90,7 +90,10 @@ mod imp {
 #[cfg(target_arch = "bpf")]
 mod imp {
     use core::{
-        intrinsics::{AtomicOrdering::Relaxed, atomic_and, atomic_cxchg, atomic_or, atomic_xadd},
+        intrinsics::{
+            AtomicOrdering::{AcqRel, Relaxed},
+            atomic_and, atomic_cxchg, atomic_or, atomic_xadd,
+        },
         sync::atomic::AtomicU64,
     };
 
@@ -114,8 +117,9 @@ mod imp {
 
     #[inline(always)]
     pub(super) fn add(word: &AtomicU64, value: u64) -> u64 {
+        // Not relaxed: for that LLVM takes an instruction that does not return what was there.
         // SAFETY: as above.
-        unsafe { atomic_xadd::<u64, u64, { Relaxed }>(word.as_ptr(), value) }
+        unsafe { atomic_xadd::<u64, u64, { AcqRel }>(word.as_ptr(), value) }
     }
 
     #[inline(always)]

@@ -242,7 +242,7 @@ impl<'t, T: Tables> Choice<'t, T> {
                     let load = self.tables.load(id).map_or(0, Word::load);
                     // Some may have been counted as ended and not as begun.
                     let load = if load > u64::from(u32::MAX) { 1 } else { load + 1 };
-                    let weight = u64::from(backend.weight);
+                    let weight = u64::from(backend.share);
                     if load * best_weight < best_load * weight {
                         (best, best_load, best_weight) = (id, load, weight);
                     }

@@ -109,7 +109,8 @@ fn balancer(old: &LoadBalancer, new: &LoadBalancer, words: &mut Vec<String>) {
 fn listener(old: &Listener, new: &Listener) -> Vec<String> {
     let mut words = fields!(old, new, Listener {
         protocol: word, port: display, state: word, target: target, mode: word, tracking: word,
-        unknown_datagrams: word, connection_drain: or_off, idle_timeout: debug, on_no_healthy: word, scheduler: scheduler;
+        unknown_datagrams: word, connection_drain: or_off, idle_timeout: debug, on_no_healthy: word, scheduler: scheduler,
+        session_persistence: or_off;
         name, health_check
     });
     match (&old.health_check, &new.health_check) {
@@ -249,6 +250,9 @@ fn scheduler(scheduler: &Scheduler) -> &'static str {
     match scheduler {
         Scheduler::Maglev => "maglev",
         Scheduler::MaglevClient => "maglev-client",
+        Scheduler::RoundRobin => "rr",
+        Scheduler::WeightedRoundRobin => "wrr",
+        Scheduler::WeightedLeastConnections => "wlc",
     }
 }
 

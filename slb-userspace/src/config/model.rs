@@ -130,6 +130,8 @@ pub struct Listener {
     pub on_no_healthy: OnNoHealthy,
     /// What decides which server a new flow goes to.
     pub scheduler: Scheduler,
+    /// How long after its last flow a client's new ones go to the same server; `None` for not at all. 1 s to 3,600 s.
+    pub session_persistence: Option<Duration>,
 }
 
 /// What decides which server a new flow goes to.
@@ -139,6 +141,12 @@ pub enum Scheduler {
     Maglev,
     /// The client's address alone: all its flows go to one server, for as long as the table does not change for it.
     MaglevClient,
+    /// Servers take turns, each as often as any other one.
+    RoundRobin,
+    /// Servers take turns, by weight.
+    WeightedRoundRobin,
+    /// How many flows the servers have: the one gets it that has the fewest for its weight.
+    WeightedLeastConnections,
 }
 
 /// Where new flows go while no server is able to serve.

@@ -22,6 +22,7 @@ mod health_check;
 mod listener;
 mod mode;
 mod primary_secondary;
+mod scheduling;
 mod target;
 mod vips;
 

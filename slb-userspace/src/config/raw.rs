@@ -86,6 +86,7 @@ pub(super) struct Listener {
     pub(super) backend_port: Option<Value>,
     pub(super) on_no_healthy: Option<Value>,
     pub(super) scheduler: Option<Value>,
+    pub(super) session_persistence: Option<Value>,
     pub(super) mode: Option<Value>,
     pub(super) tracking: Option<Value>,
     pub(super) unknown_datagrams: Option<Value>,

@@ -95,6 +95,8 @@ pub struct Service {
     pub mode: u8,
     /// Bits of [`slb_common::abi::service::policy`].
     pub policy: u32,
+    /// How long after its last flow a client is kept to its server.
+    pub persistence: Duration,
 }
 
 /// Servers that are checked in one way, of one address family where packets are translated: what a table is built of.
@@ -102,12 +104,27 @@ pub struct Service {
 pub struct Pool {
     /// Slots of the table.
     pub slots: TableSize,
+    /// How servers share its slots.
+    pub spread: Spread,
     /// How long connections of a server go on that takes no new flows; `None` for as long as it is configured.
     pub drain: Option<Duration>,
     /// Time in which servers come to their weight; `None` for at once.
     pub slow_start: Option<Duration>,
     /// Servers in the order of their addresses, which are unique.
     pub servers: Vec<(SocketAddr, Server)>,
+}
+
+/// How servers share the slots of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Spread {
+    /// By the hash of flows, and by weight.
+    Hashed,
+    /// In turns, one like the other.
+    Evenly,
+    /// In turns, by weight.
+    ByWeight,
+    /// In turns, such that of the next slots one belongs to the server with the fewest flows.
+    ByFlows,
 }
 
 /// A server of a pool.
@@ -187,6 +204,7 @@ struct PoolKey<'a> {
     is_v4: Option<bool>,
     is_over: bool,
     on_no_healthy: OnNoHealthy,
+    spread: Spread,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -220,6 +238,7 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
                     is_v4: family(listener, *address),
                     is_over,
                     on_no_healthy: listener.on_no_healthy,
+                    spread: spread(listener),
                 };
                 let pool = *indexes.entry(key).or_insert_with(|| {
                     let is_v4 = family(listener, *address);
@@ -318,7 +337,7 @@ fn pool(
         servers.iter_mut().for_each(|(_, server)| server.is_last_resort = !server.is_standby);
     }
     let slow_start = members_of.slow_start(balancer, listener);
-    Pool { slots, drain: listener.connection_drain, slow_start, servers }
+    Pool { slots, spread: spread(listener), drain: listener.connection_drain, slow_start, servers }
 }
 
 fn server(
@@ -371,16 +390,36 @@ fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: 
             Mode::Dsr => mode::DSR,
             Mode::Ipip => mode::IPIP,
         },
-        policy: match listener.tracking {
-            Tracking::Auto => 0,
-            Tracking::Always => policy::TRACK,
-        } | match listener.unknown_datagrams {
-            UnknownDatagrams::Keep => 0,
-            UnknownDatagrams::Follow => policy::FOLLOW,
-        } | match listener.scheduler {
-            Scheduler::Maglev => 0,
-            Scheduler::MaglevClient => policy::BY_CLIENT,
-        },
+        policy: policy_of(listener),
+        persistence: listener.session_persistence.unwrap_or_default(),
+    }
+}
+
+fn policy_of(listener: &Listener) -> u32 {
+    let policy = match listener.tracking {
+        Tracking::Auto => 0,
+        Tracking::Always => policy::TRACK,
+    } | match listener.unknown_datagrams {
+        UnknownDatagrams::Keep => 0,
+        UnknownDatagrams::Follow => policy::FOLLOW,
+    } | match listener.scheduler {
+        Scheduler::Maglev => 0,
+        Scheduler::MaglevClient => policy::BY_CLIENT,
+        Scheduler::RoundRobin | Scheduler::WeightedRoundRobin => policy::TURNS,
+        Scheduler::WeightedLeastConnections => policy::LEAST,
+    } | match listener.session_persistence {
+        None => 0,
+        Some(_) => policy::PERSIST,
+    };
+    if policy & policy::ELSEWHERE == 0 { policy } else { policy | policy::TRACK }
+}
+
+fn spread(listener: &Listener) -> Spread {
+    match listener.scheduler {
+        Scheduler::Maglev | Scheduler::MaglevClient => Spread::Hashed,
+        Scheduler::RoundRobin => Spread::Evenly,
+        Scheduler::WeightedRoundRobin => Spread::ByWeight,
+        Scheduler::WeightedLeastConnections => Spread::ByFlows,
     }
 }
 
@@ -397,5 +436,6 @@ fn echo(balancer: &LoadBalancer, address: IpAddr) -> Service {
         idle: Duration::ZERO,
         mode: mode::NAT,
         policy: 0,
+        persistence: Duration::ZERO,
     }
 }

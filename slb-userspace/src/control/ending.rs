@@ -13,7 +13,7 @@ use slb_common::{
     abi::{
         Reference,
         backend::Backend,
-        service::{IndexEntry, mode, policy},
+        service::{IndexEntry, Service, mode, policy},
     },
     datapath::upkeep::Fate,
     net::headers::protocol,
@@ -26,6 +26,8 @@ use crate::dataplane::state::{Remembered, State, backend_address, to_ip};
 pub const MOST: usize = 1000;
 /// Time between two looks at the flow table, whatever else: what has expired is to be erased before jiffies come round.
 const LOOK: Duration = Duration::from_secs(60);
+/// The same in seconds where it matters how many flows servers have.
+const LOADS: u32 = 5;
 /// Least time between two looks.
 const SPACING: Duration = Duration::from_secs(1);
 
@@ -114,16 +116,26 @@ impl<'a> Watch<'a> {
 
     /// Time until the next look is of use.
     pub(super) fn next_look(&self) -> Duration {
-        let services = self.held.services.values();
-        let shortest = services
-            .filter(|service| service.mode == mode::NAT && service.protocol == protocol::TCP)
-            .map(|service| Duration::from_secs(service.idle_timeout.into()))
-            .min();
         let next = self.next.map(|left| Duration::from_secs((left / self.hz.max(1)).into()) + SPACING);
         let removed = self.removed.values().any(|has_untold| *has_untold);
         let removed = removed.then(|| Duration::from_secs(TOLD.into()));
-        [Some(LOOK), shortest, next, removed].into_iter().flatten().min().unwrap_or(LOOK).max(SPACING)
+        let within = look_within(self.held);
+        [next, removed].into_iter().flatten().min().map_or(within, |next| next.min(within).max(SPACING))
     }
+}
+
+/// Time within which the flow table is to be looked at, whatever it holds.
+pub(super) fn look_within(held: &State) -> Duration {
+    let of = |service: &Service| {
+        let ends = service.mode == mode::NAT && service.protocol == protocol::TCP;
+        let idle = ends.then_some(service.idle_timeout);
+        let counted = (service.policy & policy::LEAST != 0).then_some(LOADS);
+        // Well before a client would be forgotten one of whose flows goes on.
+        let kept = (service.policy & policy::PERSIST != 0).then_some(service.persistence / 2);
+        [idle, counted, kept].into_iter().flatten().min()
+    };
+    let shortest = held.services.values().filter_map(of).min();
+    shortest.map_or(LOOK, |shortest| Duration::from_secs(shortest.into()).clamp(SPACING, LOOK))
 }
 
 #[cfg(test)]
@@ -132,7 +144,6 @@ mod tests {
 
     use super::*;
     use crate::dataplane::state::to_address;
-    use slb_common::abi::service::Service;
 
     const HZ: u32 = 250;
 
@@ -168,6 +179,7 @@ mod tests {
             port: 40_000_u16.to_be(),
             loose: None,
             is_over: false,
+            is_ending: false,
             left,
         }
     }

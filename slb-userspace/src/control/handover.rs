@@ -103,6 +103,14 @@ impl Handover {
         }
     }
 
+    /// Notes that flows of any slot may be remembered to be elsewhere, and are to be found there.
+    pub fn look_for_all(&mut self, owners: &[u32], now: Duration) {
+        let slots = Arc::make_mut(&mut self.slots);
+        for (slot, &owner) in (0..).zip(owners) {
+            slots.entry(slot).or_insert(Moved { keeper: owner, since: now });
+        }
+    }
+
     /// Notes which servers are still there, where the table of owners has not changed.
     pub fn forget(&mut self, owner: impl Fn(u32) -> u32, exists: impl Fn(u32) -> bool) {
         for (slot, moved) in Arc::make_mut(&mut self.slots) {
@@ -195,6 +203,20 @@ mod tests {
         assert_eq!(keepers(&handover), [(0, 3)]);
         handover.forget(|_| 4, |id| id != 3);
         assert_eq!(keepers(&handover), [(0, 4)]);
+    }
+
+    #[test]
+    fn slots_whose_flows_may_be_anywhere_are_looked_for_until_none_is() {
+        let mut handover = Handover::default();
+        handover.change(&[1, 2], &[2, 2], |_| true, at(0));
+        handover.look_for_all(&[2, 2], at(0));
+        assert_eq!(keepers(&handover), [(0, 1), (1, 2)]);
+        let one = |slot| Elsewhere { any: slot == 1, loose_since: None };
+        handover.sweep(|_| 2, one, IDLE, at(901));
+        handover.sweep(|_| 2, one, IDLE, at(902));
+        assert_eq!(keepers(&handover), [(1, 2)]);
+        handover.sweep(|_| 2, none, IDLE, at(903));
+        assert!(handover.is_empty());
     }
 
     #[test]

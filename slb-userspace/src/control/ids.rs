@@ -16,18 +16,18 @@ use slb_common::{
         pad_name,
         service::{IndexEntry, Service, ServiceIndex, Tunnel, mode},
     },
-    datapath::ipip::outer_sum,
+    datapath::{ipip::outer_sum, schedule::CANDIDATES},
     hash::salt,
 };
 
 use super::{
-    desired::{Desired, Health, Server},
+    desired::{Desired, Health, Server, Spread},
     drain::{self, Leaving},
     slow_start::{self, Begun},
 };
 use crate::dataplane::state::{
-    Filter, Index, Member, NO_TABLE, Plan, SPARE_TABLE, Settings, State, Table, backend_address, to_address,
-    to_ip,
+    Filter, Index, Member, NO_TABLE, Order, Plan, SPARE_TABLE, Settings, State, Table, backend_address,
+    to_address, to_ip,
 };
 
 /// What the maps are, whatever is configured.
@@ -122,17 +122,18 @@ pub fn assign(
             let begun = slow_start
                 .map(|_| slow_start::begun(held_backend, server, is_in_use, moment.now))
                 .unwrap_or_default();
-            let backend = begun_as(backend(*address, server, &desired.tunnel), begun);
+            let mut backend = begun_as(backend(*address, server, &desired.tunnel), begun);
+            if server.takes_new() {
+                let (weight, step) = slow_start::weight(server.weight, begun.since, slow_start, moment.now);
+                steps.extend(step);
+                backend.share = weight.into();
+                members.push(Member { backend: id, address: *address, weight });
+            }
             backends.push((
                 number,
                 id,
                 left_as(Backend { reference, next_hop, ring: table, ..backend }, leaving),
             ));
-            if server.takes_new() {
-                let (weight, step) = slow_start::weight(server.weight, begun.since, slow_start, moment.now);
-                steps.extend(step);
-                members.push(Member { backend: id, address: *address, weight });
-            }
         }
         left.extend(known);
         for known in left {
@@ -144,10 +145,11 @@ pub fn assign(
                 None => 0,
             };
             let flags = known.backend.flags & Backend::ALIVE | Backend::LINGERING;
-            let backend = Backend { flags, weight: 0, ring: table, next_hop, ..*known.backend };
+            let backend = Backend { flags, weight: 0, share: 0, ring: table, next_hop, ..*known.backend };
             backends.push((number, known.id, left_as(backend, leaving)));
         }
-        let plan = Plan { slots: pool.slots.slots(), seed: desired.seed, members };
+        let order = shared(pool.spread, &mut members);
+        let plan = Plan { slots: pool.slots.slots(), seed: desired.seed, members, order };
         // Shared where it does not change, so that nobody need compare it again.
         let plan = match held.tables.get(&table) {
             Some(held) if *held.plan == plan => held.plan.clone(),
@@ -174,6 +176,7 @@ pub fn assign(
                 protocol: wanted.protocol,
                 mode: wanted.mode,
                 policy: wanted.policy,
+                persistence: seconds(wanted.persistence),
                 reference,
                 ring: wanted.pool.map_or(NO_TABLE, |pool| tables[pool]),
                 idle_timeout: seconds(wanted.idle),
@@ -190,6 +193,21 @@ pub fn assign(
     state.settings = Settings { seed: desired.seed, generation: ids.generation };
     let next = drain::next(state.backends.values(), moment.now).into_iter().chain(steps).min();
     Ok(Assigned { state, tables, next })
+}
+
+/// How the members of a pool share the slots of its table: as the order of the table, and by their weights in it.
+fn shared(spread: Spread, members: &mut [Member]) -> Order {
+    let is_even = match spread {
+        Spread::Hashed => return Order::ByHash,
+        Spread::Evenly => true,
+        Spread::ByWeight => false,
+        // Where all of them are among the next ones, none is the less likely to be found for its weight.
+        Spread::ByFlows => members.len() <= CANDIDATES as usize,
+    };
+    if is_even {
+        members.iter_mut().for_each(|member| member.weight = 1);
+    }
+    Order::ByTurn
 }
 
 /// What packets find of a service.

@@ -12,6 +12,7 @@ use slb_common::{
         Reference,
         backend::Backend,
         ring::{NO_BACKEND, Ring},
+        service::{Service, policy},
     },
     datapath::upkeep::{Fate, Look},
 };
@@ -20,13 +21,14 @@ use super::{
     apart::{Apart, apart},
     desired::Desired,
     diff::diff,
-    ending::{Ended, Watch},
+    ending::{self, Ended, Watch},
     handover::{Elsewhere, Handover},
     ids::{Assigned, Moment, Surroundings, assign},
+    loads::Loads,
 };
 use crate::dataplane::{
     DataPlane,
-    state::{BATCH, Operation, State, Table, build_all},
+    state::{BATCH, Operation, Order, State, Table, build_all},
 };
 
 /// The data plane, and what it is known to hold.
@@ -168,6 +170,11 @@ impl<D: DataPlane> Reconciler<D> {
         self.held.iter().flat_map(|held| held.tables.values()).any(|table| !table.handover.is_empty())
     }
 
+    /// Time within which the flow table is to be looked at, whatever it holds.
+    pub fn look_within(&self) -> Duration {
+        self.held.as_ref().map_or(Duration::ZERO, |held| ending::look_within(held))
+    }
+
     /// Whether servers have been cut off since the last look at the flow table.
     pub fn has_cut(&self) -> bool {
         self.has_cut
@@ -189,12 +196,14 @@ impl<D: DataPlane> Reconciler<D> {
         self.has_cut = false;
         let before = held.clone();
         let mut watch = Watch::new(&before, self.surroundings.hz);
+        let mut loads = Loads::default();
         for part in parts {
             let owners: Owners = part
                 .iter()
                 .map(|id| Ok((*id, self.plane.table(*id).context("cannot read a table")?.0)))
                 .collect::<Result<_>>()?;
-            let (elsewhere, look) = self.elsewhere(&held, &owners, now, &mut watch)?;
+            loads = Loads::none(&before);
+            let (elsewhere, look) = self.elsewhere(&held, &owners, now, &mut watch, &mut loads)?;
             flows = look.live;
             is_whole &= look.unread == 0;
             // Asked after the look, which then has seen whatever has not been forgotten; the next time, all that is
@@ -226,6 +235,9 @@ impl<D: DataPlane> Reconciler<D> {
         }
         let left = held.tables.values().map(|table| table.handover.len()).sum();
         self.held = Some(held);
+        if !loads.0.is_empty() {
+            self.plane.put_loads(&loads.0).context("cannot write how many flows servers have")?;
+        }
         let next = watch.next_look();
         self.told = if is_whole { watch.told() } else { BTreeSet::new() };
         Ok(Sweep { moved: left, flows, ended: watch.ended, next })
@@ -239,6 +251,7 @@ impl<D: DataPlane> Reconciler<D> {
         owners: &Owners,
         now: Duration,
         watch: &mut Watch<'_>,
+        loads: &mut Loads,
     ) -> Result<(FoundElsewhere, Look)> {
         let entries: BTreeMap<u32, _> =
             held.index.entries.values().map(|entry| (entry.service, entry)).collect();
@@ -246,6 +259,11 @@ impl<D: DataPlane> Reconciler<D> {
         let look = self.plane.flows(self.surroundings.hz, &mut |flow| {
             let Some(entry) = entries.get(&flow.service) else { return Fate::Goes };
             let fate = watch.note(&flow, entry);
+            loads.note(&flow, entry);
+            // Remembered for good: it is not for the table to say where it is.
+            if entry.policy & policy::ELSEWHERE != 0 {
+                return fate;
+            }
             let Some(owners) = owners.get(&entry.ring).filter(|owners| !owners.is_empty()) else {
                 return fate;
             };
@@ -264,15 +282,16 @@ impl<D: DataPlane> Reconciler<D> {
     /// Works out which slots of the wanted tables have changed hands. What is held is said to be what is wanted where that
     /// is found to be so.
     fn hand_over(&self, held: &mut Arc<State>, wanted: &mut State, now: Duration) -> Result<()> {
-        let State { tables, backends, .. } = wanted;
+        let State { tables, backends, services, .. } = wanted;
         // Asked for every slot that has changed hands.
         let mut there = vec![false; backends.last_key_value().map_or(0, |(id, _)| *id as usize + 1)];
         backends.keys().for_each(|id| there[*id as usize] = true);
         let exists = |id: u32| there.get(id as usize) == Some(&true);
+        let scattered = scattered(held, services);
         let mut replaced = Vec::new();
         for (id, old) in &held.tables {
             let Some(table) = tables.get_mut(id) else { continue };
-            if old.plan != table.plan {
+            if old.plan != table.plan || scattered.contains(id) {
                 replaced.push(*id);
                 continue;
             }
@@ -286,11 +305,14 @@ impl<D: DataPlane> Reconciler<D> {
         for part in replaced.chunks(BATCH) {
             build_all(part_of(tables, part));
             for id in part {
-                if let (Some(old), Some(table)) = (held.tables.get(id), tables.get_mut(id))
-                    && self.replace(*id, old, table, exists, now)?
-                {
+                let (Some(old), Some(table)) = (held.tables.get(id), tables.get_mut(id)) else { continue };
+                if self.replace(*id, old, table, exists, now)? {
                     table.owners = None;
                     found.push((*id, table.clone()));
+                }
+                if scattered.contains(id) {
+                    let owners = table.owners();
+                    table.handover.look_for_all(&owners, now);
                 }
             }
             if replaced.len() > BATCH {
@@ -330,13 +352,30 @@ impl<D: DataPlane> Reconciler<D> {
             return Ok(false);
         }
         table.handover = found.clone();
-        table.handover.change(&before, &after, exists, now);
+        if old.plan.order == Order::ByTurn && table.plan.order == Order::ByTurn {
+            // Nobody looks for a flow in a slot whose turn it was once.
+            table.handover.forget(|slot| after[slot as usize], exists);
+        } else {
+            table.handover.change(&before, &after, exists, now);
+        }
         Ok(!old.is_known() && before == after && found == table.handover)
     }
 
     fn carry_out(&mut self, operation: &Operation) -> Result<()> {
         self.plane.apply(operation).with_context(|| format!("cannot carry out {}", name_of(operation)))
     }
+}
+
+/// Tables that flows are looked for in again which have been given servers without them: what is remembered is to be found.
+fn scattered(held: &State, wanted: &BTreeMap<u32, Service>) -> BTreeSet<u32> {
+    let is_scattered = |(id, service): &(&u32, &Service)| {
+        held.services.get(id).is_some_and(|held| {
+            held.reference == service.reference
+                && held.policy & policy::ELSEWHERE != 0
+                && service.policy & policy::ELSEWHERE == 0
+        })
+    };
+    wanted.iter().filter(is_scattered).map(|(_, service)| service.ring).collect()
 }
 
 /// Whether connections of a server are cut that were not before.

@@ -17,7 +17,7 @@ use slb_common::{
         service::{FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel},
     },
     datapath::upkeep::Clock,
-    maglev,
+    maglev, turns,
 };
 
 use crate::control::handover::Handover;
@@ -160,6 +160,18 @@ pub struct Plan {
     pub seed: u64,
     /// The servers that may be given new flows.
     pub members: Vec<Member>,
+    /// How they share the slots.
+    pub order: Order,
+}
+
+/// How servers share the slots of a table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    /// A flow's hash says its slot: few slots change hands with the servers.
+    #[default]
+    ByHash,
+    /// Flows get the slots one after the other.
+    ByTurn,
 }
 
 /// A server in a table.
@@ -179,14 +191,18 @@ impl Plan {
         if self.members.is_empty() {
             return vec![NO_BACKEND; self.slots as usize].into();
         }
+        let owner =
+            |member: u16| self.members.get(usize::from(member)).map_or(NO_BACKEND, |member| member.backend);
+        if self.order == Order::ByTurn {
+            let weights: Vec<_> = self.members.iter().map(|member| member.weight).collect();
+            return turns::build(self.slots, &weights).into_iter().map(owner).collect();
+        }
         let names: Vec<_> = self.members.iter().map(|member| member.address.to_string()).collect();
         let members: Vec<_> = names
             .iter()
             .zip(&self.members)
             .map(|(name, member)| maglev::Member { name: name.as_bytes(), weight: member.weight })
             .collect();
-        let owner =
-            |member: u16| self.members.get(usize::from(member)).map_or(NO_BACKEND, |member| member.backend);
         maglev::build(self.slots, self.seed, &members).into_iter().map(owner).collect()
     }
 }
@@ -256,6 +272,8 @@ pub struct Remembered {
     pub loose: Option<u32>,
     /// Whether its ends have ended it, or somebody else has.
     pub is_over: bool,
+    /// Whether the client at least has ended its side.
+    pub is_ending: bool,
     /// Jiffies until nobody takes it for alive any more, unless it goes on.
     pub left: Option<u32>,
 }
@@ -276,6 +294,7 @@ impl Remembered {
             port,
             loose,
             is_over: meta.is_over(),
+            is_ending: meta.is_over() || meta.state() & state::CLIENT_FIN != 0,
             left: (meta.idle(clock.hz) + SLACK * clock.hz).checked_sub(meta.silence(clock.now)),
         }
     }

@@ -7,6 +7,7 @@ mod keepers;
 mod modes;
 mod replies;
 mod resets;
+mod scheduling;
 mod told;
 mod truncations;
 
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Scenario> {
         keepers::cases(),
         told::cases(),
         resets::cases(),
+        scheduling::cases(),
     ]
     .into_iter()
     .flatten()

@@ -17,7 +17,7 @@ use slb_common::{
 };
 use slb_userspace::{
     control::{handover::Handover, ids::entry},
-    dataplane::state::{Member, NO_TABLE, Plan, Settings, State, Table, to_address},
+    dataplane::state::{Member, NO_TABLE, Order, Plan, Settings, State, Table, to_address},
 };
 
 use super::frames::number;
@@ -285,6 +285,7 @@ impl World {
             port: server.at.port().to_be(),
             flags: Backend::ALIVE | Backend::NEW,
             weight: 1,
+            share: 1,
             reference: Reference::new(server.id, server.generation.into()),
             next_hop: server.hop.id,
             endpoint: endpoint(server.at),
@@ -312,9 +313,24 @@ impl World {
 
     /// Fills a table with servers of equal weight.
     #[must_use]
-    pub fn table(mut self, id: u32, servers: &[Server]) -> Self {
+    pub fn table(self, id: u32, servers: &[Server]) -> Self {
+        self.table_of(id, servers, Order::ByHash)
+    }
+
+    /// Fills a table with servers that take turns.
+    #[must_use]
+    pub fn turns(self, id: u32, servers: &[Server]) -> Self {
+        self.table_of(id, servers, Order::ByTurn)
+    }
+
+    fn table_of(mut self, id: u32, servers: &[Server], order: Order) -> Self {
         let members = servers.iter().map(|s| Member { backend: s.id, address: s.at, weight: 1 }).collect();
-        self.state.tables.insert(id, Table::new(Plan { slots: SLOTS, seed: 1, members }));
+        self.state.tables.insert(id, Table::new(Plan { slots: SLOTS, seed: 1, members, order }));
+        for server in servers {
+            if let Some(backend) = self.state.backends.get_mut(&server.id) {
+                backend.ring = id;
+            }
+        }
         self
     }
 

@@ -2,17 +2,15 @@
 
 use std::collections::HashMap;
 
-use super::{balancer::Scope, ending, families::Families, health_check, mode, target};
+use super::{balancer::Scope, ending, families::Families, health_check, mode, scheduling, target};
 use crate::config::{
     diagnostic::Span,
     field::Checker,
-    model::{Listener, OnNoHealthy, Protocol, RunState, Scheduler},
+    model::{Listener, OnNoHealthy, Protocol, RunState},
     raw::{self, Value},
 };
 
 const STATES: [(&str, RunState); 2] = [("running", RunState::Running), ("stopped", RunState::Stopped)];
-const SCHEDULERS: [(&str, Scheduler); 2] =
-    [("maglev", Scheduler::Maglev), ("maglev-client", Scheduler::MaglevClient)];
 const ON_NO_HEALTHY: [(&str, OnNoHealthy); 2] = [("drop", OnNoHealthy::Drop), ("all", OnNoHealthy::All)];
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 
@@ -63,9 +61,7 @@ pub(super) fn build(
     let on_no_healthy = raw.on_no_healthy.as_ref();
     let on_no_healthy = on_no_healthy
         .map_or(Some(OnNoHealthy::Drop), |value| checker.choice("on_no_healthy", value, &ON_NO_HEALTHY));
-    let scheduler = raw.scheduler.as_ref();
-    let scheduler =
-        scheduler.map_or(Some(Scheduler::Maglev), |value| checker.choice("scheduler", value, &SCHEDULERS));
+    let scheduling = scheduling::build(checker, raw);
     let forwarding = mode::build(scope, raw, protocol);
     let mode = forwarding.map(|forwarding| forwarding.mode);
     let at = port.zip(port_value.map(toml::Spanned::span));
@@ -73,7 +69,7 @@ pub(super) fn build(
     if let (Some(target), Some(None)) = (&target, &health_check) {
         target::warn_of_no_check(scope.checker, raw, target);
     }
-    let (forwarding, ending) = (forwarding?, ending?);
+    let (forwarding, ending, scheduling) = (forwarding?, ending?, scheduling?);
     Some(Listener {
         name: name?,
         protocol: protocol?,
@@ -87,7 +83,8 @@ pub(super) fn build(
         idle_timeout: ending.idle_timeout,
         health_check: health_check?,
         on_no_healthy: on_no_healthy?,
-        scheduler: scheduler?,
+        scheduler: scheduling.scheduler,
+        session_persistence: scheduling.session_persistence,
     })
 }
 

@@ -66,6 +66,7 @@ fn a_removed_server_goes_when_the_last_of_many_connections_has_been_told() {
         port: 1,
         loose: None,
         is_over: false,
+        is_ending: false,
         left: Some(HZ),
     };
     world.reconciler.plane_mut().flows = vec![flow; FLOWS];

@@ -228,7 +228,7 @@ impl Mode {
         let hop = NextHop { ifindex: LAN.out, mtu: MTU, stations: Stations::new(LAN.peer, LAN.own) };
         world.state.next_hops.insert(LAN.id, hop);
         let members = servers.iter().map(|s| Member { backend: s.id, address: s.at, weight: 1 }).collect();
-        let plan = Plan { slots: TableSize::DEFAULT.slots(), seed: 1, members };
+        let plan = Plan { slots: TableSize::DEFAULT.slots(), seed: 1, members, ..Plan::default() };
         world.state.tables.insert(TABLE, Table::new(plan));
         let world = servers.into_iter().fold(world, World::server).listener(listener);
         let world = world.with(listener, |service| service.mode = self.mode);

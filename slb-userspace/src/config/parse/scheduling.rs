@@ -1,0 +1,31 @@
+//! Which server a new flow of a listener goes to.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use crate::config::{field::Checker, model::Scheduler, raw};
+
+const SCHEDULERS: [(&str, Scheduler); 5] = [
+    ("maglev", Scheduler::Maglev),
+    ("maglev-client", Scheduler::MaglevClient),
+    ("rr", Scheduler::RoundRobin),
+    ("wrr", Scheduler::WeightedRoundRobin),
+    ("wlc", Scheduler::WeightedLeastConnections),
+];
+const PERSISTENCE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+
+/// Which server a new flow goes to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scheduling {
+    pub(super) scheduler: Scheduler,
+    pub(super) session_persistence: Option<Duration>,
+}
+
+/// Checks what decides about new flows.
+pub(super) fn build(checker: &mut Checker, raw: &raw::Listener) -> Option<Scheduling> {
+    let scheduler = raw.scheduler.as_ref();
+    let scheduler =
+        scheduler.map_or(Some(Scheduler::Maglev), |value| checker.choice("scheduler", value, &SCHEDULERS));
+    let session_persistence =
+        checker.optional_duration("session_persistence", raw.session_persistence.as_ref(), PERSISTENCE);
+    Some(Scheduling { scheduler: scheduler?, session_persistence: session_persistence? })
+}

@@ -1,0 +1,279 @@
+//! Which server a new flow gets, where the table alone does not say.
+
+use std::net::SocketAddr;
+
+use slb_common::abi::{
+    backend::Backend,
+    service::{Service, mode, policy},
+    stats::Reason,
+};
+
+use crate::packets::{
+    frames::{Frame, flag, tcp, udp},
+    scenario::{CLIENT, Expect, Flow, Scenario},
+    world::*,
+};
+
+const SECOND: u32 = HZ;
+
+pub(super) fn cases() -> Vec<Scenario> {
+    let mut cases = Vec::new();
+    for (family, listener, servers) in
+        [("IPv4", HTTP4, [WEB4, OTHER4, FOURTH]), ("IPv6", HTTP6, [WEB6, OTHER6, DISTANT6])]
+    {
+        for (mode, mode_name) in [(mode::NAT, "nat"), (mode::DSR, "dsr")] {
+            // Without another network in between.
+            let servers = if mode == mode::DSR { &servers[..2] } else { &servers[..] };
+            let group = Group { listener, servers: servers.to_vec(), mode };
+            let named =
+                |case: Scenario| Scenario { name: format!("{mode_name}/{family}: {}", case.name), ..case };
+            let all = [group.turns(), group.least(), group.persistence(), group.persistence_ends()];
+            cases.extend(all.into_iter().flatten().map(named));
+        }
+    }
+    cases.extend(datagrams());
+    cases
+}
+
+/// A listener and the servers behind it.
+struct Group {
+    listener: Listener,
+    servers: Vec<Server>,
+    mode: u8,
+}
+
+impl Group {
+    fn table(&self) -> u32 {
+        self.listener.table.expect("a listener with servers")
+    }
+
+    /// The usual world with this policy, before a table is filled.
+    fn with(&self, policy: u32) -> World {
+        World::standard().with(self.listener, |service| {
+            service.mode = self.mode;
+            service.policy = policy | policy::TRACK;
+            service.persistence = if policy & policy::PERSIST == 0 { 0 } else { 60 };
+        })
+    }
+
+    fn turning(&self, policy: u32) -> World {
+        self.with(policy).turns(self.table(), &self.servers)
+    }
+
+    fn persisting(&self, servers: &[Server]) -> World {
+        // All belong to the table, and some are in it.
+        self.with(policy::PERSIST).table(self.table(), &self.servers).table(self.table(), servers)
+    }
+
+    fn client(&self, n: u16) -> SocketAddr {
+        let client = if self.listener.at.is_ipv4() { CLIENT4 } else { CLIENT6 };
+        SocketAddr::new(client.ip(), client.port() + n)
+    }
+
+    fn stranger(&self) -> SocketAddr {
+        let at: SocketAddr =
+            if self.listener.at.is_ipv4() { "203.0.113.99:4711" } else { "[2001:db8:c::99]:4711" }
+                .parse()
+                .expect("an endpoint");
+        at
+    }
+
+    fn send(&self, n: u16, flags: u8) -> Frame {
+        tcp(self.client(n), self.listener.at, flags).build()
+    }
+
+    fn syn(&self, n: u16) -> Frame {
+        self.send(n, flag::SYN)
+    }
+
+    fn new(&self, server: usize) -> Expect {
+        Expect::ToServer(self.listener, self.servers[server], Flow::New)
+    }
+
+    fn old(&self, server: usize) -> Expect {
+        Expect::ToServer(self.listener, self.servers[server], Flow::Old)
+    }
+
+    fn turns(&self) -> Vec<Scenario> {
+        let last = self.servers.len() - 1;
+        let case = |name: &str| Scenario::new(name).in_world(self.turning(policy::TURNS));
+        let round = |case: Scenario, first: u16| {
+            (0..self.servers.len())
+                .fold(case, |case, server| case.frame(self.syn(first + server as u16), self.new(server)))
+        };
+        let mut cases =
+            vec![
+                round(round(case("servers take turns"), 0), 100),
+                round(case("what goes on with a flow, or is sent again, is nobody's turn"), 0)
+                    .frame(self.send(0, flag::ACK), self.old(0))
+                    .frame(self.send(last as u16, flag::ACK | flag::PSH), self.old(last))
+                    .frame(self.syn(50), self.new(0))
+                    .frame(self.syn(51), self.new(1)),
+                case("a server that takes no new flows is left out")
+                    .change(self.turning(policy::TURNS).flags(self.servers[0], Backend::ALIVE))
+                    .frame(self.syn(0), self.new(1))
+                    .frame(self.syn(1), self.new(1)),
+                case("a table without servers")
+                    .change(self.with(policy::TURNS).turns(self.table(), &[]))
+                    .frame(self.syn(0), Expect::Drop(Reason::NoServer)),
+                case("servers of which none takes new flows")
+                    .change(self.servers.iter().fold(self.turning(policy::TURNS), |world, server| {
+                        world.flags(*server, Backend::ALIVE)
+                    }))
+                    .frame(self.syn(0), Expect::Drop(Reason::NoServer)),
+                case("a flow that cannot be remembered is not begun")
+                    .host_only()
+                    .full()
+                    .frame(self.syn(0), Expect::Drop(Reason::FlowTableFull)),
+                round(case("flows stay when the table changes"), 0)
+                    .change(self.with(policy::TURNS).turns(self.table(), &self.servers[..1]))
+                    .frame(self.send(last as u16, flag::ACK), self.old(last))
+                    .frame(self.syn(60), self.new(0)),
+            ];
+        if self.mode == mode::NAT {
+            cases.push(case("a client that is a server is served by another one").frame(
+                tcp(SocketAddr::new(self.servers[0].at.ip(), 999), self.listener.at, flag::SYN).build(),
+                self.new(1),
+            ));
+        }
+        cases
+    }
+
+    fn least(&self) -> Vec<Scenario> {
+        let last = self.servers.len() - 1;
+        let case = |name: &str| {
+            let begun = Scenario::new(name).in_world(self.turning(policy::LEAST));
+            (0..=last).fold(begun, |case, server| case.frame(self.syn(server as u16), self.new(server)))
+        };
+        let heavy = || {
+            let mut world = self.turning(policy::LEAST);
+            world.state.backends.get_mut(&self.servers[1].id).expect("a server").share = 3;
+            world
+        };
+        let mut cases = vec![
+            case("the server whose flow ends with a RST has the fewest")
+                .frame(self.send(1, flag::RST), self.old(1))
+                .frame(self.syn(10), self.new(1)),
+            case("the server whose flow the client ends has the fewest")
+                .frame(self.send(1, flag::ACK | flag::FIN), self.old(1))
+                .frame(self.send(1, flag::ACK | flag::FIN), self.old(1))
+                .frame(self.send(1, flag::RST), self.old(1))
+                .frame(self.syn(10), self.new(1))
+                // As many as the others again: whoever's turn it is.
+                .frame(self.syn(11), self.new((last + 2) % (last + 1))),
+            Scenario::new("a server of three times the weight has three times the flows")
+                .in_world(heavy())
+                .frame(self.syn(0), self.new(1))
+                .frame(self.syn(1), self.new(1)),
+            case("a server that takes no new flows is left out")
+                .change(self.turning(policy::LEAST).flags(self.servers[1], Backend::ALIVE))
+                .frame(self.send(1, flag::RST), self.old(1))
+                .frame(self.syn(10), self.new(0)),
+        ];
+        if self.mode == mode::NAT {
+            let answer = |flags| tcp(self.servers[1].at, self.client(1), flags).build();
+            let back = Expect::ToClient(self.listener, self.servers[1], CLIENT);
+            cases.push(
+                case("the server that ends its flow itself has the fewest")
+                    .frame(answer(flag::RST), back)
+                    .frame(self.syn(10), self.new(1)),
+            );
+        }
+        cases
+    }
+
+    fn persistence(&self) -> Vec<Scenario> {
+        let [first, second] = [self.servers[0], self.servers[1]];
+        let begun = |name: &str| {
+            let case = Scenario::new(name).in_world(self.persisting(&[first]));
+            case.frame(self.syn(0), self.new(0))
+        };
+        let moved = || self.persisting(&[second]);
+        vec![
+            begun("flows of a client go where its last one went, whatever the table says")
+                .change(moved())
+                .frame(self.syn(1), self.new(0))
+                .frame(self.syn(2), self.new(0))
+                .frame(self.send(1, flag::ACK), self.old(0))
+                .frame(tcp(self.stranger(), self.listener.at, flag::SYN).build(), self.new(1)),
+            begun("what goes on with a flow that nobody knows is for the table")
+                .change(moved())
+                .frame(self.send(1, flag::ACK), self.old(1)),
+            begun("a server that takes no new flows gets none for the sake of a client")
+                .change(moved().flags(first, Backend::ALIVE))
+                .frame(self.send(0, flag::ACK), self.old(0))
+                .frame(self.syn(1), self.new(1))
+                // The client is the other's from now on.
+                .change(self.persisting(&[first]))
+                .frame(self.syn(2), self.new(1))
+                .frame(self.send(0, flag::ACK), self.old(0)),
+            begun("a server that is gone, and its id put to another use")
+                .change(moved().without(first))
+                .frame(self.syn(1), self.new(1))
+                .change(moved().server(Server { generation: 2, ..first }))
+                .frame(self.syn(2), self.new(1)),
+            begun("a server that is of another table now")
+                .change(moved().table(11, &[first]))
+                .frame(self.syn(1), self.new(1)),
+            begun("a listener that keeps nobody")
+                .change(self.with(0).table(self.table(), &[second]))
+                .frame(self.syn(1), self.new(1)),
+            Scenario::new("servers take turns for clients")
+                .in_world(self.turning(policy::TURNS | policy::PERSIST))
+                .frame(self.syn(0), self.new(0))
+                .frame(self.syn(1), self.new(0))
+                .frame(tcp(self.stranger(), self.listener.at, flag::SYN).build(), self.new(1))
+                .frame(self.syn(2), self.new(0)),
+        ]
+    }
+
+    fn persistence_ends(&self) -> Vec<Scenario> {
+        let [first, second] = [self.servers[0], self.servers[1]];
+        let at = |seconds: u32| 500 + seconds * SECOND;
+        let case = |name: &str| {
+            let case = Scenario::new(name).host_only().in_world(self.persisting(&[first])).clock(at(0));
+            case.frame(self.syn(0), self.new(0)).change(self.persisting(&[second]))
+        };
+        vec![
+            case("a client is forgotten after its time")
+                .clock(at(61))
+                .frame(self.syn(1), self.new(1))
+                .frame(self.syn(2), self.new(1)),
+            case("each new flow gives a client its time anew")
+                .clock(at(59))
+                .frame(self.syn(1), self.new(0))
+                .clock(at(118))
+                .frame(self.syn(2), self.new(0))
+                .clock(at(179))
+                .frame(self.syn(3), self.new(1)),
+        ]
+    }
+}
+
+fn datagrams() -> Vec<Scenario> {
+    let ask = |port| udp(SocketAddr::new(CLIENT4.ip(), port), DNS4.at, b"odd").build();
+    let persist = |service: &mut Service| {
+        service.policy = policy::PERSIST | policy::TRACK;
+        service.persistence = 60;
+    };
+    let turn = |service: &mut Service| service.policy = policy::TURNS | policy::TRACK;
+    let world = |servers: &[Server]| World::standard().with(DNS4, persist).table(3, servers);
+    let to = |server, flow| Expect::ToServer(DNS4, server, flow);
+    vec![
+        Scenario::new("datagrams of a client go where its last ones went")
+            .in_world(world(&[NAME4]))
+            .frame(ask(1), to(NAME4, Flow::New))
+            .change(world(&[NAME4B]))
+            .frame(ask(2), to(NAME4, Flow::New))
+            .frame(ask(1), to(NAME4, Flow::Old))
+            .change(world(&[NAME4B]).flags(NAME4, 0))
+            .frame(ask(1), to(NAME4B, Flow::New))
+            .frame(ask(3), to(NAME4B, Flow::New)),
+        Scenario::new("servers take turns for datagrams")
+            .in_world(World::standard().with(DNS4, turn).turns(3, &[NAME4, NAME4B]))
+            .frame(ask(1), to(NAME4, Flow::New))
+            .frame(ask(2), to(NAME4B, Flow::New))
+            .frame(ask(1), to(NAME4, Flow::Old))
+            .frame(ask(3), to(NAME4, Flow::New)),
+    ]
+}
