@@ -64,6 +64,16 @@ impl Override {
     pub fn place(&self) -> Result<Place> {
         place(self.server_group.as_deref(), self.load_balancer.as_deref(), &self.server)
     }
+
+    /// The same, set for another entry.
+    #[must_use]
+    pub fn at(self, place: &Place) -> Self {
+        let (server_group, load_balancer) = match place {
+            Place::Group { group, .. } => (Some(group.clone()), None),
+            Place::Default { load_balancer, .. } => (None, Some(load_balancer.clone())),
+        };
+        Self { server_group, load_balancer, server: place.server(), ..self }
+    }
 }
 
 /// The entry of the configuration that a server of a group is.

@@ -5,13 +5,17 @@
 use std::{
     collections::BTreeMap,
     fmt::{Debug, Display},
+    net::SocketAddr,
     time::Duration,
 };
 
+use self::pairs::Pairs;
 use super::model::{
     CheckKind, Config, Daemon, HealthCheck, HttpCheck, Listener, LoadBalancer, Name, PrimarySecondaryGroup,
     Scheduler, ServerGroup, TableSize, Target, UdpCheck, Weight,
 };
+
+pub mod pairs;
 
 /// Says of each field that differs what it was and what it is; fields after the semicolon are compared elsewhere.
 macro_rules! fields {
@@ -31,12 +35,7 @@ macro_rules! fields {
 pub fn difference(old: &Config, new: &Config) -> Vec<String> {
     let Config { daemon: _, load_balancers: _, server_groups: _, primary_secondary_groups: _ } = new;
     let mut words = daemon(&old.daemon, &new.daemon);
-    let by_addresses = |balancer: &LoadBalancer| {
-        let mut addresses = balancer.addresses.clone();
-        addresses.sort();
-        addresses
-    };
-    let balancers = Pairs::of(&old.load_balancers, &new.load_balancers, |b| b.name.clone(), by_addresses);
+    let balancers = pairs::balancers(old, new);
     for gone in balancers.removed {
         words.push(format!("load balancer {}: removed", gone.name));
     }
@@ -51,8 +50,8 @@ pub fn difference(old: &Config, new: &Config) -> Vec<String> {
             counted(added.listeners.len(), "listener")
         ));
     }
-    groups(&old.server_groups, &new.server_groups, &mut words);
-    pairs(&old.primary_secondary_groups, &new.primary_secondary_groups, &mut words);
+    groups(pairs::groups(old, new), &mut words);
+    primary_secondary(pairs::primary_secondary_groups(old, new), &mut words);
     if words.is_empty() && old != new {
         words.push("the order of entries, and nothing else".to_owned());
     }
@@ -138,12 +137,11 @@ fn listener(old: &Listener, new: &Listener) -> Vec<String> {
     words
 }
 
-fn groups(old: &[ServerGroup], new: &[ServerGroup], words: &mut Vec<String>) {
-    let weights = |group: &ServerGroup| -> BTreeMap<_, _> {
-        group.servers.iter().map(|server| ((server.address, server.port), server.weight)).collect()
+fn groups(groups: Pairs<'_, ServerGroup>, words: &mut Vec<String>) {
+    let weights = |group: &ServerGroup| {
+        let servers = group.servers.iter();
+        servers.map(|server| (SocketAddr::new(server.address, server.port), server.weight)).collect()
     };
-    let by_servers = |group: &ServerGroup| weights(group).into_keys().collect::<Vec<_>>();
-    let groups = Pairs::of(old, new, |group| group.name.clone(), by_servers);
     words.extend(groups.removed.iter().map(|gone| format!("server group {}: removed", gone.name)));
     for (before, after) in groups.both {
         let what = format!("server group {}", before.name);
@@ -151,21 +149,14 @@ fn groups(old: &[ServerGroup], new: &[ServerGroup], words: &mut Vec<String>) {
             fields!(before, after, ServerGroup { table_size: slots, slow_start: or_off; name, servers });
         renamed(&before.name, &after.name, &mut own);
         words.extend(own.into_iter().map(|word| format!("{what}: {word}")));
-        let named = |group: &ServerGroup| {
-            let servers = weights(group).into_iter();
-            servers
-                .map(|((address, port), weight)| (std::net::SocketAddr::new(address, port), weight))
-                .collect()
-        };
-        servers(&what, &named(before), &named(after), words);
+        servers(&what, &weights(before), &weights(after), words);
     }
     words.extend(groups.added.iter().map(|added| {
         format!("server group {}: added ({})", added.name, counted(added.servers.len(), "server"))
     }));
 }
 
-fn pairs(old: &[PrimarySecondaryGroup], new: &[PrimarySecondaryGroup], words: &mut Vec<String>) {
-    let groups = Pairs::of(old, new, |pair| pair.name.clone(), |pair| (pair.primary, pair.secondary));
+fn primary_secondary(groups: Pairs<'_, PrimarySecondaryGroup>, words: &mut Vec<String>) {
     let what = |pair: &PrimarySecondaryGroup| format!("primary/secondary server group {}", pair.name);
     words.extend(groups.removed.iter().map(|gone| format!("{}: removed", what(gone))));
     for (before, after) in groups.both {
@@ -291,56 +282,6 @@ fn listed(items: &[impl Display]) -> String {
 
 fn counted(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
-
-/// What stands in two lists, in the order of the lists.
-struct Pairs<'a, T> {
-    both: Vec<(&'a T, &'a T)>,
-    removed: Vec<&'a T>,
-    added: Vec<&'a T>,
-}
-
-impl<'a, T> Pairs<'a, T> {
-    /// Pairs what has the same name; and of the rest, which has been renamed, what is otherwise the same.
-    fn of<N: Ord, I: Ord>(
-        old: &'a [T],
-        new: &'a [T],
-        name: impl Fn(&T) -> N,
-        identity: impl Fn(&T) -> I,
-    ) -> Self {
-        let (mut both, removed, added) = paired(old.iter(), new.iter(), name);
-        let (renamed, removed, added) = paired(removed.into_iter(), added.into_iter(), identity);
-        both.extend(renamed);
-        Self { both, removed, added }
-    }
-}
-
-type Paired<'a, T> = (Vec<(&'a T, &'a T)>, Vec<&'a T>, Vec<&'a T>);
-
-fn paired<'a, T, K: Ord>(
-    old: impl Iterator<Item = &'a T>,
-    new: impl Iterator<Item = &'a T>,
-    key: impl Fn(&T) -> K,
-) -> Paired<'a, T> {
-    let new: Vec<_> = new.collect();
-    // The first of several that cannot be told apart.
-    let mut by_key: BTreeMap<K, usize> = BTreeMap::new();
-    for (index, item) in new.iter().enumerate().rev() {
-        by_key.insert(key(item), index);
-    }
-    let (mut both, mut removed) = (Vec::new(), Vec::new());
-    let mut taken = vec![false; new.len()];
-    for item in old {
-        match by_key.remove(&key(item)) {
-            Some(index) => {
-                taken[index] = true;
-                both.push((item, new[index]));
-            }
-            None => removed.push(item),
-        }
-    }
-    let added = new.into_iter().zip(taken).filter(|(_, taken)| !taken).map(|(item, _)| item).collect();
-    (both, removed, added)
 }
 
 #[cfg(test)]

@@ -8,7 +8,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::model::{Config, Listener, LoadBalancer, Name, Target};
+use crate::config::{
+    difference::pairs::{Renames, renames},
+    model::{Config, Listener, LoadBalancer, Name, Target},
+};
 
 /// A server's entry in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,6 +102,22 @@ impl Place {
         }
     }
 
+    /// This entry, where its group has another name after renames of `old`.
+    fn renamed(&self, old: &Config, renames: &Renames) -> Option<Self> {
+        match self {
+            Self::Group { group, server } => {
+                let is_plain = old.server_groups.iter().any(|known| known.name.as_str() == group);
+                let groups =
+                    if is_plain { &renames.server_groups } else { &renames.primary_secondary_groups };
+                Some(Self::Group { group: groups.get(group)?.clone(), server: *server })
+            }
+            Self::Default { load_balancer, server } => {
+                let load_balancer = renames.load_balancers.get(load_balancer)?.clone();
+                Some(Self::Default { load_balancer, server: *server })
+            }
+        }
+    }
+
     /// The groups there are of this one's kind, by name.
     pub fn groups(&self, config: &Config) -> Vec<String> {
         let names: Vec<&Name> = match self {
@@ -126,6 +145,19 @@ impl Place {
             Self::Default { load_balancer, .. } => format!("default group of {load_balancer}"),
         }
     }
+}
+
+/// What is set for entries of groups that have other names in the configuration `new` than in `old`: for these names as well,
+/// in place of what was set for them before. What is set for the old names stays: `old` may come back.
+pub fn carried<V: Clone>(set: &BTreeMap<Place, V>, old: &Config, new: &Config) -> BTreeMap<Place, V> {
+    let there = renames(old, new);
+    let back = renames(new, old);
+    // Also where nothing is set for the old name any more.
+    let mut carried = set.clone();
+    carried.retain(|place, _| place.renamed(new, &back).is_none());
+    let renamed = set.iter().filter_map(|(place, value)| Some((place.renamed(old, &there)?, value.clone())));
+    carried.extend(renamed);
+    carried
 }
 
 impl fmt::Display for Place {
@@ -216,6 +248,32 @@ mod tests {
         assert!(!web("10.0.0.11:8082").exists(&config) && !of_default("10.0.0.11").exists(&config));
         let other = Place::Group { group: "other".to_owned(), server: "10.0.0.11:8080".parse().unwrap() };
         assert!(!other.exists(&config) && other.entries(&config).is_none());
+    }
+
+    #[test]
+    fn what_is_set_goes_with_a_name_and_comes_back() {
+        let (before, after) = (config(), shop(&[("\"web\"", "\"www\""), ("\"shop\"", "\"store\"")]));
+        let renamed = |place: &Place| match place.clone() {
+            Place::Group { server, .. } => Place::Group { group: "www".to_owned(), server },
+            Place::Default { server, .. } => Place::Default { load_balancer: "store".to_owned(), server },
+        };
+        let (one, two) = (web("10.0.0.11:8080"), of_default("10.0.0.21"));
+        let set = BTreeMap::from([(one.clone(), 1), (two.clone(), 2)]);
+        let both = carried(&set, &before, &after);
+        let expected: BTreeMap<_, _> = set.iter().map(|(place, value)| (renamed(place), *value)).collect();
+        assert!(both.iter().filter(|(place, _)| place.exists(&after)).eq(&expected), "{both:?}");
+        assert!(
+            both.iter().filter(|(place, _)| place.exists(&before)).eq(&set),
+            "it may come back: {both:?}"
+        );
+        // What is changed under the new name holds when the old one comes back.
+        let mut changed = both.clone();
+        changed.remove(&renamed(&one));
+        changed.insert(renamed(&two), 3);
+        let back = carried(&changed, &after, &before);
+        let back: Vec<_> = back.into_iter().filter(|(place, _)| place.exists(&before)).collect();
+        assert_eq!(back, [(two, 3)]);
+        assert_eq!(carried(&set, &before, &before), set);
     }
 
     #[test]

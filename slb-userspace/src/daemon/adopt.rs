@@ -43,14 +43,23 @@ impl Daemon {
     /// # Errors
     /// The one that was in force before stays.
     pub(super) async fn adopt(&mut self, config: Arc<Config>) -> Result<Vec<String>> {
-        let changes = difference(&self.config, &config);
+        let mut changes = difference(&self.config, &config);
+        let before = self.config.clone();
         let (added, removed) = changed_interfaces(&self.config, &config);
         if !added.is_empty() {
             self.ports.add(&added, &ports::links().await?)?;
             self.use_ports(&[], &BTreeSet::new());
         }
         let applied = match self.get_to_know(&config).await {
-            Ok(()) => self.switch(config, &removed),
+            Ok(()) => {
+                // Before the change: a server that is out of service gets nothing under its group's other name either.
+                if let Err(error) = self.store.carry(&before, &config) {
+                    let unwritten = format!("what is set for renamed groups is not written: {error:#}");
+                    tracing::error!("{unwritten}");
+                    changes.push(unwritten);
+                }
+                self.switch(config, &removed)
+            }
             Err(error) => Err(error),
         };
         // Those that are not used any more, whichever configuration is in force.

@@ -269,19 +269,16 @@ fn changed(record: Option<Override>, place: &Place, set: Set, by: &By, at: &str)
     if now == before {
         return record;
     }
-    let (server_group, load_balancer) = match place {
-        Place::Group { group, .. } => (Some(group.clone()), None),
-        Place::Default { load_balancer, .. } => (None, Some(load_balancer.clone())),
-    };
-    (!now.is_empty()).then(|| Override {
-        server_group,
-        load_balancer,
-        server: place.server(),
+    let record = Override {
+        server_group: None,
+        load_balancer: None,
+        server: String::new(),
         weight: now.weight,
         state: now.state,
         by: by.clone(),
         at: at.to_owned(),
-    })
+    };
+    (!now.is_empty()).then(|| record.at(place))
 }
 
 fn log(what: &str, by: &By, result: &Result<Changed, Refused>) {

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::types::Override,
     config::{Config, model::Weight},
-    control::overrides::{Overrides, Place, Setting},
+    control::overrides::{Overrides, Place, Setting, carried},
 };
 
 const FILE: &str = "overrides.json";
@@ -91,6 +91,22 @@ impl Store {
             self.take(records);
         }
         Ok(())
+    }
+
+    /// Has what is set go with groups that have other names in the configuration `new` than in `old`.
+    ///
+    /// # Errors
+    /// It does, but that could not be written: the next start does not know.
+    pub(super) fn carry(&mut self, old: &Config, new: &Config) -> Result<()> {
+        let carried = carried(&self.records, old, new);
+        if carried == self.records {
+            return Ok(());
+        }
+        let records = carried.into_iter().map(|(place, record)| (place.clone(), record.at(&place)));
+        let records: BTreeMap<_, _> = records.collect();
+        let written = self.replace(|before| before.clone_from(&records));
+        self.take(records);
+        written
     }
 
     /// Ends what is set for entries that the configuration does not have.

@@ -3,7 +3,9 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use slb_tests::{World, net::Family, scenario, server::Service, traffic::Traffic, traffic::spreads};
+use slb_tests::{
+    World, config::Names, net::Family, scenario, server::Service, traffic::Traffic, traffic::spreads,
+};
 use slb_userspace::api::types::{Aside, Health, Listener};
 
 const WEIGHTS: [u8; 3] = [50, 30, 20];
@@ -138,6 +140,45 @@ fn what_is_set_ends_with_its_entry() {
         spreads(world, &world.plan.weights(), EXCHANGES * 2)?;
         world.restart()?;
         spreads(world, &world.plan.weights(), EXCHANGES * 2)
+    });
+}
+
+/// What is set stays when a group or a load balancer gets another name, on trial as well.
+#[test]
+fn what_is_set_goes_with_a_new_name() {
+    scenario("what_is_set_goes_with_a_new_name", &WEIGHTS, |world| {
+        world.start()?;
+        let b1 = entries(world, 0);
+        let b2: Vec<_> = world.plan.servers[1].addresses.iter().map(ToString::to_string).collect();
+        world.slb(&arguments(&["disable", "http"], &b1))?;
+        world.slb(&arguments(&["drain", "--default-group", "shop"], &b2))?;
+        let before = set(world)?;
+        let names = std::mem::replace(
+            &mut world.plan.names,
+            Names { load_balancer: "store".to_owned(), groups: "-g".to_owned(), ..Names::default() },
+        );
+        let new_names: Vec<_> = before
+            .iter()
+            .map(|set| set.replace("\"http\"", "\"http-g\"").replace("\"shop\"", "\"store\""))
+            .collect();
+
+        let other = world.write_other(&world.plan.toml())?;
+        world.slb(&["apply", &other, "--confirm-within", "1s"])?;
+        only_without(world, "b1")?;
+        world.wait_for_log("not confirmed", 0)?;
+        only_without(world, "b1")?;
+        ensure!(set(world)? == before, "{:?} after {before:?}", set(world)?);
+
+        world.reload()?;
+        only_without(world, "b1")?;
+        ensure!(set(world)? == new_names, "{:?} in place of {new_names:?}", set(world)?);
+        world.restart()?;
+        only_without(world, "b1")?;
+        ensure!(set(world)? == new_names, "{:?} in place of {new_names:?}", set(world)?);
+        world.plan.names = names;
+        world.reload()?;
+        ensure!(set(world)? == before, "{:?} after {before:?}", set(world)?);
+        Ok(())
     });
 }
 
