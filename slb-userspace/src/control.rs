@@ -13,7 +13,7 @@ pub mod failover;
 pub mod handover;
 pub mod ids;
 mod loads;
-mod members;
+pub mod members;
 pub mod memory;
 pub mod overrides;
 pub mod reconcile;

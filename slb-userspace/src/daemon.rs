@@ -42,7 +42,7 @@ use crate::{
     },
     config::model::Config,
     control::{
-        desired::{Desired, desired, destinations, targets},
+        desired::{Desired, Known, desired, destinations, targets},
         overrides::Place,
         reconcile::{InForce, Reconciler, Sweep},
     },
@@ -297,11 +297,15 @@ impl Daemon {
     fn apply(&mut self) -> Result<()> {
         self.due = None;
         let now = since_start()?;
-        let failback = self.facts.take_sides(&self.config, self.store.settings(), now);
-        let desired = desired(&self.config, self.facts.known(self.store.settings()));
+        let overrides = self.store.settings();
+        let decision = self.facts.decide(&self.config, overrides, now);
+        let known = Known { failover: Some(&decision.failover), ..self.facts.known(overrides) };
+        let desired = desired(&self.config, known);
         let in_force = self.reconciler.reconcile(&desired, now);
         self.last = Instant::now();
         let in_force = in_force?;
+        let failback = decision.next;
+        self.facts.decided(decision);
         let next = [failback, in_force.next].into_iter().flatten().min();
         self.next = next.map(|next| Instant::now() + next.saturating_sub(now));
         if self.reconciler.has_cut() {

@@ -95,8 +95,12 @@ pub enum RunState {
 impl LoadBalancer {
     /// The listeners that forward.
     pub fn running(&self) -> impl Iterator<Item = &Listener> {
-        let is_running = self.state == RunState::Running;
-        self.listeners.iter().filter(move |listener| is_running && listener.state == RunState::Running)
+        self.listeners.iter().filter(|listener| self.runs(listener))
+    }
+
+    /// Whether a listener of this load balancer forwards.
+    pub fn runs(&self, listener: &Listener) -> bool {
+        self.state == RunState::Running && listener.state == RunState::Running
     }
 }
 

@@ -16,7 +16,7 @@ use slb_common::{
 
 use super::{
     failover::Failover,
-    members::{Behind, Member, Members, overridden, running},
+    members::{Behind, Member, Members, Side, family, overridden, running},
     overrides::{Aside, Overrides, Place},
 };
 use crate::{
@@ -202,7 +202,8 @@ struct PoolKey<'a> {
     checked_at: Option<&'a [IpAddr]>,
     /// Only servers of this family; any where packets are not translated.
     is_v4: Option<bool>,
-    is_over: bool,
+    /// Which side gets the traffic.
+    side: Side,
     on_no_healthy: OnNoHealthy,
     spread: Spread,
 }
@@ -227,8 +228,8 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
         }
         services.extend(balancer.addresses.iter().map(|address| echo(balancer, *address)));
         for listener in balancer.running() {
-            let is_over = known.failover.is_some_and(|failover| failover.is_over(balancer, listener));
             for address in &balancer.addresses {
+                let side = known.failover.map_or(Side::Primary, |failover| failover.side(listener, *address));
                 let key = PoolKey {
                     servers: servers_key(balancer, listener),
                     check: listener.health_check.as_ref(),
@@ -236,13 +237,13 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
                     mode: listener.mode,
                     checked_at: checked_at(balancer, listener),
                     is_v4: family(listener, *address),
-                    is_over,
+                    side,
                     on_no_healthy: listener.on_no_healthy,
                     spread: spread(listener),
                 };
                 let pool = *indexes.entry(key).or_insert_with(|| {
                     let is_v4 = family(listener, *address);
-                    pools.push(pool(&members, balancer, listener, is_v4, is_over, known));
+                    pools.push(pool(&members, balancer, listener, is_v4, side, known));
                     pools.len() - 1
                 });
                 services.push(service(balancer, listener, *address, pool));
@@ -270,15 +271,6 @@ pub fn destinations(config: &Config) -> BTreeSet<IpAddr> {
         .flat_map(|(balancer, listener)| members.behind(balancer, listener).servers)
         .map(|member| member.address.ip())
         .collect()
-}
-
-/// The family of the servers that can serve a VIP; `None` where any can.
-fn family(listener: &Listener, vip: IpAddr) -> Option<bool> {
-    match listener.mode {
-        Mode::Nat => Some(vip.is_ipv4()),
-        // The packet arrives as it is: what counts is that the server holds the VIP.
-        Mode::Dsr | Mode::Ipip => None,
-    }
 }
 
 /// The VIPs one of which is probed at each server: what one load balancer's servers hold, another's need not.
@@ -323,20 +315,20 @@ fn pool(
     balancer: &LoadBalancer,
     listener: &Listener,
     is_v4: Option<bool>,
-    is_over: bool,
+    side: Side,
     known: Known<'_>,
 ) -> Pool {
     let Behind { slots, servers } = members_of.behind(balancer, listener);
     let mut servers: Vec<_> = servers
         .into_iter()
         .filter(|member| is_v4.is_none_or(|is_v4| member.address.is_ipv4() == is_v4))
-        .map(|member| (member.address, server(member, balancer, listener, is_over, known)))
+        .map(|member| (member.address, server(member, balancer, listener, side, known)))
         .collect();
     servers.sort_by_key(|(address, _)| *address);
     if listener.on_no_healthy == OnNoHealthy::All && !servers.iter().any(|(_, server)| server.takes_new()) {
         servers.iter_mut().for_each(|(_, server)| server.is_last_resort = !server.is_standby);
     }
-    let slow_start = members_of.slow_start(balancer, listener);
+    let slow_start = members_of.slow_start(balancer, listener, side);
     Pool { slots, spread: spread(listener), drain: listener.connection_drain, slow_start, servers }
 }
 
@@ -344,7 +336,7 @@ fn server(
     member: Member,
     balancer: &LoadBalancer,
     listener: &Listener,
-    is_over: bool,
+    side: Side,
     known: Known<'_>,
 ) -> Server {
     let target = Target::of(balancer, listener, member.address).filter(|_| member.is_checked);
@@ -358,15 +350,20 @@ fn server(
         Some(Err(why)) => (None, Some(format!("gets no packets: {why}"))),
         None => (None, None),
     };
-    let (overridden, setting) = overridden(&member, balancer, listener, known.overrides);
+    // Who is not on the side that has the traffic stands by with what is set for its own.
+    let (weight, side, is_standby) = match member.weight(side) {
+        Some(weight) => (weight, side, false),
+        None => (member.weight(side.other()).unwrap_or(0), side.other(), true),
+    };
+    let (overridden, setting) = overridden(&member, side, balancer, listener, known.overrides);
     Server {
-        weight: setting.weight.unwrap_or(member.weight),
+        weight: setting.weight.unwrap_or(weight),
         aside: setting.state,
         overridden,
         health,
         detail: detail.or(unreachable),
         next_hop,
-        is_standby: if is_over { !member.is_secondary } else { !member.is_primary },
+        is_standby,
         is_last_resort: false,
     }
 }

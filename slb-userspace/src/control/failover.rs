@@ -2,10 +2,11 @@
 //!
 //! Traffic goes to the secondary when as many servers of the primary side are unhealthy as the threshold says, and comes back when
 //! there are fewer, and have been for the time that is configured. It does not go where nobody could serve it while
-//! somebody of the primary side still can.
+//! somebody of the primary side still can. In mode `nat` this is decided for each address family by itself: servers of the other
+//! one cannot serve its clients.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use slb_common::abi::backend::Backend;
 use super::{
     desired::{Health, Reached, Verdict, health_of},
     ids::key_of,
-    members::{Members, overridden, running},
+    members::{Member, Members, Side, Sides, family, overridden},
     overrides::Overrides,
 };
 use crate::{
@@ -24,112 +25,25 @@ use crate::{
     health::Target,
 };
 
-/// What a listener is known by, whatever its name: a VIP, the port and the protocol number.
-pub type ListenerKey = (IpAddr, u16, u8);
+/// What a listener is known by, whatever its name, at one of its VIPs: the VIP, the port and the protocol number.
+type Key = (IpAddr, u16, u8);
 
 /// The listeners whose traffic goes to the secondary side.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Failover {
-    /// With the time since which the primary side could take the traffic back, if it could.
-    over: BTreeMap<ListenerKey, Option<Duration>>,
+    /// At each VIP, with the time since which the primary side could take the traffic back, if it could.
+    over: BTreeMap<Key, Option<Duration>>,
 }
 
-impl Failover {
-    /// As the maps have it, after a restart.
-    pub fn found(config: &Config, held: &State) -> Self {
-        let tables: BTreeMap<_, u32> =
-            held.services.values().map(|service| (key_of(service), service.ring)).collect();
-        let taking: BTreeSet<(u32, SocketAddr)> = held
-            .backends
-            .values()
-            .filter(|backend| backend.flags & Backend::NEW != 0)
-            .map(|backend| (backend.ring, backend_address(backend)))
-            .collect();
-        let members = Members::of(config);
-        let mut over = BTreeMap::new();
-        for (balancer, listener) in running(config) {
-            let Some(sides) = members.sides(listener) else { continue };
-            let is_over = |key: &ListenerKey| {
-                let takes = |server: &SocketAddr| {
-                    tables.get(key).is_some_and(|table| taking.contains(&(*table, *server)))
-                };
-                !sides.primary.iter().any(takes) && sides.secondary.iter().any(takes)
-            };
-            let key = key(balancer, listener);
-            if key_of_each(balancer, listener).any(|key| is_over(&key)) {
-                over.insert(key, None);
-            }
-        }
-        Self { over }
-    }
-
-    /// Whether traffic of a listener goes to the secondary side.
-    pub fn is_over(&self, balancer: &LoadBalancer, listener: &Listener) -> bool {
-        self.over.contains_key(&key(balancer, listener))
-    }
-
-    /// Decides anew, by what is known of the servers. Returns the listeners whose traffic has changed sides, by name, and when
-    /// to ask again at the latest.
-    pub fn decide(
-        &mut self,
-        config: &Config,
-        health: &BTreeMap<Target, Verdict>,
-        next_hops: &BTreeMap<IpAddr, Result<Reached, String>>,
-        overrides: Option<&Overrides>,
-        now: Duration,
-    ) -> (Vec<Change>, Option<Duration>) {
-        let members = Members::of(config);
-        let (mut over, mut changes, mut next) = (BTreeMap::new(), Vec::new(), None::<Duration>);
-        for (balancer, listener) in running(config) {
-            let Some(sides) = members.sides(listener) else { continue };
-            let (mut unhealthy, mut primary_can, mut secondary_can) = (0, false, false);
-            for member in members.behind(balancer, listener).servers {
-                let target = Target::of(balancer, listener, member.address).filter(|_| member.is_checked);
-                let health = health_of(target.as_ref(), Some(health)).0;
-                let (_, set) = overridden(&member, balancer, listener, overrides);
-                // Who is taken out of service, or cannot be reached, is as good as unhealthy.
-                let is_out = set.state.is_some()
-                    || set.weight.unwrap_or(member.weight) == 0
-                    || matches!(next_hops.get(&member.address.ip()), Some(Err(_)));
-                let can = !is_out && matches!(health, Health::Healthy | Health::Unchecked);
-                if member.is_primary {
-                    unhealthy += usize::from(is_out || health == Health::Unhealthy);
-                }
-                primary_can |= member.is_primary && can;
-                secondary_can |= member.is_secondary && can;
-            }
-            let must = unhealthy >= sides.threshold && (secondary_can || !primary_can);
-            let key = key(balancer, listener);
-            let was = self.over.get(&key).copied();
-            let is = match was {
-                _ if must => Some(None),
-                None => None,
-                Some(since) => {
-                    let since = since.unwrap_or(now);
-                    let due = since + sides.failback_after;
-                    // Nothing is waited for where the secondary cannot serve.
-                    if due <= now || !secondary_can {
-                        None
-                    } else {
-                        next = Some(next.map_or(due, |next| next.min(due)));
-                        Some(Some(since))
-                    }
-                }
-            };
-            if is.is_some() != was.is_some() {
-                changes.push(Change {
-                    load_balancer: balancer.name.to_string(),
-                    listener: listener.name.to_string(),
-                    to_secondary: is.is_some(),
-                });
-            }
-            if let Some(since) = is {
-                over.insert(key, since);
-            }
-        }
-        self.over = over;
-        (changes, next)
-    }
+/// What follows from what is known; not in force yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The listeners whose traffic is to go to the secondary side.
+    pub failover: Failover,
+    /// Those whose traffic is to change sides.
+    pub changes: Vec<Change>,
+    /// When to ask again at the latest.
+    pub next: Option<Duration>,
 }
 
 /// A listener whose traffic goes to the other side.
@@ -139,17 +53,181 @@ pub struct Change {
     pub load_balancer: String,
     /// Name of the listener.
     pub listener: String,
-    /// Whether it goes to the secondary side now.
-    pub to_secondary: bool,
+    /// Its VIPs that this is about.
+    pub vips: Vec<IpAddr>,
+    /// The side that gets the traffic.
+    pub to: Side,
 }
 
-fn key(balancer: &LoadBalancer, listener: &Listener) -> ListenerKey {
-    let address = balancer.addresses.iter().min().copied().unwrap_or(IpAddr::from([0; 4]));
-    (address, listener.port, listener.protocol.number())
+impl Failover {
+    /// As the maps have it, after a restart.
+    pub fn found(config: &Config, held: &State) -> Self {
+        let tables: BTreeMap<_, u32> =
+            held.services.values().map(|service| (key_of(service), service.ring)).collect();
+        let configured = held.backends.values().filter(|backend| backend.flags & Backend::LINGERING == 0);
+        let servers: BTreeMap<(u32, SocketAddr), &Backend> =
+            configured.map(|backend| ((backend.ring, backend_address(backend)), backend)).collect();
+        let mut over = BTreeMap::new();
+        for Part { balancer, listener, vips, members, .. } in parts(config) {
+            let keys = vips.iter().map(|vip| key(listener, *vip));
+            let of = |side: Side, tells: fn(&Backend) -> bool| {
+                let table = keys.clone().find_map(|key| tables.get(&key).copied());
+                // One that is on both sides tells nothing.
+                let mut members = members.iter().filter(|member| member.is_of(side));
+                members.any(|member| {
+                    table.and_then(|table| servers.get(&(table, member.address))).is_some_and(|b| tells(b))
+                })
+            };
+            let takes = |side| of(side, |backend| backend.flags & Backend::NEW != 0);
+            let stands_by = |side| of(side, |backend| backend.health == Backend::HEALTH_STANDBY);
+            let is_over = takes(Side::Secondary) || stands_by(Side::Primary);
+            if balancer.runs(listener) && is_over && !takes(Side::Primary) {
+                over.extend(keys.map(|key| (key, None)));
+            }
+        }
+        Self { over }
+    }
+
+    /// The side that gets the traffic of a listener at a VIP.
+    pub fn side(&self, listener: &Listener, vip: IpAddr) -> Side {
+        if self.over.contains_key(&key(listener, vip)) { Side::Secondary } else { Side::Primary }
+    }
+
+    /// Decides anew, by what is known of the servers at `now`. Until what follows is in force, the old decision stands.
+    pub fn decide(
+        &self,
+        config: &Config,
+        health: &BTreeMap<Target, Verdict>,
+        next_hops: &BTreeMap<IpAddr, Result<Reached, String>>,
+        overrides: Option<&Overrides>,
+        now: Duration,
+    ) -> Decision {
+        let (mut over, mut changes, mut next) = (BTreeMap::new(), Vec::new(), None::<Duration>);
+        for part in parts(config) {
+            let Part { balancer, listener, vips, sides, .. } = &part;
+            // A VIP that is added gets its traffic from where that of the others goes.
+            let was = vips.iter().find_map(|vip| self.over.get(&key(listener, *vip))).copied();
+            let is = if balancer.runs(listener) {
+                match part.judge(health, next_hops, overrides) {
+                    Judgement::MustBeOver => Some(None),
+                    Judgement::MustNotBeOver => None,
+                    Judgement::MayComeBack => was.map(|since| since.unwrap_or(now)).and_then(|since| {
+                        let due = since + sides.failback_after;
+                        let waits = now < due;
+                        if waits {
+                            next = Some(next.map_or(due, |next| next.min(due)));
+                        }
+                        waits.then_some(Some(since))
+                    }),
+                }
+            } else {
+                // Nobody knows how its servers are; it is decided when it starts.
+                was.map(|_| None)
+            };
+            if is.is_some() != was.is_some() {
+                changes.push(Change {
+                    load_balancer: balancer.name.to_string(),
+                    listener: listener.name.to_string(),
+                    vips: vips.clone(),
+                    to: if is.is_some() { Side::Secondary } else { Side::Primary },
+                });
+            }
+            if let Some(since) = is {
+                over.extend(vips.iter().map(|vip| (key(listener, *vip), since)));
+            }
+        }
+        Decision { failover: Self { over }, changes, next }
+    }
 }
 
-fn key_of_each(balancer: &LoadBalancer, listener: &Listener) -> impl Iterator<Item = ListenerKey> {
-    balancer.addresses.iter().map(|address| (*address, listener.port, listener.protocol.number()))
+/// VIPs of a listener with two sides, which are served by the same servers.
+struct Part<'a> {
+    balancer: &'a LoadBalancer,
+    listener: &'a Listener,
+    vips: Vec<IpAddr>,
+    members: Vec<Member>,
+    sides: Sides,
+}
+
+/// How the servers of a part are.
+enum Judgement {
+    MustBeOver,
+    /// Nobody could serve on the secondary side.
+    MustNotBeOver,
+    /// It is not to be over, but may be for a while if it is.
+    MayComeBack,
+}
+
+impl Part<'_> {
+    fn judge(
+        &self,
+        health: &BTreeMap<Target, Verdict>,
+        next_hops: &BTreeMap<IpAddr, Result<Reached, String>>,
+        overrides: Option<&Overrides>,
+    ) -> Judgement {
+        let (balancer, listener) = (self.balancer, self.listener);
+        // Those on a side that are out of service, of all; and whether anybody there can serve.
+        let count = |side: Side| {
+            let (mut out, mut all, mut can) = (0, 0, false);
+            for member in &self.members {
+                let Some(weight) = member.weight(side) else { continue };
+                let target = Target::of(balancer, listener, member.address).filter(|_| member.is_checked);
+                let health = health_of(target.as_ref(), Some(health)).0;
+                let (_, set) = overridden(member, side, balancer, listener, overrides);
+                // Who is taken out of service, or cannot be reached, is as good as unhealthy.
+                let is_out = set.state.is_some()
+                    || set.weight.unwrap_or(weight) == 0
+                    || matches!(next_hops.get(&member.address.ip()), Some(Err(_)));
+                all += 1;
+                out += usize::from(is_out || health == Health::Unhealthy);
+                can |= !is_out && matches!(health, Health::Healthy | Health::Unchecked);
+            }
+            (out, all, can)
+        };
+        let (out, primaries, primary_can) = count(Side::Primary);
+        let (_, secondaries, secondary_can) = count(Side::Secondary);
+        // The threshold may be more than there are of a family.
+        let is_reached = out >= self.sides.threshold.min(primaries);
+        if is_reached && secondaries > 0 && (secondary_can || !primary_can) {
+            Judgement::MustBeOver
+        } else if secondary_can {
+            Judgement::MayComeBack
+        } else {
+            Judgement::MustNotBeOver
+        }
+    }
+}
+
+/// The parts of all listeners with two sides, whether they forward or not.
+fn parts(config: &Config) -> impl Iterator<Item = Part<'_>> {
+    let members = Members::of(config);
+    let listeners = config.load_balancers.iter();
+    let listeners = listeners.flat_map(|balancer| balancer.listeners.iter().map(move |l| (balancer, l)));
+    listeners.flat_map(move |(balancer, listener)| {
+        let mut parts: BTreeMap<Option<bool>, Part<'_>> = BTreeMap::new();
+        let Some(sides) = members.sides(listener) else { return parts.into_values() };
+        for vip in &balancer.addresses {
+            let is_v4 = family(listener, *vip);
+            let part = parts.entry(is_v4).or_insert_with(|| {
+                let servers = members.behind(balancer, listener).servers.into_iter();
+                let servers =
+                    servers.filter(|member| is_v4.is_none_or(|is_v4| member.address.is_ipv4() == is_v4));
+                Part {
+                    balancer,
+                    listener,
+                    vips: Vec::new(),
+                    members: servers.collect(),
+                    sides: sides.clone(),
+                }
+            });
+            part.vips.push(*vip);
+        }
+        parts.into_values()
+    })
+}
+
+fn key(listener: &Listener, vip: IpAddr) -> Key {
+    (vip, listener.port, listener.protocol.number())
 }
 
 #[cfg(test)]

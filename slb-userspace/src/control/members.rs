@@ -1,14 +1,14 @@
 //! Who is behind the listeners of a configuration. Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use super::overrides::{Overrides, Place, Setting};
 use crate::config::model::{
-    Config, Listener, LoadBalancer, Name, PrimarySecondaryGroup, ServerGroup, TableSize, Target, Weight,
+    Config, Listener, LoadBalancer, Mode, Name, PrimarySecondaryGroup, ServerGroup, TableSize, Target, Weight,
 };
 
 /// The listeners that forward, each with its load balancer.
@@ -28,22 +28,66 @@ pub(super) struct Behind {
     pub(super) servers: Vec<Member>,
 }
 
+/// One of the two sides of a listener. Where it has none, all of it is the primary one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// Gets the traffic, as long as enough of its servers are healthy.
+    Primary,
+    /// Gets it otherwise.
+    Secondary,
+}
+
+impl Side {
+    /// The other one.
+    pub(super) const fn other(self) -> Self {
+        match self {
+            Self::Primary => Self::Secondary,
+            Self::Secondary => Self::Primary,
+        }
+    }
+}
+
 /// A server behind a listener.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
     pub(super) address: SocketAddr,
-    pub(super) weight: u8,
-    /// On the primary side, or the only one there is.
-    pub(super) is_primary: bool,
-    pub(super) is_secondary: bool,
+    /// Its weight on the primary side, if it is there.
+    primary: Option<u8>,
+    /// Its weight on the secondary side, if it is there.
+    secondary: Option<u8>,
     /// Whether it is subject to the listener's health check.
     pub(super) is_checked: bool,
 }
 
 impl Member {
-    /// A server of a listener that has no sides.
-    fn new(address: SocketAddr, weight: u8) -> Self {
-        Self { address, weight, is_primary: true, is_secondary: true, is_checked: true }
+    fn new(address: SocketAddr, side: Side, weight: u8) -> Self {
+        let member = Self { address, primary: None, secondary: None, is_checked: true };
+        match side {
+            Side::Primary => Self { primary: Some(weight), ..member },
+            Side::Secondary => Self { secondary: Some(weight), ..member },
+        }
+    }
+
+    /// Its weight on a side, if it is there.
+    pub(super) const fn weight(&self, side: Side) -> Option<u8> {
+        match side {
+            Side::Primary => self.primary,
+            Side::Secondary => self.secondary,
+        }
+    }
+
+    /// Whether it is on this side only.
+    pub(super) const fn is_of(&self, side: Side) -> bool {
+        self.weight(side).is_some() && self.weight(side.other()).is_none()
+    }
+}
+
+/// The family of the servers that can serve a VIP; `None` where any can.
+pub(super) fn family(listener: &Listener, vip: IpAddr) -> Option<bool> {
+    match listener.mode {
+        Mode::Nat => Some(vip.is_ipv4()),
+        // The packet arrives as it is: what counts is that the server holds the VIP.
+        Mode::Dsr | Mode::Ipip => None,
     }
 }
 
@@ -56,10 +100,17 @@ impl<'a> Members<'a> {
     }
 
     /// Time in which the servers behind a listener come to their weight.
-    pub(super) fn slow_start(&self, balancer: &LoadBalancer, listener: &Listener) -> Option<Duration> {
+    pub(super) fn slow_start(
+        &self,
+        balancer: &LoadBalancer,
+        listener: &Listener,
+        side: Side,
+    ) -> Option<Duration> {
         match &listener.target {
             Target::DefaultGroup { .. } => balancer.slow_start,
-            Target::ServerGroup(name) | Target::PrimarySecondary { primary: name, .. } => {
+            Target::ServerGroup(name) => self.groups.get(name)?.slow_start,
+            Target::PrimarySecondary { primary, secondary, .. } => {
+                let name = if side == Side::Primary { primary } else { secondary };
                 self.groups.get(name)?.slow_start
             }
             // At any time all traffic belongs to one server.
@@ -72,33 +123,32 @@ impl<'a> Members<'a> {
         match &listener.target {
             Target::DefaultGroup { backend_port } => {
                 let servers = balancer.servers.iter().map(|server| {
-                    Member::new(SocketAddr::new(server.address, *backend_port), server.weight.value())
+                    let address = SocketAddr::new(server.address, *backend_port);
+                    Member::new(address, Side::Primary, server.weight.value())
                 });
                 Behind { slots: balancer.table_size, servers: servers.collect() }
             }
             Target::ServerGroup(name) => {
-                let servers = self.group(name).map(|(address, weight)| Member::new(address, weight));
+                let servers = self.group(name);
+                let servers = servers.map(|(address, weight)| Member::new(address, Side::Primary, weight));
                 Behind { slots: self.slots(name), servers: servers.collect() }
             }
             Target::PrimarySecondaryGroup(name) => {
                 let of = |pair: &&PrimarySecondaryGroup| {
-                    let all = Member::new(pair.primary, Weight::MAX);
-                    let primary = Member { is_secondary: false, ..all };
-                    let secondary =
-                        Member { address: pair.secondary, is_primary: false, is_checked: false, ..all };
-                    vec![primary, secondary]
+                    let primary = Member::new(pair.primary, Side::Primary, Weight::MAX);
+                    let secondary = Member::new(pair.secondary, Side::Secondary, Weight::MAX);
+                    vec![primary, Member { is_checked: false, ..secondary }]
                 };
                 // Small: at any time all of it belongs to one server.
                 Behind { slots: TableSize::MIN, servers: self.pairs.get(name).map_or_else(Vec::new, of) }
             }
             Target::PrimarySecondary { primary, secondary, .. } => {
-                let mut servers: BTreeMap<SocketAddr, Member> = BTreeMap::new();
-                for (address, weight) in self.group(primary) {
-                    servers.insert(address, Member { is_secondary: false, ..Member::new(address, weight) });
-                }
+                let primaries =
+                    self.group(primary).map(|(address, weight)| Member::new(address, Side::Primary, weight));
+                let mut servers: BTreeMap<_, _> = primaries.map(|member| (member.address, member)).collect();
                 for (address, weight) in self.group(secondary) {
-                    let member = Member { is_primary: false, ..Member::new(address, weight) };
-                    servers.entry(address).and_modify(|both| both.is_secondary = true).or_insert(member);
+                    let member = Member::new(address, Side::Secondary, weight);
+                    servers.entry(address).and_modify(|both| both.secondary = Some(weight)).or_insert(member);
                 }
                 let slots = self.slots(primary).max(self.slots(secondary));
                 Behind { slots, servers: servers.into_values().collect() }
@@ -110,19 +160,11 @@ impl<'a> Members<'a> {
     pub(super) fn sides(&self, listener: &Listener) -> Option<Sides> {
         match &listener.target {
             Target::DefaultGroup { .. } | Target::ServerGroup(_) => None,
-            Target::PrimarySecondaryGroup(name) => self.pairs.get(name).map(|pair| Sides {
-                primary: [pair.primary].into(),
-                secondary: [pair.secondary].into(),
-                threshold: 1,
-                failback_after: pair.failback_after,
-            }),
-            Target::PrimarySecondary { primary, secondary, failover_threshold, failback_after } => {
-                Some(Sides {
-                    primary: self.group(primary).map(|(address, _)| address).collect(),
-                    secondary: self.group(secondary).map(|(address, _)| address).collect(),
-                    threshold: usize::from(*failover_threshold),
-                    failback_after: *failback_after,
-                })
+            Target::PrimarySecondaryGroup(name) => {
+                self.pairs.get(name).map(|pair| Sides { threshold: 1, failback_after: pair.failback_after })
+            }
+            Target::PrimarySecondary { failover_threshold, failback_after, .. } => {
+                Some(Sides { threshold: usize::from(*failover_threshold), failback_after: *failback_after })
             }
         }
     }
@@ -141,22 +183,21 @@ impl<'a> Members<'a> {
 /// The sides of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sides {
-    pub(super) primary: BTreeSet<SocketAddr>,
-    pub(super) secondary: BTreeSet<SocketAddr>,
     /// Unhealthy servers of the primary side that make traffic change sides.
     pub(super) threshold: usize,
     pub(super) failback_after: Duration,
 }
 
-/// What is set for a server, and where.
+/// What is set for a server on a side, and where.
 pub(super) fn overridden(
     member: &Member,
+    side: Side,
     balancer: &LoadBalancer,
     listener: &Listener,
     overrides: Option<&Overrides>,
 ) -> (Option<Place>, Setting) {
     let set = overrides.filter(|overrides| !overrides.is_empty()).and_then(|overrides| {
-        let place = Place::behind(balancer, listener, member.is_primary, member.address);
+        let place = Place::behind(balancer, listener, side, member.address);
         let setting = *overrides.get(&place)?;
         Some((place, setting))
     });

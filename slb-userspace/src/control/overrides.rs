@@ -8,6 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::members::Side;
 use crate::config::{
     difference::pairs::{Renames, renames},
     model::{Config, Listener, LoadBalancer, Name, Target},
@@ -55,11 +56,11 @@ pub enum Aside {
 pub type Overrides = BTreeMap<Place, Setting>;
 
 impl Place {
-    /// The entry of the server that takes a listener's traffic on `address`.
+    /// The entry of the server that takes a listener's traffic on `address`, on this side.
     pub(super) fn behind(
         balancer: &LoadBalancer,
         listener: &Listener,
-        is_primary: bool,
+        side: Side,
         address: SocketAddr,
     ) -> Self {
         let group = |name: &Name| Self::Group { group: name.to_string(), server: address };
@@ -69,7 +70,7 @@ impl Place {
             }
             Target::ServerGroup(name) | Target::PrimarySecondaryGroup(name) => group(name),
             Target::PrimarySecondary { primary, secondary, .. } => {
-                group(if is_primary { primary } else { secondary })
+                group(if side == Side::Primary { primary } else { secondary })
             }
         }
     }

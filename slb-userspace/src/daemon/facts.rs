@@ -12,7 +12,8 @@ use crate::{
     config::model::Config,
     control::{
         desired::{Known, Reached, Verdict},
-        failover::{Change, Failover},
+        failover::{Change, Decision, Failover},
+        members::Side,
         memory,
         overrides::Overrides,
     },
@@ -65,23 +66,29 @@ impl Facts {
         }
     }
 
-    /// Decides which sides of primary and secondary get the traffic. Returns when to ask again.
-    pub(super) fn take_sides(
-        &mut self,
-        config: &Config,
-        overrides: &Overrides,
-        now: Duration,
-    ) -> Option<Duration> {
-        let (changes, next) =
-            self.failover.decide(config, &self.health, &self.next_hops, Some(overrides), now);
-        for Change { load_balancer, listener, to_secondary } in changes {
-            if to_secondary {
-                tracing::warn!(load_balancer, listener, "failover: the secondary gets the traffic");
-            } else {
-                tracing::info!(load_balancer, listener, "failback: the primary gets the traffic");
+    /// Decides which sides of primary and secondary are to get the traffic.
+    pub(super) fn decide(&self, config: &Config, overrides: &Overrides, now: Duration) -> Decision {
+        self.failover.decide(config, &self.health, &self.next_hops, Some(overrides), now)
+    }
+
+    /// Takes notice of a decision that has been put in force.
+    pub(super) fn decided(&mut self, decision: Decision) {
+        for Change { load_balancer, listener, vips, to } in decision.changes {
+            match to {
+                Side::Secondary => {
+                    tracing::warn!(
+                        load_balancer,
+                        listener,
+                        ?vips,
+                        "failover: the secondary gets the traffic"
+                    );
+                }
+                Side::Primary => {
+                    tracing::info!(load_balancer, listener, ?vips, "failback: the primary gets the traffic");
+                }
             }
         }
-        next
+        self.failover = decision.failover;
     }
 
     fn verdict(&self, target: &Target) -> Option<Health> {

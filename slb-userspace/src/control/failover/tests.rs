@@ -1,9 +1,17 @@
 use proptest::{collection::vec, prelude::*};
 
+use slb_common::abi::{Stations, backend::NextHop};
+
 use super::*;
 use crate::{
     config::samples::forwarding,
-    control::overrides::{Aside, Place, Setting},
+    control::{
+        desired::{Known, Server, desired, destinations},
+        ids::Surroundings,
+        overrides::{Aside, Place, Setting},
+        reconcile::Reconciler,
+    },
+    dataplane::fake::Fake,
 };
 
 const TEXT: &str = r#"
@@ -76,22 +84,35 @@ impl World {
         self.health.insert(target, Verdict { healthy, detail: None });
     }
 
+    fn decide(&self, seconds: u64) -> Decision {
+        let now = Duration::from_secs(seconds);
+        self.failover.decide(&self.config, &self.health, &self.next_hops, Some(&self.overrides), now)
+    }
+
     /// Whether the listeners' traffic is with the secondary side, and when to ask again.
     fn at(&mut self, seconds: u64) -> ([bool; 2], Option<Duration>) {
-        let (changes, next) = self.failover.decide(
-            &self.config,
-            &self.health,
-            &self.next_hops,
-            Some(&self.overrides),
-            Duration::from_secs(seconds),
-        );
-        let shop = &self.config.load_balancers[0];
-        let over = [DB, WEB].map(|n| self.failover.is_over(shop, &shop.listeners[n]));
+        let Decision { failover, changes, next } = self.decide(seconds);
+        self.failover = failover;
+        let over = [DB, WEB].map(|n| self.is_over(n, "192.0.2.10"));
         for change in changes {
-            let n = usize::from(change.listener == "web");
-            assert_eq!(over[n], change.to_secondary);
+            let listener = usize::from(change.listener == "web");
+            let is_over = |vip: &IpAddr| self.is_over(listener, &vip.to_string());
+            assert!(change.vips.iter().all(|vip| is_over(vip) == (change.to == Side::Secondary)));
         }
         (over, next)
+    }
+
+    fn is_over(&self, listener: usize, vip: &str) -> bool {
+        let listener = &self.config.load_balancers[0].listeners[listener];
+        self.failover.side(listener, vip.parse().unwrap()) == Side::Secondary
+    }
+
+    /// Another configuration, with pieces of [`TEXT`] replaced.
+    fn change(&mut self, replaced: &[(&str, &str)]) {
+        self.config = forwarding(&replaced.iter().fold(TEXT.to_owned(), |text, (from, to)| {
+            assert!(text.contains(from), "{from:?} must stand in the text");
+            text.replace(from, to)
+        }));
     }
 }
 
@@ -175,6 +196,182 @@ fn nothing_goes_where_nobody_can_serve_it() {
     assert_eq!(world.at(3).0, [false, false], "no wait: nobody is on the other side");
     world.set(WEB, "10.0.1.2:80", true);
     assert_eq!(world.at(4).0, [false, true]);
+}
+
+/// The primary side of `web` is down, and then well again, from 10 s on.
+fn waiting_to_fall_back() -> World {
+    let mut world = World::new();
+    for server in ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"] {
+        world.set(WEB, server, false);
+    }
+    world.set(WEB, "10.0.1.1:80", true);
+    assert_eq!(world.at(0).0, [false, true]);
+    for server in ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"] {
+        world.set(WEB, server, true);
+    }
+    assert_eq!(world.at(10), ([false, true], Some(Duration::from_secs(40))));
+    world
+}
+
+#[test]
+fn a_change_of_the_configuration_ends_no_waiting() {
+    let mut world = waiting_to_fall_back();
+    world.change(&[
+        ("[\"192.0.2.10\"]", "[\"192.0.2.10\", \"192.0.2.1\"]"),
+        ("\"shop\"", "\"store\""),
+        ("\"web\"", "\"www\""),
+    ]);
+    assert_eq!(world.at(20), ([false, true], Some(Duration::from_secs(40))));
+    assert!(world.is_over(WEB, "192.0.2.1"), "the new VIP's traffic goes where that of the other does");
+    assert_eq!(world.at(40).0, [false, false]);
+    assert!(!world.is_over(WEB, "192.0.2.1"));
+}
+
+#[test]
+fn a_listener_that_is_stopped_waits_anew_when_it_starts() {
+    let mut world = waiting_to_fall_back();
+    world.change(&[("failback_after = \"30s\"", "failback_after = \"30s\"\nstate = \"stopped\"")]);
+    assert_eq!(world.decide(20).changes, []);
+    assert_eq!(world.at(60), ([false, true], None));
+    world.change(&[]);
+    assert_eq!(world.at(100), ([false, true], Some(Duration::from_secs(130))));
+    assert_eq!(world.at(130).0, [false, false]);
+}
+
+#[test]
+fn what_could_not_be_put_in_force_is_decided_again() {
+    let mut world = World::new();
+    world.set(DB, "10.0.0.31:5432", false);
+    let decision = world.decide(1);
+    assert_eq!(decision.changes.len(), 1);
+    assert_eq!(world.decide(1), decision);
+    // Nor does a configuration that did not come into force end what was decided before.
+    let world = waiting_to_fall_back();
+    let without = Config { load_balancers: Vec::new(), ..world.config.clone() };
+    let now = Duration::from_secs(15);
+    let other = world.failover.decide(&without, &world.health, &world.next_hops, None, now);
+    assert_eq!((other.failover, other.changes), (Failover::default(), Vec::new()));
+    assert_eq!(world.decide(15).next, Some(Duration::from_secs(40)));
+}
+
+/// Clients of a family are served by servers of that family.
+#[test]
+fn families_change_sides_each_by_itself() {
+    let mut world = World::new();
+    let both = [
+        ("[\"192.0.2.10\"]", "[\"192.0.2.10\", \"2001:db8::10\"]"),
+        ("  { address = \"10.0.0.3\", port = 80 },", "  { address = \"fd00::1\", port = 80 },"),
+        ("  { address = \"10.0.1.2\", port = 80 },", "  { address = \"fd00::2\", port = 80 },"),
+    ];
+    world.change(&both);
+    for server in ["10.0.0.1:80", "10.0.0.2:80", "[fd00::1]:80", "10.0.1.1:80", "[fd00::2]:80"] {
+        world.set(WEB, server, true);
+    }
+    let over = |world: &mut World, seconds| {
+        world.at(seconds);
+        ["192.0.2.10", "2001:db8::10"].map(|vip| world.is_over(WEB, vip))
+    };
+    assert_eq!(over(&mut world, 0), [false, false]);
+    world.set(WEB, "10.0.0.1:80", false);
+    assert_eq!(over(&mut world, 1), [false, false]);
+    // Two are unhealthy, but only one of each family; of IPv6 that is all there are.
+    world.set(WEB, "[fd00::1]:80", false);
+    let changes = world.decide(2).changes;
+    assert_eq!(changes[0].vips, ["2001:db8::10".parse::<IpAddr>().unwrap()]);
+    assert_eq!(over(&mut world, 2), [false, true]);
+    world.set(WEB, "10.0.0.2:80", false);
+    assert_eq!(over(&mut world, 3), [true, true]);
+    // Nobody of the other family helps.
+    world.set(WEB, "10.0.0.2:80", true);
+    world.set(WEB, "10.0.1.1:80", false);
+    assert_eq!(over(&mut world, 4), [false, true]);
+    // Packets of mode `dsr` arrive as they are: any server serves any VIP.
+    let dsr = ("port = 80\nprimary", "port = 80\nmode = \"dsr\"\nprimary");
+    world.change(&[both.as_slice(), &[dsr]].concat());
+    world.failover = Failover::default();
+    for (server, healthy) in [("10.0.0.1:80", false), ("[fd00::1]:80", true), ("10.0.1.1:80", true)] {
+        world.set(WEB, server, healthy);
+    }
+    assert_eq!(over(&mut world, 0), [false, false]);
+    world.set(WEB, "[fd00::1]:80", false);
+    assert_eq!(over(&mut world, 1), [true, true], "two of three");
+}
+
+/// 10.0.0.3 stands in both groups.
+const IN_BOTH: (&str, &str) = ("10.0.1.2\", port = 80 }", "10.0.0.3\", port = 80, weight = 7 }");
+
+#[test]
+fn each_side_has_its_own_weight_and_settings_of_a_server() {
+    let mut world = World::new();
+    world.change(&[IN_BOTH]);
+    let place =
+        |group: &str| Place::Group { group: group.to_owned(), server: "10.0.0.3:80".parse().unwrap() };
+    let servers = |world: &World, over: bool| {
+        let web = &world.config.load_balancers[0].listeners[WEB];
+        let over = over.then(|| (key(web, "192.0.2.10".parse().unwrap()), None));
+        let failover = Failover { over: over.into_iter().collect() };
+        let known =
+            Known { failover: Some(&failover), overrides: Some(&world.overrides), ..Known::default() };
+        let server = desired(&world.config, known).pools.remove(WEB).servers;
+        server.into_iter().find(|(address, _)| *address == "10.0.0.3:80".parse().unwrap()).unwrap().1
+    };
+    let seen = |server: Server| (server.weight, server.aside, server.is_standby);
+    assert_eq!(seen(servers(&world, false)), (100, None, false));
+    assert_eq!(seen(servers(&world, true)), (7, None, false));
+    world.overrides.insert(place("b"), Setting { weight: None, state: Some(Aside::Disabled) });
+    assert_eq!(seen(servers(&world, false)), (100, None, false));
+    assert_eq!(seen(servers(&world, true)), (7, Some(Aside::Disabled), false));
+
+    // It counts for each side as that side has it.
+    for server in ["10.0.0.1:80", "10.0.0.3:80", "10.0.1.1:80"] {
+        world.set(WEB, server, true);
+    }
+    world.set(WEB, "10.0.0.2:80", false);
+    assert_eq!(world.at(0).0, [false, false]);
+    world.overrides.insert(place("a"), Setting { weight: Some(0), state: None });
+    assert_eq!(world.at(1).0, [false, true]);
+    world.overrides.clear();
+    world.set(WEB, "10.0.1.1:80", false);
+    world.overrides.insert(place("b"), Setting { weight: Some(0), state: None });
+    assert_eq!(world.at(2).0, [false, false], "nobody is left on the secondary side");
+}
+
+#[test]
+fn after_a_restart_a_server_of_both_sides_does_not_tell_which_has_the_traffic() {
+    let mut world = World::new();
+    world.change(&[IN_BOTH]);
+    for server in ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.1.1:80"] {
+        world.set(WEB, server, true);
+    }
+    for address in destinations(&world.config) {
+        let hop = NextHop { ifindex: 2, mtu: 1500, stations: Stations::default() };
+        world.next_hops.insert(address, Ok(Reached { hop, through_gateway: false }));
+    }
+    let mut reconciler =
+        Reconciler::new(Fake::default(), Surroundings { max_backends: 64, ..Surroundings::default() });
+    let mut found = |world: &mut World, now: u64| {
+        let over = world.at(now).0;
+        let known = Known {
+            health: Some(&world.health),
+            next_hops: Some(&world.next_hops),
+            failover: Some(&world.failover),
+            overrides: None,
+        };
+        reconciler.reconcile(&desired(&world.config, known), Duration::from_secs(now)).unwrap();
+        world.failover = Failover::found(&world.config, reconciler.held().unwrap());
+        assert_eq!([DB, WEB].map(|n| world.is_over(n, "192.0.2.10")), over);
+        over[WEB]
+    };
+    assert!(!found(&mut world, 1000));
+    world.set(WEB, "10.0.0.1:80", false);
+    world.set(WEB, "10.0.0.2:80", false);
+    assert!(found(&mut world, 1001));
+    // Only the one on both sides takes flows, and the primary side waits.
+    world.set(WEB, "10.0.1.1:80", false);
+    world.set(WEB, "10.0.0.1:80", true);
+    assert!(found(&mut world, 1002));
+    world.set(WEB, "10.0.0.3:80", false);
+    assert!(!found(&mut world, 1003));
 }
 
 proptest! {
