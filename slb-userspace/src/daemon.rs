@@ -4,11 +4,13 @@ mod adopt;
 mod clock;
 mod facts;
 mod orders;
+mod pace;
 mod ports;
 mod store;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -23,13 +25,14 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use self::{
     clock::since_start,
     facts::Facts,
-    orders::Trial,
+    orders::{Trial, Waiting},
+    pace::Pace,
     ports::{Ports, attach, links},
     store::Store,
 };
@@ -47,19 +50,14 @@ use crate::{
         reconcile::{InForce, Reconciler, Sweep},
     },
     dataplane::bpf::{maps::Maps, pins::Pins},
-    health::{Event, Paths, Supervisor, path},
+    health::{Event, Paths, Supervisor, Target, path},
     neigh::{self, Resolutions, Resolver},
     poke::Poker,
 };
 
-/// Changes that come within this time of one another are put in force together.
-const GATHER: Duration = Duration::from_millis(10);
-/// Least time between two changes of the data plane.
-const SPACING: Duration = Duration::from_millis(100);
-/// Time until a failed change is tried again.
-const RETRY: Duration = Duration::from_secs(1);
-/// Time the kernel is given to tell of next hops before the data plane is changed for the first time.
-const FIRST_NEIGHBOURS: Duration = Duration::from_secs(1);
+/// Time that the first probes, and the kernel's answers about ways to servers, are given before the data plane is changed. What
+/// has not been heard of by then gets no new flows until it is.
+const FIRST_WORD: Duration = Duration::from_secs(1);
 /// Time for which next hops that an earlier run has left hold, while the kernel has none: long enough to ask for them.
 const NEXT_HOPS_HOLD: Duration = Duration::from_secs(5);
 
@@ -140,10 +138,10 @@ struct Daemon {
     next: Option<Instant>,
     /// When the flow table is to be looked at next.
     look: Instant,
-    /// When the data plane was changed last.
-    last: Instant,
-    /// When it is to be changed next, if anything calls for it.
-    due: Option<Instant>,
+    /// When the data plane is to be changed.
+    pace: Pace,
+    /// Who is answered once the data plane has been changed.
+    waiting: Vec<Waiting>,
 }
 
 impl Daemon {
@@ -188,15 +186,12 @@ impl Daemon {
             poker: Poker::new()?,
             next: None,
             look: now,
-            last: now,
-            due: None,
+            pace: Pace::default(),
+            waiting: Vec::new(),
         };
-        // What comes in time spares a second change; nothing depends on it.
-        let _ = timeout(FIRST_NEIGHBOURS, daemon.neighbours.changed()).await;
-        daemon.facts.learn(&daemon.neighbours.borrow_and_update());
-        while let Ok(event) = daemon.verdicts.try_recv() {
-            daemon.facts.heed(event);
-        }
+        // What comes in time spares a second change, and the first healthy server all the load.
+        let config = daemon.config.clone();
+        daemon.listen(&targets(&config), &destinations(&config), Instant::now()).await;
         daemon.apply()?;
         daemon.api.spawn(socket.serve(Maps::open(pins)?, file, daemon.snapshots.subscribe(), asking));
         Ok(daemon)
@@ -204,7 +199,7 @@ impl Daemon {
 
     async fn run(mut self, signals: &mut Signals) -> Result<()> {
         let forget = Instant::now() + NEXT_HOPS_HOLD;
-        self.last = Instant::now();
+        let never = Instant::now();
         let mut retry_ports = interval(RETRY_PORTS);
         retry_ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -219,7 +214,7 @@ impl Daemon {
                 },
                 Some(ended) = self.api.join_next() => return ended.context("the API has ended")?,
                 Some(request) = self.requests.recv() => self.answer(request).await,
-                () = sleep_until(trial_ends), if self.trial.is_some() => self.fall_back().await,
+                () = sleep_until(trial_ends.unwrap_or(never)), if trial_ends.is_some() => self.fall_back().await,
                 Some(event) = self.verdicts.recv() => {
                     self.facts.heed(event);
                     self.change_soon();
@@ -245,18 +240,19 @@ impl Daemon {
                         self.change_soon();
                     }
                 }
-                () = sleep_until(self.next.unwrap_or(self.last)), if self.next.is_some() => {
+                () = sleep_until(self.next.unwrap_or(never)), if self.next.is_some() => {
                     self.next = None;
                     self.change_soon();
                 }
-                () = sleep_until(self.due.unwrap_or(self.last)), if self.due.is_some() => {
-                    if let Err(error) = self.apply() {
+                () = sleep_until(self.pace.due().unwrap_or(never)), if self.pace.due().is_some() => {
+                    let applied = self.apply();
+                    if let Err(error) = &applied {
                         tracing::error!(
                             error = format!("{error:#}"),
                             "the data plane is not as desired; trying again"
                         );
-                        self.due = Some(Instant::now() + RETRY);
                     }
+                    self.answer_waiting(&applied);
                 }
             }
         }
@@ -264,8 +260,23 @@ impl Daemon {
 
     /// Has the data plane changed together with what else comes soon.
     fn change_soon(&mut self) {
-        let soon = (Instant::now() + GATHER).max(self.last + SPACING);
-        self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
+        self.pace.soon(Instant::now());
+    }
+
+    /// Takes notice of what is found out until each of these has been heard of, or for a while, and not before `free`.
+    async fn listen(&mut self, targets: &BTreeSet<Target>, servers: &BTreeSet<IpAddr>, free: Instant) {
+        let patience = Instant::now() + FIRST_WORD;
+        loop {
+            let until = if self.facts.know(targets, servers) { free } else { free.max(patience) };
+            tokio::select! {
+                biased;
+                Some(event) = self.verdicts.recv() => self.facts.heed(event),
+                Ok(()) = self.neighbours.changed() => self.facts.learn(&self.neighbours.borrow_and_update()),
+                () = sleep_until(until) => return,
+            }
+            // Also of servers that are in force.
+            self.change_soon();
+        }
     }
 
     /// Takes notice of interfaces that have come, gone, or come back.
@@ -295,14 +306,13 @@ impl Daemon {
 
     /// Puts in force what follows from what is known.
     fn apply(&mut self) -> Result<()> {
-        self.due = None;
         let now = since_start()?;
         let overrides = self.store.settings();
         let decision = self.facts.decide(&self.config, overrides, now);
         let known = Known { failover: Some(&decision.failover), ..self.facts.known(overrides) };
         let desired = desired(&self.config, known);
         let in_force = self.reconciler.reconcile(&desired, now);
-        self.last = Instant::now();
+        self.pace.changed(in_force.as_ref().map(|in_force| in_force.has_built).map_err(drop), Instant::now());
         let in_force = in_force?;
         let failback = decision.next;
         self.facts.decided(decision);

@@ -54,6 +54,8 @@ pub struct InForce {
     pub tables: Vec<(usize, u32)>,
     /// Operations it took.
     pub operations: usize,
+    /// Whether server tables were built.
+    pub has_built: bool,
     /// When something must change although nothing else does, in the time that was said to be now.
     pub next: Option<Duration>,
 }
@@ -156,7 +158,8 @@ impl<D: DataPlane> Reconciler<D> {
         let next = next.map(|seconds| Duration::from_secs(seconds.into()));
         let pools = (0..desired.pools.len()).chain(copies);
         let tables = pools.zip(tables).collect();
-        Ok(InForce { state, tables, operations: operations.len(), next })
+        let has_built = operations.iter().any(|operation| matches!(operation, Operation::PutTables(_)));
+        Ok(InForce { state, tables, operations: operations.len(), has_built, next })
     }
 
     fn moment(&self, now: Duration) -> Moment<'_> {

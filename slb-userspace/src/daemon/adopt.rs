@@ -1,10 +1,10 @@
 //! Puts another configuration in force while traffic goes on, in an order that leaves no gap: probes and next hops of what
 //! is new come first, then the change itself, then the end of what is old.
 
-use std::{collections::BTreeSet, mem, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, mem, net::IpAddr, sync::Arc};
 
 use anyhow::Result;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::{Daemon, ports};
 use crate::{
@@ -16,10 +16,6 @@ use crate::{
     },
     health::Target,
 };
-
-/// Time that the first probes of what is new, and the kernel's answers about ways to it, are given before the change. What
-/// has not been heard of by then gets no new flows until it is.
-const FIRST_WORD: Duration = Duration::from_secs(1);
 
 impl Daemon {
     /// Says why a configuration cannot be put in force in place of the one that is, if so. Changes nothing.
@@ -77,30 +73,23 @@ impl Daemon {
         if applied.is_err() {
             self.config = before;
             // What has been changed of the maps is changed back.
-            self.due = Some(Instant::now());
+            self.pace.at_once(Instant::now());
         } else {
             self.renew_probes(&before);
+            self.answer_waiting(&applied);
         }
         applied
     }
 
     /// Probes the servers of `config` too, and asks for the ways to them, until each that is new has been heard of, or for
-    /// a while.
+    /// a while; and until tables may be built again.
     async fn get_to_know(&mut self, config: &Arc<Config>) -> Result<()> {
         self.expect(Some(config))?;
         let new_targets: BTreeSet<Target> = &targets(config) - &targets(&self.config);
         let new_servers: BTreeSet<IpAddr> = &destinations(config) - &destinations(&self.config);
-        let deadline = Instant::now() + FIRST_WORD;
-        while !self.facts.know(&new_targets, &new_servers) {
-            tokio::select! {
-                Some(event) = self.verdicts.recv() => self.facts.heed(event),
-                Ok(()) = self.neighbours.changed() => self.facts.learn(&self.neighbours.borrow_and_update()),
-                () = sleep_until(deadline) => break,
-                else => break,
-            }
-            // Also of servers that are in force.
-            self.due = self.due.or(Some(Instant::now()));
-        }
+        let now = Instant::now();
+        let free = if self.config == *config { now } else { self.pace.free(now) };
+        self.listen(&new_targets, &new_servers, free).await;
         Ok(())
     }
 

@@ -6,9 +6,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::time::Instant;
+use anyhow::Result;
+use tokio::{sync::oneshot, time::Instant};
 
-use super::{Daemon, RETRY};
+use super::{Daemon, pace::RETRY};
 use crate::{
     api::{
         requests::{Order, Refused, Request},
@@ -27,16 +28,38 @@ pub(super) struct Trial {
     ends: Instant,
 }
 
+/// Something that has been set for servers and is written: it is answered once it is in force.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    what: &'static str,
+    by: By,
+    changes: Vec<String>,
+    answer: Answer,
+}
+
+type Answer = oneshot::Sender<Result<Changed, Refused>>;
+
 impl Daemon {
     /// Carries out what is asked over the API, and says what came of it.
     pub(super) async fn answer(&mut self, request: Request) {
         match request {
             Request::Order { order, by, answer } => {
                 let what = order.name();
-                let result = self.carry_out(order, &by).await;
-                log(what, &by, &result);
-                // Whoever has asked may be gone.
-                let _ = answer.send(result);
+                let result = match order {
+                    Order::Reload => self.reload().await,
+                    Order::Apply { name, text, confirm_within } => {
+                        self.try_out(&name, &text, confirm_within).await
+                    }
+                    Order::Confirm => self.confirm(),
+                    Order::Set { places, set } => match self.set(&places, set, &by) {
+                        Ok(changes) => {
+                            self.waiting.push(Waiting { what, by, changes, answer });
+                            return self.change_soon();
+                        }
+                        Err(refused) => Err(refused),
+                    },
+                };
+                reply(what, &by, answer, result);
             }
             Request::Differences { name, text, answer } => {
                 drop(answer.send(self.differences(name, text).await));
@@ -44,12 +67,16 @@ impl Daemon {
         }
     }
 
-    async fn carry_out(&mut self, order: Order, by: &By) -> Result<Changed, Refused> {
-        match order {
-            Order::Reload => self.reload().await,
-            Order::Apply { name, text, confirm_within } => self.try_out(&name, &text, confirm_within).await,
-            Order::Confirm => self.confirm(),
-            Order::Set { places, set } => self.set(&places, set, by),
+    /// Answers those who have set something, now that it is in force, or has been tried to be.
+    pub(super) fn answer_waiting(&mut self, applied: &Result<()>) {
+        for Waiting { what, by, changes, answer } in self.waiting.drain(..) {
+            let result = match applied {
+                Ok(()) => Ok(Changed { changes, ..Changed::default() }),
+                Err(error) => Err(Refused::Failed(format!(
+                    "error: {error:#}: what is set is kept, but is not in force; it is tried again every second"
+                ))),
+            };
+            reply(what, &by, answer, result);
         }
     }
 
@@ -133,8 +160,9 @@ impl Daemon {
         }
     }
 
-    /// Sets something for servers: for all of them or, if one is not there, for none.
-    fn set(&mut self, places: &[Place], set: Set, by: &By) -> Result<Changed, Refused> {
+    /// Sets something for servers: for all of them or, if one is not there, for none. Returns what that changes; it is not in force
+    /// yet.
+    fn set(&mut self, places: &[Place], set: Set, by: &By) -> Result<Vec<String>, Refused> {
         // What is not there is as it is configured.
         if !matches!(set, Set::Enable | Set::Reset) {
             places.iter().try_for_each(|place| self.find(place))?;
@@ -149,15 +177,10 @@ impl Daemon {
             }
         });
         replaced.map_err(|error| Refused::Conflict(format!("{error:#}")))?;
-        if let Err(error) = self.apply() {
-            tracing::error!(error = format!("{error:#}"), "the data plane is not as desired; trying again");
-            self.due = Some(Instant::now() + RETRY);
-        }
         let now = self.store.settings();
         let setting = |settings: &Overrides, place| settings.get(place).copied().unwrap_or_default();
         let changes = places.iter().filter(|place| setting(&before, place) != setting(now, place));
-        let changes = changes.map(|place| format!("{place}: {}", setting(now, place))).collect();
-        Ok(Changed { changes, ..Changed::default() })
+        Ok(changes.map(|place| format!("{place}: {}", setting(now, place))).collect())
     }
 
     /// Fails if there is no such entry; says which there are.
@@ -204,8 +227,8 @@ impl Daemon {
     }
 
     /// When the configuration on trial falls back.
-    pub(super) fn trial_ends(&self) -> Instant {
-        self.trial.as_ref().map_or(self.last, |trial| trial.ends)
+    pub(super) fn trial_ends(&self) -> Option<Instant> {
+        self.trial.as_ref().map(|trial| trial.ends)
     }
 
     /// Puts in force again what was before the configuration on trial.
@@ -238,7 +261,7 @@ impl Daemon {
     pub(super) fn running(&self) -> Running {
         Running {
             config: self.config.clone(),
-            trial_ends: self.trial.as_ref().map(|trial| trial.ends),
+            trial_ends: self.trial_ends(),
             overrides: self.store.records().values().cloned().collect(),
             overrides_trouble: self.store.trouble().map(str::to_owned),
         }
@@ -279,6 +302,12 @@ fn changed(record: Option<Override>, place: &Place, set: Set, by: &By, at: &str)
         at: at.to_owned(),
     };
     (!now.is_empty()).then(|| record.at(place))
+}
+
+fn reply(what: &str, by: &By, answer: Answer, result: Result<Changed, Refused>) {
+    log(what, by, &result);
+    // Whoever has asked may be gone.
+    let _ = answer.send(result);
 }
 
 fn log(what: &str, by: &By, result: &Result<Changed, Refused>) {
