@@ -206,7 +206,8 @@ async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Json<Status>, Fai
         overrides_trouble: overrides_trouble.clone(),
     };
     let Snapshot { details, set, .. } = &*snapshot;
-    let context = Context { daemon: Some(daemon), details, set, interfaces: &interfaces };
+    let context =
+        Context { daemon: Some(daemon), config: Some(config), details, set, interfaces: &interfaces };
     status(&snapshot.state, &api.maps, context).map(Json).map_err(failed)
 }
 

@@ -17,10 +17,11 @@ use slb_common::{
 };
 
 use super::types::{
-    AttachMode, Counters, Daemon, Health, Interface, Listener, LoadBalancer, NextHop, Override, Reason,
-    Server, Status,
+    self as api, AttachMode, Counters, Daemon, Health, Interface, Listener, LoadBalancer, NextHop, Override,
+    Reason, Server, Status,
 };
 use crate::{
+    config::model::{Config, Mode, Protocol, Target},
     dataplane::{
         bpf::maps::Maps,
         state::{NO_TABLE, State, backend_address, to_ip},
@@ -38,6 +39,8 @@ pub type Settings = BTreeMap<(u32, SocketAddr), Override>;
 pub struct Context<'a> {
     /// The daemon, where one runs.
     pub daemon: Option<Daemon>,
+    /// What it runs by.
+    pub config: Option<&'a Config>,
     /// Why servers are in the state they are in.
     pub details: &'a Details,
     /// What is set for servers at run time.
@@ -73,6 +76,9 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
             listener.servers.extend_from_slice(servers);
         }
     }
+    for (balancer, listener) in context.config.into_iter().flat_map(stopped) {
+        balancers.entry(balancer).or_default().push(listener);
+    }
     for listener in balancers.values_mut().flatten() {
         listener.addresses.sort();
         listener.servers.sort_by_key(|server| server.address);
@@ -102,6 +108,7 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
 fn empty_listener(service: &Service) -> Listener {
     Listener {
         name: name(&service.listener),
+        state: api::State::Running,
         protocol: if service.protocol == protocol::TCP { "tcp" } else { "udp" }.to_owned(),
         port: u16::from_be(service.port),
         mode: match service.mode {
@@ -116,6 +123,40 @@ fn empty_listener(service: &Service) -> Listener {
         counters: Counters::default(),
         servers: Vec::new(),
     }
+}
+
+/// The listeners that do not forward, each with the name of its load balancer.
+fn stopped(config: &Config) -> impl Iterator<Item = (String, Listener)> {
+    let listeners = config.load_balancers.iter();
+    let listeners = listeners.flat_map(|balancer| balancer.listeners.iter().map(move |l| (balancer, l)));
+    listeners.filter(|(balancer, listener)| !balancer.runs(listener)).map(|(balancer, listener)| {
+        let stopped = Listener {
+            name: listener.name.to_string(),
+            state: api::State::Stopped,
+            protocol: match listener.protocol {
+                Protocol::Tcp => "tcp",
+                Protocol::Udp => "udp",
+            }
+            .to_owned(),
+            port: listener.port,
+            mode: match listener.mode {
+                Mode::Nat => "nat",
+                Mode::Dsr => "dsr",
+                Mode::Ipip => "ipip",
+            }
+            .to_owned(),
+            addresses: balancer.addresses.clone(),
+            server_group: match &listener.target {
+                Target::DefaultGroup { .. } => None,
+                Target::ServerGroup(name)
+                | Target::PrimarySecondaryGroup(name)
+                | Target::PrimarySecondary { primary: name, .. } => Some(name.to_string()),
+            },
+            counters: Counters::default(),
+            servers: Vec::new(),
+        };
+        (balancer.name.to_string(), stopped)
+    })
 }
 
 fn servers(state: &State, table: u32, maps: &Maps, context: &Context<'_>) -> Result<Vec<Server>> {
@@ -206,5 +247,32 @@ fn add(a: Counters, b: Counters) -> Counters {
         packets_out: a.packets_out + b.packets_out,
         bytes_out: a.bytes_out + b.bytes_out,
         new_flows: a.new_flows + b.new_flows,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::samples::shop;
+
+    #[test]
+    fn what_is_stopped_is_shown_with_its_configuration() {
+        let all = |config: &Config| -> Vec<_> {
+            let shown = |(balancer, listener): (String, Listener)| {
+                assert!(listener.state == api::State::Stopped && listener.servers.is_empty());
+                (balancer, listener.name, listener.protocol, listener.port, listener.server_group)
+            };
+            stopped(config).map(shown).collect()
+        };
+        let shop_is = |name: &str, protocol: &str, port, group: Option<&str>| {
+            ("shop".to_owned(), name.to_owned(), protocol.to_owned(), port, group.map(str::to_owned))
+        };
+        let (dns, web) = (shop_is("dns", "udp", 53, None), shop_is("web", "tcp", 80, Some("web")));
+        assert_eq!(all(&shop(&[])), []);
+        assert_eq!(
+            all(&shop(&[("port = 80\n", "port = 80\nstate = \"stopped\"\n")])),
+            std::slice::from_ref(&web)
+        );
+        assert_eq!(all(&shop(&[("\"shop\"\n", "\"shop\"\nstate = \"stopped\"\n")])), [dns, web]);
     }
 }

@@ -216,11 +216,23 @@ pub struct LoadBalancer {
     pub listeners: Vec<Listener>,
 }
 
+/// Whether a listener forwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It does.
+    Running,
+    /// It is configured, and it or its load balancer is stopped: its packets are none of SLB's. Only the daemon knows of it.
+    Stopped,
+}
+
 /// A listener and the servers behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
     /// Name.
     pub name: String,
+    /// Whether it forwards.
+    pub state: State,
     /// `tcp` or `udp`.
     pub protocol: String,
     /// Port on every VIP.
@@ -229,11 +241,11 @@ pub struct Listener {
     pub mode: String,
     /// VIPs.
     pub addresses: Vec<IpAddr>,
-    /// Server group; `None` is the load balancer's default group.
+    /// Server group, the primary one where there are two; `None` is the load balancer's default group.
     pub server_group: Option<String>,
     /// Traffic of this listener.
     pub counters: Counters,
-    /// Its servers. Listeners with the same servers, ports and health check share them, and their counters.
+    /// Its servers; none where it is stopped. Listeners with the same servers, ports and health check share them, and their counters.
     pub servers: Vec<Server>,
 }
 

@@ -15,7 +15,7 @@ use crate::{
     api::{
         client,
         status::{Context, status as describe},
-        types::{AttachMode, By, Configuration, Health, Listener, Override, Server, Status},
+        types::{AttachMode, By, Configuration, Health, Listener, Override, Server, State, Status},
     },
     dataplane::{
         DataPlane as _,
@@ -56,8 +56,13 @@ async fn from_pins(socket: &Path, pins: &Pins) -> Result<Status> {
     }
     let maps = Maps::open(pins).context("no daemon listens, and its pins cannot be read")?;
     let interfaces = neigh::links().await?;
-    let context =
-        Context { daemon: None, details: &BTreeMap::new(), set: &BTreeMap::new(), interfaces: &interfaces };
+    let context = Context {
+        daemon: None,
+        config: None,
+        details: &BTreeMap::new(),
+        set: &BTreeMap::new(),
+        interfaces: &interfaces,
+    };
     describe(&maps.observe()?, &maps, context)
 }
 
@@ -79,7 +84,10 @@ fn render(status: &Status) -> String {
     }
     for balancer in &status.load_balancers {
         for listener in &balancer.listeners {
-            text += &format!("\n{}\n{}\n", heading(&balancer.name, listener), servers(listener));
+            text += &match listener.state {
+                State::Running => format!("\n{}\n{}\n", heading(&balancer.name, listener), servers(listener)),
+                State::Stopped => format!("\n{}\n", heading(&balancer.name, listener)),
+            };
         }
     }
     if !status.reasons.is_empty() {
@@ -117,16 +125,20 @@ fn heading(balancer: &str, listener: &Listener) -> String {
         .iter()
         .map(|address| SocketAddr::new(*address, listener.port).to_string())
         .collect();
+    let traffic = match listener.state {
+        State::Running => format!(
+            "{} flows, {} packets in, {} out",
+            listener.counters.new_flows, listener.counters.packets_in, listener.counters.packets_out
+        ),
+        State::Stopped => "stopped".to_owned(),
+    };
     format!(
-        "{balancer}/{} {} {} -> {} ({}): {} flows, {} packets in, {} out",
+        "{balancer}/{} {} {} -> {} ({}): {traffic}",
         listener.name,
         listener.protocol,
         addresses.join(", "),
         listener.server_group.as_deref().unwrap_or("default group"),
         listener.mode,
-        listener.counters.new_flows,
-        listener.counters.packets_in,
-        listener.counters.packets_out,
     )
 }
 

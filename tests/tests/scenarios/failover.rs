@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
-use slb_userspace::api::types::{Health, Server};
+use slb_userspace::api::types::{Health, Server, State};
 
 const TARGET: &str = "server_group = \"http\"";
 
@@ -137,6 +137,14 @@ fn with_nobody_healthy_nobody_serves() {
     });
 }
 
+/// The names of the listeners that are shown as stopped, and have no servers.
+fn stopped(world: &World) -> Result<Vec<String>> {
+    let listeners = world.status()?.load_balancers.into_iter().flat_map(|balancer| balancer.listeners);
+    let stopped =
+        listeners.filter(|listener| listener.state == State::Stopped && listener.servers.is_empty());
+    Ok(stopped.map(|listener| listener.name).collect())
+}
+
 #[test]
 fn what_is_stopped_is_not_forwarded() {
     scenario("what_is_stopped_is_not_forwarded", &[100], |world| {
@@ -145,6 +153,12 @@ fn what_is_stopped_is_not_forwarded() {
         let (web, dns) = (world.vip(Family::V4, Service::Http), world.vip(Family::V4, Service::Echo));
         let client = world.client();
         ensure!(client.exchange(Service::Http, web).is_err(), "a stopped listener served");
+        ensure!(stopped(world)? == ["http"], "{:?}", world.status()?);
+        let said = world.slb(&["status"])?;
+        ensure!(
+            said.lines().any(|line| line.starts_with("shop/http tcp") && line.ends_with(": stopped")),
+            "{said}"
+        );
         client.exchange(Service::Echo, dns)?;
         ensure!(client.ping(web.ip(), PATIENCE)?.is_some(), "the other listeners' VIP does not answer");
         world.plan.change("name = \"shop\"", "name = \"shop\"\nstate = \"stopped\"");
@@ -154,6 +168,7 @@ fn what_is_stopped_is_not_forwarded() {
         wait_for("the load balancer to stop", PATIENCE, || {
             Ok(client.exchange(Service::Echo, dns).is_err().then_some(()))
         })?;
+        ensure!(stopped(world)?.len() == Service::ALL.len(), "{:?}", world.status()?);
         world.plan.changes.clear();
         world.restart()?;
         client.exchange(Service::Http, web)?;
