@@ -318,7 +318,7 @@ impl Daemon {
         self.facts.decided(decision);
         let next = [failback, in_force.next].into_iter().flatten().min();
         self.next = next.map(|next| Instant::now() + next.saturating_sub(now));
-        if self.reconciler.has_cut() {
+        if self.reconciler.wants_look() {
             self.look = Instant::now();
         } else if self.reconciler.is_handing_over() {
             self.look = self.look.min(Instant::now() + SWEEP);

@@ -3,6 +3,7 @@
 //! Invariants: aya is used in [`bpf`] and nowhere else; only the control loop applies operations.
 
 pub mod bpf;
+pub mod moves;
 pub mod state;
 
 #[cfg(test)]
@@ -12,6 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use slb_common::datapath::upkeep::{Fate, Look};
 
+use moves::Moves;
 use state::{Operation, Remembered, State};
 
 /// Something that holds a [`State`].
@@ -28,6 +30,9 @@ pub trait DataPlane {
 
     /// Says how many flows servers have, by their ids.
     fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> anyhow::Result<()>;
+
+    /// Has flows be with other servers' entries than they are.
+    fn move_flows(&mut self, moves: &Moves) -> anyhow::Result<()>;
 
     /// How many flows have been forgotten, or could not be remembered, that may be older than the last change of their
     /// table.

@@ -365,6 +365,12 @@ impl<'t> FlowEntry<'t> {
 }
 
 impl FlowEntry<'_> {
+    /// Gives the flow to another server, if it is with `from`. Nobody else changes the server of a flow, and whoever reads the
+    /// entry meanwhile finds one or the other.
+    pub fn hand(self, from: Reference, to: Reference) -> bool {
+        self.0[BACKEND].exchange(from.0, to.0)
+    }
+
     /// Gives up an entry that has been claimed, with no flow in it. `meta` is what it was claimed with.
     pub fn free(self, meta: Meta) {
         self.0[META].store(meta.next(0, 0, 0).0);

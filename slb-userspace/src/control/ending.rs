@@ -1,9 +1,11 @@
-//! Connections that nobody goes on with, but whose ends do not know: a look at the flow table finds them. Pure.
+//! Connections that nobody goes on with, but whose ends do not know: a look at the flow table finds them, and those whose
+//! listener has come to another table. Pure.
 //!
 //! These are connections of mode `nat` that have been silent for too long, and those of servers whose time to drain has
 //! passed. Elsewhere answers do not come by, so nothing is known of silence; who speaks is told.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     time::Duration,
@@ -20,7 +22,10 @@ use slb_common::{
 };
 
 use super::drain::TOLD;
-use crate::dataplane::state::{Remembered, State, backend_address, to_ip};
+use crate::dataplane::{
+    moves::Moves,
+    state::{Remembered, State, backend_address, to_ip},
+};
 
 /// Connections that one look ends at most.
 pub const MOST: usize = 1000;
@@ -52,6 +57,10 @@ pub(super) struct Watch<'a> {
     pub(super) ended: Vec<Ended>,
     /// Servers that have been removed and cut, and whether there were ends of their connections to tell.
     removed: BTreeMap<Reference, bool>,
+    /// Flows of listeners that have come to another table, which are to be with their servers there.
+    pub(super) moves: Moves,
+    /// Servers by table and address.
+    servers: OnceCell<BTreeMap<(u32, SocketAddr), Reference>>,
     /// Jiffies until the next connection has been silent for too long.
     next: Option<u32>,
 }
@@ -60,7 +69,15 @@ impl<'a> Watch<'a> {
     pub(super) fn new(held: &'a State, hz: u32) -> Self {
         let removed = held.backends.values().filter(|backend| backend.flags & REMOVED == REMOVED);
         let removed = removed.map(|backend| (backend.reference, false)).collect();
-        Self { held, hz, ended: Vec::new(), removed, next: None }
+        Self {
+            held,
+            hz,
+            ended: Vec::new(),
+            removed,
+            moves: Moves::new(),
+            servers: OnceCell::new(),
+            next: None,
+        }
     }
 
     /// Looks at a flow, and says what becomes of it.
@@ -76,7 +93,18 @@ impl<'a> Watch<'a> {
 
     /// Whether a flow is to end.
     fn ends(&mut self, flow: &Remembered, entry: &IndexEntry) -> bool {
-        if flow.is_over || entry.protocol != protocol::TCP {
+        if flow.is_over {
+            return false;
+        }
+        let backend = self.held.backends.get(&flow.backend.id());
+        let Some(backend) = backend.filter(|backend| backend.reference == flow.backend) else { return false };
+        if backend.ring != entry.ring
+            && let Some(to) = self.server(entry.ring, backend_address(backend))
+        {
+            self.moves.insert((flow.service, flow.backend), to);
+            return false;
+        }
+        if entry.protocol != protocol::TCP {
             return false;
         }
         // Elsewhere one that has been silent for too long is not told of anyway.
@@ -88,8 +116,6 @@ impl<'a> Watch<'a> {
         if entry.mode != mode::NAT {
             return false;
         }
-        let backend = self.held.backends.get(&flow.backend.id());
-        let Some(backend) = backend.filter(|backend| backend.reference == flow.backend) else { return false };
         if let Some(left) = flow.left
             && backend.flags & Backend::CUT == 0
         {
@@ -108,6 +134,19 @@ impl<'a> Watch<'a> {
         true
     }
 
+    /// The entry of a server in a table.
+    fn server(&self, table: u32, address: SocketAddr) -> Option<Reference> {
+        let servers = self.servers.get_or_init(|| {
+            let all = self.held.backends.values();
+            let (lingering, configured): (Vec<&Backend>, Vec<_>) =
+                all.partition(|backend| backend.flags & Backend::LINGERING != 0);
+            // One that is configured rather than one that has been removed.
+            let all = lingering.into_iter().chain(configured);
+            all.map(|backend| ((backend.ring, backend_address(backend)), backend.reference)).collect()
+        });
+        servers.get(&(table, address)).copied()
+    }
+
     /// Servers that have been removed and cut, and of whose connections no end was left to tell.
     pub(super) fn told(&self) -> BTreeSet<Reference> {
         let told = self.removed.iter().filter(|(_, has_untold)| !**has_untold);
@@ -119,8 +158,11 @@ impl<'a> Watch<'a> {
         let next = self.next.map(|left| Duration::from_secs((left / self.hz.max(1)).into()) + SPACING);
         let removed = self.removed.values().any(|has_untold| *has_untold);
         let removed = removed.then(|| Duration::from_secs(TOLD.into()));
+        // Where they come to, they may be over.
+        let moves = (!self.moves.is_empty()).then_some(SPACING);
         let within = look_within(self.held);
-        [next, removed].into_iter().flatten().min().map_or(within, |next| next.min(within).max(SPACING))
+        let next = [next, removed, moves].into_iter().flatten().min();
+        next.map_or(within, |next| next.min(within).max(SPACING))
     }
 }
 
@@ -221,6 +263,29 @@ mod tests {
         assert_eq!(watch.note(&flow(None), &IndexEntry { mode: mode::DSR, ..entry() }), Fate::Goes);
         assert_eq!(watch.note(&flow(None), &IndexEntry { protocol: protocol::UDP, ..entry() }), Fate::Goes);
         assert_eq!(watch.ended, []);
+    }
+
+    #[test]
+    fn flows_of_a_listener_in_another_table_come_to_their_servers_there() {
+        let mut held = held(Backend::CUT);
+        let elsewhere = IndexEntry { ring: 1, service: 1, ..entry() };
+        let there = Backend { ring: 1, reference: Reference::new(4, 9), ..held.backends[&3] };
+        let gone = Backend { reference: Reference::new(5, 8), flags: REMOVED, ..there };
+        let other = Backend { reference: Reference::new(6, 9), port: 1, ..there };
+        held.backends.extend([(4, there), (5, gone), (6, other)]);
+        for protocol in [protocol::TCP, protocol::UDP] {
+            let mut watch = Watch::new(&held, HZ);
+            assert_eq!(watch.note(&flow(Some(5 * HZ)), &IndexEntry { protocol, ..elsewhere }), Fate::Goes);
+            assert_eq!(watch.moves, Moves::from([((1, Reference::new(3, 7)), there.reference)]));
+            assert_eq!((watch.ended.len(), watch.next_look()), (0, SPACING));
+        }
+        let mut watch = Watch::new(&held, HZ);
+        assert_eq!(
+            watch.note(&flow(Some(5 * HZ)), &IndexEntry { ring: 2, ..elsewhere }),
+            Fate::Ends,
+            "nowhere to go"
+        );
+        assert!(watch.moves.is_empty());
     }
 
     #[test]

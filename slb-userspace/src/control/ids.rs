@@ -83,6 +83,7 @@ pub fn assign(
     let mut state = State { interfaces: surroundings.interfaces.clone(), ..State::default() };
     let tables = tables(desired, held)?;
 
+    let origins = origins(desired, held, &tables);
     let known = Known::new(held);
     let in_use: BTreeSet<u32> = held.services.values().map(|service| service.ring).collect();
     let mut steps = Vec::new();
@@ -98,8 +99,10 @@ pub fn assign(
         let mut members = Vec::with_capacity(pool.servers.len());
         let drain = pool.drain.map(seconds);
         let slow_start = pool.slow_start.map(seconds);
-        let is_in_use = in_use.contains(&table);
-        let mut known = known.of(table).iter().peekable();
+        // Its listeners' flows come to a new table from the one they had: what serves or ends there does so here.
+        let origin = origins[number];
+        let is_in_use = in_use.contains(&origin.unwrap_or(table));
+        let mut known = known.of(origin.unwrap_or(table)).iter().peekable();
         let mut left = Vec::new();
         for (address, server) in &pool.servers {
             let next_hop = match server.next_hop {
@@ -110,7 +113,7 @@ pub fn assign(
                 left.push(other);
             }
             let same = known.next_if(|other| other.address == *address && !other.is_over());
-            let (id, reference) = match same {
+            let (id, reference) = match same.filter(|_| origin.is_none()) {
                 Some(known) => (known.id, known.backend.reference),
                 None => ids.backend(held)?,
             };
@@ -140,13 +143,19 @@ pub fn assign(
             let has_untold = known.is_over() && !moment.told.contains(&known.backend.reference);
             let leaving = drain::lingering(known.backend, drain, has_untold, moment.now);
             let Some(leaving) = leaving else { continue };
+            let (id, reference) = match origin {
+                None => (known.id, known.backend.reference),
+                Some(_) if known.is_over() => continue,
+                Some(_) => ids.backend(held)?,
+            };
             let next_hop = match held.next_hops.get(&known.backend.next_hop) {
                 Some(hop) => ids.next_hop(*hop, held)?,
                 None => 0,
             };
             let flags = known.backend.flags & Backend::ALIVE | Backend::LINGERING;
-            let backend = Backend { flags, weight: 0, share: 0, ring: table, next_hop, ..*known.backend };
-            backends.push((number, known.id, left_as(backend, leaving)));
+            let backend =
+                Backend { reference, flags, weight: 0, share: 0, ring: table, next_hop, ..*known.backend };
+            backends.push((number, id, left_as(backend, leaving)));
         }
         let order = shared(pool.spread, &mut members);
         let plan = Plan { slots: pool.slots.slots(), seed: desired.seed, members, order };
@@ -316,6 +325,23 @@ fn tables(desired: &Desired, held: &State) -> Result<Vec<u32>, Full> {
             )
         })
         .collect()
+}
+
+/// The table that each pool's listeners had, where theirs is a new one.
+fn origins(desired: &Desired, held: &State, tables: &[u32]) -> Vec<Option<u32>> {
+    let before: BTreeMap<_, u32> =
+        held.services.values().map(|service| (key_of(service), service.ring)).collect();
+    let mut origins = vec![None; tables.len()];
+    for service in &desired.services {
+        if let Some(pool) = service.pool
+            && let Some(&table) = before.get(&(service.address, service.port, service.protocol))
+            && table != tables[pool]
+            && table != NO_TABLE
+        {
+            origins[pool] = Some(table);
+        }
+    }
+    origins
 }
 
 fn backend(address: SocketAddr, server: &Server, tunnel: &Tunnel) -> Backend {

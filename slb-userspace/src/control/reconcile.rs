@@ -41,8 +41,8 @@ pub struct Reconciler<D> {
     forgotten: Option<u64>,
     /// Servers that have been removed and cut, and of whose connections the last look has found no end left to tell.
     told: BTreeSet<Reference>,
-    /// Whether servers have been cut off since the last look.
-    has_cut: bool,
+    /// Whether servers have been cut off, or listeners have come to other tables, since the last look.
+    wants_look: bool,
 }
 
 /// What has been put in force.
@@ -82,7 +82,7 @@ type FoundElsewhere = BTreeMap<(u32, u32), Elsewhere>;
 impl<D: DataPlane> Reconciler<D> {
     /// Takes charge of `plane`.
     pub fn new(plane: D, surroundings: Surroundings) -> Self {
-        Self { plane, held: None, surroundings, forgotten: None, told: BTreeSet::new(), has_cut: false }
+        Self { plane, held: None, surroundings, forgotten: None, told: BTreeSet::new(), wants_look: false }
     }
 
     #[cfg(test)]
@@ -149,7 +149,7 @@ impl<D: DataPlane> Reconciler<D> {
         };
         self.hand_over(&mut held, &mut state, now)?;
         let operations = diff(&held, &state);
-        self.has_cut |= operations.iter().any(|operation| cuts(operation, &held));
+        self.wants_look |= operations.iter().any(|operation| wants_look(operation, &held));
         operations.iter().try_for_each(|operation| self.carry_out(operation))?;
         // They can be built again, and take much room.
         state.tables.values_mut().for_each(|table| table.owners = None);
@@ -178,9 +178,9 @@ impl<D: DataPlane> Reconciler<D> {
         self.held.as_ref().map_or(Duration::ZERO, |held| ending::look_within(held))
     }
 
-    /// Whether servers have been cut off since the last look at the flow table.
-    pub fn has_cut(&self) -> bool {
-        self.has_cut
+    /// Whether servers have been cut off, or listeners have come to other tables, since the last look at the flow table.
+    pub fn wants_look(&self) -> bool {
+        self.wants_look
     }
 
     /// Looks at the flow table: for connections that are over, and for what is over of slots that changed hands.
@@ -196,7 +196,7 @@ impl<D: DataPlane> Reconciler<D> {
         // Without any, the flow table is looked at all the same.
         let parts = if due.is_empty() { vec![due.as_slice()] } else { due.chunks(BATCH).collect() };
         let (mut changed, mut flows, mut forgotten, mut is_whole) = (false, 0, None, true);
-        self.has_cut = false;
+        self.wants_look = false;
         let before = held.clone();
         let mut watch = Watch::new(&before, self.surroundings.hz);
         let mut loads = Loads::default();
@@ -232,6 +232,9 @@ impl<D: DataPlane> Reconciler<D> {
             }
         }
         self.forgotten = forgotten;
+        if !watch.moves.is_empty() {
+            self.plane.move_flows(&watch.moves).context("cannot move flows")?;
+        }
         if changed {
             // What was in force before needs no room any more.
             self.carry_out(&Operation::Settle)?;
@@ -381,11 +384,18 @@ fn scattered(held: &State, wanted: &BTreeMap<u32, Service>) -> BTreeSet<u32> {
     wanted.iter().filter(is_scattered).map(|(_, service)| service.ring).collect()
 }
 
-/// Whether connections of a server are cut that were not before.
-fn cuts(operation: &Operation, held: &State) -> bool {
-    let Operation::PutBackends(backends) = operation else { return false };
+/// Whether connections of a server are cut that were not before, or a listener comes to another table.
+fn wants_look(operation: &Operation, held: &State) -> bool {
     let is_cut = |backend: &Backend| backend.flags & Backend::CUT != 0;
-    backends.iter().any(|put| is_cut(&put.backend) && !held.backends.get(&put.id).is_some_and(is_cut))
+    match operation {
+        Operation::PutBackends(backends) => {
+            backends.iter().any(|put| is_cut(&put.backend) && !held.backends.get(&put.id).is_some_and(is_cut))
+        }
+        Operation::PutService { id, service, .. } => {
+            held.services.get(id).is_some_and(|before| before.ring != service.ring)
+        }
+        _ => false,
+    }
 }
 
 /// The tables with these ids, which are sorted.

@@ -10,6 +10,7 @@ use slb_common::{
 
 use super::{
     Contents, DataPlane,
+    moves::Moves,
     state::{NO_TABLE, Operation, PutBackend, Remembered, State, Table},
 };
 
@@ -56,6 +57,13 @@ impl DataPlane for Fake {
 
     fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {
         self.loads.extend(loads);
+        Ok(())
+    }
+
+    fn move_flows(&mut self, moves: &Moves) -> Result<()> {
+        for flow in &mut self.flows {
+            flow.backend = moves.get(&(flow.service, flow.backend)).copied().unwrap_or(flow.backend);
+        }
         Ok(())
     }
 

@@ -1,11 +1,12 @@
 //! Connections of servers that leave, and connections that say nothing: they end at both ends, when their time is over.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use slb_tests::{
     World,
     client::{Break, LongLived},
+    config::PlannedServer,
     net::Family,
     scenario,
     server::Service,
@@ -65,6 +66,44 @@ fn a_server_that_takes_new_flows_again_in_time_keeps_its_connections() {
             Ok((watched.talking[0].age() > begun + DRAIN + 2 * SECOND).then_some(()))
         })?;
         watched.all().try_for_each(|connections| connections.expect_unbroken(None))
+    });
+}
+
+/// Two listeners share a table. One comes to another group, and so to a table of its own: its connections with it.
+#[test]
+fn connections_drain_with_the_group_their_listener_has_come_to() {
+    scenario("connections_drain_with_the_group_their_listener_has_come_to", &WEIGHTS, |world| {
+        world.plan.connection_drain = Some("10s");
+        let service = Service::Lines;
+        let text = world.plan.toml();
+        let begin = text.find("[[load_balancer.listener]]\nname = \"lines\"").context("no listener")?;
+        let lines = text[begin..].split_inclusive("\n\n").next().unwrap_or_default().to_owned();
+        let port = format!("port = {}\n", service.vip_port());
+        let twin = lines.replace("\"lines\"", "\"twin\"").replacen(&port, "port = 7998\n", 1);
+        world.plan.change(&lines, format!("{twin}{lines}"));
+        world.start()?;
+        let watched = Watched::open(world, true)?;
+
+        let target = format!("backend_port = {}", service.backend_port());
+        world.plan.change(&lines, lines.replace(&target, "server_group = \"moved\""));
+        let servers = |server: &PlannedServer| -> Vec<String> {
+            let addresses = server.addresses.iter();
+            addresses.map(|address| SocketAddr::new(*address, service.backend_port()).to_string()).collect()
+        };
+        let entries: Vec<_> = world.plan.servers.iter().flat_map(servers).collect();
+        let entry = |server: &String| {
+            let (address, port) = server.rsplit_once(':').expect("address and port");
+            format!("{{ address = \"{}\", port = {port} }}", address.trim_matches(['[', ']']))
+        };
+        let entries = entries.iter().map(entry).collect::<Vec<_>>().join(", ");
+        world.plan.append(&format!("\n[[server_group]]\nname = \"moved\"\nservers = [{entries}]"));
+        world.reload()?;
+        watched.talking.iter().try_for_each(|talking| talking.progress(5))?;
+        let leaves = servers(&world.plan.servers[0]);
+        let arguments: Vec<_> =
+            ["server", "drain", "moved"].into_iter().chain(leaves.iter().map(String::as_str)).collect();
+        world.slb(&arguments)?;
+        watched.end_at_both_ends(world, 0)
     });
 }
 

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use slb_common::{abi::backend::Backend, net::headers::protocol};
+use slb_common::abi::{Reference, backend::Backend};
 
 use super::{HZ, World, backend, group, members};
 use crate::{
-    config::model::Config,
+    config::model::{Config, ServerGroup, Target},
     control::{
         desired::{Known, desired},
         ending::MOST,
     },
-    dataplane::state::Remembered,
+    dataplane::state::{Remembered, State, to_address},
 };
 
 /// The group of [`group`], drained for a minute.
@@ -43,10 +43,80 @@ fn a_removed_server_drains_and_is_cut_and_goes() {
     let mut world = world.restart();
     assert_eq!(at(&mut world, 59), draining, "another daemon goes on");
     assert_eq!(at(&mut world, 60), Some((true, Backend::CUT | Backend::LINGERING, 1060)));
-    assert!(world.reconciler.has_cut());
+    assert!(world.reconciler.wants_look());
     world.reconciler.sweep(world.now).unwrap();
-    assert!(!world.reconciler.has_cut());
+    assert!(!world.reconciler.wants_look());
     assert_eq!(at(&mut world, 80), None);
+}
+
+/// A flow of the listener on a port.
+fn flow(state: &State, port: u16, backend: Reference) -> Remembered {
+    let entry = state.index.entries.values().find(|entry| entry.port == port.to_be()).unwrap();
+    let client = to_address([203, 0, 113, 7].into());
+    Remembered {
+        service: entry.service,
+        backend,
+        client,
+        port: 1,
+        loose: None,
+        is_over: false,
+        is_ending: false,
+        left: Some(HZ),
+    }
+}
+
+/// What a listener's flows are with is what its own table says, wherever they have begun.
+#[test]
+fn flows_follow_their_listener_to_another_table() {
+    let apart = |second: &[(u8, u8)]| {
+        let mut config = drained(&[(1, 100), (2, 50)]);
+        let other = group(second).server_groups.remove(0);
+        config.server_groups.push(ServerGroup { name: config.load_balancers[0].name.clone(), ..other });
+        let name = config.server_groups[1].name.clone();
+        config.load_balancers[0].listeners[1].target = Target::ServerGroup(name);
+        config
+    };
+    let mut world = World::new();
+    let before = drained(&[(1, 100), (2, 50)]);
+    world.all_healthy(&before);
+    let state = world.reconcile(&before).unwrap();
+    let [one, two] = [1, 2].map(|n| backend(&state, n).1.reference);
+    let flows = [(80, one), (80, two), (81, one), (81, two)].map(|(port, server)| flow(&state, port, server));
+    world.reconciler.plane_mut().flows = flows.to_vec();
+
+    // Server 1 is in both groups, server 2 is not in the second listener's any more.
+    let config = apart(&[(1, 100)]);
+    world.all_healthy(&config);
+    let state = world.reconcile(&config).unwrap();
+    assert!(world.reconciler.wants_look());
+    world.reconciler.sweep(world.now).unwrap();
+    let servers = |world: &mut World, state: &State| -> Vec<(bool, u8, u32)> {
+        let flows = world.reconciler.plane_mut().flows.clone();
+        let of = |flow: &Remembered| {
+            let server = state.backends.values().find(|server| server.reference == flow.backend).unwrap();
+            (flow.is_over, server.flags, server.deadline)
+        };
+        flows.iter().map(of).collect()
+    };
+    let serves = (false, Backend::ALIVE | Backend::NEW, 0);
+    let lingers = (false, Backend::ALIVE | Backend::LINGERING, 1060);
+    assert_eq!(servers(&mut world, &state), [serves, serves, serves, lingers]);
+    assert!(world.reconciler.plane_mut().flows[2].backend != one, "it is in the other table now");
+
+    // The server drains in the second group, and not in the first.
+    world.now += Duration::from_secs(10);
+    let state = world.reconcile(&apart(&[(1, 0)])).unwrap();
+    let drains = (false, Backend::ALIVE, 1070);
+    assert_eq!(servers(&mut world, &state), [serves, serves, drains, lingers]);
+    world.now += Duration::from_secs(61);
+    let state = world.reconcile(&apart(&[(1, 0)])).unwrap();
+    let ended = world.reconciler.sweep(world.now).unwrap().ended;
+    assert_eq!(ended.len(), 2, "{ended:?}");
+    let over = |flags| move |(_, flags_now, _): &(bool, u8, u32)| *flags_now == flags;
+    let now = servers(&mut world, &state);
+    assert_eq!(now[..2], [serves, serves]);
+    assert!(now[2].0 && over(Backend::CUT)(&now[2]), "{now:?}");
+    assert!(now[3].0 && over(Backend::CUT | Backend::LINGERING)(&now[3]), "{now:?}");
 }
 
 /// One look tells the ends of so many connections only.
@@ -58,17 +128,7 @@ fn a_removed_server_goes_when_the_last_of_many_connections_has_been_told() {
     world.all_healthy(&before);
     let state = world.reconcile(&before).unwrap();
     let (id, server) = backend(&state, 2);
-    let service = state.index.entries.values().find(|entry| entry.protocol == protocol::TCP).unwrap().service;
-    let flow = Remembered {
-        service,
-        backend: server.reference,
-        client: server.address,
-        port: 1,
-        loose: None,
-        is_over: false,
-        is_ending: false,
-        left: Some(HZ),
-    };
+    let flow = flow(&state, 80, server.reference);
     world.reconciler.plane_mut().flows = vec![flow; FLOWS];
     world.reconcile(&after).unwrap();
     let mut ended = 0;

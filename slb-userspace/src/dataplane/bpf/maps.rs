@@ -30,6 +30,7 @@ use super::{
 };
 use crate::dataplane::{
     Contents, DataPlane,
+    moves::{self, Moves},
     state::{
         BATCH, Filter, Index, MAX_TABLES, NO_TABLE, Operation, PutBackend, Remembered, SPARE_TABLE, Settings,
         State, Table, build_all,
@@ -415,6 +416,12 @@ impl DataPlane for Maps {
     fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {
         let (ids, loads): (Vec<_>, Vec<_>) = loads.iter().map(|(id, load)| (*id, *load)).unzip();
         Ok(syscall::update_batch(self.loads.fd().as_fd(), &ids, &loads)?)
+    }
+
+    fn move_flows(&mut self, moves: &Moves) -> Result<()> {
+        let moved = moves::carry_out(self.flows.slots(), moves);
+        tracing::debug!(moved, "flows have come to the tables of their listeners");
+        Ok(())
     }
 
     fn forgotten(&self) -> Result<u64> {
