@@ -306,7 +306,7 @@ impl Daemon {
 
     /// Puts in force what follows from what is known.
     fn apply(&mut self) -> Result<()> {
-        let now = since_start()?;
+        let now = since_start().inspect_err(|_| self.pace.changed(Err(()), Instant::now()))?;
         let overrides = self.store.settings();
         let decision = self.facts.decide(&self.config, overrides, now);
         let known = Known { failover: Some(&decision.failover), ..self.facts.known(overrides) };

@@ -12,7 +12,7 @@ use std::{
 };
 
 use slb_common::abi::{
-    Stations,
+    Reference, Stations,
     backend::{Backend, NextHop},
 };
 
@@ -23,10 +23,13 @@ use super::{
     reconcile::Reconciler,
 };
 use crate::{
-    config::{model::Config, samples::forwarding},
+    config::{
+        model::{self, Config, ServerGroup},
+        samples::forwarding,
+    },
     dataplane::{
         fake::Fake,
-        state::{State, backend_address},
+        state::{Remembered, State, backend_address, to_address},
     },
     health::Target,
 };
@@ -61,6 +64,17 @@ fn group(servers: &[(u8, u8)]) -> Config {
         "#,
         servers.join(", ")
     ))
+}
+
+/// As [`group`], with another group behind the second listener.
+fn two_groups(first: &[(u8, u8)], second: &[(u8, u8)]) -> Config {
+    let mut config = group(first);
+    let other = group(second).server_groups.remove(0);
+    // Names are of no account here, but for being others.
+    let name = config.load_balancers[0].name.clone();
+    config.load_balancers[0].listeners[1].target = model::Target::ServerGroup(name.clone());
+    config.server_groups.push(ServerGroup { name, ..other });
+    config
 }
 
 struct World {
@@ -135,6 +149,22 @@ fn is_at(backend: &Backend, last_octet: u8) -> bool {
 
 fn lingers(backend: &Backend) -> bool {
     backend.flags & Backend::LINGERING != 0
+}
+
+/// A flow of the listener on a port.
+fn flow(state: &State, port: u16, backend: Reference) -> Remembered {
+    let entry = state.index.entries.values().find(|entry| entry.port == port.to_be()).unwrap();
+    let client = to_address([203, 0, 113, 7].into());
+    Remembered {
+        service: entry.service,
+        backend,
+        client,
+        port: 1,
+        loose: None,
+        is_over: false,
+        is_ending: false,
+        left: Some(HZ),
+    }
 }
 
 fn members(state: &State, table: u32) -> Vec<u32> {

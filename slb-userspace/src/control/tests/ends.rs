@@ -2,25 +2,29 @@
 
 use std::time::Duration;
 
-use slb_common::abi::{Reference, backend::Backend};
+use slb_common::abi::backend::Backend;
 
-use super::{HZ, World, backend, group, members};
+use super::{World, backend, flow, group, members, two_groups};
 use crate::{
-    config::model::{Config, ServerGroup, Target},
+    config::model::Config,
     control::{
         desired::{Known, desired},
         ending::MOST,
     },
-    dataplane::state::{Remembered, State, to_address},
+    dataplane::state::{Remembered, State},
 };
 
 /// The group of [`group`], drained for a minute.
 fn drained(servers: &[(u8, u8)]) -> Config {
     let mut config = group(servers);
+    drain(&mut config);
+    config
+}
+
+fn drain(config: &mut Config) {
     for listener in &mut config.load_balancers[0].listeners {
         listener.connection_drain = Some(Duration::from_secs(60));
     }
-    config
 }
 
 #[test]
@@ -49,31 +53,12 @@ fn a_removed_server_drains_and_is_cut_and_goes() {
     assert_eq!(at(&mut world, 80), None);
 }
 
-/// A flow of the listener on a port.
-fn flow(state: &State, port: u16, backend: Reference) -> Remembered {
-    let entry = state.index.entries.values().find(|entry| entry.port == port.to_be()).unwrap();
-    let client = to_address([203, 0, 113, 7].into());
-    Remembered {
-        service: entry.service,
-        backend,
-        client,
-        port: 1,
-        loose: None,
-        is_over: false,
-        is_ending: false,
-        left: Some(HZ),
-    }
-}
-
 /// What a listener's flows are with is what its own table says, wherever they have begun.
 #[test]
 fn flows_follow_their_listener_to_another_table() {
     let apart = |second: &[(u8, u8)]| {
-        let mut config = drained(&[(1, 100), (2, 50)]);
-        let other = group(second).server_groups.remove(0);
-        config.server_groups.push(ServerGroup { name: config.load_balancers[0].name.clone(), ..other });
-        let name = config.server_groups[1].name.clone();
-        config.load_balancers[0].listeners[1].target = Target::ServerGroup(name);
+        let mut config = two_groups(&[(1, 100), (2, 50)], second);
+        drain(&mut config);
         config
     };
     let mut world = World::new();

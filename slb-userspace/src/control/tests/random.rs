@@ -1,25 +1,61 @@
 //! Random changes, failures and restarts.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use proptest::prelude::*;
+use slb_common::abi::backend::Backend;
 
-use super::{World, group, lingers, reached};
-use crate::control::desired::{Verdict, targets};
+use super::{World, flow, group, lingers, reached, two_groups};
+use crate::{
+    control::{
+        desired::{Verdict, targets},
+        handover::Handover,
+    },
+    dataplane::state::{State, Table},
+};
+
+/// The table of the listener on a port.
+fn table(state: &State, port: u16) -> u32 {
+    state.index.entries.values().find(|entry| entry.port == port.to_be()).unwrap().ring
+}
+
+/// What a daemon can know of a data plane that it finds: not when slots changed hands.
+fn known(state: &State) -> State {
+    let mut state = state.clone();
+    for table in state.tables.values_mut() {
+        let keepers: Vec<_> = table.handover.keepers().collect();
+        *table = Table { handover: Handover::found(keepers, Duration::ZERO), ..table.without_owners() };
+    }
+    state
+}
 
 #[derive(Debug, Clone)]
 enum Change {
+    /// Of the first listener's group.
     Servers(Vec<(u8, u8)>),
+    /// Of the second listener's; it has the first one's until it has its own.
+    Second(Vec<(u8, u8)>),
+    /// A flow of one of the listeners begins with one of its servers.
+    Flow(bool, usize),
+    Look,
+    Later(u64),
     Health(u8, bool),
     Neighbour(u8, Option<u8>),
     Restart,
     Fail(usize),
 }
 
+fn servers() -> impl Strategy<Value = Vec<(u8, u8)>> {
+    prop::collection::btree_map(1u8..12, 0u8..=100, 1..8).prop_map(|servers| servers.into_iter().collect())
+}
+
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
-        prop::collection::btree_map(1u8..12, 0u8..=100, 1..8)
-            .prop_map(|servers| Change::Servers(servers.into_iter().collect())),
+        servers().prop_map(Change::Servers),
+        servers().prop_map(Change::Second),
+        (any::<bool>(), any::<usize>()).prop_map(|(second, n)| Change::Flow(second, n)),
+        Just(Change::Look),
+        (0u64..100).prop_map(Change::Later),
         (1u8..12, any::<bool>()).prop_map(|(n, healthy)| Change::Health(n, healthy)),
         (1u8..12, prop::option::of(0u8..4)).prop_map(|(n, hop)| Change::Neighbour(n, hop)),
         Just(Change::Restart),
@@ -29,21 +65,41 @@ fn change() -> impl Strategy<Value = Change> {
 
 proptest! {
     /// The fake refuses every state in which a packet would find something that is not there; a server that stays
-    /// keeps its id and reference, whatever happens around it.
+    /// keeps its id and reference, whatever happens around it; and a look brings every flow to its listener's own table.
     #[test]
     fn any_sequence_of_changes_is_sound_at_every_step(changes in prop::collection::vec(change(), 1..40)) {
         let mut world = World::new();
-        let mut config = group(&[(1, 100), (2, 50)]);
+        let (mut first, mut second) = (vec![(1, 100), (2, 50)], None);
+        let mut config = group(&first);
         world.all_healthy(&config);
         let mut before = world.reconcile(&config).unwrap();
         for change in changes {
             match change {
-                Change::Servers(servers) => {
-                    config = group(&servers);
-                    for target in targets(&config) {
-                        world.health.entry(target).or_insert(Verdict { healthy: true, detail: None });
+                Change::Servers(servers) => first = servers,
+                Change::Second(servers) => second = Some(servers),
+                Change::Flow(is_second, n) => {
+                    let port = if is_second { 81 } else { 80 };
+                    let table = table(&before, port);
+                    let servers: Vec<_> = before.backends.values().filter(|b| b.ring == table).collect();
+                    let with = servers[n % servers.len()];
+                    let flow = flow(&before, port, with.reference);
+                    world.reconciler.plane_mut().flows.push(flow);
+                }
+                Change::Look => {
+                    world.reconciler.sweep(world.now).map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
+                    for flow in &world.reconciler.plane_mut().flows.clone() {
+                        let at = |port| flow.service == self::flow(&before, port, flow.backend).service;
+                        let table = table(&before, if at(81) { 81 } else { 80 });
+                        let servers = before.backends.values();
+                        let with = servers.clone().find(|server| server.reference == flow.backend);
+                        // Else it is over, or its server is gone.
+                        if let Some(with) = with.filter(|_| !flow.is_over) {
+                            let is_there = |s: &Backend| s.ring == table && s.address == with.address;
+                            prop_assert!(with.ring == table || !servers.clone().any(is_there), "{:?}", flow);
+                        }
                     }
                 }
+                Change::Later(seconds) => world.now += Duration::from_secs(seconds),
                 Change::Health(n, healthy) => world.set_health(n, healthy),
                 Change::Neighbour(n, None) => drop(world.next_hops.remove(&IpAddr::from([10, 0, 0, n]))),
                 Change::Neighbour(n, Some(to)) => {
@@ -51,6 +107,13 @@ proptest! {
                 }
                 Change::Restart => world = world.restart(),
                 Change::Fail(after) => world.reconciler.plane_mut().fail_after = Some(after),
+            }
+            config = match &second {
+                Some(second) => two_groups(&first, second),
+                None => group(&first),
+            };
+            for target in targets(&config) {
+                world.health.entry(target).or_insert(Verdict { healthy: true, detail: None });
             }
             let fails = world.reconciler.plane_mut().fail_after.is_some();
             let after = match world.reconcile(&config) {
@@ -61,10 +124,11 @@ proptest! {
                 }
             };
             world.reconciler.plane_mut().fail_after = None;
-            prop_assert_eq!(&world.reconciler.plane_mut().state, &after);
+            let held = known(&world.reconciler.plane_mut().state);
+            prop_assert!(held == known(&after), "the data plane does not hold what it is said to");
             for (id, new) in after.backends.iter().filter(|(_, new)| !lingers(new)) {
                 let mut before = before.backends.iter().filter(|(_, old)| !lingers(old));
-                if let Some((old_id, old)) = before.find(|(_, old)| old.address == new.address) {
+                if let Some((old_id, old)) = before.find(|(_, old)| (old.ring, old.address) == (new.ring, new.address)) {
                     prop_assert_eq!((old_id, old.reference), (id, new.reference));
                 }
             }
