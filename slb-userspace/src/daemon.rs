@@ -159,7 +159,7 @@ impl Daemon {
         resolver.watch(destinations(&config));
 
         let (events, verdicts) = mpsc::channel(1024);
-        let paths = Paths::new(probes(&config), neighbours.clone());
+        let paths = Paths::new(probes(&config), neighbours.clone(), resolver.doubts());
         let mut supervisor = Supervisor::new(events.clone(), paths);
         supervisor.set_targets(facts.targets());
 
@@ -350,7 +350,8 @@ impl Daemon {
     /// Has probes made in another way, if the configuration says so. What is known of servers stays.
     fn renew_probes(&mut self, before: &Config) {
         if probes(before) != probes(&self.config) {
-            let paths = Paths::new(probes(&self.config), self.neighbours.clone());
+            let (neighbours, doubts) = (self.neighbours.clone(), self.resolver.doubts());
+            let paths = Paths::new(probes(&self.config), neighbours, doubts);
             self.supervisor = Supervisor::new(self.events.clone(), paths);
         }
     }

@@ -10,7 +10,8 @@ pub(super) async fn explain(target: &Target, error: ProbeError, paths: &Paths) -
 }
 
 async fn compare(target: &Target, error: &ProbeError, paths: &Paths) -> Option<String> {
-    if !paths.differ(target) {
+    // Nothing has been sent that could have gone another way.
+    if !paths.differ(target) || matches!(error, ProbeError::Unreachable(_)) {
         return None;
     }
     let (way, silent) = match target.via {

@@ -4,6 +4,8 @@ use std::{io, time::Duration};
 
 use nix::errno::Errno;
 
+use crate::neigh::Unresolved;
+
 /// Why a probe did not succeed. The text is what operators read beside an unhealthy server.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
@@ -28,6 +30,9 @@ pub enum ProbeError {
     /// There is no route to the server's network.
     #[error("network unreachable")]
     NetworkUnreachable,
+    /// The server has no next hop that answers.
+    #[error("cannot be reached: {0}")]
+    Unreachable(Unresolved),
     /// The server's host says that nothing takes datagrams on this port.
     #[error("port unreachable")]
     PortUnreachable,

@@ -10,14 +10,14 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use self::head::{Head, LONGEST};
-use super::{Paths, ProbeError, Target, tcp};
+use super::{ProbeError, path::Route, tcp};
 use crate::config::model::HttpCheck;
 
 const USER_AGENT: &str = concat!("slb-health/", env!("CARGO_PKG_VERSION"));
 
 /// Sends the request and looks at the status of the answer.
-pub(super) async fn probe(target: &Target, check: &HttpCheck, paths: &Paths) -> Result<(), ProbeError> {
-    let mut connection = tcp::connect(target, paths).await?;
+pub(super) async fn probe(route: &Route<'_>, check: &HttpCheck) -> Result<(), ProbeError> {
+    let mut connection = tcp::connect(route).await?;
     let remote = connection.remote;
     let host = match &check.host {
         Some(host) => host.clone(),

@@ -10,7 +10,10 @@ use slb_common::net::checksum::Delta;
 use socket2::Socket;
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{Paths, ProbeError, Target, path::Transport};
+use super::{
+    ProbeError,
+    path::{Route, Transport},
+};
 
 /// Type, code, checksum, identifier, sequence number, and something to tell probes by in captures.
 const REQUEST: usize = 16;
@@ -28,8 +31,8 @@ const V4: Types = Types { request: 8, reply: 0 };
 const V6: Types = Types { request: 128, reply: 129 };
 
 /// Sends an echo request and waits for its reply.
-pub(super) async fn probe(target: &Target, paths: &Paths) -> Result<(), ProbeError> {
-    let opened = paths.open(target, Transport::Icmp).await?;
+pub(super) async fn probe(route: &Route<'_>) -> Result<(), ProbeError> {
+    let opened = route.open(Transport::Icmp).await?;
     let (id, is_v4) = (opened.id, opened.remote.is_ipv4());
     // Without this, a host that cannot be reached is as silent as one that does not answer.
     let heard = match is_v4 {
@@ -99,7 +102,7 @@ mod tests {
     use super::*;
     use crate::{
         config::model::CheckKind,
-        health::{probe::probe, testing::target},
+        health::{Paths, probe::probe, testing::target},
     };
 
     #[test]

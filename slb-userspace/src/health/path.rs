@@ -17,11 +17,14 @@ mod tun;
 use std::net::{IpAddr, SocketAddr};
 
 use socket2::Socket;
-use tokio::sync::{OnceCell, watch};
+use tokio::{
+    sync::{OnceCell, mpsc, watch},
+    time::{Instant, timeout_at},
+};
 
 use self::through::{Through, resolved};
 use super::{ProbeError, Target};
-use crate::neigh::Resolutions;
+use crate::neigh::{NextHop, Resolution, Resolutions, Unresolved};
 
 pub(super) use self::{socket::Transport, through::Lease};
 
@@ -61,42 +64,94 @@ pub struct Paths {
     settings: Settings,
     /// Next hops to servers.
     neighbours: watch::Receiver<Resolutions>,
+    /// Where to name servers whose next hop may be gone.
+    doubts: mpsc::Sender<IpAddr>,
     /// Made with the first probe that needs it; `None` where it cannot be made.
     through: OnceCell<Option<Through>>,
+}
+
+/// The way of one probe.
+#[derive(Debug)]
+pub(super) struct Route<'p> {
+    paths: &'p Paths,
+    target: &'p Target,
+    /// Where the probe goes to a VIP: what joins it to the host, the VIP, and the next hop to the server.
+    through: Option<(&'p Through, IpAddr, NextHop)>,
+}
+
+impl Route<'_> {
+    /// Opens a socket for the probe.
+    pub(super) async fn open(&self, transport: Transport) -> Result<Opened, ProbeError> {
+        let settings = &self.paths.settings;
+        if let Some((through, vip, hop)) = &self.through {
+            return through.socket(self.target, *vip, transport, settings, hop).await;
+        }
+        let remote = self.target.address;
+        let socket = socket::open(remote.ip(), transport, settings.mark)?;
+        if let Some(source) = settings.source(remote.ip()) {
+            socket::bind_address(&socket, source)?;
+        }
+        Ok(Opened { socket, remote, id: fastrand::u16(..), lease: None })
+    }
+
+    /// Tells the silence of a server, which may be as good as an answer, from that of one that cannot be reached. Whether it
+    /// can is looked into for the next time: the kernel alone may take a minute to notice.
+    pub(super) fn silence(&self) -> Result<(), ProbeError> {
+        use Unresolved::{InterfaceDown, NoNeighbour, NoRoute};
+        let server = self.target.address.ip();
+        let known = self.paths.neighbours.borrow();
+        if let Some(Resolution::Unresolved(why @ (NoRoute | NoNeighbour { .. } | InterfaceDown { .. }))) =
+            known.get(&server)
+        {
+            return Err(ProbeError::Unreachable(why.clone()));
+        }
+        // Too many to look into, or nobody to do so: the next silence asks again.
+        let _ = self.paths.doubts.try_send(server);
+        Ok(())
+    }
 }
 
 impl Default for Paths {
     /// As the kernel likes, and to the servers' own addresses.
     fn default() -> Self {
-        Self::new(Settings::default(), watch::channel(Resolutions::default()).1)
+        Self::new(Settings::default(), watch::channel(Resolutions::default()).1, mpsc::channel(1).0)
     }
 }
 
 impl Paths {
-    /// Ways as the traffic's, which the next hops say.
-    pub fn new(settings: Settings, neighbours: watch::Receiver<Resolutions>) -> Self {
-        Self { settings, neighbours, through: OnceCell::new() }
+    /// Ways as the traffic's, which the next hops say. Who is silent is named to `doubts`.
+    pub fn new(
+        settings: Settings,
+        neighbours: watch::Receiver<Resolutions>,
+        doubts: mpsc::Sender<IpAddr>,
+    ) -> Self {
+        Self { settings, neighbours, doubts, through: OnceCell::new() }
     }
 
-    /// Opens a socket for a probe.
-    pub(super) async fn open(&self, target: &Target, transport: Transport) -> Result<Opened, ProbeError> {
-        if let Some(vip) = target.via.vip()
-            && let Some(through) = self.through().await
-        {
-            // At a start neighbours answer a moment later. One that never does is a server that does not answer.
-            let mut neighbours = self.neighbours.clone();
-            let server = target.address.ip();
-            let known = neighbours.wait_for(|known| resolved(known, server).is_some()).await;
-            let hop = known.ok().and_then(|known| resolved(&known, server));
-            let hop = hop.ok_or_else(|| ProbeError::NoWay("next hops are not followed".to_owned()))?;
-            return through.socket(target, vip, transport, &self.settings, hop).await;
+    /// Finds the way to a target, for which a neighbour may have to answer first.
+    pub(super) async fn route<'p>(
+        &'p self,
+        target: &'p Target,
+        deadline: Instant,
+    ) -> Result<Route<'p>, ProbeError> {
+        let Some(vip) = target.via.vip() else { return Ok(Route { paths: self, target, through: None }) };
+        let Some(through) = self.through().await else {
+            return Ok(Route { paths: self, target, through: None });
+        };
+        let mut neighbours = self.neighbours.clone();
+        let server = target.address.ip();
+        let known = neighbours.wait_for(|known| resolved(known, server).is_some());
+        match timeout_at(deadline, known).await {
+            Ok(Ok(known)) => {
+                let hop = resolved(&known, server).map(|hop| (through, vip, hop));
+                Ok(Route { paths: self, target, through: hop })
+            }
+            Ok(Err(_)) => Err(ProbeError::NoWay("next hops are not followed".to_owned())),
+            Err(_elapsed) => match self.neighbours.borrow().get(&server) {
+                Some(Resolution::Unresolved(why)) => Err(ProbeError::Unreachable(why.clone())),
+                _ => Err(ProbeError::NoWay("nothing is known of its next hop yet".to_owned())),
+            },
         }
-        let remote = target.address;
-        let socket = socket::open(remote.ip(), transport, self.settings.mark)?;
-        if let Some(source) = self.settings.source(remote.ip()) {
-            socket::bind_address(&socket, source)?;
-        }
-        Ok(Opened { socket, remote, id: fastrand::u16(..), lease: None })
     }
 
     /// Whether probes of a target have gone another way than to the server's own address.

@@ -1,9 +1,9 @@
 //! One probe, of any kind.
 
-use tokio::time;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Paths, ProbeError, Target, http, icmp, tcp, udp};
-use crate::config::model::{CheckKind, UdpCheck};
+use crate::config::model::CheckKind;
 
 /// Probes a target once, on its way and within its timeout.
 ///
@@ -12,18 +12,14 @@ use crate::config::model::{CheckKind, UdpCheck};
 /// Says what was wrong. Not every error is a statement about the server: see [`ProbeError::blames_server`].
 pub async fn probe(target: &Target, paths: &Paths) -> Result<(), ProbeError> {
     let timeout = target.check.timeout;
-    let probing = async {
-        match &target.check.kind {
-            CheckKind::Tcp => tcp::probe(target, paths).await,
-            CheckKind::Http(check) => http::probe(target, check, paths).await,
-            CheckKind::Udp(check) => udp::probe(target, check, paths).await,
-            CheckKind::Icmp => icmp::probe(target, paths).await,
-        }
+    let deadline = Instant::now() + timeout;
+    let route = paths.route(target, deadline).await?;
+    let outcome = match &target.check.kind {
+        CheckKind::Tcp => timeout_at(deadline, tcp::probe(&route)).await,
+        CheckKind::Http(check) => timeout_at(deadline, http::probe(&route, check)).await,
+        CheckKind::Icmp => timeout_at(deadline, icmp::probe(&route)).await,
+        // Only who has sent something knows what silence means.
+        CheckKind::Udp(check) => udp::probe(&route, check, deadline).await,
     };
-    match (time::timeout(timeout, probing).await, &target.check.kind) {
-        (Ok(result), _) => result,
-        // Whoever took the datagram was free not to answer it.
-        (Err(_elapsed), CheckKind::Udp(UdpCheck { expect: None, .. })) => Ok(()),
-        (Err(_elapsed), _) => Err(ProbeError::TimedOut(timeout)),
-    }
+    outcome.unwrap_or(Err(ProbeError::TimedOut(timeout)))
 }

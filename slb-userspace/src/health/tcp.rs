@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{
-    Paths, ProbeError, Target,
-    path::{Lease, Transport},
+    ProbeError,
+    path::{Lease, Route, Transport},
 };
 
 /// A connection that is reset when it is dropped, and the way it goes.
@@ -23,13 +23,13 @@ pub(super) struct Connection {
 }
 
 /// Opens a connection and resets it.
-pub(super) async fn probe(target: &Target, paths: &Paths) -> Result<(), ProbeError> {
-    connect(target, paths).await.map(drop)
+pub(super) async fn probe(route: &Route<'_>) -> Result<(), ProbeError> {
+    connect(route).await.map(drop)
 }
 
 /// Opens a connection.
-pub(super) async fn connect(target: &Target, paths: &Paths) -> Result<Connection, ProbeError> {
-    let opened = paths.open(target, Transport::Tcp).await?;
+pub(super) async fn connect(route: &Route<'_>) -> Result<Connection, ProbeError> {
+    let opened = route.open(Transport::Tcp).await?;
     opened.socket.set_linger(Some(std::time::Duration::ZERO))?;
     let socket = TcpSocket::from_std_stream(opened.socket.into());
     let remote = opened.remote;
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
     use crate::{
         config::model::CheckKind,
-        health::{probe::probe, testing::target},
+        health::{Paths, probe::probe, testing::target},
     };
 
     const GENEROUS: Duration = Duration::from_secs(30);

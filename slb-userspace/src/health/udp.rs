@@ -4,11 +4,14 @@
 //! that nothing takes them.
 
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::net::UdpSocket;
+use tokio::{
+    net::UdpSocket,
+    time::{Instant, error::Elapsed, timeout_at},
+};
 
 use super::{
-    Paths, ProbeError, Target,
-    path::{Lease, Transport},
+    ProbeError,
+    path::{Lease, Route, Transport},
 };
 use crate::config::model::UdpCheck;
 
@@ -17,18 +20,26 @@ const LONGEST_ANSWER: usize = 2_048;
 /// Most characters of an answer that an error shows.
 const SHOWN: usize = 60;
 
-/// Sends the request and looks at the first answer. Where any answer is good, so is silence, which the caller has to
-/// wait for.
-pub(super) async fn probe(target: &Target, check: &UdpCheck, paths: &Paths) -> Result<(), ProbeError> {
-    let (socket, _lease) = open(target, paths).await?;
-    exchange(&socket, check).await.map_err(|error| match error {
-        ProbeError::Refused => ProbeError::PortUnreachable,
+/// Sends the request and looks at the first answer. Where any answer is good, so is silence until the deadline: whoever took
+/// the datagram was free not to answer it, if it can have come to anybody.
+pub(super) async fn probe(
+    route: &Route<'_>,
+    check: &UdpCheck,
+    deadline: Instant,
+) -> Result<Result<(), ProbeError>, Elapsed> {
+    let (socket, _lease) = match timeout_at(deadline, open(route)).await? {
+        Ok(opened) => opened,
+        Err(error) => return Ok(Err(error)),
+    };
+    match timeout_at(deadline, exchange(&socket, check)).await {
+        Err(_elapsed) if check.expect.is_none() => Ok(route.silence()),
+        Ok(Err(ProbeError::Refused)) => Ok(Err(ProbeError::PortUnreachable)),
         other => other,
-    })
+    }
 }
 
-async fn open(target: &Target, paths: &Paths) -> Result<(UdpSocket, Option<Lease>), ProbeError> {
-    let opened = paths.open(target, Transport::Udp).await?;
+async fn open(route: &Route<'_>) -> Result<(UdpSocket, Option<Lease>), ProbeError> {
+    let opened = route.open(Transport::Udp).await?;
     // Without this, a host that cannot be reached is as silent as one that does not answer.
     let heard = match opened.remote.is_ipv4() {
         true => setsockopt(&opened.socket, sockopt::Ipv4RecvErr, &true),
@@ -65,12 +76,15 @@ fn shown(answer: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, time::Duration};
+    use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+
+    use tokio::sync::{mpsc, watch};
 
     use super::*;
     use crate::{
         config::model::CheckKind,
-        health::{probe::probe, testing::target},
+        health::{Paths, path::Settings, probe::probe, testing::target},
+        neigh::{Resolution, Unresolved},
     };
 
     const GENEROUS: Duration = Duration::from_secs(30);
@@ -135,6 +149,23 @@ mod tests {
         let target = target(address, CheckKind::Udp(check("", None)), GENEROUS);
         let error = probe(&target, &Paths::default()).await.unwrap_err();
         assert_eq!(error.to_string(), "port unreachable");
+        assert!(error.blames_server());
+    }
+
+    #[tokio::test]
+    async fn silence_of_a_server_that_cannot_be_reached_is_not_good() {
+        let server = server().await;
+        let address = server.local_addr().unwrap();
+        let why = Unresolved::NoNeighbour { next_hop: address.ip(), interface: "eth0".to_owned() };
+        let (resolutions, neighbours) = watch::channel(Arc::default());
+        let (doubts, mut doubted) = mpsc::channel(1);
+        let paths = Paths::new(Settings::default(), neighbours, doubts);
+        let target = target(address, CheckKind::Udp(check("", None)), Duration::from_millis(50));
+        probe(&target, &paths).await.unwrap();
+        assert_eq!(doubted.try_recv(), Ok(address.ip()), "silence has its next hop verified");
+        resolutions.send_replace(Arc::new([(address.ip(), Resolution::Unresolved(why))].into()));
+        let error = probe(&target, &paths).await.unwrap_err();
+        assert_eq!(error.to_string(), "cannot be reached: 127.0.0.1 does not answer on eth0");
         assert!(error.blames_server());
     }
 }

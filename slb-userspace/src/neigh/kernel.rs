@@ -113,6 +113,19 @@ impl Kernel {
             .with_context(|| format!("cannot solicit {address}"))
     }
 
+    /// Makes the kernel verify an entry now, although it may take it for good: one that is not answered for fails within
+    /// seconds. It goes on being used meanwhile. Only for dynamic entries with an address.
+    pub(super) async fn verify(&self, (interface, address): NeighbourKey) -> Result<()> {
+        self.handle
+            .neighbours()
+            .add(interface, address)
+            .state(NeighbourState::Probe)
+            .replace()
+            .execute()
+            .await
+            .with_context(|| format!("cannot verify {address}"))
+    }
+
     /// Fails when the connection broke, in which case a list that ended may be a list that was cut off.
     fn ensure_alive(&mut self) -> Result<()> {
         ensure!(self.connection.try_join_next().is_none(), "the netlink socket was closed");

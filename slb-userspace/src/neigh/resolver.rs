@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use futures_util::{Stream, StreamExt};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -47,10 +47,14 @@ const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Ipv6Rule,
 ];
 
+/// Doubts that wait to be looked into. More are dropped: whoever still hears nothing doubts again.
+const DOUBTS: usize = 1_024;
+
 /// Resolves destinations for as long as it exists.
 #[derive(Debug)]
 pub struct Resolver {
     watched: watch::Sender<BTreeSet<IpAddr>>,
+    doubts: mpsc::Sender<IpAddr>,
 }
 
 impl Resolver {
@@ -69,8 +73,15 @@ impl Resolver {
         let (watched, wanted) = watch::channel(BTreeSet::new());
         let (published, resolutions) = watch::channel(Resolutions::default());
         let connections = Connections::open()?;
-        tokio::spawn(Worker { wanted, published }.run(connections));
-        Ok((Self { watched }, resolutions))
+        let (doubts, doubted) = mpsc::channel(DOUBTS);
+        tokio::spawn(Worker { wanted, doubted, published }.run(connections));
+        Ok((Self { watched, doubts }, resolutions))
+    }
+
+    /// Where to name a watched destination from which nothing is heard: its next hop is verified at once, and not only when
+    /// the kernel sees a reason to.
+    pub fn doubts(&self) -> mpsc::Sender<IpAddr> {
+        self.doubts.clone()
     }
 
     /// Makes `destinations` the watched ones.
@@ -104,6 +115,7 @@ impl Connections {
 
 struct Worker {
     wanted: watch::Receiver<BTreeSet<IpAddr>>,
+    doubted: mpsc::Receiver<IpAddr>,
     published: watch::Sender<Resolutions>,
 }
 
@@ -159,6 +171,11 @@ impl Worker {
                         .context("the kernel did not answer in time")?;
                     outdated = Outdated::Nothing;
                     pass_at = Instant::now() + if view.complete() { REFRESH } else { RETRY };
+                }
+                Some(destination) = self.doubted.recv() => {
+                    timeout(PASS_TIMEOUT, view.doubt(&connections.kernel, destination))
+                        .await
+                        .context("the kernel did not answer in time")?;
                 }
                 notification = connections.notifications.next() => {
                     let notification = notification.context("the netlink socket was closed")?;

@@ -12,7 +12,7 @@ use rtnetlink::{
     packet_route::RouteNetlinkMessage,
 };
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{
     Link, Mac, NextHop, Resolution, Unresolved,
@@ -24,6 +24,9 @@ pub(super) const REFRESH: Duration = Duration::from_secs(20);
 
 /// How often a neighbour that does not answer is asked again.
 pub(super) const RETRY: Duration = Duration::from_secs(5);
+
+/// How often the same neighbour is verified: longer than that takes.
+const VERIFY: Duration = Duration::from_secs(5);
 
 /// Reading takes no more than one part in this many of the time, however often routes change.
 const MAX_SHARE_OF_TIME: u32 = 5;
@@ -51,6 +54,8 @@ pub(super) struct View {
     neighbours: HashMap<NeighbourKey, Option<Neighbour>>,
     /// When each next hop was solicited last.
     solicited: HashMap<NeighbourKey, Instant>,
+    /// When each next hop was verified last because somebody doubted it.
+    verified: HashMap<NeighbourKey, Instant>,
     /// When the next pass may start at the earliest.
     pub(super) rested_at: Instant,
 }
@@ -62,6 +67,7 @@ impl Default for View {
             routes: BTreeMap::new(),
             neighbours: HashMap::new(),
             solicited: HashMap::new(),
+            verified: HashMap::new(),
             rested_at: Instant::now(),
         }
     }
@@ -94,6 +100,7 @@ impl View {
             .map(|key| (key, entries.get(&key).copied()))
             .collect();
         self.solicited.retain(|key, _| self.neighbours.contains_key(key));
+        self.verified.retain(|key, _| self.neighbours.contains_key(key));
         self.rested_at = Instant::now() + start.elapsed() * (MAX_SHARE_OF_TIME - 1);
         Ok(())
     }
@@ -163,6 +170,21 @@ impl View {
         }
         if let Some(error) = last_error {
             warn!(failed, error = format!("{error:#}"), "neighbours not solicited");
+        }
+    }
+
+    /// Has the next hop to a destination verified, which somebody has heard nothing from.
+    pub(super) async fn doubt(&mut self, kernel: &Kernel, destination: IpAddr) {
+        let Some(Route::Via(key)) = self.routes.get(&destination).copied() else { return };
+        let Some(Some(Neighbour { mac: Some(_), dynamic: true })) = self.neighbours.get(&key) else { return };
+        let now = Instant::now();
+        if self.verified.get(&key).is_some_and(|&last| now < last + VERIFY) {
+            return;
+        }
+        self.verified.insert(key, now);
+        if let Err(error) = kernel.verify(key).await {
+            // Its entry may have gone a moment ago.
+            debug!(error = format!("{error:#}"), "neighbour not verified");
         }
     }
 

@@ -117,6 +117,23 @@ fn a_host_that_is_gone_is_found_by_icmp() {
     case.run("a_host_that_is_gone_is_found_by_icmp");
 }
 
+/// Where silence is as good as an answer, that of a host that is gone is not.
+#[test]
+fn a_host_that_is_gone_is_found_by_udp() {
+    let case = Case {
+        service: Service::Echo,
+        check: "kind = \"udp\"",
+        breaks: |world| world.net.backends[VICTIM].go_silent(),
+        details: &[
+            "cannot be reached: 10.90.1.10 does not answer on b1",
+            "cannot be reached: fd90:1::a does not answer on b1",
+            "host unreachable",
+        ],
+        mends: |world| world.net.backends[VICTIM].speak_again(),
+    };
+    case.run("a_host_that_is_gone_is_found_by_udp");
+}
+
 /// What nobody listens to is not asked: the host answers, its services do not.
 #[test]
 fn icmp_does_not_look_at_services() {

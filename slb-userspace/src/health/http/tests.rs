@@ -15,7 +15,7 @@ use tokio_rustls::{
 use super::*;
 use crate::{
     config::model::{CheckKind, Method, Status, Tls},
-    health::{probe::probe, testing::target},
+    health::{Paths, probe::probe, testing::target},
 };
 
 const GENEROUS: Duration = Duration::from_secs(30);

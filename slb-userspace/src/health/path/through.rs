@@ -97,10 +97,10 @@ impl Through {
         vip: IpAddr,
         transport: Transport,
         settings: &Settings,
-        hop: NextHop,
+        hop: &NextHop,
     ) -> Result<Opened, ProbeError> {
         let server = target.address.ip();
-        let source = source(settings, vip, server, &hop)?;
+        let source = source(settings, vip, server, hop)?;
         let way = match target.via {
             Via::Dsr { .. } => Way::Dsr { interface: hop.interface_index, mac: hop.destination_mac },
             Via::Ipip { .. } | Via::Direct => Way::Ipip { server },

@@ -125,6 +125,28 @@ fn every_kind_goes_the_way_of_the_traffic() {
     }
 }
 
+/// Nothing is sent to a server whose hardware address is not known: no silence of its.
+#[test]
+fn a_host_that_is_gone_is_found_by_udp() {
+    for (name, way) in WAYS {
+        scenario(&format!("a_host_that_is_gone_is_found_by_udp: {name}"), &WEIGHTS, |world| {
+            prepare(world, way)?;
+            world.plan.checks.insert(Service::Echo, "kind = \"udp\"");
+            world.start()?;
+            all_healthy(world)?;
+            // Its addresses are there, and nothing comes to them: no question for its hardware address either.
+            let nothing_comes = "table netdev nothing {\n  chain comes {\n    \
+                                 type filter hook ingress device eth0 priority 0; policy drop;\n  }\n}\n";
+            run(world.net.backends[VICTIM].namespace.command("nft").args(["-f", "-"]), nothing_comes)?;
+            unhealthy(world, Service::Echo, &["cannot be reached: ", " does not answer on b1"])?;
+            used(world, Service::Echo, false)?;
+            run(world.net.backends[VICTIM].namespace.command("nft").args(["flush", "ruleset"]), "")?;
+            world.wait_for_health_of(Service::Echo, VICTIM, Health::Healthy)?;
+            used(world, Service::Echo, true)
+        });
+    }
+}
+
 /// Where the host does not hold the VIPs itself, it would answer for them: it must not.
 #[test]
 fn a_host_without_the_vips_stays_silent() {
