@@ -4,18 +4,27 @@
 //! for packets that the host itself would keep, or send elsewhere. The host's routes, rules and addresses stay as they
 //! are, and all of it is gone with the process.
 
-use std::{fs, io, net::IpAddr, sync::mpsc, thread};
+use std::{fs, io, net::IpAddr, sync::mpsc, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
+use futures_util::StreamExt as _;
 use nix::{
     net::if_::if_nametoindex,
     sched::{CloneFlags, unshare},
 };
 use rtnetlink::{
     Handle, LinkUnspec, RouteMessageBuilder, new_connection,
-    packet_route::{address::AddressHeaderFlags, route::RouteScope},
+    packet_route::{
+        address::AddressHeaderFlags,
+        route::{RouteScope, RouteType},
+    },
 };
-use tokio::{runtime, sync::oneshot, task::JoinSet};
+use tokio::{
+    runtime,
+    sync::oneshot,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use super::tun::{self, Tun};
 
@@ -26,6 +35,10 @@ const MTU: u32 = 1_280;
 
 /// Packets that may wait in the device: as many as probes begin at once, several times.
 const QUEUE: u32 = 4_096;
+
+/// Most time until an address is in use, and time between two looks whether it is.
+const SETTLED: Duration = Duration::from_secs(2);
+const SETTLING: Duration = Duration::from_millis(1);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -84,7 +97,22 @@ impl Room {
         let mut request = self.netlink.address().add(self.device, address, prefix);
         // Its owner is this host: there is nobody to ask (RFC 4862, section 5.4).
         request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
-        request.replace().execute().await.with_context(|| format!("cannot add {address}"))
+        request.replace().execute().await.with_context(|| format!("cannot add {address}"))?;
+        timeout(SETTLED, self.receives(address)).await.with_context(|| format!("{address} is not in use"))?
+    }
+
+    /// Waits until what comes to an address of the room is received. The kernel routes an IPv6 address to itself some time
+    /// after it has become one of its own: a probe that was quicker than that would not hear its answer.
+    async fn receives(&self, address: IpAddr) -> Result<()> {
+        let prefix = if address.is_ipv4() { 32 } else { 128 };
+        loop {
+            let question = RouteMessageBuilder::<IpAddr>::new().destination_prefix(address, prefix)?.build();
+            let answer = self.netlink.route().get(question).execute().next().await;
+            if matches!(answer, Some(Ok(route)) if route.header.kind == RouteType::Local) {
+                return Ok(());
+            }
+            sleep(SETTLING).await;
+        }
     }
 
     /// Everything leaves through the device.
