@@ -17,10 +17,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use nix::{
-    sys::resource::{Resource, getrlimit, setrlimit},
-    time::{ClockId, clock_getres},
-};
+use nix::time::{ClockId, clock_getres};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -50,6 +47,7 @@ use crate::{
         reconcile::{InForce, Reconciler, Sweep},
     },
     dataplane::bpf::{maps::Maps, pins::Pins},
+    descriptors,
     health::{Event, Paths, Supervisor, Target, path},
     neigh::{self, Resolutions, Resolver},
     poke::Poker,
@@ -77,7 +75,7 @@ const QUEUE: usize = 16;
 /// The daemon cannot start: a first start then leaves nothing behind, and what an earlier run left stays in force.
 pub async fn run(file: PathBuf, config: Config) -> Result<()> {
     let mut signals = Signals::new()?;
-    raise_descriptor_limit()?;
+    descriptors::raise()?;
     let pins = Pins::new(&config.daemon.pin_dir);
     pins.create()?;
     let Some(_lock) = pins.lock()? else {
@@ -383,12 +381,6 @@ fn snapshot(
         }
     }
     Snapshot { state, details, set, running }
-}
-
-/// Probes must not take the descriptors that changes of the maps need.
-fn raise_descriptor_limit() -> Result<()> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")
 }
 
 /// The kernel's tick rate: the coarse clock advances once a jiffy.

@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod dataplane;
+pub mod descriptors;
 pub mod health;
 pub mod neigh;
 pub mod poke;

@@ -4,8 +4,10 @@
 //! - One task per target, so that equal targets of several groups are probed once.
 //! - A target that stays wanted is never disturbed: neither its state nor its cadence starts anew.
 //! - No event is lost: a task waits until its event is taken, and ends when nobody can take it any more.
-//! - A shortage on this host (descriptors, ports, or more probes at once than [`PROBES_AT_ONCE`]) delays a decision and
-//!   is logged; it never counts as a failure of the server.
+//! - Probes wait for nothing but their own time: servers that do not answer hold nobody else's probes up, however many they
+//!   are, as long as there are descriptors for all of them.
+//! - A shortage on this host (descriptors, ports) delays a decision and is logged; it never counts as a failure of the
+//!   server.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,9 +24,14 @@ use super::{
     probe::probe,
     state::{Health, State},
 };
+use crate::descriptors;
 
-/// Probes under way at the same time, each of which holds one file descriptor, or two on the way of the traffic.
-pub const PROBES_AT_ONCE: usize = 1_024;
+/// File descriptors of a probe, on the way of the traffic.
+const PER_PROBE: u64 = 2;
+/// File descriptors that are left to everything else: maps, the API, netlink.
+const LEFT: u64 = 2_048;
+/// Probes under way at the same time, however few descriptors there are.
+const FEWEST: u64 = 128;
 
 /// Time between the first probes of two targets that are added together.
 const FIRST_PROBE_SPACING: Duration = Duration::from_micros(100);
@@ -46,14 +53,21 @@ pub struct Supervisor {
     events: mpsc::Sender<Event>,
     paths: Arc<Paths>,
     permits: Arc<Semaphore>,
+    /// Probes that may be under way at the same time.
+    at_once: usize,
     tasks: BTreeMap<Target, Task>,
 }
 
 impl Supervisor {
-    /// Creates a supervisor without targets that reports to `events`, and whose probes go these ways.
+    /// Creates a supervisor without targets that reports to `events`, and whose probes go these ways: as many at once as this
+    /// process has file descriptors for.
     pub fn new(events: mpsc::Sender<Event>, paths: Paths) -> Self {
-        let permits = Arc::new(Semaphore::new(PROBES_AT_ONCE));
-        Self { events, paths: Arc::new(paths), permits, tasks: BTreeMap::new() }
+        Self::limited(events, paths, probes_at_once(descriptors::limit()))
+    }
+
+    fn limited(events: mpsc::Sender<Event>, paths: Paths, at_once: usize) -> Self {
+        let permits = Arc::new(Semaphore::new(at_once));
+        Self { events, paths: Arc::new(paths), permits, at_once, tasks: BTreeMap::new() }
     }
 
     /// Makes `wanted` the targets that are probed, each with its health from an earlier run if there is one.
@@ -77,6 +91,7 @@ impl Supervisor {
                 events: self.events.clone(),
                 paths: Arc::clone(&self.paths),
                 permits: Arc::clone(&self.permits),
+                at_once: self.at_once,
             };
             self.tasks.insert(target, Task(tokio::spawn(prober.run(now + spacing * position))));
         }
@@ -100,6 +115,7 @@ struct Prober {
     events: mpsc::Sender<Event>,
     paths: Arc<Paths>,
     permits: Arc<Semaphore>,
+    at_once: usize,
 }
 
 impl Prober {
@@ -148,17 +164,24 @@ impl Prober {
         explained == event.detail || self.events.send(Event { detail: explained, ..event }).await.is_ok()
     }
 
-    /// Says so when too many other probes held this one up for longer than its interval.
+    /// Says so when this one was held up for longer than its interval.
     fn warn_if_late(&self, late: Duration) {
         if late > self.target.check.interval {
             warn!(
                 address = %self.target.address,
                 late = ?late,
-                limit = PROBES_AT_ONCE,
-                "health check made late: too many probes wait for servers that do not answer"
+                at_once = self.at_once,
+                "health check made late: the limit of open files leaves room for so many at once (LimitNOFILE), or the \
+                 machine is busy"
             );
         }
     }
+}
+
+/// Probes for which there are file descriptors.
+fn probes_at_once(descriptors: u64) -> usize {
+    let probes = (descriptors.saturating_sub(LEFT) / PER_PROBE).max(FEWEST);
+    usize::try_from(probes).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
 }
 
 /// Shortens an interval by up to a twentieth.

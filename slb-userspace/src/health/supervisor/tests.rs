@@ -202,12 +202,55 @@ async fn more_targets_than_permits_are_all_decided() {
         })
         .collect();
     let (sender, mut events) = mpsc::channel(1);
-    let mut supervisor =
-        Supervisor { permits: Arc::new(Semaphore::new(2)), ..Supervisor::new(sender, Paths::default()) };
+    let mut supervisor = Supervisor::limited(sender, Paths::default(), 2);
     supervisor.set_targets(wanted);
     for _ in 0..50 {
         assert!(!next(&mut events).await.healthy);
     }
+}
+
+#[tokio::test]
+async fn servers_that_do_not_answer_hold_nobody_up() {
+    const SILENT: u32 = 3_000;
+    descriptors::raise().unwrap();
+    if probes_at_once(descriptors::limit()) <= SILENT as usize {
+        eprintln!("skipped: this process may have {} files open", descriptors::limit());
+        return;
+    }
+    // With a backlog of zero one connection fills the queue, and the kernel drops every further SYN.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::UNSPECIFIED, 0).into()).unwrap();
+    let full = socket.listen(0).unwrap();
+    let port = full.local_addr().unwrap().port();
+    let first = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    let patient = HealthCheck { timeout: Duration::from_secs(3_600), ..check(1) };
+    let hosts = u32::from(Ipv4Addr::new(127, 2, 0, 1))..;
+    let silent = hosts.take(SILENT as usize).map(|host| SocketAddr::from((Ipv4Addr::from(host), port)));
+    let silent = silent.map(|address| (Target::new(address, Via::Direct, &patient), None));
+    let (sender, mut events) = mpsc::channel(16);
+    let mut supervisor = Supervisor::new(sender, Paths::default());
+    let mut wanted: BTreeMap<_, _> = silent.collect();
+    supervisor.set_targets(wanted.clone());
+
+    let alive = Port::reserve();
+    let _listener = alive.listen();
+    let alive = Target::new(alive.address, Via::Direct, &check(1));
+    wanted.insert(alive.clone(), None);
+    // After the others.
+    let under_way = || supervisor.at_once - supervisor.permits.available_permits();
+    while under_way() < SILENT as usize && supervisor.permits.available_permits() > 0 {
+        tokio::task::yield_now().await;
+    }
+    supervisor.set_targets(wanted);
+    assert_eq!(next(&mut events).await, Event { target: alive, healthy: true, detail: None });
+    drop(first);
+}
+
+#[test]
+fn probes_are_as_many_as_descriptors_allow() {
+    assert_eq!(probes_at_once(1_024), 128);
+    assert_eq!(probes_at_once(20_048), 9_000);
+    assert!(probes_at_once(u64::MAX) > 1 << 28);
 }
 
 #[test]
