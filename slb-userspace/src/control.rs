@@ -15,6 +15,7 @@ pub mod ids;
 mod loads;
 pub mod members;
 pub mod memory;
+mod openings;
 pub mod overrides;
 pub mod reconcile;
 pub mod slow_start;

@@ -332,7 +332,10 @@ impl Daemon {
     fn sweep(&mut self) -> Result<()> {
         let begun = Instant::now();
         self.look = begun + SWEEP;
-        let Sweep { moved, flows, ended, next } = self.reconciler.sweep(since_start()?)?;
+        let Sweep { moved, flows, ended, openings, next } = self.reconciler.sweep(since_start()?)?;
+        if self.facts.weigh(&openings, since_start()?) {
+            self.change_soon();
+        }
         ended.iter().for_each(|ended| self.poker.poke(ended));
         let next = if moved == 0 { next } else { next.min(SWEEP) };
         self.look = begun + next.max(begun.elapsed() * LOOKS);

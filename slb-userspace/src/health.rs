@@ -1,6 +1,7 @@
 //! Health checks: which servers can take new flows.
 //!
 //! - [`state`] decides from a sequence of probe results whether a server is healthy. It has no clock and no socket.
+//! - [`passive`] decides from what comes of clients' connections whether a server is held out although its check passes.
 //! - [`probe`] makes one probe: `tcp`, `http`, `udp`, `icmp`.
 //! - [`path`] opens the sockets for it, so that its packets go the way the traffic goes.
 //! - [`supervisor`] probes every target on its own cadence and reports what changed.
@@ -9,6 +10,7 @@ mod compare;
 mod error;
 mod http;
 mod icmp;
+pub mod passive;
 pub mod path;
 pub mod probe;
 pub mod state;

@@ -185,6 +185,12 @@ impl Meta {
         (self.0 >> 48) as u32 & 0xff
     }
 
+    /// Another one for every flow that an entry has held; they come round.
+    #[inline(always)]
+    pub const fn version(self) -> u16 {
+        ((self.0 & Self::VERSION) >> 32) as u16
+    }
+
     /// Jiffies of silence after which the flow is forgotten.
     #[inline(always)]
     pub const fn idle(self, hz: u32) -> u32 {

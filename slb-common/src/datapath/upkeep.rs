@@ -3,7 +3,11 @@
 //!
 //! Times of flows are low words of jiffies, which come round: what lay in the table for long enough would look alive again.
 
+mod ages;
+
 use std::{collections::BTreeMap, hint::spin_loop};
+
+use ages::Ages;
 
 use crate::abi::{
     flow::{Client, Flow, FlowEntry, Meta, WINDOW, WORDS, state},
@@ -33,6 +37,20 @@ pub struct Clock {
     pub now: u32,
     /// Jiffies in a second.
     pub hz: u32,
+}
+
+/// A flow that a look shows.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// State and times.
+    pub meta: Meta,
+    /// The client endpoint.
+    pub client: &'a Client,
+    /// The flow.
+    pub flow: &'a Flow,
+    /// Seconds since a look has seen it for the first time; `None` if that is minutes ago, or it was there before the
+    /// first look.
+    pub age: Option<u32>,
 }
 
 /// What a look at the flow table has found.
@@ -168,6 +186,7 @@ fn reset(entry: FlowEntry<'_>, meta: Meta, Clock { now, hz }: Clock) {
 pub struct Upkeep {
     /// Entries that could not be read the last time, and since when that has been so.
     unread: BTreeMap<u32, (Meta, u32)>,
+    ages: Ages,
 }
 
 impl Upkeep {
@@ -176,11 +195,12 @@ impl Upkeep {
         &mut self,
         table: &FlowTable<'_>,
         clock: Clock,
-        visit: &mut dyn FnMut(Meta, &Client, &Flow) -> Fate,
+        visit: &mut dyn FnMut(&Seen<'_>) -> Fate,
     ) -> Look {
         let Clock { now, hz } = clock;
         let mut look = Look::default();
         let mut unread = BTreeMap::new();
+        self.ages.begin(table, clock);
         for slot in 0..table.len() {
             match table.read(slot) {
                 Slot::Free => {}
@@ -198,7 +218,8 @@ impl Upkeep {
                         look.erased += 1;
                     } else {
                         look.live += usize::from(silence <= idle && !meta.is_over());
-                        match visit(meta, &client, &flow) {
+                        let age = self.ages.age(slot, meta);
+                        match visit(&Seen { meta, client: &client, flow: &flow, age }) {
                             Fate::Goes => {}
                             Fate::Ends => reset(table.at(slot), meta, clock),
                             Fate::Holds => table.hold(meta, &client, &flow, now),
@@ -265,8 +286,8 @@ mod tests {
     fn look(upkeep: &mut Upkeep, table: &FlowTable<'_>, seconds: u32) -> (Look, usize) {
         let mut shown = 0;
         let clock = Clock { now: seconds * HZ, hz: HZ };
-        let look = upkeep.look(table, clock, &mut |_, client, flow| {
-            assert_eq!(client.parts().1, flow.backend.id() as u16);
+        let look = upkeep.look(table, clock, &mut |seen| {
+            assert_eq!(seen.client.parts().1, seen.flow.backend.id() as u16);
             shown += 1;
             Fate::Goes
         });
@@ -306,9 +327,9 @@ mod tests {
             let slots = table(1, 0);
             let table = FlowTable::new(&slots, SEED);
             let clock = Clock { now: seconds * HZ, hz: HZ };
-            Upkeep::default().look(&table, clock, &mut |_, _, _| Fate::Ends);
-            let mut marked = |meta: Meta, _: &Client, _: &Flow| {
-                assert_eq!((meta.is_over(), meta.silence(clock.now)), (true, silence * HZ));
+            Upkeep::default().look(&table, clock, &mut |_| Fate::Ends);
+            let mut marked = |seen: &Seen<'_>| {
+                assert_eq!((seen.meta.is_over(), seen.meta.silence(clock.now)), (true, silence * HZ));
                 Fate::Goes
             };
             assert_eq!(Upkeep::default().look(&table, clock, &mut marked), Look::default());
@@ -329,8 +350,8 @@ mod tests {
         entry.fill(meta, &whole, &flow(0), 0, state::CLIENT, persistence_units(KEPT));
         let mut at = |seconds, fate| {
             let clock = Clock { now: seconds * HZ, hz: HZ };
-            let look = upkeep.look(&table, clock, &mut |meta, _, _| {
-                assert!(!meta.is_client(), "shown");
+            let look = upkeep.look(&table, clock, &mut |seen| {
+                assert!(!seen.meta.is_client(), "shown");
                 fate
             });
             assert!(table.is_sound());
@@ -344,6 +365,48 @@ mod tests {
         assert_eq!(entry.meta().last_seen(), 500 * HZ);
         assert_eq!(at(500 + 3600, Fate::Goes), (0, 0));
         assert_eq!(at(500 + 3601, Fate::Goes), (0, 1));
+    }
+
+    #[test]
+    fn flows_have_the_age_that_looks_have_seen() {
+        let slots = table(1, 0);
+        let (table, mut upkeep) = (FlowTable::new(&slots, SEED), Upkeep::default());
+        let mut ages = |now: u32| {
+            let mut ages = BTreeMap::new();
+            let clock = Clock { now, hz: HZ };
+            upkeep.look(&table, clock, &mut |seen| {
+                ages.insert(seen.client.parts().1, seen.age);
+                Fate::Goes
+            });
+            ages
+        };
+        // Jiffies come round meanwhile.
+        let start = 0_u32.wrapping_sub(2 * HZ);
+        let at = |seconds: u32| start.wrapping_add(seconds * HZ);
+        let put = |port: u16, slot: u32| {
+            let entry = table.at(slot);
+            let meta = entry.meta();
+            assert!(entry.claim(meta));
+            entry.fill(meta, &client(port), &flow(port), at(1), 0, idle_units(IDLE));
+        };
+        let used = (0..SLOTS as u32).find(|slot| table.at(*slot).meta().is_used()).unwrap();
+        assert_eq!(ages(start), [(0, None)].into(), "it may have been there for long");
+        let other = (used + 1) % SLOTS as u32;
+        put(7, other);
+        assert_eq!(ages(at(1)), [(0, None), (7, Some(0))].into());
+        table.at(other).touch(table.at(other).meta(), at(4), state::ANSWERED | state::USED);
+        assert_eq!(ages(at(4)), [(0, None), (7, Some(3))].into(), "the same flow");
+        put(7, other);
+        put(0, used);
+        assert_eq!(ages(at(5)), [(0, Some(0)), (7, Some(0))].into(), "others in their places");
+        assert_eq!(ages(at(6) + HZ / 2), [(0, Some(1)), (7, Some(1))].into());
+        assert_eq!(ages(at(7)), [(0, Some(2)), (7, Some(2))].into(), "halves add up");
+        for second in (60..=600).step_by(60) {
+            table.at(used).touch(table.at(used).meta(), at(second), state::USED);
+            table.at(other).touch(table.at(other).meta(), at(second), state::USED);
+            assert_eq!(ages(at(second))[&7], Some(second - 5));
+        }
+        assert_eq!(ages(at(606)), [(0, None), (7, None)].into(), "old");
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::{
 
 use self::pairs::Pairs;
 use super::model::{
-    CheckKind, Config, Daemon, HealthCheck, HttpCheck, Listener, LoadBalancer, Name, PrimarySecondaryGroup,
-    Scheduler, ServerGroup, TableSize, Target, UdpCheck, Weight,
+    CheckKind, Config, Daemon, HealthCheck, HttpCheck, Listener, LoadBalancer, Name, Passive,
+    PrimarySecondaryGroup, Scheduler, ServerGroup, TableSize, Target, UdpCheck, Weight,
 };
 
 pub mod pairs;
@@ -127,7 +127,8 @@ fn listener(old: &Listener, new: &Listener) -> Vec<String> {
                     interval: debug,
                     timeout: debug,
                     healthy_threshold: display,
-                    unhealthy_threshold: display
+                    unhealthy_threshold: display,
+                    passive: passive
                 }
             );
             words.extend(changed.into_iter().map(|word| format!("health check: {word}")));
@@ -253,6 +254,11 @@ fn mark(mark: &Option<u32>) -> String {
 
 fn or_off(time: &Option<Duration>) -> String {
     time.map_or_else(|| "off".to_owned(), |time| format!("{time:?}"))
+}
+
+fn passive(passive: &Option<Passive>) -> String {
+    passive
+        .map_or_else(|| "off".to_owned(), |Passive { failures, within }| format!("{failures} in {within:?}"))
 }
 
 fn port(port: &Option<u16>) -> String {

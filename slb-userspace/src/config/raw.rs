@@ -111,6 +111,15 @@ pub(super) struct HealthCheck {
     pub(super) verify: Option<Value>,
     pub(super) request: Option<Value>,
     pub(super) expect: Option<Value>,
+    pub(super) passive: Option<Table<Passive>>,
+}
+
+/// `passive` of a `health_check`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Passive {
+    pub(super) failures: Option<Value>,
+    pub(super) within: Option<Value>,
 }
 
 /// `[[server_group]]`.

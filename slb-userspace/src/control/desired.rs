@@ -25,7 +25,7 @@ use crate::{
         Target as Servers, Tracking, UnknownDatagrams,
     },
     dataplane::state::to_address,
-    health::Target,
+    health::{Target, passive::Terms},
 };
 
 /// What is known besides the configuration.
@@ -110,6 +110,8 @@ pub struct Pool {
     pub drain: Option<Duration>,
     /// Time in which servers come to their weight; `None` for at once.
     pub slow_start: Option<Duration>,
+    /// When servers are held out because of what comes of their connections, if ever.
+    pub passive: Option<Terms>,
     /// Servers in the order of their addresses, which are unique.
     pub servers: Vec<(SocketAddr, Server)>,
 }
@@ -329,7 +331,8 @@ fn pool(
         servers.iter_mut().for_each(|(_, server)| server.is_last_resort = !server.is_standby);
     }
     let slow_start = members_of.slow_start(balancer, listener, side);
-    Pool { slots, spread: spread(listener), drain: listener.connection_drain, slow_start, servers }
+    let passive = listener.health_check.as_ref().and_then(Terms::of);
+    Pool { slots, spread: spread(listener), drain: listener.connection_drain, slow_start, passive, servers }
 }
 
 fn server(

@@ -223,6 +223,7 @@ mod tests {
             is_over: false,
             is_ending: false,
             left,
+            opening: None,
         }
     }
 

@@ -57,6 +57,7 @@ mod tests {
             is_over: false,
             is_ending: false,
             left: Some(1),
+            opening: None,
         };
         let mut loads = Loads::none(&held);
         assert_eq!(loads.0, BTreeMap::from([(10, 0), (11, 0)]));

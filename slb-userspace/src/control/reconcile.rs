@@ -25,10 +25,14 @@ use super::{
     handover::{Elsewhere, Handover},
     ids::{Assigned, Moment, Surroundings, assign},
     loads::Loads,
+    openings::{LOOK, Openings, watched},
 };
-use crate::dataplane::{
-    DataPlane,
-    state::{BATCH, Operation, Order, State, Table, build_all},
+use crate::{
+    dataplane::{
+        DataPlane,
+        state::{BATCH, Operation, Order, State, Table, build_all},
+    },
+    health::passive::Pool,
 };
 
 /// The data plane, and what it is known to hold.
@@ -43,6 +47,10 @@ pub struct Reconciler<D> {
     told: BTreeSet<Reference>,
     /// Whether servers have been cut off, or listeners have come to other tables, since the last look.
     wants_look: bool,
+    /// Pools whose new connections count, by table.
+    watched: BTreeMap<u32, Pool>,
+    /// The same with what has come of the connections, as of the last look.
+    openings: Vec<Pool>,
 }
 
 /// What has been put in force.
@@ -69,6 +77,8 @@ pub struct Sweep {
     pub flows: usize,
     /// Connections that are over, whose ends may not know.
     pub ended: Vec<Ended>,
+    /// Pools whose new connections count, with what has come of them.
+    pub openings: Vec<Pool>,
     /// Time until the next look is of use.
     pub next: Duration,
 }
@@ -82,7 +92,16 @@ type FoundElsewhere = BTreeMap<(u32, u32), Elsewhere>;
 impl<D: DataPlane> Reconciler<D> {
     /// Takes charge of `plane`.
     pub fn new(plane: D, surroundings: Surroundings) -> Self {
-        Self { plane, held: None, surroundings, forgotten: None, told: BTreeSet::new(), wants_look: false }
+        Self {
+            plane,
+            held: None,
+            surroundings,
+            forgotten: None,
+            told: BTreeSet::new(),
+            wants_look: false,
+            watched: BTreeMap::new(),
+            openings: Vec::new(),
+        }
     }
 
     #[cfg(test)]
@@ -157,7 +176,10 @@ impl<D: DataPlane> Reconciler<D> {
         self.held = Some(state.clone());
         let next = next.map(|seconds| Duration::from_secs(seconds.into()));
         let pools = (0..desired.pools.len()).chain(copies);
-        let tables = pools.zip(tables).collect();
+        let tables: Vec<_> = pools.zip(tables).collect();
+        let was_watching = self.is_watching();
+        self.watched = watched(desired, &tables);
+        self.wants_look |= self.is_watching() && !was_watching;
         let has_built = operations.iter().any(|operation| matches!(operation, Operation::PutTables(_)));
         Ok(InForce { state, tables, operations: operations.len(), has_built, next })
     }
@@ -178,7 +200,13 @@ impl<D: DataPlane> Reconciler<D> {
         self.held.as_ref().map_or(Duration::ZERO, |held| ending::look_within(held))
     }
 
-    /// Whether servers have been cut off, or listeners have come to other tables, since the last look at the flow table.
+    /// Whether new connections are watched.
+    fn is_watching(&self) -> bool {
+        !self.watched.is_empty()
+    }
+
+    /// Whether servers have been cut off, listeners have come to other tables, or new connections are watched, since the last
+    /// look at the flow table.
     pub fn wants_look(&self) -> bool {
         self.wants_look
     }
@@ -245,8 +273,10 @@ impl<D: DataPlane> Reconciler<D> {
             self.plane.put_loads(&loads.0).context("cannot write how many flows servers have")?;
         }
         let next = watch.next_look();
+        let next = if self.is_watching() { next.min(LOOK) } else { next };
+        let openings = std::mem::take(&mut self.openings);
         self.told = if is_whole { watch.told() } else { BTreeSet::new() };
-        Ok(Sweep { moved: left, flows, ended: watch.ended, next })
+        Ok(Sweep { moved: left, flows, ended: watch.ended, openings, next })
     }
 
     /// Slots that have changed hands of which flows are remembered to be with another server than the owner, each with
@@ -262,8 +292,10 @@ impl<D: DataPlane> Reconciler<D> {
         let entries: BTreeMap<u32, _> =
             held.index.entries.values().map(|entry| (entry.service, entry)).collect();
         let mut elsewhere = FoundElsewhere::new();
+        let mut openings = Openings::new(&self.watched, held);
         let look = self.plane.flows(self.surroundings.hz, &mut |flow| {
             let Some(entry) = entries.get(&flow.service) else { return Fate::Goes };
+            openings.note(&flow, entry);
             let fate = watch.note(&flow, entry);
             loads.note(&flow, entry);
             // Remembered for good: it is not for the table to say where it is.
@@ -282,6 +314,7 @@ impl<D: DataPlane> Reconciler<D> {
             }
             fate
         })?;
+        self.openings = openings.pools();
         Ok((elsewhere, look))
     }
 

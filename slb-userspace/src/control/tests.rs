@@ -164,6 +164,7 @@ fn flow(state: &State, port: u16, backend: Reference) -> Remembered {
         is_over: false,
         is_ending: false,
         left: Some(HZ),
+        opening: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -18,7 +18,10 @@ use crate::{
         overrides::Overrides,
     },
     dataplane::state::State,
-    health::{Event, Health, Target},
+    health::{
+        Event, Health, Target,
+        passive::{self, Pool, Suspects, Terms},
+    },
     neigh::{Resolution, Resolutions},
 };
 
@@ -32,6 +35,11 @@ pub(super) struct Facts {
     absent: BTreeSet<String>,
     /// What is checked: verdicts on anything else come too late.
     targets: BTreeSet<Target>,
+    /// What probes have found.
+    probed: BTreeMap<Target, Verdict>,
+    /// Who is held out for what has come of connections.
+    suspects: Suspects,
+    /// What follows from both.
     health: BTreeMap<Target, Verdict>,
     failover: Failover,
     next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
@@ -42,11 +50,14 @@ pub(super) struct Facts {
 impl Facts {
     /// What an earlier run has left in the maps.
     pub(super) fn remembered(config: &Config, held: &State, interfaces: BTreeMap<u32, String>) -> Self {
+        let health = memory::health(config, held);
         Self {
             targets: BTreeSet::new(),
             refused: BTreeMap::new(),
             absent: BTreeSet::new(),
-            health: memory::health(config, held),
+            probed: health.clone(),
+            suspects: Suspects::default(),
+            health,
             failover: Failover::found(config, held),
             next_hops: BTreeMap::new(),
             remembered: memory::next_hops(held)
@@ -92,7 +103,7 @@ impl Facts {
     }
 
     fn verdict(&self, target: &Target) -> Option<Health> {
-        let verdict = self.health.get(target)?;
+        let verdict = self.probed.get(target)?;
         Some(if verdict.healthy { Health::Healthy } else { Health::Unhealthy })
     }
 
@@ -100,9 +111,15 @@ impl Facts {
     /// listener under another check, if there is one: a change of the check empties no group.
     pub(super) fn expect(&mut self, targets: BTreeSet<Target>, inherited: BTreeMap<Target, Verdict>) {
         for (target, verdict) in inherited {
-            self.health.entry(target).or_insert(verdict);
+            self.probed.entry(target).or_insert(verdict);
         }
-        self.health.retain(|target, _| targets.contains(target));
+        self.probed.retain(|target, _| targets.contains(target));
+        self.suspects.retain(&targets.iter().filter_map(watched).collect());
+        self.health = self
+            .probed
+            .iter()
+            .map(|(target, probed)| (target.clone(), self.judged(target, probed)))
+            .collect();
         self.targets = targets;
     }
 
@@ -139,7 +156,43 @@ impl Facts {
         } else {
             tracing::warn!(server = %target.address, detail, "unhealthy");
         }
-        self.health.insert(target, Verdict { healthy, detail });
+        let probed = Verdict { healthy, detail };
+        self.health.insert(target.clone(), self.judged(&target, &probed));
+        self.probed.insert(target, probed);
+    }
+
+    /// Takes notice of what has come of new connections. Returns whether that changes anything.
+    pub(super) fn weigh(&mut self, openings: &[Pool], now: Duration) -> bool {
+        let changes = self.suspects.judge(openings, now);
+        for passive::Change { server, terms, held } in &changes {
+            match held {
+                Some(held) => {
+                    let detail = self.suspects.reason(*server, *terms);
+                    tracing::warn!(%server, detail, ?held, "unhealthy: its traffic fails, and its check does not");
+                }
+                None => tracing::info!(%server, "gets connections again, if its check passes"),
+            }
+        }
+        let changed: BTreeSet<_> = changes.into_iter().map(|change| (change.server, change.terms)).collect();
+        if changed.is_empty() {
+            return false;
+        }
+        let affected = |target: &&Target| watched(target).is_some_and(|key| changed.contains(&key));
+        let affected: Vec<_> = self.probed.keys().filter(affected).cloned().collect();
+        for target in affected {
+            let verdict = self.judged(&target, &self.probed[&target]);
+            self.health.insert(target, verdict);
+        }
+        true
+    }
+
+    /// What follows from what probes have found, and from what has come of connections.
+    fn judged(&self, target: &Target, probed: &Verdict) -> Verdict {
+        let reason = watched(target).and_then(|(server, terms)| self.suspects.reason(server, terms));
+        match reason {
+            Some(reason) if probed.healthy => Verdict { healthy: false, detail: Some(reason.to_owned()) },
+            _ => probed.clone(),
+        }
     }
 
     pub(super) fn learn(&mut self, neighbours: &Resolutions) {
@@ -189,4 +242,9 @@ impl Facts {
             }
         }
     }
+}
+
+/// Where a server takes traffic, if what comes of that counts, and the terms.
+fn watched(target: &Target) -> Option<(SocketAddr, Terms)> {
+    Some((target.watched?, Terms::of(&target.check)?))
 }

@@ -12,11 +12,11 @@ use slb_common::{
     abi::{
         Address, MAX_RINGS, Reference,
         backend::{Backend, NextHop},
-        flow::{Client, Flow, Meta, state},
+        flow::state,
         ring::{MOVED, NO_BACKEND, NO_RING, Ring},
         service::{FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel},
     },
-    datapath::upkeep::Clock,
+    datapath::upkeep::{Clock, Seen},
     maglev, turns,
 };
 
@@ -276,6 +276,43 @@ pub struct Remembered {
     pub is_ending: bool,
     /// Jiffies until nobody takes it for alive any more, unless it goes on.
     pub left: Option<u32>,
+    /// What has come of asking for it, where it is a TCP connection whose beginning has been seen.
+    pub opening: Option<Opening>,
+}
+
+/// How a connection has begun, as far as packets of both directions tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opening {
+    /// Seconds since it has been seen for the first time.
+    pub age: u32,
+    /// What came of it.
+    pub stage: Stage,
+}
+
+/// What has come of asking for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Nothing yet.
+    Asked,
+    /// The server has answered, and has not refused it.
+    Answered,
+    /// The server has reset it, and the client has sent nothing more than its question.
+    Refused,
+    /// The client has given up before.
+    GivenUp,
+}
+
+impl Stage {
+    /// From the bits of [`state`]. A client goes on with what a server accepts: a reset before that is the first thing
+    /// the server has said. One that the client sends counts as going on.
+    fn of(bits: u32) -> Self {
+        match bits & (state::ANSWERED | state::RESET | state::CONFIRMED | state::CLIENT_FIN) {
+            0 => Self::Asked,
+            bits if bits & state::ANSWERED == 0 => Self::GivenUp,
+            bits if bits & (state::RESET | state::CONFIRMED) == state::RESET => Self::Refused,
+            _ => Self::Answered,
+        }
+    }
 }
 
 /// Seconds by which the clocks of whoever looks at a flow may differ.
@@ -283,8 +320,10 @@ const SLACK: u32 = 2;
 
 impl Remembered {
     /// What the flow table says of a flow.
-    pub fn new(meta: Meta, client: &Client, flow: &Flow, clock: Clock) -> Self {
+    pub fn new(seen: &Seen<'_>, clock: Clock) -> Self {
+        let Seen { meta, client, flow, age } = *seen;
         let (address, port, _) = client.parts();
+        let age = age.filter(|_| client.is_tcp());
         let is_loose = meta.state() & (state::TAKEN_UP | state::CONFIRMED) == state::TAKEN_UP;
         let loose = is_loose.then(|| meta.silence(clock.now) / clock.hz.max(1));
         Self {
@@ -296,6 +335,7 @@ impl Remembered {
             is_over: meta.is_over(),
             is_ending: meta.is_over() || meta.state() & state::CLIENT_FIN != 0,
             left: (meta.idle(clock.hz) + SLACK * clock.hz).checked_sub(meta.silence(clock.now)),
+            opening: age.map(|age| Opening { age, stage: Stage::of(meta.state()) }),
         }
     }
 }
@@ -397,6 +437,23 @@ mod tests {
     use slb_common::abi::MAX_SERVICES;
 
     use super::*;
+
+    #[test]
+    fn stages_are_told_apart() {
+        use state::{ANSWERED, CLIENT_FIN, CONFIRMED, RESET, SERVER_FIN, USED};
+        for (bits, stage) in [
+            (0, Stage::Asked),
+            (ANSWERED, Stage::Answered),
+            (ANSWERED | RESET, Stage::Refused),
+            // Accepted, and reset by either end.
+            (ANSWERED | CONFIRMED | RESET, Stage::Answered),
+            (ANSWERED | CONFIRMED | CLIENT_FIN | SERVER_FIN, Stage::Answered),
+            (RESET, Stage::GivenUp),
+            (CLIENT_FIN, Stage::GivenUp),
+        ] {
+            assert_eq!(Stage::of(bits | USED), stage, "{bits}");
+        }
+    }
 
     #[test]
     fn a_full_index_finds_every_service() {

@@ -95,6 +95,7 @@ mod tests {
             timeout: Duration::from_secs(5),
             healthy_threshold,
             unhealthy_threshold,
+            passive: None,
         }
     }
 

@@ -13,6 +13,8 @@ pub struct Target {
     pub via: Via,
     /// How it is probed. Its `port` is already part of `address`.
     pub check: HealthCheck,
+    /// Where it takes traffic, if what comes of that counts, too.
+    pub watched: Option<SocketAddr>,
 }
 
 /// Which way the packets of a probe go: the way of the traffic.
@@ -51,7 +53,8 @@ impl Target {
             _ => check.port.unwrap_or(server.port()),
         };
         let address = SocketAddr::new(server.ip(), port);
-        Self { address, via, check: HealthCheck { port: None, ..check.clone() } }
+        let watched = check.passive.map(|_| server);
+        Self { address, via, check: HealthCheck { port: None, ..check.clone() }, watched }
     }
 
     /// The target of a server of a listener, if the listener checks its servers.

@@ -14,6 +14,7 @@ pub(super) fn target(address: SocketAddr, kind: CheckKind, timeout: Duration) ->
         timeout,
         healthy_threshold: 1,
         unhealthy_threshold: 1,
+        passive: None,
     };
     Target::new(address, Via::Direct, &check)
 }

@@ -83,6 +83,7 @@ async fn measure(options: &Options) -> Result<Report> {
         timeout: Duration::from_secs(5),
         healthy_threshold: 1,
         unhealthy_threshold: 1,
+        passive: None,
     };
     let first = u32::from(Ipv4Addr::new(127, 1, 0, 1));
     let addresses =

@@ -156,8 +156,7 @@ impl DataPlane for HostPlane {
         let Inner { host, upkeep, .. } = &mut *self.0.borrow_mut();
         let clock = Clock { now: host.now(), hz };
         let table = host.flow_table();
-        let look = upkeep
-            .look(&table, clock, &mut |meta, client, flow| visit(Remembered::new(meta, client, flow, clock)));
+        let look = upkeep.look(&table, clock, &mut |seen| visit(Remembered::new(seen, clock)));
         ensure!(table.is_sound(), "homes do not name their entries");
         Ok(look)
     }

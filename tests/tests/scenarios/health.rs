@@ -1,6 +1,7 @@
 //! Health checks of every kind: a server that breaks in the way its check looks for gets no new flows, and gets them
 //! again when it is whole.
 
+mod passive;
 mod settings;
 mod tls;
 mod ways;

@@ -66,6 +66,10 @@ fn health_checks() {
         ]
     );
     assert_eq!(
+        with("{ kind = \"tcp\", passive = { failures = 9 } }"),
+        ["listener shop/web: health check: passive off -> 9 in 10s"]
+    );
+    assert_eq!(
         with("{ kind = \"none\" }"),
         ["listener shop/web: health check removed: its servers are taken as able to serve"]
     );

@@ -17,6 +17,17 @@ pub struct HealthCheck {
     pub healthy_threshold: u8,
     /// Failures in a row that make a server unhealthy. 1 to 10.
     pub unhealthy_threshold: u8,
+    /// Whether what comes of clients' new connections counts, too. Only for TCP in mode `nat`.
+    pub passive: Option<Passive>,
+}
+
+/// When new connections of clients that fail make a server unhealthy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Passive {
+    /// Least connections that fail while none succeeds. 2 to 1,000.
+    pub failures: u32,
+    /// Time in which they are opened. 5 s to 60 s.
+    pub within: Duration,
 }
 
 /// What a health check sends and expects.

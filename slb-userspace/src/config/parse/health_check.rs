@@ -2,6 +2,7 @@
 
 mod http;
 mod kind;
+pub(super) mod passive;
 mod udp;
 
 use std::{ops::RangeInclusive, time::Duration};
@@ -41,10 +42,14 @@ pub(super) fn build(
     let timeout = duration(checker, "timeout", raw.timeout.as_ref(), TIMEOUT, timeout);
     let healthy = threshold(checker, "healthy_threshold", raw.healthy_threshold.as_ref());
     let unhealthy = threshold(checker, "unhealthy_threshold", raw.unhealthy_threshold.as_ref());
+    let passive = raw.passive.as_ref().map_or(Some(None), |table| passive::build(checker, table).map(Some));
     let kind = kind?;
     let fits = kind.refuse_others(checker, raw);
     let kind = match kind {
         Kind::None => {
+            if let Some(table) = &raw.passive {
+                return passive::refuse_alone(checker, table);
+            }
             warn_of_settings(checker, raw);
             return Some(None);
         }
@@ -62,6 +67,7 @@ pub(super) fn build(
         timeout: timeout?,
         healthy_threshold: healthy?,
         unhealthy_threshold: unhealthy?,
+        passive: passive?,
     }))
 }
 
@@ -75,6 +81,7 @@ fn default() -> HealthCheck {
         timeout,
         healthy_threshold: THRESHOLD_DEFAULT,
         unhealthy_threshold: THRESHOLD_DEFAULT,
+        passive: None,
     }
 }
 

@@ -64,6 +64,7 @@ pub(super) fn build(
     let scheduling = scheduling::build(checker, raw);
     let forwarding = mode::build(scope, raw, protocol);
     let mode = forwarding.map(|forwarding| forwarding.mode);
+    health_check::passive::check(scope.checker, raw.health_check.as_ref(), protocol, mode);
     let at = port.zip(port_value.map(toml::Spanned::span));
     let target = target::build(scope, raw, &span, surroundings, mode, at);
     if let (Some(target), Some(None)) = (&target, &health_check) {

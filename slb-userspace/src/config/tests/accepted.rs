@@ -6,8 +6,8 @@ use super::{BASE, accepted, changed};
 use crate::config::{
     load,
     model::{
-        CheckKind, HealthCheck, HttpCheck, Method, Mode, OnNoHealthy, Protocol, RunState, Scheduler, Status,
-        Target, Tls, Tracking, UdpCheck, UnknownDatagrams, XdpMode,
+        CheckKind, HealthCheck, HttpCheck, Method, Mode, OnNoHealthy, Passive, Protocol, RunState, Scheduler,
+        Status, Target, Tls, Tracking, UdpCheck, UnknownDatagrams, XdpMode,
     },
 };
 
@@ -18,6 +18,7 @@ const DEFAULT_CHECK: HealthCheck = HealthCheck {
     timeout: Duration::from_secs(5),
     healthy_threshold: 3,
     unhealthy_threshold: 3,
+    passive: None,
 };
 
 #[test]
@@ -162,6 +163,12 @@ fn health_checks_are_taken() {
     };
     assert_eq!(with("{ kind = \"tcp\" }"), Some(DEFAULT_CHECK));
     assert_eq!(with("{ kind = \"none\" }"), None);
+    let passive = |failures, seconds| {
+        let passive = Passive { failures, within: Duration::from_secs(seconds) };
+        Some(HealthCheck { passive: Some(passive), ..DEFAULT_CHECK })
+    };
+    assert_eq!(with("{ kind = \"tcp\", passive = {} }"), passive(5, 10));
+    assert_eq!(with("{ kind = \"tcp\", passive = { failures = 2, within = \"1m\" } }"), passive(2, 60));
     let least = HealthCheck {
         kind: CheckKind::Tcp,
         port: Some(1),
@@ -169,6 +176,7 @@ fn health_checks_are_taken() {
         timeout: Duration::from_millis(1_500),
         healthy_threshold: 1,
         unhealthy_threshold: 2,
+        passive: None,
     };
     assert_eq!(
         with(
@@ -183,6 +191,7 @@ fn health_checks_are_taken() {
         timeout: Duration::from_secs(300),
         healthy_threshold: 9,
         unhealthy_threshold: 10,
+        passive: None,
     };
     assert_eq!(
         with(
@@ -321,6 +330,7 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         "host",
         "expect",
         "verify",
+        "passive",
         "request",
         "servers",
         "state",

@@ -232,8 +232,7 @@ impl Maps {
     pub fn look(&mut self, clock: Clock, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
         let mut upkeep = std::mem::take(&mut self.upkeep);
         let table = self.flow_table()?;
-        let look = upkeep
-            .look(&table, clock, &mut |meta, client, flow| visit(Remembered::new(meta, client, flow, clock)));
+        let look = upkeep.look(&table, clock, &mut |seen| visit(Remembered::new(seen, clock)));
         self.upkeep = upkeep;
         Ok(look)
     }

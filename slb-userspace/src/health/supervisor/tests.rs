@@ -23,6 +23,7 @@ fn check(threshold: u8) -> HealthCheck {
         timeout: Duration::from_secs(5),
         healthy_threshold: threshold,
         unhealthy_threshold: threshold,
+        passive: None,
     }
 }
 

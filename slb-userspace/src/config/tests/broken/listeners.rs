@@ -130,10 +130,35 @@ fn health_checks() {
             54,
             ["`unhealthy_threshold` is out of range", "1 to 10"],
         ),
+        ("{ kind = \"tcp\", passive = true }", 42, ["expected a table, found a boolean", "braces"]),
+        ("{ kind = \"tcp\", passive = { failures = 1 } }", 55, ["`failures` is out of range", "2 to 1000"]),
+        ("{ kind = \"tcp\", passive = { within = \"4s\" } }", 53, ["`within` is out of range", "5s to 1m"]),
+        ("{ kind = \"tcp\", passive = { after = 3 } }", 44, ["unknown field `after`", "`failures`"]),
+        (
+            "{ kind = \"none\", passive = {} }",
+            43,
+            ["`passive` without a health check", "nothing would bring a server back"],
+        ),
     ] {
         let text = format!("server_group = \"web\"\nhealth_check = {check_text}");
         check(&[(WEB_TARGET, &text, &format!("22:{column}"), &words)]);
     }
+}
+
+#[test]
+fn passive_signals() {
+    let with_check = "backend_port = 5353\nhealth_check = { kind = \"udp\", request = \"?\", expect = \"!\", passive = {} }";
+    check(&[(
+        DNS_TARGET,
+        with_check,
+        "16:71",
+        &["`passive` has no meaning for a listener of UDP", "nobody need answer a datagram"],
+    )]);
+    let target = "server_group = \"web\"\nmode = \"dsr\"\nhealth_check = { kind = \"tcp\", passive = {} }";
+    let text =
+        changed(WEB_TARGET, target).replace("port = 8080", "port = 80").replace("port = 8081", "port = 80");
+    let words = ["`passive` has no meaning in mode `dsr`", "answers go past SLB", "`mode = \"nat\"`"];
+    assert_single(&errors(&text), "23:42", &words, &text);
 }
 
 #[test]

@@ -1,0 +1,190 @@
+//! What comes of clients' new connections, counted during a look at the flow table. Pure.
+//!
+//! What goes on with a connection that nobody remembers is not told from what asks for one (nothing of its entry says so): where a
+//! server resets it, or drops it, that counts as a connection that has failed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use slb_common::abi::{backend::Backend, service::IndexEntry};
+
+use super::desired::Desired;
+use crate::{
+    dataplane::state::{Opening, Remembered, Stage, State, backend_address},
+    health::passive::{Pool, SILENCE, Signals, Watched},
+};
+
+/// Time between two looks, while connections are watched.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+
+/// The pools whose new connections count, by table, still without signals.
+pub(super) fn watched(desired: &Desired, tables: &[(usize, u32)]) -> BTreeMap<u32, Pool> {
+    let pools = tables.iter().filter_map(|(pool, table)| {
+        let pool = desired.pools.get(*pool)?;
+        let servers = pool.servers.iter().map(|(address, server)| {
+            let can_serve = server.takes_new() || server.stands_by();
+            (*address, Watched { can_serve, signals: Signals::default() })
+        });
+        Some((*table, Pool { terms: pool.passive?, servers: servers.collect() }))
+    });
+    pools.collect()
+}
+
+/// Counts during one look.
+pub(super) struct Openings<'a> {
+    watched: &'a BTreeMap<u32, Pool>,
+    held: &'a State,
+    /// By table and server.
+    counts: BTreeMap<(u32, SocketAddr), Signals>,
+}
+
+impl<'a> Openings<'a> {
+    pub(super) fn new(watched: &'a BTreeMap<u32, Pool>, held: &'a State) -> Self {
+        Self { watched, held, counts: BTreeMap::new() }
+    }
+
+    /// Looks at a flow.
+    pub(super) fn note(&mut self, flow: &Remembered, entry: &IndexEntry) {
+        let Some(Opening { age, stage }) = flow.opening else { return };
+        let Some(pool) = self.watched.get(&entry.ring) else { return };
+        if u64::from(age) > pool.terms.within.as_secs() {
+            return;
+        }
+        let backend = self.held.backends.get(&flow.backend.id());
+        // Of one that leaves nothing is asked any more.
+        let stays =
+            |backend: &&Backend| backend.reference == flow.backend && backend.flags & Backend::LINGERING == 0;
+        let Some(backend) = backend.filter(stays) else { return };
+        let signals = self.counts.entry((entry.ring, backend_address(backend))).or_default();
+        match stage {
+            Stage::Answered => signals.answered += 1,
+            Stage::Refused => signals.refused += 1,
+            Stage::Asked if age >= SILENCE => signals.silent += 1,
+            Stage::Asked | Stage::GivenUp => {}
+        }
+    }
+
+    /// The pools with what has been counted. Tables with the same servers, on the same terms, are one pool.
+    pub(super) fn pools(self) -> Vec<Pool> {
+        let Self { watched, counts, .. } = self;
+        let mut pools = BTreeMap::new();
+        for (table, pool) in watched {
+            let addresses: BTreeSet<_> = pool.servers.keys().copied().collect();
+            let sum: &mut Pool = pools
+                .entry((pool.terms, addresses))
+                .or_insert_with(|| Pool { terms: pool.terms, servers: BTreeMap::new() });
+            for (address, server) in &pool.servers {
+                let signals = counts.get(&(*table, *address)).copied().unwrap_or_default();
+                let sum = sum.servers.entry(*address).or_default();
+                sum.can_serve |= server.can_serve;
+                sum.signals.answered += signals.answered;
+                sum.signals.refused += signals.refused;
+                sum.signals.silent += signals.silent;
+            }
+        }
+        pools.into_values().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use slb_common::abi::Reference;
+
+    use super::*;
+    use crate::{dataplane::state::to_address, health::passive::Terms};
+
+    const TERMS: Terms =
+        Terms { failures: 5, within: Duration::from_secs(10), first: Duration::from_secs(10) };
+    const TABLE: u32 = 4;
+
+    fn address() -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], 8080))
+    }
+
+    fn held(flags: u8) -> State {
+        let mut state = State::default();
+        let backend = Backend {
+            address: to_address(address().ip()),
+            port: address().port().to_be(),
+            reference: Reference::new(3, 7),
+            flags,
+            ..Backend::default()
+        };
+        state.backends.insert(3, backend);
+        state
+    }
+
+    fn flow(age: u32, stage: Stage) -> Remembered {
+        Remembered {
+            service: 1,
+            backend: Reference::new(3, 7),
+            client: to_address(IpAddr::from([203, 0, 113, 7])),
+            port: 40_000_u16.to_be(),
+            loose: None,
+            is_over: false,
+            is_ending: false,
+            left: None,
+            opening: Some(Opening { age, stage }),
+        }
+    }
+
+    fn pool() -> Pool {
+        let server = Watched { can_serve: true, signals: Signals::default() };
+        Pool { terms: TERMS, servers: [(address(), server)].into() }
+    }
+
+    /// What is counted of these flows in this table.
+    fn counted(held: &State, table: u32, flows: &[Remembered]) -> Signals {
+        let watched = BTreeMap::from([(TABLE, pool())]);
+        let mut openings = Openings::new(&watched, held);
+        let entry = IndexEntry { ring: table, ..IndexEntry::default() };
+        flows.iter().for_each(|flow| openings.note(flow, &entry));
+        openings.pools()[0].servers[&address()].signals
+    }
+
+    #[test]
+    fn connections_count_by_what_has_come_of_them() {
+        let held = held(Backend::ALIVE | Backend::NEW);
+        let all = [
+            flow(0, Stage::Answered),
+            flow(10, Stage::Answered),
+            flow(11, Stage::Answered),
+            flow(0, Stage::Refused),
+            flow(11, Stage::Refused),
+            flow(2, Stage::Asked),
+            flow(3, Stage::Asked),
+            flow(10, Stage::Asked),
+            flow(11, Stage::Asked),
+            flow(5, Stage::GivenUp),
+            Remembered { opening: None, ..flow(5, Stage::Refused) },
+            Remembered { backend: Reference::new(3, 6), ..flow(5, Stage::Refused) },
+        ];
+        assert_eq!(counted(&held, TABLE, &all), Signals { answered: 2, refused: 1, silent: 2 });
+        assert_eq!(counted(&held, TABLE + 1, &all), Signals::default(), "of another table");
+    }
+
+    #[test]
+    fn one_that_leaves_is_not_blamed() {
+        let held = held(Backend::ALIVE | Backend::LINGERING);
+        assert_eq!(counted(&held, TABLE, &[flow(0, Stage::Refused)]), Signals::default());
+    }
+
+    #[test]
+    fn tables_with_the_same_servers_are_one_pool() {
+        let held = held(Backend::ALIVE | Backend::NEW);
+        let other = Pool { terms: Terms { failures: 6, ..TERMS }, ..pool() };
+        let watched = BTreeMap::from([(TABLE, pool()), (TABLE + 1, pool()), (TABLE + 2, other)]);
+        let mut openings = Openings::new(&watched, &held);
+        for ring in TABLE..TABLE + 3 {
+            openings.note(&flow(1, Stage::Refused), &IndexEntry { ring, ..IndexEntry::default() });
+        }
+        let pools = openings.pools();
+        let refused: Vec<_> = pools.iter().map(|pool| pool.servers[&address()].signals.refused).collect();
+        assert_eq!(refused, [2, 1]);
+    }
+}

@@ -1,0 +1,299 @@
+//! Passive signals: what comes of clients' new connections decides, too, whether a server is healthy. Pure.
+//!
+//! A check may pass where traffic fails: it goes to another port, or asks for less. In mode `nat` both directions are seen, and
+//! a connection that a server resets at once, or does not answer, is a sign.
+//!
+//! Rules:
+//! - A server is held out when so many new connections to it as configured have failed in the configured time and none has
+//!   succeeded. An answer of any kind but a reset is a success: clients that ask and never go on (a flood of forged SYNs)
+//!   make no server look dead.
+//! - At most half of the servers of a pool are held out at once, and none unless another one can serve: what fails
+//!   everywhere is not the servers' fault, and a doubtful server is better than none.
+//! - It comes back when its time is over and its health check says that it is well; the time is as long as the check
+//!   takes to say so, at least. It doubles each time, up to [`LONGEST`], or else a server whose check passes and whose
+//!   traffic fails would take its share of connections down again and again. It begins anew once the server has gone well
+//!   for as long as it was held out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    time::Duration,
+};
+
+use crate::config::model::HealthCheck;
+
+/// Seconds after which a connection that is not answered has failed: its client has asked twice by then, if not three times.
+pub const SILENCE: u32 = 3;
+/// Longest time a server is held out, unless its check alone takes longer.
+pub const LONGEST: Duration = Duration::from_secs(300);
+
+/// When a server is held out, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Terms {
+    /// Least connections that fail while none succeeds.
+    pub failures: u32,
+    /// Time in which they are opened.
+    pub within: Duration,
+    /// For how long it is held out the first time.
+    pub first: Duration,
+}
+
+impl Terms {
+    /// Those of a health check, if it has any.
+    pub fn of(check: &HealthCheck) -> Option<Self> {
+        let passive = check.passive?;
+        // By then nothing counts that was opened before, and the check has had the time to see for itself.
+        let first = passive.within.max(check.interval * u32::from(check.healthy_threshold));
+        Some(Self { failures: passive.failures, within: passive.within, first })
+    }
+}
+
+/// New connections of a server by what has come of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Signals {
+    /// The server has answered.
+    pub answered: u32,
+    /// The server has reset them at once.
+    pub refused: u32,
+    /// The server has not answered for [`SILENCE`].
+    pub silent: u32,
+}
+
+impl Signals {
+    fn failed(self) -> u32 {
+        self.refused + self.silent
+    }
+}
+
+impl fmt::Display for Signals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (failed, all) = (self.failed(), self.failed() + self.answered);
+        write!(f, "passive: {failed} of {all} new connections ")?;
+        match (self.refused, self.silent) {
+            (_, 0) => f.write_str("refused"),
+            (0, _) => write!(f, "unanswered in {SILENCE} s"),
+            (refused, silent) => write!(f, "failed: {refused} refused, {silent} unanswered in {SILENCE} s"),
+        }
+    }
+}
+
+/// The servers that share the traffic of some listeners.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// When they are held out.
+    pub terms: Terms,
+    /// Servers by where they take traffic.
+    pub servers: BTreeMap<SocketAddr, Watched>,
+}
+
+/// A server of a pool.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// Whether it takes new connections, or would if its side had the traffic.
+    pub can_serve: bool,
+    /// What has come of those it got.
+    pub signals: Signals,
+}
+
+/// A server that is held out, or no longer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Where it takes traffic.
+    pub server: SocketAddr,
+    /// On whose terms.
+    pub terms: Terms,
+    /// For how long it is held out; `None` if it no longer is.
+    pub held: Option<Duration>,
+}
+
+/// Servers that are held out, or were not long ago.
+#[derive(Debug, Default)]
+pub struct Suspects(BTreeMap<(SocketAddr, Terms), Record>);
+
+#[derive(Debug)]
+struct Record {
+    /// Why it is held out; `None` if it no longer is.
+    reason: Option<String>,
+    /// For how long it is or was.
+    held: Duration,
+    /// When that ends or ended.
+    until: Duration,
+}
+
+impl Suspects {
+    /// Decides by what new connections have come to by `now`, a time that only grows.
+    pub fn judge(&mut self, pools: &[Pool], now: Duration) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for pool in pools {
+            self.release(pool, now, &mut changes);
+            self.hold(pool, now, &mut changes);
+        }
+        // Whoever has gone well for long enough is as good as new.
+        self.0.retain(|_, record| record.reason.is_some() || now <= record.until + record.held);
+        changes
+    }
+
+    /// Why a server is held out, if it is.
+    pub fn reason(&self, server: SocketAddr, terms: Terms) -> Option<&str> {
+        self.0.get(&(server, terms))?.reason.as_deref()
+    }
+
+    /// Forgets all servers but these.
+    pub fn retain(&mut self, known: &BTreeSet<(SocketAddr, Terms)>) {
+        self.0.retain(|key, _| known.contains(key));
+    }
+
+    fn release(&mut self, pool: &Pool, now: Duration, changes: &mut Vec<Change>) {
+        let is_empty = !pool.servers.values().any(|server| server.can_serve);
+        for server in pool.servers.keys() {
+            if let Some(record) = self.0.get_mut(&(*server, pool.terms))
+                && record.reason.is_some()
+                && (is_empty || record.until <= now)
+            {
+                record.reason = None;
+                record.until = now;
+                changes.push(Change { server: *server, terms: pool.terms, held: None });
+            }
+        }
+    }
+
+    fn hold(&mut self, pool: &Pool, now: Duration, changes: &mut Vec<Change>) {
+        let terms = pool.terms;
+        for (server, Watched { signals, can_serve }) in &pool.servers {
+            let is_held = |server: &SocketAddr| self.reason(*server, terms).is_some();
+            if !can_serve || is_held(server) || signals.answered > 0 || signals.failed() < terms.failures {
+                continue;
+            }
+            let held = pool.servers.keys().filter(|server| is_held(server)).count();
+            let mut others = pool.servers.iter().filter(|(other, _)| *other != server && !is_held(other));
+            if !others.any(|(_, other)| other.can_serve) || (held + 1) * 2 > pool.servers.len() {
+                continue;
+            }
+            let key = (*server, terms);
+            let longest = LONGEST.max(terms.first);
+            let held = self.0.get(&key).map_or(terms.first, |record| (record.held * 2).min(longest));
+            self.0.insert(key, Record { reason: Some(signals.to_string()), held, until: now + held });
+            changes.push(Change { server: *server, terms, held: Some(held) });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERMS: Terms =
+        Terms { failures: 5, within: Duration::from_secs(10), first: Duration::from_secs(10) };
+
+    fn server(n: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, n], 80))
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn silent(silent: u32) -> Signals {
+        Signals { silent, ..Signals::default() }
+    }
+
+    /// Servers 1, 2, ... with these signals, all of which can serve unless they are held out.
+    fn pool(suspects: &Suspects, signals: &[Signals]) -> Pool {
+        let servers = (1..).zip(signals).map(|(n, signals)| {
+            let can_serve = suspects.reason(server(n), TERMS).is_none();
+            (server(n), Watched { can_serve, signals: *signals })
+        });
+        Pool { terms: TERMS, servers: servers.collect() }
+    }
+
+    /// Judges, and returns the servers that are held out then.
+    fn judge(suspects: &mut Suspects, signals: &[Signals], seconds: u64) -> Vec<u8> {
+        let pool = pool(suspects, signals);
+        suspects.judge(&[pool], at(seconds));
+        (1..=signals.len() as u8).filter(|n| suspects.reason(server(*n), TERMS).is_some()).collect()
+    }
+
+    #[test]
+    fn so_many_must_fail_and_none_succeed() {
+        let well = Signals { answered: 1, ..Signals::default() };
+        for (signals, held) in [
+            (silent(4), false),
+            (silent(5), true),
+            (Signals { refused: 5, ..Signals::default() }, true),
+            (Signals { refused: 2, ..silent(3) }, true),
+            (Signals { answered: 1, ..silent(1_000) }, false),
+        ] {
+            let expected: &[u8] = if held { &[1] } else { &[] };
+            assert_eq!(judge(&mut Suspects::default(), &[signals, well], 0), expected, "{signals}");
+        }
+    }
+
+    #[test]
+    fn the_reason_says_how_they_failed() {
+        assert_eq!(silent(5).to_string(), "passive: 5 of 5 new connections unanswered in 3 s");
+        let refused = Signals { refused: 6, ..Signals::default() };
+        assert_eq!(refused.to_string(), "passive: 6 of 6 new connections refused");
+        let both = Signals { refused: 2, ..silent(4) };
+        let text = "passive: 6 of 6 new connections failed: 2 refused, 4 unanswered in 3 s";
+        assert_eq!(both.to_string(), text);
+        let mut suspects = Suspects::default();
+        judge(&mut suspects, &[both, silent(0)], 0);
+        assert_eq!(suspects.reason(server(1), TERMS), Some(text));
+        assert_eq!(suspects.reason(server(1), Terms { failures: 6, ..TERMS }), None, "on other terms");
+    }
+
+    #[test]
+    fn half_of_the_servers_stay_and_the_last_one_too() {
+        let dead = silent(9);
+        let judge = |signals: &[Signals]| judge(&mut Suspects::default(), signals, 0);
+        assert_eq!(judge(&[dead]), [0; 0]);
+        assert_eq!(judge(&[dead, dead]), [1]);
+        assert_eq!(judge(&[dead, dead, dead]), [1]);
+        assert_eq!(judge(&[dead, dead, dead, dead]), [1, 2]);
+        // The other one is out for another reason.
+        let mut suspects = Suspects::default();
+        let mut pool = pool(&suspects, &[dead, silent(0)]);
+        pool.servers.insert(server(2), Watched::default());
+        assert_eq!(suspects.judge(&[pool], at(0)), []);
+    }
+
+    #[test]
+    fn who_is_held_out_serves_where_nobody_else_can() {
+        let mut suspects = Suspects::default();
+        assert_eq!(judge(&mut suspects, &[silent(5), silent(0)], 0), [1]);
+        let nobody = [(server(1), Watched::default()), (server(2), Watched::default())];
+        let nobody = Pool { terms: TERMS, servers: nobody.into() };
+        let back = Change { server: server(1), terms: TERMS, held: None };
+        assert_eq!(suspects.judge(&[nobody], at(1)), [back]);
+    }
+
+    #[test]
+    fn it_is_held_out_for_longer_each_time_unless_it_went_well_meanwhile() {
+        let mut suspects = Suspects::default();
+        let (dead, well) = ([silent(5), silent(0)], [silent(0); 2]);
+        let mut now = 0;
+        for held in [10, 20, 40, 80, 160, 300, 300] {
+            assert_eq!(judge(&mut suspects, &dead, now), [1], "{held}");
+            assert_eq!(judge(&mut suspects, &well, now + held - 1), [1], "{held}");
+            now += held;
+            assert_eq!(judge(&mut suspects, &well, now), [0; 0], "{held}");
+            // Fails again before it has gone well for longer.
+            now += held;
+        }
+        assert_eq!(judge(&mut suspects, &well, now + 1), [0; 0]);
+        now += 2;
+        assert_eq!(judge(&mut suspects, &dead, now), [1]);
+        assert_eq!(judge(&mut suspects, &well, now + 10), [0; 0], "as the first time");
+    }
+
+    #[test]
+    fn a_server_that_goes_is_forgotten() {
+        let mut suspects = Suspects::default();
+        assert_eq!(judge(&mut suspects, &[silent(5), silent(0)], 0), [1]);
+        suspects.retain(&[(server(1), TERMS)].into());
+        assert!(suspects.reason(server(1), TERMS).is_some());
+        suspects.retain(&BTreeSet::new());
+        assert!(suspects.reason(server(1), TERMS).is_none());
+    }
+}

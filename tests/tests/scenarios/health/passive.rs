@@ -1,0 +1,87 @@
+//! Passive signals: a server whose check passes and whose traffic fails is held out, and comes back when it is mended.
+
+use std::{net::TcpStream, time::Duration};
+
+use anyhow::{Result, ensure};
+use slb_tests::{
+    World,
+    client::PATIENCE,
+    net::{Family, run},
+    scenario,
+    server::Service,
+    wait::wait_for,
+};
+use slb_userspace::api::types::{Health, Server};
+
+use super::{VICTIM, WEIGHTS, used};
+
+/// Connections that are tried between two looks at what the daemon says.
+const TRIES: usize = 8;
+/// How long a client waits for an answer that comes at once, or not at all.
+const IMPATIENCE: Duration = Duration::from_millis(100);
+
+#[test]
+fn a_silent_server_is_held_out() {
+    // Every SYN is lost, as with a full queue, or a firewall that is wrong.
+    play("a_silent_server_is_held_out", "drop", "unanswered in 3 s");
+}
+
+#[test]
+fn a_refusing_server_is_held_out() {
+    play("a_refusing_server_is_held_out", "reject with tcp reset", "refused");
+}
+
+fn play(name: &str, verdict: &str, how: &str) {
+    scenario(name, &WEIGHTS, |world| {
+        // The port that is checked is another service's, which goes on.
+        let check = "kind = \"tcp\", port = 7007, passive = { failures = 3, within = \"5s\" }";
+        ensure!(Service::Lines.backend_port() == 7007 && Service::Http.backend_port() == 8080);
+        world.plan.checks.insert(Service::Http, check);
+        world.start()?;
+        used(world, Service::Http, true)?;
+
+        let rule = format!(
+            "table inet broken {{\n  chain input {{\n    type filter hook input priority 0;\n    \
+             tcp dport 8080 {verdict}\n  }}\n}}\n"
+        );
+        run(world.net.backends[VICTIM].namespace.command("nft").args(["-f", "-"]), &rule)?;
+        let servers = wait_for("a server that is held out", 2 * PATIENCE, || {
+            connect(world)?;
+            let servers = of_victim(world)?;
+            Ok(servers.iter().all(|server| server.health == Health::Unhealthy).then_some(servers))
+        })?;
+        for Server { detail, address, .. } in servers {
+            let detail = detail.unwrap_or_default();
+            let said = detail.strip_prefix("passive: ").is_some_and(|detail| detail.ends_with(how));
+            ensure!(said, "{address}: {detail:?}");
+        }
+        used(world, Service::Http, false)?;
+        // Its check has passed all the while, as has that of its other services.
+        world.wait_for_health_of(Service::Lines, VICTIM, Health::Healthy)?;
+
+        run(world.net.backends[VICTIM].namespace.command("nft").args(["flush", "ruleset"]), "")?;
+        world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
+        used(world, Service::Http, true)
+    });
+}
+
+/// Opens connections through either VIP, from which nothing is expected.
+fn connect(world: &World) -> Result<()> {
+    let vips = Family::ALL.map(|family| world.vip(family, Service::Http));
+    world.net.client.on_thread(|| {
+        for vip in vips.iter().cycle().take(2 * TRIES) {
+            let _ = TcpStream::connect_timeout(vip, IMPATIENCE);
+        }
+        Ok(())
+    })
+}
+
+fn of_victim(world: &World) -> Result<Vec<Server>> {
+    let addresses = &world.plan.servers[VICTIM].addresses;
+    let listeners = world.status()?.load_balancers.into_iter().flat_map(|balancer| balancer.listeners);
+    let http = listeners.filter(|listener| listener.name == Service::Http.name());
+    let mut servers: Vec<_> = http.flat_map(|listener| listener.servers).collect();
+    servers.retain(|server| addresses.contains(&server.address.ip()));
+    ensure!(!servers.is_empty(), "no server");
+    Ok(servers)
+}
