@@ -3,6 +3,7 @@
 use std::{
     env,
     fs::{self, File, OpenOptions},
+    io,
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, ExitStatus, Output, Stdio},
@@ -12,6 +13,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
     sys::{
         prctl::set_pdeathsig,
         signal::{Signal, kill},
@@ -39,6 +42,8 @@ pub struct Programs {
     slbd: PathBuf,
     slb: PathBuf,
     log: PathBuf,
+    /// A directory that `slbd run` finds empty.
+    pub(crate) hidden: Option<&'static str>,
 }
 
 impl Programs {
@@ -49,7 +54,7 @@ impl Programs {
     /// They have not been built.
     pub fn new(namespace: &Arc<Namespace>, log: PathBuf) -> Result<Self> {
         let (slbd, slb) = (program("slbd", "SLBD")?, program("slb", "SLB")?);
-        Ok(Self { namespace: namespace.clone(), slbd, slb, log })
+        Ok(Self { namespace: namespace.clone(), slbd, slb, log, hidden: None })
     }
 
     /// Starts `slbd run`, without waiting for anything.
@@ -63,6 +68,10 @@ impl Programs {
         let die_with_us = || Ok(set_pdeathsig(Signal::SIGKILL)?);
         // SAFETY: between fork and exec the closure makes one system call and touches no memory.
         unsafe { command.pre_exec(die_with_us) };
+        if let Some(hidden) = self.hidden {
+            // SAFETY: between fork and exec the closure makes three system calls and touches no memory but its own.
+            unsafe { command.pre_exec(move || hide(hidden)) };
+        }
         let child = command.spawn().with_context(|| format!("cannot run {}", self.slbd.display()))?;
         Ok(Daemon { child, log: self.log.clone() })
     }
@@ -203,6 +212,15 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Lays an empty file system over a directory, for this process and its children alone.
+fn hide(directory: &str) -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), none)?;
+    Ok(())
 }
 
 /// Every server of every listener.

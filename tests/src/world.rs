@@ -82,6 +82,11 @@ impl World {
         (family.vip(), self.plan.vip_port(service)).into()
     }
 
+    /// Has the daemon find this directory empty, from its next start on.
+    pub fn hide(&mut self, directory: &'static str) {
+        self.programs.hidden = Some(directory);
+    }
+
     /// Starts the daemon with the plan, and waits until it is ready.
     ///
     /// # Errors

@@ -147,6 +147,32 @@ fn a_host_that_is_gone_is_found_by_udp() {
     }
 }
 
+/// A machine without TUN devices: checks go to the servers' own addresses, and the daemon says so.
+#[test]
+fn without_a_tun_device_servers_are_checked_at_their_own_addresses() {
+    for (name, way) in &WAYS[..2] {
+        let name = format!("without_a_tun_device_servers_are_checked_at_their_own_addresses: {name}");
+        scenario(&name, &WEIGHTS, |world| {
+            prepare(world, *way)?;
+            world.hide("/dev/net");
+            world.start()?;
+            world.wait_for_log("go to the servers' own addresses, not the way the traffic goes", 0)?;
+            all_healthy(world)?;
+            used(world, Service::Http, true)?;
+
+            world.kill_servers(VICTIM);
+            for server in world.wait_for_health_of(Service::Http, VICTIM, Health::Unhealthy)? {
+                let detail = server.detail.unwrap_or_default();
+                ensure!(detail == "connection refused", "{}: {detail:?}", server.address);
+            }
+            used(world, Service::Http, false)?;
+            world.start_servers(VICTIM)?;
+            world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
+            used(world, Service::Http, true)
+        });
+    }
+}
+
 /// Where the host does not hold the VIPs itself, it would answer for them: it must not.
 #[test]
 fn a_host_without_the_vips_stays_silent() {
