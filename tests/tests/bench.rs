@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use slb_tests::{
     bench::{
-        health,
+        health::{self, detection},
         packet::{self, Options},
         pps, tcp,
     },
@@ -90,5 +90,17 @@ fn every_server_of_a_round_is_found_healthy() -> Result<()> {
     }
     let report = health::run(&options("--targets 300"))?;
     ensure!(report.targets == 300 && report.processor > 0.0, "{report}");
+    Ok(())
+}
+
+#[test]
+fn every_kind_of_server_is_found_dead_and_well_again() -> Result<()> {
+    if !is_possible("every_kind_of_server_is_found_dead_and_well_again") {
+        return Ok(());
+    }
+    let report = detection::run(&options("--tries 1 --quick"))?;
+    ensure!(report.rows.len() == 9, "{report}");
+    // What is measured begins with the change: nothing is found before.
+    ensure!(report.rows.iter().all(|row| row.failure.min > 0.0 && row.recovery.min > 0.0), "{report}");
     Ok(())
 }

@@ -22,6 +22,8 @@ pub(crate) enum Benchmark {
     Control,
     /// A round of health checks of 10,000 servers.
     Health,
+    /// Time until a dead server is found, and one that is well again, for each kind of health check.
+    Detection,
 }
 
 /// Builds everything and runs the benchmark as root, with more arguments of its own.
@@ -33,6 +35,7 @@ pub(crate) fn run(benchmark: Benchmark, arguments: &[OsString]) -> Result<ExitCo
         Benchmark::Flood => ("flood", Extent::Needed),
         Benchmark::Control => ("control", Extent::Needed),
         Benchmark::Health => ("health", Extent::Needed),
+        Benchmark::Detection => ("detection", Extent::Bench),
     };
     let arguments: Vec<OsString> = [name.into()].into_iter().chain(arguments.iter().cloned()).collect();
     become_program("slb-bench", &arguments, extent)

@@ -3,6 +3,8 @@
 //! Servers are addresses of the loopback interface in a namespace; the processor time of their part, which the kernel
 //! spends on behalf of this process, is in the figures.
 
+pub mod detection;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -13,25 +15,28 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use nix::sys::{
-    resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit},
+    resource::{UsageWho, getrusage},
     time::TimeVal,
 };
 use serde::Serialize;
 use slb_userspace::{
     config::model::{CheckKind, HealthCheck},
-    health::{Event, Paths, Supervisor, Target, Via},
+    descriptors,
+    health::{Event, Health, Paths, Supervisor, Target, Via},
 };
 use tokio::{net::TcpListener, runtime, sync::mpsc, time::timeout};
 
 use super::{control::memory, machine::Machine};
 use crate::{
     leftovers::{self, RunId},
-    net::Namespace,
+    net::{Namespace, run as command},
 };
 
 const PORT: u16 = 8080;
 /// Longer than any round: each target is probed once.
 const ROUND: Duration = Duration::from_secs(50);
+/// Servers that fall silent beside others.
+const FEW: u32 = 100;
 
 /// What to measure.
 #[derive(Debug, Clone, Args)]
@@ -39,6 +44,9 @@ pub struct Options {
     /// Servers.
     #[arg(long, default_value_t = 10_000)]
     pub targets: u32,
+    /// So many of them fall silent after the round, and a hundred more when those have been found dead: needs nftables.
+    #[arg(long, default_value_t = 0)]
+    pub silent: u32,
 }
 
 /// All figures of a run.
@@ -52,8 +60,23 @@ pub struct Report {
     pub round: f64,
     /// Processor time of that, in seconds.
     pub processor: f64,
+    /// Seconds until servers that fell silent were found dead.
+    pub silence: Option<Silence>,
     /// Most memory that the process has used, in bytes, and what it had used before.
     pub peak_bytes: (u64, u64),
+}
+
+/// Seconds until all servers that fell silent together were found dead.
+#[derive(Debug, Serialize)]
+pub struct Silence {
+    /// Servers that did.
+    pub silent: u32,
+    /// How long it may take, the wait for the first probe included.
+    pub at_most: f64,
+    /// How long it took.
+    pub many: f64,
+    /// How long it took for [`FEW`] more, while the others went on being silent.
+    pub few: f64,
 }
 
 /// Measures.
@@ -62,18 +85,18 @@ pub struct Report {
 /// Not root, or a probe fails.
 pub fn run(options: &Options) -> Result<Report> {
     let _turn = leftovers::turn()?;
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    descriptors::raise()?;
+    ensure!(options.silent == 0 || options.silent + FEW <= options.targets, "too few targets to be silent");
     let namespace = Namespace::create(&format!("{}-health", RunId::next().prefix()))?;
     namespace.ip("link set lo up")?;
     // One thread for servers and probes.
     namespace.on_thread(|| {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(measure(options))
+        runtime.block_on(measure(options, &namespace))
     })
 }
 
-async fn measure(options: &Options) -> Result<Report> {
+async fn measure(options: &Options, namespace: &Namespace) -> Result<Report> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
     let check = HealthCheck {
@@ -85,11 +108,7 @@ async fn measure(options: &Options) -> Result<Report> {
         unhealthy_threshold: 1,
         passive: None,
     };
-    let first = u32::from(Ipv4Addr::new(127, 1, 0, 1));
-    let addresses =
-        (first..first + options.targets).map(|bits| SocketAddr::from((Ipv4Addr::from(bits), PORT)));
-    let wanted: BTreeMap<_, _> =
-        addresses.map(|address| (Target::new(address, Via::Direct, &check), None)).collect();
+    let wanted = targets(options.targets, &check);
 
     let (events, mut verdicts) = mpsc::channel(1_024);
     let mut supervisor = Supervisor::new(events, Paths::default());
@@ -103,13 +122,65 @@ async fn measure(options: &Options) -> Result<Report> {
         ensure!(well, "{}: {detail:?}", target.address);
         healthy.insert(target.address);
     }
-    Ok(Report {
+    let mut report = Report {
         machine: Machine::new()?,
         targets: options.targets,
         round: begun.elapsed().as_secs_f64(),
         processor: processor_time()? - used,
+        silence: None,
         peak_bytes: (memory("VmHWM")?, before),
-    })
+    };
+    drop(supervisor);
+    if options.silent > 0 {
+        report.silence = Some(silence(options, check, namespace).await?);
+    }
+    Ok(report)
+}
+
+/// The n-th address.
+fn host(n: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + n)
+}
+
+fn targets(count: u32, check: &HealthCheck) -> BTreeMap<Target, Option<Health>> {
+    let addresses = (0..count).map(|n| SocketAddr::from((host(n), PORT)));
+    addresses.map(|address| (Target::new(address, Via::Direct, check), None)).collect()
+}
+
+/// Has servers fall silent.
+async fn silence(options: &Options, check: HealthCheck, namespace: &Namespace) -> Result<Silence> {
+    const THRESHOLD: u8 = 3;
+    let interval = Duration::from_secs(2);
+    let check =
+        HealthCheck { interval, healthy_threshold: THRESHOLD, unhealthy_threshold: THRESHOLD, ..check };
+    let at_most = (check.timeout + interval) * u32::from(THRESHOLD);
+    let (events, mut verdicts) = mpsc::channel(1_024);
+    let mut supervisor = Supervisor::new(events, Paths::default());
+    supervisor.set_targets(targets(options.targets, &check));
+    let mut wait_for = async |count: u32, healthy: bool| {
+        let begun = Instant::now();
+        for _ in 0..count {
+            let next = timeout(at_most + ROUND, verdicts.recv()).await.context("not found out")?;
+            let Event { target, healthy: is, detail } = next.context("the supervisor has ended")?;
+            ensure!(is == healthy, "{}: healthy is {is}: {detail:?}", target.address);
+        }
+        anyhow::Ok(begun.elapsed().as_secs_f64())
+    };
+    wait_for(options.targets, true).await?;
+    let drop_from = |from: u32, count: u32| {
+        let rules = format!(
+            "table ip health {{\n  chain input {{\n    type filter hook input priority 0;\n    \
+             ip daddr {}-{} tcp dport {PORT} drop\n  }}\n}}\n",
+            host(from),
+            host(from + count - 1)
+        );
+        command(namespace.command("nft").args(["-f", "-"]), &rules).map(drop)
+    };
+    drop_from(0, options.silent)?;
+    let many = wait_for(options.silent, false).await?;
+    drop_from(options.silent, FEW)?;
+    let few = wait_for(FEW, false).await?;
+    Ok(Silence { silent: options.silent, at_most: at_most.as_secs_f64(), many, few })
 }
 
 /// What this process has used of processors, in seconds.
@@ -127,6 +198,10 @@ impl fmt::Display for Report {
         writeln!(f, "{} servers, TCP, on one core:", self.targets)?;
         writeln!(f, "  one round             {:8.2} s", self.round)?;
         writeln!(f, "  processor time of it  {:8.2} s, that of the servers' part included", self.processor)?;
+        if let Some(Silence { silent, at_most, many, few }) = &self.silence {
+            writeln!(f, "  {silent} silent, found   {many:6.2} s after that; {at_most:.0} s at most")?;
+            writeln!(f, "  {FEW} more, found      {few:8.2} s")?;
+        }
         write!(f, "  memory, at most       {:8.1} MB, {:.1} before", peak as f64 / 1e6, before as f64 / 1e6)
     }
 }

@@ -12,7 +12,8 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use slb_tests::{
     bench::{
-        control, health,
+        control,
+        health::{self, detection},
         packet::{self, flood},
         pps, tcp,
     },
@@ -45,6 +46,8 @@ enum Bench {
     Control(Control),
     /// A round of health checks of many servers: its time, processor time and memory.
     Health(Health),
+    /// How long it takes until a dead server is found, and one that is well again, for each kind of health check.
+    Detection(Detection),
     /// Frames per second on one processor, beside MAC swap, kernel forwarding and nftables.
     Pps(pps::Options),
     /// Requests, connections and bytes per second through real TCP stacks, beside kernel forwarding, nftables and proxies.
@@ -65,6 +68,15 @@ struct Flood {
 struct Health {
     #[command(flatten)]
     options: health::Options,
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Detection {
+    #[command(flatten)]
+    options: detection::Options,
     /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -126,7 +138,7 @@ impl Bench {
     fn leaves_things(&self) -> bool {
         match self {
             Self::Packet(packet) => !packet.list,
-            Self::Control(_) | Self::Flood(_) | Self::Health(_) => true,
+            Self::Control(_) | Self::Flood(_) | Self::Health(_) | Self::Detection(_) => true,
             Self::Pps(_) | Self::Tcp(_) => true,
         }
     }
@@ -139,6 +151,9 @@ impl Bench {
                 show(&flood::run(&flood::Options { seconds })?, json.as_deref())?;
             }
             Self::Health(Health { options, json }) => show(&health::run(&options)?, json.as_deref())?,
+            Self::Detection(Detection { options, json }) => {
+                show(&detection::run(&options)?, json.as_deref())?;
+            }
             Self::Pps(options) => show(&pps::run(&options)?, options.json.as_deref())?,
             Self::Tcp(options) => show(&tcp::run(&options)?, options.json.as_deref())?,
         }

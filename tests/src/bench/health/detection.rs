@@ -1,0 +1,339 @@
+//! How long it takes until a dead server is found, and one that is well again, beside what is promised.
+//!
+//! Servers of every kind are killed, or silenced, and come back; they are probed as the daemon probes them. Each server is
+//! probed at another moment of the interval, so that the time until the first probe after the change is in the figures
+//! as it is in life.
+
+mod servers;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use serde::Serialize;
+use slb_userspace::{
+    config::model::{CheckKind, HealthCheck, HttpCheck, Method, Status, Tls, UdpCheck},
+    health::{Event, Paths, Supervisor, Target, Via},
+};
+use tokio::{
+    runtime,
+    sync::mpsc,
+    time::{sleep, timeout_at},
+};
+
+use self::servers::{Kind, Server};
+use super::super::{machine::Machine, stats::median};
+use crate::{
+    leftovers::{self, RunId},
+    net::{Namespace, run as command},
+};
+
+const HEALTHY: u8 = 3;
+const UNHEALTHY: u8 = 3;
+/// Time beyond what a change may take at most, after which it is not waited for any more.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What to measure.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Servers of each kind, all of which break and are mended once.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=200))]
+    pub tries: u8,
+    /// Probe each second, and give up after a second, in place of the defaults of each kind.
+    #[arg(long)]
+    pub quick: bool,
+}
+
+/// All figures of a run.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Where.
+    pub machine: Machine,
+    /// Each kind of check with each way to break.
+    pub rows: Vec<Row>,
+}
+
+/// One kind of check with one way to break. Times are in seconds.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    /// Kind of the check.
+    pub check: &'static str,
+    /// How its servers break.
+    pub breaks: &'static str,
+    /// From one probe to the next.
+    pub interval: f64,
+    /// How long an answer may take.
+    pub timeout: f64,
+    /// Until a dead server is found.
+    pub failure: Times,
+    /// Until it is found that it is well again.
+    pub recovery: Times,
+}
+
+/// Times of one change.
+#[derive(Debug, Serialize)]
+pub struct Times {
+    /// What is promised, from the start of the first probe that sees the change.
+    pub window: f64,
+    /// The same from the change itself: with the longest wait for that probe.
+    pub at_most: f64,
+    /// Measured from the change, the shortest.
+    pub min: f64,
+    /// The one in the middle.
+    pub median: f64,
+    /// The longest.
+    pub max: f64,
+    /// How many.
+    pub tries: usize,
+}
+
+/// A kind of check with a way to break.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    check: &'static str,
+    server: Kind,
+    is_killed: bool,
+}
+
+const CASES: [Case; 9] = [
+    Case { check: "tcp", server: Kind::Tcp, is_killed: true },
+    Case { check: "tcp", server: Kind::Tcp, is_killed: false },
+    Case { check: "http", server: Kind::Http, is_killed: true },
+    Case { check: "http", server: Kind::Http, is_killed: false },
+    Case { check: "https", server: Kind::Https, is_killed: true },
+    Case { check: "https", server: Kind::Https, is_killed: false },
+    Case { check: "udp, reply", server: Kind::Udp, is_killed: false },
+    Case { check: "udp", server: Kind::Udp, is_killed: true },
+    Case { check: "icmp", server: Kind::None, is_killed: false },
+];
+
+/// Measures.
+///
+/// # Errors
+/// Not root, no nftables, or a server that is not found dead, or well, at all.
+pub fn run(options: &Options) -> Result<Report> {
+    let _turn = leftovers::turn()?;
+    let prefix = RunId::next().prefix();
+    let [here, there] =
+        ["prober", "servers"].map(|role| Namespace::create(&format!("{prefix}-{role}")).map(Arc::new));
+    let (here, there) = (here?, there?);
+    here.ip(&format!("link add eth0 type veth peer name eth0 netns {}", there.name()))?;
+    here.ip("addr add 10.92.0.1/16 dev eth0\nlink set eth0 up")?;
+    let servers = (1..).zip(&CASES).flat_map(|(number, _)| (1..=options.tries).map(move |n| host(number, n)));
+    let addresses: Vec<_> = servers.map(|host| format!("addr add {host}/16 dev eth0")).collect();
+    there.ip(&format!("{}\nlink set eth0 up", addresses.join("\n")))?;
+    // What is many machines elsewhere is one here, and would say "port unreachable" once a second to all.
+    there.sysctl("net/ipv4/icmp_ratelimit", "0")?;
+    here.on_thread(|| {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(measure(options, &there))
+    })
+}
+
+/// Address of the n-th server of a case.
+fn host(case: u8, n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 92, case, n)
+}
+
+impl Case {
+    fn health_check(&self, quick: bool) -> HealthCheck {
+        let http = HttpCheck {
+            method: Method::Head,
+            path: "/".to_owned(),
+            host: None,
+            expect: vec![Status::Class(2)],
+            tls: (self.server == Kind::Https).then_some(Tls::Any),
+        };
+        let kind = match self.server {
+            Kind::Tcp => CheckKind::Tcp,
+            Kind::Http | Kind::Https => CheckKind::Http(http),
+            Kind::Udp if self.is_killed => {
+                CheckKind::Udp(UdpCheck { request: b"ping".to_vec(), expect: None })
+            }
+            Kind::Udp => {
+                CheckKind::Udp(UdpCheck { request: b"ping".to_vec(), expect: Some(b"ping".to_vec()) })
+            }
+            Kind::None => CheckKind::Icmp,
+        };
+        // The defaults of each kind.
+        let (interval, timeout) = match (quick, self.server) {
+            (true, _) => (1, 1),
+            (false, Kind::Udp) => (5, 10),
+            (false, _) => (2, 5),
+        };
+        HealthCheck {
+            kind,
+            port: None,
+            interval: Duration::from_secs(interval),
+            timeout: Duration::from_secs(timeout),
+            healthy_threshold: HEALTHY,
+            unhealthy_threshold: UNHEALTHY,
+            passive: None,
+        }
+    }
+
+    /// The promise, and the same from the change itself: until a server is found dead.
+    fn failure(&self, check: &HealthCheck) -> [Duration; 2] {
+        let window = check.timeout * u32::from(UNHEALTHY) + check.interval * (u32::from(UNHEALTHY) - 1);
+        [window, window + check.interval]
+    }
+
+    /// And until it is found well.
+    fn recovery(&self, check: &HealthCheck) -> [Duration; 2] {
+        let window = check.interval * (u32::from(HEALTHY) - 1);
+        // A probe that nobody answers is given up first.
+        let wait = if self.is_killed { check.interval } else { check.interval.max(check.timeout) };
+        [window, window + wait]
+    }
+}
+
+async fn measure(options: &Options, there: &Arc<Namespace>) -> Result<Report> {
+    let all = || (1_u8..).zip(CASES);
+    let hosts = |case: u8| (1..=options.tries).map(move |n| host(case, n));
+    let mut servers = BTreeMap::new();
+    for (number, case) in all() {
+        servers.insert(number, Server::start(there, case.server, hosts(number).collect()).await?);
+    }
+
+    let (events, mut verdicts) = mpsc::channel(1_024);
+    let mut supervisor = Supervisor::new(events, Paths::default());
+    let checks: BTreeMap<u8, HealthCheck> =
+        all().map(|(number, case)| (number, case.health_check(options.quick))).collect();
+    let longest = checks.values().map(|check| check.interval).max().context("no check")?;
+    let mut wanted = BTreeMap::new();
+    for n in 1..=options.tries {
+        for (number, case) in all() {
+            let address = SocketAddr::from((host(number, n), case.server.port()));
+            wanted.insert(Target::new(address, Via::Direct, &checks[&number]), None);
+        }
+        supervisor.set_targets(wanted.clone());
+        sleep(longest / u32::from(options.tries)).await;
+    }
+    let count = wanted.len();
+    found(&mut verdicts, count, true, Instant::now() + PATIENCE).await?;
+
+    let latest = |of: fn(&Case, &HealthCheck) -> [Duration; 2]| {
+        all().map(|(number, case)| of(&case, &checks[&number])[1]).max().unwrap_or_default()
+    };
+    let silent: Vec<String> =
+        all().filter(|(_, case)| !case.is_killed).map(|(n, _)| format!("10.92.{n}.0/24")).collect();
+    let silence = format!(
+        "table ip detection {{\n  chain input {{\n    type filter hook input priority 0;\n    \
+         ip daddr {{ {} }} drop\n  }}\n}}\n",
+        silent.join(", ")
+    );
+    let nft = |arguments: &[&str], text: &str| command(there.command("nft").args(arguments), text).map(drop);
+
+    let mut broken = BTreeMap::new();
+    for (number, _) in all().filter(|(_, case)| case.is_killed) {
+        broken.insert(number, Instant::now());
+        if let Some(server) = servers.get_mut(&number) {
+            server.kill(there).await?;
+        }
+    }
+    broken.extend(all().filter(|(_, case)| !case.is_killed).map(|(number, _)| (number, Instant::now())));
+    nft(&["-f", "-"], &silence)?;
+    let dead = found(&mut verdicts, count, false, Instant::now() + latest(Case::failure) + PATIENCE).await?;
+
+    let mut mended = BTreeMap::new();
+    for (number, case) in all().filter(|(_, case)| case.is_killed) {
+        mended.insert(number, Instant::now());
+        let server = Server::start(there, case.server, hosts(number).collect()).await?;
+        servers.insert(number, server);
+    }
+    mended.extend(all().filter(|(_, case)| !case.is_killed).map(|(number, _)| (number, Instant::now())));
+    nft(&["delete", "table", "ip", "detection"], "")?;
+    let well = found(&mut verdicts, count, true, Instant::now() + latest(Case::recovery) + PATIENCE).await?;
+
+    let rows = all().map(|(number, case)| {
+        let check = &checks[&number];
+        Ok(Row {
+            check: case.check,
+            breaks: if case.is_killed { "killed" } else { "silenced" },
+            interval: check.interval.as_secs_f64(),
+            timeout: check.timeout.as_secs_f64(),
+            failure: Times::of(case.failure(check), broken[&number], &dead, number)?,
+            recovery: Times::of(case.recovery(check), mended[&number], &well, number)?,
+        })
+    });
+    Ok(Report { machine: Machine::new()?, rows: rows.collect::<Result<_>>()? })
+}
+
+/// When every target was found to be in this state.
+async fn found(
+    verdicts: &mut mpsc::Receiver<Event>,
+    count: usize,
+    healthy: bool,
+    deadline: Instant,
+) -> Result<BTreeMap<SocketAddr, Instant>> {
+    let mut found = BTreeMap::new();
+    while found.len() < count {
+        let event = timeout_at(deadline.into(), verdicts.recv()).await;
+        let event =
+            event.with_context(|| format!("{} of {count} servers are not found out", count - found.len()))?;
+        let Event { target, healthy: is, detail } = event.context("the supervisor has ended")?;
+        ensure!(is == healthy, "{}: healthy is {is}: {detail:?}", target.address);
+        found.insert(target.address, Instant::now());
+    }
+    Ok(found)
+}
+
+impl Times {
+    /// Of the servers of a case, whose change was at a moment.
+    fn of(
+        [window, at_most]: [Duration; 2],
+        change: Instant,
+        found: &BTreeMap<SocketAddr, Instant>,
+        case: u8,
+    ) -> Result<Self> {
+        let is_its = |address: &SocketAddr| matches!(address.ip(), IpAddr::V4(ip) if ip.octets()[2] == case);
+        let times = found.iter().filter(|(address, _)| is_its(address));
+        let mut times: Vec<f64> = times.map(|(_, at)| at.duration_since(change).as_secs_f64()).collect();
+        times.sort_by(f64::total_cmp);
+        Ok(Self {
+            window: window.as_secs_f64(),
+            at_most: at_most.as_secs_f64(),
+            min: *times.first().context("no server")?,
+            median: median(&times).context("no server")?,
+            max: *times.last().context("no server")?,
+            tries: times.len(),
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Machine { kernel, processor, cores, .. } = &self.machine;
+        writeln!(f, "Linux {kernel}, {processor}, {cores} cores")?;
+        writeln!(
+            f,
+            "Thresholds {HEALTHY}/{UNHEALTHY}. Seconds; the window begins with the first probe that sees the change,"
+        )?;
+        writeln!(f, "\"at most\" and what is measured with the change itself.")?;
+        writeln!(f, "{:32} | {:^44} | {:^44}", "", "until found dead", "until found well")?;
+        let heads = format!("{:>7} {:>8}  {:>26}", "window", "at most", "min / median / max (n)");
+        writeln!(f, "{:11} {:9} {:>5} {:>4} | {heads:44} | {heads:44}", "check", "server", "every", "for")?;
+        for (index, row) in self.rows.iter().enumerate() {
+            let Row { check, breaks, interval, timeout, failure, recovery } = row;
+            write!(f, "{check:11} {breaks:9} {interval:>5} {timeout:>4} | {failure:44} | {recovery:44}")?;
+            if index + 1 < self.rows.len() {
+                writeln!(f)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { window, at_most, min, median, max, tries } = self;
+        let measured = format!("{min:.2} / {median:.2} / {max:.2} ({tries})");
+        f.pad(&format!("{window:>7} {at_most:>8}  {measured:>26}"))
+    }
+}
