@@ -8,6 +8,7 @@ mod exchange;
 mod load;
 mod long;
 mod ping;
+mod steady;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -25,6 +26,7 @@ use crate::{
 pub use bulk::Direction;
 pub use load::{Batch, Failure, Load};
 pub use long::{Break, LongLived};
+pub use steady::{Door, During, Steady, Told, What};
 
 use long::Habit;
 
@@ -89,6 +91,17 @@ impl Client {
     /// One of them cannot be opened.
     pub fn silent(&self, target: SocketAddr, count: usize) -> Result<LongLived> {
         LongLived::open(&self.namespace, &self.sources(target), target, count, Habit::IsSilent)
+    }
+
+    /// Begins and keeps flows at these doors, until what is returned is dropped. Half of the client's addresses go to one
+    /// mode, half to the other: flows of one endpoint through two listeners may not share a server's port.
+    pub fn steady(&self, doors: &[Door]) -> Steady {
+        let with_sources = |door: &Door| {
+            let all = self.sources(door.target);
+            let (to_servers, direct) = all.split_at(all.len() / 2);
+            (*door, if door.direct { direct } else { to_servers }.into())
+        };
+        Steady::start(&self.namespace, doors.iter().map(with_sources).collect())
     }
 
     /// Transfers `bytes` bytes over each of `connections` connections at the same time, and compares hashes.

@@ -17,6 +17,9 @@ pub const UNHEALTHY_THRESHOLD: u32 = 2;
 /// Connections the flow table holds: more than most scenarios open.
 const FLOW_TABLE_ENTRIES: u32 = 262_144;
 
+/// What follows the service's name in the names of listeners that are there beside others.
+const DIRECT: &str = "-direct";
+
 /// The last line.
 const END: &str = "# The end.\n";
 
@@ -29,6 +32,25 @@ pub enum Mode {
     Dsr,
     /// In another IP packet.
     Ipip,
+}
+
+impl Mode {
+    /// Port of a service on the VIPs.
+    pub fn port(self, service: Service) -> u16 {
+        match self {
+            Self::Nat => service.vip_port(),
+            // Packets arrive as they are.
+            Self::Dsr | Self::Ipip => service.backend_port(),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::Dsr => "dsr",
+            Self::Ipip => "ipip",
+        }
+    }
 }
 
 /// What the daemon is to do.
@@ -50,6 +72,8 @@ pub struct Plan {
     pub servers: Vec<PlannedServer>,
     /// How packets reach the servers, by every listener.
     pub mode: Mode,
+    /// TCP listeners a second time, with the same servers, in mode `dsr` and thus at the servers' own ports.
+    pub direct: bool,
     /// Where tunnels begin.
     pub tunnel_addresses: Vec<IpAddr>,
     /// `unknown_datagrams` of UDP listeners, where it is to be written.
@@ -116,6 +140,7 @@ impl Plan {
             socket,
             servers: servers.collect(),
             mode: Mode::Nat,
+            direct: false,
             tunnel_addresses: Vec::new(),
             unknown_datagrams: None,
             changes: Vec::new(),
@@ -139,11 +164,7 @@ impl Plan {
 
     /// Port of a service on the VIPs.
     pub fn vip_port(&self, service: Service) -> u16 {
-        match self.mode {
-            Mode::Nat => service.vip_port(),
-            // Packets arrive as they are.
-            Mode::Dsr | Mode::Ipip => service.backend_port(),
-        }
+        self.mode.port(service)
     }
 
     /// The configuration: one load balancer with a VIP of each family. `lines` is served by the default server
@@ -169,41 +190,10 @@ impl Plan {
             let _ = write!(text, "\n[[load_balancer.server]]\naddress = \"{address}\"\nweight = {weight}\n");
         }
         for service in Service::ALL {
-            let target = match service {
-                Service::Lines => format!("backend_port = {}", service.backend_port()),
-                _ => format!("server_group = \"{}{}\"", service.name(), self.names.groups),
-            };
-            let mode = match self.mode {
-                Mode::Nat => "nat",
-                Mode::Dsr => "dsr",
-                Mode::Ipip => "ipip",
-            };
-            let unknown_datagrams = match (service, self.unknown_datagrams) {
-                (Service::Echo, Some(word)) => format!("unknown_datagrams = \"{word}\"\n"),
-                _ => String::new(),
-            };
-            let check = match (self.checks.get(&service), service) {
-                (Some(check), _) => (*check).to_owned(),
-                // A UDP server is checked by what answers over TCP beside it.
-                (None, Service::Echo) => format!("kind = \"tcp\", port = {}", Service::Http.backend_port()),
-                (None, _) => "kind = \"tcp\"".to_owned(),
-            };
-            let drain = self.connection_drain.map(|time| format!("connection_drain = \"{time}\"\n"));
-            let timeout = self.established_timeout.filter(|_| service.protocol() == "tcp");
-            let timeout = timeout.map(|time| format!("established_timeout = \"{time}\"\n"));
-            let endings = [drain, timeout].into_iter().flatten().collect::<String>();
-            let _ = write!(
-                text,
-                "\n[[load_balancer.listener]]\nname = \"{}{}\"\nprotocol = \"{}\"\nport = {}\nmode = \"{mode}\"\n{target}\n{unknown_datagrams}{endings}\
-                 health_check = {{ {check}, interval = \"{}s\", timeout = \"{}s\", healthy_threshold = 1, \
-                 unhealthy_threshold = {UNHEALTHY_THRESHOLD} }}\n",
-                service.name(),
-                self.names.listeners,
-                service.protocol(),
-                self.vip_port(service),
-                CHECK_INTERVAL.as_secs(),
-                CHECK_TIMEOUT.as_secs()
-            );
+            text += &self.listener(service, self.mode, "");
+        }
+        for service in Service::ALL.into_iter().filter(|service| self.direct && service.protocol() == "tcp") {
+            text += &self.listener(service, Mode::Dsr, DIRECT);
         }
         for service in Service::ALL.into_iter().filter(|service| *service != Service::Lines) {
             let _ = write!(
@@ -223,6 +213,40 @@ impl Plan {
             assert!(text.contains(from), "{from:?} is not in the configuration:\n{text}");
             text.replacen(from, to, 1)
         })
+    }
+
+    /// A listener; what follows the service's name in its own, where there are two of the service.
+    fn listener(&self, service: Service, mode: Mode, suffix: &str) -> String {
+        let target = match service {
+            Service::Lines => format!("backend_port = {}", service.backend_port()),
+            _ => format!("server_group = \"{}{}\"", service.name(), self.names.groups),
+        };
+        let unknown_datagrams = match (service, self.unknown_datagrams) {
+            (Service::Echo, Some(word)) => format!("unknown_datagrams = \"{word}\"\n"),
+            _ => String::new(),
+        };
+        let check = match (self.checks.get(&service), service) {
+            (Some(check), _) => (*check).to_owned(),
+            // A UDP server is checked by what answers over TCP beside it.
+            (None, Service::Echo) => format!("kind = \"tcp\", port = {}", Service::Http.backend_port()),
+            (None, _) => "kind = \"tcp\"".to_owned(),
+        };
+        let drain = self.connection_drain.map(|time| format!("connection_drain = \"{time}\"\n"));
+        let timeout = self.established_timeout.filter(|_| service.protocol() == "tcp");
+        let timeout = timeout.map(|time| format!("established_timeout = \"{time}\"\n"));
+        let endings = [drain, timeout].into_iter().flatten().collect::<String>();
+        format!(
+            "\n[[load_balancer.listener]]\nname = \"{}{suffix}{}\"\nprotocol = \"{}\"\nport = {}\nmode = \"{}\"\n{target}\n{unknown_datagrams}{endings}\
+             health_check = {{ {check}, interval = \"{}s\", timeout = \"{}s\", healthy_threshold = 1, \
+             unhealthy_threshold = {UNHEALTHY_THRESHOLD} }}\n",
+            service.name(),
+            self.names.listeners,
+            service.protocol(),
+            mode.port(service),
+            mode.name(),
+            CHECK_INTERVAL.as_secs(),
+            CHECK_TIMEOUT.as_secs()
+        )
     }
 
     /// Name and weight of every server.
@@ -247,11 +271,12 @@ mod tests {
     #[test]
     fn the_plan_is_a_valid_configuration_without_warnings() {
         for mode in [Mode::Nat, Mode::Dsr, Mode::Ipip] {
-            is_valid(mode);
+            is_valid(mode, false);
         }
+        is_valid(Mode::Nat, true);
     }
 
-    fn is_valid(mode: Mode) {
+    fn is_valid(mode: Mode, direct: bool) {
         let server = |n: u8, weight| PlannedServer {
             name: format!("b{n}"),
             addresses: [[10, 90, n, 10].into(), [0xfd90, n.into(), 0, 0, 0, 0, 0, 10].into()].into(),
@@ -266,6 +291,7 @@ mod tests {
             names: Names::default(),
             servers: vec![server(1, 100), server(2, 0)],
             mode,
+            direct,
             tunnel_addresses: vec![[10, 90, 0, 1].into(), [0xfd90, 0, 0, 0, 0, 0, 0, 1].into()],
             unknown_datagrams: (mode != Mode::Nat).then_some("follow"),
             changes: Vec::new(),
@@ -276,7 +302,8 @@ mod tests {
         };
         let parsed = slb_userspace::config::parse("slb.toml", &plan.toml());
         let loaded = parsed.unwrap_or_else(|rejected| panic!("{rejected}"));
-        assert_eq!(loaded.config.load_balancers[0].listeners.len(), Service::ALL.len());
+        let listeners = Service::ALL.len() + if direct { 3 } else { 0 };
+        assert_eq!(loaded.config.load_balancers[0].listeners.len(), listeners);
         assert_eq!(loaded.warnings.to_string(), "");
         assert_eq!(loaded.config.daemon.interfaces, plan.interfaces);
     }

@@ -10,6 +10,7 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod demo;
+pub mod flaps;
 pub mod leftovers;
 pub mod net;
 pub mod packets;

@@ -45,8 +45,13 @@ pub(super) async fn connect(source: IpAddr, target: SocketAddr) -> io::Result<Tc
 
 /// Asks the HTTP server who it is. The server closes first, so that no port of the client's stays in TIME_WAIT.
 pub(super) async fn http(source: IpAddr, target: SocketAddr) -> Result<Answer> {
-    let mut stream = connect(source, target).await.with_context(|| format!("connect from {source}"))?;
-    let local = stream.local_addr()?;
+    let stream = connect(source, target).await.with_context(|| format!("connect from {source}"))?;
+    http_over(stream).await
+}
+
+/// Asks the HTTP server at the other end of a connection.
+pub(super) async fn http_over(mut stream: TcpStream) -> Result<Answer> {
+    let (local, target) = (stream.local_addr()?, stream.peer_addr()?);
     let request = format!("GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.with_context(|| format!("send from {local}"))?;
     let mut response = String::new();
@@ -88,18 +93,25 @@ fn next_flow(sources: &[IpAddr]) -> SocketAddr {
 }
 
 async fn ask(socket: &UdpSocket, message: &str) -> Result<(String, u32)> {
-    let mut buffer = [0; 256];
     for retry in 0..=RETRIES {
-        socket.send(message.as_bytes()).await.context("send")?;
-        // What else comes is the late answer to a datagram that was sent again.
-        while let Ok(received) = timeout(RETRY_AFTER, socket.recv(&mut buffer)).await {
-            let text = str::from_utf8(&buffer[..received.context("receive")?])?;
-            let (server, echoed) =
-                text.split_once(' ').with_context(|| format!("no server name in {text:?}"))?;
-            if echoed == message {
-                return Ok((server.to_owned(), retry));
-            }
+        if let Ok(answered) = timeout(RETRY_AFTER, datagram(socket, message)).await {
+            return Ok((answered?, retry));
         }
     }
     bail!("no answer to {message}")
+}
+
+/// Sends one datagram and waits for the answer to it; returns the name of the server.
+pub(super) async fn datagram(socket: &UdpSocket, message: &str) -> Result<String> {
+    let mut buffer = [0; 256];
+    socket.send(message.as_bytes()).await.context("send")?;
+    // What else comes is the late answer to a datagram that was sent before.
+    loop {
+        let length = socket.recv(&mut buffer).await.context("receive")?;
+        let text = str::from_utf8(&buffer[..length])?;
+        let (server, echoed) = text.split_once(' ').with_context(|| format!("no server name in {text:?}"))?;
+        if echoed == message {
+            return Ok(server.to_owned());
+        }
+    }
 }

@@ -200,7 +200,7 @@ async fn keep_going(
 }
 
 /// Exchanges one line; returns the name of the server.
-async fn beat(stream: &mut BufStream<TcpStream>, number: u64) -> Result<String> {
+pub(super) async fn beat(stream: &mut BufStream<TcpStream>, number: u64) -> Result<String> {
     stream.write_all(format!("{number}\n").as_bytes()).await?;
     stream.flush().await?;
     let mut line = String::new();

@@ -1,7 +1,7 @@
-//! An XDP program that passes everything, for the ends of a veth pair whose other end carries SLB.
+//! XDP programs that pass everything, or nothing, for the ends of veth pairs whose other ends carry SLB.
 //!
 //! What SLB sends back over the interface it came from (`XDP_TX`) wakes the receiving end only if that end has a
-//! program too; otherwise the frame lies in its ring until another one comes. The program is two instructions, so it
+//! program too; otherwise the frame lies in its ring until another one comes. A program is two instructions, so it
 //! is handed to bpf(2) as they are; a loader would want a compiled object.
 
 use std::{
@@ -22,8 +22,9 @@ const ATTACH_XDP: u32 = 37;
 /// XDP_FLAGS_DRV_MODE: in the driver or not at all.
 const NATIVE: u32 = 1 << 2;
 
-/// `r0 = XDP_PASS; exit`, each as opcode, registers, offset and immediate.
-const PROGRAM: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 2, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+/// `xdp_action`: XDP_DROP and XDP_PASS.
+const DROP: u8 = 1;
+const PASS: u8 = 2;
 
 /// The beginning of `union bpf_attr` for BPF_PROG_LOAD; the kernel takes what is not given as zero.
 #[repr(C)]
@@ -43,12 +44,23 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// Attaches the program to an interface of the calling thread's namespace; it stays while the link is open.
+/// Has everything passed at an interface of the calling thread's namespace, while what is returned is open.
 pub(crate) fn attach(interface: &str) -> Result<OwnedFd> {
+    run(interface, PASS)
+}
+
+/// Has everything dropped that comes to an interface of the calling thread's namespace, while what is returned is open.
+pub(crate) fn attach_blocking(interface: &str) -> Result<OwnedFd> {
+    run(interface, DROP)
+}
+
+fn run(interface: &str, action: u8) -> Result<OwnedFd> {
+    // `r0 = action; exit`, each as opcode, registers, offset and immediate.
+    let program: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, action, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
     let load = ProgLoad {
         prog_type: XDP,
-        insn_cnt: PROGRAM.len().try_into()?,
-        insns: PROGRAM.as_ptr() as u64,
+        insn_cnt: program.len().try_into()?,
+        insns: program.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
     };
     // SAFETY: the attributes have the kernel's layout and point to memory that outlives the call.

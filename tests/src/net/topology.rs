@@ -106,8 +106,12 @@ pub struct Backend {
 enum Program {
     /// Passes everything, for as long as it is held.
     Pass { _link: OwnedFd },
+    /// Lets nothing in, for as long as it is held.
+    Drop { _link: OwnedFd },
     /// Takes packets out of tunnels.
     Decapsulator(Decapsulator),
+    /// Is not there.
+    None,
 }
 
 impl Topology {
@@ -278,13 +282,13 @@ impl Backend {
     /// `slb-decap` fails.
     pub fn decapsulate(&self, from: &[IpAddr]) -> Result<()> {
         let mut program = self.program();
-        if let Program::Pass { .. } = *program {
+        if !matches!(*program, Program::Decapsulator(_)) {
             // Takes off the one that is there, without which the interface is free.
             *program = Program::Decapsulator(Decapsulator::new(&self.namespace));
         }
         match &*program {
             Program::Decapsulator(decapsulator) => decapsulator.allow(from),
-            Program::Pass { .. } => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -295,12 +299,39 @@ impl Backend {
     pub fn decapsulator(&self) -> Result<Interface> {
         match &*self.program() {
             Program::Decapsulator(decapsulator) => decapsulator.status(),
-            Program::Pass { .. } => bail!("{} runs no slb-decap", self.name),
+            _ => bail!("{} runs no slb-decap", self.name),
         }
     }
 
     fn program(&self) -> MutexGuard<'_, Program> {
         self.program.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets nothing in any more, whatever address it is for, as a machine that hangs.
+    ///
+    /// # Errors
+    /// It runs `slb-decap`, or the program cannot be replaced.
+    pub fn hang(&self) -> Result<()> {
+        self.replace(|| Ok(Program::Drop { _link: pass::attach_blocking("eth0")? }))
+    }
+
+    /// Lets everything in again.
+    ///
+    /// # Errors
+    /// As [`Self::hang`].
+    pub fn recover(&self) -> Result<()> {
+        self.replace(|| Ok(Program::Pass { _link: pass::attach("eth0")? }))
+    }
+
+    fn replace(&self, attach: fn() -> Result<Program>) -> Result<()> {
+        let mut program = self.program();
+        if let Program::Decapsulator(_) = *program {
+            bail!("{} runs slb-decap", self.name);
+        }
+        // An interface runs one program at a time.
+        *program = Program::None;
+        *program = self.namespace.on_thread(attach)?;
+        Ok(())
     }
 
     /// Takes its addresses away: it answers nothing any more, not even with a refusal, as a machine that hangs.

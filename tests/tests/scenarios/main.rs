@@ -10,6 +10,7 @@ mod detach;
 mod drain;
 mod failover;
 mod failure;
+mod flaps;
 mod health;
 mod interfaces;
 mod modes;

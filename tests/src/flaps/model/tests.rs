@@ -1,0 +1,176 @@
+use super::*;
+
+const BOUNDS: Bounds = Bounds { detection: Duration::from_secs(5), recovery: Duration::from_secs(3) };
+
+/// A model of two servers, and its beginning.
+struct Play {
+    model: Model,
+    zero: Instant,
+}
+
+impl Play {
+    fn new() -> Self {
+        Self { model: Model::new(BOUNDS, ["b1", "b2"]), zero: Instant::now() }
+    }
+
+    fn at(&self, seconds: u64) -> Instant {
+        self.zero + Duration::from_secs(seconds)
+    }
+
+    fn during(&self, from: u64, to: u64) -> During {
+        During { from: self.at(from), to: self.at(to) }
+    }
+
+    /// Whether something is wrong with that.
+    fn is_wrong(&mut self, service: Service, from: u64, to: u64, what: What) -> bool {
+        let before = self.model.totals().wrong();
+        let during = self.during(from, to);
+        self.model.judge(&Told { door: door(service), during, what });
+        assert_eq!(self.model.wrong().len() as u64, self.model.totals().wrong());
+        self.model.totals().wrong() > before
+    }
+}
+
+fn door(service: Service) -> Door {
+    Door { service, target: ([198, 51, 100, 10], 80).into(), direct: false }
+}
+
+fn began(server: &str) -> What {
+    What::Began { server: server.to_owned(), retries: 0 }
+}
+
+fn failed() -> What {
+    What::Failed { error: "no answer".to_owned() }
+}
+
+fn broke(server: &str) -> What {
+    What::Broke { server: server.to_owned(), error: "reset".to_owned() }
+}
+
+fn moved() -> What {
+    What::Moved { from: "b1".to_owned(), to: "b2".to_owned() }
+}
+
+#[test]
+fn flows_of_living_servers_neither_break_nor_move_nor_fail() {
+    let mut play = Play::new();
+    for what in [failed(), broke("b1"), moved(), What::Began { server: "b1".to_owned(), retries: 1 }] {
+        assert!(play.is_wrong(Service::Echo, 1, 2, what));
+    }
+    assert!(!play.is_wrong(Service::Http, 1, 2, began("b1")));
+}
+
+#[test]
+fn what_a_server_had_when_it_failed_may_break() {
+    let mut play = Play::new();
+    play.model.fails("b1", play.at(10));
+    assert!(!play.is_wrong(Service::Lines, 9, 11, broke("b1")));
+    assert!(play.is_wrong(Service::Lines, 9, 11, broke("b2")));
+    assert!(play.is_wrong(Service::Lines, 9, 11, moved()), "a connection has one server");
+    assert!(!play.is_wrong(Service::Echo, 9, 11, moved()));
+    play.model.is_well("b1", play.at(20));
+    assert!(play.is_wrong(Service::Lines, 21, 22, broke("b1")));
+    assert!(!play.is_wrong(Service::Echo, 21, 22, moved()), "nobody may know that it is well");
+    assert!(play.is_wrong(Service::Echo, 24, 25, moved()));
+}
+
+#[test]
+fn new_flows_fail_until_the_failure_must_be_known() {
+    let mut play = Play::new();
+    play.model.fails("b1", play.at(10));
+    assert!(play.is_wrong(Service::Http, 8, 9, failed()));
+    assert!(!play.is_wrong(Service::Http, 15, 25, failed()));
+    assert!(play.is_wrong(Service::Http, 16, 26, failed()));
+}
+
+#[test]
+fn who_does_not_run_finds_nothing_out() {
+    let mut play = Play::new();
+    play.model.fails("b1", play.at(10));
+    play.model.fails("b2", play.at(14));
+    play.model.goes_down(play.at(16));
+    assert!(!play.is_wrong(Service::Http, 40, 41, failed()));
+    play.model.is_well("b2", play.at(42));
+    assert!(play.is_wrong(Service::Http, 43, 44, failed()), "b1 was known by then");
+    play.model.fails("b2", play.at(50));
+    play.model.is_up(play.at(60));
+    assert!(!play.is_wrong(Service::Http, 64, 66, failed()));
+    assert!(play.is_wrong(Service::Http, 66, 67, failed()));
+}
+
+#[test]
+fn who_is_to_get_none_gets_none_once_that_was_answered() {
+    let mut play = Play::new();
+    play.model.bar("b1", Service::Http, true, play.during(10, 12));
+    assert!(!play.is_wrong(Service::Http, 11, 13, began("b1")));
+    assert!(play.is_wrong(Service::Http, 13, 14, began("b1")));
+    assert!(!play.is_wrong(Service::Lines, 13, 14, began("b1")));
+    play.model.bar("b1", Service::Http, true, play.during(15, 16));
+    assert!(play.is_wrong(Service::Http, 13, 14, began("b1")), "it stays so");
+    play.model.bar("b1", Service::Http, false, play.during(20, 22));
+    assert!(play.is_wrong(Service::Http, 18, 19, began("b1")));
+    assert!(!play.is_wrong(Service::Http, 19, 21, began("b1")));
+}
+
+#[test]
+fn a_removed_server_takes_its_connections_with_it() {
+    let mut play = Play::new();
+    play.model.is_removed("b1", play.during(10, 12));
+    assert!(!play.is_wrong(Service::Lines, 9, 11, broke("b1")));
+    assert!(!play.is_wrong(Service::Http, 9, 11, failed()));
+    assert!(play.is_wrong(Service::Http, 13, 14, failed()), "new flows do not go there");
+    play.model.is_back("b1", play.at(20));
+    assert!(play.is_wrong(Service::Lines, 21, 22, broke("b1")));
+}
+
+#[test]
+fn flows_are_counted_between_two_looks() {
+    let mut play = Play::new();
+    let counted = |play: &mut Play, flows, second| {
+        let before = play.model.totals().wrong();
+        let during = play.during(second, second);
+        play.model.count(door(Service::Http), "b1", flows, during);
+        play.model.totals().wrong() - before
+    };
+    assert_eq!(counted(&mut play, 5, 1), 0);
+    assert_eq!(counted(&mut play, 9, 9), 0);
+    play.model.fails("b1", play.at(10));
+    assert_eq!(counted(&mut play, 10, 14), 0);
+    assert_eq!(counted(&mut play, 12, 16), 0, "some were counted before 15");
+    assert_eq!(counted(&mut play, 14, 17), 2);
+    play.model.is_well("b1", play.at(18));
+    assert_eq!(counted(&mut play, 16, 19), 0);
+    play.model.bar("b1", Service::Http, true, play.during(20, 21));
+    assert_eq!(counted(&mut play, 17, 22), 0);
+    assert_eq!(counted(&mut play, 20, 23), 3);
+    assert_eq!(play.model.totals().to_failed, 2);
+    assert_eq!(play.model.totals().to_barred, 3);
+}
+
+#[test]
+fn packets_find_a_server_unless_one_is_being_found_out() {
+    let mut play = Play::new();
+    let counted = |play: &mut Play, packets, second| {
+        let before = play.model.totals().unserved;
+        let during = play.during(second, second);
+        play.model.count_unserved(packets, during);
+        play.model.totals().unserved - before
+    };
+    assert_eq!(counted(&mut play, 0, 1), 0);
+    assert_eq!(counted(&mut play, 2, 2), 2);
+    play.model.fails("b1", play.at(10));
+    assert_eq!(counted(&mut play, 3, 14), 0);
+    assert_eq!(counted(&mut play, 3, 16), 0);
+    assert_eq!(counted(&mut play, 4, 17), 1);
+}
+
+#[test]
+fn what_is_over_is_forgotten() {
+    let mut play = Play::new();
+    play.model.fails("b1", play.at(10));
+    play.model.is_well("b1", play.at(11));
+    play.model.forget(play.at(70));
+    assert!(!play.is_wrong(Service::Lines, 9, 10, broke("b1")));
+    play.model.forget(play.at(72));
+    assert!(play.is_wrong(Service::Lines, 9, 10, broke("b1")));
+}
