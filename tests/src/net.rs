@@ -4,6 +4,7 @@ mod command;
 mod decapsulator;
 mod namespace;
 pub(crate) mod pass;
+mod received;
 mod topology;
 
 pub use command::{find_program, run};

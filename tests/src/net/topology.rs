@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Result, bail};
 use slb_userspace::cli::decap::status::Interface;
 
-use super::{Namespace, decapsulator::Decapsulator, pass, run};
+use super::{Namespace, decapsulator::Decapsulator, pass, received::received, run};
 
 /// Addresses of the client, per family.
 pub const CLIENT_SOURCES: u8 = 8;
@@ -305,6 +305,14 @@ impl Backend {
 
     fn program(&self) -> MutexGuard<'_, Program> {
         self.program.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// TCP segments and UDP datagrams that have come to it, whether or not a server runs.
+    ///
+    /// # Errors
+    /// The kernel does not count them.
+    pub fn received(&self) -> Result<u64> {
+        received(&self.namespace)
     }
 
     /// Lets nothing in any more, whatever address it is for, as a machine that hangs.

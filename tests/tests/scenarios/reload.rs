@@ -17,6 +17,8 @@ use slb_tests::{
 use slb_userspace::api::types::{Health, Status};
 
 const WEIGHTS: [u8; 4] = [50, 30, 20, 40];
+/// With a server that no configuration ever names.
+const WITH_STRANGER: [u8; 5] = [50, 30, 20, 40, 50];
 /// Long-lived connections per family.
 const LONG_LIVED: usize = 16;
 /// Exchanges that tell the weights.
@@ -208,30 +210,47 @@ fn a_refused_file_changes_nothing_and_says_why() {
     });
 }
 
-/// Many reloads, each of which adds, removes, weighs or renames, under traffic of both protocols and families.
+/// Many reloads, each of which adds, removes, weighs or renames, under traffic of both protocols and families. Who is neither
+/// in the configuration before nor in the one after gets no packet.
 #[test]
 fn reloads_under_traffic() {
     let reloads =
         env::var(RELOADS_VARIABLE).map_or(RELOADS, |reloads| reloads.parse().expect("a number of reloads"));
-    scenario("reloads_under_traffic", &WEIGHTS, |world| {
+    scenario("reloads_under_traffic", &WITH_STRANGER, |world| {
+        world.plan.servers.truncate(WEIGHTS.len());
         let guest = world.plan.servers.remove(GUEST);
         world.plan.flow_table_entries = FLOWS;
+        let stranger = world.net.backends[WEIGHTS.len()].clone();
         world.start()?;
         let watched = Watched::start(world)?;
+        let (mut outside, of_stranger) = (0, stranger.received()?);
+        // What had come to the guest when it was gone.
+        let mut gone = None;
         for round in 0..reloads {
-            let one = |world: &mut World| -> Result<()> {
-                match round % 5 {
-                    0 => world.plan.servers.push(guest.clone()),
-                    1 => world.plan.names = names(round),
-                    2 => {
+            let mut one = |world: &mut World| -> Result<()> {
+                match round % 7 {
+                    0 => {
+                        if let Some(before) = gone.take() {
+                            outside += world.net.backends[GUEST].received()? - before;
+                        }
+                        world.plan.servers.push(guest.clone());
+                    }
+                    // With and without the guest.
+                    1 | 5 => world.plan.names = names(round),
+                    2 | 6 => {
                         let weights =
-                            [[10, 60, 30, 20], [50, 30, 20, 40], [0, 100, 1, 99]][round as usize / 5 % 3];
+                            [[10, 60, 30, 20], [50, 30, 20, 40], [0, 100, 1, 99]][round as usize / 7 % 3];
                         for (server, weight) in world.plan.servers.iter_mut().zip(weights) {
                             server.weight = weight;
                         }
                     }
                     3 => return without_new_flows(world, GUEST),
-                    _ => drop(world.plan.servers.pop()),
+                    _ => {
+                        world.plan.servers.pop();
+                        world.reload()?;
+                        gone = Some(quiet(world)?);
+                        return consistent(world);
+                    }
                 }
                 world.reload()?;
                 consistent(world)
@@ -242,19 +261,35 @@ fn reloads_under_traffic() {
             }
         }
         watched.undisturbed(world)?;
+        if let Some(before) = gone {
+            outside += world.net.backends[GUEST].received()? - before;
+        }
+        outside += stranger.received()? - of_stranger;
         let (moved, broken) = watched.figures();
         let dropped = world.packets("drop", None)?;
         let batch = watched.stop();
         println!(
             "{reloads} reloads: {} exchanges succeeded, {} failed, {} datagrams sent again; {moved} flows moved, \
-             {broken} connections broken, {dropped} packets dropped",
+             {broken} connections broken, {dropped} packets dropped, {outside} outside of both configurations",
             batch.successes(),
             batch.failures.len(),
             batch.retries
         );
         ensure!((moved, broken, dropped) == (0, 0, 0) && batch.retries == 0, "{:?}", world.status()?.reasons);
+        ensure!(outside == 0, "{outside} packets came to servers of neither configuration");
         batch.expect_no_failure()
     });
+}
+
+/// Waits until probes and what else is under way to the guest have ended; returns what has come to it.
+fn quiet(world: &World) -> Result<u64> {
+    let (mut last, mut same) = (None, 0);
+    wait_for("a guest that gets nothing", slb_tests::client::PATIENCE, || {
+        let received = world.net.backends[GUEST].received()?;
+        same = if last == Some(received) { same + 1 } else { 0 };
+        last = Some(received);
+        Ok((same == 10).then_some(received))
+    })
 }
 
 /// What is running is what the plan says: the names, and the servers of each listener.
@@ -275,7 +310,7 @@ fn consistent(world: &World) -> Result<()> {
 fn names(round: u32) -> Names {
     let suffix = |word: &str| format!("-{word}{round}");
     // One kind of name changes, and the others change back.
-    match round / 5 % 3 {
+    match round / 7 % 3 {
         0 => Names { load_balancer: format!("shop{round}"), ..Names::default() },
         1 => Names { listeners: suffix("l"), ..Names::default() },
         _ => Names { groups: suffix("g"), ..Names::default() },
