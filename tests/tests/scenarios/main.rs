@@ -18,5 +18,6 @@ mod next_hop;
 mod not_ours;
 mod reload;
 mod restart;
+mod slow_start;
 mod spread;
 mod weight;

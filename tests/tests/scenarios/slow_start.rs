@@ -1,0 +1,117 @@
+//! Servers that come to their weight by and by.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{
+    World,
+    client::{LongLived, PATIENCE},
+    net::Family,
+    scenario,
+    server::Service,
+    traffic::spreads,
+    wait::wait_for,
+};
+use slb_userspace::api::types::Health;
+
+const WEIGHTS: [u8; 2] = [50, 50];
+/// Index and name of the server that begins.
+const BEGINS: usize = 0;
+const BEGINS_NAME: &str = "b1";
+/// In how many steps, and how long they take.
+const TIME: Duration = Duration::from_secs(10);
+/// Exchanges that tell a share.
+const EXCHANGES: u64 = 400;
+const LONG_LIVED: usize = 16;
+
+#[test]
+fn a_server_that_recovers_gets_a_rising_share() {
+    scenario("a_server_that_recovers_gets_a_rising_share", &WEIGHTS, |world| {
+        slowly(world);
+        world.start()?;
+        // Those a group begins with take their whole part at once.
+        spreads(world, &world.plan.weights(), EXCHANGES)?;
+        world.kill_servers(BEGINS);
+        world.wait_for_health(BEGINS, Health::Unhealthy)?;
+        let others = world.client().long_lived(world.vip(Family::V4, Service::Lines), LONG_LIVED)?;
+        world.start_servers(BEGINS)?;
+        rises(world, &others, |_| Ok(()))
+    });
+}
+
+#[test]
+fn a_server_that_is_added_gets_a_rising_share_whatever_becomes_of_the_daemon() {
+    scenario(
+        "a_server_that_is_added_gets_a_rising_share_whatever_becomes_of_the_daemon",
+        &WEIGHTS,
+        |world| {
+            slowly(world);
+            let added = world.plan.servers.remove(BEGINS);
+            world.start()?;
+            let others = world.client().long_lived(world.vip(Family::V4, Service::Lines), LONG_LIVED)?;
+            world.plan.servers.insert(BEGINS, added);
+            world.reload()?;
+            rises(world, &others, |world| {
+                world.kill()?;
+                world.start().map(drop)
+            })
+        },
+    );
+}
+
+fn slowly(world: &mut World) {
+    let group = "[[server_group]]\nname = \"http\"\n";
+    world.plan.change(group, format!("{group}slow_start = \"{}s\"\n", TIME.as_secs()));
+}
+
+/// The server's share of new flows rises to its weight, step by step, and is what the daemon says at each; `meanwhile` happens
+/// once it has risen, and connections with others stay.
+fn rises(world: &mut World, others: &LongLived, meanwhile: fn(&mut World) -> Result<()>) -> Result<()> {
+    let mut meanwhile = Some(meanwhile);
+    let mut shares = vec![wait_for("a share of new flows", PATIENCE, || {
+        let share = share(world)?;
+        Ok((share > 0.0).then_some(share))
+    })?];
+    ensure!(shares[0] <= 0.3, "it begins with {:?} of the flows", shares[0]);
+    let target = world.vip(Family::V4, Service::Http);
+    let full = wait_for("the whole weight", 3 * TIME, || {
+        let before = share(world)?;
+        let batch = world.client().exchanges(Service::Http, target, EXCHANGES, 8);
+        let after = share(world)?;
+        batch.expect_no_failure()?;
+        let got = batch.of(BEGINS_NAME) as f64 / EXCHANGES as f64;
+        // Five standard deviations of as many draws.
+        let chance = 5.0 * (0.25 / EXCHANGES as f64).sqrt();
+        ensure!(
+            got >= before - chance && got <= after + chance,
+            "{got} of the flows; it was to get {before} to {after}"
+        );
+        ensure!(after >= before && before >= *shares.last().unwrap_or(&0.0), "{shares:?}, {before}, {after}");
+        shares.extend([before, after]);
+        shares.dedup();
+        if shares.len() > 2
+            && let Some(meanwhile) = meanwhile.take()
+        {
+            meanwhile(world)?;
+        }
+        Ok((after > 0.49).then_some(after))
+    })?;
+    println!("shares: {shares:?}");
+    // Not all of ten steps need be seen, but no leap.
+    ensure!(shares.len() >= 4, "{shares:?}, and then {full}");
+    spreads(world, &world.plan.weights(), EXCHANGES)?;
+    others.progress(3)?;
+    others.expect_unbroken(None)
+}
+
+/// The part of new IPv4 flows that the server is to get.
+fn share(world: &World) -> Result<f64> {
+    let status = world.status()?;
+    let mut listeners = status.load_balancers.iter().flat_map(|balancer| &balancer.listeners);
+    let http = listeners.find(|listener| listener.name == Service::Http.name()).context("no listener")?;
+    let address = world.net.backends[BEGINS].address(Family::V4);
+    let of_v4 = || http.servers.iter().filter(|server| server.address.is_ipv4());
+    let all: u32 = of_v4().map(|server| server.slots).sum();
+    let own: u32 = of_v4().filter(|server| server.address.ip() == address).map(|server| server.slots).sum();
+    Ok(f64::from(own) / f64::from(all.max(1)))
+}
