@@ -34,7 +34,9 @@ use self::{
 use super::{
     requests::{Order, Refused, Request},
     status::{Context, Details, Settings, status},
-    types::{By, Changed, Configuration, Daemon, Differences, Override, Servers, Set, Status, Text, place},
+    types::{
+        By, Changed, Configuration, Daemon, Differences, Override, Servers, Set, Status, Text, Without, place,
+    },
 };
 use crate::{
     config::{Config, model::Weight},
@@ -202,6 +204,7 @@ async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Json<Status>, Fai
             confirm_within_seconds: trial_ends
                 .map(|ends| ends.saturating_duration_since(Instant::now()).as_secs()),
         },
+        interfaces_without: without(&config.daemon.interfaces, &snapshot.state, &interfaces),
         overrides: overrides.clone(),
         overrides_trouble: overrides_trouble.clone(),
     };
@@ -209,6 +212,15 @@ async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Json<Status>, Fai
     let context =
         Context { daemon: Some(daemon), config: Some(config), details, set, interfaces: &interfaces };
     status(&snapshot.state, &api.maps, context).map(Json).map_err(failed)
+}
+
+/// Those of these interfaces that the program is not attached to.
+fn without(configured: &[String], state: &State, interfaces: &[neigh::Link]) -> Vec<Without> {
+    let with_link = configured.iter().map(|name| (name, interfaces.iter().find(|link| link.name == *name)));
+    let is_without =
+        |link: &Option<&neigh::Link>| !link.is_some_and(|link| state.interfaces.contains(&link.index));
+    let without = with_link.filter(|(_, link)| is_without(link));
+    without.map(|(name, link)| Without { name: name.clone(), exists: link.is_some() }).collect()
 }
 
 async fn serve_differences(

@@ -32,6 +32,8 @@ pub struct Daemon {
     pub uptime_seconds: u64,
     /// Its configuration.
     pub configuration: Configuration,
+    /// Interfaces that the program should be attached to and is not.
+    pub interfaces_without: Vec<Without>,
     /// What is set at run time for single servers.
     pub overrides: Vec<Override>,
     /// Why nothing can be set, if so.
@@ -184,6 +186,15 @@ pub struct By {
     pub user: Option<String>,
     /// Process id.
     pub pid: Option<i32>,
+}
+
+/// An interface the program should be attached to and is not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Without {
+    /// Name.
+    pub name: String,
+    /// Whether there is an interface of that name; the daemon's log says then why it does not run the program.
+    pub exists: bool,
 }
 
 /// An interface the program is attached to.

@@ -15,7 +15,7 @@ use crate::{
     api::{
         client,
         status::{Context, status as describe},
-        types::{AttachMode, By, Configuration, Health, Listener, Override, Server, State, Status},
+        types::{AttachMode, By, Configuration, Health, Listener, Override, Server, State, Status, Without},
     },
     dataplane::{
         DataPlane as _,
@@ -81,6 +81,12 @@ fn render(status: &Status) -> String {
             AttachMode::Generic => "generic",
         };
         text += &format!("interface {}: XDP {mode}\n", interface.name);
+    }
+    for Without { name, exists } in status.daemon.iter().flat_map(|daemon| &daemon.interfaces_without) {
+        text += &format!(
+            "interface {name}: {}\n",
+            if *exists { "does not run SLB; the log says why" } else { "missing; attached when it comes" }
+        );
     }
     for balancer in &status.load_balancers {
         for listener in &balancer.listeners {

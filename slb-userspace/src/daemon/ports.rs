@@ -51,12 +51,13 @@ enum Port {
     Refused { index: u32, why: String },
 }
 
-/// Loads the program and puts it on the interfaces, once it is known that the maps have room for what is configured.
+/// Loads the program and puts it on the interfaces, once it is known that the maps have room for what is configured. An
+/// interface that is not there gets it when it comes: a machine's may come after the daemon.
 ///
 /// Returns the maps' keeper and the interfaces. `hz` is jiffies in a second.
 ///
 /// # Errors
-/// If one interface cannot be attached to, none is that was not before; where an earlier run's program has been replaced
+/// No interface is there. If one cannot be attached to, none is that was not before; where an earlier run's program has been replaced
 /// already, the new one stays.
 pub(super) fn attach(
     config: &Config,
@@ -64,7 +65,7 @@ pub(super) fn attach(
     links: &Links,
     hz: u32,
 ) -> Result<(Reconciler<Maps>, Ports)> {
-    missing(&config.daemon.interfaces, links)?;
+    some_there(&config.daemon.interfaces, links)?;
     let sizes = Sizes { flows: config.daemon.flow_table_entries, backends: config.daemon.max_servers };
     let mut program = loader::load(pins, sizes)?;
     #[cfg(feature = "debug-log")]
@@ -86,6 +87,17 @@ pub(super) fn attach(
     loader::detach_others(pins, &indexes)?;
     reconciler.set_interfaces(indexes, &BTreeSet::new());
     Ok((reconciler, ports))
+}
+
+/// Fails if there is no interface of any of these names; warns of each that there is none of.
+fn some_there(names: &[String], links: &Links) -> Result<()> {
+    if !names.iter().any(|name| links.contains_key(name)) {
+        return missing(names, links);
+    }
+    for name in names.iter().filter(|name| !links.contains_key(*name)) {
+        tracing::warn!(interface = name, "there is no such interface yet: attached when it comes");
+    }
+    Ok(())
 }
 
 /// Fails if there is no interface of one of these names.

@@ -37,9 +37,9 @@ fn a_bad_configuration_is_refused_and_changes_nothing() {
 fn a_start_that_cannot_succeed_changes_nothing() {
     scenario("a_start_that_cannot_succeed_changes_nothing", &[50, 50], |world| {
         let good = world.plan.toml();
-        let interfaces = "interfaces = [";
-        ensure!(good.contains(interfaces), "{good}");
-        let absent = good.replacen(interfaces, "interfaces = [\"absent0\", ", 1);
+        let interfaces = format!("interfaces = {:?}", world.plan.interfaces);
+        ensure!(good.contains(&interfaces), "{good}");
+        let absent = good.replacen(&interfaces, "interfaces = [\"absent0\"]", 1);
         refuses(world, &absent, "no interface absent0")?;
         ensure!(!world.plan.pin_dir.exists(), "a failed first start left {}", world.plan.pin_dir.display());
 

@@ -119,6 +119,32 @@ fn an_interface_that_comes_back_occupied_is_taken_once_it_is_free() {
     });
 }
 
+/// A machine's interfaces may come after its daemons.
+#[test]
+fn an_interface_that_is_missing_at_the_start_is_attached_when_it_comes() {
+    scenario("an_interface_that_is_missing_at_the_start_is_attached_when_it_comes", &WEIGHTS, |world| {
+        world.net.unplug(GUEST)?;
+        world.start_without_waiting()?;
+        world.wait_for_log("there is no such interface yet: attached when it comes", 0)?;
+        for index in 0..GUEST {
+            wait_for("a daemon", PATIENCE, || Ok(world.status().is_ok().then_some(())))?;
+            world.wait_for_health(index, Health::Healthy)?;
+        }
+        let status = world.slb(&["status"])?;
+        ensure!(status.contains("interface b3: missing; attached when it comes"), "{status}");
+        // The others serve meanwhile.
+        let others = world.plan.weights();
+        spreads(world, &others[..GUEST], EXCHANGES)?;
+        let traffic = Traffic::start(world, LONG_LIVED)?;
+        world.net.plug(GUEST)?;
+        attached(world, "b3")?;
+        serves(world)?;
+        ensure!(!world.slb(&["status"])?.contains("missing"), "{}", world.slb(&["status"])?);
+        traffic.expect_unbroken(None)?;
+        traffic.stop().expect_no_failure()
+    });
+}
+
 /// Deletes the guest's interface and waits until its servers are known to get no packets.
 fn gone(world: &World) -> Result<()> {
     world.net.unplug(GUEST)?;
