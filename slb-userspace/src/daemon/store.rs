@@ -296,6 +296,7 @@ mod tests {
             ("{\"version\":1,\"overrides\":[],\"more\":1}", "unknown field `more`"),
             (&whole.replace("10.0.0.11:8080", "10.0.0.11"), "10.0.0.11"),
             (&whole.replace("\"weight\": 5", "\"weight\": 101"), "a weight beyond 100"),
+            (&whole.replace("\"weight\": 5", "\"weight\": null"), "nothing is set"),
         ] {
             let (_home, directory) = home();
             fs::create_dir(&directory).unwrap();
@@ -311,6 +312,35 @@ mod tests {
             set(&mut store, record("10.0.0.12:8080", Some(6), None)).unwrap();
             assert_eq!(store.trouble(), None);
         }
+    }
+
+    #[test]
+    fn what_is_not_the_daemons_own_file_is_not_read() {
+        let (_home, directory) = home();
+        fs::create_dir_all(directory.join(FILE)).unwrap();
+        let store = Store::open(&directory);
+        let trouble = store.trouble().unwrap();
+        assert!(trouble.contains("is not a file: move it away"), "{trouble}");
+
+        let (_home, directory) = home();
+        set(&mut Store::open(&directory), record("10.0.0.11:8080", Some(5), None)).unwrap();
+        fs::set_permissions(directory.join(FILE), fs::Permissions::from_mode(0o666)).unwrap();
+        let store = Store::open(&directory);
+        let trouble = store.trouble().unwrap();
+        assert!(trouble.contains("everyone may write to it: move it away"), "{trouble}");
+        assert!(store.records().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_not_set() {
+        let (_home, directory) = home();
+        let mut store = Store::open(&directory);
+        // In the way of the part, and not removed with it.
+        fs::create_dir_all(directory.join("overrides.json.new/theirs")).unwrap();
+        let refused = set(&mut store, record("10.0.0.11:8080", Some(5), None)).unwrap_err();
+        let refused = format!("{refused:#}");
+        assert!(refused.contains("cannot write") && refused.contains("nothing was changed"), "{refused}");
+        assert!(store.records().is_empty());
     }
 
     #[test]

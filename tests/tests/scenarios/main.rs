@@ -16,6 +16,7 @@ mod interfaces;
 mod modes;
 mod next_hop;
 mod not_ours;
+mod refusals;
 mod reload;
 mod restart;
 mod slow_start;
