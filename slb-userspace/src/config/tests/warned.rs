@@ -74,3 +74,29 @@ fn nothing_to_balance_is_warned_of() {
     let text = "[daemon]\ninterfaces = [\"eth0\"]\n";
     assert_single(&warnings(text), "1:1", &["there is no load balancer"], text);
 }
+
+#[test]
+fn a_primary_that_is_never_left_is_warned_of() {
+    let pair = "\n[[primary_secondary_group]]\nname = \"db\"\nprimary = { address = \"10.0.0.31\", port = 80 }\n\
+        secondary = { address = \"10.0.0.32\", port = 80 }\n";
+    let spare = "\n[[server_group]]\nname = \"spare\"\nservers = [{ address = \"10.0.0.33\", port = 80 }]\n";
+    for (target, more) in [
+        ("primary_secondary_group = \"db\"", pair),
+        ("primary = \"web\"\nsecondary = \"spare\"\nfailover_threshold = 1", spare),
+    ] {
+        let with = |check: &str| {
+            let listener = "[[load_balancer.listener]]\nname = \"db\"\nprotocol = \"tcp\"\nport = 81\n";
+            let all = format!("server_group = \"web\"\n\n{listener}{target}\n{check}");
+            changed("server_group = \"web\"", &all) + more
+        };
+        let text = with("health_check = { kind = \"none\" }\n");
+        let column = target.find(" = ").unwrap_or(0) + 4;
+        assert_single(
+            &warnings(&text),
+            &format!("27:{column}"),
+            &["without a health check nothing fails over", "add a `health_check` to this listener"],
+            &text,
+        );
+        super::accepted(&with("health_check = { kind = \"tcp\" }\n"));
+    }
+}
