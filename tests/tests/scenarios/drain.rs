@@ -12,6 +12,7 @@ use slb_tests::{
     server::Service,
     wait::wait_for,
 };
+use slb_userspace::api::types::Health;
 
 const WEIGHTS: [u8; 3] = [50, 30, 20];
 /// Connections per family, of each habit.
@@ -39,7 +40,10 @@ fn without_drain_a_removed_servers_connections_end_at_once() {
 fn a_removed_server_drains_and_both_ends_are_told() {
     scenario("a_removed_server_drains_and_both_ends_are_told", &WEIGHTS, |world| {
         world.plan.connection_drain = Some("10s");
-        drains(world, true, |world| drop(world.plan.servers.remove(0)))
+        drains(world, true, |world| {
+            world.plan.servers.remove(0);
+            Ok(())
+        })
     });
 }
 
@@ -47,7 +51,37 @@ fn a_removed_server_drains_and_both_ends_are_told() {
 fn a_server_of_weight_0_drains_and_both_ends_are_told() {
     scenario("a_server_of_weight_0_drains_and_both_ends_are_told", &WEIGHTS, |world| {
         world.plan.connection_drain = Some("10s");
-        drains(world, true, |world| world.plan.servers[0].weight = 0)
+        drains(world, true, |world| {
+            world.plan.servers[0].weight = 0;
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_disabled_server_drains_and_both_ends_are_told() {
+    scenario("a_disabled_server_drains_and_both_ends_are_told", &WEIGHTS, |world| {
+        world.plan.connection_drain = Some("10s");
+        drains(world, true, |world| {
+            let addresses = world.plan.servers[0].addresses.iter().map(ToString::to_string);
+            let addresses = addresses.collect::<Vec<_>>();
+            let order = ["server", "disable", "--default-group", "shop"];
+            let arguments: Vec<_> = order.into_iter().chain(addresses.iter().map(String::as_str)).collect();
+            world.slb(&arguments).map(drop)
+        })
+    });
+}
+
+/// Its check fails, and its connections go on until the time is over.
+#[test]
+fn an_unhealthy_server_drains_and_both_ends_are_told() {
+    scenario("an_unhealthy_server_drains_and_both_ends_are_told", &WEIGHTS, |world| {
+        world.plan.connection_drain = Some("10s");
+        world.plan.checks.insert(Service::Lines, "kind = \"http\", port = 8080, path = \"/healthz\"");
+        drains(world, true, |world| {
+            world.mood(0).set_status(503);
+            world.wait_for_health_of(Service::Lines, 0, Health::Unhealthy).map(drop)
+        })
     });
 }
 
@@ -128,11 +162,11 @@ fn silent_connections_end_at_both_ends() {
 }
 
 /// Another daemon takes over in the meantime; `silent` is whether connections that say nothing are told as well.
-pub(super) fn drains(world: &mut World, silent: bool, leave: fn(&mut World)) -> Result<()> {
+pub(super) fn drains(world: &mut World, silent: bool, leave: fn(&mut World) -> Result<()>) -> Result<()> {
     world.start()?;
     let watched = Watched::open(world, silent)?;
     let begun: Vec<_> = watched.all().map(LongLived::age).collect();
-    leave(world);
+    leave(world)?;
     world.restart()?;
     watched.talking.iter().try_for_each(|talking| talking.progress(5))?;
     world.restart()?;

@@ -147,6 +147,22 @@ fn icmp_does_not_look_at_services() {
     });
 }
 
+/// Who gets no new flows is checked and shown all the same.
+#[test]
+fn a_server_of_weight_0_is_checked_and_shown() {
+    scenario("a_server_of_weight_0_is_checked_and_shown", &[0, 50], |world| {
+        world.start()?;
+        world.wait_for_health(VICTIM, Health::Healthy)?;
+        used(world, Service::Http, false)?;
+        world.kill_servers(VICTIM);
+        world.wait_for_health(VICTIM, Health::Unhealthy)?;
+        world.start_servers(VICTIM)?;
+        let servers = world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
+        ensure!(servers.iter().all(|server| server.weight == 0 && server.slots == 0), "{servers:?}");
+        Ok(())
+    });
+}
+
 fn kill(world: &mut World) -> Result<()> {
     world.kill_servers(VICTIM);
     Ok(())

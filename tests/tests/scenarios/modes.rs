@@ -126,7 +126,10 @@ fn came_through_tunnels(world: &World) -> Result<()> {
 /// Who speaks is told.
 fn a_server_drains_and_both_ends_are_told(world: &mut World) -> Result<()> {
     world.plan.connection_drain = Some("10s");
-    drain::drains(world, false, |world| world.plan.servers[0].weight = 0)
+    drain::drains(world, false, |world| {
+        world.plan.servers[0].weight = 0;
+        Ok(())
+    })
 }
 
 fn a_killed_server_is_left_out_and_taken_back_directly(world: &mut World) -> Result<()> {
