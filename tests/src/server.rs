@@ -118,12 +118,12 @@ impl Servers {
         let (http_mood, echo_mood) = (mood.clone(), mood.clone());
         namespace.block_on(async move {
             let tcp = |service: Service| -> Result<TcpListener> {
-                let socket = bind(Type::STREAM, Protocol::TCP, service)?;
+                let socket = bind(Type::STREAM, Protocol::TCP, service.backend_port())?;
                 socket.listen(BACKLOG)?;
                 Ok(TcpListener::from_std(socket.into())?)
             };
             let (http, lines, bulk) = (tcp(Service::Http)?, tcp(Service::Lines)?, tcp(Service::Bulk)?);
-            let echo = bind(Type::DGRAM, Protocol::UDP, Service::Echo)?;
+            let echo = bind(Type::DGRAM, Protocol::UDP, Service::Echo.backend_port())?;
             echo.set_recv_buffer_size(UDP_BUFFER)?;
             udp::prepare(&echo)?;
             let echo = UdpSocket::from_std(echo.into())?;
@@ -137,6 +137,23 @@ impl Servers {
             anyhow::Ok(())
         })?;
         Ok(Self { namespace: namespace.clone(), killed, mood, resets })
+    }
+
+    /// Serves HTTP at another port too, under another name.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn serve_also(&self, name: &str, port: u16) -> Result<()> {
+        let (name, mood, kill): (Arc<str>, _, _) = (name.into(), self.mood.clone(), self.killed.subscribe());
+        self.namespace.block_on(async move {
+            let socket = bind(Type::STREAM, Protocol::TCP, port)?;
+            socket.listen(BACKLOG)?;
+            let listener = TcpListener::from_std(socket.into())?;
+            tokio::spawn(accept(listener, kill, name, move |stream, name| {
+                http::serve(stream, name, mood.clone())
+            }));
+            Ok(())
+        })
     }
 
     /// Long-lived connections that have been reset.
@@ -155,13 +172,13 @@ impl Servers {
     }
 }
 
-fn bind(kind: Type, protocol: Protocol, service: Service) -> Result<Socket> {
+fn bind(kind: Type, protocol: Protocol, port: u16) -> Result<Socket> {
     let socket = Socket::new(Domain::IPV6, kind.nonblocking(), Some(protocol))?;
     socket.set_only_v6(false)?;
     // Connections of servers killed before may still be in TIME_WAIT on this port.
     socket.set_reuse_address(kind == Type::STREAM)?;
-    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, service.backend_port()));
-    socket.bind(&address.into()).with_context(|| format!("{} on {address}", service.name()))?;
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    socket.bind(&address.into()).with_context(|| format!("a server on {address}"))?;
     Ok(socket)
 }
 

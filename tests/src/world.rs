@@ -313,6 +313,14 @@ impl World {
         Ok(())
     }
 
+    /// Serves HTTP on backend `index` at another port too, under another name.
+    ///
+    /// # Errors
+    /// They are not running, or the port is taken.
+    pub fn serve_also(&self, index: usize, name: &str, port: u16) -> Result<()> {
+        self.servers[index].as_ref().context("no servers run")?.serve_also(name, port)
+    }
+
     /// How the servers of backend `index` answer.
     ///
     /// # Panics

@@ -11,6 +11,7 @@ mod drain;
 mod failover;
 mod failure;
 mod flaps;
+mod groups;
 mod health;
 mod interfaces;
 mod modes;

@@ -1,0 +1,66 @@
+//! Servers and groups: one server stands in several, and in one several times; one group serves several listeners.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{World, net::Family, scenario, server::Service, spread::expect_by_weight};
+
+const WEIGHTS: [u8; 2] = [50, 50];
+const EXCHANGES: u64 = 600;
+/// Ports of listeners beside those of the plan.
+const SHARED: u16 = 8000;
+const OTHER: u16 = 8001;
+/// Where the first server serves a second time, and under which name.
+const SECOND: u16 = 8181;
+const SECOND_NAME: &str = "b1 again";
+
+#[test]
+fn servers_stand_in_many_groups_and_with_several_ports() {
+    scenario("servers_stand_in_many_groups_and_with_several_ports", &WEIGHTS, |world| {
+        world.serve_also(0, SECOND_NAME, SECOND)?;
+        let [b1, b2] = [0, 1].map(|index| world.net.backends[index].address(Family::V4));
+        let http = Service::Http.backend_port();
+        // The same server twice in one group; two servers of it in another one, with other weights; and one group, in the
+        // same mode, for two listeners.
+        world.plan.change(
+            format!("  {{ address = \"{b1}\", port = {http}, weight = 50 }},\n"),
+            format!(
+                "  {{ address = \"{b1}\", port = {http}, weight = 30 }},\n  \
+                   {{ address = \"{b1}\", port = {SECOND}, weight = 20 }},\n"
+            ),
+        );
+        world.plan.append(&format!(
+            "[[server_group]]\nname = \"other\"\nservers = [\n  {{ address = \"{b1}\", port = {SECOND}, weight = 10 }},\n  \
+               {{ address = \"{b2}\", port = {http}, weight = 90 }},\n]\n"
+        ));
+        for (name, port, group) in [("shared", SHARED, "http"), ("other", OTHER, "other")] {
+            world.plan.append(&format!(
+                "[[load_balancer.listener]]\nname = \"{name}\"\nprotocol = \"tcp\"\nport = {port}\nserver_group = \"{group}\"\n\
+                 health_check = {{ kind = \"tcp\", interval = \"1s\", timeout = \"1s\", healthy_threshold = 1, unhealthy_threshold = 2 }}"
+            ));
+        }
+        world.start()?;
+        let shared = [("b1", 30), (SECOND_NAME, 20), ("b2", 50)];
+        spreads(world, Service::Http.vip_port(), &shared)?;
+        spreads(world, SHARED, &shared)?;
+        spreads(world, OTHER, &[(SECOND_NAME, 10), ("b2", 90), ("b1", 0)])?;
+
+        // Each entry is one of its own.
+        let second = SocketAddr::new(b1, SECOND).to_string();
+        world.slb(&["server", "disable", "http", &second])?;
+        let without = [("b1", 30), (SECOND_NAME, 0), ("b2", 50)];
+        spreads(world, Service::Http.vip_port(), &without)?;
+        spreads(world, SHARED, &without)?;
+        spreads(world, OTHER, &[(SECOND_NAME, 10), ("b2", 90), ("b1", 0)])
+    });
+}
+
+fn spreads(world: &World, port: u16, weights: &[(&str, u8)]) -> Result<()> {
+    let target = (Family::V4.vip(), port).into();
+    let batch = world.client().exchanges(Service::Http, target, EXCHANGES, 8);
+    batch.expect_no_failure()?;
+    for (server, weight) in weights {
+        ensure!((batch.of(server) == 0) == (*weight == 0), "port {port}: {:?}", batch.tally);
+    }
+    expect_by_weight(&batch.tally, weights).with_context(|| format!("port {port}"))
+}
