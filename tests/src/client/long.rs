@@ -1,7 +1,7 @@
 //! Connections that stay open and keep exchanging lines with their server.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     net::{IpAddr, SocketAddr},
     sync::{
@@ -117,6 +117,15 @@ impl LongLived {
     /// Connections that are not broken, with one server.
     pub fn alive_with(&self, server: &str) -> usize {
         self.alive().get(server).copied().unwrap_or(0)
+    }
+
+    /// The servers of each of the client's addresses.
+    pub fn servers_by_client(&self) -> BTreeMap<IpAddr, BTreeSet<String>> {
+        let mut servers: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for connection in &self.connections {
+            servers.entry(connection.local.ip()).or_default().insert(connection.server.clone());
+        }
+        servers
     }
 
     /// Time since the connections began to be opened.

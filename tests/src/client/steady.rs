@@ -191,7 +191,7 @@ async fn keep_connections(flow: Flow) {
             Ok((mut stream, server)) => {
                 flow.tell(good, What::Began { server: server.clone(), retries: 0 });
                 good = Instant::now();
-                if let Err(what) = talk(&mut stream, &server, flow.n % 2 == 0, &mut good).await {
+                if let Err(what) = talk(&mut stream, &server, flow.n.is_multiple_of(2), &mut good).await {
                     flow.tell(good, what);
                 }
             }

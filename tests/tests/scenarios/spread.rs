@@ -19,6 +19,32 @@ fn udp_flows_spread_by_weight() {
     scenario("udp_flows_spread_by_weight", &WEIGHTS, |world| spreads(world, Service::Echo));
 }
 
+/// With the scheduler that looks at the client's address alone, each address has one server, and they do not all have the same.
+#[test]
+fn all_flows_of_one_client_go_to_one_server() {
+    scenario("all_flows_of_one_client_go_to_one_server", &WEIGHTS, |world| {
+        world.start()?;
+        for family in Family::ALL {
+            ensure!(servers_of_clients(world, family)?.iter().all(|servers| *servers > 1));
+        }
+        let target = format!("backend_port = {}", Service::Lines.backend_port());
+        world.plan.change(target.clone(), format!("{target}\nscheduler = \"maglev-client\""));
+        world.reload()?;
+        for family in Family::ALL {
+            ensure!(servers_of_clients(world, family)?.iter().all(|servers| *servers == 1));
+        }
+        Ok(())
+    });
+}
+
+/// How many servers each of the client's addresses comes to, of many connections; all addresses together come to several.
+fn servers_of_clients(world: &World, family: Family) -> Result<Vec<usize>> {
+    const CONNECTIONS: usize = 128;
+    let connections = world.client().long_lived(world.vip(family, Service::Lines), CONNECTIONS)?;
+    ensure!(connections.alive().len() > 1, "{:?}", connections.alive());
+    Ok(connections.servers_by_client().values().map(std::collections::BTreeSet::len).collect())
+}
+
 /// The ports of the VIP differ from the servers', so every exchange also shows that ports are mapped both ways.
 fn spreads(world: &mut World, service: Service) -> Result<()> {
     world.start()?;
