@@ -4,7 +4,7 @@
 use std::{env, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use slb_tests::{flaps::wild::Wild, scenario};
+use slb_tests::{flaps::wild::Wild, net::Backend, scenario};
 
 const WEIGHTS: [u8; 5] = [50, 30, 20, 40, 30];
 /// How long, unless the variable says otherwise: on a developer's machine, and where `CI` is set.
@@ -30,7 +30,7 @@ fn servers_flap_and_administrators_are_busy() {
     let seed = number(SEED_VARIABLE, SEED);
     scenario("servers_flap_and_administrators_are_busy", &WEIGHTS, |world| {
         world.net.route_answers()?;
-        world.net.backends.iter().try_for_each(|backend| backend.hold_vips())?;
+        world.net.backends.iter().try_for_each(Backend::hold_vips)?;
         world.plan.direct = true;
         world.plan.flow_table_entries = FLOWS;
         world.start()?;
