@@ -10,7 +10,7 @@ use slb_tests::packets::frames::flag;
 use slb_tests::tracking::{
     flood,
     play::{Counts, Play},
-    servers::Setting,
+    servers::{Scheduling, Setting},
 };
 
 /// Plays of one run.
@@ -22,7 +22,14 @@ fn setting(n: u64) -> Setting {
     let (mode, always) =
         [("dsr", false), ("ipip", false), ("dsr", true), ("nat", false), ("dsr", false)][n as usize % 5];
     let drain = [None, Some(60), None, Some(900)][n as usize / 5 % 4];
-    Setting { mode, always, follow: n / 5 % 3 == 2, shared: (n / 15).is_multiple_of(2), drain }
+    Setting {
+        mode,
+        always,
+        follow: n / 5 % 3 == 2,
+        shared: (n / 15).is_multiple_of(2),
+        drain,
+        scheduling: Scheduling::TABLE,
+    }
 }
 
 fn variable(name: &str, default: u64) -> u64 {
@@ -36,6 +43,7 @@ fn add(a: Counts, b: Counts) -> Counts {
         packets: a.packets + b.packets,
         bound: a.bound + b.bound,
         lost: a.lost + b.lost,
+        kept: a.kept + b.kept,
         answers: a.answers + b.answers,
         ended: a.ended + b.ended,
         changes: a.changes + b.changes,

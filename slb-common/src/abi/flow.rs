@@ -199,6 +199,12 @@ impl Meta {
         (self.0 >> 56) as u32 * (IDLE_UNIT + more) * hz
     }
 
+    /// The idle time as it was put in.
+    #[inline(always)]
+    pub const fn units(self) -> u8 {
+        (self.0 >> 56) as u8
+    }
+
     /// Whether it is no flow, but says where those of a client go.
     #[inline(always)]
     pub const fn is_client(self) -> bool {

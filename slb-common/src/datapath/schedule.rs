@@ -73,6 +73,13 @@ impl Scheduled {
         })
     }
 
+    /// Whether the server is the keeper of its slot.
+    #[inline(always)]
+    const fn is_keepers(self) -> bool {
+        let server = self.0 & Self::ID;
+        !self.is_refused() && server != Self::ID && self.0 >> Self::KEEPER & Self::ID == server
+    }
+
     /// The keeper of the slot, if that has changed hands.
     #[inline(always)]
     pub(super) const fn keeper(self) -> Option<u32> {
@@ -89,8 +96,17 @@ pub(super) fn schedule<T: Tables>(
     others: Others,
     tables: &T,
 ) -> Scheduled {
-    let begins = packet.protocol != protocol::TCP || (packet.flags.asks() && !packet.flags.rst());
+    let is_tcp = packet.protocol == protocol::TCP;
+    let begins = !is_tcp || (packet.flags.asks() && !packet.flags.rst());
     let policy = if begins { service.policy } else { 0 };
+    if !is_tcp && service.mode != mode::NAT && policy & policy::ELSEWHERE != 0 && policy & policy::FOLLOW == 0
+    {
+        // Begun when the table said where, perhaps.
+        let kept = tables.server_by_hash(packet, service, others.0);
+        if kept.is_keepers() {
+            return kept;
+        }
+    }
     let persists = policy & policy::PERSIST != 0;
     let mut chosen = Scheduled::NOBODY;
     if persists {
@@ -296,8 +312,12 @@ impl<'t, T: Tables> Choice<'t, T> {
         if backend.ring != self.service.ring || self.refused(backend).is_some() {
             return Err(none);
         }
-        // One that comes again is no flood's.
-        if silence >= hz {
+        let idle = persistence_units(self.service.persistence);
+        if found.meta.units() != idle {
+            // What is configured has changed.
+            flows.replace(&found, &query, &found.flow, found.meta.state(), idle);
+        } else if silence >= hz {
+            // One that comes again is no flood's.
             flows.touch(&found, found.meta.state() | state::CONFIRMED);
         }
         Ok((backend.reference.id(), NO_BACKEND))

@@ -71,8 +71,10 @@ pub enum Fate {
     Goes,
     /// It is marked as over: its ends are told when they speak, if it has expired or its server's connections have been cut.
     Ends,
-    /// Its client is kept to its server from now on for as long as after the last packet of a new flow.
-    Holds,
+    /// Its client is kept to its server as if the flow had begun now, for these [`persistence_units`].
+    ///
+    /// [`persistence_units`]: crate::abi::flow::persistence_units
+    Holds(u8),
 }
 
 /// What a slot holds.
@@ -136,7 +138,7 @@ impl<'t> FlowTable<'t> {
     }
 
     /// Notes where a client's flows go as seen just now, if they go where this one does.
-    fn hold(&self, meta: Meta, client: &Client, flow: &Flow, now: u32) {
+    fn hold(&self, meta: Meta, client: &Client, flow: &Flow, now: u32, idle: u8) {
         let whole = Client::whole(&client.parts().0, flow.service);
         let (home, _) = self.home(0, &whole);
         let mut places = self.at(home).places();
@@ -147,7 +149,14 @@ impl<'t> FlowTable<'t> {
                 && entry.service_of(&whole) == Some(flow.service)
                 && entry.backend() == flow.backend
             {
-                entry.touch(found, now, found.state() | meta.state() & state::CONFIRMED);
+                let bits = found.state() | meta.state() & state::CONFIRMED;
+                if found.units() == idle {
+                    entry.touch(found, now, bits);
+                } else if let Some(flow) = entry.read(found)
+                    && entry.claim(found)
+                {
+                    entry.fill(found, &whole, &flow, now, bits, idle);
+                }
                 return;
             }
             places &= places - 1;
@@ -222,7 +231,7 @@ impl Upkeep {
                         match visit(&Seen { meta, client: &client, flow: &flow, age }) {
                             Fate::Goes => {}
                             Fate::Ends => reset(table.at(slot), meta, clock),
-                            Fate::Holds => table.hold(meta, &client, &flow, now),
+                            Fate::Holds(idle) => table.hold(meta, &client, &flow, now, idle),
                         }
                     }
                 }
@@ -347,7 +356,7 @@ mod tests {
         let (entry, meta) = (table.at(home + distance), table.at(home + distance).meta());
         assert!(entry.claim(meta));
         table.at(home).take_place(distance);
-        entry.fill(meta, &whole, &flow(0), 0, state::CLIENT, persistence_units(KEPT));
+        entry.fill(meta, &whole, &flow(0), 0, state::CLIENT, persistence_units(600));
         let mut at = |seconds, fate| {
             let clock = Clock { now: seconds * HZ, hz: HZ };
             let look = upkeep.look(&table, clock, &mut |seen| {
@@ -357,7 +366,7 @@ mod tests {
             assert!(table.is_sound());
             (look.live, look.erased)
         };
-        assert_eq!(at(500, Fate::Holds), (1, 0));
+        assert_eq!(at(500, Fate::Holds(persistence_units(KEPT))), (1, 0));
         assert_eq!(entry.meta().last_seen(), 500 * HZ);
         assert_eq!(entry.meta().state() & state::CONFIRMED, state::CONFIRMED);
         assert_eq!(at(900, Fate::Goes), (1, 0));

@@ -15,6 +15,7 @@ use slb_common::{
     abi::{
         Reference,
         backend::Backend,
+        flow::persistence_units,
         service::{IndexEntry, Service, mode, policy},
     },
     datapath::upkeep::Fate,
@@ -85,7 +86,7 @@ impl<'a> Watch<'a> {
         if self.ends(flow, entry) {
             Fate::Ends
         } else if flow.left.is_some() && !flow.is_over && entry.policy & policy::PERSIST != 0 {
-            Fate::Holds
+            Fate::Holds(persistence_units(entry.persistence))
         } else {
             Fate::Goes
         }

@@ -103,11 +103,13 @@ impl Handover {
         }
     }
 
-    /// Notes that flows of any slot may be remembered to be elsewhere, and are to be found there.
-    pub fn look_for_all(&mut self, owners: &[u32], now: Duration) {
+    /// Notes that flows of every slot are to be looked for before the table is asked; what nobody remembers is with these.
+    pub fn look_for_all(&mut self, keepers: &[u32], exists: impl Fn(u32) -> bool, now: Duration) {
         let slots = Arc::make_mut(&mut self.slots);
-        for (slot, &owner) in (0..).zip(owners) {
-            slots.entry(slot).or_insert(Moved { keeper: owner, since: now });
+        for (slot, &keeper) in (0..).zip(keepers) {
+            let keeper = if exists(keeper) { keeper } else { NO_BACKEND };
+            // Nobody has remembered what was begun until now with a keeper that was owner, too.
+            slots.entry(slot).or_insert(Moved { keeper, since: now }).since = now;
         }
     }
 
@@ -209,8 +211,8 @@ mod tests {
     fn slots_whose_flows_may_be_anywhere_are_looked_for_until_none_is() {
         let mut handover = Handover::default();
         handover.change(&[1, 2], &[2, 2], |_| true, at(0));
-        handover.look_for_all(&[2, 2], at(0));
-        assert_eq!(keepers(&handover), [(0, 1), (1, 2)]);
+        handover.look_for_all(&[2, 2, 3, NO_BACKEND], |id| id != 3, at(0));
+        assert_eq!(keepers(&handover), [(0, 1), (1, 2), (2, NO_BACKEND), (3, NO_BACKEND)]);
         let one = |slot| Elsewhere { any: slot == 1, loose_since: None };
         handover.sweep(|_| 2, one, IDLE, at(901));
         handover.sweep(|_| 2, one, IDLE, at(902));

@@ -326,6 +326,7 @@ impl<D: DataPlane> Reconciler<D> {
         let mut there = vec![false; backends.last_key_value().map_or(0, |(id, _)| *id as usize + 1)];
         backends.keys().for_each(|id| there[*id as usize] = true);
         let exists = |id: u32| there.get(id as usize) == Some(&true);
+        let turning = turning(held);
         let scattered = scattered(held, services);
         let mut replaced = Vec::new();
         for (id, old) in &held.tables {
@@ -345,13 +346,13 @@ impl<D: DataPlane> Reconciler<D> {
             build_all(part_of(tables, part));
             for id in part {
                 let (Some(old), Some(table)) = (held.tables.get(id), tables.get_mut(id)) else { continue };
-                if self.replace(*id, old, table, exists, now)? {
+                if self.replace(*id, old, table, turning.contains(id), exists, now)? {
                     table.owners = None;
                     found.push((*id, table.clone()));
                 }
                 if scattered.contains(id) {
                     let owners = table.owners();
-                    table.handover.look_for_all(&owners, now);
+                    table.handover.look_for_all(&owners, exists, now);
                 }
             }
             if replaced.len() > BATCH {
@@ -372,7 +373,8 @@ impl<D: DataPlane> Reconciler<D> {
         id: u32,
         old: &Table,
         table: &mut Table,
-        exists: impl Fn(u32) -> bool,
+        is_turning: bool,
+        exists: impl Fn(u32) -> bool + Copy,
         now: Duration,
     ) -> Result<bool> {
         // To read it takes much less time than to build it.
@@ -391,11 +393,16 @@ impl<D: DataPlane> Reconciler<D> {
             return Ok(false);
         }
         table.handover = found.clone();
-        if old.plan.order == Order::ByTurn && table.plan.order == Order::ByTurn {
+        match (is_turning, table.plan.order) {
             // Nobody looks for a flow in a slot whose turn it was once.
-            table.handover.forget(|slot| after[slot as usize], exists);
-        } else {
-            table.handover.change(&before, &after, exists, now);
+            (true, Order::ByTurn) => table.handover.forget(|slot| after[slot as usize], exists),
+            (_, order) => {
+                table.handover.change(&before, &after, exists, now);
+                if order == Order::ByTurn {
+                    // From now on, it is not with the slots that flows go.
+                    table.handover.look_for_all(&before, exists, now);
+                }
+            }
         }
         Ok(!old.is_known() && before == after && found == table.handover)
     }
@@ -403,6 +410,12 @@ impl<D: DataPlane> Reconciler<D> {
     fn carry_out(&mut self, operation: &Operation) -> Result<()> {
         self.plane.apply(operation).with_context(|| format!("cannot carry out {}", name_of(operation)))
     }
+}
+
+/// Tables whose slots flows get in turn.
+fn turning(held: &State) -> BTreeSet<u32> {
+    let turn = |service: &&Service| service.policy & (policy::TURNS | policy::LEAST) != 0;
+    held.services.values().filter(turn).map(|service| service.ring).collect()
 }
 
 /// Tables that flows are looked for in again which have been given servers without them: what is remembered is to be found.

@@ -11,12 +11,14 @@
 //!
 //! 5. In mode `nat`, a flow whose server is gone or cut off goes to no other: it is ended, and remembered until that must
 //!    have been heard.
+//! 6. A new TCP flow of a client that is kept to a server goes to that one, if it takes new flows.
 //!
 //! While a change is being put in force, a packet finds what was, or what will be: 1 asks for what holds of both, 2 for
 //! either. A packet may be lost then, as one is whose slot still names a server that has just died; moved it may not be.
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -24,7 +26,7 @@ use super::{
     control::{Control, HZ},
     dice::Dice,
     plane::HostPlane,
-    servers::{SERVERS, Server, Servers, Setting},
+    servers::{SERVERS, Scheduling, Server, Servers, Setting},
     wire::{self, Kind, Went},
 };
 use crate::packets::frames::flag;
@@ -32,6 +34,8 @@ use crate::packets::frames::flag;
 /// Idle times, less the second to which an entry knows when its flow was last seen, and one more.
 const TCP_IDLE: Duration = Duration::from_secs(900 - 2);
 const UDP_IDLE: Duration = Duration::from_secs(90 - 2);
+/// Silence after which nothing is known of a TCP client endpoint.
+const FORGOTTEN: Duration = Duration::from_secs(1000);
 /// Client endpoints: few, so that they are used again.
 const STREAMS: u64 = 200;
 const DATAGRAMS: u64 = 100;
@@ -56,6 +60,8 @@ pub struct Flow {
     pub server: usize,
     life: u32,
     last: Duration,
+    /// Whether it was remembered for good then.
+    is_remembered: bool,
 }
 
 /// How much has happened.
@@ -69,6 +75,8 @@ pub struct Counts {
     pub bound: u64,
     /// Packets of established TCP flows that were lost while a change was being put in force.
     pub lost: u64,
+    /// New flows of clients that were kept to a server.
+    pub kept: u64,
     /// Answers of servers.
     pub answers: u64,
     /// Packets of flows that were ended.
@@ -92,6 +100,14 @@ pub struct Play {
     /// TCP flows by the number of the client endpoint.
     pub streams: BTreeMap<u32, Flow>,
     datagrams: BTreeMap<u32, Flow>,
+    /// Where the last TCP flow of each client address went, while clients are kept to servers.
+    kept: BTreeMap<IpAddr, Flow>,
+    /// When each TCP client endpoint was heard last.
+    heard: BTreeMap<u32, Duration>,
+    /// What decides about new flows, as far as it is in force.
+    scheduling: Scheduling,
+    /// Whether that changes.
+    reschedules: bool,
     /// The servers as they are to be.
     pub wanted: Servers,
     in_force: Servers,
@@ -118,6 +134,10 @@ impl Play {
             counts: Counts::default(),
             streams: BTreeMap::new(),
             datagrams: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            scheduling: setting.scheduling,
+            reschedules: false,
             wanted,
             in_force: [none; SERVERS],
             leaving: [[None; SERVERS]; 2],
@@ -133,6 +153,7 @@ impl Play {
     /// Plays so many steps, and what must hold at the end of them.
     pub fn random(setting: Setting, seed: u64, steps: usize) -> Counts {
         let mut play = Self::new(setting, seed, SLOTS, 4);
+        play.reschedules = true;
         for _ in 0..steps {
             play.step();
         }
@@ -174,6 +195,12 @@ impl Play {
     }
 
     fn change(&mut self) {
+        if self.reschedules && self.dice.once_in(6) {
+            let kinds = Scheduling::ALL;
+            self.setting.scheduling = kinds[self.dice.below(kinds.len() as u64) as usize];
+            self.note(format!("new flows are to go by {:?}", self.setting.scheduling));
+            return;
+        }
         let n = self.dice.below(SERVERS as u64) as usize;
         let roll = self.dice.below(8);
         let server = &mut self.wanted[n];
@@ -197,6 +224,10 @@ impl Play {
         self.begin_change();
         self.carry_out(usize::MAX);
         self.in_force = self.wanted;
+        if self.scheduling != self.setting.scheduling {
+            self.scheduling = self.setting.scheduling;
+            self.kept.clear();
+        }
         self.leaving[0] = self.leaving[1];
         self.is_changing = false;
         self.counts.changes += 1;
@@ -362,14 +393,22 @@ impl Play {
 
     /// The flow as it is after a packet to `server`.
     fn flow(&self, server: usize) -> Flow {
-        Flow { server, life: self.wanted[server].life, last: self.now }
+        let in_force = Setting { scheduling: self.scheduling, ..self.setting };
+        let is_remembered = ![in_force, self.setting].iter().any(Setting::is_stateless);
+        Flow { server, life: self.wanted[server].life, last: self.now, is_remembered }
     }
 
     /// A client asks for a connection.
     pub fn open(&mut self, number: u32) {
+        // Another one's SYN may be taken for one that is sent again, of a flow that is remembered.
+        let is_fresh = self.heard.get(&number).is_none_or(|heard| self.now - *heard > FORGOTTEN);
+        let kept = self.kept_server(number).filter(|_| is_fresh);
         let to = self.send(number, Kind::Tcp(flag::SYN));
         self.streams.remove(&number);
         match to {
+            Went::To(server) if kept.is_some_and(|kept| kept != server) => {
+                self.fail(&format!("6: the client is kept to {kept:?}"));
+            }
             Went::Nowhere if self.may_drop() => {}
             Went::Nowhere => self.fail("4: a SYN was dropped"),
             Went::Ended => self.fail("a SYN was answered"),
@@ -377,10 +416,25 @@ impl Play {
                 self.counts.flows += 1;
                 let flow = self.flow(server);
                 self.streams.insert(number, flow);
+                if self.is_changing || self.scheduling.persistence == 0 {
+                    self.kept.remove(&wire::client(number).ip());
+                } else if is_fresh {
+                    self.counts.kept += u64::from(kept.is_some());
+                    self.kept.insert(wire::client(number).ip(), flow);
+                }
                 self.answer(number, &flow, Kind::Tcp(flag::SYN));
             }
             Went::To(_) => self.fail("2: a SYN went to a server that takes no new flows"),
         }
+    }
+
+    /// The server that a client is kept to.
+    fn kept_server(&self, number: u32) -> Option<usize> {
+        let kept = self.kept.get(&wire::client(number).ip())?;
+        let server = &self.in_force[kept.server];
+        let has_time = (self.now - kept.last).as_secs() + 2 < self.scheduling.persistence;
+        let is_kept = has_time && !self.is_changing && server.life == kept.life && server.takes_new();
+        is_kept.then_some(kept.server)
     }
 
     /// A TCP flow goes on.
@@ -421,7 +475,7 @@ impl Play {
         let was = self.datagrams.get(&number).copied();
         let to = self.send(number, Kind::Udp);
         if let Some(flow) = was
-            && self.setting.keeps_datagrams()
+            && (flow.is_remembered || !self.setting.follow)
             && self.is_there(&flow)
             && self.must_stay(&flow)
             && self.views().iter().all(|servers| servers[flow.server].is_alive())
@@ -459,6 +513,9 @@ impl Play {
 
     fn send(&mut self, number: u32, kind: Kind) -> Went {
         self.counts.packets += 1;
+        if kind != Kind::Udp {
+            self.heard.insert(number, self.now);
+        }
         let to = wire::to_server(&self.plane, number, kind);
         self.note(format!("{number} {kind:?} -> {to:?}"));
         to

@@ -53,22 +53,46 @@ pub struct Setting {
     pub shared: bool,
     /// How long servers drain, in seconds, if they do.
     pub drain: Option<u64>,
+    /// What decides about new flows.
+    pub scheduling: Scheduling,
+}
+
+/// What decides about new flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scheduling {
+    /// The scheduler by its name.
+    pub scheduler: &'static str,
+    /// Seconds for which a client is kept to its server; 0 for none.
+    pub persistence: u64,
+}
+
+impl Scheduling {
+    /// The table decides, and nothing else.
+    pub const TABLE: Self = Self { scheduler: "maglev", persistence: 0 };
+
+    /// Every kind.
+    pub const ALL: [Self; 7] = [
+        Self::TABLE,
+        Self { scheduler: "rr", persistence: 0 },
+        Self { scheduler: "wrr", persistence: 0 },
+        Self { scheduler: "wlc", persistence: 0 },
+        Self { scheduler: "maglev", persistence: 60 },
+        Self { scheduler: "wrr", persistence: 3600 },
+        Self { scheduler: "wlc", persistence: 60 },
+    ];
 }
 
 impl Setting {
     /// Whether nothing is remembered in steady state.
     pub fn is_stateless(&self) -> bool {
-        self.mode != "nat" && !self.always
-    }
-
-    /// Whether a datagram flow stays with its server while that is alive.
-    pub fn keeps_datagrams(&self) -> bool {
-        !self.is_stateless() || !self.follow
+        self.mode != "nat" && !self.always && self.scheduling == Scheduling::TABLE
     }
 
     /// The configuration.
     pub fn text(&self, servers: &Servers) -> String {
-        let Self { mode, always, follow, shared, drain } = self;
+        let Self { mode, always, follow, shared, drain, scheduling } = self;
+        let Scheduling { scheduler, persistence } = scheduling;
+        let persistence = if *persistence == 0 { "off".to_owned() } else { format!("{persistence}s") };
         let drain = drain.map_or("off".to_owned(), |seconds| format!("{seconds}s"));
         let tracking = if *always { "always" } else { "auto" };
         let unknown = match (*mode, follow) {
@@ -102,6 +126,8 @@ impl Setting {
             server_group = "all"
             mode = "{mode}"
             tracking = "{tracking}"
+            scheduler = "{scheduler}"
+            session_persistence = "{persistence}"
             connection_drain = "{drain}"
             health_check = {{ kind = "tcp", port = 9 }}
             [[load_balancer.listener]]
@@ -111,6 +137,8 @@ impl Setting {
             server_group = "all"
             mode = "{mode}"
             tracking = "{tracking}"
+            scheduler = "{scheduler}"
+            session_persistence = "{persistence}"
             connection_drain = "{drain}"
             {unknown}
             health_check = {{ kind = "tcp", port = {probe} }}
