@@ -7,7 +7,7 @@ mod tls;
 mod ways;
 
 use anyhow::{Result, ensure};
-use slb_tests::{World, net::Family, scenario, server::Service};
+use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
 use slb_userspace::api::types::Health;
 
 const WEIGHTS: [u8; 2] = [50, 50];
@@ -191,9 +191,17 @@ impl Case {
         }
         used(world, self.service, false)?;
         (self.mends)(world)?;
-        world.wait_for_health_of(self.service, VICTIM, Health::Healthy)?;
+        able_again(world, self.service)?;
         used(world, self.service, true)
     }
+}
+
+/// Waits until the victim is healthy, and reached: one may be known before the other.
+fn able_again(world: &World, service: Service) -> Result<()> {
+    wait_for("a way to a healthy server", PATIENCE, || {
+        let servers = world.wait_for_health_of(service, VICTIM, Health::Healthy)?;
+        Ok(servers.iter().all(|server| server.next_hop.is_some()).then_some(()))
+    })
 }
 
 /// New flows go to the victim, or do not; none fails.

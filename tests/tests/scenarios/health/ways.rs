@@ -14,7 +14,7 @@ use slb_tests::{
 };
 use slb_userspace::api::types::Health;
 
-use super::{VICTIM, WEIGHTS, used};
+use super::{VICTIM, WEIGHTS, able_again, used};
 use crate::modes::{Way, prepare};
 
 const WAYS: [(&str, Way); 3] =
@@ -141,7 +141,7 @@ fn a_host_that_is_gone_is_found_by_udp() {
             unhealthy(world, Service::Echo, &["cannot be reached: ", " does not answer on b1"])?;
             used(world, Service::Echo, false)?;
             run(world.net.backends[VICTIM].namespace.command("nft").args(["flush", "ruleset"]), "")?;
-            world.wait_for_health_of(Service::Echo, VICTIM, Health::Healthy)?;
+            able_again(world, Service::Echo)?;
             used(world, Service::Echo, true)
         });
     }
