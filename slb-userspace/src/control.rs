@@ -18,6 +18,7 @@ pub mod memory;
 mod openings;
 pub mod overrides;
 pub mod reconcile;
+mod rehash;
 pub mod slow_start;
 
 #[cfg(test)]

@@ -27,8 +27,11 @@ pub struct Service {
     pub policy: u32,
     /// Seconds after its last flow for which a client is kept to its server; up to 3,600.
     pub persistence: u32,
+    /// When [`policy::BY_CLIENT`] changed, in seconds since the machine started (`CLOCK_BOOTTIME`), for as long as flows may be
+    /// remembered for that; else 0. For the daemon.
+    pub rehashed: u32,
     /// Keeps the size a power of two.
-    pub reserved: [u32; 5],
+    pub reserved: [u32; 4],
     /// Name of the load balancer, for whoever reads the map.
     pub load_balancer: [u8; NAME_LEN],
     /// Name of the listener, for whoever reads the map.
@@ -49,7 +52,8 @@ impl Default for Service {
             idle_timeout: 0,
             policy: 0,
             persistence: 0,
-            reserved: [0; 5],
+            rehashed: 0,
+            reserved: [0; 4],
             load_balancer: [0; NAME_LEN],
             listener: [0; NAME_LEN],
             group: [0; NAME_LEN],
@@ -81,6 +85,9 @@ pub mod policy {
     pub const LEAST: u32 = 16;
     /// New flows of a client go where its last ones went: for [`IndexEntry::persistence`](super::IndexEntry).
     pub const PERSIST: u32 = 32;
+    /// What may have begun before a change of [`BY_CLIENT`], and nobody remembers, belongs to the slot that it had before. With
+    /// [`TRACK`].
+    pub const OTHER_HASH: u32 = 64;
     /// New flows go elsewhere than to the slot of their hash: what cannot be remembered is refused. With [`TRACK`].
     pub const ELSEWHERE: u32 = TURNS | LEAST | PERSIST;
 }
@@ -137,9 +144,20 @@ impl IndexEntry {
     /// What a flow's slot in the server table follows from; the port in network byte order.
     #[inline(always)]
     pub const fn flow_hash(&self, client: &Address, port: u16) -> u64 {
+        self.hash_by(self.policy & policy::BY_CLIENT != 0, client, port)
+    }
+
+    /// The same for what may have begun long ago.
+    #[inline(always)]
+    pub const fn old_flow_hash(&self, client: &Address, port: u16) -> u64 {
+        let is_other = self.policy & policy::OTHER_HASH != 0;
+        self.hash_by((self.policy & policy::BY_CLIENT != 0) ^ is_other, client, port)
+    }
+
+    #[inline(always)]
+    const fn hash_by(&self, by_client: bool, client: &Address, port: u16) -> u64 {
         // Without branches: each one would double the paths the verifier follows.
-        let by_client = (self.policy & policy::BY_CLIENT != 0) as u16;
-        flow_hash(self.salt, client, port & by_client.wrapping_sub(1))
+        flow_hash(self.salt, client, port & (by_client as u16).wrapping_sub(1))
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::{
     flows::{Flows, Others, Put, Query},
-    slots::{hash_of, keeper, owner},
+    slots::{keeper, owner},
     tables::Tables,
 };
 use crate::{
@@ -202,7 +202,9 @@ impl<'t, T: Tables> Choice<'t, T> {
         } else {
             !answers_return && service.policy & policy::FOLLOW == 0
         };
-        let mut hash = hash_of(packet, service);
+        let (client, port) = (&packet.source, packet.source_port);
+        let mut hash =
+            if may_be_old { service.old_flow_hash(client, port) } else { service.flow_hash(client, port) };
         for _ in 0..SERVERS_TRIED {
             let number = Ring::slot_of(ring.size, hash);
             let slot = ring.slot(number);

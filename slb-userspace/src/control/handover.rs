@@ -103,11 +103,12 @@ impl Handover {
         }
     }
 
-    /// Notes that flows of every slot are to be looked for before the table is asked; what nobody remembers is with these.
-    pub fn look_for_all(&mut self, keepers: &[u32], exists: impl Fn(u32) -> bool, now: Duration) {
+    /// Notes that flows of every slot are to be looked for before the table is asked; what nobody remembers is with its owner, one
+    /// of these, unless the slot has changed hands.
+    pub fn look_for_all(&mut self, owners: &[u32], exists: impl Fn(u32) -> bool, now: Duration) {
         let slots = Arc::make_mut(&mut self.slots);
-        for (slot, &keeper) in (0..).zip(keepers) {
-            let keeper = if exists(keeper) { keeper } else { NO_BACKEND };
+        for (slot, &owner) in (0..).zip(owners) {
+            let keeper = if exists(owner) { owner } else { NO_BACKEND };
             // Nobody has remembered what was begun until now with a keeper that was owner, too.
             slots.entry(slot).or_insert(Moved { keeper, since: now }).since = now;
         }

@@ -23,6 +23,7 @@ use slb_common::{
 use super::{
     desired::{Desired, Health, Server, Spread},
     drain::{self, Leaving},
+    rehash::rehashed,
     slow_start::{self, Begun},
 };
 use crate::dataplane::state::{
@@ -140,7 +141,8 @@ pub fn assign(
         }
         left.extend(known);
         for known in left {
-            let has_untold = known.is_over() && !moment.told.contains(&known.backend.reference);
+            // Nobody has been told of one that has not been cut, however long the time has been over: no daemon may have run.
+            let has_untold = !known.is_over() || !moment.told.contains(&known.backend.reference);
             let leaving = drain::lingering(known.backend, drain, has_untold, moment.now);
             let Some(leaving) = leaving else { continue };
             let (id, reference) = match origin {
@@ -177,6 +179,10 @@ pub fn assign(
             Some(&id) => (id, held.services[&id].reference),
             None => ids.service(held)?,
         };
+        let idle_timeout = seconds(wanted.idle);
+        let (policy, rehashed, end) =
+            rehashed(held.services.get(&id), wanted.policy, wanted.mode, idle_timeout, moment.now);
+        steps.extend(end);
         state.services.insert(
             id,
             Service {
@@ -184,11 +190,12 @@ pub fn assign(
                 port: wanted.port.to_be(),
                 protocol: wanted.protocol,
                 mode: wanted.mode,
-                policy: wanted.policy,
+                policy,
+                rehashed,
                 persistence: seconds(wanted.persistence),
                 reference,
                 ring: wanted.pool.map_or(NO_TABLE, |pool| tables[pool]),
-                idle_timeout: seconds(wanted.idle),
+                idle_timeout,
                 load_balancer: pad_name(&wanted.load_balancer),
                 listener: pad_name(&wanted.listener),
                 group: pad_name(wanted.group.as_deref().unwrap_or_default()),

@@ -341,6 +341,13 @@ impl<D: DataPlane> Reconciler<D> {
                 table.handover.forget(|slot| owners[slot as usize], exists);
             }
         }
+        // An empty one that has been found looks like none.
+        for id in scattered.iter().filter(|id| !held.tables.contains_key(id)) {
+            if let Some(table) = tables.get_mut(id) {
+                let owners = table.owners();
+                table.handover.look_for_all(&owners, exists, now);
+            }
+        }
         let mut found = Vec::new();
         for part in replaced.chunks(BATCH) {
             build_all(part_of(tables, part));
@@ -393,16 +400,11 @@ impl<D: DataPlane> Reconciler<D> {
             return Ok(false);
         }
         table.handover = found.clone();
-        match (is_turning, table.plan.order) {
+        if is_turning && table.plan.order == Order::ByTurn {
             // Nobody looks for a flow in a slot whose turn it was once.
-            (true, Order::ByTurn) => table.handover.forget(|slot| after[slot as usize], exists),
-            (_, order) => {
-                table.handover.change(&before, &after, exists, now);
-                if order == Order::ByTurn {
-                    // From now on, it is not with the slots that flows go.
-                    table.handover.look_for_all(&before, exists, now);
-                }
-            }
+            table.handover.forget(|slot| after[slot as usize], exists);
+        } else {
+            table.handover.change(&before, &after, exists, now);
         }
         Ok(!old.is_known() && before == after && found == table.handover)
     }
@@ -418,14 +420,13 @@ fn turning(held: &State) -> BTreeSet<u32> {
     held.services.values().filter(turn).map(|service| service.ring).collect()
 }
 
-/// Tables that flows are looked for in again which have been given servers without them: what is remembered is to be found.
+/// Tables by which new flows are given servers from now on, or are no longer. What is remembered is to be found, and what is
+/// not is with the server that its slot had.
 fn scattered(held: &State, wanted: &BTreeMap<u32, Service>) -> BTreeSet<u32> {
+    let goes_elsewhere = |service: &Service| service.policy & policy::ELSEWHERE != 0 || service.rehashed != 0;
     let is_scattered = |(id, service): &(&u32, &Service)| {
-        held.services.get(id).is_some_and(|held| {
-            held.reference == service.reference
-                && held.policy & policy::ELSEWHERE != 0
-                && service.policy & policy::ELSEWHERE == 0
-        })
+        let held = held.services.get(id).filter(|held| held.reference == service.reference);
+        held.is_some_and(|held| goes_elsewhere(held) != goes_elsewhere(service))
     };
     wanted.iter().filter(is_scattered).map(|(_, service)| service.ring).collect()
 }

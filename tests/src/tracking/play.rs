@@ -113,6 +113,9 @@ pub struct Play {
     in_force: Servers,
     /// Since when servers have been leaving, as far as is in force, and as it is to be.
     leaving: [Leaving; 2],
+    /// When each server came back last after its connections had been cut: what it had before is over, though nobody may have
+    /// been told.
+    cut: [Duration; SERVERS],
     is_changing: bool,
     control: Control,
     now: Duration,
@@ -141,6 +144,7 @@ impl Play {
             wanted,
             in_force: [none; SERVERS],
             leaving: [[None; SERVERS]; 2],
+            cut: [Duration::ZERO; SERVERS],
             is_changing: false,
             now: Duration::from_secs(1000),
             log: VecDeque::from([format!("seed {seed}, {setting:?}")]),
@@ -235,11 +239,18 @@ impl Play {
 
     fn begin_change(&mut self) {
         self.is_changing = true;
-        for (server, since) in self.wanted.iter().zip(&mut self.leaving[1]) {
+        let servers = self.wanted.iter().zip(&mut self.leaving[1]).zip(&mut self.cut);
+        for ((server, since), cut) in servers {
             if server.is_leaving() {
                 since.get_or_insert(self.now);
-            } else if server.takes_new() {
-                *since = None;
+            } else if server.takes_new()
+                && let Some(since) = since.take()
+                && self
+                    .setting
+                    .drain
+                    .is_some_and(|drain| self.now + SLACK > since + Duration::from_secs(drain))
+            {
+                *cut = self.now;
             }
         }
         self.control.reconcile(&self.setting, &self.wanted, self.now);
@@ -383,7 +394,7 @@ impl Play {
                 (Some(drain), Some(since)) => self.now < since + Duration::from_secs(drain) - SLACK,
                 _ => server.exists,
             };
-            server.life == flow.life && has_time
+            server.life == flow.life && has_time && flow.last >= self.cut[flow.server]
         })
     }
 
@@ -416,11 +427,12 @@ impl Play {
                 self.counts.flows += 1;
                 let flow = self.flow(server);
                 self.streams.insert(number, flow);
-                if self.is_changing || self.scheduling.persistence == 0 {
-                    self.kept.remove(&wire::client(number).ip());
-                } else if is_fresh {
+                let address = wire::client(number).ip();
+                if is_fresh && !self.is_changing && self.scheduling.persistence > 0 {
                     self.counts.kept += u64::from(kept.is_some());
-                    self.kept.insert(wire::client(number).ip(), flow);
+                    self.kept.insert(address, flow);
+                } else {
+                    self.kept.remove(&address);
                 }
                 self.answer(number, &flow, Kind::Tcp(flag::SYN));
             }

@@ -70,9 +70,15 @@ impl Scheduling {
     /// The table decides, and nothing else.
     pub const TABLE: Self = Self { scheduler: "maglev", persistence: 0 };
 
+    fn is_stateless(&self) -> bool {
+        self.scheduler.starts_with("maglev") && self.persistence == 0
+    }
+
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::TABLE,
+        Self { scheduler: "maglev-client", persistence: 0 },
+        Self { scheduler: "maglev-client", persistence: 60 },
         Self { scheduler: "rr", persistence: 0 },
         Self { scheduler: "wrr", persistence: 0 },
         Self { scheduler: "wlc", persistence: 0 },
@@ -85,7 +91,7 @@ impl Scheduling {
 impl Setting {
     /// Whether nothing is remembered in steady state.
     pub fn is_stateless(&self) -> bool {
-        self.mode != "nat" && !self.always && self.scheduling == Scheduling::TABLE
+        self.mode != "nat" && !self.always && self.scheduling.is_stateless()
     }
 
     /// The configuration.

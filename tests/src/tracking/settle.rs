@@ -23,7 +23,8 @@ impl Play {
         self.streams.retain(|client_number, flow| {
             plane.owner(client(*client_number), number::TCP) == Some(address(flow.server))
         });
-        for _ in 0..4 {
+        // After a change of the hash, twice: flows that were remembered for it are looked for once more.
+        for _ in 0..8 {
             self.all_go_on();
             self.pass(STEP);
         }
