@@ -128,8 +128,14 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn keep_server(&self, packet: &Packet, service: &IndexEntry, chosen: Scheduled) -> Scheduled {
-        Scheduled(opaque(slb_keep_server(packet, service, chosen.0)))
+    fn keep_server(
+        &self,
+        packet: &Packet,
+        service: &IndexEntry,
+        others: u64,
+        chosen: Scheduled,
+    ) -> Scheduled {
+        Scheduled(opaque(slb_keep_server(packet, service, others, chosen.0)))
     }
 
     #[inline(always)]
@@ -227,26 +233,26 @@ extern "C" fn slb_release_flows(high: u64, low: u64, end: u64, home: u64, what: 
     0
 }
 
-/// A function that is handed the packet and its service.
+/// A function that is handed the packet and its service, and numbers.
 macro_rules! scheduling {
-    ($name:ident, $function:path, $rest:ident: $wrap:expr) => {
+    ($name:ident($($number:ident),+) = $function:path, $($argument:expr),+) => {
         #[doc = concat!("[`", stringify!($function), "`].")]
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $name(packet: *const Packet, service: *const IndexEntry, $rest: u64) -> u64 {
+        extern "C" fn $name(packet: *const Packet, service: *const IndexEntry, $($number: u64),+) -> u64 {
             // SAFETY: the verifier lets nothing pass but null and what is of that size; maps hold integers.
             match unsafe { (packet.as_ref(), service.as_ref()) } {
-                (Some(packet), Some(service)) => $function(packet, service, $wrap, &Maps).0,
+                (Some(packet), Some(service)) => $function(packet, service, $($argument),+, &Maps).0,
                 _ => Scheduled::NOBODY.0,
             }
         }
     };
 }
 
-scheduling!(slb_server_by_hash, schedule::by_hash, others: others);
-scheduling!(slb_server_by_turn, schedule::by_turn, others: others);
-scheduling!(slb_kept_server, schedule::kept, others: others);
-scheduling!(slb_keep_server, schedule::keep, chosen: Scheduled(chosen));
+scheduling!(slb_server_by_hash(others) = schedule::by_hash, others);
+scheduling!(slb_server_by_turn(others) = schedule::by_turn, others);
+scheduling!(slb_kept_server(others) = schedule::kept, others);
+scheduling!(slb_keep_server(others, chosen) = schedule::keep, others, Scheduled(chosen));
 
 /// [`flows::place`].
 #[unsafe(no_mangle)]

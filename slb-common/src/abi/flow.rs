@@ -321,6 +321,12 @@ impl<'t> FlowEntry<'t> {
         }
     }
 
+    /// Tag of the service the flow came to.
+    #[inline(always)]
+    pub fn service(self) -> u32 {
+        (self.0[END].load() >> 32) as u32
+    }
+
     /// The server the flow was given to.
     #[inline(always)]
     pub fn backend(self) -> Reference {
@@ -331,7 +337,7 @@ impl<'t> FlowEntry<'t> {
     #[inline(always)]
     pub fn read(self, meta: Meta) -> Option<Flow> {
         let flow = Flow {
-            service: (self.0[END].load() >> 32) as u32,
+            service: self.service(),
             backend: self.backend(),
             client: Link::from_words([self.0[LINK].load(), self.0[LINK + 1].load()]),
         };

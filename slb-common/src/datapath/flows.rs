@@ -10,8 +10,9 @@ use crate::{
         Reference,
         backend::Backend,
         flow::{Client, Flow, FlowEntry, Meta, WINDOW, state},
-        service::ServiceIndex,
+        service::{ServiceIndex, mode, policy},
     },
+    net::headers::protocol,
     opaque::{hide, hide_long},
 };
 
@@ -190,7 +191,7 @@ impl<'t, T: Tables> Flows<'t, T> {
             return Put::Full;
         }
         if meta.is_used() {
-            if meta.state() & state::CLIENT == state::TAKEN_UP && !self.is_over(meta) {
+            if meta.state() & state::CLIENT == state::TAKEN_UP && !self.is_over(meta) && self.matters(entry) {
                 self.tables.count_forgotten();
             }
             let old_home = self.home(&entry.client());
@@ -206,6 +207,16 @@ impl<'t, T: Tables> Flows<'t, T> {
         }
         entry.fill(meta, &query.client, flow, self.now, bits, idle);
         Put::Done
+    }
+
+    /// Whether a flow that is pushed out may be missed by a slot that has changed hands. Datagrams that go elsewhere anyway are
+    /// many, and nobody can tell whether they began before.
+    #[inline(always)]
+    fn matters(&self, entry: FlowEntry<'_>) -> bool {
+        let service = self.tables.service(entry.service() & 0xffff);
+        service.is_none_or(|service| {
+            service.protocol == protocol::TCP || service.policy & policy::ELSEWHERE == 0
+        })
     }
 
     /// Writes a flow that has been found anew, in its place.
@@ -271,7 +282,10 @@ impl<'t, T: Tables> Flows<'t, T> {
 
     #[inline(always)]
     fn find_answered(&self, query: &Query, endpoint: u32, accepts: bool) -> u32 {
-        self.first(query, |distance| self.is_answered(query, distance, endpoint, accepts))
+        self.first(query, |distance| {
+            self.is_answered(query, distance, endpoint, accepts)
+                && self.at(query.home, distance).is_some_and(|entry| self.answers_return(entry.service()))
+        })
     }
 
     /// The first distance from home at which an entry of this home lies that is sought, or [`NOWHERE`].
@@ -330,6 +344,12 @@ impl<'t, T: Tables> Flows<'t, T> {
         true
     }
 
+    /// Whether answers of a service come back through SLB.
+    #[inline(always)]
+    fn answers_return(&self, tag: u32) -> bool {
+        self.tables.service(tag & 0xffff).is_some_and(|service| service.mode == mode::NAT)
+    }
+
     #[inline(always)]
     fn others(&self, query: &Query, service: u32) -> u64 {
         let mut others = hide_long(0, self.unknown);
@@ -337,6 +357,7 @@ impl<'t, T: Tables> Flows<'t, T> {
             if let Some((entry, meta, other)) = self.glance(query, distance)
                 && other != service
                 && !self.is_over(meta)
+                && self.answers_return(other)
                 && let Some(backend) = self.live(entry.backend())
             {
                 others = hide_long(others << 16 | u64::from(backend.endpoint), self.unknown);

@@ -5,7 +5,7 @@
 //! its weight. Of those nothing but the flow table knows where they are.
 
 use super::{
-    flows::{Flows, Others, Put, Query},
+    flows::{Flows, Found, Others, Query},
     slots::{keeper, owner},
     tables::Tables,
 };
@@ -119,7 +119,7 @@ pub(super) fn schedule<T: Tables>(
             tables.server_by_turn(packet, service, others.0)
         };
         if persists {
-            chosen = tables.keep_server(packet, service, chosen);
+            chosen = tables.keep_server(packet, service, others.0, chosen);
         }
     }
     if policy & policy::LEAST != 0
@@ -152,8 +152,14 @@ pub fn kept<T: Tables>(packet: &Packet, service: &IndexEntry, others: u64, table
 /// Keeps the client to a server from now on. Returns the one that it is kept to: another processor may have had another flow
 /// of it at the same moment.
 #[inline(always)]
-pub fn keep<T: Tables>(packet: &Packet, service: &IndexEntry, chosen: Scheduled, tables: &T) -> Scheduled {
-    let first = Choice::with(packet, service, 0, tables, |choice| {
+pub fn keep<T: Tables>(
+    packet: &Packet,
+    service: &IndexEntry,
+    others: u64,
+    chosen: Scheduled,
+    tables: &T,
+) -> Scheduled {
+    let first = Choice::with(packet, service, others, tables, |choice| {
         choice.keep(chosen.backend().map_err(|reason| reason as u32)?)
     });
     if first.is_refused() { chosen } else { first }
@@ -303,29 +309,38 @@ impl<'t, T: Tables> Choice<'t, T> {
     fn kept(&self) -> Result<(u32, u32), Number> {
         let none = self.number(Reason::NoServer);
         let (flows, query) = self.client();
-        let hz = self.index.hz;
         let found = flows.read(&query, self.tables.find_flow(&query, self.service.service)).ok_or(none)?;
-        let silence = flows.silence(found.meta);
-        if silence > u32::from(self.service.persistence) * hz {
-            return Err(none);
-        }
-        let backend = flows.live(found.flow.backend).ok_or(none)?;
-        // The listener may have got another table, and this server not.
-        if backend.ring != self.service.ring || self.refused(backend).is_some() {
+        let backend = self.holds(&flows, &found).ok_or(none)?;
+        if self.refused(backend).is_some() {
             return Err(none);
         }
         let idle = persistence_units(self.service.persistence);
-        if found.meta.units() != idle {
+        if found.meta.units() == idle {
+            flows.touch(&found, found.meta.state());
+        } else {
             // What is configured has changed.
             flows.replace(&found, &query, &found.flow, found.meta.state(), idle);
-        } else if silence >= hz {
-            // One that comes again is no flood's.
-            flows.touch(&found, found.meta.state() | state::CONFIRMED);
         }
         Ok((backend.reference.id(), NO_BACKEND))
     }
 
-    /// Keeps the client to a server.
+    /// The server that a client is kept to by what has been found, if it still is.
+    #[inline(always)]
+    fn holds(&self, flows: &Flows<'t, T>, found: &Found<'t>) -> Option<&'t Backend> {
+        if flows.silence(found.meta) > u32::from(self.service.persistence) * self.index.hz {
+            return None;
+        }
+        let backend = flows.live(found.flow.backend)?;
+        // The listener may have got another table, and this server not.
+        if backend.ring == self.service.ring && backend.flags & Backend::NEW != 0 {
+            Some(backend)
+        } else {
+            None
+        }
+    }
+
+    /// Keeps the client to a server, unless it is kept to another one already: another processor may have been faster, or it is
+    /// this flow alone that cannot go there. Returns the one that the flow is to go to for that.
     #[inline(always)]
     fn keep(&self, id: u32) -> Result<(u32, u32), Number> {
         let none = self.number(Reason::NoServer);
@@ -334,15 +349,15 @@ impl<'t, T: Tables> Choice<'t, T> {
         let service = self.service.service;
         let idle = persistence_units(self.service.persistence);
         let flow = Flow { service, backend: backend.reference, client: Link::default() };
-        if let Some(found) = flows.read(&query, self.tables.find_flow(&query, service)) {
-            flows.replace(&found, &query, &flow, state::CLIENT, idle);
-            return Err(none);
-        }
-        if flows.put(&query, &flow, state::CLIENT, idle) == Put::Full {
-            return Err(none);
+        let found = flows.read(&query, self.tables.find_flow(&query, service));
+        match &found {
+            Some(found) if self.holds(&flows, found).is_some() => {}
+            Some(found) => drop(flows.replace(found, &query, &flow, state::CLIENT, idle)),
+            None => drop(flows.put(&query, &flow, state::CLIENT, idle)),
         }
         let first = flows.read(&query, self.tables.find_flow(&query, service)).ok_or(none)?;
-        Ok((first.flow.backend.id(), NO_BACKEND))
+        let backend = self.holds(&flows, &first).ok_or(none)?;
+        if self.refused(backend).is_some() { Err(none) } else { Ok((backend.reference.id(), NO_BACKEND)) }
     }
 
     /// Where it is remembered which server the client is kept to.

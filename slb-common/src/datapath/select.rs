@@ -195,7 +195,14 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
             Chosen::new(keeper, true, tables).map(Some)
         }
         Some(keeper) if keeper.reference != backend.reference => Err(Reason::FlowTableFull),
-        _ if service.policy & policy::ELSEWHERE != 0 && !goes_on => Err(Reason::FlowTableFull),
+        _ if service.policy & policy::ELSEWHERE != 0 && !goes_on => {
+            // Where its hash leads, too, it is found without being remembered.
+            let by_hash = tables.server_by_hash(packet, service, others.0);
+            let is_found = service.policy & (policy::TURNS | policy::LEAST) == 0
+                && by_hash.keeper().is_none()
+                && by_hash.backend() == Ok(backend.reference.id());
+            if is_found { Ok(Some(chosen)) } else { Err(Reason::FlowTableFull) }
+        }
         _ => Ok(Some(chosen)),
     }
 }
@@ -268,7 +275,8 @@ fn reply<'t, const QUICK: bool, T: Tables>(
     }
     let service = tables.service(found.flow.service & 0xffff)?;
     if service.reference.tag() != found.flow.service || service.mode != mode::NAT {
-        return None;
+        // Of a listener whose answers go past SLB; the full path finds the other one, if there is one.
+        return if QUICK { Some(Answered::Later) } else { None };
     }
     let was = found.meta.state();
     let mut is_over = packet.protocol == protocol::TCP && (flows.is_expired(found.meta) || backend.is_cut());
@@ -280,7 +288,8 @@ fn reply<'t, const QUICK: bool, T: Tables>(
         flows.mark(&found, was | state::RESET);
         unload(service.policy, was, was | state::RESET, backend, tables);
     } else {
-        let bits = was | ended_by(packet, state::SERVER_FIN) | state::ANSWERED;
+        // Never both: that is no flow. It may have been taken up in another mode.
+        let bits = was & !state::TAKEN_UP | ended_by(packet, state::SERVER_FIN) | state::ANSWERED;
         if flows.touch(&found, bits) && !QUICK {
             unload(service.policy, was, bits, backend, tables);
         }

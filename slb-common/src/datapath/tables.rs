@@ -107,8 +107,14 @@ pub trait Tables: Sized {
         schedule::kept(packet, service, others, self)
     }
     /// [`schedule::keep`], compiled apart.
-    fn keep_server(&self, packet: &Packet, service: &IndexEntry, chosen: Scheduled) -> Scheduled {
-        schedule::keep(packet, service, chosen, self)
+    fn keep_server(
+        &self,
+        packet: &Packet,
+        service: &IndexEntry,
+        others: u64,
+        chosen: Scheduled,
+    ) -> Scheduled {
+        schedule::keep(packet, service, others, chosen, self)
     }
     /// [`flows::place`], compiled apart.
     fn place_for_flow(&self, home: u32) -> u32 {

@@ -5,21 +5,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use slb_common::abi::service::{IndexEntry, policy};
+use slb_common::abi::{
+    Reference,
+    service::{IndexEntry, policy},
+};
 
 use crate::dataplane::state::{Remembered, State};
 
-/// Flows of servers by their ids.
+/// Flows of servers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Loads(pub(super) BTreeMap<u32, u64>);
+pub(super) struct Loads(BTreeMap<Reference, u64>);
 
 impl Loads {
     /// None of any server where it matters.
     pub(super) fn none(held: &State) -> Self {
         let matters = held.services.values().filter(|service| service.policy & policy::LEAST != 0);
         let tables: BTreeSet<u32> = matters.map(|service| service.ring).collect();
-        let servers = held.backends.iter().filter(|(_, backend)| tables.contains(&backend.ring));
-        Self(servers.map(|(id, _)| (*id, 0)).collect())
+        let servers = held.backends.values().filter(|backend| tables.contains(&backend.ring));
+        Self(servers.map(|backend| (backend.reference, 0)).collect())
+    }
+
+    /// The same by the ids of servers.
+    pub(super) fn by_id(&self) -> BTreeMap<u32, u64> {
+        self.0.iter().map(|(server, load)| (server.id(), *load)).collect()
     }
 
     /// Counts a flow.
@@ -27,7 +35,7 @@ impl Loads {
         if entry.policy & policy::LEAST != 0
             && flow.left.is_some()
             && !flow.is_ending
-            && let Some(load) = self.0.get_mut(&flow.backend.id())
+            && let Some(load) = self.0.get_mut(&flow.backend)
         {
             *load += 1;
         }
@@ -36,7 +44,7 @@ impl Loads {
 
 #[cfg(test)]
 mod tests {
-    use slb_common::abi::{Address, Reference, backend::Backend, service::Service};
+    use slb_common::abi::{Address, backend::Backend, service::Service};
 
     use super::*;
 
@@ -45,8 +53,10 @@ mod tests {
         let mut held = State::default();
         for (id, policy) in [(1, policy::LEAST | policy::TRACK), (2, policy::TURNS | policy::TRACK)] {
             held.services.insert(id, Service { ring: id, policy, ..Service::default() });
-            held.backends.insert(10 * id, Backend { ring: id, ..Backend::default() });
-            held.backends.insert(10 * id + 1, Backend { ring: id, ..Backend::default() });
+            for id in [10 * id, 10 * id + 1] {
+                let reference = Reference::new(id, 1);
+                held.backends.insert(id, Backend { ring: id / 10, reference, ..Backend::default() });
+            }
         }
         let flow = |server| Remembered {
             service: 1,
@@ -60,7 +70,7 @@ mod tests {
             opening: None,
         };
         let mut loads = Loads::none(&held);
-        assert_eq!(loads.0, BTreeMap::from([(10, 0), (11, 0)]));
+        assert_eq!(loads.by_id(), BTreeMap::from([(10, 0), (11, 0)]));
         let entry = |policy| IndexEntry { policy, ..IndexEntry::default() };
         loads.note(&flow(11), &entry(policy::LEAST));
         loads.note(&flow(11), &entry(policy::LEAST));
@@ -68,6 +78,8 @@ mod tests {
         loads.note(&Remembered { left: None, ..flow(10) }, &entry(policy::LEAST));
         loads.note(&flow(20), &entry(policy::TURNS));
         loads.note(&flow(99), &entry(policy::LEAST));
-        assert_eq!(loads.0, BTreeMap::from([(10, 0), (11, 2)]));
+        let before = Reference::new(10, 0);
+        loads.note(&Remembered { backend: before, ..flow(10) }, &entry(policy::LEAST));
+        assert_eq!(loads.by_id(), BTreeMap::from([(10, 0), (11, 2)]));
     }
 }

@@ -12,9 +12,10 @@ use slb_common::{
         Reference,
         backend::Backend,
         ring::{NO_BACKEND, Ring},
-        service::{Service, policy},
+        service::{Service, mode, policy},
     },
     datapath::upkeep::{Fate, Look},
+    net::headers::protocol,
 };
 
 use super::{
@@ -30,7 +31,7 @@ use super::{
 use crate::{
     dataplane::{
         DataPlane,
-        state::{BATCH, Operation, Order, State, Table, build_all},
+        state::{BATCH, Operation, State, Table, build_all},
     },
     health::passive::Pool,
 };
@@ -269,8 +270,9 @@ impl<D: DataPlane> Reconciler<D> {
         }
         let left = held.tables.values().map(|table| table.handover.len()).sum();
         self.held = Some(held);
-        if !loads.0.is_empty() {
-            self.plane.put_loads(&loads.0).context("cannot write how many flows servers have")?;
+        let loads = loads.by_id();
+        if !loads.is_empty() {
+            self.plane.put_loads(&loads).context("cannot write how many flows servers have")?;
         }
         let next = watch.next_look();
         let next = if self.is_watching() { next.min(LOOK) } else { next };
@@ -298,14 +300,16 @@ impl<D: DataPlane> Reconciler<D> {
             openings.note(&flow, entry);
             let fate = watch.note(&flow, entry);
             loads.note(&flow, entry);
-            // Remembered for good: it is not for the table to say where it is.
-            if entry.policy & policy::ELSEWHERE != 0 {
+            // Remembered for good: it is not for the table to say where it is, unless it is pushed out. Of datagrams nobody can
+            // tell whether they began before.
+            let is_loose = flow.loose.is_some() && entry.protocol == protocol::TCP;
+            if entry.policy & policy::ELSEWHERE != 0 && !is_loose {
                 return fate;
             }
             let Some(owners) = owners.get(&entry.ring).filter(|owners| !owners.is_empty()) else {
                 return fate;
             };
-            let hash = entry.flow_hash(&flow.client, flow.port);
+            let hash = entry.old_flow_hash(&flow.client, flow.port);
             let slot = Ring::slot_of(owners.len() as u32, hash) as u32;
             let moved = held.tables.get(&entry.ring).and_then(|table| table.handover.keeper(slot));
             if flow.left.is_some() && owners[slot as usize] != flow.backend.id() && moved.is_some() {
@@ -326,7 +330,7 @@ impl<D: DataPlane> Reconciler<D> {
         let mut there = vec![false; backends.last_key_value().map_or(0, |(id, _)| *id as usize + 1)];
         backends.keys().for_each(|id| there[*id as usize] = true);
         let exists = |id: u32| there.get(id as usize) == Some(&true);
-        let turning = turning(held);
+        let remembered = remembered(held, services);
         let scattered = scattered(held, services);
         let mut replaced = Vec::new();
         for (id, old) in &held.tables {
@@ -353,7 +357,7 @@ impl<D: DataPlane> Reconciler<D> {
             build_all(part_of(tables, part));
             for id in part {
                 let (Some(old), Some(table)) = (held.tables.get(id), tables.get_mut(id)) else { continue };
-                if self.replace(*id, old, table, turning.contains(id), exists, now)? {
+                if self.replace(*id, old, table, remembered.contains(id), exists, now)? {
                     table.owners = None;
                     found.push((*id, table.clone()));
                 }
@@ -380,7 +384,7 @@ impl<D: DataPlane> Reconciler<D> {
         id: u32,
         old: &Table,
         table: &mut Table,
-        is_turning: bool,
+        is_remembered: bool,
         exists: impl Fn(u32) -> bool + Copy,
         now: Duration,
     ) -> Result<bool> {
@@ -400,8 +404,7 @@ impl<D: DataPlane> Reconciler<D> {
             return Ok(false);
         }
         table.handover = found.clone();
-        if is_turning && table.plan.order == Order::ByTurn {
-            // Nobody looks for a flow in a slot whose turn it was once.
+        if is_remembered {
             table.handover.forget(|slot| after[slot as usize], exists);
         } else {
             table.handover.change(&before, &after, exists, now);
@@ -414,16 +417,26 @@ impl<D: DataPlane> Reconciler<D> {
     }
 }
 
-/// Tables whose slots flows get in turn.
-fn turning(held: &State) -> BTreeSet<u32> {
-    let turn = |service: &&Service| service.policy & (policy::TURNS | policy::LEAST) != 0;
-    held.services.values().filter(turn).map(|service| service.ring).collect()
+/// Tables whose flows are all remembered, as they have been: nobody looks for one in the slot that it had.
+fn remembered(held: &State, wanted: &BTreeMap<u32, Service>) -> BTreeSet<u32> {
+    let goes_by_table = |service: &&Service| service.policy & policy::ELSEWHERE == 0;
+    let by_table: BTreeSet<u32> = held
+        .services
+        .values()
+        .chain(wanted.values())
+        .filter(goes_by_table)
+        .map(|service| service.ring)
+        .collect();
+    held.tables.keys().filter(|id| !by_table.contains(id)).copied().collect()
 }
 
 /// Tables by which new flows are given servers from now on, or are no longer. What is remembered is to be found, and what is
 /// not is with the server that its slot had.
 fn scattered(held: &State, wanted: &BTreeMap<u32, Service>) -> BTreeSet<u32> {
-    let goes_elsewhere = |service: &Service| service.policy & policy::ELSEWHERE != 0 || service.rehashed != 0;
+    // Where answers return, all flows are remembered anyway.
+    let goes_elsewhere = |service: &Service| {
+        service.mode != mode::NAT && (service.policy & policy::ELSEWHERE != 0 || service.rehashed != 0)
+    };
     let is_scattered = |(id, service): &(&u32, &Service)| {
         let held = held.services.get(id).filter(|held| held.reference == service.reference);
         held.is_some_and(|held| goes_elsewhere(held) != goes_elsewhere(service))

@@ -2,7 +2,11 @@
 
 use std::net::SocketAddr;
 
-use slb_common::abi::{backend::Backend, stats::Reason};
+use slb_common::abi::{
+    backend::Backend,
+    service::{Service, mode, policy},
+    stats::Reason,
+};
 
 use crate::packets::{
     frames::{Frame, flag, tcp, udp},
@@ -54,6 +58,7 @@ pub(super) fn cases() -> Vec<Scenario> {
     }
     cases.extend(datagrams());
     cases.extend(several_services());
+    cases.push(beside_dsr());
     cases
 }
 
@@ -270,6 +275,23 @@ fn datagrams() -> Vec<Scenario> {
 }
 
 /// One client endpoint, several listeners.
+/// What goes past SLB is in nobody's way.
+fn beside_dsr() -> Scenario {
+    let tracked = |service: &mut Service| {
+        service.mode = mode::DSR;
+        service.policy = policy::TRACK;
+    };
+    Scenario::new("a flow whose answers go past SLB, and one of the same endpoints whose answers return")
+        .in_world(World::standard().with(HTTP4, tracked))
+        .frame(syn(HTTP4), to(HTTP4, WEB4, Flow::New))
+        .frame(data(HTTP4), to(HTTP4, WEB4, Flow::Old))
+        .frame(syn(TWIN4), to(TWIN4, WEB4, Flow::New))
+        .frame(answer(WEB4, flag::SYN | flag::ACK), back(TWIN4, WEB4))
+        .frame(data(TWIN4), to(TWIN4, WEB4, Flow::Old))
+        .frame(answer(WEB4, flag::ACK), back(TWIN4, WEB4))
+        .frame(data(HTTP4), to(HTTP4, WEB4, Flow::Old))
+}
+
 fn several_services() -> Vec<Scenario> {
     let two = |name: &str| {
         Scenario::new(name)

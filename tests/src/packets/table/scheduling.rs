@@ -32,6 +32,7 @@ pub(super) fn cases() -> Vec<Scenario> {
         }
     }
     cases.extend(datagrams());
+    cases.push(conflict());
     cases
 }
 
@@ -248,6 +249,25 @@ impl Group {
                 .frame(self.syn(3), self.new(1)),
         ]
     }
+}
+
+/// One flow that cannot go to the server of its client goes elsewhere by itself.
+fn conflict() -> Scenario {
+    let syn =
+        |listener: Listener, port| tcp(SocketAddr::new(CLIENT4.ip(), port), listener.at, flag::SYN).build();
+    let to = |listener, server| Expect::ToServer(listener, server, Flow::New);
+    let persist = |service: &mut Service| {
+        service.policy = policy::PERSIST | policy::TURNS | policy::TRACK;
+        service.persistence = 60;
+    };
+    // The same servers by another listener.
+    let world = World::standard().with(HTTP4, persist).table(10, &[WEB4]).turns(1, &[WEB4, OTHER4]);
+    Scenario::new("a port conflict does not move the client")
+        .in_world(world)
+        .frame(syn(HTTP4, 1), to(HTTP4, WEB4))
+        .frame(syn(FOURTH4, 2), to(FOURTH4, WEB4))
+        .frame(syn(HTTP4, 2), to(HTTP4, OTHER4))
+        .frame(syn(HTTP4, 3), to(HTTP4, WEB4))
 }
 
 fn datagrams() -> Vec<Scenario> {
