@@ -17,6 +17,7 @@ pub mod members;
 pub mod memory;
 mod openings;
 pub mod overrides;
+mod parted;
 pub mod reconcile;
 mod rehash;
 pub mod slow_start;

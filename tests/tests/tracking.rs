@@ -29,6 +29,7 @@ fn setting(n: u64) -> Setting {
         shared: (n / 15).is_multiple_of(2),
         drain,
         scheduling: Scheduling::TABLE,
+        datagrams: Scheduling::TABLE,
     }
 }
 

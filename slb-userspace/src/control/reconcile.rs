@@ -27,6 +27,7 @@ use super::{
     ids::{Assigned, Moment, Surroundings, assign},
     loads::Loads,
     openings::{LOOK, Openings, watched},
+    parted::{parted, successors},
 };
 use crate::{
     dataplane::{
@@ -343,6 +344,18 @@ impl<D: DataPlane> Reconciler<D> {
             if !table.handover.keepers().all(|(_, keeper)| exists(keeper)) {
                 let owners = table.owners();
                 table.handover.forget(|slot| owners[slot as usize], exists);
+            }
+        }
+        for (id, old) in parted(held, services) {
+            let Some(table) = tables.get_mut(&id) else { continue };
+            let (before, keepers) = self.plane.table(old).context("cannot read a table")?;
+            let after = table.owners();
+            if before.len() == after.len() {
+                let successor = successors(&held.backends, backends, old, id);
+                let keepers = keepers.into_iter().map(|(slot, keeper)| (slot, successor(keeper)));
+                table.handover = Handover::found(keepers, now);
+                let before: Vec<u32> = before.iter().map(|server| successor(*server)).collect();
+                table.handover.change(&before, &after, exists, now);
             }
         }
         // An empty one that has been found looks like none.

@@ -103,6 +103,11 @@ impl Host {
         FlowTable::new(&self.flows, self.flow_seed())
     }
 
+    /// The slots of the flow table where they lie.
+    pub fn slots(&self) -> &[[Word; WORDS]] {
+        &self.flows
+    }
+
     /// Slots for flows.
     pub fn flow_slots(&self) -> u32 {
         self.flows.len() as u32

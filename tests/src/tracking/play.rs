@@ -104,8 +104,8 @@ pub struct Play {
     kept: BTreeMap<IpAddr, Flow>,
     /// When each TCP client endpoint was heard last.
     heard: BTreeMap<u32, Duration>,
-    /// What decides about new flows, as far as it is in force.
-    scheduling: Scheduling,
+    /// What decides about new TCP flows, and about datagrams, as far as it is in force.
+    scheduling: [Scheduling; 2],
     /// Whether that changes.
     reschedules: bool,
     /// The servers as they are to be.
@@ -139,7 +139,7 @@ impl Play {
             datagrams: BTreeMap::new(),
             kept: BTreeMap::new(),
             heard: BTreeMap::new(),
-            scheduling: setting.scheduling,
+            scheduling: [setting.scheduling, setting.datagrams],
             reschedules: false,
             wanted,
             in_force: [none; SERVERS],
@@ -201,8 +201,16 @@ impl Play {
     fn change(&mut self) {
         if self.reschedules && self.dice.once_in(6) {
             let kinds = Scheduling::ALL;
-            self.setting.scheduling = kinds[self.dice.below(kinds.len() as u64) as usize];
-            self.note(format!("new flows are to go by {:?}", self.setting.scheduling));
+            let kind = kinds[self.dice.below(kinds.len() as u64) as usize];
+            // Of one listener, of the other, or of both.
+            let which = self.dice.below(3);
+            if which != 0 {
+                self.setting.scheduling = kind;
+            }
+            if which != 1 {
+                self.setting.datagrams = kind;
+            }
+            self.note(format!("new flows are to go by {kind:?}, those of {which}"));
             return;
         }
         let n = self.dice.below(SERVERS as u64) as usize;
@@ -228,10 +236,10 @@ impl Play {
         self.begin_change();
         self.carry_out(usize::MAX);
         self.in_force = self.wanted;
-        if self.scheduling != self.setting.scheduling {
-            self.scheduling = self.setting.scheduling;
+        if self.scheduling[0] != self.setting.scheduling {
             self.kept.clear();
         }
+        self.scheduling = [self.setting.scheduling, self.setting.datagrams];
         self.leaving[0] = self.leaving[1];
         self.is_changing = false;
         self.counts.changes += 1;
@@ -404,8 +412,9 @@ impl Play {
 
     /// The flow as it is after a packet to `server`.
     fn flow(&self, server: usize) -> Flow {
-        let in_force = Setting { scheduling: self.scheduling, ..self.setting };
-        let is_remembered = ![in_force, self.setting].iter().any(Setting::is_stateless);
+        let [scheduling, datagrams] = self.scheduling;
+        let in_force = Setting { scheduling, datagrams, ..self.setting };
+        let is_remembered = ![in_force, self.setting].iter().any(Setting::forgets_datagrams);
         Flow { server, life: self.wanted[server].life, last: self.now, is_remembered }
     }
 
@@ -428,7 +437,7 @@ impl Play {
                 let flow = self.flow(server);
                 self.streams.insert(number, flow);
                 let address = wire::client(number).ip();
-                if is_fresh && !self.is_changing && self.scheduling.persistence > 0 {
+                if is_fresh && !self.is_changing && self.scheduling[0].persistence > 0 {
                     self.counts.kept += u64::from(kept.is_some());
                     self.kept.insert(address, flow);
                 } else {
@@ -444,7 +453,7 @@ impl Play {
     fn kept_server(&self, number: u32) -> Option<usize> {
         let kept = self.kept.get(&wire::client(number).ip())?;
         let server = &self.in_force[kept.server];
-        let has_time = (self.now - kept.last).as_secs() + 2 < self.scheduling.persistence;
+        let has_time = (self.now - kept.last).as_secs() + 2 < self.scheduling[0].persistence;
         let is_kept = has_time && !self.is_changing && server.life == kept.life && server.takes_new();
         is_kept.then_some(kept.server)
     }

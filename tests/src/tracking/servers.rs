@@ -55,6 +55,8 @@ pub struct Setting {
     pub drain: Option<u64>,
     /// What decides about new flows.
     pub scheduling: Scheduling,
+    /// The same for datagrams.
+    pub datagrams: Scheduling,
 }
 
 /// What decides about new flows.
@@ -69,6 +71,12 @@ pub struct Scheduling {
 impl Scheduling {
     /// The table decides, and nothing else.
     pub const TABLE: Self = Self { scheduler: "maglev", persistence: 0 };
+
+    fn text(&self) -> String {
+        let Self { scheduler, persistence } = self;
+        let persistence = if *persistence == 0 { "off".to_owned() } else { format!("{persistence}s") };
+        format!("scheduler = \"{scheduler}\"\nsession_persistence = \"{persistence}\"")
+    }
 
     fn is_stateless(&self) -> bool {
         self.scheduler.starts_with("maglev") && self.persistence == 0
@@ -91,14 +99,18 @@ impl Scheduling {
 impl Setting {
     /// Whether nothing is remembered in steady state.
     pub fn is_stateless(&self) -> bool {
-        self.mode != "nat" && !self.always && self.scheduling.is_stateless()
+        self.mode != "nat" && !self.always && self.scheduling.is_stateless() && self.datagrams.is_stateless()
+    }
+
+    /// Whether no datagrams are remembered in steady state.
+    pub fn forgets_datagrams(&self) -> bool {
+        Self { scheduling: self.datagrams, ..*self }.is_stateless()
     }
 
     /// The configuration.
     pub fn text(&self, servers: &Servers) -> String {
-        let Self { mode, always, follow, shared, drain, scheduling } = self;
-        let Scheduling { scheduler, persistence } = scheduling;
-        let persistence = if *persistence == 0 { "off".to_owned() } else { format!("{persistence}s") };
+        let Self { mode, always, follow, shared, drain, scheduling, datagrams } = self;
+        let [scheduling, datagrams] = [scheduling, datagrams].map(Scheduling::text);
         let drain = drain.map_or("off".to_owned(), |seconds| format!("{seconds}s"));
         let tracking = if *always { "always" } else { "auto" };
         let unknown = match (*mode, follow) {
@@ -132,8 +144,7 @@ impl Setting {
             server_group = "all"
             mode = "{mode}"
             tracking = "{tracking}"
-            scheduler = "{scheduler}"
-            session_persistence = "{persistence}"
+            {scheduling}
             connection_drain = "{drain}"
             health_check = {{ kind = "tcp", port = 9 }}
             [[load_balancer.listener]]
@@ -143,10 +154,9 @@ impl Setting {
             server_group = "all"
             mode = "{mode}"
             tracking = "{tracking}"
-            scheduler = "{scheduler}"
-            session_persistence = "{persistence}"
             connection_drain = "{drain}"
             {unknown}
+            {datagrams}
             health_check = {{ kind = "tcp", port = {probe} }}
             [[server_group]]
             name = "all"

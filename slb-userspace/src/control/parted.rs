@@ -1,0 +1,74 @@
+//! Listeners that shared a table and get one of their own: what the slots of the old one say of flows holds for the new one. Pure.
+
+use std::collections::BTreeMap;
+
+use slb_common::abi::{backend::Backend, ring::NO_BACKEND, service::Service};
+
+use crate::dataplane::state::{NO_TABLE, State, backend_address};
+
+/// The table that the listeners of each new one had.
+pub(super) fn parted(held: &State, wanted: &BTreeMap<u32, Service>) -> BTreeMap<u32, u32> {
+    let from = |(id, service): (&u32, &Service)| {
+        let before = held.services.get(id).filter(|before| before.reference == service.reference)?;
+        let is_new = service.ring != NO_TABLE && !held.tables.contains_key(&service.ring);
+        (is_new && before.ring != service.ring).then_some((service.ring, before.ring))
+    };
+    wanted.iter().filter_map(from).collect()
+}
+
+/// The entries in table `new` of the servers that have one in table `old`, by their ids.
+pub(super) fn successors(
+    held: &BTreeMap<u32, Backend>,
+    wanted: &BTreeMap<u32, Backend>,
+    old: u32,
+    new: u32,
+) -> impl Fn(u32) -> u32 {
+    let mut ids = BTreeMap::new();
+    for (id, backend) in wanted.iter().filter(|(_, backend)| backend.ring == new) {
+        let lingers = backend.flags & Backend::LINGERING != 0;
+        let entry = ids.entry(backend_address(backend)).or_insert((lingers, *id));
+        // One that is configured rather than one on its way out.
+        *entry = (*entry).min((lingers, *id));
+    }
+    let of = |(id, backend): (&u32, &Backend)| Some((*id, ids.get(&backend_address(backend))?.1));
+    let there: BTreeMap<u32, u32> =
+        held.iter().filter(|(_, backend)| backend.ring == old).filter_map(of).collect();
+    move |id| there.get(&id).copied().unwrap_or(NO_BACKEND)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::dataplane::state::{Table, to_address};
+
+    fn server(last: u8, ring: u32, flags: u8) -> Backend {
+        let address = to_address(IpAddr::from([10, 0, 0, last]));
+        Backend { address, ring, flags, ..Backend::default() }
+    }
+
+    #[test]
+    fn the_same_server_has_another_entry() {
+        let held = BTreeMap::from([(1, server(1, 0, 3)), (2, server(2, 0, 3)), (3, server(1, 9, 3))]);
+        let mut wanted = held.clone();
+        wanted.insert(4, server(1, 5, Backend::LINGERING));
+        wanted.insert(5, server(1, 5, 3));
+        let successor = successors(&held, &wanted, 0, 5);
+        assert_eq!([1, 2, 3, NO_BACKEND].map(successor), [5, NO_BACKEND, NO_BACKEND, NO_BACKEND]);
+    }
+
+    #[test]
+    fn a_new_table_comes_from_the_one_before() {
+        let mut held = State::default();
+        held.tables.extend([(0, Table::default()), (1, Table::default())]);
+        for (id, ring) in [(1, 0), (2, 0), (3, 1), (4, NO_TABLE)] {
+            held.services.insert(id, Service { ring, ..Service::default() });
+        }
+        let mut wanted = held.services.clone();
+        wanted.get_mut(&2).unwrap().ring = 7;
+        wanted.get_mut(&3).unwrap().ring = 0;
+        wanted.insert(5, Service { ring: 8, ..Service::default() });
+        assert_eq!(parted(&held, &wanted), BTreeMap::from([(7, 0)]));
+    }
+}
