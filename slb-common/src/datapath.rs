@@ -239,6 +239,10 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     /// Tells the sender that the connection is over, if that may be.
     #[inline(always)]
     fn reset<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Sent, Refusal> {
+        // RFC 9293, 3.10.7.1: a RST is not answered.
+        if packet.flags.rst() {
+            return Err(drop(Reason::Reset));
+        }
         self.turn(head, packet.network, true)?;
         Ok(Sent { verdict: Verdict::Transmit, action: Action::Answer, reason: Reason::Reset })
     }

@@ -134,19 +134,19 @@ pub(super) fn schedule<T: Tables>(
 /// The server that the table says for the hash of the flow, and the keeper of its slot.
 #[inline(always)]
 pub fn by_hash<T: Tables>(packet: &Packet, service: &IndexEntry, others: u64, tables: &T) -> Scheduled {
-    Choice::with(packet, service, others, tables, |choice| choice.by_hash())
+    Choice::with(packet, service, others, tables, Choice::by_hash)
 }
 
 /// The server whose turn it is, or the one with the fewest flows for its weight of those whose turn is next.
 #[inline(always)]
 pub fn by_turn<T: Tables>(packet: &Packet, service: &IndexEntry, others: u64, tables: &T) -> Scheduled {
-    Choice::with(packet, service, others, tables, |choice| choice.by_turn())
+    Choice::with(packet, service, others, tables, Choice::by_turn)
 }
 
 /// The server that the client is kept to.
 #[inline(always)]
 pub fn kept<T: Tables>(packet: &Packet, service: &IndexEntry, others: u64, tables: &T) -> Scheduled {
-    Choice::with(packet, service, others, tables, |choice| choice.kept())
+    Choice::with(packet, service, others, tables, Choice::kept)
 }
 
 /// Keeps the client to a server from now on. Returns the one that it is kept to: another processor may have had another flow

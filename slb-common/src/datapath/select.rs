@@ -138,8 +138,8 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
     if QUICK {
         return Ok(None);
     }
-    // The server is gone. In the other modes another one answers for it.
-    if answers_return && goes_on && found.is_some() && !packet.flags.rst() {
+    // The server is gone. In the other modes another one answers for it. A RST is not answered.
+    if answers_return && goes_on && found.is_some() {
         return Err(Reason::Reset);
     }
     let others =

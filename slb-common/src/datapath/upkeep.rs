@@ -60,6 +60,8 @@ pub struct Look {
     pub live: usize,
     /// Flows that have been erased.
     pub erased: usize,
+    /// Clients that are kept to servers.
+    pub clients: usize,
     /// Entries that could not be read: there may be a flow in each.
     pub unread: usize,
 }
@@ -69,7 +71,8 @@ pub struct Look {
 pub enum Fate {
     /// Nothing.
     Goes,
-    /// It is marked as over: its ends are told when they speak, if it has expired or its server's connections have been cut.
+    /// It is marked as over: its ends are told when they speak, if it has expired or its server's connections have been cut. A
+    /// client is kept no more.
     Ends,
     /// Its client is kept to its server as if the flow had begun now, for these [`persistence_units`].
     ///
@@ -199,7 +202,7 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
-    /// Shows every flow, and erases those that have expired, or are over, for long. `visit` says what becomes of the others.
+    /// Shows every flow, and every client that is kept to a server, and erases those that have expired, or are over, for long. `visit` says what becomes of the others.
     pub fn look(
         &mut self,
         table: &FlowTable<'_>,
@@ -213,9 +216,13 @@ impl Upkeep {
         for slot in 0..table.len() {
             match table.read(slot) {
                 Slot::Free => {}
-                Slot::Used(meta, ..) if meta.is_client() => {
-                    if meta.silence(now) > meta.idle(hz) && table.erase(slot, meta) {
+                Slot::Used(meta, client, flow) if meta.is_client() => {
+                    let seen = Seen { meta, client: &client, flow: &flow, age: None };
+                    let is_done = meta.silence(now) > meta.idle(hz) || visit(&seen) == Fate::Ends;
+                    if is_done && table.erase(slot, meta) {
                         look.erased += 1;
+                    } else {
+                        look.clients += 1;
                     }
                 }
                 Slot::Used(meta, client, flow) => {
@@ -312,7 +319,7 @@ mod tests {
         let used = (0..SLOTS as u32).find(|slot| table.at(*slot).meta().is_used()).unwrap();
         let meta = table.at(used).meta();
         table.at(used).touch(meta, (IDLE + GRACE) * HZ, meta.state());
-        let erased = Look { live: 1, erased: 39, unread: 0 };
+        let erased = Look { live: 1, erased: 39, ..Look::default() };
         assert_eq!(look(upkeep, &table, IDLE + GRACE + 1), (erased, 1));
         assert!(table.is_sound());
         assert_eq!(look(upkeep, &table, 2 * (IDLE + GRACE) + 1).0.erased, 1);
@@ -360,8 +367,7 @@ mod tests {
         let mut at = |seconds, fate| {
             let clock = Clock { now: seconds * HZ, hz: HZ };
             let look = upkeep.look(&table, clock, &mut |seen| {
-                assert!(!seen.meta.is_client(), "shown");
-                fate
+                if seen.meta.is_client() && fate != Fate::Ends { Fate::Goes } else { fate }
             });
             assert!(table.is_sound());
             (look.live, look.erased)
@@ -373,7 +379,7 @@ mod tests {
         assert_eq!(at(1000, Fate::Goes), (0, 1), "the flow");
         assert_eq!(entry.meta().last_seen(), 500 * HZ);
         assert_eq!(at(500 + 3600, Fate::Goes), (0, 0));
-        assert_eq!(at(500 + 3601, Fate::Goes), (0, 1));
+        assert_eq!(at(500 + 3601, Fate::Goes), (0, 1), "the client");
     }
 
     #[test]
@@ -438,12 +444,15 @@ mod tests {
         let (table, upkeep) = (FlowTable::new(&slots, SEED), &mut Upkeep::default());
         let used: Vec<_> = (0..SLOTS as u32).filter(|slot| table.at(*slot).meta().is_used()).collect();
         assert!(table.at(used[0]).claim(table.at(used[0]).meta()));
-        let unread = (Look { live: 2, erased: 0, unread: 1 }, 2);
+        let unread = (Look { live: 2, unread: 1, ..Look::default() }, 2);
         assert_eq!(look(upkeep, &table, 1), unread);
         assert_eq!(look(upkeep, &table, 1 + ABANDONED), unread);
         // Another one, which is not dead for as long.
         assert!(table.at(used[1]).claim(table.at(used[1]).meta()));
-        assert_eq!(look(upkeep, &table, 2 + ABANDONED), (Look { live: 1, erased: 1, unread: 1 }, 1));
+        assert_eq!(
+            look(upkeep, &table, 2 + ABANDONED),
+            (Look { live: 1, erased: 1, unread: 1, ..Look::default() }, 1)
+        );
         assert!(table.at(used[0]).meta().is_free() && table.at(used[1]).meta().is_being_written());
     }
 }

@@ -92,6 +92,29 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// Looks at a client that is kept to a server of this service, if there is one.
+    pub(super) fn note_client(&mut self, client: &Remembered, entry: Option<&IndexEntry>) -> Fate {
+        match entry {
+            Some(entry) if entry.policy & policy::PERSIST != 0 => {
+                self.moves(client, entry);
+                Fate::Goes
+            }
+            _ => Fate::Ends,
+        }
+    }
+
+    /// Notes where something goes that is with a server of another table. Returns whether it goes anywhere.
+    fn moves(&mut self, flow: &Remembered, entry: &IndexEntry) -> bool {
+        let backend = self.held.backends.get(&flow.backend.id());
+        let Some(backend) = backend.filter(|backend| backend.reference == flow.backend) else { return false };
+        if backend.ring == entry.ring {
+            return false;
+        }
+        let to = self.server(entry.ring, backend_address(backend));
+        self.moves.extend(to.map(|to| ((flow.service, flow.backend), to)));
+        to.is_some()
+    }
+
     /// Whether a flow is to end.
     fn ends(&mut self, flow: &Remembered, entry: &IndexEntry) -> bool {
         if flow.is_over {
@@ -99,10 +122,7 @@ impl<'a> Watch<'a> {
         }
         let backend = self.held.backends.get(&flow.backend.id());
         let Some(backend) = backend.filter(|backend| backend.reference == flow.backend) else { return false };
-        if backend.ring != entry.ring
-            && let Some(to) = self.server(entry.ring, backend_address(backend))
-        {
-            self.moves.insert((flow.service, flow.backend), to);
+        if self.moves(flow, entry) {
             return false;
         }
         if entry.protocol != protocol::TCP {
@@ -221,6 +241,7 @@ mod tests {
             client: to_address(IpAddr::from([203, 0, 113, 7])),
             port: 40_000_u16.to_be(),
             loose: None,
+            is_client: false,
             is_over: false,
             is_ending: false,
             left,
@@ -251,6 +272,15 @@ mod tests {
         assert_eq!(watch.note(&flow(Some(5 * HZ)), &entry()), Fate::Ends);
         assert_eq!(watch.ended, [ENDED]);
         assert_eq!(watch.next_look(), Duration::from_secs(30), "a new one may be silent for so long by then");
+    }
+
+    #[test]
+    fn a_flow_that_goes_on_keeps_its_client_to_its_server() {
+        let held = held(Backend::ALIVE | Backend::NEW);
+        let mut watch = Watch::new(&held, HZ);
+        let entry = IndexEntry { policy: policy::PERSIST, persistence: 33, ..entry() };
+        assert_eq!(watch.note(&flow(Some(5 * HZ)), &entry), Fate::Holds(3));
+        assert_eq!(watch.note(&Remembered { is_over: true, ..flow(Some(5 * HZ)) }, &entry), Fate::Goes);
     }
 
     #[test]
@@ -288,6 +318,13 @@ mod tests {
             "nowhere to go"
         );
         assert!(watch.moves.is_empty());
+        let client = Remembered { is_client: true, ..flow(Some(5 * HZ)) };
+        let persists = IndexEntry { policy: policy::PERSIST, ..elsewhere };
+        assert_eq!(watch.note_client(&client, Some(&elsewhere)), Fate::Ends, "clients are not kept any more");
+        assert_eq!(watch.note_client(&client, None), Fate::Ends, "the listener is gone");
+        assert!(watch.moves.is_empty());
+        assert_eq!(watch.note_client(&client, Some(&persists)), Fate::Goes);
+        assert_eq!(watch.moves, Moves::from([((1, Reference::new(3, 7)), there.reference)]));
     }
 
     #[test]

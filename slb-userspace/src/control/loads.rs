@@ -64,6 +64,7 @@ mod tests {
             client: Address::default(),
             port: 0,
             loose: None,
+            is_client: false,
             is_over: false,
             is_ending: false,
             left: Some(1),

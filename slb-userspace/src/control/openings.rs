@@ -126,6 +126,7 @@ mod tests {
             client: to_address(IpAddr::from([203, 0, 113, 7])),
             port: 40_000_u16.to_be(),
             loose: None,
+            is_client: false,
             is_over: false,
             is_ending: false,
             left: None,

@@ -297,7 +297,11 @@ impl<D: DataPlane> Reconciler<D> {
         let mut elsewhere = FoundElsewhere::new();
         let mut openings = Openings::new(&self.watched, held);
         let look = self.plane.flows(self.surroundings.hz, &mut |flow| {
-            let Some(entry) = entries.get(&flow.service) else { return Fate::Goes };
+            let entry = entries.get(&flow.service);
+            if flow.is_client {
+                return watch.note_client(&flow, entry.copied());
+            }
+            let Some(entry) = entry else { return Fate::Goes };
             openings.note(&flow, entry);
             let fate = watch.note(&flow, entry);
             loads.note(&flow, entry);

@@ -161,6 +161,7 @@ fn flow(state: &State, port: u16, backend: Reference) -> Remembered {
         client,
         port: 1,
         loose: None,
+        is_client: false,
         is_over: false,
         is_ending: false,
         left: Some(HZ),

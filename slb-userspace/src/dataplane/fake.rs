@@ -52,7 +52,7 @@ impl DataPlane for Fake {
     fn flows(&mut self, _: u32, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
         self.looks += 1;
         self.flows.iter_mut().for_each(|flow| flow.is_over |= visit(*flow) == Fate::Ends);
-        Ok(Look { live: self.flows.len(), erased: 0, unread: self.unread })
+        Ok(Look { live: self.flows.len(), unread: self.unread, ..Look::default() })
     }
 
     fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {

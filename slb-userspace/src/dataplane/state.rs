@@ -270,6 +270,8 @@ pub struct Remembered {
     /// Seconds since its last packet, where it may be older than the last change of its table and yet be pushed out by another
     /// flow.
     pub loose: Option<u32>,
+    /// Whether it is no flow, but says where those of a client go.
+    pub is_client: bool,
     /// Whether its ends have ended it, or somebody else has.
     pub is_over: bool,
     /// Whether the client at least has ended its side.
@@ -332,6 +334,7 @@ impl Remembered {
             client: address,
             port,
             loose,
+            is_client: meta.is_client(),
             is_over: meta.is_over(),
             is_ending: meta.is_over() || meta.state() & state::CLIENT_FIN != 0,
             left: (meta.idle(clock.hz) + SLACK * clock.hz).checked_sub(meta.silence(clock.now)),

@@ -480,6 +480,8 @@ impl Play {
             return;
         }
         match to {
+            // Nobody is left to be told.
+            Went::Nowhere if self.setting.mode == "nat" && flags & flag::RST != 0 => {}
             Went::Nowhere if !self.may_drop() => self.fail("4: a packet of an old flow was dropped"),
             Went::To(server)
                 if self.now - flow.last < TOLD && self.setting.mode == "nat" && server != flow.server =>

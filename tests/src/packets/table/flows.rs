@@ -137,6 +137,7 @@ impl Pair {
                 .change(World::standard().server(reused))
                 .frame(answer(reused, flag::ACK), NOT_OURS)
                 .frame(data(listener), Expect::End)
+                .frame(rst(listener), Expect::Drop(Reason::Reset))
                 .frame(syn(listener), to(listener, reused, Flow::New))
                 .frame(answer(reused, flag::ACK), back(listener, reused)),
             self.begun("the same server under a new generation is another one")

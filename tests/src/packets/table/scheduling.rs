@@ -87,7 +87,7 @@ impl Group {
         self.send(n, flag::SYN)
     }
 
-    fn new(&self, server: usize) -> Expect {
+    fn begun(&self, server: usize) -> Expect {
         Expect::ToServer(self.listener, self.servers[server], Flow::New)
     }
 
@@ -100,7 +100,7 @@ impl Group {
         let case = |name: &str| Scenario::new(name).in_world(self.turning(policy::TURNS));
         let round = |case: Scenario, first: u16| {
             (0..self.servers.len())
-                .fold(case, |case, server| case.frame(self.syn(first + server as u16), self.new(server)))
+                .fold(case, |case, server| case.frame(self.syn(first + server as u16), self.begun(server)))
         };
         let mut cases =
             vec![
@@ -108,12 +108,12 @@ impl Group {
                 round(case("what goes on with a flow, or is sent again, is nobody's turn"), 0)
                     .frame(self.send(0, flag::ACK), self.old(0))
                     .frame(self.send(last as u16, flag::ACK | flag::PSH), self.old(last))
-                    .frame(self.syn(50), self.new(0))
-                    .frame(self.syn(51), self.new(1)),
+                    .frame(self.syn(50), self.begun(0))
+                    .frame(self.syn(51), self.begun(1)),
                 case("a server that takes no new flows is left out")
                     .change(self.turning(policy::TURNS).flags(self.servers[0], Backend::ALIVE))
-                    .frame(self.syn(0), self.new(1))
-                    .frame(self.syn(1), self.new(1)),
+                    .frame(self.syn(0), self.begun(1))
+                    .frame(self.syn(1), self.begun(1)),
                 case("a table without servers")
                     .change(self.with(policy::TURNS).turns(self.table(), &[]))
                     .frame(self.syn(0), Expect::Drop(Reason::NoServer)),
@@ -129,12 +129,12 @@ impl Group {
                 round(case("flows stay when the table changes"), 0)
                     .change(self.with(policy::TURNS).turns(self.table(), &self.servers[..1]))
                     .frame(self.send(last as u16, flag::ACK), self.old(last))
-                    .frame(self.syn(60), self.new(0)),
+                    .frame(self.syn(60), self.begun(0)),
             ];
         if self.mode == mode::NAT {
             cases.push(case("a client that is a server is served by another one").frame(
                 tcp(SocketAddr::new(self.servers[0].at.ip(), 999), self.listener.at, flag::SYN).build(),
-                self.new(1),
+                self.begun(1),
             ));
         }
         cases
@@ -144,7 +144,7 @@ impl Group {
         let last = self.servers.len() - 1;
         let case = |name: &str| {
             let begun = Scenario::new(name).in_world(self.turning(policy::LEAST));
-            (0..=last).fold(begun, |case, server| case.frame(self.syn(server as u16), self.new(server)))
+            (0..=last).fold(begun, |case, server| case.frame(self.syn(server as u16), self.begun(server)))
         };
         let heavy = || {
             let mut world = self.turning(policy::LEAST);
@@ -154,22 +154,22 @@ impl Group {
         let mut cases = vec![
             case("the server whose flow ends with a RST has the fewest")
                 .frame(self.send(1, flag::RST), self.old(1))
-                .frame(self.syn(10), self.new(1)),
+                .frame(self.syn(10), self.begun(1)),
             case("the server whose flow the client ends has the fewest")
                 .frame(self.send(1, flag::ACK | flag::FIN), self.old(1))
                 .frame(self.send(1, flag::ACK | flag::FIN), self.old(1))
                 .frame(self.send(1, flag::RST), self.old(1))
-                .frame(self.syn(10), self.new(1))
+                .frame(self.syn(10), self.begun(1))
                 // As many as the others again: whoever's turn it is.
-                .frame(self.syn(11), self.new((last + 2) % (last + 1))),
+                .frame(self.syn(11), self.begun((last + 2) % (last + 1))),
             Scenario::new("a server of three times the weight has three times the flows")
                 .in_world(heavy())
-                .frame(self.syn(0), self.new(1))
-                .frame(self.syn(1), self.new(1)),
+                .frame(self.syn(0), self.begun(1))
+                .frame(self.syn(1), self.begun(1)),
             case("a server that takes no new flows is left out")
                 .change(self.turning(policy::LEAST).flags(self.servers[1], Backend::ALIVE))
                 .frame(self.send(1, flag::RST), self.old(1))
-                .frame(self.syn(10), self.new(0)),
+                .frame(self.syn(10), self.begun(0)),
         ];
         if self.mode == mode::NAT {
             let answer = |flags| tcp(self.servers[1].at, self.client(1), flags).build();
@@ -177,7 +177,7 @@ impl Group {
             cases.push(
                 case("the server that ends its flow itself has the fewest")
                     .frame(answer(flag::RST), back)
-                    .frame(self.syn(10), self.new(1)),
+                    .frame(self.syn(10), self.begun(1)),
             );
         }
         cases
@@ -187,44 +187,44 @@ impl Group {
         let [first, second] = [self.servers[0], self.servers[1]];
         let begun = |name: &str| {
             let case = Scenario::new(name).in_world(self.persisting(&[first]));
-            case.frame(self.syn(0), self.new(0))
+            case.frame(self.syn(0), self.begun(0))
         };
         let moved = || self.persisting(&[second]);
         vec![
             begun("flows of a client go where its last one went, whatever the table says")
                 .change(moved())
-                .frame(self.syn(1), self.new(0))
-                .frame(self.syn(2), self.new(0))
+                .frame(self.syn(1), self.begun(0))
+                .frame(self.syn(2), self.begun(0))
                 .frame(self.send(1, flag::ACK), self.old(0))
-                .frame(tcp(self.stranger(), self.listener.at, flag::SYN).build(), self.new(1)),
+                .frame(tcp(self.stranger(), self.listener.at, flag::SYN).build(), self.begun(1)),
             begun("what goes on with a flow that nobody knows is for the table")
                 .change(moved())
                 .frame(self.send(1, flag::ACK), self.old(1)),
             begun("a server that takes no new flows gets none for the sake of a client")
                 .change(moved().flags(first, Backend::ALIVE))
                 .frame(self.send(0, flag::ACK), self.old(0))
-                .frame(self.syn(1), self.new(1))
+                .frame(self.syn(1), self.begun(1))
                 // The client is the other's from now on.
                 .change(self.persisting(&[first]))
-                .frame(self.syn(2), self.new(1))
+                .frame(self.syn(2), self.begun(1))
                 .frame(self.send(0, flag::ACK), self.old(0)),
             begun("a server that is gone, and its id put to another use")
                 .change(moved().without(first))
-                .frame(self.syn(1), self.new(1))
+                .frame(self.syn(1), self.begun(1))
                 .change(moved().server(Server { generation: 2, ..first }))
-                .frame(self.syn(2), self.new(1)),
+                .frame(self.syn(2), self.begun(1)),
             begun("a server that is of another table now")
                 .change(moved().table(11, &[first]))
-                .frame(self.syn(1), self.new(1)),
+                .frame(self.syn(1), self.begun(1)),
             begun("a listener that keeps nobody")
                 .change(self.with(0).table(self.table(), &[second]))
-                .frame(self.syn(1), self.new(1)),
+                .frame(self.syn(1), self.begun(1)),
             Scenario::new("servers take turns for clients")
                 .in_world(self.turning(policy::TURNS | policy::PERSIST))
-                .frame(self.syn(0), self.new(0))
-                .frame(self.syn(1), self.new(0))
-                .frame(tcp(self.stranger(), self.listener.at, flag::SYN).build(), self.new(1))
-                .frame(self.syn(2), self.new(0)),
+                .frame(self.syn(0), self.begun(0))
+                .frame(self.syn(1), self.begun(0))
+                .frame(tcp(self.stranger(), self.listener.at, flag::SYN).build(), self.begun(1))
+                .frame(self.syn(2), self.begun(0)),
         ]
     }
 
@@ -233,20 +233,20 @@ impl Group {
         let at = |seconds: u32| 500 + seconds * SECOND;
         let case = |name: &str| {
             let case = Scenario::new(name).host_only().in_world(self.persisting(&[first])).clock(at(0));
-            case.frame(self.syn(0), self.new(0)).change(self.persisting(&[second]))
+            case.frame(self.syn(0), self.begun(0)).change(self.persisting(&[second]))
         };
         vec![
             case("a client is forgotten after its time")
                 .clock(at(61))
-                .frame(self.syn(1), self.new(1))
-                .frame(self.syn(2), self.new(1)),
+                .frame(self.syn(1), self.begun(1))
+                .frame(self.syn(2), self.begun(1)),
             case("each new flow gives a client its time anew")
                 .clock(at(59))
-                .frame(self.syn(1), self.new(0))
+                .frame(self.syn(1), self.begun(0))
                 .clock(at(118))
-                .frame(self.syn(2), self.new(0))
+                .frame(self.syn(2), self.begun(0))
                 .clock(at(179))
-                .frame(self.syn(3), self.new(1)),
+                .frame(self.syn(3), self.begun(1)),
         ]
     }
 }
