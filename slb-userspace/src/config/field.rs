@@ -200,7 +200,7 @@ impl Checker {
         Some(Name(text.to_owned()))
     }
 
-    /// Checks a duration: an integer and a unit, such as "1500ms", "2s" or "1m".
+    /// Checks a duration: an integer and a unit, such as "1500ms", "2s", "1m" or "1h".
     pub(super) fn duration(
         &mut self,
         key: &str,
@@ -223,7 +223,7 @@ impl Checker {
             humantime::format_duration(*allowed.start()),
             humantime::format_duration(*allowed.end()),
         );
-        let expected = format!("a number and its unit (ms, s or m) in quotes, {range}{besides}");
+        let expected = format!("a number and its unit (ms, s, m or h) in quotes, {range}{besides}");
         let text = match value.as_ref() {
             Scalar::Text(text) => text,
             other => {
@@ -238,7 +238,7 @@ impl Checker {
         };
         let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
         let parsed = match unit {
-            "ms" | "s" | "m" => humantime::parse_duration(text).ok(),
+            "ms" | "s" | "m" | "h" => humantime::parse_duration(text).ok(),
             _ => None,
         };
         match parsed {

@@ -51,6 +51,13 @@ fn listeners() {
         changed(&[("server_group = \"web\"", "server_group = \"web\"\ntracking = \"always\"")]),
         ["listener shop/web: tracking auto -> always"]
     );
+    assert_eq!(
+        changed(&[(
+            "server_group = \"web\"",
+            "server_group = \"web\"\nscheduler = \"rr\"\nsession_persistence = \"5m\""
+        )]),
+        ["listener shop/web: scheduler maglev -> rr", "listener shop/web: session persistence off -> 300s"]
+    );
 }
 
 #[test]

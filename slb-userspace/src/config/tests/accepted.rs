@@ -49,10 +49,7 @@ fn every_default() {
     assert_eq!((web.name.as_str(), web.protocol, web.port), ("web", Protocol::Tcp, 80));
     assert_eq!((web.state, web.on_no_healthy), (RunState::Running, OnNoHealthy::Drop));
     assert_eq!((web.scheduler, shop.state), (Scheduler::Maglev, RunState::Running));
-    let by_client =
-        changed("server_group = \"web\"", "server_group = \"web\"\nscheduler = \"maglev-client\"");
-    let by_client = accepted(&by_client).load_balancers[0].listeners[1].scheduler;
-    assert_eq!(by_client, Scheduler::MaglevClient);
+    assert_eq!((web.session_persistence, dns.session_persistence), (None, None));
     assert_eq!((web.mode, &web.health_check), (Mode::Nat, &Some(DEFAULT_CHECK)));
 
     let [group] = config.server_groups.as_slice() else { panic!("{config:?}") };
@@ -136,6 +133,37 @@ fn endings_are_taken() {
     let datagrams =
         accepted(&changed("backend_port = 5353", "backend_port = 5353\nconnection_drain = \"30s\""));
     assert_eq!(datagrams.load_balancers[0].listeners[0].connection_drain, Some(seconds(30)));
+}
+
+#[test]
+fn schedulers_are_taken() {
+    let with = |lines: &str| {
+        let text = format!("server_group = \"web\"\n{lines}");
+        let config = accepted(&changed("server_group = \"web\"", &text));
+        let web = &config.load_balancers[0].listeners[1];
+        (web.scheduler, web.session_persistence)
+    };
+    for (word, scheduler) in [
+        ("maglev", Scheduler::Maglev),
+        ("maglev-client", Scheduler::MaglevClient),
+        ("rr", Scheduler::RoundRobin),
+        ("wrr", Scheduler::WeightedRoundRobin),
+        ("wlc", Scheduler::WeightedLeastConnections),
+    ] {
+        let line = format!("scheduler = \"{word}\"");
+        assert_eq!(with(&line), (scheduler, None));
+        let kept = format!("{line}\nsession_persistence = \"90s\"");
+        assert_eq!(with(&kept), (scheduler, Some(Duration::from_secs(90))));
+    }
+    for (time, persistence) in [("off", None), ("1s", Some(1)), ("5m", Some(300)), ("1h", Some(3_600))] {
+        let line = format!("session_persistence = \"{time}\"");
+        assert_eq!(with(&line), (Scheduler::Maglev, persistence.map(Duration::from_secs)));
+    }
+    let lines = "backend_port = 5353\nscheduler = \"wlc\"\nsession_persistence = \"1h\"";
+    let datagrams = accepted(&changed("backend_port = 5353", lines));
+    let dns = &datagrams.load_balancers[0].listeners[0];
+    let expected = (Scheduler::WeightedLeastConnections, Some(Duration::from_secs(3_600)));
+    assert_eq!((dns.scheduler, dns.session_persistence), expected);
 }
 
 #[test]
@@ -335,6 +363,7 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         "servers",
         "state",
         "scheduler",
+        "session_persistence",
         "on_no_healthy",
         "primary_secondary_group",
         "primary",

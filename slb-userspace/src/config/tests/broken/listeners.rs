@@ -88,6 +88,37 @@ fn endings() {
 }
 
 #[test]
+fn scheduling() {
+    for (line, column, words) in [
+        (
+            "scheduler = \"wcl\"",
+            13,
+            &[
+                "`scheduler` cannot be `wcl`",
+                "did you mean \"wlc\"?",
+                "\"maglev-client\", \"rr\", \"wrr\", \"wlc\"",
+            ][..],
+        ),
+        ("scheduler = \"RR\"", 13, &["`scheduler` cannot be `RR`", "did you mean \"rr\"?"]),
+        ("scheduler = \"random\"", 13, &["`scheduler` cannot be `random`", "allowed: \"maglev\""]),
+        ("scheduler = 1", 13, &["expected a string for `scheduler`, found an integer"]),
+        (
+            "session_persistence = \"0s\"",
+            23,
+            &["`session_persistence` is out of range", "1s to 1h, or \"off\""],
+        ),
+        ("session_persistence = \"999ms\"", 23, &["`session_persistence` is out of range", "1s to 1h"]),
+        ("session_persistence = \"3601s\"", 23, &["`session_persistence` is out of range", "1s to 1h"]),
+        ("session_persistence = \"of\"", 23, &["`of` is not a duration", "or \"off\""]),
+        ("session_persistence = 300", 23, &["expected a duration", "or \"off\""]),
+        ("session_persistence = false", 23, &["expected a duration", "or \"off\""]),
+        ("session_persistance = \"5m\"", 1, &["unknown field", "did you mean `session_persistence`?"]),
+    ] {
+        check(&[(WEB_TARGET, &format!("{WEB_TARGET}\n{line}"), &format!("22:{column}"), words)]);
+    }
+}
+
+#[test]
 fn slow_starts() {
     for (value, words) in [
         ("\"0s\"", ["`slow_start` is out of range", "1s to 5m, or \"off\""]),
@@ -112,9 +143,10 @@ fn health_checks() {
         ("{ kind = \"tcp\", interval = \"999ms\" }", 43, ["`interval` is out of range", "1s to 50s"]),
         ("{ kind = \"tcp\", interval = \"51s\" }", 43, ["`interval` is out of range", "1s to 50s"]),
         ("{ kind = \"tcp\", interval = 2 }", 43, ["expected a duration", "`interval = \"2s\"`"]),
-        ("{ kind = \"tcp\", interval = \"2\" }", 43, ["`2` is not a duration", "ms, s or m"]),
-        ("{ kind = \"tcp\", interval = \"2 s\" }", 43, ["`2 s` is not a duration", "ms, s or m"]),
-        ("{ kind = \"tcp\", interval = \"1h\" }", 43, ["`1h` is not a duration", "1s to 50s"]),
+        ("{ kind = \"tcp\", interval = \"2\" }", 43, ["`2` is not a duration", "ms, s, m or h"]),
+        ("{ kind = \"tcp\", interval = \"2 s\" }", 43, ["`2 s` is not a duration", "ms, s, m or h"]),
+        ("{ kind = \"tcp\", interval = \"1h\" }", 43, ["`interval` is out of range", "1s to 50s"]),
+        ("{ kind = \"tcp\", interval = \"1d\" }", 43, ["`1d` is not a duration", "1s to 50s"]),
         ("{ kind = \"tcp\", interval = \"s\" }", 43, ["`s` is not a duration", "1s to 50s"]),
         ("{ kind = \"tcp\", interval = \"99999999999999999999s\" }", 43, ["is not a duration", "1s to 50s"]),
         ("{ kind = \"tcp\", timeout = \"0s\" }", 42, ["`timeout` is out of range", "1s to 5m"]),

@@ -36,7 +36,7 @@ fn groups() {
             "secondary =",
             "failback_after = \"2h\"\nsecondary =",
             "39:18",
-            &["`2h` is not a duration", "0s to 1h"],
+            &["`failback_after` is out of range", "0s to 1h"],
         ),
     ] {
         let text = with_group("primary_secondary_group = \"db\"", from, to);
