@@ -89,6 +89,10 @@ pub struct Plan {
     pub connection_drain: Option<&'static str>,
     /// `established_timeout` of TCP listeners, where it is to be written.
     pub established_timeout: Option<&'static str>,
+    /// `scheduler` of all listeners, where it is to be written.
+    pub scheduler: Option<&'static str>,
+    /// `session_persistence` of all listeners, where it is to be written.
+    pub session_persistence: Option<&'static str>,
 }
 
 /// Names, which may change while flows stay.
@@ -148,6 +152,8 @@ impl Plan {
             daemon: String::new(),
             connection_drain: None,
             established_timeout: None,
+            scheduler: None,
+            session_persistence: None,
         }
     }
 
@@ -234,9 +240,11 @@ impl Plan {
         let drain = self.connection_drain.map(|time| format!("connection_drain = \"{time}\"\n"));
         let timeout = self.established_timeout.filter(|_| service.protocol() == "tcp");
         let timeout = timeout.map(|time| format!("established_timeout = \"{time}\"\n"));
-        let endings = [drain, timeout].into_iter().flatten().collect::<String>();
+        let scheduler = self.scheduler.map(|word| format!("scheduler = \"{word}\"\n"));
+        let persistence = self.session_persistence.map(|time| format!("session_persistence = \"{time}\"\n"));
+        let more = [drain, timeout, scheduler, persistence].into_iter().flatten().collect::<String>();
         format!(
-            "\n[[load_balancer.listener]]\nname = \"{}{suffix}{}\"\nprotocol = \"{}\"\nport = {}\nmode = \"{}\"\n{target}\n{unknown_datagrams}{endings}\
+            "\n[[load_balancer.listener]]\nname = \"{}{suffix}{}\"\nprotocol = \"{}\"\nport = {}\nmode = \"{}\"\n{target}\n{unknown_datagrams}{more}\
              health_check = {{ {check}, interval = \"{}s\", timeout = \"{}s\", healthy_threshold = 1, \
              unhealthy_threshold = {UNHEALTHY_THRESHOLD} }}\n",
             service.name(),
@@ -299,6 +307,8 @@ mod tests {
             daemon: "probe_mark = 7\n".to_owned(),
             connection_drain: Some("10s"),
             established_timeout: Some("10s"),
+            scheduler: Some("wrr"),
+            session_persistence: Some("5m"),
         };
         let parsed = slb_userspace::config::parse("slb.toml", &plan.toml());
         let loaded = parsed.unwrap_or_else(|rejected| panic!("{rejected}"));

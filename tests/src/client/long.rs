@@ -6,14 +6,14 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufStream},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream},
     net::TcpStream,
     task::JoinSet,
     time,
@@ -49,6 +49,8 @@ struct Connection {
     local: SocketAddr,
     exchanges: AtomicU64,
     broken: Mutex<Option<Break>>,
+    is_to_close: AtomicBool,
+    is_closed: AtomicBool,
 }
 
 /// How a connection broke.
@@ -96,6 +98,8 @@ impl LongLived {
                     local: stream.get_ref().local_addr()?,
                     exchanges: AtomicU64::new(1),
                     broken: Mutex::new(None),
+                    is_to_close: AtomicBool::new(false),
+                    is_closed: AtomicBool::new(false),
                 });
                 connections.push(connection.clone());
                 tasks.spawn(keep_going(stream, connection, opened, habit));
@@ -131,6 +135,24 @@ impl LongLived {
     /// Time since the connections began to be opened.
     pub fn age(&self) -> Duration {
         self.opened.elapsed()
+    }
+
+    /// Closes the connections with one server, those that talk; returns how many there were. Both ends have closed then.
+    ///
+    /// # Errors
+    /// One of them is broken or stuck.
+    pub fn close_with(&mut self, server: &str) -> Result<usize> {
+        let (closed, open) = self.connections.drain(..).partition(|connection| connection.server == server);
+        self.connections = open;
+        let closed: Vec<Arc<Connection>> = closed;
+        closed.iter().for_each(|connection| connection.is_to_close.store(true, Ordering::Relaxed));
+        wait_for("the end of every connection that is closed", 2 * PATIENCE, || {
+            if let Some(broken) = closed.iter().find_map(|connection| connection.broken()) {
+                bail!("{broken}");
+            }
+            Ok(closed.iter().all(|connection| connection.is_closed.load(Ordering::Relaxed)).then_some(()))
+        })?;
+        Ok(closed.len())
     }
 
     /// Connections that broke, in the order of their opening.
@@ -194,6 +216,13 @@ async fn keep_going(
             };
         }
         time::sleep(BEAT).await;
+        if connection.is_to_close.load(Ordering::Relaxed) {
+            match time::timeout(PATIENCE, close(&mut stream)).await {
+                Ok(Ok(())) => return connection.is_closed.store(true, Ordering::Relaxed),
+                Ok(Err(error)) => break format!("not closed: {error:#}"),
+                Err(_) => break format!("not closed within {PATIENCE:?}"),
+            }
+        }
         match time::timeout(PATIENCE, beat(&mut stream, connection.exchanges())).await {
             Ok(Ok(server)) if server == connection.server => {
                 connection.exchanges.fetch_add(1, Ordering::Relaxed);
@@ -206,6 +235,15 @@ async fn keep_going(
     let at_ms = millis(opened, Instant::now());
     let broken = Break { server: connection.server.clone(), local: connection.local, at_ms, error };
     *connection.broken.lock().expect("nobody panics while holding it") = Some(broken);
+}
+
+/// Ends a connection, and waits until the server has.
+async fn close(stream: &mut BufStream<TcpStream>) -> Result<()> {
+    stream.shutdown().await?;
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await?;
+    ensure!(rest.is_empty(), "{} bytes came unasked", rest.len());
+    Ok(())
 }
 
 /// Exchanges one line; returns the name of the server.

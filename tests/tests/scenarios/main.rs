@@ -20,6 +20,7 @@ mod not_ours;
 mod refusals;
 mod reload;
 mod restart;
+mod scheduling;
 mod slow_start;
 mod spread;
 mod weight;

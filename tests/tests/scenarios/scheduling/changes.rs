@@ -1,0 +1,86 @@
+//! Another scheduler is put in force under traffic: nobody notices.
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{World, net::Family, scenario, traffic::Traffic};
+
+use super::{
+    flow::{Flow, SERVICES, clients},
+    modes::{Way, prepare},
+};
+
+const WEIGHTS: [u8; 3] = [50, 30, 20];
+/// Long-lived connections per family.
+const LONG_LIVED: usize = 16;
+/// Exchanges of each kind between two changes.
+const PROGRESS: u64 = 50;
+const ROUNDS: usize = 2;
+/// Schedulers and times of persistence, one after the other and round again.
+const CHANGES: [(&str, &str); 8] = [
+    ("rr", "off"),
+    ("wlc", "off"),
+    ("maglev", "1m"),
+    ("wrr", "1m"),
+    ("maglev", "off"),
+    ("wlc", "5m"),
+    ("maglev-client", "off"),
+    ("maglev", "off"),
+];
+
+#[test]
+fn another_scheduler_disturbs_no_flow() {
+    scenario("another_scheduler_disturbs_no_flow", &WEIGHTS, changes);
+}
+
+#[test]
+fn another_scheduler_disturbs_no_flow_in_a_tunnel() {
+    scenario("another_scheduler_disturbs_no_flow_in_a_tunnel", &WEIGHTS, |world| {
+        prepare(world, Way::Ipip(Family::V4))?;
+        world.plan.unknown_datagrams = None;
+        changes(world)
+    });
+}
+
+fn changes(world: &mut World) -> Result<()> {
+    world.plan.scheduler = Some("maglev");
+    world.plan.session_persistence = Some("off");
+    world.start()?;
+    let traffic = Traffic::start(world, LONG_LIVED)?;
+    let mut flows = begin(world)?;
+    traffic.progress(PROGRESS)?;
+    let dropped = world.packets("drop", None)?;
+    for (number, (scheduler, persistence)) in CHANGES.iter().cycle().take(ROUNDS * CHANGES.len()).enumerate()
+    {
+        let before = world.plan.scheduler.replace(scheduler);
+        world.plan.session_persistence = Some(persistence);
+        let mut one = || {
+            let said = world.reload()?;
+            if let Some(before) = before.filter(|before| before != scheduler) {
+                ensure!(said.contains(&format!("scheduler {before} -> {scheduler}")), "{said}");
+            }
+            traffic.progress(PROGRESS)?;
+            flows.iter_mut().try_for_each(Flow::go_on)?;
+            // Those that began with this one are to outlive the next ones.
+            flows.extend(begin(world)?);
+            traffic.expect_unbroken(None)?;
+            let so_far = traffic.so_far();
+            so_far.expect_no_failure()?;
+            ensure!(so_far.retries == 0, "{} datagrams lost", so_far.retries);
+            let dropped = world.packets("drop", None)? - dropped;
+            ensure!(dropped == 0, "{dropped} packets dropped: {:?}", world.status()?.reasons);
+            Ok(())
+        };
+        one().with_context(|| {
+            format!("change {}, {before:?} -> {scheduler}, persistence {persistence}", number + 1)
+        })?;
+    }
+    flows.iter_mut().try_for_each(Flow::go_on)?;
+    let batch = traffic.stop();
+    ensure!(batch.retries == 0, "{} datagrams lost", batch.retries);
+    batch.expect_no_failure()
+}
+
+/// A flow of each client to each service.
+fn begin(world: &World) -> Result<Vec<Flow>> {
+    let flow = |service| clients(world).into_iter().map(move |client| Flow::begin(world, service, client));
+    SERVICES.into_iter().flat_map(flow).collect()
+}

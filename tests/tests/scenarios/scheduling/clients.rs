@@ -1,0 +1,220 @@
+//! `session_persistence`: new flows of a client go where its last ones went.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{World, net::Family, scenario, server::Service, wait::wait_for};
+
+use super::{
+    flow::{Flow, SERVICES, clients, servers},
+    modes::{Way, prepare},
+};
+
+const WEIGHTS: [u8; 4] = [50, 30, 20, 40];
+/// Servers that are there from the beginning.
+const FIRST: usize = 2;
+/// Longer than any scenario.
+const LONG: &str = "1h";
+/// A short time, and how it is written: the daemon looks at open flows twice in it.
+const SHORT: Duration = Duration::from_secs(4);
+const SHORT_WORDS: &str = "4s";
+
+type Kept = BTreeMap<(IpAddr, Service), String>;
+
+#[test]
+fn clients_keep_their_server_when_the_table_changes() {
+    scenario("clients_keep_their_server_when_the_table_changes", &WEIGHTS, |world| {
+        clients_stay(world, "maglev")
+    });
+}
+
+#[test]
+fn clients_of_servers_in_turn_keep_theirs() {
+    scenario("clients_of_servers_in_turn_keep_theirs", &WEIGHTS, |world| clients_stay(world, "rr"));
+}
+
+#[test]
+fn clients_keep_their_server_through_tunnels() {
+    scenario("clients_keep_their_server_through_tunnels", &WEIGHTS, |world| {
+        prepare(world, Way::Ipip(Family::V4))?;
+        clients_stay(world, "maglev")
+    });
+}
+
+fn clients_stay(world: &mut World, scheduler: &'static str) -> Result<()> {
+    world.plan.scheduler = Some(scheduler);
+    world.plan.session_persistence = Some(LONG);
+    let late = world.plan.servers.split_off(FIRST);
+    world.start()?;
+    let (early, strangers): (Vec<_>, Vec<_>) =
+        clients(world).into_iter().enumerate().partition(|(n, _)| n.is_multiple_of(2));
+    let [early, strangers]: [Vec<IpAddr>; 2] =
+        [early, strangers].map(|clients| clients.into_iter().map(|(_, client)| client).collect());
+    let kept = servers(world, &early)?;
+    ensure!(of_all(&kept).len() == FIRST, "all have the same: {kept:?}");
+
+    world.plan.servers.extend(late);
+    world.reload()?;
+    unmoved(world, &kept).context("after servers were added")?;
+    for weights in [[1, 99, 50, 50], [99, 1, 0, 100], [5, 5, 100, 100]] {
+        for (server, weight) in world.plan.servers.iter_mut().zip(weights) {
+            server.weight = weight;
+        }
+        world.reload()?;
+        unmoved(world, &kept).with_context(|| format!("with weights {weights:?}"))?;
+    }
+    // Whoever comes now finds the table as it is.
+    let of_strangers = servers(world, &strangers)?;
+    ensure!(of_all(&of_strangers).iter().any(|server| ["b3", "b4"].contains(server)), "{of_strangers:?}");
+    unmoved(world, &of_strangers)?;
+
+    // The packet path alone keeps them, and the next daemon finds them.
+    world.kill()?;
+    unmoved(world, &kept).context("without a daemon")?;
+    world.start()?;
+    unmoved(world, &kept).context("after the daemon's return")?;
+    unmoved(world, &of_strangers)?;
+    for scheduler in ["wlc", "wrr", "maglev-client", "rr", "maglev"] {
+        world.plan.scheduler = Some(scheduler);
+        world.reload()?;
+        unmoved(world, &kept).with_context(|| format!("with the scheduler {scheduler}"))?;
+    }
+    ensure!(world.packets("drop", None)? == 0, "{:?}", world.status()?.reasons);
+    Ok(())
+}
+
+/// A server that is to take nothing new takes nothing new for a client's sake; whoever has had to leave does not come back.
+#[test]
+fn weight_zero_and_disabling_override_persistence_at_once() {
+    scenario("weight_zero_and_disabling_override_persistence_at_once", &WEIGHTS, |world| {
+        world.plan.scheduler = Some("rr");
+        world.plan.session_persistence = Some(LONG);
+        world.start()?;
+        let mut kept = servers(world, &clients(world))?;
+        for (index, set, back) in [
+            (0, &["set", "--weight", "0"][..], &["reset"][..]),
+            (1, &["disable"], &["enable"]),
+            (2, &["drain"], &["enable"]),
+        ] {
+            let left = world.plan.servers[index].name.clone();
+            let with_it = |kept: &Kept| kept.values().filter(|server| **server == left).count();
+            ensure!(with_it(&kept) > 0, "nobody is with {left}: {kept:?}");
+            let mut connections = Vec::new();
+            for ((client, service), server) in &kept {
+                if *server == left && *service == Service::Lines {
+                    connections.push(Flow::begin(world, *service, *client)?);
+                }
+            }
+            ensure!(connections.iter().all(|flow| flow.server == left), "{connections:?}");
+
+            order(world, set, index)?;
+            let now = servers(world, &clients(world))?;
+            ensure!(with_it(&now) == 0, "{left} has new flows after {set:?}: {now:?}");
+            for (key, server) in kept.iter().filter(|(_, server)| **server != left) {
+                ensure!(now[key] == *server, "{key:?} has left {server} after {set:?}");
+            }
+            connections.iter_mut().try_for_each(Flow::go_on).with_context(|| format!("after {set:?}"))?;
+
+            order(world, back, index)?;
+            unmoved(world, &now).with_context(|| format!("after {back:?}"))?;
+            connections.iter_mut().try_for_each(Flow::go_on)?;
+            kept = now;
+        }
+        ensure!(world.packets("drop", None)? == 0, "{:?}", world.status()?.reasons);
+        Ok(())
+    });
+}
+
+/// For `slb server` a server of a group has a port, and one of a default group has none.
+fn order(world: &World, words: &[&str], index: usize) -> Result<()> {
+    let addresses = &world.plan.servers[index].addresses;
+    let port = Service::Echo.backend_port();
+    let with_port = addresses.iter().map(|address| std::net::SocketAddr::new(*address, port).to_string());
+    let alone = addresses.iter().map(ToString::to_string);
+    let groups =
+        [(&["echo"][..], with_port.collect::<Vec<_>>()), (&["--default-group", "shop"], alone.collect())];
+    for (group, servers) in groups {
+        let servers: Vec<&str> = servers.iter().map(String::as_str).collect();
+        world.slb(&[&["server"], words, group, &servers].concat())?;
+    }
+    Ok(())
+}
+
+/// While a connection is open its client is kept, however silent it is; then for the time that is configured. What decides
+/// here is time itself, and nothing shows it from outside: a new flow to ask with would be a reason to keep the client.
+#[test]
+fn clients_are_kept_while_connected_and_free_after_their_time() {
+    scenario("clients_are_kept_while_connected_and_free_after_their_time", &WEIGHTS[..3], |world| {
+        world.plan.scheduler = Some("rr");
+        world.plan.session_persistence = Some(SHORT_WORDS);
+        world.start()?;
+        let clients = world.net.sources(Family::V4);
+        ensure!(clients.len() % WEIGHTS[..3].len() != 0, "each would have the turn that it had");
+        let begin = |client: &IpAddr| Flow::begin(world, Service::Lines, *client);
+        let mut first = clients.iter().map(begin).collect::<Result<Vec<_>>>()?;
+        ensure!(first.iter().map(|flow| &flow.server).collect::<BTreeSet<_>>().len() == 3, "{first:?}");
+
+        pass(2 * SHORT + SHORT / 2)?;
+        let mut second = clients.iter().map(begin).collect::<Result<Vec<_>>>()?;
+        for (first, second) in first.iter().zip(&second) {
+            ensure!(first.server == second.server, "{second:?} beside {first:?}");
+        }
+        first.iter_mut().chain(&mut second).try_for_each(Flow::go_on)?;
+
+        first.into_iter().chain(second).try_for_each(Flow::close)?;
+        let before = clients.iter().map(begin).collect::<Result<Vec<_>>>()?;
+        let servers: Vec<_> = before.iter().map(|flow| flow.server.clone()).collect();
+        before.into_iter().try_for_each(Flow::close)?;
+        // A connection may have been seen open as late as a look before its end.
+        pass(SHORT + SHORT / 2 + SHORT / 2)?;
+        for (client, server) in clients.iter().zip(servers) {
+            let flow = begin(client)?;
+            ensure!(flow.server != server, "{client} is still kept to {server}");
+        }
+        Ok(())
+    });
+}
+
+/// Without persistence each flow has a turn of its own, also of a client that was kept before.
+#[test]
+fn persistence_that_is_switched_off_keeps_nobody() {
+    scenario("persistence_that_is_switched_off_keeps_nobody", &WEIGHTS[..2], |world| {
+        world.plan.scheduler = Some("rr");
+        world.plan.session_persistence = Some(LONG);
+        world.start()?;
+        servers(world, &clients(world))?;
+        world.plan.session_persistence = Some("off");
+        let said = world.reload()?;
+        ensure!(said.contains("session persistence 3600s -> off"), "{said}");
+        for service in SERVICES {
+            for client in clients(world) {
+                let flow = |_| Ok(Flow::begin(world, service, client)?.server);
+                let all = (0..2).map(flow).collect::<Result<BTreeSet<_>>>()?;
+                ensure!(all.len() == 2, "{service:?} of {client} is with {all:?}");
+            }
+        }
+        Ok(())
+    });
+}
+
+/// New flows go where those of their clients went.
+fn unmoved(world: &World, kept: &Kept) -> Result<()> {
+    let clients: BTreeSet<IpAddr> = kept.keys().map(|(client, _)| *client).collect();
+    let now = servers(world, &clients.into_iter().collect::<Vec<_>>())?;
+    ensure!(now == *kept, "{now:?} after {kept:?}");
+    Ok(())
+}
+
+fn of_all(kept: &Kept) -> BTreeSet<&str> {
+    kept.values().map(String::as_str).collect()
+}
+
+/// Waits until the clock says that so much time has passed.
+fn pass(time: Duration) -> Result<()> {
+    let begin = Instant::now();
+    wait_for("the clock", 2 * time, || Ok((begin.elapsed() >= time).then_some(())))
+}

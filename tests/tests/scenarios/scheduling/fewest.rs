@@ -1,0 +1,106 @@
+//! `wlc`: the server with the fewest flows for its weight is next.
+
+use anyhow::{Result, ensure};
+use slb_tests::{World, client::LongLived, net::Family, scenario, server::Service};
+
+use super::{
+    datagrams,
+    modes::{Way, prepare},
+};
+
+const WEIGHTS: [u8; 4] = [25, 25, 50, 0];
+/// Whole shares of it: 10, 10 and 20.
+const CONNECTIONS: usize = 40;
+const EXPECTED: [usize; 4] = [10, 10, 20, 0];
+/// How far a share may be off: a flow that begins while the daemon counts is not known for some seconds.
+const OFF: usize = 2;
+
+#[test]
+fn the_server_with_the_fewest_connections_is_next() {
+    scenario("the_server_with_the_fewest_connections_is_next", &WEIGHTS, refilled);
+}
+
+#[test]
+fn the_server_with_the_fewest_connections_is_next_directly() {
+    scenario("the_server_with_the_fewest_connections_is_next_directly", &WEIGHTS, |world| {
+        prepare(world, Way::Dsr)?;
+        refilled(world)
+    });
+}
+
+fn refilled(world: &mut World) -> Result<()> {
+    world.plan.scheduler = Some("wlc");
+    if world.plan.mode != slb_tests::config::Mode::Nat {
+        // One address of each server, so that both families' connections are counted in one place.
+        world.plan.servers.iter_mut().for_each(|server| server.addresses.truncate(1));
+    }
+    world.start()?;
+    for family in Family::ALL {
+        let target = world.vip(family, Service::Lines);
+        let mut sets = vec![world.client().long_lived(target, CONNECTIONS)?];
+        is_even(world, &sets)?;
+        for (server, share) in ["b1", "b3", "b2"].into_iter().zip([10, 20, 10]) {
+            let closed = sets.iter_mut().map(|set| set.close_with(server)).sum::<Result<usize>>()?;
+            ensure!(closed.abs_diff(share) <= OFF, "{closed} connections with {server}");
+            ensure!(of(&sets, server) == 0, "{server} has connections left");
+            // All to the one that has none.
+            sets.push(world.client().long_lived(target, closed)?);
+            is_even(world, &sets)?;
+        }
+        sets.iter().try_for_each(|set| set.expect_unbroken(None))?;
+        // Datagrams have flows, too, which go on until they have been silent for long.
+        let shares = datagrams(world, family, CONNECTIONS as u64)?;
+        expected(&shares.into_iter().map(usize::try_from).collect::<Result<Vec<_>, _>>()?)?;
+        // The other family's are not to find any of these.
+        for server in ["b1", "b2", "b3"] {
+            sets.iter_mut().try_for_each(|set| set.close_with(server).map(drop))?;
+        }
+    }
+    ensure!(world.packets("drop", None)? == 0, "{:?}", world.status()?.reasons);
+    Ok(())
+}
+
+/// Connections that were there before count from the change on.
+#[test]
+fn connections_of_another_scheduler_count() {
+    scenario("connections_of_another_scheduler_count", &[50, 50], |world| {
+        world.plan.scheduler = Some("rr");
+        world.plan.servers[1].weight = 0;
+        world.start()?;
+        let target = world.vip(Family::V4, Service::Lines);
+        let first = world.client().long_lived(target, CONNECTIONS)?;
+        ensure!(first.alive_with("b1") == CONNECTIONS, "{:?}", first.alive());
+        world.plan.servers[1].weight = 50;
+        world.plan.scheduler = Some("wlc");
+        world.reload()?;
+        // One after the other, until the daemon has counted: it does within seconds.
+        let mut new = Vec::new();
+        slb_tests::wait::wait_for(
+            "new connections with the server that has fewer",
+            2 * slb_tests::client::PATIENCE,
+            || {
+                let next = world.client().long_lived(target, 2)?;
+                Ok((next.alive_with("b2") == 2).then(|| new.push(next)))
+            },
+        )?;
+        new.push(world.client().long_lived(target, CONNECTIONS / 2)?);
+        ensure!(of(&new, "b2") == CONNECTIONS / 2 + 2, "{:?}", new.last().map(LongLived::alive));
+        first.expect_unbroken(None)
+    });
+}
+
+fn is_even(world: &World, sets: &[LongLived]) -> Result<()> {
+    let shares: Vec<usize> = world.plan.servers.iter().map(|server| of(sets, &server.name)).collect();
+    expected(&shares)
+}
+
+fn expected(shares: &[usize]) -> Result<()> {
+    let is_near = |(share, expected): (&usize, &usize)| share.abs_diff(*expected) <= OFF;
+    ensure!(shares.iter().zip(&EXPECTED).all(is_near), "{shares:?} in place of {EXPECTED:?}");
+    ensure!(shares[3] == 0, "a server of weight 0 has {}", shares[3]);
+    Ok(())
+}
+
+fn of(sets: &[LongLived], server: &str) -> usize {
+    sets.iter().map(|set| set.alive_with(server)).sum()
+}
