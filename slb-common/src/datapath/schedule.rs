@@ -327,7 +327,8 @@ impl<'t, T: Tables> Choice<'t, T> {
     /// The server that a client is kept to by what has been found, if it still is.
     #[inline(always)]
     fn holds(&self, flows: &Flows<'t, T>, found: &Found<'t>) -> Option<&'t Backend> {
-        if flows.silence(found.meta) > u32::from(self.service.persistence) * self.index.hz {
+        // When it was seen last is no more exact than a second.
+        if flows.silence(found.meta) > (u32::from(self.service.persistence) + 1) * self.index.hz {
             return None;
         }
         let backend = flows.live(found.flow.backend)?;

@@ -237,7 +237,7 @@ impl Group {
         };
         vec![
             case("a client is forgotten after its time")
-                .clock(at(61))
+                .clock(at(62))
                 .frame(self.syn(1), self.begun(1))
                 .frame(self.syn(2), self.begun(1)),
             case("each new flow gives a client its time anew")
@@ -245,7 +245,7 @@ impl Group {
                 .frame(self.syn(1), self.begun(0))
                 .clock(at(118))
                 .frame(self.syn(2), self.begun(0))
-                .clock(at(179))
+                .clock(at(180))
                 .frame(self.syn(3), self.begun(1)),
         ]
     }
