@@ -268,9 +268,10 @@ impl Daemon {
             let until = if self.facts.know(targets, servers) { free } else { free.max(patience) };
             tokio::select! {
                 biased;
+                // First: there may be more news than time.
+                () = sleep_until(until) => return,
                 Some(event) = self.verdicts.recv() => self.facts.heed(event),
                 Ok(()) = self.neighbours.changed() => self.facts.learn(&self.neighbours.borrow_and_update()),
-                () = sleep_until(until) => return,
             }
             // Also of servers that are in force.
             self.change_soon();

@@ -174,6 +174,10 @@ impl Part<'_> {
                 let target = Target::of(balancer, listener, member.address).filter(|_| member.is_checked);
                 let health = health_of(target.as_ref(), Some(health)).0;
                 let (_, set) = overridden(member, side, balancer, listener, overrides);
+                // One that is configured for no traffic is nobody's loss.
+                if weight == 0 && set.weight.is_none() {
+                    continue;
+                }
                 // Who is taken out of service, or cannot be reached, is as good as unhealthy.
                 let is_out = set.state.is_some()
                     || set.weight.unwrap_or(weight) == 0

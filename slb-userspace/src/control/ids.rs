@@ -31,6 +31,9 @@ use crate::dataplane::state::{
     to_address, to_ip,
 };
 
+/// Seconds within which flows have followed their listener to another table.
+const PARTING: u32 = 5;
+
 /// What the maps are, whatever is configured.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Surroundings {
@@ -85,6 +88,7 @@ pub fn assign(
     let tables = tables(desired, held)?;
 
     let origins = origins(desired, held, &tables);
+    let parted: BTreeSet<u32> = origins.iter().flatten().copied().collect();
     let known = Known::new(held);
     let in_use: BTreeSet<u32> = held.services.values().map(|service| service.ring).collect();
     let mut steps = Vec::new();
@@ -143,6 +147,8 @@ pub fn assign(
         for known in left {
             // Nobody has been told of one that has not been cut, however long the time has been over: no daemon may have run.
             let has_untold = !known.is_over() || !moment.told.contains(&known.backend.reference);
+            // Flows of the listeners that have parted from this table are with it until the look at the flow table.
+            let drain = if parted.contains(&table) { Some(drain.unwrap_or(0).max(PARTING)) } else { drain };
             let leaving = drain::lingering(known.backend, drain, has_untold, moment.now);
             let Some(leaving) = leaving else { continue };
             let (id, reference) = match origin {

@@ -354,7 +354,7 @@ impl<D: DataPlane> Reconciler<D> {
             let Some(table) = tables.get_mut(&id) else { continue };
             let (before, keepers) = self.plane.table(old).context("cannot read a table")?;
             let after = table.owners();
-            if before.len() == after.len() {
+            if are_alike(&before, &after) {
                 let successor = successors(&held.backends, backends, old, id);
                 let keepers = keepers.into_iter().map(|(slot, keeper)| (slot, successor(keeper)));
                 table.handover = Handover::found(keepers, now);
@@ -409,15 +409,7 @@ impl<D: DataPlane> Reconciler<D> {
         let (before, keepers) = self.plane.table(id).context("cannot read a table")?;
         let found = if old.is_known() { old.handover.clone() } else { Handover::found(keepers, now) };
         let after = table.owners();
-        if before.len() != after.len() {
-            // Empty where no server could be chosen.
-            if !before.is_empty() {
-                tracing::warn!(
-                    before = before.len(),
-                    now = after.len(),
-                    "another table size: connections that are not tracked may move"
-                );
-            }
+        if !are_alike(&before, &after) {
             return Ok(false);
         }
         table.handover = found.clone();
@@ -432,6 +424,19 @@ impl<D: DataPlane> Reconciler<D> {
     fn carry_out(&mut self, operation: &Operation) -> Result<()> {
         self.plane.apply(operation).with_context(|| format!("cannot carry out {}", name_of(operation)))
     }
+}
+
+/// Whether slots of two tables correspond.
+fn are_alike(before: &[u32], after: &[u32]) -> bool {
+    // Empty where no server could be chosen.
+    if before.len() != after.len() && !before.is_empty() {
+        tracing::warn!(
+            before = before.len(),
+            now = after.len(),
+            "another table size: connections that are not tracked may move"
+        );
+    }
+    before.len() == after.len()
 }
 
 /// Tables whose flows are all remembered, as they have been: nobody looks for one in the slot that it had.

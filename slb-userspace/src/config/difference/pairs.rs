@@ -1,6 +1,6 @@
 //! What of two configurations is the same thing, whatever its name. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::config::model::{Config, LoadBalancer, Name, PrimarySecondaryGroup, ServerGroup};
 
@@ -87,15 +87,15 @@ fn paired<'a, T, K: Ord>(
     key: impl Fn(&T) -> K,
 ) -> Paired<'a, T> {
     let new: Vec<_> = new.collect();
-    // The first of several that cannot be told apart.
-    let mut by_key: BTreeMap<K, usize> = BTreeMap::new();
-    for (index, item) in new.iter().enumerate().rev() {
-        by_key.insert(key(item), index);
+    // Several that cannot be told apart are taken in their order.
+    let mut by_key: BTreeMap<K, VecDeque<usize>> = BTreeMap::new();
+    for (index, item) in new.iter().enumerate() {
+        by_key.entry(key(item)).or_default().push_back(index);
     }
     let (mut both, mut removed) = (Vec::new(), Vec::new());
     let mut taken = vec![false; new.len()];
     for item in old {
-        match by_key.remove(&key(item)) {
+        match by_key.get_mut(&key(item)).and_then(VecDeque::pop_front) {
             Some(index) => {
                 taken[index] = true;
                 both.push((item, new[index]));
@@ -105,4 +105,17 @@ fn paired<'a, T, K: Ord>(
     }
     let added = new.into_iter().zip(taken).filter(|(_, taken)| !taken).map(|(item, _)| item).collect();
     (both, removed, added)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_told_apart_is_paired_in_its_order() {
+        let (old, new) = (["a", "b", "long"], ["c", "longer", "d"]);
+        let (both, removed, added) = paired(old.iter(), new.iter(), |name| name.len());
+        assert_eq!(both, [(&"a", &"c"), (&"b", &"d")]);
+        assert_eq!((removed, added), (vec![&"long"], vec![&"longer"]));
+    }
 }

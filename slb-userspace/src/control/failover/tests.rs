@@ -168,6 +168,21 @@ fn the_threshold_counts_unhealthy_servers() {
     assert_eq!(world.at(2).0, [false, true]);
 }
 
+/// It is not unhealthy, and whether it is does not matter.
+#[test]
+fn a_server_that_is_configured_for_no_traffic_counts_for_nothing() {
+    let mut world = World::new();
+    world.change(&[("10.0.0.3\", port = 80 }", "10.0.0.3\", port = 80, weight = 0 }")]);
+    for server in ["10.0.0.1:80", "10.0.0.2:80", "10.0.1.1:80"] {
+        world.set(WEB, server, true);
+    }
+    world.set(WEB, "10.0.0.3:80", false);
+    world.set(WEB, "10.0.0.1:80", false);
+    assert_eq!(world.at(1).0, [false, false], "one of two");
+    world.set(WEB, "10.0.0.2:80", false);
+    assert_eq!(world.at(2).0, [false, true]);
+}
+
 #[test]
 fn traffic_comes_back_once_the_primary_side_has_been_well_for_long_enough() {
     let mut world = World::new();

@@ -104,6 +104,30 @@ fn flows_follow_their_listener_to_another_table() {
     assert!(now[3].0 && over(Backend::CUT | Backend::LINGERING)(&now[3]), "{now:?}");
 }
 
+/// Until the look at the flow table, flows of a listener that has parted are with the other one's servers.
+#[test]
+fn no_connection_is_cut_for_another_listeners_sake() {
+    let mut world = World::new();
+    let before = group(&[(1, 100), (2, 50)]);
+    world.all_healthy(&before);
+    let state = world.reconcile(&before).unwrap();
+    let two = backend(&state, 2).1.reference;
+    world.reconciler.plane_mut().flows = vec![flow(&state, 81, two)];
+    // The first listener has server 2 no more, and nothing drains.
+    let config = two_groups(&[(1, 100)], &[(1, 100), (2, 50)]);
+    world.all_healthy(&config);
+    let state = world.reconcile(&config).unwrap();
+    let held = state.backends.values().find(|server| server.reference == two).unwrap();
+    assert!(held.is_alive() && !held.is_cut(), "{held:?}");
+    world.reconciler.sweep(world.now).unwrap();
+    let followed = world.reconciler.plane_mut().flows[0];
+    assert!(followed.backend != two && !followed.is_over);
+    world.now += Duration::from_secs(6);
+    let state = world.reconcile(&config).unwrap();
+    let of = |reference| state.backends.values().find(|server| server.reference == reference).unwrap();
+    assert!(of(two).is_cut() && of(followed.backend).is_alive());
+}
+
 /// One look tells the ends of so many connections only.
 #[test]
 fn a_removed_server_goes_when_the_last_of_many_connections_has_been_told() {
