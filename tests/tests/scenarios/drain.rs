@@ -103,41 +103,68 @@ fn a_server_that_takes_new_flows_again_in_time_keeps_its_connections() {
     });
 }
 
+/// Gives the listener of long-lived connections a twin before it, with which it shares a table. Returns the text of both.
+fn add_twin(world: &mut World) -> Result<[String; 2]> {
+    let text = world.plan.toml();
+    let begin = text.find("[[load_balancer.listener]]\nname = \"lines\"").context("no listener")?;
+    let lines = text[begin..].split_inclusive("\n\n").next().unwrap_or_default().to_owned();
+    let port = format!("port = {}\n", Service::Lines.vip_port());
+    let twin = lines.replace("\"lines\"", "\"twin\"").replacen(&port, "port = 7998\n", 1);
+    world.plan.change(&lines, format!("{twin}{lines}"));
+    Ok([twin, lines])
+}
+
+/// The endpoints of a server that the listener of long-lived connections has.
+fn endpoints(server: &PlannedServer) -> Vec<SocketAddr> {
+    server.addresses.iter().map(|address| SocketAddr::new(*address, Service::Lines.backend_port())).collect()
+}
+
+/// Gives a listener with this text a group of its own, `moved`, of all servers but so many.
+fn move_listener(world: &mut World, listener: &str, without: usize) {
+    let target = format!("backend_port = {}", Service::Lines.backend_port());
+    world.plan.change(listener, listener.replace(&target, "server_group = \"moved\""));
+    let entry = |at: SocketAddr| format!("{{ address = \"{}\", port = {} }}", at.ip(), at.port());
+    let entries: Vec<_> = world.plan.servers[without..].iter().flat_map(endpoints).map(entry).collect();
+    let entries = entries.join(", ");
+    world.plan.append(&format!("\n[[server_group]]\nname = \"moved\"\nservers = [{entries}]"));
+}
+
 /// Two listeners share a table. One comes to another group, and so to a table of its own: its connections with it.
 #[test]
 fn connections_drain_with_the_group_their_listener_has_come_to() {
     scenario("connections_drain_with_the_group_their_listener_has_come_to", &WEIGHTS, |world| {
         world.plan.connection_drain = Some("10s");
-        let service = Service::Lines;
-        let text = world.plan.toml();
-        let begin = text.find("[[load_balancer.listener]]\nname = \"lines\"").context("no listener")?;
-        let lines = text[begin..].split_inclusive("\n\n").next().unwrap_or_default().to_owned();
-        let port = format!("port = {}\n", service.vip_port());
-        let twin = lines.replace("\"lines\"", "\"twin\"").replacen(&port, "port = 7998\n", 1);
-        world.plan.change(&lines, format!("{twin}{lines}"));
+        let [_, lines] = add_twin(world)?;
         world.start()?;
         let watched = Watched::open(world, true)?;
-
-        let target = format!("backend_port = {}", service.backend_port());
-        world.plan.change(&lines, lines.replace(&target, "server_group = \"moved\""));
-        let servers = |server: &PlannedServer| -> Vec<String> {
-            let addresses = server.addresses.iter();
-            addresses.map(|address| SocketAddr::new(*address, service.backend_port()).to_string()).collect()
-        };
-        let entries: Vec<_> = world.plan.servers.iter().flat_map(servers).collect();
-        let entry = |server: &String| {
-            let (address, port) = server.rsplit_once(':').expect("address and port");
-            format!("{{ address = \"{}\", port = {port} }}", address.trim_matches(['[', ']']))
-        };
-        let entries = entries.iter().map(entry).collect::<Vec<_>>().join(", ");
-        world.plan.append(&format!("\n[[server_group]]\nname = \"moved\"\nservers = [{entries}]"));
+        move_listener(world, &lines, 0);
         world.reload()?;
         watched.talking.iter().try_for_each(|talking| talking.progress(5))?;
-        let leaves = servers(&world.plan.servers[0]);
+        let leaves: Vec<_> = endpoints(&world.plan.servers[0]).iter().map(SocketAddr::to_string).collect();
         let arguments: Vec<_> =
             ["server", "drain", "moved"].into_iter().chain(leaves.iter().map(String::as_str)).collect();
         world.slb(&arguments)?;
         watched.end_at_both_ends(world, 0)
+    });
+}
+
+/// The first of two listeners that share a table comes to a group without one of the servers, which it has no time to drain:
+/// the table stays with it, and that server's connections through the other one stay where they are.
+#[test]
+fn a_listener_that_loses_a_server_cuts_no_connection_of_another_one() {
+    scenario("a_listener_that_loses_a_server_cuts_no_connection_of_another_one", &WEIGHTS, |world| {
+        let [twin, _] = add_twin(world)?;
+        world.start()?;
+        let watched = Watched::open(world, true)?;
+        move_listener(world, &twin, 1);
+        let said = world.reload()?;
+        ensure!(said.contains("twin"), "{said}");
+        let begun = watched.talking[0].age();
+        wait_for("the time after which nobody is told any more", 3 * DRAIN + TOLD, || {
+            Ok((watched.talking[0].age() > begun + DRAIN + TOLD).then_some(()))
+        })?;
+        watched.talking.iter().try_for_each(|talking| talking.progress(5))?;
+        watched.all().try_for_each(|connections| connections.expect_unbroken(None))
     });
 }
 
