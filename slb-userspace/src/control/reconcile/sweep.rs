@@ -1,0 +1,203 @@
+//! A look at the flow table, and what follows from it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use slb_common::{
+    abi::{
+        ring::{NO_BACKEND, Ring},
+        service::policy,
+    },
+    datapath::upkeep::{Fate, Look},
+    net::headers::protocol,
+};
+
+use super::Reconciler;
+use crate::{
+    control::{
+        ending::{Ended, Watch},
+        handover::Elsewhere,
+        loads::Loads,
+        openings::{LOOK, Openings},
+    },
+    dataplane::{
+        DataPlane,
+        state::{BATCH, Operation, State, Table},
+    },
+    health::passive::Pool,
+};
+
+/// What a look at the flow table has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sweep {
+    /// Slots that have changed hands and are not their owners' alone yet.
+    pub moved: usize,
+    /// Flows that are neither over nor expired.
+    pub flows: usize,
+    /// Connections that are over, whose ends may not know.
+    pub ended: Vec<Ended>,
+    /// Pools whose new connections count, with what has come of them.
+    pub openings: Vec<Pool>,
+    /// Time until the next look is of use.
+    pub next: Duration,
+}
+
+/// Owners of the slots of tables, by table.
+type Owners = BTreeMap<u32, Arc<[u32]>>;
+
+/// Flows found elsewhere than with the owner of their slot, by table and slot.
+type FoundElsewhere = BTreeMap<(u32, u32), Elsewhere>;
+
+impl<D: DataPlane> Reconciler<D> {
+    /// Looks at the flow table: for connections that are over, and for what is over of slots that changed hands.
+    ///
+    /// # Errors
+    /// As [`Self::reconcile`].
+    pub fn sweep(&mut self, now: Duration) -> Result<Sweep> {
+        self.held()?;
+        // Not put back after a failure.
+        let mut held = self.held.take().unwrap_or_default();
+        let is_due = |(id, table): &(&u32, &Table)| table.handover.is_due(idle_of(&held, **id), now);
+        let due: Vec<u32> = held.tables.iter().filter(is_due).map(|(id, _)| *id).collect();
+        // Without any, the flow table is looked at all the same.
+        let parts = if due.is_empty() { vec![due.as_slice()] } else { due.chunks(BATCH).collect() };
+        let (mut changed, mut flows, mut forgotten, mut is_whole) = (false, 0, None, true);
+        self.wants_look = false;
+        let before = held.clone();
+        let mut watch = Watch::new(&before, self.surroundings.hz);
+        let mut loads = Loads::default();
+        for part in parts {
+            let owners: Owners = part
+                .iter()
+                .map(|id| Ok((*id, self.plane.table(*id).context("cannot read a table")?.0)))
+                .collect::<Result<_>>()?;
+            loads = Loads::none(&before);
+            let (elsewhere, look) = self.elsewhere(&held, &owners, now, &mut watch, &mut loads)?;
+            flows = look.live;
+            is_whole &= look.unread == 0;
+            // Asked after the look, which then has seen whatever has not been forgotten; the next time, all that is
+            // forgotten after the first one counts.
+            let now_forgotten = self.plane.forgotten().context("cannot read the counters")?;
+            forgotten.get_or_insert(now_forgotten);
+            if self.forgotten != Some(now_forgotten) {
+                let tables = &mut Arc::make_mut(&mut held).tables;
+                tables.values_mut().for_each(|table| table.handover.wait_anew(now));
+                break;
+            }
+            let swept = swept(&held, owners, &elsewhere, look, now);
+            let tables = &mut Arc::make_mut(&mut held).tables;
+            let differ = |(id, table): &(&u32, &Table)| {
+                tables.get(id).is_none_or(|old| !old.handover.keepers().eq(table.handover.keepers()))
+            };
+            let put: BTreeMap<u32, Table> =
+                swept.iter().filter(differ).map(|(id, table)| (*id, table.clone())).collect();
+            tables.extend(swept.iter().map(|(id, table)| (*id, table.without_owners())));
+            if !put.is_empty() {
+                changed = true;
+                self.carry_out(&Operation::PutTables(put))?;
+            }
+        }
+        self.forgotten = forgotten;
+        if !watch.moves.is_empty() {
+            self.plane.move_flows(&watch.moves).context("cannot move flows")?;
+        }
+        if changed {
+            // What was in force before needs no room any more.
+            self.carry_out(&Operation::Settle)?;
+        }
+        let left = held.tables.values().map(|table| table.handover.len()).sum();
+        self.held = Some(held);
+        let loads = loads.by_id();
+        if !loads.is_empty() {
+            self.plane.put_loads(&loads).context("cannot write how many flows servers have")?;
+        }
+        let next = watch.next_look();
+        let next = if self.is_watching() { next.min(LOOK) } else { next };
+        let openings = std::mem::take(&mut self.openings);
+        self.told = if is_whole { watch.told() } else { BTreeSet::new() };
+        Ok(Sweep { moved: left, flows, ended: watch.ended, openings, next })
+    }
+
+    /// Slots that have changed hands of which flows are remembered to be with another server than the owner, each with
+    /// its table, of the tables with these owners.
+    fn elsewhere(
+        &mut self,
+        held: &State,
+        owners: &Owners,
+        now: Duration,
+        watch: &mut Watch<'_>,
+        loads: &mut Loads,
+    ) -> Result<(FoundElsewhere, Look)> {
+        let entries: BTreeMap<u32, _> =
+            held.index.entries.values().map(|entry| (entry.service, entry)).collect();
+        let mut elsewhere = FoundElsewhere::new();
+        let mut openings = Openings::new(&self.watched, held);
+        let look = self.plane.flows(self.surroundings.hz, &mut |flow| {
+            let entry = entries.get(&flow.service);
+            if flow.is_client {
+                return watch.note_client(&flow, entry.copied());
+            }
+            let Some(entry) = entry else { return Fate::Goes };
+            openings.note(&flow, entry);
+            let fate = watch.note(&flow, entry);
+            loads.note(&flow, entry);
+            // Remembered for good: it is not for the table to say where it is, unless it is pushed out. Of datagrams nobody can
+            // tell whether they began before.
+            let is_loose = flow.loose.is_some() && entry.protocol == protocol::TCP;
+            if entry.policy & policy::ELSEWHERE != 0 && !is_loose {
+                return fate;
+            }
+            let Some(owners) = owners.get(&entry.ring).filter(|owners| !owners.is_empty()) else {
+                return fate;
+            };
+            let hash = entry.old_flow_hash(&flow.client, flow.port);
+            let slot = Ring::slot_of(owners.len() as u32, hash) as u32;
+            let moved = held.tables.get(&entry.ring).and_then(|table| table.handover.keeper(slot));
+            if flow.left.is_some() && owners[slot as usize] != flow.backend.id() && moved.is_some() {
+                let seen = |silence: u32| now.saturating_sub(Duration::from_secs(silence.into()));
+                elsewhere.entry((entry.ring, slot)).or_default().note(flow.loose.map(seen));
+            }
+            fate
+        })?;
+        self.openings = openings.pools();
+        Ok((elsewhere, look))
+    }
+}
+
+/// The tables with these owners, as they are to be after a look at the flow table.
+fn swept(
+    held: &State,
+    owners: Owners,
+    elsewhere: &FoundElsewhere,
+    look: Look,
+    now: Duration,
+) -> BTreeMap<u32, Table> {
+    let mut swept = BTreeMap::new();
+    for (id, owners) in owners {
+        let Some(table) = held.tables.get(&id) else { continue };
+        let mut table = table.clone();
+        let owner = |slot: u32| owners.get(slot as usize).copied().unwrap_or(NO_BACKEND);
+        let found = |slot| match elsewhere.get(&(id, slot)) {
+            // It may be a flow of any slot.
+            _ if look.unread != 0 => Elsewhere::UNKNOWN,
+            found => found.copied().unwrap_or_default(),
+        };
+        table.handover.sweep(owner, found, idle_of(held, id), now);
+        table.owners = Some(owners);
+        swept.insert(id, table);
+    }
+    swept
+}
+
+/// The time after which flows of a table are forgotten: the longest of its services', and as long as it may take to put
+/// tables in force, which begins before it counts.
+fn idle_of(state: &State, table: u32) -> Duration {
+    const SLACK: u64 = 10;
+    let services = state.services.values().filter(|service| service.ring == table);
+    let idle = services.map(|service| service.idle_timeout).max().unwrap_or(0);
+    Duration::from_secs(u64::from(idle) + SLACK)
+}
