@@ -12,5 +12,6 @@ mod flows;
 pub mod loader;
 pub mod maps;
 pub mod pins;
+mod shapes;
 mod syscall;
 pub mod xdp;

@@ -23,7 +23,7 @@ use slb_common::abi::decap::{DECAP_ABI_VERSION, Policy, Reason, Tally};
 
 use super::{
     bpffs::{self, Root},
-    maps::{Shape, shape},
+    shapes::{Shape, shape},
     xdp::Program,
 };
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs};
 use anyhow::Result;
 use aya::EbpfLoader;
 
-use super::{maps::SHAPES, pins::Pins, xdp::Program};
+use super::{pins::Pins, shapes::SHAPES, xdp::Program};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb.o"));
 const PROGRAM: &str = "slb";

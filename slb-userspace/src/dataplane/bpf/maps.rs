@@ -5,17 +5,15 @@ use std::{
     fs::File,
     io::Read as _,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
-    path::Path,
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, DevMapHash, Map, MapData, MapInfo, MapType, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, DevMapHash, Map, MapData, MapInfo, PerCpuArray, PerCpuValues};
 use slb_common::{
     abi::{
-        ABI_VERSION, MAX_INTERFACES, MAX_RINGS, MAX_SERVICES, Reference,
+        ABI_VERSION, Reference,
         backend::{Backend, NextHop},
         control::Control,
-        flow::FlowWords,
         ring::{MOVED, Ring},
         service::{Service, ServiceIndex},
         stats::{Action, Counters, Reason, Totals},
@@ -26,6 +24,7 @@ use slb_common::{
 use super::{
     flows::{self, Mapped},
     pins::Pins,
+    shapes::SHAPES,
     syscall,
 };
 use crate::dataplane::{
@@ -39,70 +38,6 @@ use crate::dataplane::{
 
 /// Servers that are written in one call.
 const PART: usize = 1024;
-
-/// What the kernel must say of a pinned map before it is used again.
-pub(super) struct Shape {
-    pub(super) name: &'static str,
-    kind: MapType,
-    key: usize,
-    value: usize,
-    /// `None` where configuration decides.
-    entries: Option<u32>,
-}
-
-pub(super) const fn shape(
-    name: &'static str,
-    kind: MapType,
-    key: usize,
-    value: usize,
-    entries: u32,
-) -> Shape {
-    Shape { name, kind, key, value, entries: Some(entries) }
-}
-
-const fn sized(name: &'static str, kind: MapType, value: usize) -> Shape {
-    Shape { name, kind, key: 4, value, entries: None }
-}
-
-/// Every map that is pinned.
-pub(super) const SHAPES: [Shape; 13] = [
-    shape("CONTROL", MapType::Array, 4, size_of::<Control>(), 1),
-    shape("SERVICE_INDEX", MapType::ArrayOfMaps, 4, 4, 1),
-    shape("SERVICES", MapType::Array, 4, size_of::<Service>(), MAX_SERVICES),
-    shape("RINGS", MapType::ArrayOfMaps, 4, 4, MAX_RINGS),
-    sized("BACKENDS", MapType::Array, size_of::<Backend>()),
-    sized("NEXT_HOPS", MapType::Array, size_of::<NextHop>()),
-    sized("FLOWS", MapType::Array, size_of::<FlowWords>()),
-    shape("TURNS", MapType::Array, 4, size_of::<u64>(), MAX_SERVICES),
-    sized("LOADS", MapType::Array, size_of::<u64>()),
-    shape("INTERFACES", MapType::DevMapHash, 4, 8, MAX_INTERFACES),
-    shape("TOTALS", MapType::PerCpuArray, 4, size_of::<Totals>(), 1),
-    shape("SERVICE_COUNTERS", MapType::PerCpuArray, 4, size_of::<Counters>(), MAX_SERVICES),
-    sized("BACKEND_COUNTERS", MapType::PerCpuArray, size_of::<Counters>()),
-];
-
-impl Shape {
-    /// Refuses a pinned map that is not what this program makes: it would be misread.
-    pub(super) fn verify(&self, path: &Path) -> Result<MapInfo> {
-        let info =
-            MapInfo::from_pin(path).with_context(|| format!("cannot open the map {}", path.display()))?;
-        let found = (
-            info.map_type().ok(),
-            info.key_size() as usize,
-            info.value_size() as usize,
-            self.entries.map(|_| info.max_entries()),
-        );
-        let wanted = (Some(self.kind), self.key, self.value, self.entries);
-        if found != wanted {
-            bail!(
-                "{} is not a map of this program (type, key size, value size, entries: {found:?} in place of {wanted:?}): \
-                 run `slbd detach`, which interrupts forwarding until the next start",
-                path.display()
-            );
-        }
-        Ok(info)
-    }
-}
 
 /// The maps.
 pub struct Maps {
