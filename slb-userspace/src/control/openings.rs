@@ -11,7 +11,7 @@ use std::{
 
 use slb_common::abi::{backend::Backend, service::IndexEntry};
 
-use super::desired::Desired;
+use super::desired::{Desired, Health};
 use crate::{
     dataplane::state::{Opening, Remembered, Stage, State, backend_address},
     health::passive::{Pool, SILENCE, Signals, Watched},
@@ -26,7 +26,8 @@ pub(super) fn watched(desired: &Desired, tables: &[(usize, u32)]) -> BTreeMap<u3
         let pool = desired.pools.get(*pool)?;
         let servers = pool.servers.iter().map(|(address, server)| {
             let can_serve = server.takes_new() || server.stands_by();
-            (*address, Watched { can_serve, signals: Signals::default() })
+            let is_judged = server.health != Health::Unchecked;
+            (*address, Watched { is_judged, can_serve, signals: Signals::default() })
         });
         Some((*table, Pool { terms: pool.passive?, servers: servers.collect() }))
     });
@@ -79,6 +80,7 @@ impl<'a> Openings<'a> {
             for (address, server) in &pool.servers {
                 let signals = counts.get(&(*table, *address)).copied().unwrap_or_default();
                 let sum = sum.servers.entry(*address).or_default();
+                sum.is_judged |= server.is_judged;
                 sum.can_serve |= server.can_serve;
                 sum.signals.answered += signals.answered;
                 sum.signals.refused += signals.refused;
@@ -135,7 +137,7 @@ mod tests {
     }
 
     fn pool() -> Pool {
-        let server = Watched { can_serve: true, signals: Signals::default() };
+        let server = Watched { is_judged: true, can_serve: true, signals: Signals::default() };
         Pool { terms: TERMS, servers: [(address(), server)].into() }
     }
 

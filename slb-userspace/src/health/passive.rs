@@ -8,7 +8,8 @@
 //!   succeeded. An answer of any kind but a reset is a success: clients that ask and never go on (a flood of forged SYNs)
 //!   make no server look dead.
 //! - At most half of the servers of a pool are held out at once, and none unless another one can serve: what fails
-//!   everywhere is not the servers' fault, and a doubtful server is better than none.
+//!   everywhere is not the servers' fault, and a doubtful server is better than none. That holds for each of the pools
+//!   that a server is held out of, whichever of them has seen it fail.
 //! - It comes back when its time is over and its health check says that it is well; the time is as long as the check
 //!   takes to say so, at least. It doubles each time, up to [`LONGEST`], or else a server whose check passes and whose
 //!   traffic fails would take its share of connections down again and again. It begins anew once the server has gone well
@@ -87,9 +88,18 @@ pub struct Pool {
     pub servers: BTreeMap<SocketAddr, Watched>,
 }
 
+impl Pool {
+    /// Servers of which it counts what comes of their connections.
+    fn judged(&self) -> impl Iterator<Item = SocketAddr> {
+        self.servers.iter().filter(|(_, server)| server.is_judged).map(|(address, _)| *address)
+    }
+}
+
 /// A server of a pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Watched {
+    /// Whether what comes of its connections counts: who is not checked is not judged either.
+    pub is_judged: bool,
     /// Whether it takes new connections, or would if its side had the traffic.
     pub can_serve: bool,
     /// What has come of those it got.
@@ -125,10 +135,8 @@ impl Suspects {
     /// Decides by what new connections have come to by `now`, a time that only grows.
     pub fn judge(&mut self, pools: &[Pool], now: Duration) -> Vec<Change> {
         let mut changes = Vec::new();
-        for pool in pools {
-            self.release(pool, now, &mut changes);
-            self.hold(pool, now, &mut changes);
-        }
+        pools.iter().for_each(|pool| self.release(pool, now, &mut changes));
+        pools.iter().for_each(|pool| self.hold(pool, pools, now, &mut changes));
         // Whoever has gone well for long enough is as good as new.
         self.0.retain(|_, record| record.reason.is_some() || now <= record.until + record.held);
         changes
@@ -146,36 +154,49 @@ impl Suspects {
 
     fn release(&mut self, pool: &Pool, now: Duration, changes: &mut Vec<Change>) {
         let is_empty = !pool.servers.values().any(|server| server.can_serve);
-        for server in pool.servers.keys() {
-            if let Some(record) = self.0.get_mut(&(*server, pool.terms))
+        for server in pool.judged() {
+            if let Some(record) = self.0.get_mut(&(server, pool.terms))
                 && record.reason.is_some()
                 && (is_empty || record.until <= now)
             {
                 record.reason = None;
                 record.until = now;
-                changes.push(Change { server: *server, terms: pool.terms, held: None });
+                changes.push(Change { server, terms: pool.terms, held: None });
             }
         }
     }
 
-    fn hold(&mut self, pool: &Pool, now: Duration, changes: &mut Vec<Change>) {
+    /// Holds out whoever fails in `pool`, one of `pools`.
+    fn hold(&mut self, pool: &Pool, pools: &[Pool], now: Duration, changes: &mut Vec<Change>) {
         let terms = pool.terms;
-        for (server, Watched { signals, can_serve }) in &pool.servers {
-            let is_held = |server: &SocketAddr| self.reason(*server, terms).is_some();
-            if !can_serve || is_held(server) || signals.answered > 0 || signals.failed() < terms.failures {
+        for server in pool.judged() {
+            let Watched { can_serve, signals, .. } = pool.servers[&server];
+            let fails = signals.answered == 0 && signals.failed() >= terms.failures;
+            if !can_serve || !fails || self.reason(server, terms).is_some() {
                 continue;
             }
-            let held = pool.servers.keys().filter(|server| is_held(server)).count();
-            let mut others = pool.servers.iter().filter(|(other, _)| *other != server && !is_held(other));
-            if !others.any(|(_, other)| other.can_serve) || (held + 1) * 2 > pool.servers.len() {
+            // What is held out of one of them is held out of all.
+            let mut affected =
+                pools.iter().filter(|other| other.terms == terms && other.judged().any(|s| s == server));
+            if !affected.all(|pool| self.can_spare(pool, server)) {
                 continue;
             }
-            let key = (*server, terms);
+            let key = (server, terms);
             let longest = LONGEST.max(terms.first);
             let held = self.0.get(&key).map_or(terms.first, |record| (record.held * 2).min(longest));
             self.0.insert(key, Record { reason: Some(signals.to_string()), held, until: now + held });
-            changes.push(Change { server: *server, terms, held: Some(held) });
+            changes.push(Change { server, terms, held: Some(held) });
         }
+    }
+
+    /// Whether a pool has another server that can serve, and not half of its servers held out.
+    fn can_spare(&self, pool: &Pool, server: SocketAddr) -> bool {
+        let is_held =
+            |address: SocketAddr, of: &Watched| of.is_judged && self.reason(address, pool.terms).is_some();
+        let (held, free): (Vec<_>, Vec<_>) =
+            pool.servers.iter().partition(|(address, of)| is_held(**address, of));
+        let mut others = free.into_iter().filter(|(address, _)| **address != server);
+        others.any(|(_, other)| other.can_serve) && (held.len() + 1) * 2 <= pool.servers.len()
     }
 }
 
@@ -202,7 +223,7 @@ mod tests {
     fn pool(suspects: &Suspects, signals: &[Signals]) -> Pool {
         let servers = (1..).zip(signals).map(|(n, signals)| {
             let can_serve = suspects.reason(server(n), TERMS).is_none();
-            (server(n), Watched { can_serve, signals: *signals })
+            (server(n), Watched { is_judged: true, can_serve, signals: *signals })
         });
         Pool { terms: TERMS, servers: servers.collect() }
     }
@@ -262,10 +283,43 @@ mod tests {
     fn who_is_held_out_serves_where_nobody_else_can() {
         let mut suspects = Suspects::default();
         assert_eq!(judge(&mut suspects, &[silent(5), silent(0)], 0), [1]);
-        let nobody = [(server(1), Watched::default()), (server(2), Watched::default())];
+        let cannot = Watched { is_judged: true, ..Watched::default() };
+        let nobody = [(server(1), cannot), (server(2), cannot)];
         let nobody = Pool { terms: TERMS, servers: nobody.into() };
         let back = Change { server: server(1), terms: TERMS, held: None };
         assert_eq!(suspects.judge(&[nobody], at(1)), [back]);
+    }
+
+    #[test]
+    fn a_server_stays_where_one_of_its_pools_has_no_other() {
+        let well = Watched { is_judged: true, can_serve: true, signals: Signals::default() };
+        let dead = Watched { signals: silent(9), ..well };
+        let two = Pool { terms: TERMS, servers: [(server(1), dead), (server(2), well)].into() };
+        let alone = Pool { terms: TERMS, servers: [(server(1), well)].into() };
+        let held = Change { server: server(1), terms: TERMS, held: Some(TERMS.first) };
+        for (other, expected) in [
+            (alone.clone(), vec![]),
+            // On other terms it is held out of this pool, and not of that one.
+            (Pool { terms: Terms { failures: 6, ..TERMS }, ..alone.clone() }, vec![held.clone()]),
+            // Nothing is held against it there.
+            (
+                Pool { servers: [(server(1), Watched { is_judged: false, ..well })].into(), ..alone.clone() },
+                vec![held.clone()],
+            ),
+            (two.clone(), vec![held]),
+        ] {
+            for pools in [[two.clone(), other.clone()], [other.clone(), two.clone()]] {
+                assert_eq!(Suspects::default().judge(&pools, at(0)), expected, "{other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_is_not_checked_is_not_held_out() {
+        let judged = Watched { is_judged: true, can_serve: true, signals: silent(0) };
+        let secondary = Watched { is_judged: false, signals: silent(9), ..judged };
+        let pool = Pool { terms: TERMS, servers: [(server(1), judged), (server(2), secondary)].into() };
+        assert_eq!(Suspects::default().judge(&[pool], at(0)), []);
     }
 
     #[test]
