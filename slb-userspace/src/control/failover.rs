@@ -1,12 +1,12 @@
 //! Which side of primary and secondary gets the traffic. Pure.
 //!
 //! Traffic goes to the secondary when as many servers of the primary side are unhealthy as the threshold says, and comes back when
-//! there are fewer, and have been for the time that is configured. It does not go where nobody could serve it while
-//! somebody of the primary side still can. In mode `nat` this is decided for each address family by itself: servers of the other
+//! there are fewer, one of which is known to be well, and have been for the time that is configured. It does not go where
+//! nobody could serve it while somebody of the primary side still can. In mode `nat` this is decided for each address family by itself: servers of the other
 //! one cannot serve its clients.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -31,8 +31,19 @@ type Key = (IpAddr, u16, u8);
 /// The listeners whose traffic goes to the secondary side.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Failover {
-    /// At each VIP, with the time since which the primary side could take the traffic back, if it could.
-    over: BTreeMap<Key, Option<Duration>>,
+    /// At each VIP.
+    over: BTreeMap<Key, Over>,
+}
+
+/// What is remembered of a listener whose traffic goes to the secondary side.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Over {
+    /// The time since which the primary side could take the traffic back, if it could.
+    since: Option<Duration>,
+    /// The servers of the primary side when there was last reason for that. Others have nothing to do with it.
+    primary: BTreeSet<SocketAddr>,
+    /// Those of the secondary side.
+    secondary: BTreeSet<SocketAddr>,
 }
 
 /// What follows from what is known; not in force yet.
@@ -70,8 +81,8 @@ impl Failover {
         let mut over = BTreeMap::new();
         for Part { balancer, listener, vips, members, .. } in parts(config) {
             let keys = vips.iter().map(|vip| key(listener, *vip));
+            let table = keys.clone().find_map(|key| tables.get(&key).copied());
             let of = |side: Side, tells: fn(&Backend) -> bool| {
-                let table = keys.clone().find_map(|key| tables.get(&key).copied());
                 // One that is on both sides tells nothing.
                 let mut members = members.iter().filter(|member| member.is_of(side));
                 members.any(|member| {
@@ -82,7 +93,16 @@ impl Failover {
             let stands_by = |side| of(side, |backend| backend.health == Backend::HEALTH_STANDBY);
             let is_over = takes(Side::Secondary) || stands_by(Side::Primary);
             if balancer.runs(listener) && is_over && !takes(Side::Primary) {
-                over.extend(keys.map(|key| (key, None)));
+                let known = |side| {
+                    let on = members.iter().filter(|member| member.weight(side).is_some());
+                    let addresses = on.map(|member| member.address);
+                    addresses
+                        .filter(|address| table.is_some_and(|t| servers.contains_key(&(t, *address))))
+                        .collect()
+                };
+                let found =
+                    Over { since: None, primary: known(Side::Primary), secondary: known(Side::Secondary) };
+                over.extend(keys.map(|key| (key, found.clone())));
             }
         }
         Self { over }
@@ -106,23 +126,34 @@ impl Failover {
         for part in parts(config) {
             let Part { balancer, listener, vips, sides, .. } = &part;
             // A VIP that is added gets its traffic from where that of the others goes.
-            let was = vips.iter().find_map(|vip| self.over.get(&key(listener, *vip))).copied();
+            let was = vips.iter().find_map(|vip| self.over.get(&key(listener, *vip)));
+            // Where nobody is left who had it, the listener begins with the primary side.
+            let was = was.filter(|was| part.has_any(Side::Secondary, &was.secondary));
+            let secondary = || part.on(Side::Secondary);
+            let stays =
+                |was: &Over, since| Over { since, secondary: secondary(), primary: was.primary.clone() };
             let is = if balancer.runs(listener) {
-                match part.judge(health, next_hops, overrides) {
-                    Judgement::MustBeOver => Some(None),
-                    Judgement::MustNotBeOver => None,
-                    Judgement::MayComeBack => was.map(|since| since.unwrap_or(now)).and_then(|since| {
+                match (part.judge(health, next_hops, overrides), was) {
+                    (Judgement::MustBeOver, _) => {
+                        Some(Over { since: None, secondary: secondary(), primary: part.on(Side::Primary) })
+                    }
+                    (Judgement::MustNotBeOver, _) | (_, None) => None,
+                    (Judgement::MayStay, Some(was)) => Some(stays(was, None)),
+                    // Servers that have come in place of the failed ones have nothing to make good.
+                    (Judgement::MayComeBack, Some(was)) if !part.has_any(Side::Primary, &was.primary) => None,
+                    (Judgement::MayComeBack, Some(was)) => {
+                        let since = was.since.unwrap_or(now);
                         let due = since + sides.failback_after;
                         let waits = now < due;
                         if waits {
                             next = Some(next.map_or(due, |next| next.min(due)));
                         }
-                        waits.then_some(Some(since))
-                    }),
+                        waits.then(|| stays(was, Some(since)))
+                    }
                 }
             } else {
                 // Nobody knows how its servers are; it is decided when it starts.
-                was.map(|_| None)
+                was.map(|was| stays(was, None))
             };
             if is.is_some() != was.is_some() {
                 changes.push(Change {
@@ -132,8 +163,8 @@ impl Failover {
                     to: if is.is_some() { Side::Secondary } else { Side::Primary },
                 });
             }
-            if let Some(since) = is {
-                over.extend(vips.iter().map(|vip| (key(listener, *vip), since)));
+            if let Some(is) = is {
+                over.extend(vips.iter().map(|vip| (key(listener, *vip), is.clone())));
             }
         }
         Decision { failover: Self { over }, changes, next }
@@ -154,6 +185,8 @@ enum Judgement {
     MustBeOver,
     /// Nobody could serve on the secondary side.
     MustNotBeOver,
+    /// It is not to be over, but may be if it is: of the primary side, nobody is known to be well yet.
+    MayStay,
     /// It is not to be over, but may be for a while if it is.
     MayComeBack,
 }
@@ -194,11 +227,24 @@ impl Part<'_> {
         let is_reached = out >= self.sides.threshold.min(primaries);
         if is_reached && secondaries > 0 && (secondary_can || !primary_can) {
             Judgement::MustBeOver
-        } else if secondary_can {
+        } else if !secondary_can {
+            Judgement::MustNotBeOver
+        } else if primary_can {
             Judgement::MayComeBack
         } else {
-            Judgement::MustNotBeOver
+            Judgement::MayStay
         }
+    }
+
+    /// The servers on a side.
+    fn on(&self, side: Side) -> BTreeSet<SocketAddr> {
+        let on = self.members.iter().filter(|member| member.weight(side).is_some());
+        on.map(|member| member.address).collect()
+    }
+
+    /// Whether any of these servers is on a side.
+    fn has_any(&self, side: Side, servers: &BTreeSet<SocketAddr>) -> bool {
+        !self.on(side).is_disjoint(servers)
     }
 }
 

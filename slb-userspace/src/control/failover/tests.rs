@@ -242,6 +242,35 @@ fn a_change_of_the_configuration_ends_no_waiting() {
     assert!(!world.is_over(WEB, "192.0.2.1"));
 }
 
+/// A failback must not go where it is not known yet whether anybody can serve.
+#[test]
+fn servers_in_place_of_failed_ones_get_the_traffic_once_they_are_known_to_be_well() {
+    let mut world = World::new();
+    for server in ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"] {
+        world.set(WEB, server, false);
+    }
+    world.set(WEB, "10.0.1.1:80", true);
+    world.set(DB, "10.0.0.31:5432", false);
+    assert_eq!(world.at(0).0, [true, true]);
+    world.change(&[("10.0.0.", "10.0.9.")]);
+    // Of `db`, nobody has stayed.
+    assert_eq!(world.at(1), ([false, true], None));
+    world.set(WEB, "10.0.9.1:80", true);
+    assert_eq!(world.at(2), ([false, false], None), "nothing was wrong with it");
+}
+
+#[test]
+fn another_pair_begins_with_its_primary() {
+    let mut world = waiting_to_fall_back();
+    world.change(&[("10.0.0.", "10.0.8."), ("10.0.1.", "10.0.9.")]);
+    assert_eq!(world.at(20), ([false, false], None));
+    // One that has taken over for as long as it must, too, where the other one is another.
+    let mut world = waiting_to_fall_back();
+    world.change(&[("10.0.1.", "10.0.9.")]);
+    world.set(WEB, "10.0.9.1:80", true);
+    assert_eq!(world.at(20), ([false, false], None));
+}
+
 #[test]
 fn a_listener_that_is_stopped_waits_anew_when_it_starts() {
     let mut world = waiting_to_fall_back();
@@ -323,7 +352,7 @@ fn each_side_has_its_own_weight_and_settings_of_a_server() {
         |group: &str| Place::Group { group: group.to_owned(), server: "10.0.0.3:80".parse().unwrap() };
     let servers = |world: &World, over: bool| {
         let web = &world.config.load_balancers[0].listeners[WEB];
-        let over = over.then(|| (key(web, "192.0.2.10".parse().unwrap()), None));
+        let over = over.then(|| (key(web, "192.0.2.10".parse().unwrap()), Over::default()));
         let failover = Failover { over: over.into_iter().collect() };
         let known =
             Known { failover: Some(&failover), overrides: Some(&world.overrides), ..Known::default() };
