@@ -16,7 +16,7 @@ use super::{
     apart::{Apart, apart},
     desired::Desired,
     diff::diff,
-    ending,
+    ending::{self, Ended},
     ids::{Assigned, Moment, Surroundings, assign},
     openings::watched,
 };
@@ -46,6 +46,8 @@ pub struct Reconciler<D> {
     watched: BTreeMap<u32, Pool>,
     /// The same with what has come of the connections, as of the last look.
     openings: Vec<Pool>,
+    /// Connections that a look has found over and could not report, because something else failed.
+    ended: Vec<Ended>,
 }
 
 /// What has been put in force.
@@ -75,6 +77,7 @@ impl<D: DataPlane> Reconciler<D> {
             wants_look: false,
             watched: BTreeMap::new(),
             openings: Vec::new(),
+            ended: Vec::new(),
         }
     }
 

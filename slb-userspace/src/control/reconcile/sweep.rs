@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     sync::Arc,
     time::Duration,
 };
@@ -60,23 +61,40 @@ impl<D: DataPlane> Reconciler<D> {
     pub fn sweep(&mut self, now: Duration) -> Result<Sweep> {
         self.held()?;
         // Not put back after a failure.
-        let mut held = self.held.take().unwrap_or_default();
+        let held = self.held.take().unwrap_or_default();
+        let before = held.clone();
+        let mut watch = Watch::new(&before, self.surroundings.hz);
+        let swept = self.sweep_with(held, &mut watch, now);
+        // They are marked as over: no other look finds those.
+        self.ended.append(&mut watch.ended);
+        let (moved, flows) = swept?;
+        let next = watch.next_look();
+        let next = if self.is_watching() { next.min(LOOK) } else { next };
+        let (ended, openings) = (mem::take(&mut self.ended), mem::take(&mut self.openings));
+        Ok(Sweep { moved, flows, ended, openings, next })
+    }
+
+    /// Returns how many slots are not their owners' alone, and how many flows live.
+    fn sweep_with(
+        &mut self,
+        mut held: Arc<State>,
+        watch: &mut Watch<'_>,
+        now: Duration,
+    ) -> Result<(usize, usize)> {
         let is_due = |(id, table): &(&u32, &Table)| table.handover.is_due(idle_of(&held, **id), now);
         let due: Vec<u32> = held.tables.iter().filter(is_due).map(|(id, _)| *id).collect();
         // Without any, the flow table is looked at all the same.
         let parts = if due.is_empty() { vec![due.as_slice()] } else { due.chunks(BATCH).collect() };
         let (mut changed, mut flows, mut forgotten, mut is_whole) = (false, 0, None, true);
         self.wants_look = false;
-        let before = held.clone();
-        let mut watch = Watch::new(&before, self.surroundings.hz);
         let mut loads = Loads::default();
         for part in parts {
             let owners: Owners = part
                 .iter()
                 .map(|id| Ok((*id, self.plane.table(*id).context("cannot read a table")?.0)))
                 .collect::<Result<_>>()?;
-            loads = Loads::none(&before);
-            let (elsewhere, look) = self.elsewhere(&held, &owners, now, &mut watch, &mut loads)?;
+            loads = Loads::none(&held);
+            let (elsewhere, look) = self.elsewhere(&held, &owners, now, watch, &mut loads)?;
             flows = look.live;
             is_whole &= look.unread == 0;
             // Asked after the look, which then has seen whatever has not been forgotten; the next time, all that is
@@ -115,11 +133,8 @@ impl<D: DataPlane> Reconciler<D> {
         if !loads.is_empty() {
             self.plane.put_loads(&loads).context("cannot write how many flows servers have")?;
         }
-        let next = watch.next_look();
-        let next = if self.is_watching() { next.min(LOOK) } else { next };
-        let openings = std::mem::take(&mut self.openings);
         self.told = if is_whole { watch.told() } else { BTreeSet::new() };
-        Ok(Sweep { moved: left, flows, ended: watch.ended, openings, next })
+        Ok((left, flows))
     }
 
     /// Slots that have changed hands of which flows are remembered to be with another server than the owner, each with

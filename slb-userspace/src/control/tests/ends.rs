@@ -128,6 +128,29 @@ fn no_connection_is_cut_for_another_listeners_sake() {
     assert!(of(two).is_cut() && of(followed.backend).is_alive());
 }
 
+/// What a look has found over is marked so, and found no more.
+#[test]
+fn ends_are_told_although_something_fails() {
+    let mut world = World::new();
+    let before = group(&[(1, 100), (2, 50), (3, 100)]);
+    world.all_healthy(&before);
+    let state = world.reconcile(&before).unwrap();
+    let flow = flow(&state, 80, backend(&state, 2).1.reference);
+    let after = group(&[(1, 100), (3, 50)]);
+    world.reconcile(&after).unwrap();
+    world.reconciler.sweep(world.now).unwrap();
+    world.now += Duration::from_secs(910);
+    world.reconciler.sweep(world.now).unwrap();
+    world.now += Duration::from_secs(910);
+    let plane = world.reconciler.plane_mut();
+    plane.flows = vec![flow];
+    plane.fail_after = Some(0);
+    world.reconciler.sweep(world.now).unwrap_err();
+    assert!(world.reconciler.plane_mut().flows[0].is_over);
+    assert_eq!(world.reconciler.sweep(world.now).unwrap().ended.len(), 1);
+    assert_eq!(world.reconciler.sweep(world.now).unwrap().ended.len(), 0, "told once");
+}
+
 /// One look tells the ends of so many connections only.
 #[test]
 fn a_removed_server_goes_when_the_last_of_many_connections_has_been_told() {
