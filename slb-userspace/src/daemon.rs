@@ -109,6 +109,8 @@ struct Daemon {
     config: Arc<Config>,
     /// Where it is read from.
     file: PathBuf,
+    /// The one that was read from it last.
+    filed: Arc<Config>,
     /// Where it is one that falls back unless it is confirmed: to which, and when.
     trial: Option<Trial>,
     reconciler: Reconciler<Maps>,
@@ -136,6 +138,8 @@ struct Daemon {
     next: Option<Instant>,
     /// When the flow table is to be looked at next.
     look: Instant,
+    /// When it may be: looks are to take little of the time.
+    look_free: Instant,
     /// When the data plane is to be changed.
     pace: Pace,
     /// Who is answered once the data plane has been changed.
@@ -151,7 +155,7 @@ impl Daemon {
         facts.expect(targets(&config), BTreeMap::new());
 
         let mut store = Store::open(&config.daemon.state_dir);
-        store.prune(&config);
+        store.prune(&[&config]);
 
         let (resolver, neighbours) = Resolver::spawn()?;
         resolver.watch(destinations(&config));
@@ -165,6 +169,7 @@ impl Daemon {
         let snapshots = watch::Sender::new(Arc::new(Snapshot::new(config.clone())));
         let now = Instant::now();
         let mut daemon = Self {
+            filed: config.clone(),
             config,
             file: file.clone(),
             trial: None,
@@ -184,6 +189,7 @@ impl Daemon {
             poker: Poker::new()?,
             next: None,
             look: now,
+            look_free: now,
             pace: Pace::default(),
             waiting: Vec::new(),
         };
@@ -317,12 +323,15 @@ impl Daemon {
         self.facts.decided(decision);
         let next = [failback, in_force.next].into_iter().flatten().min();
         self.next = next.map(|next| Instant::now() + next.saturating_sub(now));
-        if self.reconciler.wants_look() {
-            self.look = Instant::now();
-        } else if self.reconciler.is_handing_over() {
-            self.look = self.look.min(Instant::now() + SWEEP);
+        let mut look = self.reconciler.look_within();
+        if self.reconciler.is_handing_over() {
+            look = look.min(SWEEP);
         }
-        self.look = self.look.min(Instant::now() + self.reconciler.look_within());
+        self.look = self.look.min(Instant::now() + look).max(self.look_free);
+        if self.reconciler.wants_look() {
+            // Whatever it takes: connections wait for it that else would be cut.
+            self.look = Instant::now();
+        }
         tracing::debug!(in_force.operations, "the data plane is as desired");
         let snapshot = snapshot(&desired, in_force, self.store.records(), self.running());
         self.snapshots.send_replace(Arc::new(snapshot));
@@ -339,7 +348,8 @@ impl Daemon {
         }
         ended.iter().for_each(|ended| self.poker.poke(ended));
         let next = if moved == 0 { next } else { next.min(SWEEP) };
-        self.look = begun + next.max(begun.elapsed() * LOOKS);
+        self.look_free = begun + begun.elapsed() * LOOKS;
+        self.look = self.look_free.max(begun + next);
         tracing::debug!(
             moved,
             flows,

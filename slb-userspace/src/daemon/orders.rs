@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Daemon, pace::RETRY};
+use super::{Daemon, pace::RETRY, store::under_names_of};
 use crate::{
     api::{
         requests::{Order, Refused, Request},
@@ -89,6 +89,7 @@ impl Daemon {
     async fn reload(&mut self) -> Result<Changed, Refused> {
         self.refuse_during_trial("reload")?;
         let changed = self.put_in_force(self.load()?).await?;
+        self.filed = self.config.clone();
         self.end_overrides();
         Ok(changed)
     }
@@ -175,6 +176,8 @@ impl Daemon {
                 let now = changed(record, place, set, by, &at);
                 records.extend(now.map(|record| (place.clone(), record)));
             }
+            // The next start knows groups by their names in the file.
+            *records = under_names_of(records, &self.config, &self.filed);
         });
         replaced.map_err(|error| Refused::Conflict(format!("{error:#}")))?;
         let now = self.store.settings();
@@ -199,10 +202,10 @@ impl Daemon {
         Err(Refused::Unfit(format!("{refused}: nothing was changed")))
     }
 
-    /// What is set ends with its server's entry; not yet where the entry may come back.
+    /// What is set ends with its server's entry; not yet where the entry may come back, with the next start at the latest.
     fn end_overrides(&mut self) {
         if self.trial.is_none() {
-            self.store.prune(&self.config);
+            self.store.prune(&[&self.config, &self.filed]);
         }
         self.publish();
     }

@@ -98,20 +98,19 @@ impl Store {
     /// # Errors
     /// It does, but that could not be written: the next start does not know.
     pub(super) fn carry(&mut self, old: &Config, new: &Config) -> Result<()> {
-        let carried = carried(&self.records, old, new);
-        if carried == self.records {
+        let records = under_names_of(&self.records, old, new);
+        if records == self.records {
             return Ok(());
         }
-        let records = carried.into_iter().map(|(place, record)| (place.clone(), record.at(&place)));
-        let records: BTreeMap<_, _> = records.collect();
         let written = self.replace(|before| before.clone_from(&records));
         self.take(records);
         written
     }
 
-    /// Ends what is set for entries that the configuration does not have.
-    pub(super) fn prune(&mut self, config: &Config) {
-        let gone: Vec<_> = self.records.keys().filter(|place| !place.exists(config)).cloned().collect();
+    /// Ends what is set for entries that none of these configurations has.
+    pub(super) fn prune(&mut self, configs: &[&Config]) {
+        let is_gone = |place: &&Place| !configs.iter().any(|config| place.exists(config));
+        let gone: Vec<_> = self.records.keys().filter(is_gone).cloned().collect();
         if gone.is_empty() {
             return;
         }
@@ -145,6 +144,16 @@ impl Store {
             }
         }
     }
+}
+
+/// What is set, also under the names that groups have in the configuration `new`, where those of `old` are others.
+pub(super) fn under_names_of(
+    records: &BTreeMap<Place, Override>,
+    old: &Config,
+    new: &Config,
+) -> BTreeMap<Place, Override> {
+    let carried = carried(records, old, new);
+    carried.into_iter().map(|(place, record)| (place.clone(), record.at(&place))).collect()
 }
 
 fn setting(record: &Override) -> Setting {

@@ -182,6 +182,31 @@ fn what_is_set_goes_with_a_new_name() {
     });
 }
 
+/// A configuration that is not the daemon's file may rename; the next start goes back to the file, and its names.
+#[test]
+fn what_is_set_goes_back_to_the_name_in_the_file() {
+    scenario("what_is_set_goes_back_to_the_name_in_the_file", &WEIGHTS, |world| {
+        world.start()?;
+        let b1 = entries(world, 0);
+        world.slb(&arguments(&["disable", "http"], &b1))?;
+        let mut renamed = world.plan.clone();
+        renamed.names.groups = "-g".to_owned();
+        let renamed = world.write_other(&renamed.toml())?;
+        world.slb(&["apply", &renamed])?;
+        only_without(world, "b1")?;
+        world.restart()?;
+        only_without(world, "b1")?;
+
+        // What is set meanwhile, too.
+        world.slb(&["apply", &renamed, "--confirm-within", "60s"])?;
+        world.slb(&["confirm"])?;
+        world.slb(&arguments(&["enable", "http-g"], &b1))?;
+        world.restart()?;
+        ensure!(set(world)?.is_empty(), "{:?}", set(world)?);
+        spreads(world, &world.plan.weights(), EXCHANGES * 2)
+    });
+}
+
 #[test]
 fn a_torn_file_is_left_alone_and_forwarding_goes_on() {
     scenario("a_torn_file_is_left_alone_and_forwarding_goes_on", &WEIGHTS, |world| {
