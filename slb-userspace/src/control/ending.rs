@@ -235,18 +235,7 @@ mod tests {
     }
 
     fn flow(left: Option<u32>) -> Remembered {
-        Remembered {
-            service: 1,
-            backend: Reference::new(3, 7),
-            client: to_address(IpAddr::from([203, 0, 113, 7])),
-            port: 40_000_u16.to_be(),
-            loose: None,
-            is_client: false,
-            is_over: false,
-            is_ending: false,
-            left,
-            opening: None,
-        }
+        Remembered { left, ..Remembered::sample(1, Reference::new(3, 7)) }
     }
 
     const ENDED: Ended = Ended {

@@ -44,7 +44,7 @@ impl Loads {
 
 #[cfg(test)]
 mod tests {
-    use slb_common::abi::{Address, backend::Backend, service::Service};
+    use slb_common::abi::{backend::Backend, service::Service};
 
     use super::*;
 
@@ -58,18 +58,7 @@ mod tests {
                 held.backends.insert(id, Backend { ring: id / 10, reference, ..Backend::default() });
             }
         }
-        let flow = |server| Remembered {
-            service: 1,
-            backend: Reference::new(server, 1),
-            client: Address::default(),
-            port: 0,
-            loose: None,
-            is_client: false,
-            is_over: false,
-            is_ending: false,
-            left: Some(1),
-            opening: None,
-        };
+        let flow = |server| Remembered::sample(1, Reference::new(server, 1));
         let mut loads = Loads::none(&held);
         assert_eq!(loads.by_id(), BTreeMap::from([(10, 0), (11, 0)]));
         let entry = |policy| IndexEntry { policy, ..IndexEntry::default() };

@@ -93,8 +93,6 @@ impl<'a> Openings<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use slb_common::abi::Reference;
 
     use super::*;
@@ -122,18 +120,7 @@ mod tests {
     }
 
     fn flow(age: u32, stage: Stage) -> Remembered {
-        Remembered {
-            service: 1,
-            backend: Reference::new(3, 7),
-            client: to_address(IpAddr::from([203, 0, 113, 7])),
-            port: 40_000_u16.to_be(),
-            loose: None,
-            is_client: false,
-            is_over: false,
-            is_ending: false,
-            left: None,
-            opening: Some(Opening { age, stage }),
-        }
+        Remembered { opening: Some(Opening { age, stage }), ..Remembered::sample(1, Reference::new(3, 7)) }
     }
 
     fn pool() -> Pool {

@@ -29,7 +29,7 @@ use crate::{
     },
     dataplane::{
         fake::Fake,
-        state::{Remembered, State, backend_address, to_address},
+        state::{Remembered, State, backend_address},
     },
     health::Target,
 };
@@ -154,19 +154,7 @@ fn lingers(backend: &Backend) -> bool {
 /// A flow of the listener on a port.
 fn flow(state: &State, port: u16, backend: Reference) -> Remembered {
     let entry = state.index.entries.values().find(|entry| entry.port == port.to_be()).unwrap();
-    let client = to_address([203, 0, 113, 7].into());
-    Remembered {
-        service: entry.service,
-        backend,
-        client,
-        port: 1,
-        loose: None,
-        is_client: false,
-        is_over: false,
-        is_ending: false,
-        left: Some(HZ),
-        opening: None,
-    }
+    Remembered::sample(entry.service, backend)
 }
 
 fn members(state: &State, table: u32) -> Vec<u32> {

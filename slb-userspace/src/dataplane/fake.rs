@@ -1,17 +1,17 @@
 //! A data plane in memory that refuses what would send a packet nowhere.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use slb_common::{
-    abi::{backend::Backend, ring::NO_BACKEND, service::IndexEntry},
+    abi::{Reference, backend::Backend, ring::NO_BACKEND, service::IndexEntry},
     datapath::upkeep::{Fate, Look},
 };
 
 use super::{
     Contents, DataPlane,
     moves::Moves,
-    state::{NO_TABLE, Operation, PutBackend, Remembered, State, Table},
+    state::{NO_TABLE, Operation, PutBackend, Remembered, State, Table, to_address},
 };
 
 /// Holds a [`State`]; each operation leaves it sound, or is refused.
@@ -111,6 +111,24 @@ impl DataPlane for Fake {
             Operation::PutIndex(index) => state.index = index,
         }
         sound(state)
+    }
+}
+
+impl Remembered {
+    /// A connection of a client that is alive, and of whose beginning nothing is known.
+    pub(crate) fn sample(service: u32, backend: Reference) -> Self {
+        Self {
+            service,
+            backend,
+            client: to_address(IpAddr::from([203, 0, 113, 7])),
+            port: 40_000_u16.to_be(),
+            loose: None,
+            is_client: false,
+            is_over: false,
+            is_ending: false,
+            left: Some(250),
+            opening: None,
+        }
     }
 }
 
