@@ -3,11 +3,7 @@
 //! What goes on with a connection that nobody remembers is not told from what asks for one (nothing of its entry says so): where a
 //! server resets it, or drops it, that counts as a connection that has failed.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use slb_common::abi::{backend::Backend, service::IndexEntry};
 
@@ -68,23 +64,14 @@ impl<'a> Openings<'a> {
         }
     }
 
-    /// The pools with what has been counted. Tables with the same servers, on the same terms, are one pool.
+    /// The pools with what has been counted.
     pub(super) fn pools(self) -> Vec<Pool> {
         let Self { watched, counts, .. } = self;
-        let mut pools = BTreeMap::new();
-        for (table, pool) in watched {
-            let addresses: BTreeSet<_> = pool.servers.keys().copied().collect();
-            let sum: &mut Pool = pools
-                .entry((pool.terms, addresses))
-                .or_insert_with(|| Pool { terms: pool.terms, servers: BTreeMap::new() });
-            for (address, server) in &pool.servers {
-                let signals = counts.get(&(*table, *address)).copied().unwrap_or_default();
-                let sum = sum.servers.entry(*address).or_default();
-                sum.is_judged |= server.is_judged;
-                sum.can_serve |= server.can_serve;
-                sum.signals.answered += signals.answered;
-                sum.signals.refused += signals.refused;
-                sum.signals.silent += signals.silent;
+        let mut pools = watched.clone();
+        for ((table, address), signals) in counts {
+            let server = pools.get_mut(&table).and_then(|pool| pool.servers.get_mut(&address));
+            if let Some(server) = server {
+                server.signals = signals;
             }
         }
         pools.into_values().collect()
@@ -164,17 +151,17 @@ mod tests {
         assert_eq!(counted(&held, TABLE, &[flow(0, Stage::Refused)]), Signals::default());
     }
 
+    /// Whether one can do without a server is not for the others to say.
     #[test]
-    fn tables_with_the_same_servers_are_one_pool() {
+    fn each_table_is_a_pool() {
         let held = held(Backend::ALIVE | Backend::NEW);
-        let other = Pool { terms: Terms { failures: 6, ..TERMS }, ..pool() };
-        let watched = BTreeMap::from([(TABLE, pool()), (TABLE + 1, pool()), (TABLE + 2, other)]);
+        let watched = BTreeMap::from([(TABLE, pool()), (TABLE + 1, pool()), (TABLE + 2, pool())]);
         let mut openings = Openings::new(&watched, &held);
-        for ring in TABLE..TABLE + 3 {
+        for ring in [TABLE, TABLE, TABLE + 2, TABLE + 3] {
             openings.note(&flow(1, Stage::Refused), &IndexEntry { ring, ..IndexEntry::default() });
         }
         let pools = openings.pools();
         let refused: Vec<_> = pools.iter().map(|pool| pool.servers[&address()].signals.refused).collect();
-        assert_eq!(refused, [2, 1]);
+        assert_eq!(refused, [2, 0, 1]);
     }
 }

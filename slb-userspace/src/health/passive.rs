@@ -8,8 +8,9 @@
 //!   succeeded. An answer of any kind but a reset is a success: clients that ask and never go on (a flood of forged SYNs)
 //!   make no server look dead.
 //! - At most half of the servers of a pool are held out at once, and none unless another one can serve: what fails
-//!   everywhere is not the servers' fault, and a doubtful server is better than none. That holds for each of the pools
-//!   that a server is held out of, whichever of them has seen it fail.
+//!   everywhere is not the servers' fault, and a doubtful server is better than none.
+//! - A server of several pools with the same terms is judged by what comes of its connections in all of them, and is held
+//!   out of all or none: of none where one of them cannot spare it.
 //! - It comes back when its time is over and its health check says that it is well; the time is as long as the check
 //!   takes to say so, at least. It doubles each time, up to [`LONGEST`], or else a server whose check passes and whose
 //!   traffic fails would take its share of connections down again and again. It begins anew once the server has gone well
@@ -64,6 +65,14 @@ pub struct Signals {
 impl Signals {
     fn failed(self) -> u32 {
         self.refused + self.silent
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            answered: self.answered + other.answered,
+            refused: self.refused + other.refused,
+            silent: self.silent + other.silent,
+        }
     }
 }
 
@@ -136,7 +145,7 @@ impl Suspects {
     pub fn judge(&mut self, pools: &[Pool], now: Duration) -> Vec<Change> {
         let mut changes = Vec::new();
         pools.iter().for_each(|pool| self.release(pool, now, &mut changes));
-        pools.iter().for_each(|pool| self.hold(pool, pools, now, &mut changes));
+        self.hold(pools, now, &mut changes);
         // Whoever has gone well for long enough is as good as new.
         self.0.retain(|_, record| record.reason.is_some() || now <= record.until + record.held);
         changes
@@ -166,22 +175,23 @@ impl Suspects {
         }
     }
 
-    /// Holds out whoever fails in `pool`, one of `pools`.
-    fn hold(&mut self, pool: &Pool, pools: &[Pool], now: Duration, changes: &mut Vec<Change>) {
-        let terms = pool.terms;
-        for server in pool.judged() {
-            let Watched { can_serve, signals, .. } = pool.servers[&server];
+    /// Holds out whoever fails, out of all pools with the terms.
+    fn hold(&mut self, pools: &[Pool], now: Duration, changes: &mut Vec<Change>) {
+        let mut of: BTreeMap<(SocketAddr, Terms), Vec<&Pool>> = BTreeMap::new();
+        for pool in pools {
+            pool.judged().for_each(|server| of.entry((server, pool.terms)).or_default().push(pool));
+        }
+        for (key, pools) in of {
+            let (server, terms) = key;
+            let watched = || pools.iter().map(|pool| pool.servers[&server]);
+            let signals = watched().fold(Signals::default(), |sum, of| sum.and(of.signals));
             let fails = signals.answered == 0 && signals.failed() >= terms.failures;
-            if !can_serve || !fails || self.reason(server, terms).is_some() {
+            if !fails || !watched().any(|of| of.can_serve) || self.reason(server, terms).is_some() {
                 continue;
             }
-            // What is held out of one of them is held out of all.
-            let mut affected =
-                pools.iter().filter(|other| other.terms == terms && other.judged().any(|s| s == server));
-            if !affected.all(|pool| self.can_spare(pool, server)) {
+            if !pools.iter().all(|pool| self.can_spare(pool, server)) {
                 continue;
             }
-            let key = (server, terms);
             let longest = LONGEST.max(terms.first);
             let held = self.0.get(&key).map_or(terms.first, |record| (record.held * 2).min(longest));
             self.0.insert(key, Record { reason: Some(signals.to_string()), held, until: now + held });
@@ -291,14 +301,18 @@ mod tests {
     }
 
     #[test]
-    fn a_server_stays_where_one_of_its_pools_has_no_other() {
+    fn a_server_is_held_out_of_all_its_pools_or_none() {
         let well = Watched { is_judged: true, can_serve: true, signals: Signals::default() };
         let dead = Watched { signals: silent(9), ..well };
         let two = Pool { terms: TERMS, servers: [(server(1), dead), (server(2), well)].into() };
         let alone = Pool { terms: TERMS, servers: [(server(1), well)].into() };
         let held = Change { server: server(1), terms: TERMS, held: Some(TERMS.first) };
+        // Where it fails nobody goes on, and where it serves it answers: it is not the server.
+        let busy = Watched { signals: Signals { answered: 1, ..Signals::default() }, ..well };
+        let answers = Pool { terms: TERMS, servers: [(server(1), busy), (server(2), well)].into() };
         for (other, expected) in [
             (alone.clone(), vec![]),
+            (answers, vec![]),
             // On other terms it is held out of this pool, and not of that one.
             (Pool { terms: Terms { failures: 6, ..TERMS }, ..alone.clone() }, vec![held.clone()]),
             // Nothing is held against it there.
