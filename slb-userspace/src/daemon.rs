@@ -311,7 +311,7 @@ impl Daemon {
 
     /// Puts in force what follows from what is known.
     fn apply(&mut self) -> Result<()> {
-        let now = since_start().inspect_err(|_| self.pace.changed(Err(()), Instant::now()))?;
+        let now = self.before_change().inspect_err(|_| self.pace.changed(Err(()), Instant::now()))?;
         let overrides = self.store.settings();
         let decision = self.facts.decide(&self.config, overrides, now);
         let known = Known { failover: Some(&decision.failover), ..self.facts.known(overrides) };
@@ -336,6 +336,15 @@ impl Daemon {
         let snapshot = snapshot(&desired, in_force, self.store.records(), self.running());
         self.snapshots.send_replace(Arc::new(snapshot));
         Ok(())
+    }
+
+    /// Makes sure that connections which wait for a look at the flow table have had it. Returns the time since the machine started.
+    fn before_change(&mut self) -> Result<Duration> {
+        if self.reconciler.wants_look() {
+            // Another change may take away what they are to leave.
+            self.sweep()?;
+        }
+        since_start()
     }
 
     /// Looks at the flow table: ends connections that are over, and what is over of slots that have changed hands.
