@@ -1,5 +1,5 @@
-//! Servers that come to their weight in steps, once they take new flows: one that has been unhealthy or had no weight, and one
-//! that is added to a group that is in use. Pure.
+//! Servers that come to their weight in steps, once they take new flows: one that has been unhealthy, set aside or had no
+//! weight, and one that is added to a group that is in use. Pure.
 //!
 //! When a server began is kept in the maps, in seconds since the machine started: another daemon goes on with it.
 
@@ -29,11 +29,16 @@ pub fn begun(held: Option<&Backend>, server: &Server, is_in_use: bool, now: u32)
     let since = match held {
         Some(held) if held.flags & Backend::NEW != 0 => held.since,
         // It comes back. What has not been checked until now, or could not be reached, serves as it did before.
-        Some(held) if held.health == Backend::HEALTH_UNHEALTHY || held.weight == 0 => now,
+        Some(held) if held.health == Backend::HEALTH_UNHEALTHY || held.weight == 0 || was_aside(held) => now,
         _ if was_added => now,
         _ => 0,
     };
     Begun { since, is_added: false }
+}
+
+/// Whether a server that took no new flows could have: an administrator had set it aside.
+fn was_aside(held: &Backend) -> bool {
+    held.next_hop != 0 && matches!(held.health, Backend::HEALTH_HEALTHY | Backend::HEALTH_UNCHECKED)
 }
 
 /// The weight of a server that began at `since` and comes to `full` within `time` seconds, and when that changes.
@@ -80,6 +85,12 @@ mod tests {
         assert_eq!(since(held(0, 100, Backend::HEALTH_UNHEALTHY)), began);
         assert_eq!(since(held(Backend::ALIVE, 0, Backend::HEALTH_HEALTHY)), began);
         assert_eq!(since(held(Backend::ALIVE | Backend::NEW, 100, Backend::HEALTH_HEALTHY)).since, 7);
+        for health in [Backend::HEALTH_HEALTHY, Backend::HEALTH_UNCHECKED] {
+            let aside = Backend { next_hop: 1, ..held(Backend::ALIVE, 100, health) };
+            assert_eq!(since(aside), began, "enabled again");
+        }
+        let standby = Backend { next_hop: 1, ..held(Backend::ALIVE, 100, Backend::HEALTH_STANDBY) };
+        assert_eq!(since(standby), Begun::default(), "its side gets the traffic");
         assert_eq!(
             since(held(Backend::ALIVE, 100, Backend::HEALTH_UNKNOWN)),
             Begun::default(),

@@ -1,6 +1,6 @@
 //! Servers that come to their weight by and by.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use slb_tests::{
@@ -57,6 +57,25 @@ fn a_server_that_is_added_gets_a_rising_share_whatever_becomes_of_the_daemon() {
             })
         },
     );
+}
+
+#[test]
+fn a_server_that_is_enabled_again_gets_a_rising_share() {
+    scenario("a_server_that_is_enabled_again_gets_a_rising_share", &WEIGHTS, |world| {
+        slowly(world);
+        world.start()?;
+        let port = Service::Http.backend_port();
+        let addresses = world.plan.servers[BEGINS].addresses.iter();
+        let entries: Vec<_> = addresses.map(|address| SocketAddr::new(*address, port).to_string()).collect();
+        let set = |world: &World, what| {
+            let arguments = ["server", what, "http"].into_iter().chain(entries.iter().map(String::as_str));
+            world.slb(&arguments.collect::<Vec<_>>()).map(drop)
+        };
+        set(world, "disable")?;
+        let others = world.client().long_lived(world.vip(Family::V4, Service::Lines), LONG_LIVED)?;
+        set(world, "enable")?;
+        rises(world, &others, |_| Ok(()))
+    });
 }
 
 fn slowly(world: &mut World) {
