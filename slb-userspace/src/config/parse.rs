@@ -51,11 +51,13 @@ pub fn parse(name: &str, text: &str) -> Result<Loaded, Rejected> {
 fn build(document: &raw::Document, checker: &mut Checker) -> Option<Config> {
     let daemon = daemon::build(checker, document.daemon.as_ref());
     let (vips, addresses) = vips::collect(checker, &document.load_balancer.0);
+    let mut group_names = HashMap::new();
     let groups = group::Index::collect(
         checker,
         "server group",
         "server_group",
         group::listed(&document.server_group.0),
+        &mut group_names,
     );
     let pairs = &document.primary_secondary_group.0;
     let pair_index = group::Index::collect(
@@ -63,6 +65,7 @@ fn build(document: &raw::Document, checker: &mut Checker) -> Option<Config> {
         "primary/secondary server group",
         "primary_secondary_group",
         primary_secondary::listed(pairs),
+        &mut group_names,
     );
     let primary_secondary_groups: Vec<_> =
         pairs.iter().map(|table| primary_secondary::build(checker, table, &vips)).collect();

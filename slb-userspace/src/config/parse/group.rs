@@ -64,19 +64,20 @@ pub(super) struct Found<'i, 'a> {
 }
 
 impl<'a> Index<'a> {
-    /// Collects the groups and reports names that appear twice. A group with a bad name can be found by it, too.
+    /// Collects the groups and reports names that appear twice, or are among those `seen` of another kind: at run time, servers
+    /// are found by the name of their group alone. A group with a bad name can be found by it, too.
     pub(super) fn collect(
         checker: &mut Checker,
         kind: &'static str,
         key: &'static str,
         groups: impl Iterator<Item = Listed<'a>>,
+        seen: &mut HashMap<&'a str, Span>,
     ) -> Self {
         let mut index = Self { kind, key, groups: HashMap::new(), names: Vec::new() };
-        let mut seen = HashMap::new();
         for Listed { name, servers } in groups {
             let Some(value) = name else { continue };
             let Scalar::Text(name) = value.as_ref() else { continue };
-            checker.unique(&mut seen, name.as_str(), value.span(), &format!("{kind} {}", quoted(name)));
+            checker.unique(seen, name.as_str(), value.span(), &format!("{kind} {}", quoted(name)));
             let families = serving(servers.iter().map(|(address, _, weight)| (*address, *weight)));
             let all_families = of_all(servers.iter().map(|(address, ..)| *address));
             let ports = servers.iter().filter_map(|(_, value, _)| port(*value)).collect();

@@ -36,6 +36,14 @@ fn names() {
         ),
         (
             "[[server_group]]",
+            "[[primary_secondary_group]]\nname = \"web\"\n\
+             primary = { address = \"10.0.0.31\", port = 80 }\n\
+             secondary = { address = \"10.0.0.32\", port = 80 }\n[[server_group]]",
+            "24:8",
+            &["primary/secondary server group `web` appears twice", "first here"],
+        ),
+        (
+            "[[server_group]]",
             "[[load_balancer]]\nname = \"shop\"\naddresses = [\"192.0.2.11\"]\n[[server_group]]",
             "24:8",
             &["load balancer `shop` appears twice", "5 | name = \"shop\"", "first here"],
