@@ -312,6 +312,21 @@ pub(super) fn health_of(
     }
 }
 
+/// Where packets of a listener to a server leave, or why they do not; `None` where that is not known yet.
+pub(super) fn reach(
+    listener: &Listener,
+    next_hops: &BTreeMap<IpAddr, Result<Reached, String>>,
+    server: IpAddr,
+) -> Option<Result<NextHop, String>> {
+    Some(match next_hops.get(&server)? {
+        Ok(reached) if listener.mode == Mode::Dsr && reached.through_gateway => {
+            Err("mode `dsr` needs it on the same network, and it is reached through a router".to_owned())
+        }
+        Ok(reached) => Ok(reached.hop),
+        Err(why) => Err(why.clone()),
+    })
+}
+
 fn pool(
     members_of: &Members<'_>,
     balancer: &LoadBalancer,
@@ -344,15 +359,12 @@ fn server(
 ) -> Server {
     let target = Target::of(balancer, listener, member.address).filter(|_| member.is_checked);
     let (health, detail) = health_of(target.as_ref(), known.health);
-    let (next_hop, unreachable) = match known.next_hops.and_then(|hops| hops.get(&member.address.ip())) {
-        Some(Ok(reached)) if listener.mode == Mode::Dsr && reached.through_gateway => {
-            let why = "gets no packets: mode `dsr` needs it on the same network, and it is reached through a router";
-            (None, Some(why.to_owned()))
-        }
-        Some(Ok(reached)) => (Some(reached.hop), None),
-        Some(Err(why)) => (None, Some(format!("gets no packets: {why}"))),
-        None => (None, None),
-    };
+    let (next_hop, unreachable) =
+        match known.next_hops.and_then(|hops| reach(listener, hops, member.address.ip())) {
+            Some(Ok(hop)) => (Some(hop), None),
+            Some(Err(why)) => (None, Some(format!("gets no packets: {why}"))),
+            None => (None, None),
+        };
     // Who is not on the side that has the traffic stands by with what is set for its own.
     let (weight, side, is_standby) = match member.weight(side) {
         Some(weight) => (weight, side, false),

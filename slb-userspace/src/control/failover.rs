@@ -14,7 +14,7 @@ use std::{
 use slb_common::abi::backend::Backend;
 
 use super::{
-    desired::{Health, Reached, Verdict, health_of},
+    desired::{Health, Reached, Verdict, health_of, reach},
     ids::key_of,
     members::{Member, Members, Side, Sides, family, overridden},
     overrides::Overrides,
@@ -214,7 +214,7 @@ impl Part<'_> {
                 // Who is taken out of service, or cannot be reached, is as good as unhealthy.
                 let is_out = set.state.is_some()
                     || set.weight.unwrap_or(weight) == 0
-                    || matches!(next_hops.get(&member.address.ip()), Some(Err(_)));
+                    || matches!(reach(listener, next_hops, member.address.ip()), Some(Err(_)));
                 all += 1;
                 out += usize::from(is_out || health == Health::Unhealthy);
                 can |= !is_out && matches!(health, Health::Healthy | Health::Unchecked);

@@ -138,6 +138,30 @@ fn a_primary_that_is_taken_out_of_service_is_as_good_as_unhealthy() {
     assert_eq!(world.at(2).0, [false, false]);
 }
 
+/// Its frames would have to reach it as they are.
+#[test]
+fn a_server_behind_a_router_serves_nobody_in_mode_dsr() {
+    let mut world = World::new();
+    world.set(DB, "10.0.0.31:5432", true);
+    let through = |through_gateway| {
+        let hop = NextHop { ifindex: 2, mtu: 1500, stations: Stations::default() };
+        Ok(Reached { hop, through_gateway })
+    };
+    world.next_hops.insert("10.0.0.31".parse().unwrap(), through(true));
+    world.next_hops.insert("10.0.0.32".parse().unwrap(), through(false));
+    assert_eq!(world.at(0).0, [false, false]);
+    world.change(&[(
+        "port = 5432\nprimary_secondary_group",
+        "port = 5432\nmode = \"dsr\"\nprimary_secondary_group",
+    )]);
+    world.set(DB, "10.0.0.31:5432", true);
+    assert_eq!(world.at(1).0, [true, false]);
+    world.next_hops.insert("10.0.0.32".parse().unwrap(), through(true));
+    assert_eq!(world.at(2).0, [true, false], "no reason to move: neither can serve");
+    world.next_hops.insert("10.0.0.31".parse().unwrap(), through(false));
+    assert_eq!(world.at(3).0, [false, false]);
+}
+
 #[test]
 fn nobody_takes_over_without_weight_and_who_is_not_reached_gives_up() {
     let mut world = World::new();
