@@ -131,6 +131,19 @@ impl Checker {
         }
     }
 
+    /// The same, where no time at all is in the range, and so another word for off.
+    pub(super) fn duration_or_none(
+        &mut self,
+        key: &str,
+        value: Option<&Value>,
+        allowed: RangeInclusive<Duration>,
+    ) -> Option<Option<Duration>> {
+        match value.map(Value::as_ref) {
+            Some(Scalar::Text(text)) if time(text) == Some(Duration::ZERO) => Some(None),
+            _ => self.optional_duration(key, value, allowed),
+        }
+    }
+
     /// Checks the time in which servers of a group come to their weight.
     pub(super) fn slow_start(&mut self, value: Option<&Value>) -> Option<Option<Duration>> {
         self.optional_duration("slow_start", value, SLOW_START)
@@ -236,12 +249,7 @@ impl Checker {
                 });
             }
         };
-        let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
-        let parsed = match unit {
-            "ms" | "s" | "m" | "h" => humantime::parse_duration(text).ok(),
-            _ => None,
-        };
-        match parsed {
+        match time(text) {
             Some(duration) if allowed.contains(&duration) => Some(duration),
             Some(_) => self.refuse(Diagnostic::error(
                 value.span(),
@@ -307,6 +315,14 @@ impl Checker {
         self.note(
             Diagnostic::error(span, format!("{what} {} does not exist", quoted(name)), label).help(help),
         );
+    }
+}
+
+/// The time that is written as an integer and a unit.
+fn time(text: &str) -> Option<Duration> {
+    match text.trim_start_matches(|c: char| c.is_ascii_digit()) {
+        "ms" | "s" | "m" | "h" => humantime::parse_duration(text).ok(),
+        _ => None,
     }
 }
 

@@ -26,6 +26,6 @@ pub(super) fn build(checker: &mut Checker, raw: &raw::Listener) -> Option<Schedu
     let scheduler =
         scheduler.map_or(Some(Scheduler::Maglev), |value| checker.choice("scheduler", value, &SCHEDULERS));
     let session_persistence =
-        checker.optional_duration("session_persistence", raw.session_persistence.as_ref(), PERSISTENCE);
+        checker.duration_or_none("session_persistence", raw.session_persistence.as_ref(), PERSISTENCE);
     Some(Scheduling { scheduler: scheduler?, session_persistence: session_persistence? })
 }

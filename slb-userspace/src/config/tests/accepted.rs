@@ -155,7 +155,9 @@ fn schedulers_are_taken() {
         let kept = format!("{line}\nsession_persistence = \"90s\"");
         assert_eq!(with(&kept), (scheduler, Some(Duration::from_secs(90))));
     }
-    for (time, persistence) in [("off", None), ("1s", Some(1)), ("5m", Some(300)), ("1h", Some(3_600))] {
+    let off = ["off", "0s", "0ms", "0m", "0h", "00s"].map(|none| (none, None));
+    let on = [("1s", Some(1)), ("5m", Some(300)), ("1h", Some(3_600))];
+    for (time, persistence) in off.into_iter().chain(on) {
         let line = format!("session_persistence = \"{time}\"");
         assert_eq!(with(&line), (Scheduler::Maglev, persistence.map(Duration::from_secs)));
     }
