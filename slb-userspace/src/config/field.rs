@@ -16,7 +16,7 @@ use super::{
 pub(super) mod address;
 
 /// A time that is none.
-const OFF: &str = "off";
+pub(super) const OFF: &str = "off";
 /// Time in which servers come to their weight.
 const SLOW_START: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
 

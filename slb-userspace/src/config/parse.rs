@@ -24,6 +24,7 @@ mod mode;
 mod primary_secondary;
 mod scheduling;
 mod target;
+mod unweighted;
 mod vips;
 
 /// Reads and checks the text of a configuration; `name` stands for its file in messages.
@@ -91,6 +92,7 @@ fn build(document: &raw::Document, checker: &mut Checker) -> Option<Config> {
     }
     groups.warn_of_unused(checker, &used);
     pair_index.warn_of_unused(checker, &used_pairs);
+    unweighted::warn(checker, document);
     if document.load_balancer.0.is_empty() {
         checker.note(
             Diagnostic::warning(0..0, "there is no load balancer", "nothing will be forwarded")

@@ -2,7 +2,11 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use crate::config::{field::Checker, model::Scheduler, raw};
+use crate::config::{
+    field::Checker,
+    model::Scheduler,
+    raw::{self, Scalar, Value},
+};
 
 const SCHEDULERS: [(&str, Scheduler); 5] = [
     ("maglev", Scheduler::Maglev),
@@ -28,4 +32,10 @@ pub(super) fn build(checker: &mut Checker, raw: &raw::Listener) -> Option<Schedu
     let session_persistence =
         checker.duration_or_none("session_persistence", raw.session_persistence.as_ref(), PERSISTENCE);
     Some(Scheduling { scheduler: scheduler?, session_persistence: session_persistence? })
+}
+
+/// Whether a scheduler, as it is written, gives all servers the same share, whatever their weight.
+pub(super) fn takes_turns_evenly(value: &Value) -> bool {
+    let Scalar::Text(text) = value.as_ref() else { return false };
+    SCHEDULERS.iter().any(|(word, scheduler)| word == text && *scheduler == Scheduler::RoundRobin)
 }

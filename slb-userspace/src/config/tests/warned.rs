@@ -100,3 +100,59 @@ fn a_primary_that_is_never_left_is_warned_of() {
         super::accepted(&with("health_check = { kind = \"tcp\" }\n"));
     }
 }
+
+/// `rr` knows no weights but 0: what is said of shares in vain is told, and nothing else is.
+#[test]
+fn shares_that_round_robin_leaves_out_of_account_are_warned_of() {
+    const LISTENER: &str = "server_group = \"web\"";
+    let with = |scheduler: &str, group: &str, servers: &str| {
+        let listener = format!("{LISTENER}\nscheduler = \"{scheduler}\"");
+        changed(LISTENER, &listener)
+            .replace("[[server_group]]", &format!("[[server_group]]{group}"))
+            .replace("servers = [\n", &format!("servers = [\n{servers}"))
+    };
+    let slow = |scheduler| with(scheduler, "\nslow_start = \"30s\"", "");
+    let words = [
+        "`slow_start` has no effect where the scheduler is `rr`",
+        "22 | scheduler = \"rr\"",
+        "write `scheduler = \"wrr\"`",
+    ];
+    let text = slow("rr");
+    assert_single(&warnings(&text), "25:14", &words, &text);
+    let other = "{ address = \"10.1.0.1\", port = 1 },\n";
+    let weighted = |scheduler, weight| {
+        let servers = other.replace(" }", &format!(", weight = {weight} }}"));
+        with(scheduler, "", &servers)
+    };
+    let text = weighted("rr", 50);
+    let words = ["weights have no effect where the scheduler is `rr`", "scheduler = \"wrr\""];
+    assert_single(&warnings(&text), "27:44", &words, &text);
+
+    for scheduler in ["maglev", "maglev-client", "wrr", "wlc"] {
+        super::accepted(&slow(scheduler));
+        super::accepted(&weighted(scheduler, 50));
+    }
+    super::accepted(&with("rr", "\nslow_start = \"off\"", other));
+    super::accepted(&weighted("rr", 100));
+    super::accepted(&weighted("rr", 0));
+
+    // Weights may be there for another listener of the group; a server comes to its share too fast all the same.
+    let second =
+        "\n[[load_balancer.listener]]\nname = \"b\"\nprotocol = \"tcp\"\nport = 81\nserver_group = \"web\"\n";
+    let shared = |text: String| text.replace("\n[[server_group]]", &format!("{second}\n[[server_group]]"));
+    super::accepted(&shared(weighted("rr", 50)));
+    let text = shared(slow("rr"));
+    assert_single(&warnings(&text), "31:14", &["`slow_start` has no effect"], &text);
+}
+
+#[test]
+fn a_default_group_is_warned_of_as_others_are() {
+    let rr = "backend_port = 5353\nscheduler = \"rr\"";
+    let text = changed("backend_port = 5353", rr).replace("\"shop\"\n", "\"shop\"\nslow_start = \"30s\"\n");
+    assert_single(&warnings(&text), "6:14", &["`slow_start` has no effect"], &text);
+    let text = changed("backend_port = 5353", rr).replace(
+        "address = \"10.0.0.21\"\n",
+        "address = \"10.0.0.21\"\nweight = 7\n\n[[load_balancer.server]]\naddress = \"10.0.0.22\"\n",
+    );
+    assert_single(&warnings(&text), "10:10", &["weights have no effect"], &text);
+}

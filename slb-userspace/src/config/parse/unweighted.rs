@@ -1,0 +1,109 @@
+//! What groups say of the shares of their servers, and `rr` leaves out of account.
+
+use std::collections::HashMap;
+
+use super::scheduling::takes_turns_evenly;
+use crate::config::{
+    diagnostic::{Diagnostic, Span},
+    field::{Checker, OFF},
+    model::Weight,
+    raw::{self, Scalar, Value},
+};
+
+/// The listeners of a group.
+#[derive(Debug, Default)]
+struct Listeners {
+    /// Where the first one says `rr`.
+    evenly: Option<Span>,
+    /// Whether one goes by weight.
+    by_weight: bool,
+}
+
+/// Warns of groups whose `slow_start`, or weights, do nothing.
+pub(super) fn warn(checker: &mut Checker, document: &raw::Document) {
+    let mut groups: HashMap<&str, Listeners> = HashMap::new();
+    for table in &document.load_balancer.0 {
+        let balancer = &table.as_ref().0;
+        let mut of_default = Listeners::default();
+        for listener in &balancer.listener.0 {
+            let listener = &listener.as_ref().0;
+            for name in [&listener.server_group, &listener.primary, &listener.secondary] {
+                if let Some(Scalar::Text(name)) = name.as_ref().map(Value::as_ref) {
+                    groups.entry(name).or_default().note(listener);
+                }
+            }
+            if listener.backend_port.is_some() {
+                of_default.note(listener);
+            }
+        }
+        let weights = balancer.server.0.iter().map(|server| server.as_ref().0.weight.as_ref());
+        of_default.warn(checker, balancer.slow_start.as_ref(), weights);
+    }
+    for table in &document.server_group.0 {
+        let group = &table.as_ref().0;
+        if let Some(Scalar::Text(name)) = group.name.as_ref().map(Value::as_ref)
+            && let Some(listeners) = groups.get(name.as_str())
+        {
+            let weights = group.servers.0.iter().map(|server| server.as_ref().0.weight.as_ref());
+            listeners.warn(checker, group.slow_start.as_ref(), weights);
+        }
+    }
+}
+
+impl Listeners {
+    fn note(&mut self, listener: &raw::Listener) {
+        match &listener.scheduler {
+            Some(value) if takes_turns_evenly(value) => {
+                self.evenly.get_or_insert(value.span());
+            }
+            _ => self.by_weight = true,
+        }
+    }
+
+    /// Warns of what a group with these listeners says in vain.
+    fn warn<'a>(
+        &self,
+        checker: &mut Checker,
+        slow_start: Option<&Value>,
+        weights: impl Iterator<Item = Option<&'a Value>>,
+    ) {
+        let Some(evenly) = &self.evenly else { return };
+        let mut note = |value: &Value, message: &str, label: &str, instead: &str| {
+            checker.note(
+                Diagnostic::warning(value.span(), message, label)
+                    .related(evenly.clone(), "each server in turn gets one new flow")
+                    .help(format!("write `scheduler = \"wrr\"`, or {instead}")),
+            );
+        };
+        if let Some(value) = slow_start.filter(|value| *value.as_ref() != Scalar::Text(OFF.to_owned())) {
+            note(
+                value,
+                "`slow_start` has no effect where the scheduler is `rr`",
+                "servers get their whole share at once",
+                "remove `slow_start`",
+            );
+        }
+        // Where another listener goes by them they are there for that one.
+        if let (false, Some(value)) = (self.by_weight, unequal(weights)) {
+            note(
+                value,
+                "weights have no effect where the scheduler is `rr`",
+                "all servers get the same share, but those of weight 0",
+                "remove the weights above 0",
+            );
+        }
+    }
+}
+
+/// A weight above 0, as it is written, that is not the one of another server.
+fn unequal<'a>(weights: impl Iterator<Item = Option<&'a Value>>) -> Option<&'a Value> {
+    let number = |value: Option<&Value>| match value.map(Value::as_ref) {
+        Some(Scalar::Integer(weight)) => *weight,
+        _ => i128::from(Weight::MAX),
+    };
+    let mut above_zero = weights.filter(|value| number(*value) != 0);
+    let first = above_zero.next()?;
+    let other = above_zero.find(|value| number(*value) != number(first))?;
+    // At most one of two that differ is the default.
+    other.or(first)
+}
