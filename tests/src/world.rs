@@ -187,6 +187,17 @@ impl World {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// Runs a subcommand of `slb` to its end; returns what it warns of.
+    ///
+    /// # Errors
+    /// It fails, and says why.
+    pub fn slb_warns(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.programs.slb(&self.plan.socket, arguments)?;
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "slb {arguments:?} ended with {}: {error}", output.status);
+        Ok(error)
+    }
+
     /// Runs a subcommand of `slb` that must fail; returns what it says of that.
     ///
     /// # Errors

@@ -18,20 +18,25 @@ use crate::{
 };
 
 impl Daemon {
-    /// Says why a configuration cannot be put in force in place of the one that is, if so. Changes nothing.
-    pub(super) async fn examine(&mut self, config: &Config) -> Result<(), Refused> {
+    /// Says why a configuration cannot be put in force in place of the one that is, if so. Changes nothing. Returns the
+    /// interfaces that are not there now: as after a start, they are attached when they come.
+    pub(super) async fn examine(&mut self, config: &Config) -> Result<Vec<String>, Refused> {
         let fixed = fixed::refusals(&self.config.daemon, &config.daemon);
         if !fixed.is_empty() {
             let errors: Vec<_> = fixed.iter().map(|refusal| format!("error: {refusal}")).collect();
             return Err(Refused::Unfit(errors.join("\n")));
         }
-        let (added, _) = changed_interfaces(&self.config, config);
         let unfit = |error: anyhow::Error| Refused::Unfit(format!("error: {error:#}"));
-        if !added.is_empty() {
-            ports::missing(&added, &ports::links().await.map_err(unfit)?).map_err(unfit)?;
+        let interfaces = &config.daemon.interfaces;
+        let links = ports::links().await.map_err(unfit)?;
+        let (added, removed) = changed_interfaces(&self.config, config);
+        // Those that stay may all be away for a while: that is no reason against any other change.
+        if !added.is_empty() || !removed.is_empty() {
+            ports::some_there(interfaces, &links).map_err(unfit)?;
         }
         let desired = desired(config, self.facts.known(self.store.settings()));
-        self.reconciler.check(&desired).map_err(unfit)
+        self.reconciler.check(&desired).map_err(unfit)?;
+        Ok(ports::missing(interfaces, &links))
     }
 
     /// Puts a configuration in force. Returns what that has changed, in words.

@@ -9,14 +9,14 @@ use std::{
 use anyhow::Result;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Daemon, pace::RETRY, store::under_names_of};
+use super::{Daemon, pace::RETRY, ports, store::under_names_of};
 use crate::{
     api::{
         requests::{Order, Refused, Request},
         server::Running,
         types::{By, Changed, Differences, Override, Set},
     },
-    config::{self, Config, Loaded, Rejected, difference::difference},
+    config::{self, Config, Loaded, Rejected, Report, difference::difference},
     control::overrides::{Aside, Overrides, Place, Setting},
 };
 
@@ -140,12 +140,13 @@ impl Daemon {
         for warning in warnings.diagnostics() {
             tracing::warn!("configuration: {}", warning.message());
         }
-        self.examine(&config).await?;
+        let missing = self.examine(&config).await?;
+        ports::warn_of_missing(&missing);
         let adopted = self.adopt(Arc::new(config)).await;
         let changes = adopted.map_err(|error| {
             Refused::Failed(format!("error: {error:#}: the configuration that was in force stays so"))
         })?;
-        Ok(Changed { changes, warnings: warnings.to_string(), confirm_within_seconds: None })
+        Ok(Changed { changes, warnings: told(&warnings, &missing), confirm_within_seconds: None })
     }
 
     fn refuse_during_trial(&self, what: &str) -> Result<(), Refused> {
@@ -222,10 +223,14 @@ impl Daemon {
             }
             None => self.load()?,
         };
+        let (missing, refused) = match self.examine(&config).await {
+            Ok(missing) => (missing, None),
+            Err(refused) => (Vec::new(), Some(refused.to_string())),
+        };
         Ok(Differences {
             changes: difference(&self.config, &config),
-            refused: self.examine(&config).await.err().map(|refused| refused.to_string()),
-            warnings: warnings.to_string(),
+            refused,
+            warnings: told(&warnings, &missing),
         })
     }
 
@@ -279,6 +284,15 @@ impl Daemon {
 #[expect(clippy::needless_pass_by_value, reason = "it is what errors are mapped with")]
 fn unfit(rejected: Rejected) -> Refused {
     Refused::Unfit(rejected.to_string())
+}
+
+/// What the author of a configuration should know of it, and of the interfaces that it names and that are still to come.
+fn told(warnings: &Report, missing: &[String]) -> String {
+    let of_text = Some(warnings.to_string()).filter(|text| !text.is_empty());
+    let of_interfaces = missing
+        .iter()
+        .map(|name| format!("warning: there is no interface {name} yet: attached when it comes"));
+    of_text.into_iter().chain(of_interfaces).collect::<Vec<_>>().join("\n\n")
 }
 
 /// What is set for a server after a change; `None` for nothing.

@@ -66,6 +66,7 @@ pub(super) fn attach(
     hz: u32,
 ) -> Result<(Reconciler<Maps>, Ports)> {
     some_there(&config.daemon.interfaces, links)?;
+    warn_of_missing(&missing(&config.daemon.interfaces, links));
     let sizes = Sizes { flows: config.daemon.flow_table_entries, backends: config.daemon.max_servers };
     let mut program = loader::load(pins, sizes)?;
     #[cfg(feature = "debug-log")]
@@ -89,25 +90,26 @@ pub(super) fn attach(
     Ok((reconciler, ports))
 }
 
-/// Fails if there is no interface of any of these names; warns of each that there is none of.
-fn some_there(names: &[String], links: &Links) -> Result<()> {
-    if !names.iter().any(|name| links.contains_key(name)) {
-        return missing(names, links);
-    }
-    for name in names.iter().filter(|name| !links.contains_key(*name)) {
-        tracing::warn!(interface = name, "there is no such interface yet: attached when it comes");
-    }
-    Ok(())
-}
-
-/// Fails if there is no interface of one of these names.
-pub(super) fn missing(names: &[String], links: &Links) -> Result<()> {
-    match names.iter().find(|name| !links.contains_key(*name)) {
-        Some(name) => {
+/// Fails if there is no interface of any of these names.
+pub(super) fn some_there(names: &[String], links: &Links) -> Result<()> {
+    match names.first() {
+        Some(name) if missing(names, links).len() == names.len() => {
             let names: Vec<_> = links.keys().map(String::as_str).collect();
             bail!("no interface {name}; there are: {}", names.join(", "))
         }
-        None => Ok(()),
+        _ => Ok(()),
+    }
+}
+
+/// Those of these names that there is no interface of.
+pub(super) fn missing(names: &[String], links: &Links) -> Vec<String> {
+    names.iter().filter(|name| !links.contains_key(*name)).cloned().collect()
+}
+
+/// Says in the log that these interfaces are still to come.
+pub(super) fn warn_of_missing(names: &[String]) {
+    for name in names {
+        tracing::warn!(interface = name, "there is no such interface yet: attached when it comes");
     }
 }
 

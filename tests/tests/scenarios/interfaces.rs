@@ -145,6 +145,66 @@ fn an_interface_that_is_missing_at_the_start_is_attached_when_it_comes() {
     });
 }
 
+/// A reload is no less patient than a start.
+#[test]
+fn an_interface_that_is_missing_at_a_reload_is_attached_when_it_comes() {
+    scenario("an_interface_that_is_missing_at_a_reload_is_attached_when_it_comes", &WEIGHTS, |world| {
+        let guest = world.plan.servers.remove(GUEST);
+        let interface = world.plan.interfaces.pop().expect("there are interfaces");
+        world.start()?;
+        let traffic = Traffic::start(world, LONG_LIVED)?;
+        world.net.unplug(GUEST)?;
+        world.plan.servers.push(guest);
+        world.plan.interfaces.push(interface.clone());
+        world.write(&world.plan.toml())?;
+        let warning = format!("warning: there is no interface {interface} yet: attached when it comes");
+        for command in ["diff", "reload", "reload"] {
+            let said = world.slb_warns(&[command])?;
+            ensure!(said.contains(&warning), "{command}: {said}");
+        }
+        world.wait_for_log("there is no such interface yet: attached when it comes", 0)?;
+        let status = world.slb(&["status"])?;
+        let missing = format!("interface {interface}: missing; attached when it comes");
+        ensure!(status.contains(&missing), "{status}");
+        let others = world.plan.weights();
+        spreads(world, &others[..GUEST], EXCHANGES)?;
+        world.net.plug(GUEST)?;
+        attached(world, &interface)?;
+        serves(world)?;
+        ensure!(!world.slb(&["status"])?.contains("missing"), "{}", world.slb(&["status"])?);
+        ensure!(!world.slb_warns(&["reload"])?.contains("warning"), "a warning of what is there");
+        traffic.expect_unbroken(None)?;
+        traffic.stop().expect_no_failure()
+    });
+}
+
+/// While the only interfaces are away, everything else may change; they may not be replaced by others that are away.
+#[test]
+fn a_reload_needs_an_interface_only_where_they_change() {
+    scenario("a_reload_needs_an_interface_only_where_they_change", &WEIGHTS, |world| {
+        let all = world.plan.interfaces.clone();
+        let interface = all.last().expect("there are interfaces").clone();
+        world.plan.interfaces = vec![interface.clone()];
+        world.plan.servers = vec![world.plan.servers[GUEST].clone()];
+        world.start()?;
+        world.net.unplug(GUEST)?;
+        wait_for("an interface that is gone", PATIENCE, || {
+            Ok(world.status()?.interfaces.is_empty().then_some(()))
+        })?;
+        world.plan.servers[0].weight = 1;
+        let said = world.reload()?;
+        ensure!(said.contains("-> 1"), "{said}");
+        world.plan.interfaces = vec!["absent0".to_owned(), interface];
+        world.write(&world.plan.toml())?;
+        let said = world.slb_refused(&["reload"])?;
+        ensure!(said.contains("no interface absent0; there are: "), "{said}");
+        world.plan.interfaces = all;
+        let said = world.reload()?;
+        ensure!(said.contains("daemon: interface b1 added"), "{said}");
+        Ok(())
+    });
+}
+
 /// Deletes the guest's interface and waits until its servers are known to get no packets.
 fn gone(world: &World) -> Result<()> {
     world.net.unplug(GUEST)?;

@@ -163,6 +163,7 @@ fn a_refused_file_changes_nothing_and_says_why() {
         let watched = Watched::start(world)?;
         let good = world.plan.toml();
         let before = unmoved(world)?;
+        let interfaces = format!("interfaces = {:?}", world.plan.interfaces);
         let another_socket = format!("socket = \"{}/absent", world.directory().display());
         for (from, to, words) in [
             ("protocol = \"tcp\"", "protocol = \"tpc\"", &["did you mean \"tcp\"?", "slb.toml:", "^^^"][..]),
@@ -189,7 +190,7 @@ fn a_refused_file_changes_nothing_and_says_why() {
             ),
             ("pin_dir = \"", "pin_dir = \"/sys/fs/bpf/x", &["`[daemon] pin_dir` cannot change"]),
             ("socket = \"", &another_socket, &["`[daemon] socket` cannot change", "restart slbd"]),
-            ("interfaces = [", "interfaces = [\"absent0\", ", &["no interface absent0; there are: "]),
+            (&interfaces, "interfaces = [\"absent0\"]", &["no interface absent0; there are: "]),
         ] {
             ensure!(good.contains(from), "nothing to break: {from}");
             world.write(&good.replacen(from, to, 1))?;
