@@ -195,7 +195,7 @@ impl Daemon {
         };
         // What comes in time spares a second change, and the first healthy server all the load.
         let config = daemon.config.clone();
-        daemon.listen(&targets(&config), &destinations(&config), Instant::now()).await;
+        daemon.listen(targets(&config), destinations(&config), Instant::now()).await;
         daemon.apply()?;
         daemon.api.spawn(socket.serve(Maps::open(pins)?, file, daemon.snapshots.subscribe(), asking));
         Ok(daemon)
@@ -268,16 +268,26 @@ impl Daemon {
     }
 
     /// Takes notice of what is found out until each of these has been heard of, or for a while, and not before `free`.
-    async fn listen(&mut self, targets: &BTreeSet<Target>, servers: &BTreeSet<IpAddr>, free: Instant) {
+    async fn listen(&mut self, mut targets: BTreeSet<Target>, mut servers: BTreeSet<IpAddr>, free: Instant) {
         let patience = Instant::now() + FIRST_WORD;
+        // What is left of both is what is waited for: with thousands of them, not all may be looked at for each that is heard of.
+        targets.retain(|target| !self.facts.has_verdict_on(target));
+        servers.retain(|address| !self.facts.has_way_to(address));
         loop {
-            let until = if self.facts.know(targets, servers) { free } else { free.max(patience) };
+            let is_known = targets.is_empty() && servers.is_empty();
+            let until = if is_known { free } else { free.max(patience) };
             tokio::select! {
                 biased;
                 // First: there may be more news than time.
                 () = sleep_until(until) => return,
-                Some(event) = self.verdicts.recv() => self.facts.heed(event),
-                Ok(()) = self.neighbours.changed() => self.facts.learn(&self.neighbours.borrow_and_update()),
+                Some(event) = self.verdicts.recv() => {
+                    targets.remove(&event.target);
+                    self.facts.heed(event);
+                }
+                Ok(()) = self.neighbours.changed() => {
+                    self.facts.learn(&self.neighbours.borrow_and_update());
+                    servers.retain(|address| !self.facts.has_way_to(address));
+                }
             }
             // Also of servers that are in force.
             self.change_soon();

@@ -94,7 +94,7 @@ impl Daemon {
         let new_servers: BTreeSet<IpAddr> = &destinations(config) - &destinations(&self.config);
         let now = Instant::now();
         let free = if self.config == *config { now } else { self.pace.free(now) };
-        self.listen(&new_targets, &new_servers, free).await;
+        self.listen(new_targets, new_servers, free).await;
         Ok(())
     }
 

@@ -140,10 +140,14 @@ impl Facts {
         self.absent = absent;
     }
 
-    /// Whether there is a verdict on each of these targets, and a way to each of these servers.
-    pub(super) fn know(&self, targets: &BTreeSet<Target>, destinations: &BTreeSet<IpAddr>) -> bool {
-        targets.iter().all(|target| self.health.contains_key(target))
-            && destinations.iter().all(|address| self.next_hops.get(address).is_some_and(Result::is_ok))
+    /// Whether there is a verdict on a target.
+    pub(super) fn has_verdict_on(&self, target: &Target) -> bool {
+        self.health.contains_key(target)
+    }
+
+    /// Whether there is a way to a server.
+    pub(super) fn has_way_to(&self, address: &IpAddr) -> bool {
+        self.next_hops.get(address).is_some_and(Result::is_ok)
     }
 
     pub(super) fn heed(&mut self, event: Event) {
