@@ -12,6 +12,12 @@ pub const NO_RING: u32 = u32::MAX;
 pub const MOVED: u32 = 1 << 31;
 
 const ID: u32 = 0x00ff_ffff;
+/// In a slot: how many of the next ones name the same server, as far as there is room for the number.
+const ROW: u32 = !(MOVED | ID);
+const ROW_SHIFT: u32 = ROW.trailing_zeros();
+/// The most that is told of them.
+#[cfg(any(test, feature = "user"))]
+const MOST_IN_ROW: u32 = ROW >> ROW_SHIFT;
 const STORED_SLOTS: usize = MAX_RING_SLOTS as usize + 3;
 
 /// A server table: slot -> index of a server. Filled aside, put in force by one pointer write, never changed after.
@@ -25,7 +31,7 @@ pub struct Ring {
     pub size: u32,
     /// Index of the table of keepers, where a slot is [`MOVED`].
     pub keepers: u32,
-    /// Index of a server, or [`NO_BACKEND`]; and [`MOVED`].
+    /// Index of a server, or [`NO_BACKEND`]; [`MOVED`]; and where servers take turns, how many of the next slots name the same.
     pub slots: [u32; STORED_SLOTS],
 }
 
@@ -42,6 +48,22 @@ impl Ring {
         ring.keepers = NO_RING;
         ring.slots.fill(NO_BACKEND);
         ring
+    }
+
+    /// Notes at each slot in use how many of the next ones name the same server: those of a heavy server may be many.
+    #[cfg(any(test, feature = "user"))]
+    pub fn note_rows(&mut self) {
+        let slots = &mut self.slots[..self.size as usize];
+        let mut next = slots.first().map_or(NO_BACKEND, |slot| owner(*slot));
+        let mut row = 0;
+        // The first comes after the last: only from the second time on is known what does.
+        for _ in 0..2 {
+            for slot in slots.iter_mut().rev() {
+                row = if owner(*slot) == next { MOST_IN_ROW.min(row + 1) } else { 0 };
+                next = owner(*slot);
+                *slot = *slot & !ROW | row << ROW_SHIFT;
+            }
+        }
     }
 
     /// The slots in use.
@@ -66,12 +88,23 @@ impl Ring {
     }
 }
 
+/// Index of the server that the word of a slot names, or [`NO_BACKEND`].
+pub const fn owner(slot: u32) -> u32 {
+    slot & ID
+}
+
 impl Slot {
     /// The server, if there is one.
     #[inline(always)]
     pub const fn server(self) -> Option<u32> {
-        let id = self.0 & ID;
+        let id = owner(self.0);
         if id == NO_BACKEND { None } else { Some(id) }
+    }
+
+    /// How many slots on another server's is, or one of the same that says how many more; 1 where servers do not take turns.
+    #[inline(always)]
+    pub const fn next(self) -> u64 {
+        ((self.0 & ROW) >> ROW_SHIFT) as u64 + 1
     }
 
     /// Whether the slot has changed hands and flows of it may be elsewhere.
@@ -83,3 +116,27 @@ impl Slot {
 
 const _: () = assert!(size_of::<Ring>() <= 263_000);
 const _: () = assert!(super::MAX_BACKENDS <= NO_BACKEND);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_told_around_the_end_and_in_parts_where_they_are_long() {
+        let mut ring = Ring::empty();
+        ring.size = 300;
+        ring.slots[..300].fill(7);
+        ring.slots[140] = 8;
+        ring.slots[141] = 9 | MOVED;
+        ring.note_rows();
+        let next = |slot| ring.slot(slot).next();
+        assert_eq!((next(139), next(140), next(141)), (1, 1, 1));
+        // Slots 142 to 299 and 0 to 139 are one row.
+        assert_eq!((next(138), next(20), next(12), next(0), next(299)), (2, 120, 128, 128, 128));
+        assert_eq!([7, 140, 141].map(|slot| ring.slot(slot).server()), [Some(7), Some(8), Some(9)]);
+        assert_eq!([140, 141].map(|slot| ring.slot(slot).has_moved()), [false, true]);
+        let noted = ring.slots;
+        ring.note_rows();
+        assert!(ring.slots == noted, "noted twice");
+    }
+}

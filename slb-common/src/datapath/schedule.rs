@@ -13,7 +13,7 @@ use crate::{
     abi::{
         backend::Backend,
         flow::{Client, Flow, Link, persistence_units, state},
-        ring::{NO_BACKEND, Ring},
+        ring::{NO_BACKEND, Ring, Slot},
         service::{IndexEntry, ServiceIndex, mode, policy},
         stats::Reason,
         word::Word,
@@ -238,8 +238,8 @@ impl<'t, T: Tables> Choice<'t, T> {
         Err(self.number(Reason::PortConflict))
     }
 
-    /// The server of the next slot that may have the flow; or of the next slots the one with the fewest flows for its weight,
-    /// of several the first.
+    /// The server whose turn it is, or the next one that may have the flow; or of all the candidates the one with the fewest flows
+    /// for its weight, of several the first.
     #[inline(always)]
     fn by_turn(&self) -> Result<(u32, u32), Number> {
         let ring = self.tables.ring(self.service.ring).ok_or(self.number(Reason::NotReady))?;
@@ -257,7 +257,8 @@ impl<'t, T: Tables> Choice<'t, T> {
             turn = hide_long(turn, unknown);
             (best, why) = (hide(best, unknown), hide(why, unknown));
             (best_load, best_weight) = (hide_long(best_load, unknown), hide_long(best_weight, unknown));
-            match self.candidate(ring, turn) {
+            let slot = ring.slot(turn);
+            match self.candidate(slot) {
                 Ok(backend) => {
                     let id = backend.reference.id();
                     if takes_first {
@@ -273,15 +274,19 @@ impl<'t, T: Tables> Choice<'t, T> {
                 }
                 Err(reason) => why = reason,
             }
-            turn = if turn + 1 < u64::from(ring.size) { turn + 1 } else { 0 };
+            // A heavy server may have a hundred turns in a row: one of them is enough to find that it cannot have the flow.
+            turn += slot.next();
+            if turn >= u64::from(ring.size) {
+                turn -= u64::from(ring.size);
+            }
         }
         if best == NO_BACKEND { Err(why) } else { Ok((best, NO_BACKEND)) }
     }
 
     /// The server of a slot, if the flow may be given to it.
     #[inline(always)]
-    fn candidate(&self, ring: &Ring, turn: u64) -> Result<&'t Backend, Number> {
-        let backend = ring.slot(turn).server().and_then(|id| self.tables.backend(id));
+    fn candidate(&self, slot: Slot) -> Result<&'t Backend, Number> {
+        let backend = slot.server().and_then(|id| self.tables.backend(id));
         let backend = backend.ok_or(self.number(Reason::NoServer))?;
         match self.refused(backend) {
             None => Ok(backend),

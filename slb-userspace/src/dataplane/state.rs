@@ -238,6 +238,9 @@ impl Table {
         for (slot, owner) in ring.slots.iter_mut().zip(self.owners().iter()) {
             *slot = *owner;
         }
+        if self.plan.order == Order::ByTurn {
+            ring.note_rows();
+        }
         if self.handover.is_empty() {
             return (ring, None);
         }

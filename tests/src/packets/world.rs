@@ -314,19 +314,32 @@ impl World {
     /// Fills a table with servers of equal weight.
     #[must_use]
     pub fn table(self, id: u32, servers: &[Server]) -> Self {
-        self.table_of(id, servers, Order::ByHash)
+        self.table_of(id, servers.iter().map(|server| (*server, 1)), Order::ByHash)
     }
 
     /// Fills a table with servers that take turns.
     #[must_use]
     pub fn turns(self, id: u32, servers: &[Server]) -> Self {
+        self.turns_by_weight(id, servers.iter().map(|server| (*server, 1)))
+    }
+
+    /// Fills a table with servers that take turns as often as their weights say.
+    #[must_use]
+    pub fn turns_by_weight(self, id: u32, servers: impl Iterator<Item = (Server, u8)> + Clone) -> Self {
         self.table_of(id, servers, Order::ByTurn)
     }
 
-    fn table_of(mut self, id: u32, servers: &[Server], order: Order) -> Self {
-        let members = servers.iter().map(|s| Member { backend: s.id, address: s.at, weight: 1 }).collect();
+    fn table_of(
+        mut self,
+        id: u32,
+        servers: impl Iterator<Item = (Server, u8)> + Clone,
+        order: Order,
+    ) -> Self {
+        let member =
+            |(server, weight): (Server, u8)| Member { backend: server.id, address: server.at, weight };
+        let members = servers.clone().map(member).collect();
         self.state.tables.insert(id, Table::new(Plan { slots: SLOTS, seed: 1, members, order }));
-        for server in servers {
+        for (server, _) in servers {
             if let Some(backend) = self.state.backends.get_mut(&server.id) {
                 backend.ring = id;
             }

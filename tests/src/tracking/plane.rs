@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use slb_common::{
-    abi::ring::{MOVED, NO_BACKEND, Ring},
+    abi::ring::{MOVED, NO_BACKEND, Ring, owner},
     datapath::{
         tables::Tables as _,
         upkeep::{Clock, Fate, Look, Upkeep},
@@ -145,7 +145,7 @@ impl DataPlane for HostPlane {
     fn table(&self, id: u32) -> Result<Contents> {
         let host = self.host();
         let ring = host.ring(id).context("no such table")?;
-        let owners = ring.in_use().iter().map(|slot| slot & !MOVED).collect();
+        let owners = ring.in_use().iter().map(|slot| owner(*slot)).collect();
         let kept = host.ring(ring.keepers);
         let moved = (0..).zip(ring.in_use()).filter(|(_, slot)| **slot & MOVED != 0);
         let keeper = |slot: u32| kept.map_or(NO_BACKEND, |kept| kept.slots[slot as usize]);

@@ -14,7 +14,7 @@ use slb_common::{
         ABI_VERSION, Reference,
         backend::{Backend, NextHop},
         control::Control,
-        ring::{MOVED, Ring},
+        ring::{MOVED, Ring, owner},
         service::{Service, ServiceIndex},
         stats::{Action, Counters, Reason, Totals},
     },
@@ -138,7 +138,7 @@ impl Maps {
     pub fn slots_of(&self, table: u32) -> Result<BTreeMap<u32, u32>> {
         let mut held = BTreeMap::new();
         for slot in self.ring(table)?.in_use() {
-            *held.entry(slot & !MOVED).or_default() += 1;
+            *held.entry(owner(*slot)).or_default() += 1;
         }
         Ok(held)
     }
@@ -333,7 +333,7 @@ impl DataPlane for Maps {
     fn table(&self, id: u32) -> Result<Contents> {
         let ring = self.ring(id)?;
         let slots = ring.in_use();
-        let owners = slots.iter().map(|slot| slot & !MOVED).collect();
+        let owners = slots.iter().map(|slot| owner(*slot)).collect();
         let mut keepers = Vec::new();
         if slots.iter().any(|slot| slot & MOVED != 0) {
             let kept = self.ring(ring.keepers)?;

@@ -61,6 +61,12 @@ impl Group {
         self.with(policy).turns(self.table(), &self.servers)
     }
 
+    /// The first server has most of the turns: many in a row.
+    fn uneven(&self) -> World {
+        let servers = self.servers.iter().zip([100, 1]).map(|(server, weight)| (*server, weight));
+        self.with(policy::TURNS).turns_by_weight(self.table(), servers)
+    }
+
     fn persisting(&self, servers: &[Server]) -> World {
         // All belong to the table, and some are in it.
         self.with(policy::PERSIST).table(self.table(), &self.servers).table(self.table(), servers)
@@ -114,6 +120,12 @@ impl Group {
                     .change(self.turning(policy::TURNS).flags(self.servers[0], Backend::ALIVE))
                     .frame(self.syn(0), self.begun(1))
                     .frame(self.syn(1), self.begun(1)),
+                case("another one's turn is found behind many of a server that takes no new flows")
+                    .change(self.uneven())
+                    .frame(self.syn(0), self.begun(0))
+                    .frame(self.syn(1), self.begun(1))
+                    .change(self.uneven().flags(self.servers[0], Backend::ALIVE))
+                    .frame(self.syn(2), self.begun(1)),
                 case("a table without servers")
                     .change(self.with(policy::TURNS).turns(self.table(), &[]))
                     .frame(self.syn(0), Expect::Drop(Reason::NoServer)),
@@ -132,10 +144,24 @@ impl Group {
                     .frame(self.syn(60), self.begun(0)),
             ];
         if self.mode == mode::NAT {
-            cases.push(case("a client that is a server is served by another one").frame(
-                tcp(SocketAddr::new(self.servers[0].at.ip(), 999), self.listener.at, flag::SYN).build(),
-                self.begun(1),
-            ));
+            let of_server =
+                || tcp(SocketAddr::new(self.servers[0].at.ip(), 999), self.listener.at, flag::SYN).build();
+            cases.push(
+                case("a client that is a server is served by another one").frame(of_server(), self.begun(1)),
+            );
+            cases.push(
+                case("a client that has most of the turns is served by another one")
+                    .change(self.uneven())
+                    .frame(self.syn(0), self.begun(0))
+                    .frame(self.syn(1), self.begun(1))
+                    .frame(of_server(), self.begun(1))
+                    .frame(self.syn(2), self.begun(0)),
+            );
+            cases.push(
+                case("a client that has all turns is served by nobody")
+                    .change(self.with(policy::TURNS).turns(self.table(), &self.servers[..1]))
+                    .frame(of_server(), Expect::Drop(Reason::Hairpin)),
+            );
         }
         cases
     }
