@@ -17,6 +17,15 @@ use crate::{
     health::Target,
 };
 
+/// How a configuration comes into force.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Coming {
+    /// Somebody has asked for it: as a whole or not at all.
+    New,
+    /// It has been in force before, and is again, whatever has become of its interfaces.
+    Back,
+}
+
 impl Daemon {
     /// Says why a configuration cannot be put in force in place of the one that is, if so. Changes nothing. Returns the
     /// interfaces that are not there now: as after a start, they are attached when they come.
@@ -43,13 +52,17 @@ impl Daemon {
     ///
     /// # Errors
     /// The one that was in force before stays.
-    pub(super) async fn adopt(&mut self, config: Arc<Config>) -> Result<Vec<String>> {
+    pub(super) async fn adopt(&mut self, config: Arc<Config>, coming: Coming) -> Result<Vec<String>> {
         let mut changes = difference(&self.config, &config);
         let before = self.config.clone();
         let (added, removed) = changed_interfaces(&self.config, &config);
         if !added.is_empty() {
-            self.ports.add(&added, &ports::links().await?)?;
-            self.use_ports(&[], &BTreeSet::new());
+            let links = ports::links().await?;
+            let gone = match coming {
+                Coming::New => self.ports.add(&added, &links).map(|()| BTreeSet::new())?,
+                Coming::Back => self.ports.restore(&added, &links),
+            };
+            self.use_ports(&[], &gone);
         }
         let applied = match self.get_to_know(&config).await {
             Ok(()) => {

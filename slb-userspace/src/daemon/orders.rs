@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Daemon, pace::RETRY, ports, store::under_names_of};
+use super::{Daemon, adopt::Coming, pace::RETRY, ports, store::under_names_of};
 use crate::{
     api::{
         requests::{Order, Refused, Request},
@@ -142,7 +142,7 @@ impl Daemon {
         }
         let missing = self.examine(&config).await?;
         ports::warn_of_missing(&missing);
-        let adopted = self.adopt(Arc::new(config)).await;
+        let adopted = self.adopt(Arc::new(config), Coming::New).await;
         let changes = adopted.map_err(|error| {
             Refused::Failed(format!("error: {error:#}: the configuration that was in force stays so"))
         })?;
@@ -242,7 +242,7 @@ impl Daemon {
     /// Puts in force again what was before the configuration on trial.
     pub(super) async fn fall_back(&mut self) {
         let Some(Trial { before, .. }) = self.trial.take() else { return };
-        match self.adopt(before.clone()).await {
+        match self.adopt(before.clone(), Coming::Back).await {
             Ok(changes) => {
                 tracing::warn!(
                     changes = changes.len(),

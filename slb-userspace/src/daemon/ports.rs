@@ -175,6 +175,13 @@ impl Ports {
         Ok(())
     }
 
+    /// Puts the program on more interfaces, and on one where that cannot be now as soon as it can. Returns what [`Self::follow`]
+    /// does.
+    pub(super) fn restore(&mut self, names: &[String], links: &Links) -> BTreeSet<u32> {
+        self.ports.extend(names.iter().map(|name| (name.clone(), Port::Absent)));
+        self.follow(links).unwrap_or_default()
+    }
+
     /// Takes the program off interfaces.
     pub(super) fn remove(&mut self, names: &[String]) {
         for name in names {

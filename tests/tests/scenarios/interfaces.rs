@@ -119,6 +119,26 @@ fn an_interface_that_comes_back_occupied_is_taken_once_it_is_free() {
     });
 }
 
+#[test]
+fn an_interface_that_is_occupied_meanwhile_does_not_keep_a_trial_in_force() {
+    scenario("an_interface_that_is_occupied_meanwhile_does_not_keep_a_trial_in_force", &WEIGHTS, |world| {
+        world.start()?;
+        let mut without = world.plan.clone();
+        without.interfaces.retain(|name| name != "b3");
+        without.servers.remove(GUEST);
+        let without = world.write_other(&without.toml())?;
+        world.slb(&["apply", &without, "--confirm-within", "3s"])?;
+        world.net.unplug(GUEST)?;
+        let occupant = world.net.plug_occupied(GUEST)?;
+        world.wait_for_log("not confirmed: the configuration before is in force again", 0)?;
+        let status = world.slb(&["status"])?;
+        ensure!(status.contains("which does not run SLB: cannot attach to b3"), "{status}");
+        drop(occupant);
+        attached(world, "b3")?;
+        serves(world)
+    });
+}
+
 /// A machine's interfaces may come after its daemons.
 #[test]
 fn an_interface_that_is_missing_at_the_start_is_attached_when_it_comes() {
