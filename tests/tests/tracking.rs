@@ -62,14 +62,22 @@ fn flows_stay_with_their_servers() {
     println!("{plays} plays from seed {first} in {:.1?}: {counts:?}", begun.elapsed());
 }
 
+/// Whatever decides about new flows: the table in every mode, all else with answers that are seen and without.
 #[test]
 fn a_flood_moves_no_established_flow() {
     let first = variable("SLB_TRACKING_SEED", 0);
     let (mut counts, mut flooded) = (Counts::default(), 0);
-    for seed in first..first + 5 {
-        let (played, packets) = flood::run(setting(seed), seed);
+    let mut run = |seed, scheduling| {
+        let setting = Setting { scheduling, datagrams: scheduling, drain: None, ..setting(seed) };
+        let (played, packets) = flood::run(setting, seed);
+        let keeps = scheduling.persistence > 0;
+        assert_eq!(played.kept > 0, keeps, "{setting:?}: {} flows were kept to a server", played.kept);
         counts = add(counts, played);
         flooded += packets;
+    };
+    (first..first + 5).for_each(|seed| run(seed, Scheduling::TABLE));
+    for (n, scheduling) in (0..).zip(&Scheduling::ALL[1..]) {
+        [0, 3].into_iter().for_each(|mode| run(first + 5 * n + mode, *scheduling));
     }
     println!("{flooded} packets of floods, besides {counts:?}");
 }

@@ -1,4 +1,4 @@
-//! Floods of connections that are never used, or never were, and of datagrams: established flows do not notice.
+//! Floods of connections that are never used, or never were, or only once, and of datagrams: established flows do not notice.
 
 use std::time::Duration;
 
@@ -11,15 +11,17 @@ use crate::packets::frames::flag;
 
 /// Slots for flows.
 const SLOTS: u32 = 1024;
-/// Flows that are established.
+/// Flows that are established at first, and as many again after a flood, of the same client addresses.
 const FLOWS: u32 = 100;
+/// Packets of each kind in a flood: they would fill the table several times.
+const FLOOD: u32 = 3 * SLOTS;
 
-/// Floods a table ten times its size, before a change, after it, and once it is over. Returns how much has happened
+/// Floods a table several times its size, before a change, after it, and once it is over. Returns how much has happened
 /// besides, and the packets of the flood.
 pub fn run(setting: Setting, seed: u64) -> (Counts, u64) {
     let mut play = Play::new(setting, seed, SLOTS, 4);
     let mut flooded = 0;
-    establish(&mut play, 0..FLOWS);
+    establish(&mut play, numbers(0));
     let before = play.plane.flow_words();
     flooded += flood(&mut play);
     if setting.is_stateless() && before != play.plane.flow_words() {
@@ -30,10 +32,10 @@ pub fn run(setting: Setting, seed: u64) -> (Counts, u64) {
     play.wanted[1].healthy = Some(false);
     play.put_in_force();
     // Some flows are heard of before the flood, some are not.
-    for number in (0..FLOWS).step_by(2) {
+    for number in numbers(0).step_by(2) {
         play.go_on(number, flag::ACK);
     }
-    establish(&mut play, FLOWS..2 * FLOWS);
+    establish(&mut play, numbers(1));
     flooded += flood(&mut play);
     for _ in 0..5 {
         play.all_go_on();
@@ -44,32 +46,65 @@ pub fn run(setting: Setting, seed: u64) -> (Counts, u64) {
     play.sweep();
     flooded += flood(&mut play);
     play.all_go_on();
+    flooded += feign(&mut play);
+    for _ in 0..5 {
+        play.all_go_on();
+        play.pass(Duration::from_secs(250));
+    }
+    play.all_go_on();
     if play.streams.len() as u32 != 2 * FLOWS {
         play.fail("a flow was lost");
     }
     (play.counts, flooded)
 }
 
-fn establish(play: &mut Play, numbers: std::ops::Range<u32>) {
+/// The even client endpoints or the odd ones: each address has some of both.
+fn numbers(first: u32) -> impl Iterator<Item = u32> {
+    (first..2 * FLOWS).step_by(2)
+}
+
+fn establish(play: &mut Play, numbers: impl Iterator<Item = u32>) {
     for number in numbers {
         play.open(number);
-        // More than once: a server that is slow to answer has done so by then.
-        for _ in 0..4 {
-            play.go_on(number, flag::ACK);
+        let server = play.streams[&number].server;
+        let is_seen = play.setting.mode == "nat";
+        if is_seen && !wire::to_client(&play.plane, server, number, Kind::Tcp(flag::SYN)) {
+            play.fail("a connection was not accepted");
         }
+        play.go_on(number, flag::ACK);
     }
+    // Which clients are kept to a server is not for a flood to decide once the daemon has looked.
+    play.sweep();
+}
+
+/// A client endpoint that nothing else comes from.
+fn forged(play: &mut Play) -> u32 {
+    0x1_0000 + play.dice.below(1 << 20) as u32
 }
 
 fn flood(play: &mut Play) -> u64 {
     let kinds = [Kind::Tcp(flag::SYN), Kind::Tcp(flag::ACK), Kind::Udp];
-    let count = 10 * SLOTS;
     for kind in kinds {
-        for _ in 0..count {
-            let number = 0x1_0000 + play.dice.below(1 << 20) as u32;
+        for _ in 0..FLOOD {
+            let number = forged(play);
             if !matches!(wire::to_server(&play.plane, number, kind), Went::To(_)) {
                 play.fail("4: a packet of a flood was dropped");
             }
         }
     }
-    u64::from(count) * kinds.len() as u64
+    u64::from(FLOOD) * kinds.len() as u64
+}
+
+/// Connections that go on once: where answers are not seen, they look like any other, and so may fill the table. What finds
+/// no place then is dropped.
+fn feign(play: &mut Play) -> u64 {
+    for _ in 0..FLOOD {
+        let number = forged(play);
+        for flags in [flag::SYN, flag::ACK] {
+            if wire::to_server(&play.plane, number, Kind::Tcp(flags)) == Went::Ended {
+                play.fail("a packet of a flood was answered");
+            }
+        }
+    }
+    2 * u64::from(FLOOD)
 }
