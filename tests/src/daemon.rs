@@ -28,6 +28,9 @@ use crate::{net::Namespace, wait::wait_for};
 /// How long the daemon may take to be ready, or to end.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// A user and a group that nothing belongs to.
+const NOBODY: &str = "65534";
+
 /// A running `slbd run`. Dropping it kills it; the forwarding stays.
 #[derive(Debug)]
 pub struct Daemon {
@@ -107,6 +110,21 @@ impl Programs {
         let mut command = self.namespace.command(&self.slb);
         command.arg("--socket").arg(socket).args(arguments).stdin(Stdio::null());
         command.output().with_context(|| format!("cannot run {}", self.slb.display()))
+    }
+
+    /// Runs `slbd` or `slb` to its end as a user who is nobody here, who finds a copy of it in `directory`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn as_nobody(&self, program: &str, arguments: &[&str], directory: &Path) -> Result<Output> {
+        let original = if program == "slbd" { &self.slbd } else { &self.slb };
+        let copy = directory.join(program);
+        fs::copy(original, &copy).with_context(|| format!("cannot copy {}", original.display()))?;
+        let mut command = self.namespace.command("setpriv");
+        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]).arg(&copy).args(arguments);
+        let output = command.stdin(Stdio::null()).output().context("cannot run setpriv")?;
+        fs::remove_file(copy)?;
+        Ok(output)
     }
 
     /// What `slb status` says, asked over the daemon's socket.

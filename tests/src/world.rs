@@ -3,8 +3,9 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    fs::File,
+    fs::{File, Permissions},
     net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
     time::{Duration, Instant},
@@ -206,6 +207,20 @@ impl World {
         let output = self.programs.slb(&self.plan.socket, arguments)?;
         let said = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.code() == Some(1), "slb {arguments:?} ended with {}: {said}", output.status);
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// Runs `slbd` or `slb` to its end as a user who is nobody here, but may look into this world's directory; it must fail.
+    /// Returns what it says of that.
+    ///
+    /// # Errors
+    /// It succeeds, or cannot be started.
+    pub fn refused_as_nobody(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let directory = self.directory.path();
+        fs::set_permissions(directory, Permissions::from_mode(0o755))?;
+        let output = self.programs.as_nobody(program, arguments, directory)?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.code() == Some(1), "{arguments:?} ended with {}: {said}", output.status);
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 

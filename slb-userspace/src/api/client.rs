@@ -64,6 +64,14 @@ async fn exchange<T: DeserializeOwned>(
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Ok(None);
         }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(error).with_context(|| {
+                format!(
+                    "cannot connect to {}: run this as root, or as a member of the socket's group",
+                    socket.display()
+                )
+            });
+        }
         Err(error) => return Err(error).with_context(|| format!("cannot connect to {}", socket.display())),
     };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;

@@ -18,7 +18,7 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>) -> Result<()> {
         },
     });
     if !nix::unistd::geteuid().is_root() {
-        bail!("slbd detach needs root");
+        bail!("slbd detach needs root: it takes an XDP program off interfaces and removes its maps");
     }
     if !pins.root().exists() {
         println!("{}: nothing to detach", pins.root().display());

@@ -163,11 +163,9 @@ fn setting(record: &Override) -> Setting {
 /// Makes the directory if it is not there, and claims it.
 fn lock(directory: &Path) -> Result<Flock<File>> {
     let shown = directory.display();
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .with_context(|| format!("cannot make [daemon] state_dir {shown}"))?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(|| {
+        format!("cannot make [daemon] state_dir {shown}: clear its place, or set it to another directory")
+    })?;
     let opened = File::open(directory).with_context(|| format!("cannot open [daemon] state_dir {shown}"))?;
     ensure!(
         opened.metadata()?.permissions().mode() & 0o002 == 0,
@@ -362,6 +360,30 @@ mod tests {
             assert!(parse(&whole[..length]).is_err(), "{length} bytes");
         }
         assert!(parse(&whole).is_ok());
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_told() {
+        let (_home, directory) = home();
+        let words = "clear its place, or set it to another directory: ";
+        fs::write(&directory, "mine").unwrap();
+        // Where nobody can make one, not even root.
+        for (directory, why) in [
+            (directory.clone(), "File exists"),
+            (directory.join("below"), "Not a directory"),
+            (PathBuf::from("/proc/slb"), "No such file or directory"),
+        ] {
+            let mut store = Store::open(&directory);
+            let trouble = store.trouble().unwrap().to_owned();
+            let place = format!("cannot make [daemon] state_dir {}: ", directory.display());
+            assert!([place.as_str(), words, why].iter().all(|word| trouble.contains(word)), "{trouble}");
+            assert!(set(&mut store, record("10.0.0.11:8080", Some(5), None)).is_err());
+        }
+        let mut store = Store::open(&directory);
+        assert_eq!(fs::read_to_string(&directory).unwrap(), "mine");
+        fs::remove_file(&directory).unwrap();
+        set(&mut store, record("10.0.0.11:8080", Some(5), None)).unwrap();
+        assert_eq!(store.trouble(), None);
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! What is refused while the daemon runs or starts: each refusal says what is wrong and what to do instead, and changes nothing.
 
+mod maps;
+mod users;
+
 use std::{
     fs,
     io::{Read as _, Write as _},
+    net::Shutdown,
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
     process::Command,
 };
@@ -33,6 +37,13 @@ fn the_api_says_what_it_expects() {
         for (path, body, code, words) in [
             ("apply", "{}", 400, "`text` is missing: the configuration to put in force"),
             ("apply", "[]", 400, "the body is not the document that is expected here: "),
+            ("apply", "", 400, "the body is not the document that is expected here: EOF while parsing"),
+            (
+                "servers",
+                "weight = 5",
+                400,
+                "the body is not the document that is expected here: expected value",
+            ),
             (
                 "apply",
                 "{\"text\": \"\", \"confirm_within_seconds\": 0}",
@@ -78,6 +89,14 @@ fn the_api_says_what_it_expects() {
             answer.starts_with("HTTP/1.1 408 ")
                 && answer.contains("the body of the request has not come within"),
             "{answer}"
+        );
+        let mut broken = UnixStream::connect(&world.plan.socket)?;
+        broken.write_all(b"POST /v1/apply HTTP/1.1\r\nhost: slb\r\ncontent-length: 20\r\n\r\n{\"text\"")?;
+        broken.shutdown(Shutdown::Write)?;
+        let broken = self::answer(&mut broken)?;
+        ensure!(
+            broken.starts_with("HTTP/1.1 400 ") && broken.contains("the body of the request cannot be read"),
+            "{broken}"
         );
         ensure!(world.slb(&["server", "list"])? == before, "something was set");
         works(world)

@@ -104,7 +104,11 @@ impl Maps {
         };
         let version = maps.control.get(&0, 0)?.abi_version;
         if version != 0 && version != ABI_VERSION {
-            bail!("the maps are of ABI version {version}, this program uses {ABI_VERSION}");
+            bail!(
+                "{} says that the maps are of ABI version {version}, and this program uses {ABI_VERSION}: run `slbd detach`, \
+                 which interrupts forwarding until the next start",
+                pins.map("CONTROL").display()
+            );
         }
         Ok(maps)
     }

@@ -1,0 +1,50 @@
+//! Programs that a user starts who is not root.
+
+use anyhow::{Result, ensure};
+use slb_tests::{World, scenario};
+
+use super::{WEIGHTS, works};
+
+#[test]
+fn who_is_not_root_is_told_what_needs_root() {
+    scenario("who_is_not_root_is_told_what_needs_root", &WEIGHTS, |world| {
+        let config = world.write_other(&world.plan.toml())?;
+        let socket = world.plan.socket.display().to_string();
+        let pins = world.plan.pin_dir.display().to_string();
+        refuses(
+            world,
+            &[
+                ("slbd", &["run", "--config", &config], "slbd run needs root: it loads an XDP program"),
+                (
+                    "slbd",
+                    &["detach", "--config", &config],
+                    "slbd detach needs root: it takes an XDP program off interfaces",
+                ),
+            ],
+        )?;
+        ensure!(!world.plan.pin_dir.exists(), "{pins} was made");
+        world.start()?;
+        let group = format!(
+            "cannot connect to {socket}: run this as root, or as a member of the socket's group: Permission denied"
+        );
+        let asks: [&[&str]; 4] = [&["status"], &["reload"], &["server", "list"], &["confirm"]];
+        for ask in asks {
+            refuses(world, &[("slb", &[&["--socket", &socket], ask].concat(), &group)])?;
+        }
+        works(world)?;
+        world.terminate()?;
+        let ask = ["--socket", &socket, "status", "--pin-dir", &pins];
+        refuses(world, &[("slb", &ask, "it needs root")])?;
+        world.start()?;
+        works(world)
+    });
+}
+
+/// Programs with their arguments, and what they must say.
+fn refuses(world: &World, cases: &[(&str, &[&str], &str)]) -> Result<()> {
+    for (program, arguments, words) in cases {
+        let said = world.refused_as_nobody(program, arguments)?;
+        ensure!(said.contains(words), "{program} {arguments:?}: {said}");
+    }
+    Ok(())
+}
