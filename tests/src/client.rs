@@ -26,7 +26,7 @@ use crate::{
 pub use bulk::Direction;
 pub use load::{Batch, Failure, Load};
 pub use long::{Break, LongLived};
-pub use steady::{Door, During, Steady, Told, What};
+pub use steady::{Door, During, Steady, Terms, Told, What};
 
 use long::Habit;
 

@@ -244,16 +244,13 @@ impl Plan {
         let persistence = self.session_persistence.map(|time| format!("session_persistence = \"{time}\"\n"));
         let more = [drain, timeout, scheduler, persistence].into_iter().flatten().collect::<String>();
         format!(
-            "\n[[load_balancer.listener]]\nname = \"{}{suffix}{}\"\nprotocol = \"{}\"\nport = {}\nmode = \"{}\"\n{target}\n{unknown_datagrams}{more}\
-             health_check = {{ {check}, interval = \"{}s\", timeout = \"{}s\", healthy_threshold = 1, \
-             unhealthy_threshold = {UNHEALTHY_THRESHOLD} }}\n",
+            "\n[[load_balancer.listener]]\nname = \"{}{suffix}{}\"\nprotocol = \"{}\"\nport = {}\nmode = \"{}\"\n{target}\n{unknown_datagrams}{more}{}",
             service.name(),
             self.names.listeners,
             service.protocol(),
             mode.port(service),
             mode.name(),
-            CHECK_INTERVAL.as_secs(),
-            CHECK_TIMEOUT.as_secs()
+            health_check(&check)
         )
     }
 
@@ -267,6 +264,16 @@ impl Plan {
             .iter()
             .flat_map(|server| server.addresses.iter().map(|address| (*address, server.weight)))
     }
+}
+
+/// The health check of a listener, of this kind.
+pub fn health_check(kind: &str) -> String {
+    format!(
+        "health_check = {{ {kind}, interval = \"{}s\", timeout = \"{}s\", healthy_threshold = 1, \
+         unhealthy_threshold = {UNHEALTHY_THRESHOLD} }}\n",
+        CHECK_INTERVAL.as_secs(),
+        CHECK_TIMEOUT.as_secs()
+    )
 }
 
 #[cfg(test)]

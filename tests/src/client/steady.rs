@@ -18,11 +18,11 @@ const BEGINNERS: usize = 4;
 /// Flows that are kept, at each door.
 const KEPT: usize = 12;
 /// Pause between two flows of a worker.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(30);
 /// Pause between two messages of a flow that is kept.
 const BEAT: Duration = Duration::from_millis(100);
-/// Every other connection is closed after so many lines, and another one opened.
-const LIFE: u64 = 100;
+/// Half of the connections are closed after so many lines, one half of these and the other, and others opened.
+const LIVES: [u64; 2] = [100, 10];
 /// How long the answer to a datagram may take.
 const ANSWER: Duration = Duration::from_secs(1);
 /// The first port of kept flows of UDP: below all that others use.
@@ -37,6 +37,26 @@ pub struct Door {
     pub target: SocketAddr,
     /// Whether answers go past the load balancer.
     pub direct: bool,
+    /// What is promised there.
+    pub terms: Terms,
+}
+
+/// What differs between doors of one service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Terms {
+    /// The servers behind it, by a name that doors share.
+    pub pool: &'static str,
+    /// How long a server that takes nothing new keeps its connections, where not for ever.
+    pub drain: Option<Duration>,
+    /// Whether new flows of a client address go where its last one went.
+    pub persists: bool,
+}
+
+impl Terms {
+    /// Those of servers that stand in the group of the service, where nothing more is said.
+    pub fn of(service: Service) -> Self {
+        Self { pool: service.name(), drain: None, persists: false }
+    }
 }
 
 /// When something was going on.
@@ -53,6 +73,8 @@ pub struct During {
 pub struct Told {
     /// Where it came in.
     pub door: Door,
+    /// The client's address, where the flow was begun by one that begins one after the other.
+    pub source: Option<IpAddr>,
     /// When: from its beginning, or from when it was last well.
     pub during: During,
     /// What.
@@ -139,11 +161,20 @@ impl Flow {
     /// Something has been going on since `from`.
     fn tell(&self, from: Instant, what: What) {
         // Nobody may be listening any more.
-        let _ = self.tell.send(Told { door: self.door, during: During { from, to: Instant::now() }, what });
+        let during = During { from, to: Instant::now() };
+        // No two of them share one.
+        let begins = self.door.service == Service::Http && BEGINNERS <= self.sources.len();
+        let source = begins.then(|| self.source());
+        let _ = self.tell.send(Told { door: self.door, source, during, what });
     }
 
     fn source(&self) -> IpAddr {
         self.sources[self.n % self.sources.len()]
+    }
+
+    /// How many lines it exchanges, where not as many as it can.
+    fn life(&self) -> Option<u64> {
+        (self.n % 2 == 1).then(|| LIVES[self.n / 2 % 2])
     }
 }
 
@@ -191,7 +222,7 @@ async fn keep_connections(flow: Flow) {
             Ok((mut stream, server)) => {
                 flow.tell(good, What::Began { server: server.clone(), retries: 0 });
                 good = Instant::now();
-                if let Err(what) = talk(&mut stream, &server, flow.n.is_multiple_of(2), &mut good).await {
+                if let Err(what) = talk(&mut stream, &server, flow.life(), &mut good).await {
                     flow.tell(good, what);
                 }
             }
@@ -201,16 +232,16 @@ async fn keep_connections(flow: Flow) {
     }
 }
 
-/// Exchanges lines with a server, for ever or for a while; `good` is when the last one was answered.
+/// Exchanges lines with a server, for ever or so many; `good` is when the last one was answered.
 async fn talk(
     stream: &mut BufStream<TcpStream>,
     server: &str,
-    for_ever: bool,
+    life: Option<u64>,
     good: &mut Instant,
 ) -> Result<(), What> {
     let broke = |error| What::Broke { server: server.to_owned(), error };
     for number in 1.. {
-        if number == LIFE && !for_ever {
+        if life.is_some_and(|life| number >= life) {
             break;
         }
         time::sleep(BEAT).await;

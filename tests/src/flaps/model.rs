@@ -6,13 +6,13 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
-use crate::{
-    client::{Door, During, Told, What},
-    server::Service,
-};
+use crate::client::{Door, During, Told, What};
+
+mod leaving;
 
 /// What is told of flows is told within this time: what ended longer ago is forgotten.
 const MEMORY: Duration = Duration::from_secs(60);
@@ -57,6 +57,8 @@ struct Failure {
     span: Span,
     /// When the daemon must have found out, unless it does not run.
     known: Option<Instant>,
+    /// When it must have found out that it is over, likewise.
+    over: Option<Instant>,
 }
 
 impl Failure {
@@ -80,8 +82,10 @@ struct Server {
     removed: Vec<Span>,
     /// The changes that removed it: what it was answering then was not answered to the end.
     cuts: Vec<Span>,
-    /// When it was to get no new flows of a service.
-    barred: BTreeMap<Service, Vec<Span>>,
+    /// When it was to get no new flows in a pool.
+    barred: BTreeMap<&'static str, Vec<Span>>,
+    /// The same with the changes before and after.
+    aside: BTreeMap<&'static str, Vec<Span>>,
 }
 
 /// What has been counted.
@@ -103,6 +107,8 @@ pub struct Totals {
     pub to_failed: u64,
     /// New flows to servers that were to get none.
     pub to_barred: u64,
+    /// New flows that did not go where the client's last one had gone, although that server took new flows.
+    pub strayed: u64,
     /// Packets that found no server although no failed server was unknown.
     pub unserved: u64,
 }
@@ -110,19 +116,35 @@ pub struct Totals {
 impl Totals {
     /// What must not be.
     pub fn wrong(&self) -> u64 {
-        self.moved + self.broken + self.failed + self.to_failed + self.to_barred + self.unserved
+        self.moved
+            + self.broken
+            + self.failed
+            + self.to_failed
+            + self.to_barred
+            + self.strayed
+            + self.unserved
     }
 }
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { began, began_undisturbed, excused, moved, broken, failed, to_failed, to_barred, unserved } =
-            self;
+        let Self {
+            began,
+            began_undisturbed,
+            excused,
+            moved,
+            broken,
+            failed,
+            to_failed,
+            to_barred,
+            strayed,
+            unserved,
+        } = self;
         write!(
             f,
             "{began} flows began, {began_undisturbed} of them while every failed server was known; established flows of \
              living servers: {moved} moved, {broken} broken; new flows: {to_failed} to servers known to have failed, \
-             {to_barred} to servers that were to get none, {failed} failed; packets without a server: {unserved}; {excused} flows ended or had to begin anew because their server had \
+             {to_barred} to servers that were to get none, {strayed} not to the server of their client, {failed} failed; packets without a server: {unserved}; {excused} flows ended or had to begin anew because their server had \
              failed or been removed"
         )
     }
@@ -137,6 +159,8 @@ pub struct Model {
     down: bool,
     /// New flows as they were counted, and when the count was asked for.
     counted: BTreeMap<(Door, String), (Instant, u64)>,
+    /// Where the last flow of a client address has gone, and since when it has.
+    last: BTreeMap<(Door, IpAddr), (String, Instant)>,
     /// Packets without a server, likewise.
     unserved: Option<(Instant, u64)>,
     totals: Totals,
@@ -151,6 +175,7 @@ impl Model {
             servers: names.into_iter().map(|name| (name.to_owned(), Server::default())).collect(),
             down: false,
             counted: BTreeMap::new(),
+            last: BTreeMap::new(),
             unserved: None,
             totals: Totals::default(),
             wrong: Vec::new(),
@@ -160,13 +185,17 @@ impl Model {
     /// A server fails from now on.
     pub fn fails(&mut self, server: &str, now: Instant) {
         let known = (!self.down).then(|| now + self.bounds.detection);
-        self.server(server).failures.push(Failure { span: Span::since(now), known });
+        self.server(server).failures.push(Failure { span: Span::since(now), known, over: None });
     }
 
     /// A server is well again.
     pub fn is_well(&mut self, server: &str, now: Instant) {
-        if let Some(failure) = self.server(server).failures.last_mut() {
-            failure.span.to.get_or_insert(now);
+        let over = (!self.down).then(|| now + self.bounds.recovery);
+        if let Some(failure) = self.server(server).failures.last_mut()
+            && failure.span.to.is_none()
+        {
+            failure.span.to = Some(now);
+            failure.over = over;
         }
     }
 
@@ -176,6 +205,9 @@ impl Model {
         for failure in self.open_failures().filter(|failure| failure.known.is_some_and(|known| known > now)) {
             failure.known = None;
         }
+        for failure in self.failures().filter(|failure| failure.over.is_some_and(|over| over > now)) {
+            failure.over = None;
+        }
     }
 
     /// The daemon is ready.
@@ -184,6 +216,10 @@ impl Model {
         let known = now + self.bounds.detection;
         for failure in self.open_failures().filter(|failure| failure.known.is_none()) {
             failure.known = Some(known);
+        }
+        let over = now + self.bounds.recovery;
+        for failure in self.failures().filter(|f| f.span.to.is_some() && f.over.is_none()) {
+            failure.over = Some(over);
         }
     }
 
@@ -201,31 +237,39 @@ impl Model {
         }
     }
 
-    /// A server is to get new flows of a service, or none, since a change that was asked for and answered.
-    pub fn bar(&mut self, server: &str, service: Service, barred: bool, change: During) {
-        let spans = self.server(server).barred.entry(service).or_default();
-        match spans.last_mut().filter(|span| span.to.is_none()) {
-            Some(open) if !barred => open.to = Some(change.from),
-            None if barred => spans.push(Span::since(change.to)),
+    /// A server is to get new flows in a pool, or none, since a change that was asked for and answered.
+    pub fn bar(&mut self, server: &str, pool: &'static str, barred: bool, change: During) {
+        let note = |spans: &mut Vec<Span>, from, to| match spans.last_mut().filter(|span| span.to.is_none()) {
+            Some(open) if !barred => open.to = Some(to),
+            None if barred => spans.push(Span::since(from)),
             _ => {}
-        }
+        };
+        let record = self.server(server);
+        note(record.barred.entry(pool).or_default(), change.to, change.from);
+        note(record.aside.entry(pool).or_default(), change.from, change.to);
     }
 
     /// Forgets what nothing can be told of any more.
     pub fn forget(&mut self, now: Instant) {
         for server in self.servers.values_mut() {
-            server.failures.retain(|failure| failure.span.is_remembered(now));
+            server.failures.retain(|failure| failure.span.is_remembered(now) || failure.over.is_none());
             server.removed.retain(|span| span.is_remembered(now));
             server.cuts.retain(|span| span.is_remembered(now));
-            server.barred.values_mut().for_each(|spans| spans.retain(|span| span.is_remembered(now)));
+            let orders = server.barred.values_mut().chain(server.aside.values_mut());
+            orders.for_each(|spans| spans.retain(|span| span.is_remembered(now)));
         }
     }
 
     /// Judges what has become of a flow.
     pub fn judge(&mut self, told: &Told) {
-        let Told { door, during, what } = told;
+        let Told { door, source, during, what } = told;
         match what {
-            What::Began { server, retries } => self.began(*door, *during, server, *retries),
+            What::Began { server, retries } => {
+                self.began(*door, *during, server, *retries);
+                if let Some(source) = source.filter(|_| door.terms.persists) {
+                    self.goes_on(*door, source, *during, server);
+                }
+            }
             What::Failed { error } => {
                 if self.some_is_unknown(*during) {
                     self.totals.excused += 1;
@@ -235,7 +279,7 @@ impl Model {
                 }
             }
             What::Broke { server, error } => {
-                if self.is_unwell(server, *during, door.service) {
+                if self.is_unwell(server, *during, *door) {
                     self.totals.excused += 1;
                 } else {
                     self.totals.broken += 1;
@@ -244,7 +288,7 @@ impl Model {
             }
             What::Moved { from, to } => {
                 // A connection is the business of one server, whatever becomes of it.
-                if door.service.protocol() == "udp" && self.is_unwell(from, *during, door.service) {
+                if door.service.protocol() == "udp" && self.is_unwell(from, *during, *door) {
                     self.totals.excused += 1;
                 } else {
                     self.totals.moved += 1;
@@ -261,7 +305,7 @@ impl Model {
         let during = During { from: asked, to: during.to };
         let record = self.server(server);
         let new = flows - before;
-        let barred = record.barred.get(&door.service).into_iter().flatten();
+        let barred = record.barred.get(door.terms.pool).into_iter().flatten();
         if barred.into_iter().any(|span| span.covers(during)) {
             self.totals.to_barred += new;
             self.wrong.push(format!(
@@ -316,11 +360,26 @@ impl Model {
                 door.target
             ));
         }
-        let barred = self.server(server).barred.get(&door.service).into_iter().flatten();
+        let barred = self.server(server).barred.get(door.terms.pool).into_iter().flatten();
         if barred.into_iter().any(|span| span.covers(during)) {
             self.totals.to_barred += 1;
             self.wrong.push(format!(
                 "{} {}: a new flow was answered by {server}, which was to get none",
+                door.service.name(),
+                door.target
+            ));
+        }
+    }
+
+    /// A client address that is kept to a server has begun its next flow.
+    fn goes_on(&mut self, door: Door, source: IpAddr, during: During, server: &str) {
+        let Some((before, since)) = self.last.insert((door, source), (server.to_owned(), during.from)) else {
+            return;
+        };
+        if before != server && !self.is_leaving(&before, door, During { from: since, to: during.to }) {
+            self.totals.strayed += 1;
+            self.wrong.push(format!(
+                "{} {}: a flow of {source}, which is kept to {before}, was answered by {server}",
                 door.service.name(),
                 door.target
             ));
@@ -346,19 +405,26 @@ impl Model {
     }
 
     /// Whether a server's flows may end.
-    fn is_unwell(&self, server: &str, during: During, service: Service) -> bool {
+    fn is_unwell(&self, server: &str, during: During, door: Door) -> bool {
         let Some(record) = self.servers.get(server) else { return false };
         // Connections wait for their server; datagrams go to another one until it is known to be well again.
-        let more = if service.protocol() == "udp" { self.bounds.recovery } else { Duration::ZERO };
+        let more = if door.service.protocol() == "udp" { self.bounds.recovery } else { Duration::ZERO };
         let failed = |failure: &Failure| {
             Span { to: failure.span.to.map(|to| to + more), ..failure.span }.meets(during)
         };
-        record.failures.iter().any(failed) || record.removed.iter().any(|span| span.meets(during))
+        let is_over = match door.terms.drain {
+            Some(drain) => self.has_drained(server, door, during, drain),
+            None => record.removed.iter().any(|span| span.meets(during)),
+        };
+        record.failures.iter().any(failed) || is_over
+    }
+
+    fn failures(&mut self) -> impl Iterator<Item = &mut Failure> {
+        self.servers.values_mut().flat_map(|server| &mut server.failures)
     }
 
     fn open_failures(&mut self) -> impl Iterator<Item = &mut Failure> {
-        let all = self.servers.values_mut().flat_map(|server| &mut server.failures);
-        all.filter(|failure| failure.span.to.is_none())
+        self.failures().filter(|failure| failure.span.to.is_none())
     }
 
     fn server(&mut self, name: &str) -> &mut Server {

@@ -2,6 +2,7 @@
 //! server that could serve it.
 
 mod changes;
+mod more;
 mod state;
 
 use std::{
@@ -11,15 +12,22 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use slb_userspace::api::{client, types::Health};
+use slb_userspace::api::{
+    client,
+    types::{Health, Server},
+};
 use tokio::runtime::{self, Runtime};
 
-use self::state::{Set, State};
+use self::{
+    more::SIDES,
+    state::{Set, State},
+};
 use super::model::{Bounds, Model, Totals};
 use crate::{
     World,
-    client::{Door, During, PATIENCE, Steady},
+    client::{Door, During, PATIENCE, Steady, Terms},
     config::{CHECK_INTERVAL, CHECK_TIMEOUT, Mode, PlannedServer, UNHEALTHY_THRESHOLD},
+    daemon::servers,
     net::Family,
     server::Service,
     tracking::dice::Dice,
@@ -36,10 +44,12 @@ const BOUNDS: Bounds = Bounds {
 };
 /// Services with flows, each with a group of its own.
 const SERVICES: [Service; 3] = [Service::Http, Service::Lines, Service::Echo];
-/// Servers that stay able to serve whatever happens to the others.
-const SPARE: usize = 2;
+/// Their groups, and those of the two sides, in each of which every server stands once.
+const POOLS: [&str; 4] = ["http", "lines", "echo", "sides"];
 /// Flows that begin between two changes, at most.
 const PACE: u64 = 400;
+/// What the daemon logs when the traffic of a listener goes to the second side.
+const FAILOVER: &str = "failover: the secondary gets the traffic";
 /// Changes that a failure shows.
 const SHOWN: usize = 60;
 
@@ -60,12 +70,17 @@ pub struct Wild<'a> {
 }
 
 impl<'a> Wild<'a> {
-    /// Begins flows at every door of a world whose daemon is ready.
+    /// Has the plan say what is to be played with.
+    pub fn prepare(world: &mut World) {
+        world.plan.direct = true;
+        more::add(&mut world.plan);
+    }
+
+    /// Begins flows at every door of a world that has been prepared, and whose daemon is ready.
     ///
     /// # Errors
     /// There are too few servers for some of them to fail.
     pub fn new(world: &'a mut World, seed: u64) -> Result<Self> {
-        ensure!(world.plan.servers.len() > SPARE, "no server may fail");
         let now = Instant::now();
         let state = |planned: &PlannedServer| State {
             planned: planned.clone(),
@@ -76,15 +91,24 @@ impl<'a> Wild<'a> {
             set: BTreeMap::new(),
         };
         let servers: Vec<_> = world.plan.servers.iter().map(state).collect();
+        for side in SIDES {
+            let of_it = servers.iter().filter(|server| more::side(&server.planned.name) == side);
+            ensure!(of_it.count() > 1, "no server of the {side} side may fail");
+        }
         let mut doors = Vec::new();
         for family in Family::ALL {
+            let door = |service, port, direct, terms| {
+                let target = (family.vip(), port).into();
+                Door { service, target, direct, terms }
+            };
             for service in SERVICES {
-                doors.push(Door { service, target: world.vip(family, service), direct: false });
-                if world.plan.direct && service.protocol() == "tcp" {
-                    let target = (family.vip(), Mode::Dsr.port(service)).into();
-                    doors.push(Door { service, target, direct: true });
+                let terms = Terms::of(service);
+                doors.push(door(service, world.plan.vip_port(service), false, terms));
+                if service.protocol() == "tcp" {
+                    doors.push(door(service, Mode::Dsr.port(service), true, terms));
                 }
             }
+            doors.extend(more::LISTENERS.map(|(service, port, terms)| door(service, port, false, terms)));
         }
         Ok(Self {
             dice: Dice::new(seed),
@@ -121,6 +145,7 @@ impl<'a> Wild<'a> {
             let (changes, totals) = (self.done.len(), self.model.totals());
             format!("{changes} changes, the last were:\n{done}\n{totals}\n{reasons:?}")
         })?;
+        self.changes.insert("failovers", self.world.log().matches(FAILOVER).count() as u64);
         Ok((self.model.totals(), self.changes))
     }
 
@@ -193,13 +218,14 @@ impl<'a> Wild<'a> {
         for index in 0..self.servers.len() {
             self.heal(index)?;
             self.add(index)?;
-            for (service, _) in self.servers[index].set.clone() {
-                self.order(index, service, &["reset"], Set::default())?;
+            for (pool, _) in self.servers[index].set.clone() {
+                self.order(index, pool, &["reset"], Set::default())?;
             }
         }
-        for index in 0..self.servers.len() {
-            self.world.wait_for_health(index, Health::Healthy)?;
-        }
-        Ok(())
+        wait_for("every server to be found well", 3 * PATIENCE, || {
+            let status = self.world.status()?;
+            let is_well = |server: &Server| matches!(server.health, Health::Healthy | Health::Standby);
+            Ok(servers(&status).all(is_well).then_some(()))
+        })
     }
 }

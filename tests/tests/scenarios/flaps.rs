@@ -23,7 +23,8 @@ const SEED_VARIABLE: &str = "SLB_FLAPS_SEED";
 const FLOWS: u32 = 1 << 20;
 
 /// Established flows of living servers stay where they are, and new ones go to servers that can serve them: in mode `nat`
-/// with TCP and UDP, and in mode `dsr` with TCP.
+/// with TCP and UDP, and in mode `dsr` with TCP; where two sides take turns, where clients are kept to servers, and where
+/// servers drain.
 #[test]
 fn servers_flap_and_administrators_are_busy() {
     let number = |variable: &str, default: u64| {
@@ -40,7 +41,7 @@ fn servers_flap_and_administrators_are_busy() {
     scenario("servers_flap_and_administrators_are_busy", &WEIGHTS, |world| {
         world.net.route_answers()?;
         world.net.backends.iter().try_for_each(Backend::hold_vips)?;
-        world.plan.direct = true;
+        Wild::prepare(world);
         world.plan.flow_table_entries = FLOWS;
         world.start()?;
         let (totals, changes) =

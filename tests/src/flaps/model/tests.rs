@@ -1,4 +1,5 @@
 use super::*;
+use crate::{client::Terms, server::Service};
 
 const BOUNDS: Bounds = Bounds { detection: Duration::from_secs(5), recovery: Duration::from_secs(3) };
 
@@ -25,14 +26,14 @@ impl Play {
     fn is_wrong(&mut self, service: Service, from: u64, to: u64, what: What) -> bool {
         let before = self.model.totals().wrong();
         let during = self.during(from, to);
-        self.model.judge(&Told { door: door(service), during, what });
+        self.model.judge(&Told { door: door(service), source: None, during, what });
         assert_eq!(self.model.wrong().len() as u64, self.model.totals().wrong());
         self.model.totals().wrong() > before
     }
 }
 
 fn door(service: Service) -> Door {
-    Door { service, target: ([198, 51, 100, 10], 80).into(), direct: false }
+    Door { service, target: ([198, 51, 100, 10], 80).into(), direct: false, terms: Terms::of(service) }
 }
 
 fn began(server: &str) -> What {
@@ -101,13 +102,13 @@ fn who_does_not_run_finds_nothing_out() {
 #[test]
 fn who_is_to_get_none_gets_none_once_that_was_answered() {
     let mut play = Play::new();
-    play.model.bar("b1", Service::Http, true, play.during(10, 12));
+    play.model.bar("b1", "http", true, play.during(10, 12));
     assert!(!play.is_wrong(Service::Http, 11, 13, began("b1")));
     assert!(play.is_wrong(Service::Http, 13, 14, began("b1")));
     assert!(!play.is_wrong(Service::Lines, 13, 14, began("b1")));
-    play.model.bar("b1", Service::Http, true, play.during(15, 16));
+    play.model.bar("b1", "http", true, play.during(15, 16));
     assert!(play.is_wrong(Service::Http, 13, 14, began("b1")), "it stays so");
-    play.model.bar("b1", Service::Http, false, play.during(20, 22));
+    play.model.bar("b1", "http", false, play.during(20, 22));
     assert!(play.is_wrong(Service::Http, 18, 19, began("b1")));
     assert!(!play.is_wrong(Service::Http, 19, 21, began("b1")));
 }
@@ -140,7 +141,7 @@ fn flows_are_counted_between_two_looks() {
     assert_eq!(counted(&mut play, 14, 17), 2);
     play.model.is_well("b1", play.at(18));
     assert_eq!(counted(&mut play, 16, 19), 0);
-    play.model.bar("b1", Service::Http, true, play.during(20, 21));
+    play.model.bar("b1", "http", true, play.during(20, 21));
     assert_eq!(counted(&mut play, 17, 22), 0);
     assert_eq!(counted(&mut play, 20, 23), 3);
     assert_eq!(play.model.totals().to_failed, 2);
@@ -173,4 +174,73 @@ fn what_is_over_is_forgotten() {
     assert!(!play.is_wrong(Service::Lines, 9, 10, broke("b1")));
     play.model.forget(play.at(72));
     assert!(play.is_wrong(Service::Lines, 9, 10, broke("b1")));
+}
+
+/// A door of servers that drain for ten seconds.
+fn drained() -> Door {
+    let door = door(Service::Lines);
+    Door { terms: Terms { drain: Some(Duration::from_secs(10)), ..door.terms }, ..door }
+}
+
+#[test]
+fn connections_end_once_their_server_has_drained() {
+    let mut play = Play::new();
+    let ends = |play: &mut Play, second| {
+        let before = play.model.totals().broken;
+        let during = play.during(second - 1, second);
+        play.model.judge(&Told { door: drained(), source: None, during, what: broke("b1") });
+        play.model.totals().broken == before
+    };
+    play.model.bar("b1", "http", true, play.during(1, 2));
+    assert!(!ends(&mut play, 20), "that was another pool");
+    play.model.bar("b1", "lines", true, play.during(20, 22));
+    assert!(!ends(&mut play, 28));
+    assert!(ends(&mut play, 29));
+    play.model.is_removed("b1", play.during(30, 32));
+    play.model.bar("b1", "lines", false, play.during(33, 34));
+    assert!(ends(&mut play, 50), "one reason follows the other");
+    play.model.is_back("b1", play.at(51));
+    assert!(ends(&mut play, 54));
+    assert!(!ends(&mut play, 56));
+    play.model.is_removed("b1", play.during(60, 62));
+    assert!(!ends(&mut play, 68), "a server that is removed drains too");
+    play.model.is_back("b1", play.at(68));
+    assert!(!ends(&mut play, 75), "it was back in time");
+}
+
+#[test]
+fn who_comes_back_unseen_has_drained_until_that_is_found_out() {
+    let mut play = Play::new();
+    play.model.fails("b1", play.at(10));
+    play.model.goes_down(play.at(18));
+    play.model.is_well("b1", play.at(19));
+    play.model.is_up(play.at(40));
+    for (second, wrong) in [(42, false), (45, true)] {
+        let during = play.during(second - 1, second);
+        let before = play.model.totals().broken;
+        play.model.judge(&Told { door: drained(), source: None, during, what: broke("b1") });
+        assert_eq!(play.model.totals().broken > before, wrong, "at {second}");
+    }
+}
+
+#[test]
+fn a_client_stays_with_its_server_while_that_takes_new_flows() {
+    let mut play = Play::new();
+    let door = Door { terms: Terms { persists: true, ..Terms::of(Service::Http) }, ..door(Service::Http) };
+    let strays = |play: &mut Play, client: u8, server, second| {
+        let before = play.model.totals().strayed;
+        let (source, during) = (Some([203, 0, 113, client].into()), play.during(second, second));
+        play.model.judge(&Told { door, source, during, what: began(server) });
+        play.model.totals().strayed > before
+    };
+    assert!(!strays(&mut play, 1, "b1", 1));
+    assert!(!strays(&mut play, 2, "b2", 1));
+    assert!(!strays(&mut play, 1, "b1", 2));
+    assert!(strays(&mut play, 1, "b2", 3));
+    assert!(!strays(&mut play, 1, "b2", 4));
+    play.model.bar("b2", "http", true, play.during(5, 6));
+    assert!(!strays(&mut play, 1, "b1", 7));
+    play.model.bar("b2", "http", false, play.during(8, 9));
+    assert!(!strays(&mut play, 1, "b1", 10));
+    assert!(strays(&mut play, 1, "b2", 11), "where the last one went");
 }

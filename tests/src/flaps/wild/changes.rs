@@ -1,11 +1,15 @@
 //! The changes, each of which is made only where enough servers stay able to serve.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
 
 use anyhow::Result;
 
 use super::{
-    PACE, SERVICES, SPARE, Wild,
+    PACE, POOLS, Wild,
+    more::{self, SIDES, side},
     state::{Ill, Set},
 };
 use crate::{client::During, server::Service};
@@ -17,18 +21,18 @@ impl Wild<'_> {
     /// One change, if what the dice say is possible.
     pub(super) fn change(&mut self) -> Result<()> {
         let index = self.dice.below(self.servers.len() as u64) as usize;
-        let what = self.dice.below(24);
+        let what = self.dice.below(26);
         let changed = match what {
-            0 => self.fail(index, Ill::Killed)?,
-            1 => self.fail(index, Ill::Hangs)?,
-            2..=5 => self.heal(index)?,
-            6..=9 => self.set_aside(index)?,
-            10..=13 => self.set_back(index)?,
-            14..=16 => self.weigh(index)?,
-            17 => self.remove(index)?,
-            18..=19 => self.add(index)?,
-            20..=21 => self.reweigh(index)?,
-            22 => self.rename()?,
+            0..=1 => self.fail(index, Ill::Killed)?,
+            2..=3 => self.fail(index, Ill::Hangs)?,
+            4..=8 => self.heal(index)?,
+            9..=12 => self.set_aside(index)?,
+            13..=16 => self.set_back(index)?,
+            17..=18 => self.weigh(index)?,
+            19 => self.remove(index)?,
+            20..=21 => self.add(index)?,
+            22..=23 => self.reweigh(index)?,
+            24 => self.rename()?,
             _ => self.restart(index)?,
         };
         if let Some((kind, words)) = changed {
@@ -37,11 +41,12 @@ impl Wild<'_> {
         Ok(())
     }
 
-    /// Whether enough servers serve without this one.
+    /// Whether a server of each side serves without this one.
     fn can_be_spared(&self, index: usize) -> bool {
         let now = Instant::now();
         let others = self.servers.iter().enumerate().filter(|(other, _)| *other != index);
-        others.filter(|(_, server)| server.serves(now)).count() >= SPARE
+        let able: Vec<_> = others.map(|(_, server)| server).filter(|server| server.serves(now)).collect();
+        SIDES.iter().all(|group| able.iter().any(|server| side(&server.planned.name) == *group))
     }
 
     fn name(&self, index: usize) -> String {
@@ -88,11 +93,11 @@ impl Wild<'_> {
             1 => (&["disable"][..], Set { aside: true, weight: None }),
             _ => (&["set", "--weight", "0"][..], Set { aside: false, weight: Some(0) }),
         };
-        for service in self.some_services() {
-            let mut now = self.servers[index].set.get(&service).copied().unwrap_or_default();
+        for pool in self.some_pools() {
+            let mut now = self.servers[index].set.get(pool).copied().unwrap_or_default();
             now.aside |= set.aside;
             now.weight = set.weight.or(now.weight);
-            self.order(index, service, word, now)?;
+            self.order(index, pool, word, now)?;
         }
         Ok(Some(("servers taken out by order", format!("{} was told {word:?}", self.name(index)))))
     }
@@ -103,7 +108,7 @@ impl Wild<'_> {
             return Ok(None);
         }
         let mut words = Vec::new();
-        for (service, set) in self.servers[index].set.clone() {
+        for (pool, set) in self.servers[index].set.clone() {
             let (word, now) = if self.dice.once_in(2) {
                 ("reset", Set::default())
             } else {
@@ -112,7 +117,7 @@ impl Wild<'_> {
             if now.weight.unwrap_or(self.servers[index].planned.weight) == 0 && !self.can_be_spared(index) {
                 continue;
             }
-            self.order(index, service, &[word], now)?;
+            self.order(index, pool, &[word], now)?;
             words.push(word);
         }
         let name = self.name(index);
@@ -124,34 +129,35 @@ impl Wild<'_> {
             return Ok(None);
         }
         let weight = 1 + self.dice.below(100) as u8;
-        for service in self.some_services() {
-            let before = self.servers[index].set.get(&service).copied().unwrap_or_default();
+        for pool in self.some_pools() {
+            let before = self.servers[index].set.get(pool).copied().unwrap_or_default();
             let set = Set { weight: Some(weight), ..before };
-            self.order(index, service, &["set", "--weight", &weight.to_string()], set)?;
+            self.order(index, pool, &["set", "--weight", &weight.to_string()], set)?;
         }
         Ok(Some(("weights set by order", format!("{} was told weight {weight}", self.name(index)))))
     }
 
-    fn some_services(&mut self) -> Vec<Service> {
+    fn some_pools(&mut self) -> Vec<&'static str> {
         if self.dice.once_in(2) {
-            return SERVICES.to_vec();
+            return POOLS.to_vec();
         }
-        self.dice.one_of(&SERVICES).into_iter().collect()
+        self.dice.one_of(&POOLS).into_iter().collect()
     }
 
-    /// `slb server`, for all addresses of a server in one group.
-    pub(super) fn order(&mut self, index: usize, service: Service, word: &[&str], set: Set) -> Result<()> {
-        let addresses = &self.servers[index].planned.addresses;
-        let at = |address| (address, service.backend_port()).into();
-        let entries: Vec<String> = if service == Service::Lines {
-            addresses.iter().map(ToString::to_string).collect()
-        } else {
-            addresses.iter().map(|address| SocketAddr::to_string(&at(*address))).collect()
+    /// `slb server`, for all addresses of a server in the group that it stands in of one pool.
+    pub(super) fn order(&mut self, index: usize, pool: &'static str, word: &[&str], set: Set) -> Result<()> {
+        let planned = &self.servers[index].planned;
+        let service = Service::ALL.into_iter().find(|service| service.name() == pool);
+        let port = service.unwrap_or(Service::Lines).backend_port();
+        let entry = |address: &IpAddr| match service {
+            Some(Service::Lines) => address.to_string(),
+            _ => SocketAddr::new(*address, port).to_string(),
         };
-        let group = if service == Service::Lines {
-            vec!["--default-group", self.world.plan.names.load_balancer.as_str()]
-        } else {
-            vec![service.name()]
+        let entries: Vec<String> = planned.addresses.iter().map(entry).collect();
+        let group = match service {
+            Some(Service::Lines) => vec!["--default-group", self.world.plan.names.load_balancer.as_str()],
+            Some(_) => vec![pool],
+            None => vec![side(&planned.name)],
         };
         let arguments: Vec<&str> = ["server"]
             .into_iter()
@@ -161,7 +167,7 @@ impl Wild<'_> {
             .collect();
         let from = Instant::now();
         self.world.slb(&arguments)?;
-        self.servers[index].set.insert(service, set);
+        self.servers[index].set.insert(pool, set);
         self.barred(During { from, to: Instant::now() });
         Ok(())
     }
@@ -169,8 +175,8 @@ impl Wild<'_> {
     /// Tells the model who gets new flows since a change.
     fn barred(&mut self, change: During) {
         for server in &self.servers {
-            for service in SERVICES {
-                self.model.bar(&server.planned.name, service, server.is_barred(service), change);
+            for pool in POOLS {
+                self.model.bar(&server.planned.name, pool, server.is_barred(pool), change);
             }
         }
     }
@@ -224,6 +230,7 @@ impl Wild<'_> {
     fn reload(&mut self) -> Result<During> {
         let configured = self.servers.iter().filter(|server| server.configured);
         self.world.plan.servers = configured.map(|server| server.planned.clone()).collect();
+        more::add(&mut self.world.plan);
         let from = Instant::now();
         self.world.reload()?;
         let change = During { from, to: Instant::now() };

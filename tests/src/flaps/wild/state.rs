@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use super::{BOUNDS, SERVICES};
-use crate::{config::PlannedServer, server::Service};
+use super::{BOUNDS, POOLS};
+use crate::config::PlannedServer;
 
 /// Why a server does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub(super) enum Ill {
     Hangs,
 }
 
-/// What is set for a server in one group.
+/// What is set for a server in one pool.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Set {
     pub(super) weight: Option<u8>,
@@ -29,19 +29,19 @@ pub(super) struct State {
     pub(super) ill: Option<Ill>,
     /// Since when nothing has been the matter that must be found out.
     pub(super) well: Instant,
-    pub(super) set: BTreeMap<Service, Set>,
+    pub(super) set: BTreeMap<&'static str, Set>,
 }
 
 impl State {
-    /// Whether it is to get no new flows of a service.
-    pub(super) fn is_barred(&self, service: Service) -> bool {
-        let set = self.set.get(&service).copied().unwrap_or_default();
+    /// Whether it is to get no new flows in a pool.
+    pub(super) fn is_barred(&self, pool: &'static str) -> bool {
+        let set = self.set.get(pool).copied().unwrap_or_default();
         !self.configured || set.aside || set.weight.unwrap_or(self.planned.weight) == 0
     }
 
     /// Whether it can take what other servers cannot.
     pub(super) fn serves(&self, now: Instant) -> bool {
         let known = self.ill.is_none() && self.well + BOUNDS.recovery < now;
-        known && SERVICES.iter().all(|service| !self.is_barred(*service))
+        known && POOLS.iter().all(|pool| !self.is_barred(pool))
     }
 }

@@ -1,0 +1,65 @@
+//! Listeners besides the plan's: one with two sides, one that keeps clients to servers, and one that drains.
+
+use std::{fmt::Write as _, time::Duration};
+
+use crate::{
+    client::Terms,
+    config::{Plan, health_check},
+    server::Service,
+};
+
+/// The groups of the two sides. As many of the first may be out of service as its threshold says, and one still serves.
+pub(super) const SIDES: [&str; 2] = ["first", "second"];
+const PRIMARIES: [&str; 3] = ["b1", "b2", "b3"];
+const THRESHOLD: usize = 2;
+
+const SIDED: u16 = 1001;
+const STICKY: u16 = 1002;
+const DRAINED: u16 = 1003;
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Their services and ports, and what is promised there.
+pub(super) const LISTENERS: [(Service, u16, Terms); 3] = [
+    (Service::Lines, SIDED, Terms { pool: "sides", drain: None, persists: false }),
+    (Service::Http, STICKY, Terms { pool: "http", drain: None, persists: true }),
+    (Service::Lines, DRAINED, Terms { pool: "lines", drain: Some(DRAIN), persists: false }),
+];
+
+/// The side that a server is on.
+pub(super) fn side(server: &str) -> &'static str {
+    SIDES[usize::from(!PRIMARIES.contains(&server))]
+}
+
+/// Adds them to a plan, with the servers that it has now.
+pub(super) fn add(plan: &mut Plan) {
+    let mut text = String::new();
+    let port = Service::Lines.backend_port();
+    let check = health_check("kind = \"tcp\"");
+    let [first, second] = SIDES;
+    for (name, at, more) in [
+        (
+            "sided",
+            SIDED,
+            format!("primary = \"{first}\"\nsecondary = \"{second}\"\nfailover_threshold = {THRESHOLD}"),
+        ),
+        ("sticky", STICKY, "server_group = \"http\"\nsession_persistence = \"1h\"".to_owned()),
+        ("drained", DRAINED, format!("backend_port = {port}\nconnection_drain = \"{}s\"", DRAIN.as_secs())),
+    ] {
+        let _ = write!(
+            text,
+            "\n[[load_balancer.listener]]\nname = \"{name}\"\nprotocol = \"tcp\"\nport = {at}\nmode = \"nat\"\n{more}\n{check}"
+        );
+    }
+    for group in SIDES {
+        let _ = write!(text, "\n[[server_group]]\nname = \"{group}\"\nservers = [\n");
+        for server in plan.servers.iter().filter(|server| side(&server.name) == group) {
+            for address in &server.addresses {
+                let weight = server.weight;
+                let _ = writeln!(text, "  {{ address = \"{address}\", port = {port}, weight = {weight} }},");
+            }
+        }
+        text.push_str("]\n");
+    }
+    plan.changes.clear();
+    plan.append(&text);
+}
