@@ -13,6 +13,9 @@ use std::{
 use crate::client::{Door, During, Told, What};
 
 mod leaving;
+mod sides;
+
+pub use sides::Sides;
 
 /// What is told of flows is told within this time: what ended longer ago is forgotten.
 const MEMORY: Duration = Duration::from_secs(60);
@@ -107,6 +110,8 @@ pub struct Totals {
     pub to_failed: u64,
     /// New flows to servers that were to get none.
     pub to_barred: u64,
+    /// New flows to a side that did not have the traffic.
+    pub to_other_side: u64,
     /// New flows that did not go where the client's last one had gone, although that server took new flows.
     pub strayed: u64,
     /// Packets that found no server although no failed server was unknown.
@@ -121,6 +126,7 @@ impl Totals {
             + self.failed
             + self.to_failed
             + self.to_barred
+            + self.to_other_side
             + self.strayed
             + self.unserved
     }
@@ -137,6 +143,7 @@ impl fmt::Display for Totals {
             failed,
             to_failed,
             to_barred,
+            to_other_side,
             strayed,
             unserved,
         } = self;
@@ -144,8 +151,9 @@ impl fmt::Display for Totals {
             f,
             "{began} flows began, {began_undisturbed} of them while every failed server was known; established flows of \
              living servers: {moved} moved, {broken} broken; new flows: {to_failed} to servers known to have failed, \
-             {to_barred} to servers that were to get none, {strayed} not to the server of their client, {failed} failed; packets without a server: {unserved}; {excused} flows ended or had to begin anew because their server had \
-             failed or been removed"
+             {to_barred} to servers that were to get none, {to_other_side} to the side without the traffic, {strayed} not to \
+             the server of their client, {failed} failed; packets without a server: {unserved}; {excused} flows ended or \
+             had to begin anew because their server had failed or been removed"
         )
     }
 }
@@ -155,6 +163,8 @@ impl fmt::Display for Totals {
 pub struct Model {
     bounds: Bounds,
     servers: BTreeMap<String, Server>,
+    /// The pool that has two sides.
+    sides: Option<Sides>,
     /// When the daemon does not run.
     down: bool,
     /// New flows as they were counted, and when the count was asked for.
@@ -173,6 +183,7 @@ impl Model {
         Self {
             bounds,
             servers: names.into_iter().map(|name| (name.to_owned(), Server::default())).collect(),
+            sides: None,
             down: false,
             counted: BTreeMap::new(),
             last: BTreeMap::new(),
@@ -180,6 +191,11 @@ impl Model {
             totals: Totals::default(),
             wrong: Vec::new(),
         }
+    }
+
+    /// One pool has two sides.
+    pub fn has_sides(&mut self, sides: Sides) {
+        self.sides = Some(sides);
     }
 
     /// A server fails from now on.
@@ -356,6 +372,14 @@ impl Model {
             self.totals.failed += 1;
             self.wrong.push(format!(
                 "{} {}: {retries} datagrams to {server} were sent again",
+                door.service.name(),
+                door.target
+            ));
+        }
+        if self.is_other_side(server, door, during) {
+            self.totals.to_other_side += 1;
+            self.wrong.push(format!(
+                "{} {}: a new flow was answered by {server}, whose side did not have the traffic",
                 door.service.name(),
                 door.target
             ));

@@ -19,7 +19,7 @@ use slb_userspace::api::{
 use tokio::runtime::{self, Runtime};
 
 use self::{
-    more::SIDES,
+    more::{BOTH, SIDES},
     state::{Set, State},
 };
 use super::model::{Bounds, Model, Totals};
@@ -45,7 +45,7 @@ const BOUNDS: Bounds = Bounds {
 /// Services with flows, each with a group of its own.
 const SERVICES: [Service; 3] = [Service::Http, Service::Lines, Service::Echo];
 /// Their groups, and those of the two sides, in each of which every server stands once.
-const POOLS: [&str; 4] = ["http", "lines", "echo", "sides"];
+const POOLS: [&str; 4] = ["http", "lines", "echo", BOTH];
 /// Flows that begin between two changes, at most.
 const PACE: u64 = 400;
 /// What the daemon logs when the traffic of a listener goes to the second side.
@@ -110,9 +110,11 @@ impl<'a> Wild<'a> {
             }
             doors.extend(more::LISTENERS.map(|(service, port, terms)| door(service, port, false, terms)));
         }
+        let mut model = Model::new(BOUNDS, servers.iter().map(|server| server.planned.name.as_str()));
+        model.has_sides(more::sides());
         Ok(Self {
             dice: Dice::new(seed),
-            model: Model::new(BOUNDS, servers.iter().map(|server| server.planned.name.as_str())),
+            model,
             flows: world.client().steady(&doors),
             doors,
             runtime: runtime::Builder::new_current_thread().enable_all().build()?,

@@ -244,3 +244,31 @@ fn a_client_stays_with_its_server_while_that_takes_new_flows() {
     assert!(!strays(&mut play, 1, "b1", 10));
     assert!(strays(&mut play, 1, "b2", 11), "where the last one went");
 }
+
+#[test]
+fn the_traffic_is_with_one_side() {
+    let mut play = Play::new();
+    let primaries = ["b1", "b2", "b3"].map(str::to_owned).into();
+    play.model.has_sides(Sides { pool: "sides", primaries, threshold: 2 });
+    let door = Door { terms: Terms { pool: "sides", ..Terms::of(Service::Lines) }, ..door(Service::Lines) };
+    // To a server of the first side, and to one of the second.
+    let wrong = |play: &mut Play, second| {
+        ["b3", "b4"].map(|server| {
+            let before = play.model.totals().to_other_side;
+            let during = play.during(second, second);
+            play.model.judge(&Told { door, source: None, during, what: began(server) });
+            play.model.totals().to_other_side > before
+        })
+    };
+    assert_eq!(wrong(&mut play, 1), [false, true]);
+    play.model.fails("b1", play.at(10));
+    assert_eq!(wrong(&mut play, 20), [false, true], "one is not enough");
+    play.model.fails("b2", play.at(30));
+    assert_eq!(wrong(&mut play, 36), [false, false], "it may not be known");
+    assert_eq!(wrong(&mut play, 38), [true, false]);
+    play.model.is_well("b1", play.at(40));
+    assert_eq!(wrong(&mut play, 44), [false, false]);
+    assert_eq!(wrong(&mut play, 46), [false, true]);
+    play.model.bar("b1", "sides", true, play.during(50, 51));
+    assert_eq!(wrong(&mut play, 52), [false, false], "who has weight 0 is not counted, who is disabled is");
+}

@@ -5,6 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use crate::{
     client::Terms,
     config::{Plan, health_check},
+    flaps::model::Sides,
     server::Service,
 };
 
@@ -13,6 +14,9 @@ pub(super) const SIDES: [&str; 2] = ["first", "second"];
 const PRIMARIES: [&str; 3] = ["b1", "b2", "b3"];
 const THRESHOLD: usize = 2;
 
+/// The pool of both.
+pub(super) const BOTH: &str = "sides";
+
 const SIDED: u16 = 1001;
 const STICKY: u16 = 1002;
 const DRAINED: u16 = 1003;
@@ -20,7 +24,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// Their services and ports, and what is promised there.
 pub(super) const LISTENERS: [(Service, u16, Terms); 3] = [
-    (Service::Lines, SIDED, Terms { pool: "sides", drain: None, persists: false }),
+    (Service::Lines, SIDED, Terms { pool: BOTH, drain: None, persists: false }),
     (Service::Http, STICKY, Terms { pool: "http", drain: None, persists: true }),
     (Service::Lines, DRAINED, Terms { pool: "lines", drain: Some(DRAIN), persists: false }),
 ];
@@ -28,6 +32,11 @@ pub(super) const LISTENERS: [(Service, u16, Terms); 3] = [
 /// The side that a server is on.
 pub(super) fn side(server: &str) -> &'static str {
     SIDES[usize::from(!PRIMARIES.contains(&server))]
+}
+
+/// What is known of the sides.
+pub(super) fn sides() -> Sides {
+    Sides { pool: BOTH, primaries: PRIMARIES.map(str::to_owned).into(), threshold: THRESHOLD }
 }
 
 /// Adds them to a plan, with the servers that it has now.
@@ -51,7 +60,7 @@ pub(super) fn add(plan: &mut Plan) {
         );
     }
     for group in SIDES {
-        let _ = write!(text, "\n[[server_group]]\nname = \"{group}\"\nservers = [\n");
+        let _ = write!(text, "\n[[server_group]]\nname = \"{group}\"\ntable_size = 1021\nservers = [\n");
         for server in plan.servers.iter().filter(|server| side(&server.name) == group) {
             for address in &server.addresses {
                 let weight = server.weight;
