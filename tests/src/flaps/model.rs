@@ -71,6 +71,12 @@ impl Failure {
         Span { from: self.span.from, to: ends }
     }
 
+    /// In which its name may be taken out of tables, even where it is well again by then: what is on its way to it just then
+    /// finds no server.
+    fn is_being_found_out(&self) -> Span {
+        Span { from: self.span.from, to: self.known.or(self.over) }
+    }
+
     /// In which none may.
     fn found_out(self) -> Option<Span> {
         self.known.map(|known| Span { from: known, to: self.span.to })
@@ -347,8 +353,8 @@ impl Model {
     /// Packets that found no server, as the data plane has counted them between two moments.
     pub fn count_unserved(&mut self, packets: u64, during: During) {
         let (asked, before) = self.unserved.replace((during.from, packets)).unwrap_or((during.from, 0));
-        // What is on its way to a server that is being found out finds none.
-        if before < packets && !self.some_is_unknown(During { from: asked, to: during.to }) {
+        let during = During { from: asked, to: during.to };
+        if before < packets && !self.some_is_unknown(during) && !self.some_is_being_found_out(during) {
             self.totals.unserved += packets - before;
             self.wrong.push(format!("{} packets found no server", packets - before));
         }
@@ -368,7 +374,7 @@ impl Model {
         self.totals.began += 1;
         let undisturbed = !self.some_is_unknown(during);
         self.totals.began_undisturbed += u64::from(undisturbed);
-        if undisturbed && retries > 0 {
+        if undisturbed && retries > 0 && !self.some_is_being_found_out(during) {
             self.totals.failed += 1;
             self.wrong.push(format!(
                 "{} {}: {retries} datagrams to {server} were sent again",
@@ -426,6 +432,12 @@ impl Model {
             server.failures.iter().any(|failure| failure.unknown().meets(during))
                 || server.cuts.iter().any(|span| span.meets(during))
         })
+    }
+
+    /// Whether packets may have met a table that a server was being taken out of.
+    fn some_is_being_found_out(&self, during: During) -> bool {
+        let mut failures = self.servers.values().flat_map(|server| &server.failures);
+        failures.any(|failure| failure.is_being_found_out().meets(during))
     }
 
     /// Whether a server's flows may end.

@@ -163,6 +163,14 @@ fn packets_find_a_server_unless_one_is_being_found_out() {
     assert_eq!(counted(&mut play, 3, 14), 0);
     assert_eq!(counted(&mut play, 3, 16), 0);
     assert_eq!(counted(&mut play, 4, 17), 1);
+    play.model.fails("b2", play.at(20));
+    play.model.is_well("b2", play.at(22));
+    assert_eq!(counted(&mut play, 5, 24), 0, "the daemon may still hold it for ill");
+    let during = play.during(23, 24);
+    play.model.judge(&Told { door: door(Service::Http), source: None, during, what: failed() });
+    assert_eq!(play.model.totals().failed, 1, "nothing more than a packet is lost");
+    assert_eq!(counted(&mut play, 5, 26), 0);
+    assert_eq!(counted(&mut play, 6, 27), 1);
 }
 
 #[test]
