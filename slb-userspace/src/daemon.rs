@@ -155,6 +155,9 @@ impl Daemon {
         facts.expect(targets(&config), BTreeMap::new());
 
         let mut store = Store::open(&config.daemon.state_dir);
+        if let Err(error) = store.carry_since(reconciler.held()?, &config) {
+            tracing::error!("what is set for renamed groups is not written: {error:#}");
+        }
         store.prune(&[&config]);
 
         let (resolver, neighbours) = Resolver::spawn()?;

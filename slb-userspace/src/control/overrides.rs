@@ -8,11 +8,15 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+mod uses;
+
+use self::uses::Uses;
 use super::members::Side;
 use crate::config::{
     difference::pairs::{Renames, renames},
     model::{Config, Listener, LoadBalancer, Name, Target},
 };
+use crate::dataplane::state::State;
 
 /// A server's entry in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -151,13 +155,26 @@ impl Place {
 /// What is set for entries of groups that have other names in the configuration `new` than in `old`: for these names as well,
 /// in place of what was set for them before. What is set for the old names stays: `old` may come back.
 pub fn carried<V: Clone>(set: &BTreeMap<Place, V>, old: &Config, new: &Config) -> BTreeMap<Place, V> {
-    let there = renames(old, new);
-    let back = renames(new, old);
+    let (there, back) = (renames(old, new), renames(new, old));
+    let (used, uses) = (Uses::of(old), Uses::of(new));
+    let was = |place: &Place| place.renamed(new, &back).or_else(|| uses.followed(place, &used, old));
+    let is = |place: &Place| place.renamed(old, &there).or_else(|| used.followed(place, &uses, new));
     // Also where nothing is set for the old name any more.
     let mut carried = set.clone();
-    carried.retain(|place, _| place.renamed(new, &back).is_none());
-    let renamed = set.iter().filter_map(|(place, value)| Some((place.renamed(old, &there)?, value.clone())));
-    carried.extend(renamed);
+    carried.retain(|place, _| was(place).is_none());
+    carried.extend(set.iter().filter_map(|(place, value)| Some((is(place)?, value.clone()))));
+    carried
+}
+
+/// The same at the start, by what an earlier run has left in the maps. What is set for the new names already holds.
+pub fn carried_since<V: Clone>(set: &BTreeMap<Place, V>, held: &State, new: &Config) -> BTreeMap<Place, V> {
+    let (used, uses) = (Uses::found(held), Uses::of(new));
+    let mut carried = set.clone();
+    for (place, value) in set {
+        if let Some(is) = used.followed(place, &uses, new) {
+            carried.entry(is).or_insert_with(|| value.clone());
+        }
+    }
     carried
 }
 
@@ -197,7 +214,12 @@ mod tests {
     use super::*;
     use crate::{
         config::samples::shop,
-        control::desired::{Health, Known, Server, desired},
+        control::{
+            desired::{Health, Known, Server, desired},
+            ids::Surroundings,
+            reconcile::Reconciler,
+        },
+        dataplane::fake::Fake,
     };
 
     /// Without checks: those of the group are not known to serve otherwise.
@@ -275,6 +297,51 @@ mod tests {
         let back: Vec<_> = back.into_iter().filter(|(place, _)| place.exists(&before)).collect();
         assert_eq!(back, [(two, 3)]);
         assert_eq!(carried(&set, &before, &before), set);
+    }
+
+    #[test]
+    fn what_is_set_goes_with_the_listener_to_a_group_of_another_name_and_with_other_servers() {
+        let one = web("10.0.0.11:8080");
+        let www = |server: &str| Place::Group { group: "www".to_owned(), server: server.parse().unwrap() };
+        let set = BTreeMap::from([(one.clone(), 1), (web("10.0.0.12:8081"), 2)]);
+        let before = config();
+        let after = shop(&[("tcp", "udp"), ("\"web\"", "\"www\""), ("10.0.0.12", "10.0.0.13")]);
+        let both = carried(&set, &before, &after);
+        let there: Vec<_> = both.iter().filter(|(place, _)| place.exists(&after)).collect();
+        assert_eq!(there, [(&www("10.0.0.11:8080"), &1)]);
+        let back = carried(&both, &after, &before);
+        assert!(back.iter().filter(|(place, _)| place.exists(&before)).eq(&set), "{back:?}");
+        let mut changed = both;
+        changed.remove(&www("10.0.0.11:8080"));
+        let back = carried(&changed, &after, &before);
+        assert!(!back.contains_key(&one), "reset under its other name: {back:?}");
+
+        // As the next start finds it, whichever names were used meanwhile.
+        let mut reconciler =
+            Reconciler::new(Fake::default(), Surroundings { max_backends: 8, ..Surroundings::default() });
+        reconciler.reconcile(&desired(&before, Known::default()), Default::default()).unwrap();
+        let held = reconciler.held().unwrap();
+        let since = carried_since(&set, held, &after);
+        assert_eq!(since.get(&www("10.0.0.11:8080")), Some(&1));
+        assert_eq!(carried_since(&set, held, &before), set);
+        let newer = set.clone().into_iter().chain([(www("10.0.0.11:8080"), 3)]).collect();
+        assert_eq!(carried_since(&newer, held, &after), newer);
+
+        // A group that others use already is not the same under another name.
+        let other = |web: &str| {
+            shop(&[
+                ("tcp", "udp"),
+                ("server_group = \"web\"", web),
+                ("backend_port = 5353", "server_group = \"other\""),
+                (
+                    "[[server_group]]",
+                    "[[server_group]]\nname = \"other\"\nservers = [{ address = \"10.0.0.11\", port = 8080 }]\n[[server_group]]",
+                ),
+            ])
+        };
+        let (before, after) = (other("server_group = \"web\""), other("server_group = \"other\""));
+        let after = Config { server_groups: after.server_groups[..1].to_vec(), ..after };
+        assert_eq!(carried(&set, &before, &after), set);
     }
 
     #[test]

@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::types::Override,
     config::{Config, model::Weight},
-    control::overrides::{Overrides, Place, Setting, carried},
+    control::overrides::{Overrides, Place, Setting, carried, carried_since},
+    dataplane::state::State,
 };
 
 const FILE: &str = "overrides.json";
@@ -98,7 +99,18 @@ impl Store {
     /// # Errors
     /// It does, but that could not be written: the next start does not know.
     pub(super) fn carry(&mut self, old: &Config, new: &Config) -> Result<()> {
-        let records = under_names_of(&self.records, old, new);
+        self.put(under_names_of(&self.records, old, new))
+    }
+
+    /// The same at the start, by what an earlier run has left in the maps.
+    ///
+    /// # Errors
+    /// As [`Self::carry`].
+    pub(super) fn carry_since(&mut self, held: &State, new: &Config) -> Result<()> {
+        self.put(at_their_places(carried_since(&self.records, held, new)))
+    }
+
+    fn put(&mut self, records: BTreeMap<Place, Override>) -> Result<()> {
         if records == self.records {
             return Ok(());
         }
@@ -152,8 +164,11 @@ pub(super) fn under_names_of(
     old: &Config,
     new: &Config,
 ) -> BTreeMap<Place, Override> {
-    let carried = carried(records, old, new);
-    carried.into_iter().map(|(place, record)| (place.clone(), record.at(&place))).collect()
+    at_their_places(carried(records, old, new))
+}
+
+fn at_their_places(records: BTreeMap<Place, Override>) -> BTreeMap<Place, Override> {
+    records.into_iter().map(|(place, record)| (place.clone(), record.at(&place))).collect()
 }
 
 fn setting(record: &Override) -> Setting {

@@ -175,9 +175,20 @@ fn what_is_set_goes_with_a_new_name() {
         world.restart()?;
         only_without(world, "b1")?;
         ensure!(set(world)? == new_names, "{:?} in place of {new_names:?}", set(world)?);
-        world.plan.names = names;
+        let renamed = std::mem::replace(&mut world.plan.names, names);
         world.reload()?;
         ensure!(set(world)? == before, "{:?} after {before:?}", set(world)?);
+        // By another start with another server.
+        world.terminate()?;
+        world.plan.names = renamed;
+        world.plan.servers[1].weight = 0;
+        world.start()?;
+        ensure!(set(world)? == new_names, "{:?} in place of {new_names:?}", set(world)?);
+        world.terminate()?;
+        world.plan.names = Names::default();
+        world.plan.servers.remove(1);
+        world.start()?;
+        ensure!(set(world)? == before[..2], "{:?} of {before:?}", set(world)?);
         Ok(())
     });
 }

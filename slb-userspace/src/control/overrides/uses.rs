@@ -1,0 +1,103 @@
+//! Which listeners use a group: a group that has another name and other servers, too, is known by that. Pure.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use slb_common::abi::unpad_name;
+
+use super::Place;
+use crate::{
+    config::model::{Config, Target},
+    control::{
+        ids::key_of,
+        members::Side::{self, Primary, Secondary},
+    },
+    dataplane::state::State,
+};
+
+/// Where a group is used: VIP, port and protocol number of a listener, and its side.
+type Use = (IpAddr, u16, u8, Side);
+
+/// The groups that listeners use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Uses(BTreeMap<Use, Group>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Group {
+    Named(String),
+    /// Of this load balancer.
+    Default(String),
+}
+
+impl Group {
+    fn has(&self, place: &Place) -> bool {
+        match (self, place) {
+            (Self::Named(name), Place::Group { group, .. }) => name == group,
+            (Self::Default(name), Place::Default { load_balancer, .. }) => name == load_balancer,
+            _ => false,
+        }
+    }
+
+    /// The entry of the server of `place` in this group, which is of the same kind.
+    fn entry(&self, place: &Place) -> Option<Place> {
+        match (self, place) {
+            (Self::Named(group), Place::Group { server, .. }) => {
+                Some(Place::Group { group: group.clone(), server: *server })
+            }
+            (Self::Default(load_balancer), Place::Default { server, .. }) => {
+                Some(Place::Default { load_balancer: load_balancer.clone(), server: *server })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Uses {
+    /// By a configuration.
+    pub(super) fn of(config: &Config) -> Self {
+        let mut uses = BTreeMap::new();
+        for balancer in &config.load_balancers {
+            for listener in &balancer.listeners {
+                let sides = match &listener.target {
+                    Target::DefaultGroup { .. } => vec![(Primary, Group::Default(balancer.name.to_string()))],
+                    Target::ServerGroup(name) | Target::PrimarySecondaryGroup(name) => {
+                        vec![(Primary, Group::Named(name.to_string()))]
+                    }
+                    Target::PrimarySecondary { primary, secondary, .. } => vec![
+                        (Primary, Group::Named(primary.to_string())),
+                        (Secondary, Group::Named(secondary.to_string())),
+                    ],
+                };
+                for vip in &balancer.addresses {
+                    let used = sides.iter().cloned();
+                    let number = listener.protocol.number();
+                    uses.extend(used.map(|(side, group)| ((*vip, listener.port, number, side), group)));
+                }
+            }
+        }
+        Self(uses)
+    }
+
+    /// By the listeners that an earlier run has left in the maps. These do not tell of secondary sides.
+    pub(super) fn found(held: &State) -> Self {
+        let of = |service| {
+            let (vip, port, protocol) = key_of(service);
+            let group = match unpad_name(&service.group)? {
+                "" => Group::Default(unpad_name(&service.load_balancer)?.to_owned()),
+                name => Group::Named(name.to_owned()),
+            };
+            Some(((vip, port, protocol, Primary), group))
+        };
+        Self(held.services.values().filter_map(of).collect())
+    }
+
+    /// The entry of a server in the configuration `new`, where its group has gone and the same listener uses one that has come,
+    /// with the server in it.
+    pub(super) fn followed(&self, place: &Place, used: &Self, new: &Config) -> Option<Place> {
+        if place.entries(new).is_some() {
+            return None;
+        }
+        let listeners = self.0.iter().filter(|(_, group)| group.has(place));
+        let mut entries = listeners.filter_map(|(key, _)| used.0.get(key)?.entry(place));
+        entries.find(|entry| entry.exists(new) && !self.0.values().any(|group| group.has(entry)))
+    }
+}
