@@ -387,6 +387,7 @@ impl Daemon {
             let (neighbours, doubts) = (self.neighbours.clone(), self.resolver.doubts());
             let paths = Paths::new(probes(&self.config), neighbours, doubts);
             self.supervisor = Supervisor::new(self.events.clone(), paths);
+            self.facts.forget_not_probed();
         }
     }
 }

@@ -24,5 +24,5 @@ mod udp;
 pub use error::ProbeError;
 pub use path::Paths;
 pub use state::Health;
-pub use supervisor::{Event, Supervisor};
+pub use supervisor::{Event, News, Supervisor};
 pub use target::{Target, Via};

@@ -27,3 +27,20 @@ pub fn init(format: Format) {
         Format::Json => builder.json().init(),
     }
 }
+
+/// What is logged on this thread by `act`.
+#[cfg(test)]
+pub fn logged(act: impl FnOnce()) -> String {
+    use std::{
+        fs::File,
+        io::{Read as _, Seek as _},
+        sync::Arc,
+    };
+    let file: Arc<File> = Arc::new(tempfile::tempfile().unwrap());
+    let log = fmt().with_writer(Arc::clone(&file)).with_ansi(false).finish();
+    tracing::subscriber::with_default(log, act);
+    let mut text = String::new();
+    (&*file).rewind().unwrap();
+    (&*file).read_to_string(&mut text).unwrap();
+    text
+}

@@ -33,6 +33,8 @@ use crate::{
 pub struct Known<'a> {
     /// Verdicts on what is checked; what is not in here has not been decided yet.
     pub health: Option<&'a BTreeMap<Target, Verdict>>,
+    /// What this host cannot probe, and why. The verdict of before stands, if there is one.
+    pub not_probed: Option<&'a BTreeMap<Target, String>>,
     /// Next hops, or why there is none; what is not in here is not resolved yet.
     pub next_hops: Option<&'a BTreeMap<IpAddr, Result<Reached, String>>>,
     /// The listeners whose traffic goes to their secondary side.
@@ -359,6 +361,7 @@ fn server(
 ) -> Server {
     let target = Target::of(balancer, listener, member.address).filter(|_| member.is_checked);
     let (health, detail) = health_of(target.as_ref(), known.health);
+    let not_probed = target.as_ref().and_then(|target| known.not_probed?.get(target)).cloned();
     let (next_hop, unreachable) =
         match known.next_hops.and_then(|hops| reach(listener, hops, member.address.ip())) {
             Some(Ok(hop)) => (Some(hop), None),
@@ -376,11 +379,17 @@ fn server(
         aside: setting.state,
         overridden,
         health,
-        detail: detail.or(unreachable),
+        detail: joined([detail.or(unreachable), not_probed]),
         next_hop,
         is_standby,
         is_last_resort: false,
     }
+}
+
+/// All that there is to say.
+fn joined(words: [Option<String>; 2]) -> Option<String> {
+    let words: Vec<_> = words.into_iter().flatten().collect();
+    (!words.is_empty()).then(|| words.join("; "))
 }
 
 fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: usize) -> Service {

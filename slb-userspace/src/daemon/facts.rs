@@ -19,7 +19,7 @@ use crate::{
     },
     dataplane::state::State,
     health::{
-        Event, Health, Target,
+        Event, Health, News, Target,
         passive::{self, Pool, Suspects, Terms},
     },
     neigh::{Resolution, Resolutions},
@@ -37,6 +37,8 @@ pub(super) struct Facts {
     targets: BTreeSet<Target>,
     /// What probes have found.
     probed: BTreeMap<Target, Verdict>,
+    /// What this host cannot probe at present, and why.
+    not_probed: BTreeMap<Target, String>,
     /// Who is held out for what has come of connections.
     suspects: Suspects,
     /// What follows from both.
@@ -56,6 +58,7 @@ impl Facts {
             refused: BTreeMap::new(),
             absent: BTreeSet::new(),
             probed: health.clone(),
+            not_probed: BTreeMap::new(),
             suspects: Suspects::default(),
             health,
             failover: Failover::found(config, held),
@@ -71,6 +74,7 @@ impl Facts {
     pub(super) fn known<'a>(&'a self, overrides: &'a Overrides) -> Known<'a> {
         Known {
             health: Some(&self.health),
+            not_probed: Some(&self.not_probed),
             next_hops: Some(&self.next_hops),
             failover: Some(&self.failover),
             overrides: Some(overrides),
@@ -114,6 +118,7 @@ impl Facts {
             self.probed.entry(target).or_insert(verdict);
         }
         self.probed.retain(|target, _| targets.contains(target));
+        self.not_probed.retain(|target, _| targets.contains(target));
         self.suspects.retain(&targets.iter().filter_map(watched).collect());
         self.health = self
             .probed
@@ -150,19 +155,45 @@ impl Facts {
         self.next_hops.get(address).is_some_and(Result::is_ok)
     }
 
+    /// Takes notice of what a prober has to say, and logs it.
     pub(super) fn heed(&mut self, event: Event) {
-        let Event { target, healthy, detail } = event;
+        let Event { target, news } = event;
         if !self.targets.contains(&target) {
             return;
         }
-        if healthy {
-            tracing::info!(server = %target.address, "healthy");
-        } else {
-            tracing::warn!(server = %target.address, detail, "unhealthy");
-        }
-        let probed = Verdict { healthy, detail };
+        let server = target.address;
+        let probed = match news {
+            News::Healthy => {
+                tracing::info!(%server, "healthy");
+                Verdict { healthy: true, detail: None }
+            }
+            News::Unhealthy(detail) => {
+                tracing::warn!(%server, detail, "unhealthy");
+                Verdict { healthy: false, detail: Some(detail) }
+            }
+            News::Explained(detail) => {
+                tracing::info!(%server, detail, "what is wrong with it");
+                Verdict { healthy: false, detail: Some(detail) }
+            }
+            News::NotProbed(detail) => {
+                tracing::warn!(%server, detail, "its health is not found out; what was known of it holds");
+                self.not_probed.insert(target, detail);
+                return;
+            }
+            News::Probed => {
+                tracing::info!(%server, "probed again");
+                self.not_probed.remove(&target);
+                return;
+            }
+        };
+        self.not_probed.remove(&target);
         self.health.insert(target.clone(), self.judged(&target, &probed));
         self.probed.insert(target, probed);
+    }
+
+    /// Probes are made in another way: what was in their way need not be any more.
+    pub(super) fn forget_not_probed(&mut self) {
+        self.not_probed.clear();
     }
 
     /// Takes notice of what has come of new connections. Returns whether that changes anything.
@@ -252,3 +283,6 @@ impl Facts {
 fn watched(target: &Target) -> Option<(SocketAddr, Terms)> {
     Some((target.watched?, Terms::of(&target.check)?))
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,10 +68,10 @@ pub enum ProbeError {
         comparison: String,
     },
     /// This host was short of descriptors, memory or ports. It says nothing about the server.
-    #[error("cannot probe: {0}")]
+    #[error("not probed: {0}")]
     Local(io::Error),
     /// This host has no way to probe the server. It says nothing about the server.
-    #[error("cannot probe: {0}")]
+    #[error("not probed: {0}")]
     NoWay(String),
 }
 

@@ -6,8 +6,8 @@
 //! - No event is lost: a task waits until its event is taken, and ends when nobody can take it any more.
 //! - Probes wait for nothing but their own time: servers that do not answer hold nobody else's probes up, however many they
 //!   are, as long as there are descriptors for all of them.
-//! - A shortage on this host (descriptors, ports) delays a decision and is logged; it never counts as a failure of the
-//!   server.
+//! - A probe that this host cannot make (no descriptors, no address) delays a decision and is reported; it never counts as
+//!   a failure of the server.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -36,15 +36,39 @@ const FEWEST: u64 = 128;
 /// Time between the first probes of two targets that are added together.
 const FIRST_PROBE_SPACING: Duration = Duration::from_micros(100);
 
-/// A target's health was decided for the first time, or changed.
+/// There is something to say of a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// The target. Its removal may have overtaken the event.
     pub target: Target,
-    /// Whether it is healthy now.
-    pub healthy: bool,
-    /// Why the last probe failed; `None` for a healthy target.
-    pub detail: Option<String>,
+    /// What there is to say.
+    pub news: News,
+}
+
+/// What there is to say of a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// It was found healthy: for the first time, or after it was not.
+    Healthy,
+    /// It was found unhealthy, for the first time or after it was not, and why the last probe failed.
+    Unhealthy(String),
+    /// The same, with what was found out about it since.
+    Explained(String),
+    /// This host cannot probe it, and why: said once for each reason. What was found before stands.
+    NotProbed(String),
+    /// It is probed again. What was found before still stands.
+    Probed,
+}
+
+impl News {
+    /// What was found, if something was.
+    pub fn health(&self) -> Option<Health> {
+        match self {
+            Self::Healthy => Some(Health::Healthy),
+            Self::Unhealthy(_) | Self::Explained(_) => Some(Health::Unhealthy),
+            Self::NotProbed(_) | Self::Probed => None,
+        }
+    }
 }
 
 /// The health checks of all targets. Dropping it ends them.
@@ -92,6 +116,7 @@ impl Supervisor {
                 paths: Arc::clone(&self.paths),
                 permits: Arc::clone(&self.permits),
                 at_once: self.at_once,
+                not_probed: None,
             };
             self.tasks.insert(target, Task(tokio::spawn(prober.run(now + spacing * position))));
         }
@@ -116,6 +141,8 @@ struct Prober {
     paths: Arc<Paths>,
     permits: Arc<Semaphore>,
     at_once: usize,
+    /// Why the last probe could not be made, if so.
+    not_probed: Option<String>,
 }
 
 impl Prober {
@@ -145,23 +172,38 @@ impl Prober {
             Ok(()) => (Health::Healthy, None),
             Err(error) if error.blames_server() => (Health::Unhealthy, Some(error)),
             Err(error) => {
-                warn!(address = %self.target.address, %error, "health check not made");
-                return !self.events.is_closed();
+                let why = error.to_string();
+                if self.not_probed.as_ref() == Some(&why) {
+                    return !self.events.is_closed();
+                }
+                self.not_probed = Some(why.clone());
+                return self.tell(News::NotProbed(why)).await;
             }
         };
+        let is_probed_again = self.not_probed.take().is_some();
         debug!(address = %self.target.address, ?result, error = error.as_ref().map(tracing::field::display), "probed");
-        let Some(health) = self.state.observe(result) else { return !self.events.is_closed() };
-        let healthy = health == Health::Healthy;
-        let detail = error.as_ref().map(ToString::to_string);
-        let event = Event { target: self.target.clone(), healthy, detail };
-        if self.events.send(event.clone()).await.is_err() {
+        match (self.state.observe(result), error) {
+            (None, _) if is_probed_again => self.tell(News::Probed).await,
+            (None, _) => !self.events.is_closed(),
+            (Some(_), None) => self.tell(News::Healthy).await,
+            (Some(_), Some(error)) => self.tell_unhealthy(error).await,
+        }
+    }
+
+    async fn tell_unhealthy(&self, error: ProbeError) -> bool {
+        let why = error.to_string();
+        if !self.tell(News::Unhealthy(why.clone())).await {
             return false;
         }
-        let Some(error) = error else { return true };
         // It may take a probe more, for which nobody waits.
         let Ok(_permit) = self.permits.acquire().await else { return false };
-        let explained = Some(explain(&self.target, error, &self.paths).await.to_string());
-        explained == event.detail || self.events.send(Event { detail: explained, ..event }).await.is_ok()
+        let explained = explain(&self.target, error, &self.paths).await.to_string();
+        explained == why || self.tell(News::Explained(explained)).await
+    }
+
+    /// Returns false when nobody takes reports any more.
+    async fn tell(&self, news: News) -> bool {
+        self.events.send(Event { target: self.target.clone(), news }).await.is_ok()
     }
 
     /// Says so when this one was held up for longer than its interval.

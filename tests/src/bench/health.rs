@@ -22,7 +22,7 @@ use serde::Serialize;
 use slb_userspace::{
     config::model::{CheckKind, HealthCheck},
     descriptors,
-    health::{Event, Health, Paths, Supervisor, Target, Via},
+    health::{Event, Health, News, Paths, Supervisor, Target, Via},
 };
 use tokio::{net::TcpListener, runtime, sync::mpsc, time::timeout};
 
@@ -118,8 +118,8 @@ async fn measure(options: &Options, namespace: &Namespace) -> Result<Report> {
     let mut healthy = BTreeSet::new();
     while healthy.len() < options.targets as usize {
         let next = timeout(ROUND, verdicts.recv()).await.context("a probe is not made")?;
-        let Event { target, healthy: well, detail } = next.context("the supervisor has ended")?;
-        ensure!(well, "{}: {detail:?}", target.address);
+        let Event { target, news } = next.context("the supervisor has ended")?;
+        ensure!(news == News::Healthy, "{}: {news:?}", target.address);
         healthy.insert(target.address);
     }
     let mut report = Report {
@@ -157,16 +157,16 @@ async fn silence(options: &Options, check: HealthCheck, namespace: &Namespace) -
     let (events, mut verdicts) = mpsc::channel(1_024);
     let mut supervisor = Supervisor::new(events, Paths::default());
     supervisor.set_targets(targets(options.targets, &check));
-    let mut wait_for = async |count: u32, healthy: bool| {
+    let mut wait_for = async |count: u32, health: Health| {
         let begun = Instant::now();
         for _ in 0..count {
             let next = timeout(at_most + ROUND, verdicts.recv()).await.context("not found out")?;
-            let Event { target, healthy: is, detail } = next.context("the supervisor has ended")?;
-            ensure!(is == healthy, "{}: healthy is {is}: {detail:?}", target.address);
+            let Event { target, news } = next.context("the supervisor has ended")?;
+            ensure!(news.health() == Some(health), "{}: {news:?}", target.address);
         }
         anyhow::Ok(begun.elapsed().as_secs_f64())
     };
-    wait_for(options.targets, true).await?;
+    wait_for(options.targets, Health::Healthy).await?;
     let drop_from = |from: u32, count: u32| {
         let rules = format!(
             "table ip health {{\n  chain input {{\n    type filter hook input priority 0;\n    \
@@ -177,9 +177,9 @@ async fn silence(options: &Options, check: HealthCheck, namespace: &Namespace) -
         command(namespace.command("nft").args(["-f", "-"]), &rules).map(drop)
     };
     drop_from(0, options.silent)?;
-    let many = wait_for(options.silent, false).await?;
+    let many = wait_for(options.silent, Health::Unhealthy).await?;
     drop_from(options.silent, FEW)?;
-    let few = wait_for(FEW, false).await?;
+    let few = wait_for(FEW, Health::Unhealthy).await?;
     Ok(Silence { silent: options.silent, at_most: at_most.as_secs_f64(), many, few })
 }
 

@@ -421,6 +421,7 @@ fn after_a_restart_a_server_of_both_sides_does_not_tell_which_has_the_traffic() 
         let over = world.at(now).0;
         let known = Known {
             health: Some(&world.health),
+            not_probed: None,
             next_hops: Some(&world.next_hops),
             failover: Some(&world.failover),
             overrides: None,

@@ -59,6 +59,11 @@ async fn next(events: &mut mpsc::Receiver<Event>) -> Event {
     timeout(DEADLINE, events.recv()).await.expect("an event before the deadline").expect("a sender")
 }
 
+/// What is said of a server that does not listen.
+fn refused() -> News {
+    News::Unhealthy("connection refused".to_owned())
+}
+
 /// Accepts `count` connections and closes them.
 async fn serve(listener: &TcpListener, count: usize) {
     for _ in 0..count {
@@ -85,11 +90,11 @@ async fn follows_a_server_up_down_and_up_again() {
     let mut supervisor = Supervisor::new(sender, Paths::default());
     supervisor.set_targets(only(&target, None));
 
-    let up = Event { target: target.clone(), healthy: true, detail: None };
+    let up = Event { target: target.clone(), news: News::Healthy };
     assert_eq!(next(&mut events).await, up);
 
     drop(listener);
-    let down = Event { target, healthy: false, detail: Some("connection refused".to_owned()) };
+    let down = Event { target, news: refused() };
     assert_eq!(next(&mut events).await, down);
 
     let listener = port.listen();
@@ -107,12 +112,12 @@ async fn first_result_decides_at_once_and_thresholds_later() {
     let mut supervisor = Supervisor::new(sender, Paths::default());
 
     supervisor.set_targets(only(&target, None));
-    assert!(!next(&mut events).await.healthy);
+    assert_eq!(next(&mut events).await.news, refused());
 
     supervisor.set_targets(BTreeMap::new());
     let _listener = port.listen();
     supervisor.set_targets(only(&target, Some(Health::Unhealthy)));
-    assert!(next(&mut events).await.healthy);
+    assert_eq!(next(&mut events).await.news, News::Healthy);
 }
 
 #[tokio::test]
@@ -155,6 +160,44 @@ async fn a_target_that_stays_is_undisturbed_and_a_removed_one_ends() {
     drop(supervisor);
     ended(&last).await;
     assert!(events.recv().await.is_none(), "no sender is left, and no event is repeated");
+}
+
+#[tokio::test]
+async fn what_cannot_be_probed_is_said_once_for_each_reason_and_until_it_can() {
+    let target = Target::new("192.0.2.1:80".parse().unwrap(), Via::Direct, &check(2));
+    let (sender, mut events) = mpsc::channel(16);
+    let mut prober = Prober {
+        state: State::new(&target.check, None),
+        target,
+        events: sender,
+        paths: Arc::new(Paths::default()),
+        permits: Arc::new(Semaphore::new(1)),
+        at_once: 1,
+        not_probed: None,
+    };
+    let no_way = |why: &str| Err(ProbeError::NoWay(why.to_owned()));
+    let refuses = || Err(ProbeError::Refused);
+    let not_probed = |why: &str| vec![News::NotProbed(format!("not probed: {why}"))];
+    for (outcome, expected) in [
+        (no_way("a"), not_probed("a")),
+        (no_way("a"), vec![]),
+        (no_way("b"), not_probed("b")),
+        (Ok(()), vec![News::Healthy]),
+        (no_way("b"), not_probed("b")),
+        (no_way("b"), vec![]),
+        (Ok(()), vec![News::Probed]),
+        (Ok(()), vec![]),
+        (refuses(), vec![]),
+        (no_way("b"), not_probed("b")),
+        // Neither an answer nor a failure: the count goes on.
+        (refuses(), vec![refused()]),
+        (no_way("b"), not_probed("b")),
+        (refuses(), vec![News::Probed]),
+    ] {
+        assert!(prober.take(outcome).await);
+        let said: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).map(|event| event.news).collect();
+        assert_eq!(said, expected);
+    }
 }
 
 #[tokio::test]
@@ -206,7 +249,7 @@ async fn more_targets_than_permits_are_all_decided() {
     let mut supervisor = Supervisor::limited(sender, Paths::default(), 2);
     supervisor.set_targets(wanted);
     for _ in 0..50 {
-        assert!(!next(&mut events).await.healthy);
+        assert_eq!(next(&mut events).await.news, refused());
     }
 }
 
@@ -243,7 +286,7 @@ async fn servers_that_do_not_answer_hold_nobody_up() {
         tokio::task::yield_now().await;
     }
     supervisor.set_targets(wanted);
-    assert_eq!(next(&mut events).await, Event { target: alive, healthy: true, detail: None });
+    assert_eq!(next(&mut events).await, Event { target: alive, news: News::Healthy });
     drop(first);
 }
 

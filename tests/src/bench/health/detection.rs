@@ -19,7 +19,7 @@ use clap::Args;
 use serde::Serialize;
 use slb_userspace::{
     config::model::{CheckKind, HealthCheck, HttpCheck, Method, Status, Tls, UdpCheck},
-    health::{Event, Paths, Supervisor, Target, Via},
+    health::{Event, Health, Paths, Supervisor, Target, Via},
 };
 use tokio::{
     runtime,
@@ -216,7 +216,7 @@ async fn measure(options: &Options, there: &Arc<Namespace>) -> Result<Report> {
         sleep(longest / u32::from(options.tries)).await;
     }
     let count = wanted.len();
-    found(&mut verdicts, count, true, Instant::now() + PATIENCE).await?;
+    found(&mut verdicts, count, Health::Healthy, Instant::now() + PATIENCE).await?;
 
     let latest = |of: fn(&Case, &HealthCheck) -> [Duration; 2]| {
         all().map(|(number, case)| of(&case, &checks[&number])[1]).max().unwrap_or_default()
@@ -239,7 +239,9 @@ async fn measure(options: &Options, there: &Arc<Namespace>) -> Result<Report> {
     }
     broken.extend(all().filter(|(_, case)| !case.is_killed).map(|(number, _)| (number, Instant::now())));
     nft(&["-f", "-"], &silence)?;
-    let dead = found(&mut verdicts, count, false, Instant::now() + latest(Case::failure) + PATIENCE).await?;
+    let dead =
+        found(&mut verdicts, count, Health::Unhealthy, Instant::now() + latest(Case::failure) + PATIENCE)
+            .await?;
 
     let mut mended = BTreeMap::new();
     for (number, case) in all().filter(|(_, case)| case.is_killed) {
@@ -249,7 +251,9 @@ async fn measure(options: &Options, there: &Arc<Namespace>) -> Result<Report> {
     }
     mended.extend(all().filter(|(_, case)| !case.is_killed).map(|(number, _)| (number, Instant::now())));
     nft(&["delete", "table", "ip", "detection"], "")?;
-    let well = found(&mut verdicts, count, true, Instant::now() + latest(Case::recovery) + PATIENCE).await?;
+    let well =
+        found(&mut verdicts, count, Health::Healthy, Instant::now() + latest(Case::recovery) + PATIENCE)
+            .await?;
 
     let rows = all().map(|(number, case)| {
         let check = &checks[&number];
@@ -269,7 +273,7 @@ async fn measure(options: &Options, there: &Arc<Namespace>) -> Result<Report> {
 async fn found(
     verdicts: &mut mpsc::Receiver<Event>,
     count: usize,
-    healthy: bool,
+    health: Health,
     deadline: Instant,
 ) -> Result<BTreeMap<SocketAddr, Instant>> {
     let mut found = BTreeMap::new();
@@ -277,8 +281,8 @@ async fn found(
         let event = timeout_at(deadline.into(), verdicts.recv()).await;
         let event =
             event.with_context(|| format!("{} of {count} servers are not found out", count - found.len()))?;
-        let Event { target, healthy: is, detail } = event.context("the supervisor has ended")?;
-        ensure!(is == healthy, "{}: healthy is {is}: {detail:?}", target.address);
+        let Event { target, news } = event.context("the supervisor has ended")?;
+        ensure!(news.health() == Some(health), "{}: {news:?}", target.address);
         found.insert(target.address, Instant::now());
     }
     Ok(found)
