@@ -1,5 +1,6 @@
 //! `slbd run`: brings everything together and keeps it so.
 
+mod absent;
 mod adopt;
 mod clock;
 mod facts;
@@ -26,6 +27,7 @@ use tokio::{
 };
 
 use self::{
+    absent::Absent,
     clock::since_start,
     facts::Facts,
     orders::{Trial, Waiting},
@@ -150,7 +152,9 @@ impl Daemon {
     async fn start(file: PathBuf, config: Arc<Config>, pins: &Pins) -> Result<Self> {
         let socket = Socket::bind(&config.daemon.socket).await?;
         let links_changed = neigh::follow_links()?;
-        let (mut reconciler, ports) = attach(&config, pins, &links().await?, jiffies_per_second()?)?;
+        let links = links().await?;
+        let (mut reconciler, ports) = attach(&config, pins, &links, jiffies_per_second()?)?;
+        Absent::of(&config.daemon, &links).log();
         let mut facts = Facts::remembered(&config, reconciler.held()?, ports.attached());
         facts.expect(targets(&config), BTreeMap::new());
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, mem, net::IpAddr, sync::Arc};
 use anyhow::Result;
 use tokio::time::Instant;
 
-use super::{Daemon, ports};
+use super::{Daemon, absent::Absent, ports};
 use crate::{
     api::requests::Refused,
     config::{Config, difference::difference, fixed},
@@ -28,8 +28,8 @@ pub(super) enum Coming {
 
 impl Daemon {
     /// Says why a configuration cannot be put in force in place of the one that is, if so. Changes nothing. Returns the
-    /// interfaces that are not there now: as after a start, they are attached when they come.
-    pub(super) async fn examine(&mut self, config: &Config) -> Result<Vec<String>, Refused> {
+    /// what it names and is not there now, which may come as after a start.
+    pub(super) async fn examine(&mut self, config: &Config) -> Result<Absent, Refused> {
         let fixed = fixed::refusals(&self.config.daemon, &config.daemon);
         if !fixed.is_empty() {
             let errors: Vec<_> = fixed.iter().map(|refusal| format!("error: {refusal}")).collect();
@@ -45,7 +45,7 @@ impl Daemon {
         }
         let desired = desired(config, self.facts.known(self.store.settings()));
         self.reconciler.check(&desired).map_err(unfit)?;
-        Ok(ports::missing(interfaces, &links))
+        Ok(Absent::of(&config.daemon, &links))
     }
 
     /// Puts a configuration in force. Returns what that has changed, in words.

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Daemon, adopt::Coming, pace::RETRY, ports, store::under_names_of};
+use super::{Daemon, absent::Absent, adopt::Coming, pace::RETRY, store::under_names_of};
 use crate::{
     api::{
         requests::{Order, Refused, Request},
@@ -140,13 +140,13 @@ impl Daemon {
         for warning in warnings.diagnostics() {
             tracing::warn!("configuration: {}", warning.message());
         }
-        let missing = self.examine(&config).await?;
-        ports::warn_of_missing(&missing);
+        let absent = self.examine(&config).await?;
+        absent.log();
         let adopted = self.adopt(Arc::new(config), Coming::New).await;
         let changes = adopted.map_err(|error| {
             Refused::Failed(format!("error: {error:#}: the configuration that was in force stays so"))
         })?;
-        Ok(Changed { changes, warnings: told(&warnings, &missing), confirm_within_seconds: None })
+        Ok(Changed { changes, warnings: told(&warnings, &absent), confirm_within_seconds: None })
     }
 
     fn refuse_during_trial(&self, what: &str) -> Result<(), Refused> {
@@ -223,14 +223,14 @@ impl Daemon {
             }
             None => self.load()?,
         };
-        let (missing, refused) = match self.examine(&config).await {
-            Ok(missing) => (missing, None),
-            Err(refused) => (Vec::new(), Some(refused.to_string())),
+        let (absent, refused) = match self.examine(&config).await {
+            Ok(absent) => (absent, None),
+            Err(refused) => (Absent::default(), Some(refused.to_string())),
         };
         Ok(Differences {
             changes: difference(&self.config, &config),
             refused,
-            warnings: told(&warnings, &missing),
+            warnings: told(&warnings, &absent),
         })
     }
 
@@ -286,13 +286,10 @@ fn unfit(rejected: Rejected) -> Refused {
     Refused::Unfit(rejected.to_string())
 }
 
-/// What the author of a configuration should know of it, and of the interfaces that it names and that are still to come.
-fn told(warnings: &Report, missing: &[String]) -> String {
+/// What the author of a configuration should know of it, and of what it names and is still to come.
+fn told(warnings: &Report, absent: &Absent) -> String {
     let of_text = Some(warnings.to_string()).filter(|text| !text.is_empty());
-    let of_interfaces = missing
-        .iter()
-        .map(|name| format!("warning: there is no interface {name} yet: attached when it comes"));
-    of_text.into_iter().chain(of_interfaces).collect::<Vec<_>>().join("\n\n")
+    of_text.into_iter().chain(absent.warnings()).collect::<Vec<_>>().join("\n\n")
 }
 
 /// What is set for a server after a change; `None` for nothing.

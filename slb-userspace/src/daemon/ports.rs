@@ -66,7 +66,6 @@ pub(super) fn attach(
     hz: u32,
 ) -> Result<(Reconciler<Maps>, Ports)> {
     some_there(&config.daemon.interfaces, links)?;
-    warn_of_missing(&missing(&config.daemon.interfaces, links));
     let sizes = Sizes { flows: config.daemon.flow_table_entries, backends: config.daemon.max_servers };
     let mut program = loader::load(pins, sizes)?;
     #[cfg(feature = "debug-log")]
@@ -104,13 +103,6 @@ pub(super) fn some_there(names: &[String], links: &Links) -> Result<()> {
 /// Those of these names that there is no interface of.
 pub(super) fn missing(names: &[String], links: &Links) -> Vec<String> {
     names.iter().filter(|name| !links.contains_key(*name)).cloned().collect()
-}
-
-/// Says in the log that these interfaces are still to come.
-pub(super) fn warn_of_missing(names: &[String]) {
-    for name in names {
-        tracing::warn!(interface = name, "there is no such interface yet: attached when it comes");
-    }
 }
 
 impl Ports {

@@ -26,6 +26,7 @@ use self::through::{Through, resolved};
 use super::{ProbeError, Target};
 use crate::neigh::{NextHop, Resolution, Resolutions, Unresolved};
 
+pub use self::source::is_here;
 pub(super) use self::{socket::Transport, through::Lease};
 
 /// A socket that is bound where that matters, and not connected yet.
@@ -53,8 +54,18 @@ pub struct Settings {
 
 impl Settings {
     /// Where probes to this address come from, if that is configured.
-    fn source(&self, to: IpAddr) -> Option<IpAddr> {
-        self.sources.iter().find(|source| source.is_ipv4() == to.is_ipv4()).copied()
+    ///
+    /// # Errors
+    /// It is not an address of this host. An echo request on the way of the traffic would be sent from it nonetheless, and the
+    /// silence be taken for the server's.
+    fn source(&self, to: IpAddr) -> Result<Option<IpAddr>, ProbeError> {
+        let source = self.sources.iter().find(|source| source.is_ipv4() == to.is_ipv4()).copied();
+        match source {
+            Some(source) if !is_here(source) => Err(ProbeError::NoWay(format!(
+                "this machine has no address {source}, which is [daemon] probe_source"
+            ))),
+            source => Ok(source),
+        }
     }
 }
 
@@ -88,7 +99,7 @@ impl Route<'_> {
         }
         let remote = self.target.address;
         let socket = socket::open(remote.ip(), transport, settings.mark)?;
-        if let Some(source) = settings.source(remote.ip()) {
+        if let Some(source) = settings.source(remote.ip())? {
             socket::bind_address(&socket, source)?;
         }
         Ok(Opened { socket, remote, id: fastrand::u16(..), lease: None })

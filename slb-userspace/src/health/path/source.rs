@@ -7,6 +7,12 @@ use std::{
 
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags, sys::socket::SockaddrLike as _};
 
+/// Whether this host has an address, as far as can be known.
+pub fn is_here(address: IpAddr) -> bool {
+    let bound = UdpSocket::bind((address, 0));
+    !bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+}
+
 /// The address this host uses towards a server; nothing is sent.
 pub(super) fn towards(server: IpAddr) -> io::Result<IpAddr> {
     let any: IpAddr = if server.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };

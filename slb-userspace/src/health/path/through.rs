@@ -156,7 +156,7 @@ impl Through {
 
 /// The address that a probe comes from: as configured, else the one towards the server, else one of the interface.
 fn source(settings: &Settings, vip: IpAddr, server: IpAddr, hop: &NextHop) -> Result<IpAddr, ProbeError> {
-    if let Some(source) = settings.source(vip) {
+    if let Some(source) = settings.source(vip)? {
         return Ok(source);
     }
     if vip.is_ipv4() == server.is_ipv4() {

@@ -2,17 +2,22 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use slb_tests::{
     World,
+    client::PATIENCE,
     net::{Family, run},
     scenario,
     server::Service,
+    wait::wait_for,
 };
-use slb_userspace::api::types::Health;
+use slb_userspace::api::types::{Health, Server};
 
 use super::{VICTIM, WEIGHTS};
 use crate::modes::{Way, prepare};
+
+/// An address that the load balancer has now and then.
+const SOURCE: &str = "10.123.0.1";
 
 #[test]
 fn checks_bear_the_mark() {
@@ -62,6 +67,76 @@ fn from_the_source(world: &mut World) -> Result<()> {
         victim.ip(&format!("route del blackhole {source}"))?;
     }
     expect(world, Health::Healthy)
+}
+
+/// While this host lacks the address that checks are to come from, servers keep the health that is known, and it is said.
+#[test]
+fn a_source_that_is_not_there_is_waited_for() {
+    scenario("a_source_that_is_not_there_is_waited_for: nat", &WEIGHTS, without_the_source);
+    for (name, way) in [("dsr", Way::Dsr), ("ipip", Way::Ipip(Family::V4))] {
+        scenario(&format!("a_source_that_is_not_there_is_waited_for: {name}"), &WEIGHTS, |world| {
+            prepare(world, way)?;
+            world.plan.checks.insert(Service::Lines, "kind = \"icmp\"");
+            without_the_source(world)
+        });
+    }
+}
+
+fn without_the_source(world: &mut World) -> Result<()> {
+    let not_probed =
+        format!("not probed: this machine has no address {SOURCE}, which is [daemon] probe_source");
+    let slb = world.net.slb.clone();
+    let source = |action: &str| slb.ip(&format!("addr {action} {SOURCE}/32 dev lo"));
+    world.plan.daemon = format!("probe_source = [\"{SOURCE}\"]\n");
+    world.start_without_waiting()?;
+    world.wait_for_log("there is no such address yet: servers of its family are not probed", 0)?;
+    wait_for("a daemon", PATIENCE, || Ok(world.status().is_ok().then_some(())))?;
+    said(world, Health::Unknown, Some(&not_probed))?;
+    source("add")?;
+    said(world, Health::Healthy, None)?;
+
+    source("del")?;
+    said(world, Health::Healthy, Some(&not_probed))?;
+    let warning = format!("warning: there is no address {SOURCE} yet, a probe_source: ");
+    for command in ["diff", "reload"] {
+        let warned = world.slb_warns(&[command])?;
+        ensure!(warned.contains(&warning), "{command}: {warned}");
+    }
+    world.net.backends[VICTIM].namespace.ip(&format!("route add blackhole {SOURCE}"))?;
+    source("add")?;
+    ensure!(!world.slb_warns(&["reload"])?.contains("warning"), "a warning of what is there");
+    for service in [Service::Http, Service::Lines] {
+        wait_for("a victim that is found out", PATIENCE, || {
+            let entries = entries(world, service)?;
+            Ok(entries.iter().all(|entry| entry.health == Health::Unhealthy).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+/// Waits until every IPv4 entry of the victim is shown in this health, with this detail.
+fn said(world: &World, health: Health, detail: Option<&str>) -> Result<()> {
+    for service in [Service::Http, Service::Lines] {
+        wait_for(&format!("{health:?}, {detail:?}"), PATIENCE, || {
+            let entries = entries(world, service)?;
+            let is_said = |entry: &Server| entry.health == health && entry.detail.as_deref() == detail;
+            Ok(entries.iter().all(is_said).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+/// The IPv4 entries of the victim behind a service.
+fn entries(world: &World, service: Service) -> Result<Vec<Server>> {
+    let addresses = &world.plan.servers[VICTIM].addresses;
+    let status = world.status()?;
+    let listeners = status.load_balancers.into_iter().flat_map(|balancer| balancer.listeners);
+    let servers =
+        listeners.filter(|listener| listener.name == service.name()).flat_map(|listener| listener.servers);
+    let is_meant = |server: &Server| server.address.is_ipv4() && addresses.contains(&server.address.ip());
+    let entries: Vec<_> = servers.filter(is_meant).collect();
+    ensure!(!entries.is_empty(), "{} has no IPv4 server of the victim", service.name());
+    Ok(entries)
 }
 
 fn expect(world: &World, health: Health) -> Result<()> {
