@@ -9,12 +9,16 @@ use std::{
     time::Duration,
 };
 
-use self::pairs::Pairs;
+use self::{
+    check::{in_words, kind, passive, port},
+    pairs::Pairs,
+};
 use super::model::{
-    CheckKind, Config, Daemon, HealthCheck, HttpCheck, Listener, LoadBalancer, Name, Passive,
-    PrimarySecondaryGroup, Scheduler, ServerGroup, TableSize, Target, UdpCheck, Weight,
+    Config, Daemon, HealthCheck, Listener, LoadBalancer, Name, PrimarySecondaryGroup, Scheduler, ServerGroup,
+    TableSize, Target, Weight,
 };
 
+mod check;
 pub mod pairs;
 
 /// Says of each field that differs what it was and what it is; fields after the semicolon are compared elsewhere.
@@ -108,10 +112,14 @@ fn balancer(old: &LoadBalancer, new: &LoadBalancer, words: &mut Vec<String>) {
 fn listener(old: &Listener, new: &Listener) -> Vec<String> {
     let mut words = fields!(old, new, Listener {
         protocol: word, port: display, state: word, target: target, mode: word, tracking: word,
-        unknown_datagrams: word, connection_drain: or_off, idle_timeout: debug, on_no_healthy: word, scheduler: scheduler,
+        unknown_datagrams: word, connection_drain: or_off, on_no_healthy: word, scheduler: scheduler,
         session_persistence: or_off;
-        name, health_check
+        name, idle_timeout, health_check
     });
+    // Under the name it has in the file, where it stands for TCP only: that of UDP is always the same.
+    if old.protocol == new.protocol && old.idle_timeout != new.idle_timeout {
+        words.push(format!("established timeout {:?} -> {:?}", old.idle_timeout, new.idle_timeout));
+    }
     match (&old.health_check, &new.health_check) {
         (None, Some(check)) => words.push(format!("health check added ({})", in_words(check))),
         (Some(_), None) => {
@@ -205,10 +213,6 @@ fn renamed(old: &Name, new: &Name, words: &mut Vec<String>) {
     }
 }
 
-fn in_words(check: &HealthCheck) -> String {
-    format!("{} every {:?}", kind(&check.kind), check.interval)
-}
-
 fn target(target: &Target) -> String {
     match target {
         Target::DefaultGroup { backend_port } => format!("the default group, port {backend_port}"),
@@ -218,23 +222,6 @@ fn target(target: &Target) -> String {
             "server group {primary}, and {secondary} when {failover_threshold} are unhealthy (back after \
              {failback_after:?})"
         ),
-    }
-}
-
-fn kind(kind: &CheckKind) -> String {
-    match kind {
-        CheckKind::Tcp => "tcp".to_owned(),
-        CheckKind::Icmp => "icmp".to_owned(),
-        CheckKind::Udp(UdpCheck { request, expect }) => {
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            format!("udp (request {:?}, expect {:?})", text(request), expect.as_deref().map(text))
-        }
-        CheckKind::Http(HttpCheck { method, path, host, expect, tls }) => {
-            let scheme = if tls.is_some() { "https" } else { "http" };
-            let host = host.as_deref().unwrap_or("the server");
-            let tls = tls.map_or_else(String::new, |tls| format!(", tls {tls:?}"));
-            format!("{scheme} {} {path} of {host} (expect {expect:?}{tls})", method.as_str())
-        }
     }
 }
 
@@ -249,20 +236,11 @@ fn scheduler(scheduler: &Scheduler) -> &'static str {
 }
 
 fn mark(mark: &Option<u32>) -> String {
-    mark.map_or_else(|| "none".to_owned(), |mark| mark.to_string())
+    mark.map_or_else(|| "none".to_owned(), |mark| format!("{mark:#x}"))
 }
 
 fn or_off(time: &Option<Duration>) -> String {
     time.map_or_else(|| "off".to_owned(), |time| format!("{time:?}"))
-}
-
-fn passive(passive: &Option<Passive>) -> String {
-    passive
-        .map_or_else(|| "off".to_owned(), |Passive { failures, within }| format!("{failures} in {within:?}"))
-}
-
-fn port(port: &Option<u16>) -> String {
-    port.map_or_else(|| "the server's".to_owned(), |port| port.to_string())
 }
 
 fn slots(size: &TableSize) -> u32 {

@@ -1,7 +1,10 @@
 //! Each kind of difference, in its words.
 
 use super::difference;
-use crate::config::samples::{SHOP, parsed, shop};
+use crate::config::{
+    Config,
+    samples::{SHOP, parsed, shop},
+};
 
 /// What differs after pieces of the base have been replaced.
 fn changed(replaced: &[(&str, &str)]) -> Vec<String> {
@@ -86,6 +89,65 @@ fn health_checks() {
     );
 }
 
+/// As they stand in the file; what is not the same is not shown as the same.
+#[test]
+fn kinds_of_checks() {
+    let udp = |settings: &str| {
+        let check = format!("backend_port = 5353\nhealth_check = {{ kind = \"udp\"{settings} }}");
+        shop(&[("backend_port = 5353", &check)])
+    };
+    let http = |check: &str| {
+        shop(&[("server_group = \"web\"", &format!("server_group = \"web\"\nhealth_check = {{ {check} }}"))])
+    };
+    let kinds = |old: &Config, new: &Config| {
+        let words = difference(old, new);
+        assert_eq!(words.len(), 1, "{words:?}");
+        words[0].split_once("health check: kind ").map(|(_, kinds)| kinds.to_owned()).unwrap()
+    };
+    assert_eq!(
+        kinds(&udp(""), &udp(", request = \"say \\\"hi\\\"\"")),
+        "udp -> udp (request \"say \\\"hi\\\"\")"
+    );
+    assert_eq!(
+        kinds(
+            &udp(", request = \"hex:ff00\", expect = \"pong\""),
+            &udp(", request = \"hex:fe00\", expect = \"hex:6865783a0d\"")
+        ),
+        "udp (request \"hex:ff00\", expect \"pong\") -> udp (request \"hex:fe00\", expect \"hex:6865783a0d\")"
+    );
+    // Text that would be read as bytes in hexadecimal.
+    assert_eq!(
+        kinds(&udp(", request = \"hex:6865783a\""), &udp(", request = \"HEX:\"")),
+        "udp (request \"hex:6865783a\") -> udp (request \"HEX:\")"
+    );
+    assert_eq!(
+        kinds(
+            &http("kind = \"http\""),
+            &http(
+                "kind = \"http\", method = \"GET\", path = \"/up\", host = \"a.example\", expect = [\"2xx\", 301]"
+            )
+        ),
+        "http HEAD / of the server (expect 2xx) -> http GET /up of a.example (expect 2xx, 301)"
+    );
+    assert_eq!(
+        kinds(&http("kind = \"https\""), &http("kind = \"https\", verify = true")),
+        "https HEAD / of the server (expect 2xx; certificate not verified) -> https HEAD / of the server (expect \
+         2xx; certificate verified)"
+    );
+}
+
+#[test]
+fn silence_of_connections() {
+    let timeout = "protocol = \"tcp\"\nestablished_timeout = \"60s\"";
+    assert_eq!(
+        changed(&[("protocol = \"tcp\"", timeout)]),
+        ["listener shop/web: established timeout 900s -> 60s"]
+    );
+    // Nobody has set the time of the other protocol.
+    let words = changed(&[("protocol = \"udp\"", "protocol = \"tcp\"\nhealth_check = { kind = \"none\" }")]);
+    assert_eq!(words, ["listener shop/dns: protocol udp -> tcp"]);
+}
+
 #[test]
 fn names_of_groups_and_load_balancers() {
     assert_eq!(
@@ -116,6 +178,10 @@ fn the_daemon() {
         ["daemon: interface eth0 removed", "daemon: interface eth1 added"]
     );
     assert_eq!(changed(&[("[\"eth0\"]", "[\"eth0\"]\nhash_seed = 7")]), ["daemon: hash seed 0 -> 7"]);
+    assert_eq!(
+        changed(&[("[\"eth0\"]", "[\"eth0\"]\nprobe_mark = 0x51b")]),
+        ["daemon: probe mark none -> 0x51b"]
+    );
 }
 
 #[test]

@@ -1,0 +1,52 @@
+//! Health checks in words, as they stand in the file.
+
+use super::{debug, listed};
+use crate::config::model::{CheckKind, HealthCheck, HttpCheck, Passive, Tls, UdpCheck};
+
+/// What a check that is added does.
+pub(super) fn in_words(check: &HealthCheck) -> String {
+    format!("{} every {}", kind(&check.kind), debug(&check.interval))
+}
+
+pub(super) fn kind(kind: &CheckKind) -> String {
+    match kind {
+        CheckKind::Tcp => "tcp".to_owned(),
+        CheckKind::Icmp => "icmp".to_owned(),
+        CheckKind::Udp(UdpCheck { request, expect }) => {
+            // Without a request an empty datagram is sent, and nothing can be expected.
+            let request = (!request.is_empty()).then(|| format!("request {}", bytes(request)));
+            let expect = expect.as_deref().map(|expect| format!("expect {}", bytes(expect)));
+            let settings: Vec<_> = request.into_iter().chain(expect).collect();
+            if settings.is_empty() { "udp".to_owned() } else { format!("udp ({})", settings.join(", ")) }
+        }
+        CheckKind::Http(HttpCheck { method, path, host, expect, tls }) => {
+            let (scheme, certificate) = match tls {
+                None => ("http", ""),
+                Some(Tls::Any) => ("https", "; certificate not verified"),
+                Some(Tls::Verified) => ("https", "; certificate verified"),
+            };
+            let host = host.as_deref().unwrap_or("the server");
+            format!("{scheme} {} {path} of {host} (expect {}{certificate})", method.as_str(), listed(expect))
+        }
+    }
+}
+
+pub(super) fn passive(passive: &Option<Passive>) -> String {
+    passive
+        .map_or_else(|| "off".to_owned(), |Passive { failures, within }| format!("{failures} in {within:?}"))
+}
+
+pub(super) fn port(port: &Option<u16>) -> String {
+    port.map_or_else(|| "the server's".to_owned(), |port| port.to_string())
+}
+
+/// Text in quotes, or else bytes in hexadecimal: what differs is never written in the same way.
+fn bytes(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(char::is_control) && !text.starts_with("hex:") => format!("{text:?}"),
+        _ => {
+            let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("\"hex:{digits}\"")
+        }
+    }
+}
