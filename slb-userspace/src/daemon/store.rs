@@ -126,7 +126,15 @@ impl Store {
         if gone.is_empty() {
             return;
         }
-        for place in &gone {
+        // What has gone with a group that has another name goes on.
+        let goes_on = |place: &&Place| {
+            self.records.iter().any(|(other, record)| {
+                !gone.contains(other)
+                    && other.server() == place.server()
+                    && self.records[*place].clone().at(other) == *record
+            })
+        };
+        for place in gone.iter().filter(|place| !goes_on(place)) {
             tracing::info!("{place}: what was set for it ends: it is not configured any more");
         }
         if let Err(error) = self.replace(|records| records.retain(|place, _| !gone.contains(place))) {
@@ -260,7 +268,7 @@ fn write(directory: &Path, records: &BTreeMap<Place, Override>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::types::By, control::overrides::Aside};
+    use crate::{api::types::By, config::samples::shop, control::overrides::Aside, telemetry::logged};
 
     fn record(server: &str, weight: Option<u8>, state: Option<Aside>) -> Override {
         let by = By { uid: Some(0), user: Some("root".to_owned()), pid: Some(7) };
@@ -399,6 +407,26 @@ mod tests {
         fs::remove_file(&directory).unwrap();
         set(&mut store, record("10.0.0.11:8080", Some(5), None)).unwrap();
         assert_eq!(store.trouble(), None);
+    }
+
+    #[test]
+    fn what_ends_is_logged_and_what_goes_with_a_name_is_not() {
+        let (_home, directory) = home();
+        let mut store = Store::open(&directory);
+        for server in ["10.0.0.11:8080", "10.0.0.12:8081"] {
+            set(&mut store, record(server, Some(5), None)).unwrap();
+        }
+        let before = shop(&[]);
+        let after = shop(&[("\"web\"", "\"www\"")]);
+        store.carry(&before, &after).unwrap();
+        assert_eq!(store.records().len(), 4);
+        let log = logged(|| store.prune(&[&after]));
+        assert_eq!((log.as_str(), store.records().len()), ("", 2));
+
+        let smaller = shop(&[("\"web\"", "\"www\""), ("  { address = \"10.0.0.12\", port = 8081 },\n", "")]);
+        let log = logged(|| store.prune(&[&smaller]));
+        assert!(log.contains("server group www: server 10.0.0.12:8081: what was set for it ends"), "{log}");
+        assert_eq!((log.lines().count(), store.records().len()), (1, 1));
     }
 
     #[test]
