@@ -13,7 +13,7 @@ use slb_tests::{
 };
 use slb_userspace::api::types::{Health, Server};
 
-use super::{VICTIM, WEIGHTS};
+use super::{VICTIM, VICTIM_NAME, WEIGHTS};
 use crate::modes::{Way, prepare};
 
 /// An address that the load balancer has now and then.
@@ -112,6 +112,31 @@ fn without_the_source(world: &mut World) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// A VIP that is not of the servers' family: this host has no address of the VIP's towards the victim.
+#[test]
+fn a_check_without_any_source_says_so() {
+    scenario("a_check_without_any_source_says_so", &WEIGHTS, |world| {
+        prepare(world, Way::Ipip(Family::V4))?;
+        let (v4, v6) = (Family::V4.vip(), Family::V6.vip());
+        world.plan.change(format!("addresses = [\"{v4}\", \"{v6}\"]"), format!("addresses = [\"{v6}\"]"));
+        let flush = ["-6", "addr", "flush", "dev", VICTIM_NAME, "scope", "global"];
+        run(Command::new("ip").args(["-n", world.net.slb.name()]).args(flush), "")?;
+        world.start_without_waiting()?;
+        wait_for("a daemon", PATIENCE, || Ok(world.status().is_ok().then_some(())))?;
+        let why =
+            format!("not probed: {VICTIM_NAME} has no IPv6 address that a probe of {v6} could come from: ");
+        for service in [Service::Http, Service::Lines] {
+            wait_for(&why, PATIENCE, || {
+                let detail = |entry: &Server| entry.detail.clone().unwrap_or_default();
+                let is_said =
+                    |entry: &Server| entry.health == Health::Unknown && detail(entry).starts_with(&why);
+                Ok(entries(world, service)?.iter().all(is_said).then_some(()))
+            })?;
+        }
+        Ok(())
+    });
 }
 
 /// Waits until every IPv4 entry of the victim is shown in this health, with this detail.
