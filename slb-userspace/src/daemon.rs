@@ -162,7 +162,9 @@ impl Daemon {
         if let Err(error) = store.carry_since(reconciler.held()?, &config) {
             tracing::error!("what is set for renamed groups is not written: {error:#}");
         }
-        store.prune(&[&config]);
+        for ended in store.prune(&[&config]) {
+            tracing::info!("{ended}");
+        }
 
         let (resolver, neighbours) = Resolver::spawn()?;
         resolver.watch(destinations(&config));

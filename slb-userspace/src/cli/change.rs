@@ -52,7 +52,8 @@ pub async fn apply(socket: &Path, file: &Path, confirm_within: Option<Duration>)
 
 /// Keeps the configuration that would fall back.
 pub async fn confirm(socket: &Path) -> Result<()> {
-    let Changed { .. } = client::post(socket, "/v1/confirm", &()).await?;
+    let Changed { changes, .. } = client::post(socket, "/v1/confirm", &()).await?;
+    changes.iter().for_each(|change| println!("{change}"));
     println!("confirmed: in force until the daemon is started again or reads its own file");
     Ok(())
 }

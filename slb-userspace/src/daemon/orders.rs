@@ -88,9 +88,9 @@ impl Daemon {
 
     async fn reload(&mut self) -> Result<Changed, Refused> {
         self.refuse_during_trial("reload")?;
-        let changed = self.put_in_force(self.load()?).await?;
+        let mut changed = self.put_in_force(self.load()?).await?;
         self.filed = self.config.clone();
-        self.end_overrides();
+        changed.changes.extend(self.end_overrides());
         Ok(changed)
     }
 
@@ -115,11 +115,11 @@ impl Daemon {
         self.refuse_during_trial("apply another one")?;
         let loaded = config::parse(name, text).map_err(unfit)?;
         let before = self.config.clone();
-        let changed = self.put_in_force(loaded).await?;
+        let mut changed = self.put_in_force(loaded).await?;
         if let Some(limit) = confirm_within {
             self.trial = Some(Trial { before, ends: Instant::now() + limit });
         }
-        self.end_overrides();
+        changed.changes.extend(self.end_overrides());
         Ok(Changed { confirm_within_seconds: confirm_within.map(|limit| limit.as_secs()), ..changed })
     }
 
@@ -131,8 +131,7 @@ impl Daemon {
                     .to_owned(),
             ));
         }
-        self.end_overrides();
-        Ok(Changed::default())
+        Ok(Changed { changes: self.end_overrides(), ..Changed::default() })
     }
 
     async fn put_in_force(&mut self, loaded: Loaded) -> Result<Changed, Refused> {
@@ -204,11 +203,14 @@ impl Daemon {
     }
 
     /// What is set ends with its server's entry; not yet where the entry may come back, with the next start at the latest.
-    fn end_overrides(&mut self) {
-        if self.trial.is_none() {
-            self.store.prune(&[&self.config, &self.filed]);
-        }
+    /// Returns what that ends, in words.
+    fn end_overrides(&mut self) -> Vec<String> {
+        let ended = match self.trial {
+            None => self.store.prune(&[&self.config, &self.filed]),
+            Some(_) => Vec::new(),
+        };
         self.publish();
+        ended
     }
 
     /// What would change if the text, or the file, were put in force.
@@ -248,7 +250,9 @@ impl Daemon {
                     changes = changes.len(),
                     "not confirmed: the configuration before is in force again"
                 );
-                self.end_overrides();
+                for ended in self.end_overrides() {
+                    tracing::info!("{ended}");
+                }
             }
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "cannot fall back; trying again");

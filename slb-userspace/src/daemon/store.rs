@@ -119,12 +119,12 @@ impl Store {
         written
     }
 
-    /// Ends what is set for entries that none of these configurations has.
-    pub(super) fn prune(&mut self, configs: &[&Config]) {
+    /// Ends what is set for entries that none of these configurations has. Returns what that ends, in words.
+    pub(super) fn prune(&mut self, configs: &[&Config]) -> Vec<String> {
         let is_gone = |place: &&Place| !configs.iter().any(|config| place.exists(config));
         let gone: Vec<_> = self.records.keys().filter(is_gone).cloned().collect();
         if gone.is_empty() {
-            return;
+            return Vec::new();
         }
         // What has gone with a group that has another name goes on.
         let goes_on = |place: &&Place| {
@@ -134,14 +134,17 @@ impl Store {
                     && self.records[*place].clone().at(other) == *record
             })
         };
-        for place in gone.iter().filter(|place| !goes_on(place)) {
-            tracing::info!("{place}: what was set for it ends: it is not configured any more");
-        }
+        let ended = gone.iter().filter(|place| !goes_on(place)).map(|place| {
+            let setting = setting(&self.records[place]);
+            format!("{place}: what was set for it ends ({setting}): it is not configured any more")
+        });
+        let ended = ended.collect();
         if let Err(error) = self.replace(|records| records.retain(|place, _| !gone.contains(place))) {
             tracing::warn!(error = format!("{error:#}"), "what has ended is still written");
         }
         self.records.retain(|place, _| !gone.contains(place));
         self.settings.retain(|place, _| !gone.contains(place));
+        ended
     }
 
     fn take(&mut self, records: BTreeMap<Place, Override>) {
@@ -268,7 +271,7 @@ fn write(directory: &Path, records: &BTreeMap<Place, Override>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::types::By, config::samples::shop, control::overrides::Aside, telemetry::logged};
+    use crate::{api::types::By, config::samples::shop, control::overrides::Aside};
 
     fn record(server: &str, weight: Option<u8>, state: Option<Aside>) -> Override {
         let by = By { uid: Some(0), user: Some("root".to_owned()), pid: Some(7) };
@@ -410,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_is_logged_and_what_goes_with_a_name_is_not() {
+    fn what_ends_is_said_and_what_goes_with_a_name_does_not() {
         let (_home, directory) = home();
         let mut store = Store::open(&directory);
         for server in ["10.0.0.11:8080", "10.0.0.12:8081"] {
@@ -420,13 +423,13 @@ mod tests {
         let after = shop(&[("\"web\"", "\"www\"")]);
         store.carry(&before, &after).unwrap();
         assert_eq!(store.records().len(), 4);
-        let log = logged(|| store.prune(&[&after]));
-        assert_eq!((log.as_str(), store.records().len()), ("", 2));
+        assert_eq!(store.prune(&[&after]), [""; 0]);
+        assert_eq!(store.records().len(), 2);
 
         let smaller = shop(&[("\"web\"", "\"www\""), ("  { address = \"10.0.0.12\", port = 8081 },\n", "")]);
-        let log = logged(|| store.prune(&[&smaller]));
-        assert!(log.contains("server group www: server 10.0.0.12:8081: what was set for it ends"), "{log}");
-        assert_eq!((log.lines().count(), store.records().len()), (1, 1));
+        let ended = "server group www: server 10.0.0.12:8081: what was set for it ends (weight 5): it is not configured any more";
+        assert_eq!(store.prune(&[&smaller]), [ended]);
+        assert_eq!(store.records().len(), 1);
     }
 
     #[test]

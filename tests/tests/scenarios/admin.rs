@@ -132,7 +132,11 @@ fn what_is_set_ends_with_its_entry() {
         ensure!(set(world)?.len() == 2, "{:?}", set(world)?);
         only_without(world, "b1")?;
 
-        world.reload()?;
+        let said = world.reload()?;
+        ensure!(
+            said.contains("what was set for it ends (disabled): it is not configured any more"),
+            "{said}"
+        );
         ensure!(set(world)?.is_empty(), "{:?}", set(world)?);
         world.plan.servers.insert(0, b1);
         world.reload()?;
