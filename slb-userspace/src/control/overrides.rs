@@ -1,7 +1,7 @@
 //! What an administrator has set at run time for single servers, in place of what the configuration says. Pure.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
 };
@@ -157,13 +157,28 @@ impl Place {
 pub fn carried<V: Clone>(set: &BTreeMap<Place, V>, old: &Config, new: &Config) -> BTreeMap<Place, V> {
     let (there, back) = (renames(old, new), renames(new, old));
     let (used, uses) = (Uses::of(old), Uses::of(new));
-    let was = |place: &Place| place.renamed(new, &back).or_else(|| uses.followed(place, &used, old));
-    let is = |place: &Place| place.renamed(old, &there).or_else(|| used.followed(place, &uses, new));
+    let was = |place: &Place| follow(place, &uses, &used, (new, old), &back);
+    let is = |place: &Place| follow(place, &used, &uses, (old, new), &there);
     // Also where nothing is set for the old name any more.
     let mut carried = set.clone();
-    carried.retain(|place, _| was(place).is_none());
-    carried.extend(set.iter().filter_map(|(place, value)| Some((is(place)?, value.clone()))));
+    carried.retain(|place, _| was(place).is_empty());
+    for (place, value) in set {
+        carried.extend(is(place).into_iter().map(|is| (is, value.clone())));
+    }
     carried
+}
+
+/// Where an entry is found in the configuration `new`, if its group has gone: where its listeners are, which may be several
+/// groups, or else in the one that has the same servers.
+fn follow(
+    place: &Place,
+    used: &Uses,
+    uses: &Uses,
+    (old, new): (&Config, &Config),
+    renames: &Renames,
+) -> BTreeSet<Place> {
+    let followed = used.followed(place, uses, new);
+    if followed.is_empty() { place.renamed(old, renames).into_iter().collect() } else { followed }
 }
 
 /// The same at the start, by what an earlier run has left in the maps. What is set for the new names already holds.
@@ -171,7 +186,7 @@ pub fn carried_since<V: Clone>(set: &BTreeMap<Place, V>, held: &State, new: &Con
     let (used, uses) = (Uses::found(held), Uses::of(new));
     let mut carried = set.clone();
     for (place, value) in set {
-        if let Some(is) = used.followed(place, &uses, new) {
+        for is in used.followed(place, &uses, new) {
             carried.entry(is).or_insert_with(|| value.clone());
         }
     }
@@ -213,7 +228,7 @@ impl fmt::Display for Aside {
 mod tests {
     use super::*;
     use crate::{
-        config::samples::shop,
+        config::samples::{forwarding, shop},
         control::{
             desired::{Health, Known, Server, desired},
             ids::Surroundings,
@@ -342,6 +357,42 @@ mod tests {
         let (before, after) = (other("server_group = \"web\""), other("server_group = \"other\""));
         let after = Config { server_groups: after.server_groups[..1].to_vec(), ..after };
         assert_eq!(carried(&set, &before, &after), set);
+    }
+
+    /// Two listeners of one group get one each.
+    #[test]
+    fn what_is_set_goes_to_each_group_that_one_is_split_into() {
+        let group = |name: &str| {
+            format!(
+                "[[server_group]]\nname = \"{name}\"\nservers = [{{ address = \"10.0.0.11\", port = 8080 }}]\n"
+            )
+        };
+        let listener = |port: u16, group: &str| {
+            format!(
+                "[[load_balancer.listener]]\nname = \"l{port}\"\nprotocol = \"tcp\"\nport = {port}\nserver_group = \"{group}\"\n"
+            )
+        };
+        let balancer = "[[load_balancer]]\nname = \"shop\"\naddresses = [\"192.0.2.10\"]\n";
+        let config = |first: &str, second: &str, groups: &[&str]| {
+            let groups: String = groups.iter().map(|name| group(name)).collect();
+            forwarding(&(balancer.to_owned() + &listener(80, first) + &listener(443, second) + &groups))
+        };
+        let at =
+            |name: &str| Place::Group { group: name.to_owned(), server: "10.0.0.11:8080".parse().unwrap() };
+        let one = config("web", "web", &["web"]);
+        let two = config("web-a", "web-b", &["web-a", "web-b"]);
+        let in_force = |set: &BTreeMap<Place, i32>, config: &Config| -> Vec<(Place, i32)> {
+            set.clone().into_iter().filter(|(place, _)| place.exists(config)).collect()
+        };
+        let both = carried(&[(at("web"), 1)].into(), &one, &two);
+        assert_eq!(in_force(&both, &two), [(at("web-a"), 1), (at("web-b"), 1)]);
+        assert_eq!(in_force(&carried(&both, &two, &one), &one), [(at("web"), 1)]);
+
+        // Of groups that look alike, each goes with its listener, whatever their order.
+        let before = config("a", "b", &["a", "b"]);
+        let after = config("c", "d", &["d", "c"]);
+        let set = carried(&[(at("a"), 1)].into(), &before, &after);
+        assert_eq!(in_force(&set, &after), [(at("c"), 1)]);
     }
 
     #[test]

@@ -143,6 +143,8 @@ impl Daemon {
         absent.log();
         let adopted = self.adopt(Arc::new(config), Coming::New).await;
         let changes = adopted.map_err(|error| {
+            // What has been set for its names, too.
+            self.end_overrides();
             Refused::Failed(format!("error: {error:#}: the configuration that was in force stays so"))
         })?;
         Ok(Changed { changes, warnings: told(&warnings, &absent), confirm_within_seconds: None })

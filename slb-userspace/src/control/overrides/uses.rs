@@ -1,6 +1,9 @@
 //! Which listeners use a group: a group that has another name and other servers, too, is known by that. Pure.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use slb_common::abi::unpad_name;
 
@@ -90,14 +93,14 @@ impl Uses {
         Self(held.services.values().filter_map(of).collect())
     }
 
-    /// The entry of a server in the configuration `new`, where its group has gone and the same listener uses one that has come,
-    /// with the server in it.
-    pub(super) fn followed(&self, place: &Place, used: &Self, new: &Config) -> Option<Place> {
+    /// The entries of a server in the configuration `new`, where its group has gone: in the groups that have come and are used by
+    /// its listeners.
+    pub(super) fn followed(&self, place: &Place, used: &Self, new: &Config) -> BTreeSet<Place> {
         if place.entries(new).is_some() {
-            return None;
+            return BTreeSet::new();
         }
         let listeners = self.0.iter().filter(|(_, group)| group.has(place));
-        let mut entries = listeners.filter_map(|(key, _)| used.0.get(key)?.entry(place));
-        entries.find(|entry| entry.exists(new) && !self.0.values().any(|group| group.has(entry)))
+        let entries = listeners.filter_map(|(key, _)| used.0.get(key)?.entry(place));
+        entries.filter(|entry| entry.exists(new) && !self.0.values().any(|group| group.has(entry))).collect()
     }
 }
