@@ -127,6 +127,7 @@ impl Failover {
             let Part { balancer, listener, vips, sides, .. } = &part;
             // A VIP that is added gets its traffic from where that of the others goes.
             let was = vips.iter().find_map(|vip| self.over.get(&key(listener, *vip)));
+            let was_over = was.is_some();
             // Where nobody is left who had it, the listener begins with the primary side.
             let was = was.filter(|was| part.has_any(Side::Secondary, &was.secondary));
             let secondary = || part.on(Side::Secondary);
@@ -155,7 +156,7 @@ impl Failover {
                 // Nobody knows how its servers are; it is decided when it starts.
                 was.map(|was| stays(was, None))
             };
-            if is.is_some() != was.is_some() {
+            if is.is_some() != was_over {
                 changes.push(Change {
                     load_balancer: balancer.name.to_string(),
                     listener: listener.name.to_string(),

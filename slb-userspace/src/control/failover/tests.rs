@@ -91,9 +91,14 @@ impl World {
 
     /// Whether the listeners' traffic is with the secondary side, and when to ask again.
     fn at(&mut self, seconds: u64) -> ([bool; 2], Option<Duration>) {
+        let before = [DB, WEB].map(|n| self.is_over(n, "192.0.2.10"));
         let Decision { failover, changes, next } = self.decide(seconds);
         self.failover = failover;
         let over = [DB, WEB].map(|n| self.is_over(n, "192.0.2.10"));
+        let changed = before.iter().zip(over).filter(|(before, after)| *before != after).count();
+        let said =
+            changes.iter().filter(|change| change.vips.contains(&"192.0.2.10".parse().unwrap())).count();
+        assert_eq!(said, changed, "{changes:?}");
         for change in changes {
             let listener = usize::from(change.listener == "web");
             let is_over = |vip: &IpAddr| self.is_over(listener, &vip.to_string());
