@@ -22,7 +22,8 @@ pub(super) fn watched(desired: &Desired, tables: &[(usize, u32)]) -> BTreeMap<u3
         let pool = desired.pools.get(*pool)?;
         let servers = pool.servers.iter().map(|(address, server)| {
             let can_serve = server.takes_new() || server.stands_by();
-            let is_judged = server.health != Health::Unchecked;
+            let is_used = server.weight > 0 && server.aside.is_none();
+            let is_judged = is_used && server.health != Health::Unchecked;
             (*address, Watched { is_judged, can_serve, signals: Signals::default() })
         });
         Some((*table, Pool { terms: pool.passive?, servers: servers.collect() }))
@@ -83,7 +84,12 @@ mod tests {
     use slb_common::abi::Reference;
 
     use super::*;
-    use crate::{dataplane::state::to_address, health::passive::Terms};
+    use crate::{
+        config::samples::forwarding,
+        control::desired::{Known, desired},
+        dataplane::state::to_address,
+        health::passive::Terms,
+    };
 
     const TERMS: Terms =
         Terms { failures: 5, within: Duration::from_secs(10), first: Duration::from_secs(10) };
@@ -149,6 +155,34 @@ mod tests {
     fn one_that_leaves_is_not_blamed() {
         let held = held(Backend::ALIVE | Backend::LINGERING);
         assert_eq!(counted(&held, TABLE, &[flow(0, Stage::Refused)]), Signals::default());
+    }
+
+    #[test]
+    fn who_gets_no_connections_in_a_table_is_not_judged_by_it() {
+        let listener = |port: u16, group: &str| {
+            format!(
+                "[[load_balancer.listener]]\nname = \"{group}\"\nprotocol = \"tcp\"\nport = {port}\n\
+                 server_group = \"{group}\"\nhealth_check = {{ kind = \"tcp\", passive = {{ failures = 5, within = \"10s\" }} }}\n"
+            )
+        };
+        let group = |name: &str, weight: u8| {
+            format!(
+                "[[server_group]]\nname = \"{name}\"\nservers = [\
+                 {{ address = \"10.0.0.1\", port = 8080, weight = {weight} }}, {{ address = \"10.0.0.2\", port = 8080 }}]\n"
+            )
+        };
+        let balancer = "[[load_balancer]]\nname = \"shop\"\naddresses = [\"192.0.2.10\"]\n";
+        let config = forwarding(
+            &(balancer.to_owned()
+                + &listener(80, "a")
+                + &listener(81, "b")
+                + &group("a", 0)
+                + &group("b", 7)),
+        );
+        let desired = desired(&config, Known::default());
+        let pools = watched(&desired, &[(0, TABLE), (1, TABLE + 1)]);
+        let judged = |table| pools[&table].servers[&address()].is_judged;
+        assert_eq!((judged(TABLE), judged(TABLE + 1)), (false, true));
     }
 
     /// Whether one can do without a server is not for the others to say.

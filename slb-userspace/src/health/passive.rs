@@ -107,7 +107,8 @@ impl Pool {
 /// A server of a pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Watched {
-    /// Whether what comes of its connections counts: who is not checked is not judged either.
+    /// Whether what comes of its connections counts. Who is not checked is not judged either; and who is set aside here, and
+    /// held out elsewhere, is missed by nobody here.
     pub is_judged: bool,
     /// Whether it takes new connections, or would if its side had the traffic.
     pub can_serve: bool,
