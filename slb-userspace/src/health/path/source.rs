@@ -7,10 +7,18 @@ use std::{
 
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags, sys::socket::SockaddrLike as _};
 
-/// Whether this host has an address, as far as can be known.
+/// Whether this host has an address, as far as can be known. Not whether a socket may be bound to it: with `ip_nonlocal_bind`
+/// that is any. Only to an address of its own it speaks from the same.
 pub fn is_here(address: IpAddr) -> bool {
-    let bound = UdpSocket::bind((address, 0));
-    !bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+    match towards(address) {
+        Ok(own) => own == address,
+        Err(error) => !matches!(
+            error.kind(),
+            io::ErrorKind::NetworkUnreachable
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::AddrNotAvailable
+        ),
+    }
 }
 
 /// The address this host uses towards a server; nothing is sent.
