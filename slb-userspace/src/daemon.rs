@@ -31,7 +31,7 @@ use self::{
     clock::since_start,
     facts::Facts,
     orders::{Trial, Waiting},
-    pace::Pace,
+    pace::{Pace, RETRY},
     ports::{Ports, attach, links},
     store::Store,
 };
@@ -65,6 +65,8 @@ const NEXT_HOPS_HOLD: Duration = Duration::from_secs(5);
 const SWEEP: Duration = Duration::from_secs(10);
 /// Looks at the flow table take one part in so many of the time.
 const LOOKS: u32 = 50;
+/// Looks that may fail, a second apart, before a change is put in force without.
+const LOOKS_TO_WAIT_FOR: u32 = 3;
 
 /// Time until an interface that another XDP program is on is tried again.
 const RETRY_PORTS: Duration = Duration::from_secs(1);
@@ -142,6 +144,8 @@ struct Daemon {
     look: Instant,
     /// When it may be: looks are to take little of the time.
     look_free: Instant,
+    /// Looks that have failed, one after the other.
+    failed_looks: u32,
     /// When the data plane is to be changed.
     pace: Pace,
     /// Who is answered once the data plane has been changed.
@@ -163,7 +167,7 @@ impl Daemon {
             tracing::error!("what is set for renamed groups is not written: {error:#}");
         }
         for ended in store.prune(&[&config]) {
-            tracing::info!("{ended}");
+            tracing::warn!("{ended}");
         }
 
         let (resolver, neighbours) = Resolver::spawn()?;
@@ -199,6 +203,7 @@ impl Daemon {
             next: None,
             look: now,
             look_free: now,
+            failed_looks: 0,
             pace: Pace::default(),
             waiting: Vec::new(),
         };
@@ -357,11 +362,14 @@ impl Daemon {
         Ok(())
     }
 
-    /// Makes sure that connections which wait for a look at the flow table have had it. Returns the time since the machine started.
+    /// Has connections that wait for a look at the flow table have it: another change may take away what they are to leave. Where
+    /// looks fail again and again, dead servers are not kept for that. Returns the time since the machine started.
     fn before_change(&mut self) -> Result<Duration> {
-        if self.reconciler.wants_look() {
-            // Another change may take away what they are to leave.
-            self.sweep()?;
+        if self.reconciler.wants_look()
+            && let Err(error) = self.sweep()
+            && self.failed_looks <= LOOKS_TO_WAIT_FOR
+        {
+            return Err(error);
         }
         since_start()
     }
@@ -369,8 +377,10 @@ impl Daemon {
     /// Looks at the flow table: ends connections that are over, and what is over of slots that have changed hands.
     fn sweep(&mut self) -> Result<()> {
         let begun = Instant::now();
-        self.look = begun + SWEEP;
+        self.look = begun + RETRY;
+        self.failed_looks += 1;
         let Sweep { moved, flows, ended, openings, next } = self.reconciler.sweep(since_start()?)?;
+        self.failed_looks = 0;
         if self.facts.weigh(&openings, since_start()?) {
             self.change_soon();
         }

@@ -26,7 +26,7 @@ use crate::{
 /// Slots of the table tried for a new flow, when the servers of those before have a live flow of the same client
 /// endpoint through another listener: replies of the two could not be told apart.
 const SERVERS_TRIED: usize = 3;
-/// Slots of which the one is chosen whose server has the fewest flows for its weight.
+/// Slots, or rows of slots of one server, of which the one is chosen whose server has the fewest flows for its weight.
 pub const CANDIDATES: u32 = 16;
 
 /// Ids of the server and of its slot's keeper, or the number of a reason.

@@ -68,6 +68,7 @@ impl<D: DataPlane> Reconciler<D> {
         // They are marked as over: no other look finds those.
         self.ended.append(&mut watch.ended);
         let (moved, flows) = swept?;
+        self.wants_look = false;
         let next = watch.next_look();
         let next = if self.is_watching() { next.min(LOOK) } else { next };
         let (ended, openings) = (mem::take(&mut self.ended), mem::take(&mut self.openings));
@@ -86,7 +87,6 @@ impl<D: DataPlane> Reconciler<D> {
         // Without any, the flow table is looked at all the same.
         let parts = if due.is_empty() { vec![due.as_slice()] } else { due.chunks(BATCH).collect() };
         let (mut changed, mut flows, mut forgotten, mut is_whole) = (false, 0, None, true);
-        self.wants_look = false;
         let mut loads = Loads::default();
         for part in parts {
             let owners: Owners = part

@@ -138,16 +138,18 @@ fn ends_are_told_although_something_fails() {
     let flow = flow(&state, 80, backend(&state, 2).1.reference);
     let after = group(&[(1, 100), (3, 50)]);
     world.reconcile(&after).unwrap();
-    world.reconciler.sweep(world.now).unwrap();
     world.now += Duration::from_secs(910);
     world.reconciler.sweep(world.now).unwrap();
     world.now += Duration::from_secs(910);
+    // Something that the next change must not come before.
+    world.reconciler.wants_look = true;
     let plane = world.reconciler.plane_mut();
     plane.flows = vec![flow];
     plane.fail_after = Some(0);
     world.reconciler.sweep(world.now).unwrap_err();
-    assert!(world.reconciler.plane_mut().flows[0].is_over);
+    assert!(world.reconciler.plane_mut().flows[0].is_over && world.reconciler.wants_look());
     assert_eq!(world.reconciler.sweep(world.now).unwrap().ended.len(), 1);
+    assert!(!world.reconciler.wants_look());
     assert_eq!(world.reconciler.sweep(world.now).unwrap().ended.len(), 0, "told once");
 }
 
