@@ -367,9 +367,12 @@ impl Daemon {
     fn before_change(&mut self) -> Result<Duration> {
         if self.reconciler.wants_look()
             && let Err(error) = self.sweep()
-            && self.failed_looks <= LOOKS_TO_WAIT_FOR
         {
-            return Err(error);
+            let error = error.context("cannot look at the flow table");
+            if self.failed_looks <= LOOKS_TO_WAIT_FOR {
+                return Err(error);
+            }
+            tracing::error!("{error:#}: connections of listeners that have parted may be cut");
         }
         since_start()
     }

@@ -2,8 +2,8 @@
 //!
 //! Traffic goes to the secondary when as many servers of the primary side are unhealthy as the threshold says, and comes back when
 //! there are fewer, one of which is known to be well, and have been for the time that is configured. It does not go where
-//! nobody could serve it while somebody of the primary side still can. In mode `nat` this is decided for each address family by itself: servers of the other
-//! one cannot serve its clients.
+//! nobody could serve it while somebody of the primary side still can. In mode `nat` this is decided for each address family
+//! by itself: servers of the other one cannot serve its clients.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -155,6 +155,9 @@ impl Place {
 /// What is set for entries of groups that have other names in the configuration `new` than in `old`: for these names as well,
 /// in place of what was set for them before. What is set for the old names stays: `old` may come back.
 pub fn carried<V: Clone>(set: &BTreeMap<Place, V>, old: &Config, new: &Config) -> BTreeMap<Place, V> {
+    if old == new {
+        return set.clone();
+    }
     let (there, back) = (renames(old, new), renames(new, old));
     let (used, uses) = (Uses::of(old), Uses::of(new));
     let was = |place: &Place| follow(place, &uses, &used, (new, old), &back);

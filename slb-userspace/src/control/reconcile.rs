@@ -41,7 +41,7 @@ pub struct Reconciler<D> {
     /// Servers that have been removed and cut, and of whose connections the last look has found no end left to tell.
     told: BTreeSet<Reference>,
     /// Whether servers have been cut off, or listeners have come to other tables, since the last look.
-    pub(super) wants_look: bool,
+    wants_look: bool,
     /// Pools whose new connections count, by table.
     watched: BTreeMap<u32, Pool>,
     /// The same with what has come of the connections, as of the last look.

@@ -164,14 +164,14 @@ impl Suspects {
 
     fn release(&mut self, pool: &Pool, now: Duration, changes: &mut Vec<Change>) {
         let is_empty = !pool.servers.values().any(|server| server.can_serve);
-        for server in pool.judged() {
-            if let Some(record) = self.0.get_mut(&(server, pool.terms))
+        for (server, watched) in &pool.servers {
+            if let Some(record) = self.0.get_mut(&(*server, pool.terms))
                 && record.reason.is_some()
-                && (is_empty || record.until <= now)
+                && (is_empty && watched.is_judged || record.until <= now)
             {
                 record.reason = None;
                 record.until = now;
-                changes.push(Change { server, terms: pool.terms, held: None });
+                changes.push(Change { server: *server, terms: pool.terms, held: None });
             }
         }
     }
@@ -299,6 +299,18 @@ mod tests {
         let nobody = Pool { terms: TERMS, servers: nobody.into() };
         let back = Change { server: server(1), terms: TERMS, held: None };
         assert_eq!(suspects.judge(&[nobody], at(1)), [back]);
+    }
+
+    #[test]
+    fn its_time_ends_although_it_is_set_aside_meanwhile() {
+        let mut suspects = Suspects::default();
+        assert_eq!(judge(&mut suspects, &[silent(5), silent(0)], 0), [1]);
+        let other = Watched { is_judged: true, can_serve: true, signals: silent(0) };
+        let pool =
+            Pool { terms: TERMS, servers: [(server(1), Watched::default()), (server(2), other)].into() };
+        assert_eq!(suspects.judge(std::slice::from_ref(&pool), at(9)), []);
+        let back = Change { server: server(1), terms: TERMS, held: None };
+        assert_eq!(suspects.judge(&[pool], at(10)), [back]);
     }
 
     #[test]

@@ -135,14 +135,15 @@ fn ends_are_told_although_something_fails() {
     let before = group(&[(1, 100), (2, 50), (3, 100)]);
     world.all_healthy(&before);
     let state = world.reconcile(&before).unwrap();
-    let flow = flow(&state, 80, backend(&state, 2).1.reference);
+    let flow = flow(&state, 80, backend(&state, 3).1.reference);
     let after = group(&[(1, 100), (3, 50)]);
     world.reconcile(&after).unwrap();
     world.now += Duration::from_secs(910);
     world.reconciler.sweep(world.now).unwrap();
     world.now += Duration::from_secs(910);
-    // Something that the next change must not come before.
-    world.reconciler.wants_look = true;
+    // A server that is cut asks for a look.
+    world.reconcile(&group(&[(1, 100)])).unwrap();
+    assert!(world.reconciler.wants_look());
     let plane = world.reconciler.plane_mut();
     plane.flows = vec![flow];
     plane.fail_after = Some(0);
