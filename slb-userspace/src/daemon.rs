@@ -4,6 +4,7 @@ mod absent;
 mod adopt;
 mod clock;
 mod facts;
+mod looks;
 mod orders;
 mod pace;
 mod ports;
@@ -30,8 +31,9 @@ use self::{
     absent::Absent,
     clock::since_start,
     facts::Facts,
+    looks::Looks,
     orders::{Trial, Waiting},
-    pace::{Pace, RETRY},
+    pace::Pace,
     ports::{Ports, attach, links},
     store::Store,
 };
@@ -63,10 +65,6 @@ const NEXT_HOPS_HOLD: Duration = Duration::from_secs(5);
 
 /// Most time between two looks at the flow table, while parts of server tables change hands.
 const SWEEP: Duration = Duration::from_secs(10);
-/// Looks at the flow table take one part in so many of the time.
-const LOOKS: u32 = 50;
-/// Looks that may fail, a second apart, before a change is put in force without.
-const LOOKS_TO_WAIT_FOR: u32 = 3;
 
 /// Time until an interface that another XDP program is on is tried again.
 const RETRY_PORTS: Duration = Duration::from_secs(1);
@@ -140,12 +138,8 @@ struct Daemon {
     poker: Poker,
     /// When something must change although nothing else does.
     next: Option<Instant>,
-    /// When the flow table is to be looked at next.
-    look: Instant,
-    /// When it may be: looks are to take little of the time.
-    look_free: Instant,
-    /// Looks that have failed, one after the other.
-    failed_looks: u32,
+    /// When the flow table is to be looked at.
+    looks: Looks,
     /// When the data plane is to be changed.
     pace: Pace,
     /// Who is answered once the data plane has been changed.
@@ -201,9 +195,7 @@ impl Daemon {
             snapshots,
             poker: Poker::new()?,
             next: None,
-            look: now,
-            look_free: now,
-            failed_looks: 0,
+            looks: Looks::new(now),
             pace: Pace::default(),
             waiting: Vec::new(),
         };
@@ -252,7 +244,7 @@ impl Daemon {
                     self.facts.learn(&self.neighbours.borrow_and_update());
                     self.change_soon();
                 }
-                () = sleep_until(self.look) => {
+                () = sleep_until(self.looks.due()) => {
                     if let Err(error) = self.sweep() {
                         tracing::error!(error = format!("{error:#}"), "cannot look at the flow table");
                         self.change_soon();
@@ -351,10 +343,10 @@ impl Daemon {
         if self.reconciler.is_handing_over() {
             look = look.min(SWEEP);
         }
-        self.look = self.look.min(Instant::now() + look).max(self.look_free);
+        self.looks.by(Instant::now() + look, self.reconciler.looks_keep_clients());
         if self.reconciler.wants_look() {
-            // Whatever it takes: connections wait for it that else would be cut.
-            self.look = Instant::now();
+            // Connections wait for it that else would be cut.
+            self.looks.at_once(Instant::now());
         }
         tracing::debug!(in_force.operations, "the data plane is as desired");
         let snapshot = snapshot(&desired, in_force, self.store.records(), self.running());
@@ -369,7 +361,7 @@ impl Daemon {
             && let Err(error) = self.sweep()
         {
             let error = error.context("cannot look at the flow table");
-            if self.failed_looks <= LOOKS_TO_WAIT_FOR {
+            if !self.looks.fail() {
                 return Err(error);
             }
             tracing::error!("{error:#}: connections of listeners that have parted may be cut");
@@ -380,18 +372,16 @@ impl Daemon {
     /// Looks at the flow table: ends connections that are over, and what is over of slots that have changed hands.
     fn sweep(&mut self) -> Result<()> {
         let begun = Instant::now();
-        self.look = begun + RETRY;
-        self.failed_looks += 1;
+        self.looks.begin(begun);
         let Sweep { moved, flows, ended, openings, next } = self.reconciler.sweep(since_start()?)?;
-        self.failed_looks = 0;
         if self.facts.weigh(&openings, since_start()?) {
             self.change_soon();
         }
         ended.iter().for_each(|ended| self.poker.poke(ended));
         let next = if moved == 0 { next } else { next.min(SWEEP) };
-        self.look_free = begun + begun.elapsed() * LOOKS;
-        self.look = self.look_free.max(begun + next);
+        self.looks.end(begun, Instant::now(), next, self.reconciler.looks_keep_clients());
         tracing::debug!(
+            took = ?begun.elapsed(),
             moved,
             flows,
             ended = ended.len(),

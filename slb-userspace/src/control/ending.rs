@@ -193,12 +193,21 @@ pub(super) fn look_within(held: &State) -> Duration {
         let ends = service.mode == mode::NAT && service.protocol == protocol::TCP;
         let idle = ends.then_some(service.idle_timeout);
         let counted = (service.policy & policy::LEAST != 0).then_some(LOADS);
-        // Well before a client would be forgotten one of whose flows goes on.
-        let kept = (service.policy & policy::PERSIST != 0).then_some(service.persistence / 2);
-        [idle, counted, kept].into_iter().flatten().min()
+        [idle, counted].into_iter().flatten().min()
     };
-    let shortest = held.services.values().filter_map(of).min();
-    shortest.map_or(LOOK, |shortest| Duration::from_secs(shortest.into()).clamp(SPACING, LOOK))
+    let shortest = held.services.values().filter_map(of).min().map(seconds);
+    shortest.into_iter().chain(looks_keep_clients(held)).min().unwrap_or(LOOK)
+}
+
+/// Time between two looks for which no client is forgotten while one of its flows goes on: half of the shortest time that clients
+/// are kept. `None` where none is kept.
+pub(super) fn looks_keep_clients(held: &State) -> Option<Duration> {
+    let keeping = held.services.values().filter(|service| service.policy & policy::PERSIST != 0);
+    keeping.map(|service| service.persistence / 2).min().map(seconds)
+}
+
+fn seconds(seconds: u32) -> Duration {
+    Duration::from_secs(seconds.into()).clamp(SPACING, LOOK)
 }
 
 #[cfg(test)]

@@ -177,6 +177,12 @@ impl<D: DataPlane> Reconciler<D> {
         self.held.as_ref().map_or(Duration::ZERO, |held| ending::look_within(held))
     }
 
+    /// Time between two looks at the flow table for which no client is forgotten while one of its flows goes on; `None` where
+    /// none is kept.
+    pub fn looks_keep_clients(&self) -> Option<Duration> {
+        self.held.as_ref().and_then(|held| ending::looks_keep_clients(held))
+    }
+
     /// Whether new connections are watched.
     fn is_watching(&self) -> bool {
         !self.watched.is_empty()
