@@ -20,7 +20,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::World;
+use crate::{World, turn::Turn};
 use figures::Figures;
 use view::View;
 
@@ -48,7 +48,7 @@ pub fn run(options: &Options) -> Result<bool> {
     ensure!(geteuid().is_root(), "the demo makes network namespaces and loads XDP programs: run it as root");
     let mut view = View::new();
     let start = Instant::now();
-    let mut world = World::new(&WEIGHTS)?;
+    let mut world = World::new(&WEIGHTS, Turn::alone()?)?;
     let mut figures = Figures::default();
     if let Err(error) = phases::all(&mut world, options, &mut view, &mut figures) {
         figures.failures.push(format!("{error:#}"));

@@ -5,21 +5,20 @@
 
 use std::{
     env, fs,
-    fs::File,
     io::ErrorKind,
     path::{Path, PathBuf},
     process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nix::{
     mount::{MsFlags, mount},
     sys::{
         signal::{Signal, kill},
         statfs::{BPF_FS_MAGIC, statfs},
     },
-    unistd::{Pid, geteuid},
+    unistd::Pid,
 };
 
 use crate::net::{Namespace, run};
@@ -61,20 +60,6 @@ impl RunId {
         let (mark, pid, number) = (parts.next()?, parts.next()?, parts.next()?);
         (mark == MARK).then_some(Self { pid: pid.parse().ok()?, number: number.parse().ok()? })
     }
-}
-
-/// Waits until no other world or benchmark exists, and removes what dead ones left. The next one waits until the
-/// returned file is closed.
-///
-/// # Errors
-/// There is no BPF file system, or something cannot be removed.
-pub fn turn() -> Result<File> {
-    ensure!(geteuid().is_root(), "network namespaces and XDP programs need root");
-    ensure_bpf_fs()?;
-    let turn = File::open(BPF_FS)?;
-    turn.lock().context("waiting for other worlds to end")?;
-    remove_dead()?;
-    Ok(turn)
 }
 
 /// Mounts the BPF file system if nobody has.

@@ -2,8 +2,8 @@
 //! daemon between them.
 //!
 //! A [`World`] is one such network. It holds everything it made, and removes all of it when it is dropped; what a
-//! crashed run left behind is removed when the next one starts. Worlds exist one at a time, across processes too,
-//! so that scenarios do not disturb one another.
+//! crashed run left behind is removed when the next one starts. Few worlds exist at a time, across processes too, so
+//! that scenarios do not disturb one another ([`turn`]).
 
 pub mod bench;
 pub mod client;
@@ -21,6 +21,7 @@ pub mod supervise;
 pub mod tracking;
 pub mod traffic;
 pub mod tunnel;
+pub mod turn;
 pub mod wait;
 pub mod world;
 

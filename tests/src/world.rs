@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    fs::{File, Permissions},
+    fs::Permissions,
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -23,9 +23,10 @@ use crate::{
     client::Client,
     config::Plan,
     daemon::{Daemon, Programs, servers},
-    leftovers::{self, RunId},
+    leftovers::RunId,
     net::{Backend, Family, Topology, run},
     server::{Mood, Servers, Service},
+    turn::Turn,
     wait::wait_for,
 };
 
@@ -51,17 +52,16 @@ pub struct World {
     daemon: Option<Daemon>,
     servers: Vec<Option<Servers>>,
     directory: TempDir,
-    // Held until everything is gone, so that worlds exist one at a time.
-    _turn: File,
+    // Held until everything is gone.
+    _turn: Turn,
 }
 
 impl World {
     /// Builds a network with one backend per weight and starts the servers; the daemon is not started.
     ///
     /// # Errors
-    /// Not root, a program is missing, or a name is taken.
-    pub fn new(weights: &[u8]) -> Result<Self> {
-        let turn = leftovers::turn()?;
+    /// A program is missing, or a name is taken.
+    pub fn new(weights: &[u8], turn: Turn) -> Result<Self> {
         let id = RunId::next();
         let directory =
             tempfile::Builder::new().prefix(&format!("{}.", id.prefix())).tempdir_in(env::temp_dir())?;

@@ -110,7 +110,7 @@ fn nothing_is_left_of_a_world() {
 /// A run that was killed leaves namespaces, processes in them, pins and a directory: the next one removes them.
 #[test]
 fn leftovers_of_dead_runs_are_removed() {
-    scenario("leftovers_of_dead_runs_are_removed", &[1], |_| {
+    scenario::alone("leftovers_of_dead_runs_are_removed", &[1], |_| {
         // A process that has ended and been waited for: its number is nobody's.
         let mut ended = Command::new("true").spawn()?;
         ended.wait()?;

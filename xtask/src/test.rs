@@ -18,8 +18,10 @@ use self::report::Report;
 pub(crate) use self::report::Totals;
 use crate::process::{self, Privilege, cargo};
 
-/// The package whose tests need root.
+/// The package whose tests need root. They run one after the other: each has a network, daemons and traffic of its own.
 const PRIVILEGED: &str = "slb-tests";
+/// Its test program of which as many tests run at a time as there may be networks: mostly they wait.
+const SIDE_BY_SIDE: &str = "scenarios";
 
 /// Builds and runs all tests whose name contains `filter`.
 ///
@@ -43,8 +45,8 @@ pub(crate) fn run(filter: Option<&str>) -> Result<Totals> {
 
     let privilege = if privileged.is_empty() { Privilege::None } else { Privilege::find() };
     for program in &privileged {
-        // One at a time: each scenario has a network, daemons and traffic of its own.
-        let command = program.arguments(privilege.command(&program.path), filter, &["--test-threads=1"]);
+        let threads = if program.name == SIDE_BY_SIDE { "--test-threads=2" } else { "--test-threads=1" };
+        let command = program.arguments(privilege.command(&program.path), filter, &[threads]);
         totals += execute(command)?;
     }
     if let Some(filter) = filter.filter(|_| totals == Totals::default()) {
@@ -57,6 +59,8 @@ pub(crate) fn run(filter: Option<&str>) -> Result<Totals> {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Program {
     package: String,
+    /// Name of the program in its package.
+    name: String,
     path: PathBuf,
     /// Directory of its package, where cargo would start it.
     directory: PathBuf,
@@ -97,6 +101,7 @@ fn programs(messages: &str) -> Result<Vec<Program>> {
         let package = message["package_id"].as_str().context("a message of cargo has no package_id")?;
         programs.push(Program {
             package: package_name(package).to_owned(),
+            name: message["target"]["name"].as_str().unwrap_or_default().to_owned(),
             path: PathBuf::from(executable),
             directory: directory.to_path_buf(),
         });
@@ -138,7 +143,7 @@ mod tests {
     fn test_programs_are_picked_out_of_the_messages() {
         let messages = [
             r#"{"reason":"compiler-artifact","package_id":"path+file:///w/tests#slb-tests@0.1.0",
-                "manifest_path":"/w/tests/Cargo.toml","profile":{"test":true},"executable":"/t/a"}"#,
+                "manifest_path":"/w/tests/Cargo.toml","target":{"name":"scenarios"},"profile":{"test":true},"executable":"/t/a"}"#,
             r#"{"reason":"compiler-artifact","profile":{"test":false},"executable":"/t/b"}"#,
             r#"{"reason":"compiler-artifact","profile":{"test":true},"executable":null}"#,
             r#"{"reason":"build-finished","success":true}"#,
@@ -146,6 +151,7 @@ mod tests {
         let messages = messages.map(|message| message.replace('\n', "")).join("\n");
         let expected = Program {
             package: PRIVILEGED.to_owned(),
+            name: SIDE_BY_SIDE.to_owned(),
             path: PathBuf::from("/t/a"),
             directory: PathBuf::from("/w/tests"),
         };

@@ -28,8 +28,9 @@ use tokio::{net::TcpListener, runtime, sync::mpsc, time::timeout};
 
 use super::{control::memory, machine::Machine};
 use crate::{
-    leftovers::{self, RunId},
+    leftovers::RunId,
     net::{Namespace, run as command},
+    turn::Turn,
 };
 
 const PORT: u16 = 8080;
@@ -84,7 +85,7 @@ pub struct Silence {
 /// # Errors
 /// Not root, or a probe fails.
 pub fn run(options: &Options) -> Result<Report> {
-    let _turn = leftovers::turn()?;
+    let _turn = Turn::alone()?;
     descriptors::raise()?;
     ensure!(options.silent == 0 || options.silent + FEW <= options.targets, "too few targets to be silent");
     let namespace = Namespace::create(&format!("{}-health", RunId::next().prefix()))?;

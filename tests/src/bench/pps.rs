@@ -22,7 +22,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 
-use crate::leftovers;
+use crate::turn::Turn;
 
 pub use contestant::Workload;
 pub use report::{Report, Row};
@@ -58,7 +58,7 @@ impl Options {
 /// # Errors
 /// Not root; a contestant cannot be set up, or does not forward as it claims to.
 pub fn run(options: &Options) -> Result<Report> {
-    let _turn = leftovers::turn()?;
+    let _turn = Turn::alone()?;
     let (mut contestants, missing) = systems::all(options.only.as_deref())?;
     measure::all(&mut contestants, missing, options)
 }

@@ -16,7 +16,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 
-use crate::leftovers;
+use crate::turn::Turn;
 
 pub use load::Workload;
 pub use report::{Report, Row};
@@ -53,7 +53,7 @@ impl Options {
 /// # Errors
 /// Not root, or a contestant cannot be set up or does not get one request through.
 pub fn run(options: &Options) -> Result<Report> {
-    let _turn = leftovers::turn()?;
+    let _turn = Turn::alone()?;
     let (contestants, missing) = systems::all(options)?;
     measure::all(&contestants, missing, options)
 }

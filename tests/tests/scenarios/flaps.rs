@@ -38,7 +38,7 @@ fn servers_flap_and_administrators_are_busy() {
     // Not by `println`, which is held back until the end: somebody may not wait for that.
     let repeat = format!("{SECONDS_VARIABLE}={} {SEED_VARIABLE}={seed}", length.as_secs());
     writeln!(io::stderr(), "to repeat the flaps: {repeat}").expect("somewhere to write to");
-    scenario("servers_flap_and_administrators_are_busy", &WEIGHTS, |world| {
+    scenario::alone("servers_flap_and_administrators_are_busy", &WEIGHTS, |world| {
         world.net.route_answers()?;
         world.net.backends.iter().try_for_each(Backend::hold_vips)?;
         Wild::prepare(world);

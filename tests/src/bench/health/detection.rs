@@ -30,8 +30,9 @@ use tokio::{
 use self::servers::{Kind, Server};
 use super::super::{machine::Machine, stats::median};
 use crate::{
-    leftovers::{self, RunId},
+    leftovers::RunId,
     net::{Namespace, run as command},
+    turn::Turn,
 };
 
 const HEALTHY: u8 = 3;
@@ -118,7 +119,7 @@ const CASES: [Case; 9] = [
 /// # Errors
 /// Not root, no nftables, or a server that is not found dead, or well, at all.
 pub fn run(options: &Options) -> Result<Report> {
-    let _turn = leftovers::turn()?;
+    let _turn = Turn::alone()?;
     let prefix = RunId::next().prefix();
     let [here, there] =
         ["prober", "servers"].map(|role| Namespace::create(&format!("{prefix}-{role}")).map(Arc::new));

@@ -204,15 +204,15 @@ fn all_healthy(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Every entry of the victim becomes unhealthy, and what is said of it holds all words.
+/// Every entry of the victim becomes unhealthy, and what is said of it comes to hold all words: why is found out afterwards.
 fn unhealthy(world: &World, service: Service, words: &[&str]) -> Result<()> {
-    for server in world.wait_for_health_of(service, VICTIM, Health::Unhealthy)? {
-        let detail = server.detail.unwrap_or_default();
-        for word in words {
-            ensure!(detail.contains(word), "{}: {detail:?} lacks {word:?}", server.address);
-        }
-    }
-    Ok(())
+    let mut details = Vec::new();
+    let said = wait_for("what is wrong with each entry", PATIENCE, || {
+        let entries = world.wait_for_health_of(service, VICTIM, Health::Unhealthy)?;
+        details = entries.into_iter().map(|server| server.detail.unwrap_or_default()).collect();
+        Ok(details.iter().all(|detail| words.iter().all(|word| detail.contains(word))).then_some(()))
+    });
+    said.with_context(|| format!("{details:?} lack one of {words:?}"))
 }
 
 /// Links, rules, routes and addresses of the load balancer.

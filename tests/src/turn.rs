@@ -1,0 +1,146 @@
+//! Who may have a world, and when: a few at a time, in all processes of this machine together. Most of a scenario is waiting, and
+//! two of them disturb one another little; what measures, or holds the daemon to tight bounds, is alone.
+
+use std::{
+    env,
+    fs::{self, File, TryLockError},
+    path::Path,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::unistd::geteuid;
+
+use crate::leftovers::{ensure_bpf_fs, remove_dead};
+
+/// Worlds at a time.
+pub const LANES: usize = 2;
+
+/// Where the files lie that are locked. They are never removed: whoever waits for one holds it open.
+const DIRECTORY: &str = "slb-tests.turns";
+/// Time between two looks for a free lane.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The right to have a world, until it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    _lanes: Vec<File>,
+}
+
+impl Turn {
+    /// Waits until few enough others have a world, and removes what dead ones left.
+    ///
+    /// # Errors
+    /// Not root, there is no BPF file system, or something cannot be removed.
+    pub fn beside_others() -> Result<Self> {
+        Self::take(beside_others)
+    }
+
+    /// Waits until nobody else has a world, and removes what dead ones left. Nobody gets one meanwhile.
+    ///
+    /// # Errors
+    /// As [`Self::beside_others`].
+    pub fn alone() -> Result<Self> {
+        Self::take(alone)
+    }
+
+    fn take(lanes: fn(&Path) -> Result<Vec<File>>) -> Result<Self> {
+        ensure!(geteuid().is_root(), "network namespaces and XDP programs need root");
+        ensure_bpf_fs()?;
+        let turn = Self { _lanes: lanes(&env::temp_dir().join(DIRECTORY))? };
+        remove_dead()?;
+        Ok(turn)
+    }
+}
+
+fn beside_others(directory: &Path) -> Result<Vec<File>> {
+    let _gate = gate(directory)?;
+    let mut lanes = lanes(directory)?;
+    loop {
+        for lane in 0..LANES {
+            match lanes[lane].try_lock() {
+                Ok(()) => return Ok(vec![lanes.swap_remove(lane)]),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).context("waiting for another world to end");
+                }
+            }
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+fn alone(directory: &Path) -> Result<Vec<File>> {
+    let _gate = gate(directory)?;
+    let lanes = lanes(directory)?;
+    for lane in &lanes {
+        lane.lock().context("waiting for other worlds to end")?;
+    }
+    Ok(lanes)
+}
+
+/// Held by the one who waits for lanes: they become free for nobody else.
+fn gate(directory: &Path) -> Result<File> {
+    fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+    let gate = file(directory, "gate")?;
+    gate.lock().context("waiting for those who wait for other worlds to end")?;
+    Ok(gate)
+}
+
+fn lanes(directory: &Path) -> Result<Vec<File>> {
+    (0..LANES).map(|lane| file(directory, &lane.to_string())).collect()
+}
+
+fn file(directory: &Path, name: &str) -> Result<File> {
+    let path = directory.join(name);
+    File::create(&path).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+
+    use super::*;
+    use crate::client::PATIENCE;
+
+    /// Time in which nobody gets what is taken.
+    const WHILE: Duration = Duration::from_millis(200);
+
+    /// Takes lanes in a thread of its own.
+    fn waits(directory: &Path, take: fn(&Path) -> Result<Vec<File>>) -> Receiver<Vec<File>> {
+        let (sender, receiver) = channel();
+        let directory = directory.to_owned();
+        thread::spawn(move || sender.send(take(&directory).unwrap()));
+        receiver
+    }
+
+    fn is_waiting(receiver: &Receiver<Vec<File>>) -> bool {
+        receiver.recv_timeout(WHILE).err() == Some(RecvTimeoutError::Timeout)
+    }
+
+    #[test]
+    fn there_are_so_many_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut taken: Vec<_> = (0..LANES).map(|_| beside_others(directory.path()).unwrap()).collect();
+        let next = waits(directory.path(), beside_others);
+        assert!(is_waiting(&next));
+        taken.pop();
+        next.recv_timeout(PATIENCE).unwrap();
+    }
+
+    #[test]
+    fn who_is_to_be_alone_is_and_does_not_wait_for_those_who_come_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = beside_others(directory.path()).unwrap();
+        let only = waits(directory.path(), alone);
+        assert!(is_waiting(&only));
+        let later = waits(directory.path(), beside_others);
+        assert!(is_waiting(&later), "there is a free lane, and somebody waits for all of them");
+        drop(first);
+        let lanes = only.recv_timeout(PATIENCE).unwrap();
+        assert!(lanes.len() == LANES && is_waiting(&later));
+        drop(lanes);
+        later.recv_timeout(PATIENCE).unwrap();
+    }
+}
