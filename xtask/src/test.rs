@@ -18,10 +18,10 @@ use self::report::Report;
 pub(crate) use self::report::Totals;
 use crate::process::{self, Privilege, cargo};
 
-/// The package whose tests need root. They run one after the other: each has a network, daemons and traffic of its own.
+/// The package whose tests need root. They run one after the other, and some programs' two at a time: each of these tests has
+/// a network, daemons or maps of its own, and no more than two have networks at a time.
 const PRIVILEGED: &str = "slb-tests";
-/// Its test program of which as many tests run at a time as there may be networks: mostly they wait.
-const SIDE_BY_SIDE: &str = "scenarios";
+const SIDE_BY_SIDE: [&str; 3] = ["packets", "scenarios", "tracking"];
 
 /// Builds and runs all tests whose name contains `filter`.
 ///
@@ -45,8 +45,9 @@ pub(crate) fn run(filter: Option<&str>) -> Result<Totals> {
 
     let privilege = if privileged.is_empty() { Privilege::None } else { Privilege::find() };
     for program in &privileged {
-        let threads = if program.name == SIDE_BY_SIDE { "--test-threads=2" } else { "--test-threads=1" };
-        let command = program.arguments(privilege.command(&program.path), filter, &[threads]);
+        let threads = if SIDE_BY_SIDE.contains(&program.name.as_str()) { 2 } else { 1 };
+        let threads = format!("--test-threads={threads}");
+        let command = program.arguments(privilege.command(&program.path), filter, &[&threads]);
         totals += execute(command)?;
     }
     if let Some(filter) = filter.filter(|_| totals == Totals::default()) {
@@ -151,7 +152,7 @@ mod tests {
         let messages = messages.map(|message| message.replace('\n', "")).join("\n");
         let expected = Program {
             package: PRIVILEGED.to_owned(),
-            name: SIDE_BY_SIDE.to_owned(),
+            name: "scenarios".to_owned(),
             path: PathBuf::from("/t/a"),
             directory: PathBuf::from("/w/tests"),
         };
