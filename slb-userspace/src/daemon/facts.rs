@@ -205,7 +205,7 @@ impl Facts {
                     let detail = self.suspects.reason(*server, *terms);
                     tracing::warn!(%server, detail, ?held, "unhealthy: its traffic fails, and its check does not");
                 }
-                None => tracing::info!(%server, "gets connections again, if its check passes"),
+                None => tracing::info!(%server, "is no longer held out for its traffic"),
             }
         }
         let changed: BTreeSet<_> = changes.into_iter().map(|change| (change.server, change.terms)).collect();

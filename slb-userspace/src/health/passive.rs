@@ -147,8 +147,16 @@ impl Suspects {
         let mut changes = Vec::new();
         pools.iter().for_each(|pool| self.release(pool, now, &mut changes));
         self.hold(pools, now, &mut changes);
-        // Whoever has gone well for long enough is as good as new.
-        self.0.retain(|_, record| record.reason.is_some() || now <= record.until + record.held);
+        let judged: BTreeSet<_> =
+            pools.iter().flat_map(|pool| pool.judged().map(|server| (server, pool.terms))).collect();
+        self.0.retain(|key, record| {
+            if record.reason.is_none() && !judged.contains(key) {
+                // Whoever gets no connections does not go well either.
+                record.until = now;
+            }
+            // Whoever has gone well for long enough is as good as new.
+            record.reason.is_some() || now <= record.until + record.held
+        });
         changes
     }
 
@@ -311,6 +319,31 @@ mod tests {
         assert_eq!(suspects.judge(std::slice::from_ref(&pool), at(9)), []);
         let back = Change { server: server(1), terms: TERMS, held: None };
         assert_eq!(suspects.judge(&[pool], at(10)), [back]);
+    }
+
+    #[test]
+    fn who_is_set_aside_where_nobody_can_serve_is_held_to_the_end() {
+        let mut suspects = Suspects::default();
+        assert_eq!(judge(&mut suspects, &[silent(5), silent(0)], 0), [1]);
+        let aside = Watched { can_serve: true, ..Watched::default() };
+        let pool = |of: Watched| Pool { terms: TERMS, servers: [(server(1), of)].into() };
+        assert_eq!(suspects.judge(&[pool(Watched { can_serve: false, ..aside })], at(1)), []);
+        let judged = Watched { is_judged: true, can_serve: false, signals: silent(0) };
+        assert_eq!(suspects.judge(&[pool(judged)], at(2)).len(), 1, "nobody else can serve");
+    }
+
+    #[test]
+    fn time_without_connections_is_no_time_of_going_well() {
+        let mut suspects = Suspects::default();
+        assert_eq!(judge(&mut suspects, &[silent(5), silent(0)], 0), [1]);
+        assert!(judge(&mut suspects, &[silent(0), silent(0)], 10).is_empty());
+        let other = Watched { is_judged: true, can_serve: true, signals: silent(0) };
+        let aside = [(server(1), Watched::default()), (server(2), other)];
+        let aside = Pool { terms: TERMS, servers: aside.into() };
+        assert_eq!(suspects.judge(&[aside], at(100)), []);
+        assert_eq!(judge(&mut suspects, &[silent(5), silent(0)], 101), [1]);
+        assert_eq!(judge(&mut suspects, &[silent(0), silent(0)], 111), [1], "for twice as long");
+        assert!(judge(&mut suspects, &[silent(0), silent(0)], 121).is_empty());
     }
 
     #[test]
