@@ -31,7 +31,7 @@ use self::{
     absent::Absent,
     clock::since_start,
     facts::Facts,
-    looks::Looks,
+    looks::{Looks, Wait},
     orders::{Trial, Waiting},
     pace::Pace,
     ports::{Ports, attach, links},
@@ -343,7 +343,7 @@ impl Daemon {
         if self.reconciler.is_handing_over() {
             look = look.min(SWEEP);
         }
-        self.looks.by(Instant::now() + look, self.reconciler.looks_keep_clients());
+        self.looks.by(Instant::now() + look, self.reconciler.most_between_looks());
         if self.reconciler.wants_look() {
             // Connections wait for it that else would be cut.
             self.looks.at_once(Instant::now());
@@ -357,14 +357,14 @@ impl Daemon {
     /// Has connections that wait for a look at the flow table have it: another change may take away what they are to leave. Where
     /// looks fail again and again, dead servers are not kept for that. Returns the time since the machine started.
     fn before_change(&mut self) -> Result<Duration> {
-        if self.reconciler.wants_look()
-            && let Err(error) = self.sweep()
-        {
-            let error = error.context("cannot look at the flow table");
-            if !self.looks.fail() {
-                return Err(error);
+        if self.reconciler.wants_look() {
+            match self.looks.wait(Instant::now()) {
+                Wait::Over => self.sweep().context("cannot look at the flow table")?,
+                Wait::On => bail!("the flow table could not be looked at"),
+                Wait::InVain => tracing::error!(
+                    "changed without a look at the flow table: connections may not be told of their end, or be cut"
+                ),
             }
-            tracing::error!("{error:#}: connections of listeners that have parted may be cut");
         }
         since_start()
     }
@@ -379,7 +379,7 @@ impl Daemon {
         }
         ended.iter().for_each(|ended| self.poker.poke(ended));
         let next = if moved == 0 { next } else { next.min(SWEEP) };
-        self.looks.end(begun, Instant::now(), next, self.reconciler.looks_keep_clients());
+        self.looks.end(begun, Instant::now(), next, self.reconciler.most_between_looks());
         tracing::debug!(
             took = ?begun.elapsed(),
             moved,

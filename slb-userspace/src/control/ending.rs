@@ -195,7 +195,7 @@ pub(super) fn look_within(held: &State) -> Duration {
         let counted = (service.policy & policy::LEAST != 0).then_some(LOADS);
         [idle, counted].into_iter().flatten().min()
     };
-    let shortest = held.services.values().filter_map(of).min().map(seconds);
+    let shortest = held.services.values().filter_map(of).min().map(spaced);
     shortest.into_iter().chain(looks_keep_clients(held)).min().unwrap_or(LOOK)
 }
 
@@ -203,10 +203,11 @@ pub(super) fn look_within(held: &State) -> Duration {
 /// are kept. `None` where none is kept.
 pub(super) fn looks_keep_clients(held: &State) -> Option<Duration> {
     let keeping = held.services.values().filter(|service| service.policy & policy::PERSIST != 0);
-    keeping.map(|service| service.persistence / 2).min().map(seconds)
+    keeping.map(|service| service.persistence / 2).min().map(spaced)
 }
 
-fn seconds(seconds: u32) -> Duration {
+/// So many, as far as looks can be that far apart.
+fn spaced(seconds: u32) -> Duration {
     Duration::from_secs(seconds.into()).clamp(SPACING, LOOK)
 }
 
@@ -323,6 +324,33 @@ mod tests {
         assert!(watch.moves.is_empty());
         assert_eq!(watch.note_client(&client, Some(&persists)), Fate::Goes);
         assert_eq!(watch.moves, Moves::from([((1, Reference::new(3, 7)), there.reference)]));
+    }
+
+    #[test]
+    fn looks_are_often_enough_for_what_they_are_of_use_for() {
+        const KEEPS: u32 = policy::PERSIST;
+        let service = |policy, persistence, idle_timeout| Service {
+            protocol: protocol::TCP,
+            policy,
+            persistence,
+            idle_timeout,
+            ..Service::default()
+        };
+        for (services, within, keeps) in [
+            (vec![], 60, None),
+            (vec![service(0, 0, 900)], 60, None),
+            (vec![service(0, 4, 30)], 30, None),
+            (vec![service(policy::LEAST, 0, 900)], 5, None),
+            (vec![service(KEEPS, 3600, 900)], 60, Some(60)),
+            (vec![service(KEEPS, 3600, 900), service(KEEPS, 8, 900)], 4, Some(4)),
+            (vec![service(KEEPS, 40, 10)], 10, Some(20)),
+            (vec![service(KEEPS, 1, 900)], 1, Some(1)),
+        ] {
+            let services = (0..).zip(services).collect();
+            let held = State { services, ..State::default() };
+            let found = (look_within(&held), looks_keep_clients(&held));
+            assert_eq!(found, (Duration::from_secs(within), keeps.map(Duration::from_secs)), "{held:?}");
+        }
     }
 
     #[test]

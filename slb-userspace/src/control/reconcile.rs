@@ -18,7 +18,7 @@ use super::{
     diff::diff,
     ending::{self, Ended},
     ids::{Assigned, Moment, Surroundings, assign},
-    openings::watched,
+    openings::{self, watched},
 };
 use crate::{
     dataplane::{
@@ -177,10 +177,11 @@ impl<D: DataPlane> Reconciler<D> {
         self.held.as_ref().map_or(Duration::ZERO, |held| ending::look_within(held))
     }
 
-    /// Time between two looks at the flow table for which no client is forgotten while one of its flows goes on; `None` where
-    /// none is kept.
-    pub fn looks_keep_clients(&self) -> Option<Duration> {
-        self.held.as_ref().and_then(|held| ending::looks_keep_clients(held))
+    /// Time between two looks at the flow table for which no client is forgotten while one of its flows goes on, and no failure of
+    /// a new connection missed; `None` where neither matters.
+    pub fn most_between_looks(&self) -> Option<Duration> {
+        let keeps = self.held.as_ref().and_then(|held| ending::looks_keep_clients(held));
+        keeps.into_iter().chain(self.is_watching().then_some(openings::LOOK)).min()
     }
 
     /// Whether new connections are watched.

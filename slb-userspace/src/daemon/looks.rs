@@ -1,5 +1,5 @@
-//! When the flow table is looked at: as soon as a look is of use, and all looks together for a small part of the time, unless
-//! clients would be forgotten for that.
+//! When the flow table is looked at: as soon as a look is of use, and all looks together for a small part of the time; for up to
+//! half of it where clients would be forgotten, or failures not seen, for that.
 
 use std::time::Duration;
 
@@ -7,9 +7,11 @@ use tokio::time::Instant;
 
 use super::pace::RETRY;
 
-/// Looks take one part in so many of the time.
+/// Looks take one part in so many of the time,
 const PART: u32 = 50;
-/// Looks that may fail, a second apart, before a change is put in force without.
+/// or in so many where they must not be put off.
+const LARGEST_PART: u32 = 2;
+/// Looks that may fail, one after the other, before what waits for one goes on without.
 const PATIENCE: u32 = 3;
 
 /// The times of looks.
@@ -18,16 +20,27 @@ pub(super) struct Looks {
     due: Instant,
     /// When the last one began that has come to its end.
     last: Instant,
-    /// Time from then on without another one.
-    pause: Duration,
+    /// How long it took.
+    took: Duration,
     /// How many have failed since.
     failed: u32,
+}
+
+/// What something that waits for a look is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Look now.
+    Over,
+    /// Wait on: a look has failed, and the next one is not due.
+    On,
+    /// Go on without.
+    InVain,
 }
 
 impl Looks {
     /// The first one is due at once.
     pub(super) fn new(now: Instant) -> Self {
-        Self { due: now, last: now, pause: Duration::ZERO, failed: 0 }
+        Self { due: now, last: now, took: Duration::ZERO, failed: 0 }
     }
 
     /// When the next look is due.
@@ -35,23 +48,31 @@ impl Looks {
         self.due
     }
 
-    /// Whether looks that are waited for have failed too often.
-    pub(super) fn fail(&self) -> bool {
-        self.failed > PATIENCE
+    /// What is to be done about something that waits for a look.
+    pub(super) fn wait(&self, now: Instant) -> Wait {
+        match self.failed {
+            0 => Wait::Over,
+            failed if failed > PATIENCE => Wait::InVain,
+            _ if now < self.due => Wait::On,
+            _ => Wait::Over,
+        }
     }
 
     /// A look is of use by then, and not to be put off for longer than `most` after the last one.
     pub(super) fn by(&mut self, time: Instant, most: Option<Duration>) {
-        let pause = most.map_or(self.pause, |most| self.pause.min(most));
+        let pause = self.took * PART;
+        let pause = most.map_or(pause, |most| pause.min(most.max(self.took * LARGEST_PART)));
         self.due = self.due.min(time).max(self.last + pause);
     }
 
-    /// Something waits for a look, whatever that takes.
+    /// Something waits for a look. It comes at once unless looks fail.
     pub(super) fn at_once(&mut self, now: Instant) {
-        self.due = now;
+        if self.failed == 0 {
+            self.due = now;
+        }
     }
 
-    /// A look begins.
+    /// A look begins. If it is not heard of any more, it has failed.
     pub(super) fn begin(&mut self, now: Instant) {
         self.due = now + RETRY;
         self.failed += 1;
@@ -60,9 +81,8 @@ impl Looks {
     /// A look that began at `begun` has come to its end. The next one is of use after the time `next`, and not to be put off
     /// for longer than `most`.
     pub(super) fn end(&mut self, begun: Instant, now: Instant, next: Duration, most: Option<Duration>) {
-        (self.last, self.pause, self.failed) = (begun, (now - begun) * PART, 0);
-        self.due = begun + next;
-        self.by(self.due, most);
+        *self = Self { due: begun + next, last: begun, took: now - begun, failed: 0 };
+        self.by(begun + next, most);
     }
 }
 
@@ -72,13 +92,19 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    #[test]
-    fn looks_take_a_small_part_of_the_time() {
+    /// Looks of which one, begun at the time that is returned, has taken so long.
+    fn took(took: Duration, next: Duration, most: Option<Duration>) -> (Looks, Instant) {
         let begun = Instant::now();
         let mut looks = Looks::new(begun);
         assert_eq!(looks.due(), begun);
         looks.begin(begun);
-        looks.end(begun, begun + SECOND / 5, SECOND, None);
+        looks.end(begun, begun + took, next, most);
+        (looks, begun)
+    }
+
+    #[test]
+    fn looks_take_a_small_part_of_the_time() {
+        let (mut looks, begun) = took(SECOND / 5, SECOND, None);
         looks.by(begun + SECOND, None);
         assert_eq!(looks.due(), begun + 10 * SECOND);
         looks.at_once(begun + SECOND);
@@ -86,40 +112,50 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_look_puts_off_none_that_keeps_clients() {
-        let begun = Instant::now();
-        let mut looks = Looks::new(begun);
-        looks.begin(begun);
-        looks.end(begun, begun + SECOND, 2 * SECOND, Some(2 * SECOND));
+    fn a_slow_look_puts_off_none_that_is_needed_in_time() {
+        let (looks, begun) = took(SECOND, 2 * SECOND, Some(3 * SECOND));
+        assert_eq!(looks.due(), begun + 3 * SECOND);
+        let (mut looks, begun) = took(SECOND / 100, 2 * SECOND, Some(2 * SECOND));
         assert_eq!(looks.due(), begun + 2 * SECOND);
-        looks.begin(begun);
-        looks.end(begun, begun + SECOND / 100, 2 * SECOND, Some(2 * SECOND));
         looks.by(begun, Some(2 * SECOND));
         assert_eq!(looks.due(), begun + SECOND / 2);
     }
 
     #[test]
-    fn clients_that_are_kept_from_now_on_need_looks_from_now_on() {
-        let begun = Instant::now();
-        let mut looks = Looks::new(begun);
-        looks.begin(begun);
-        looks.end(begun, begun + SECOND, SECOND, None);
+    fn looks_never_take_more_than_half_of_the_time() {
+        let (looks, begun) = took(3 * SECOND, SECOND, Some(SECOND));
+        assert_eq!(looks.due(), begun + 6 * SECOND);
+    }
+
+    #[test]
+    fn what_is_needed_in_time_from_now_on_puts_off_none_from_now_on() {
+        let (mut looks, begun) = took(SECOND, SECOND, None);
         assert_eq!(looks.due(), begun + 50 * SECOND);
         looks.by(begun + 9 * SECOND, Some(2 * SECOND));
         assert_eq!(looks.due(), begun + 9 * SECOND);
     }
 
+    /// A look fails, and whatever waits for it neither has the next one before its time nor waits for ever.
     #[test]
-    fn a_look_that_fails_is_tried_again_and_not_waited_for_for_ever() {
+    fn looks_that_fail_are_a_second_apart_and_waited_for_for_a_while() {
         let begun = Instant::now();
         let mut looks = Looks::new(begun);
+        assert_eq!(looks.wait(begun), Wait::Over);
+        let mut now = begun;
         for _ in 0..PATIENCE {
-            looks.begin(begun);
-            assert_eq!((looks.due(), looks.fail()), (begun + RETRY, false));
+            looks.begin(now);
+            looks.at_once(now);
+            assert_eq!((looks.due(), looks.wait(now)), (now + RETRY, Wait::On));
+            now = looks.due();
+            assert_eq!(looks.wait(now), Wait::Over);
         }
-        looks.begin(begun);
-        assert!(looks.fail());
-        looks.end(begun, begun, SECOND, None);
-        assert!(!looks.fail());
+        looks.begin(now);
+        looks.at_once(now);
+        assert_eq!((looks.due(), looks.wait(now)), (now + RETRY, Wait::InVain));
+        now = looks.due();
+        looks.begin(now);
+        assert_eq!((looks.due(), looks.wait(now)), (now + RETRY, Wait::InVain), "and goes on to be tried");
+        looks.end(now, now, SECOND, None);
+        assert_eq!(looks.wait(now), Wait::Over);
     }
 }
