@@ -6,7 +6,7 @@ use std::{
     io,
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
-    process::{Child, ExitStatus, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::Arc,
     time::Duration,
 };
@@ -23,7 +23,10 @@ use nix::{
 };
 use slb_userspace::api::types::{Health, Server, Status};
 
-use crate::{net::Namespace, wait::wait_for};
+use crate::{
+    net::{Namespace, run},
+    wait::wait_for,
+};
 
 /// How long the daemon may take to be ready, or to end.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -119,7 +122,8 @@ impl Programs {
     pub fn as_nobody(&self, program: &str, arguments: &[&str], directory: &Path) -> Result<Output> {
         let original = if program == "slbd" { &self.slbd } else { &self.slb };
         let copy = directory.join(program);
-        fs::copy(original, &copy).with_context(|| format!("cannot copy {}", original.display()))?;
+        // Not by this process: what it starts meanwhile would have the copy open to write for a moment, too, and nobody could run it.
+        run(Command::new("cp").arg("--").args([original, &copy]), "")?;
         let mut command = self.namespace.command("setpriv");
         command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]).arg(&copy).args(arguments);
         let output = command.stdin(Stdio::null()).output().context("cannot run setpriv")?;

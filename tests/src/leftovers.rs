@@ -8,7 +8,10 @@ use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
     process::{self, Command},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use anyhow::{Context, Result};
@@ -67,6 +70,9 @@ impl RunId {
 /// # Errors
 /// It is not there and cannot be mounted.
 pub fn ensure_bpf_fs() -> Result<()> {
+    // A second one would hide what is pinned in the first.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _only = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     if statfs(BPF_FS).with_context(|| format!("{BPF_FS}: the kernel has no BPF"))?.filesystem_type()
         == BPF_FS_MAGIC
     {

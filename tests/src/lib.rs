@@ -2,8 +2,8 @@
 //! daemon between them.
 //!
 //! A [`World`] is one such network. It holds everything it made, and removes all of it when it is dropped; what a
-//! crashed run left behind is removed when the next one starts. Few worlds exist at a time, across processes too, so
-//! that scenarios do not disturb one another ([`turn`]).
+//! crashed run left behind is removed when the next one starts. At most [`turn::LANES`] exist at a time, across
+//! processes too, so that scenarios disturb one another little.
 
 pub mod bench;
 pub mod client;

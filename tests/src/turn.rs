@@ -1,9 +1,8 @@
 //! Who may have a world, and when: a few at a time, in all processes of this machine together. Most of a scenario is waiting, and
-//! two of them disturb one another little; what measures, or holds the daemon to tight bounds, is alone.
+//! two of them disturb one another little; what measures, or holds the daemon to bounds of about a second, is alone.
 
 use std::{
-    env,
-    fs::{self, File, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     path::Path,
     thread,
     time::Duration,
@@ -14,11 +13,11 @@ use nix::unistd::geteuid;
 
 use crate::leftovers::{ensure_bpf_fs, remove_dead};
 
-/// Worlds at a time.
+/// Worlds at a time. `cargo xtask test` runs as many scenarios.
 pub const LANES: usize = 2;
 
-/// Where the files lie that are locked. They are never removed: whoever waits for one holds it open.
-const DIRECTORY: &str = "slb-tests.turns";
+/// Where the files lie that are locked: the same for all, and root's alone. They stay there: whoever waits for one holds it open.
+const DIRECTORY: &str = "/run/slb-tests";
 /// Time between two looks for a free lane.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -48,7 +47,7 @@ impl Turn {
     fn take(lanes: fn(&Path) -> Result<Vec<File>>) -> Result<Self> {
         ensure!(geteuid().is_root(), "network namespaces and XDP programs need root");
         ensure_bpf_fs()?;
-        let turn = Self { _lanes: lanes(&env::temp_dir().join(DIRECTORY))? };
+        let turn = Self { _lanes: lanes(Path::new(DIRECTORY))? };
         remove_dead()?;
         Ok(turn)
     }
@@ -94,7 +93,8 @@ fn lanes(directory: &Path) -> Result<Vec<File>> {
 
 fn file(directory: &Path, name: &str) -> Result<File> {
     let path = directory.join(name);
-    File::create(&path).with_context(|| path.display().to_string())
+    let file = OpenOptions::new().append(true).create(true).open(&path);
+    file.with_context(|| path.display().to_string())
 }
 
 #[cfg(test)]
@@ -102,7 +102,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
     use super::*;
-    use crate::client::PATIENCE;
+    use crate::{client::PATIENCE, wait::wait_for};
 
     /// Time in which nobody gets what is taken.
     const WHILE: Duration = Duration::from_millis(200);
@@ -117,6 +117,19 @@ mod tests {
 
     fn is_waiting(receiver: &Receiver<Vec<File>>) -> bool {
         receiver.recv_timeout(WHILE).err() == Some(RecvTimeoutError::Timeout)
+    }
+
+    /// Waits until somebody waits for lanes.
+    fn somebody_waits(directory: &Path) {
+        let gate = file(directory, "gate").unwrap();
+        wait_for("somebody at the gate", PATIENCE, || {
+            let is_held = matches!(gate.try_lock(), Err(TryLockError::WouldBlock));
+            if !is_held {
+                gate.unlock()?;
+            }
+            Ok(is_held.then_some(()))
+        })
+        .unwrap();
     }
 
     #[test]
@@ -134,9 +147,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let first = beside_others(directory.path()).unwrap();
         let only = waits(directory.path(), alone);
-        assert!(is_waiting(&only));
+        somebody_waits(directory.path());
         let later = waits(directory.path(), beside_others);
-        assert!(is_waiting(&later), "there is a free lane, and somebody waits for all of them");
+        assert!(is_waiting(&later), "somebody waits for all of them");
+        assert!(is_waiting(&only));
         drop(first);
         let lanes = only.recv_timeout(PATIENCE).unwrap();
         assert!(lanes.len() == LANES && is_waiting(&later));

@@ -18,9 +18,10 @@ use self::report::Report;
 pub(crate) use self::report::Totals;
 use crate::process::{self, Privilege, cargo};
 
-/// The package whose tests need root. They run one after the other, and some programs' two at a time: each of these tests has
-/// a network, daemons or maps of its own, and no more than two have networks at a time.
+/// The package whose tests need root.
 const PRIVILEGED: &str = "slb-tests";
+/// Its test programs whose tests run two at a time, each with a network or maps of its own. The tests of others run one after
+/// the other.
 const SIDE_BY_SIDE: [&str; 3] = ["packets", "scenarios", "tracking"];
 
 /// Builds and runs all tests whose name contains `filter`.
@@ -100,9 +101,11 @@ fn programs(messages: &str) -> Result<Vec<Program>> {
         let manifest = message["manifest_path"].as_str().map(Path::new).and_then(Path::parent);
         let directory = manifest.context("a message of cargo has no manifest_path")?;
         let package = message["package_id"].as_str().context("a message of cargo has no package_id")?;
+        let name =
+            message["target"]["name"].as_str().context("a message of cargo has no name of a target")?;
         programs.push(Program {
             package: package_name(package).to_owned(),
-            name: message["target"]["name"].as_str().unwrap_or_default().to_owned(),
+            name: name.to_owned(),
             path: PathBuf::from(executable),
             directory: directory.to_path_buf(),
         });

@@ -31,7 +31,10 @@ use slb_userspace::{
 };
 
 use super::{machine::Machine, stats::Summary};
-use crate::packets::{kernel, world};
+use crate::{
+    packets::{kernel, world},
+    turn::Turn,
+};
 
 /// How much is configured.
 #[derive(Debug, Clone, Copy)]
@@ -82,6 +85,7 @@ pub struct Report {
 /// # Errors
 /// Not root, or what was put in force is not in force.
 pub fn run(options: &Options) -> Result<Report> {
+    let _turn = Turn::alone()?;
     let table = tables();
     kernel::in_namespace(|| measure(options, table))
 }

@@ -42,6 +42,7 @@ use crate::{
         host::Totals,
         kernel::{Kernel, action, in_namespace},
     },
+    turn::Turn,
 };
 
 /// Name of our own program in the figures.
@@ -103,6 +104,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let workloads: Vec<_> = all().into_iter().filter(|workload| options.wants(&workload.name)).collect();
     ensure!(!workloads.is_empty(), "no workload has a name that contains any of {:?}", options.workloads);
     let machine = Machine::new()?;
+    let _turn = Turn::alone()?;
     in_namespace(|| {
         let core = pin_to_core()?;
         let mut bench = Bench::new(options)?;

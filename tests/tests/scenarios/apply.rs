@@ -19,7 +19,7 @@ const PROGRESS: u64 = 50;
 
 #[test]
 fn what_is_not_confirmed_falls_back() {
-    scenario("what_is_not_confirmed_falls_back", &WEIGHTS, |world| {
+    scenario::alone("what_is_not_confirmed_falls_back", &WEIGHTS, |world| {
         world.start()?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
         let other = without_b1(world)?;

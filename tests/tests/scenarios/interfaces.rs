@@ -66,7 +66,7 @@ fn interfaces_are_added_and_removed_by_a_reload() {
 
 #[test]
 fn an_interface_that_comes_back_is_attached_again() {
-    scenario("an_interface_that_comes_back_is_attached_again", &WEIGHTS, |world| {
+    scenario::alone("an_interface_that_comes_back_is_attached_again", &WEIGHTS, |world| {
         let guest = world.plan.servers.remove(GUEST);
         world.start()?;
         let traffic = Traffic::start(world, LONG_LIVED)?;

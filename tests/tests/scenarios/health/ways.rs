@@ -212,7 +212,7 @@ fn unhealthy(world: &World, service: Service, words: &[&str]) -> Result<()> {
         details = entries.into_iter().map(|server| server.detail.unwrap_or_default()).collect();
         Ok(details.iter().all(|detail| words.iter().all(|word| detail.contains(word))).then_some(()))
     });
-    said.with_context(|| format!("{details:?} lack one of {words:?}"))
+    said.with_context(|| format!("{words:?} are not all in each of {details:?}"))
 }
 
 /// Links, rules, routes and addresses of the load balancer.
