@@ -40,7 +40,7 @@ pub struct Reconciler<D> {
     forgotten: Option<u64>,
     /// Servers that have been removed and cut, and of whose connections the last look has found no end left to tell.
     told: BTreeSet<Reference>,
-    /// Whether servers have been cut off, or listeners have come to other tables, since the last look.
+    /// As [`Self::wants_look`] says.
     wants_look: bool,
     /// Pools whose new connections count, by table.
     watched: BTreeMap<u32, Pool>,
@@ -74,7 +74,8 @@ impl<D: DataPlane> Reconciler<D> {
             surroundings,
             forgotten: None,
             told: BTreeSet::new(),
-            wants_look: false,
+            // Whoever was in charge before may have died before the look that a change of its had called for.
+            wants_look: true,
             watched: BTreeMap::new(),
             openings: Vec::new(),
             ended: Vec::new(),
@@ -190,7 +191,7 @@ impl<D: DataPlane> Reconciler<D> {
     }
 
     /// Whether servers have been cut off, listeners have come to other tables, or new connections are watched, since the last
-    /// look at the flow table.
+    /// look at the flow table, or there has been none.
     pub fn wants_look(&self) -> bool {
         self.wants_look
     }

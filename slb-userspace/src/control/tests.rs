@@ -92,6 +92,14 @@ impl World {
             next_hops: BTreeMap::new(),
             now: Duration::from_secs(1000),
         }
+        .looked()
+    }
+
+    /// The first look at the flow table, which comes before any change.
+    fn looked(mut self) -> Self {
+        assert!(self.reconciler.wants_look());
+        self.reconciler.sweep(self.now).unwrap();
+        self
     }
 
     fn all_healthy(&mut self, config: &Config) {
@@ -121,7 +129,7 @@ impl World {
     fn restart(self) -> Self {
         let Self { reconciler, health, next_hops, now } = self;
         let reconciler = Reconciler::new(reconciler.into_plane(), surroundings());
-        Self { reconciler, health, next_hops, now }
+        Self { reconciler, health, next_hops, now }.looked()
     }
 }
 

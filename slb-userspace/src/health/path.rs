@@ -139,6 +139,13 @@ impl Paths {
         Self { settings, neighbours, doubts, through: OnceCell::new() }
     }
 
+    /// Makes what a way to the target needs on this host, unless that is there already.
+    pub(super) async fn prepare(&self, target: &Target) {
+        if target.via.vip().is_some() {
+            self.through().await;
+        }
+    }
+
     /// Finds the way to a target, for which a neighbour may have to answer first.
     pub(super) async fn route<'p>(
         &'p self,

@@ -12,6 +12,8 @@ use crate::config::model::CheckKind;
 /// Says what was wrong. Not every error is a statement about the server: see [`ProbeError::blames_server`].
 pub async fn probe(target: &Target, paths: &Paths) -> Result<(), ProbeError> {
     let timeout = target.check.timeout;
+    // What it takes to be able to probe is not the server's time.
+    paths.prepare(target).await;
     let deadline = Instant::now() + timeout;
     let route = paths.route(target, deadline).await?;
     let outcome = match &target.check.kind {

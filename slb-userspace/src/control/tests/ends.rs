@@ -1,6 +1,6 @@
 //! Servers that go, and those that come: drain, cut, slow start.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use slb_common::abi::backend::Backend;
 
@@ -56,6 +56,19 @@ fn a_removed_server_drains_and_is_cut_and_goes() {
 /// What a listener's flows are with is what its own table says, wherever they have begun.
 #[test]
 fn flows_follow_their_listener_to_another_table() {
+    follow(|world| {
+        assert!(world.reconciler.wants_look());
+        world.reconciler.sweep(world.now).unwrap();
+    });
+}
+
+/// A daemon dies between the change and the look that follows.
+#[test]
+fn the_next_daemon_has_flows_follow_their_listener() {
+    follow(|world| *world = mem::replace(world, World::new()).restart());
+}
+
+fn follow(look: fn(&mut World)) {
     let apart = |second: &[(u8, u8)]| {
         let mut config = two_groups(&[(1, 100), (2, 50)], second);
         drain(&mut config);
@@ -73,8 +86,7 @@ fn flows_follow_their_listener_to_another_table() {
     let config = apart(&[(1, 100)]);
     world.all_healthy(&config);
     let state = world.reconcile(&config).unwrap();
-    assert!(world.reconciler.wants_look());
-    world.reconciler.sweep(world.now).unwrap();
+    look(&mut world);
     let servers = |world: &mut World, state: &State| -> Vec<(bool, u8, u32)> {
         let flows = world.reconciler.plane_mut().flows.clone();
         let of = |flow: &Remembered| {
