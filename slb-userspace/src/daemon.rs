@@ -29,7 +29,7 @@ use tokio::{
 
 use self::{
     absent::Absent,
-    clock::since_start,
+    clock::{processor_time, since_start},
     facts::Facts,
     looks::{Looks, Wait},
     orders::{Trial, Waiting},
@@ -371,7 +371,7 @@ impl Daemon {
 
     /// Looks at the flow table: ends connections that are over, and what is over of slots that have changed hands.
     fn sweep(&mut self) -> Result<()> {
-        let begun = Instant::now();
+        let (begun, worked) = (Instant::now(), processor_time()?);
         self.looks.begin(begun);
         let Sweep { moved, flows, ended, openings, next } = self.reconciler.sweep(since_start()?)?;
         if self.facts.weigh(&openings, since_start()?) {
@@ -379,9 +379,10 @@ impl Daemon {
         }
         ended.iter().for_each(|ended| self.poker.poke(ended));
         let next = if moved == 0 { next } else { next.min(SWEEP) };
-        self.looks.end(begun, Instant::now(), next, self.reconciler.most_between_looks());
+        let took = processor_time()?.saturating_sub(worked);
+        self.looks.end(begun, took, next, self.reconciler.most_between_looks());
         tracing::debug!(
-            took = ?begun.elapsed(),
+            ?took,
             moved,
             flows,
             ended = ended.len(),

@@ -1,11 +1,16 @@
-//! The time that deadlines in the maps are in.
+//! What time it is, and how much of it has been used.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use nix::time::{ClockId, clock_gettime};
 
-/// Time since the machine started; it goes on while the machine is suspended, and the maps live no longer.
+/// Time since the machine started, which deadlines in the maps are in; it goes on while the machine is suspended, and the maps live no longer.
 pub(super) fn since_start() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_BOOTTIME)?.into())
+}
+
+/// Time for which a processor has worked for this thread.
+pub(super) fn processor_time() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }

@@ -78,10 +78,10 @@ impl Looks {
         self.failed += 1;
     }
 
-    /// A look that began at `begun` has come to its end. The next one is of use after the time `next`, and not to be put off
-    /// for longer than `most`.
-    pub(super) fn end(&mut self, begun: Instant, now: Instant, next: Duration, most: Option<Duration>) {
-        *self = Self { due: begun + next, last: begun, took: now - begun, failed: 0 };
+    /// A look that began at `begun` has come to its end, and a processor has worked for it for the time `took`: one that has been
+    /// held up costs no more. The next one is of use after the time `next`, and not to be put off for longer than `most`.
+    pub(super) fn end(&mut self, begun: Instant, took: Duration, next: Duration, most: Option<Duration>) {
+        *self = Self { due: begun + next, last: begun, took, failed: 0 };
         self.by(begun + next, most);
     }
 }
@@ -98,7 +98,7 @@ mod tests {
         let mut looks = Looks::new(begun);
         assert_eq!(looks.due(), begun);
         looks.begin(begun);
-        looks.end(begun, begun + took, next, most);
+        looks.end(begun, took, next, most);
         (looks, begun)
     }
 
@@ -155,7 +155,7 @@ mod tests {
         now = looks.due();
         looks.begin(now);
         assert_eq!((looks.due(), looks.wait(now)), (now + RETRY, Wait::InVain), "and goes on to be tried");
-        looks.end(now, now, SECOND, None);
+        looks.end(now, SECOND, SECOND, None);
         assert_eq!(looks.wait(now), Wait::Over);
     }
 }
