@@ -23,9 +23,10 @@ const FIRST_PORT: u16 = 1024;
 /// Datagrams of one UDP exchange; the same server must answer all of them.
 const DATAGRAMS: u8 = 2;
 
-/// How often a datagram is sent again, and after what time without an answer.
-const RETRIES: u32 = 3;
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How often a datagram is sent again, and after what time without an answer: one that is late for a stall of the machine is
+/// not taken for lost.
+const RETRIES: u32 = 2;
+const RETRY_AFTER: Duration = Duration::from_secs(3);
 
 /// What an exchange brought.
 #[derive(Debug)]

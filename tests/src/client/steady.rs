@@ -24,7 +24,7 @@ const BEAT: Duration = Duration::from_millis(100);
 /// Half of the connections are closed after so many lines, one half of these and the other, and others opened.
 const LIVES: [u64; 2] = [100, 10];
 /// How long the answer to a datagram may take.
-const ANSWER: Duration = Duration::from_secs(1);
+const ANSWER: Duration = Duration::from_secs(3);
 /// The first port of kept flows of UDP: below all that others use.
 const FIRST_PORT: u16 = 512;
 

@@ -23,11 +23,11 @@ fn what_is_not_confirmed_falls_back() {
         world.start()?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
         let other = without_b1(world)?;
-        let said = world.slb(&["apply", &other, "--confirm-within", "4s"])?;
-        ensure!(said.contains("weight 50 -> 0") && said.contains("falls back in 4 s"), "{said}");
+        let said = world.slb(&["apply", &other, "--confirm-within", "8s"])?;
+        ensure!(said.contains("weight 50 -> 0") && said.contains("falls back in 8 s"), "{said}");
         spreads(world, &[("b1", 0), ("b2", 50)], EXCHANGES / 4)?;
         let configuration = configuration(world)?;
-        ensure!(configuration.confirm_within_seconds.is_some_and(|left| left < 4), "{configuration:?}");
+        ensure!(configuration.confirm_within_seconds.is_some_and(|left| left < 8), "{configuration:?}");
         ensure!(configuration.difference.as_deref() == Some("differs"), "{configuration:?}");
         for arguments in [&["reload"][..], &["apply", &other]] {
             let said = world.slb_refused(arguments)?;
@@ -36,12 +36,12 @@ fn what_is_not_confirmed_falls_back() {
                 "{said}"
             );
         }
-        wait_for("the way back", PATIENCE, || {
+        wait_for("the way back", 2 * PATIENCE, || {
             let configuration = self::configuration(world)?;
             let back = configuration.confirm_within_seconds.is_none() && configuration.difference.is_none();
             Ok(back.then_some(()))
         })?;
-        ensure!(world.log().contains("not confirmed: the configuration before is in force again"));
+        world.wait_for_log("not confirmed: the configuration before is in force again", 0)?;
         spreads(world, &world.plan.weights(), EXCHANGES)?;
         let said = world.slb_refused(&["confirm"])?;
         ensure!(said.contains("nothing waits to be confirmed"), "{said}");

@@ -134,8 +134,11 @@ fn decap_says_what_is_wrong_and_leaves_nothing() {
         ensure!(table.contains("interface lo: XDP generic") && table.contains("from 192.0.2.1"), "{table}");
         run(&mut command("detach --interface lo")?, "")?;
         ensure!(!pins.exists(), "{} is still there", pins.display());
-        let links = run(Command::new("ip").args(["-n", backend.namespace.name(), "link", "show", "lo"]), "")?;
-        ensure!(!links.contains("xdp"), "{links}");
+        // The kernel takes it off when it comes to it.
+        wait_for("an interface without a program", PATIENCE, || {
+            let show = ["-n", backend.namespace.name(), "link", "show", "lo"];
+            Ok((!run(Command::new("ip").args(show), "")?.contains("xdp")).then_some(()))
+        })?;
         // Once more is no error.
         run(&mut command("detach --interface lo")?, "").map(drop)
     });

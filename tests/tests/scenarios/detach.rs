@@ -1,7 +1,7 @@
 //! `slbd detach` takes everything away.
 
 use anyhow::ensure;
-use slb_tests::{net::Family, scenario, server::Service};
+use slb_tests::{client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
 
 #[test]
 fn detach_leaves_nothing() {
@@ -16,7 +16,10 @@ fn detach_leaves_nothing() {
         world.client().exchange(Service::Http, target)?;
 
         world.detach()?;
-        ensure!(world.programs()?.is_empty(), "a program is still attached");
+        // The kernel takes them off when it comes to it.
+        wait_for("interfaces without a program", PATIENCE, || {
+            Ok(world.programs()?.is_empty().then_some(()))
+        })?;
         ensure!(!world.plan.pin_dir.exists(), "{} still exists", world.plan.pin_dir.display());
         ensure!(world.status_from_pins().is_err(), "there is still a status");
         ensure!(world.client().exchange(Service::Http, target).is_err(), "somebody still forwards");

@@ -21,7 +21,7 @@ const VICTIM_NAME: &str = "b1";
 /// Exchanges after a change: enough that a server with any part of the table is all but sure to be met.
 const EXCHANGES: u64 = 1_000;
 /// Long-lived connections per family.
-const LONG_LIVED: usize = 24;
+const LONG_LIVED: usize = 48;
 
 /// Servers whose processes die: connections to them are refused.
 #[test]

@@ -13,6 +13,8 @@ use slb_tests::{
 };
 use slb_userspace::api::types::Health;
 
+use crate::reload::without_new_flows;
+
 const WEIGHTS: [u8; 3] = [50, 30, 20];
 const EXCHANGES: u64 = 600;
 const LONG_LIVED: usize = 12;
@@ -38,11 +40,9 @@ fn interfaces_are_added_and_removed_by_a_reload() {
             ensure!(said.contains(&format!("daemon: interface {interface} added")), "{said}");
             let mut now = world.programs()?;
             ensure!(now.remove(&interface).is_some() && now == programs, "{now:?} after {programs:?}");
-            spreads(world, &world.plan.weights(), EXCHANGES)?;
+            serves(world)?;
 
-            world.plan.servers[GUEST].weight = 0;
-            world.reload()?;
-            traffic.progress(PROGRESS)?;
+            without_new_flows(world, GUEST)?;
             world.plan.servers.pop();
             world.plan.interfaces.pop();
             let said = world.reload()?;
@@ -127,12 +127,13 @@ fn an_interface_that_is_occupied_meanwhile_does_not_keep_a_trial_in_force() {
         without.interfaces.retain(|name| name != "b3");
         without.servers.remove(GUEST);
         let without = world.write_other(&without.toml())?;
-        world.slb(&["apply", &without, "--confirm-within", "3s"])?;
+        world.slb(&["apply", &without, "--confirm-within", "6s"])?;
         world.net.unplug(GUEST)?;
         let occupant = world.net.plug_occupied(GUEST)?;
         world.wait_for_log("not confirmed: the configuration before is in force again", 0)?;
-        let status = world.slb(&["status"])?;
-        ensure!(status.contains("which does not run SLB: cannot attach to b3"), "{status}");
+        wait_for("a reason", PATIENCE, || {
+            Ok(world.slb(&["status"])?.contains("which does not run SLB: cannot attach to b3").then_some(()))
+        })?;
         drop(occupant);
         attached(world, "b3")?;
         serves(world)

@@ -319,7 +319,7 @@ fn names(round: u32) -> Names {
 }
 
 /// Gives a server weight 0, and waits until those exchanges are over that had begun with it.
-fn without_new_flows(world: &mut World, index: usize) -> Result<()> {
+pub(super) fn without_new_flows(world: &mut World, index: usize) -> Result<()> {
     world.plan.servers[index].weight = 0;
     world.reload()?;
     let server = world.plan.servers[index].clone();

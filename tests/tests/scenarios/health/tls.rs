@@ -1,6 +1,6 @@
 //! Health checks over TLS: servers with certificates of their own making, beside those that serve.
 
-use std::{net::Ipv6Addr, sync::Arc};
+use std::{io::ErrorKind, net::Ipv6Addr, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
 use slb_tests::{World, client::PATIENCE, net::Backend, scenario, server::Service, wait::wait_for};
@@ -88,8 +88,14 @@ fn serve(backend: &Backend, status: u16) -> Result<JoinHandle<()>> {
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key)?;
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener =
-        backend.namespace.block_on(async { TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).await })?;
+    // The last server's socket may live on for a moment: in a process that is just being started, for one.
+    let listener = wait_for("the port to be free", PATIENCE, || {
+        let bind = async { TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).await };
+        match backend.namespace.block_on(bind) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(None),
+            bound => Ok(Some(bound?)),
+        }
+    })?;
     Ok(backend.namespace.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             // Probes that do not like what they get end it here.

@@ -15,7 +15,7 @@ use slb_tests::{
 use super::*;
 
 /// Long-lived connections per family.
-const LONG_LIVED: usize = 24;
+const LONG_LIVED: usize = 40;
 /// Exchanges of each kind that must be done between two changes.
 const PROGRESS: u64 = 100;
 /// One after the other: a server that is to get nothing new, other shares, the first ones.
