@@ -147,10 +147,12 @@ impl Suspects {
         let mut changes = Vec::new();
         pools.iter().for_each(|pool| self.release(pool, now, &mut changes));
         self.hold(pools, now, &mut changes);
-        let judged: BTreeSet<_> =
-            pools.iter().flat_map(|pool| pool.judged().map(|server| (server, pool.terms))).collect();
-        self.0.retain(|key, record| {
-            if record.reason.is_none() && !judged.contains(key) {
+        let goes = |pool: &Pool, server: &SocketAddr| {
+            pool.servers.get(server).is_some_and(|server| server.is_judged && server.can_serve)
+        };
+        self.0.retain(|(server, terms), record| {
+            if record.reason.is_none() && !pools.iter().any(|pool| pool.terms == *terms && goes(pool, server))
+            {
                 // Whoever gets no connections does not go well either.
                 record.until = now;
             }
@@ -338,12 +340,15 @@ mod tests {
         assert_eq!(judge(&mut suspects, &[silent(5), silent(0)], 0), [1]);
         assert!(judge(&mut suspects, &[silent(0), silent(0)], 10).is_empty());
         let other = Watched { is_judged: true, can_serve: true, signals: silent(0) };
-        let aside = [(server(1), Watched::default()), (server(2), other)];
-        let aside = Pool { terms: TERMS, servers: aside.into() };
-        assert_eq!(suspects.judge(&[aside], at(100)), []);
-        assert_eq!(judge(&mut suspects, &[silent(5), silent(0)], 101), [1]);
-        assert_eq!(judge(&mut suspects, &[silent(0), silent(0)], 111), [1], "for twice as long");
-        assert!(judge(&mut suspects, &[silent(0), silent(0)], 121).is_empty());
+        let aside = Watched::default();
+        let fails_its_check = Watched { is_judged: true, ..aside };
+        for (of, seconds) in [(aside, 100), (fails_its_check, 200)] {
+            let servers = [(server(1), of), (server(2), other)].into();
+            assert_eq!(suspects.judge(&[Pool { terms: TERMS, servers }], at(seconds)), []);
+        }
+        assert_eq!(judge(&mut suspects, &[silent(5), silent(0)], 201), [1]);
+        assert_eq!(judge(&mut suspects, &[silent(0), silent(0)], 211), [1], "for twice as long");
+        assert!(judge(&mut suspects, &[silent(0), silent(0)], 221).is_empty());
     }
 
     #[test]

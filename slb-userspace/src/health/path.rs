@@ -14,7 +14,10 @@ mod source;
 mod through;
 mod tun;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use socket2::Socket;
 use tokio::{
@@ -139,22 +142,20 @@ impl Paths {
         Self { settings, neighbours, doubts, through: OnceCell::new() }
     }
 
-    /// Makes what a way to the target needs on this host, unless that is there already.
-    pub(super) async fn prepare(&self, target: &Target) {
-        if target.via.vip().is_some() {
-            self.through().await;
-        }
-    }
-
-    /// Finds the way to a target, for which a neighbour may have to answer first.
+    /// Finds the way to a target, for which a neighbour may have to answer first. Returns by when the probe is to be over, which
+    /// leaves out what it takes to be able to go any such way: that is not the server's time.
     pub(super) async fn route<'p>(
         &'p self,
         target: &'p Target,
-        deadline: Instant,
-    ) -> Result<Route<'p>, ProbeError> {
-        let Some(vip) = target.via.vip() else { return Ok(Route { paths: self, target, through: None }) };
-        let Some(through) = self.through().await else {
-            return Ok(Route { paths: self, target, through: None });
+        timeout: Duration,
+    ) -> Result<(Route<'p>, Instant), ProbeError> {
+        let through = match target.via.vip() {
+            Some(vip) => self.through().await.map(|through| (vip, through)),
+            None => None,
+        };
+        let deadline = Instant::now() + timeout;
+        let Some((vip, through)) = through else {
+            return Ok((Route { paths: self, target, through: None }, deadline));
         };
         let mut neighbours = self.neighbours.clone();
         let server = target.address.ip();
@@ -162,7 +163,7 @@ impl Paths {
         match timeout_at(deadline, known).await {
             Ok(Ok(known)) => {
                 let hop = resolved(&known, server).map(|hop| (through, vip, hop));
-                Ok(Route { paths: self, target, through: hop })
+                Ok((Route { paths: self, target, through: hop }, deadline))
             }
             Ok(Err(_)) => Err(ProbeError::NoWay("next hops are not followed".to_owned())),
             Err(_elapsed) => match self.neighbours.borrow().get(&server) {

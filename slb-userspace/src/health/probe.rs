@@ -1,6 +1,6 @@
 //! One probe, of any kind.
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::{Paths, ProbeError, Target, http, icmp, tcp, udp};
 use crate::config::model::CheckKind;
@@ -12,10 +12,7 @@ use crate::config::model::CheckKind;
 /// Says what was wrong. Not every error is a statement about the server: see [`ProbeError::blames_server`].
 pub async fn probe(target: &Target, paths: &Paths) -> Result<(), ProbeError> {
     let timeout = target.check.timeout;
-    // What it takes to be able to probe is not the server's time.
-    paths.prepare(target).await;
-    let deadline = Instant::now() + timeout;
-    let route = paths.route(target, deadline).await?;
+    let (route, deadline) = paths.route(target, timeout).await?;
     let outcome = match &target.check.kind {
         CheckKind::Tcp => timeout_at(deadline, tcp::probe(&route)).await,
         CheckKind::Http(check) => timeout_at(deadline, http::probe(&route, check)).await,
