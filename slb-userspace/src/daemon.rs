@@ -31,7 +31,7 @@ use self::{
     absent::Absent,
     clock::{processor_time, since_start},
     facts::Facts,
-    looks::{Looks, Wait},
+    looks::{Looks, Took, Wait},
     orders::{Trial, Waiting},
     pace::Pace,
     ports::{Ports, attach, links},
@@ -202,7 +202,11 @@ impl Daemon {
         // What comes in time spares a second change, and the first healthy server all the load.
         let config = daemon.config.clone();
         daemon.listen(targets(&config), destinations(&config), Instant::now()).await;
-        daemon.apply()?;
+        if let Err(error) = daemon.sweep() {
+            // It is tried again; what can be forwarded meanwhile is.
+            tracing::error!(error = format!("{error:#}"), "cannot look at the flow table");
+        }
+        daemon.apply_without_look()?;
         daemon.api.spawn(socket.serve(Maps::open(pins)?, file, daemon.snapshots.subscribe(), asking));
         Ok(daemon)
     }
@@ -327,7 +331,13 @@ impl Daemon {
 
     /// Puts in force what follows from what is known.
     fn apply(&mut self) -> Result<()> {
-        let now = self.before_change().inspect_err(|_| self.pace.changed(Err(()), Instant::now()))?;
+        self.before_change().inspect_err(|_| self.pace.changed(Err(()), Instant::now()))?;
+        self.apply_without_look()
+    }
+
+    /// As [`Self::apply`], whether or not something waits for a look at the flow table.
+    fn apply_without_look(&mut self) -> Result<()> {
+        let now = since_start()?;
         let overrides = self.store.settings();
         let decision = self.facts.decide(&self.config, overrides, now);
         let known = Known { failover: Some(&decision.failover), ..self.facts.known(overrides) };
@@ -355,18 +365,18 @@ impl Daemon {
     }
 
     /// Has connections that wait for a look at the flow table have it: another change may take away what they are to leave. Where
-    /// looks fail again and again, dead servers are not kept for that. Returns the time since the machine started.
-    fn before_change(&mut self) -> Result<Duration> {
+    /// looks fail again and again, dead servers are not kept for that.
+    fn before_change(&mut self) -> Result<()> {
         if self.reconciler.wants_look() {
             match self.looks.wait(Instant::now()) {
                 Wait::Over => self.sweep().context("cannot look at the flow table")?,
-                Wait::On => bail!("the flow table could not be looked at"),
+                Wait::On => bail!("the flow table could not be looked at: try again in a few seconds"),
                 Wait::InVain => tracing::error!(
-                    "changed without a look at the flow table: connections may not be told of their end, or be cut"
+                    "changed without a look at the flow table: connections may be cut, or not be told of their end"
                 ),
             }
         }
-        since_start()
+        Ok(())
     }
 
     /// Looks at the flow table: ends connections that are over, and what is over of slots that have changed hands.
@@ -379,10 +389,12 @@ impl Daemon {
         }
         ended.iter().for_each(|ended| self.poker.poke(ended));
         let next = if moved == 0 { next } else { next.min(SWEEP) };
-        let took = processor_time()?.saturating_sub(worked);
-        self.looks.end(begun, took, next, self.reconciler.most_between_looks());
+        let processor = processor_time()?.saturating_sub(worked);
+        let took = Took { begun, ended: Instant::now(), processor };
+        self.looks.end(took, next, self.reconciler.most_between_looks());
         tracing::debug!(
-            ?took,
+            took = ?(took.ended - took.begun),
+            ?processor,
             moved,
             flows,
             ended = ended.len(),

@@ -23,6 +23,7 @@ use slb_common::{
 use super::{
     desired::{Desired, Health, Server, Spread},
     drain::{self, Leaving},
+    parted::left_behind,
     rehash::rehashed,
     slow_start::{self, Begun},
 };
@@ -88,7 +89,7 @@ pub fn assign(
     let tables = tables(desired, held)?;
 
     let origins = origins(desired, held, &tables);
-    let parted: BTreeSet<u32> = origins.iter().flatten().copied().collect();
+    let parted: BTreeSet<u32> = origins.iter().flatten().copied().chain(left_behind(held)).collect();
     let known = Known::new(held);
     let in_use: BTreeSet<u32> = held.services.values().map(|service| service.ring).collect();
     let mut steps = Vec::new();

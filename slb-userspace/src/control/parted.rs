@@ -16,6 +16,14 @@ pub(super) fn parted(held: &State, wanted: &BTreeMap<u32, Service>) -> BTreeMap<
     wanted.iter().filter_map(from).collect()
 }
 
+/// Tables that listeners have left as far as their services say, and not yet as far as the index does: a change was broken off.
+pub(super) fn left_behind(held: &State) -> impl Iterator<Item = u32> {
+    held.index.entries.values().filter_map(|entry| {
+        let service = held.services.get(&entry.id())?;
+        (service.reference.tag() == entry.service && service.ring != entry.ring).then_some(entry.ring)
+    })
+}
+
 /// The entries in table `new` of the servers that have one in table `old`, by their ids.
 pub(super) fn successors(
     held: &BTreeMap<u32, Backend>,

@@ -208,9 +208,11 @@ fn wants_look(operation: &Operation, held: &State) -> bool {
         Operation::PutBackends(backends) => {
             backends.iter().any(|put| is_cut(&put.backend) && !held.backends.get(&put.id).is_some_and(is_cut))
         }
-        Operation::PutService { id, service, .. } => {
-            held.services.get(id).is_some_and(|before| before.ring != service.ring)
-        }
+        // The index, and not the service: it is what says of flows where they are to be, and comes last.
+        Operation::PutIndex(index) => index.entries.iter().any(|(id, entry)| {
+            let before = held.index.entries.get(id);
+            before.is_some_and(|before| before.service == entry.service && before.ring != entry.ring)
+        }),
         _ => false,
     }
 }

@@ -96,9 +96,16 @@ impl World {
     }
 
     /// The first look at the flow table, which comes before any change.
-    fn looked(mut self) -> Self {
+    fn looked(self) -> Self {
         assert!(self.reconciler.wants_look());
-        self.reconciler.sweep(self.now).unwrap();
+        self.looked_again()
+    }
+
+    /// A look that comes before the next change, where one is called for.
+    fn looked_again(mut self) -> Self {
+        if self.reconciler.wants_look() {
+            self.reconciler.sweep(self.now).unwrap();
+        }
         self
     }
 

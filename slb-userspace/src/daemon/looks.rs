@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 use super::pace::RETRY;
 
-/// Looks take one part in so many of the time,
+/// Looks take one part in so many of a processor's time.
 const PART: u32 = 50;
-/// or in so many where they must not be put off.
+/// Looks that must not be put off take one part in so many of the daemon's time: it does nothing else meanwhile.
 const LARGEST_PART: u32 = 2;
 /// Looks that may fail, one after the other, before what waits for one goes on without.
 const PATIENCE: u32 = 3;
@@ -20,10 +20,23 @@ pub(super) struct Looks {
     due: Instant,
     /// When the last one began that has come to its end.
     last: Instant,
-    /// How long it took.
-    took: Duration,
+    /// Least time from then on to the next one.
+    least: Duration,
+    /// The same where it may be put off.
+    pause: Duration,
     /// How many have failed since.
     failed: u32,
+}
+
+/// What a look has taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Took {
+    /// When it began.
+    pub(super) begun: Instant,
+    /// When it was over.
+    pub(super) ended: Instant,
+    /// For how long a processor has worked for it.
+    pub(super) processor: Duration,
 }
 
 /// What something that waits for a look is to do.
@@ -40,7 +53,7 @@ pub(super) enum Wait {
 impl Looks {
     /// The first one is due at once.
     pub(super) fn new(now: Instant) -> Self {
-        Self { due: now, last: now, took: Duration::ZERO, failed: 0 }
+        Self { due: now, last: now, least: Duration::ZERO, pause: Duration::ZERO, failed: 0 }
     }
 
     /// When the next look is due.
@@ -58,11 +71,14 @@ impl Looks {
         }
     }
 
-    /// A look is of use by then, and not to be put off for longer than `most` after the last one.
+    /// A look is of use by then, and not to be put off for longer than `most` after the last one, but for what that one took.
     pub(super) fn by(&mut self, time: Instant, most: Option<Duration>) {
-        let pause = self.took * PART;
-        let pause = most.map_or(pause, |most| pause.min(most.max(self.took * LARGEST_PART)));
-        self.due = self.due.min(time).max(self.last + pause);
+        if self.failed > 0 {
+            // It is tried again in time.
+            return;
+        }
+        let pause = most.map_or(self.pause, |most| self.pause.min(most));
+        self.due = self.due.min(time).max(self.last + pause.max(self.least));
     }
 
     /// Something waits for a look. It comes at once unless looks fail.
@@ -78,11 +94,19 @@ impl Looks {
         self.failed += 1;
     }
 
-    /// A look that began at `begun` has come to its end, and a processor has worked for it for the time `took`: one that has been
-    /// held up costs no more. The next one is of use after the time `next`, and not to be put off for longer than `most`.
-    pub(super) fn end(&mut self, begun: Instant, took: Duration, next: Duration, most: Option<Duration>) {
-        *self = Self { due: begun + next, last: begun, took, failed: 0 };
-        self.by(begun + next, most);
+    /// A look has come to its end. The next one is of use after the time `next`, and not to be put off for longer than `most`.
+    pub(super) fn end(&mut self, took: Took, next: Duration, most: Option<Duration>) {
+        let Took { begun, ended, processor } = took;
+        let due = begun + next;
+        *self = Self {
+            due,
+            last: begun,
+            least: (ended - begun) * LARGEST_PART,
+            // One that has been held up costs no more.
+            pause: processor * PART,
+            failed: 0,
+        };
+        self.by(due, most);
     }
 }
 
@@ -98,7 +122,7 @@ mod tests {
         let mut looks = Looks::new(begun);
         assert_eq!(looks.due(), begun);
         looks.begin(begun);
-        looks.end(begun, took, next, most);
+        looks.end(Took { begun, ended: begun + took, processor: took }, next, most);
         (looks, begun)
     }
 
@@ -118,6 +142,17 @@ mod tests {
         let (mut looks, begun) = took(SECOND / 100, 2 * SECOND, Some(2 * SECOND));
         assert_eq!(looks.due(), begun + 2 * SECOND);
         looks.by(begun, Some(2 * SECOND));
+        assert_eq!(looks.due(), begun + SECOND / 2);
+    }
+
+    #[test]
+    fn a_look_that_was_held_up_costs_what_it_has_worked() {
+        let begun = Instant::now();
+        let mut looks = Looks::new(begun);
+        let took = Took { begun, ended: begun + SECOND, processor: SECOND / 100 };
+        looks.end(took, SECOND / 2, None);
+        assert_eq!(looks.due(), begun + 2 * SECOND, "half of the time was not the daemon's");
+        looks.end(Took { ended: begun + SECOND / 8, ..took }, SECOND / 10, None);
         assert_eq!(looks.due(), begun + SECOND / 2);
     }
 
@@ -145,6 +180,8 @@ mod tests {
         for _ in 0..PATIENCE {
             looks.begin(now);
             looks.at_once(now);
+            looks.by(now, None);
+            looks.by(now + 60 * SECOND, Some(SECOND));
             assert_eq!((looks.due(), looks.wait(now)), (now + RETRY, Wait::On));
             now = looks.due();
             assert_eq!(looks.wait(now), Wait::Over);
@@ -155,7 +192,7 @@ mod tests {
         now = looks.due();
         looks.begin(now);
         assert_eq!((looks.due(), looks.wait(now)), (now + RETRY, Wait::InVain), "and goes on to be tried");
-        looks.end(now, SECOND, SECOND, None);
+        looks.end(Took { begun: now, ended: now, processor: SECOND }, SECOND, None);
         assert_eq!(looks.wait(now), Wait::Over);
     }
 }

@@ -140,6 +140,42 @@ fn no_connection_is_cut_for_another_listeners_sake() {
     assert!(of(two).is_cut() && of(followed.backend).is_alive());
 }
 
+/// The change is broken off at each of its steps, and another daemon goes on, or the same one.
+#[test]
+fn no_connection_is_cut_where_a_change_is_broken_off() {
+    for goes_on in [|world: World| world.restart(), World::looked_again] {
+        for step in 0.. {
+            let mut world = World::new();
+            let before = group(&[(1, 100), (2, 50)]);
+            world.all_healthy(&before);
+            let state = world.reconcile(&before).unwrap();
+            let plane = world.reconciler.plane_mut();
+            plane.flows = vec![flow(&state, 81, backend(&state, 2).1.reference)];
+            plane.fail_after = Some(step);
+            let config = two_groups(&[(1, 100)], &[(1, 100), (2, 50)]);
+            world.all_healthy(&config);
+            let is_broken_off = world.reconcile(&config).is_err();
+            world.reconciler.plane_mut().fail_after = None;
+            world = goes_on(world);
+            let state = world.reconcile(&config).unwrap();
+            let server = |world: &mut World| {
+                let reference = world.reconciler.plane_mut().flows[0].backend;
+                *state.backends.values().find(|server| server.reference == reference).unwrap()
+            };
+            assert!(!server(&mut world).is_cut(), "step {step}");
+            if world.reconciler.wants_look() {
+                world.reconciler.sweep(world.now).unwrap();
+            }
+            let entry = state.index.entries.values().find(|entry| entry.port == 81_u16.to_be()).unwrap();
+            assert_eq!(server(&mut world).ring, entry.ring, "step {step}");
+            if !is_broken_off {
+                assert!(step > 3, "{step} steps");
+                break;
+            }
+        }
+    }
+}
+
 /// What a look has found over is marked so, and found no more.
 #[test]
 fn ends_are_told_although_something_fails() {
