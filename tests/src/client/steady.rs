@@ -23,8 +23,10 @@ const PAUSE: Duration = Duration::from_millis(30);
 const BEAT: Duration = Duration::from_millis(100);
 /// Half of the connections are closed after so many lines, one half of these and the other, and others opened.
 const LIVES: [u64; 2] = [100, 10];
-/// How long the answer to a datagram may take.
+/// How long the answer to a datagram is waited for: one that is late for a stall of the machine is not taken for lost.
 const ANSWER: Duration = Duration::from_secs(3);
+/// Within which it would have come otherwise: what became of servers afterwards is no excuse.
+const PROMPT: Duration = Duration::from_secs(1);
 /// The first port of kept flows of UDP: below all that others use.
 const FIRST_PORT: u16 = 512;
 
@@ -66,6 +68,14 @@ pub struct During {
     pub from: Instant,
     /// Until when.
     pub to: Instant,
+}
+
+impl During {
+    /// As far as the answer to what was sent at its beginning may be expected.
+    #[must_use]
+    pub fn prompt(self) -> Self {
+        Self { to: self.to.min(self.from + PROMPT), ..self }
+    }
 }
 
 /// What a flow tells.
@@ -160,8 +170,11 @@ struct Flow {
 impl Flow {
     /// Something has been going on since `from`.
     fn tell(&self, from: Instant, what: What) {
+        self.tell_of(During { from, to: Instant::now() }, what);
+    }
+
+    fn tell_of(&self, during: During, what: What) {
         // Nobody may be listening any more.
-        let during = During { from, to: Instant::now() };
         // No two of them share one.
         let begins = self.door.service == Service::Http && BEGINNERS <= self.sources.len();
         let source = begins.then(|| self.source());
@@ -291,7 +304,8 @@ async fn keep_datagrams(flow: Flow) {
                     Some(server) => What::Broke { server: server.clone(), error },
                     None => What::Failed { error },
                 };
-                flow.tell(sent, what);
+                let during = During { from: sent, to: Instant::now() };
+                flow.tell_of(during.prompt(), what);
             }
         }
         time::sleep(BEAT).await;

@@ -374,7 +374,8 @@ impl Model {
         self.totals.began += 1;
         let undisturbed = !self.some_is_unknown(during);
         self.totals.began_undisturbed += u64::from(undisturbed);
-        if undisturbed && retries > 0 && !self.some_is_being_found_out(during) {
+        let sent = during.prompt();
+        if retries > 0 && !self.some_is_unknown(sent) && !self.some_is_being_found_out(sent) {
             self.totals.failed += 1;
             self.wrong.push(format!(
                 "{} {}: {retries} datagrams to {server} were sent again",

@@ -22,8 +22,8 @@ const WAYS: [(&str, Way); 3] =
 
 /// Probes that are waited for: some rounds.
 const PROBES: u64 = 20;
-/// How often they are.
-const TRIES: usize = 5;
+/// Answers that come when their probes are over, at most: on a machine that stalls.
+const LATE: u64 = 4;
 
 #[test]
 fn a_server_without_the_vip_is_found() {
@@ -187,9 +187,10 @@ fn a_host_without_the_vips_stays_silent() {
             // What it resets before are probes of its own, to servers' own addresses.
             all_healthy(world)?;
             // An answer that comes when its probe is over is refused; where the host answers for probes, all are.
-            let mut refused = Vec::new();
+            let mut refused: Vec<[u64; 3]> = Vec::new();
             while refused.last() != Some(&[0; 3]) {
-                ensure!(refused.len() < TRIES, "the host answered in the place of probes: {refused:?}");
+                let all: u64 = refused.iter().flatten().sum();
+                ensure!(all <= LATE, "the host answered in the place of probes: {refused:?}");
                 let (before, probed) = (refusals(world)?, opened(world)?);
                 wait_for("more probes", PATIENCE, || Ok((opened(world)? >= probed + PROBES).then_some(())))?;
                 let after = refusals(world)?;
