@@ -4,10 +4,6 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 
-/// How far a server may be off by chance, in standard deviations: once in 500 million times, and some hundreds of servers are
-/// looked at in each run.
-const DEVIATIONS: f64 = 6.0;
-
 /// A server's part of the flows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Share {
@@ -47,7 +43,7 @@ pub fn shares(tally: &BTreeMap<String, u64>, weights: &[(&str, u8)]) -> Vec<Shar
         .collect()
 }
 
-/// Fails unless the flows spread as independent draws by weight would: each server within six standard deviations
+/// Fails unless the flows spread as independent draws by weight would: each server within five standard deviations
 /// of the binomial distribution, servers of weight 0 with none, and no server that is not in `weights`.
 ///
 /// # Errors
@@ -63,7 +59,7 @@ pub fn expect_by_weight(tally: &BTreeMap<String, u64>, weights: &[(&str, u8)]) -
         let deviation = (mean * (1.0 - share.expected)).sqrt();
         let off = (count(share.flows) - mean).abs();
         ensure!(
-            off <= DEVIATIONS * deviation,
+            off <= 5.0 * deviation,
             "{} has {} of {total} flows, {mean:.0} were expected: {:.1} standard deviations; all: {tally:?}",
             share.server,
             share.flows,

@@ -137,6 +137,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut taken: Vec<_> = (0..LANES).map(|_| beside_others(directory.path()).unwrap()).collect();
         let next = waits(directory.path(), beside_others);
+        somebody_waits(directory.path());
         assert!(is_waiting(&next));
         taken.pop();
         next.recv_timeout(PATIENCE).unwrap();

@@ -2,8 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
-    fs::Permissions,
+    env,
+    fs::{self, Permissions},
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},

@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::time::{ClockId, clock_gettime};
 
-/// Time since the machine started, which deadlines in the maps are in; it goes on while the machine is suspended, and the maps live no longer.
+/// Time since the machine started, which deadlines in the maps are in; it goes on while the machine is suspended, and the maps live
+/// no longer.
 pub(super) fn since_start() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_BOOTTIME)?.into())
 }

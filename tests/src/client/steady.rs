@@ -174,10 +174,10 @@ impl Flow {
     }
 
     fn tell_of(&self, during: During, what: What) {
-        // Nobody may be listening any more.
         // No two of them share one.
         let begins = self.door.service == Service::Http && BEGINNERS <= self.sources.len();
         let source = begins.then(|| self.source());
+        // Nobody may be listening any more.
         let _ = self.tell.send(Told { door: self.door, source, during, what });
     }
 

@@ -14,7 +14,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::{
     sched::{CloneFlags, setns},
     sys::signal::SigSet,
@@ -104,6 +104,21 @@ impl Namespace {
         F: Future<Output: Send> + Send + 'static,
     {
         self.handle.block_on(self.handle.spawn(task)).expect("the task ran to its end")
+    }
+
+    /// A counter of the namespace: as `Tcp:` and `RetransSegs` in `/proc/net/snmp`, where names stand in one line and values in
+    /// the next.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn counter(&self, protocol: &str, name: &str) -> Result<u64> {
+        self.on_thread(|| {
+            let all = fs::read_to_string("/proc/thread-self/net/snmp")?;
+            let lines: Vec<_> = all.lines().filter(|line| line.starts_with(protocol)).collect();
+            let [names, values] = lines.as_slice() else { bail!("{all}") };
+            let found = names.split(' ').zip(values.split(' ')).find(|(candidate, _)| *candidate == name);
+            Ok(found.with_context(|| format!("no {name}"))?.1.parse()?)
+        })
     }
 
     /// Runs a closure on a thread of its own in the namespace, and waits for it: for calls that block.

@@ -61,6 +61,16 @@ fn flows_of_living_servers_neither_break_nor_move_nor_fail() {
     assert!(!play.is_wrong(Service::Http, 1, 2, began("b1")));
 }
 
+/// A datagram that was sent before a server failed was not lost for that, however long its answer is waited for.
+#[test]
+fn a_failure_excuses_no_datagram_that_was_sent_before() {
+    let mut play = Play::new();
+    play.model.fails("b1", play.at(12));
+    let again = || What::Began { server: "b2".to_owned(), retries: 1 };
+    assert!(play.is_wrong(Service::Echo, 10, 14, again()));
+    assert!(!play.is_wrong(Service::Echo, 12, 16, again()));
+}
+
 #[test]
 fn what_a_server_had_when_it_failed_may_break() {
     let mut play = Play::new();

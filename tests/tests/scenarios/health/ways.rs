@@ -3,11 +3,11 @@
 
 use std::{fs, process::Command};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use slb_tests::{
     World,
     client::PATIENCE,
-    net::{Family, Namespace, run},
+    net::{Family, run},
     scenario,
     server::Service,
     wait::wait_for,
@@ -256,8 +256,8 @@ fn leaves_no_connections(world: &World) -> Result<()> {
 fn refusals(world: &World) -> Result<[u64; 3]> {
     let slb = &world.net.slb;
     Ok([
-        counter(slb, "snmp", "Tcp:", "OutRsts")?,
-        counter(slb, "snmp", "Icmp:", "OutDestUnreachs")?,
+        slb.counter("Tcp:", "OutRsts")?,
+        slb.counter("Icmp:", "OutDestUnreachs")?,
         slb.on_thread(|| {
             let all = fs::read_to_string("/proc/thread-self/net/snmp6")?;
             let line = all.lines().find_map(|line| line.strip_prefix("Icmp6OutDestUnreachs"));
@@ -268,16 +268,5 @@ fn refusals(world: &World) -> Result<[u64; 3]> {
 
 /// Connections that the victim has been asked for.
 fn opened(world: &World) -> Result<u64> {
-    counter(&world.net.backends[VICTIM].namespace, "snmp", "Tcp:", "PassiveOpens")
-}
-
-/// A counter of a namespace: names stand in one line, values in the next.
-fn counter(namespace: &Namespace, file: &str, protocol: &str, name: &str) -> Result<u64> {
-    namespace.on_thread(|| {
-        let all = fs::read_to_string(format!("/proc/thread-self/net/{file}"))?;
-        let lines: Vec<_> = all.lines().filter(|line| line.starts_with(protocol)).collect();
-        let [names, values] = lines.as_slice() else { bail!("{all}") };
-        let found = names.split(' ').zip(values.split(' ')).find(|(candidate, _)| *candidate == name);
-        Ok(found.with_context(|| format!("no {name}"))?.1.parse()?)
-    })
+    world.net.backends[VICTIM].namespace.counter("Tcp:", "PassiveOpens")
 }
