@@ -11,3 +11,4 @@ pub mod health;
 pub mod neigh;
 pub mod poke;
 pub mod telemetry;
+pub mod version;

@@ -9,13 +9,13 @@ use slb_userspace::{
         decap::{attach, detach, status},
         status::Output,
     },
-    telemetry,
+    telemetry, version,
 };
 
 /// Takes packets of SLB out of their tunnels (IPv4 or IPv6 in IPv4 or IPv6), in XDP, on servers whose kernel has no
 /// tunnel device.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "slb-decap", version = version::DECAP_VERSION.as_str())]
 struct Arguments {
     /// Directory of the pins, one for each network namespace.
     #[arg(long, global = true, env = "SLB_DECAP_PIN_DIR", default_value = "/sys/fs/bpf/slb-decap")]

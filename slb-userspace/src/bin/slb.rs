@@ -10,11 +10,12 @@ use slb_userspace::{
         change, server,
         status::{Output, status},
     },
+    version,
 };
 
 /// The client of SLB, a layer-4 load balancer in XDP.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "slb", version = version::VERSION.as_str())]
 struct Arguments {
     /// Unix socket of the daemon.
     #[arg(long, global = true, env = "SLB_SOCKET", default_value = "/run/slb/slbd.sock")]

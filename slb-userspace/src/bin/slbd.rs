@@ -4,11 +4,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use slb_userspace::{cli, telemetry};
+use slb_userspace::{cli, telemetry, version};
 
 /// The daemon of SLB, a layer-4 load balancer in XDP.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "slbd", version = version::VERSION.as_str())]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
