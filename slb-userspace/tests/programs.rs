@@ -23,3 +23,15 @@ fn version_names_program_release_commit_and_abi() {
         assert_eq!(code, Some(0));
     }
 }
+
+#[test]
+fn decap_attach_without_vips_is_refused() {
+    let attach = ["attach", "--interface", "lo", "--from", "192.0.2.1"];
+    let (code, _, error) = run(env!("CARGO_BIN_EXE_slb-decap"), &attach);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("no VIP given") && error.contains("--any-vip"), "{error}");
+    let both = [&attach[..], &["--vip", "198.51.100.10", "--any-vip"]].concat();
+    let (code, _, error) = run(env!("CARGO_BIN_EXE_slb-decap"), &both);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("cannot be used with"), "{error}");
+}

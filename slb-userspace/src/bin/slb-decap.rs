@@ -35,9 +35,12 @@ enum Command {
         /// Addresses load balancers send from: the outer sources. Packets of all others are left to the kernel.
         #[arg(long, value_name = "ADDRESS", num_args = 1.., value_delimiter = ',')]
         from: Vec<IpAddr>,
-        /// The only inner destinations that are let through; any unless given.
+        /// The only inner destinations that are accepted.
         #[arg(long, value_name = "ADDRESS", num_args = 1.., value_delimiter = ',')]
         vip: Vec<IpAddr>,
+        /// Accept every inner destination: a source that is forged or compromised then reaches whatever this server routes to.
+        #[arg(long, conflicts_with = "vip")]
+        any_vip: bool,
         /// Where the program runs.
         #[arg(long, value_enum, default_value = "auto")]
         xdp_mode: attach::XdpMode,
@@ -73,8 +76,9 @@ fn main() -> ExitCode {
 
 fn execute(arguments: Arguments) -> Result<()> {
     match arguments.command {
-        Command::Attach { interface, from, vip, xdp_mode } => {
-            attach::attach(arguments.pin_dir, &interface, &from, &vip, xdp_mode)
+        Command::Attach { interface, from, vip, any_vip, xdp_mode } => {
+            let vips = if any_vip { attach::Vips::Any } else { attach::Vips::Only(vip) };
+            attach::attach(arguments.pin_dir, &interface, &from, &vips, xdp_mode)
         }
         Command::Detach { interface, .. } => detach::detach(arguments.pin_dir, interface.as_deref()),
         Command::Status { output } => status::status(arguments.pin_dir, output),

@@ -26,7 +26,7 @@ impl Decapsulator {
     /// Puts it on the interface, or new sources into it.
     pub(super) fn allow(&self, from: &[IpAddr]) -> Result<()> {
         let addresses: Vec<_> = from.iter().map(ToString::to_string).collect();
-        self.run(&["attach", "--interface", "eth0", "--from", &addresses.join(",")]).map(drop)
+        self.run(&["attach", "--interface", "eth0", "--from", &addresses.join(","), "--any-vip"]).map(drop)
     }
 
     /// What it says of itself.

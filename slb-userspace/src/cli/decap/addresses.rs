@@ -7,18 +7,35 @@ use slb_common::abi::decap::{MAX_ADDRESSES, Policy};
 
 use crate::dataplane::state::to_address;
 
+/// Inner destinations that a decapsulator accepts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vips {
+    /// These.
+    Only(Vec<IpAddr>),
+    /// Every one.
+    Any,
+}
+
 /// The policy of these outer sources and inner destinations.
 ///
 /// # Errors
-/// There is no source; an address is not that of a machine; there are too many.
-pub(super) fn policy(from: &[IpAddr], vips: &[IpAddr]) -> Result<Policy> {
+/// There is no source or no destination; an address is not that of a machine; there are too many.
+pub(super) fn policy(from: &[IpAddr], vips: &Vips) -> Result<Policy> {
     if from.is_empty() {
         bail!(
             "no source given: name the addresses the load balancers send from, for instance `--from 192.0.2.1`; \
              a decapsulator that takes packets from anyone is open to the whole network"
         );
     }
-    let (from, vips) = (check("--from", from)?, check("--vip", vips)?);
+    let vips = match vips {
+        Vips::Any => Vec::new(),
+        Vips::Only(vips) if vips.is_empty() => bail!(
+            "no VIP given: name the inner destinations to accept, for instance `--vip 198.51.100.10`; `--any-vip` \
+             accepts every one, and lets a forged source reach whatever this server routes to"
+        ),
+        Vips::Only(vips) => check("--vip", vips)?,
+    };
+    let from = check("--from", from)?;
     let addresses = |list: &[IpAddr]| list.iter().copied().map(to_address).collect::<Vec<_>>();
     let Some(policy) = Policy::new(&addresses(&from), &addresses(&vips)) else {
         bail!(
@@ -60,28 +77,41 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn only(vips: &[IpAddr]) -> Vips {
+        Vips::Only(vips.to_vec())
+    }
+
     #[test]
     fn no_source_is_refused_with_an_example() {
-        let error = policy(&[], &[ip("192.0.2.1")]).unwrap_err().to_string();
+        let error = policy(&[], &only(&[ip("192.0.2.1")])).unwrap_err().to_string();
         assert!(error.contains("--from 192.0.2.1"), "{error}");
+    }
+
+    #[test]
+    fn no_vip_is_refused_unless_any_is_asked_for() {
+        let from = [ip("192.0.2.1")];
+        let error = policy(&from, &only(&[])).unwrap_err().to_string();
+        assert!(error.contains("`--vip 198.51.100.10`") && error.contains("`--any-vip`"), "{error}");
+        let any = policy(&from, &Vips::Any).unwrap();
+        assert!(any.destinations().is_empty() && any.accepts(&to_address(ip("203.0.113.9"))));
     }
 
     #[test]
     fn addresses_of_no_machine_are_refused() {
         for wrong in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "127.0.0.1", "::1", "255.255.255.255"] {
-            let error = policy(&[ip(wrong)], &[]).unwrap_err().to_string();
+            let error = policy(&[ip(wrong)], &Vips::Any).unwrap_err().to_string();
             assert!(error.contains(&format!("--from {wrong}")), "{error}");
-            let error = policy(&[ip("192.0.2.1")], &[ip(wrong)]).unwrap_err().to_string();
+            let error = policy(&[ip("192.0.2.1")], &only(&[ip(wrong)])).unwrap_err().to_string();
             assert!(error.contains(&format!("--vip {wrong}")), "{error}");
         }
-        let error = policy(&[ip("::ffff:192.0.2.1")], &[]).unwrap_err().to_string();
+        let error = policy(&[ip("::ffff:192.0.2.1")], &Vips::Any).unwrap_err().to_string();
         assert!(error.contains("write --from 192.0.2.1"), "{error}");
     }
 
     #[test]
     fn what_is_named_twice_counts_once() {
         let four = ip("192.0.2.1");
-        let policy = policy(&[four; 100], &[ip("2001:db8::1"), four]).unwrap();
+        let policy = policy(&[four; 100], &only(&[ip("2001:db8::1"), four])).unwrap();
         assert_eq!(policy.sources(), [to_address(four)]);
         assert_eq!(policy.destinations(), [to_address(ip("2001:db8::1")), to_address(four)]);
     }
@@ -89,7 +119,7 @@ mod tests {
     #[test]
     fn too_many_are_refused() {
         let many: Vec<_> = (0..65).map(|n| Ipv4Addr::new(192, 0, 2, n).into()).collect();
-        let error = policy(&many, &[]).unwrap_err().to_string();
+        let error = policy(&many, &Vips::Any).unwrap_err().to_string();
         assert!(error.contains("65 addresses in --from"), "{error}");
     }
 }

@@ -6,6 +6,7 @@ use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
 use slb_common::abi::decap::Policy;
 
+pub use super::addresses::Vips;
 use super::{addresses, ensure_root, find, links};
 use crate::{
     config::model,
@@ -31,13 +32,7 @@ pub enum XdpMode {
 ///
 /// # Errors
 /// Nothing has changed then, on the interface or in the pins.
-pub fn attach(
-    pin_dir: PathBuf,
-    interface: &str,
-    from: &[IpAddr],
-    vips: &[IpAddr],
-    mode: XdpMode,
-) -> Result<()> {
+pub fn attach(pin_dir: PathBuf, interface: &str, from: &[IpAddr], vips: &Vips, mode: XdpMode) -> Result<()> {
     let policy = addresses::policy(from, vips)?;
     ensure_root("attach")?;
     let links = links()?;
