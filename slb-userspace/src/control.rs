@@ -20,6 +20,7 @@ pub mod overrides;
 mod parted;
 pub mod reconcile;
 mod rehash;
+pub mod room;
 pub mod slow_start;
 
 #[cfg(test)]

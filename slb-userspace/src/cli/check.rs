@@ -7,7 +7,10 @@ use std::{
     process::ExitCode,
 };
 
-use crate::config::{self, Config, Loaded, Rejected};
+use crate::{
+    config::{self, Config, Loaded, Rejected},
+    control::room,
+};
 
 /// Checks a configuration file: one line on standard output if it can be used, warnings and errors on standard error.
 ///
@@ -40,6 +43,10 @@ fn judge(path: &Path, colour: bool) -> Result<Verdict, String> {
     let shown = path.display();
     match config::load(path) {
         Ok(Loaded { config, warnings }) => {
+            if let Err(large) = room::check(&config) {
+                let count = counted(large.excesses().len(), "error");
+                return Err(format!("error: {large}\n\n{shown}: refused: {count}\n"));
+            }
             let count = warnings.diagnostics().len();
             let (noted, warnings) = match count {
                 0 => (String::new(), String::new()),
@@ -124,6 +131,32 @@ mod tests {
         assert!(errors.contains(&format!("--> {}:2:14\n", path.display())), "{errors}");
         assert!(errors.ends_with(&format!("\n\n{}: refused: 2 errors\n", path.display())), "{errors}");
         assert!(judge(&path, true).err().expect("refused").contains('\u{1b}'));
+    }
+
+    /// As `slbd run` and `slb reload` do.
+    #[test]
+    fn configuration_that_the_maps_have_no_room_for_is_refused() {
+        let listener = |port: u32| {
+            format!(
+                "[[load_balancer.listener]]\nname = \"l{port}\"\nprotocol = \"tcp\"\nport = {port}\nbackend_port = 80\n"
+            )
+        };
+        let listeners: String = (1..=50).map(listener).collect();
+        let balancer = |n: u32| {
+            format!(
+                "[[load_balancer]]\nname = \"lb{n}\"\naddresses = [\"192.0.2.{n}\"]\n[[load_balancer.server]]\n\
+                 address = \"10.0.0.1\"\n{listeners}"
+            )
+        };
+        let balancers: String = (1..=100).map(balancer).collect();
+        let (_dir, path) = written(&format!("[daemon]\ninterfaces = [\"eth0\"]\n{balancers}"));
+        let errors = judge(&path, false).err().expect("refused");
+        assert!(
+            errors.starts_with("error: the configuration needs 5100 services, and the maps hold 4096 ("),
+            "{errors}"
+        );
+        assert!(errors.ends_with(&format!("\n\n{}: refused: 1 error\n", path.display())), "{errors}");
+        assert_eq!(check(&path), ExitCode::FAILURE);
     }
 
     #[test]

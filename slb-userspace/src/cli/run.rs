@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{config, daemon, telemetry};
+use crate::{config, control::room, daemon, telemetry};
 
 /// Runs the daemon in the foreground. A configuration that is refused changes nothing.
 pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
@@ -15,6 +15,10 @@ pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    if let Err(large) = room::check(&loaded.config) {
+        eprintln!("error: {large}");
+        return Ok(ExitCode::FAILURE);
+    }
     if !nix::unistd::geteuid().is_root() {
         bail!("slbd run needs root: it loads an XDP program and attaches it to interfaces");
     }

@@ -70,7 +70,7 @@ pub struct Moment<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "more than {limit} {what} are needed, counting those that are to be replaced, which is all the maps hold: nothing was \
-     changed"
+     changed; make room first: apply a configuration without what goes away, then the one with what comes"
 )]
 pub struct Full {
     what: &'static str,

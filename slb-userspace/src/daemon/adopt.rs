@@ -12,7 +12,7 @@ use crate::{
     config::{Config, difference::difference, fixed},
     control::{
         desired::{desired, destinations, targets},
-        memory,
+        memory, room,
     },
     health::Target,
 };
@@ -31,8 +31,9 @@ impl Daemon {
     /// what it names and is not there now, which may come as after a start.
     pub(super) async fn examine(&mut self, config: &Config) -> Result<Absent, Refused> {
         let fixed = fixed::refusals(&self.config.daemon, &config.daemon);
-        if !fixed.is_empty() {
-            let errors: Vec<_> = fixed.iter().map(|refusal| format!("error: {refusal}")).collect();
+        let mut errors: Vec<_> = fixed.iter().map(|refusal| format!("error: {refusal}")).collect();
+        errors.extend(room::check(config).err().map(|large| format!("error: {large}")));
+        if !errors.is_empty() {
             return Err(Refused::Unfit(errors.join("\n")));
         }
         let unfit = |error: anyhow::Error| Refused::Unfit(format!("error: {error:#}"));

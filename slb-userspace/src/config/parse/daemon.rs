@@ -1,8 +1,8 @@
 //! `[daemon]`.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, path::PathBuf};
 
-use slb_common::abi::{DEFAULT_BACKENDS, MAX_BACKENDS};
+use slb_common::abi::{DEFAULT_BACKENDS, MAX_BACKENDS, MAX_INTERFACES};
 use toml::Spanned;
 
 use crate::config::{
@@ -13,6 +13,8 @@ use crate::config::{
     suggest::quoted,
 };
 
+/// Where the BPF file system is mounted.
+const BPF_FS: &str = "/sys/fs/bpf";
 const PIN_DIR: &str = "/sys/fs/bpf/slb";
 const SOCKET: &str = "/run/slb/slbd.sock";
 const STATE_DIR: &str = "/var/lib/slb";
@@ -39,6 +41,13 @@ pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon
                     .help(format!("for example `{INTERFACES}`")),
             );
         }
+        if list.as_ref().0.len() > MAX_INTERFACES as usize {
+            let message = format!("`interfaces` names {} interfaces", list.as_ref().0.len());
+            checker.note(
+                Diagnostic::error(list.span(), message, format!("at most {MAX_INTERFACES}"))
+                    .help("use fewer interfaces, or divide them among several machines"),
+            );
+        }
         let mut seen = HashMap::new();
         let names: Vec<_> =
             list.as_ref().0.iter().map(|value| interface(checker, value, &mut seen)).collect();
@@ -48,8 +57,8 @@ pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon
         .xdp_mode
         .as_ref()
         .map_or(Some(XdpMode::Auto), |value| checker.choice("xdp_mode", value, &XDP_MODES));
-    let pin_dir = checker.absolute_path("pin_dir", raw.pin_dir.as_ref(), PIN_DIR);
-    let socket = checker.absolute_path("socket", raw.socket.as_ref(), SOCKET);
+    let pin_dir = pin_dir(checker, raw.pin_dir.as_ref());
+    let socket = socket(checker, raw.socket.as_ref());
     let state_dir = checker.absolute_path("state_dir", raw.state_dir.as_ref(), STATE_DIR);
     let flow_table_entries = raw.flow_table_entries.as_ref().map_or(Some(FLOW_TABLE_ENTRIES), |value| {
         checker.integer("flow_table_entries", value, 1 << 10..=1 << 24)
@@ -78,6 +87,41 @@ pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon
         probe_source: probe_source?,
         probe_mark: probe_mark?,
     })
+}
+
+fn pin_dir(checker: &mut Checker, value: Option<&Value>) -> Option<PathBuf> {
+    let path = checker.absolute_path("pin_dir", value, PIN_DIR)?;
+    // The kernel answers EPERM: names with dots are reserved (bpf_lookup in kernel/bpf/inode.c).
+    let has_dot = path.strip_prefix(BPF_FS).is_ok_and(|below| below.to_string_lossy().contains('.'));
+    match value {
+        Some(value) if has_dot => checker.refuse(
+            Diagnostic::error(
+                value.span(),
+                "`pin_dir` has a dot in a name",
+                format!("names below {BPF_FS} cannot have dots"),
+            )
+            .help(format!("the default is `pin_dir = \"{PIN_DIR}\"`")),
+        ),
+        _ => Some(path),
+    }
+}
+
+fn socket(checker: &mut Checker, value: Option<&Value>) -> Option<PathBuf> {
+    /// The kernel's `sun_path` without the closing zero, unix(7).
+    const LONGEST: usize = 107;
+    let path = checker.absolute_path("socket", value, SOCKET)?;
+    let bytes = path.as_os_str().len();
+    match value {
+        Some(value) if bytes > LONGEST => checker.refuse(
+            Diagnostic::error(
+                value.span(),
+                format!("`socket` is {bytes} bytes long"),
+                format!("the path of a unix socket has at most {LONGEST} bytes"),
+            )
+            .help(format!("the default is `socket = \"{SOCKET}\"`")),
+        ),
+        _ => Some(path),
+    }
 }
 
 /// Checks addresses of this host: one of each family at most.
