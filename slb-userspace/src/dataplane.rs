@@ -3,6 +3,7 @@
 //! Invariants: aya is used in [`bpf`] and nowhere else; only the control loop applies operations.
 
 pub mod bpf;
+pub mod digest;
 pub mod moves;
 pub mod state;
 

@@ -24,6 +24,7 @@ use crate::{
     config::model::{Config, Mode, Protocol, Target},
     dataplane::{
         bpf::maps::Maps,
+        digest::{self, Content, Digest},
         state::{NO_TABLE, State, backend_address, to_ip},
     },
     neigh,
@@ -53,7 +54,8 @@ pub struct Context<'a> {
 pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status> {
     let mut balancers: BTreeMap<String, Vec<Listener>> = BTreeMap::new();
     // Services of one listener share tables, and listeners do.
-    let mut tables: BTreeMap<u32, Vec<Server>> = BTreeMap::new();
+    let mut tables: BTreeMap<u32, (Content, Vec<Server>)> = BTreeMap::new();
+    let mut digests: BTreeMap<(String, String), Vec<(&Service, Digest)>> = BTreeMap::new();
     let mut shown = BTreeSet::new();
     for (id, service) in &state.services {
         let listeners = balancers.entry(name(&service.load_balancer)).or_default();
@@ -68,23 +70,34 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
         let listener = &mut listeners[position];
         listener.addresses.push(to_ip(&service.address));
         listener.counters = add(listener.counters, counters(maps.service_counters(*id)?));
+        let (content, servers) = match tables.entry(service.ring) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let content = maps.content_of(service.ring, &state.backends)?;
+                let servers = servers(state, service.ring, &content, maps, &context)?;
+                new.insert((content, servers))
+            }
+        };
+        let of_listener = digests.entry((name(&service.load_balancer), name(&service.listener))).or_default();
+        of_listener.push((service, content.of_service(service, state.settings.seed)));
         if shown.insert((service.load_balancer, service.listener, service.ring)) {
-            let servers = match tables.entry(service.ring) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => new.insert(servers(state, service.ring, maps, &context)?),
-            };
             listener.servers.extend_from_slice(servers);
         }
     }
     for (balancer, listener) in context.config.into_iter().flat_map(stopped) {
         balancers.entry(balancer).or_default().push(listener);
     }
-    for listener in balancers.values_mut().flatten() {
-        listener.addresses.sort();
-        listener.servers.sort_by_key(|server| server.address);
+    for (balancer, listeners) in &mut balancers {
+        for listener in listeners {
+            listener.addresses.sort();
+            listener.servers.sort_by_key(|server| server.address);
+            let services = digests.get(&(balancer.clone(), listener.name.clone()));
+            listener.digest = services.map(|services| digest::all(services.iter().copied()).to_string());
+        }
     }
     Ok(Status {
         daemon: context.daemon,
+        digest: Some(digest::all(digests.into_values().flatten()).to_string()),
         interfaces: attached(state, context.interfaces),
         load_balancers: balancers
             .into_iter()
@@ -121,6 +134,7 @@ fn empty_listener(service: &Service) -> Listener {
         addresses: Vec::new(),
         server_group: Some(name(&service.group)).filter(|group| !group.is_empty()),
         counters: Counters::default(),
+        digest: None,
         servers: Vec::new(),
     }
 }
@@ -153,14 +167,20 @@ fn stopped(config: &Config) -> impl Iterator<Item = (String, Listener)> {
                 | Target::PrimarySecondary { primary: name, .. } => Some(name.to_string()),
             },
             counters: Counters::default(),
+            digest: None,
             servers: Vec::new(),
         };
         (balancer.name.to_string(), stopped)
     })
 }
 
-fn servers(state: &State, table: u32, maps: &Maps, context: &Context<'_>) -> Result<Vec<Server>> {
-    let slots = maps.slots_of(table)?;
+fn servers(
+    state: &State,
+    table: u32,
+    content: &Content,
+    maps: &Maps,
+    context: &Context<'_>,
+) -> Result<Vec<Server>> {
     state
         .backends
         .iter()
@@ -178,7 +198,7 @@ fn servers(state: &State, table: u32, maps: &Maps, context: &Context<'_>) -> Res
                     .next_hops
                     .get(&backend.next_hop)
                     .map(|hop| NextHop { interface: hop.ifindex, mac: mac(hop.stations.receiver()) }),
-                slots: slots.get(id).copied().unwrap_or(0),
+                slots: content.slots.get(id).copied().unwrap_or(0),
                 counters: counters(maps.backend_counters(*id)?),
             })
         })

@@ -13,6 +13,9 @@ use crate::control::overrides::Place;
 pub struct Status {
     /// The daemon, if one answers.
     pub daemon: Option<Daemon>,
+    /// Digest of which server each flow gets, over all listeners: 16 hexadecimal digits, equal on nodes with the same
+    /// configuration, `hash_seed` and health.
+    pub digest: Option<String>,
     /// Interfaces the program is attached to.
     pub interfaces: Vec<Interface>,
     /// Load balancers by name.
@@ -256,6 +259,8 @@ pub struct Listener {
     pub server_group: Option<String>,
     /// Traffic of this listener.
     pub counters: Counters,
+    /// The same as [`Status::digest`] of this listener alone; `None` where it is stopped.
+    pub digest: Option<String>,
     /// Its servers; none where it is stopped. Listeners with the same servers, ports and health check share them, and their counters.
     pub servers: Vec<Server>,
 }

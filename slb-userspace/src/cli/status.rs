@@ -75,6 +75,9 @@ fn render(status: &Status) -> String {
         }
         None => "slbd is not running; this is what the kernel forwards by\n".to_owned(),
     };
+    if let Some(digest) = &status.digest {
+        text += &format!("digest {digest}: equal on nodes that choose the same server for each new flow\n");
+    }
     for interface in &status.interfaces {
         let mode = match interface.mode {
             AttachMode::Native => "native",
@@ -133,8 +136,11 @@ fn heading(balancer: &str, listener: &Listener) -> String {
         .collect();
     let traffic = match listener.state {
         State::Running => format!(
-            "{} flows, {} packets in, {} out",
-            listener.counters.new_flows, listener.counters.packets_in, listener.counters.packets_out
+            "{} flows, {} packets in, {} out; digest {}",
+            listener.counters.new_flows,
+            listener.counters.packets_in,
+            listener.counters.packets_out,
+            listener.digest.as_deref().unwrap_or("unknown")
         ),
         State::Stopped => "stopped".to_owned(),
     };

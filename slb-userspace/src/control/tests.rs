@@ -1,5 +1,6 @@
 //! The control side from configuration to data plane, without kernel, clock or sockets.
 
+mod digests;
 mod ends;
 mod random;
 mod sweeps;

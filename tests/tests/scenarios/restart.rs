@@ -60,6 +60,7 @@ fn unnoticed(world: &mut World, rounds: u32, end: fn(&mut World) -> Result<()>) 
     world.start()?;
     let traffic = Traffic::start(world, LONG_LIVED)?;
     traffic.progress(EXCHANGES)?;
+    let digest = world.status()?.digest;
     for round in 1..=rounds {
         let one = |world: &mut World| {
             let dropped = world.packets("drop", None)?;
@@ -69,10 +70,13 @@ fn unnoticed(world: &mut World, rounds: u32, end: fn(&mut World) -> Result<()>) 
             traffic.progress(EXCHANGES)?;
             let status = world.status_from_pins().context("status from the pins")?;
             ensure!(status.daemon.is_none(), "a daemon answers: {:?}", status.daemon);
+            ensure!(status.digest == digest, "digest {:?} from the pins, {digest:?} before", status.digest);
             ensure!(status.interfaces.len() == WEIGHTS.len() + 1, "{:?}", status.interfaces);
             ensure!(status.reasons.iter().any(|reason| reason.verdict == "forward" && reason.packets > 0));
             world.start()?;
             traffic.progress(EXCHANGES)?;
+            let restarted = world.status()?.digest;
+            ensure!(restarted == digest, "digest {restarted:?} after a restart, {digest:?} before");
             // The program of the new daemon is in the place of the old one, on every interface.
             let replaced = world.programs()?;
             ensure!(replaced.keys().eq(programs.keys()), "{replaced:?} after {programs:?}");

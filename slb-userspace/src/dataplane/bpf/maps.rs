@@ -29,6 +29,7 @@ use super::{
 };
 use crate::dataplane::{
     Contents, DataPlane,
+    digest::Content,
     moves::{self, Moves},
     state::{
         BATCH, Filter, Index, MAX_TABLES, NO_TABLE, Operation, PutBackend, Remembered, SPARE_TABLE, Settings,
@@ -138,13 +139,9 @@ impl Maps {
         Ok(counted)
     }
 
-    /// Slots each server holds in a table.
-    pub fn slots_of(&self, table: u32) -> Result<BTreeMap<u32, u32>> {
-        let mut held = BTreeMap::new();
-        for slot in self.ring(table)?.in_use() {
-            *held.entry(owner(*slot)).or_default() += 1;
-        }
-        Ok(held)
+    /// What packets find in a table, where these are the servers of all tables.
+    pub fn content_of(&self, table: u32, backends: &BTreeMap<u32, Backend>) -> Result<Content> {
+        Ok(Content::new(self.ring(table)?.in_use(), table, backends))
     }
 
     /// Servers the maps hold.

@@ -1,0 +1,96 @@
+//! Digests of what decides which server a flow gets, for comparing nodes. Pure.
+//!
+//! Two nodes with the same configuration, the same `hash_seed` and the same health have the same digests, whatever their
+//! ids, slot numbers and changes before. Previous backends of migrating slots are left out: they follow from a node's history.
+
+use std::{collections::BTreeMap, fmt};
+
+use slb_common::{
+    abi::{
+        backend::Backend,
+        ring::{NO_BACKEND, owner},
+        service::{Service, policy},
+    },
+    hash::{mix, salt},
+};
+
+/// What says how a flow comes to its slot, besides the hash.
+const SCHEDULING: u32 = policy::BY_CLIENT | policy::TURNS | policy::LEAST | policy::PERSIST;
+
+/// A digest of 64 bits. Its text is 16 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Digest(u64);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What packets find in a server table.
+#[derive(Debug, Clone)]
+pub struct Content {
+    /// Slots of each server, by id.
+    pub slots: BTreeMap<u32, u32>,
+    digest: u64,
+    /// The same with the weights that `wlc` compares.
+    weighted: u64,
+}
+
+impl Content {
+    /// From the slots of the table with this id, and the servers of all tables.
+    pub fn new(slots: &[u32], table: u32, backends: &BTreeMap<u32, Backend>) -> Self {
+        let mut known: BTreeMap<u32, (u64, u32)> = BTreeMap::new();
+        let mut digest = slots.len() as u64;
+        for slot in slots {
+            let id = owner(*slot);
+            let (name, count) = known.entry(id).or_insert_with(|| (name_of(backends.get(&id)), 0));
+            *count += 1;
+            digest = step(digest, *name);
+        }
+        // A table without servers has no slots, unless some of them migrate.
+        if known.keys().all(|id| *id == NO_BACKEND) {
+            digest = 0;
+        }
+        let mut takes_new: Vec<_> = backends
+            .values()
+            .filter(|backend| backend.ring == table && backend.flags & Backend::NEW != 0)
+            .map(|backend| (name_of(Some(backend)), u64::from(backend.share)))
+            .collect();
+        takes_new.sort_unstable();
+        let weighted = takes_new.into_iter().fold(digest, |h, (name, share)| step(step(h, name), share));
+        let slots = known.into_iter().map(|(id, (_, slots))| (id, slots)).collect();
+        Self { slots, digest: mix(digest), weighted: mix(weighted) }
+    }
+
+    /// Which server a flow to this service gets.
+    pub fn of_service(&self, service: &Service, seed: u64) -> Digest {
+        let salt = salt(seed, &service.address, service.port, service.protocol);
+        let table = if service.policy & policy::LEAST != 0 { self.weighted } else { self.digest };
+        Digest(mix(step(step(salt, (service.policy & SCHEDULING).into()), table)))
+    }
+}
+
+/// The digest of several, in the order of their VIPs, ports and protocols.
+pub fn all<'a>(services: impl IntoIterator<Item = (&'a Service, Digest)>) -> Digest {
+    let mut sorted: Vec<_> = services
+        .into_iter()
+        .map(|(service, digest)| {
+            (service.address.halves(), u16::from_be(service.port), service.protocol, digest.0)
+        })
+        .collect();
+    sorted.sort_unstable();
+    Digest(mix(sorted.iter().fold(sorted.len() as u64, |h, (.., digest)| step(h, *digest))))
+}
+
+/// The same on every node for one address and port; 0 for none.
+fn name_of(backend: Option<&Backend>) -> u64 {
+    backend.map_or(0, |backend| {
+        let [high, low] = backend.address.halves();
+        mix(mix(mix(high).wrapping_add(low)) ^ u64::from(backend.port))
+    })
+}
+
+const fn step(h: u64, word: u64) -> u64 {
+    (h.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
