@@ -2,7 +2,7 @@
 //!
 //! - [`state`] decides from a sequence of probe results whether a server is healthy. It has no clock and no socket.
 //! - [`passive`] decides from what comes of clients' connections whether a server is held out although its check passes.
-//! - [`probe`] makes one probe: `tcp`, `http`, `udp`, `icmp`.
+//! - [`probe`] makes one probe: `tcp`, `http`, `tls`, `udp`, `icmp`.
 //! - [`path`] opens the sockets for it, so that its packets go the way the traffic goes.
 //! - [`supervisor`] probes every target on its own cadence and reports what changed.
 
@@ -19,6 +19,7 @@ pub mod target;
 mod tcp;
 #[cfg(test)]
 mod testing;
+mod tls;
 mod udp;
 
 pub use error::ProbeError;

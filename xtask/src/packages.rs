@@ -10,6 +10,9 @@ use crate::process::{Privilege, run};
 /// Programs the tests and the demo start, and the packages they are in.
 const TEST_TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("ethtool", "ethtool")];
 
+/// OpenSSL's headers, for health checks over TLS, and what finds them.
+const OPENSSL: [&str; 2] = ["libssl-dev", "pkg-config"];
+
 /// Programs and files the benchmarks need for the contestants, and the packages they are in.
 const BENCH_TOOLS: [(&str, &str); 4] = [
     ("nft", "nftables"),
@@ -17,6 +20,18 @@ const BENCH_TOOLS: [(&str, &str); 4] = [
     ("nginx", "nginx-light"),
     ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream"),
 ];
+
+/// Returns the packages without which slb-userspace cannot be built.
+pub(crate) fn missing_for_build(search: &Search) -> Vec<&'static str> {
+    // Somebody who says where OpenSSL is needs no package.
+    let is_told = ["OPENSSL_DIR", "OPENSSL_LIB_DIR"].iter().any(|name| std::env::var_os(name).is_some());
+    let is_found = || {
+        let asked =
+            search.program("pkg-config").map(|it| Command::new(it).args(["--exists", "openssl"]).status());
+        asked.is_some_and(|status| status.is_ok_and(|status| status.success()))
+    };
+    if is_told || is_found() { Vec::new() } else { OPENSSL.to_vec() }
+}
 
 /// Returns the packages, of those the tests need, whose programs are not there.
 pub(crate) fn missing_for_tests(search: &Search) -> Vec<&'static str> {
@@ -76,6 +91,14 @@ fn apt_get(privilege: Privilege, apt: &Path) -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_pkg_config_openssl_is_missing() {
+        let mut search = Search::from_env();
+        search.path = "/nonexistent".into();
+        let is_told = std::env::var_os("OPENSSL_DIR").or(std::env::var_os("OPENSSL_LIB_DIR")).is_some();
+        assert_eq!(missing_for_build(&search).is_empty(), is_told);
+    }
 
     #[test]
     fn without_apt_get_the_packages_are_named() {

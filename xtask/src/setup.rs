@@ -37,6 +37,7 @@ pub(crate) fn run(extent: Extent) -> Result<()> {
     let search = Search::from_env();
     toolchain(&search)?;
     ebpf_clippy(&search);
+    openssl(&search)?;
     test_tools(&search)?;
     if extent == Extent::All {
         cargo_deny(&search)?;
@@ -137,6 +138,19 @@ fn ebpf_clippy(search: &Search) {
     if let Err(error) = packages::install(search, &[DEBIAN_CLIPPY]) {
         println!("setup: no clippy for slb-ebpf: {error:#}");
     }
+}
+
+/// Makes sure of OpenSSL's headers.
+fn openssl(search: &Search) -> Result<()> {
+    let missing = packages::missing_for_build(search);
+    if missing.is_empty() {
+        println!("setup: OpenSSL: there");
+        return Ok(());
+    }
+    packages::install(search, &missing).context(
+        "OpenSSL's headers are missing; `cargo build --package slb-userspace --features openssl/vendored` builds \
+         OpenSSL from source, which needs perl and make",
+    )
 }
 
 /// Makes sure of the programs the tests start; without a way to become root the tests that need them are skipped.

@@ -9,7 +9,7 @@ use std::{
 
 use slb_common::net::headers::protocol;
 
-pub use check::{CheckKind, HealthCheck, HttpCheck, Method, Passive, Status, Tls, UdpCheck};
+pub use check::{CheckKind, HealthCheck, HttpCheck, Method, Passive, Status, Tls, TlsCheck, UdpCheck};
 
 mod check;
 

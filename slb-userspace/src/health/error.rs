@@ -48,11 +48,21 @@ pub enum ProbeError {
     #[error("not an answer of HTTP/1: {0}")]
     NotHttp(httparse::Error),
     /// The head of the answer does not end.
-    #[error("the head of the answer is longer than {0} bytes")]
-    HeadTooLong(usize),
+    #[error("the head of the answer is longer than {} KiB, or a line of it longer than {} KiB", total >> 10, line >> 10)]
+    HeadTooLong {
+        /// Most bytes of a line.
+        line: usize,
+        /// Most bytes of all lines.
+        total: usize,
+    },
     /// TLS could not be agreed on, or the certificate is not good.
     #[error("TLS: {0}")]
     Tls(String),
+    /// The server demands a certificate, and this client has none.
+    #[error(
+        "TLS: the server demands a client certificate, which checks do not have; kind \"tls\" does without"
+    )]
+    ClientCertificate,
     /// A datagram came back that does not hold what is expected.
     #[error("the answer is not the expected one: {0}")]
     Answer(String),

@@ -3,17 +3,18 @@
 //! Nothing beyond the head of the answer is read: the connection is reset then, as a probe of kind `tcp` does.
 
 mod head;
-mod tls;
 
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use self::head::{Head, LONGEST};
-use super::{ProbeError, path::Route, tcp};
+use self::head::Head;
+use super::{ProbeError, path::Route, tcp, tls};
 use crate::config::model::HttpCheck;
 
 const USER_AGENT: &str = concat!("slb-health/", env!("CARGO_PKG_VERSION"));
+/// Bytes that are read at a time: thousands of probes are under way together.
+const PIECE: usize = 1_024;
 
 /// Sends the request and looks at the status of the answer.
 pub(super) async fn probe(route: &Route<'_>, check: &HttpCheck) -> Result<(), ProbeError> {
@@ -58,18 +59,18 @@ async fn ask(
         check.method.as_str(),
         check.path
     );
-    stream.write_all(request.as_bytes()).await?;
-    stream.flush().await?;
+    stream.write_all(request.as_bytes()).await.map_err(tls::after_the_handshake)?;
+    stream.flush().await.map_err(tls::after_the_handshake)?;
     let mut head = Head::default();
+    let mut bytes = [0; PIECE];
     loop {
-        if let Some(status) = head.status()? {
+        let length = match stream.read(&mut bytes).await {
+            Ok(0) => return head.at_the_end().ok_or(ProbeError::Closed),
+            Ok(length) => length,
+            Err(error) => return Err(tls::after_the_handshake(error)),
+        };
+        if let Some(status) = head.push(&bytes[..length])? {
             return Ok(status);
-        }
-        if head.is_full() {
-            return Err(ProbeError::HeadTooLong(LONGEST));
-        }
-        if stream.read_buf(head.room()).await? == 0 {
-            return Err(ProbeError::Closed);
         }
     }
 }

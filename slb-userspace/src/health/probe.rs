@@ -2,7 +2,7 @@
 
 use tokio::time::timeout_at;
 
-use super::{Paths, ProbeError, Target, http, icmp, tcp, udp};
+use super::{Paths, ProbeError, Target, http, icmp, tcp, tls, udp};
 use crate::config::model::CheckKind;
 
 /// Probes a target once, on its way and within its timeout.
@@ -16,6 +16,7 @@ pub async fn probe(target: &Target, paths: &Paths) -> Result<(), ProbeError> {
     let outcome = match &target.check.kind {
         CheckKind::Tcp => timeout_at(deadline, tcp::probe(&route)).await,
         CheckKind::Http(check) => timeout_at(deadline, http::probe(&route, check)).await,
+        CheckKind::Tls(check) => timeout_at(deadline, tls::probe(&route, check)).await,
         CheckKind::Icmp => timeout_at(deadline, icmp::probe(&route)).await,
         // Only who has sent something knows what silence means.
         CheckKind::Udp(check) => udp::probe(&route, check, deadline).await,

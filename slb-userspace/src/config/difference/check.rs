@@ -1,7 +1,7 @@
 //! Health checks in words, as they stand in the file.
 
 use super::{debug, listed};
-use crate::config::model::{CheckKind, HealthCheck, HttpCheck, Passive, Tls, UdpCheck};
+use crate::config::model::{CheckKind, HealthCheck, HttpCheck, Passive, Tls, TlsCheck, UdpCheck};
 
 /// What a check that is added does.
 pub(super) fn in_words(check: &HealthCheck) -> String {
@@ -21,13 +21,23 @@ pub(super) fn kind(kind: &CheckKind) -> String {
         }
         CheckKind::Http(HttpCheck { method, path, host, expect, tls }) => {
             let (scheme, certificate) = match tls {
-                None => ("http", ""),
-                Some(Tls::Any) => ("https", "; certificate not verified"),
-                Some(Tls::Verified) => ("https", "; certificate verified"),
+                None => ("http", String::new()),
+                Some(tls) => ("https", format!("; {}", certificate(*tls))),
             };
             let host = host.as_deref().unwrap_or("the server");
             format!("{scheme} {} {path} of {host} (expect {}{certificate})", method.as_str(), listed(expect))
         }
+        CheckKind::Tls(TlsCheck { host, verify }) => {
+            let host = host.as_deref().unwrap_or("the server");
+            format!("tls of {host} ({})", certificate(*verify))
+        }
+    }
+}
+
+fn certificate(tls: Tls) -> &'static str {
+    match tls {
+        Tls::Any => "certificate not verified",
+        Tls::Verified => "certificate verified",
     }
 }
 

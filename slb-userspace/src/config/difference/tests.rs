@@ -134,6 +134,10 @@ fn kinds_of_checks() {
         "https HEAD / of the server (expect 2xx; certificate not verified) -> https HEAD / of the server (expect \
          2xx; certificate verified)"
     );
+    assert_eq!(
+        kinds(&http("kind = \"tls\""), &http("kind = \"tls\", host = \"a.example\", verify = true")),
+        "tls of the server (certificate not verified) -> tls of a.example (certificate verified)"
+    );
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub enum CheckKind {
     Tcp,
     /// An HTTP request.
     Http(HttpCheck),
+    /// A TLS handshake.
+    Tls(TlsCheck),
     /// A UDP datagram.
     Udp(UdpCheck),
     /// An ICMP echo request.
@@ -56,6 +58,15 @@ pub struct HttpCheck {
     pub expect: Vec<Status>,
     /// Whether and how TLS is spoken.
     pub tls: Option<Tls>,
+}
+
+/// A TLS handshake, after which the connection is reset.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TlsCheck {
+    /// The name of the server; none if `None`. ASCII, and a port may follow.
+    pub host: Option<String>,
+    /// What is asked of the server's certificate.
+    pub verify: Tls,
 }
 
 /// Method of a request.

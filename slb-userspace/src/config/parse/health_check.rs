@@ -56,6 +56,7 @@ pub(super) fn build(
         Kind::Tcp => Some(CheckKind::Tcp),
         Kind::Icmp => Some(CheckKind::Icmp),
         Kind::Udp => udp::build(checker, raw).map(CheckKind::Udp),
+        Kind::Tls => http::tls(checker, raw).map(CheckKind::Tls),
         Kind::Http => http::build(checker, raw, false).map(CheckKind::Http),
         Kind::Https => http::build(checker, raw, true).map(CheckKind::Http),
     };

@@ -7,7 +7,7 @@ use crate::config::{
     load,
     model::{
         CheckKind, HealthCheck, HttpCheck, Method, Mode, OnNoHealthy, Passive, Protocol, RunState, Scheduler,
-        Status, Target, Tls, Tracking, UdpCheck, UnknownDatagrams, XdpMode,
+        Status, Target, Tls, TlsCheck, Tracking, UdpCheck, UnknownDatagrams, XdpMode,
     },
 };
 
@@ -273,6 +273,10 @@ fn kinds_of_health_checks_are_taken() {
             tls: None,
         }))
     );
+    let tls =
+        |host: Option<&str>, verify| of(CheckKind::Tls(TlsCheck { host: host.map(str::to_owned), verify }));
+    assert_eq!(with("kind = \"tls\""), tls(None, Tls::Any));
+    assert_eq!(with("kind = \"tls\", host = \"a.b\", verify = true"), tls(Some("a.b"), Tls::Verified));
     assert_eq!(with("kind = \"icmp\""), of(CheckKind::Icmp));
     let udp = |request: &[u8], expect: Option<&[u8]>| {
         Some(HealthCheck {

@@ -1,52 +1,96 @@
 //! The head of an answer, as it comes in.
+//!
+//! Only the status counts. Fields are passed over without a look, so a check is no stricter than a client: curl, whose
+//! limits these are, takes folded fields, spaces before a colon, and a head that ends with the connection.
 
-use httparse::{EMPTY_HEADER, Error, Response};
+use httparse::{EMPTY_HEADER, ParserConfig, Response};
 
 use crate::health::ProbeError;
 
 /// Most bytes of heads that are read, those of interim answers included.
-pub(super) const LONGEST: usize = 16 * 1024;
-/// Most fields of one head.
-const FIELDS: usize = 128;
+pub(super) const LONGEST: usize = 300 * 1024;
+/// Most bytes of one line of a head.
+pub(super) const LONGEST_LINE: usize = 100 * 1024;
+/// What is looked at of a status line before its end has come: enough for the status.
+const START: usize = 64;
 
 /// What has been read so far.
 #[derive(Debug, Default)]
 pub(super) struct Head {
-    bytes: Vec<u8>,
-    /// Where the head begins that is not complete yet.
-    begin: usize,
+    total: usize,
+    /// The beginning of the status line, up to `START` bytes.
+    start: Vec<u8>,
+    /// Bytes of the line that is not complete yet.
+    line: usize,
+    /// Whether that line has anything but a CR.
+    is_filled: bool,
+    /// From the status line, once that is complete.
+    status: Option<u16>,
 }
 
 impl Head {
-    /// Whether no more is to be read.
-    pub(super) fn is_full(&self) -> bool {
-        self.bytes.len() >= LONGEST
-    }
-
-    /// Where more is to be put.
-    pub(super) fn room(&mut self) -> &mut Vec<u8> {
-        // What is read goes into the capacity that is there.
-        self.bytes.reserve_exact(LONGEST.min(2 * self.bytes.len() + 512) - self.bytes.len());
-        &mut self.bytes
-    }
-
-    /// The status, once the head is complete. Interim answers are passed over (RFC 9110, section 15.2).
-    pub(super) fn status(&mut self) -> Result<Option<u16>, ProbeError> {
-        loop {
-            let mut fields = [EMPTY_HEADER; FIELDS];
-            let mut response = Response::new(&mut fields);
-            let end = match response.parse(&self.bytes[self.begin..]) {
-                Ok(httparse::Status::Complete(length)) => self.begin + length,
-                Ok(httparse::Status::Partial) => return Ok(None),
-                Err(error) => return Err(ProbeError::NotHttp(error)),
-            };
-            let status = response.code.ok_or(ProbeError::NotHttp(Error::Status))?;
-            if !(100..200).contains(&status) {
+    /// Takes what has come, and returns the status once the head is complete.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Option<u16>, ProbeError> {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.total += piece.len();
+            self.line += piece.len();
+            if self.line > LONGEST_LINE || self.total > LONGEST {
+                return Err(ProbeError::HeadTooLong { line: LONGEST_LINE, total: LONGEST });
+            }
+            self.is_filled |= piece.iter().any(|byte| !matches!(byte, b'\r' | b'\n'));
+            let ends = piece.ends_with(b"\n");
+            if self.status.is_none() {
+                self.status_line(piece, ends)?;
+            } else if ends
+                && !self.is_filled
+                && let Some(status) = self.end()
+            {
                 return Ok(Some(status));
             }
-            self.begin = end;
+            if ends {
+                (self.line, self.is_filled) = (0, false);
+            }
         }
+        Ok(None)
     }
+
+    /// The status, if the connection ended here: the head is over then, too.
+    pub(super) fn at_the_end(&self) -> Option<u16> {
+        self.status.filter(|status| !is_interim(*status))
+    }
+
+    /// The status at the empty line. After an interim answer another one follows (RFC 9110, section 15.2).
+    fn end(&mut self) -> Option<u16> {
+        let status = self.status.take();
+        self.start.clear();
+        status.filter(|status| !is_interim(*status))
+    }
+
+    fn status_line(&mut self, piece: &[u8], ends: bool) -> Result<(), ProbeError> {
+        let more = START.saturating_sub(self.start.len()).min(piece.len());
+        self.start.extend_from_slice(&piece[..more]);
+        let mut line = self.start.clone();
+        let name = line.len().min(b"HTTP".len());
+        line[..name].make_ascii_uppercase();
+        if ends {
+            // The rest of the reason is not looked at, nor are the fields: none follow here.
+            line.truncate(line.trim_ascii_end().len());
+            line.extend_from_slice(b"\r\n\r\n");
+        }
+        let mut response = Response::new(&mut [EMPTY_HEADER; 0]);
+        let mut config = ParserConfig::default();
+        config.allow_multiple_spaces_in_response_status_delimiters(true);
+        config.parse_response(&mut response, &line).map_err(ProbeError::NotHttp)?;
+        if ends {
+            self.status = Some(response.code.ok_or(ProbeError::NotHttp(httparse::Error::Status))?);
+        }
+        Ok(())
+    }
+}
+
+/// Whether another answer follows. After 101, which was not asked for, none does.
+fn is_interim(status: u16) -> bool {
+    (100..200).contains(&status) && status != 101
 }
 
 #[cfg(test)]
@@ -60,7 +104,7 @@ mod tests {
     use super::*;
 
     fn status(bytes: &[u8]) -> Result<Option<u16>, ProbeError> {
-        Head { bytes: bytes.to_vec(), begin: 0 }.status()
+        Head::default().push(bytes)
     }
 
     #[test]
@@ -80,8 +124,34 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_http_is_refused() {
-        for text in ["SSH-2.0-OpenSSH_9.9\r\n", "HTTP/2 200\r\n\r\n", "HTTP/1.1 2x0 OK\r\n\r\n", "\0"] {
+    fn a_connection_that_ends_ends_the_head() {
+        let mut head = Head::default();
+        assert_eq!(head.push(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200").unwrap(), None);
+        assert_eq!(head.at_the_end(), None);
+        assert_eq!(head.push(b" OK\r\nA: b").unwrap(), None);
+        assert_eq!(head.at_the_end(), Some(200));
+    }
+
+    #[test]
+    fn limits_hold_for_a_line_and_for_the_whole() {
+        let line = |length: usize| [vec![b'x'; length - 1], b"\n".to_vec()].concat();
+        let after = |lines: &[u8]| status(&[b"HTTP/1.1 200 OK\r\n", lines].concat());
+        assert_eq!(after(&line(LONGEST_LINE)).unwrap(), None);
+        let long = after(&line(LONGEST_LINE + 1)).unwrap_err().to_string();
+        assert_eq!(
+            long,
+            "the head of the answer is longer than 300 KiB, or a line of it longer than 100 KiB"
+        );
+        assert_eq!(after(&line(LONGEST_LINE / 2).repeat(5)).unwrap(), None);
+        assert_eq!(after(&line(LONGEST_LINE / 2).repeat(6)).unwrap_err().to_string(), long);
+        assert!(status(&b"HTTP/1.1 100 Continue\r\n\r\n".repeat(20_000)).is_err());
+    }
+
+    #[test]
+    fn what_is_not_http_is_refused_with_its_first_bytes() {
+        for text in
+            ["SSH-2.0-Open", "HTTP/2 200", "HTTP/1.1 2x0", "HTTP/1.1 1000 OK\r\n", "HTTP/1.1\r\n", "\0"]
+        {
             let error = status(text.as_bytes()).unwrap_err();
             assert!(error.to_string().starts_with("not an answer of HTTP/1: "), "{error}");
         }
@@ -91,16 +161,15 @@ mod tests {
         /// However the bytes are cut, the result is that of the whole.
         #[test]
         fn pieces_make_the_whole(
-            pieces in vec(select(&["HTTP/1.1 ", "100 ", "204 ", "\r\n", "A: b", "ß"][..]), 0..12),
+            pieces in vec(select(&["HTTP/1.1 ", "http", "100 ", "204 ", "\r\n", "\n", "A: b", "ß"][..]), 0..12),
             cut in any::<Index>(),
         ) {
             let bytes = pieces.concat().into_bytes();
-            let cut = cut.index(bytes.len() + 1);
-            let mut head = Head { bytes: bytes[..cut].to_vec(), begin: 0 };
-            let first = head.status();
-            if let Ok(None) = first {
-                head.bytes.extend_from_slice(&bytes[cut..]);
-                prop_assert_eq!(format!("{:?}", head.status()), format!("{:?}", status(&bytes)));
+            let (first, rest) = bytes.split_at(cut.index(bytes.len() + 1));
+            let mut head = Head::default();
+            let before = head.push(first);
+            if let Ok(None) = before {
+                prop_assert_eq!(format!("{:?}", head.push(rest)), format!("{:?}", status(&bytes)));
             }
         }
     }

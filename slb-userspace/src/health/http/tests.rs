@@ -1,15 +1,11 @@
 //! Tests with real servers on the loopback address.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, time::Duration};
 
 use tokio::{
     io::AsyncBufReadExt as _,
     io::BufReader,
     net::{TcpListener, TcpStream},
-};
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer},
 };
 
 use super::*;
@@ -35,6 +31,14 @@ async fn probed(
     check: HttpCheck,
     answer: &[u8],
 ) -> (Result<(), ProbeError>, String, std::io::Result<usize>, SocketAddr) {
+    probed_within(GENEROUS, check, answer).await
+}
+
+async fn probed_within(
+    timeout: Duration,
+    check: HttpCheck,
+    answer: &[u8],
+) -> (Result<(), ProbeError>, String, std::io::Result<usize>, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let serve = async {
@@ -49,10 +53,11 @@ async fn probed(
         }
         // The other end may have had enough of it before it is all sent.
         let _ = stream.get_mut().write_all(answer).await;
+        let _ = stream.get_mut().shutdown().await;
         let end = stream.read(&mut [0; 1]).await;
         (String::from_utf8_lossy(&request).into_owned(), end)
     };
-    let target = target(address, CheckKind::Http(check), GENEROUS);
+    let target = target(address, CheckKind::Http(check), timeout);
     let paths = Paths::default();
     let (probed, (request, end)) = tokio::join!(probe(&target, &paths), serve);
     (probed, request, end, address)
@@ -112,61 +117,62 @@ async fn answers_that_are_none_are_told_apart() {
     let (other, ..) = probed(check(), b"220 mail ESMTP\r\n").await;
     assert!(matches!(other.unwrap_err(), ProbeError::NotHttp(_)));
 
-    let endless = [&b"HTTP/1.1 200 OK\r\nX: "[..], &vec![b'x'; 2 * LONGEST]].concat();
+    let endless = [&b"HTTP/1.1 200 OK\r\n"[..], &b"A: b\r\n".repeat(100_000)].concat();
     let (long, ..) = probed(check(), &endless).await;
-    assert_eq!(long.unwrap_err().to_string(), "the head of the answer is longer than 16384 bytes");
+    assert!(matches!(long.unwrap_err(), ProbeError::HeadTooLong { .. }));
+}
+
+/// Answers that curl 7.88 takes, each with its status.
+fn answers_that_curl_takes() -> Vec<(&'static str, Vec<u8>, u16)> {
+    let head = |fields: &[u8]| [b"HTTP/1.1 200 OK\r\n", fields, b"\r\n"].concat();
+    let field = |length: usize| [&b"X: "[..], &vec![b'x'; length - 5], b"\r\n"].concat();
+    vec![
+        ("line ends without CR", b"HTTP/1.1 200 OK\nA: b\n\n".to_vec(), 200),
+        ("no reason", b"HTTP/1.1 200\r\n\r\n".to_vec(), 200),
+        ("two spaces", b"HTTP/1.1  200  OK\r\n\r\n".to_vec(), 200),
+        ("small letters", b"http/1.1 200 OK\r\n\r\n".to_vec(), 200),
+        ("another alphabet", b"HTTP/1.1 200 \xe9t\xe9\r\nA: \xc3\x9f\r\n\r\n".to_vec(), 200),
+        ("folded field", head(b"A: b\r\n  c\r\n\td\r\nE: f\r\n"), 200),
+        ("folded first field", head(b" A: b\r\n"), 200),
+        ("space before the colon", head(b"A : b\r\n"), 200),
+        ("space in a name", head(b"A b: b\r\n"), 200),
+        ("no name", head(b": b\r\n"), 200),
+        ("control character", head(b"A: b\x01\x1f\r\n"), 200),
+        ("two lengths", head(b"Content-Length: 0\r\nContent-Length: 5\r\n"), 200),
+        ("100", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\n\r\n".to_vec(), 204),
+        ("103", b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\n\r\n".to_vec(), 200),
+        ("101, which was not asked for", b"HTTP/1.1 101 Switching\r\n\r\n".to_vec(), 101),
+        ("6,000 fields", head(&b"A: b\r\n".repeat(6_000)), 200),
+        ("a field of 20 KB", head(&field(20_000)), 200),
+        ("a field of 99 KB", head(&field(99_000)), 200),
+        ("270 KB of fields", head(&field(90_000).repeat(3)), 200),
+        ("closed before the empty line", b"HTTP/1.1 200 OK\r\nA: b".to_vec(), 200),
+        ("closed after the status", b"HTTP/1.0 200 OK\r\n".to_vec(), 200),
+    ]
+}
+
+#[tokio::test]
+async fn answers_that_curl_takes_are_taken() {
+    let mut wrong = Vec::new();
+    for (what, answer, status) in answers_that_curl_takes() {
+        // A status that is not expected is named.
+        let expect = vec![Status::Code(599)];
+        let short = Duration::from_secs(2);
+        let (probed, ..) = probed_within(short, HttpCheck { expect, ..check() }, &answer).await;
+        let error = probed.unwrap_err().to_string();
+        if error != format!("status {status}, expected 599") {
+            wrong.push(format!("{what}: {error}"));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn a_server_without_tls_is_found_out() {
     let (plain, ..) = probed(HttpCheck { tls: Some(Tls::Any), ..check() }, b"HTTP/1.1 400 Bad\r\n\r\n").await;
     let error = plain.unwrap_err();
-    assert!(error.to_string().starts_with("TLS: "), "{error}");
+    assert_eq!(error.to_string(), "TLS: what the server answers is not TLS");
     assert!(error.blames_server());
-}
-
-/// A server with a certificate that nobody vouches for.
-fn self_signed() -> TlsAcceptor {
-    let made = rcgen::generate_simple_self_signed(["shop.example".to_owned()]).unwrap();
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .unwrap();
-    TlsAcceptor::from(Arc::new(config))
-}
-
-#[tokio::test]
-async fn tls_is_spoken_and_certificates_are_verified_if_wished() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let acceptor = self_signed();
-    for tls in [Tls::Any, Tls::Verified] {
-        let check = HttpCheck { tls: Some(tls), host: Some("shop.example:8443".to_owned()), ..check() };
-        let target = target(listener.local_addr().unwrap(), CheckKind::Http(check), GENEROUS);
-        let paths = Paths::default();
-        let serve = async {
-            let (stream, _) = listener.accept().await.unwrap();
-            let mut stream = acceptor.accept(stream).await.ok()?;
-            let name = stream.get_ref().1.server_name().map(str::to_owned);
-            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.ok()?;
-            // Until the client has had enough.
-            let _ = stream.read_to_end(&mut Vec::new()).await;
-            name
-        };
-        match (tls, tokio::join!(probe(&target, &paths), serve)) {
-            (Tls::Any, (probed, name)) => {
-                probed.unwrap();
-                assert_eq!(name.as_deref(), Some("shop.example"));
-            }
-            (Tls::Verified, (Err(ProbeError::NoWay(why)), _)) => eprintln!("not verified: {why}"),
-            (Tls::Verified, (probed, _)) => {
-                let error = probed.unwrap_err();
-                assert!(error.blames_server() && error.to_string().starts_with("TLS: "), "{error}");
-            }
-        }
-    }
 }
 
 #[tokio::test]

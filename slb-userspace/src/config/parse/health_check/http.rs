@@ -3,7 +3,7 @@
 use crate::config::{
     diagnostic::Diagnostic,
     field::{Checker, wrong_type},
-    model::{HttpCheck, Method, Status, Tls},
+    model::{HttpCheck, Method, Status, Tls, TlsCheck},
     raw::{self, Scalar, Value},
     suggest::quoted,
 };
@@ -17,15 +17,26 @@ pub(super) fn build(checker: &mut Checker, raw: &raw::HealthCheck, tls: bool) ->
     let method =
         raw.method.as_ref().map_or(Some(Method::Head), |value| checker.choice("method", value, &METHODS));
     let path = raw.path.as_ref().map_or(Some("/".to_owned()), |value| path(checker, value));
-    let host = raw.host.as_ref().map_or(Some(None), |value| host(checker, value).map(Some));
+    let host = name(checker, raw);
     let expect = raw.expect.as_ref().map_or(Some(vec![Status::Class(2)]), |value| statuses(checker, value));
-    let verify = raw.verify.as_ref().map_or(Some(false), |value| checker.boolean("verify", value));
-    let tls = match (tls, verify?) {
-        (false, _) => None,
-        (true, false) => Some(Tls::Any),
-        (true, true) => Some(Tls::Verified),
-    };
+    let verify = verify(checker, raw);
+    let tls = if tls { Some(verify?) } else { None };
     Some(HttpCheck { method: method?, path: path?, host: host?, expect: expect?, tls })
+}
+
+/// Checks the settings of a TLS check.
+pub(super) fn tls(checker: &mut Checker, raw: &raw::HealthCheck) -> Option<TlsCheck> {
+    let (host, verify) = (name(checker, raw), verify(checker, raw));
+    Some(TlsCheck { host: host?, verify: verify? })
+}
+
+fn name(checker: &mut Checker, raw: &raw::HealthCheck) -> Option<Option<String>> {
+    raw.host.as_ref().map_or(Some(None), |value| host(checker, value).map(Some))
+}
+
+fn verify(checker: &mut Checker, raw: &raw::HealthCheck) -> Option<Tls> {
+    let verify = raw.verify.as_ref().map_or(Some(false), |value| checker.boolean("verify", value));
+    verify.map(|verify| if verify { Tls::Verified } else { Tls::Any })
 }
 
 fn path(checker: &mut Checker, value: &Value) -> Option<String> {

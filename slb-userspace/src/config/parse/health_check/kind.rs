@@ -14,6 +14,7 @@ pub(super) enum Kind {
     Tcp,
     Http,
     Https,
+    Tls,
     Udp,
     Icmp,
     None,
@@ -23,10 +24,11 @@ pub(super) enum Kind {
 type Special<'a> = (&'static str, &'a Option<Value>, &'static [Kind]);
 
 impl Kind {
-    pub(super) const WORDS: [(&'static str, Self); 6] = [
+    pub(super) const WORDS: [(&'static str, Self); 7] = [
         ("tcp", Self::Tcp),
         ("http", Self::Http),
         ("https", Self::Https),
+        ("tls", Self::Tls),
         ("udp", Self::Udp),
         ("icmp", Self::Icmp),
         ("none", Self::None),
@@ -43,11 +45,11 @@ impl Kind {
     /// Refuses settings that this kind does not have. Returns `None` if there are any.
     pub(super) fn refuse_others(self, checker: &mut Checker, raw: &raw::HealthCheck) -> Option<()> {
         let special: [Special<'_>; 7] = [
-            ("port", &raw.port, &[Self::Tcp, Self::Http, Self::Https, Self::Udp, Self::None]),
+            ("port", &raw.port, &[Self::Tcp, Self::Http, Self::Https, Self::Tls, Self::Udp, Self::None]),
             ("method", &raw.method, &[Self::Http, Self::Https]),
             ("path", &raw.path, &[Self::Http, Self::Https]),
-            ("host", &raw.host, &[Self::Http, Self::Https]),
-            ("verify", &raw.verify, &[Self::Https]),
+            ("host", &raw.host, &[Self::Http, Self::Https, Self::Tls]),
+            ("verify", &raw.verify, &[Self::Https, Self::Tls]),
             ("request", &raw.request, &[Self::Udp]),
             ("expect", &raw.expect, &[Self::Http, Self::Https, Self::Udp]),
         ];

@@ -135,7 +135,7 @@ fn health_checks() {
         (
             "{ kind = \"ftp\" }",
             25,
-            ["`kind` cannot be `ftp`", "\"tcp\", \"http\", \"https\", \"udp\", \"icmp\", \"none\""],
+            ["`kind` cannot be `ftp`", "\"tcp\", \"http\", \"https\", \"tls\", \"udp\", \"icmp\", \"none\""],
         ),
         ("{ kind = \"tpc\" }", 25, ["`kind` cannot be `tpc`", "did you mean \"tcp\"?"]),
         ("{ interval = \"2s\" }", 16, ["`kind` is missing", "kind = \"tcp\""]),
@@ -215,7 +215,11 @@ fn http_checks() {
         ("expect = \"200\"", 42, ["`200` is not a class of statuses", "without quotes: `200`"]),
         ("expect = [true]", 43, ["expected a status for `expect`, found a boolean", "\"2xx\""]),
         ("expect = [[200]]", 43, ["expected a status for `expect`, found a list", "204"]),
-        ("verify = true", 42, ["`verify` has no meaning in a health check of kind `http`", "kind \"https\""]),
+        (
+            "verify = true",
+            42,
+            ["`verify` has no meaning in a health check of kind `http`", "kind \"https\", \"tls\""],
+        ),
         (
             "request = \"x\"",
             43,
@@ -260,6 +264,9 @@ fn udp_and_icmp_checks() {
             41,
             ["`expect` has no meaning", "kind \"http\", \"https\", \"udp\""],
         ),
+        ("kind = \"tls\", path = \"/\"", 39, ["`path` has no meaning", "of kind `tls`"]),
+        ("kind = \"tls\", verify = 1", 41, ["expected a boolean for `verify`", "true or false"]),
+        ("kind = \"tls\", host = \"a b\"", 39, ["`a b` is not a host", "www.example.org"]),
         ("kind = \"tcp\", method = \"GET\"", 41, ["`method` has no meaning", "of kind `tcp`"]),
         ("kind = \"none\", host = \"a\"", 40, ["`host` has no meaning", "of kind `none`"]),
         ("kind = \"icmp\", port = 80", 40, ["`port` has no meaning", "of kind `icmp`"]),
