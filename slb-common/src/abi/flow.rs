@@ -150,6 +150,9 @@ pub mod state {
     /// Not a flow: where those of a client go ([`Client::whole`](super::Client::whole)). No flow that is taken up is answered.
     pub const CLIENT: u32 = ANSWERED | TAKEN_UP;
 
+    /// What says that the connection ends.
+    pub const ENDS: u32 = CLIENT_FIN | SERVER_FIN | RESET;
+
     /// Whether both sides, or one with a RST, have ended the connection.
     #[inline(always)]
     pub const fn is_over(state: u32) -> bool {

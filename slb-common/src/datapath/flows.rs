@@ -12,7 +12,7 @@ use crate::{
         flow::{Client, Flow, FlowEntry, Meta, WINDOW, state},
         service::{ServiceIndex, mode, policy},
     },
-    net::headers::protocol,
+    net::{headers::protocol, parse::Packet},
     opaque::{hide, hide_long},
 };
 
@@ -31,6 +31,8 @@ pub const NOWHERE: u32 = WINDOW;
 pub(super) const FAR: u32 = NOWHERE + 1;
 /// Seconds for which a client that has closed its half, and still takes what the server sends, may be silent.
 const HALF_CLOSED: u32 = 60;
+/// Seconds within which an end answers what the daemon has provoked it with.
+const PROVOKED: u32 = 5;
 /// Distances from home that the quick path looks at.
 const NEAR: u32 = 4;
 
@@ -253,6 +255,16 @@ impl<'t, T: Tables> Flows<'t, T> {
         self.silence(meta) > meta.idle(self.hz)
     }
 
+    /// Whether a packet of an expired connection is to become a RST: the daemon has just provoked its ends, and this is what one
+    /// of them answers, or the flow's server endpoint serves another flow of this client endpoint.
+    #[inline(always)]
+    pub(super) fn is_told(&self, found: &Found<'_>, packet: &Packet) -> bool {
+        let was = found.meta.state();
+        let answers = was & state::RESET != 0 && packet.flags.only_acknowledges();
+        (was & state::RELEASED != 0)
+            | (answers & (self.silence(found.meta) <= found.meta.idle(self.hz) + PROVOKED * self.hz))
+    }
+
     /// Jiffies since a flow was last seen.
     #[inline(always)]
     pub(super) const fn silence(&self, meta: Meta) -> u32 {
@@ -269,7 +281,7 @@ impl<'t, T: Tables> Flows<'t, T> {
         found.entry.touch(found.meta, self.now, bits)
     }
 
-    /// Changes the state of a flow, whose silence goes on: nothing brings one back that has expired.
+    /// Changes the state of a flow that is over. Its time of silence goes on.
     #[inline(always)]
     pub(super) fn mark(&self, found: &Found<'_>, bits: u32) {
         found.entry.touch(found.meta, found.meta.last_seen(), bits);

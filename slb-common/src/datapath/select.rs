@@ -108,8 +108,10 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
         && (!is_expired || (answers_return && goes_on))
         && let Some(backend) = keeps(found, packet, answers_return, &flows)
     {
-        let was = found.meta.state();
-        if goes_on && (is_expired || backend.is_cut()) {
+        // Silence at this node is not silence of the connection: it may have come by another one meanwhile.
+        let is_told = backend.is_cut() || (is_expired && (QUICK || flows.is_told(found, packet)));
+        if goes_on && is_told {
+            let was = found.meta.state();
             let is_over = !packet.flags.rst();
             if QUICK || (is_over && was & state::RESET != 0) {
                 return Err(Reason::Reset);
@@ -119,6 +121,7 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
             unload(service.policy, was, was | state::RESET, backend, tables);
             return Ok(Some(Chosen { is_over, ..chosen }));
         }
+        let was = found.meta.state() & if !QUICK && is_expired { !state::ENDS } else { !0 };
         let chosen = Chosen::new(backend, false, tables)?;
         let confirmed = !asks && flows.is_worth_keeping(found, answers_return);
         let bits = was | ended_by(packet, state::CLIENT_FIN) | if confirmed { state::CONFIRMED } else { 0 };
@@ -279,7 +282,9 @@ fn reply<'t, const QUICK: bool, T: Tables>(
         return if QUICK { Some(Answered::Later) } else { None };
     }
     let was = found.meta.state();
-    let mut is_over = packet.protocol == protocol::TCP && (flows.is_expired(found.meta) || backend.is_cut());
+    let is_expired = flows.is_expired(found.meta);
+    let is_told = backend.is_cut() || (is_expired && (QUICK || flows.is_told(&found, packet)));
+    let mut is_over = packet.protocol == protocol::TCP && is_told;
     if is_over {
         is_over = !packet.flags.rst();
         if QUICK || (is_over && was & state::RESET != 0) {
@@ -289,7 +294,8 @@ fn reply<'t, const QUICK: bool, T: Tables>(
         unload(service.policy, was, was | state::RESET, backend, tables);
     } else {
         // Never both: that is no flow. It may have been taken up in another mode.
-        let bits = was & !state::TAKEN_UP | ended_by(packet, state::SERVER_FIN) | state::ANSWERED;
+        let ends = if !QUICK && is_expired { state::ENDS } else { 0 };
+        let bits = was & !(state::TAKEN_UP | ends) | ended_by(packet, state::SERVER_FIN) | state::ANSWERED;
         if flows.touch(&found, bits) && !QUICK {
             unload(service.policy, was, bits, backend, tables);
         }

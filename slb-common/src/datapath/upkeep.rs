@@ -14,7 +14,7 @@ use crate::abi::{
     word::Word,
 };
 
-/// Seconds an expired flow stays in the table: in that time both ends are told that it is over.
+/// Seconds an expired flow stays in the table: in that time both ends receive a RST, or one of them goes on with it.
 const GRACE: u32 = 60;
 /// Seconds of silence after which a flow that is over is erased: longer than either side waits to send its last packet again.
 const OVER: u32 = 240;
@@ -186,11 +186,12 @@ impl<'t> FlowTable<'t> {
     }
 }
 
-/// Marks a flow as over, unless anything has changed about it since `meta` was read. One that has expired stays so; another
-/// one stays for a while: its ends may be slow to answer.
+/// Marks a flow as over, unless anything has changed about it since `meta` was read. It stays for a while: its ends may be slow to
+/// answer. One that has expired does so again now: the data path counts from there how long its ends may take.
 fn reset(entry: FlowEntry<'_>, meta: Meta, Clock { now, hz }: Clock) {
-    let has_expired = meta.silence(now) > meta.idle(hz);
-    entry.touch(meta, if has_expired { meta.last_seen() } else { now }, meta.state() | state::RESET);
+    let idle = meta.idle(hz);
+    let seen = if meta.silence(now) > idle { now.wrapping_sub(idle + 1) } else { now };
+    entry.touch(meta, seen, meta.state() | state::RESET);
 }
 
 /// Looks after a flow table. One at a time may.
@@ -338,14 +339,14 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_is_marked_as_over_and_expires_no_later() {
-        for (seconds, silence) in [(IDLE, 0), (IDLE + 1, IDLE + 1)] {
+    fn a_flow_that_is_marked_as_over_has_expired_just_now_if_it_has() {
+        for (seconds, silence) in [(IDLE, 0), (IDLE + 1, IDLE * HZ + 1), (IDLE + 30, IDLE * HZ + 1)] {
             let slots = table(1, 0);
             let table = FlowTable::new(&slots, SEED);
             let clock = Clock { now: seconds * HZ, hz: HZ };
             Upkeep::default().look(&table, clock, &mut |_| Fate::Ends);
             let mut marked = |seen: &Seen<'_>| {
-                assert_eq!((seen.meta.is_over(), seen.meta.silence(clock.now)), (true, silence * HZ));
+                assert_eq!((seen.meta.is_over(), seen.meta.silence(clock.now)), (true, silence));
                 Fate::Goes
             };
             assert_eq!(Upkeep::default().look(&table, clock, &mut marked), Look::default());

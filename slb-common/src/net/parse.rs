@@ -58,6 +58,8 @@ impl TcpFlags {
     const SYN: u32 = 2;
     const RST: u32 = 4;
     const ACK: u32 = 16;
+    /// All of RFC 9293; the two of RFC 3168 say nothing of the connection.
+    const CONTROL: u32 = 0x3f;
 
     /// Finish.
     #[inline(always)]
@@ -69,6 +71,12 @@ impl TcpFlags {
     #[inline(always)]
     pub const fn syn(self) -> bool {
         self.0 & Self::SYN != 0
+    }
+
+    /// Whether it acknowledges and does nothing else, as a challenge ACK (RFC 5961) does. Data that is not pushed looks alike.
+    #[inline(always)]
+    pub const fn only_acknowledges(self) -> bool {
+        self.0 & Self::CONTROL == Self::ACK
     }
 
     /// Reset.

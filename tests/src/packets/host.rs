@@ -18,7 +18,7 @@ use slb_common::{
     datapath::{
         Verdict, icmp_error, process, reset,
         tables::{Direction, Head, Tables, Unfit},
-        upkeep::FlowTable,
+        upkeep::{Clock, Fate, FlowTable, Upkeep},
     },
     net::{
         frame::{Frame, Growing},
@@ -26,6 +26,8 @@ use slb_common::{
     },
 };
 use slb_userspace::dataplane::state::{MAX_TABLES, Operation, PutBackend};
+
+use super::world::HZ;
 
 /// Packets by the numbers of action and reason.
 pub type Totals = BTreeMap<(u8, u32), u64>;
@@ -101,6 +103,15 @@ impl Host {
     /// The flow table where it lies.
     pub fn flow_table(&self) -> FlowTable<'_> {
         FlowTable::new(&self.flows, self.flow_seed())
+    }
+
+    /// Ends the flows that have expired, as the daemon's GC pass does.
+    pub fn collect(&self) {
+        let clock = Clock { now: self.now.get(), hz: HZ };
+        Upkeep::default().look(&self.flow_table(), clock, &mut |seen| {
+            let is_expired = seen.meta.silence(clock.now) > seen.meta.idle(clock.hz);
+            if is_expired { Fate::Ends } else { Fate::Goes }
+        });
     }
 
     /// The slots of the flow table where they lie.

@@ -47,6 +47,8 @@ pub enum Step {
     Clock(u32),
     /// From now on the host's flow table takes no entry.
     Full,
+    /// The daemon's GC pass over the host's flow table ends what has expired.
+    Collect,
 }
 
 /// What must become of a frame.
@@ -136,6 +138,13 @@ impl Scenario {
         self
     }
 
+    /// The flow table is looked through for connections that have expired, whose ends are provoked.
+    #[must_use]
+    pub fn collect(mut self) -> Self {
+        self.steps.push(Step::Collect);
+        self
+    }
+
     /// Goes through the steps, on the host and, if it is given, in the kernel.
     ///
     /// # Errors
@@ -160,6 +169,7 @@ impl Scenario {
                 Step::Become(world) => run.become_world(world)?,
                 Step::Clock(jiffies) => run.host.now.set(*jiffies),
                 Step::Full => run.host.full.set(true),
+                Step::Collect => run.host.collect(),
             }
         }
         run.compare_counters().with_context(|| format!("{}: counters", self.name))

@@ -211,7 +211,7 @@ impl Pair {
                     .frame(data(listener), self.first(Flow::Old)),
                 begun(&format!("silent for too long, since {at}"), at)
                     .clock(at.wrapping_add(IDLE + 1))
-                    .frame(data(listener), Expect::EndServer(listener, server, Flow::Old)),
+                    .frame(data(listener), self.first(Flow::Old)),
                 begun(&format!("silent for too long, and a SYN, since {at}"), at)
                     .clock(at.wrapping_add(IDLE + 1))
                     .frame(syn(listener), self.second(Flow::New)),
@@ -341,7 +341,7 @@ fn several_services() -> Vec<Scenario> {
             .frame(data(FOURTH4), to(FOURTH4, FOURTH, Flow::Old))
             .clock(IDLE + HZ)
             .frame(syn(FIFTH4), to(FIFTH4, FIFTH, Flow::New))
-            .frame(answer(OTHER4, flag::ACK), Expect::EndClient(SECOND4, OTHER4, CLIENT))
+            .frame(answer(OTHER4, flag::ACK), back(SECOND4, OTHER4))
             .frame(answer(WEB4, flag::ACK), back(HTTP4, WEB4))
             .frame(answer(FOURTH, flag::ACK), back(FOURTH4, FOURTH))
             .frame(answer(STRAIGHT, flag::ACK), back(STRAIGHT4, STRAIGHT)),

@@ -151,27 +151,56 @@ impl Ends {
 
     fn silent(self) -> Vec<Scenario> {
         let case = |name: &str| self.begun(name).host_only().clock(IDLE + 1);
+        let provoked = |name: &str| case(name).collect();
         let ack = || self.send(flag::ACK).build();
+        let push = || self.send(flag::ACK | flag::PSH).build();
         let answer = || self.answer(flag::ACK).build();
+        let answer_push = || self.answer(flag::ACK | flag::PSH).build();
         vec![
-            case("silent: the client speaks, and the server is told, and then the client")
+            // It may have been another node's meanwhile.
+            case("silent: the client goes on, and so does the connection")
+                .frame(ack(), self.to(Flow::Old))
+                .frame(answer(), self.back())
+                .clock(2 * IDLE)
+                .frame(push(), self.to(Flow::Old)),
+            case("silent: the server goes on, and so does the connection")
+                .frame(answer(), self.back())
+                .frame(ack(), self.to(Flow::Old)),
+            case("silent: the server is terminating")
+                .change(self.cut_off())
                 .frame(ack(), self.end_server())
+                .frame(answer(), Expect::End),
+            provoked("silent: the answers to a provocation are reset")
                 .frame(ack(), Expect::End)
+                .frame(answer(), Expect::End)
                 .clock(IDLE + 5 * HZ)
                 .frame(answer(), Expect::End),
-            case("silent: the server speaks, and the client is told, and then the server")
-                .frame(answer(), self.end_client())
-                .frame(answer(), Expect::End)
-                .frame(ack(), Expect::End),
+            provoked("silent: a client that says more than an answer goes on")
+                .frame(push(), self.to(Flow::Old))
+                .frame(answer(), self.back())
+                .frame(ack(), self.to(Flow::Old)),
+            provoked("silent: a server that says more than an answer goes on")
+                .frame(answer_push(), self.back())
+                .frame(ack(), self.to(Flow::Old)),
+            provoked("silent: who speaks some time after a provocation goes on")
+                .clock(IDLE + 7 * HZ)
+                .frame(ack(), self.to(Flow::Old))
+                .frame(answer(), self.back()),
+            // The time counts from the provocation.
+            case("silent: a late provocation")
+                .clock(IDLE + 30 * HZ)
+                .collect()
+                .clock(IDLE + 33 * HZ)
+                .frame(ack(), Expect::End)
+                .clock(IDLE + 37 * HZ)
+                .frame(answer(), self.back()),
             case("silent: the server speaks to a client that came to it directly")
                 .frame(self.answer(flag::SYN | flag::ACK).build(), NOT_OURS)
                 .frame(answer(), NOT_OURS),
             case("silent: a new connection")
                 .frame(self.send(flag::SYN).build(), self.to(Flow::New))
                 .frame(answer(), self.back()),
-            case("silent: a RST goes on")
-                .frame(self.send(flag::RST).build(), self.to(Flow::Old))
-                .frame(ack(), Expect::End),
+            provoked("silent: a RST goes on").frame(self.send(flag::RST).build(), self.to(Flow::Old)),
         ]
     }
 
