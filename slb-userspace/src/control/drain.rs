@@ -12,6 +12,10 @@ use super::desired::Server;
 
 /// Seconds that a server lingers at least whose connections have been cut: an end may be slow to answer.
 pub(super) const TOLD: u32 = 20;
+/// Seconds for which a terminating server still has the packets of flows without an entry, as their slots' previous backend: who
+/// speaks in that time receives a RST at both ends. Later packets without an entry may be of connections that began with the
+/// current backend at another node.
+const ASKED: u32 = 3;
 /// Seconds after which it is asked again whether all ends have been told.
 const AGAIN: u32 = 5;
 
@@ -50,13 +54,22 @@ pub fn lingering(held: &Backend, drain: Option<u32>, has_untold: bool, now: u32)
     (has_untold || now < gone(leaving.deadline)).then_some(leaving)
 }
 
+/// Whether a server has been terminating for so long that it is no previous backend of any slot.
+pub const fn leaves_slots(backend: &Backend, now: u32) -> bool {
+    backend.flags & Backend::CUT != 0 && backend.deadline.saturating_add(ASKED) <= now
+}
+
 /// When anything about these servers changes by itself.
 pub fn next<'a>(backends: impl Iterator<Item = &'a Backend>, now: u32) -> Option<u32> {
     backends
         .filter(|backend| backend.deadline != 0)
         .filter_map(|backend| {
             let lingers = backend.flags & Backend::LINGERING != 0;
-            let ends = [Some(backend.deadline), lingers.then(|| gone(backend.deadline))];
+            let ends = [
+                Some(backend.deadline),
+                Some(backend.deadline.saturating_add(ASKED)),
+                lingers.then(|| gone(backend.deadline)),
+            ];
             ends.into_iter().flatten().find(|end| *end > now).or(lingers.then_some(now + AGAIN))
         })
         .min()
@@ -181,6 +194,7 @@ mod tests {
         ];
         assert_eq!(next(servers.iter(), NOW), Some(995 + TOLD));
         assert_eq!(next(servers[..3].iter(), NOW), Some(1060));
+        assert_eq!(next(servers[..3].iter(), 1060), Some(1060 + ASKED));
         assert_eq!(next(servers[..2].iter(), NOW), None);
         assert_eq!(
             next(servers.iter(), 2000),

@@ -123,6 +123,20 @@ impl Handover {
         }
     }
 
+    /// Makes the current backend of a slot its previous one, too, where that serves nothing any more. A slot without a current
+    /// backend is left alone: its packets can still be reset.
+    pub fn pass_on(&mut self, owner: impl Fn(u32) -> u32, serves_nothing: impl Fn(u32) -> bool) {
+        if !self.slots.values().any(|moved| serves_nothing(moved.keeper)) {
+            return;
+        }
+        for (slot, moved) in Arc::make_mut(&mut self.slots) {
+            let owner = owner(*slot);
+            if owner != NO_BACKEND && serves_nothing(moved.keeper) {
+                moved.keeper = owner;
+            }
+        }
+    }
+
     /// Whether there is a slot that changed hands longer than `idle` ago.
     pub fn is_due(&self, idle: Duration, now: Duration) -> bool {
         self.slots.values().any(|moved| now.saturating_sub(moved.since) > idle)
@@ -206,6 +220,14 @@ mod tests {
         assert_eq!(keepers(&handover), [(0, 3)]);
         handover.forget(|_| 4, |id| id != 3);
         assert_eq!(keepers(&handover), [(0, 4)]);
+    }
+
+    #[test]
+    fn slots_leave_a_previous_backend_that_serves_nothing_for_a_current_one() {
+        let mut handover = Handover::default();
+        handover.change(&[1, 1, 2], &[2, NO_BACKEND, 3], |_| true, at(0));
+        handover.pass_on(|slot| [2, NO_BACKEND, 3][slot as usize], |id| id == 1);
+        assert_eq!(keepers(&handover), [(0, 2), (1, 1), (2, 2)]);
     }
 
     #[test]

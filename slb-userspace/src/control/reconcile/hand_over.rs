@@ -7,11 +7,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use slb_common::abi::service::{Service, mode, policy};
+use slb_common::abi::{
+    backend::Backend,
+    service::{Service, mode, policy},
+};
 
 use super::Reconciler;
 use crate::{
     control::{
+        drain::leaves_slots,
         handover::Handover,
         parted::{parted, successors},
     },
@@ -30,6 +34,9 @@ impl<D: DataPlane> Reconciler<D> {
         let mut there = vec![false; backends.last_key_value().map_or(0, |(id, _)| *id as usize + 1)];
         backends.keys().for_each(|id| there[*id as usize] = true);
         let exists = |id: u32| there.get(id as usize) == Some(&true);
+        let seconds = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+        let left = |(_, backend): &(&u32, &Backend)| leaves_slots(backend, seconds);
+        let left: BTreeSet<u32> = backends.iter().filter(left).map(|(id, _)| *id).collect();
         let remembered = remembered(held, services);
         let scattered = scattered(held, services);
         let mut replaced = Vec::new();
@@ -43,6 +50,10 @@ impl<D: DataPlane> Reconciler<D> {
             if !table.handover.keepers().all(|(_, keeper)| exists(keeper)) {
                 let owners = table.owners();
                 table.handover.forget(|slot| owners[slot as usize], exists);
+            }
+            if table.handover.keepers().any(|(_, keeper)| left.contains(&keeper)) {
+                let owners = table.owners();
+                table.handover.pass_on(|slot| owners[slot as usize], |id| left.contains(&id));
             }
         }
         for (id, old) in parted(held, services) {
@@ -69,7 +80,8 @@ impl<D: DataPlane> Reconciler<D> {
             build_all(part_of(tables, part));
             for id in part {
                 let (Some(old), Some(table)) = (held.tables.get(id), tables.get_mut(id)) else { continue };
-                if self.replace(*id, old, table, remembered.contains(id), exists, now)? {
+                let change = Change { is_remembered: remembered.contains(id), left: &left, now };
+                if self.replace(*id, old, table, change, exists)? {
                     table.owners = None;
                     found.push((*id, table.clone()));
                 }
@@ -96,10 +108,10 @@ impl<D: DataPlane> Reconciler<D> {
         id: u32,
         old: &Table,
         table: &mut Table,
-        is_remembered: bool,
+        change: Change<'_>,
         exists: impl Fn(u32) -> bool + Copy,
-        now: Duration,
     ) -> Result<bool> {
+        let Change { is_remembered, left, now } = change;
         // To read it takes much less time than to build it.
         let (before, keepers) = self.plane.table(id).context("cannot read a table")?;
         let found = if old.is_known() { old.handover.clone() } else { Handover::found(keepers, now) };
@@ -113,8 +125,19 @@ impl<D: DataPlane> Reconciler<D> {
         } else {
             table.handover.change(&before, &after, exists, now);
         }
+        table.handover.pass_on(|slot| after[slot as usize], |id| left.contains(&id));
         Ok(!old.is_known() && before == after && found == table.handover)
     }
+}
+
+/// What else a change of a table depends on.
+#[derive(Clone, Copy)]
+struct Change<'a> {
+    /// Whether all of its flows have an entry.
+    is_remembered: bool,
+    /// Servers that are no previous backends any more.
+    left: &'a BTreeSet<u32>,
+    now: Duration,
 }
 
 /// Whether slots of two tables correspond.

@@ -53,6 +53,47 @@ fn a_removed_server_drains_and_is_cut_and_goes() {
     assert_eq!(at(&mut world, 80), None);
 }
 
+/// A connection that begins with the current backend at another node may come to this one.
+#[test]
+fn slots_leave_a_terminating_server_before_it_goes() {
+    let servers = [(1, 100), (2, 100), (3, 100)];
+    for (before, after, cut) in [
+        (group(&servers), group(&servers[..2]), 0),
+        (drained(&servers), drained(&servers[..2]), 60),
+        (drained(&servers), drained(&[(1, 100), (2, 100), (3, 0)]), 60),
+    ] {
+        let mut world = World::new();
+        world.all_healthy(&before);
+        let (id, _) = backend(&world.reconcile(&before).unwrap(), 3);
+        let mut slots_at = |seconds: u64| {
+            world.now = Duration::from_secs(1000 + seconds);
+            let state = world.reconcile(&after).unwrap();
+            assert!(state.backends.contains_key(&id));
+            let moved = state.tables[&0].handover.len();
+            (state.tables[&0].handover.keepers().filter(|(_, keeper)| *keeper == id).count(), moved)
+        };
+        let (kept, moved) = slots_at(0);
+        assert!(kept > 50, "{kept} of {moved}");
+        assert_eq!(slots_at(cut), (kept, moved), "who speaks receives a RST");
+        assert_eq!(slots_at(cut + 2), (kept, moved));
+        assert_eq!(slots_at(cut + 3), (0, moved), "the slots still migrate, and have no previous backend");
+    }
+}
+
+/// Nobody else could have the packets: they are reset.
+#[test]
+fn slots_without_another_server_stay_with_a_terminating_one() {
+    let mut world = World::new();
+    let config = group(&[(1, 100)]);
+    world.all_healthy(&config);
+    let (id, _) = backend(&world.reconcile(&config).unwrap(), 1);
+    world.reconcile(&group(&[(2, 0)])).unwrap();
+    world.now += Duration::from_secs(10);
+    let state = world.reconcile(&group(&[(2, 0)])).unwrap();
+    assert!(state.tables[&0].handover.keepers().all(|(_, keeper)| keeper == id));
+    assert_eq!(state.tables[&0].handover.len(), 251);
+}
+
 /// What a listener's flows are with is what its own table says, wherever they have begun.
 #[test]
 fn flows_follow_their_listener_to_another_table() {
@@ -292,7 +333,7 @@ fn a_configured_server_is_cut_and_stays_so_until_it_takes_new_flows() {
     };
     assert_eq!(at(0), (Backend::ALIVE, 1060, Some(1060)));
     assert_eq!(at(30), (Backend::ALIVE, 1060, Some(1060)));
-    assert_eq!(at(60), (Backend::CUT, 1060, None));
+    assert_eq!(at(60), (Backend::CUT, 1060, Some(1063)));
     assert_eq!(at(9000), (Backend::CUT, 1060, None));
     assert_eq!(backend(&world.reconcile(&drained(&[(1, 100), (2, 50)])).unwrap(), 2), before);
 }
