@@ -17,7 +17,7 @@ mod view;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
-pub use kernel::links;
+pub use kernel::{links, local_of};
 pub use links::follow as follow_links;
 pub use resolver::Resolver;
 

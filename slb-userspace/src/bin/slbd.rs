@@ -40,6 +40,9 @@ enum Command {
         /// Directory of the pins, where the configuration cannot be read any more.
         #[arg(long)]
         pin_dir: Option<PathBuf>,
+        /// Detach although VIPs are addresses of this host, whose kernel then resets their connections.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -57,7 +60,7 @@ fn execute(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run { config, log_format } => return cli::run::run(&config, log_format),
         Command::Check { config } => return Ok(cli::check::check(&config)),
-        Command::Detach { config, pin_dir } => cli::detach::detach(&config, pin_dir)?,
+        Command::Detach { config, pin_dir, force } => cli::detach::detach(&config, pin_dir, force)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,22 +1,38 @@
 //! `slbd detach`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
-use crate::{config, dataplane::bpf::pins::Pins};
+use crate::{
+    config::{self, Config},
+    dataplane::{
+        DataPlane as _,
+        bpf::{maps::Maps, pins::Pins},
+        state::to_ip,
+    },
+    neigh,
+};
 
 /// Takes the program off all interfaces and removes every pin under `pin_dir`, or under what the configuration names.
-pub fn detach(config: &Path, pin_dir: Option<PathBuf>) -> Result<()> {
-    let pins = Pins::new(match pin_dir {
-        Some(directory) => directory,
+///
+/// # Errors
+/// A VIP is an address of this host, and not `force`: without the program, the kernel would reset its connections. Or
+/// the pins are in use, not SLB's, or cannot be removed.
+pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()> {
+    let (pins, config) = match pin_dir {
+        Some(directory) => (Pins::new(directory), None),
         None => match config::load(config) {
-            Ok(loaded) => loaded.config.daemon.pin_dir,
+            Ok(loaded) => (Pins::new(loaded.config.daemon.pin_dir.clone()), Some(loaded.config)),
             Err(rejected) => {
                 bail!("{rejected}\nwithout a readable configuration, name the pins: --pin-dir DIR")
             }
         },
-    });
+    };
     if !nix::unistd::geteuid().is_root() {
         bail!("slbd detach needs root: it takes an XDP program off interfaces and removes its maps");
     }
@@ -27,7 +43,42 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>) -> Result<()> {
     let Some(_lock) = pins.lock()? else {
         bail!("slbd is running with the pins in {}: stop it first", pins.root().display());
     };
+    if !force {
+        refuse_local(&vips(&pins, config.as_ref()))?;
+    }
     pins.remove()?;
     println!("{}: detached from all interfaces, pins removed", pins.root().display());
     Ok(())
+}
+
+/// The VIPs that the maps forward for; those of the configuration where the maps are of another version.
+fn vips(pins: &Pins, config: Option<&Config>) -> BTreeSet<IpAddr> {
+    let has_pins = pins.exist().unwrap_or(false);
+    let state = has_pins.then(|| Maps::open(pins).and_then(|maps| maps.observe()).ok()).flatten();
+    match state {
+        Some(state) => state.services.values().map(|service| to_ip(&service.address)).collect(),
+        None => {
+            let balancers = config.into_iter().flat_map(|config| &config.load_balancers);
+            balancers.flat_map(|balancer| balancer.addresses.iter().copied()).collect()
+        }
+    }
+}
+
+/// Refuses to leave VIPs to a kernel that would answer for them: it knows none of their connections, and resets each.
+fn refuse_local(vips: &BTreeSet<IpAddr>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let local = runtime.block_on(neigh::local_of(vips))?;
+    let Some(first) = local.first() else { return Ok(()) };
+    let all = local.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
+    let length = if first.is_ipv4() { 32 } else { 128 };
+    bail!(
+        "nothing was detached: {all} {is} of this host, whose kernel would reset every connection to {them} as soon as the \
+         program is gone. Let another machine have {them} first, then remove {them} here (for example `ip addr del \
+         {first}/{length} dev lo`), and run `slbd detach` again; or run `slbd detach --force`",
+        is = if local.len() == 1 { "is an address" } else { "are addresses" },
+        them = if local.len() == 1 { "it" } else { "them" },
+    )
 }

@@ -1,6 +1,9 @@
 //! Questions to the kernel's routing and neighbour tables over rtnetlink (RFC 3549).
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, TryStreamExt};
@@ -24,6 +27,22 @@ use super::{Link, Mac, Xdp};
 /// When the kernel cannot be asked.
 pub async fn links() -> Result<Vec<Link>> {
     Ok(Kernel::connect()?.links().await?.into_values().collect())
+}
+
+/// Returns those of these addresses that the kernel takes for its own, on whatever interface or by a local route.
+///
+/// # Errors
+///
+/// When the kernel cannot be asked.
+pub async fn local_of(addresses: &BTreeSet<IpAddr>) -> Result<Vec<IpAddr>> {
+    let kernel = Kernel::connect()?;
+    let mut local = Vec::new();
+    for address in addresses {
+        if kernel.route(*address).await? == Route::Local {
+            local.push(*address);
+        }
+    }
+    Ok(local)
 }
 
 /// A neighbour: an address on an interface.

@@ -15,6 +15,20 @@ fn detach_leaves_nothing() {
         world.terminate()?;
         world.client().exchange(Service::Http, target)?;
 
+        // The VIPs are on `lo`: the kernel would answer in their name.
+        let refused = world.slbd("detach", &world.plan.toml())?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        ensure!(!refused.status.success(), "detached with VIPs on lo");
+        for words in ["nothing was detached", "are addresses of this host", "ip addr del", "--force"] {
+            ensure!(said.contains(words), "{words:?} is not in: {said}");
+        }
+        for family in [Family::V4, Family::V6] {
+            ensure!(said.contains(&family.vip().to_string()), "{said}");
+            world.client().exchange(Service::Http, world.vip(family, Service::Http))?;
+        }
+        ensure!(world.programs()? == programs, "a refusal has taken a program off");
+        world.net.route_vips()?;
+
         world.detach()?;
         // The kernel takes them off when it comes to it.
         wait_for("interfaces without a program", PATIENCE, || {
