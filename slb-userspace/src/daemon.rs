@@ -235,8 +235,7 @@ impl Daemon {
                 }
                 changed = self.neighbours.changed() => {
                     changed.context("neighbours are not followed any more")?;
-                    self.facts.learn(&self.neighbours.borrow_and_update());
-                    self.change_soon();
+                    self.learn();
                 }
                 changed = self.links_changed.changed() => {
                     changed.context("interfaces are not followed any more")?;
@@ -245,8 +244,7 @@ impl Daemon {
                 _ = retry_ports.tick(), if self.ports.are_refused() => self.follow_links().await,
                 () = sleep_until(forget), if self.facts.remembers_next_hops() => {
                     self.facts.forget_next_hops();
-                    self.facts.learn(&self.neighbours.borrow_and_update());
-                    self.change_soon();
+                    self.learn();
                 }
                 () = sleep_until(self.looks.due()) => {
                     if let Err(error) = self.sweep() {
@@ -269,6 +267,21 @@ impl Daemon {
                     self.answer_waiting(&applied);
                 }
             }
+        }
+    }
+
+    /// Takes notice of what the kernel says of next hops, and has the data plane changed for it.
+    fn learn(&mut self) {
+        self.look_for_next_hops();
+        self.change_soon();
+    }
+
+    /// Takes notice of what the kernel says of next hops. One that has come does not wait for the next build of tables.
+    fn look_for_next_hops(&mut self) {
+        // A clock that cannot be read is no reason to hold on to what is lost.
+        let now = since_start().unwrap_or_default();
+        if self.facts.learn(&self.neighbours.borrow_and_update(), now) {
+            self.pace.urgent(Instant::now());
         }
     }
 
@@ -295,7 +308,7 @@ impl Daemon {
                     self.facts.heed(event);
                 }
                 Ok(()) = self.neighbours.changed() => {
-                    self.facts.learn(&self.neighbours.borrow_and_update());
+                    self.learn();
                     servers.retain(|address| !self.facts.has_way_to(address));
                 }
             }
@@ -326,24 +339,25 @@ impl Daemon {
         attached.retain(|_, name| !without.contains(name));
         self.reconciler.set_interfaces(attached.keys().copied().collect(), gone);
         self.facts.set_interfaces(attached, self.ports.refused(), self.ports.absent());
-        self.facts.learn(&self.neighbours.borrow());
+        self.look_for_next_hops();
     }
 
     /// Puts in force what follows from what is known.
     fn apply(&mut self) -> Result<()> {
-        self.before_change().inspect_err(|_| self.pace.changed(Err(()), Instant::now()))?;
+        self.before_change().inspect_err(|_| self.pace.failed(Instant::now()))?;
         self.apply_without_look()
     }
 
     /// As [`Self::apply`], whether or not something waits for a look at the flow table.
     fn apply_without_look(&mut self) -> Result<()> {
-        let now = since_start()?;
+        let (now, begun) = (since_start()?, Instant::now());
         let overrides = self.store.settings();
         let decision = self.facts.decide(&self.config, overrides, now);
         let known = Known { failover: Some(&decision.failover), ..self.facts.known(overrides) };
         let desired = desired(&self.config, known);
         let in_force = self.reconciler.reconcile(&desired, now);
-        self.pace.changed(in_force.as_ref().map(|in_force| in_force.has_built).map_err(drop), Instant::now());
+        let has_built = in_force.as_ref().map(|in_force| in_force.has_built).map_err(drop);
+        self.pace.changed(has_built, begun, Instant::now());
         let in_force = in_force?;
         let failback = decision.next;
         self.facts.decided(decision);

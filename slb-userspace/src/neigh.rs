@@ -4,10 +4,12 @@
 //! its neighbour table. A [`Resolver`] watches a set of destinations, keeps their neighbours warm, and follows changes.
 //!
 //! Invariants:
-//! - Never a wrong MAC address: a destination is resolved only while the kernel's neighbour entry is usable. Once the
-//!   entry fails or goes, so does the resolution.
+//! - Never a wrong MAC address: a destination is resolved with the address of the kernel's usable neighbour entry, or with the last
+//!   one while the kernel resolves it again (`hold`). The last one ends with the kernel's verdict: another address, the entry's
+//!   state `FAILED`, or after 10 s without any of these. It ends after 250 ms where the link is down or the route gone.
 //! - A published map has exactly the destinations that were watched when it was made.
 
+mod hold;
 mod kernel;
 mod links;
 mod resolver;
@@ -66,6 +68,8 @@ pub enum Unresolved {
         next_hop: IpAddr,
         /// Name of the outgoing interface.
         interface: String,
+        /// Whether the kernel has given it up, and is not asking for the first time.
+        has_failed: bool,
     },
     /// The outgoing interface is down or has no carrier.
     InterfaceDown {
@@ -79,12 +83,22 @@ pub enum Unresolved {
     },
 }
 
+impl Unresolved {
+    /// Whether this is the kernel's last word, and not only what it does not know yet.
+    pub fn is_verdict(&self) -> bool {
+        match self {
+            Self::NoNeighbour { has_failed, .. } => *has_failed,
+            Self::NoRoute | Self::Local | Self::InterfaceDown { .. } | Self::NotEthernet { .. } => true,
+        }
+    }
+}
+
 impl fmt::Display for Unresolved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoRoute => f.write_str("no route"),
             Self::Local => f.write_str("address of this host"),
-            Self::NoNeighbour { next_hop, interface } => {
+            Self::NoNeighbour { next_hop, interface, .. } => {
                 write!(f, "{next_hop} does not answer on {interface}")
             }
             Self::InterfaceDown { interface } => write!(f, "interface {interface} is down"),

@@ -9,7 +9,9 @@ use std::{
 
 use slb_common::net::headers::protocol;
 
-pub use check::{CheckKind, HealthCheck, HttpCheck, Method, Passive, Status, Tls, TlsCheck, UdpCheck};
+pub use check::{
+    CheckKind, DEFAULT_WINDOW, HealthCheck, HttpCheck, Method, Passive, Status, Tls, TlsCheck, UdpCheck,
+};
 
 mod check;
 

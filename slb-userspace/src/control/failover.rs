@@ -2,7 +2,8 @@
 //!
 //! Traffic goes to the secondary when as many servers of the primary side are unhealthy as the threshold says, and comes back when
 //! there are fewer, one of which is known to be well, and have been for the time that is configured. It does not go where
-//! nobody could serve it while somebody of the primary side still can. In mode `nat` this is decided for each address family
+//! nobody could serve it while somebody of the primary side still can. A server whose next hop is lost counts as unhealthy once a check
+//! would have found it so: with a blip of the network, traffic stays where it is. In mode `nat` this is decided for each address family
 //! by itself: servers of the other one cannot serve its clients.
 
 use std::{
@@ -20,7 +21,7 @@ use super::{
     overrides::Overrides,
 };
 use crate::{
-    config::model::{Config, Listener, LoadBalancer},
+    config::model::{Config, DEFAULT_WINDOW, HealthCheck, Listener, LoadBalancer},
     dataplane::state::{State, backend_address},
     health::Target,
 };
@@ -44,6 +45,24 @@ struct Over {
     primary: BTreeSet<SocketAddr>,
     /// Those of the secondary side.
     secondary: BTreeSet<SocketAddr>,
+}
+
+/// The ways to servers.
+#[derive(Debug, Clone, Copy)]
+pub struct Ways<'a> {
+    /// Next hops, or why there is none; what is not in here is not resolved yet.
+    pub next_hops: &'a BTreeMap<IpAddr, Result<Reached, String>>,
+    /// Since when the kernel has had no next hop to a server to which it had one.
+    pub lost: &'a BTreeMap<IpAddr, Duration>,
+}
+
+impl Ways<'_> {
+    /// Until when a server without a next hop counts as reached on the side that has the traffic; `None` where it has one.
+    fn lost_until(&self, listener: &Listener, server: IpAddr) -> Option<Duration> {
+        let Some(Err(_)) = reach(listener, self.next_hops, server) else { return None };
+        let window = listener.health_check.as_ref().map_or(DEFAULT_WINDOW, HealthCheck::window);
+        Some(self.lost.get(&server).map_or(Duration::ZERO, |since| *since + window))
+    }
 }
 
 /// What follows from what is known; not in force yet.
@@ -118,7 +137,7 @@ impl Failover {
         &self,
         config: &Config,
         health: &BTreeMap<Target, Verdict>,
-        next_hops: &BTreeMap<IpAddr, Result<Reached, String>>,
+        ways: Ways<'_>,
         overrides: Option<&Overrides>,
         now: Duration,
     ) -> Decision {
@@ -133,8 +152,11 @@ impl Failover {
             let secondary = || part.on(Side::Secondary);
             let stays =
                 |was: &Over, since| Over { since, secondary: secondary(), primary: was.primary.clone() };
+            let current = if was_over { Side::Secondary } else { Side::Primary };
             let is = if balancer.runs(listener) {
-                match (part.judge(health, next_hops, overrides), was) {
+                let (judgement, again) = part.judge(current, health, ways, overrides, now);
+                next = sooner(next, again);
+                match (judgement, was) {
                     (Judgement::MustBeOver, _) => {
                         Some(Over { since: None, secondary: secondary(), primary: part.on(Side::Primary) })
                     }
@@ -146,9 +168,7 @@ impl Failover {
                         let since = was.since.unwrap_or(now);
                         let due = since + sides.failback_after;
                         let waits = now < due;
-                        if waits {
-                            next = Some(next.map_or(due, |next| next.min(due)));
-                        }
+                        next = sooner(next, waits.then_some(due));
                         waits.then(|| stays(was, Some(since)))
                     }
                 }
@@ -193,15 +213,19 @@ enum Judgement {
 }
 
 impl Part<'_> {
+    /// How the servers are, where one side has the traffic, and when that is to be judged again.
     fn judge(
         &self,
+        current: Side,
         health: &BTreeMap<Target, Verdict>,
-        next_hops: &BTreeMap<IpAddr, Result<Reached, String>>,
+        ways: Ways<'_>,
         overrides: Option<&Overrides>,
-    ) -> Judgement {
+        now: Duration,
+    ) -> (Judgement, Option<Duration>) {
         let (balancer, listener) = (self.balancer, self.listener);
+        let mut again = None;
         // Those on a side that are out of service, of all; and whether anybody there can serve.
-        let count = |side: Side| {
+        let mut count = |side: Side| {
             let (mut out, mut all, mut can) = (0, 0, false);
             for member in &self.members {
                 let Some(weight) = member.weight(side) else { continue };
@@ -212,10 +236,14 @@ impl Part<'_> {
                 if weight == 0 && set.weight.is_none() {
                     continue;
                 }
+                let lost_until = ways.lost_until(listener, member.address.ip());
+                // Traffic does not move to a side that is not reached now, and not away for a blip.
+                let may_be_blip = |until: &Duration| side == current && now < *until;
+                again = sooner(again, lost_until.filter(may_be_blip));
                 // Who is taken out of service, or cannot be reached, is as good as unhealthy.
                 let is_out = set.state.is_some()
                     || set.weight.unwrap_or(weight) == 0
-                    || matches!(reach(listener, next_hops, member.address.ip()), Some(Err(_)));
+                    || lost_until.is_some_and(|until| !may_be_blip(&until));
                 all += 1;
                 out += usize::from(is_out || health == Health::Unhealthy);
                 can |= !is_out && matches!(health, Health::Healthy | Health::Unchecked);
@@ -226,7 +254,7 @@ impl Part<'_> {
         let (_, secondaries, secondary_can) = count(Side::Secondary);
         // The threshold may be more than there are of a family.
         let is_reached = out >= self.sides.threshold.min(primaries);
-        if is_reached && secondaries > 0 && (secondary_can || !primary_can) {
+        let judgement = if is_reached && secondaries > 0 && (secondary_can || !primary_can) {
             Judgement::MustBeOver
         } else if !secondary_can {
             Judgement::MustNotBeOver
@@ -234,7 +262,8 @@ impl Part<'_> {
             Judgement::MayComeBack
         } else {
             Judgement::MayStay
-        }
+        };
+        (judgement, again)
     }
 
     /// The servers on a side.
@@ -275,6 +304,10 @@ fn parts(config: &Config) -> impl Iterator<Item = Part<'_>> {
         }
         parts.into_values()
     })
+}
+
+fn sooner(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    [a, b].into_iter().flatten().min()
 }
 
 fn key(listener: &Listener, vip: IpAddr) -> Key {

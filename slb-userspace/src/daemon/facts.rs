@@ -12,7 +12,7 @@ use crate::{
     config::model::Config,
     control::{
         desired::{Known, Reached, Verdict},
-        failover::{Change, Decision, Failover},
+        failover::{Change, Decision, Failover, Ways},
         members::Side,
         memory,
         overrides::Overrides,
@@ -45,6 +45,8 @@ pub(super) struct Facts {
     health: BTreeMap<Target, Verdict>,
     failover: Failover,
     next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
+    /// Since when the kernel has had no next hop to a server to which it had one.
+    lost: BTreeMap<IpAddr, Duration>,
     /// Next hops that an earlier run has left.
     remembered: BTreeMap<IpAddr, NextHop>,
 }
@@ -63,6 +65,7 @@ impl Facts {
             health,
             failover: Failover::found(config, held),
             next_hops: BTreeMap::new(),
+            lost: BTreeMap::new(),
             remembered: memory::next_hops(held)
                 .into_iter()
                 .filter(|(_, hop)| interfaces.contains_key(&hop.ifindex))
@@ -83,7 +86,8 @@ impl Facts {
 
     /// Decides which sides of primary and secondary are to get the traffic.
     pub(super) fn decide(&self, config: &Config, overrides: &Overrides, now: Duration) -> Decision {
-        self.failover.decide(config, &self.health, &self.next_hops, Some(overrides), now)
+        let ways = Ways { next_hops: &self.next_hops, lost: &self.lost };
+        self.failover.decide(config, &self.health, ways, Some(overrides), now)
     }
 
     /// Takes notice of a decision that has been put in force.
@@ -230,7 +234,9 @@ impl Facts {
         }
     }
 
-    pub(super) fn learn(&mut self, neighbours: &Resolutions) {
+    /// Takes notice of what the kernel says of next hops. Returns whether there is one that was not, or was another one.
+    pub(super) fn learn(&mut self, neighbours: &Resolutions, now: Duration) -> bool {
+        let mut has_come = false;
         for (address, resolution) in neighbours.iter() {
             let hop = self.next_hop(address, resolution);
             match (self.next_hops.get(address), &hop) {
@@ -239,9 +245,22 @@ impl Facts {
                 (Some(Err(_)), Ok(_)) => tracing::info!(server = %address, "gets packets again"),
                 _ => {}
             }
+            let before = self.next_hops.get(address);
+            match &hop {
+                Ok(_) => {
+                    has_come |= before != Some(&hop);
+                    self.lost.remove(address);
+                }
+                Err(_) if matches!(before, Some(Ok(_))) && is_unresolved(resolution) => {
+                    self.lost.insert(*address, now);
+                }
+                Err(_) => {}
+            }
             self.next_hops.insert(*address, hop);
         }
         self.next_hops.retain(|address, _| neighbours.contains_key(address));
+        self.lost.retain(|address, _| neighbours.contains_key(address));
+        has_come
     }
 
     pub(super) fn remembers_next_hops(&self) -> bool {
@@ -271,12 +290,16 @@ impl Facts {
                 Err(format!("it is reached through {}, which is not in [daemon] interfaces", hop.interface))
             }
             Resolution::Unresolved(why) => {
-                // It has been found good enough for whatever used it.
-                let hop = self.remembered.get(address).copied().ok_or_else(|| why.to_string())?;
-                Ok(Reached { hop, through_gateway: false })
+                // It has been found good enough for whatever used it, and the kernel has said nothing else yet.
+                let hop = self.remembered.get(address).filter(|_| !why.is_verdict()).copied();
+                Ok(Reached { hop: hop.ok_or_else(|| why.to_string())?, through_gateway: false })
             }
         }
     }
+}
+
+fn is_unresolved(resolution: &Resolution) -> bool {
+    matches!(resolution, Resolution::Unresolved(_))
 }
 
 /// Where a server takes traffic, if what comes of that counts, and the terms.

@@ -156,7 +156,11 @@ mod tests {
     async fn silence_of_a_server_that_cannot_be_reached_is_not_good() {
         let server = server().await;
         let address = server.local_addr().unwrap();
-        let why = Unresolved::NoNeighbour { next_hop: address.ip(), interface: "eth0".to_owned() };
+        let why = Unresolved::NoNeighbour {
+            next_hop: address.ip(),
+            interface: "eth0".to_owned(),
+            has_failed: true,
+        };
         let (resolutions, neighbours) = watch::channel(Arc::default());
         let (doubts, mut doubted) = mpsc::channel(1);
         let paths = Paths::new(Settings::default(), neighbours, doubts);

@@ -66,6 +66,8 @@ pub(super) struct Neighbour {
     pub(super) mac: Option<Mac>,
     /// Whether the kernel maintains the entry, and not an administrator or another program.
     pub(super) dynamic: bool,
+    /// Whether the kernel has asked in vain.
+    pub(super) failed: bool,
 }
 
 /// A connection for questions.
@@ -216,7 +218,8 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(NeighbourKey, Nei
     // Stale, delay and probe: the kernel itself goes on sending to such an entry while it verifies it.
     let usable = matches!(header.state, Reachable | Stale | Delay | Probe | Noarp | Permanent);
     let dynamic = !matches!(header.state, Noarp | Permanent);
-    Some(((header.ifindex, address), Neighbour { mac: mac.filter(|_| usable), dynamic }))
+    let failed = header.state == NeighbourState::Failed;
+    Some(((header.ifindex, address), Neighbour { mac: mac.filter(|_| usable), dynamic, failed }))
 }
 
 /// Reads the reply to a route look-up.
@@ -261,6 +264,7 @@ mod tests {
             ];
             let (key, neighbour) = neighbour(&message).unwrap();
             assert_eq!(key, (3, IpAddr::from([192, 0, 2, 1])));
+            assert_eq!(neighbour.failed, state == Failed, "{state}");
             (neighbour.mac.is_some(), neighbour.dynamic)
         };
         for state in [Reachable, Stale, Delay, Probe] {

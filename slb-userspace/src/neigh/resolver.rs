@@ -24,7 +24,7 @@ use tracing::{debug, warn};
 use super::{
     Resolution, Resolutions,
     kernel::Kernel,
-    view::{Notification, Outdated, REFRESH, RETRY, View},
+    view::{Notification, Outdated, View},
 };
 
 /// How long changes are gathered before the tables are read.
@@ -74,7 +74,7 @@ impl Resolver {
         let (published, resolutions) = watch::channel(Resolutions::default());
         let connections = Connections::open()?;
         let (doubts, doubted) = mpsc::channel(DOUBTS);
-        tokio::spawn(Worker { wanted, doubted, published }.run(connections));
+        tokio::spawn(Worker { wanted, doubted, published, view: View::default() }.run(connections));
         Ok((Self { watched, doubts }, resolutions))
     }
 
@@ -117,6 +117,7 @@ struct Worker {
     wanted: watch::Receiver<BTreeSet<IpAddr>>,
     doubted: mpsc::Receiver<IpAddr>,
     published: watch::Sender<Resolutions>,
+    view: View,
 }
 
 impl Worker {
@@ -145,7 +146,6 @@ impl Worker {
 
     /// Publishes until either half is dropped, or a socket fails.
     async fn follow(&mut self, mut connections: Connections) -> Result<()> {
-        let mut view = View::default();
         let mut outdated = Outdated::Everything;
         let mut pass_at = Instant::now();
         loop {
@@ -162,26 +162,27 @@ impl Worker {
                     let destinations = self.wanted.borrow().clone();
                     // A pass that nothing but the time calls for is there to find what was missed.
                     let everything = outdated != Outdated::Neighbours;
-                    timeout(PASS_TIMEOUT, view.read(&mut connections.kernel, &destinations, everything))
+                    timeout(PASS_TIMEOUT, self.view.read(&mut connections.kernel, &destinations, everything))
                         .await
                         .context("the kernel did not answer in time")??;
-                    self.publish(view.resolutions());
-                    timeout(PASS_TIMEOUT, view.solicit(&connections.kernel))
+                    let resolutions = self.view.resolutions();
+                    self.publish(resolutions);
+                    timeout(PASS_TIMEOUT, self.view.solicit(&connections.kernel))
                         .await
                         .context("the kernel did not answer in time")?;
                     outdated = Outdated::Nothing;
-                    pass_at = Instant::now() + if view.complete() { REFRESH } else { RETRY };
+                    pass_at = self.view.next_pass();
                 }
                 Some(destination) = self.doubted.recv() => {
-                    timeout(PASS_TIMEOUT, view.doubt(&connections.kernel, destination))
+                    timeout(PASS_TIMEOUT, self.view.doubt(&connections.kernel, destination))
                         .await
                         .context("the kernel did not answer in time")?;
                 }
                 notification = connections.notifications.next() => {
                     let notification = notification.context("the netlink socket was closed")?;
-                    let newly = view.outdated_by(&notification);
+                    let newly = self.view.heed(&notification);
                     if newly != Outdated::Nothing && outdated == Outdated::Nothing {
-                        pass_at = view.rested_at.max(Instant::now() + DEBOUNCE).min(pass_at);
+                        pass_at = self.view.rested_at.max(Instant::now() + DEBOUNCE).min(pass_at);
                     }
                     outdated = outdated.max(newly);
                 }

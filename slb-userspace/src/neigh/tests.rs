@@ -17,6 +17,7 @@ use nix::{
 use rtnetlink::{
     Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection,
     packet_route::{
+        AddressFamily,
         address::AddressHeaderFlags,
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage},
         route::RouteMessage,
@@ -25,6 +26,8 @@ use rtnetlink::{
 use tokio::{sync::watch, time::timeout};
 
 use super::{kernel::Kernel, *};
+
+mod blips;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const MAC: Mac = [0x02, 0, 0, 0, 0, 0x11];
@@ -63,11 +66,15 @@ impl Pair {
         request.replace().execute().await.unwrap();
     }
 
-    async fn delete_neighbour(&self, address: Ipv4Addr) {
+    async fn delete_neighbour(&self, address: &str) {
+        let (family, address) = match ip(address) {
+            IpAddr::V4(address) => (AddressFamily::Inet, NeighbourAddress::Inet(address)),
+            IpAddr::V6(address) => (AddressFamily::Inet6, NeighbourAddress::Inet6(address)),
+        };
         let mut message = NeighbourMessage::default();
-        message.header.family = rtnetlink::packet_route::AddressFamily::Inet;
+        message.header.family = family;
         message.header.ifindex = self.near_index;
-        message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(address))];
+        message.attributes = vec![NeighbourAttribute::Destination(address)];
         self.near.neighbours().del(message).execute().await.unwrap();
     }
 
@@ -154,7 +161,8 @@ async fn until(resolutions: &mut watch::Receiver<Resolutions>, address: &str, ex
 }
 
 fn no_neighbour(next_hop: &str) -> Resolution {
-    Resolution::Unresolved(Unresolved::NoNeighbour { next_hop: ip(next_hop), interface: "near".to_owned() })
+    let (next_hop, interface) = (ip(next_hop), "near".to_owned());
+    Resolution::Unresolved(Unresolved::NoNeighbour { next_hop, interface, has_failed: true })
 }
 
 const NO_ROUTE: Resolution = Resolution::Unresolved(Unresolved::NoRoute);
@@ -218,13 +226,13 @@ fn follows_neighbours() {
         until(&mut seen, silent, &pair.resolved(PEER_MAC)).await;
         pair.add_permanent(ip(silent), OTHER_MAC).await;
         until(&mut seen, silent, &pair.resolved(OTHER_MAC)).await;
-        pair.delete_neighbour(v4(silent)).await;
+        pair.delete_neighbour(silent).await;
         until(&mut seen, silent, &no_neighbour(silent)).await;
 
         // Whatever the entry said: once it is gone, the neighbour itself is asked.
         pair.add_permanent(ip(peer), OTHER_MAC).await;
         until(&mut seen, peer, &pair.resolved(OTHER_MAC)).await;
-        pair.delete_neighbour(v4(peer)).await;
+        pair.delete_neighbour(peer).await;
         until(&mut seen, peer, &pair.resolved(PEER_MAC)).await;
     });
 }
@@ -320,7 +328,8 @@ fn lists_links() {
 
 #[test]
 fn reasons_name_what_is_wrong() {
-    let reason = Unresolved::NoNeighbour { next_hop: ip("192.0.2.9"), interface: "eth0".to_owned() };
+    let reason =
+        Unresolved::NoNeighbour { next_hop: ip("192.0.2.9"), interface: "eth0".to_owned(), has_failed: true };
     assert_eq!(reason.to_string(), "192.0.2.9 does not answer on eth0");
     assert_eq!(
         Unresolved::InterfaceDown { interface: "eth0".to_owned() }.to_string(),

@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 
 use super::{
     Link, Mac, NextHop, Resolution, Unresolved,
+    hold::Holds,
     kernel::{self, Kernel, Neighbour, NeighbourKey, Route},
 };
 
@@ -23,7 +24,9 @@ use super::{
 pub(super) const REFRESH: Duration = Duration::from_secs(20);
 
 /// How often a neighbour that does not answer is asked again.
-pub(super) const RETRY: Duration = Duration::from_secs(5);
+///
+/// The kernel asks three times, a second apart: it goes on asking as it would for traffic of its own.
+pub(super) const RETRY: Duration = Duration::from_secs(3);
 
 /// How often the same neighbour is verified: longer than that takes.
 const VERIFY: Duration = Duration::from_secs(5);
@@ -52,6 +55,8 @@ pub(super) struct View {
     routes: BTreeMap<IpAddr, Route>,
     /// Entries of the next hops in `routes`; `None` where the kernel has none.
     neighbours: HashMap<NeighbourKey, Option<Neighbour>>,
+    /// What is used while the tables lack it.
+    holds: Holds,
     /// When each next hop was solicited last.
     solicited: HashMap<NeighbourKey, Instant>,
     /// When each next hop was verified last because somebody doubted it.
@@ -66,6 +71,7 @@ impl Default for View {
             links: HashMap::new(),
             routes: BTreeMap::new(),
             neighbours: HashMap::new(),
+            holds: Holds::default(),
             solicited: HashMap::new(),
             verified: HashMap::new(),
             rested_at: Instant::now(),
@@ -99,21 +105,32 @@ impl View {
             })
             .map(|key| (key, entries.get(&key).copied()))
             .collect();
+        self.holds.update(&self.neighbours, Instant::now());
         self.solicited.retain(|key, _| self.neighbours.contains_key(key));
         self.verified.retain(|key, _| self.neighbours.contains_key(key));
         self.rested_at = Instant::now() + start.elapsed() * (MAX_SHARE_OF_TIME - 1);
         Ok(())
     }
 
-    /// What is known of every destination that was asked for when everything was read last.
-    pub(super) fn resolutions(&self) -> BTreeMap<IpAddr, Resolution> {
-        self.routes
-            .iter()
-            .map(|(destination, route)| (*destination, self.resolution(destination, route)))
-            .collect()
+    /// The next hop to use to each destination that was asked for when everything was read last.
+    pub(super) fn resolutions(&mut self) -> BTreeMap<IpAddr, Resolution> {
+        let now = Instant::now();
+        self.holds.begin(|destination| self.routes.contains_key(destination));
+        let mut resolutions = BTreeMap::new();
+        for (&destination, route) in &self.routes {
+            let neighbour = match route {
+                Route::Via(key) => Some(*key),
+                Route::None | Route::Local => None,
+            };
+            let found = self.found(&destination, route);
+            let used = self.holds.resolve(destination, found, neighbour, &self.links, now);
+            resolutions.insert(destination, used);
+        }
+        resolutions
     }
 
-    fn resolution(&self, destination: &IpAddr, route: &Route) -> Resolution {
+    /// What the tables say of a destination.
+    fn found(&self, destination: &IpAddr, route: &Route) -> Resolution {
         let key = match route {
             Route::Via(key) => key,
             Route::Local => return Resolution::Unresolved(Unresolved::Local),
@@ -128,7 +145,7 @@ impl View {
         if !link.up {
             return Resolution::Unresolved(Unresolved::InterfaceDown { interface });
         }
-        match self.mac(key) {
+        match self.holds.mac(key) {
             Some(destination_mac) => Resolution::Resolved(NextHop {
                 interface_index: link.index,
                 interface,
@@ -137,10 +154,15 @@ impl View {
                 mtu: link.mtu,
                 through_gateway: key.1 != *destination,
             }),
-            None => Resolution::Unresolved(Unresolved::NoNeighbour { next_hop: key.1, interface }),
+            None => Resolution::Unresolved(Unresolved::NoNeighbour {
+                next_hop: key.1,
+                interface,
+                has_failed: self.holds.has_failed(key),
+            }),
         }
     }
 
+    /// The address in the kernel's entry.
     fn mac(&self, key: &NeighbourKey) -> Option<Mac> {
         self.neighbours.get(key).copied().flatten()?.mac
     }
@@ -176,7 +198,9 @@ impl View {
     /// Has the next hop to a destination verified, which somebody has heard nothing from.
     pub(super) async fn doubt(&mut self, kernel: &Kernel, destination: IpAddr) {
         let Some(Route::Via(key)) = self.routes.get(&destination).copied() else { return };
-        let Some(Some(Neighbour { mac: Some(_), dynamic: true })) = self.neighbours.get(&key) else { return };
+        let Some(Some(Neighbour { mac: Some(_), dynamic: true, .. })) = self.neighbours.get(&key) else {
+            return;
+        };
         let now = Instant::now();
         if self.verified.get(&key).is_some_and(|&last| now < last + VERIFY) {
             return;
@@ -188,34 +212,39 @@ impl View {
         }
     }
 
-    /// Whether every next hop has a usable entry.
-    pub(super) fn complete(&self) -> bool {
-        self.neighbours.keys().all(|key| self.mac(key).is_some())
+    /// When everything is to be read again though nothing is heard.
+    pub(super) fn next_pass(&self) -> Instant {
+        let is_complete = self.neighbours.keys().all(|key| self.mac(key).is_some());
+        let pass = Instant::now() + if is_complete { REFRESH } else { RETRY };
+        self.holds.due().map_or(pass, |due| due.min(pass))
     }
 
-    /// What of the view a notification makes outdated.
-    pub(super) fn outdated_by(&self, notification: &Notification) -> Outdated {
+    /// Takes notice of the kernel's verdicts; returns what of the view a notification makes outdated.
+    pub(super) fn heed(&mut self, notification: &Notification) -> Outdated {
         let NetlinkPayload::InnerMessage(message) = &notification.payload else {
             // An overrun: notifications were lost.
             return Outdated::Everything;
         };
-        let (key, mac) = match message {
-            RouteNetlinkMessage::NewNeighbour(message) => match kernel::neighbour(message) {
-                Some((key, neighbour)) => (key, neighbour.mac),
-                None => return Outdated::Nothing,
-            },
-            RouteNetlinkMessage::DelNeighbour(message) => match kernel::neighbour(message) {
-                Some((key, _)) => (key, None),
-                None => return Outdated::Nothing,
-            },
+        let (message, is_deleted) = match message {
+            RouteNetlinkMessage::NewNeighbour(message) => (message, false),
+            RouteNetlinkMessage::DelNeighbour(message) => (message, true),
             _ => return Outdated::Everything,
         };
-        // Most notifications are of an entry that was verified or ages, which changes nothing here.
-        if self.neighbours.contains_key(&key) && self.mac(&key) != mac {
-            Outdated::Neighbours
-        } else {
-            Outdated::Nothing
+        let Some((key, neighbour)) = kernel::neighbour(message) else { return Outdated::Nothing };
+        if !self.neighbours.contains_key(&key) {
+            return Outdated::Nothing;
         }
+        let had_failed = self.holds.has_failed(&key);
+        if is_deleted {
+            self.holds.delete(key);
+        } else if neighbour.failed {
+            // It may ask again, and the entry say so, before it is read.
+            self.holds.fail(key);
+        }
+        let mac = neighbour.mac.filter(|_| !is_deleted);
+        let is_verdict = neighbour.failed && !is_deleted && !had_failed;
+        // Most notifications are of an entry that was verified or ages, which changes nothing here.
+        if is_verdict || self.mac(&key) != mac { Outdated::Neighbours } else { Outdated::Nothing }
     }
 }
 
@@ -252,33 +281,33 @@ mod tests {
     }
 
     fn view(mac: Option<Mac>) -> View {
-        let neighbour = Neighbour { mac, dynamic: true };
+        let neighbour = Neighbour { mac, dynamic: true, failed: false };
         View { neighbours: HashMap::from([((7, ADDRESS.into()), Some(neighbour))]), ..View::default() }
     }
 
     #[test]
     fn only_changes_of_a_next_hop_matter() {
-        let view = view(Some(MAC));
-        assert_eq!(view.outdated_by(&new(NeighbourState::Stale, MAC)), Outdated::Nothing);
-        assert_eq!(view.outdated_by(&new(NeighbourState::Reachable, [2; 6])), Outdated::Neighbours);
-        assert_eq!(view.outdated_by(&new(NeighbourState::Failed, MAC)), Outdated::Neighbours);
+        let mut view = view(Some(MAC));
+        assert_eq!(view.heed(&new(NeighbourState::Stale, MAC)), Outdated::Nothing);
+        assert_eq!(view.heed(&new(NeighbourState::Reachable, [2; 6])), Outdated::Neighbours);
+        assert_eq!(view.heed(&new(NeighbourState::Failed, MAC)), Outdated::Neighbours);
         let gone = RouteNetlinkMessage::DelNeighbour(message(NeighbourState::Reachable, MAC));
-        assert_eq!(view.outdated_by(&notification(gone)), Outdated::Neighbours);
-        assert_eq!(View::default().outdated_by(&new(NeighbourState::Failed, MAC)), Outdated::Nothing);
+        assert_eq!(view.heed(&notification(gone)), Outdated::Neighbours);
+        assert_eq!(View::default().heed(&new(NeighbourState::Failed, MAC)), Outdated::Nothing);
     }
 
     #[test]
     fn an_unusable_entry_becoming_usable_matters() {
-        let view = view(None);
-        assert_eq!(view.outdated_by(&new(NeighbourState::Incomplete, MAC)), Outdated::Nothing);
-        assert_eq!(view.outdated_by(&new(NeighbourState::Reachable, MAC)), Outdated::Neighbours);
+        let mut view = view(None);
+        assert_eq!(view.heed(&new(NeighbourState::Incomplete, MAC)), Outdated::Nothing);
+        assert_eq!(view.heed(&new(NeighbourState::Reachable, MAC)), Outdated::Neighbours);
     }
 
     #[test]
     fn lost_notifications_outdate_everything() {
         let overrun = Notification::new(NetlinkHeader::default(), NetlinkPayload::Overrun(Vec::new()));
-        assert_eq!(view(Some(MAC)).outdated_by(&overrun), Outdated::Everything);
+        assert_eq!(view(Some(MAC)).heed(&overrun), Outdated::Everything);
         let link = RouteNetlinkMessage::NewLink(rtnetlink::packet_route::link::LinkMessage::default());
-        assert_eq!(view(Some(MAC)).outdated_by(&notification(link)), Outdated::Everything);
+        assert_eq!(view(Some(MAC)).heed(&notification(link)), Outdated::Everything);
     }
 }

@@ -21,6 +21,16 @@ pub struct HealthCheck {
     pub passive: Option<Passive>,
 }
 
+/// The [window](HealthCheck::window) of a check with default settings.
+pub const DEFAULT_WINDOW: Duration = Duration::from_secs(6);
+
+impl HealthCheck {
+    /// Time for which failures go on that make a server unhealthy.
+    pub fn window(&self) -> Duration {
+        self.interval * self.unhealthy_threshold.into()
+    }
+}
+
 /// When new connections of clients that fail make a server unhealthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Passive {

@@ -64,6 +64,7 @@ struct World {
     health: BTreeMap<Target, Verdict>,
     overrides: Overrides,
     next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
+    lost: BTreeMap<IpAddr, Duration>,
 }
 
 impl World {
@@ -75,7 +76,22 @@ impl World {
             health: BTreeMap::new(),
             overrides: Overrides::new(),
             next_hops: BTreeMap::new(),
+            lost: BTreeMap::new(),
         }
+    }
+
+    fn ways(&self) -> Ways<'_> {
+        Ways { next_hops: &self.next_hops, lost: &self.lost }
+    }
+
+    /// Gives a server a next hop, or takes it.
+    fn reach(&mut self, server: &str, lost: Option<u64>) {
+        let server: IpAddr = server.parse().unwrap();
+        let hop = NextHop { ifindex: 2, mtu: 1500, stations: Stations::default() };
+        let reached = Reached { hop, through_gateway: false };
+        self.next_hops.insert(server, lost.map_or(Ok(reached), |_| Err("no answer".to_owned())));
+        self.lost.remove(&server);
+        self.lost.extend(lost.map(|seconds| (server, Duration::from_secs(seconds))));
     }
 
     fn set(&mut self, listener: usize, server: &str, healthy: bool) {
@@ -86,7 +102,7 @@ impl World {
 
     fn decide(&self, seconds: u64) -> Decision {
         let now = Duration::from_secs(seconds);
-        self.failover.decide(&self.config, &self.health, &self.next_hops, Some(&self.overrides), now)
+        self.failover.decide(&self.config, &self.health, self.ways(), Some(&self.overrides), now)
     }
 
     /// Whether the listeners' traffic is with the secondary side, and when to ask again.
@@ -183,6 +199,37 @@ fn nobody_takes_over_without_weight_and_who_is_not_reached_gives_up() {
     assert_eq!(world.at(1).0, [true, false], "the only healthy one of the other side has no weight");
     world.set(WEB, "10.0.1.2:80", true);
     assert_eq!(world.at(2).0, [true, true]);
+}
+
+/// The check makes a server unhealthy after three failures, two seconds apart.
+#[test]
+fn next_hop_counts_as_lost_once_a_check_would_have_failed() {
+    let mut world = World::new();
+    world.set(DB, "10.0.0.31:5432", true);
+    world.reach("10.0.0.32", None);
+    world.reach("10.0.0.31", Some(10));
+    assert_eq!(world.at(10), ([false, false], Some(Duration::from_secs(16))));
+    assert_eq!(world.at(15), ([false, false], Some(Duration::from_secs(16))));
+    world.reach("10.0.0.31", None);
+    assert_eq!(world.at(16), ([false, false], None), "a blip");
+    world.reach("10.0.0.31", Some(20));
+    assert_eq!(world.at(26), ([true, false], None));
+    // The same holds for the secondary while it has the traffic, and for neither to get it.
+    world.reach("10.0.0.32", Some(30));
+    assert_eq!(world.at(30), ([true, false], Some(Duration::from_secs(36))));
+    assert_eq!(world.at(36).0, [true, false], "no reason to move: neither can serve");
+    world.reach("10.0.0.31", None);
+    assert_eq!(world.at(37).0, [false, false]);
+}
+
+#[test]
+fn next_hop_of_a_listener_without_check_counts_as_with_the_default_one() {
+    let mut world = World::new();
+    world.change(&[("port = 5432\nprimary", "port = 5432\nhealth_check = { kind = \"none\" }\nprimary")]);
+    world.reach("10.0.0.32", None);
+    world.reach("10.0.0.31", Some(10));
+    assert_eq!(world.at(10), ([false, false], Some(Duration::from_secs(16))));
+    assert_eq!(world.at(16).0, [true, false]);
 }
 
 #[test]
@@ -322,7 +369,7 @@ fn what_could_not_be_put_in_force_is_decided_again() {
     let world = waiting_to_fall_back();
     let without = Config { load_balancers: Vec::new(), ..world.config.clone() };
     let now = Duration::from_secs(15);
-    let other = world.failover.decide(&without, &world.health, &world.next_hops, None, now);
+    let other = world.failover.decide(&without, &world.health, world.ways(), None, now);
     assert_eq!((other.failover, other.changes), (Failover::default(), Vec::new()));
     assert_eq!(world.decide(15).next, Some(Duration::from_secs(40)));
 }

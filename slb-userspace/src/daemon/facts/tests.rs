@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     config::samples::shop,
     control::desired::{self, Server, desired, targets},
+    neigh::{self, Unresolved},
     telemetry::logged,
 };
 
@@ -58,4 +59,61 @@ fn what_is_found_out_of_a_failure_is_its_detail_and_no_second_one() {
     assert!(log.contains("no answer at the VIP"), "{log}");
     let server = server_of(&config, &facts, &target);
     assert_eq!(server.detail.as_deref(), Some("no answer at the VIP"));
+}
+
+const SERVER: [u8; 4] = [10, 0, 0, 1];
+
+fn hop() -> Resolution {
+    Resolution::Resolved(neigh::NextHop {
+        interface_index: 2,
+        interface: "eth0".to_owned(),
+        source_mac: [2; 6],
+        destination_mac: [4; 6],
+        mtu: 1500,
+        through_gateway: false,
+    })
+}
+
+fn no_answer(has_failed: bool) -> Resolution {
+    let interface = "eth0".to_owned();
+    Resolution::Unresolved(Unresolved::NoNeighbour { next_hop: SERVER.into(), interface, has_failed })
+}
+
+fn with_interface() -> Facts {
+    let interfaces = BTreeMap::from([(2, "eth0".to_owned())]);
+    Facts::remembered(&shop(&[]), &State::default(), interfaces)
+}
+
+#[test]
+fn next_hop_that_comes_or_changes_is_urgent_and_one_that_goes_is_noted() {
+    let mut facts = with_interface();
+    let mut learn = |resolution: Resolution, seconds| {
+        let map = BTreeMap::from([(SERVER.into(), resolution)]);
+        let urgent = facts.learn(&map.into(), Duration::from_secs(seconds));
+        (urgent, facts.lost.get(&IpAddr::from(SERVER)).map(Duration::as_secs))
+    };
+    assert_eq!(learn(no_answer(true), 0), (false, None), "it never had one");
+    assert_eq!(learn(hop(), 1), (true, None));
+    assert_eq!(learn(hop(), 2), (false, None));
+    assert_eq!(learn(no_answer(true), 3), (false, Some(3)));
+    assert_eq!(learn(Resolution::Unresolved(Unresolved::NoRoute), 4), (false, Some(3)));
+    assert_eq!(learn(hop(), 5), (true, None));
+    // What the configuration says is no blip.
+    let Resolution::Resolved(other) = hop() else { panic!() };
+    let elsewhere = neigh::NextHop { interface_index: 3, ..other };
+    assert_eq!(learn(Resolution::Resolved(elsewhere), 6), (false, None));
+}
+
+#[test]
+fn next_hop_of_an_earlier_run_ends_with_the_kernels_verdict() {
+    let mut facts = with_interface();
+    let left = NextHop { ifindex: 2, mtu: 1500, stations: Stations::new([4; 6], [2; 6]) };
+    facts.remembered.insert(SERVER.into(), left);
+    let mut is_used = |resolution: Resolution| {
+        facts.learn(&BTreeMap::from([(SERVER.into(), resolution)]).into(), Duration::ZERO);
+        facts.has_way_to(&SERVER.into())
+    };
+    assert!(is_used(no_answer(false)));
+    assert!(!is_used(no_answer(true)));
+    assert!(!is_used(Resolution::Unresolved(Unresolved::NoRoute)));
 }

@@ -1,0 +1,316 @@
+//! Next hops that stay in use while the kernel resolves them again. Pure.
+//!
+//! A neighbour entry that goes, or a link or route that is away for a moment, says nothing of a server: the kernel queues
+//! packets meanwhile and loses none. A next hop that has been good is therefore used until the kernel says otherwise.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    Link, Mac, NextHop, Resolution, Unresolved,
+    kernel::{Neighbour, NeighbourKey},
+};
+
+/// How long a next hop without a usable neighbour entry stays in use where the kernel does not say that the neighbour has
+/// failed. It says so within three seconds, unless it has no room for an entry or other settings (`mcast_solicit`,
+/// `retrans_time_ms`).
+const VERDICT: Duration = Duration::from_secs(10);
+
+/// How long a next hop stays in use whose link or route is away. No network converges faster, and no check notices less.
+const BLIP: Duration = Duration::from_millis(250);
+
+/// What was good last, and since when it is in doubt.
+#[derive(Debug)]
+struct Held<T> {
+    last: T,
+    since: Option<Instant>,
+}
+
+impl<T> Held<T> {
+    fn good(last: T) -> Self {
+        Self { last, since: None }
+    }
+
+    /// Puts it in doubt, and returns since when it has been.
+    fn doubt(&mut self, now: Instant) -> Instant {
+        *self.since.get_or_insert(now)
+    }
+}
+
+/// Next hops in use, whatever the kernel's tables say at the moment.
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    /// The last usable address of each neighbour.
+    macs: HashMap<NeighbourKey, Held<Mac>>,
+    /// Neighbours that do not answer, by the kernel's own verdict, and have not since.
+    failed: HashSet<NeighbourKey>,
+    /// The last next hop to each destination, and the neighbour that it is.
+    hops: BTreeMap<IpAddr, Held<(NeighbourKey, NextHop)>>,
+    /// When the first of those in doubt ends.
+    due: Option<Instant>,
+}
+
+impl Holds {
+    /// The kernel has given a neighbour up.
+    pub(super) fn fail(&mut self, key: NeighbourKey) {
+        self.failed.insert(key);
+    }
+
+    /// An entry was deleted. The kernel reports an entry that is deleted as failed first, which then is no verdict.
+    pub(super) fn delete(&mut self, key: NeighbourKey) {
+        self.failed.remove(&key);
+    }
+
+    /// Whether the kernel has given a neighbour up.
+    pub(super) fn has_failed(&self, key: &NeighbourKey) -> bool {
+        self.failed.contains(key)
+    }
+
+    /// Takes the entries as they have been read, of the neighbours that routes lead to now.
+    pub(super) fn update(&mut self, entries: &HashMap<NeighbourKey, Option<Neighbour>>, now: Instant) {
+        for (&key, entry) in entries {
+            match entry {
+                Some(Neighbour { mac: Some(mac), .. }) => {
+                    self.failed.remove(&key);
+                    self.macs.insert(key, Held::good(*mac));
+                    continue;
+                }
+                Some(Neighbour { failed: true, .. }) => self.fail(key),
+                _ => {}
+            }
+            let is_over = |held: &mut Held<Mac>| now >= held.doubt(now) + VERDICT;
+            if self.failed.contains(&key) || self.macs.get_mut(&key).is_some_and(is_over) {
+                self.macs.remove(&key);
+            }
+        }
+        // A route that is away for a moment comes back to the same neighbour.
+        let used: HashSet<_> = self.hops.values().map(|held| held.last.0).collect();
+        self.macs.retain(|key, _| entries.contains_key(key) || used.contains(key));
+        self.failed.retain(|key| entries.contains_key(key));
+    }
+
+    /// The address of a neighbour to send to.
+    pub(super) fn mac(&self, key: &NeighbourKey) -> Option<Mac> {
+        self.macs.get(key).map(|held| held.last)
+    }
+
+    /// Begins a round of [`Self::resolve`], one for each of these destinations.
+    pub(super) fn begin(&mut self, is_watched: impl Fn(&IpAddr) -> bool) {
+        self.due = None;
+        self.hops.retain(|destination, _| is_watched(destination));
+    }
+
+    /// When a next hop in doubt ends of which there may be no notification.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// The next hop to use to a destination, where the tables say `found`, and name this neighbour.
+    pub(super) fn resolve(
+        &mut self,
+        destination: IpAddr,
+        found: Resolution,
+        neighbour: Option<NeighbourKey>,
+        links: &HashMap<u32, Link>,
+        now: Instant,
+    ) -> Resolution {
+        let why = match (found, neighbour) {
+            (Resolution::Resolved(hop), Some(key)) => {
+                self.hops.insert(destination, Held::good((key, hop.clone())));
+                return Resolution::Resolved(hop);
+            }
+            (Resolution::Resolved(hop), None) => return Resolution::Resolved(hop),
+            (Resolution::Unresolved(why), _) => why,
+        };
+        let is_link_away = matches!(why, Unresolved::InterfaceDown { .. });
+        let is_blip = is_link_away || why == Unresolved::NoRoute;
+        if let Some(held) = self.hops.get_mut(&destination) {
+            // Until the neighbour that the route has moved to answers, or fails.
+            let has_moved = neighbour.is_some_and(|key| key != held.last.0 && !self.failed.contains(&key));
+            let bound = match why {
+                _ if is_blip => BLIP,
+                Unresolved::NoNeighbour { .. } if has_moved => VERDICT,
+                _ => Duration::ZERO,
+            };
+            let until = held.doubt(now) + bound;
+            let hop = &held.last.1;
+            if let Some(Link { mac: Some(source_mac), mtu, up, .. }) = links.get(&hop.interface_index)
+                && (*up || is_blip)
+                && now < until
+            {
+                self.due = Some(self.due.map_or(until, |due| due.min(until)));
+                return Resolution::Resolved(NextHop { source_mac: *source_mac, mtu: *mtu, ..hop.clone() });
+            }
+            self.hops.remove(&destination);
+        }
+        if is_link_away && let Some(key) = neighbour {
+            // Another machine may be behind it when it comes back.
+            self.macs.remove(&key);
+        }
+        Resolution::Unresolved(why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: Mac = [2, 0, 0, 0, 0, 1];
+    const SERVER: [u8; 4] = [198, 51, 100, 1];
+    const MS: Duration = Duration::from_millis(1);
+
+    /// What the kernel's tables say, for one server behind a gateway.
+    struct Tables {
+        holds: Holds,
+        links: HashMap<u32, Link>,
+        gateway: Option<NeighbourKey>,
+        begun: Instant,
+    }
+
+    fn gateway(n: u8) -> NeighbourKey {
+        (u32::from(n), IpAddr::from([192, 0, 2, n]))
+    }
+
+    impl Tables {
+        /// The server is behind gateway 1, on link 1. There is a gateway 2, on link 2.
+        fn new() -> Self {
+            let link = |index: u32| Link {
+                index,
+                name: format!("eth{index}"),
+                mac: Some([2, 0, 0, 0, 1, 0]),
+                up: true,
+                kind: None,
+                xdp: None,
+                mtu: 1500,
+            };
+            let links = HashMap::from([(1, link(1)), (2, link(2))]);
+            let mut tables =
+                Self { holds: Holds::default(), links, gateway: Some(gateway(1)), begun: Instant::now() };
+            assert_eq!(tables.at(0, Some(MAC)), Ok(1));
+            tables
+        }
+
+        /// Which interface is used `ms` after the beginning, where this is the address in the gateway's entry.
+        fn at(&mut self, ms: u32, mac: Option<Mac>) -> Result<u32, Unresolved> {
+            let now = self.begun + ms * MS;
+            let entry = mac.map(|mac| Neighbour { mac: Some(mac), dynamic: true, failed: false });
+            self.holds.update(&self.gateway.into_iter().map(|key| (key, entry)).collect(), now);
+            self.holds.begin(|_| true);
+            let found = self.found();
+            match self.holds.resolve(SERVER.into(), found, self.gateway, &self.links, now) {
+                Resolution::Resolved(hop) => Ok(hop.interface_index),
+                Resolution::Unresolved(why) => Err(why),
+            }
+        }
+
+        fn found(&self) -> Resolution {
+            let Some(key) = self.gateway else { return Resolution::Unresolved(Unresolved::NoRoute) };
+            let link = &self.links[&key.0];
+            let interface = link.name.clone();
+            match self.holds.mac(&key) {
+                _ if !link.up => Resolution::Unresolved(Unresolved::InterfaceDown { interface }),
+                None => Resolution::Unresolved(Unresolved::NoNeighbour {
+                    next_hop: key.1,
+                    interface,
+                    has_failed: self.holds.has_failed(&key),
+                }),
+                Some(destination_mac) => Resolution::Resolved(NextHop {
+                    interface_index: key.0,
+                    interface,
+                    source_mac: link.mac.unwrap(),
+                    destination_mac,
+                    mtu: link.mtu,
+                    through_gateway: true,
+                }),
+            }
+        }
+    }
+
+    #[test]
+    fn missing_entry_is_used_until_it_fails() {
+        let mut tables = Tables::new();
+        assert_eq!(tables.at(50, None), Ok(1));
+        assert_eq!(tables.at(3000, None), Ok(1));
+        tables.holds.fail(gateway(1));
+        assert!(tables.at(3001, None).is_err());
+        tables.holds.delete(gateway(1));
+        assert!(tables.at(3002, None).is_err(), "the verdict stands though the entry is gone");
+        assert_eq!(tables.at(4000, Some(MAC)), Ok(1));
+    }
+
+    #[test]
+    fn entry_that_is_deleted_has_not_failed() {
+        let mut tables = Tables::new();
+        tables.holds.fail(gateway(1));
+        tables.holds.delete(gateway(1));
+        assert_eq!(tables.at(50, None), Ok(1));
+    }
+
+    #[test]
+    fn missing_entry_is_not_used_for_ever() {
+        let mut tables = Tables::new();
+        assert_eq!(tables.at(50, None), Ok(1));
+        assert_eq!(tables.at(10_049, None), Ok(1));
+        assert!(tables.at(10_050, None).is_err());
+        assert!(tables.at(10_051, None).is_err());
+    }
+
+    #[test]
+    fn link_that_stays_down_ends_its_next_hops() {
+        let mut tables = Tables::new();
+        tables.links.get_mut(&1).unwrap().up = false;
+        assert_eq!(tables.at(50, None), Ok(1));
+        assert_eq!(tables.holds.due(), Some(tables.begun + 300 * MS));
+        assert_eq!(tables.at(299, None), Ok(1));
+        assert!(tables.at(300, None).is_err());
+        tables.links.get_mut(&1).unwrap().up = true;
+        assert!(tables.at(400, None).is_err(), "another machine may be behind it");
+        assert_eq!(tables.at(500, Some(MAC)), Ok(1));
+    }
+
+    #[test]
+    fn link_that_is_gone_ends_its_next_hops_at_once() {
+        let mut tables = Tables::new();
+        tables.links.remove(&1);
+        tables.gateway = None;
+        assert_eq!(tables.at(50, None), Err(Unresolved::NoRoute));
+    }
+
+    /// As an interface of the host does that is set down and up: its routes and entries go.
+    #[test]
+    fn route_and_entry_that_go_together_for_a_moment_change_nothing() {
+        let mut tables = Tables::new();
+        tables.gateway = None;
+        assert_eq!(tables.at(50, None), Ok(1));
+        tables.gateway = Some(gateway(1));
+        assert_eq!(tables.at(100, None), Ok(1));
+        assert_eq!(tables.at(200, Some(MAC)), Ok(1));
+        tables.gateway = None;
+        assert_eq!(tables.at(300, None), Ok(1));
+        assert_eq!(tables.at(550, None), Err(Unresolved::NoRoute));
+    }
+
+    #[test]
+    fn route_that_moves_uses_the_old_gateway_until_the_new_one_answers_or_fails() {
+        for fails in [false, true] {
+            let mut tables = Tables::new();
+            tables.gateway = Some(gateway(2));
+            assert_eq!(tables.at(50, None), Ok(1));
+            if fails {
+                tables.holds.fail(gateway(2));
+                assert!(tables.at(3000, None).is_err());
+            } else {
+                assert_eq!(tables.at(100, Some(MAC)), Ok(2));
+            }
+        }
+        let mut tables = Tables::new();
+        tables.gateway = Some(gateway(2));
+        tables.links.get_mut(&1).unwrap().up = false;
+        assert!(tables.at(50, None).is_err(), "the old one cannot be reached");
+    }
+}
