@@ -40,8 +40,8 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Able to serve, as far as is known. Where it is not, datagrams go to another server at once. TCP connections stay:
-    /// no other server could go on with them, and it may be the check that errs.
+    /// Able to serve, and reached, as far as is known. Where it is not, datagrams go to another server at once. TCP connections
+    /// stay: no other server could go on with them, and it may be the check that errs, or the network that comes back.
     pub const ALIVE: u8 = 1;
     /// New flows may be given to it.
     pub const NEW: u8 = 2;

@@ -7,7 +7,7 @@
 //! must be recognised as such, or the listener asks for it.
 //!
 //! Invariants: a TCP connection stays with its server for as long as that is configured; a datagram for as long as the
-//! server is able to serve. A packet that asks for a connection never goes to a server that takes no new flows. In mode
+//! server is able to serve, and has a next hop. A packet that asks for a connection never goes to a server that takes no new flows. In mode
 //! `nat`, flows of one client endpoint that lead to the same server endpoint never live side by side: answers could not
 //! be told apart.
 

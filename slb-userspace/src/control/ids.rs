@@ -359,7 +359,8 @@ fn origins(desired: &Desired, held: &State, tables: &[u32]) -> Vec<Option<u32>> 
 }
 
 fn backend(address: SocketAddr, server: &Server, tunnel: &Tunnel) -> Backend {
-    let alive = if server.is_alive() { Backend::ALIVE } else { 0 };
+    // Without a next hop nothing reaches it, whatever its check says.
+    let alive = if server.is_alive() && server.next_hop.is_some() { Backend::ALIVE } else { 0 };
     let new = if server.takes_new() { Backend::NEW } else { 0 };
     let ip = to_address(address.ip());
     Backend {

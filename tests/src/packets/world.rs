@@ -304,6 +304,13 @@ impl World {
         self
     }
 
+    /// Takes the next hop of a server, as the daemon does: the server is not alive either.
+    #[must_use]
+    pub fn unreached(mut self, server: Server) -> Self {
+        self.state.backends.get_mut(&server.id).expect("the server is there").next_hop = 0;
+        self.flags(server, 0)
+    }
+
     /// Forgets a server.
     #[must_use]
     pub fn without(mut self, server: Server) -> Self {

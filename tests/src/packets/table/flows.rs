@@ -252,6 +252,10 @@ fn datagrams() -> Vec<Scenario> {
             .frame(ask(DNS4), to(DNS4, NAME4, Flow::New))
             .change(moved().flags(NAME4, 0))
             .frame(ask(DNS4), to(DNS4, NAME4B, Flow::New)),
+        Scenario::new("UDP: a flow of a server without a next hop begins anew")
+            .frame(ask(DNS4), to(DNS4, NAME4, Flow::New))
+            .change(moved().unreached(NAME4))
+            .frame(ask(DNS4), to(DNS4, NAME4B, Flow::New)),
         Scenario::new("UDP: a silent flow begins anew")
             .host_only()
             .frame(ask(DNS4), to(DNS4, NAME4, Flow::New))

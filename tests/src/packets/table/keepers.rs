@@ -172,6 +172,15 @@ impl Slots {
                 .frame(ask(1), asked(NAME4B))
                 .change(self.moved(KEEPER, OWNER))
                 .frame(ask(0), asked(NAME4B)),
+            self.case("datagrams leave a keeper without a next hop, connections wait for it")
+                .frame(ask(0), asked(NAME4))
+                .frame(send(flag::ACK), to(KEEPER, Flow::Old))
+                .change(self.moved(KEEPER, OWNER).unreached(NAME4).unreached(KEEPER))
+                .frame(ask(0), asked(NAME4B))
+                .frame(ask(1), asked(NAME4B))
+                .frame(send(flag::ACK), Expect::Drop(Reason::NoNextHop))
+                .change(self.moved(KEEPER, OWNER))
+                .frame(send(flag::ACK), to(KEEPER, Flow::Old)),
             self.case("datagrams leave a keeper that is gone")
                 .change(self.moved(KEEPER, OWNER).without(NAME4))
                 .frame(ask(0), asked(NAME4B)),
