@@ -3,6 +3,7 @@
 //! Everything is bounded in number and time, and every failure is kept with the time it began, so that a scenario
 //! can say what must not fail, and when.
 
+mod beat;
 mod bulk;
 mod exchange;
 mod load;
@@ -23,6 +24,7 @@ use crate::{
     server::Service,
 };
 
+pub use beat::{Beat, Beats};
 pub use bulk::Direction;
 pub use load::{Batch, Failure, Load};
 pub use long::{Break, LongLived};
@@ -102,6 +104,19 @@ impl Client {
             (*door, if door.direct { direct } else { to_servers }.into())
         };
         Steady::start(&self.namespace, doors.iter().map(with_sources).collect())
+    }
+
+    /// Sends datagrams to an echo server all the time, in one flow.
+    pub fn beat(&self, target: SocketAddr) -> Beat {
+        Beat::start(&self.namespace, self.sources(target)[0], target)
+    }
+
+    /// Ends that.
+    ///
+    /// # Errors
+    /// The socket has failed.
+    pub fn stop(&self, beat: Beat) -> Result<Beats> {
+        beat.stop(&self.namespace)
     }
 
     /// Transfers `bytes` bytes over each of `connections` connections at the same time, and compares hashes.

@@ -1,9 +1,21 @@
-//! A server whose hardware address changes is followed.
+//! Next hops that change, go for a moment, or are lost.
 
 use std::time::Duration;
 
-use slb_tests::{daemon::servers, scenario, traffic::spreads, wait::wait_for};
+use anyhow::{Result, ensure};
+use slb_tests::{
+    World,
+    client::{Beats, PATIENCE},
+    daemon::servers,
+    net::Family,
+    scenario,
+    server::Service,
+    traffic::spreads,
+    wait::wait_for,
+};
 use slb_userspace::api::types::Health;
+
+use super::modes::{Way, prepare};
 
 const EXCHANGES: u64 = 400;
 /// Locally administered, as the interface's own address is.
@@ -28,4 +40,148 @@ fn a_new_hardware_address_of_a_server_is_followed() {
         })?;
         spreads(world, &world.plan.weights(), EXCHANGES)
     });
+}
+
+/// Another address of the host's own interface.
+const OWN_ADDRESS: &str = "02:00:5e:10:00:02";
+/// Longer than a link is away here, and than neighbours need to find each other again; shorter than anything that waits for the next
+/// build of tables.
+const SHORT: Duration = Duration::from_millis(600);
+
+/// Sends datagrams to both VIPs while something happens to the network, until the kernel has what it needs again.
+fn under_load(world: &World, blip: impl FnOnce() -> Result<()>) -> Result<Vec<Beats>> {
+    let client = world.client();
+    let beats = Family::ALL.map(|family| client.beat(world.vip(family, Service::Echo)));
+    // Longer than tables are not built again after the last change: what is withdrawn now is missed at once.
+    wait_for("flows to go on for a while", PATIENCE, || {
+        Ok(beats.iter().all(|beat| beat.answered() > 120).then_some(()))
+    })?;
+    blip()?;
+    wait_for("neighbours of the server, and packets to it", PATIENCE, || {
+        let known = world.net.slb.command("ip").args(["neigh", "show", "dev", "b1"]).output()?;
+        let known = String::from_utf8(known.stdout)?;
+        let has = |family| {
+            let address = format!("{} ", world.net.backends[0].address(family));
+            known.lines().any(|line| line.starts_with(&address) && line.contains("lladdr"))
+        };
+        Ok(Family::ALL.into_iter().all(has).then_some(()))
+    })?;
+    for family in Family::ALL {
+        client.exchange(Service::Echo, world.vip(family, Service::Echo))?;
+    }
+    beats.into_iter().map(|beat| client.stop(beat)).collect()
+}
+
+/// The kernel loses nothing, and no check would notice. With a single server there is nobody else to answer; the secondary side
+/// must not get connections for it.
+#[test]
+fn blips_of_the_network_are_no_outage() {
+    scenario("blips_of_the_network_are_no_outage", &[100, 100], |world| {
+        let server = |index: usize, service: Service| {
+            let address = world.net.backends[index].address(Family::V4);
+            format!("{{ address = \"{address}\", port = {} }}", service.backend_port())
+        };
+        let pair = format!(
+            "[[primary_secondary_group]]\nname = \"pair\"\nprimary = {}\nsecondary = {}",
+            server(0, Service::Http),
+            server(1, Service::Http)
+        );
+        world.plan.change("server_group = \"http\"", "primary_secondary_group = \"pair\"");
+        world.plan.append(&pair);
+        let second = world.plan.servers[1].addresses.clone();
+        for address in second {
+            let entry = format!(
+                "{{ address = \"{address}\", port = {}, weight = 100 }},",
+                Service::Echo.backend_port()
+            );
+            world.plan.change(entry, "");
+        }
+        world.start()?;
+        let slb = &world.net.slb;
+        for _ in 0..2 {
+            for beats in under_load(world, || slb.ip("neigh flush dev b1"))? {
+                ensure!(beats.lost.is_empty(), "flushed: {beats:?}");
+            }
+        }
+        for (what, lines) in [
+            ("own address", format!("link set dev b1 address {OWN_ADDRESS}")),
+            // Routes go with it; a router's would come back.
+            ("own link", own_link(world)),
+        ] {
+            for beats in under_load(world, || slb.ip(&lines))? {
+                ensure!(beats.longest_gap() < SHORT, "{what}: {beats:?}");
+            }
+        }
+        let log = world.log();
+        for said in ["gets no packets", "failover:"] {
+            ensure!(!log.contains(said), "{said}");
+        }
+        Ok(())
+    });
+}
+
+/// Sets the link of the first server down and up.
+fn own_link(world: &World) -> String {
+    let v6 = world.net.backends[0].address(Family::V6).to_string();
+    let network = v6.trim_end_matches("a");
+    format!("link set b1 down\nlink set b1 up\naddr replace {network}1/64 dev b1 nodad")
+}
+
+/// Datagrams go on with the other server, those that are under way too; there is no check to say that it is down.
+fn datagrams_leave_a_server_that_is_not_reached(world: &mut World) -> Result<()> {
+    world.plan.checks.insert(Service::Echo, "kind = \"none\"");
+    world.start()?;
+    let client = world.client();
+    let target = world.vip(Family::V4, Service::Echo);
+    // Some of them are with each server.
+    let beats: Vec<_> = (0..12).map(|_| client.beat(target)).collect();
+    wait_for("both servers to have flows", PATIENCE, || {
+        let echo = client.exchanges(Service::Echo, target, 20, 4);
+        Ok((echo.of("b1") > 0 && echo.of("b2") > 0).then_some(()))
+    })?;
+    world.net.backends[0].namespace.ip("link set eth0 down")?;
+    wait_for("the loss to be noticed", PATIENCE, || {
+        Ok(world.log().contains("gets no packets").then_some(()))
+    })?;
+    // What is under way when tables change may be lost.
+    wait_for("datagrams to leave it", PATIENCE, || {
+        let before = world.packets("drop", Some("no_next_hop"))?;
+        std::thread::sleep(Duration::from_millis(200));
+        Ok((world.packets("drop", Some("no_next_hop"))? == before).then_some(()))
+    })?;
+    let batch = client.exchanges(Service::Echo, target, 200, 4);
+    batch.expect_no_failure()?;
+    ensure!(batch.of("b2") == 200, "{:?}", batch.tally);
+    for beat in beats {
+        let beats = client.stop(beat)?;
+        ensure!(beats.longest_gap() < Duration::from_secs(3), "{beats:?}");
+        ensure!(!beats.lost.contains(&(beats.sent - 1)), "not answered in the end: {beats:?}");
+    }
+    Ok(())
+}
+
+macro_rules! in_each_mode {
+    ($($name:ident: $way:expr,)*) => {
+        mod datagrams_leave_a_server_that_is_not_reached {
+            use super::*;
+
+            $(#[test]
+            fn $name() {
+                let name = concat!("datagrams_leave_a_server_that_is_not_reached::", stringify!($name));
+                scenario(name, &[100, 100], |world| {
+                    let way: Option<Way> = $way;
+                    way.map_or(Ok(()), |way| prepare(world, way))?;
+                    // The default: they stay with the previous server of a slot, where there is one.
+                    world.plan.unknown_datagrams = None;
+                    super::datagrams_leave_a_server_that_is_not_reached(world)
+                });
+            })*
+        }
+    };
+}
+
+in_each_mode! {
+    nat: None,
+    dsr: Some(Way::Dsr),
+    ipip: Some(Way::Ipip(Family::V4)),
 }
