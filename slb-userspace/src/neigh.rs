@@ -11,6 +11,7 @@
 
 mod hold;
 mod kernel;
+mod limits;
 mod links;
 mod resolver;
 #[cfg(test)]
@@ -71,6 +72,11 @@ pub enum Unresolved {
         /// Whether the kernel has given it up, and is not asking for the first time.
         has_failed: bool,
     },
+    /// The kernel has no room for an entry of the next hop.
+    NoRoom {
+        /// Address to ask for: the destination, or the gateway to it.
+        next_hop: IpAddr,
+    },
     /// The outgoing interface is down or has no carrier.
     InterfaceDown {
         /// Name of the outgoing interface.
@@ -88,6 +94,7 @@ impl Unresolved {
     pub fn is_verdict(&self) -> bool {
         match self {
             Self::NoNeighbour { has_failed, .. } => *has_failed,
+            Self::NoRoom { .. } => false,
             Self::NoRoute | Self::Local | Self::InterfaceDown { .. } | Self::NotEthernet { .. } => true,
         }
     }
@@ -100,6 +107,13 @@ impl fmt::Display for Unresolved {
             Self::Local => f.write_str("address of this host"),
             Self::NoNeighbour { next_hop, interface, .. } => {
                 write!(f, "{next_hop} does not answer on {interface}")
+            }
+            Self::NoRoom { next_hop } => {
+                let sysctls = limits::sysctls(*next_hop);
+                write!(
+                    f,
+                    "the kernel's neighbour table is full, and has no room for {next_hop}: raise {sysctls}"
+                )
             }
             Self::InterfaceDown { interface } => write!(f, "interface {interface} is down"),
             Self::NotEthernet { interface } => write!(f, "interface {interface} is not Ethernet"),

@@ -111,11 +111,12 @@ impl Route<'_> {
     /// Tells the silence of a server, which may be as good as an answer, from that of one that cannot be reached. Whether it
     /// can is looked into for the next time: the kernel alone may take a minute to notice.
     pub(super) fn silence(&self) -> Result<(), ProbeError> {
-        use Unresolved::{InterfaceDown, NoNeighbour, NoRoute};
+        use Unresolved::{InterfaceDown, NoNeighbour, NoRoom, NoRoute};
         let server = self.target.address.ip();
         let known = self.paths.neighbours.borrow();
-        if let Some(Resolution::Unresolved(why @ (NoRoute | NoNeighbour { .. } | InterfaceDown { .. }))) =
-            known.get(&server)
+        if let Some(Resolution::Unresolved(
+            why @ (NoRoute | NoNeighbour { .. } | NoRoom { .. } | InterfaceDown { .. }),
+        )) = known.get(&server)
         {
             return Err(ProbeError::Unreachable(why.clone()));
         }

@@ -134,7 +134,7 @@ impl Holds {
             let has_moved = neighbour.is_some_and(|key| key != held.last.0 && !self.failed.contains(&key));
             let bound = match why {
                 _ if is_blip => BLIP,
-                Unresolved::NoNeighbour { .. } if has_moved => VERDICT,
+                Unresolved::NoNeighbour { .. } | Unresolved::NoRoom { .. } if has_moved => VERDICT,
                 _ => Duration::ZERO,
             };
             let until = held.doubt(now) + bound;

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, TryStreamExt};
+use nix::errno::Errno;
 use rtnetlink::{
     Error, Handle, RouteMessageBuilder, new_connection,
     packet_route::{
@@ -121,17 +122,21 @@ impl Kernel {
     /// Makes the kernel resolve a neighbour, or verify the entry it has, as if a packet were sent to it.
     ///
     /// Only for dynamic entries, and for those that do not exist yet: recent kernels turn a permanent entry into a
-    /// dynamic one when it is used so.
-    pub(super) async fn solicit(&self, (interface, address): NeighbourKey) -> Result<()> {
-        self.handle
+    /// dynamic one when it is used so. Returns whether there is room for an entry.
+    pub(super) async fn solicit(&self, (interface, address): NeighbourKey) -> Result<bool> {
+        let asked = self
+            .handle
             .neighbours()
             .add(interface, address)
             .state(NeighbourState::None)
             .flags(NeighbourFlags::Use)
             .replace()
             .execute()
-            .await
-            .with_context(|| format!("cannot solicit {address}"))
+            .await;
+        match asked {
+            Err(error) if is_table_full(&error) => Ok(false),
+            asked => asked.map(|()| true).with_context(|| format!("cannot solicit {address}")),
+        }
     }
 
     /// Makes the kernel verify an entry now, although it may take it for good: one that is not answered for fails within
@@ -152,6 +157,11 @@ impl Kernel {
         ensure!(self.connection.try_join_next().is_none(), "the netlink socket was closed");
         Ok(())
     }
+}
+
+/// Whether the neighbour table has had no room.
+fn is_table_full(error: &Error) -> bool {
+    matches!(error, Error::NetlinkError(error) if error.to_io().raw_os_error() == Some(Errno::ENOBUFS as i32))
 }
 
 /// Reads a link message, unless it has no name.
@@ -276,6 +286,18 @@ mod tests {
         for state in [Noarp, Permanent] {
             assert_eq!(read(state), (true, false), "{state}");
         }
+    }
+
+    #[test]
+    fn table_without_room_is_told_from_other_errors() {
+        let error = |errno: Errno| {
+            let mut message = rtnetlink::packet_core::ErrorMessage::default();
+            message.code = std::num::NonZeroI32::new(-(errno as i32));
+            is_table_full(&Error::NetlinkError(message))
+        };
+        assert!(error(Errno::ENOBUFS));
+        assert!(!error(Errno::ENETDOWN));
+        assert!(!is_table_full(&Error::RequestFailed));
     }
 
     #[test]

@@ -167,9 +167,13 @@ impl Worker {
                         .context("the kernel did not answer in time")??;
                     let resolutions = self.view.resolutions();
                     self.publish(resolutions);
-                    timeout(PASS_TIMEOUT, self.view.solicit(&connections.kernel))
+                    let has_changed = timeout(PASS_TIMEOUT, self.view.solicit(&connections.kernel))
                         .await
                         .context("the kernel did not answer in time")?;
+                    if has_changed {
+                        let resolutions = self.view.resolutions();
+                        self.publish(resolutions);
+                    }
                     outdated = Outdated::Nothing;
                     pass_at = self.view.next_pass();
                 }

@@ -332,6 +332,11 @@ fn reasons_name_what_is_wrong() {
         Unresolved::NoNeighbour { next_hop: ip("192.0.2.9"), interface: "eth0".to_owned(), has_failed: true };
     assert_eq!(reason.to_string(), "192.0.2.9 does not answer on eth0");
     assert_eq!(
+        Unresolved::NoRoom { next_hop: ip("192.0.2.9") }.to_string(),
+        "the kernel's neighbour table is full, and has no room for 192.0.2.9: \
+         raise net.ipv4.neigh.default.gc_thresh2 and gc_thresh3"
+    );
+    assert_eq!(
         Unresolved::InterfaceDown { interface: "eth0".to_owned() }.to_string(),
         "interface eth0 is down"
     );

@@ -1,7 +1,7 @@
 //! What the resolver knows of the kernel's tables, and what that means for each destination.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     time::Duration,
 };
@@ -18,6 +18,7 @@ use super::{
     Link, Mac, NextHop, Resolution, Unresolved,
     hold::Holds,
     kernel::{self, Kernel, Neighbour, NeighbourKey, Route},
+    limits::Limits,
 };
 
 /// How often everything is read though nothing was heard, and neighbours are kept warm.
@@ -59,6 +60,9 @@ pub(super) struct View {
     holds: Holds,
     /// When each next hop was solicited last.
     solicited: HashMap<NeighbourKey, Instant>,
+    /// Next hops for which the kernel had no room.
+    no_room: HashSet<NeighbourKey>,
+    limits: Limits,
     /// When each next hop was verified last because somebody doubted it.
     verified: HashMap<NeighbourKey, Instant>,
     /// When the next pass may start at the earliest.
@@ -73,6 +77,8 @@ impl Default for View {
             neighbours: HashMap::new(),
             holds: Holds::default(),
             solicited: HashMap::new(),
+            no_room: HashSet::new(),
+            limits: Limits::default(),
             verified: HashMap::new(),
             rested_at: Instant::now(),
         }
@@ -154,6 +160,9 @@ impl View {
                 mtu: link.mtu,
                 through_gateway: key.1 != *destination,
             }),
+            None if self.no_room.contains(key) => {
+                Resolution::Unresolved(Unresolved::NoRoom { next_hop: key.1 })
+            }
             None => Resolution::Unresolved(Unresolved::NoNeighbour {
                 next_hop: key.1,
                 interface,
@@ -167,11 +176,13 @@ impl View {
         self.neighbours.get(key).copied().flatten()?.mac
     }
 
-    /// Solicits the next hops whose turn it is: the usable ones to keep them so, the others to make them so.
-    pub(super) async fn solicit(&mut self, kernel: &Kernel) {
+    /// Solicits the next hops whose turn it is: the usable ones to keep them so, the others to make them so. Returns whether the
+    /// kernel has room for others than before.
+    pub(super) async fn solicit(&mut self, kernel: &Kernel) -> bool {
         let now = Instant::now();
         let mut failed = 0_u32;
         let mut last_error = None;
+        let mut no_room = HashSet::new();
         for (&key, neighbour) in &self.neighbours {
             let ethernet = self.links.get(&key.0).is_some_and(|link| link.up && link.mac.is_some());
             let pause = match neighbour {
@@ -185,14 +196,22 @@ impl View {
                 continue;
             }
             self.solicited.insert(key, now);
-            if let Err(error) = kernel.solicit(key).await {
-                failed += 1;
-                last_error = Some(error);
+            match kernel.solicit(key).await {
+                Ok(true) => {}
+                Ok(false) => drop(no_room.insert(key)),
+                Err(error) => {
+                    failed += 1;
+                    last_error = Some(error);
+                }
             }
         }
         if let Some(error) = last_error {
             warn!(failed, error = format!("{error:#}"), "neighbours not solicited");
         }
+        self.limits.check(self.neighbours.keys().map(|key| key.1), no_room.iter().map(|key| key.1));
+        let has_changed = no_room != self.no_room;
+        self.no_room = no_room;
+        has_changed
     }
 
     /// Has the next hop to a destination verified, which somebody has heard nothing from.

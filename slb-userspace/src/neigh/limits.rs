@@ -1,0 +1,149 @@
+//! How many neighbours the kernel's table holds, and what to set where that is too few.
+
+use std::{fs, net::IpAddr};
+
+use tracing::{info, warn};
+
+/// The table of an address family. All network namespaces of a machine share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+/// Sizes of a table. Below the first, the kernel collects nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Thresholds {
+    /// `gc_thresh2`: above it, the kernel drops entries that have not been used for five seconds.
+    soft: usize,
+    /// `gc_thresh3`: above it, there is no room for another entry.
+    hard: usize,
+}
+
+/// What has been said of each table.
+#[derive(Debug, Default)]
+pub(super) struct Limits {
+    said: [Option<String>; 2],
+}
+
+impl Limits {
+    /// Warns where a table is too small for the neighbours that are watched, or has refused one of them. Says nothing twice.
+    pub(super) fn check(
+        &mut self,
+        watched: impl Iterator<Item = IpAddr>,
+        refused: impl Iterator<Item = IpAddr>,
+    ) {
+        let (mut counts, mut are_full) = ([0, 0], [false, false]);
+        watched.for_each(|address| counts[Family::of(address) as usize] += 1);
+        refused.for_each(|address| are_full[Family::of(address) as usize] = true);
+        for (family, said) in [Family::V4, Family::V6].into_iter().zip(&mut self.said) {
+            let (count, is_full) = (counts[family as usize], are_full[family as usize]);
+            let complaint = family.complaint(count, is_full, family.thresholds());
+            if complaint == *said {
+                continue;
+            }
+            match &complaint {
+                Some(complaint) => warn!("{complaint}"),
+                None => info!("the kernel's {} table has room for all next hops", family.table()),
+            }
+            *said = complaint;
+        }
+    }
+}
+
+impl Family {
+    fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    fn table(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4 neighbour",
+            Self::V6 => "IPv6 neighbour",
+        }
+    }
+
+    fn sysctl(self) -> &'static str {
+        match self {
+            Self::V4 => "net.ipv4.neigh.default",
+            Self::V6 => "net.ipv6.neigh.default",
+        }
+    }
+
+    /// `None` where they cannot be read: the files are in the machine's first network namespace only.
+    fn thresholds(self) -> Option<Thresholds> {
+        let directory = format!("/proc/sys/{}", self.sysctl().replace('.', "/"));
+        let read = |name: &str| fs::read_to_string(format!("{directory}/{name}")).ok()?.trim().parse().ok();
+        Some(Thresholds { soft: read("gc_thresh2")?, hard: read("gc_thresh3")? })
+    }
+
+    fn complaint(self, watched: usize, is_full: bool, thresholds: Option<Thresholds>) -> Option<String> {
+        let (table, sysctl) = (self.table(), self.sysctl());
+        let need = watched.saturating_mul(2).next_power_of_two();
+        let set = format!("set {sysctl}.gc_thresh2={need} and gc_thresh3={}", need.saturating_mul(2));
+        match thresholds {
+            Some(Thresholds { hard, .. }) if is_full || watched > hard => Some(format!(
+                "the kernel's {table} table holds {hard} entries (gc_thresh3), and {watched} next hops need one: {set}"
+            )),
+            None if is_full => Some(format!(
+                "the kernel's {table} table is full, and {watched} next hops need an entry: {set} on the host"
+            )),
+            Some(Thresholds { soft, .. }) if watched > soft => Some(format!(
+                "the kernel drops entries of its {table} table above {soft} (gc_thresh2), and {watched} next hops need one: {set}"
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// The settings that decide how many neighbours of the family of an address the kernel knows.
+pub(super) fn sysctls(address: IpAddr) -> String {
+    let sysctl = Family::of(address).sysctl();
+    format!("{sysctl}.gc_thresh2 and gc_thresh3")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFAULT: Option<Thresholds> = Some(Thresholds { soft: 512, hard: 1024 });
+
+    #[test]
+    fn table_that_is_too_small_is_named_with_what_to_set() {
+        let said = |watched, is_full, thresholds| Family::V4.complaint(watched, is_full, thresholds);
+        assert_eq!(said(512, false, DEFAULT), None);
+        assert_eq!(
+            said(600, false, DEFAULT).unwrap(),
+            "the kernel drops entries of its IPv4 neighbour table above 512 (gc_thresh2), and 600 next hops need one: \
+             set net.ipv4.neigh.default.gc_thresh2=2048 and gc_thresh3=4096"
+        );
+        assert_eq!(
+            said(3000, false, DEFAULT).unwrap(),
+            "the kernel's IPv4 neighbour table holds 1024 entries (gc_thresh3), and 3000 next hops need one: \
+             set net.ipv4.neigh.default.gc_thresh2=8192 and gc_thresh3=16384"
+        );
+        // Others' entries count, too.
+        assert!(said(100, true, DEFAULT).is_some());
+        assert_eq!(said(3000, false, None), None);
+        assert_eq!(
+            Family::V6.complaint(3000, true, None).unwrap(),
+            "the kernel's IPv6 neighbour table is full, and 3000 next hops need an entry: \
+             set net.ipv6.neigh.default.gc_thresh2=8192 and gc_thresh3=16384 on the host"
+        );
+    }
+
+    #[test]
+    fn nothing_is_said_twice() {
+        let mut limits = Limits::default();
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let mut log = |refused: bool| {
+            crate::telemetry::logged(|| {
+                limits.check([address].into_iter(), refused.then_some(address).into_iter())
+            })
+        };
+        assert_eq!(log(false), "");
+        assert!(log(true).contains("WARN"));
+        assert_eq!(log(true), "");
+        assert!(log(false).contains("has room"));
+    }
+}
