@@ -364,10 +364,11 @@ fn unmoved(world: &World) -> Result<String> {
 /// More listeners than the maps have room for.
 fn too_many(good: &str) -> String {
     let mut text = good.to_owned();
-    for balancer in 0..100 {
-        text += &format!(
-            "\n[[load_balancer]]\nname = \"more{balancer}\"\naddresses = [\"203.0.113.{balancer}\"]\n"
-        );
+    // Each with 10 VIPs and 50 listeners, which are 510 services.
+    for balancer in 0..9 {
+        let vips: Vec<_> = (0..10).map(|vip| format!("\"203.0.113.{}\"", 10 * balancer + vip)).collect();
+        text +=
+            &format!("\n[[load_balancer]]\nname = \"more{balancer}\"\naddresses = [{}]\n", vips.join(", "));
         for port in 1..=50 {
             text += &format!(
                 "[[load_balancer.listener]]\nname = \"l{port}\"\nprotocol = \"tcp\"\nport = {port}\nserver_group = \"http\"\n"
