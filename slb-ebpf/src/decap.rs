@@ -15,6 +15,7 @@ use slb_common::{
     abi::decap::{Action, Policy, REASONS, Reason, Tally},
     decap::process,
     net::frame::Frame,
+    opaque::masked,
 };
 
 #[btf_map]
@@ -49,6 +50,6 @@ fn slb_decap(ctx: XdpContext) -> u32 {
 fn count(reason: Reason) {
     if let Some(tally) = DECAP_TALLY.get_ptr_mut(0) {
         // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
-        unsafe { (*tally).frames[reason as usize & (REASONS - 1)] += 1 };
+        unsafe { (*tally).frames[masked::<REASONS>(reason as u64)] += 1 };
     }
 }

@@ -16,7 +16,7 @@ use slb_common::{
         tables::{Direction, Tables},
     },
     net::parse::Packet,
-    opaque::opaque,
+    opaque::{masked, opaque},
 };
 
 use crate::maps::{
@@ -146,8 +146,10 @@ impl Tables for Maps {
     #[inline(always)]
     fn count(&self, action: Action, reason: u32) {
         if let Some(totals) = TOTALS.get_ptr_mut(0) {
+            let action = masked::<{ Action::ALL.len() }>(action as u64);
+            let reason = masked::<REASONS>(reason.into());
             // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
-            unsafe { (*totals).packets[action as usize & 3][reason as usize & (REASONS - 1)] += 1 };
+            unsafe { (*totals).packets[action][reason] += 1 };
         }
     }
 

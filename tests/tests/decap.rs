@@ -9,12 +9,14 @@ use proptest::{
 };
 use slb_tests::packets::{
     decap::{self, Kernel, on_host},
-    kernel::{in_namespace, is_available},
+    kernel::{self, in_namespace, is_available},
     scenario::same,
 };
 
 /// Instructions the verifier may process: more than that, and a flag or a joined path has been lost.
 const VERIFIED: u32 = 60_000;
+/// The same before Linux 6.15, whose verifier is the first to compare only registers that are read later: 6.1 processes 152,000.
+const VERIFIED_BEFORE_6_15: u32 = 200_000;
 
 #[test]
 fn decap_cases_on_the_host() {
@@ -38,7 +40,8 @@ fn decap_cases_in_the_kernel() {
         let mut kernel = Kernel::load(&decap::policy()).expect("the program");
         let verified = kernel.verified_instructions().expect("a number");
         println!("{verified} instructions verified");
-        assert!(verified < VERIFIED, "{verified} instructions verified");
+        let limit = if kernel::release() < (6, 15) { VERIFIED_BEFORE_6_15 } else { VERIFIED };
+        assert!(verified < limit, "{verified} instructions verified");
         for case in decap::all() {
             let name = format!("{}: {:02x?}", case.name, case.frame);
             let (reason, action, out) = kernel.process(&case.frame).expect("a run");

@@ -8,6 +8,7 @@ mod privileged;
 mod process;
 mod setup;
 mod test;
+mod vm;
 
 use std::{ffi::OsString, process::ExitCode, time::Instant};
 
@@ -32,6 +33,9 @@ enum Command {
         /// Installs what the benchmarks compare SLB with too: nftables, HAProxy, nginx.
         #[arg(long, conflicts_with = "all")]
         bench: bool,
+        /// Installs what running Debian's kernels needs too: QEMU, busybox.
+        #[arg(long, conflicts_with_all = ["all", "bench"])]
+        vm: bool,
     },
     /// Builds the XDP program and says what is in it.
     BuildEbpf {
@@ -58,6 +62,17 @@ enum Command {
         /// Runs only tests whose name contains this.
         filter: Option<String>,
     },
+    /// Boots Debian's kernels under QEMU, without KVM, and runs in each the tests of the XDP programs.
+    Vm {
+        /// The kernel; all of them without one.
+        kernel: Option<vm::Kernel>,
+        /// Runs only what CI runs: the verifier and the packet cases.
+        #[arg(long)]
+        load: bool,
+        /// Runs only tests whose name contains this.
+        #[arg(long)]
+        filter: Option<String>,
+    },
     /// Checks formatting, clippy on host and BPF crates, licences and sources of dependencies.
     Lint,
     /// Runs setup, lint and test, as CI does.
@@ -78,6 +93,7 @@ impl Command {
     fn run(self) -> Result<ExitCode> {
         match self {
             Self::Setup { bench: true, .. } => setup::run(setup::Extent::Bench)?,
+            Self::Setup { vm: true, .. } => setup::run(setup::Extent::Vm)?,
             Self::Setup { all, .. } => {
                 setup::run(if all { setup::Extent::All } else { setup::Extent::Needed })?;
             }
@@ -87,8 +103,19 @@ impl Command {
             }
             Self::Bench { benchmark, arguments } => return bench::run(benchmark, &arguments),
             Self::Test { filter } => {
-                setup::run(setup::Extent::Needed)?;
-                let totals = test::run(filter.as_deref())?;
+                setup::run(if filter.is_some() { setup::Extent::Needed } else { setup::Extent::Vm })?;
+                let mut totals = test::run(filter.as_deref())?;
+                if filter.is_none() {
+                    totals += vm::run(&vm::Kernel::NAMED, vm::Extent::Load, None)?;
+                }
+                println!("\n{totals}");
+                return Ok(totals.exit_code());
+            }
+            Self::Vm { kernel, load, filter } => {
+                setup::run(setup::Extent::Vm)?;
+                let kernels = kernel.map_or(vm::Kernel::ALL.to_vec(), |kernel| vec![kernel]);
+                let extent = if load { vm::Extent::Load } else { vm::Extent::All };
+                let totals = vm::run(&kernels, extent, filter.as_deref())?;
                 println!("\n{totals}");
                 return Ok(totals.exit_code());
             }
@@ -101,9 +128,10 @@ impl Command {
 
 /// Runs all steps; the last line is the totals of the tests.
 fn ci() -> Result<ExitCode> {
-    timed("setup", || setup::run(setup::Extent::Needed))?;
+    timed("setup", || setup::run(setup::Extent::Vm))?;
     timed("lint", lint::run)?;
-    let totals = timed("test", || test::run(None))?;
+    let mut totals = timed("test", || test::run(None))?;
+    totals += timed("vm", || vm::run(&vm::Kernel::NAMED, vm::Extent::Load, None))?;
     println!("\n{totals}");
     // In CI a skipped test is one that nobody runs.
     if std::env::var_os("CI").is_some() && totals.skipped > 0 {

@@ -13,6 +13,14 @@ const TEST_TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("ethtool", "ethtool"
 /// OpenSSL's headers, for health checks over TLS, and what finds them.
 const OPENSSL: [&str; 2] = ["libssl-dev", "pkg-config"];
 
+/// Programs that run Debian's kernels, and the packages they are in.
+const VM_TOOLS: [(&str, &str); 4] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("depmod", "kmod"),
+    ("ip", "iproute2"),
+];
+
 /// Programs and files the benchmarks need for the contestants, and the packages they are in.
 const BENCH_TOOLS: [(&str, &str); 4] = [
     ("nft", "nftables"),
@@ -35,11 +43,17 @@ pub(crate) fn missing_for_build(search: &Search) -> Vec<&'static str> {
 
 /// Returns the packages, of those the tests need, whose programs are not there.
 pub(crate) fn missing_for_tests(search: &Search) -> Vec<&'static str> {
-    TEST_TOOLS
-        .iter()
-        .filter(|(program, _)| search.program(program).is_none())
-        .map(|(_, package)| *package)
-        .collect()
+    missing(search, &TEST_TOOLS)
+}
+
+/// Returns the packages, of those that running Debian's kernels needs, whose programs are not there.
+pub(crate) fn missing_for_vm(search: &Search) -> Vec<&'static str> {
+    missing(search, &VM_TOOLS)
+}
+
+fn missing(search: &Search, tools: &[(&str, &'static str)]) -> Vec<&'static str> {
+    let missing = tools.iter().filter(|(program, _)| search.program(program).is_none());
+    missing.map(|(_, package)| *package).collect()
 }
 
 /// Returns the packages, of those the benchmarks compare SLB with, that are not there.

@@ -27,6 +27,8 @@ pub(crate) enum Extent {
     All,
     /// What the benchmarks compare SLB with, too.
     Bench,
+    /// What running Debian's kernels needs, too.
+    Vm,
 }
 
 /// Finds or installs everything.
@@ -44,6 +46,9 @@ pub(crate) fn run(extent: Extent) -> Result<()> {
     }
     if extent == Extent::Bench {
         bench_tools(&search);
+    }
+    if extent == Extent::Vm {
+        vm_tools(&search);
     }
     Ok(())
 }
@@ -175,6 +180,16 @@ fn bench_tools(search: &Search) {
         println!("setup: not all programs for the benchmarks: {error:#}");
     } else {
         packages::stop_services();
+    }
+}
+
+/// Installs what running Debian's kernels needs; a kernel that cannot run counts as a skipped test.
+fn vm_tools(search: &Search) {
+    let missing = packages::missing_for_vm(search);
+    if missing.is_empty() {
+        println!("setup: programs for Debian's kernels: all there");
+    } else if let Err(error) = packages::install(search, &missing) {
+        println!("setup: not all programs for Debian's kernels: {error:#}");
     }
 }
 

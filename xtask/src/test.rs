@@ -14,8 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use self::report::Report;
-pub(crate) use self::report::Totals;
+pub(crate) use self::report::{Report, Totals};
 use crate::process::{self, Privilege, cargo};
 
 /// The package whose tests need root.
@@ -55,6 +54,16 @@ pub(crate) fn run(filter: Option<&str>) -> Result<Totals> {
         bail!("no test has a name that contains {filter:?}");
     }
     Ok(totals)
+}
+
+/// Builds the programs of SLB and the test programs that need root; returns the names and the paths of the latter.
+///
+/// # Errors
+/// They cannot be built.
+pub(crate) fn privileged_programs() -> Result<Vec<(String, PathBuf)>> {
+    process::run(&mut cargo(&["build"])?)?;
+    let programs = build()?.into_iter().filter(|program| program.package == PRIVILEGED);
+    Ok(programs.map(|program| (program.name, program.path)).collect())
 }
 
 /// A built test program.

@@ -1,6 +1,6 @@
 //! The program in the kernel, over maps of its own, in a network namespace of its own.
 
-use std::{path::Path, process::Command, thread};
+use std::{fs, path::Path, process::Command, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData};
@@ -53,6 +53,16 @@ pub fn is_available(name: &str) -> bool {
         println!("skipped: {name}: needs root");
     }
     root
+}
+
+/// Version and patch level of the running kernel.
+///
+/// # Panics
+/// When the kernel does not say.
+pub fn release() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse().ok());
+    (numbers.next().expect("a version"), numbers.next().expect("a patch level"))
 }
 
 /// Runs `work` on a thread in a network namespace of its own, which goes away with the thread.

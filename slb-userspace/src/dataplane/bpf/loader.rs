@@ -52,6 +52,8 @@ pub fn load(pins: &Pins, sizes: Sizes) -> Result<Program> {
                 );
                 entries = Some(info.max_entries());
             }
+        } else {
+            shape.create_pinned(&path)?;
         }
         if let Some(entries) = entries {
             loader.map_max_entries(shape.name, entries);

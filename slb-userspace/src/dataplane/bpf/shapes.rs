@@ -3,15 +3,18 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{MapInfo, MapType};
+use aya::maps::{MapData, MapInfo, MapType};
 use slb_common::abi::{
     MAX_INTERFACES, MAX_RINGS, MAX_SERVICES,
     backend::{Backend, NextHop},
     control::Control,
     flow::FlowWords,
-    service::Service,
+    ring::Ring,
+    service::{Service, ServiceIndex},
     stats::{Counters, Totals},
 };
+
+use super::syscall;
 
 /// What the kernel must say of a pinned map before it is used again.
 pub(super) struct Shape {
@@ -21,6 +24,8 @@ pub(super) struct Shape {
     value: usize,
     /// `None` where configuration decides.
     entries: Option<u32>,
+    /// Bytes of the one value in each map of an array of maps; 0 for other maps.
+    inner: usize,
 }
 
 pub(super) const fn shape(
@@ -30,19 +35,23 @@ pub(super) const fn shape(
     value: usize,
     entries: u32,
 ) -> Shape {
-    Shape { name, kind, key, value, entries: Some(entries) }
+    Shape { name, kind, key, value, entries: Some(entries), inner: 0 }
 }
 
 const fn sized(name: &'static str, kind: MapType, value: usize) -> Shape {
-    Shape { name, kind, key: 4, value, entries: None }
+    Shape { name, kind, key: 4, value, entries: None, inner: 0 }
+}
+
+const fn of_maps(name: &'static str, inner: usize, entries: u32) -> Shape {
+    Shape { name, kind: MapType::ArrayOfMaps, key: 4, value: 4, entries: Some(entries), inner }
 }
 
 /// Every map that is pinned.
 pub(super) const SHAPES: [Shape; 13] = [
     shape("CONTROL", MapType::Array, 4, size_of::<Control>(), 1),
-    shape("SERVICE_INDEX", MapType::ArrayOfMaps, 4, 4, 1),
+    of_maps("SERVICE_INDEX", size_of::<ServiceIndex>(), 1),
     shape("SERVICES", MapType::Array, 4, size_of::<Service>(), MAX_SERVICES),
-    shape("RINGS", MapType::ArrayOfMaps, 4, 4, MAX_RINGS),
+    of_maps("RINGS", size_of::<Ring>(), MAX_RINGS),
     sized("BACKENDS", MapType::Array, size_of::<Backend>()),
     sized("NEXT_HOPS", MapType::Array, size_of::<NextHop>()),
     sized("FLOWS", MapType::Array, size_of::<FlowWords>()),
@@ -55,6 +64,17 @@ pub(super) const SHAPES: [Shape; 13] = [
 ];
 
 impl Shape {
+    /// Makes and pins an array of maps. The loader makes every other map.
+    ///
+    /// Linux 6.1 refuses a program over the arrays of maps that aya makes: their inner maps have BTF, which the inner maps that
+    /// the daemon puts in do not.
+    pub(super) fn create_pinned(&self, path: &Path) -> Result<()> {
+        let (Some(entries), true) = (self.entries, self.kind == MapType::ArrayOfMaps) else { return Ok(()) };
+        let map = syscall::array_of_maps(self.name, self.inner, entries)
+            .with_context(|| format!("cannot make the map {}", self.name))?;
+        MapData::from_fd(map)?.pin(path).with_context(|| format!("cannot pin the map {}", path.display()))
+    }
+
     /// Refuses a pinned map that is not what this program makes: it would be misread.
     pub(super) fn verify(&self, path: &Path) -> Result<MapInfo> {
         let info =

@@ -14,14 +14,21 @@ const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 /// BPF_MAP_TYPE_ARRAY.
 const ARRAY: u32 = 2;
+/// BPF_MAP_TYPE_ARRAY_OF_MAPS.
+const ARRAY_OF_MAPS: u32 = 12;
 
 /// The beginning of `union bpf_attr` for BPF_MAP_CREATE; the kernel takes what is not given as zero.
 #[repr(C)]
+#[derive(Default)]
 struct Create {
     map_type: u32,
     key_size: u32,
     value_size: u32,
     max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+    numa_node: u32,
+    map_name: [u8; 16],
 }
 
 /// `union bpf_attr` for BPF_MAP_LOOKUP_ELEM and BPF_MAP_UPDATE_ELEM.
@@ -36,11 +43,7 @@ struct Element {
 
 /// Makes an array map of one element, this one: aya's maps do not show their descriptors.
 pub(super) fn array_of<T: aya::Pod>(value: &T) -> io::Result<OwnedFd> {
-    let create = Create { map_type: ARRAY, key_size: 4, value_size: size_of::<T>() as u32, max_entries: 1 };
-    // SAFETY: the attributes have the kernel's layout.
-    let map = unsafe { bpf(MAP_CREATE, &create) }?;
-    // SAFETY: the kernel has just opened it for us.
-    let map = unsafe { OwnedFd::from_raw_fd(map) };
+    let map = create(&array(size_of::<T>()))?;
     let key = 0_u32;
     let update = Element {
         map_fd: map.as_raw_fd() as u32,
@@ -53,6 +56,40 @@ pub(super) fn array_of<T: aya::Pod>(value: &T) -> io::Result<OwnedFd> {
     // call.
     unsafe { bpf(MAP_UPDATE_ELEM, &update) }?;
     Ok(map)
+}
+
+/// Makes an array of `entries` maps, each an array of one element of `value_size` bytes.
+pub(super) fn array_of_maps(name: &str, value_size: usize, entries: u32) -> io::Result<OwnedFd> {
+    let inner = create(&array(value_size))?;
+    let mut map_name = [0; 16];
+    // The last byte stays zero.
+    map_name.iter_mut().take(15).zip(name.bytes()).for_each(|(to, byte)| *to = byte);
+    create(&Create {
+        map_type: ARRAY_OF_MAPS,
+        key_size: 4,
+        value_size: 4,
+        max_entries: entries,
+        inner_map_fd: inner.as_raw_fd() as u32,
+        map_name,
+        ..Create::default()
+    })
+}
+
+fn array(value_size: usize) -> Create {
+    Create {
+        map_type: ARRAY,
+        key_size: 4,
+        value_size: value_size as u32,
+        max_entries: 1,
+        ..Create::default()
+    }
+}
+
+fn create(attributes: &Create) -> io::Result<OwnedFd> {
+    // SAFETY: the attributes have the kernel's layout.
+    let map = unsafe { bpf(MAP_CREATE, attributes) }?;
+    // SAFETY: the kernel has just opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(map) })
 }
 
 /// Reads an element of an array, or of an array of maps, into `value`: aya's arrays return theirs on the stack. `false`

@@ -1,0 +1,213 @@
+//! QEMU: started, read, and ended after a time at most.
+
+use std::{
+    io::{BufRead as _, BufReader, Read},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use ebpf_build::toolchain::Search;
+
+use super::{
+    guest::{BEGIN, END, Run},
+    kernel::Image,
+};
+use crate::{
+    process,
+    test::{Report, Totals},
+};
+
+const QEMU: &str = "qemu-system-x86_64";
+/// MiB of memory: the initramfs, unpacked, and the maps.
+const MEMORY: &str = "2048";
+const COMMAND_LINE: &str =
+    "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off nokaslr oops=panic no_timer_check";
+
+/// Boots of a kernel that dies before its first test: emulated, one in some does.
+const BOOTS: u32 = 3;
+
+/// Boots a kernel and returns what its tests come to. A test program without a result is a failed test.
+///
+/// # Errors
+/// QEMU cannot be started.
+pub(super) fn boot(
+    search: &Search,
+    image: &Image,
+    initramfs: &Path,
+    runs: &[Run],
+    limit: Duration,
+) -> Result<Totals> {
+    let qemu = search
+        .program(QEMU)
+        .with_context(|| format!("there is no {QEMU} here: run cargo xtask setup --vm"))?;
+    let mut command = Command::new(qemu);
+    // Without cmpxchg16b, which QEMU 7.2 emulates wrongly: it overwrites the flags register, and Linux 6.12 dies.
+    // One processor: with more, code that the kernel patches under another processor has made it panic.
+    command
+        .args([
+            "-accel",
+            "tcg,thread=multi,tb-size=512",
+            "-machine",
+            "q35",
+            "-cpu",
+            "max,cx16=off",
+            "-smp",
+            "1",
+        ])
+        .args(["-m", MEMORY, "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"])
+        .arg("-kernel")
+        .arg(&image.vmlinuz)
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", COMMAND_LINE]);
+    process::show(&command);
+    let deadline = Instant::now() + limit;
+    for _ in 1..BOOTS {
+        let console = watch(&mut command, runs, deadline)?;
+        if console.has_begun || Instant::now() > deadline {
+            return Ok(console.finish());
+        }
+        println!("vm: {} died before its first test; booting again", image.release);
+    }
+    Ok(watch(&mut command, runs, deadline)?.finish())
+}
+
+/// Runs QEMU until it ends, or until the deadline.
+fn watch(command: &mut Command, runs: &[Run], deadline: Instant) -> Result<Console> {
+    let mut child = Running(
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {QEMU}"))?,
+    );
+    let console = child.0.stdout.take().context("no console")?;
+    let mut reader = Console::new(runs);
+    let lines = read(console);
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                if let Some(shown) = reader.line(&line) {
+                    println!("{shown}");
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                println!("vm: the tests were not done in time");
+                break;
+            }
+        }
+    }
+    Ok(reader)
+}
+
+/// A process that ends with this value.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Lines of the console, until it is closed.
+fn read(console: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(console).split(b'\n') {
+            let Ok(line) = line else { return };
+            let line = String::from_utf8_lossy(&line);
+            if sender.send(line.trim_end_matches('\r').to_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+/// Reads what the guest says and counts.
+struct Console {
+    /// Test programs that have not ended.
+    open: Vec<&'static str>,
+    /// Whether a test program has been started.
+    has_begun: bool,
+    report: Option<Report>,
+    totals: Totals,
+}
+
+impl Console {
+    fn new(runs: &[Run]) -> Self {
+        Self {
+            open: runs.iter().map(|run| run.name).collect(),
+            has_begun: false,
+            report: None,
+            totals: Totals::default(),
+        }
+    }
+
+    /// Takes a line and returns what to show of it.
+    fn line(&mut self, line: &str) -> Option<String> {
+        if line.starts_with(BEGIN) {
+            self.has_begun = true;
+            self.report = Some(Report::default());
+            return Some(line.to_owned());
+        }
+        if let Some((name, status)) = line.strip_prefix(END).and_then(|end| end.split_once(' ')) {
+            self.open.retain(|open| *open != name);
+            if let Some(report) = self.report.take() {
+                self.totals += report.finish(status == "0");
+            }
+            return None;
+        }
+        match &mut self.report {
+            Some(report) => report.line(line),
+            None => Some(line.to_owned()),
+        }
+    }
+
+    /// The totals, when the console is closed.
+    fn finish(mut self) -> Totals {
+        for name in self.open {
+            println!("vm: {name} has not come to its end");
+            self.totals += Totals { failed: 1, ..Totals::default() };
+        }
+        self.totals
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn console(names: &[&'static str]) -> Console {
+        let run = |name: &&'static str| Run { name, path: PathBuf::new(), tests: Vec::new() };
+        Console::new(&names.iter().map(run).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn tests_between_marks_are_counted() {
+        let mut console = console(&["packets"]);
+        for line in
+            ["noise", "vm: begin packets", "test result: FAILED. 2 passed; 1 failed;", "vm: end packets 101"]
+        {
+            console.line(line);
+        }
+        assert_eq!(console.finish(), Totals { passed: 2, failed: 1, skipped: 0 });
+    }
+
+    #[test]
+    fn a_kernel_that_dies_fails_each_program_without_a_result() {
+        let mut console = console(&["packets", "decap"]);
+        for line in ["vm: begin packets", "Kernel panic"] {
+            console.line(line);
+        }
+        assert_eq!(console.finish(), Totals { passed: 0, failed: 2, skipped: 0 });
+    }
+}
