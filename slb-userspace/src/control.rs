@@ -22,6 +22,7 @@ pub mod reconcile;
 mod rehash;
 pub mod room;
 pub mod slow_start;
+pub mod warm_up;
 
 #[cfg(test)]
 mod tests;

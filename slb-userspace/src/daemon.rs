@@ -2,6 +2,7 @@
 
 mod absent;
 mod adopt;
+mod adoption;
 mod clock;
 mod facts;
 mod looks;
@@ -29,6 +30,7 @@ use tokio::{
 
 use self::{
     absent::Absent,
+    adoption::{Adoption, named, patience},
     clock::{processor_time, since_start},
     facts::Facts,
     looks::{Looks, Took, Wait},
@@ -49,6 +51,7 @@ use crate::{
         desired::{Desired, Known, desired, destinations, targets},
         overrides::Place,
         reconcile::{InForce, Reconciler, Sweep},
+        warm_up::{Serving, awaited},
     },
     dataplane::bpf::{maps::Maps, pins::Pins},
     descriptors,
@@ -57,9 +60,11 @@ use crate::{
     poke::Poker,
 };
 
-/// Time that the first probes, and the kernel's answers about ways to servers, are given before the data plane is changed. What
-/// has not been heard of by then gets no new flows until it is.
+/// Time that the first probes, and the kernel's answers about next hops, are given before the data plane is changed. A server that
+/// has no check result by then receives new flows only while no server of its pool is known to be healthy.
 const FIRST_WORD: Duration = Duration::from_secs(1);
+/// Time for which a start waits for servers that replace those of the earlier run at most: the API does not answer meanwhile.
+const START: Duration = Duration::from_secs(15);
 /// Time for which next hops that an earlier run has left hold, while the kernel has none: long enough to ask for them.
 const NEXT_HOPS_HOLD: Duration = Duration::from_secs(5);
 
@@ -115,6 +120,8 @@ struct Daemon {
     filed: Arc<Config>,
     /// Where it is one that falls back unless it is confirmed: to which, and when.
     trial: Option<Trial>,
+    /// The configuration that is to replace it.
+    adoption: Option<Adoption>,
     reconciler: Reconciler<Maps>,
     ports: Ports,
     facts: Facts,
@@ -180,6 +187,7 @@ impl Daemon {
             config,
             file: file.clone(),
             trial: None,
+            adoption: None,
             reconciler,
             ports,
             facts,
@@ -201,7 +209,8 @@ impl Daemon {
         };
         // What comes in time spares a second change, and the first healthy server all the load.
         let config = daemon.config.clone();
-        daemon.listen(targets(&config), destinations(&config), Instant::now()).await;
+        daemon.listen(targets(&config), destinations(&config), FIRST_WORD).await;
+        daemon.wait_for_successors().await?;
         if let Err(error) = daemon.sweep() {
             // It is tried again; what can be forwarded meanwhile is.
             tracing::error!(error = format!("{error:#}"), "cannot look at the flow table");
@@ -218,24 +227,29 @@ impl Daemon {
         retry_ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let trial_ends = self.trial_ends();
+            let review = self.adoption.as_ref().and_then(Adoption::review_at);
             tokio::select! {
                 signal = signals.wait() => match signal {
                     Signal::Stop(name) => {
                         self.stop(name);
                         return Ok(());
                     }
-                    Signal::Reload => self.reload_for_signal().await,
+                    Signal::Reload => self.reload(Vec::new()).await,
                 },
                 Some(ended) = self.api.join_next() => return ended.context("the API has ended")?,
                 Some(request) = self.requests.recv() => self.answer(request).await,
                 () = sleep_until(trial_ends.unwrap_or(never)), if trial_ends.is_some() => self.fall_back().await,
+                () = sleep_until(review.unwrap_or(never)), if review.is_some() => self.review(),
                 Some(event) = self.verdicts.recv() => {
+                    let target = event.target.clone();
                     self.facts.heed(event);
+                    self.heard_of(Some(&target));
                     self.change_soon();
                 }
                 changed = self.neighbours.changed() => {
                     changed.context("neighbours are not followed any more")?;
                     self.learn();
+                    self.heard_of(None);
                 }
                 changed = self.links_changed.changed() => {
                     changed.context("interfaces are not followed any more")?;
@@ -256,16 +270,7 @@ impl Daemon {
                     self.next = None;
                     self.change_soon();
                 }
-                () = sleep_until(self.pace.due().unwrap_or(never)), if self.pace.due().is_some() => {
-                    let applied = self.apply();
-                    if let Err(error) = &applied {
-                        tracing::error!(
-                            error = format!("{error:#}"),
-                            "the data plane is not as desired; trying again"
-                        );
-                    }
-                    self.answer_waiting(&applied);
-                }
+                () = sleep_until(self.pace.due().unwrap_or(never)), if self.pace.due().is_some() => self.change(),
             }
         }
     }
@@ -285,24 +290,39 @@ impl Daemon {
         }
     }
 
+    /// Changes the data plane: for another configuration if one is ready, else for what has become known.
+    fn change(&mut self) {
+        if self.adoption.as_ref().is_some_and(Adoption::is_ready) {
+            return self.finish();
+        }
+        let applied = self.apply();
+        if let Err(error) = &applied {
+            tracing::error!(error = format!("{error:#}"), "the data plane is not as desired; trying again");
+        }
+        self.answer_waiting(&applied);
+    }
+
     /// Has the data plane changed together with what else comes soon.
     fn change_soon(&mut self) {
         self.pace.soon(Instant::now());
     }
 
-    /// Takes notice of what is found out until each of these has been heard of, or for a while, and not before `free`.
-    async fn listen(&mut self, mut targets: BTreeSet<Target>, mut servers: BTreeSet<IpAddr>, free: Instant) {
-        let patience = Instant::now() + FIRST_WORD;
+    /// Takes notice of what is found out until each of these has been heard of, or for a while: before the first change.
+    async fn listen(
+        &mut self,
+        mut targets: BTreeSet<Target>,
+        mut servers: BTreeSet<IpAddr>,
+        limit: Duration,
+    ) {
+        let patience = Instant::now() + limit;
         // What is left of both is what is waited for: with thousands of them, not all may be looked at for each that is heard of.
         targets.retain(|target| !self.facts.has_verdict_on(target));
         servers.retain(|address| !self.facts.has_way_to(address));
-        loop {
-            let is_known = targets.is_empty() && servers.is_empty();
-            let until = if is_known { free } else { free.max(patience) };
+        while !(targets.is_empty() && servers.is_empty()) {
             tokio::select! {
                 biased;
                 // First: there may be more news than time.
-                () = sleep_until(until) => return,
+                () = sleep_until(patience) => return,
                 Some(event) = self.verdicts.recv() => {
                     targets.remove(&event.target);
                     self.facts.heed(event);
@@ -312,9 +332,22 @@ impl Daemon {
                     servers.retain(|address| !self.facts.has_way_to(address));
                 }
             }
-            // Also of servers that are in force.
-            self.change_soon();
         }
+    }
+
+    /// The file may have changed while no daemon ran: waits for servers that replace healthy ones of the earlier run, which forwards
+    /// meanwhile.
+    async fn wait_for_successors(&mut self) -> Result<()> {
+        let desired = desired(&self.config, self.facts.known(self.store.settings()));
+        let awaited = awaited(&Serving::held(self.reconciler.held()?), &self.config, &desired);
+        if !awaited.is_empty() {
+            let patience = awaited.targets.iter().map(patience).max().unwrap_or_default();
+            let limit = patience.clamp(FIRST_WORD, START);
+            let servers = named(&awaited).join(", ");
+            tracing::info!(servers, at_most = ?limit, "start: waiting for servers that replace healthy ones");
+            self.listen(awaited.targets, awaited.servers, limit).await;
+        }
+        Ok(())
     }
 
     /// Takes notice of interfaces that have come, gone, or come back.

@@ -9,12 +9,12 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
-use super::types::Status;
+use super::types::{Pending, Status};
 
 /// How long the daemon may take to say something.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long it may take to change something: all servers of a large configuration, for instance.
-const PATIENCE_FOR_CHANGES: Duration = Duration::from_secs(60);
+/// How long it may take to change something: a change may wait for the first result of a check, whose timeout is 300 s at most.
+const PATIENCE_FOR_CHANGES: Duration = Duration::from_secs(330);
 
 /// The daemon's refusal, which says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,11 @@ pub struct Refused(pub String);
 /// The status of the daemon behind `socket`; `None` where none listens.
 pub async fn status(socket: &Path) -> Result<Option<Status>> {
     ask(socket, PATIENCE, Method::GET, "/v1/status", Bytes::new()).await
+}
+
+/// The change that waits for its servers, if the daemon behind `socket` has one.
+pub async fn pending(socket: &Path) -> Result<Option<Pending>> {
+    Ok(ask(socket, PATIENCE, Method::GET, "/v1/pending", Bytes::new()).await?.flatten())
 }
 
 /// Asks the daemon behind `socket` for a change, or for what it alone can tell.

@@ -35,7 +35,8 @@ use super::{
     requests::{Order, Refused, Request},
     status::{Context, Details, Settings, status},
     types::{
-        By, Changed, Configuration, Daemon, Differences, Override, Servers, Set, Status, Text, Without, place,
+        self, By, Changed, Configuration, Daemon, Differences, Override, Servers, Set, Status, Text, Without,
+        place,
     },
 };
 use crate::{
@@ -64,10 +65,40 @@ pub struct Running {
     pub config: Arc<Config>,
     /// When it falls back, unless it is confirmed.
     pub trial_ends: Option<Instant>,
+    /// The change that waits for its servers.
+    pub pending: Option<Pending>,
     /// What is set at run time.
     pub overrides: Vec<Override>,
     /// Why nothing can be set, if so.
     pub overrides_trouble: Option<String>,
+}
+
+/// A change that is to become active once its servers are known.
+#[derive(Debug, Clone)]
+pub struct Pending {
+    /// `reload`, `apply` or `fallback`.
+    pub change: &'static str,
+    /// What it waits for, in words.
+    pub waits_for: Vec<String>,
+    /// When it becomes active at the latest.
+    pub ends: Instant,
+}
+
+impl Pending {
+    /// Seconds until it becomes active at the latest.
+    pub fn seconds_left(&self) -> u64 {
+        self.ends.saturating_duration_since(Instant::now()).as_secs_f64().ceil() as u64
+    }
+
+    /// As the API says it.
+    fn document(&self) -> types::Pending {
+        let Self { change, waits_for, .. } = self;
+        types::Pending {
+            change: (*change).to_owned(),
+            waits_for: waits_for.clone(),
+            at_most_seconds: self.seconds_left(),
+        }
+    }
 }
 
 impl Snapshot {
@@ -77,7 +108,13 @@ impl Snapshot {
             state: Arc::default(),
             details: Details::new(),
             set: BTreeMap::new(),
-            running: Running { config, trial_ends: None, overrides: Vec::new(), overrides_trouble: None },
+            running: Running {
+                config,
+                trial_ends: None,
+                pending: None,
+                overrides: Vec::new(),
+                overrides_trouble: None,
+            },
         }
     }
 }
@@ -132,6 +169,7 @@ impl Socket {
         let api = Api { maps, file: File::new(file), snapshots, requests, started: Instant::now() };
         let router = Router::new()
             .route("/v1/status", get(serve_status))
+            .route("/v1/pending", get(serve_pending))
             .route("/v1/diff", post(serve_differences))
             .route("/v1/reload", post(serve_reload))
             .route("/v1/apply", post(serve_apply))
@@ -193,7 +231,7 @@ async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Json<Status>, Fai
     let failed = |error: anyhow::Error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"));
     let interfaces = neigh::links().await.map_err(failed)?;
     let snapshot = Arc::clone(&api.snapshots.borrow());
-    let Running { config, trial_ends, overrides, overrides_trouble } = &snapshot.running;
+    let Running { config, trial_ends, pending, overrides, overrides_trouble } = &snapshot.running;
     let daemon = Daemon {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -203,6 +241,7 @@ async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Json<Status>, Fai
             difference: api.file.difference(config),
             confirm_within_seconds: trial_ends
                 .map(|ends| ends.saturating_duration_since(Instant::now()).as_secs()),
+            pending: pending.as_ref().map(Pending::document),
         },
         interfaces_without: without(&config.daemon.interfaces, &snapshot.state, &interfaces),
         overrides: overrides.clone(),
@@ -212,6 +251,10 @@ async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Json<Status>, Fai
     let context =
         Context { daemon: Some(daemon), config: Some(config), details, set, interfaces: &interfaces };
     status(&snapshot.state, &api.maps, context).map(Json).map_err(failed)
+}
+
+async fn serve_pending(Shared(api): Shared<Arc<Api>>) -> Json<Option<types::Pending>> {
+    Json(api.snapshots.borrow().running.pending.as_ref().map(Pending::document))
 }
 
 /// Those of these interfaces that the program is not attached to.

@@ -143,6 +143,19 @@ pub struct Configuration {
     pub difference: Option<String>,
     /// Seconds until the running configuration falls back, unless it is confirmed.
     pub confirm_within_seconds: Option<u64>,
+    /// A change that waits for its servers.
+    pub pending: Option<Pending>,
+}
+
+/// A change that becomes active once its servers are known: also the answer to `GET /v1/pending`, or `null`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// `reload`, `apply` or `fallback`.
+    pub change: String,
+    /// What it waits for, in words.
+    pub waits_for: Vec<String>,
+    /// Seconds until it becomes active at the latest.
+    pub at_most_seconds: u64,
 }
 
 /// `POST /v1/apply`: a configuration to put in force. `POST /v1/diff` takes the same, without a limit; without a text it
@@ -165,6 +178,8 @@ pub struct Changed {
     pub changes: Vec<String>,
     /// What the author of the configuration should know; whole lines, as `slbd check` writes them.
     pub warnings: String,
+    /// What it has waited for before it became active, in words.
+    pub waited: Option<String>,
     /// Seconds until it falls back, unless it is confirmed.
     pub confirm_within_seconds: Option<u64>,
 }

@@ -1,20 +1,24 @@
 //! `slb reload`, `diff`, `apply`, `confirm`.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, pin::pin, time::Duration};
 
 use anyhow::{Result, bail};
+use tokio::time::timeout;
 
 use crate::{
     api::{
         client::{self, Refused},
-        types::{Changed, Differences, Text},
+        types::{Changed, Differences, Pending, Text},
     },
     config,
 };
 
+/// Time after which `slb` asks what a change waits for.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
 /// Has the daemon read its file again and put it in force.
 pub async fn reload(socket: &Path) -> Result<()> {
-    shown(&client::post(socket, "/v1/reload", &()).await?);
+    shown(&patiently(socket, client::post(socket, "/v1/reload", &())).await?);
     Ok(())
 }
 
@@ -41,7 +45,8 @@ pub async fn apply(socket: &Path, file: &Path, confirm_within: Option<Duration>)
     if confirm_within.is_some_and(|limit| limit.subsec_nanos() != 0 || limit.is_zero()) {
         bail!("--confirm-within: whole seconds are counted, from 1 s on: for example `--confirm-within 60s`");
     }
-    let changed: Changed = client::post(socket, "/v1/apply", &read(file, confirm_within)?).await?;
+    let text = read(file, confirm_within)?;
+    let changed: Changed = patiently(socket, client::post(socket, "/v1/apply", &text)).await?;
     shown(&changed);
     match changed.confirm_within_seconds {
         Some(seconds) => println!("it falls back in {seconds} s unless `slb confirm` comes"),
@@ -67,12 +72,33 @@ fn read(file: &Path, confirm_within: Option<Duration>) -> Result<Text> {
     })
 }
 
+/// Waits for the answer, and says what the daemon waits for meanwhile.
+async fn patiently(socket: &Path, answer: impl Future<Output = Result<Changed>>) -> Result<Changed> {
+    let mut answer = pin!(answer);
+    let mut said = Vec::new();
+    loop {
+        if let Ok(answered) = timeout(PATIENCE, &mut answer).await {
+            return answered;
+        }
+        let pending = client::pending(socket).await;
+        let Ok(Some(Pending { waits_for, at_most_seconds, .. })) = pending else { continue };
+        if said != waits_for && !waits_for.is_empty() {
+            eprintln!(
+                "waiting for {}, at most {at_most_seconds} s; the active configuration stays until then",
+                waits_for.join(", ")
+            );
+            said = waits_for;
+        }
+    }
+}
+
 pub(super) fn shown(changed: &Changed) {
     warn(&changed.warnings);
     if changed.changes.is_empty() {
         println!("no difference to what was in force");
     }
     changed.changes.iter().for_each(|change| println!("{change}"));
+    changed.waited.iter().for_each(|waited| println!("{waited}"));
 }
 
 fn warn(warnings: &str) {

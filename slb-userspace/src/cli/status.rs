@@ -15,7 +15,10 @@ use crate::{
     api::{
         client,
         status::{Context, status as describe},
-        types::{AttachMode, By, Configuration, Health, Listener, Override, Server, State, Status, Without},
+        types::{
+            AttachMode, By, Configuration, Health, Listener, Override, Pending, Server, State, Status,
+            Without,
+        },
     },
     dataplane::{
         DataPlane as _,
@@ -106,7 +109,7 @@ fn render(status: &Status) -> String {
 }
 
 fn configuration(configuration: &Configuration) -> String {
-    let Configuration { file, difference, confirm_within_seconds } = configuration;
+    let Configuration { file, difference, confirm_within_seconds, pending } = configuration;
     let mut text = match difference.as_deref() {
         None => String::new(),
         Some("differs") => {
@@ -118,6 +121,10 @@ fn configuration(configuration: &Configuration) -> String {
     };
     if let Some(seconds) = confirm_within_seconds {
         text += &format!("running configuration falls back in {seconds} s unless `slb confirm` comes\n");
+    }
+    if let Some(Pending { change, waits_for, at_most_seconds }) = pending {
+        let servers = waits_for.join(", ");
+        text += &format!("{change} waits for {servers}, for {at_most_seconds} s at most\n");
     }
     text
 }

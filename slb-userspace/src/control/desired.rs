@@ -148,14 +148,14 @@ pub struct Server {
     pub next_hop: Option<NextHop>,
     /// Whether it stands by: the other side of primary and secondary gets the traffic.
     pub is_standby: bool,
-    /// Whether it is given flows although it may not be able to serve: nobody is.
+    /// Whether it receives new flows although it is not known to be healthy: no server of the pool is.
     pub is_last_resort: bool,
 }
 
 /// Health of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
-    /// Checked, but not decided yet: keeps the flows it has and gets no new ones.
+    /// Checked, but no result yet. Receives new flows only while no server of its pool is known to be healthy.
     Unknown,
     /// Able to serve.
     Healthy,
@@ -344,12 +344,19 @@ fn pool(
         .map(|member| (member.address, server(member, balancer, listener, side, known)))
         .collect();
     servers.sort_by_key(|(address, _)| *address);
-    if listener.on_no_healthy == OnNoHealthy::All && !servers.iter().any(|(_, server)| server.takes_new()) {
-        servers.iter_mut().for_each(|(_, server)| server.is_last_resort = !server.is_standby);
+    if !servers.iter().any(|(_, server)| server.takes_new()) {
+        servers.iter_mut().for_each(|(_, server)| server.is_last_resort = is_last_resort(listener, server));
     }
     let slow_start = members_of.slow_start(balancer, listener, side);
     let passive = listener.health_check.as_ref().and_then(Terms::of);
     Pool { slots, spread: spread(listener), drain: listener.connection_drain, slow_start, passive, servers }
+}
+
+/// Whether a server receives new flows while no server of its pool is known to be healthy. One that has not been checked yet
+/// does: no result is not a failure, and without it the pool would drop everything until the first result.
+fn is_last_resort(listener: &Listener, server: &Server) -> bool {
+    let is_allowed = listener.on_no_healthy == OnNoHealthy::All || server.health == Health::Unknown;
+    is_allowed && !server.is_standby
 }
 
 fn server(

@@ -1,18 +1,24 @@
-//! Puts another configuration in force while traffic goes on, in an order that leaves no gap: probes and next hops of what
-//! is new come first, then the change itself, then the end of what is old.
+//! Replaces the active configuration while traffic goes on, in an order that leaves no gap: probes and next hops of what
+//! is new come first, then the change itself, then the end of what is old. The control loop goes on meanwhile.
 
-use std::{collections::BTreeSet, mem, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, mem, sync::Arc};
 
 use anyhow::Result;
 use tokio::time::Instant;
 
-use super::{Daemon, absent::Absent, ports};
+use super::{
+    Daemon,
+    absent::Absent,
+    adoption::{Adoption, Then},
+    ports,
+};
 use crate::{
-    api::requests::Refused,
+    api::{requests::Refused, types::Changed},
     config::{Config, difference::difference, fixed},
     control::{
         desired::{desired, destinations, targets},
         memory, room,
+        warm_up::{Serving, awaited},
     },
     health::Target,
 };
@@ -49,39 +55,131 @@ impl Daemon {
         Ok(Absent::of(&config.daemon, &links))
     }
 
-    /// Puts a configuration in force. Returns what that has changed, in words.
+    /// Begins to replace the active configuration: probes what is new and resolves its next hops. The control loop replaces it
+    /// once [`Adoption::is_ready`].
     ///
     /// # Errors
-    /// The one that was in force before stays.
-    pub(super) async fn adopt(&mut self, config: Arc<Config>, coming: Coming) -> Result<Vec<String>> {
-        let mut changes = difference(&self.config, &config);
-        let before = self.config.clone();
+    /// Interfaces cannot be attached to; nothing has changed.
+    pub(super) async fn begin(
+        &mut self,
+        config: Arc<Config>,
+        coming: Coming,
+        then: Then,
+    ) -> Result<(), (anyhow::Error, Then)> {
         let (added, removed) = changed_interfaces(&self.config, &config);
+        // What another adoption has attached stays attached.
+        let before = self.adoption.take();
+        let attached = before.as_ref().map_or(&[][..], |before| &before.added);
+        let missing: Vec<_> = added.iter().filter(|name| !attached.contains(name)).cloned().collect();
+        if let Err(error) = self.attach_more(&missing, coming).await {
+            self.adoption = before;
+            return Err((error, then));
+        }
+        let then = match before {
+            Some(before) => self.supersede(before, &added, then),
+            None => then,
+        };
+        let is_same = *self.config == *config;
+        let new_targets = &targets(&config) - &targets(&self.config);
+        let new_servers = &destinations(&config) - &destinations(&self.config);
+        let changes = difference(&self.config, &config);
+        let mut adoption = Adoption::new(config, changes, then, Instant::now());
+        (adoption.added, adoption.removed) = (added, removed);
+        self.adoption = Some(adoption);
+        if let Err(error) = self.expect() {
+            let Some(adoption) = self.adoption.take() else { unreachable!("it has just been put there") };
+            self.ports.remove(&adoption.added);
+            return Err((error, adoption.then));
+        }
+        if is_same {
+            self.finish();
+            return Ok(());
+        }
+        let new_targets =
+            new_targets.into_iter().filter(|target| !self.facts.has_verdict_on(target)).collect();
+        let new_servers = new_servers.into_iter().filter(|address| !self.facts.has_way_to(address)).collect();
+        if let Some(adoption) = &mut self.adoption {
+            adoption.wait_for(new_targets, new_servers);
+        }
+        self.review();
+        Ok(())
+    }
+
+    async fn attach_more(&mut self, added: &[String], coming: Coming) -> Result<()> {
         if !added.is_empty() {
             let links = ports::links().await?;
             let gone = match coming {
-                Coming::New => self.ports.add(&added, &links).map(|()| BTreeSet::new())?,
-                Coming::Back => self.ports.restore(&added, &links),
+                Coming::New => self.ports.add(added, &links).map(|()| BTreeSet::new())?,
+                Coming::Back => self.ports.restore(added, &links),
             };
             self.use_ports(&[], &gone);
         }
-        let applied = match self.get_to_know(&config).await {
-            Ok(()) => {
-                // Before the change: a server that is out of service gets nothing under its group's other name either.
-                if let Err(error) = self.store.carry(&before, &config) {
-                    let unwritten = format!("what is set for renamed groups is not written: {error:#}");
-                    tracing::error!("{unwritten}");
-                    changes.push(unwritten);
-                }
-                self.switch(config, &removed)
-            }
-            Err(error) => Err(error),
-        };
-        // Those that are not used any more, whichever configuration is in force.
-        self.ports.remove(if applied.is_ok() { &removed } else { &added });
+        Ok(())
+    }
+
+    /// Ends an adoption that another one replaces, which uses the interfaces `added`.
+    fn supersede(&mut self, before: Adoption, added: &[String], then: Then) -> Then {
+        let unused: Vec<_> = before.added.iter().filter(|name| !added.contains(name)).cloned().collect();
+        self.ports.remove(&unused);
         self.use_ports(&[], &BTreeSet::new());
-        self.expect(None)?;
-        applied.map(|()| changes)
+        tracing::info!("a later change replaces the one that waits for its servers");
+        before.then.superseded_by(then)
+    }
+
+    /// Looks what the adoption still waits for.
+    pub(super) fn review(&mut self) {
+        let Some(mut adoption) = self.adoption.take() else { return };
+        let now = Instant::now();
+        if !adoption.is_first_wait(now) {
+            let known = self.facts.known(self.store.settings());
+            let (before, after) = (desired(&self.config, known), desired(&adoption.config, known));
+            let mut awaited = awaited(&Serving::desired(&before), &adoption.config, &after);
+            awaited.targets.retain(|target| self.facts.is_probed(target));
+            adoption.wait_on(awaited, now);
+        }
+        adoption.check();
+        if adoption.is_ready() {
+            self.change_soon();
+        }
+        self.adoption = Some(adoption);
+        self.publish();
+    }
+
+    /// Takes notice of what the adoption may wait for.
+    pub(super) fn heard_of(&mut self, target: Option<&Target>) {
+        let Some(adoption) = &mut self.adoption else { return };
+        if let Some(target) = target {
+            adoption.has_verdict(target);
+        } else {
+            adoption.has_ways(|address| self.facts.has_way_to(address));
+        }
+        if adoption.check() {
+            self.change_soon();
+        }
+    }
+
+    /// Replaces the active configuration by the one whose servers are known now, and says what came of it.
+    pub(super) fn finish(&mut self) {
+        let Some(adoption) = self.adoption.take() else { return };
+        let Adoption { ref config, ref added, ref removed, .. } = adoption;
+        let before = self.config.clone();
+        let mut changes = adoption.changes.clone();
+        // Before the change: a server that is out of service gets nothing under its group's other name either.
+        if let Err(error) = self.store.carry(&before, config) {
+            let unwritten = format!("what is set for renamed groups is not written: {error:#}");
+            tracing::error!("{unwritten}");
+            changes.push(unwritten);
+        }
+        let applied = self.switch(config.clone(), removed);
+        // Those that are not used any more, whichever configuration is in force.
+        self.ports.remove(if applied.is_ok() { removed } else { added });
+        self.use_ports(&[], &BTreeSet::new());
+        let waited = adoption.waited(Instant::now());
+        let adopted = applied.map(|()| Changed { changes, waited, ..Changed::default() });
+        self.conclude(adoption.then, before, adopted);
+        if let Err(error) = self.expect() {
+            tracing::error!(error = format!("{error:#}"), "cannot read what the data plane holds");
+        }
     }
 
     /// Makes a configuration the one that is in force, or leaves the one that is.
@@ -100,26 +198,18 @@ impl Daemon {
         applied
     }
 
-    /// Probes the servers of `config` too, and asks for the ways to them, until each that is new has been heard of, or for
-    /// a while; and until tables may be built again.
-    async fn get_to_know(&mut self, config: &Arc<Config>) -> Result<()> {
-        self.expect(Some(config))?;
-        let new_targets: BTreeSet<Target> = &targets(config) - &targets(&self.config);
-        let new_servers: BTreeSet<IpAddr> = &destinations(config) - &destinations(&self.config);
-        let now = Instant::now();
-        let free = if self.config == *config { now } else { self.pace.free(now) };
-        self.listen(new_targets, new_servers, free).await;
-        Ok(())
-    }
-
-    /// Makes the servers of the configuration, and those of another one, the ones that are probed, and that ways are known to.
-    fn expect(&mut self, another: Option<&Arc<Config>>) -> Result<()> {
-        let configs: Vec<&Config> = [&self.config].into_iter().chain(another).map(Arc::as_ref).collect();
+    /// Makes the servers of the configuration, of the one that is to replace it, and of the one that it may fall back to those that
+    /// are probed and that next hops are resolved of.
+    pub(super) fn expect(&mut self) -> Result<()> {
+        let others = [self.adoption.as_ref().map(|adoption| &adoption.config), self.falls_back_to()];
+        let configs: Vec<Arc<Config>> =
+            [&self.config].into_iter().chain(others.into_iter().flatten()).cloned().collect();
         let held = self.reconciler.held()?;
         let inherited = configs.iter().flat_map(|config| memory::health(config, held)).collect();
         self.facts.expect(configs.iter().flat_map(|config| targets(config)).collect(), inherited);
+        let destinations = configs.iter().flat_map(|config| destinations(config)).collect();
         self.supervisor.set_targets(self.facts.targets());
-        self.resolver.watch(configs.iter().flat_map(|config| destinations(config)).collect());
+        self.resolver.watch(destinations);
         Ok(())
     }
 }

@@ -154,6 +154,11 @@ impl Facts {
         self.health.contains_key(target)
     }
 
+    /// Whether this host is able to probe a target, as far as is known.
+    pub(super) fn is_probed(&self, target: &Target) -> bool {
+        !self.not_probed.contains_key(target)
+    }
+
     /// Whether there is a way to a server.
     pub(super) fn has_way_to(&self, address: &IpAddr) -> bool {
         self.next_hops.get(address).is_some_and(Result::is_ok)

@@ -1,15 +1,18 @@
 //! What the daemon is told while it runs: to read its file again, to try or keep another configuration.
 
-use std::{
-    fs,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fs, sync::Arc, time::SystemTime};
 
 use anyhow::Result;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Daemon, absent::Absent, adopt::Coming, pace::RETRY, store::under_names_of};
+use super::{
+    Daemon,
+    absent::Absent,
+    adopt::Coming,
+    adoption::{Adoption, Then},
+    pace::RETRY,
+    store::under_names_of,
+};
 use crate::{
     api::{
         requests::{Order, Refused, Request},
@@ -37,7 +40,7 @@ pub(super) struct Waiting {
     answer: Answer,
 }
 
-type Answer = oneshot::Sender<Result<Changed, Refused>>;
+pub(super) type Answer = oneshot::Sender<Result<Changed, Refused>>;
 
 impl Daemon {
     /// Carries out what is asked over the API, and says what came of it.
@@ -46,10 +49,14 @@ impl Daemon {
             Request::Order { order, by, answer } => {
                 let what = order.name();
                 let result = match order {
-                    Order::Reload => self.reload().await,
-                    Order::Apply { name, text, confirm_within } => {
-                        self.try_out(&name, &text, confirm_within).await
-                    }
+                    Order::Reload => return self.reload(vec![(by, answer)]).await,
+                    Order::Apply { name, text, confirm_within } => match self.given(&name, &text).await {
+                        Ok((config, warnings)) => {
+                            let then = Then::Apply { warnings, by, answer, confirm_within };
+                            return self.begin_or_refuse(config, then).await;
+                        }
+                        Err(refused) => Err(refused),
+                    },
                     Order::Confirm => self.confirm(),
                     Order::Set { places, set } => match self.set(&places, set, &by) {
                         Ok(changes) => {
@@ -80,18 +87,74 @@ impl Daemon {
         }
     }
 
-    /// Reads the file again, as SIGHUP asks.
-    pub(super) async fn reload_for_signal(&mut self) {
-        let result = self.reload().await;
-        log("reload", &By::default(), &result);
+    /// Reads the file again and begins to adopt it. SIGHUP asks for no answer.
+    pub(super) async fn reload(&mut self, answers: Vec<(By, Answer)>) {
+        match self.read_again().await {
+            Ok((config, warnings)) => self.begin_or_refuse(config, Then::Reload { warnings, answers }).await,
+            Err(refused) => answer_all("reload", answers, &Err(refused)),
+        }
     }
 
-    async fn reload(&mut self) -> Result<Changed, Refused> {
+    async fn read_again(&mut self) -> Result<(Arc<Config>, String), Refused> {
         self.refuse_during_trial("reload")?;
-        let mut changed = self.put_in_force(self.load()?).await?;
-        self.filed = self.config.clone();
-        changed.changes.extend(self.end_overrides());
-        Ok(changed)
+        self.examined(self.load()?).await
+    }
+
+    async fn given(&mut self, name: &str, text: &str) -> Result<(Arc<Config>, String), Refused> {
+        self.refuse_during_trial("apply another one")?;
+        self.examined(config::parse(name, text).map_err(unfit)?).await
+    }
+
+    /// A configuration that can be adopted, and what its author should know.
+    async fn examined(&mut self, loaded: Loaded) -> Result<(Arc<Config>, String), Refused> {
+        let Loaded { config, warnings } = loaded;
+        for warning in warnings.diagnostics() {
+            tracing::warn!("configuration: {}", warning.message());
+        }
+        let absent = self.examine(&config).await?;
+        absent.log();
+        Ok((Arc::new(config), told(&warnings, &absent)))
+    }
+
+    async fn begin_or_refuse(&mut self, config: Arc<Config>, then: Then) {
+        let before = self.config.clone();
+        if let Err((error, then)) = self.begin(config, Coming::New, then).await {
+            self.conclude(then, before, Err(error));
+        }
+    }
+
+    /// Says what came of an adoption that has ended; `before` was active before.
+    pub(super) fn conclude(&mut self, then: Then, before: Arc<Config>, adopted: Result<Changed>) {
+        let refused = |error: anyhow::Error| {
+            Refused::Failed(format!("error: {error:#}: the configuration that was in force stays so"))
+        };
+        match then {
+            Then::Reload { warnings, answers } => {
+                if adopted.is_ok() {
+                    self.filed = self.config.clone();
+                }
+                let ended = self.end_overrides();
+                let mut result = adopted.map(|changed| Changed { warnings, ..changed }).map_err(refused);
+                if let Ok(changed) = &mut result {
+                    changed.changes.extend(ended);
+                }
+                answer_all("reload", answers, &result);
+            }
+            Then::Apply { warnings, by, answer, confirm_within } => {
+                if let (Ok(_), Some(limit)) = (&adopted, confirm_within) {
+                    self.trial = Some(Trial { before, ends: Instant::now() + limit });
+                }
+                let ended = self.end_overrides();
+                let confirm_within_seconds = confirm_within.map(|limit| limit.as_secs());
+                let adopted = adopted.map(|changed| Changed { warnings, confirm_within_seconds, ..changed });
+                let mut result = adopted.map_err(refused);
+                if let Ok(changed) = &mut result {
+                    changed.changes.extend(ended);
+                }
+                reply("apply", &by, answer, result);
+            }
+            Then::FallBack(to) => self.has_fallen_back(to, adopted),
+        }
     }
 
     /// Reads the daemon's file.
@@ -106,24 +169,16 @@ impl Daemon {
         config::load(&self.file).map_err(unfit)
     }
 
-    async fn try_out(
-        &mut self,
-        name: &str,
-        text: &str,
-        confirm_within: Option<Duration>,
-    ) -> Result<Changed, Refused> {
-        self.refuse_during_trial("apply another one")?;
-        let loaded = config::parse(name, text).map_err(unfit)?;
-        let before = self.config.clone();
-        let mut changed = self.put_in_force(loaded).await?;
-        if let Some(limit) = confirm_within {
-            self.trial = Some(Trial { before, ends: Instant::now() + limit });
-        }
-        changed.changes.extend(self.end_overrides());
-        Ok(Changed { confirm_within_seconds: confirm_within.map(|limit| limit.as_secs()), ..changed })
-    }
-
     fn confirm(&mut self) -> Result<Changed, Refused> {
+        if let (None, Some(adoption)) = (&self.trial, &self.adoption) {
+            let pending = adoption.pending();
+            return Err(Refused::Conflict(format!(
+                "nothing waits to be confirmed: {} waits for {}, for {} s more at most: confirm it when it is active",
+                pending.change,
+                pending.waits_for.join(", "),
+                pending.seconds_left()
+            )));
+        }
         if self.trial.take().is_none() {
             return Err(Refused::Conflict(
                 "nothing waits to be confirmed: the running configuration stays in force anyway, or it has fallen back \
@@ -131,26 +186,19 @@ impl Daemon {
                     .to_owned(),
             ));
         }
+        if let Err(error) = self.expect() {
+            tracing::error!(error = format!("{error:#}"), "cannot read what the data plane holds");
+        }
         Ok(Changed { changes: self.end_overrides(), ..Changed::default() })
     }
 
-    async fn put_in_force(&mut self, loaded: Loaded) -> Result<Changed, Refused> {
-        let Loaded { config, warnings } = loaded;
-        for warning in warnings.diagnostics() {
-            tracing::warn!("configuration: {}", warning.message());
-        }
-        let absent = self.examine(&config).await?;
-        absent.log();
-        let adopted = self.adopt(Arc::new(config), Coming::New).await;
-        let changes = adopted.map_err(|error| {
-            // What has been set for its names, too.
-            self.end_overrides();
-            Refused::Failed(format!("error: {error:#}: the configuration that was in force stays so"))
-        })?;
-        Ok(Changed { changes, warnings: told(&warnings, &absent), confirm_within_seconds: None })
-    }
-
     fn refuse_during_trial(&self, what: &str) -> Result<(), Refused> {
+        if self.adoption.as_ref().is_some_and(|adoption| matches!(adoption.then, Then::FallBack(_))) {
+            return Err(Refused::Conflict(format!(
+                "an applied configuration was not confirmed and is falling back: wait until it has (`slb status` says so); \
+                 then {what}"
+            )));
+        }
         match &self.trial {
             Some(trial) => {
                 let left = trial.ends.saturating_duration_since(Instant::now()).as_secs();
@@ -243,11 +291,23 @@ impl Daemon {
         self.trial.as_ref().map(|trial| trial.ends)
     }
 
-    /// Puts in force again what was before the configuration on trial.
+    /// The configuration that the active one falls back to unless it is confirmed.
+    pub(super) fn falls_back_to(&self) -> Option<&Arc<Config>> {
+        self.trial.as_ref().map(|trial| &trial.before)
+    }
+
+    /// Begins to adopt again what was active before the configuration on trial.
     pub(super) async fn fall_back(&mut self) {
         let Some(Trial { before, .. }) = self.trial.take() else { return };
-        match self.adopt(before.clone(), Coming::Back).await {
-            Ok(changes) => {
+        let active = self.config.clone();
+        if let Err((error, then)) = self.begin(before.clone(), Coming::Back, Then::FallBack(before)).await {
+            self.conclude(then, active, Err(error));
+        }
+    }
+
+    fn has_fallen_back(&mut self, before: Arc<Config>, adopted: Result<Changed>) {
+        match adopted {
+            Ok(Changed { changes, .. }) => {
                 tracing::warn!(
                     changes = changes.len(),
                     "not confirmed: the configuration before is in force again"
@@ -268,6 +328,12 @@ impl Daemon {
         if self.trial.is_some() {
             tracing::warn!("the running configuration has not been confirmed: the next start uses the file");
         }
+        if let Some(adoption) = &self.adoption {
+            tracing::warn!(
+                change = adoption.then.name(),
+                "a change that waits for its servers has not become active: the next start uses the file"
+            );
+        }
         tracing::info!(signal, "stopping; forwarding goes on: `slbd detach` ends it");
     }
 
@@ -276,13 +342,14 @@ impl Daemon {
         Running {
             config: self.config.clone(),
             trial_ends: self.trial_ends(),
+            pending: self.adoption.as_ref().map(Adoption::pending),
             overrides: self.store.records().values().cloned().collect(),
             overrides_trouble: self.store.trouble().map(str::to_owned),
         }
     }
 
     /// Tells the API what is in force, where the data plane does not change.
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         self.snapshots.send_modify(|snapshot| Arc::make_mut(snapshot).running = self.running());
     }
 }
@@ -324,7 +391,17 @@ fn changed(record: Option<Override>, place: &Place, set: Set, by: &By, at: &str)
     (!now.is_empty()).then(|| record.at(place))
 }
 
-fn reply(what: &str, by: &By, answer: Answer, result: Result<Changed, Refused>) {
+/// Answers all who have asked for the same; the log has it once if nobody waits.
+fn answer_all(what: &str, answers: Vec<(By, Answer)>, result: &Result<Changed, Refused>) {
+    if answers.is_empty() {
+        log(what, &By::default(), result);
+    }
+    for (by, answer) in answers {
+        reply(what, &by, answer, result.clone());
+    }
+}
+
+pub(super) fn reply(what: &str, by: &By, answer: Answer, result: Result<Changed, Refused>) {
     log(what, by, &result);
     // Whoever has asked may be gone.
     let _ = answer.send(result);

@@ -5,6 +5,7 @@ use std::{io, sync::Arc};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream},
     net::TcpStream,
+    time::sleep,
 };
 
 use super::Mood;
@@ -19,6 +20,7 @@ pub(super) async fn serve(stream: TcpStream, name: Arc<str>, mood: Arc<Mood>) ->
         let (status, body) = match request.line.as_str() {
             "GET / HTTP/1.1" => ("200 OK".to_owned(), format!("{name}\n")),
             "GET /healthz HTTP/1.1" | "HEAD /healthz HTTP/1.1" => {
+                sleep(mood.delay()).await;
                 (format!("{} Health", mood.status()), String::new())
             }
             line if line.starts_with("GET ") => ("404 Not Found".to_owned(), String::new()),

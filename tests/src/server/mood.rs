@@ -1,17 +1,21 @@
 //! How servers answer while they run: well, or in a way that a health check is to find.
 
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
+    time::Duration,
+};
 
 /// How the servers of a backend answer.
 #[derive(Debug)]
 pub struct Mood {
     status: AtomicU16,
     garbles: AtomicBool,
+    delay: AtomicU64,
 }
 
 impl Default for Mood {
     fn default() -> Self {
-        Self { status: 200.into(), garbles: false.into() }
+        Self { status: 200.into(), garbles: false.into(), delay: 0.into() }
     }
 }
 
@@ -24,6 +28,16 @@ impl Mood {
     /// Sets the status of answers to requests for `/healthz`.
     pub fn set_status(&self, status: u16) {
         self.status.store(status, Ordering::Relaxed);
+    }
+
+    /// Time until requests for `/healthz` are answered.
+    pub fn delay(&self) -> Duration {
+        Duration::from_millis(self.delay.load(Ordering::Relaxed))
+    }
+
+    /// Sets the time until requests for `/healthz` are answered.
+    pub fn set_delay(&self, delay: Duration) {
+        self.delay.store(delay.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Whether datagrams are answered with something else than what they hold.

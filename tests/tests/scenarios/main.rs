@@ -23,4 +23,5 @@ mod restart;
 mod scheduling;
 mod slow_start;
 mod spread;
+mod warm_up;
 mod weight;

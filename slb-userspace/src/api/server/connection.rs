@@ -27,8 +27,8 @@ const CONNECTIONS: usize = 1024;
 const HEAD: Duration = Duration::from_secs(2);
 /// Time a caller has for the body.
 const BODY: Duration = Duration::from_secs(5);
-/// Time a connection may take altogether.
-const CONNECTION: Duration = Duration::from_secs(120);
+/// Time a connection may take altogether: longer than a change waits for the first result of a check (a timeout is 300 s at most).
+const CONNECTION: Duration = Duration::from_secs(330);
 /// Bodies that are read at the same time.
 const BODIES: usize = 32;
 /// The largest body.

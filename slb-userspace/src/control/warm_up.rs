@@ -1,0 +1,199 @@
+//! Which servers of a new configuration are to be known before it replaces the active one. Pure.
+//!
+//! A pool is to have as much weight of healthy servers after the change as before. Where it would have less, those of its servers
+//! that have no check result or no next hop yet are waited for, and the old servers go on receiving new flows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use slb_common::abi::backend::Backend;
+
+use super::{
+    desired::{Desired, Health, Pool, Server},
+    ids::key_of,
+    members::running,
+};
+use crate::{config::model::Config, dataplane::state::State, health::Target};
+
+/// What is waited for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Awaited {
+    /// Health checks without a result.
+    pub targets: BTreeSet<Target>,
+    /// Servers without a next hop.
+    pub servers: BTreeSet<IpAddr>,
+}
+
+impl Awaited {
+    /// Whether nothing is waited for.
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty() && self.servers.is_empty()
+    }
+}
+
+/// A listener at one of its VIPs: the VIP, the port and the protocol number.
+type Key = (IpAddr, u16, u8);
+
+/// Weight of the servers of each service that receive new flows and are known to be healthy, or are not checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Serving(BTreeMap<Key, u32>);
+
+impl Serving {
+    /// As a configuration asks for it.
+    pub fn desired(desired: &Desired) -> Self {
+        Self(pools(desired).map(|(key, pool)| (key, healthy_weight(pool))).collect())
+    }
+
+    /// As an earlier run has left it in the maps.
+    pub fn held(held: &State) -> Self {
+        let mut weights: BTreeMap<u32, u32> = BTreeMap::new();
+        for backend in held.backends.values() {
+            let is_known = matches!(backend.health, Backend::HEALTH_HEALTHY | Backend::HEALTH_UNCHECKED);
+            if is_known && backend.flags & (Backend::NEW | Backend::LINGERING) == Backend::NEW {
+                *weights.entry(backend.ring).or_default() += u32::from(backend.weight);
+            }
+        }
+        let services = held.services.values();
+        let serving = services
+            .map(|service| (key_of(service), weights.get(&service.ring).copied().unwrap_or_default()));
+        Self(serving.collect())
+    }
+}
+
+/// What is to be known before `config`, from which `after` follows, replaces what serves `before`.
+pub fn awaited(before: &Serving, config: &Config, after: &Desired) -> Awaited {
+    let pools: BTreeMap<_, _> = pools(after).collect();
+    let mut awaited = Awaited::default();
+    for (balancer, listener) in running(config) {
+        for vip in &balancer.addresses {
+            let key = (*vip, listener.port, listener.protocol.number());
+            let (Some(old), Some(new)) = (before.0.get(&key), pools.get(&key)) else { continue };
+            if healthy_weight(new) >= *old {
+                continue;
+            }
+            for (address, server) in new.servers.iter().filter(|(_, server)| could_serve(server)) {
+                if server.health == Health::Unknown {
+                    awaited.targets.extend(Target::of(balancer, listener, *address));
+                }
+                if server.next_hop.is_none() {
+                    awaited.servers.insert(address.ip());
+                }
+            }
+        }
+    }
+    awaited
+}
+
+fn pools(desired: &Desired) -> impl Iterator<Item = (Key, &Pool)> {
+    let services = desired.services.iter();
+    services.filter_map(|service| {
+        let key = (service.address, service.port, service.protocol);
+        Some((key, &desired.pools[service.pool?]))
+    })
+}
+
+fn healthy_weight(pool: &Pool) -> u32 {
+    let healthy = |(_, server): &&(SocketAddr, Server)| server.takes_new() && !server.is_last_resort;
+    pool.servers.iter().filter(healthy).map(|(_, server)| u32::from(server.weight)).sum()
+}
+
+/// Whether a server would receive new flows if its check succeeded and its next hop were known.
+fn could_serve(server: &Server) -> bool {
+    server.weight > 0 && server.aside.is_none() && !server.is_standby && server.health != Health::Unhealthy
+}
+
+#[cfg(test)]
+mod tests {
+    use slb_common::abi::{Stations, backend::NextHop};
+
+    use super::*;
+    use crate::{
+        config::samples::forwarding,
+        control::desired::{Known, Reached, Verdict, desired, targets},
+    };
+
+    /// Servers by the last octet of their addresses, behind a listener.
+    fn config(servers: &[u8], more: &str) -> Config {
+        let servers: Vec<_> =
+            servers.iter().map(|n| format!("{{ address = \"10.0.0.{n}\", port = 514 }}")).collect();
+        forwarding(&format!(
+            r#"
+            [[load_balancer]]
+            name = "lb"
+            addresses = ["192.0.2.10"]
+            [[load_balancer.listener]]
+            name = "log"
+            protocol = "udp"
+            port = 514
+            server_group = "g"
+            {more}
+            health_check = {{ kind = "udp" }}
+            [[server_group]]
+            name = "g"
+            servers = [{}]
+            "#,
+            servers.join(", ")
+        ))
+    }
+
+    /// What is waited for where these servers have been found healthy, or not, and all but some have a next hop.
+    fn waits(
+        before: &Config,
+        after: &Config,
+        verdicts: &[(u8, bool)],
+        unreachable: &[u8],
+    ) -> (Vec<u8>, Vec<u8>) {
+        let octet = |address: IpAddr| match address {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(_) => unreachable!(),
+        };
+        let all: BTreeSet<Target> = targets(before).union(&targets(after)).cloned().collect();
+        let mut health = BTreeMap::new();
+        let mut next_hops = BTreeMap::new();
+        for target in all {
+            let server = target.address.ip();
+            if !unreachable.contains(&octet(server)) {
+                let hop = NextHop { ifindex: 1, mtu: 1500, stations: Stations::new([1; 6], [2; 6]) };
+                next_hops.insert(server, Ok(Reached { hop, through_gateway: false }));
+            }
+            if let Some((_, healthy)) = verdicts.iter().find(|(n, _)| *n == octet(server)) {
+                health.insert(target, Verdict { healthy: *healthy, detail: None });
+            }
+        }
+        let known = Known { health: Some(&health), next_hops: Some(&next_hops), ..Known::default() };
+        let serving = Serving::desired(&desired(before, known));
+        let awaited = awaited(&serving, after, &desired(after, known));
+        let targets = awaited.targets.iter().map(|target| octet(target.address.ip()));
+        (targets.collect(), awaited.servers.into_iter().map(octet).collect())
+    }
+
+    #[test]
+    fn servers_that_replace_healthy_ones_are_waited_for() {
+        let (old, new) = (config(&[1, 2], ""), config(&[3, 4], ""));
+        let good = [(1, true), (2, true)];
+        assert_eq!(waits(&old, &new, &good, &[]), (vec![3, 4], vec![]));
+        let one_is_known = [(1, true), (2, true), (3, true)];
+        assert_eq!(waits(&old, &new, &one_is_known, &[]), (vec![4], vec![]), "half of the weight is missing");
+        let one_has_failed = [(1, true), (2, true), (3, true), (4, false)];
+        assert_eq!(waits(&old, &new, &one_has_failed, &[]), (vec![], vec![]), "there is nothing to wait for");
+        let known = [(1, true), (2, true), (3, true), (4, true)];
+        assert_eq!(waits(&old, &new, &known, &[3]), (vec![], vec![3]), "no next hop yet");
+    }
+
+    #[test]
+    fn nothing_is_waited_for_where_nothing_healthy_is_lost() {
+        let (old, new) = (config(&[1, 2], ""), config(&[3, 4], ""));
+        assert!(
+            waits(&old, &new, &[(1, false), (2, false)], &[]).0.is_empty(),
+            "the old servers have failed"
+        );
+        assert!(waits(&old, &new, &[], &[]).0.is_empty(), "nothing is known of the old servers either");
+        let more = config(&[1, 2, 3], "");
+        assert!(waits(&old, &more, &[(1, true), (2, true)], &[]).0.is_empty(), "a server is added");
+        assert!(waits(&old, &config(&[1], ""), &[(1, true), (2, true)], &[]).0.is_empty(), "one is removed");
+        let stopped = config(&[3, 4], "state = \"stopped\"");
+        assert!(waits(&old, &stopped, &[(1, true), (2, true)], &[]).0.is_empty(), "the listener is stopped");
+    }
+}

@@ -1,0 +1,212 @@
+//! A configuration that is to replace the active one, and what it waits for.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    FIRST_WORD,
+    orders::{Answer, reply},
+};
+use crate::{
+    api::{requests::Refused, server::Pending, types::By},
+    config::model::{CheckKind, Config},
+    control::warm_up::Awaited,
+    health::Target,
+};
+
+/// Time for which a next hop is waited for: the kernel gives up after 3 s.
+const NEXT_HOP: Duration = Duration::from_secs(4);
+/// Time beyond its timeout for which the first result of a check is waited for.
+const MARGIN: Duration = Duration::from_secs(1);
+/// Time between two reviews of what is waited for: the old servers may have failed.
+const REVIEW: Duration = Duration::from_secs(1);
+/// Servers that a message names at most.
+const NAMED: usize = 5;
+
+/// A configuration that is to replace the active one.
+pub(super) struct Adoption {
+    pub(super) config: Arc<Config>,
+    /// What it changes, in words.
+    pub(super) changes: Vec<String>,
+    /// Interfaces that it adds, which are attached to already.
+    pub(super) added: Vec<String>,
+    /// Interfaces that it removes.
+    pub(super) removed: Vec<String>,
+    /// What follows.
+    pub(super) then: Then,
+    begun: Instant,
+    /// What is new, for [`FIRST_WORD`]; then what replaces healthy servers.
+    awaited: Awaited,
+    /// What was waited for after [`FIRST_WORD`].
+    waited_for: Vec<String>,
+    review: Instant,
+    is_ready: bool,
+}
+
+/// What follows an adoption.
+pub(super) enum Then {
+    /// The file has been read again. Nobody waits for the answer where a signal has asked for it.
+    Reload { warnings: String, answers: Vec<(By, Answer)> },
+    /// A configuration has been given.
+    Apply { warnings: String, by: By, answer: Answer, confirm_within: Option<Duration> },
+    /// A configuration was not confirmed.
+    FallBack(Arc<Config>),
+}
+
+impl Then {
+    /// The command, for messages.
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Reload { .. } => "reload",
+            Self::Apply { .. } => "apply",
+            Self::FallBack(_) => "fallback",
+        }
+    }
+
+    /// A later command takes the place of this one. Reading the file later is what an earlier reload has asked for as well; any other
+    /// command is answered that it was replaced.
+    pub(super) fn superseded_by(self, later: Self) -> Self {
+        match (self, later) {
+            (Self::Reload { mut answers, .. }, Self::Reload { warnings, answers: later }) => {
+                answers.extend(later);
+                Self::Reload { warnings, answers }
+            }
+            (Self::Reload { answers, .. }, later) => {
+                for (by, answer) in answers {
+                    reply("reload", &by, answer, Err(superseded("reload", &later)));
+                }
+                later
+            }
+            (Self::Apply { by, answer, .. }, later) => {
+                reply("apply", &by, answer, Err(superseded("apply", &later)));
+                later
+            }
+            (Self::FallBack(_), later) => later,
+        }
+    }
+}
+
+fn superseded(what: &str, later: &Then) -> Refused {
+    let later = later.name();
+    Refused::Conflict(format!(
+        "`slb {later}` came while this `slb {what}` waited for the first check results of its servers: this one has changed \
+         nothing"
+    ))
+}
+
+impl Adoption {
+    pub(super) fn new(config: Arc<Config>, changes: Vec<String>, then: Then, now: Instant) -> Self {
+        Self {
+            config,
+            changes,
+            added: Vec::new(),
+            removed: Vec::new(),
+            then,
+            begun: now,
+            awaited: Awaited::default(),
+            waited_for: Vec::new(),
+            review: now + FIRST_WORD,
+            is_ready: false,
+        }
+    }
+
+    /// Waits for [`FIRST_WORD`] for all that is new.
+    pub(super) fn wait_for(&mut self, targets: BTreeSet<Target>, servers: BTreeSet<IpAddr>) {
+        self.awaited = Awaited { targets, servers };
+    }
+
+    /// Whether all that is new is still waited for.
+    pub(super) fn is_first_wait(&self, now: Instant) -> bool {
+        now < self.begun + FIRST_WORD
+    }
+
+    /// Waits for these, each as long as its check may take.
+    pub(super) fn wait_on(&mut self, mut awaited: Awaited, now: Instant) {
+        awaited.targets.retain(|target| now < self.begun + patience(target));
+        awaited.servers.retain(|_| now < self.begun + NEXT_HOP);
+        if self.waited_for.is_empty() && !awaited.is_empty() {
+            self.waited_for = named(&awaited);
+            tracing::info!(
+                servers = self.waited_for.join(", "),
+                at_most = ?at_most(&awaited),
+                "{}: waiting for servers that replace healthy ones; the active configuration stays until then",
+                self.then.name()
+            );
+        }
+        self.awaited = awaited;
+        self.review = now + REVIEW;
+    }
+
+    pub(super) fn has_verdict(&mut self, target: &Target) {
+        self.awaited.targets.remove(target);
+    }
+
+    pub(super) fn has_ways(&mut self, has_way: impl Fn(&IpAddr) -> bool) {
+        self.awaited.servers.retain(|address| !has_way(address));
+    }
+
+    /// Notes whether nothing is waited for any more. Returns whether that is new.
+    pub(super) fn check(&mut self) -> bool {
+        let is_new = !self.is_ready && self.awaited.is_empty();
+        self.is_ready |= is_new;
+        is_new
+    }
+
+    /// Whether nothing is waited for any more.
+    pub(super) const fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    /// When to look again what is waited for.
+    pub(super) fn review_at(&self) -> Option<Instant> {
+        (!self.is_ready).then_some(self.review)
+    }
+
+    /// What it waits for, for the API.
+    pub(super) fn pending(&self) -> Pending {
+        Pending {
+            change: self.then.name(),
+            waits_for: named(&self.awaited),
+            ends: self.begun + at_most(&self.awaited),
+        }
+    }
+
+    /// What has been waited for, in words, if it took longer than [`FIRST_WORD`].
+    pub(super) fn waited(&self, now: Instant) -> Option<String> {
+        let took = now.saturating_duration_since(self.begun).as_secs();
+        let servers = self.waited_for.join(", ");
+        (!self.waited_for.is_empty())
+            .then(|| format!("waited {took} s for servers that replace healthy ones: {servers}"))
+    }
+}
+
+/// The longest time for which a target is waited for: its first result decides, and comes within the timeout.
+pub(super) fn patience(target: &Target) -> Duration {
+    target.check.timeout + MARGIN
+}
+
+fn at_most(awaited: &Awaited) -> Duration {
+    let hop = (!awaited.servers.is_empty()).then_some(NEXT_HOP);
+    awaited.targets.iter().map(patience).chain(hop).max().unwrap_or_default()
+}
+
+pub(super) fn named(awaited: &Awaited) -> Vec<String> {
+    let targets = awaited.targets.iter().map(|target| {
+        let timeout = humantime::format_duration(target.check.timeout);
+        let kind = match &target.check.kind {
+            CheckKind::Tcp => "tcp",
+            CheckKind::Http(_) => "http",
+            CheckKind::Tls(_) => "tls",
+            CheckKind::Udp(_) => "udp",
+            CheckKind::Icmp => return format!("{} (icmp check, timeout {timeout})", target.address.ip()),
+        };
+        format!("{} ({kind} check, timeout {timeout})", target.address)
+    });
+    let servers = awaited.servers.iter().map(|address| format!("{address} (next hop)"));
+    let all: Vec<_> = targets.chain(servers).collect();
+    match all.len().checked_sub(NAMED + 1) {
+        None => all,
+        Some(more) => all[..NAMED].iter().cloned().chain([format!("{} more", more + 1)]).collect(),
+    }
+}

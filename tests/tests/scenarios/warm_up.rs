@@ -1,0 +1,124 @@
+//! Servers whose checks take their time: what they replace serves until they have a result, and at a first start they serve
+//! without one.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{
+    World,
+    client::{Load, PATIENCE},
+    daemon::servers,
+    net::Family,
+    scenario,
+    server::Service,
+    wait::wait_for,
+};
+use slb_userspace::api::types::{Health, Pending};
+
+/// Time until a health page answers.
+const SLOW: Duration = Duration::from_secs(3);
+/// Exchanges at the same time.
+const CONCURRENCY: usize = 2;
+/// Exchanges between two changes.
+const PROGRESS: u64 = 50;
+
+#[test]
+fn servers_serve_until_those_that_replace_them_have_a_result() {
+    scenario("servers_serve_until_those_that_replace_them_have_a_result", &[50, 50], |world| {
+        prepare(world);
+        let second = world.plan.servers.remove(1);
+        first_start(world)?;
+        let loads = Family::ALL.map(|family| {
+            let vip = world.vip(family, Service::Http);
+            world.client().load(Service::Http, vip, u64::MAX, CONCURRENCY)
+        });
+        progress(&loads)?;
+        let dropped = world.packets("drop", None)?;
+
+        let first = world.plan.servers[0].clone();
+        let (mut other, mut back) = (world.plan.clone(), world.plan.clone());
+        other.servers = vec![second];
+        back.servers = vec![first];
+        world.plan.servers = other.servers.clone();
+        world.write(&world.plan.toml())?;
+        replaced(world)?;
+        progress(&loads)?;
+        ensure!(world.packets("drop", None)? == dropped, "reload: {:?}", world.status()?.reasons);
+
+        // A trial, and the way back: the servers of before have been checked meanwhile.
+        let path = world.write_other(&back.toml())?;
+        let said = world.slb(&["apply", &path, "--confirm-within", "1s"])?;
+        ensure!(said.contains("for servers that replace healthy ones: 10."), "{said}");
+        world.wait_for_log("not confirmed: the configuration before is in force again", 0)?;
+        ensure!(world.status()?.daemon.context("no daemon")?.configuration.difference.is_none());
+        progress(&loads)?;
+        ensure!(world.packets("drop", None)? == dropped, "apply: {:?}", world.status()?.reasons);
+
+        // The file names other servers at the next start.
+        world.plan.servers = back.servers;
+        world.restart()?;
+        world.wait_for_log("start: waiting for servers that replace healthy ones", 0)?;
+        progress(&loads)?;
+        ensure!(world.packets("drop", None)? == dropped, "restart: {:?}", world.status()?.reasons);
+        for load in loads {
+            load.begin_no_more();
+            load.finish().expect_no_failure()?;
+        }
+        Ok(())
+    });
+}
+
+/// A health page that takes its time, and checks that let it.
+fn prepare(world: &mut World) {
+    world.plan.checks.insert(Service::Http, "kind = \"http\", path = \"/healthz\"");
+    for _ in Service::ALL {
+        world.plan.change("timeout = \"1s\"", "timeout = \"8s\"");
+    }
+    (0..2).for_each(|index| world.mood(index).set_delay(SLOW));
+}
+
+/// Clients are served before the first result.
+fn first_start(world: &mut World) -> Result<()> {
+    world.start_without_waiting()?;
+    // Loading the program alone takes seconds on a machine that is busy.
+    wait_for("a daemon", 3 * PATIENCE, || Ok(world.status().is_ok().then_some(())))?;
+    for family in Family::ALL {
+        world.client().exchange(Service::Http, world.vip(family, Service::Http))?;
+    }
+    let status = world.status()?;
+    ensure!(servers(&status).any(|server| server.health == Health::Unknown), "served too late: {status:?}");
+    world.wait_for_health_of(Service::Http, 0, Health::Healthy).map(drop)
+}
+
+/// Two reloads of the same file are answered together; the control loop goes on meanwhile.
+fn replaced(world: &World) -> Result<()> {
+    thread::scope(|scope| {
+        let reloads = [(); 2].map(|()| scope.spawn(|| world.slb(&["reload"])));
+        let Pending { change, waits_for, at_most_seconds } =
+            wait_for("a reload that waits", PATIENCE, || {
+                let pending = world.status()?.daemon.context("no daemon")?.configuration.pending;
+                Ok(pending.filter(|pending| !pending.waits_for.is_empty()))
+            })?;
+        ensure!(change == "reload" && (1..=9).contains(&at_most_seconds), "{change} {at_most_seconds}");
+        ensure!(waits_for.iter().all(|server| server.contains(" (http check, timeout 8s)")), "{waits_for:?}");
+        let said = world.slb(&["diff"])?;
+        ensure!(said.contains("removed"), "{said}");
+        let said = world.slb(&["status"])?;
+        ensure!(said.contains("reload waits for "), "{said}");
+        for reload in reloads {
+            let said = reload.join().expect("no panic")?;
+            ensure!(
+                said.contains(" added") && said.contains("for servers that replace healthy ones: 10."),
+                "{said}"
+            );
+        }
+        Ok(())
+    })
+}
+
+fn progress(loads: &[Load]) -> Result<()> {
+    let goals: Vec<_> = loads.iter().map(|load| load.done() + PROGRESS).collect();
+    wait_for("progress of every load", PATIENCE, || {
+        Ok(loads.iter().zip(&goals).all(|(load, goal)| load.done() >= *goal).then_some(()))
+    })
+}
