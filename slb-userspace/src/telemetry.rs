@@ -1,9 +1,23 @@
 //! Logs: events with values as fields, on standard error.
 
-use std::io::IsTerminal as _;
+mod lossy;
+
+use std::{
+    io::{IsTerminal as _, Write as _, stderr},
+    panic,
+    sync::OnceLock,
+    time::Duration,
+};
 
 use clap::ValueEnum;
 use tracing_subscriber::{EnvFilter, fmt};
+
+use self::lossy::Lossy;
+
+/// How long the end of the process waits for what is still to be written.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+static LOG: OnceLock<Lossy> = OnceLock::new();
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -15,16 +29,46 @@ pub enum Format {
 }
 
 /// Starts logging; `SLB_LOG` sets the level (`info` unless set), for instance `debug` or `slb_userspace::health=debug`.
+///
+/// A log that cannot be written, or whose reader is slow, neither ends nor delays the process: lines are lost and counted.
 pub fn init(format: Format) {
     let filter = EnvFilter::try_from_env("SLB_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
+    let is_terminal = stderr().is_terminal();
+    let log = LOG.get_or_init(|| Lossy::start(stderr(), said_of_losses));
+    let builder =
+        fmt().with_env_filter(filter).with_writer(|| log.clone()).with_ansi(is_terminal).with_target(false);
     match format {
         Format::Text => builder.init(),
         Format::Json => builder.json().init(),
+    }
+    // The hook of the standard library writes to standard error itself, and waits for its reader.
+    panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+}
+
+fn said_of_losses(lost: u64) {
+    tracing::warn!(
+        lost,
+        "log lines were lost: standard error could not be written, or its reader was too slow"
+    );
+}
+
+/// Log lines that have been lost since the start.
+pub fn lost() -> u64 {
+    LOG.get().map_or(0, Lossy::lost)
+}
+
+/// Writes a message of its own form to the log, and waits a little for all of it to be written: before the process ends.
+pub fn last_words(text: &str) {
+    match LOG.get() {
+        Some(log) => {
+            if !text.is_empty() {
+                log.say(format!("{text}\n").into_bytes());
+            }
+            log.flush(LAST_WORDS);
+        }
+        None if text.is_empty() => {}
+        // Nobody can be told of a failure.
+        None => drop(writeln!(stderr(), "{text}")),
     }
 }
 

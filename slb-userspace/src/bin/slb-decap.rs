@@ -65,13 +65,12 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     telemetry::init(telemetry::Format::Text);
-    match execute(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("slb-decap: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let (code, said) = match execute(arguments) {
+        Ok(()) => (ExitCode::SUCCESS, String::new()),
+        Err(error) => (ExitCode::FAILURE, format!("slb-decap: {error:#}")),
+    };
+    telemetry::last_words(&said);
+    code
 }
 
 fn execute(arguments: Arguments) -> Result<()> {

@@ -47,13 +47,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match execute(Arguments::parse().command) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("slbd: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let (code, said) = match execute(Arguments::parse().command) {
+        Ok(code) => (code, String::new()),
+        Err(error) => (ExitCode::FAILURE, format!("slbd: {error:#}")),
+    };
+    telemetry::last_words(&said);
+    code
 }
 
 fn execute(command: Command) -> Result<ExitCode> {
