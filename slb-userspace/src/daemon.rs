@@ -42,7 +42,7 @@ use self::{
 use crate::{
     api::{
         requests::Request,
-        server::{Running, Snapshot, Socket},
+        server::{Running, Snapshot, Sockets},
         status::{Details, Settings},
         types::Override,
     },
@@ -55,7 +55,7 @@ use crate::{
     },
     dataplane::bpf::{maps::Maps, pins::Pins},
     descriptors,
-    health::{Event, Paths, Supervisor, Target, path},
+    health::{Event, Failures, Paths, Supervisor, Target, path},
     neigh::{self, Resolutions, Resolver},
     poke::Poker,
 };
@@ -129,6 +129,8 @@ struct Daemon {
     store: Store,
     /// Probes end when it is dropped.
     supervisor: Supervisor,
+    /// Failures of health checks, kept for the next start.
+    failures: Failures,
     /// Where probes report to.
     events: mpsc::Sender<Event>,
     verdicts: mpsc::Receiver<Event>,
@@ -155,7 +157,7 @@ struct Daemon {
 
 impl Daemon {
     async fn start(file: PathBuf, config: Arc<Config>, pins: &Pins) -> Result<Self> {
-        let socket = Socket::bind(&config.daemon.socket).await?;
+        let sockets = Sockets::bind(&config.daemon).await?;
         let links_changed = neigh::follow_links()?;
         let links = links().await?;
         let (mut reconciler, ports) = attach(&config, pins, &links, jiffies_per_second()?)?;
@@ -176,7 +178,8 @@ impl Daemon {
 
         let (events, verdicts) = mpsc::channel(1024);
         let paths = Paths::new(probes(&config), neighbours.clone(), resolver.doubts());
-        let mut supervisor = Supervisor::new(events.clone(), paths);
+        let failures = Failures::open(&config.daemon.state_dir);
+        let mut supervisor = Supervisor::new(events.clone(), paths).keeping(failures.clone());
         supervisor.set_targets(facts.targets());
 
         let (asking, requests) = mpsc::channel(QUEUE);
@@ -193,6 +196,7 @@ impl Daemon {
             facts,
             store,
             supervisor,
+            failures,
             events,
             verdicts,
             resolver,
@@ -216,7 +220,7 @@ impl Daemon {
             tracing::error!(error = format!("{error:#}"), "cannot look at the flow table");
         }
         daemon.apply_without_look()?;
-        daemon.api.spawn(socket.serve(Maps::open(pins)?, file, daemon.snapshots.subscribe(), asking));
+        daemon.api.spawn(sockets.serve(Maps::open(pins)?, file, daemon.snapshots.subscribe(), asking));
         Ok(daemon)
     }
 
@@ -455,7 +459,7 @@ impl Daemon {
         if probes(before) != probes(&self.config) {
             let (neighbours, doubts) = (self.neighbours.clone(), self.resolver.doubts());
             let paths = Paths::new(probes(&self.config), neighbours, doubts);
-            self.supervisor = Supervisor::new(self.events.clone(), paths);
+            self.supervisor = Supervisor::new(self.events.clone(), paths).keeping(self.failures.clone());
             self.facts.forget_not_probed();
         }
     }

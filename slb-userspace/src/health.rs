@@ -8,6 +8,7 @@
 
 mod compare;
 mod error;
+pub mod failures;
 mod http;
 mod icmp;
 pub mod passive;
@@ -23,6 +24,7 @@ mod tls;
 mod udp;
 
 pub use error::ProbeError;
+pub use failures::Failures;
 pub use path::Paths;
 pub use state::Health;
 pub use supervisor::{Event, News, Supervisor};

@@ -10,5 +10,6 @@ pub mod descriptors;
 pub mod health;
 pub mod neigh;
 pub mod poke;
+pub mod supervised;
 pub mod telemetry;
 pub mod version;

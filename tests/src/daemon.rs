@@ -50,6 +50,8 @@ pub struct Programs {
     log: PathBuf,
     /// A directory that `slbd run` finds empty.
     pub(crate) hidden: Option<&'static str>,
+    /// Where `slbd run` logs to instead.
+    pub(crate) log_to: Option<PathBuf>,
 }
 
 impl Programs {
@@ -60,7 +62,7 @@ impl Programs {
     /// They have not been built.
     pub fn new(namespace: &Arc<Namespace>, log: PathBuf) -> Result<Self> {
         let (slbd, slb) = (program("slbd", "SLBD")?, program("slb", "SLB")?);
-        Ok(Self { namespace: namespace.clone(), slbd, slb, log, hidden: None })
+        Ok(Self { namespace: namespace.clone(), slbd, slb, log, hidden: None, log_to: None })
     }
 
     /// Starts `slbd run`, without waiting for anything.
@@ -68,7 +70,12 @@ impl Programs {
     /// # Errors
     /// It cannot be started.
     pub fn run(&self, config: &Path) -> Result<Daemon> {
-        let log = || -> Result<File> { Ok(OpenOptions::new().create(true).append(true).open(&self.log)?) };
+        let log = || -> Result<File> {
+            Ok(OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(self.log_to.as_ref().unwrap_or(&self.log))?)
+        };
         let mut command = self.namespace.command(&self.slbd);
         command.arg("run").arg("--config").arg(config).stdin(Stdio::null()).stdout(log()?).stderr(log()?);
         let die_with_us = || Ok(set_pdeathsig(Signal::SIGKILL)?);

@@ -88,6 +88,11 @@ impl World {
         self.programs.hidden = Some(directory);
     }
 
+    /// Has the daemon log to another file, from its next start on.
+    pub fn log_to(&mut self, path: impl Into<PathBuf>) {
+        self.programs.log_to = Some(path.into());
+    }
+
     /// Starts the daemon with the plan, and waits until it is ready.
     ///
     /// # Errors

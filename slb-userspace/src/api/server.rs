@@ -2,18 +2,11 @@
 
 mod connection;
 mod file;
+mod socket;
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::ErrorKind,
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use axum::{
     Extension, Json, Router,
     body::Body,
@@ -22,11 +15,11 @@ use axum::{
     routing::{get, post},
 };
 use tokio::{
-    net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
+pub use self::socket::Sockets;
 use self::{
     connection::{Bodies, named, serve},
     file::File,
@@ -42,7 +35,7 @@ use super::{
 use crate::{
     config::{Config, model::Weight},
     dataplane::{bpf::maps::Maps, state::State},
-    neigh,
+    neigh, supervised, telemetry,
 };
 
 /// What the control loop last put in force.
@@ -119,45 +112,15 @@ impl Snapshot {
     }
 }
 
+/// Connections to the socket that takes changes at the same time; more wait to be accepted.
+const CONNECTIONS: usize = 1024;
+/// Connections to the one that everybody may open.
+const WATCHERS: usize = 64;
+
 /// The longest time a configuration may wait to be confirmed.
 const LONGEST_TRIAL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The socket; its file goes with it.
-pub struct Socket {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl Socket {
-    /// Binds the socket. A file left by a daemon that was killed is replaced; one that answers is not.
-    pub async fn bind(path: &Path) -> Result<Self> {
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-        }
-        match UnixStream::connect(path).await {
-            Ok(_) => bail!(
-                "another daemon answers on {}: stop it, or set [daemon] socket to another path",
-                path.display()
-            ),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused && is_socket(path)? => {
-                fs::remove_file(path)
-                    .with_context(|| format!("cannot remove the old socket {}", path.display()))?;
-            }
-            Err(error) => {
-                return Err(error).with_context(|| {
-                    format!(
-                        "{} is in the way: remove it, or set [daemon] socket to another path",
-                        path.display()
-                    )
-                });
-            }
-        }
-        let listener = UnixListener::bind(path).with_context(|| format!("cannot bind {}", path.display()))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-        Ok(Self { listener, path: path.to_owned() })
-    }
-
+impl Sockets {
     /// Answers until the future is dropped: from what the control loop says is in force, and by asking it.
     pub async fn serve(
         self,
@@ -166,30 +129,32 @@ impl Socket {
         snapshots: watch::Receiver<Arc<Snapshot>>,
         requests: mpsc::Sender<Request>,
     ) -> Result<()> {
+        let Self { full, read_only } = self;
         let api = Api { maps, file: File::new(file), snapshots, requests, started: Instant::now() };
-        let router = Router::new()
-            .route("/v1/status", get(serve_status))
-            .route("/v1/pending", get(serve_pending))
+        let api = Arc::new(api);
+        let asked =
+            || Router::new().route("/v1/status", get(serve_status)).route("/v1/pending", get(serve_pending));
+        let router = asked()
             .route("/v1/diff", post(serve_differences))
             .route("/v1/reload", post(serve_reload))
             .route("/v1/apply", post(serve_apply))
             .route("/v1/confirm", post(serve_confirm))
             .route("/v1/servers", post(serve_servers))
-            .with_state(Arc::new(api))
+            .with_state(Arc::clone(&api))
             .layer(Extension(Bodies::default()));
-        serve(&self.listener, &router).await
+        let watched = asked().fallback(refuse_to_change).with_state(api);
+        let watch = async {
+            match read_only {
+                Some(socket) => serve(socket, &watched, WATCHERS).await,
+                None => Ok(()),
+            }
+        };
+        tokio::try_join!(serve(full, &router, CONNECTIONS), watch).map(drop)
     }
 }
 
-impl Drop for Socket {
-    fn drop(&mut self) {
-        // Already gone is as good.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-fn is_socket(path: &Path) -> Result<bool> {
-    Ok(fs::symlink_metadata(path)?.file_type().is_socket())
+async fn refuse_to_change() -> Failure {
+    (StatusCode::FORBIDDEN, "this socket only shows: `[daemon] socket` takes changes".to_owned())
 }
 
 struct Api {
@@ -236,6 +201,8 @@ async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Json<Status>, Fai
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime_seconds: api.started.elapsed().as_secs(),
+        lost_log_lines: telemetry::lost(),
+        restarted_tasks: supervised::restarted(),
         configuration: Configuration {
             file: api.file.path().display().to_string(),
             difference: api.file.difference(config),
@@ -332,31 +299,4 @@ async fn serve_servers(
         .collect::<Result<Vec<_>>>()
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("{error:#}: nothing was changed")))?;
     api.order(Order::Set { places, set }, by).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_file_that_is_not_a_socket_is_left_alone() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("precious.txt");
-        fs::write(&path, "mine").unwrap();
-        let error = Socket::bind(&path).await.err().unwrap();
-        assert!(format!("{error:#}").contains("is in the way"), "{error:#}");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
-    }
-
-    #[tokio::test]
-    async fn a_socket_nobody_listens_on_is_replaced_and_a_living_one_is_not() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("slbd.sock");
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let first = Socket::bind(&path).await.unwrap();
-        let error = Socket::bind(&path).await.err().unwrap();
-        assert!(error.to_string().contains("another daemon answers"), "{error:#}");
-        drop(first);
-        assert!(!path.exists());
-    }
 }

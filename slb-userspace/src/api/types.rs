@@ -33,6 +33,10 @@ pub struct Daemon {
     pub pid: u32,
     /// Seconds since it started.
     pub uptime_seconds: u64,
+    /// Log lines that could not be written since then.
+    pub lost_log_lines: u64,
+    /// Times that a task of the daemon has panicked and was started again since then.
+    pub restarted_tasks: u64,
     /// Its configuration.
     pub configuration: Configuration,
     /// Interfaces that the program should be attached to and is not.

@@ -16,8 +16,8 @@ use crate::{
         client,
         status::{Context, status as describe},
         types::{
-            AttachMode, By, Configuration, Health, Listener, Override, Pending, Server, State, Status,
-            Without,
+            AttachMode, By, Configuration, Daemon, Health, Listener, Override, Pending, Server, State,
+            Status, Without,
         },
     },
     dataplane::{
@@ -74,7 +74,9 @@ fn render(status: &Status) -> String {
         Some(daemon) => {
             let head =
                 format!("slbd {} (pid {}), up {} s\n", daemon.version, daemon.pid, daemon.uptime_seconds);
-            head + &configuration(&daemon.configuration) + &trouble(daemon.overrides_trouble.as_deref())
+            head + &troubles(daemon)
+                + &configuration(&daemon.configuration)
+                + &trouble(daemon.overrides_trouble.as_deref())
         }
         None => "slbd is not running; this is what the kernel forwards by\n".to_owned(),
     };
@@ -127,6 +129,14 @@ fn configuration(configuration: &Configuration) -> String {
         text += &format!("{change} waits for {servers}, for {at_most_seconds} s at most\n");
     }
     text
+}
+
+fn troubles(daemon: &Daemon) -> String {
+    let lost = "log lines were lost: standard error could not be written, or its reader was too slow";
+    let restarted = "times a task has panicked and was started again: the log says which";
+    let counts = [(daemon.lost_log_lines, lost), (daemon.restarted_tasks, restarted)];
+    let counts = counts.into_iter().filter(|(count, _)| *count > 0);
+    counts.map(|(count, what)| format!("{count} {what}\n")).collect()
 }
 
 pub(super) fn trouble(why: Option<&str>) -> String {

@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     fmt::{Debug, Display},
     net::SocketAddr,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -64,7 +65,7 @@ pub fn difference(old: &Config, new: &Config) -> Vec<String> {
 
 fn daemon(old: &Daemon, new: &Daemon) -> Vec<String> {
     let mut words = fields!(old, new, Daemon {
-        xdp_mode: word, pin_dir: debug, socket: debug, state_dir: debug, flow_table_entries: display,
+        xdp_mode: word, pin_dir: debug, socket: debug, read_only_socket: path, state_dir: debug, flow_table_entries: display,
         max_servers: display, hash_seed: display, probe_mark: mark; interfaces, tunnel_addresses, probe_source
     });
     list("interface", &old.interfaces, &new.interfaces, &mut words);
@@ -237,6 +238,10 @@ fn scheduler(scheduler: &Scheduler) -> &'static str {
 
 fn mark(mark: &Option<u32>) -> String {
     mark.map_or_else(|| "none".to_owned(), |mark| format!("{mark:#x}"))
+}
+
+fn path(path: &Option<PathBuf>) -> String {
+    path.as_ref().map_or_else(|| "off".to_owned(), |path| format!("{path:?}"))
 }
 
 fn or_off(time: &Option<Duration>) -> String {

@@ -22,6 +22,8 @@ pub fn refusals(running: &Daemon, wanted: &Daemon) -> Vec<String> {
     let quoted = |path: &std::path::Path| format!("{:?}", path.display().to_string());
     fixed("pin_dir", &quoted(&running.pin_dir), &quoted(&wanted.pin_dir), &with_old);
     fixed("socket", &quoted(&running.socket), &quoted(&wanted.socket), RESTART);
+    let read_only = |daemon: &Daemon| daemon.read_only_socket.as_deref().map_or("\"off\"".to_owned(), quoted);
+    fixed("read_only_socket", &read_only(running), &read_only(wanted), RESTART);
     fixed("state_dir", &quoted(&running.state_dir), &quoted(&wanted.state_dir), RESTART);
     fixed("flow_table_entries", &running.flow_table_entries, &wanted.flow_table_entries, DETACH);
     fixed("max_servers", &running.max_servers, &wanted.max_servers, DETACH);
@@ -70,6 +72,7 @@ mod tests {
         for (line, word) in [
             ("pin_dir = \"/sys/fs/bpf/other\"", "slbd detach"),
             ("socket = \"/run/other.sock\"", "restart slbd"),
+            ("read_only_socket = \"/run/status.sock\"", "restart slbd"),
             ("state_dir = \"/var/lib/other\"", "restart slbd"),
             ("flow_table_entries = 1024", "slbd detach"),
             ("max_servers = 1024", "slbd detach"),

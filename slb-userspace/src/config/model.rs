@@ -39,6 +39,8 @@ pub struct Daemon {
     pub pin_dir: PathBuf,
     /// Unix socket of the API. Absolute.
     pub socket: PathBuf,
+    /// Unix socket of the part of the API that changes nothing, for all users. Absolute; another one than `socket`.
+    pub read_only_socket: Option<PathBuf>,
     /// Directory of what is changed by hand at run time and must outlive the daemon. Absolute.
     pub state_dir: PathBuf,
     /// Connections the flow table holds. 1,024 to 16,777,216.

@@ -108,6 +108,11 @@ impl Route<'_> {
         Ok(Opened { socket, remote, id: fastrand::u16(..), lease: None })
     }
 
+    /// Whether packets of probes do not leave this host: what becomes of a probe says nothing about the server.
+    pub(super) fn is_broken(&self) -> bool {
+        self.through.as_ref().is_some_and(|(through, ..)| through.is_broken())
+    }
+
     /// Tells the silence of a server, which may be as good as an answer, from that of one that cannot be reached. Whether it
     /// can is looked into for the next time: the kernel alone may take a minute to notice.
     pub(super) fn silence(&self) -> Result<(), ProbeError> {

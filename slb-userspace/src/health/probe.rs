@@ -21,5 +21,10 @@ pub async fn probe(target: &Target, paths: &Paths) -> Result<(), ProbeError> {
         // Only who has sent something knows what silence means.
         CheckKind::Udp(check) => udp::probe(&route, check, deadline).await,
     };
-    outcome.unwrap_or(Err(ProbeError::TimedOut(timeout)))
+    match outcome.unwrap_or(Err(ProbeError::TimedOut(timeout))) {
+        Err(error) if error.blames_server() && route.is_broken() => Err(ProbeError::NoWay(format!(
+            "health checks on the way of the traffic cannot be sent at present (the log says why): {error}"
+        ))),
+        outcome => outcome,
+    }
 }

@@ -46,6 +46,20 @@ impl State {
         }
     }
 
+    /// Goes on with failures in a row that an earlier run has counted: the next one may be the last that was missing.
+    #[must_use]
+    pub fn after(self, failures: u8) -> Self {
+        match self.health {
+            Some(Health::Healthy) => Self { contrary: failures, ..self },
+            _ => self,
+        }
+    }
+
+    /// Failures in a row that have not made it unhealthy yet.
+    pub fn failures(&self) -> u8 {
+        if self.health == Some(Health::Healthy) { self.contrary } else { 0 }
+    }
+
     /// Takes the next result, and returns the health if this result decided it for the first time or changed it.
     ///
     /// The first decision is returned even where it confirms what was remembered.
@@ -126,6 +140,19 @@ mod tests {
         let expected = [None, Some(Healthy), None, None, Some(Unhealthy)];
         assert_eq!(run(&check, Some(Healthy), &lost_one), expected);
         assert_eq!(run(&check, Some(Healthy), &[Unhealthy; 3]), [None, None, Some(Unhealthy)]);
+    }
+
+    #[test]
+    fn a_restart_goes_on_counting() {
+        let check = check(3, 3);
+        let resumed = |failures| State::new(&check, Some(Healthy)).after(failures);
+        let mut state = resumed(2);
+        assert_eq!(state.failures(), 2);
+        assert_eq!((state.observe(Unhealthy), state.failures()), (Some(Unhealthy), 0));
+        let mut state = resumed(2);
+        assert_eq!((state.observe(Healthy), state.failures()), (Some(Healthy), 0));
+        assert_eq!((state.observe(Unhealthy), state.failures()), (None, 1));
+        assert_eq!(State::new(&check, None).after(2).failures(), 0, "the first result decides");
     }
 
     #[test]

@@ -12,19 +12,19 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{Semaphore, mpsc},
-    task::JoinHandle,
-    time::{Instant, sleep_until},
+    sync::{Mutex, Semaphore, mpsc},
+    task::{JoinHandle, spawn_blocking},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tracing::{debug, warn};
 
 use super::{
-    Paths, ProbeError, Target,
+    Failures, Paths, ProbeError, Target,
     compare::explain,
     probe::probe,
     state::{Health, State},
 };
-use crate::descriptors;
+use crate::{descriptors, supervised};
 
 /// File descriptors of a probe, on the way of the traffic.
 const PER_PROBE: u64 = 2;
@@ -33,6 +33,8 @@ const LEFT: u64 = 2_048;
 /// Probes under way at the same time, however few descriptors there are.
 const FEWEST: u64 = 128;
 
+/// Time between two looks whether failures are to be saved.
+const SAVING: Duration = Duration::from_secs(1);
 /// Time between the first probes of two targets that are added together.
 const FIRST_PROBE_SPACING: Duration = Duration::from_micros(100);
 
@@ -80,6 +82,8 @@ pub struct Supervisor {
     /// Probes that may be under way at the same time.
     at_once: usize,
     tasks: BTreeMap<Target, Task>,
+    failures: Failures,
+    _saving: Option<Task>,
 }
 
 impl Supervisor {
@@ -91,7 +95,19 @@ impl Supervisor {
 
     fn limited(events: mpsc::Sender<Event>, paths: Paths, at_once: usize) -> Self {
         let permits = Arc::new(Semaphore::new(at_once));
-        Self { events, paths: Arc::new(paths), permits, at_once, tasks: BTreeMap::new() }
+        let (tasks, failures) = (BTreeMap::new(), Failures::default());
+        Self { events, paths: Arc::new(paths), permits, at_once, tasks, failures, _saving: None }
+    }
+
+    /// Goes on with failures that an earlier run has counted, and keeps them for the next one.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime.
+    #[must_use]
+    pub fn keeping(self, failures: Failures) -> Self {
+        let saving = Task(tokio::spawn(save(failures.clone())));
+        Self { failures, _saving: Some(saving), ..self }
     }
 
     /// Makes `wanted` the targets that are probed, each with its health from an earlier run if there is one.
@@ -102,7 +118,13 @@ impl Supervisor {
     ///
     /// Outside of a Tokio runtime.
     pub fn set_targets(&mut self, mut wanted: BTreeMap<Target, Option<Health>>) {
-        self.tasks.retain(|target, _| wanted.remove(target).is_some());
+        self.tasks.retain(|target, _| {
+            let is_wanted = wanted.remove(target).is_some();
+            if !is_wanted {
+                self.failures.note(target, 0);
+            }
+            is_wanted
+        });
         // `wanted` now holds the new targets. Their first probes are spread so that many targets do not all fire in one
         // instant, and yet each comes within its interval.
         let now = Instant::now();
@@ -110,15 +132,38 @@ impl Supervisor {
         for (position, (target, remembered)) in (0..new).zip(wanted) {
             let spacing = FIRST_PROBE_SPACING.min(target.check.interval / new);
             let prober = Prober {
-                state: State::new(&target.check, remembered),
+                state: State::new(&target.check, remembered).after(self.failures.of(&target)),
+                failures: self.failures.clone(),
                 target: target.clone(),
                 events: self.events.clone(),
                 paths: Arc::clone(&self.paths),
                 permits: Arc::clone(&self.permits),
                 at_once: self.at_once,
                 not_probed: None,
+                due: now + spacing * position,
             };
-            self.tasks.insert(target, Task(tokio::spawn(prober.run(now + spacing * position))));
+            self.tasks.insert(target, Task(tokio::spawn(prober.run())));
+        }
+    }
+}
+
+/// Saves failures that have been counted, off the control loop: a disk may hang.
+async fn save(failures: Failures) {
+    let mut is_told = false;
+    let mut due = interval(SAVING);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        due.tick().await;
+        let failures = failures.clone();
+        match spawn_blocking(move || failures.save()).await {
+            Ok(Err(error)) if !is_told => {
+                is_told = true;
+                warn!(
+                    error = format!("{error:#}"),
+                    "failures of health checks are not kept for the next start"
+                );
+            }
+            _ => {}
         }
     }
 }
@@ -143,12 +188,24 @@ struct Prober {
     at_once: usize,
     /// Why the last probe could not be made, if so.
     not_probed: Option<String>,
+    /// When the next probe is due.
+    due: Instant,
+    failures: Failures,
 }
 
 impl Prober {
-    async fn run(mut self, first: Instant) {
-        let mut due = first;
+    async fn run(self) {
+        let prober = Arc::new(Mutex::new(self));
+        let probe_on = || {
+            let prober = Arc::clone(&prober);
+            async move { prober.lock().await.probe_on().await }
+        };
+        supervised::run("health check", probe_on).await;
+    }
+
+    async fn probe_on(&mut self) {
         loop {
+            let due = self.due;
             sleep_until(due).await;
             // The semaphore is never closed; if it were, there would be nothing left to do.
             let Ok(permit) = self.permits.acquire().await else { return };
@@ -162,7 +219,7 @@ impl Prober {
             // Counted from when the probe was due: on a busy machine delays must not add up, or a dead server would be
             // found later than promised. A probe that outlasts the interval is followed by the next one at once, and
             // probes that were missed are not made up for.
-            due = (due + jittered(self.target.check.interval)).max(Instant::now());
+            self.due = (due + jittered(self.target.check.interval)).max(Instant::now());
         }
     }
 
@@ -182,7 +239,9 @@ impl Prober {
         };
         let is_probed_again = self.not_probed.take().is_some();
         debug!(address = %self.target.address, ?result, error = error.as_ref().map(tracing::field::display), "probed");
-        match (self.state.observe(result), error) {
+        let observed = self.state.observe(result);
+        self.failures.note(&self.target, self.state.failures());
+        match (observed, error) {
             (None, _) if is_probed_again => self.tell(News::Probed).await,
             (None, _) => !self.events.is_closed(),
             (Some(_), None) => self.tell(News::Healthy).await,

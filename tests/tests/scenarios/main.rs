@@ -23,5 +23,6 @@ mod restart;
 mod scheduling;
 mod slow_start;
 mod spread;
+mod survives;
 mod warm_up;
 mod weight;

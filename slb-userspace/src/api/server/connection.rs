@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use axum::{Extension, Router, body::Body, http::StatusCode};
-use http_body_util::LengthLimitError;
+use http_body_util::BodyExt as _;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -13,38 +13,51 @@ use hyper_util::{
 use nix::unistd::{Uid, User};
 use serde::de::DeserializeOwned;
 use tokio::{
-    net::{UnixListener, UnixStream},
-    sync::Semaphore,
+    net::UnixStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::{JoinSet, spawn_blocking},
-    time::{sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
+use super::socket::Socket;
 use crate::api::types::By;
 
-/// Connections at the same time; more wait to be accepted.
-const CONNECTIONS: usize = 1024;
 /// Time a caller has for the head of its request.
 const HEAD: Duration = Duration::from_secs(2);
 /// Time a caller has for the body.
 const BODY: Duration = Duration::from_secs(5);
 /// Time a connection may take altogether: longer than a change waits for the first result of a check (a timeout is 300 s at most).
 const CONNECTION: Duration = Duration::from_secs(330);
-/// Bodies that are read at the same time.
-const BODIES: usize = 32;
+/// Bytes of bodies that are held at the same time, in all connections together.
+const BODIES: usize = 32 << 20;
 /// The largest body.
 const LARGEST_BODY: usize = 1 << 20;
+/// Time between two looks whether the socket's file is there.
+const WATCH: Duration = Duration::from_secs(1);
 /// Pause after a connection could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers on a socket, one request for each connection.
-pub(super) async fn serve(listener: &UnixListener, router: &Router) -> Result<()> {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+/// Answers on a socket, one request for each connection, `most` connections at a time.
+pub(super) async fn serve(mut socket: Socket, router: &Router, most: usize) -> Result<()> {
+    let places = Arc::new(Semaphore::new(most));
     // Ends them with the server.
     let mut connections = JoinSet::new();
+    let mut watch = interval(WATCH);
+    watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let place = Arc::clone(&places).acquire_owned().await?;
-        while connections.try_join_next().is_some() {}
-        match listener.accept().await {
+        let accept = async {
+            let place = Arc::clone(&places).acquire_owned().await?;
+            anyhow::Ok((place, socket.listener.accept().await))
+        };
+        let (place, accepted) = tokio::select! {
+            accepted = accept => accepted?,
+            _ = watch.tick() => {
+                while connections.try_join_next().is_some() {}
+                socket.restore();
+                continue;
+            }
+        };
+        match accepted {
             Ok((stream, _)) => {
                 let router = router.clone();
                 connections.spawn(async move {
@@ -67,6 +80,8 @@ async fn talk(stream: UnixStream, router: Router) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .keep_alive(false)
+        // A caller that has sent all it has to say still waits for the answer.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = talking.await {
         tracing::debug!(%error, "a connection to the API has ended early");
@@ -87,7 +102,7 @@ pub(super) async fn named(by: By) -> By {
     By { user, ..by }
 }
 
-/// Reads bodies, a few at a time.
+/// Reads bodies. Those that come slowly delay no others: what counts is what has come.
 #[derive(Clone)]
 pub(super) struct Bodies(Arc<Semaphore>);
 
@@ -100,22 +115,37 @@ impl Default for Bodies {
 impl Bodies {
     /// Reads the document in a body.
     pub(super) async fn read<T: DeserializeOwned>(&self, body: Body) -> Result<T, (StatusCode, String)> {
-        let _place = self.0.acquire().await;
-        let read = timeout(BODY, axum::body::to_bytes(body, LARGEST_BODY)).await.map_err(|_| {
+        let read = timeout(BODY, self.collect(body)).await.map_err(|_| {
             (StatusCode::REQUEST_TIMEOUT, format!("the body of the request has not come within {BODY:?}"))
         })?;
-        let bytes = read.map_err(|error| {
-            let cause = std::error::Error::source(&error);
-            if cause.and_then(|cause| cause.downcast_ref::<LengthLimitError>()).is_some() {
-                let text = "the request is larger than 1 MiB: put a larger configuration into the daemon's file and run \
-                            `slb reload`";
-                (StatusCode::PAYLOAD_TOO_LARGE, text.to_owned())
-            } else {
-                (StatusCode::BAD_REQUEST, format!("the body of the request cannot be read: {error}"))
-            }
-        })?;
+        let (bytes, _room) = read?;
         serde_json::from_slice(&bytes).map_err(|error| {
             (StatusCode::BAD_REQUEST, format!("the body is not the document that is expected here: {error}"))
         })
+    }
+
+    /// Reads a body, and takes room for what has come of it.
+    async fn collect(
+        &self,
+        mut body: Body,
+    ) -> Result<(Vec<u8>, Vec<OwnedSemaphorePermit>), (StatusCode, String)> {
+        let (mut bytes, mut room) = (Vec::new(), Vec::new());
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                (StatusCode::BAD_REQUEST, format!("the body of the request cannot be read: {error}"))
+            })?;
+            // Trailers are of no use here.
+            let Ok(data) = frame.into_data() else { continue };
+            if bytes.len() + data.len() > LARGEST_BODY {
+                let text = "the request is larger than 1 MiB: put a larger configuration into the daemon's file and run \
+                            `slb reload`";
+                return Err((StatusCode::PAYLOAD_TOO_LARGE, text.to_owned()));
+            }
+            let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+            // The semaphore is never closed.
+            room.extend(Arc::clone(&self.0).acquire_many_owned(length).await.ok());
+            bytes.extend_from_slice(&data);
+        }
+        Ok((bytes, room))
     }
 }

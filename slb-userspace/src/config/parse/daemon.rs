@@ -1,6 +1,10 @@
 //! `[daemon]`.
 
-use std::{collections::HashMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use slb_common::abi::{DEFAULT_BACKENDS, MAX_BACKENDS, MAX_INTERFACES};
 use toml::Spanned;
@@ -17,6 +21,8 @@ use crate::config::{
 const BPF_FS: &str = "/sys/fs/bpf";
 const PIN_DIR: &str = "/sys/fs/bpf/slb";
 const SOCKET: &str = "/run/slb/slbd.sock";
+/// No socket.
+const OFF: &str = "off";
 const STATE_DIR: &str = "/var/lib/slb";
 const FLOW_TABLE_ENTRIES: u32 = 262_144;
 const INTERFACES: &str = "interfaces = [\"eth0\"]";
@@ -58,7 +64,8 @@ pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon
         .as_ref()
         .map_or(Some(XdpMode::Auto), |value| checker.choice("xdp_mode", value, &XDP_MODES));
     let pin_dir = pin_dir(checker, raw.pin_dir.as_ref());
-    let socket = socket(checker, raw.socket.as_ref());
+    let socket = socket_path(checker, "socket", raw.socket.as_ref(), SOCKET);
+    let read_only_socket = read_only_socket(checker, raw.read_only_socket.as_ref(), socket.as_deref());
     let state_dir = checker.absolute_path("state_dir", raw.state_dir.as_ref(), STATE_DIR);
     let flow_table_entries = raw.flow_table_entries.as_ref().map_or(Some(FLOW_TABLE_ENTRIES), |value| {
         checker.integer("flow_table_entries", value, 1 << 10..=1 << 24)
@@ -79,6 +86,7 @@ pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon
         xdp_mode: xdp_mode?,
         pin_dir: pin_dir?,
         socket: socket?,
+        read_only_socket: read_only_socket?,
         state_dir: state_dir?,
         flow_table_entries: flow_table_entries?,
         max_servers: max_servers?,
@@ -106,22 +114,43 @@ fn pin_dir(checker: &mut Checker, value: Option<&Value>) -> Option<PathBuf> {
     }
 }
 
-fn socket(checker: &mut Checker, value: Option<&Value>) -> Option<PathBuf> {
+fn socket_path(checker: &mut Checker, key: &str, value: Option<&Value>, default: &str) -> Option<PathBuf> {
     /// The kernel's `sun_path` without the closing zero, unix(7).
     const LONGEST: usize = 107;
-    let path = checker.absolute_path("socket", value, SOCKET)?;
+    let path = checker.absolute_path(key, value, default)?;
     let bytes = path.as_os_str().len();
     match value {
         Some(value) if bytes > LONGEST => checker.refuse(
             Diagnostic::error(
                 value.span(),
-                format!("`socket` is {bytes} bytes long"),
+                format!("`{key}` is {bytes} bytes long"),
                 format!("the path of a unix socket has at most {LONGEST} bytes"),
             )
-            .help(format!("the default is `socket = \"{SOCKET}\"`")),
+            .help(format!("the default is `{key} = \"{default}\"`")),
         ),
         _ => Some(path),
     }
+}
+
+fn read_only_socket(
+    checker: &mut Checker,
+    value: Option<&Value>,
+    socket: Option<&Path>,
+) -> Option<Option<PathBuf>> {
+    const KEY: &str = "read_only_socket";
+    let Some(value) = value else { return Some(None) };
+    if checker.text(KEY, value, "an absolute path, or \"off\"")? == OFF {
+        return Some(None);
+    }
+    let path = socket_path(checker, KEY, Some(value), OFF)?;
+    if Some(path.as_path()) == socket {
+        let message = format!("`{KEY}` is `socket`");
+        return checker.refuse(
+            Diagnostic::error(value.span(), message, "all users may open it, and `socket` takes changes")
+                .help(format!("name another path, for example `{KEY} = \"/run/slb/slbd-status.sock\"`")),
+        );
+    }
+    Some(Some(path))
 }
 
 /// Checks addresses of this host: one of each family at most.

@@ -28,6 +28,7 @@ fn every_default() {
     assert_eq!(config.daemon.xdp_mode, XdpMode::Auto);
     assert_eq!(config.daemon.pin_dir, Path::new("/sys/fs/bpf/slb"));
     assert_eq!(config.daemon.socket, Path::new("/run/slb/slbd.sock"));
+    assert_eq!(config.daemon.read_only_socket, None);
     assert_eq!(config.daemon.flow_table_entries, 262_144);
     assert_eq!(config.daemon.max_servers, 16_384);
     assert_eq!(config.daemon.tunnel_addresses, [] as [IpAddr; 0]);
@@ -67,13 +68,14 @@ fn every_default() {
 fn daemon_settings_are_taken() {
     let config = accepted(&changed(
         "interfaces = [\"eth0\"]",
-        "interfaces = [\"eth0\", \"abcdefghijklmno\"]\nxdp_mode = \"native\"\npin_dir = \"/a\"\nsocket = \"/b\"\n\
+        "interfaces = [\"eth0\", \"abcdefghijklmno\"]\nxdp_mode = \"native\"\npin_dir = \"/a\"\nsocket = \"/b\"\nread_only_socket = \"/c\"\n\
          flow_table_entries = 1024\nhash_seed = 18446744073709551615",
     ));
     assert_eq!(config.daemon.interfaces, ["eth0", "abcdefghijklmno"]);
     assert_eq!(config.daemon.xdp_mode, XdpMode::Native);
     assert_eq!(config.daemon.pin_dir, Path::new("/a"));
     assert_eq!(config.daemon.socket, Path::new("/b"));
+    assert_eq!(config.daemon.read_only_socket.as_deref(), Some(Path::new("/c")));
     assert_eq!(config.daemon.flow_table_entries, 1_024);
     assert_eq!(config.daemon.hash_seed, u64::MAX);
     let with = |line: &str| changed("[daemon]", &format!("[daemon]\n{line}"));
@@ -336,6 +338,7 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         "xdp_mode",
         "pin_dir",
         "socket",
+        "read_only_socket",
         "flow_table_entries",
         "max_servers",
         "tunnel_addresses",

@@ -159,6 +159,12 @@ fn daemon() {
             "3:11",
             ["has a dot in a name", "/sys/fs/bpf/slb"],
         ),
+        (
+            INTERFACES.into(),
+            with("read_only_socket = \"/run/slb/slbd.sock\""),
+            "3:20",
+            ["`read_only_socket` is `socket`", "name another path"],
+        ),
         (INTERFACES.into(), with("socket = \"./s\""), "3:10", ["absolute path", "/run/slb/slbd.sock"]),
         (INTERFACES.into(), with("state_dir = \"slb\""), "3:13", ["absolute path", "/var/lib/slb"]),
         (INTERFACES.into(), with("flow_table_entries = 1023"), "3:22", ["out of range", "1024 to 16777216"]),

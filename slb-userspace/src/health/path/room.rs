@@ -4,9 +4,16 @@
 //! for packets that the host itself would keep, or send elsewhere. The host's routes, rules and addresses stay as they
 //! are, and all of it is gone with the process.
 
-use std::{fs, io, net::IpAddr, sync::mpsc, thread, time::Duration};
+use std::{
+    fs, io,
+    net::IpAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use futures_util::StreamExt as _;
 use nix::{
     net::if_::if_nametoindex,
@@ -69,7 +76,8 @@ impl Room {
             // The runtime takes the sockets that are made here.
             let _entered = runtime.enter();
             if ready.send(furnish()).is_ok() {
-                work.into_iter().for_each(|job| job());
+                // One that panics is answered as one that could not be run.
+                work.into_iter().for_each(|job| drop(catch_unwind(AssertUnwindSafe(job))));
             }
         })?;
         let Made { device, index, connection, netlink } = made.await.context("its thread ended")??;
@@ -82,13 +90,13 @@ impl Room {
     pub(super) async fn run<T: Send + 'static>(
         &self,
         call: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> io::Result<T> {
+    ) -> Result<io::Result<T>> {
         let (done, result) = oneshot::channel();
         // Whoever asked may have given up.
         let job = Box::new(move || drop(done.send(call())));
-        let gone = || io::Error::other("the thread of the probes' namespace has ended");
+        let gone = || anyhow!("the thread of the probes' namespace does not answer");
         self.jobs.send(job).map_err(|_| gone())?;
-        result.await.map_err(|_| gone())?
+        result.await.map_err(|_| gone())
     }
 
     /// Makes an address one of the room's own, so that probes can come from it.

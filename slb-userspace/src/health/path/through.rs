@@ -7,13 +7,23 @@
 //! ```
 //! A socket of the host (`guard`) holds the port meanwhile, so that the host does not answer in the probe's place.
 
-use std::{io, mem::MaybeUninit, net::IpAddr, sync::Arc};
+use std::{
+    io,
+    mem::MaybeUninit,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Result;
 use socket2::Socket;
 use tokio::{
     sync::{Mutex, mpsc},
     task::JoinSet,
+    time::sleep,
 };
 
 use super::{
@@ -29,10 +39,16 @@ use super::{
 use crate::{
     health::{ProbeError, Target, Via},
     neigh::{NextHop, Resolution, Resolutions},
+    supervised,
 };
 
 /// The largest packet.
 const PACKET: usize = 65_536;
+
+/// Time until reading is tried again after an error.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The same where an error is of one packet or interface.
+const SHORT_PAUSE: Duration = Duration::from_millis(1);
 
 /// Attempts to find an identifier that no probe under way has.
 const ATTEMPTS: usize = 16;
@@ -47,6 +63,8 @@ pub(super) struct Through {
     /// Addresses of the host that the room has, too.
     shared: Mutex<Vec<IpAddr>>,
     released: mpsc::UnboundedSender<Released>,
+    /// Set while packets cannot be taken from the room.
+    broken: Arc<AtomicBool>,
     _pumps: JoinSet<()>,
 }
 
@@ -82,12 +100,28 @@ impl Through {
         let registry = Arc::new(Registry::default());
         let [v4, v6] = [Capture::open(true)?, Capture::open(false)?].map(Arc::new);
         let (released, over) = mpsc::unbounded_channel();
+        let broken = Arc::new(AtomicBool::new(false));
         let mut pumps = JoinSet::new();
-        pumps.spawn(outwards(Arc::clone(&tun), emitter, Arc::clone(&registry), over));
+        let (emitter, over) = (Arc::new(emitter), Arc::new(Mutex::new(over)));
+        let (device, ways, flag) = (Arc::clone(&tun), Arc::clone(&registry), Arc::clone(&broken));
+        pumps.spawn(supervised::run("packets of health checks", move || {
+            let (tun, emitter, registry) = (Arc::clone(&device), Arc::clone(&emitter), Arc::clone(&ways));
+            let (over, broken) = (Arc::clone(&over), Arc::clone(&flag));
+            async move { outwards(&tun, &emitter, &registry, &mut *over.lock().await, &broken).await }
+        }));
         for capture in [&v4, &v6] {
-            pumps.spawn(inwards(Arc::clone(capture), Arc::clone(&tun)));
+            let (capture, tun) = (Arc::clone(capture), Arc::clone(&tun));
+            pumps.spawn(supervised::run("answers to health checks", move || {
+                let (capture, tun) = (Arc::clone(&capture), Arc::clone(&tun));
+                async move { inwards(&capture, &tun).await }
+            }));
         }
-        Ok(Self { room, registry, v4, v6, shared: Mutex::default(), released, _pumps: pumps })
+        Ok(Self { room, registry, v4, v6, shared: Mutex::default(), released, broken, _pumps: pumps })
+    }
+
+    /// Whether packets cannot be taken from the room at present.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
     }
 
     /// Opens a socket whose packets go to the target's VIP at the target's server.
@@ -118,7 +152,8 @@ impl Through {
                 socket.bind(&std::net::SocketAddr::new(source, port).into())?;
                 Ok(socket)
             })
-            .await?;
+            .await
+            .map_err(|gone| ProbeError::NoWay(gone.to_string()))??;
         let remote = target.remote();
         Ok(Opened { socket, remote, id, lease: Some(lease) })
     }
@@ -181,10 +216,11 @@ pub(super) fn resolved(resolutions: &Resolutions, server: IpAddr) -> Option<Next
 
 /// Sends what leaves the room.
 async fn outwards(
-    tun: Arc<Tun>,
-    emitter: Emitter,
-    registry: Arc<Registry>,
-    mut over: mpsc::UnboundedReceiver<Released>,
+    tun: &Tun,
+    emitter: &Emitter,
+    registry: &Registry,
+    over: &mut mpsc::UnboundedReceiver<Released>,
+    broken: &AtomicBool,
 ) {
     let mut packet = vec![0; PACKET];
     let send = |packet: &[u8]| {
@@ -197,8 +233,16 @@ async fn outwards(
     loop {
         tokio::select! {
             read = tun.read(&mut packet) => match read {
-                Ok(length) => send(&packet[..length]),
-                Err(error) => return tracing::error!(%error, "health checks cannot be sent"),
+                Ok(length) => {
+                    broken.store(false, Ordering::Relaxed);
+                    send(&packet[..length]);
+                }
+                Err(error) => {
+                    if !broken.swap(true, Ordering::Relaxed) {
+                        tracing::error!(%error, "packets of health checks cannot be read; trying again");
+                    }
+                    sleep(PAUSE).await;
+                }
             },
             probe = over.recv() => {
                 let Some(probe) = probe else { return };
@@ -213,7 +257,7 @@ async fn outwards(
 }
 
 /// Hands answers to the room.
-async fn inwards(capture: Arc<Capture>, tun: Arc<Tun>) {
+async fn inwards(capture: &Capture, tun: &Tun) {
     let mut buffer = vec![MaybeUninit::uninit(); PACKET];
     loop {
         match capture.next(&mut buffer).await {
@@ -222,8 +266,11 @@ async fn inwards(capture: Arc<Capture>, tun: Arc<Tun>) {
                     tracing::debug!(%error, "cannot take an answer to a health check");
                 }
             }
-            // An interface went down; others go on.
-            Err(error) => tracing::debug!(%error, "answers to health checks"),
+            // An interface went down; others go on. An error that stays must not take a processor.
+            Err(error) => {
+                tracing::debug!(%error, "answers to health checks");
+                sleep(SHORT_PAUSE).await;
+            }
         }
     }
 }

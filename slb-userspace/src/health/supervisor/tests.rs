@@ -174,6 +174,8 @@ async fn what_cannot_be_probed_is_said_once_for_each_reason_and_until_it_can() {
         permits: Arc::new(Semaphore::new(1)),
         at_once: 1,
         not_probed: None,
+        due: Instant::now(),
+        failures: Failures::default(),
     };
     let no_way = |why: &str| Err(ProbeError::NoWay(why.to_owned()));
     let refuses = || Err(ProbeError::Refused);

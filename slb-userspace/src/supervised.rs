@@ -1,0 +1,51 @@
+//! Tasks that must not end: one that panics is logged, counted and started again.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use futures_util::FutureExt as _;
+use tokio::time::sleep;
+
+/// Pause before a task is started again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+static RESTARTED: AtomicU64 = AtomicU64::new(0);
+
+/// Times that a task has been started again, of all tasks.
+pub fn restarted() -> u64 {
+    RESTARTED.load(Ordering::Relaxed)
+}
+
+/// Runs a task until it ends by itself; after a panic, again. The panic itself is logged by the hook of [`crate::telemetry`].
+pub async fn run<F: Future<Output = ()>>(what: &str, mut task: impl FnMut() -> F) {
+    while AssertUnwindSafe(task()).catch_unwind().await.is_err() {
+        RESTARTED.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(task = what, "a task has panicked and is started again: please report this");
+        sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_started_again_and_counted() {
+        let before = restarted();
+        let mut runs = 0;
+        run("test", || {
+            runs += 1;
+            let run = runs;
+            async move {
+                tokio::task::yield_now().await;
+                assert!(run > 1, "run {run}");
+            }
+        })
+        .await;
+        assert_eq!(runs, 2);
+        assert!(restarted() > before);
+    }
+}

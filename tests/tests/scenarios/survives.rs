@@ -1,0 +1,113 @@
+//! The daemon outlives its log, its socket and callers that are slow.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Read as _, Write as _},
+    net::Shutdown,
+    os::unix::{
+        fs::{OpenOptionsExt as _, PermissionsExt as _},
+        net::UnixStream,
+    },
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::{libc::O_NONBLOCK, sys::stat::Mode, unistd::mkfifo};
+use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
+
+/// Callers that send a part of a body each.
+const SLOW: usize = 40;
+
+#[test]
+fn a_log_that_cannot_be_written_or_is_not_read_stops_nothing() {
+    scenario("a_log_that_cannot_be_written_or_is_not_read_stops_nothing", &[50, 50], |world| {
+        let fifo = world.directory().join("log.fifo");
+        let _reader = full(&fifo)?;
+        for log in [Path::new("/dev/full"), &fifo] {
+            world.log_to(log);
+            world.start()?;
+            world.client().exchange(Service::Http, world.vip(Family::V4, Service::Http))?;
+            world.slb(&["reload"])?;
+            if log != fifo {
+                let said = world.slb(&["status"])?;
+                ensure!(said.contains(" log lines were lost: standard error could not be written"), "{said}");
+            }
+            world.terminate().with_context(|| log.display().to_string())?;
+        }
+        Ok(())
+    });
+}
+
+/// A pipe without room, whose reader does not read.
+fn full(path: &Path) -> Result<File> {
+    mkfifo(path, Mode::S_IRWXU)?;
+    let mut pipe = OpenOptions::new().read(true).write(true).custom_flags(O_NONBLOCK).open(path)?;
+    loop {
+        match pipe.write(&[b'.'; 1024]) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(pipe),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[test]
+fn sockets_come_back_and_callers_that_are_slow_delay_no_others() {
+    scenario("sockets_come_back_and_callers_that_are_slow_delay_no_others", &[50, 50], |world| {
+        let read_only = world.directory().join("status.sock");
+        world.plan.daemon = format!("read_only_socket = {read_only:?}\n");
+        world.start()?;
+        for socket in [&world.plan.socket, &read_only] {
+            fs::remove_file(socket)?;
+            wait_for("the socket", PATIENCE, || Ok(UnixStream::connect(socket).is_ok().then_some(())))?;
+        }
+        only_shows(&read_only)?;
+
+        // One that has said all it has to say waits for the answer.
+        let mut half = UnixStream::connect(&world.plan.socket)?;
+        half.write_all(b"GET /v1/status HTTP/1.1\r\nhost: slb\r\n\r\n")?;
+        half.shutdown(Shutdown::Write)?;
+        ensure!(answer(half)?.starts_with("HTTP/1.1 200"), "half-closed");
+
+        let _slow = (0..SLOW).map(|_| slow(world)).collect::<Result<Vec<_>>>()?;
+        let begun = Instant::now();
+        world.slb(&["diff", &world.write_other(&world.plan.toml())?])?;
+        ensure!(begun.elapsed() < Duration::from_secs(3), "diff took {:?}", begun.elapsed());
+        Ok(())
+    });
+}
+
+/// The socket for all users answers what changes nothing, and nothing else.
+fn only_shows(socket: &Path) -> Result<()> {
+    let mode = fs::metadata(socket)?.permissions().mode() & 0o777;
+    ensure!(mode == 0o666, "mode {mode:o}");
+    for (request, code) in [
+        ("GET /v1/status", "200"),
+        ("GET /v1/pending", "200"),
+        ("POST /v1/reload", "403"),
+        ("POST /v1/apply", "403"),
+        ("POST /v1/servers", "403"),
+        ("POST /v1/diff", "403"),
+    ] {
+        let mut stream = UnixStream::connect(socket)?;
+        stream
+            .write_all(format!("{request} HTTP/1.1\r\nhost: slb\r\ncontent-length: 0\r\n\r\n").as_bytes())?;
+        let said = answer(stream)?;
+        ensure!(said.starts_with(&format!("HTTP/1.1 {code}")), "{request}: {said}");
+    }
+    Ok(())
+}
+
+fn slow(world: &World) -> Result<UnixStream> {
+    let mut stream = UnixStream::connect(&world.plan.socket)?;
+    stream.write_all(b"POST /v1/diff HTTP/1.1\r\nhost: slb\r\ncontent-length: 1000000\r\n\r\n{")?;
+    Ok(stream)
+}
+
+fn answer(mut stream: UnixStream) -> Result<String> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    Ok(said)
+}
