@@ -17,6 +17,7 @@ mod resolver;
 #[cfg(test)]
 mod tests;
 mod view;
+pub mod vips;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
@@ -50,7 +51,7 @@ pub struct NextHop {
     pub source_mac: Mac,
     /// Address of the destination, or of the gateway to it.
     pub destination_mac: Mac,
-    /// The largest IP packet the outgoing interface takes, in bytes.
+    /// The largest IP packet the route and the outgoing interface take, in bytes.
     pub mtu: u32,
     /// Whether the destination is reached through a gateway.
     pub through_gateway: bool,
@@ -128,6 +129,8 @@ pub struct Link {
     pub index: u32,
     /// Name, unique in the network namespace.
     pub name: String,
+    /// Its alternative names, which are unique, too.
+    pub altnames: Vec<String>,
     /// Address, if it is an Ethernet interface.
     pub mac: Option<Mac>,
     /// Whether it is up and has a carrier.

@@ -64,6 +64,7 @@ mod tests {
         let lo = crate::neigh::Link {
             index: 1,
             name: "lo".to_owned(),
+            altnames: Vec::new(),
             mac: None,
             up: true,
             kind: None,

@@ -182,6 +182,7 @@ mod tests {
             let link = |index: u32| Link {
                 index,
                 name: format!("eth{index}"),
+                altnames: Vec::new(),
                 mac: Some([2, 0, 0, 0, 1, 0]),
                 up: true,
                 kind: None,

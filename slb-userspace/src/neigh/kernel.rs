@@ -1,7 +1,7 @@
 //! Questions to the kernel's routing and neighbour tables over rtnetlink (RFC 3549).
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -11,9 +11,10 @@ use nix::errno::Errno;
 use rtnetlink::{
     Error, Handle, RouteMessageBuilder, new_connection,
     packet_route::{
-        link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached},
+        address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
+        link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, Prop, XdpAttached},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
-        route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia},
     },
 };
 use tokio::task::JoinSet;
@@ -39,7 +40,7 @@ pub async fn local_of(addresses: &BTreeSet<IpAddr>) -> Result<Vec<IpAddr>> {
     let kernel = Kernel::connect()?;
     let mut local = Vec::new();
     for address in addresses {
-        if kernel.route(*address).await? == Route::Local {
+        if kernel.is_local(*address).await? {
             local.push(*address);
         }
     }
@@ -69,6 +70,18 @@ pub(super) struct Neighbour {
     pub(super) dynamic: bool,
     /// Whether the kernel has asked in vain.
     pub(super) failed: bool,
+}
+
+/// An address of this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OwnAddress {
+    /// Index of the interface it is on.
+    pub(super) interface: u32,
+    pub(super) address: IpAddr,
+    /// Length of the prefix of the hosts on the same link.
+    pub(super) prefix: u8,
+    /// Whether no other host may have it.
+    pub(super) is_usable: bool,
 }
 
 /// A connection for questions.
@@ -101,16 +114,45 @@ impl Kernel {
         Ok(replies.iter().filter_map(neighbour).collect())
     }
 
-    /// The route a packet of this host to `destination` would take.
-    pub(super) async fn route(&self, destination: IpAddr) -> Result<Route> {
+    /// The addresses of this host, on all interfaces.
+    pub(super) async fn addresses(&mut self) -> Result<Vec<OwnAddress>> {
+        let replies: Vec<AddressMessage> =
+            self.handle.address().get().execute().try_collect().await.context("cannot list addresses")?;
+        self.ensure_alive()?;
+        Ok(replies.iter().filter_map(own_address).collect())
+    }
+
+    /// The addresses that this host may answer for as a proxy, each on an interface.
+    pub(super) async fn proxied(&mut self) -> Result<HashSet<NeighbourKey>> {
+        let replies: Vec<NeighbourMessage> = self
+            .handle
+            .neighbours()
+            .get()
+            .proxies()
+            .execute()
+            .try_collect()
+            .await
+            .context("cannot list proxy entries")?;
+        self.ensure_alive()?;
+        Ok(replies.iter().filter_map(key_of).collect())
+    }
+
+    /// Whether packets for an address are for this host.
+    pub(super) async fn is_local(&self, address: IpAddr) -> Result<bool> {
+        Ok(self.route(address).await?.0 == Route::Local)
+    }
+
+    /// The route a packet of this host to `destination` would take, and the largest packet that may take it, where the route says so:
+    /// as configured, or as the kernel has learnt from routers on the way.
+    pub(super) async fn route(&self, destination: IpAddr) -> Result<(Route, Option<u32>)> {
         let prefix = if destination.is_ipv4() { 32 } else { 128 };
         let question = RouteMessageBuilder::<IpAddr>::new().destination_prefix(destination, prefix)?.build();
         match self.handle.route().get(question).execute().next().await {
-            Some(Ok(reply)) => Ok(route(&reply, destination)),
+            Some(Ok(reply)) => Ok((route(&reply, destination), mtu(&reply))),
             // An error in reply is the kernel's way to say that there is no route.
             Some(Err(Error::NetlinkError(error))) => {
                 debug!(%destination, error = %error.to_io(), "no route");
-                Ok(Route::None)
+                Ok((Route::None, None))
             }
             Some(Err(error)) => {
                 Err(error).with_context(|| format!("cannot look up the route to {destination}"))
@@ -170,6 +212,7 @@ fn link(message: LinkMessage) -> Option<Link> {
     let mut link = Link {
         index: header.index,
         name: String::new(),
+        altnames: Vec::new(),
         mac: None,
         mtu: 0,
         up: header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
@@ -179,6 +222,12 @@ fn link(message: LinkMessage) -> Option<Link> {
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::PropList(properties) => {
+                link.altnames.extend(properties.into_iter().filter_map(|property| match property {
+                    Prop::AltIfName(name) => Some(name),
+                    _ => None,
+                }));
+            }
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Xdp(facts) => link.xdp = xdp(&facts),
             LinkAttribute::Address(address) if header.link_layer_type == LinkLayerType::Ether => {
@@ -209,17 +258,44 @@ fn xdp(facts: &[LinkXdp]) -> Option<Xdp> {
     Some(Xdp { native, program })
 }
 
+/// The neighbour that a message is about, if it is an IP neighbour.
+fn key_of(message: &NeighbourMessage) -> Option<NeighbourKey> {
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        _ => None,
+    })?;
+    Some((message.header.ifindex, address))
+}
+
+/// Reads an address message.
+fn own_address(message: &AddressMessage) -> Option<OwnAddress> {
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            // Of a point-to-point link, the other one is the peer's.
+            AddressAttribute::Local(own) => local = Some(*own),
+            AddressAttribute::Address(own) => address = Some(*own),
+            _ => {}
+        }
+    }
+    let header = &message.header;
+    let unusable = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
+    Some(OwnAddress {
+        interface: header.index,
+        address: local.or(address)?,
+        prefix: header.prefix_len,
+        is_usable: !header.flags.intersects(unusable),
+    })
+}
+
 /// Reads a neighbour message, unless it is not about an IP neighbour.
 pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(NeighbourKey, Neighbour)> {
     let header = &message.header;
     if header.flags.contains(NeighbourFlags::Proxy) {
         return None;
     }
-    let address = message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::V4(*address)),
-        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
-        _ => None,
-    })?;
+    let key = key_of(message)?;
     let mac = message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::LinkLayerAddress(address) => Mac::try_from(address.as_slice()).ok(),
         _ => None,
@@ -229,7 +305,7 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(NeighbourKey, Nei
     let usable = matches!(header.state, Reachable | Stale | Delay | Probe | Noarp | Permanent);
     let dynamic = !matches!(header.state, Noarp | Permanent);
     let failed = header.state == NeighbourState::Failed;
-    Some(((header.ifindex, address), Neighbour { mac: mac.filter(|_| usable), dynamic, failed }))
+    Some((key, Neighbour { mac: mac.filter(|_| usable), dynamic, failed }))
 }
 
 /// Reads the reply to a route look-up.
@@ -254,6 +330,18 @@ fn route(reply: &RouteMessage, destination: IpAddr) -> Route {
         }
     }
     interface.map_or(Route::None, |index| Route::Via((index, next_hop)))
+}
+
+/// The MTU in the reply to a route look-up; 0 stands for none.
+fn mtu(reply: &RouteMessage) -> Option<u32> {
+    let metrics = reply.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => Some(metrics),
+        _ => None,
+    })?;
+    metrics.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

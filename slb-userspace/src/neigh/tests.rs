@@ -1,5 +1,7 @@
 //! Tests against the kernel: two network namespaces of their own, joined by a veth pair. They need root.
 
+mod vips;
+
 use std::{
     collections::BTreeSet,
     fs::File,
@@ -295,6 +297,30 @@ fn follows_routes_and_links() {
     });
 }
 
+/// A route may take less than the interface.
+#[test]
+fn the_mtu_is_the_routes() {
+    in_namespace(|| async {
+        let pair = Pair::create().await;
+        let (resolver, mut seen) = Resolver::spawn().unwrap();
+        let distant = ["198.51.100.7", "2001:db8:9::7"];
+        resolver.watch(set(distant));
+        let change = |line: &str| {
+            let status = std::process::Command::new("sh").args(["-c", line]).status().unwrap();
+            assert!(status.success(), "{line}");
+        };
+        for mtu in [1400, 1300, 1500] {
+            let said = if mtu == 1500 { String::new() } else { format!("mtu {mtu}") };
+            change(&format!("ip route replace 198.51.100.0/24 via 192.0.2.2 {said}"));
+            change(&format!("ip route replace 2001:db8:9::/64 via 2001:db8::2 {said}"));
+            for address in distant {
+                let Resolution::Resolved(hop) = pair.resolved_through_gateway(PEER_MAC) else { panic!() };
+                until(&mut seen, address, &Resolution::Resolved(NextHop { mtu, ..hop })).await;
+            }
+        }
+    });
+}
+
 #[test]
 fn ends_with_either_half() {
     in_namespace(|| async {
@@ -314,6 +340,7 @@ fn lists_links() {
         let expected = Link {
             index: pair.near_index,
             name: "near".into(),
+            altnames: Vec::new(),
             mac: Some(MAC),
             up: true,
             kind: Some("veth".into()),

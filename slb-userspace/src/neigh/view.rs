@@ -54,6 +54,8 @@ pub(super) struct View {
     links: HashMap<u32, Link>,
     /// One for each destination.
     routes: BTreeMap<IpAddr, Route>,
+    /// The largest packets that routes take, for destinations whose route says so.
+    mtus: BTreeMap<IpAddr, u32>,
     /// Entries of the next hops in `routes`; `None` where the kernel has none.
     neighbours: HashMap<NeighbourKey, Option<Neighbour>>,
     /// What is used while the tables lack it.
@@ -74,6 +76,7 @@ impl Default for View {
         Self {
             links: HashMap::new(),
             routes: BTreeMap::new(),
+            mtus: BTreeMap::new(),
             neighbours: HashMap::new(),
             holds: Holds::default(),
             solicited: HashMap::new(),
@@ -97,8 +100,11 @@ impl View {
         if everything {
             self.links = kernel.links().await?;
             self.routes.clear();
+            self.mtus.clear();
             for &destination in destinations {
-                self.routes.insert(destination, kernel.route(destination).await?);
+                let (route, mtu) = kernel.route(destination).await?;
+                self.routes.insert(destination, route);
+                self.mtus.extend(mtu.map(|mtu| (destination, mtu)));
             }
         }
         let entries = kernel.neighbours().await?;
@@ -157,7 +163,7 @@ impl View {
                 interface,
                 source_mac,
                 destination_mac,
-                mtu: link.mtu,
+                mtu: self.mtus.get(destination).map_or(link.mtu, |mtu| link.mtu.min(*mtu)),
                 through_gateway: key.1 != *destination,
             }),
             None if self.no_room.contains(key) => {

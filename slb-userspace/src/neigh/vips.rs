@@ -1,0 +1,185 @@
+//! How VIPs stand on this host: whether they are its addresses, and whether it answers ARP and neighbour discovery for them. Follows
+//! the kernel's tables, as [`super::Resolver`] does.
+
+mod answers;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use futures_util::{Stream, StreamExt as _};
+use rtnetlink::{MulticastGroup, new_multicast_connection};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tracing::warn;
+
+use super::kernel::Kernel;
+use answers::Host;
+
+/// How long changes are gathered before the tables are read.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// How often everything is read though nothing was heard.
+const REFRESH: Duration = Duration::from_secs(20);
+/// Pause before the netlink sockets are opened anew.
+const RECONNECT: Duration = Duration::from_secs(1);
+/// How long one pass may take.
+const PASS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Reading takes no more than one part in this many of the time, however often routes change.
+const MAX_SHARE_OF_TIME: u32 = 5;
+
+const GROUPS: [MulticastGroup; 7] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv6Rule,
+];
+
+/// How a VIP stands on this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether it is an address of this host, on whatever interface, or routed to the host itself.
+    pub is_local: bool,
+    /// Of one that lies in the subnet of an interface: why hosts there do not reach it, and what to do.
+    pub unanswered: Option<String>,
+}
+
+/// What is known of every VIP that is watched.
+pub type Standings = Arc<BTreeMap<IpAddr, Standing>>;
+
+/// Follows how VIPs stand for as long as it exists.
+#[derive(Debug)]
+pub struct Vips {
+    watched: watch::Sender<BTreeSet<IpAddr>>,
+}
+
+impl Vips {
+    /// Reads how VIPs stand in the current network namespace, and follows it.
+    ///
+    /// The receiver sees a new map whenever anything in it changes. The work ends when either half is dropped.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked. Later failures are logged, and it is asked again.
+    pub async fn spawn(vips: BTreeSet<IpAddr>) -> Result<(Self, watch::Receiver<Standings>)> {
+        // Before the first reading: what changes after it is noticed.
+        let connections = Connections::open()?;
+        let first = read(&vips).await?;
+        let (watched, wanted) = watch::channel(vips);
+        let (published, standings) = watch::channel(Arc::new(first));
+        tokio::spawn(Worker { wanted, published }.run(connections));
+        Ok((Self { watched }, standings))
+    }
+
+    /// Makes `vips` the watched ones.
+    pub fn watch(&self, vips: BTreeSet<IpAddr>) {
+        self.watched.send_if_modified(|watched| {
+            let changed = *watched != vips;
+            *watched = vips;
+            changed
+        });
+    }
+}
+
+/// How VIPs stand now.
+///
+/// # Errors
+/// The kernel cannot be asked, or does not answer in time.
+pub async fn read(vips: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, Standing>> {
+    let reading = async {
+        let mut kernel = Kernel::connect()?;
+        let mut host = Host::read(&mut kernel).await?;
+        let mut standings = BTreeMap::new();
+        for &vip in vips {
+            let is_local = host.has(vip) || kernel.is_local(vip).await?;
+            standings.insert(vip, Standing { is_local, unanswered: host.unanswered(vip, is_local) });
+        }
+        Ok(standings)
+    };
+    timeout(PASS_TIMEOUT, reading).await.context("the kernel did not answer in time")?
+}
+
+struct Connections {
+    notifications: Box<dyn Stream<Item = ()> + Send + Unpin>,
+    _monitor: JoinSet<()>,
+}
+
+impl Connections {
+    fn open() -> Result<Self> {
+        let (monitor, _, notifications) =
+            new_multicast_connection(&GROUPS).context("cannot subscribe to netlink notifications")?;
+        Ok(Self { notifications: Box::new(notifications.map(drop)), _monitor: JoinSet::from_iter([monitor]) })
+    }
+}
+
+struct Worker {
+    wanted: watch::Receiver<BTreeSet<IpAddr>>,
+    published: watch::Sender<Standings>,
+}
+
+impl Worker {
+    async fn run(mut self, mut connections: Connections) {
+        loop {
+            match self.follow(connections).await {
+                Ok(()) => return,
+                Err(error) => warn!(error = format!("{error:#}"), "VIPs are not followed; will try again"),
+            }
+            connections = loop {
+                sleep(RECONNECT).await;
+                if self.wanted.has_changed().is_err() || self.published.is_closed() {
+                    return;
+                }
+                match Connections::open() {
+                    Ok(connections) => break connections,
+                    Err(error) => {
+                        warn!(error = format!("{error:#}"), "VIPs are not followed; will try again");
+                    }
+                }
+            };
+        }
+    }
+
+    /// Publishes until either half is dropped, or a socket fails.
+    async fn follow(&mut self, mut connections: Connections) -> Result<()> {
+        let mut pass_at = Instant::now();
+        let mut rested_at = pass_at;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.published.closed() => return Ok(()),
+                changed = self.wanted.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    pass_at = Instant::now();
+                }
+                () = sleep_until(pass_at) => {
+                    let begun = Instant::now();
+                    let vips = self.wanted.borrow().clone();
+                    let standings = read(&vips).await?;
+                    rested_at = Instant::now() + begun.elapsed() * (MAX_SHARE_OF_TIME - 1);
+                    self.published.send_if_modified(|published| {
+                        let changed = **published != standings;
+                        if changed {
+                            *published = Arc::new(standings);
+                        }
+                        changed
+                    });
+                    pass_at = Instant::now() + REFRESH;
+                }
+                notification = connections.notifications.next() => {
+                    notification.context("the netlink socket was closed")?;
+                    pass_at = pass_at.min(rested_at.max(Instant::now() + DEBOUNCE));
+                }
+            }
+        }
+    }
+}

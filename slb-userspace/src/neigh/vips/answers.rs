@@ -1,0 +1,149 @@
+//! Whether the kernel answers ARP (RFC 826) and neighbour solicitations (RFC 4861) for a VIP, as Linux does by default and by its settings
+//! (`arp_ignore`, `proxy_ndp`).
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs,
+    net::IpAddr,
+};
+
+use anyhow::Result;
+
+use crate::neigh::{
+    Link,
+    kernel::{Kernel, NeighbourKey, OwnAddress},
+};
+
+/// What of the host decides about it.
+pub(super) struct Host {
+    links: HashMap<u32, Link>,
+    addresses: Vec<OwnAddress>,
+    proxied: HashSet<NeighbourKey>,
+    settings: Settings,
+}
+
+/// Settings of interfaces, by their path below `/proc/sys/net`, read once.
+#[derive(Default)]
+struct Settings(BTreeMap<String, u32>);
+
+impl Settings {
+    /// A setting of an interface; 0 where it cannot be read.
+    fn get(&mut self, family: &str, interface: &str, name: &str) -> u32 {
+        let path = format!("/proc/sys/net/{family}/conf/{interface}/{name}");
+        *self.0.entry(path).or_insert_with_key(|path| {
+            fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+        })
+    }
+}
+
+impl Host {
+    pub(super) async fn read(kernel: &mut Kernel) -> Result<Self> {
+        Ok(Self {
+            links: kernel.links().await?,
+            addresses: kernel.addresses().await?,
+            proxied: kernel.proxied().await?,
+            settings: Settings::default(),
+        })
+    }
+
+    /// Whether an address is on one of the interfaces.
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|own| own.address == address)
+    }
+
+    /// Why hosts in the subnet that a VIP lies in do not reach it, and what to do, if so; `is_local` is whether it is an address of the
+    /// host.
+    pub(super) fn unanswered(&mut self, vip: IpAddr, is_local: bool) -> Option<String> {
+        let on_link: Vec<OwnAddress> =
+            self.addresses.iter().filter(|own| contains(own, vip)).copied().collect();
+        let mut seen = HashSet::new();
+        let reasons: Vec<_> = on_link
+            .into_iter()
+            .filter(|own| seen.insert(own.interface))
+            .filter_map(|own| {
+                let link = self.links.get(&own.interface).filter(|link| link.up && link.mac.is_some())?;
+                let name = link.name.clone();
+                let why = match vip {
+                    IpAddr::V4(_) => self.without_arp(vip, is_local, own.interface, &name),
+                    IpAddr::V6(_) => self.without_discovery(vip, own.interface, &name),
+                }?;
+                let what = if vip.is_ipv4() { "ARP" } else { "neighbour solicitations" };
+                let net = format!("{}/{}", network(&own), own.prefix);
+                Some(format!("this host does not answer {what} for it on {name} ({net}): {why}"))
+            })
+            .collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+
+    fn is_on(&self, vip: IpAddr, interface: u32) -> bool {
+        self.addresses.iter().any(|own| (own.interface, own.address) == (interface, vip) && own.is_usable)
+    }
+
+    /// The kernel answers on any interface for all addresses of the host, unless `arp_ignore` says otherwise.
+    fn without_arp(&mut self, vip: IpAddr, is_local: bool, interface: u32, name: &str) -> Option<String> {
+        let setting = |name: &str, settings: &mut Settings| settings.get("ipv4", name, "arp_ignore");
+        let ignore = setting("all", &mut self.settings).max(setting(name, &mut self.settings));
+        let is_on = self.is_on(vip, interface);
+        match ignore {
+            // A proxy entry has conditions of its own, which routes decide.
+            _ if self.proxied.contains(&(interface, vip)) => None,
+            0 | 3 if is_local => None,
+            1 | 2 if is_on => None,
+            0 | 3 => Some(format!("it has no such address; `ip address add {vip}/32 dev lo`")),
+            1 | 2 => Some(format!(
+                "arp_ignore is {ignore}, and it is no address of {name}; `ip address add {vip}/32 dev {name}`"
+            )),
+            _ => Some(format!(
+                "arp_ignore is {ignore}; `sysctl net.ipv4.conf.{name}.arp_ignore=0`, and the same of `all`"
+            )),
+        }
+    }
+
+    /// The kernel answers for addresses of the interface that it is asked on, and for those of proxy entries.
+    fn without_discovery(&mut self, vip: IpAddr, interface: u32, name: &str) -> Option<String> {
+        if self.is_on(vip, interface) {
+            return None;
+        }
+        let add = format!("`ip address add {vip}/128 dev {name} nodad preferred_lft 0`");
+        if !self.proxied.contains(&(interface, vip)) {
+            return Some(format!(
+                "it is no address of {name}, and one of lo does not count; {add}, or `ip neighbour add proxy {vip} dev {name}` with \
+                 the sysctls forwarding and proxy_ndp of {name} set to 1"
+            ));
+        }
+        let mut is_set = |interface: &str, setting: &str| self.settings.get("ipv6", interface, setting) != 0;
+        let missing = if !is_set(name, "forwarding") {
+            "forwarding"
+        } else if !is_set("all", "proxy_ndp") && !is_set(name, "proxy_ndp") {
+            "proxy_ndp"
+        } else {
+            return None;
+        };
+        Some(format!("its proxy entry needs `sysctl net.ipv6.conf.{name}.{missing}=1`"))
+    }
+}
+
+/// Whether an address lies on the link of another one: in its subnet, or is itself.
+fn contains(own: &OwnAddress, address: IpAddr) -> bool {
+    let ((own_bits, width), (bits, other)) = (bits(own.address), bits(address));
+    width == other && own.prefix > 0 && own.prefix < width && (own_bits ^ bits) >> (width - own.prefix) == 0
+}
+
+/// The first address of the subnet.
+fn network(own: &OwnAddress) -> IpAddr {
+    let (bits, width) = bits(own.address);
+    let shift = u32::from(width - own.prefix.min(width));
+    let first = bits.checked_shr(shift).and_then(|bits| bits.checked_shl(shift)).unwrap_or(0);
+    match own.address {
+        IpAddr::V4(_) => IpAddr::V4((first as u32).into()),
+        IpAddr::V6(_) => IpAddr::V6(first.into()),
+    }
+}
+
+/// An address as a number, and how many bits that has.
+fn bits(address: IpAddr) -> (u128, u8) {
+    match address {
+        IpAddr::V4(address) => (u32::from(address).into(), 32),
+        IpAddr::V6(address) => (address.into(), 128),
+    }
+}
