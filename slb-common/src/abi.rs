@@ -18,7 +18,7 @@ mod user;
 pub mod word;
 
 /// Version of everything in this module.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Services (one per VIP, port and protocol, and one per VIP for echo) the maps hold.
 pub const MAX_SERVICES: u32 = 4096;

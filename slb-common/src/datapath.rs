@@ -14,6 +14,7 @@ pub mod ipip;
 pub mod reset;
 pub mod schedule;
 pub mod tables;
+pub mod unmatched;
 #[cfg(any(test, feature = "user"))]
 pub mod upkeep;
 
@@ -26,9 +27,9 @@ use core::borrow::Borrow;
 
 use crate::{
     abi::{
-        Address, Stations,
+        Stations,
         flow::Link,
-        service::{IndexEntry, ServiceIndex, mode},
+        service::{IndexEntry, ServiceIndex, mode, policy},
         stats::{Action, Reason},
     },
     hash::mix,
@@ -38,9 +39,9 @@ use crate::{
         parse::{Packet, plain_ipv4, plain_ipv6},
     },
 };
-use icmp_error::IcmpError;
+use icmp_error::{IcmpError, Message};
 use select::{Answered, Chosen, Reply};
-use tables::{Direction, Head, Tables, Unfit};
+use tables::{Direction, Head, Parsed, Tables};
 
 /// What is to be done with the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +65,8 @@ pub fn process<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Ve
         Err(Refusal::Drop(reason)) => (Verdict::Drop, Action::Drop, reason),
         // The full path has told the sender where it can.
         Err(Refusal::Tell(error)) => (Verdict::Drop, Action::Drop, error.reason as u32),
-        Err(Refusal::Reset) => (Verdict::Drop, Action::Drop, Reason::Reset as u32),
+        Err(Refusal::Reset(reason)) => (Verdict::Drop, Action::Drop, reason as u32),
+        Err(Refusal::Unmatched(reason)) => (Verdict::Pass, Action::Pass, reason),
     };
     tables.count(action, reason);
     verdict
@@ -84,8 +86,10 @@ enum Refusal {
     Drop(u32),
     /// The sender is told so.
     Tell(IcmpError),
-    /// Of a connection that is over: the sender is told so.
-    Reset,
+    /// The sender is told by a RST that there is no such connection.
+    Reset(Reason),
+    /// No listener takes it, and it answers no flow, for the reason of this number. The full path alone decides what follows.
+    Unmatched(u32),
 }
 
 impl From<Reason> for Refusal {
@@ -97,6 +101,8 @@ impl From<Reason> for Refusal {
 const fn pass(reason: Reason) -> Refusal {
     Refusal::Pass(reason as u32)
 }
+
+const UNMATCHED: Refusal = Refusal::Unmatched(Reason::NotOurs as u32);
 
 const fn drop(reason: Reason) -> Refusal {
     Refusal::Drop(reason as u32)
@@ -117,23 +123,25 @@ fn decide<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Result<
         return Ok(sent);
     }
     let full = Path::<T, false> { ifindex, index, tables };
-    let parsed = head.parse();
-    let packet = match &parsed {
-        Ok(packet) => packet.borrow(),
-        Err(Unfit { reason, destination }) => {
-            let ours = full.is_vip(destination);
-            return Err(if ours { Refusal::Drop(*reason) } else { Refusal::Pass(*reason) });
-        }
+    let Parsed { outcome, packet } = head.parse();
+    let packet = packet.borrow();
+    let decided = if outcome != Parsed::<G::Packet>::SOUND {
+        Err(Refusal::Unmatched(outcome))
+    } else if matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6) {
+        full.echo(head, packet)
+    } else {
+        // The full path decides.
+        full.flow(head, packet).and_then(|sent| sent.ok_or(drop(Reason::NotReady)))
     };
-    if matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6) {
-        return full.echo(head, packet);
-    }
-    // The full path decides.
-    match full.flow(head, packet) {
-        Ok(sent) => sent.ok_or(drop(Reason::NotReady)),
-        Err(Refusal::Tell(error)) => full.tell(head, packet, error),
-        Err(Refusal::Reset) => full.reset(head, packet),
-        Err(refusal) => Err(refusal),
+    let refusal = match decided {
+        Err(Refusal::Unmatched(reason)) => full.unmatched(packet, reason),
+        Err(refusal) => refusal,
+        sent => return sent,
+    };
+    match refusal {
+        Refusal::Tell(error) => full.tell(head, packet, error),
+        Refusal::Reset(reason) => full.reset(head, packet, reason),
+        refusal => Err(refusal),
     }
 }
 
@@ -160,7 +168,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     #[inline(always)]
     fn echo<G: Growing>(&self, head: &mut G, packet: &Packet) -> Result<Sent, Refusal> {
         let found = self.index.find(&packet.destination, 0, packet.protocol);
-        let service = found.ok_or(pass(Reason::NotOurs))?;
+        let service = found.filter(|vip| vip.policy & policy::NO_ECHO == 0).ok_or(UNMATCHED)?;
         if packet.source.same(&packet.destination) {
             return Err(drop(Reason::Land));
         }
@@ -180,7 +188,10 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         let Self { ifindex, index, tables } = *self;
         // In mode `dsr` SLB is no router.
         if packet.hop_limit <= 1 && service.mode != mode::DSR {
-            return Self::refuse(IcmpError { reason: Reason::HopLimit, mtu: 0 });
+            return Self::refuse(IcmpError {
+                reason: Reason::HopLimit,
+                message: Message::hop_limit(packet.destination.is_v4()),
+            });
         }
         let mut frame = head.frame();
         let bytes = frame.len();
@@ -194,7 +205,10 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         let grown = if service.mode == mode::IPIP { ipip::grown(backend) } else { 0 };
         if packet.len + grown > hop.mtu as usize {
             let mtu = hop.mtu.saturating_sub(grown as u32);
-            return Self::refuse(IcmpError { reason: Reason::TooBig, mtu });
+            return Self::refuse(IcmpError {
+                reason: Reason::TooBig,
+                message: Message::too_big(packet.destination.is_v4(), mtu),
+            });
         }
         // A server that does not hold the VIP, and routes back to us, would otherwise get it for ever.
         if service.mode == mode::DSR && stations.sender() == hop.stations.receiver() {
@@ -233,18 +247,35 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     /// Refuses a packet of a connection that is over, and whose sender is to be told.
     #[inline(always)]
     const fn end() -> Result<Option<Sent>, Refusal> {
-        if QUICK { Ok(None) } else { Err(Refusal::Reset) }
+        if QUICK { Ok(None) } else { Err(Refusal::Reset(Reason::Reset)) }
     }
 
-    /// Tells the sender that the connection is over, if that may be.
+    /// Tells the sender that there is no such connection, if that may be.
     #[inline(always)]
-    fn reset<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Sent, Refusal> {
+    fn reset<G: Head>(&self, head: &mut G, packet: &Packet, reason: Reason) -> Result<Sent, Refusal> {
         // RFC 9293, 3.10.7.1: a RST is not answered.
-        if packet.flags.rst() {
-            return Err(drop(Reason::Reset));
+        if packet.flags.rst() || self.turn(head, packet.network, true).is_err() {
+            return Err(drop(reason));
         }
-        self.turn(head, packet.network, true)?;
-        Ok(Sent { verdict: Verdict::Transmit, action: Action::Answer, reason: Reason::Reset })
+        Ok(Sent { verdict: Verdict::Transmit, action: Action::Answer, reason })
+    }
+
+    /// What becomes of a packet that no listener takes, and that answers no flow: because of the reason of this number, or because
+    /// the parser has refused it for that.
+    #[inline(always)]
+    fn unmatched(&self, packet: &Packet, reason: u32) -> Refusal {
+        let decision = self.tables.unmatched(packet, reason);
+        match decision.what() {
+            unmatched::PASS => Refusal::Pass(reason),
+            unmatched::RESET => Refusal::Reset(Reason::Unmatched),
+            unmatched::TELL => {
+                Refusal::Tell(IcmpError { reason: Reason::Unmatched, message: decision.message() })
+            }
+            _ if reason == Reason::NotOurs as u32 || reason == Reason::OtherProtocol as u32 => {
+                drop(Reason::Unmatched)
+            }
+            _ => Refusal::Drop(reason),
+        }
     }
 
     /// Makes a reset of a packet, if that may be.
@@ -260,7 +291,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     /// Tells the sender, if that may be.
     #[inline(always)]
     fn tell<G: Head>(&self, head: &mut G, packet: &Packet, error: IcmpError) -> Result<Sent, Refusal> {
-        if head.answer_error(packet.network, error.mtu) && self.tables.may_send_error(self.index.hz) {
+        if head.answer_error(packet.network, error.message) && self.tables.may_send_error(self.index.hz) {
             Ok(Sent { verdict: Verdict::Transmit, action: Action::Answer, reason: error.reason })
         } else {
             Err(drop(error.reason))
@@ -273,7 +304,9 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         let answered = select::to_client::<QUICK, T>(packet, index, tables);
         let Reply { service, backend, client, is_over } = match answered {
             Answered::Client(reply) => reply,
-            Answered::Nobody => return Err(pass(Reason::NotOurs)),
+            Answered::Nobody if QUICK && index.may_be_vip(&packet.destination) => return Ok(None),
+            Answered::Nobody if QUICK => return Err(pass(Reason::NotOurs)),
+            Answered::Nobody => return Err(UNMATCHED),
             Answered::Later => return Ok(None),
             Answered::Over => return Self::end(),
         };
@@ -310,13 +343,6 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
             return Err(Reason::VlanCrossing);
         }
         if self.tables.redirect(out) { Ok(Verdict::Redirect(out)) } else { Err(Reason::NoInterface) }
-    }
-
-    /// Whether a running listener stands on the address: then it has an echo service as well.
-    #[inline(always)]
-    fn is_vip(&self, address: &Address) -> bool {
-        let icmp = if address.is_v4() { protocol::ICMP } else { protocol::ICMPV6 };
-        self.index.find(address, 0, icmp).is_some()
     }
 }
 

@@ -14,14 +14,16 @@ use aya_ebpf::{
 };
 use maps::PACKET;
 use slb_common::{
-    abi::{Address, stats::Reason},
+    abi::stats::Reason,
     datapath::{
-        Verdict, icmp_error, process, reset,
-        tables::{Head, Unfit},
+        Verdict,
+        icmp_error::{self, Message},
+        process, reset,
+        tables::{Head, Parsed},
     },
     net::{
         frame::{Frame, Growing},
-        parse::{Packet, parse},
+        parse::{self, Packet, parse},
     },
     opaque::opaque,
 };
@@ -61,19 +63,15 @@ impl Head for Context {
     type Packet = &'static Packet;
 
     #[inline(always)]
-    fn parse(&mut self) -> Result<&'static Packet, Unfit> {
+    fn parse(&mut self) -> Parsed<&'static Packet> {
         // Opaque: the compiler knows that the upper half is zero, and the verifier does not.
         let outcome = opaque(slb_parse(self.0)) as u32;
-        let packet = PACKET.get(0).ok_or(UNREAD)?;
-        match outcome {
-            SOUND => Ok(packet),
-            reason => Err(Unfit { reason, destination: packet.destination }),
-        }
+        PACKET.get(0).map_or(UNREAD, |packet| Parsed { outcome, packet })
     }
 
     #[inline(always)]
-    fn answer_error(&mut self, network: usize, mtu: u32) -> bool {
-        slb_answer_error(self.0, network as u64, mtu.into()) != 0
+    fn answer_error(&mut self, network: usize, message: Message) -> bool {
+        slb_answer_error(self.0, network as u64, message.0.into()) != 0
     }
 
     #[inline(always)]
@@ -82,34 +80,28 @@ impl Head for Context {
     }
 }
 
-const SOUND: u32 = u32::MAX;
-const UNREAD: Unfit = Unfit { reason: Reason::NotReady as u32, destination: Address([0; 4]) };
+static NOTHING: Packet = parse::NOTHING;
+const UNREAD: Parsed<&'static Packet> = Parsed { outcome: Reason::NotReady as u32, packet: &NOTHING };
 
 /// [`parse`], as a function that the verifier follows once. Leaves the packet in a map, of whose content the verifier knows
 /// nothing: kinds of packets share what comes after.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_parse(ctx: *mut xdp_md) -> u64 {
-    let Some(place) = PACKET.get_ptr_mut(0) else { return u64::from(UNREAD.reason) };
+    let Some(place) = PACKET.get_ptr_mut(0) else { return Reason::NotReady as u64 };
     // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
     let place = unsafe { &mut *place };
-    match parse(&Context(ctx).frame()) {
-        Ok(packet) => {
-            *place = packet;
-            u64::from(SOUND)
-        }
-        Err(refused) => {
-            place.destination = refused.destination;
-            refused.reason as u64
-        }
+    match parse(&Context(ctx).frame(), place) {
+        Ok(()) => u64::from(Parsed::<()>::SOUND),
+        Err(reason) => reason as u64,
     }
 }
 
 /// [`icmp_error::answer`], as a function that the verifier follows once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_answer_error(ctx: *mut xdp_md, network: u64, mtu: u64) -> u64 {
-    icmp_error::answer(&mut Context(ctx), network as usize, mtu as u32).is_some().into()
+extern "C" fn slb_answer_error(ctx: *mut xdp_md, network: u64, message: u64) -> u64 {
+    icmp_error::answer(&mut Context(ctx), network as usize, Message(message as u32)).is_some().into()
 }
 
 /// [`reset::turn`], as a function that the verifier follows once.

@@ -14,6 +14,7 @@ use slb_common::{
         flows::{self, Query},
         schedule::{self, Scheduled},
         tables::{Direction, Tables},
+        unmatched::{self, Decision},
     },
     net::parse::Packet,
     opaque::{masked, opaque},
@@ -139,6 +140,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn unmatched(&self, packet: &Packet, reason: u32) -> Decision {
+        Decision(opaque(slb_unmatched(packet, reason.into())))
+    }
+
+    #[inline(always)]
     fn place_for_flow(&self, home: u32) -> u32 {
         slb_place_for_flow(home.into()) as u32
     }
@@ -255,6 +261,14 @@ scheduling!(slb_server_by_hash(others) = schedule::by_hash, others);
 scheduling!(slb_server_by_turn(others) = schedule::by_turn, others);
 scheduling!(slb_kept_server(others) = schedule::kept, others);
 scheduling!(slb_keep_server(others, chosen) = schedule::keep, others, Scheduled(chosen));
+
+/// [`unmatched::decide`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_unmatched(packet: *const Packet, reason: u64) -> u64 {
+    // SAFETY: the verifier lets nothing pass but null and what is of that size; maps hold integers.
+    unsafe { packet.as_ref() }.map_or(0, |packet| unmatched::decide(packet, reason as u32, &Maps).0)
+}
 
 /// [`flows::place`].
 #[unsafe(no_mangle)]

@@ -48,7 +48,7 @@ use crate::{
     },
     config::model::Config,
     control::{
-        desired::{Desired, Known, desired, destinations, targets},
+        desired::{Desired, Known, addresses, desired, destinations, targets},
         overrides::Place,
         reconcile::{InForce, Reconciler, Sweep},
         warm_up::{Serving, awaited},
@@ -56,7 +56,10 @@ use crate::{
     dataplane::bpf::{maps::Maps, pins::Pins},
     descriptors,
     health::{Event, Failures, Paths, Supervisor, Target, path},
-    neigh::{self, Resolutions, Resolver},
+    neigh::{
+        self, Resolutions, Resolver,
+        vips::{Standings, Vips},
+    },
     poke::Poker,
 };
 
@@ -138,6 +141,9 @@ struct Daemon {
     resolver: Resolver,
     neighbours: watch::Receiver<Resolutions>,
     links_changed: watch::Receiver<()>,
+    /// How VIPs stand is followed until it is dropped.
+    vips: Vips,
+    standings: watch::Receiver<Standings>,
     /// What is asked over the API.
     requests: mpsc::Receiver<Request>,
     /// The API ends when it is dropped.
@@ -160,9 +166,12 @@ impl Daemon {
         let sockets = Sockets::bind(&config.daemon).await?;
         let links_changed = neigh::follow_links()?;
         let links = links().await?;
-        let (mut reconciler, ports) = attach(&config, pins, &links, jiffies_per_second()?)?;
+        let (vips, mut standings) = Vips::spawn(addresses(&config)).await?;
+        let stand = standings.borrow_and_update().clone();
+        let (mut reconciler, ports) = attach(&config, pins, &links, jiffies_per_second()?, &stand)?;
         Absent::of(&config.daemon, &links).log();
         let mut facts = Facts::remembered(&config, reconciler.held()?, ports.attached());
+        facts.set_vips(stand);
         facts.expect(targets(&config), BTreeMap::new());
 
         let mut store = Store::open(&config.daemon.state_dir);
@@ -202,6 +211,8 @@ impl Daemon {
             resolver,
             neighbours,
             links_changed,
+            vips,
+            standings,
             requests,
             api: JoinSet::new(),
             snapshots,
@@ -254,6 +265,11 @@ impl Daemon {
                     changed.context("neighbours are not followed any more")?;
                     self.learn();
                     self.heard_of(None);
+                }
+                changed = self.standings.changed() => {
+                    changed.context("VIPs are not followed any more")?;
+                    self.facts.set_vips(self.standings.borrow_and_update().clone());
+                    self.change_soon();
                 }
                 changed = self.links_changed.changed() => {
                     changed.context("interfaces are not followed any more")?;

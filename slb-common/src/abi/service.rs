@@ -1,9 +1,9 @@
-//! Services: what a listener is on one of its VIPs, and the index that finds them.
+//! Services: what a listener is on one of its VIPs, what a VIP itself is, and the index that finds them.
 
 use super::{Address, MAX_SERVICES, NAME_LEN, Reference};
 use crate::hash::flow_hash;
 
-/// One VIP, protocol and port; with an ICMP protocol and port 0, the right to answer echo requests to the VIP.
+/// One VIP, protocol and port; with an ICMP protocol and port 0, the VIP itself.
 ///
 /// For answers, which find it by its id, and for whoever reads the map. Packets to a VIP find its [`IndexEntry`].
 #[repr(C)]
@@ -90,6 +90,16 @@ pub mod policy {
     pub const OTHER_HASH: u32 = 64;
     /// New flows go elsewhere than to the slot of their hash: what cannot be remembered is refused. With [`TRACK`].
     pub const ELSEWHERE: u32 = TURNS | LEAST | PERSIST;
+
+    // Of a VIP: of its entry under an ICMP protocol and port 0. Without any of these it answers echo requests, and what no
+    // listener takes is passed to the kernel.
+
+    /// The VIP answers no echo request: its load balancer has no running listener.
+    pub const NO_ECHO: u32 = 128;
+    /// Packets for the VIP that no listener takes are dropped.
+    pub const DROP_UNMATCHED: u32 = 256;
+    /// Packets for the VIP that no listener takes are answered as a host answers for a closed port, or dropped.
+    pub const REJECT_UNMATCHED: u32 = 512;
 }
 
 /// Slots of the index: four times the services, so that probes stay short.
@@ -100,6 +110,14 @@ pub const INDEX_PROBES: usize = 16;
 const INDEX_BITS: u32 = INDEX_SLOTS.trailing_zeros();
 /// 2^20 bits: at 10,000 servers one in a hundred passing packets is taken for a server's, and looked up in the flow table.
 const FILTER_BITS: u32 = 20;
+
+/// Multiplier of the hashes of addresses, odd.
+const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+/// 2^16 bits: few enough to stay in a cache, as all packets that are none of SLB's look at one.
+const VIP_BITS: u32 = 16;
+
+/// Words of the filter of VIPs.
+pub const VIP_WORDS: usize = 1 << (VIP_BITS - u64::BITS.trailing_zeros());
 
 /// Words of the filter of servers.
 pub const FILTER_WORDS: usize = 1 << (FILTER_BITS - u64::BITS.trailing_zeros());
@@ -176,6 +194,8 @@ pub struct ServiceIndex {
     pub tunnel: Tunnel,
     /// One bit for each server whose answers come back through SLB: packets from elsewhere are no answers.
     pub servers: [u64; FILTER_WORDS],
+    /// Bits of the VIPs for which what no listener takes is not passed to the kernel.
+    pub vips: [u64; VIP_WORDS],
     /// The services.
     pub entries: [IndexEntry; INDEX_SLOTS],
 }
@@ -201,7 +221,6 @@ impl ServiceIndex {
     /// A hash of an endpoint; its upper bits say where an entry or a bit is.
     #[inline(always)]
     pub const fn hash(seed: u64, address: &Address, port: u16, protocol: u8) -> u64 {
-        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
         let [high, low] = address.halves();
         let rest = (port as u64) << 8 | protocol as u64;
         let h = (high.wrapping_mul(ODD) ^ low ^ rest << 8 ^ seed).wrapping_mul(ODD);
@@ -244,6 +263,21 @@ impl ServiceIndex {
             }
         }
         None
+    }
+
+    /// The word and the bit of a VIP in [`Self::vips`].
+    #[inline(always)]
+    pub const fn vip_place(address: &Address) -> (usize, u64) {
+        let [high, low] = address.halves();
+        let place = (high.wrapping_mul(ODD) ^ low).wrapping_mul(ODD) >> (u64::BITS - VIP_BITS);
+        ((place >> 6) as usize, 1 << (place & 63))
+    }
+
+    /// Whether what no listener takes of the packets for an address may be SLB's: never says no where it is.
+    #[inline(always)]
+    pub fn may_be_vip(&self, address: &Address) -> bool {
+        let (word, bit) = Self::vip_place(address);
+        self.vips[word & (VIP_WORDS - 1)] & bit != 0
     }
 
     /// Whether the endpoint with this [`Self::server_hash`] may be a server's: never says no for one.

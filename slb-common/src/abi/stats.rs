@@ -91,6 +91,8 @@ named! {
     Reset = "reset",
     /// The daemon has not filled the maps yet.
     NotReady = "not_ready",
+    /// For a VIP, and no listener takes it.
+    Unmatched = "unmatched",
 }
 
 /// Room for reasons, a power of two.

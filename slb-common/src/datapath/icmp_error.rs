@@ -1,4 +1,5 @@
-//! Tells a client that its packet cannot go on, in the name of the VIP (RFC 792, RFC 1191; RFC 4443, 3.2 and 3.3).
+//! Tells a client that its packet cannot go on, or that the VIP has no such port or protocol, in the name of the VIP (RFC 792,
+//! RFC 1191; RFC 4443, 3.1 to 3.4).
 //!
 //! The message holds as much of the packet as makes it 576 bytes long, or 1,280 in IPv6; of a shorter packet, which is not
 //! too big for anything, the IP header and the eight bytes by which a client finds the connection. Packets with IP options or extension headers are not answered, nor those whose sender is not one host.
@@ -6,11 +7,12 @@
 
 use super::{ipip::ethernet, stations};
 use crate::{
-    abi::stats::Reason,
+    abi::{Address, stats::Reason},
     net::{
         checksum::Delta,
         frame::{Frame, Growing},
         headers::{Ipv4Hdr, Ipv6Hdr, ether_type, protocol},
+        parse::is_one_host,
     },
 };
 
@@ -18,8 +20,54 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub(super) struct IcmpError {
     pub(super) reason: Reason,
-    /// Bytes the largest packet may have; 0 where its TTL or hop limit is the reason.
-    pub(super) mtu: u32,
+    /// What its sender is told.
+    pub(super) message: Message,
+}
+
+/// What an ICMP error says: type and code as they stand at its beginning, and the lower half of its second word, which is an MTU (no
+/// packet is larger), an offset in the packet, or zero.
+///
+/// A number and no enumeration: the verifier follows the making of a message once, whatever it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message(pub u32);
+
+impl Message {
+    const TOO_BIG4: u32 = 3 << 8 | 4;
+    const PARAMETER6: u32 = 4 << 8 | 1;
+
+    #[inline(always)]
+    const fn new(kind: u32, value: u32) -> Self {
+        Self(kind << 16 | value & 0xffff)
+    }
+
+    #[inline(always)]
+    const fn kind(self) -> u32 {
+        self.0 >> 16
+    }
+
+    /// TTL or hop limit of the packet are used up.
+    #[inline(always)]
+    pub(super) const fn hop_limit(is_v4: bool) -> Self {
+        Self::new(if is_v4 { 11 << 8 } else { 3 << 8 }, 0)
+    }
+
+    /// The packet is larger than `mtu`.
+    #[inline(always)]
+    pub(super) const fn too_big(is_v4: bool, mtu: u32) -> Self {
+        Self::new(if is_v4 { Self::TOO_BIG4 } else { 2 << 8 }, mtu)
+    }
+
+    /// The VIP has no such port.
+    #[inline(always)]
+    pub(super) const fn no_port(is_v4: bool) -> Self {
+        Self::new(if is_v4 { 3 << 8 | 3 } else { 1 << 8 | 4 }, 0)
+    }
+
+    /// The VIP does not speak this protocol: in IPv6, the byte that names it is not understood.
+    #[inline(always)]
+    pub(super) const fn no_protocol(is_v4: bool) -> Self {
+        if is_v4 { Self::new(3 << 8 | 2, 0) } else { Self::new(Self::PARAMETER6, NEXT_HEADER6) }
+    }
 }
 
 /// RFC 1700 and what Linux sends.
@@ -32,16 +80,18 @@ const HEADER6: usize = size_of::<Ipv6Hdr>();
 /// Type, code, checksum and four bytes that depend on the type.
 const MESSAGE: usize = 8;
 const CHECK: usize = 2;
+/// Offset of the next header in the header of IPv6.
+const NEXT_HEADER6: u32 = 6;
 /// Bytes of the packet that are sent back: of a long one, and of a short one.
 const LONG4: usize = 576 - HEADER4 - MESSAGE;
 const LONG6: usize = 1280 - HEADER6 - MESSAGE;
 const SHORT4: usize = HEADER4 + 8;
 const SHORT6: usize = HEADER6 + 8;
 
-/// Turns a packet, whose IP header lies at `at`, into the message that it is larger than `mtu`, or that its TTL or hop limit
-/// is used up, where `mtu` is 0. `None` if there is nobody to be told, or no room: the frame is of no use then.
+/// Turns a packet, whose IP header lies at `at`, into an ICMP error. `None` if there is nobody to be told, or no room: the frame is of
+/// no use then.
 #[inline(always)]
-pub fn answer<G: Growing>(head: &mut G, at: usize, mtu: u32) -> Option<()> {
+pub fn answer<G: Growing>(head: &mut G, at: usize, message: Message) -> Option<()> {
     let frame = head.frame();
     let first = frame.header::<[u8; 1]>(at)?[0];
     let holds = frame.len().checked_sub(at)?;
@@ -49,18 +99,22 @@ pub fn answer<G: Growing>(head: &mut G, at: usize, mtu: u32) -> Option<()> {
         4 if first == PLAIN4 => {
             let len = usize::from(u16::from_be_bytes(frame.header::<Ipv4Hdr>(at)?.tot_len)).min(holds);
             if len >= LONG4 {
-                answer4::<_, LONG4>(head, at, mtu)
+                answer4::<_, LONG4>(head, at, message)
+            } else if len >= SHORT4 {
+                answer4::<_, SHORT4>(head, at, message)
             } else {
-                answer4::<_, SHORT4>(head, at, mtu)
+                None
             }
         }
         6 => {
             let payload = u16::from_be_bytes(frame.header::<Ipv6Hdr>(at)?.payload_len);
             let len = (HEADER6 + usize::from(payload)).min(holds);
             if len >= LONG6 {
-                answer6::<_, LONG6>(head, at, mtu)
+                answer6::<_, LONG6>(head, at, message)
+            } else if len >= SHORT6 {
+                answer6::<_, SHORT6>(head, at, message)
             } else {
-                answer6::<_, SHORT6>(head, at, mtu)
+                None
             }
         }
         _ => None,
@@ -68,16 +122,14 @@ pub fn answer<G: Growing>(head: &mut G, at: usize, mtu: u32) -> Option<()> {
 }
 
 #[inline(always)]
-fn answer4<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, mtu: u32) -> Option<()> {
+fn answer4<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, message: Message) -> Option<()> {
     let len = (HEADER4 + MESSAGE + QUOTED) as u16;
     const ORIGINAL: usize = HEADER4 + MESSAGE;
-    // Time exceeded in transit; or destination unreachable, fragmentation needed.
-    let kind: u16 = if mtu == 0 { 11 << 8 } else { 3 << 8 | 4 };
     let frame = head.frame();
     let stations = stations(&frame)?;
     let ip = frame.header::<Ipv4Hdr>(at)?;
-    // 0.0.0.0/8, 127.0.0.0/8, multicast and what lies behind it (RFC 1122, 3.2.2).
-    if matches!(ip.src_addr[0], 0 | 127 | 224..) || (mtu != 0 && ip.frags[0] & DONT_FRAGMENT == 0) {
+    let may_be_fragmented = message.kind() == Message::TOO_BIG4 && ip.frags[0] & DONT_FRAGMENT == 0;
+    if !is_one_host(&Address::v4(ip.src_addr)) || may_be_fragmented {
         return None;
     }
     if !(head.cut(at + QUOTED) && head.grow(ORIGINAL)) {
@@ -100,7 +152,7 @@ fn answer4<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, mtu: u32) -
     ip.dst_addr = client;
     let check = Delta::default().bytes(frame.header::<[u8; HEADER4]>(at)?).checksum();
     frame.header_mut::<Ipv4Hdr>(at)?.check = check;
-    message(frame, at + HEADER4, kind, mtu)?;
+    write(frame, at + HEADER4, message)?;
     let check = Delta::default()
         .bytes(frame.header::<[u8; MESSAGE]>(at + HEADER4)?)
         .bytes(frame.header::<[u8; QUOTED]>(at + ORIGINAL)?)
@@ -110,18 +162,23 @@ fn answer4<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, mtu: u32) -
 }
 
 #[inline(always)]
-fn answer6<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, mtu: u32) -> Option<()> {
+fn answer6<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, message: Message) -> Option<()> {
     let len = (MESSAGE + QUOTED) as u16;
     const ORIGINAL: usize = HEADER6 + MESSAGE;
     const ADDRESSES: usize = HEADER6 - 32;
-    // Hop limit exceeded in transit; or packet too big.
-    let kind: u16 = if mtu == 0 { 3 << 8 } else { 2 << 8 };
     let frame = head.frame();
     let stations = stations(&frame)?;
     let ip = frame.header::<Ipv6Hdr>(at)?;
-    // The unspecified address and loopback, with all that begins as they do, and multicast (RFC 4443, 2.4).
-    let nowhere = ip.src_addr[..4].iter().all(|byte| *byte == 0);
-    if nowhere || ip.src_addr[0] == 0xff || !matches!(ip.next_hdr, protocol::TCP | protocol::UDP) {
+    // Behind extension headers lies what no header says to be there.
+    let is_plain = if message.kind() == Message::PARAMETER6 {
+        !matches!(
+            ip.next_hdr,
+            protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS | protocol::FRAGMENT
+        )
+    } else {
+        matches!(ip.next_hdr, protocol::TCP | protocol::UDP)
+    };
+    if !is_plain || !is_one_host(&Address::v6(ip.src_addr)) {
         return None;
     }
     if !(head.cut(at + QUOTED) && head.grow(ORIGINAL)) {
@@ -138,7 +195,7 @@ fn answer6<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, mtu: u32) -
     ip.hop_limit = HOP_LIMIT;
     ip.src_addr = vip;
     ip.dst_addr = client;
-    message(frame, at + HEADER6, kind, mtu)?;
+    write(frame, at + HEADER6, message)?;
     // With the pseudo-header: addresses, length, protocol (RFC 8200, 8.1).
     let check = Delta::default()
         .bytes(frame.header::<[u8; 32]>(at + ADDRESSES)?)
@@ -151,10 +208,10 @@ fn answer6<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, mtu: u32) -
     Some(())
 }
 
-/// Writes type and code, no checksum, and an MTU, which in IPv4 has two bytes: no other has more.
+/// Writes type and code, no checksum, and the second word.
 #[inline(always)]
-fn message(frame: &mut Frame<'_>, at: usize, kind: u16, mtu: u32) -> Option<()> {
-    *frame.header_mut::<[u8; 4]>(at)? = (u32::from(kind) << 16).to_be_bytes();
-    *frame.header_mut::<[u8; 4]>(at + 4)? = mtu.to_be_bytes();
+fn write(frame: &mut Frame<'_>, at: usize, message: Message) -> Option<()> {
+    *frame.header_mut::<[u8; 4]>(at)? = (message.kind() << 16).to_be_bytes();
+    *frame.header_mut::<[u8; 4]>(at + 4)? = (message.0 & 0xffff).to_be_bytes();
     Some(())
 }

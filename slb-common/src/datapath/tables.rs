@@ -2,12 +2,13 @@
 
 use super::{
     flows::{self, Query},
+    icmp_error::Message,
     schedule::{self, Scheduled},
+    unmatched::{self, Decision},
 };
 #[cfg(doc)]
 use super::{icmp_error, reset};
 use crate::abi::{
-    Address,
     backend::{Backend, NextHop},
     flow::FlowEntry,
     ring::Ring,
@@ -35,20 +36,25 @@ pub trait Head: Growing {
     type Packet: Borrow<Packet>;
 
     /// [`parse::parse`], compiled apart.
-    fn parse(&mut self) -> Result<Self::Packet, Unfit>;
+    fn parse(&mut self) -> Parsed<Self::Packet>;
     /// [`icmp_error::answer`], compiled apart; `false` if the frame is of no use any more.
-    fn answer_error(&mut self, network: usize, mtu: u32) -> bool;
+    fn answer_error(&mut self, network: usize, message: Message) -> bool;
     /// [`reset::turn`], compiled apart; `false` if the frame is of no use any more.
     fn turn_into_reset(&mut self, network: usize, back: bool) -> bool;
 }
 
-/// A frame that is no [`Packet`].
+/// What has been read of a frame.
 #[derive(Debug, Clone, Copy)]
-pub struct Unfit {
-    /// Number of the [`Reason`](crate::abi::stats::Reason).
-    pub reason: u32,
-    /// The receiver, as in [`parse::Refused`].
-    pub destination: Address,
+pub struct Parsed<P> {
+    /// Number of the [`Reason`](crate::abi::stats::Reason) for which it is refused, or [`Self::SOUND`].
+    pub outcome: u32,
+    /// The packet, or what is known of it.
+    pub packet: P,
+}
+
+impl<P> Parsed<P> {
+    /// The outcome of a frame that is not refused.
+    pub const SOUND: u32 = u32::MAX;
 }
 
 /// The tables. Look-ups hand out references and never fail but for absence.
@@ -115,6 +121,10 @@ pub trait Tables: Sized {
         chosen: Scheduled,
     ) -> Scheduled {
         schedule::keep(packet, service, others, chosen, self)
+    }
+    /// [`unmatched::decide`], compiled apart.
+    fn unmatched(&self, packet: &Packet, reason: u32) -> Decision {
+        unmatched::decide(packet, reason, self)
     }
     /// [`flows::place`], compiled apart.
     fn place_for_flow(&self, home: u32) -> u32 {

@@ -40,6 +40,20 @@ pub struct VlanTag {
     pub ether_type: [u8; 2],
 }
 
+/// The fragment header of IPv6 (RFC 8200, 4.5).
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct FragmentHeader {
+    /// Type of what follows the header of the first fragment.
+    pub next_header: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Offset in units of eight bytes, in the upper 13 bits, and whether more fragments follow, in the lowest one.
+    pub offset: [u8; 2],
+    /// Common to all fragments of a packet.
+    pub identification: [u8; 4],
+}
+
 /// The first bytes of an IPv6 extension header (RFC 8200, 4).
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -112,6 +126,8 @@ pub mod protocol {
     pub const ROUTING: u8 = IpProto::Ipv6Route as u8;
     /// IPv6 fragment header.
     pub const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
+    /// Nothing follows (RFC 8200, 4.7).
+    pub const NO_NEXT_HEADER: u8 = IpProto::Ipv6NoNxt as u8;
     /// IPv6 destination options.
     pub const DESTINATION_OPTIONS: u8 = IpProto::Ipv6Opts as u8;
 }
@@ -126,6 +142,8 @@ unsafe impl Header for TcpFlagBytes {}
 unsafe impl Header for VlanTag {}
 // SAFETY: as above.
 unsafe impl Header for ExtensionHeader {}
+// SAFETY: as above.
+unsafe impl Header for FragmentHeader {}
 // SAFETY: as above.
 unsafe impl Header for Ports {}
 // SAFETY: as above.

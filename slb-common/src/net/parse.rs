@@ -3,8 +3,8 @@
 use super::{
     frame::Frame,
     headers::{
-        EthernetAddresses, ExtensionHeader, IcmpHdr, Ipv4Hdr, Ipv6Hdr, Ports, TcpFlagBytes, TcpHdr, UdpHdr,
-        VlanTag, ether_type, protocol,
+        EthernetAddresses, ExtensionHeader, FragmentHeader, IcmpHdr, Ipv4Hdr, Ipv6Hdr, Ports, TcpFlagBytes,
+        TcpHdr, UdpHdr, VlanTag, ether_type, protocol,
     },
 };
 use crate::abi::{Address, stats::Reason};
@@ -98,15 +98,6 @@ impl TcpFlags {
     }
 }
 
-/// Why a frame is not a [`Packet`], and where it was going, as far as that could be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused {
-    /// What is wrong, or merely other.
-    pub reason: Reason,
-    /// The receiver, where the packet is broken but its receiver is known; else the unspecified address.
-    pub destination: Address,
-}
-
 const ETHERNET_TYPE: usize = size_of::<EthernetAddresses>();
 const MAX_VLAN_TAGS: usize = 2;
 const MAX_EXTENSION_HEADERS: usize = 6;
@@ -114,33 +105,65 @@ const MAX_EXTENSION_HEADERS: usize = 6;
 const MAX_EXTENSION_BYTES: usize = 256;
 const ICMP_ECHO_REQUEST: u8 = 8;
 const ICMPV6_ECHO_REQUEST: u8 = 128;
+/// Router solicitation, the first message of neighbour discovery (RFC 4861, 4).
+const ICMPV6_ND_FIRST: u8 = 133;
+/// Redirect, the last one.
+const ICMPV6_ND_LAST: u8 = 137;
 
-const fn plain(reason: Reason) -> Refused {
-    Refused { reason, destination: Address([0; 4]) }
+/// A packet of which nothing has been read.
+pub const NOTHING: Packet = Packet {
+    network: 0,
+    transport: 0,
+    len: 0,
+    source: Address([0; 4]),
+    destination: Address([0; 4]),
+    source_port: 0,
+    destination_port: 0,
+    protocol: 0,
+    hop_limit: 0,
+    flags: TcpFlags(0),
+};
+
+/// Whether an address may be one host's: whoever sends from another one gets no answer. Not 0.0.0.0/8, 127.0.0.0/8, multicast and
+/// what lies behind it (RFC 1122, 3.2.2); not the unspecified address and loopback, with all that begins as they do, and multicast
+/// (RFC 4443, 2.4).
+#[inline(always)]
+pub const fn is_one_host(address: &Address) -> bool {
+    let first = address.0[0].to_ne_bytes()[0];
+    if address.is_v4() {
+        let first = address.v4_bytes()[0];
+        first != 0 && first != 127 && first < 224
+    } else {
+        address.0[0] != 0 && first != 0xff
+    }
 }
 
 /// Reads the headers of a frame. Offsets in the packet are at most [`Frame::MAX_OFFSET`].
+///
+/// # Errors
+/// Why the frame is refused. `packet` is then what has been read of it: zero is what has not, and ports are those of a first fragment.
+/// It is written where it stays: copies in each refusal would cost the verifier much.
 #[inline(always)]
-pub fn parse(frame: &Frame<'_>) -> Result<Packet, Refused> {
-    let addresses = frame.header::<EthernetAddresses>(0).ok_or(plain(Reason::Truncated))?;
+pub fn parse(frame: &Frame<'_>, packet: &mut Packet) -> Result<(), Reason> {
+    *packet = NOTHING;
+    let addresses = frame.header::<EthernetAddresses>(0).ok_or(Reason::Truncated)?;
     if addresses.destination[0] & 1 != 0 {
-        return Err(plain(Reason::LinkMulticast));
+        return Err(Reason::LinkMulticast);
     }
-    let mut kind =
-        u16::from_ne_bytes(*frame.header::<[u8; 2]>(ETHERNET_TYPE).ok_or(plain(Reason::Truncated))?);
+    let mut kind = u16::from_ne_bytes(*frame.header::<[u8; 2]>(ETHERNET_TYPE).ok_or(Reason::Truncated)?);
     let mut network = UNTAGGED;
     for _ in 0..MAX_VLAN_TAGS {
         if kind != ether_type::VLAN && kind != ether_type::SERVICE_VLAN {
             break;
         }
-        let tag = frame.header::<VlanTag>(network).ok_or(plain(Reason::Truncated))?;
+        let tag = frame.header::<VlanTag>(network).ok_or(Reason::Truncated)?;
         kind = u16::from_ne_bytes(tag.ether_type);
         network += size_of::<VlanTag>();
     }
     match kind {
-        ether_type::IPV4 => ipv4(frame, network),
-        ether_type::IPV6 => ipv6(frame, network),
-        _ => Err(plain(Reason::NotIp)),
+        ether_type::IPV4 => ipv4(frame, network, packet),
+        ether_type::IPV6 => ipv6(frame, network, packet),
+        _ => Err(Reason::NotIp),
     }
 }
 
@@ -240,125 +263,127 @@ fn tcp_of(frame: &Frame<'_>, tcp: usize) -> Option<(usize, TcpFlags)> {
 
 /// RFC 791, 3.1.
 #[inline(always)]
-fn ipv4(frame: &Frame<'_>, network: usize) -> Result<Packet, Refused> {
-    let ip = frame.header::<Ipv4Hdr>(network).ok_or(plain(Reason::Truncated))?;
-    let destination = Address::v4(ip.dst_addr);
-    let refuse = |reason| Refused { reason, destination };
+fn ipv4(frame: &Frame<'_>, network: usize, packet: &mut Packet) -> Result<(), Reason> {
+    let ip = frame.header::<Ipv4Hdr>(network).ok_or(Reason::Truncated)?;
     let header_len = usize::from(ip.vihl & 0xf) * 4;
-    if ip.vihl >> 4 != 4 || header_len < size_of::<Ipv4Hdr>() {
-        return Err(refuse(Reason::BadHeader));
-    }
     let total = usize::from(u16::from_be_bytes(ip.tot_len));
+    packet.network = network;
+    packet.transport = network + header_len;
+    packet.len = total;
+    packet.source = Address::v4(ip.src_addr);
+    packet.destination = Address::v4(ip.dst_addr);
+    packet.protocol = ip.proto;
+    packet.hop_limit = ip.ttl;
+    if ip.vihl >> 4 != 4 || header_len < size_of::<Ipv4Hdr>() {
+        return Err(Reason::BadHeader);
+    }
     if total < header_len || frame.len() < network + total {
-        return Err(refuse(Reason::BadLength));
+        return Err(Reason::BadLength);
     }
     // More fragments, or an offset.
-    if u16::from_be_bytes(ip.frags) & 0x3fff != 0 {
-        return Err(refuse(Reason::Fragment));
+    let fragment = u16::from_be_bytes(ip.frags) & 0x3fff;
+    if fragment != 0 {
+        return Err(fragment_of(frame, network + header_len, fragment & 0x1fff == 0, packet));
     }
-    let packet = Packet {
-        network,
-        transport: network + header_len,
-        len: total,
-        source: Address::v4(ip.src_addr),
-        destination,
-        protocol: ip.proto,
-        hop_limit: ip.ttl,
-        source_port: 0,
-        destination_port: 0,
-        flags: TcpFlags::default(),
-    };
-    transport(frame, packet, total - header_len)
+    transport(frame, network + header_len, total - header_len, packet)
+}
+
+/// Refuses a fragment, of which the first one has ports, at `at`.
+#[inline(always)]
+fn fragment_of(frame: &Frame<'_>, at: usize, is_first: bool, packet: &mut Packet) -> Reason {
+    if is_first
+        && matches!(packet.protocol, protocol::TCP | protocol::UDP)
+        && let Some(ports) = frame.header::<Ports>(at)
+    {
+        packet.source_port = u16::from_ne_bytes(ports.source);
+        packet.destination_port = u16::from_ne_bytes(ports.destination);
+    }
+    Reason::Fragment
 }
 
 /// RFC 8200, 3 and 4.
 #[inline(always)]
-fn ipv6(frame: &Frame<'_>, network: usize) -> Result<Packet, Refused> {
-    let ip = frame.header::<Ipv6Hdr>(network).ok_or(plain(Reason::Truncated))?;
+fn ipv6(frame: &Frame<'_>, network: usize, packet: &mut Packet) -> Result<(), Reason> {
+    let ip = frame.header::<Ipv6Hdr>(network).ok_or(Reason::Truncated)?;
     let (source, destination) = (Address::v6(ip.src_addr), Address::v6(ip.dst_addr));
-    let refuse = |reason| Refused { reason, destination };
-    if ip.vcf[0] >> 4 != 6 {
-        return Err(refuse(Reason::BadHeader));
-    }
     let payload = usize::from(u16::from_be_bytes(ip.payload_len));
-    if frame.len() < network + size_of::<Ipv6Hdr>() + payload {
-        return Err(refuse(Reason::BadLength));
+    packet.network = network;
+    packet.len = payload + size_of::<Ipv6Hdr>();
+    packet.source = source;
+    packet.destination = destination;
+    packet.hop_limit = ip.hop_limit;
+    if ip.vcf[0] >> 4 != 6 {
+        return Err(Reason::BadHeader);
     }
-    let hop_limit = ip.hop_limit;
+    if frame.len() < network + size_of::<Ipv6Hdr>() + payload {
+        return Err(Reason::BadLength);
+    }
     let mut next = ip.next_hdr;
     let mut extensions = 0;
     for _ in 0..MAX_EXTENSION_HEADERS {
         match next {
             protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS => {}
-            protocol::FRAGMENT => return Err(refuse(Reason::Fragment)),
             _ => break,
         }
         let extension = frame
             .header::<ExtensionHeader>(network + size_of::<Ipv6Hdr>() + extensions)
-            .ok_or(refuse(Reason::Truncated))?;
+            .ok_or(Reason::Truncated)?;
         if next == protocol::ROUTING && extension.segments_left != 0 {
-            return Err(refuse(Reason::SourceRoute));
+            return Err(Reason::SourceRoute);
         }
         next = extension.next_header;
         extensions += (usize::from(extension.length) + 1) * 8;
         if extensions > MAX_EXTENSION_BYTES {
-            return Err(refuse(Reason::ExtensionHeaders));
+            return Err(Reason::ExtensionHeaders);
         }
     }
     if matches!(next, protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS) {
-        return Err(refuse(Reason::ExtensionHeaders));
+        return Err(Reason::ExtensionHeaders);
     }
+    let at = network + size_of::<Ipv6Hdr>() + extensions;
     if next == protocol::FRAGMENT {
-        return Err(refuse(Reason::Fragment));
+        let header = frame.header::<FragmentHeader>(at).ok_or(Reason::Truncated)?;
+        packet.protocol = header.next_header;
+        let is_first = u16::from_be_bytes(header.offset) & 0xfff8 == 0;
+        return Err(fragment_of(frame, at + size_of::<FragmentHeader>(), is_first, packet));
     }
     // Mapped addresses never stand in a packet (RFC 4942, 2.2). From here on they would be taken for IPv4. Any earlier,
     // this costs the verifier four times the work.
     if source.is_v4() | destination.is_v4() {
-        return Err(plain(Reason::NotOurs));
+        *packet = NOTHING;
+        return Err(Reason::NotOurs);
     }
     if payload < extensions {
-        return Err(refuse(Reason::BadLength));
+        return Err(Reason::BadLength);
     }
-    let packet = Packet {
-        network,
-        transport: network + size_of::<Ipv6Hdr>() + extensions,
-        len: payload + size_of::<Ipv6Hdr>(),
-        source,
-        destination,
-        protocol: next,
-        hop_limit,
-        source_port: 0,
-        destination_port: 0,
-        flags: TcpFlags::default(),
-    };
-    transport(frame, packet, payload - extensions)
+    packet.transport = at;
+    packet.protocol = next;
+    transport(frame, at, payload - extensions, packet)
 }
 
-/// Reads the transport header; `room` bytes of the packet follow the IP headers.
+/// Reads the transport header, at `at`; `room` bytes of the packet follow the IP headers.
 #[inline(always)]
-fn transport(frame: &Frame<'_>, mut packet: Packet, room: usize) -> Result<Packet, Refused> {
-    let at = packet.transport;
-    let refuse = |reason| Refused { reason, destination: packet.destination };
+fn transport(frame: &Frame<'_>, at: usize, room: usize, packet: &mut Packet) -> Result<(), Reason> {
     match packet.protocol {
         protocol::TCP => {
-            let (header_len, flags) = tcp_of(frame, at).ok_or(refuse(Reason::Truncated))?;
+            let (header_len, flags) = tcp_of(frame, at).ok_or(Reason::Truncated)?;
             if header_len < size_of::<TcpHdr>() {
-                return Err(refuse(Reason::BadHeader));
+                return Err(Reason::BadHeader);
             }
             if header_len > room {
-                return Err(refuse(Reason::BadLength));
+                return Err(Reason::BadLength);
             }
             packet.flags = flags;
         }
         protocol::UDP => {
-            let udp = frame.header::<UdpHdr>(at).ok_or(refuse(Reason::Truncated))?;
+            let udp = frame.header::<UdpHdr>(at).ok_or(Reason::Truncated)?;
             let len = usize::from(u16::from_be_bytes(udp.len));
             if len < size_of::<UdpHdr>() || len > room {
-                return Err(refuse(Reason::BadLength));
+                return Err(Reason::BadLength);
             }
             // RFC 8200, 8.1: over IPv6 the checksum is not optional.
             if !packet.destination.is_v4() && udp.check == [0, 0] {
-                return Err(refuse(Reason::BadHeader));
+                return Err(Reason::BadHeader);
             }
         }
         protocol::ICMP | protocol::ICMPV6 => {
@@ -367,19 +392,27 @@ fn transport(frame: &Frame<'_>, mut packet: Packet, room: usize) -> Result<Packe
             } else {
                 (protocol::ICMPV6, ICMPV6_ECHO_REQUEST)
             };
-            let icmp = frame.header::<IcmpHdr>(at).ok_or(refuse(Reason::Truncated))?;
+            let icmp = frame.header::<IcmpHdr>(at).ok_or(Reason::Truncated)?;
             if room < size_of::<IcmpHdr>() {
-                return Err(refuse(Reason::BadLength));
+                return Err(Reason::BadLength);
             }
-            if (packet.protocol, icmp.type_) != request || icmp.code != 0 {
-                return Err(plain(Reason::OtherProtocol));
+            if (packet.protocol, icmp.type_) == request && icmp.code == 0 {
+                return Ok(());
             }
-            return Ok(packet);
+            // The kernel's, for any address: a neighbour verifies that SLB's host is there. It has crossed no router (RFC 4861).
+            if packet.protocol == protocol::ICMPV6
+                && !packet.destination.is_v4()
+                && matches!(icmp.type_, ICMPV6_ND_FIRST..=ICMPV6_ND_LAST)
+                && packet.hop_limit == 255
+            {
+                *packet = NOTHING;
+            }
+            return Err(Reason::OtherProtocol);
         }
-        _ => return Err(plain(Reason::OtherProtocol)),
+        _ => return Err(Reason::OtherProtocol),
     }
-    let ports = frame.header::<Ports>(at).ok_or(refuse(Reason::Truncated))?;
+    let ports = frame.header::<Ports>(at).ok_or(Reason::Truncated)?;
     packet.source_port = u16::from_ne_bytes(ports.source);
     packet.destination_port = u16::from_ne_bytes(ports.destination);
-    Ok(packet)
+    Ok(())
 }

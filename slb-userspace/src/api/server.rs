@@ -4,7 +4,7 @@ mod connection;
 mod file;
 mod socket;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use axum::{
@@ -28,14 +28,19 @@ use super::{
     requests::{Order, Refused, Request},
     status::{Context, Details, Settings, status},
     types::{
-        self, By, Changed, Configuration, Daemon, Differences, Override, Servers, Set, Status, Text, Without,
-        place,
+        self, By, Changed, Configuration, Daemon, Differences, Override, Servers, Set, Status, Text,
+        Unmatched, Vip, Without, place,
     },
 };
 use crate::{
-    config::{Config, model::Weight},
+    config::{
+        Config,
+        model::{self, LoadBalancer, Weight},
+    },
+    control::desired::unmatched,
     dataplane::{bpf::maps::Maps, state::State},
-    neigh, supervised, telemetry,
+    neigh::{self, vips::Standings},
+    supervised, telemetry,
 };
 
 /// What the control loop last put in force.
@@ -64,6 +69,8 @@ pub struct Running {
     pub overrides: Vec<Override>,
     /// Why nothing can be set, if so.
     pub overrides_trouble: Option<String>,
+    /// How VIPs stand.
+    pub vips: Standings,
 }
 
 /// A change that is to become active once its servers are known.
@@ -107,6 +114,7 @@ impl Snapshot {
                 pending: None,
                 overrides: Vec::new(),
                 overrides_trouble: None,
+                vips: Standings::default(),
             },
         }
     }
@@ -196,7 +204,8 @@ async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Json<Status>, Fai
     let failed = |error: anyhow::Error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"));
     let interfaces = neigh::links().await.map_err(failed)?;
     let snapshot = Arc::clone(&api.snapshots.borrow());
-    let Running { config, trial_ends, pending, overrides, overrides_trouble } = &snapshot.running;
+    let Running { config, trial_ends, pending, overrides, overrides_trouble, vips: standings } =
+        &snapshot.running;
     let daemon = Daemon {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -211,6 +220,7 @@ async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Json<Status>, Fai
             pending: pending.as_ref().map(Pending::document),
         },
         interfaces_without: without(&config.daemon.interfaces, &snapshot.state, &interfaces),
+        vips: vips(config, standings),
         overrides: overrides.clone(),
         overrides_trouble: overrides_trouble.clone(),
     };
@@ -222,6 +232,25 @@ async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Json<Status>, Fai
 
 async fn serve_pending(Shared(api): Shared<Arc<Api>>) -> Json<Option<types::Pending>> {
     Json(api.snapshots.borrow().running.pending.as_ref().map(Pending::document))
+}
+
+fn vips(config: &Config, standings: &Standings) -> Vec<Vip> {
+    let of = |balancer: &LoadBalancer, address: IpAddr| {
+        let standing = standings.get(&address).cloned().unwrap_or_default();
+        Vip {
+            address,
+            load_balancer: balancer.name.to_string(),
+            is_local: standing.is_local,
+            unmatched: match unmatched(balancer, address, Some(standings)) {
+                model::Unmatched::Drop => Unmatched::Drop,
+                model::Unmatched::Reject => Unmatched::Reject,
+                model::Unmatched::Pass => Unmatched::Pass,
+            },
+            unanswered: standing.unanswered,
+        }
+    };
+    let all = config.load_balancers.iter();
+    all.flat_map(|balancer| balancer.addresses.iter().map(move |address| of(balancer, *address))).collect()
 }
 
 /// Those of these interfaces that the program is not attached to.

@@ -41,6 +41,8 @@ pub struct Daemon {
     pub configuration: Configuration,
     /// Interfaces that the program should be attached to and is not.
     pub interfaces_without: Vec<Without>,
+    /// VIPs, in the order of the configuration.
+    pub vips: Vec<Vip>,
     /// What is set at run time for single servers.
     pub overrides: Vec<Override>,
     /// Why nothing can be set, if so.
@@ -208,6 +210,33 @@ pub struct By {
     pub user: Option<String>,
     /// Process id.
     pub pid: Option<i32>,
+}
+
+/// A VIP, as it stands on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vip {
+    /// The address.
+    pub address: IpAddr,
+    /// Name of its load balancer.
+    pub load_balancer: String,
+    /// Whether it is an address of this host.
+    pub is_local: bool,
+    /// What becomes of packets for it that no listener takes.
+    pub unmatched: Unmatched,
+    /// Why hosts on a link of this host get no answer when they ask for its hardware address, and what to do.
+    pub unanswered: Option<String>,
+}
+
+/// What becomes of packets for a VIP that no running listener takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unmatched {
+    /// They are dropped.
+    Drop,
+    /// They are answered as a host answers for a closed port.
+    Reject,
+    /// They are passed to the kernel.
+    Pass,
 }
 
 /// An interface the program should be attached to and is not.

@@ -96,6 +96,11 @@ fn render(status: &Status) -> String {
             if *exists { "does not run SLB; the log says why" } else { "missing; attached when it comes" }
         );
     }
+    for vip in status.daemon.iter().flat_map(|daemon| &daemon.vips) {
+        if let Some(why) = &vip.unanswered {
+            text += &format!("VIP {}: {why}\n", vip.address);
+        }
+    }
     for balancer in &status.load_balancers {
         for listener in &balancer.listeners {
             text += &match listener.state {

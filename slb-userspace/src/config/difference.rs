@@ -16,7 +16,7 @@ use self::{
 };
 use super::model::{
     Config, Daemon, HealthCheck, Listener, LoadBalancer, Name, PrimarySecondaryGroup, Scheduler, ServerGroup,
-    TableSize, Target, Weight,
+    TableSize, Target, Unmatched, Weight,
 };
 
 mod check;
@@ -76,7 +76,8 @@ fn daemon(old: &Daemon, new: &Daemon) -> Vec<String> {
 
 fn balancer(old: &LoadBalancer, new: &LoadBalancer, words: &mut Vec<String>) {
     let mut own = fields!(old, new, LoadBalancer {
-        state: word, table_size: slots, slow_start: or_off; name, addresses, servers, listeners
+        state: word, unmatched: or_default, table_size: slots, slow_start: or_off;
+        name, addresses, servers, listeners
     });
     list("address", &old.addresses, &new.addresses, &mut own);
     renamed(&old.name, &new.name, &mut own);
@@ -246,6 +247,10 @@ fn path(path: &Option<PathBuf>) -> String {
 
 fn or_off(time: &Option<Duration>) -> String {
     time.map_or_else(|| "off".to_owned(), |time| format!("{time:?}"))
+}
+
+fn or_default(unmatched: &Option<Unmatched>) -> String {
+    unmatched.as_ref().map_or_else(|| "default".to_owned(), word)
 }
 
 fn slots(size: &TableSize) -> u32 {

@@ -77,6 +77,8 @@ pub struct LoadBalancer {
     pub state: RunState,
     /// Virtual IP addresses. At least one; each belongs to one load balancer only.
     pub addresses: Vec<IpAddr>,
+    /// What becomes of packets for them that no listener takes; `None` for what [`Unmatched::of`] says of each.
+    pub unmatched: Option<Unmatched>,
     /// Servers of the default group; they have no port of their own.
     pub servers: Vec<DefaultServer>,
     /// Table of the default group.
@@ -92,8 +94,27 @@ pub struct LoadBalancer {
 pub enum RunState {
     /// It does.
     Running,
-    /// It is configured, and its packets are none of SLB's.
+    /// It is configured, and takes no packets.
     Stopped,
+}
+
+/// What becomes of packets for a VIP that no running listener takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmatched {
+    /// They are dropped.
+    Drop,
+    /// They are answered as a host answers for a closed port.
+    Reject,
+    /// They are passed to the kernel.
+    Pass,
+}
+
+impl Unmatched {
+    /// What becomes of them where nothing is configured. The kernel answers for an address of this host; what is for any other VIP it
+    /// would route back to the router it came from.
+    pub const fn of(is_local: bool) -> Self {
+        if is_local { Self::Pass } else { Self::Reject }
+    }
 }
 
 impl LoadBalancer {

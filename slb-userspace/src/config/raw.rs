@@ -54,6 +54,7 @@ pub(super) struct LoadBalancer {
     pub(super) name: Option<Value>,
     pub(super) addresses: Option<Spanned<List<Value>>>,
     pub(super) state: Option<Value>,
+    pub(super) unmatched: Option<Value>,
     pub(super) table_size: Option<Value>,
     pub(super) slow_start: Option<Value>,
     #[serde(default)]

@@ -22,10 +22,11 @@ use super::{
 use crate::{
     config::model::{
         Config, HealthCheck, Listener, LoadBalancer, Mode, Name, OnNoHealthy, Scheduler, TableSize,
-        Target as Servers, Tracking, UnknownDatagrams,
+        Target as Servers, Tracking, UnknownDatagrams, Unmatched,
     },
     dataplane::state::to_address,
     health::{Target, passive::Terms},
+    neigh::vips::Standing,
 };
 
 /// What is known besides the configuration.
@@ -41,6 +42,8 @@ pub struct Known<'a> {
     pub failover: Option<&'a Failover>,
     /// What is set for single servers in place of what is configured.
     pub overrides: Option<&'a Overrides>,
+    /// How VIPs stand on this host. One that is not in here may be its address.
+    pub vips: Option<&'a BTreeMap<IpAddr, Standing>>,
 }
 
 /// How a server is reached.
@@ -79,17 +82,17 @@ pub struct Desired {
 pub struct Service {
     /// The VIP.
     pub address: IpAddr,
-    /// Port; 0 for echo.
+    /// Port; 0 for the VIP itself.
     pub port: u16,
     /// IP protocol number.
     pub protocol: u8,
     /// Name of the load balancer.
     pub load_balancer: String,
-    /// Name of the listener; empty for echo.
+    /// Name of the listener; empty for the VIP itself.
     pub listener: String,
-    /// Name of the server group; `None` for the default group and for echo.
+    /// Name of the server group; `None` for the default group and for the VIP itself.
     pub group: Option<String>,
-    /// Index of the pool; `None` for echo.
+    /// Index of the pool; `None` for the VIP itself.
     pub pool: Option<usize>,
     /// Idle time after which a flow is forgotten.
     pub idle: Duration,
@@ -227,10 +230,7 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
     let mut pools = Vec::new();
     let mut indexes = BTreeMap::new();
     for balancer in &config.load_balancers {
-        if balancer.running().next().is_none() {
-            continue;
-        }
-        services.extend(balancer.addresses.iter().map(|address| echo(balancer, *address)));
+        services.extend(balancer.addresses.iter().filter_map(|address| vip(balancer, *address, known)));
         for listener in balancer.running() {
             for address in &balancer.addresses {
                 let side = known.failover.map_or(Side::Primary, |failover| failover.side(listener, *address));
@@ -255,6 +255,31 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
         }
     }
     Desired { seed: config.daemon.hash_seed, services, pools, tunnel: tunnel(config) }
+}
+
+/// What a first start begins with: the VIPs, and no listener yet. Until the first servers are known to be well, packets for them are
+/// dropped, as those of clients that come again in a moment, in place of going back to the router.
+pub fn vips_alone(config: &Config, vips: &BTreeMap<IpAddr, Standing>) -> Desired {
+    let known = Known { vips: Some(vips), ..Known::default() };
+    let services = config
+        .load_balancers
+        .iter()
+        .flat_map(|balancer| balancer.addresses.iter().filter_map(|address| vip(balancer, *address, known)));
+    let dropped = |vip: Service| {
+        let is_passed = vip.policy & (policy::DROP_UNMATCHED | policy::REJECT_UNMATCHED) == 0;
+        (!is_passed).then_some(Service { policy: policy::NO_ECHO | policy::DROP_UNMATCHED, ..vip })
+    };
+    Desired {
+        seed: config.daemon.hash_seed,
+        services: services.filter_map(dropped).collect(),
+        pools: Vec::new(),
+        tunnel: tunnel(config),
+    }
+}
+
+/// All VIPs, of load balancers that are stopped too.
+pub fn addresses(config: &Config) -> BTreeSet<IpAddr> {
+    config.load_balancers.iter().flat_map(|balancer| balancer.addresses.iter().copied()).collect()
 }
 
 /// What is to be checked.
@@ -451,9 +476,18 @@ fn spread(listener: &Listener) -> Spread {
     }
 }
 
-/// A VIP with a listener answers echo requests.
-fn echo(balancer: &LoadBalancer, address: IpAddr) -> Service {
-    Service {
+/// What SLB does for a VIP itself, if anything: answers echo requests, while a listener runs, and takes what no listener does.
+fn vip(balancer: &LoadBalancer, address: IpAddr, known: Known<'_>) -> Option<Service> {
+    let echo = if balancer.running().next().is_some() { 0 } else { policy::NO_ECHO };
+    let unmatched = match unmatched(balancer, address, known.vips) {
+        Unmatched::Pass => 0,
+        Unmatched::Drop => policy::DROP_UNMATCHED,
+        Unmatched::Reject => policy::REJECT_UNMATCHED,
+    };
+    if unmatched == 0 && echo == policy::NO_ECHO {
+        return None;
+    }
+    Some(Service {
         address,
         port: 0,
         protocol: if address.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 },
@@ -463,7 +497,20 @@ fn echo(balancer: &LoadBalancer, address: IpAddr) -> Service {
         pool: None,
         idle: Duration::ZERO,
         mode: mode::NAT,
-        policy: 0,
+        policy: echo | unmatched,
         persistence: Duration::ZERO,
-    }
+    })
+}
+
+/// What becomes of packets for a VIP that no listener takes.
+pub fn unmatched(
+    balancer: &LoadBalancer,
+    address: IpAddr,
+    vips: Option<&BTreeMap<IpAddr, Standing>>,
+) -> Unmatched {
+    balancer.unmatched.unwrap_or_else(|| {
+        // What is not known may be the host's own: that is never taken from it.
+        let is_local = vips.and_then(|vips| vips.get(&address)).is_none_or(|standing| standing.is_local);
+        Unmatched::of(is_local)
+    })
 }

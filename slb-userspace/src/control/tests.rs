@@ -4,6 +4,7 @@ mod digests;
 mod ends;
 mod random;
 mod sweeps;
+mod vips;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

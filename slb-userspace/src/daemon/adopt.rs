@@ -16,11 +16,12 @@ use crate::{
     api::{requests::Refused, types::Changed},
     config::{Config, difference::difference, fixed},
     control::{
-        desired::{desired, destinations, targets},
+        desired::{addresses, desired, destinations, targets},
         memory, room,
         warm_up::{Serving, awaited},
     },
     health::Target,
+    neigh::vips,
 };
 
 /// How a configuration comes into force.
@@ -66,6 +67,10 @@ impl Daemon {
         coming: Coming,
         then: Then,
     ) -> Result<(), (anyhow::Error, Then)> {
+        match vips::read(&(&addresses(&self.config) | &addresses(&config))).await {
+            Ok(standings) => self.facts.set_vips(Arc::new(standings)),
+            Err(error) => return Err((error, then)),
+        }
         let (added, removed) = changed_interfaces(&self.config, &config);
         // What another adoption has attached stays attached.
         let before = self.adoption.take();
@@ -209,6 +214,7 @@ impl Daemon {
         self.facts.expect(configs.iter().flat_map(|config| targets(config)).collect(), inherited);
         let destinations = configs.iter().flat_map(|config| destinations(config)).collect();
         self.supervisor.set_targets(self.facts.targets());
+        self.vips.watch(configs.iter().flat_map(|config| addresses(config)).collect());
         self.resolver.watch(destinations);
         Ok(())
     }

@@ -22,7 +22,7 @@ use crate::{
         Event, Health, News, Target,
         passive::{self, Pool, Suspects, Terms},
     },
-    neigh::{Resolution, Resolutions},
+    neigh::{Resolution, Resolutions, vips::Standings},
 };
 
 /// What is known besides the configuration.
@@ -49,6 +49,7 @@ pub(super) struct Facts {
     lost: BTreeMap<IpAddr, Duration>,
     /// Next hops that an earlier run has left.
     remembered: BTreeMap<IpAddr, NextHop>,
+    vips: Standings,
 }
 
 impl Facts {
@@ -71,6 +72,7 @@ impl Facts {
                 .filter(|(_, hop)| interfaces.contains_key(&hop.ifindex))
                 .collect(),
             interfaces,
+            vips: Standings::default(),
         }
     }
 
@@ -81,6 +83,7 @@ impl Facts {
             next_hops: Some(&self.next_hops),
             failover: Some(&self.failover),
             overrides: Some(overrides),
+            vips: Some(&self.vips),
         }
     }
 
@@ -266,6 +269,31 @@ impl Facts {
         self.next_hops.retain(|address, _| neighbours.contains_key(address));
         self.lost.retain(|address, _| neighbours.contains_key(address));
         has_come
+    }
+
+    /// How VIPs stand on this host.
+    pub(super) fn vips(&self) -> Standings {
+        self.vips.clone()
+    }
+
+    /// Takes notice of how VIPs stand on this host, and logs what changes.
+    pub(super) fn set_vips(&mut self, vips: Standings) {
+        for (vip, standing) in vips.iter() {
+            let before = self.vips.get(vip);
+            if before.is_some_and(|before| before.is_local != standing.is_local) {
+                let to = if standing.is_local { "added to" } else { "removed from" };
+                tracing::info!(%vip, "VIP {to} this host's addresses");
+            }
+            let unanswered = before.and_then(|before| before.unanswered.as_ref());
+            match &standing.unanswered {
+                Some(why) if unanswered != Some(why) => {
+                    tracing::warn!(%vip, why, "VIP not reachable from a link, unless another host answers there");
+                }
+                None if unanswered.is_some() => tracing::info!(%vip, "VIP answered for on each link"),
+                _ => {}
+            }
+        }
+        self.vips = vips;
     }
 
     pub(super) fn remembers_next_hops(&self) -> bool {

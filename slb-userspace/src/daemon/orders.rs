@@ -345,6 +345,7 @@ impl Daemon {
             pending: self.adoption.as_ref().map(Adoption::pending),
             overrides: self.store.records().values().cloned().collect(),
             overrides_trouble: self.store.trouble().map(str::to_owned),
+            vips: self.facts.vips(),
         }
     }
 

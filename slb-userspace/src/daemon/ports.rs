@@ -8,10 +8,11 @@ use std::{
 
 use anyhow::{Result, anyhow, bail};
 
+use super::clock::since_start;
 use crate::{
     config::model::{Config, XdpMode},
     control::{
-        desired::{Known, desired},
+        desired::{Known, desired, vips_alone},
         ids::Surroundings,
         reconcile::Reconciler,
     },
@@ -21,7 +22,7 @@ use crate::{
         pins::Pins,
         xdp::{self, Attachment, Occupied, Program},
     },
-    neigh::{self, Link},
+    neigh::{self, Link, vips::Standings},
 };
 
 /// Interfaces by name.
@@ -54,7 +55,7 @@ enum Port {
 /// Loads the program and puts it on the interfaces, once it is known that the maps have room for what is configured. An
 /// interface that is not there gets it when it comes: a machine's may come after the daemon.
 ///
-/// Returns the maps' keeper and the interfaces. `hz` is jiffies in a second.
+/// Returns the maps' keeper and the interfaces. `hz` is jiffies in a second, `vips` how VIPs stand on this host.
 ///
 /// # Errors
 /// No interface is there. If one cannot be attached to, none is that was not before; where an earlier run's program has been replaced
@@ -64,6 +65,7 @@ pub(super) fn attach(
     pins: &Pins,
     links: &Links,
     hz: u32,
+    vips: &Standings,
 ) -> Result<(Reconciler<Maps>, Ports)> {
     some_there(&config.daemon.interfaces, links)?;
     let sizes = Sizes { flows: config.daemon.flow_table_entries, backends: config.daemon.max_servers };
@@ -79,7 +81,10 @@ pub(super) fn attach(
     let maps = Maps::open(pins)?;
     let surroundings = Surroundings { interfaces: BTreeSet::new(), hz, max_backends: maps.max_backends() };
     let mut reconciler = Reconciler::new(maps, surroundings);
-    reconciler.check(&desired(config, Known::default()))?;
+    reconciler.check(&desired(config, Known { vips: Some(vips), ..Known::default() }))?;
+    if reconciler.held()?.services.is_empty() {
+        reconciler.reconcile(&vips_alone(config, vips), since_start()?)?;
+    }
     let mode = config.daemon.xdp_mode;
     let mut ports = Ports { program, pins: pins.clone(), mode, ports: BTreeMap::new() };
     ports.add(&config.daemon.interfaces, links)?;

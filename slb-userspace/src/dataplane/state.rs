@@ -14,7 +14,9 @@ use slb_common::{
         backend::{Backend, NextHop},
         flow::state,
         ring::{MOVED, NO_BACKEND, NO_RING, Ring},
-        service::{FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel},
+        service::{
+            FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel, policy,
+        },
     },
     datapath::upkeep::{Clock, Seen},
     maglev, turns,
@@ -94,6 +96,10 @@ impl Index {
                     .find(|slot| built.entries[*slot].protocol == 0);
                 let Some(slot) = free else { continue 'seeds };
                 built.entries[slot] = *entry;
+                if entry.policy & (policy::DROP_UNMATCHED | policy::REJECT_UNMATCHED) != 0 {
+                    let (word, bit) = ServiceIndex::vip_place(&entry.address);
+                    built.vips[word] |= bit;
+                }
             }
             return Ok(built);
         }

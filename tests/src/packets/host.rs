@@ -16,13 +16,15 @@ use slb_common::{
         word::Word,
     },
     datapath::{
-        Verdict, icmp_error, process, reset,
-        tables::{Direction, Head, Tables, Unfit},
+        Verdict,
+        icmp_error::{self, Message},
+        process, reset,
+        tables::{Direction, Head, Parsed, Tables},
         upkeep::{Clock, Fate, FlowTable, Upkeep},
     },
     net::{
         frame::{Frame, Growing},
-        parse::{Packet, Refused, parse},
+        parse::{NOTHING, Packet, parse},
     },
 };
 use slb_userspace::dataplane::state::{MAX_TABLES, Operation, PutBackend};
@@ -158,13 +160,15 @@ impl Growing for Buffer {
 impl Head for Buffer {
     type Packet = Packet;
 
-    fn parse(&mut self) -> Result<Packet, Unfit> {
-        parse(&self.frame())
-            .map_err(|Refused { reason, destination }| Unfit { reason: reason as u32, destination })
+    fn parse(&mut self) -> Parsed<Packet> {
+        let mut packet = NOTHING;
+        let outcome = parse(&self.frame(), &mut packet)
+            .map_or_else(|reason| reason as u32, |()| Parsed::<Packet>::SOUND);
+        Parsed { outcome, packet }
     }
 
-    fn answer_error(&mut self, network: usize, mtu: u32) -> bool {
-        icmp_error::answer(self, network, mtu).is_some()
+    fn answer_error(&mut self, network: usize, message: Message) -> bool {
+        icmp_error::answer(self, network, message).is_some()
     }
 
     fn turn_into_reset(&mut self, network: usize, back: bool) -> bool {

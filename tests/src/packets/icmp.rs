@@ -12,6 +12,10 @@ pub enum Cause {
     HopLimit,
     /// It is larger than so many bytes.
     TooBig(u16),
+    /// Its receiver has no such port.
+    NoPort,
+    /// Its receiver does not speak its protocol.
+    NoProtocol,
 }
 
 /// The frame that must go back. `network` is the offset of the IP header in the frame that came in.
@@ -21,6 +25,11 @@ pub fn told(frame: &[u8], network: usize, cause: Cause) -> Vec<u8> {
     let mut message = match (v4, cause) {
         (true, Cause::HopLimit) => vec![11, 0, 0, 0, 0, 0, 0, 0],
         (true, Cause::TooBig(mtu)) => [&[3, 4, 0, 0, 0, 0][..], &mtu.to_be_bytes()].concat(),
+        (true, Cause::NoPort) => vec![3, 3, 0, 0, 0, 0, 0, 0],
+        (true, Cause::NoProtocol) => vec![3, 2, 0, 0, 0, 0, 0, 0],
+        (false, Cause::NoPort) => vec![1, 4, 0, 0, 0, 0, 0, 0],
+        // Parameter problem: the byte at offset 6.
+        (false, Cause::NoProtocol) => vec![4, 1, 0, 0, 0, 0, 0, 6],
         (false, Cause::HopLimit) => vec![3, 0, 0, 0, 0, 0, 0, 0],
         (false, Cause::TooBig(mtu)) => [&[2, 0, 0, 0, 0, 0][..], &mtu.to_be_bytes()].concat(),
     };

@@ -8,7 +8,7 @@ mod write;
 
 use std::{
     collections::{HashMap, HashSet},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
 };
 
 use slb_common::datapath::Verdict;
@@ -18,8 +18,9 @@ use self::{
     write::{reply, write},
 };
 use super::{
-    frames::{flag, number},
+    frames::{Frame, flag, number},
     icmp::{self, Cause},
+    reset,
     world::{self, LISTENERS, Listener, Server, World},
 };
 
@@ -81,16 +82,35 @@ impl Remembered {
 /// Who sent the frame is told why it cannot go on, unless there are options, or extension headers, or nobody to be told,
 /// or it might be fragmented on its way.
 fn told(frame: &[u8], read: &Read, cause: Cause) -> Result<(u32, Vec<u8>), Refused> {
-    let plain = read.transport == read.network + if read.v4 { 20 } else { 40 };
-    let one_host = match read.source.ip() {
-        IpAddr::V4(ip) => !matches!(ip.octets()[0], 0 | 127 | 224..),
-        IpAddr::V6(ip) => !ip.is_multicast() && ip.segments()[..2] != [0, 0],
-    };
-    let may_be_fragmented = read.v4 && frame[read.network + 6] & 0x40 == 0 && cause != Cause::HopLimit;
-    if plain && one_host && !may_be_fragmented {
+    let may_be_fragmented =
+        read.v4 && frame[read.network + 6] & 0x40 == 0 && matches!(cause, Cause::TooBig(_));
+    let can_be_quoted = read.len >= if read.v4 { 28 } else { 48 };
+    if can_be_quoted && read.is_plain() && read.is_from_one_host() && !may_be_fragmented {
         Ok((world::LO, icmp::told(frame, read.network, cause)))
     } else {
         Err(Refused::Drop)
+    }
+}
+
+/// What no listener takes: for a VIP it is answered as by a host without the port.
+fn unmatched(frame: &[u8], read: &Read) -> Result<(u32, Vec<u8>), Refused> {
+    if ![world::VIP4, world::VIP6].contains(&read.destination.ip()) {
+        return Err(Refused::Pass);
+    }
+    if read.source.ip() == read.destination.ip() || !read.is_from_one_host() {
+        return Err(Refused::Drop);
+    }
+    match read.protocol {
+        number::TCP if read.flags & flag::RST == 0 && read.is_plain() => {
+            let (network, transport) = (read.network, read.transport);
+            let (bytes, end, protocol) = (frame.to_vec(), network + read.len, read.protocol);
+            let frame = Frame { bytes, network, transport, end, protocol };
+            Ok((world::LO, reset::back(&frame).bytes))
+        }
+        number::UDP => told(frame, read, Cause::NoPort),
+        // No next header, which in IPv4 is nothing special, is dropped too.
+        number::TCP | number::ICMP | number::ICMPV6 | 59 => Err(Refused::Drop),
+        _ => told(frame, read, Cause::NoProtocol),
     }
 }
 
@@ -107,6 +127,9 @@ impl Oracle {
 
     fn sent(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>), Refused> {
         let read = read(frame)?;
+        if read.other {
+            return unmatched(frame, &read);
+        }
         let listener = listeners().find(|l| l.at == read.destination && l.protocol == read.protocol);
         let Some(listener) = listener else { return self.answered(frame, &read) };
         if read.source.ip() == read.destination.ip() {
@@ -190,6 +213,6 @@ impl Oracle {
             read.hop(&mut changes, frame);
             return Ok((world::LO, read.apply(frame, &changes, flow.peer, flow.own)));
         }
-        Err(Refused::Pass)
+        unmatched(frame, read)
     }
 }

@@ -64,6 +64,8 @@ pub enum Expect {
     EndClient(Listener, Server, Hop),
     /// Its sender is told that the connection is over.
     End,
+    /// Its sender gets a RST: no listener takes it.
+    Refuse,
     /// It is answered.
     Answer(Listener),
     /// Its sender is told why it cannot go on.
@@ -234,7 +236,9 @@ impl Run<'_> {
 
     fn frame(&mut self, frame: &Frame, ifindex: u32, expect: &Expect) -> Result<()> {
         let (verdict, mut bytes) = self.expected.note(frame, ifindex, expect, &self.held);
-        if matches!(verdict, Verdict::Transmit | Verdict::Redirect(_)) {
+        let is_sent = matches!(verdict, Verdict::Transmit | Verdict::Redirect(_));
+        // What has no transport header has no checksum that is known.
+        if is_sent && *expect != Expect::Tell(Cause::NoProtocol) {
             check::verify(&frame.bytes).map_err(anyhow::Error::msg).context("the frame that went in")?;
         }
 
@@ -340,6 +344,9 @@ impl Expected {
                 (Action::Forward, reason, send(hop), bytes)
             }
             Expect::End => (Action::Answer, Reason::Reset, Verdict::Transmit, reset::back(frame).bytes),
+            Expect::Refuse => {
+                (Action::Answer, Reason::Unmatched, Verdict::Transmit, reset::back(frame).bytes)
+            }
             Expect::Answer(listener) => {
                 let counters = self.services.entry(listener.id).or_default();
                 counters.packets_in += 1;
@@ -352,6 +359,7 @@ impl Expected {
                 let reason = match cause {
                     Cause::HopLimit => Reason::HopLimit,
                     Cause::TooBig(_) => Reason::TooBig,
+                    Cause::NoPort | Cause::NoProtocol => Reason::Unmatched,
                 };
                 let bytes = icmp::told(&frame.bytes, frame.network, *cause);
                 (Action::Answer, reason, Verdict::Transmit, bytes)

@@ -10,6 +10,7 @@ mod resets;
 mod scheduling;
 mod told;
 mod truncations;
+mod unmatched;
 
 use super::scenario::Scenario;
 
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Scenario> {
         told::cases(),
         resets::cases(),
         scheduling::cases(),
+        unmatched::cases(),
     ]
     .into_iter()
     .flatten()

@@ -11,7 +11,7 @@ use slb_common::{
     abi::{
         Reference, Stations,
         backend::{Backend, NextHop},
-        service::{Service, ServiceIndex, Tunnel},
+        service::{Service, ServiceIndex, Tunnel, policy},
     },
     datapath::ipip::outer_sum,
 };
@@ -381,6 +381,7 @@ impl World {
             reference: Reference::new(listener.id, 1),
             ring: listener.table.unwrap_or(NO_TABLE),
             idle_timeout: IDLE_SECONDS,
+            policy: if listener.table.is_none() { policy::REJECT_UNMATCHED } else { 0 },
             ..Service::default()
         };
         self.state.index.entries.insert(listener.id, entry(&service, SEED));

@@ -24,5 +24,6 @@ mod scheduling;
 mod slow_start;
 mod spread;
 mod survives;
+mod unmatched;
 mod warm_up;
 mod weight;

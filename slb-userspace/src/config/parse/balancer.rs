@@ -14,12 +14,15 @@ use super::{
 use crate::config::{
     diagnostic::{Diagnostic, Span},
     field::Checker,
-    model::{DefaultServer, Listener, LoadBalancer},
+    model::{DefaultServer, Listener, LoadBalancer, Unmatched},
     raw,
 };
 
 /// Listeners a load balancer may have.
 const MOST_LISTENERS: usize = 50;
+
+const UNMATCHED: [(&str, Unmatched); 3] =
+    [("drop", Unmatched::Drop), ("reject", Unmatched::Reject), ("pass", Unmatched::Pass)];
 
 /// What lies around a load balancer in the file.
 pub(super) struct Scope<'s, 'a> {
@@ -58,6 +61,9 @@ pub(super) fn build(
     }
 
     let state = listener::state(scope.checker, raw.state.as_ref());
+    let unmatched = raw.unmatched.as_ref();
+    let unmatched =
+        unmatched.map_or(Some(None), |value| scope.checker.choice("unmatched", value, &UNMATCHED).map(Some));
     let servers = default_servers(scope, &raw.server.0);
     let table_size = scope.checker.table_size(raw.table_size.as_ref());
     let slow_start = scope.checker.slow_start(raw.slow_start.as_ref());
@@ -77,6 +83,7 @@ pub(super) fn build(
         name: name?,
         state: state?,
         addresses: addresses?,
+        unmatched: unmatched?,
         servers: servers?,
         table_size: table_size?,
         slow_start: slow_start?,

@@ -383,6 +383,7 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         "established_timeout",
         "slow_start",
         "state_dir",
+        "unmatched",
     ] {
         assert!(text.contains(&format!("{setting} =")), "{setting}");
     }

@@ -477,6 +477,7 @@ fn after_a_restart_a_server_of_both_sides_does_not_tell_which_has_the_traffic() 
             next_hops: Some(&world.next_hops),
             failover: Some(&world.failover),
             overrides: None,
+            vips: None,
         };
         reconciler.reconcile(&desired(&world.config, known), Duration::from_secs(now)).unwrap();
         world.failover = Failover::found(&world.config, reconciler.held().unwrap());

@@ -16,6 +16,23 @@ pub(super) struct Read {
     pub(super) protocol: u8,
     pub(super) hop_limit: u8,
     pub(super) flags: u8,
+    /// Whether it is neither TCP nor UDP, and no echo request.
+    pub(super) other: bool,
+}
+
+impl Read {
+    /// Whether there are neither options nor extension headers.
+    pub(super) fn is_plain(&self) -> bool {
+        self.transport == self.network + if self.v4 { 20 } else { 40 }
+    }
+
+    /// Whether the sender may be one host.
+    pub(super) fn is_from_one_host(&self) -> bool {
+        match self.source.ip() {
+            IpAddr::V4(ip) => !matches!(ip.octets()[0], 0 | 127 | 224..),
+            IpAddr::V6(ip) => !ip.is_multicast() && ip.segments()[..2] != [0, 0],
+        }
+    }
 }
 
 /// Left to the kernel, or dropped.
@@ -65,6 +82,7 @@ fn read_v4(frame: &[u8], network: usize) -> Result<Read, Refused> {
         protocol: ip[9],
         hop_limit: ip[8],
         flags: 0,
+        other: false,
     };
     read_transport(frame, read, total - header, broken)
 }
@@ -107,6 +125,7 @@ fn read_v6(frame: &[u8], network: usize) -> Result<Read, Refused> {
         protocol: next,
         hop_limit: ip[7],
         flags: 0,
+        other: false,
     };
     read_transport(frame, read, 40 + payload - at, broken)
 }
@@ -120,7 +139,10 @@ fn read_transport(
     let needed = match read.protocol {
         number::TCP => 20,
         number::UDP | number::ICMP | number::ICMPV6 => 8,
-        _ => return Err(Refused::Pass),
+        _ => {
+            read.other = true;
+            return Ok(read);
+        }
     };
     // The packet ends within the frame: that has been seen to.
     let header = &frame[read.transport..read.transport + room];
@@ -144,11 +166,9 @@ fn read_transport(
         }
         protocol => {
             let request = if read.v4 { (number::ICMP, 8) } else { (number::ICMPV6, 128) };
-            return if (protocol, header[0]) == request && header[1] == 0 {
-                Ok(read)
-            } else {
-                Err(Refused::Pass)
-            };
+            read.other = (protocol, header[0]) != request || header[1] != 0;
+            let discovery = !read.v4 && protocol == number::ICMPV6 && (133..=137).contains(&header[0]);
+            return if discovery && read.hop_limit == 255 { Err(Refused::Pass) } else { Ok(read) };
         }
     }
     read.source.set_port(word(0));

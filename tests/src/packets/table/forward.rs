@@ -5,6 +5,7 @@ use slb_common::abi::stats::Reason;
 use crate::packets::{
     check,
     frames::{echo, flag, not_ip, number, other, tcp, udp},
+    icmp::Cause,
     scenario::{Expect, Flow, Scenario},
     world::*,
 };
@@ -165,21 +166,24 @@ fn echoes() -> Vec<Scenario> {
             .in_world(World::standard().without_listener(ECHO4))
             .frame(ask4(b"abc").build(), Expect::Pass(Reason::NotOurs)),
         Scenario::new("echo reply to a VIP")
-            .frame(ask4(b"abc").build().transport(0, &[0]).sound(), Expect::Pass(Reason::OtherProtocol))
-            .frame(ask6(b"abc").build().transport(0, &[129]).sound(), Expect::Pass(Reason::OtherProtocol)),
+            .frame(ask4(b"abc").build().transport(0, &[0]).sound(), Expect::Drop(Reason::Unmatched))
+            .frame(ask6(b"abc").build().transport(0, &[129]).sound(), Expect::Drop(Reason::Unmatched)),
         Scenario::new("other ICMP to a VIP")
-            .frame(ask4(b"abc").build().transport(0, &[3, 3]).sound(), Expect::Pass(Reason::OtherProtocol))
-            .frame(ask4(b"abc").build().transport(1, &[1]).sound(), Expect::Pass(Reason::OtherProtocol))
-            .frame(ask6(b"abc").build().transport(0, &[2, 0]).sound(), Expect::Pass(Reason::OtherProtocol))
-            .frame(ask6(b"abc").build().transport(0, &[135, 0]).sound(), Expect::Pass(Reason::OtherProtocol)),
+            .frame(ask4(b"abc").build().transport(0, &[3, 3]).sound(), Expect::Drop(Reason::Unmatched))
+            .frame(ask4(b"abc").build().transport(1, &[1]).sound(), Expect::Drop(Reason::Unmatched))
+            .frame(ask6(b"abc").build().transport(0, &[2, 0]).sound(), Expect::Drop(Reason::Unmatched))
+            .frame(
+                ask6(b"abc").hop_limit(255).build().transport(0, &[135, 0]).sound(),
+                Expect::Pass(Reason::OtherProtocol),
+            ),
         Scenario::new("ICMPv6 in IPv4 and ICMP in IPv6")
             .frame(
                 other(CLIENT4.ip(), VIP4, number::ICMPV6, &[128, 0, 0, 0, 0, 0, 0, 0]).build(),
-                Expect::Pass(Reason::OtherProtocol),
+                Expect::Drop(Reason::Unmatched),
             )
             .frame(
                 other(CLIENT6.ip(), VIP6, number::ICMP, &[8, 0, 0, 0, 0, 0, 0, 0]).build(),
-                Expect::Pass(Reason::OtherProtocol),
+                Expect::Drop(Reason::Unmatched),
             ),
     ]
 }
@@ -198,15 +202,15 @@ fn not_ours() -> Vec<Scenario> {
             .frame(tcp(CLIENT6, WEB6.at, flag::SYN).build(), not_ours)
             .frame(udp(CLIENT4, NAME4.at, b"x").build(), not_ours),
         Scenario::new("another port of the VIP")
-            .frame(tcp(CLIENT4, elsewhere, flag::SYN).build(), not_ours)
-            .frame(tcp(CLIENT6, elsewhere6, flag::SYN).build(), not_ours),
+            .frame(tcp(CLIENT4, elsewhere, flag::SYN).build(), Expect::Refuse)
+            .frame(tcp(CLIENT6, elsewhere6, flag::SYN).build(), Expect::Refuse),
         Scenario::new("the same port of another protocol")
-            .frame(udp(CLIENT4, HTTP4.at, b"x").build(), not_ours)
-            .frame(tcp(CLIENT4, DNS4.at, flag::SYN).build(), not_ours),
+            .frame(udp(CLIENT4, HTTP4.at, b"x").build(), Expect::Tell(Cause::NoPort))
+            .frame(tcp(CLIENT4, DNS4.at, flag::SYN).build(), Expect::Refuse),
         Scenario::new("not ours and at its last hop")
             .frame(tcp(CLIENT4, WEB4.at, flag::SYN).hop_limit(1).build(), not_ours),
         Scenario::new("port 0 of the VIP")
-            .frame(tcp(CLIENT4, std::net::SocketAddr::new(VIP4, 0), flag::SYN).build(), not_ours),
+            .frame(tcp(CLIENT4, std::net::SocketAddr::new(VIP4, 0), flag::SYN).build(), Expect::Refuse),
         Scenario::new("ARP")
             .frame(not_ip(OWN_MAC, 0x0806, &arp), Expect::Pass(Reason::NotIp))
             .frame(not_ip([0xff; 6], 0x0806, &arp), Expect::Pass(Reason::LinkMulticast)),
@@ -220,15 +224,15 @@ fn not_ours() -> Vec<Scenario> {
             .frame(syn().macs(CLIENT_MAC, [1, 0, 0x5e, 0, 0, 1]).build(), Expect::Pass(Reason::LinkMulticast))
             .frame(syn().macs(CLIENT_MAC, [0xff; 6]).build(), Expect::Pass(Reason::LinkMulticast)),
         Scenario::new("other protocols to a VIP")
-            .frame(other(CLIENT4.ip(), VIP4, 47, &[0; 24]).build(), Expect::Pass(Reason::OtherProtocol))
-            .frame(other(CLIENT4.ip(), VIP4, 4, &[0; 2]).build(), Expect::Pass(Reason::OtherProtocol))
-            .frame(other(CLIENT6.ip(), VIP6, 132, &[0; 24]).build(), Expect::Pass(Reason::OtherProtocol))
-            .frame(other(CLIENT6.ip(), VIP6, 59, &[]).build(), Expect::Pass(Reason::OtherProtocol)),
+            .frame(other(CLIENT4.ip(), VIP4, 47, &[0; 24]).build(), Expect::Tell(Cause::NoProtocol))
+            .frame(other(CLIENT4.ip(), VIP4, 4, &[0; 2]).build(), Expect::Drop(Reason::Unmatched))
+            .frame(other(CLIENT6.ip(), VIP6, 132, &[0; 24]).build(), Expect::Tell(Cause::NoProtocol))
+            .frame(other(CLIENT6.ip(), VIP6, 59, &[]).build(), Expect::Drop(Reason::Unmatched)),
         Scenario::new("a listener that was taken away")
             .frame(syn().build(), Expect::ToServer(HTTP4, WEB4, Flow::New))
             .change(World::standard().without_listener(HTTP4))
-            .frame(syn().build(), not_ours)
-            .frame(tcp(CLIENT4, HTTP4.at, flag::ACK).build(), not_ours),
+            .frame(syn().build(), Expect::Refuse)
+            .frame(tcp(CLIENT4, HTTP4.at, flag::ACK).build(), Expect::Refuse),
     ]
 }
 

@@ -4,6 +4,7 @@ use slb_common::abi::stats::Reason;
 
 use crate::packets::{
     frames::{Frame, echo, flag, number, other, tcp, udp},
+    icmp::Cause,
     scenario::{Expect, Flow, Scenario},
     world::*,
 };
@@ -176,7 +177,7 @@ fn ipv6() -> Vec<Scenario> {
             .frame(six().extension(number::FRAGMENT, 1).build(), Expect::Drop(Reason::Fragment)),
         Scenario::new("IPv6: headers that are not walked").frame(
             other(CLIENT6.ip(), VIP6, 51, &[6, 4, 0, 0, 0, 0, 0, 0]).build(),
-            Expect::Pass(Reason::OtherProtocol),
+            Expect::Tell(Cause::NoProtocol),
         ),
     ];
     // Such addresses never stand in a packet (RFC 4942, 2.2); SLB keeps IPv4 addresses in their form.

@@ -111,6 +111,12 @@ fn what_has_no_meaning() {
             "22:9",
             &["cannot be `paused`", "\"running\", \"stopped\""],
         ),
+        (
+            "addresses = [",
+            "unmatched = \"refuse\"\naddresses = [",
+            "6:13",
+            &["cannot be `refuse`", "\"drop\", \"reject\", \"pass\""],
+        ),
         ("addresses = [", "state = 1\naddresses = [", "6:9", &["expected a string for `state`"]),
     ]);
 }

@@ -1,0 +1,94 @@
+//! Packets for a VIP that no listener takes (RFC 1122, 3.2.2 and 4.2.2; RFC 4443, 3.1 and 3.4).
+//!
+//! A VIP that is routed to SLB is no address of the host. The kernel would route such a packet back to the router, which routes it
+//! to SLB again, until its TTL is used up. What is an address of the host as well is passed to the kernel whole.
+//!
+//! Compiled apart, as the searches of [`super::flows`]: takes what has been parsed, and returns a number.
+
+use super::{icmp_error::Message, tables::Tables};
+use crate::{
+    abi::{
+        Address,
+        service::{IndexEntry, ServiceIndex, policy},
+        stats::Reason,
+    },
+    net::{
+        headers::protocol,
+        parse::{Packet, is_one_host},
+    },
+};
+
+/// The packet is passed to the kernel.
+pub const PASS: u32 = 0;
+/// The packet is dropped.
+pub const DROP: u32 = 1;
+/// The sender gets a RST.
+pub const RESET: u32 = 2;
+/// The sender gets the ICMP error in the upper half.
+pub const TELL: u32 = 3;
+
+/// One of the above, and an ICMP error in the upper half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision(pub u64);
+
+impl Decision {
+    #[inline(always)]
+    const fn of(what: u32) -> Self {
+        Self(what as u64)
+    }
+
+    #[inline(always)]
+    const fn tell(message: Message) -> Self {
+        Self((message.0 as u64) << 32 | TELL as u64)
+    }
+
+    /// What becomes of the packet.
+    #[inline(always)]
+    pub(super) const fn what(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The ICMP error.
+    #[inline(always)]
+    pub(super) const fn message(self) -> Message {
+        Message((self.0 >> 32) as u32)
+    }
+}
+
+/// Decides on a packet that is for no listener, and answers none. `reason` is the number of what the parser has refused it for, or of
+/// [`Reason::NotOurs`]; what the parser has not read of it is zero.
+#[inline(always)]
+pub fn decide<T: Tables>(packet: &Packet, reason: u32, tables: &T) -> Decision {
+    let Some(index) = tables.index() else { return Decision::of(PASS) };
+    let Some(vip) = vip(index, &packet.destination) else { return Decision::of(PASS) };
+    if vip.policy & (policy::DROP_UNMATCHED | policy::REJECT_UNMATCHED) == 0 {
+        // The kernel would reset the connection that a fragment is of, were it put together.
+        let is_listeners = reason == Reason::Fragment as u32
+            && packet.destination_port != 0
+            && index.find(&packet.destination, packet.destination_port, packet.protocol).is_some();
+        return Decision::of(if is_listeners { DROP } else { PASS });
+    }
+    if vip.policy & policy::REJECT_UNMATCHED == 0
+        || packet.source.same(&packet.destination)
+        || !is_one_host(&packet.source)
+    {
+        return Decision::of(DROP);
+    }
+    let is_v4 = packet.destination.is_v4();
+    let is_sound = reason == Reason::NotOurs as u32;
+    match packet.protocol {
+        protocol::TCP if is_sound && !packet.flags.rst() => Decision::of(RESET),
+        protocol::UDP if is_sound => Decision::tell(Message::no_port(is_v4)),
+        // An ICMP error is never answered by another one, and no host answers messages that it does not know.
+        protocol::ICMP | protocol::ICMPV6 | protocol::NO_NEXT_HEADER => Decision::of(DROP),
+        _ if reason == Reason::OtherProtocol as u32 => Decision::tell(Message::no_protocol(is_v4)),
+        _ => Decision::of(DROP),
+    }
+}
+
+/// What is configured of an address as a VIP.
+#[inline(always)]
+pub(super) fn vip<'t>(index: &'t ServiceIndex, address: &Address) -> Option<&'t IndexEntry> {
+    let icmp = if address.is_v4() { protocol::ICMP } else { protocol::ICMPV6 };
+    index.find(address, 0, icmp)
+}

@@ -1,0 +1,215 @@
+//! Packets for a VIP that no listener takes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use slb_common::abi::{
+    service::policy,
+    stats::{Action, Reason},
+};
+
+use crate::packets::{
+    frames::{Builder, Frame, echo, flag, number, other, tcp, udp},
+    icmp::Cause,
+    scenario::{Expect, Flow, Scenario},
+    world::*,
+};
+
+const VLAN: u16 = 0x8100;
+const GRE: u8 = 47;
+const NO_NEXT_HEADER: u8 = 59;
+const DROPPED: Expect = Expect::Drop(Reason::Unmatched);
+
+/// A port that no listener has, over either protocol.
+const PORT: u16 = 4443;
+
+pub(super) fn cases() -> Vec<Scenario> {
+    let mut cases =
+        vec![tcp_is_reset(), unreachable(), silent(), senders(), neighbours(), stopped(), dropped()];
+    cases.extend(the_hosts());
+    cases.push(per_second());
+    cases
+}
+
+fn both() -> [(SocketAddr, IpAddr); 2] {
+    [(CLIENT4, VIP4), (CLIENT6, VIP6)]
+}
+
+fn segment(client: SocketAddr, vip: IpAddr, flags: u8) -> Builder {
+    tcp(client, SocketAddr::new(vip, PORT), flags)
+}
+
+fn datagram(client: SocketAddr, vip: IpAddr) -> Builder {
+    udp(client, SocketAddr::new(vip, PORT), b"abc")
+}
+
+fn message(client: SocketAddr, vip: IpAddr, kind: u8) -> Builder {
+    let protocol = if vip.is_ipv4() { number::ICMP } else { number::ICMPV6 };
+    other(client.ip(), vip, protocol, &[kind, 0, 0, 0, 0, 0, 0, 0])
+}
+
+fn all(policy: u32) -> World {
+    [ECHO4, ECHO6]
+        .into_iter()
+        .fold(World::standard(), |world, echo| world.with(echo, |vip| vip.policy = policy))
+}
+
+fn tcp_is_reset() -> Scenario {
+    let mut case = Scenario::new("unmatched: TCP is reset");
+    for (client, vip) in both() {
+        case = case
+            .frame(segment(client, vip, flag::SYN).build(), Expect::Refuse)
+            .frame(segment(client, vip, flag::ACK | flag::PSH).build(), Expect::Refuse)
+            .frame(segment(client, vip, flag::FIN | flag::ACK).build(), Expect::Refuse)
+            .frame(segment(client, vip, flag::SYN).tag(VLAN, 7).build(), Expect::Refuse)
+            .frame(segment(client, vip, flag::SYN).hop_limit(1).build(), Expect::Refuse)
+            // RFC 9293, 3.10.7.1.
+            .frame(segment(client, vip, flag::RST).build(), DROPPED)
+            .frame(segment(client, vip, flag::RST | flag::ACK).build(), DROPPED);
+    }
+    case.frame(segment(CLIENT4, VIP4, flag::SYN).options(3).build(), DROPPED)
+        .frame(segment(CLIENT6, VIP6, flag::SYN).extension(number::HOP_BY_HOP, 1).build(), DROPPED)
+        // A protocol's ports are its own.
+        .frame(tcp(CLIENT4, DNS4.at, flag::SYN).build(), Expect::Refuse)
+}
+
+fn unreachable() -> Scenario {
+    let mut case = Scenario::new("unmatched: UDP and other protocols are unreachable");
+    let (port, protocol) = (Expect::Tell(Cause::NoPort), Expect::Tell(Cause::NoProtocol));
+    for (client, vip) in both() {
+        case = case
+            .frame(datagram(client, vip).build(), port)
+            .frame(datagram(client, vip).tag(VLAN, 7).tag(VLAN, 8).build(), port)
+            .frame(other(client.ip(), vip, GRE, &[0; 12]).build(), protocol)
+            .frame(other(client.ip(), vip, GRE, &[0; 1400]).tag(VLAN, 7).build(), protocol);
+    }
+    case.frame(datagram(CLIENT4, VIP4).options(3).build(), DROPPED)
+        .frame(datagram(CLIENT6, VIP6).extension(number::DESTINATION_OPTIONS, 1).build(), DROPPED)
+        .frame(other(CLIENT4.ip(), VIP4, GRE, &[0; 12]).options(1).build(), DROPPED)
+        .frame(udp(CLIENT4, SocketAddr::new(VIP4, 80), b"").build(), port)
+}
+
+fn silent() -> Scenario {
+    let timestamp = 13;
+    let (unreachable4, unreachable6) = (3, 1);
+    Scenario::new("unmatched: ICMP is not answered")
+        .frame(message(CLIENT4, VIP4, timestamp).build(), DROPPED)
+        .frame(message(CLIENT4, VIP4, unreachable4).build(), DROPPED)
+        .frame(message(CLIENT6, VIP6, unreachable6).tag(VLAN, 7).build(), DROPPED)
+        // Of the other family.
+        .frame(other(CLIENT4.ip(), VIP4, number::ICMPV6, &[128, 0, 0, 0, 0, 0, 0, 0]).build(), DROPPED)
+        .frame(other(CLIENT6.ip(), VIP6, NO_NEXT_HEADER, &[]).build(), DROPPED)
+        .frame(fragment(datagram(CLIENT4, VIP4)), Expect::Drop(Reason::Fragment))
+        .frame(datagram(CLIENT6, VIP6).extension(number::FRAGMENT, 1).build(), Expect::Drop(Reason::Fragment))
+}
+
+/// No answer to those who are not one host.
+fn senders() -> Scenario {
+    let v4 = |a, d| IpAddr::from(Ipv4Addr::new(a, 0, 0, d));
+    let v6 = |first| IpAddr::from(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 1));
+    let senders =
+        [(v4(0, 0), VIP4), (v4(127, 1), VIP4), (v4(224, 1), VIP4), (v4(255, 255), VIP4), (VIP4, VIP4)];
+    let senders6 = [(v6(0), VIP6), (v6(0xff02), VIP6), (VIP6, VIP6)];
+    senders.into_iter().chain(senders6).fold(
+        Scenario::new("unmatched: senders that get no answer"),
+        |case, (sender, vip)| {
+            let from = SocketAddr::new(sender, 40_000);
+            case.frame(segment(from, vip, flag::SYN).build(), DROPPED)
+                .frame(datagram(from, vip).build(), DROPPED)
+                .frame(other(sender, vip, GRE, &[0; 12]).build(), DROPPED)
+        },
+    )
+}
+
+/// Whether the host is there is its kernel's to say.
+fn neighbours() -> Scenario {
+    (133..=137).fold(Scenario::new("unmatched: neighbour discovery is the kernel's"), |case, kind| {
+        case.frame(message(CLIENT6, VIP6, kind).hop_limit(255).build(), Expect::Pass(Reason::OtherProtocol))
+            .frame(message(CLIENT6, VIP6, kind).hop_limit(254).build(), DROPPED)
+            .frame(
+                other(CLIENT4.ip(), VIP4, number::ICMPV6, &[kind, 0, 0, 0, 0, 0, 0, 0])
+                    .hop_limit(255)
+                    .build(),
+                DROPPED,
+            )
+    })
+}
+
+/// A load balancer without a running listener.
+fn stopped() -> Scenario {
+    let world =
+        all(policy::NO_ECHO | policy::REJECT_UNMATCHED).without_listener(HTTP4).without_listener(HTTP6);
+    let mut case = Scenario::new("unmatched: a stopped load balancer").in_world(world);
+    for ((client, vip), listener) in both().into_iter().zip([HTTP4, HTTP6]) {
+        case = case
+            .frame(tcp(client, listener.at, flag::SYN).build(), Expect::Refuse)
+            .frame(echo(client.ip(), vip, b"abc").build(), DROPPED);
+    }
+    case
+}
+
+fn dropped() -> Scenario {
+    let mut case = Scenario::new("unmatched: dropped").in_world(all(policy::DROP_UNMATCHED));
+    for (client, vip) in both() {
+        case = case
+            .frame(segment(client, vip, flag::SYN).build(), DROPPED)
+            .frame(segment(client, vip, flag::ACK).tag(VLAN, 7).build(), DROPPED)
+            .frame(datagram(client, vip).build(), DROPPED)
+            .frame(other(client.ip(), vip, GRE, &[0; 12]).build(), DROPPED)
+            .frame(message(client, vip, 13).build(), DROPPED);
+    }
+    case.frame(echo(CLIENT4.ip(), VIP4, b"abc").build(), Expect::Answer(ECHO4))
+        .frame(tcp(CLIENT4, HTTP4.at, flag::SYN).build(), Expect::ToServer(HTTP4, WEB4, Flow::New))
+        .frame(segment(CLIENT4, WEB4.at.ip(), flag::SYN).build(), Expect::Pass(Reason::NotOurs))
+}
+
+/// A VIP that is an address of the host: all that is no listener's is the kernel's, broken or not.
+fn the_hosts() -> [Scenario; 2] {
+    let pass = Expect::Pass;
+    let mut case = Scenario::new("unmatched: passed to the host").in_world(all(0));
+    for (client, vip) in both() {
+        case = case
+            .frame(segment(client, vip, flag::SYN).build(), pass(Reason::NotOurs))
+            .frame(segment(client, vip, flag::SYN).tag(VLAN, 7).build(), pass(Reason::NotOurs))
+            .frame(datagram(client, vip).build(), pass(Reason::NotOurs))
+            .frame(other(client.ip(), vip, GRE, &[0; 12]).build(), pass(Reason::OtherProtocol))
+            .frame(message(client, vip, 13).build(), pass(Reason::OtherProtocol));
+    }
+    let broken = tcp(CLIENT4, HTTP4.at, flag::SYN).build().network(2, &[0, 39]);
+    let case = case.frame(broken, pass(Reason::BadLength));
+    let six = |to| udp(CLIENT6, SocketAddr::new(VIP6, to), b"abc").extension(number::FRAGMENT, 1);
+    let fragments = Scenario::new("unmatched: fragments for the host, and for a listener")
+        .in_world(all(0))
+        .frame(fragment(datagram(CLIENT4, VIP4)), pass(Reason::Fragment))
+        .frame(fragment(datagram(CLIENT4, VIP4)).network(6, &[0, 185]), pass(Reason::Fragment))
+        .frame(fragment(echo(CLIENT4.ip(), VIP4, &[7; 64])), pass(Reason::Fragment))
+        .frame(six(PORT).build(), pass(Reason::Fragment))
+        // The kernel would answer for the listener.
+        .frame(fragment(tcp(CLIENT4, HTTP4.at, flag::ACK)), Expect::Drop(Reason::Fragment))
+        .frame(fragment(udp(CLIENT4, DNS4.at, b"abc").options(2)), Expect::Drop(Reason::Fragment))
+        .frame(six(53).build(), Expect::Drop(Reason::Fragment))
+        // What follows has no ports; the kernel has nothing to put it together with.
+        .frame(fragment(tcp(CLIENT4, HTTP4.at, flag::ACK)).network(6, &[0, 185]), pass(Reason::Fragment));
+    [case, fragments]
+}
+
+/// The first of several fragments.
+fn fragment(of: Builder) -> Frame {
+    of.build().network(6, &[0x20, 0])
+}
+
+/// Answers are limited by the second, as all ICMP errors and all resets are.
+fn per_second() -> Scenario {
+    let limit = slb_common::abi::limit::Limit::A_SECOND;
+    assert_eq!(Action::Answer as u8, 1, "answers are what is limited");
+    let mut case = Scenario::new("unmatched: so many answers a second").host_only().clock(HZ);
+    for _ in 0..limit {
+        case = case
+            .frame(segment(CLIENT4, VIP4, flag::SYN).build(), Expect::Refuse)
+            .frame(datagram(CLIENT6, VIP6).build(), Expect::Tell(Cause::NoPort));
+    }
+    case.frame(segment(CLIENT4, VIP4, flag::SYN).build(), DROPPED)
+        .frame(datagram(CLIENT6, VIP6).build(), DROPPED)
+        .clock(2 * HZ)
+        .frame(segment(CLIENT4, VIP4, flag::SYN).build(), Expect::Refuse)
+        .frame(datagram(CLIENT6, VIP6).build(), Expect::Tell(Cause::NoPort))
+}

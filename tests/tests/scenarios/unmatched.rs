@@ -1,0 +1,128 @@
+//! Packets for a VIP that no listener takes do not go back to the router; what is the host's own works whole.
+
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    time::Duration,
+};
+
+use anyhow::{Result, bail, ensure};
+use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
+
+/// A port that no listener has.
+const PORT: u16 = 4443;
+/// A datagram that does not fit into one packet.
+const LARGE: usize = 4000;
+/// Longer than an answer takes.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// What comes of a question.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Answered,
+    Refused,
+    Silence,
+}
+
+#[test]
+fn unmatched_packets_do_not_circle_and_the_hosts_own_works() {
+    scenario("unmatched_packets_do_not_circle_and_the_hosts_own_works", &[50], |world| {
+        // As on a gateway: VIPs are routed here, and the kernel would route them back.
+        world.net.route_vips()?;
+        world.net.kernel_forwarding(true)?;
+        world.start()?;
+        let forwarded = forwarded(world)?;
+        for family in Family::ALL {
+            ensure!(tcp(world, family.vip(), PORT)? == Outcome::Refused, "{family}: TCP");
+            ensure!(udp(world, family.vip(), 100)? == Outcome::Refused, "{family}: UDP");
+            ensure!(udp(world, family.vip(), LARGE)? == Outcome::Silence, "{family}: fragments");
+            ensure!(world.client().ping(family.vip(), PATIENCE)?.is_some(), "{family}: ping");
+        }
+
+        added_and_removed(world)?;
+
+        world.plan.change("addresses = [\"198", "unmatched = \"drop\"\naddresses = [\"198");
+        world.reload()?;
+        ensure!(tcp(world, Family::V4.vip(), PORT)? == Outcome::Silence, "dropped");
+
+        world.plan.change("unmatched = \"drop\"", "state = \"stopped\"");
+        world.reload()?;
+        for family in Family::ALL {
+            let port = world.plan.vip_port(Service::Http);
+            ensure!(tcp(world, family.vip(), port)? == Outcome::Refused, "{family}: a stopped listener");
+            ensure!(world.client().ping(family.vip(), SILENCE)?.is_none(), "{family}: stopped, and answers");
+        }
+        let now = self::forwarded(world)?;
+        ensure!(now == forwarded, "the kernel has forwarded {} packets", now - forwarded);
+        Ok(())
+    });
+}
+
+/// VIPs become addresses of the host while the daemon runs, and are none any more.
+fn added_and_removed(world: &World) -> Result<()> {
+    let (v4, v6) = (Family::V4.vip(), Family::V6.vip());
+    world.net.slb.ip(&format!("addr add {v4}/32 dev lo\naddr add {v6}/128 dev lo"))?;
+    for family in Family::ALL {
+        wait_for("the host's own datagrams", PATIENCE, || {
+            Ok((udp(world, family.vip(), LARGE)? == Outcome::Answered).then_some(()))
+        })?;
+        ensure!(tcp(world, family.vip(), PORT)? == Outcome::Refused, "{family}: the kernel's answer");
+    }
+    world.net.slb.ip(&format!("addr del {v4}/32 dev lo\naddr del {v6}/128 dev lo"))?;
+    for family in Family::ALL {
+        wait_for("SLB's answer", PATIENCE, || {
+            let before = world.packets("answer", Some("unmatched"))?;
+            ensure!(tcp(world, family.vip(), PORT)? == Outcome::Refused, "{family}: TCP");
+            Ok((world.packets("answer", Some("unmatched"))? > before).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+fn tcp(world: &World, vip: IpAddr, port: u16) -> Result<Outcome> {
+    world.net.client.on_thread(|| match TcpStream::connect_timeout(&SocketAddr::new(vip, port), SILENCE) {
+        Ok(_) => Ok(Outcome::Answered),
+        Err(error) => outcome(error),
+    })
+}
+
+/// Asks a socket of the host itself, if the datagram gets there.
+fn udp(world: &World, vip: IpAddr, len: usize) -> Result<Outcome> {
+    let any = |port| SocketAddr::new(if vip.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, port);
+    let server = world.net.slb.on_thread(|| Ok(UdpSocket::bind(any(PORT))?))?;
+    server.set_nonblocking(true)?;
+    world.net.client.on_thread(|| {
+        let socket = UdpSocket::bind(any(0))?;
+        socket.set_read_timeout(Some(SILENCE))?;
+        socket.connect((vip, PORT))?;
+        socket.send(&vec![7; len])?;
+        match socket.recv(&mut [0; 1]) {
+            Ok(_) => bail!("nobody answers datagrams"),
+            Err(error) => match outcome(error)? {
+                Outcome::Silence if server.recv(&mut vec![0; LARGE]).is_ok_and(|got| got == len) => {
+                    Ok(Outcome::Answered)
+                }
+                silent_or_refused => Ok(silent_or_refused),
+            },
+        }
+    })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what is matched")]
+fn outcome(error: std::io::Error) -> Result<Outcome> {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => Ok(Outcome::Refused),
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => Ok(Outcome::Silence),
+        _ => Err(error.into()),
+    }
+}
+
+/// Packets that the kernel of the host has forwarded.
+fn forwarded(world: &World) -> Result<u64> {
+    let v6 = world.net.slb.on_thread(|| {
+        let all = std::fs::read_to_string("/proc/thread-self/net/snmp6")?;
+        let found = all.lines().find_map(|line| line.strip_prefix("Ip6OutForwDatagrams"));
+        Ok(found.unwrap_or("0").trim().parse::<u64>()?)
+    })?;
+    Ok(world.net.slb.counter("Ip:", "ForwDatagrams")? + v6)
+}
