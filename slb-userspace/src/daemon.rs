@@ -388,8 +388,7 @@ impl Daemon {
     /// Lets packets leave through the interfaces that run the program, but for these; those that are `gone` are not what they
     /// were.
     fn use_ports(&mut self, without: &[String], gone: &BTreeSet<u32>) {
-        let mut attached = self.ports.attached();
-        attached.retain(|_, name| !without.contains(name));
+        let attached = self.ports.attached_without(without);
         self.reconciler.set_interfaces(attached.keys().copied().collect(), gone);
         self.facts.set_interfaces(attached, self.ports.refused(), self.ports.absent());
         self.look_for_next_hops();

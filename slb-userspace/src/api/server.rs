@@ -4,7 +4,13 @@ mod connection;
 mod file;
 mod socket;
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Result;
 use axum::{
@@ -71,6 +77,8 @@ pub struct Running {
     pub overrides_trouble: Option<String>,
     /// How VIPs stand.
     pub vips: Standings,
+    /// Names, as configured, of the interfaces that the program is attached to.
+    pub attached: BTreeSet<String>,
 }
 
 /// A change that is to become active once its servers are known.
@@ -115,6 +123,7 @@ impl Snapshot {
                 overrides: Vec::new(),
                 overrides_trouble: None,
                 vips: Standings::default(),
+                attached: BTreeSet::new(),
             },
         }
     }
@@ -204,7 +213,7 @@ async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Json<Status>, Fai
     let failed = |error: anyhow::Error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"));
     let interfaces = neigh::links().await.map_err(failed)?;
     let snapshot = Arc::clone(&api.snapshots.borrow());
-    let Running { config, trial_ends, pending, overrides, overrides_trouble, vips: standings } =
+    let Running { config, trial_ends, pending, overrides, overrides_trouble, vips: standings, attached } =
         &snapshot.running;
     let daemon = Daemon {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -219,7 +228,7 @@ async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Json<Status>, Fai
                 .map(|ends| ends.saturating_duration_since(Instant::now()).as_secs()),
             pending: pending.as_ref().map(Pending::document),
         },
-        interfaces_without: without(&config.daemon.interfaces, &snapshot.state, &interfaces),
+        interfaces_without: without(&config.daemon.interfaces, attached, &interfaces),
         vips: vips(config, standings),
         overrides: overrides.clone(),
         overrides_trouble: overrides_trouble.clone(),
@@ -254,12 +263,11 @@ fn vips(config: &Config, standings: &Standings) -> Vec<Vip> {
 }
 
 /// Those of these interfaces that the program is not attached to.
-fn without(configured: &[String], state: &State, interfaces: &[neigh::Link]) -> Vec<Without> {
-    let with_link = configured.iter().map(|name| (name, interfaces.iter().find(|link| link.name == *name)));
-    let is_without =
-        |link: &Option<&neigh::Link>| !link.is_some_and(|link| state.interfaces.contains(&link.index));
-    let without = with_link.filter(|(_, link)| is_without(link));
-    without.map(|(name, link)| Without { name: name.clone(), exists: link.is_some() }).collect()
+fn without(configured: &[String], attached: &BTreeSet<String>, interfaces: &[neigh::Link]) -> Vec<Without> {
+    let exists =
+        |name: &String| interfaces.iter().any(|link| link.name == *name || link.altnames.contains(name));
+    let without = configured.iter().filter(|name| !attached.contains(*name));
+    without.map(|name| Without { name: name.clone(), exists: exists(name) }).collect()
 }
 
 async fn serve_differences(

@@ -346,6 +346,7 @@ impl Daemon {
             overrides: self.store.records().values().cloned().collect(),
             overrides_trouble: self.store.trouble().map(str::to_owned),
             vips: self.facts.vips(),
+            attached: self.ports.attached_names(),
         }
     }
 

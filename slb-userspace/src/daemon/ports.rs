@@ -25,12 +25,20 @@ use crate::{
     neigh::{self, Link, vips::Standings},
 };
 
-/// Interfaces by name.
+/// Interfaces by each of their names.
 pub(super) type Links = BTreeMap<String, Link>;
 
 /// The interfaces that there are now.
 pub(super) async fn links() -> Result<Links> {
-    Ok(neigh::links().await?.into_iter().map(|link| (link.name.clone(), link)).collect())
+    Ok(by_names(neigh::links().await?))
+}
+
+fn by_names(links: Vec<Link>) -> Links {
+    let names = |link: &Link| [link.name.clone()].into_iter().chain(link.altnames.clone());
+    links
+        .into_iter()
+        .flat_map(|link| names(&link).map(move |name| (name, link.clone())).collect::<Vec<_>>())
+        .collect()
 }
 
 /// The configured interfaces, and the program that runs on them.
@@ -39,6 +47,8 @@ pub(super) struct Ports {
     pins: Pins,
     mode: XdpMode,
     ports: BTreeMap<String, Port>,
+    /// Present names of interfaces that are known by another one.
+    renamed: BTreeMap<String, String>,
 }
 
 /// An interface, as far as the program is concerned.
@@ -86,7 +96,8 @@ pub(super) fn attach(
         reconciler.reconcile(&vips_alone(config, vips), since_start()?)?;
     }
     let mode = config.daemon.xdp_mode;
-    let mut ports = Ports { program, pins: pins.clone(), mode, ports: BTreeMap::new() };
+    let mut ports =
+        Ports { program, pins: pins.clone(), mode, ports: BTreeMap::new(), renamed: BTreeMap::new() };
     ports.add(&config.daemon.interfaces, links)?;
     let indexes: BTreeSet<u32> = ports.attached().into_keys().collect();
     loader::detach_others(pins, &indexes)?;
@@ -113,11 +124,22 @@ pub(super) fn missing(names: &[String], links: &Links) -> Vec<String> {
 impl Ports {
     /// Names of the interfaces that run the program, by index.
     pub(super) fn attached(&self) -> BTreeMap<u32, String> {
+        self.attached_without(&[])
+    }
+
+    /// Names, as configured, of the interfaces that run the program.
+    pub(super) fn attached_names(&self) -> BTreeSet<String> {
+        let attached = self.ports.iter().filter(|(_, port)| matches!(port, Port::Attached(_)));
+        attached.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// [`Self::attached`] without these names: an interface may have several.
+    pub(super) fn attached_without(&self, names: &[String]) -> BTreeMap<u32, String> {
         let attached = |(name, port): (&String, &Port)| match port {
             Port::Attached(index) => Some((*index, name.clone())),
             _ => None,
         };
-        self.ports.iter().filter_map(attached).collect()
+        self.ports.iter().filter(|(name, _)| !names.contains(name)).filter_map(attached).collect()
     }
 
     /// Interfaces that are there and do not run the program, by index, and why not.
@@ -182,7 +204,9 @@ impl Ports {
     /// Takes the program off interfaces.
     pub(super) fn remove(&mut self, names: &[String]) {
         for name in names {
-            if let Some(Port::Attached(index)) = self.ports.remove(name) {
+            if let Some(Port::Attached(index)) = self.ports.remove(name)
+                && !self.attached().contains_key(&index)
+            {
                 self.unpin(name, index);
             }
         }
@@ -191,6 +215,7 @@ impl Ports {
     /// Takes notice of interfaces that have come, gone, or come back. Returns the indexes of those that have gone, even if
     /// they are back; `None` if nothing has changed.
     pub(super) fn follow(&mut self, links: &Links) -> Option<BTreeSet<u32>> {
+        let links = &self.with_renamed(links);
         let (mut changed, mut gone) = (false, BTreeSet::new());
         for (name, port) in mem::take(&mut self.ports) {
             let link = links.get(&name);
@@ -200,6 +225,26 @@ impl Ports {
             self.ports.insert(name, now);
         }
         (changed || !gone.is_empty()).then_some(gone)
+    }
+
+    /// The interfaces, those that have been renamed under their old names as well: program, index and addresses stay.
+    fn with_renamed(&mut self, links: &Links) -> Links {
+        let mut all = links.clone();
+        for (index, name) in self.attached() {
+            if links.contains_key(&name) {
+                self.renamed.remove(&name);
+            } else if let Some(link) = links.values().find(|link| link.index == index) {
+                if self.renamed.insert(name.clone(), link.name.clone()).as_ref() != Some(&link.name) {
+                    tracing::warn!(
+                        interface = name,
+                        now = link.name,
+                        "interface renamed: change [daemon] interfaces before the next start"
+                    );
+                }
+                all.insert(name, link.clone());
+            }
+        }
+        all
     }
 
     fn followed(&mut self, name: &str, port: &Port, link: Option<&Link>, gone: &mut BTreeSet<u32>) -> Port {
@@ -294,5 +339,28 @@ fn report(interface: &Link, attachment: Attachment, wanted: XdpMode) {
             interface = interface.name,
             "veth: switch off transmit checksum offload on both ends (`ethtool -K NAME tx off`), or TCP will stall"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_has_all_its_names() {
+        let link = |index, name: &str, altnames: &[&str]| Link {
+            index,
+            name: name.to_owned(),
+            altnames: altnames.iter().map(|name| (*name).to_owned()).collect(),
+            mac: None,
+            up: true,
+            kind: None,
+            xdp: None,
+            mtu: 1500,
+        };
+        let links = by_names(vec![link(1, "lo", &[]), link(2, "eth0", &["enp9s0", "uplink"])]);
+        let found: Vec<_> = links.iter().map(|(name, link)| (name.as_str(), link.index)).collect();
+        assert_eq!(found, [("enp9s0", 2), ("eth0", 2), ("lo", 1), ("uplink", 2)]);
+        assert_eq!(missing(&["uplink".to_owned(), "eth1".to_owned()], &links), ["eth1"]);
     }
 }

@@ -24,6 +24,44 @@ const GUEST: usize = 2;
 /// Within which an interface that is back runs the program.
 const BACK: Duration = Duration::from_secs(1);
 
+/// The kernel keeps index, program and addresses of an interface that is renamed; and another name for one may be configured.
+#[test]
+fn a_renamed_interface_forwards_on_and_alternative_names_are_names() {
+    scenario("a_renamed_interface_forwards_on_and_alternative_names_are_names", &[50, 50], |world| {
+        world.start()?;
+        let slb = world.net.slb.clone();
+        for (from, to) in [("client0", "uplink"), ("b1", "srv1")] {
+            slb.ip(&format!("link set dev {from} name {to}"))?;
+            world.wait_for_log(&format!("now=\"{to}\""), 0)?;
+        }
+        spreads(world, &world.plan.weights(), EXCHANGES)?;
+        let status = world.status()?;
+        ensure!(status.daemon.is_some_and(|daemon| daemon.interfaces_without.is_empty()), "none is missing");
+        ensure!(
+            status.interfaces.iter().any(|interface| interface.name == "srv1"),
+            "{:?}",
+            status.interfaces
+        );
+
+        slb.ip("link property add dev uplink altname a0\nlink property add dev srv1 altname z0")?;
+        for (from, to) in [("client0", "a0"), ("b1", "z0")] {
+            for name in &mut world.plan.interfaces {
+                if name == from {
+                    to.clone_into(name);
+                }
+            }
+        }
+        let programs = world.programs()?;
+        let said = world.reload()?;
+        ensure!(said.contains("interface a0 added") && said.contains("interface b1 removed"), "{said}");
+        ensure!(!said.contains("warning"), "{said}");
+        ensure!(world.programs()? == programs, "{:?} after {programs:?}", world.programs()?);
+        spreads(world, &world.plan.weights(), EXCHANGES)?;
+        world.restart()?;
+        spreads(world, &world.plan.weights(), EXCHANGES)
+    });
+}
+
 #[test]
 fn interfaces_are_added_and_removed_by_a_reload() {
     scenario("interfaces_are_added_and_removed_by_a_reload", &WEIGHTS, |world| {
