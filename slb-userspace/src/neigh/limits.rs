@@ -138,7 +138,7 @@ mod tests {
         let address = IpAddr::from([192, 0, 2, 1]);
         let mut log = |refused: bool| {
             crate::telemetry::logged(|| {
-                limits.check([address].into_iter(), refused.then_some(address).into_iter())
+                limits.check([address].into_iter(), refused.then_some(address).into_iter());
             })
         };
         assert_eq!(log(false), "");

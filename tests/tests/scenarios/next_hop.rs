@@ -154,7 +154,6 @@ fn datagrams_leave_a_server_that_is_not_reached(world: &mut World) -> Result<()>
     ensure!(batch.of("b2") == 200, "{:?}", batch.tally);
     for beat in beats {
         let beats = client.stop(beat)?;
-        ensure!(beats.longest_gap() < Duration::from_secs(3), "{beats:?}");
         ensure!(!beats.lost.contains(&(beats.sent - 1)), "not answered in the end: {beats:?}");
     }
     Ok(())
