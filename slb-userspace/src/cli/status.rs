@@ -158,7 +158,7 @@ fn heading(balancer: &str, listener: &Listener) -> String {
         .collect();
     let traffic = match listener.state {
         State::Running => format!(
-            "{} flows, {} packets in, {} out; digest {}",
+            "{} new flows, {} packets in, {} out; digest {}",
             listener.counters.new_flows,
             listener.counters.packets_in,
             listener.counters.packets_out,
@@ -180,21 +180,23 @@ fn servers(listener: &Listener) -> Table {
     let header = [
         "server",
         "health",
+        "admin state",
         "next hop",
         "weight",
         "share",
-        "flows",
+        "new flows",
         "packets in",
         "packets out",
         "bytes in",
         "bytes out",
     ];
-    let mut table = table(header, 3);
+    let mut table = table(header, 4);
     for server in &listener.servers {
         let next_hop = server.next_hop.as_ref().map_or("unresolved", |hop| &hop.mac);
         table.add_row([
             server.address.to_string(),
             health(server),
+            admin_state(server),
             next_hop.to_owned(),
             server.weight.to_string(),
             format!("{:.1} %", share(server, listener)),
@@ -208,12 +210,9 @@ fn servers(listener: &Listener) -> Table {
     table
 }
 
-fn health(server: &Server) -> String {
-    let health = health_alone(server);
-    match &server.set {
-        Some(set) => format!("{} ({health})", set_in_words(set)),
-        None => health,
-    }
+/// What an administrator has set, which no check changes.
+fn admin_state(server: &Server) -> String {
+    server.set.as_ref().map_or_else(|| "enabled".to_owned(), set_in_words)
 }
 
 /// What is set for a server, by whom and when.
@@ -227,7 +226,7 @@ pub(super) fn set_in_words(set: &Override) -> String {
     format!("{} set by {who}{pid} at {}", what.join(", "), set.at)
 }
 
-fn health_alone(server: &Server) -> String {
+fn health(server: &Server) -> String {
     let health = match server.health {
         Health::Unknown => "unknown",
         Health::Healthy => "healthy",
@@ -239,9 +238,57 @@ fn health_alone(server: &Server) -> String {
     server.detail.as_ref().map_or_else(|| health.to_owned(), |detail| format!("{health}: {detail}"))
 }
 
-/// Percent of the new flows of its address family that a server gets.
+/// Percent of the new flows that a server gets: in mode `nat` of its own address family's, as no other server may have
+/// those.
 fn share(server: &Server, listener: &Listener) -> f64 {
-    let family = listener.servers.iter().filter(|other| other.address.is_ipv4() == server.address.is_ipv4());
-    let all: u32 = family.map(|other| other.slots).sum();
+    let is_nat = listener.mode == "nat";
+    let others = listener.servers.iter();
+    let rivals = others.filter(|other| !is_nat || other.address.is_ipv4() == server.address.is_ipv4());
+    let all: u32 = rivals.map(|other| other.slots).sum();
     100.0 * f64::from(server.slots) / f64::from(all.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::types::Counters;
+
+    fn server(address: &str, slots: u32) -> Server {
+        Server {
+            address: address.parse().unwrap(),
+            weight: 10,
+            health: Health::Healthy,
+            set: None,
+            detail: None,
+            next_hop: None,
+            slots,
+            counters: Counters::default(),
+        }
+    }
+
+    #[test]
+    fn shares_are_of_the_flows_a_server_may_have() {
+        for (mode, expected) in
+            [("nat", [100.0, 50.0, 50.0]), ("dsr", [50.0, 25.0, 25.0]), ("ipip", [50.0, 25.0, 25.0])]
+        {
+            let listener = Listener {
+                name: "web".to_owned(),
+                state: State::Running,
+                protocol: "tcp".to_owned(),
+                port: 80,
+                mode: mode.to_owned(),
+                addresses: Vec::new(),
+                server_group: None,
+                counters: Counters::default(),
+                digest: None,
+                servers: vec![
+                    server("192.0.2.1:80", 20),
+                    server("[2001:db8::1]:80", 10),
+                    server("[2001:db8::2]:80", 10),
+                ],
+            };
+            let shares: Vec<_> = listener.servers.iter().map(|server| share(server, &listener)).collect();
+            assert_eq!(shares, expected, "{mode}");
+        }
+    }
 }
