@@ -108,7 +108,6 @@ fn udp(world: &World, vip: IpAddr, len: usize) -> Result<Outcome> {
     })
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is what is matched")]
 fn outcome(error: std::io::Error) -> Result<Outcome> {
     match error.kind() {
         ErrorKind::ConnectionRefused => Ok(Outcome::Refused),
