@@ -237,14 +237,18 @@ fn listeners_that_come_together_keep_their_tables() {
 }
 
 #[test]
-fn a_server_not_yet_checked_keeps_flows_and_gets_no_new_ones() {
+fn server_without_a_result_keeps_flows_and_gets_new_ones_while_no_other_is_healthy() {
     let config = group(&[(1, 100), (2, 50)]);
     let mut world = World::new();
     world.all_healthy(&config);
+    world.health.retain(|target, _| target.address.ip() != IpAddr::from([10, 0, 0, 2]));
+    let state = world.reconcile(&config).unwrap();
+    assert_eq!(backend(&state, 2).1.flags, Backend::ALIVE);
+    assert_eq!(members(&state, 0), [backend(&state, 1).0]);
     world.health.clear();
     let state = world.reconcile(&config).unwrap();
-    assert_eq!(backend(&state, 1).1.flags, Backend::ALIVE);
-    assert!(members(&state, 0).is_empty());
+    assert_eq!(backend(&state, 2).1.flags, Backend::ALIVE | Backend::NEW);
+    assert_eq!(members(&state, 0).len(), 2);
 }
 
 #[test]
