@@ -116,14 +116,18 @@ fn decap_says_what_is_wrong_and_leaves_nothing() {
             Ok(())
         };
         refused("attach --interface eth0", &["no source given", "--from 192.0.2.1"])?;
-        refused("attach --interface eth9 --from 192.0.2.1", &["no interface eth9", "eth0, lo"])?;
-        refused("attach --interface eth0 --from 224.0.0.1", &["--from 224.0.0.1"])?;
+        refused("attach --interface eth0 --from 192.0.2.1", &["no VIP given", "--any-vip"])?;
+        refused("attach --interface eth9 --from 192.0.2.1 --any-vip", &["no interface eth9", "eth0, lo"])?;
+        refused("attach --interface eth0 --from 224.0.0.1 --any-vip", &["--from 224.0.0.1"])?;
         // The program that the harness has put there has no name.
         refused(
-            "attach --interface eth0 --from 192.0.2.1",
+            "attach --interface eth0 --from 192.0.2.1 --any-vip",
             &["eth0 (it runs program ", "another XDP program"],
         )?;
-        refused("attach --interface lo --from 192.0.2.1 --xdp-mode native", &["cannot attach to lo"])?;
+        refused(
+            "attach --interface lo --from 192.0.2.1 --any-vip --xdp-mode native",
+            &["cannot attach to lo"],
+        )?;
 
         run(&mut command("attach --interface lo --from 192.0.2.1 --vip 198.51.100.10 2001:db8::1")?, "")?;
         let status: Status = serde_json::from_str(&run(&mut command("status --output json")?, "")?)?;
