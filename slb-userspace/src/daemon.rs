@@ -41,6 +41,7 @@ use self::{
 };
 use crate::{
     api::{
+        loader::Loader,
         requests::Request,
         server::{Running, Snapshot, Sockets},
         status::{Details, Settings},
@@ -117,8 +118,8 @@ pub async fn run(file: PathBuf, config: Config) -> Result<()> {
 struct Daemon {
     /// The configuration that is in force.
     config: Arc<Config>,
-    /// Where it is read from.
-    file: PathBuf,
+    /// Reads it from its file.
+    loader: Loader,
     /// The one that was read from it last.
     filed: Arc<Config>,
     /// Where it is one that falls back unless it is confirmed: to which, and when.
@@ -146,6 +147,8 @@ struct Daemon {
     standings: watch::Receiver<Standings>,
     /// What is asked over the API.
     requests: mpsc::Receiver<Request>,
+    /// Where it is asked.
+    asking: mpsc::Sender<Request>,
     /// The API ends when it is dropped.
     api: JoinSet<Result<()>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
@@ -197,7 +200,7 @@ impl Daemon {
         let mut daemon = Self {
             filed: config.clone(),
             config,
-            file: file.clone(),
+            loader: Loader::new(file),
             trial: None,
             adoption: None,
             reconciler,
@@ -214,6 +217,7 @@ impl Daemon {
             vips,
             standings,
             requests,
+            asking,
             api: JoinSet::new(),
             snapshots,
             poker: Poker::new()?,
@@ -231,7 +235,8 @@ impl Daemon {
             tracing::error!(error = format!("{error:#}"), "cannot look at the flow table");
         }
         daemon.apply_without_look()?;
-        daemon.api.spawn(sockets.serve(Maps::open(pins)?, file, daemon.snapshots.subscribe(), asking));
+        let (snapshots, asking) = (daemon.snapshots.subscribe(), daemon.asking.clone());
+        daemon.api.spawn(sockets.serve(Maps::open(pins)?, daemon.loader.clone(), snapshots, asking));
         Ok(daemon)
     }
 
@@ -249,7 +254,7 @@ impl Daemon {
                         self.stop(name);
                         return Ok(());
                     }
-                    Signal::Reload => self.reload(Vec::new()).await,
+                    Signal::Reload => self.reload_for_signal(),
                 },
                 Some(ended) = self.api.join_next() => return ended.context("the API has ended")?,
                 Some(request) = self.requests.recv() => self.answer(request).await,

@@ -1,11 +1,14 @@
 //! What the API asks the control loop for: it alone changes anything.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
-use super::types::{By, Changed, Differences, Set};
-use crate::control::overrides::Place;
+use super::types::{By, Changed, Set};
+use crate::{
+    config::{Config, Loaded, Report},
+    control::overrides::Place,
+};
 
 /// Something that is asked, and where the answer goes.
 #[derive(Debug)]
@@ -19,28 +22,36 @@ pub enum Request {
         /// Where the answer goes.
         answer: oneshot::Sender<Result<Changed, Refused>>,
     },
-    /// What a configuration would change.
-    Differences {
-        /// Name of the text, for messages.
-        name: Option<String>,
-        /// The configuration; the daemon's own file if it is missing.
-        text: Option<String>,
+    /// Whether a configuration could become the active one.
+    Examine {
+        /// The configuration.
+        config: Arc<Config>,
         /// Where the answer goes.
-        answer: oneshot::Sender<Result<Differences, Refused>>,
+        answer: oneshot::Sender<Examined>,
     },
+}
+
+/// What the control loop says of a configuration.
+#[derive(Debug)]
+pub struct Examined {
+    /// The running one, to compare it with.
+    pub running: Arc<Config>,
+    /// What it names and is not there, or why it cannot become the active one.
+    pub outcome: Result<Vec<String>, Refused>,
 }
 
 /// What is to be changed.
 #[derive(Debug)]
 pub enum Order {
-    /// To read the file again.
-    Reload,
+    /// To make what stands in the file the active configuration.
+    Reload {
+        /// The configuration.
+        loaded: Box<Loaded>,
+    },
     /// To put a configuration in force.
     Apply {
-        /// Name of the text, for messages.
-        name: String,
         /// The configuration.
-        text: String,
+        loaded: Box<Loaded>,
         /// Until when it must be confirmed, or it falls back.
         confirm_within: Option<Duration>,
     },
@@ -59,7 +70,7 @@ impl Order {
     /// Its name, for the log.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Reload => "reload",
+            Self::Reload { .. } => "reload",
             Self::Apply { .. } => "apply",
             Self::Confirm => "confirm",
             Self::Set { .. } => "server",
@@ -83,4 +94,16 @@ impl fmt::Display for Refused {
         let (Self::Unfit(text) | Self::Conflict(text) | Self::Failed(text)) = self;
         f.write_str(text)
     }
+}
+
+/// Writes to the log what was refused, and to whom.
+pub fn log_refused(what: &str, by: &By, refused: &Refused) {
+    let By { uid, user, pid } = by;
+    tracing::warn!(what, uid, user, pid, "refused: {refused}");
+}
+
+/// What the author of a configuration should know of it, and of what it names and is not there.
+pub fn told(warnings: &Report, absent: impl IntoIterator<Item = String>) -> String {
+    let of_text = Some(warnings.to_string()).filter(|text| !text.is_empty());
+    of_text.into_iter().chain(absent).collect::<Vec<_>>().join("\n\n")
 }

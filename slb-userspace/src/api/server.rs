@@ -1,13 +1,13 @@
 //! Serves the API on a unix socket.
 
 mod connection;
+mod documents;
 mod file;
 mod socket;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -17,30 +17,36 @@ use axum::{
     Extension, Json, Router,
     body::Body,
     extract::State as Shared,
-    http::StatusCode,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse as _, Response},
     routing::{get, post},
 };
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, oneshot, watch},
+    task::spawn_blocking,
     time::Instant,
 };
 
 pub use self::socket::Sockets;
 use self::{
     connection::{Bodies, named, serve},
+    documents::Documents,
     file::File,
 };
 use super::{
-    requests::{Order, Refused, Request},
+    loader::{Loader, Turn},
+    requests::{Examined, Order, Refused, Request, log_refused, told},
     status::{Context, Details, Settings, status},
     types::{
-        self, By, Changed, Configuration, Daemon, Differences, Override, Servers, Set, Status, Text,
-        Unmatched, Vip, Without, place,
+        self, By, Changed, Configuration, Daemon, Differences, Override, Servers, Set, Text, Unmatched, Vip,
+        Without, place,
     },
 };
 use crate::{
     config::{
-        Config,
+        Config, Loaded,
+        difference::difference,
         model::{self, LoadBalancer, Weight},
     },
     control::desired::unmatched,
@@ -142,13 +148,15 @@ impl Sockets {
     pub async fn serve(
         self,
         maps: Maps,
-        file: PathBuf,
+        loader: Loader,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         requests: mpsc::Sender<Request>,
     ) -> Result<()> {
         let Self { full, read_only } = self;
-        let api = Api { maps, file: File::new(file), snapshots, requests, started: Instant::now() };
-        let api = Arc::new(api);
+        let file = File::new(loader.path().to_owned());
+        let sources = Sources { maps, file, snapshots: snapshots.clone(), started: Instant::now() };
+        let documents = Documents::new(move || sources.document());
+        let api = Arc::new(Api { documents, loader, snapshots, requests });
         let asked =
             || Router::new().route("/v1/status", get(serve_status)).route("/v1/pending", get(serve_pending));
         let router = asked()
@@ -175,68 +183,96 @@ async fn refuse_to_change() -> Failure {
 }
 
 struct Api {
+    documents: Documents,
+    loader: Loader,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    requests: mpsc::Sender<Request>,
+}
+
+/// What the status document is made from.
+struct Sources {
     maps: Maps,
     file: File,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    requests: mpsc::Sender<Request>,
     started: Instant,
 }
 
 impl Api {
-    /// Asks the control loop.
+    /// Asks the control loop. Another configuration may be loaded once this is in its queue.
     async fn ask<T>(
         &self,
-        request: impl FnOnce(oneshot::Sender<Result<T, Refused>>) -> Request,
-    ) -> Result<Json<T>, Failure> {
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+        turn: Option<Turn>,
+    ) -> Result<T, Failure> {
         let (answer, answered) = oneshot::channel();
         let ended = || (StatusCode::SERVICE_UNAVAILABLE, "the daemon is ending: ask again later".to_owned());
         self.requests.send(request(answer)).await.map_err(|_| ended())?;
-        answered.await.map_err(|_| ended())?.map(Json).map_err(|refused| {
-            let code = match refused {
-                Refused::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
-                Refused::Conflict(_) => StatusCode::CONFLICT,
-                Refused::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            };
-            (code, refused.to_string())
-        })
+        drop(turn);
+        answered.await.map_err(|_| ended())
     }
 
-    async fn order(&self, order: Order, by: By) -> Result<Json<Changed>, Failure> {
-        let by = named(by).await;
-        self.ask(|answer| Request::Order { order, by, answer }).await
+    async fn order(&self, order: Order, by: By, turn: Option<Turn>) -> Result<Json<Changed>, Failure> {
+        let changed = self.ask(|answer| Request::Order { order, by, answer }, turn).await?;
+        changed.map(Json).map_err(failure)
     }
+
+    /// Loads a text, or the daemon's file.
+    async fn load(&self, name: Option<String>, text: Option<String>) -> Result<(Loaded, Turn), Refused> {
+        match text {
+            Some(text) => self.loader.text(name, text).await,
+            None => self.loader.file().await,
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what errors are mapped with")]
+fn failure(refused: Refused) -> Failure {
+    let code = match refused {
+        Refused::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Refused::Conflict(_) => StatusCode::CONFLICT,
+        Refused::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    (code, refused.to_string())
 }
 
 type Failure = (StatusCode, String);
 
-async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Json<Status>, Failure> {
-    let failed = |error: anyhow::Error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"));
-    let interfaces = neigh::links().await.map_err(failed)?;
-    let snapshot = Arc::clone(&api.snapshots.borrow());
-    let Running { config, trial_ends, pending, overrides, overrides_trouble, vips: standings, attached } =
-        &snapshot.running;
-    let daemon = Daemon {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        pid: std::process::id(),
-        uptime_seconds: api.started.elapsed().as_secs(),
-        lost_log_lines: telemetry::lost(),
-        restarted_tasks: supervised::restarted(),
-        configuration: Configuration {
-            file: api.file.path().display().to_string(),
-            difference: api.file.difference(config),
-            confirm_within_seconds: trial_ends
-                .map(|ends| ends.saturating_duration_since(Instant::now()).as_secs()),
-            pending: pending.as_ref().map(Pending::document),
-        },
-        interfaces_without: without(&config.daemon.interfaces, attached, &interfaces),
-        vips: vips(config, standings),
-        overrides: overrides.clone(),
-        overrides_trouble: overrides_trouble.clone(),
-    };
-    let Snapshot { details, set, .. } = &*snapshot;
-    let context =
-        Context { daemon: Some(daemon), config: Some(config), details, set, interfaces: &interfaces };
-    status(&snapshot.state, &api.maps, context).map(Json).map_err(failed)
+async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Response, Failure> {
+    let document = api.documents.latest().await;
+    let bytes = document.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error))?;
+    Ok(([(CONTENT_TYPE, "application/json")], bytes).into_response())
+}
+
+impl Sources {
+    /// The status document. Takes long where there are many tables, and waits for the kernel.
+    fn document(&self) -> Result<Vec<u8>> {
+        let interfaces = Handle::current().block_on(neigh::links())?;
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let Running { config, trial_ends, pending, overrides, overrides_trouble, vips: standings, attached } =
+            &snapshot.running;
+        let daemon = Daemon {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            lost_log_lines: telemetry::lost(),
+            restarted_tasks: supervised::restarted(),
+            configuration: Configuration {
+                file: self.file.path().display().to_string(),
+                difference: self.file.difference(config),
+                confirm_within_seconds: trial_ends
+                    .map(|ends| ends.saturating_duration_since(Instant::now()).as_secs()),
+                pending: pending.as_ref().map(Pending::document),
+            },
+            interfaces_without: without(&config.daemon.interfaces, attached, &interfaces),
+            vips: vips(config, standings),
+            overrides: overrides.clone(),
+            overrides_trouble: overrides_trouble.clone(),
+        };
+        let Snapshot { details, set, .. } = &*snapshot;
+        let context =
+            Context { daemon: Some(daemon), config: Some(config), details, set, interfaces: &interfaces };
+        Ok(serde_json::to_vec(&status(&snapshot.state, &self.maps, context)?)?)
+    }
 }
 
 async fn serve_pending(Shared(api): Shared<Arc<Api>>) -> Json<Option<types::Pending>> {
@@ -276,14 +312,27 @@ async fn serve_differences(
     body: Body,
 ) -> Result<Json<Differences>, Failure> {
     let Text { name, text, .. } = bodies.read(body).await?;
-    api.ask(|answer| Request::Differences { name, text, answer }).await
+    let (Loaded { config, warnings }, turn) = api.load(name, text).await.map_err(failure)?;
+    let config = Arc::new(config);
+    let request = |answer| Request::Examine { config: Arc::clone(&config), answer };
+    let Examined { running, outcome } = api.ask(request, Some(turn)).await?;
+    let compare = spawn_blocking(move || difference(&running, &config)).await;
+    let changes = compare.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let (absent, refused) = match outcome {
+        Ok(absent) => (absent, None),
+        Err(refused) => (Vec::new(), Some(refused.to_string())),
+    };
+    Ok(Json(Differences { changes, refused, warnings: told(&warnings, absent) }))
 }
 
 async fn serve_reload(
     Shared(api): Shared<Arc<Api>>,
     Extension(by): Extension<By>,
 ) -> Result<Json<Changed>, Failure> {
-    api.order(Order::Reload, by).await
+    let by = named(by).await;
+    let loaded = api.loader.file().await;
+    let (loaded, turn) = loaded.map_err(|refused| logged("reload", &by, refused))?;
+    api.order(Order::Reload { loaded: Box::new(loaded) }, by, Some(turn)).await
 }
 
 async fn serve_apply(
@@ -304,15 +353,23 @@ async fn serve_apply(
         let text = "a configuration can wait for its confirmation from 1 s to 24 h: `--confirm-within 60s`";
         return Err((StatusCode::BAD_REQUEST, text.to_owned()));
     }
-    let name = name.unwrap_or_else(|| "configuration".to_owned());
-    api.order(Order::Apply { name, text, confirm_within }, by).await
+    let by = named(by).await;
+    let loaded = api.loader.text(name, text).await;
+    let (loaded, turn) = loaded.map_err(|refused| logged("apply", &by, refused))?;
+    api.order(Order::Apply { loaded: Box::new(loaded), confirm_within }, by, Some(turn)).await
+}
+
+/// Writes to the log what was refused before the control loop saw it.
+fn logged(what: &str, by: &By, refused: Refused) -> Failure {
+    log_refused(what, by, &refused);
+    failure(refused)
 }
 
 async fn serve_confirm(
     Shared(api): Shared<Arc<Api>>,
     Extension(by): Extension<By>,
 ) -> Result<Json<Changed>, Failure> {
-    api.order(Order::Confirm, by).await
+    api.order(Order::Confirm, named(by).await, None).await
 }
 
 async fn serve_servers(
@@ -335,5 +392,5 @@ async fn serve_servers(
     let places = places
         .collect::<Result<Vec<_>>>()
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("{error:#}: nothing was changed")))?;
-    api.order(Order::Set { places, set }, by).await
+    api.order(Order::Set { places, set }, named(by).await, None).await
 }

@@ -46,7 +46,7 @@ pub(super) struct Adoption {
 
 /// What follows an adoption.
 pub(super) enum Then {
-    /// The file has been read again. Nobody waits for the answer where a signal has asked for it.
+    /// The file has been read again. A signal asks without waiting for the answer.
     Reload { warnings: String, answers: Vec<(By, Answer)> },
     /// A configuration has been given.
     Apply { warnings: String, by: By, answer: Answer, confirm_within: Option<Duration> },

@@ -1,13 +1,12 @@
 //! What the daemon is told while it runs: to read its file again, to try or keep another configuration.
 
-use std::{fs, sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::SystemTime};
 
 use anyhow::Result;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Daemon,
-    absent::Absent,
     adopt::Coming,
     adoption::{Adoption, Then},
     pace::RETRY,
@@ -15,11 +14,11 @@ use super::{
 };
 use crate::{
     api::{
-        requests::{Order, Refused, Request},
+        requests::{Examined, Order, Refused, Request, log_refused, told},
         server::Running,
-        types::{By, Changed, Differences, Override, Set},
+        types::{By, Changed, Override, Set},
     },
-    config::{self, Config, Loaded, Rejected, Report, difference::difference},
+    config::{Config, Loaded},
     control::overrides::{Aside, Overrides, Place, Setting},
 };
 
@@ -49,14 +48,22 @@ impl Daemon {
             Request::Order { order, by, answer } => {
                 let what = order.name();
                 let result = match order {
-                    Order::Reload => return self.reload(vec![(by, answer)]).await,
-                    Order::Apply { name, text, confirm_within } => match self.given(&name, &text).await {
+                    Order::Reload { loaded } => match self.examined("reload", *loaded).await {
                         Ok((config, warnings)) => {
-                            let then = Then::Apply { warnings, by, answer, confirm_within };
+                            let then = Then::Reload { warnings, answers: vec![(by, answer)] };
                             return self.begin_or_refuse(config, then).await;
                         }
                         Err(refused) => Err(refused),
                     },
+                    Order::Apply { loaded, confirm_within } => {
+                        match self.examined("apply another one", *loaded).await {
+                            Ok((config, warnings)) => {
+                                let then = Then::Apply { warnings, by, answer, confirm_within };
+                                return self.begin_or_refuse(config, then).await;
+                            }
+                            Err(refused) => Err(refused),
+                        }
+                    }
                     Order::Confirm => self.confirm(),
                     Order::Set { places, set } => match self.set(&places, set, &by) {
                         Ok(changes) => {
@@ -68,8 +75,10 @@ impl Daemon {
                 };
                 reply(what, &by, answer, result);
             }
-            Request::Differences { name, text, answer } => {
-                drop(answer.send(self.differences(name, text).await));
+            Request::Examine { config, answer } => {
+                let outcome = self.examine(&config).await.map(|absent| absent.warnings().collect());
+                // A caller that has gone needs no answer.
+                let _ = answer.send(Examined { running: self.config.clone(), outcome });
             }
         }
     }
@@ -87,33 +96,33 @@ impl Daemon {
         }
     }
 
-    /// Reads the file again and begins to adopt it. SIGHUP asks for no answer.
-    pub(super) async fn reload(&mut self, answers: Vec<(By, Answer)>) {
-        match self.read_again().await {
-            Ok((config, warnings)) => self.begin_or_refuse(config, Then::Reload { warnings, answers }).await,
-            Err(refused) => answer_all("reload", answers, &Err(refused)),
-        }
-    }
-
-    async fn read_again(&mut self) -> Result<(Arc<Config>, String), Refused> {
-        self.refuse_during_trial("reload")?;
-        self.examined(self.load()?).await
-    }
-
-    async fn given(&mut self, name: &str, text: &str) -> Result<(Arc<Config>, String), Refused> {
-        self.refuse_during_trial("apply another one")?;
-        self.examined(config::parse(name, text).map_err(unfit)?).await
+    /// Reads the file again, as SIGHUP asks.
+    pub(super) fn reload_for_signal(&self) {
+        let (loader, asking) = (self.loader.clone(), self.asking.clone());
+        tokio::spawn(async move {
+            let (by, (answer, _)) = (By::default(), oneshot::channel());
+            match loader.file().await {
+                Ok((loaded, turn)) => {
+                    let order = Order::Reload { loaded: Box::new(loaded) };
+                    // A daemon that ends has no use for it.
+                    let _ = asking.send(Request::Order { order, by, answer }).await;
+                    drop(turn);
+                }
+                Err(refused) => log_refused("reload", &by, &refused),
+            }
+        });
     }
 
     /// A configuration that can be adopted, and what its author should know.
-    async fn examined(&mut self, loaded: Loaded) -> Result<(Arc<Config>, String), Refused> {
+    async fn examined(&mut self, what: &str, loaded: Loaded) -> Result<(Arc<Config>, String), Refused> {
+        self.refuse_during_trial(what)?;
         let Loaded { config, warnings } = loaded;
         for warning in warnings.diagnostics() {
             tracing::warn!("configuration: {}", warning.message());
         }
         let absent = self.examine(&config).await?;
         absent.log();
-        Ok((Arc::new(config), told(&warnings, &absent)))
+        Ok((Arc::new(config), told(&warnings, absent.warnings())))
     }
 
     async fn begin_or_refuse(&mut self, config: Arc<Config>, then: Then) {
@@ -155,18 +164,6 @@ impl Daemon {
             }
             Then::FallBack(to) => self.has_fallen_back(to, adopted),
         }
-    }
-
-    /// Reads the daemon's file.
-    fn load(&self) -> Result<Loaded, Refused> {
-        // What has come through a pipe is gone, and another writer would have to be waited for.
-        if fs::metadata(&self.file).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
-            let file = self.file.display();
-            return Err(Refused::Unfit(format!(
-                "error: {file}: is not a regular file and cannot be read again: use `slb apply FILE`, or start slbd with a file"
-            )));
-        }
-        config::load(&self.file).map_err(unfit)
     }
 
     fn confirm(&mut self) -> Result<Changed, Refused> {
@@ -263,29 +260,6 @@ impl Daemon {
         ended
     }
 
-    /// What would change if the text, or the file, were put in force.
-    async fn differences(
-        &mut self,
-        name: Option<String>,
-        text: Option<String>,
-    ) -> Result<Differences, Refused> {
-        let Loaded { config, warnings } = match text {
-            Some(text) => {
-                config::parse(&name.unwrap_or_else(|| "configuration".to_owned()), &text).map_err(unfit)?
-            }
-            None => self.load()?,
-        };
-        let (absent, refused) = match self.examine(&config).await {
-            Ok(absent) => (absent, None),
-            Err(refused) => (Absent::default(), Some(refused.to_string())),
-        };
-        Ok(Differences {
-            changes: difference(&self.config, &config),
-            refused,
-            warnings: told(&warnings, &absent),
-        })
-    }
-
     /// When the configuration on trial falls back.
     pub(super) fn trial_ends(&self) -> Option<Instant> {
         self.trial.as_ref().map(|trial| trial.ends)
@@ -356,17 +330,6 @@ impl Daemon {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is what errors are mapped with")]
-fn unfit(rejected: Rejected) -> Refused {
-    Refused::Unfit(rejected.to_string())
-}
-
-/// What the author of a configuration should know of it, and of what it names and is still to come.
-fn told(warnings: &Report, absent: &Absent) -> String {
-    let of_text = Some(warnings.to_string()).filter(|text| !text.is_empty());
-    of_text.into_iter().chain(absent.warnings()).collect::<Vec<_>>().join("\n\n")
-}
-
 /// What is set for a server after a change; `None` for nothing.
 fn changed(record: Option<Override>, place: &Place, set: Set, by: &By, at: &str) -> Option<Override> {
     let before = record.as_ref().map(|record| Setting { weight: record.weight, state: record.state });
@@ -393,11 +356,8 @@ fn changed(record: Option<Override>, place: &Place, set: Set, by: &By, at: &str)
     (!now.is_empty()).then(|| record.at(place))
 }
 
-/// Answers all who have asked for the same; the log has it once if nobody waits.
+/// Answers all who have asked for the same.
 fn answer_all(what: &str, answers: Vec<(By, Answer)>, result: &Result<Changed, Refused>) {
-    if answers.is_empty() {
-        log(what, &By::default(), result);
-    }
     for (by, answer) in answers {
         reply(what, &by, answer, result.clone());
     }
@@ -410,14 +370,14 @@ pub(super) fn reply(what: &str, by: &By, answer: Answer, result: Result<Changed,
 }
 
 fn log(what: &str, by: &By, result: &Result<Changed, Refused>) {
-    let By { uid, user, pid } = by;
     match result {
         Ok(changed) => {
+            let By { uid, user, pid } = by;
             tracing::info!(what, uid, user, pid, changes = changed.changes.len(), "done");
             for change in &changed.changes {
                 tracing::info!("changed: {change}");
             }
         }
-        Err(refused) => tracing::warn!(what, uid, user, pid, "refused: {refused}"),
+        Err(refused) => log_refused(what, by, refused),
     }
 }

@@ -1,0 +1,114 @@
+//! Reads and parses configurations off the control loop, one at a time.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    task::spawn_blocking,
+};
+
+use super::requests::Refused;
+use crate::config::{self, Loaded};
+
+/// Reads the daemon's file, and parses texts.
+#[derive(Debug, Clone)]
+pub struct Loader {
+    file: Arc<PathBuf>,
+    turn: Arc<Mutex<()>>,
+}
+
+/// The right to load. It is kept until what is loaded is in the control loop's queue: a later load does not overtake it.
+#[derive(Debug)]
+pub struct Turn {
+    _guard: OwnedMutexGuard<()>,
+}
+
+impl Loader {
+    /// Loads `file`, and texts.
+    pub fn new(file: PathBuf) -> Self {
+        Self { file: Arc::new(file), turn: Arc::default() }
+    }
+
+    /// The daemon's file.
+    pub fn path(&self) -> &Path {
+        &self.file
+    }
+
+    /// Loads the daemon's file.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub async fn file(&self) -> Result<(Loaded, Turn), Refused> {
+        let file = Arc::clone(&self.file);
+        self.off_the_loop(move || load(&file)).await
+    }
+
+    /// Loads a text; `name` stands for it in messages.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub async fn text(&self, name: Option<String>, text: String) -> Result<(Loaded, Turn), Refused> {
+        let name = name.unwrap_or_else(|| "configuration".to_owned());
+        let parse =
+            move || config::parse(&name, &text).map_err(|rejected| Refused::Unfit(rejected.to_string()));
+        self.off_the_loop(parse).await
+    }
+
+    async fn off_the_loop(
+        &self,
+        load: impl FnOnce() -> Result<Loaded, Refused> + Send + 'static,
+    ) -> Result<(Loaded, Turn), Refused> {
+        let guard = Arc::clone(&self.turn).lock_owned().await;
+        // The guard goes along: a caller that leaves does not let a second load begin.
+        let loaded = spawn_blocking(move || load().map(|loaded| (loaded, Turn { _guard: guard }))).await;
+        loaded.unwrap_or_else(|error| {
+            Err(Refused::Failed(format!("error: the configuration could not be parsed: {error}")))
+        })
+    }
+}
+
+fn load(file: &Path) -> Result<Loaded, Refused> {
+    // What has come through a pipe is gone, and another writer would have to be waited for.
+    if fs::metadata(file).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        let file = file.display();
+        return Err(Refused::Unfit(format!(
+            "error: {file}: is not a regular file and cannot be read again: use `slb apply FILE`, or start slbd with a file"
+        )));
+    }
+    config::load(file).map_err(|rejected| Refused::Unfit(rejected.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn loads_wait_for_their_turn() {
+        let loader = Loader::new("/nonexistent/slb.toml".into());
+        let text = include_str!("../../../config/slb.toml").to_owned();
+        let (_, turn) = loader.text(None, text.clone()).await.unwrap();
+        let second = loader.text(None, text.clone());
+        assert!(timeout(Duration::from_millis(50), second).await.is_err(), "two at a time");
+        drop(turn);
+        loader.text(None, text).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_loaded_is_refused_and_ends_its_turn() {
+        let loader = Loader::new("/nonexistent/slb.toml".into());
+        for _ in 0..2 {
+            let refused = loader.file().await.unwrap_err();
+            assert!(refused.to_string().contains("/nonexistent/slb.toml"), "{refused}");
+            let refused = loader.text(Some("mine.toml".to_owned()), "x".to_owned()).await.unwrap_err();
+            assert!(refused.to_string().contains("mine.toml"), "{refused}");
+        }
+    }
+}
