@@ -123,7 +123,7 @@ fn decide<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Result<
         return Ok(sent);
     }
     let full = Path::<T, false> { ifindex, index, tables };
-    let Parsed { outcome, packet } = head.parse();
+    let Some(Parsed { outcome, packet }) = head.parse() else { return Err(pass(Reason::NotReady)) };
     let packet = packet.borrow();
     let decided = if outcome != Parsed::<G::Packet>::SOUND {
         Err(Refusal::Unmatched(outcome))

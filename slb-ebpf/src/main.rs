@@ -23,7 +23,7 @@ use slb_common::{
     },
     net::{
         frame::{Frame, Growing},
-        parse::{self, Packet, parse},
+        parse::{Packet, parse},
     },
     opaque::opaque,
 };
@@ -63,10 +63,10 @@ impl Head for Context {
     type Packet = &'static Packet;
 
     #[inline(always)]
-    fn parse(&mut self) -> Parsed<&'static Packet> {
+    fn parse(&mut self) -> Option<Parsed<&'static Packet>> {
         // Opaque: the compiler knows that the upper half is zero, and the verifier does not.
         let outcome = opaque(slb_parse(self.0)) as u32;
-        PACKET.get(0).map_or(UNREAD, |packet| Parsed { outcome, packet })
+        PACKET.get(0).map(|packet| Parsed { outcome, packet })
     }
 
     #[inline(always)]
@@ -79,9 +79,6 @@ impl Head for Context {
         slb_turn_into_reset(self.0, network as u64, back.into()) != 0
     }
 }
-
-static NOTHING: Packet = parse::NOTHING;
-const UNREAD: Parsed<&'static Packet> = Parsed { outcome: Reason::NotReady as u32, packet: &NOTHING };
 
 /// [`parse`], as a function that the verifier follows once. Leaves the packet in a map, of whose content the verifier knows
 /// nothing: kinds of packets share what comes after.

@@ -35,8 +35,9 @@ pub trait Head: Growing {
     /// What has been read of a frame, wherever it lies.
     type Packet: Borrow<Packet>;
 
-    /// [`parse::parse`], compiled apart.
-    fn parse(&mut self) -> Parsed<Self::Packet>;
+    /// [`parse::parse`], compiled apart; `None` where there is no room for a packet. No packet of read-only data stands in for it: before
+    /// Linux 6.15 BPF subprograms take no pointer to such data.
+    fn parse(&mut self) -> Option<Parsed<Self::Packet>>;
     /// [`icmp_error::answer`], compiled apart; `false` if the frame is of no use any more.
     fn answer_error(&mut self, network: usize, message: Message) -> bool;
     /// [`reset::turn`], compiled apart; `false` if the frame is of no use any more.

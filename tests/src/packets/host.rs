@@ -160,11 +160,11 @@ impl Growing for Buffer {
 impl Head for Buffer {
     type Packet = Packet;
 
-    fn parse(&mut self) -> Parsed<Packet> {
+    fn parse(&mut self) -> Option<Parsed<Packet>> {
         let mut packet = NOTHING;
         let outcome = parse(&self.frame(), &mut packet)
             .map_or_else(|reason| reason as u32, |()| Parsed::<Packet>::SOUND);
-        Parsed { outcome, packet }
+        Some(Parsed { outcome, packet })
     }
 
     fn answer_error(&mut self, network: usize, message: Message) -> bool {
