@@ -9,6 +9,7 @@ pub mod control;
 pub mod decap;
 pub mod flow;
 pub mod limit;
+pub mod losses;
 mod named;
 pub mod ring;
 pub mod service;

@@ -6,9 +6,11 @@ mod adoption;
 mod clock;
 mod facts;
 mod looks;
+mod losses;
 mod orders;
 mod pace;
 mod ports;
+mod signals;
 mod store;
 
 use std::{
@@ -22,7 +24,6 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::time::{ClockId, clock_getres};
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
@@ -34,16 +35,18 @@ use self::{
     clock::{processor_time, since_start},
     facts::Facts,
     looks::{Looks, Took, Wait},
+    losses::Losses,
     orders::{Trial, Waiting},
     pace::Pace,
     ports::{Ports, attach, links},
+    signals::{Signal, Signals},
     store::Store,
 };
 use crate::{
     api::{
         loader::Loader,
         requests::Request,
-        server::{Running, Snapshot, Sockets},
+        server::{Running, Snapshot, Sockets, Sources},
         status::{Details, Settings},
         types::Override,
     },
@@ -77,6 +80,8 @@ const SWEEP: Duration = Duration::from_secs(10);
 
 /// Time until an interface that another XDP program is on is tried again.
 const RETRY_PORTS: Duration = Duration::from_secs(1);
+/// Time between two looks at what no notification tells of: links, pins, peers, lost packets.
+const WATCH: Duration = Duration::from_millis(500);
 /// Changes that wait for their turn.
 const QUEUE: usize = 16;
 
@@ -128,6 +133,7 @@ struct Daemon {
     adoption: Option<Adoption>,
     reconciler: Reconciler<Maps>,
     ports: Ports,
+    losses: Losses,
     facts: Facts,
     /// What is set at run time for single servers.
     store: Store,
@@ -205,6 +211,7 @@ impl Daemon {
             adoption: None,
             reconciler,
             ports,
+            losses: Losses::start(),
             facts,
             store,
             supervisor,
@@ -235,8 +242,13 @@ impl Daemon {
             tracing::error!(error = format!("{error:#}"), "cannot look at the flow table");
         }
         daemon.apply_without_look()?;
-        let (snapshots, asking) = (daemon.snapshots.subscribe(), daemon.asking.clone());
-        daemon.api.spawn(sockets.serve(Maps::open(pins)?, daemon.loader.clone(), snapshots, asking));
+        let shown = Sources {
+            snapshots: daemon.snapshots.subscribe(),
+            view: daemon.ports.view(),
+            losses: daemon.losses.counted(),
+        };
+        let asking = daemon.asking.clone();
+        daemon.api.spawn(sockets.serve(Maps::open(pins)?, daemon.loader.clone(), shown, asking));
         Ok(daemon)
     }
 
@@ -245,6 +257,8 @@ impl Daemon {
         let never = Instant::now();
         let mut retry_ports = interval(RETRY_PORTS);
         retry_ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = interval(WATCH);
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let trial_ends = self.trial_ends();
             let review = self.adoption.as_ref().and_then(Adoption::review_at);
@@ -280,6 +294,7 @@ impl Daemon {
                     changed.context("interfaces are not followed any more")?;
                     self.follow_links().await;
                 }
+                _ = watch.tick() => self.watch().await,
                 _ = retry_ports.tick(), if self.ports.are_refused() => self.follow_links().await,
                 () = sleep_until(forget), if self.facts.remembers_next_hops() => {
                     self.facts.forget_next_hops();
@@ -387,6 +402,20 @@ impl Daemon {
         if let Some(gone) = self.ports.follow(&links) {
             self.use_ports(&[], &gone);
             self.change_soon();
+        }
+    }
+
+    /// Looks at what no notification tells of.
+    async fn watch(&mut self) {
+        let view = self.ports.view().borrow().clone();
+        self.losses.look(&view.held);
+        let found = self.ports.watch();
+        if found.changed {
+            self.use_ports(&[], &BTreeSet::new());
+            self.change_soon();
+        }
+        if found.lost {
+            self.follow_links().await;
         }
     }
 
@@ -521,37 +550,4 @@ fn jiffies_per_second() -> Result<u32> {
         bail!("the coarse clock has no resolution: {resolution}");
     }
     Ok((1_000_000_000 + nanoseconds / 2) / nanoseconds)
-}
-
-/// What a signal asks for.
-enum Signal {
-    /// To end; the signal's name.
-    Stop(&'static str),
-    /// To read the configuration again.
-    Reload,
-}
-
-/// The signals that the daemon heeds.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn wait(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.terminate.recv() => Signal::Stop("SIGTERM"),
-            _ = self.interrupt.recv() => Signal::Stop("SIGINT"),
-            _ = self.hangup.recv() => Signal::Reload,
-        }
-    }
 }

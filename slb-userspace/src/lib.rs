@@ -7,6 +7,7 @@ pub mod control;
 pub mod daemon;
 pub mod dataplane;
 pub mod descriptors;
+pub mod devices;
 pub mod health;
 pub mod neigh;
 pub mod poke;

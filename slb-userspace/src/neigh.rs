@@ -21,7 +21,8 @@ pub mod vips;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
-pub use kernel::{links, local_of};
+pub(crate) use kernel::link;
+pub use kernel::{links, links_now, local_of};
 pub use links::follow as follow_links;
 pub use resolver::Resolver;
 
@@ -141,6 +142,19 @@ pub struct Link {
     pub xdp: Option<Xdp>,
     /// The largest IP packet it takes, in bytes.
     pub mtu: u32,
+    /// Index of the bridge, bond or VRF that it is a port of.
+    pub master: Option<u32>,
+    /// The interface it lies upon (of a VLAN, ...), or its peer (of a veth).
+    pub below: Option<Below>,
+}
+
+/// The interface that another one lies upon, or its peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Below {
+    /// Its index.
+    pub index: u32,
+    /// What the kernel calls the other network namespace it is in.
+    pub namespace: Option<i32>,
 }
 
 /// An XDP program on an interface.

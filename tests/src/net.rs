@@ -7,6 +7,8 @@ pub(crate) mod pass;
 mod received;
 mod topology;
 
+pub use pass::{detach_link, take_place};
+
 pub use command::{find_program, run};
 pub use namespace::Namespace;
 pub use topology::{Backend, CLIENT_SOURCES, Family, Topology};

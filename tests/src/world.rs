@@ -30,6 +30,34 @@ use crate::{
     wait::wait_for,
 };
 
+/// A mounted BPF file system.
+#[derive(Debug)]
+pub struct BpfMount(PathBuf);
+
+impl BpfMount {
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Mounts one there once more.
+    ///
+    /// # Errors
+    /// It cannot be mounted.
+    pub fn again(&self) -> Result<()> {
+        run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&self.0), "").map(drop)
+    }
+}
+
+impl Drop for BpfMount {
+    fn drop(&mut self) {
+        let unmounted = run(Command::new("umount").arg("-l").arg(&self.0), "");
+        if let Err(error) = unmounted {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
 /// How long a line of the log may take to come.
 const LOG_LIMIT: Duration = Duration::from_secs(30);
 /// How long a change of a server's health may take to show.
@@ -314,6 +342,22 @@ impl World {
             bail!("slbd detach ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
         }
         Ok(())
+    }
+
+    /// The directory of this version's pins.
+    pub fn pins(&self) -> PathBuf {
+        self.plan.pin_dir.join(format!("v{}", slb_common::abi::ABI_VERSION))
+    }
+
+    /// Mounts a BPF file system of this world's own, which goes with what is returned.
+    ///
+    /// # Errors
+    /// It cannot be mounted.
+    pub fn mount_bpf(&self) -> Result<BpfMount> {
+        let mount = BpfMount(self.directory.path().join("bpf"));
+        fs::create_dir(&mount.0)?;
+        mount.again()?;
+        Ok(mount)
     }
 
     /// Everything the daemons of this world have logged.

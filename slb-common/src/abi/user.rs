@@ -5,6 +5,7 @@ use super::{
     control::Control,
     decap::{Policy, Tally},
     flow::FlowWords,
+    losses::{KernelLayout, Losses},
     ring::Ring,
     service::{Service, ServiceIndex},
     stats::{Counters, Totals},
@@ -21,4 +22,5 @@ macro_rules! pod {
 }
 
 pod!(Backend, NextHop, Control, FlowWords, Ring, Service, ServiceIndex, Counters, Totals, Policy, Tally);
+pod!(KernelLayout, Losses);
 pod!(bench::Control, bench::Stamps);

@@ -35,12 +35,13 @@ use self::{
     file::File,
 };
 use super::{
+    interfaces::View,
     loader::{Loader, Turn},
     requests::{Examined, Order, Refused, Request, log_refused, told},
     status::{Context, Details, Settings, status},
     types::{
-        self, By, Changed, Configuration, Daemon, Differences, Override, Servers, Set, Text, Unmatched, Vip,
-        Without, place,
+        self, By, Changed, Configuration, Daemon, Differences, Loss, Override, Servers, Set, Text, Unmatched,
+        Vip, Without, place,
     },
 };
 use crate::{
@@ -50,7 +51,10 @@ use crate::{
         model::{self, LoadBalancer, Weight},
     },
     control::desired::unmatched,
-    dataplane::{bpf::maps::Maps, state::State},
+    dataplane::{
+        bpf::{losses::Counted, maps::Maps},
+        state::State,
+    },
     neigh::{self, vips::Standings},
     supervised, telemetry,
 };
@@ -135,6 +139,16 @@ impl Snapshot {
     }
 }
 
+/// What is shown besides the maps.
+pub struct Sources {
+    /// What the control loop last put in force.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// The interfaces.
+    pub view: watch::Receiver<Arc<View>>,
+    /// What the kernel loses, where that is counted.
+    pub losses: Option<Arc<Counted>>,
+}
+
 /// Connections to the socket that takes changes at the same time; more wait to be accepted.
 const CONNECTIONS: usize = 1024;
 /// Connections to the one that everybody may open.
@@ -149,13 +163,14 @@ impl Sockets {
         self,
         maps: Maps,
         loader: Loader,
-        snapshots: watch::Receiver<Arc<Snapshot>>,
+        shown: Sources,
         requests: mpsc::Sender<Request>,
     ) -> Result<()> {
         let Self { full, read_only } = self;
         let file = File::new(loader.path().to_owned());
-        let sources = Sources { maps, file, snapshots: snapshots.clone(), started: Instant::now() };
-        let documents = Documents::new(move || sources.document());
+        let snapshots = shown.snapshots.clone();
+        let source = StatusSource { maps, file, shown, started: Instant::now() };
+        let documents = Documents::new(move || source.document());
         let api = Arc::new(Api { documents, loader, snapshots, requests });
         let asked =
             || Router::new().route("/v1/status", get(serve_status)).route("/v1/pending", get(serve_pending));
@@ -190,10 +205,10 @@ struct Api {
 }
 
 /// What the status document is made from.
-struct Sources {
+struct StatusSource {
     maps: Maps,
     file: File,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
+    shown: Sources,
     started: Instant,
 }
 
@@ -243,11 +258,12 @@ async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Response, Failure
     Ok(([(CONTENT_TYPE, "application/json")], bytes).into_response())
 }
 
-impl Sources {
+impl StatusSource {
     /// The status document. Takes long where there are many tables, and waits for the kernel.
     fn document(&self) -> Result<Vec<u8>> {
         let interfaces = Handle::current().block_on(neigh::links())?;
-        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let snapshot = Arc::clone(&self.shown.snapshots.borrow());
+        let view = Arc::clone(&self.shown.view.borrow());
         let Running { config, trial_ends, pending, overrides, overrides_trouble, vips: standings, attached } =
             &snapshot.running;
         let daemon = Daemon {
@@ -263,14 +279,22 @@ impl Sources {
                     .map(|ends| ends.saturating_duration_since(Instant::now()).as_secs()),
                 pending: pending.as_ref().map(Pending::document),
             },
-            interfaces_without: without(&config.daemon.interfaces, attached, &interfaces),
+            interfaces_without: without(&config.daemon.interfaces, attached, &interfaces, &view),
+            pins_trouble: view.pins_trouble.clone(),
+            losses: self.shown.losses.as_ref().map(|counted| losses(counted, &view)),
             vips: vips(config, standings),
             overrides: overrides.clone(),
             overrides_trouble: overrides_trouble.clone(),
         };
         let Snapshot { details, set, .. } = &*snapshot;
-        let context =
-            Context { daemon: Some(daemon), config: Some(config), details, set, interfaces: &interfaces };
+        let context = Context {
+            daemon: Some(daemon),
+            config: Some(config),
+            details,
+            set,
+            interfaces: &interfaces,
+            view: Some(&view),
+        };
         Ok(serde_json::to_vec(&status(&snapshot.state, &self.maps, context)?)?)
     }
 }
@@ -299,11 +323,33 @@ fn vips(config: &Config, standings: &Standings) -> Vec<Vip> {
 }
 
 /// Those of these interfaces that the program is not attached to.
-fn without(configured: &[String], attached: &BTreeSet<String>, interfaces: &[neigh::Link]) -> Vec<Without> {
+fn without(
+    configured: &[String],
+    attached: &BTreeSet<String>,
+    interfaces: &[neigh::Link],
+    view: &View,
+) -> Vec<Without> {
     let exists =
         |name: &String| interfaces.iter().any(|link| link.name == *name || link.altnames.contains(name));
-    let without = configured.iter().filter(|name| !attached.contains(*name));
-    without.map(|name| Without { name: name.clone(), exists: exists(name) }).collect()
+    // What is shown changes at once, what is attached when the data plane does.
+    let is_without = |name: &&String| !attached.contains(*name) || view.without.contains_key(*name);
+    let without = configured.iter().filter(is_without);
+    let why = |name| view.without.get(name).cloned();
+    without.map(|name| Without { name: name.clone(), exists: exists(name), why: why(name) }).collect()
+}
+
+/// What has been lost, at interfaces where something has.
+fn losses(counted: &Counted, view: &View) -> Vec<Loss> {
+    let losses = view.held.iter().map(|(index, name)| {
+        let losses = counted.at(*index);
+        Loss {
+            interface: name.clone(),
+            redirect: losses.redirect,
+            transmit: losses.transmit,
+            exception: losses.exception,
+        }
+    });
+    losses.filter(|loss| loss.redirect + loss.transmit + loss.exception > 0).collect()
 }
 
 async fn serve_differences(

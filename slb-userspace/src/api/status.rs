@@ -16,9 +16,12 @@ use slb_common::{
     net::headers::protocol,
 };
 
-use super::types::{
-    self as api, AttachMode, Counters, Daemon, Health, Interface, Listener, LoadBalancer, NextHop, Override,
-    Reason, Server, Status,
+use super::{
+    interfaces::View,
+    types::{
+        self as api, AttachMode, Counters, Daemon, Health, Interface, Listener, LoadBalancer, NextHop,
+        Override, Reason, Server, Status,
+    },
 };
 use crate::{
     config::model::{Config, Mode, Protocol, Target},
@@ -48,6 +51,8 @@ pub struct Context<'a> {
     pub set: &'a Settings,
     /// The interfaces of this network namespace.
     pub interfaces: &'a [neigh::Link],
+    /// What the daemon shows of its interfaces.
+    pub view: Option<&'a View>,
 }
 
 /// Describes what `state` holds, with the counters of `maps`.
@@ -98,7 +103,7 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
     Ok(Status {
         daemon: context.daemon,
         digest: Some(digest::all(digests.into_values().flatten()).to_string()),
-        interfaces: attached(state, context.interfaces),
+        interfaces: attached(state, context.interfaces, context.view),
         load_balancers: balancers
             .into_iter()
             .map(|(name, mut listeners)| {
@@ -205,15 +210,19 @@ fn servers(
         .collect()
 }
 
-fn attached(state: &State, interfaces: &[neigh::Link]) -> Vec<Interface> {
+fn attached(state: &State, interfaces: &[neigh::Link], view: Option<&View>) -> Vec<Interface> {
     let mut attached: Vec<_> = interfaces
         .iter()
         .filter(|interface| state.interfaces.contains(&interface.index))
+        .filter(|interface| view.is_none_or(|view| view.attached.contains_key(&interface.index)))
         .filter_map(|interface| {
             Some(Interface {
                 name: interface.name.clone(),
                 index: interface.index,
                 mode: if interface.xdp?.native { AttachMode::Native } else { AttachMode::Generic },
+                notes: view
+                    .and_then(|view| Some(view.attached.get(&interface.index)?.notes.clone()))
+                    .unwrap_or_default(),
             })
         })
         .collect();

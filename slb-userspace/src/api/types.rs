@@ -39,8 +39,13 @@ pub struct Daemon {
     pub restarted_tasks: u64,
     /// Its configuration.
     pub configuration: Configuration,
-    /// Interfaces that the program should be attached to and is not.
+    /// Interfaces that the program should be attached to and is not, or that do not forward.
     pub interfaces_without: Vec<Without>,
+    /// Why pins are missing, without which forwarding ends with the daemon, if so.
+    pub pins_trouble: Option<String>,
+    /// Packets that the program has forwarded and the kernel has lost, by the interface they were to leave by; `None` where
+    /// that is not counted.
+    pub losses: Option<Vec<Loss>>,
     /// VIPs, in the order of the configuration.
     pub vips: Vec<Vip>,
     /// What is set at run time for single servers.
@@ -244,8 +249,23 @@ pub enum Unmatched {
 pub struct Without {
     /// Name.
     pub name: String,
-    /// Whether there is an interface of that name; the daemon's log says then why it does not run the program.
+    /// Whether there is an interface of that name.
     pub exists: bool,
+    /// Why it does not forward, where it is there.
+    pub why: Option<String>,
+}
+
+/// Packets that the kernel has lost at an interface since the daemon has watched it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Name of the interface.
+    pub interface: String,
+    /// Were to leave there, which the interface does not do for redirected packets.
+    pub redirect: u64,
+    /// Were to leave there, and the driver did not take them.
+    pub transmit: u64,
+    /// Came in there, and what was decided was not carried out.
+    pub exception: u64,
 }
 
 /// An interface the program is attached to.
@@ -257,6 +277,9 @@ pub struct Interface {
     pub index: u32,
     /// The mode in force.
     pub mode: AttachMode,
+    /// What is special about it, in words; only the daemon knows.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// Where the program runs.

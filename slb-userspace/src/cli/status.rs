@@ -16,13 +16,13 @@ use crate::{
         client,
         status::{Context, status as describe},
         types::{
-            AttachMode, By, Configuration, Daemon, Health, Listener, Override, Pending, Server, State,
+            AttachMode, By, Configuration, Daemon, Health, Listener, Loss, Override, Pending, Server, State,
             Status, Without,
         },
     },
     dataplane::{
         DataPlane as _,
-        bpf::{maps::Maps, pins::Pins},
+        bpf::{link::Bound, maps::Maps, pins::Pins},
     },
     neigh,
 };
@@ -59,12 +59,28 @@ async fn from_pins(socket: &Path, pins: &Pins) -> Result<Status> {
     }
     let maps = Maps::open(pins).context("no daemon listens, and its pins cannot be read")?;
     let interfaces = neigh::links().await?;
+    let bound = pins.bound()?;
+    // Interfaces of another namespace have names there only.
+    let attached = interfaces.iter().filter(|link| {
+        link.xdp.is_some_and(|xdp| {
+            let is_it = |bound: &Bound| bound.interface == Some(link.index) && bound.program == xdp.program;
+            bound.iter().any(|(_, bound)| is_it(bound))
+        })
+    });
+    let attached: Vec<_> = attached.cloned().collect();
+    if bound.iter().any(|(_, bound)| bound.is_elsewhere(&interfaces)) {
+        eprintln!(
+            "the pins in {} are of another network namespace: its interfaces are not shown",
+            pins.root().display()
+        );
+    }
     let context = Context {
         daemon: None,
         config: None,
         details: &BTreeMap::new(),
         set: &BTreeMap::new(),
-        interfaces: &interfaces,
+        interfaces: &attached,
+        view: None,
     };
     describe(&maps.observe()?, &maps, context)
 }
@@ -88,14 +104,11 @@ fn render(status: &Status) -> String {
             AttachMode::Native => "native",
             AttachMode::Generic => "generic",
         };
-        text += &format!("interface {}: XDP {mode}\n", interface.name);
+        let notes = interface.notes.join("; ");
+        let notes = if notes.is_empty() { notes } else { format!(" ({notes})") };
+        text += &format!("interface {}: XDP {mode}{notes}\n", interface.name);
     }
-    for Without { name, exists } in status.daemon.iter().flat_map(|daemon| &daemon.interfaces_without) {
-        text += &format!(
-            "interface {name}: {}\n",
-            if *exists { "does not run SLB; the log says why" } else { "missing; attached when it comes" }
-        );
-    }
+    text += &status.daemon.as_ref().map_or_else(String::new, interfaces);
     for vip in status.daemon.iter().flat_map(|daemon| &daemon.vips) {
         if let Some(why) = &vip.unanswered {
             text += &format!("VIP {}: {why}\n", vip.address);
@@ -111,6 +124,33 @@ fn render(status: &Status) -> String {
     }
     if !status.reasons.is_empty() {
         text += &format!("\n{}\n", reasons(&status.reasons));
+    }
+    text
+}
+
+/// Interfaces that do not forward, and what is lost at those that should.
+fn interfaces(daemon: &Daemon) -> String {
+    let mut text = String::new();
+    if let Some(why) = &daemon.pins_trouble {
+        text += &format!("pins are missing, and forwarding ends with the daemon: {why}\n");
+    }
+    for Without { name, exists, why } in &daemon.interfaces_without {
+        text += &match why {
+            Some(why) => format!("interface {name}: does not forward: {why}\n"),
+            None if *exists => format!("interface {name}: does not forward; the log says why\n"),
+            None => format!("interface {name}: missing; attached when it comes\n"),
+        };
+    }
+    for Loss { interface, redirect, transmit, exception } in daemon.losses.iter().flatten() {
+        text += &format!(
+            "interface {interface}: {} packets lost by the kernel after SLB had forwarded them (redirect {redirect}, transmit \
+             {transmit}, exception {exception})\n",
+            redirect + transmit + exception
+        );
+    }
+    if daemon.losses.is_none() {
+        text +=
+            "packets that the kernel loses after SLB has forwarded them are not counted; the log says why\n";
     }
     text
 }

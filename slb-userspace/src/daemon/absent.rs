@@ -70,6 +70,8 @@ mod tests {
             kind: None,
             xdp: None,
             mtu: 65_536,
+            master: None,
+            below: None,
         };
         let links = Links::from([(lo.name.clone(), lo)]);
         let warnings: Vec<_> = Absent::of(&settings, &links).warnings().collect();

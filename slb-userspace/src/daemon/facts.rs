@@ -314,7 +314,7 @@ impl Facts {
             }
             Resolution::Resolved(hop) if self.refused.contains_key(&hop.interface_index) => {
                 let why = &self.refused[&hop.interface_index];
-                Err(format!("it is reached through {}, which does not run SLB: {why}", hop.interface))
+                Err(format!("it is reached through {}, which does not forward: {why}", hop.interface))
             }
             Resolution::Resolved(hop) if self.absent.contains(&hop.interface) => {
                 Err(format!("it was reached through {}, which is gone", hop.interface))

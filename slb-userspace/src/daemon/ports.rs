@@ -1,15 +1,23 @@
 //! The interfaces the program is to run on: put there at the start and by changes of the configuration, and again where one
 //! has gone away and come back.
 
+mod attach;
+mod merged;
+mod pinned;
+mod watch;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, mem,
+    sync::Arc,
 };
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
+use tokio::sync::watch as channel;
 
 use super::clock::since_start;
 use crate::{
+    api::interfaces::{Shown, View},
     config::model::{Config, XdpMode},
     control::{
         desired::{Known, desired, vips_alone},
@@ -17,11 +25,13 @@ use crate::{
         reconcile::Reconciler,
     },
     dataplane::bpf::{
+        link::Link as Pinned,
         loader::{self, Sizes},
         maps::Maps,
         pins::Pins,
-        xdp::{self, Attachment, Occupied, Program},
+        xdp::{Attachment, Program},
     },
+    devices::Hook,
     neigh::{self, Link, vips::Standings},
 };
 
@@ -44,11 +54,34 @@ fn by_names(links: Vec<Link>) -> Links {
 /// The configured interfaces, and the program that runs on them.
 pub(super) struct Ports {
     program: Program,
+    /// Its id in the kernel.
+    id: u32,
     pins: Pins,
     mode: XdpMode,
+    /// Why the generic hook is taken where `auto` would have taken the native one.
+    why_generic: Option<String>,
+    claim: pinned::Claim,
+    /// Why pins are missing, if so.
+    pins_trouble: Option<String>,
     ports: BTreeMap<String, Port>,
     /// Present names of interfaces that are known by another one.
     renamed: BTreeMap<String, String>,
+    /// The interfaces that the program has been put on, by index.
+    held: BTreeMap<u32, Held>,
+    view: channel::Sender<Arc<View>>,
+}
+
+/// An interface that the program has been put on.
+struct Held {
+    /// As it was when that was found out last.
+    link: Link,
+    /// What binds the program to it.
+    pinned: Pinned,
+    hook: Hook,
+    /// Times in a row that it could not take part in native forwarding.
+    misses: u8,
+    /// What is special about it.
+    notes: Vec<String>,
 }
 
 /// An interface, as far as the program is concerned.
@@ -56,10 +89,22 @@ pub(super) struct Ports {
 enum Port {
     /// It runs the program.
     Attached(u32),
+    /// It runs the program, and gets no packets.
+    Unfit { index: u32, why: String },
     /// There is no interface of this name now.
     Absent,
     /// The program could not be put on it.
     Refused { index: u32, why: String },
+}
+
+impl Port {
+    /// Index of the interface that runs the program.
+    fn runs(&self) -> Option<u32> {
+        match self {
+            Self::Attached(index) | Self::Unfit { index, .. } => Some(*index),
+            Self::Absent | Self::Refused { .. } => None,
+        }
+    }
 }
 
 /// Loads the program and puts it on the interfaces, once it is known that the maps have room for what is configured. An
@@ -95,12 +140,22 @@ pub(super) fn attach(
     if reconciler.held()?.services.is_empty() {
         reconciler.reconcile(&vips_alone(config, vips), since_start()?)?;
     }
-    let mode = config.daemon.xdp_mode;
-    let mut ports =
-        Ports { program, pins: pins.clone(), mode, ports: BTreeMap::new(), renamed: BTreeMap::new() };
+    let mut ports = Ports {
+        id: program.id()?,
+        program,
+        pins: pins.clone(),
+        mode: config.daemon.xdp_mode,
+        why_generic: None,
+        claim: pinned::Claim::of(pins.identity()),
+        pins_trouble: None,
+        ports: BTreeMap::new(),
+        renamed: BTreeMap::new(),
+        held: BTreeMap::new(),
+        view: channel::Sender::default(),
+    };
     ports.add(&config.daemon.interfaces, links)?;
+    loader::detach_others(pins, &ports.held.keys().copied().collect())?;
     let indexes: BTreeSet<u32> = ports.attached().into_keys().collect();
-    loader::detach_others(pins, &indexes)?;
     reconciler.set_interfaces(indexes, &BTreeSet::new());
     Ok((reconciler, ports))
 }
@@ -122,7 +177,7 @@ pub(super) fn missing(names: &[String], links: &Links) -> Vec<String> {
 }
 
 impl Ports {
-    /// Names of the interfaces that run the program, by index.
+    /// Names of the interfaces that run the program and forward, by index.
     pub(super) fn attached(&self) -> BTreeMap<u32, String> {
         self.attached_without(&[])
     }
@@ -142,13 +197,40 @@ impl Ports {
         self.ports.iter().filter(|(name, _)| !names.contains(name)).filter_map(attached).collect()
     }
 
-    /// Interfaces that are there and do not run the program, by index, and why not.
+    /// Interfaces that are there and do not forward, by index, and why not.
     pub(super) fn refused(&self) -> BTreeMap<u32, String> {
         let refused = |port: &Port| match port {
-            Port::Refused { index, why } => Some((*index, why.clone())),
+            Port::Refused { index, why } | Port::Unfit { index, why } => Some((*index, why.clone())),
             _ => None,
         };
         self.ports.values().filter_map(refused).collect()
+    }
+
+    /// What is shown of the interfaces, whenever it changes.
+    pub(super) fn view(&self) -> channel::Receiver<Arc<View>> {
+        self.view.subscribe()
+    }
+
+    fn publish(&self) {
+        let mut view = View { pins_trouble: self.pins_trouble.clone(), ..View::default() };
+        for (name, port) in &self.ports {
+            match port {
+                Port::Attached(index) => {
+                    view.attached.extend(self.held.get(index).map(|held| (*index, self.shown(name, held))));
+                }
+                Port::Unfit { why, .. } | Port::Refused { why, .. } => {
+                    view.without.insert(name.clone(), why.clone());
+                }
+                Port::Absent => {}
+            }
+        }
+        view.held = self.held.iter().map(|(index, held)| (*index, held.link.name.clone())).collect();
+        self.view.send_replace(Arc::new(view));
+    }
+
+    fn shown(&self, name: &str, held: &Held) -> Shown {
+        let why = self.why_generic.iter().filter(|_| held.hook == Hook::Generic).cloned();
+        Shown { name: name.to_owned(), hook: held.hook, notes: why.chain(held.notes.clone()).collect() }
     }
 
     /// Names of interfaces that are not there.
@@ -167,30 +249,17 @@ impl Ports {
     /// # Errors
     /// If one cannot be attached to, none is that was not before.
     pub(super) fn add(&mut self, names: &[String], links: &Links) -> Result<()> {
-        let mut added: Vec<(&String, Port)> = Vec::new();
-        let mut new = Vec::new();
+        // By index: several names may be one interface's.
+        let present = names.iter().filter_map(|name| links.get(name)).map(|link| (link.index, link));
+        let present: Vec<&Link> = present.collect::<BTreeMap<_, _>>().into_values().collect();
+        self.attach_together(&present)?;
         for name in names {
-            let Some(link) = links.get(name) else {
-                added.push((name, Port::Absent));
-                continue;
-            };
-            match self.attach(link) {
-                Ok(attachment) => {
-                    report(link, attachment, self.mode);
-                    added.push((name, Port::Attached(link.index)));
-                    if attachment != Attachment::Replaced {
-                        new.push(link.index);
-                    }
-                }
-                Err(error) => {
-                    for index in new {
-                        fs::remove_file(self.pins.link(index))?;
-                    }
-                    return Err(error);
-                }
-            }
+            let port = links.get(name).map_or(Port::Absent, |link| Port::Attached(link.index));
+            self.ports.insert(name.clone(), port);
         }
-        self.ports.extend(added.into_iter().map(|(name, port)| (name.clone(), port)));
+        self.judge(true);
+        self.unmerge(links);
+        self.publish();
         Ok(())
     }
 
@@ -204,12 +273,13 @@ impl Ports {
     /// Takes the program off interfaces.
     pub(super) fn remove(&mut self, names: &[String]) {
         for name in names {
-            if let Some(Port::Attached(index)) = self.ports.remove(name)
-                && !self.attached().contains_key(&index)
+            if let Some(index) = self.ports.remove(name).as_ref().and_then(Port::runs)
+                && !self.ports.values().any(|port| port.runs() == Some(index))
             {
                 self.unpin(name, index);
             }
         }
+        self.publish();
     }
 
     /// Takes notice of interfaces that have come, gone, or come back. Returns the indexes of those that have gone, even if
@@ -219,20 +289,26 @@ impl Ports {
         let (mut changed, mut gone) = (false, BTreeSet::new());
         for (name, port) in mem::take(&mut self.ports) {
             let link = links.get(&name);
-            let now =
-                if holds(&port, link) { port.clone() } else { self.followed(&name, &port, link, &mut gone) };
+            let now = if self.holds(&port, link) {
+                port.clone()
+            } else {
+                self.followed(&name, &port, link, &mut gone)
+            };
             changed |= now != port;
             self.ports.insert(name, now);
         }
+        self.unmerge(links);
+        self.publish();
         (changed || !gone.is_empty()).then_some(gone)
     }
 
     /// The interfaces, those that have been renamed under their old names as well: program, index and addresses stay.
     fn with_renamed(&mut self, links: &Links) -> Links {
         let mut all = links.clone();
-        for (index, name) in self.attached() {
-            if links.contains_key(&name) {
-                self.renamed.remove(&name);
+        let running = self.ports.iter().filter_map(|(name, port)| Some((name, port.runs()?)));
+        for (name, index) in running {
+            if links.contains_key(name) {
+                self.renamed.remove(name);
             } else if let Some(link) = links.values().find(|link| link.index == index) {
                 if self.renamed.insert(name.clone(), link.name.clone()).as_ref() != Some(&link.name) {
                     tracing::warn!(
@@ -241,17 +317,14 @@ impl Ports {
                         "interface renamed: change [daemon] interfaces before the next start"
                     );
                 }
-                all.insert(name, link.clone());
+                all.insert(name.clone(), link.clone());
             }
         }
         all
     }
 
     fn followed(&mut self, name: &str, port: &Port, link: Option<&Link>, gone: &mut BTreeSet<u32>) -> Port {
-        let before = match port {
-            Port::Attached(index) => Some(*index),
-            _ => None,
-        };
+        let before = port.runs();
         // One of the same index may be the same: then its link still holds, and is kept.
         if let Some(index) = before.filter(|index| link.is_none_or(|link| link.index != *index)) {
             self.unpin(name, index);
@@ -263,14 +336,15 @@ impl Ports {
             }
             return Port::Absent;
         };
-        match self.attach(link) {
+        self.say_taken(port, link);
+        match self.attach_later(link) {
             Ok(Attachment::Replaced) => Port::Attached(link.index),
-            Ok(attachment) => {
-                report(link, attachment, self.mode);
+            Ok(_) => {
                 gone.extend(before);
                 Port::Attached(link.index)
             }
             Err(error) => {
+                self.held.remove(&link.index);
                 gone.extend(before);
                 let now = Port::Refused { index: link.index, why: format!("{error:#}") };
                 if now != *port {
@@ -285,60 +359,49 @@ impl Ports {
     }
 
     /// The pin of a link goes, and with it the link.
-    fn unpin(&self, name: &str, index: u32) {
+    fn unpin(&mut self, name: &str, index: u32) {
+        self.held.remove(&index);
         match fs::remove_file(self.pins.link(index)) {
             Ok(()) => tracing::info!(interface = name, "detached"),
             Err(error) => tracing::warn!(interface = name, %error, "cannot remove the pin of the link"),
         }
     }
 
-    fn attach(&mut self, link: &Link) -> Result<Attachment> {
-        let attached = self.program.attach(&self.pins.link(link.index), link.index, self.mode);
-        attached.map_err(|error| {
-            let error = if error.is::<Occupied>() {
-                anyhow!("{error}, or leave the interface out of [daemon] interfaces")
-            } else {
-                error
-            };
-            let occupant = link.xdp.map_or_else(String::new, |on| {
-                let name = xdp::name_of(on.program).unwrap_or_default();
-                format!(" (it runs program {} {name})", on.program)
-            });
-            error.context(format!("cannot attach to {}{occupant}", link.name))
-        })
+    /// Whether nothing need be done about an interface.
+    fn holds(&self, port: &Port, link: Option<&Link>) -> bool {
+        match port {
+            Port::Attached(index) | Port::Unfit { index, .. } => {
+                link.is_some_and(|link| link.index == *index) && self.runs_on(*index)
+            }
+            Port::Absent => link.is_none(),
+            Port::Refused { .. } => false,
+        }
     }
-}
 
-/// Whether nothing need be done about an interface.
-fn holds(port: &Port, link: Option<&Link>) -> bool {
-    match port {
-        // A program that runs is SLB's: it is not taken off but with the pin of its link.
-        Port::Attached(index) => link.is_some_and(|link| link.index == *index && link.xdp.is_some()),
-        Port::Absent => link.is_none(),
-        Port::Refused { .. } => false,
+    /// Says how an interface that is still there has lost the program.
+    fn say_taken(&self, port: &Port, link: &Link) {
+        let held = port.runs().filter(|index| link.index == *index).and_then(|index| self.held.get(&index));
+        let Some(held) = held else { return };
+        let interface = &link.name;
+        match held.pinned.bound() {
+            Ok(bound) if bound.interface.is_none() => {
+                tracing::warn!(interface, "SLB's program was taken off the interface: putting it back");
+            }
+            Ok(bound) if bound.program != self.id => {
+                tracing::error!(
+                    interface,
+                    program = bound.program,
+                    "another program has been put into SLB's link"
+                );
+            }
+            _ => {}
+        }
     }
-}
 
-fn report(interface: &Link, attachment: Attachment, wanted: XdpMode) {
-    let native = match attachment {
-        Attachment::Native => true,
-        Attachment::Generic => false,
-        Attachment::Replaced => interface.xdp.is_some_and(|xdp| xdp.native),
-    };
-    let mode = if native { "native" } else { "generic" };
-    tracing::info!(interface = interface.name, mode, how = ?attachment, "attached");
-    if (wanted == XdpMode::Native && !native) || (wanted == XdpMode::Generic && native) {
-        tracing::warn!(
-            interface = interface.name,
-            mode,
-            "the mode in force is kept: the configured one takes effect after `slbd detach`"
-        );
-    }
-    if interface.kind.as_deref() == Some("veth") {
-        tracing::warn!(
-            interface = interface.name,
-            "veth: switch off transmit checksum offload on both ends (`ethtool -K NAME tx off`), or TCP will stall"
-        );
+    /// Whether the program that runs on an interface is this one.
+    fn runs_on(&self, index: u32) -> bool {
+        let bound = self.held.get(&index).and_then(|held| held.pinned.bound().ok());
+        bound.is_some_and(|bound| bound.interface == Some(index) && bound.program == self.id)
     }
 }
 
@@ -357,6 +420,8 @@ mod tests {
             kind: None,
             xdp: None,
             mtu: 1500,
+            master: None,
+            below: None,
         };
         let links = by_names(vec![link(1, "lo", &[]), link(2, "eth0", &["enp9s0", "uplink"])]);
         let found: Vec<_> = links.iter().map(|(name, link)| (name.as_str(), link.index)).collect();

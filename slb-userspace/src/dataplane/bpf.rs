@@ -7,9 +7,12 @@
 compile_error!("the flow table relies on the order of loads and stores of x86-64: see slb_common::abi::flow");
 
 mod bpffs;
+mod btf;
 pub mod decap;
 mod flows;
+pub mod link;
 pub mod loader;
+pub mod losses;
 pub mod maps;
 pub mod pins;
 mod shapes;

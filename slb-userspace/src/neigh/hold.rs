@@ -188,6 +188,8 @@ mod tests {
                 kind: None,
                 xdp: None,
                 mtu: 1500,
+                master: None,
+                below: None,
             };
             let links = HashMap::from([(1, link(1)), (2, link(2))]);
             let mut tables =

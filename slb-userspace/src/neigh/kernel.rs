@@ -20,7 +20,7 @@ use rtnetlink::{
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use super::{Link, Mac, Xdp};
+use super::{Below, Link, Mac, Xdp};
 
 /// Returns the interfaces of the current network namespace.
 ///
@@ -45,6 +45,16 @@ pub async fn local_of(addresses: &BTreeSet<IpAddr>) -> Result<Vec<IpAddr>> {
         }
     }
     Ok(local)
+}
+
+/// As [`links`], for a caller without a runtime.
+///
+/// # Errors
+///
+/// As [`links`].
+pub fn links_now() -> Result<Vec<Link>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(links())
 }
 
 /// A neighbour: an address on an interface.
@@ -207,7 +217,7 @@ fn is_table_full(error: &Error) -> bool {
 }
 
 /// Reads a link message, unless it has no name.
-fn link(message: LinkMessage) -> Option<Link> {
+pub(crate) fn link(message: LinkMessage) -> Option<Link> {
     let header = message.header;
     let mut link = Link {
         index: header.index,
@@ -218,7 +228,10 @@ fn link(message: LinkMessage) -> Option<Link> {
         up: header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
         kind: None,
         xdp: None,
+        master: None,
+        below: None,
     };
+    let mut namespace = None;
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
@@ -230,6 +243,9 @@ fn link(message: LinkMessage) -> Option<Link> {
             }
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Xdp(facts) => link.xdp = xdp(&facts),
+            LinkAttribute::Controller(index) => link.master = Some(index),
+            LinkAttribute::Link(index) => link.below = Some(Below { index, namespace: None }),
+            LinkAttribute::LinkNetNsId(id) => namespace = Some(id),
             LinkAttribute::Address(address) if header.link_layer_type == LinkLayerType::Ether => {
                 link.mac = Mac::try_from(address).ok();
             }
@@ -242,9 +258,11 @@ fn link(message: LinkMessage) -> Option<Link> {
             _ => {}
         }
     }
+    link.below = link.below.map(|below| Below { namespace, ..below });
     (!link.name.is_empty()).then_some(link)
 }
 
+/// The program on an interface, if it has one.
 fn xdp(facts: &[LinkXdp]) -> Option<Xdp> {
     let native = facts.iter().find_map(|fact| match fact {
         LinkXdp::Attached(XdpAttached::Driver | XdpAttached::Hardware) => Some(true),

@@ -346,6 +346,9 @@ fn lists_links() {
             kind: Some("veth".into()),
             xdp: None,
             mtu: 1500,
+            master: None,
+            // The peer, in the only other namespace that this one knows.
+            below: Some(Below { index: pair.far_index, namespace: Some(0) }),
         };
         assert_eq!(*near, expected);
         let loopback = links.iter().find(|link| link.name == "lo").unwrap();

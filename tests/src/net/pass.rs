@@ -5,8 +5,13 @@
 //! is handed to bpf(2) as they are; a loader would want a compiled object.
 
 use std::{
+    ffi::CString,
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
 };
 
 use anyhow::{Context, Result};
@@ -15,6 +20,9 @@ use nix::{libc, net::if_::if_nametoindex};
 /// `bpf_cmd`: BPF_PROG_LOAD and BPF_LINK_CREATE.
 const PROG_LOAD: libc::c_long = 5;
 const LINK_CREATE: libc::c_long = 28;
+/// BPF_OBJ_GET and BPF_LINK_DETACH.
+const OBJ_GET: libc::c_long = 7;
+const LINK_DETACH: libc::c_long = 34;
 /// `bpf_prog_type`: BPF_PROG_TYPE_XDP.
 const XDP: u32 = 6;
 /// `bpf_attach_type`: BPF_XDP.
@@ -42,6 +50,41 @@ struct LinkCreate {
     target_ifindex: u32,
     attach_type: u32,
     flags: u32,
+}
+
+/// Takes the program of a pinned link off its interface, as `bpftool link detach` does.
+///
+/// # Errors
+/// There is no such pin, or the kernel refuses.
+pub fn detach_link(pin: &Path) -> Result<()> {
+    #[repr(C)]
+    struct Object {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let object = Object { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: the attributes have the kernel's layout and point to memory that outlives the call.
+    let link = unsafe { bpf(OBJ_GET, &object) }.with_context(|| format!("cannot open {}", pin.display()))?;
+    let descriptor = u32::try_from(link.as_raw_fd())?;
+    // SAFETY: the attributes have the kernel's layout; the descriptor is open.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, LINK_DETACH, &raw const descriptor, size_of::<u32>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error()).context("cannot detach a link");
+    }
+    Ok(())
+}
+
+/// Takes the program of a pinned link off its interface and puts one there that passes everything, while what is returned is
+/// open.
+///
+/// # Errors
+/// As [`detach_link`]; or somebody was faster.
+pub fn take_place(pin: &Path, interface: &str) -> Result<OwnedFd> {
+    detach_link(pin)?;
+    attach(interface)
 }
 
 /// Has everything passed at an interface of the calling thread's namespace, while what is returned is open.

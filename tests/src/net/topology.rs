@@ -195,6 +195,18 @@ impl Topology {
         Ok(occupant)
     }
 
+    /// Makes the interface that leads to backend `index` a port of a bridge of this name, which has its addresses.
+    ///
+    /// # Errors
+    /// A command fails.
+    pub fn bridge(&self, index: usize, bridge: &str) -> Result<()> {
+        let Backend { name, link, .. } = &self.backends[index];
+        self.slb.ip(&format!(
+            "link add {bridge} type bridge\naddr flush dev {name}\nlink set {name} master {bridge}\nlink set {bridge} up"
+        ))?;
+        self.slb.ip(&Family::ALL.map(|family| address_of_slb(family, *link, bridge)).join("\n"))
+    }
+
     /// The client's addresses.
     pub fn sources(&self, family: Family) -> Vec<IpAddr> {
         (0..CLIENT_SOURCES).map(|n| family.host(0, FIRST_SOURCE + n)).collect()
@@ -331,6 +343,14 @@ impl Backend {
         self.replace(|| Ok(Program::Pass { _link: pass::attach("eth0")? }))
     }
 
+    /// Takes its XDP program off, without which veth does not deliver what native XDP sends.
+    ///
+    /// # Errors
+    /// It runs `slb-decap`.
+    pub fn release(&self) -> Result<()> {
+        self.replace(|| Ok(Program::None))
+    }
+
     fn replace(&self, attach: fn() -> Result<Program>) -> Result<()> {
         let mut program = self.program();
         if let Program::Decapsulator(_) = *program {
@@ -378,13 +398,16 @@ fn connect(slb: &Namespace, interface: &str, peer: &Namespace, link: u8, hosts: 
     for (namespace, device) in [(slb, interface), (peer, "eth0")] {
         run(namespace.command("ethtool").args(["-K", device, "tx", "off"]), "")?;
     }
-    let addresses: Vec<String> = Family::ALL
-        .map(|family| format!("addr add {}/{} dev {interface}", family.host(link, SLB), family.prefix()))
-        .into();
+    let addresses = Family::ALL.map(|family| address_of_slb(family, link, interface));
     slb.ip(&format!("link set {interface} up\n{}", addresses.join("\n")))?;
     peer.ip("link set eth0 up")?;
     peer.ip(&addressing(link, hosts))?;
     peer.on_thread(|| pass::attach("eth0"))
+}
+
+/// The `ip` command that gives an interface of `slb` its address on a link.
+fn address_of_slb(family: Family, link: u8, interface: &str) -> String {
+    format!("addr add {}/{} dev {interface}", family.host(link, SLB), family.prefix())
 }
 
 /// The `ip` commands that give a peer its addresses and routes.

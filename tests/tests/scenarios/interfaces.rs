@@ -147,7 +147,7 @@ fn an_interface_that_comes_back_occupied_is_taken_once_it_is_free() {
         world.wait_for_log("another XDP program is on the interface", 0)?;
         ensure!(world.log().contains("cannot attach to b3 (it runs program "), "{}", world.log());
         wait_for("a reason", PATIENCE, || {
-            Ok(world.slb(&["status"])?.contains("which does not run SLB: cannot attach to b3").then_some(()))
+            Ok(world.slb(&["status"])?.contains("which does not forward: cannot attach to b3").then_some(()))
         })?;
         drop(occupant);
         let free = Instant::now();
@@ -170,7 +170,7 @@ fn an_interface_that_is_occupied_meanwhile_does_not_keep_a_trial_in_force() {
         let occupant = world.net.plug_occupied(GUEST)?;
         world.wait_for_log("not confirmed: the configuration before is in force again", 0)?;
         wait_for("a reason", PATIENCE, || {
-            Ok(world.slb(&["status"])?.contains("which does not run SLB: cannot attach to b3").then_some(()))
+            Ok(world.slb(&["status"])?.contains("which does not forward: cannot attach to b3").then_some(()))
         })?;
         drop(occupant);
         attached(world, "b3")?;

@@ -12,7 +12,7 @@ const INSTRUCTION: usize = 8;
 pub struct Object {
     /// Size of the file in bytes.
     pub size: usize,
-    /// Functions: the XDP programs, and subprograms if any.
+    /// Functions: the programs, and subprograms if any.
     pub functions: Vec<Function>,
     /// Names of the maps, sorted.
     pub maps: Vec<String>,
@@ -25,7 +25,7 @@ pub struct Object {
 pub struct Function {
     /// Name.
     pub name: String,
-    /// Section: `xdp` for a program, `.text` for a subprogram.
+    /// Section: `xdp` or `raw_tp/...` for a program, `.text` for a subprogram.
     pub section: String,
     /// Instructions; one that takes two slots counts twice, as in the kernel.
     pub instructions: usize,
@@ -34,7 +34,7 @@ pub struct Function {
 }
 
 impl Object {
-    /// Reads an object and checks that it holds an XDP program, a licence and BTF.
+    /// Reads an object and checks that it holds a program, a licence and BTF.
     ///
     /// # Errors
     /// Says which of them is missing.
@@ -70,7 +70,7 @@ impl Object {
         }
         found.maps.sort_unstable();
         if !found.functions.iter().any(Function::is_program) {
-            return Err("no XDP program in it".to_owned());
+            return Err("no program in it".to_owned());
         }
         Ok(found)
     }
@@ -81,7 +81,7 @@ impl Function {
     #[must_use]
     pub fn is_program(&self) -> bool {
         let kind = self.section.split(['/', '.']).next();
-        self.instructions > 0 && kind == Some("xdp")
+        self.instructions > 0 && matches!(kind, Some("xdp" | "raw_tp" | "raw_tracepoint"))
     }
 }
 

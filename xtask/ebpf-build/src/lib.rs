@@ -26,6 +26,9 @@ pub const SLB: &str = "slb";
 /// The program of a server that takes its packets out of tunnels.
 pub const DECAP: &str = "slb-decap";
 
+/// The program of the daemon that counts what the kernel loses.
+pub const LOSSES: &str = "slb-losses";
+
 /// The measuring wrapper of the benchmarks.
 pub const BENCH: &str = "slb-bench";
 
@@ -33,7 +36,7 @@ pub const BENCH: &str = "slb-bench";
 pub const BENCH_PPS: &str = "slb-bench-pps";
 
 /// All programs.
-pub const ALL: [&str; 4] = [SLB, DECAP, BENCH, BENCH_PPS];
+pub const ALL: [&str; 5] = [SLB, DECAP, LOSSES, BENCH, BENCH_PPS];
 
 /// The target the XDP programs are compiled for.
 pub const TARGET: &str = "bpfel-unknown-none";

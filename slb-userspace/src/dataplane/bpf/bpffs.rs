@@ -76,6 +76,13 @@ impl Root {
             .with_context(|| format!("cannot restrict access to {}", path.display()))
     }
 
+    /// What tells this directory from another one of the same name; `None` if there is none.
+    pub(super) fn identity(&self) -> Option<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt as _;
+        let metadata = fs::metadata(&self.path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    }
+
     /// Claims the directory for this process; `None` while another one has it.
     pub(super) fn lock(&self) -> Result<Option<Flock<File>>> {
         let file = File::open(&self.path).with_context(|| format!("cannot open {}", self.path.display()))?;

@@ -63,6 +63,17 @@ pub fn load(pins: &Pins, sizes: Sizes) -> Result<Program> {
     Program::load(&mut loader, OBJECT, PROGRAM)
 }
 
+/// Names of the maps whose pins are not there.
+pub fn unpinned(pins: &Pins) -> Vec<&'static str> {
+    let is_missing = |name: &&str| !pins.map(name).exists();
+    SHAPES.iter().map(|shape| shape.name).filter(is_missing).collect()
+}
+
+/// Pins maps of the program again.
+pub fn pin_again(program: &Program, pins: &Pins, maps: &[&str]) -> Result<()> {
+    maps.iter().try_for_each(|name| program.pin_map(name, &pins.map(name)))
+}
+
 /// Takes the program off every interface but these.
 pub fn detach_others(pins: &Pins, keep: &BTreeSet<u32>) -> Result<()> {
     for entry in fs::read_dir(pins.links())? {

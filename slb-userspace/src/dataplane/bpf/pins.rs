@@ -9,7 +9,11 @@ use anyhow::{Context as _, Result, bail};
 use nix::fcntl::Flock;
 use slb_common::abi::ABI_VERSION;
 
-use super::bpffs::{self, Root};
+use super::{
+    bpffs::{self, Root},
+    link::{Bound, Link},
+};
+use crate::neigh;
 
 /// What decides where the pins lie.
 const SETTING: &str = "pin_dir";
@@ -46,6 +50,34 @@ impl Pins {
         self.links().join(ifindex.to_string())
     }
 
+    /// The links that are on an interface: pins, and what each binds.
+    ///
+    /// # Errors
+    /// A pin cannot be read.
+    pub fn bound(&self) -> Result<Vec<(PathBuf, Bound)>> {
+        let mut bound = Vec::new();
+        for pin in bpffs::entries(&self.links())? {
+            if let Some(link) = Link::open(&pin)? {
+                bound.push((pin, link.bound()?));
+            }
+        }
+        Ok(bound)
+    }
+
+    /// Fails where pins are of interfaces of another network namespace. `links` are the interfaces of this one. Indexes of
+    /// interfaces mean something in one namespace only; a program is on the same interface in all of them.
+    pub fn expect_here(&self, links: &[neigh::Link]) -> Result<()> {
+        match self.bound()?.into_iter().find(|(_, bound)| bound.is_elsewhere(links)) {
+            None => Ok(()),
+            Some((pin, bound)) => bail!(
+                "the pins in {} are of another network namespace: {} holds program {} on an interface that is not in this one",
+                self.root().display(),
+                pin.display(),
+                bound.program
+            ),
+        }
+    }
+
     fn version(&self) -> PathBuf {
         self.root().join(format!("v{ABI_VERSION}"))
     }
@@ -68,6 +100,11 @@ impl Pins {
             bpffs::make(&directory)?;
         }
         Ok(())
+    }
+
+    /// What tells this directory from another one of the same name; `None` if there is none.
+    pub fn identity(&self) -> Option<(u64, u64)> {
+        self.root.identity()
     }
 
     /// Claims the pins for this process; `None` while another one has them.

@@ -2,6 +2,7 @@
 
 use std::{
     cell::UnsafeCell,
+    ffi::CStr,
     io,
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
@@ -108,6 +109,71 @@ pub(super) fn look_up<T: aya::Pod>(map: BorrowedFd<'_>, key: u32, value: &mut T)
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// BPF_OBJ_PIN, BPF_OBJ_GET and BPF_OBJ_GET_INFO_BY_FD of `enum bpf_cmd`.
+const OBJ_PIN: libc::c_long = 6;
+const OBJ_GET: libc::c_long = 7;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+
+/// `union bpf_attr` for BPF_OBJ_PIN and BPF_OBJ_GET.
+#[repr(C)]
+struct Object {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// `union bpf_attr` for BPF_OBJ_GET_INFO_BY_FD.
+#[repr(C)]
+struct Info {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// `struct bpf_link_info` of the link of an XDP program.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LinkInfo {
+    kind: u32,
+    /// Id of the link.
+    pub(super) id: u32,
+    /// Id of the program in the link.
+    pub(super) program: u32,
+    padding: u32,
+    /// Index of the interface, 0 where the link is on none any more.
+    pub(super) ifindex: u32,
+    rest: [u32; 11],
+}
+
+/// Opens a pin.
+pub(super) fn open_pin(path: &CStr) -> io::Result<OwnedFd> {
+    let object = Object { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: the attributes have the kernel's layout; the path outlives the call.
+    let descriptor = unsafe { bpf(OBJ_GET, &object) }?;
+    // SAFETY: the kernel has just opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Pins what a descriptor is of.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
+    let object = Object { pathname: path.as_ptr() as u64, bpf_fd: object.as_raw_fd() as u32, file_flags: 0 };
+    // SAFETY: the attributes have the kernel's layout; the path outlives the call.
+    unsafe { bpf(OBJ_PIN, &object) }.map(drop)
+}
+
+/// What the kernel says of a link.
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    let mut info = LinkInfo::default();
+    let question = Info {
+        bpf_fd: link.as_raw_fd() as u32,
+        info_len: size_of::<LinkInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: the attributes have the kernel's layout; there is as much room as is said, and it outlives the call.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &UnsafeCell::new(question)) }?;
+    Ok(info)
 }
 
 /// Calls bpf(2).

@@ -1,6 +1,9 @@
 //! An XDP program: loaded, tried out, put on interfaces, replaced there in one step.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -16,7 +19,8 @@ use aya::{
 use nix::errno::Errno;
 use slb_common::net::headers::Ipv6Hdr;
 
-use crate::config::model;
+use super::link::Link;
+use crate::{config::model, devices::Hook};
 
 /// What the kernel says of the loaded program.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +50,15 @@ pub enum Attachment {
 )]
 pub struct Occupied;
 
+/// Another XDP program has been put into SLB's link.
+#[derive(Debug, thiserror::Error)]
+#[error("program {program} {name} has been put into SLB's link {}: `rm` that pin to take it off", pin.display())]
+pub struct Replaced {
+    program: u32,
+    name: String,
+    pin: PathBuf,
+}
+
 /// An object in the kernel: its maps, and its one XDP program.
 pub struct Program {
     ebpf: Ebpf,
@@ -69,13 +82,35 @@ impl Program {
         })
     }
 
+    /// Its id in the kernel.
+    pub fn id(&mut self) -> Result<u32> {
+        Ok(self.xdp()?.info()?.id())
+    }
+
+    /// Puts the program on an interface in this hook and pins the link, or into the link that is pinned there, in the hook
+    /// that it is in.
+    ///
+    /// # Errors
+    /// As [`Self::attach`].
+    pub fn attach_in(&mut self, pin: &Path, ifindex: u32, hook: Hook) -> Result<Attachment> {
+        self.attach(
+            pin,
+            ifindex,
+            match hook {
+                Hook::Native => model::XdpMode::Native,
+                Hook::Generic => model::XdpMode::Generic,
+            },
+        )
+    }
+
     /// Puts the program on an interface and pins the link, or into the link that is pinned there.
     ///
     /// # Errors
     /// Another program is on the interface ([`Occupied`]), the mode is not to be had, or the link cannot be pinned.
     pub fn attach(&mut self, pin: &Path, ifindex: u32, mode: model::XdpMode) -> Result<Attachment> {
+        let name = self.name;
         let program = self.xdp()?;
-        if replace(program, pin)? {
+        if replace(program, name, pin)? {
             return Ok(Attachment::Replaced);
         }
         let (link, attachment) = match mode {
@@ -134,6 +169,12 @@ impl Program {
         Ok(())
     }
 
+    /// Pins a map again.
+    pub(super) fn pin_map(&self, name: &str, path: &Path) -> Result<()> {
+        let map = self.ebpf.map(name).with_context(|| format!("the BPF object has no map {name}"))?;
+        map.pin(path).with_context(|| format!("cannot pin {}", path.display()))
+    }
+
     /// A map of the object.
     pub(super) fn map(&mut self, name: &str) -> Result<&mut Map> {
         self.ebpf.map_mut(name).with_context(|| format!("the BPF object has no map {name}"))
@@ -152,9 +193,16 @@ pub fn name_of(id: u32) -> Option<String> {
 }
 
 /// Puts a program into a pinned link; `false` if there is none that still holds.
-fn replace(program: &mut Xdp, pin: &Path) -> Result<bool> {
-    if !pin.exists() {
-        return Ok(false);
+///
+/// # Errors
+/// The link holds a program of another name: it stays there ([`Replaced`]).
+fn replace(program: &mut Xdp, name: &str, pin: &Path) -> Result<bool> {
+    let Some(link) = Link::open(pin)? else { return Ok(false) };
+    let bound = link.bound()?;
+    if bound.interface.is_some()
+        && let Some(other) = name_of(bound.program).filter(|other| other != name)
+    {
+        bail!(Replaced { program: bound.program, name: other, pin: pin.to_owned() });
     }
     let pinned =
         PinnedLink::from_pin(pin).with_context(|| format!("cannot open the link {}", pin.display()))?;

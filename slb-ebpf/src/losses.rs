@@ -1,0 +1,86 @@
+//! Counts what the kernel loses after an XDP program has decided: frames that cannot be redirected, that the driver of the
+//! outgoing interface does not take, and whose action is not carried out. The program itself is told of none of these.
+#![no_std]
+#![no_main]
+
+mod runtime;
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap},
+    helpers::bpf_probe_read_kernel,
+    macros::{btf_map, raw_tracepoint},
+    programs::RawTracePointContext,
+};
+use slb_common::abi::{
+    losses::{KernelLayout, Losses, MAX_INTERFACES},
+    word::Word,
+};
+
+#[btf_map]
+static LOSSES_LAYOUT: Array<KernelLayout, 1> = Array::new();
+/// The interfaces of one network namespace that are watched.
+#[btf_map]
+static LOSSES: HashMap<u32, Losses, { MAX_INTERFACES as usize }> = HashMap::new();
+
+/// `xdp_redirect_err(dev, program, target, error, map_type, map_id, index)`.
+#[raw_tracepoint(tracepoint = "xdp_redirect_err")]
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
+fn slb_redirect_err(ctx: RawTracePointContext) -> i32 {
+    let (device, target) = (ctx.arg::<u64>(0), ctx.arg::<u64>(6) as u32);
+    if index_of(device).is_some()
+        && let Some(losses) = LOSSES.get_ptr_mut(target)
+    {
+        // SAFETY: entries of the map stay where they are while the program runs.
+        add(unsafe { &raw mut (*losses).redirect }, 1);
+    }
+    0
+}
+
+/// `xdp_devmap_xmit(from_dev, to_dev, sent, drops, error)`: once for each bundle of frames, nearly always without drops.
+#[raw_tracepoint(tracepoint = "xdp_devmap_xmit")]
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
+fn slb_devmap_xmit(ctx: RawTracePointContext) -> i32 {
+    let drops = ctx.arg::<u64>(3) as i32;
+    if drops > 0
+        && let Some(index) = index_of(ctx.arg::<u64>(1))
+        && let Some(losses) = LOSSES.get_ptr_mut(index)
+    {
+        // SAFETY: as above.
+        add(unsafe { &raw mut (*losses).transmit }, drops as u64);
+    }
+    0
+}
+
+/// `xdp_exception(dev, program, action)`.
+#[raw_tracepoint(tracepoint = "xdp_exception")]
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
+fn slb_exception(ctx: RawTracePointContext) -> i32 {
+    if let Some(index) = index_of(ctx.arg::<u64>(0))
+        && let Some(losses) = LOSSES.get_ptr_mut(index)
+    {
+        // SAFETY: as above.
+        add(unsafe { &raw mut (*losses).exception }, 1);
+    }
+    0
+}
+
+/// The index of a `net_device` of the watched network namespace.
+#[inline(always)]
+fn index_of(device: u64) -> Option<u32> {
+    let layout = LOSSES_LAYOUT.get(0)?;
+    // SAFETY: the helper fails where there is nothing to read.
+    unsafe {
+        let namespace: u64 = bpf_probe_read_kernel((device + layout.namespace) as *const u64).ok()?;
+        let cookie: u64 = bpf_probe_read_kernel((namespace + layout.cookie) as *const u64).ok()?;
+        if cookie != layout.watched {
+            return None;
+        }
+        bpf_probe_read_kernel((device + layout.ifindex) as *const u32).ok()
+    }
+}
+
+#[inline(always)]
+fn add(counter: *mut u64, value: u64) {
+    // SAFETY: the counter is aligned, and written by atomic additions alone.
+    unsafe { (*counter.cast::<Word>()).add(value) };
+}

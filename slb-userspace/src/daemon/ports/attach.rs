@@ -1,0 +1,174 @@
+//! Puts the program on interfaces, in a hook that forwards between all of them.
+
+use std::{collections::BTreeSet, fs};
+
+use anyhow::{Context as _, Result, anyhow};
+
+use super::{Held, Ports};
+use crate::{
+    config::model::XdpMode,
+    dataplane::bpf::{
+        link::Link as Pinned,
+        xdp::{self, Attachment, Occupied},
+    },
+    devices::{self, Hook, Role},
+    neigh::Link,
+};
+
+/// Another program is on an interface.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}, or leave the interface out of [daemon] interfaces")]
+struct Taken(Occupied);
+
+/// The interfaces cannot forward to each other natively.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unable(String);
+
+impl Ports {
+    /// Puts the program on these interfaces: all in one hook, that of those which run it already where there are some.
+    ///
+    /// # Errors
+    /// None of these runs it that did not before.
+    pub(super) fn attach_together(&mut self, links: &[&Link]) -> Result<()> {
+        let running = self.running_hook(links);
+        let first = match (running, self.mode) {
+            (Some(hook), _) => hook,
+            (None, XdpMode::Generic) => Hook::Generic,
+            (None, XdpMode::Auto) if self.why_generic.is_some() => Hook::Generic,
+            (None, XdpMode::Native | XdpMode::Auto) => Hook::Native,
+        };
+        let error = match self.attach_all(links, first) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let mends = first == Hook::Native && !error.is::<Taken>();
+        match (running, self.mode) {
+            (None, XdpMode::Auto) if mends => {
+                let why = format!("{error:#}");
+                tracing::warn!(why, "no native XDP between these interfaces: all take the generic hook");
+                self.why_generic = Some(why);
+                self.attach_all(links, Hook::Generic)
+            }
+            (None, XdpMode::Native) if mends => Err(error.context(
+                "xdp_mode = \"native\" cannot forward between these interfaces (set [daemon] xdp_mode = \"auto\" or \
+                 \"generic\", which takes the generic hook for all of them)",
+            )),
+            (Some(_), _) if error.is::<Unable>() => Err(error.context(
+                "the other interfaces run the program natively (to have all take the generic hook: stop slbd, run \
+                 `slbd detach`, which interrupts forwarding, and start slbd with [daemon] xdp_mode = \"auto\" or \"generic\")",
+            )),
+            _ => Err(error),
+        }
+    }
+
+    /// Puts the program on an interface that has come while others run it, in their hook.
+    pub(super) fn attach_later(&mut self, link: &Link) -> Result<Attachment> {
+        let replaced = self.keeps(link);
+        self.attach_together(&[link])?;
+        Ok(match self.held.get(&link.index).map(|held| held.hook) {
+            _ if replaced => Attachment::Replaced,
+            Some(Hook::Native) => Attachment::Native,
+            _ => Attachment::Generic,
+        })
+    }
+
+    /// The hook of interfaces that run the program already, these among them; native where some do so.
+    fn running_hook(&self, links: &[&Link]) -> Option<Hook> {
+        let kept = links.iter().filter(|link| self.keeps(link));
+        let kept = kept.filter_map(|link| link.xdp.map(|xdp| hook(xdp.native)));
+        let hooks: Vec<Hook> = self.held.values().map(|held| held.hook).chain(kept).collect();
+        if hooks.contains(&Hook::Native) { Some(Hook::Native) } else { hooks.first().copied() }
+    }
+
+    /// Whether an earlier run's link is on an interface.
+    fn keeps(&self, link: &Link) -> bool {
+        let pinned = Pinned::open(&self.pins.link(link.index)).ok().flatten();
+        let bound = pinned.and_then(|pinned| pinned.bound().ok());
+        bound.is_some_and(|bound| bound.interface.is_some())
+    }
+
+    fn attach_all(&mut self, links: &[&Link], hook: Hook) -> Result<()> {
+        let all: BTreeSet<u32> =
+            self.held.keys().copied().chain(links.iter().map(|link| link.index)).collect();
+        let role = Role::of(all.len());
+        let new: Vec<&Link> = links.iter().filter(|link| !self.keeps(link)).copied().collect();
+        let attached = self.expect_able(&new, hook, role, false);
+        let attached = attached.and_then(|()| links.iter().try_for_each(|link| self.attach(link, hook)));
+        // What some drivers can do shows only once the program runs there.
+        let attached = attached.and_then(|()| self.expect_able(&new, hook, role, true));
+        if attached.is_err() {
+            for link in new {
+                self.held.remove(&link.index);
+                let pin = self.pins.link(link.index);
+                if pin.exists() {
+                    fs::remove_file(pin)?;
+                }
+            }
+        }
+        attached
+    }
+
+    fn expect_able(&self, links: &[&Link], hook: Hook, role: Role, runs: bool) -> Result<()> {
+        for link in links.iter().filter(|_| hook == Hook::Native) {
+            let native = devices::native(link, runs)?;
+            if let Some(why) = devices::conflict(&native, role) {
+                return Err(Unable(why.to_owned()).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, link: &Link, hook: Hook) -> Result<()> {
+        let pin = self.pins.link(link.index);
+        let attached = self.program.attach_in(&pin, link.index, hook);
+        let attachment = attached.map_err(|error| explain(error, link))?;
+        let hook = match attachment {
+            Attachment::Native => Hook::Native,
+            Attachment::Generic => Hook::Generic,
+            Attachment::Replaced => hook_of(link),
+        };
+        let pinned = Pinned::open(&pin)?.with_context(|| format!("{} is gone", pin.display()))?;
+        report(link, attachment, hook, self.mode);
+        self.held.insert(link.index, Held { link: link.clone(), pinned, hook, misses: 0, notes: Vec::new() });
+        Ok(())
+    }
+}
+
+fn explain(error: anyhow::Error, link: &Link) -> anyhow::Error {
+    let error = match error.downcast::<Occupied>() {
+        Ok(occupied) => anyhow!(Taken(occupied)),
+        Err(error) => error,
+    };
+    let occupant = link.xdp.map_or_else(String::new, |on| {
+        let name = xdp::name_of(on.program).unwrap_or_default();
+        format!(" (it runs program {} {name})", on.program)
+    });
+    error.context(format!("cannot attach to {}{occupant}", link.name))
+}
+
+fn hook(native: bool) -> Hook {
+    if native { Hook::Native } else { Hook::Generic }
+}
+
+fn hook_of(link: &Link) -> Hook {
+    link.xdp.map_or(Hook::Generic, |xdp| hook(xdp.native))
+}
+
+fn report(interface: &Link, attachment: Attachment, hook: Hook, wanted: XdpMode) {
+    let mode = hook.name();
+    tracing::info!(interface = interface.name, mode, how = ?attachment, "attached");
+    if matches!((wanted, hook), (XdpMode::Native, Hook::Generic) | (XdpMode::Generic, Hook::Native)) {
+        tracing::warn!(
+            interface = interface.name,
+            mode,
+            "the mode in force is kept: the configured one takes effect after `slbd detach`"
+        );
+    }
+    if interface.kind.as_deref() == Some("veth") {
+        tracing::warn!(
+            interface = interface.name,
+            "veth: switch off transmit checksum offload on both ends (`ethtool -K NAME tx off`), or TCP will stall"
+        );
+    }
+}

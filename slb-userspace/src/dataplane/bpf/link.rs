@@ -1,0 +1,106 @@
+//! The pinned links of programs, as the kernel has them now.
+
+use std::{
+    ffi::CString,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::syscall;
+use crate::neigh;
+
+/// A link that this process has a descriptor of. The link lives as long as its pin or a descriptor does.
+#[derive(Debug)]
+pub struct Link {
+    descriptor: OwnedFd,
+    pin: PathBuf,
+}
+
+/// What a link binds together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// Index of the interface in its network namespace; `None` where the interface is gone, or the link was detached.
+    pub interface: Option<u32>,
+    /// Id of the program.
+    pub program: u32,
+}
+
+impl Bound {
+    /// Whether the program is on an interface that is none of these. A link that is on no interface is nowhere.
+    pub fn is_elsewhere(&self, links: &[neigh::Link]) -> bool {
+        let here = |index: u32| {
+            let link = links.iter().find(|link| link.index == index);
+            link.and_then(|link| link.xdp).is_some_and(|xdp| xdp.program == self.program)
+        };
+        self.interface.is_some_and(|index| !here(index))
+    }
+}
+
+impl Link {
+    /// Opens a pin; `None` if there is none.
+    ///
+    /// # Errors
+    /// It is not a pin, or may not be opened.
+    pub fn open(pin: &Path) -> Result<Option<Self>> {
+        let exists = pin.try_exists().with_context(|| format!("cannot look at {}", pin.display()))?;
+        if !exists {
+            return Ok(None);
+        }
+        let descriptor = syscall::open_pin(&path(pin)?)
+            .with_context(|| format!("cannot open the link {}", pin.display()))?;
+        Ok(Some(Self { descriptor, pin: pin.to_owned() }))
+    }
+
+    /// What it binds now.
+    pub fn bound(&self) -> Result<Bound> {
+        let info = syscall::link_info(self.descriptor.as_fd())
+            .with_context(|| format!("cannot read the link {}", self.pin.display()))?;
+        Ok(Bound { interface: Some(info.ifindex).filter(|index| *index != 0), program: info.program })
+    }
+
+    /// Whether its pin is there, and is its own.
+    pub fn is_pinned(&self) -> bool {
+        let own = syscall::link_info(self.descriptor.as_fd());
+        let pinned =
+            Self::open(&self.pin).ok().flatten().map(|link| syscall::link_info(link.descriptor.as_fd()));
+        matches!((own, pinned), (Ok(own), Some(Ok(pinned))) if own.id == pinned.id)
+    }
+
+    /// Pins it again where its pin has gone.
+    ///
+    /// # Errors
+    /// Something else is there.
+    pub fn pin_again(&self) -> Result<()> {
+        syscall::pin(self.descriptor.as_fd(), &path(&self.pin)?)
+            .with_context(|| format!("cannot pin {}", self.pin.display()))
+    }
+}
+
+fn path(path: &Path) -> Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).with_context(|| format!("{} has a zero in it", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{devices::tests::link, neigh::Xdp};
+
+    #[test]
+    fn an_interface_of_the_same_index_is_another_one_unless_it_runs_the_program() {
+        let mut here = link(2, "eth0", None);
+        let bound = |interface| Bound { interface, program: 7 };
+        assert!(bound(Some(2)).is_elsewhere(&[here.clone()]));
+        assert!(bound(Some(2)).is_elsewhere(&[]));
+        here.xdp = Some(Xdp { native: true, program: 8 });
+        assert!(bound(Some(2)).is_elsewhere(&[here.clone()]));
+        here.xdp = Some(Xdp { native: true, program: 7 });
+        assert!(bound(Some(3)).is_elsewhere(&[here.clone()]));
+        assert!(!bound(Some(2)).is_elsewhere(&[here.clone()]));
+        assert!(!bound(None).is_elsewhere(&[here]));
+    }
+}

@@ -1,0 +1,31 @@
+//! What interfaces can do: which hook of XDP forwards between them, and what must be switched off below them.
+
+mod features;
+mod hook;
+mod merging;
+mod netlink;
+
+pub use features::{Native, native};
+pub use hook::{Hook, Role, conflict};
+pub use merging::{below, switch_off};
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use crate::neigh::Link;
+
+    /// An interface that is up.
+    pub(crate) fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
+        Link {
+            index,
+            name: name.to_owned(),
+            altnames: Vec::new(),
+            mac: Some([2; 6]),
+            up: true,
+            kind: kind.map(str::to_owned),
+            xdp: None,
+            mtu: 1500,
+            master: None,
+            below: None,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Interfaces that cannot do what is asked: another way is taken, and said, or it is refused with the way that works.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{
+    World,
+    client::{Direction, PATIENCE},
+    daemon::servers,
+    net::{Family, run},
+    scenario,
+    server::Service,
+    wait::wait_for,
+};
+use slb_userspace::api::types::{AttachMode, Health, Status};
+
+const WEIGHTS: [u8; 2] = [50, 50];
+const EXCHANGES: u64 = 50;
+/// The backend whose interface is not like the others.
+const GUEST: usize = 1;
+const BYTES: u64 = 8 * 1024 * 1024 + 7;
+/// Within which an interface that does not deliver any more gets no packets.
+const NOTICED: Duration = Duration::from_secs(5);
+
+/// A native program cannot redirect to a bridge: the kernel drops what it does.
+#[test]
+fn servers_behind_a_bridge_are_served_by_the_generic_hook() {
+    scenario("servers_behind_a_bridge_are_served_by_the_generic_hook", &WEIGHTS, |world| {
+        automatic(world);
+        behind_a_bridge(world)?;
+        let status = world.start()?;
+        expect_modes(&status, AttachMode::Generic)?;
+        let said = world.slb(&["status"])?;
+        ensure!(
+            said.contains("interface client0: XDP generic (br0 is a bridge, which has no native XDP)"),
+            "{said}"
+        );
+        works(world)?;
+        // A restart keeps the hook, and an interface that comes gets it.
+        world.restart()?;
+        world.net.unplug(0)?;
+        world.net.plug(0)?;
+        world.wait_for_health(0, Health::Healthy)?;
+        let back = wait_for("the program on the interface", PATIENCE, || {
+            let status = world.status()?;
+            Ok((status.interfaces.len() == 3).then_some(status))
+        })?;
+        expect_modes(&back, AttachMode::Generic)?;
+        works(world)
+    });
+}
+
+/// A veth delivers what native XDP sends it only where its peer runs a program.
+#[test]
+fn a_veth_with_a_plain_peer_is_served_by_the_generic_hook() {
+    scenario("a_veth_with_a_plain_peer_is_served_by_the_generic_hook", &WEIGHTS, |world| {
+        automatic(world);
+        world.net.backends[GUEST].release()?;
+        expect_modes(&world.start()?, AttachMode::Generic)?;
+        let said = world.slb(&["status"])?;
+        ensure!(said.contains("b2 is a veth whose peer runs no native XDP program"), "{said}");
+        works(world)
+    });
+}
+
+#[test]
+fn native_hooks_are_refused_where_they_lose_packets() {
+    scenario("native_hooks_are_refused_where_they_lose_packets", &WEIGHTS, |world| {
+        world.net.backends[GUEST].release()?;
+        let refused = |world: &World, words: &[&str]| -> Result<()> {
+            let output = world.slbd("run", &world.plan.toml())?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(!output.status.success() && words.iter().all(|word| said.contains(word)), "{said}");
+            ensure!(
+                !world.plan.pin_dir.exists(),
+                "a failed first start left {}",
+                world.plan.pin_dir.display()
+            );
+            Ok(())
+        };
+        let instead = "set [daemon] xdp_mode = \"auto\" or \"generic\"";
+        refused(world, &["b2 is a veth whose peer runs no native XDP program", instead])?;
+        world.net.backends[GUEST].recover()?;
+        let good = world.plan.clone();
+        behind_a_bridge(world)?;
+        refused(world, &["br0 is a bridge, which has no native XDP", instead])?;
+
+        // The same by a reload, while the others run natively.
+        let with_bridge = std::mem::replace(&mut world.plan, good);
+        world.plan.interfaces.retain(|name| name != "b2");
+        world.plan.servers.truncate(GUEST);
+        world.start()?;
+        let programs = world.programs()?;
+        world.write(&with_bridge.toml())?;
+        let said = world.slb_refused(&["reload"])?;
+        ensure!(
+            said.contains("br0 is a bridge, which has no native XDP") && said.contains("`slbd detach`"),
+            "{said}"
+        );
+        ensure!(world.programs()? == programs, "{:?} after {programs:?}", world.programs()?);
+        works(world)
+    });
+}
+
+/// What the kernel loses is counted and said, and a server that is not reached gets no more traffic.
+#[test]
+fn an_interface_that_stops_to_deliver_gets_no_more_packets() {
+    scenario("an_interface_that_stops_to_deliver_gets_no_more_packets", &WEIGHTS, |world| {
+        world.start()?;
+        works(world)?;
+        world.net.backends[GUEST].release()?;
+        // Connections of this time may be lost; that they are is counted.
+        world.client().exchanges(Service::Http, world.vip(Family::V4, Service::Http), EXCHANGES, 8);
+        wait_for("a server without a next hop", NOTICED, || Ok((!reached(world)?).then_some(())))?;
+        let said = world.slb(&["status"])?;
+        let why = "does not forward: b2 is a veth whose peer runs no native XDP program";
+        ensure!(said.contains(&format!("interface b2: {why}")), "{said}");
+        ensure!(said.contains("lost") && world.log().contains("packets are lost"), "{said}");
+        works(world)?;
+        world.net.backends[GUEST].recover()?;
+        wait_for("a server with a next hop", NOTICED, || {
+            reached(world).map(|reached| reached.then_some(()))
+        })?;
+        let said = world.slb(&["status"])?;
+        ensure!(!said.contains("does not forward"), "{said}");
+        works(world)
+    });
+}
+
+/// What merges frames below a bridge is switched off, at the start and when it comes on later.
+#[test]
+fn frames_are_not_merged_below_a_bridge() {
+    scenario("frames_are_not_merged_below_a_bridge", &WEIGHTS, |world| {
+        automatic(world);
+        behind_a_bridge(world)?;
+        let gro = |world: &World, value: &str| {
+            run(world.net.slb.command("ethtool").args(["-K", "b2", "gro", value]), "").map(drop)
+        };
+        let is_off = |world: &World| -> Result<bool> {
+            let features = run(world.net.slb.command("ethtool").args(["-k", "b2"]), "")?;
+            Ok(features.contains("generic-receive-offload: off"))
+        };
+        gro(world, "on")?;
+        world.start()?;
+        ensure!(is_off(world)?, "frames are merged");
+        let said = world.slb(&["status"])?;
+        ensure!(
+            said.contains("interface br0: XDP generic") && said.contains("merging switched off: b2 (rx-gro)"),
+            "{said}"
+        );
+        gro(world, "on")?;
+        wait_for("frames that are not merged", PATIENCE, || Ok(is_off(world)?.then_some(())))?;
+        for direction in [Direction::Upload, Direction::Download] {
+            world.client().bulk(world.vip(Family::V4, Service::Bulk), direction, BYTES, 4)?;
+        }
+        works(world)
+    });
+}
+
+/// Has the daemon choose the hook.
+fn automatic(world: &mut World) {
+    world.plan.changes.push(("xdp_mode = \"native\"".to_owned(), "xdp_mode = \"auto\"".to_owned()));
+}
+
+/// Puts the guest's interface below a bridge, which takes its place.
+fn behind_a_bridge(world: &mut World) -> Result<()> {
+    world.net.bridge(GUEST, "br0")?;
+    let interface = world.plan.interfaces.iter_mut().find(|name| *name == "b2").context("no interface b2")?;
+    *interface = "br0".to_owned();
+    Ok(())
+}
+
+fn expect_modes(status: &Status, mode: AttachMode) -> Result<()> {
+    let all =
+        status.interfaces.len() == 3 && status.interfaces.iter().all(|interface| interface.mode == mode);
+    ensure!(all, "{:?}", status.interfaces);
+    Ok(())
+}
+
+fn reached(world: &World) -> Result<bool> {
+    let status = world.status()?;
+    let guest = &world.plan.servers[GUEST];
+    let mut of_it = servers(&status).filter(|server| guest.addresses.contains(&server.address.ip()));
+    Ok(of_it.all(|server| server.next_hop.is_some() && server.slots > 0))
+}
+
+fn works(world: &World) -> Result<()> {
+    for family in Family::ALL {
+        let target = world.vip(family, Service::Http);
+        world.client().exchanges(Service::Http, target, EXCHANGES, 4).expect_no_failure()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! What others do to SLB's programs, links and pins is noticed, said and mended; their own programs are left alone.
+
+use std::{fs, process::Command, time::Duration};
+
+use anyhow::{Result, ensure};
+use slb_tests::{
+    World,
+    client::PATIENCE,
+    net::{Family, run},
+    scenario,
+    server::Service,
+    traffic::Traffic,
+    wait::wait_for,
+};
+
+const WEIGHTS: [u8; 2] = [50, 50];
+const EXCHANGES: u64 = 50;
+const LONG_LIVED: usize = 6;
+/// Within which it is noticed: a second, and what a loaded machine adds.
+const NOTICED: Duration = Duration::from_secs(5);
+
+#[test]
+fn a_program_that_was_taken_off_is_put_back() {
+    scenario("a_program_that_was_taken_off_is_put_back", &WEIGHTS, |world| {
+        world.start()?;
+        let programs = world.programs()?;
+        for round in 0..2 {
+            world.net.slb.on_thread(|| slb_tests::net::detach_link(&link(world, "b2")?))?;
+            wait_for("the program on the interface", NOTICED, || {
+                Ok((world.programs()? == programs).then_some(()))
+            })?;
+            world.wait_for_log("SLB's program was taken off the interface: putting it back", round)?;
+            works(world)?;
+        }
+        Ok(())
+    });
+}
+
+/// Another program that has come in place of SLB's stays there until it goes.
+#[test]
+fn another_program_in_the_place_of_ours_is_said_and_left_alone() {
+    scenario("another_program_in_the_place_of_ours_is_said_and_left_alone", &WEIGHTS, |world| {
+        world.start()?;
+        let programs = world.programs()?;
+        let pin = link(world, "b2")?;
+        let other = world.net.slb.on_thread(|| slb_tests::net::take_place(&pin, "b2"))?;
+        let theirs = world.programs()?.get("b2").copied();
+        ensure!(theirs.is_some() && theirs != programs.get("b2").copied(), "{theirs:?}");
+        wait_for("a reason", NOTICED, || {
+            let why = "interface b2: does not forward: cannot attach to b2 (it runs program ";
+            Ok(world.slb(&["status"])?.contains(why).then_some(()))
+        })?;
+        world.wait_for_log("another XDP program is on the interface", 0)?;
+        wait_for("a server without a next hop", PATIENCE, || {
+            Ok(world.slb(&["status"])?.contains("gets no packets: it is reached through b2").then_some(()))
+        })?;
+        works(world)?;
+        ensure!(world.programs()?.get("b2").copied() == theirs, "their program was taken off");
+        drop(other);
+        wait_for("the program on the interface", NOTICED, || {
+            Ok((world.programs()? == programs).then_some(()))
+        })?;
+        works(world)
+    });
+}
+
+#[test]
+fn pins_that_were_removed_are_made_again() {
+    scenario("pins_that_were_removed_are_made_again", &WEIGHTS, |world| {
+        world.start()?;
+        let traffic = Traffic::start(world, LONG_LIVED)?;
+        let programs = world.programs()?;
+        let maps = link(world, "b2")?.with_file_name("../maps");
+        for pin in [link(world, "b2")?, maps.join("FLOWS"), maps.join("CONTROL")] {
+            fs::remove_file(&pin)?;
+            wait_for("a pin", NOTICED, || Ok(pin.exists().then_some(())))?;
+        }
+        ensure!(world.log().contains("pins were gone: pinned again"));
+        world.restart()?;
+        ensure!(world.programs()?.keys().eq(programs.keys()), "{:?}", world.programs()?);
+        traffic.expect_unbroken(None)?;
+        traffic.stop().expect_no_failure()
+    });
+}
+
+/// Unmounted lazily, the file system lasts as long as the daemon; mounted again, it gets the pins.
+#[test]
+fn pins_of_an_unmounted_file_system_are_missed_and_made_again() {
+    scenario("pins_of_an_unmounted_file_system_are_missed_and_made_again", &WEIGHTS, |world| {
+        let mount = world.mount_bpf()?;
+        world.plan.pin_dir = mount.path().join("slb");
+        world.start()?;
+        let traffic = Traffic::start(world, LONG_LIVED)?;
+        run(Command::new("umount").arg("-l").arg(mount.path()), "")?;
+        wait_for("a reason", NOTICED, || {
+            let said = world.slb(&["status"])?;
+            Ok(said.contains("pins are missing, and forwarding ends with the daemon: ").then_some(()))
+        })?;
+        world.wait_for_log("pins are gone and cannot be made again: forwarding ends with the daemon", 0)?;
+        mount.again()?;
+        wait_for("the pins", NOTICED, || Ok(world.status_from_pins().is_ok().then_some(())))?;
+        wait_for("no reason", NOTICED, || {
+            Ok((!world.slb(&["status"])?.contains("pins are missing")).then_some(()))
+        })?;
+        world.restart()?;
+        traffic.expect_unbroken(None)?;
+        traffic.stop().expect_no_failure()
+    });
+}
+
+/// The pin of the link to an interface.
+fn link(world: &World, interface: &str) -> Result<std::path::PathBuf> {
+    let status = world.status()?;
+    let index =
+        status.interfaces.iter().find(|attached| attached.name == interface).map(|attached| attached.index);
+    let index = index.ok_or_else(|| anyhow::anyhow!("{interface} is not attached"))?;
+    Ok(world.pins().join("links").join(index.to_string()))
+}
+
+fn works(world: &World) -> Result<()> {
+    let target = world.vip(Family::V4, Service::Http);
+    world.client().exchanges(Service::Http, target, EXCHANGES, 4).expect_no_failure()
+}
