@@ -53,6 +53,9 @@ enum Command {
         /// Every interface that has pins.
         #[arg(long, conflicts_with = "interface")]
         all: bool,
+        /// Also where the interface is in another network namespace.
+        #[arg(long)]
+        force: bool,
     },
     /// Show interfaces, addresses and counters by reason.
     Status {
@@ -79,7 +82,9 @@ fn execute(arguments: Arguments) -> Result<()> {
             let vips = if any_vip { attach::Vips::Any } else { attach::Vips::Only(vip) };
             attach::attach(arguments.pin_dir, &interface, &from, &vips, xdp_mode)
         }
-        Command::Detach { interface, .. } => detach::detach(arguments.pin_dir, interface.as_deref()),
+        Command::Detach { interface, force, .. } => {
+            detach::detach(arguments.pin_dir, interface.as_deref(), force)
+        }
         Command::Status { output } => status::status(arguments.pin_dir, output),
     }
 }

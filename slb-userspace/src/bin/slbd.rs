@@ -40,7 +40,8 @@ enum Command {
         /// Directory of the pins, where the configuration cannot be read any more.
         #[arg(long)]
         pin_dir: Option<PathBuf>,
-        /// Detach although VIPs are addresses of this host, whose kernel then resets their connections.
+        /// Detach although VIPs are addresses of this host, whose kernel then resets their connections, or although the
+        /// interfaces are in another network namespace.
         #[arg(long)]
         force: bool,
     },

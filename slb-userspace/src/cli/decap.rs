@@ -11,8 +11,7 @@ use crate::neigh::{self, Link};
 
 /// The interfaces of this network namespace.
 fn links() -> Result<Vec<Link>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(neigh::links())
+    neigh::links_now()
 }
 
 /// Finds an interface by its name.

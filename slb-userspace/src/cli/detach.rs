@@ -21,8 +21,8 @@ use crate::{
 /// Takes the program off all interfaces and removes every pin under `pin_dir`, or under what the configuration names.
 ///
 /// # Errors
-/// A VIP is an address of this host, and not `force`: without the program, the kernel would reset its connections. Or
-/// the pins are in use, not SLB's, or cannot be removed.
+/// The pins are of another network namespace, and not `force`. A VIP is an address of this host, and not `force`: without
+/// the program, the kernel would reset its connections. Or the pins are in use, not SLB's, or cannot be removed.
 pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()> {
     let (pins, config) = match pin_dir {
         Some(directory) => (Pins::new(directory), None),
@@ -44,6 +44,9 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
         bail!("slbd is running with the pins in {}: stop it first", pins.root().display());
     };
     if !force {
+        pins.expect_here(&neigh::links_now()?).context(
+            "nothing was removed: run `slbd detach` in that namespace, or with --force to end its forwarding from here",
+        )?;
         refuse_local(&vips(&pins, config.as_ref()))?;
     }
     pins.remove()?;

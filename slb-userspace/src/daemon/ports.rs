@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use tokio::sync::watch as channel;
 
 use super::clock::since_start;
@@ -123,6 +123,11 @@ pub(super) fn attach(
     vips: &Standings,
 ) -> Result<(Reconciler<Maps>, Ports)> {
     some_there(&config.daemon.interfaces, links)?;
+    let here: Vec<Link> = links.values().cloned().collect();
+    pins.expect_here(&here).context(
+        "set [daemon] pin_dir to another directory: each network namespace needs one of its own (where nothing of the other \
+         one is needed any more, `slbd detach --force` removes its pins)",
+    )?;
     let sizes = Sizes { flows: config.daemon.flow_table_entries, backends: config.daemon.max_servers };
     let mut program = loader::load(pins, sizes)?;
     #[cfg(feature = "debug-log")]

@@ -16,6 +16,7 @@ mod groups;
 mod health;
 mod interfaces;
 mod modes;
+mod namespaces;
 mod next_hop;
 mod not_ours;
 mod refusals;

@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::{ensure_root, find, links};
 use crate::dataplane::bpf::decap::Pins;
 
 /// Takes the program off an interface, or off all of them, and removes the pins.
-pub fn detach(pin_dir: PathBuf, interface: Option<&str>) -> Result<()> {
+///
+/// # Errors
+/// Pins are of an interface of another network namespace, and `force` is not set: nothing is removed.
+pub fn detach(pin_dir: PathBuf, interface: Option<&str>, force: bool) -> Result<()> {
     ensure_root("detach")?;
     let pins = Pins::new(pin_dir);
     let indexes = match interface {
@@ -21,6 +24,16 @@ pub fn detach(pin_dir: PathBuf, interface: Option<&str>) -> Result<()> {
         return Ok(());
     }
     let _lock = pins.lock()?;
+    let here = links()?;
+    for &index in indexes.iter().filter(|_| !force) {
+        if pins.bound(index)?.is_some_and(|bound| bound.is_elsewhere(&here)) {
+            bail!(
+                "the pins of interface {index} in {} are of another network namespace: nothing was removed; run this there, \
+                 or with --force to take the program off from here",
+                pins.root().display()
+            );
+        }
+    }
     let mut detached = false;
     for index in indexes {
         detached |= pins.remove(index)?;

@@ -23,6 +23,7 @@ use slb_common::abi::decap::{DECAP_ABI_VERSION, Policy, Reason, Tally};
 
 use super::{
     bpffs::{self, Root},
+    link::{Bound, Link},
     shapes::{Shape, shape},
     xdp::Program,
 };
@@ -98,6 +99,11 @@ impl Pins {
     /// Path of the link to an interface.
     pub fn link(&self, ifindex: u32) -> PathBuf {
         self.of(ifindex).join(LINK)
+    }
+
+    /// What the pinned link of an interface binds; `None` if there is no link.
+    pub fn bound(&self, ifindex: u32) -> Result<Option<Bound>> {
+        Link::open(&self.link(ifindex))?.map(|link| link.bound()).transpose()
     }
 
     /// Id of the program in the pinned link of an interface; `None` if there is no link.

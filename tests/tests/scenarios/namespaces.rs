@@ -1,0 +1,97 @@
+//! Pins of another network namespace are not taken for one's own, whatever the indexes of its interfaces.
+
+use std::{
+    path::Path,
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{
+    World,
+    daemon::program,
+    net::{Family, Namespace},
+    scenario,
+    server::Service,
+    wait::wait_for,
+};
+
+const WEIGHTS: [u8; 2] = [50, 50];
+const EXCHANGES: u64 = 50;
+/// Within which a program says what is wrong.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// The client's interface has the index of the interface of SLB that leads to it.
+#[test]
+fn pins_of_another_network_namespace_are_refused() {
+    scenario("pins_of_another_network_namespace_are_refused", &WEIGHTS, |world| {
+        let status = world.start()?;
+        ensure!(status.interfaces.iter().any(|attached| attached.index == 2), "{:?}", status.interfaces);
+        world.terminate()?;
+        let programs = world.programs()?;
+        let all = format!("{:?}", world.plan.interfaces);
+        let other = world.write_other(&world.plan.toml().replace(&all, "[\"eth0\"]"))?;
+        let there = world.net.client.clone();
+        let words = "are of another network namespace";
+        for arguments in [&["run", "--config", &other][..], &["detach", "--config", &other]] {
+            let output = ended(&there, "slbd", arguments)?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(!output.status.success() && said.contains(words) && said.contains("--force"), "{said}");
+            ensure!(world.programs()? == programs, "{:?} after {programs:?}", world.programs()?);
+            works(world)?;
+        }
+        let pins = world.plan.pin_dir.display().to_string();
+        let output = ended(&there, "slb", &["--socket", "/absent", "status", "--pin-dir", &pins])?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success() && said.contains(words), "{said}");
+        let shown = String::from_utf8_lossy(&output.stdout);
+        ensure!(!shown.contains("interface eth0"), "{shown}");
+
+        // Where they belong, they are adopted.
+        world.start()?;
+        works(world)?;
+        world.terminate()?;
+        let output = ended(&there, "slbd", &["detach", "--force", "--config", &other])?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(!world.plan.pin_dir.exists(), "{} still exists", world.plan.pin_dir.display());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_decapsulator_of_another_network_namespace_is_left_alone() {
+    scenario("a_decapsulator_of_another_network_namespace_is_left_alone", &WEIGHTS, |world| {
+        let from = [world.net.slb_address(Family::V4)];
+        let [one, other] = [&world.net.backends[0], &world.net.backends[1]];
+        one.decapsulate(&from)?;
+        let pins = Path::new("/sys/fs/bpf").join(one.namespace.name()).display().to_string();
+        for what in [&["--interface", "eth0"][..], &["--all"]] {
+            let arguments = [&["--pin-dir", &pins, "detach"], what].concat();
+            let output = ended(&other.namespace, "slb-decap", &arguments)?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(!output.status.success() && said.contains("are of another network namespace"), "{said}");
+            ensure!(one.decapsulator()?.name.as_deref() == Some("eth0"), "{:?}", one.decapsulator()?);
+        }
+        Ok(())
+    });
+}
+
+/// Runs a program of SLB in a namespace to its end.
+fn ended(namespace: &Namespace, name: &str, arguments: &[&str]) -> Result<Output> {
+    let path = program(name, &name.replace('-', "_").to_uppercase())?;
+    let mut command = namespace.command(path);
+    let command = command.args(arguments).stdin(Stdio::null());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let ended = wait_for("the end of a program", LIMIT, || Ok(child.try_wait()?));
+    if ended.is_err() {
+        child.kill()?;
+    }
+    let output = child.wait_with_output()?;
+    ended.with_context(|| format!("{name} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)))?;
+    Ok(output)
+}
+
+fn works(world: &World) -> Result<()> {
+    let target = world.vip(Family::V4, Service::Http);
+    world.client().exchanges(Service::Http, target, EXCHANGES, 4).expect_no_failure()
+}
