@@ -43,6 +43,7 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
     let Some(_lock) = pins.lock()? else {
         bail!("slbd is running with the pins in {}: stop it first", pins.root().display());
     };
+    pins.expect_own()?;
     if !force {
         pins.expect_here(&neigh::links_now()?).context(
             "nothing was removed: run `slbd detach` in that namespace, or with --force to end its forwarding from here",

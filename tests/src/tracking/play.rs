@@ -28,7 +28,7 @@ use super::{
     control::Control,
     dice::Dice,
     plane::HostPlane,
-    servers::{SERVERS, Scheduling, Server, Servers, Setting},
+    servers::{SERVERS, Scheduling, Server, Servers, Setting, takes_new},
     wire::{self, Kind, Went},
 };
 use crate::packets::frames::flag;
@@ -181,7 +181,7 @@ impl Play {
     }
 
     fn may_drop(&self) -> bool {
-        self.is_changing || !self.in_force.iter().any(Server::takes_new)
+        self.is_changing || !(0..SERVERS).any(|n| takes_new(&self.in_force, n))
     }
 
     /// The flow as it is after a packet to `server`.
@@ -206,7 +206,7 @@ impl Play {
             Went::Nowhere if self.may_drop() => {}
             Went::Nowhere => self.fail("4: a SYN was dropped"),
             Went::Ended => self.fail("a SYN was answered"),
-            Went::To(server) if self.views().iter().any(|servers| servers[server].takes_new()) => {
+            Went::To(server) if self.views().iter().any(|servers| takes_new(servers, server)) => {
                 self.counts.flows += 1;
                 let flow = self.flow(server);
                 self.streams.insert(number, flow);
@@ -228,7 +228,10 @@ impl Play {
         let kept = self.kept.get(&wire::client(number).ip())?;
         let server = &self.in_force[kept.server];
         let has_time = (self.now - kept.last).as_secs() + 2 < self.scheduling[0].persistence;
-        let is_kept = has_time && !self.is_changing && server.life == kept.life && server.takes_new();
+        let is_kept = has_time
+            && !self.is_changing
+            && server.life == kept.life
+            && takes_new(&self.in_force, kept.server);
         is_kept.then_some(kept.server)
     }
 

@@ -21,9 +21,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Whether new flows may be given to it.
-    pub fn takes_new(&self) -> bool {
-        self.exists && self.weight > 0 && self.healthy == Some(true)
+    fn could_take_new(&self) -> bool {
+        self.exists && self.weight > 0 && self.healthy != Some(false)
     }
 
     /// Whether it takes nothing new until somebody changes that.
@@ -39,6 +38,13 @@ impl Server {
 
 /// All of them.
 pub type Servers = [Server; SERVERS];
+
+/// Whether new flows may be given to the n-th server. A server without a check result receives them while no server is
+/// known to be healthy.
+pub fn takes_new(servers: &Servers, n: usize) -> bool {
+    let is_healthy = |server: &Server| server.could_take_new() && server.healthy == Some(true);
+    is_healthy(&servers[n]) || (servers[n].could_take_new() && !servers.iter().any(is_healthy))
+}
 
 /// What is configured besides the servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

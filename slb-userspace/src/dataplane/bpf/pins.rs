@@ -112,14 +112,19 @@ impl Pins {
         self.root.lock()
     }
 
+    /// Checks that the directory holds nothing but pins of SLB, of whatever version.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn expect_own(&self) -> Result<()> {
+        self.versions().map(drop)
+    }
+
     /// Removes every pin of every version: links first, so that nothing forwards by maps that are going away.
     ///
     /// # Errors
     /// The directory is not one of SLB's pins, and nothing was removed; or a pin cannot be removed.
     pub fn remove(&self) -> Result<()> {
-        if !bpffs::is_bpf_fs(self.root())? {
-            bail!("{} is not on a BPF file system: these are not SLB's pins", self.root().display());
-        }
         let versions = self.versions()?;
         let mut pins = Vec::new();
         let mut directories = Vec::new();
@@ -148,6 +153,9 @@ impl Pins {
     /// # Errors
     /// There is something else.
     fn versions(&self) -> Result<Vec<PathBuf>> {
+        if !bpffs::is_bpf_fs(self.root())? {
+            bail!("{} is not on a BPF file system: these are not SLB's pins", self.root().display());
+        }
         let entries =
             fs::read_dir(self.root()).with_context(|| format!("cannot read {}", self.root().display()))?;
         entries

@@ -6,7 +6,7 @@ use super::{Counts, DATAGRAMS, LIVE, Play, SLACK, SLOTS, STREAMS};
 use crate::packets::frames::flag;
 use crate::tracking::{
     control::{Control, HZ},
-    servers::{SERVERS, Scheduling, Server, Setting},
+    servers::{SERVERS, Scheduling, Server, Setting, takes_new},
     wire::{self, Kind},
 };
 
@@ -104,11 +104,11 @@ impl Play {
 
     fn begin_change(&mut self) {
         self.is_changing = true;
-        let servers = self.wanted.iter().zip(&mut self.leaving[1]).zip(&mut self.cut);
-        for ((server, since), cut) in servers {
+        let servers = self.wanted.iter().enumerate().zip(&mut self.leaving[1]).zip(&mut self.cut);
+        for (((n, server), since), cut) in servers {
             if server.is_leaving() {
                 since.get_or_insert(self.now);
-            } else if server.takes_new()
+            } else if takes_new(&self.wanted, n)
                 && let Some(since) = since.take()
                 && self
                     .setting
