@@ -11,18 +11,17 @@ mod orders;
 mod pace;
 mod ports;
 mod signals;
+mod start;
 mod store;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
-use nix::time::{ClockId, clock_getres};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -30,15 +29,14 @@ use tokio::{
 };
 
 use self::{
-    absent::Absent,
-    adoption::{Adoption, named, patience},
+    adoption::Adoption,
     clock::{processor_time, since_start},
     facts::Facts,
     looks::{Looks, Took, Wait},
     losses::Losses,
     orders::{Trial, Waiting},
     pace::Pace,
-    ports::{Ports, attach, links},
+    ports::{Ports, links},
     signals::{Signal, Signals},
     store::Store,
 };
@@ -46,32 +44,26 @@ use crate::{
     api::{
         loader::Loader,
         requests::Request,
-        server::{Running, Snapshot, Sockets, Sources},
+        server::{Running, Snapshot},
         status::{Details, Settings},
         types::Override,
     },
     config::model::Config,
     control::{
-        desired::{Desired, Known, addresses, desired, destinations, targets},
+        desired::{Desired, Known, desired},
         overrides::Place,
         reconcile::{InForce, Reconciler, Sweep},
-        warm_up::{Serving, awaited},
     },
     dataplane::bpf::{maps::Maps, pins::Pins},
     descriptors,
-    health::{Event, Failures, Paths, Supervisor, Target, path},
+    health::{Event, Failures, Paths, Supervisor, path},
     neigh::{
-        self, Resolutions, Resolver,
+        Resolutions, Resolver,
         vips::{Standings, Vips},
     },
     poke::Poker,
 };
 
-/// Time that the first probes, and the kernel's answers about next hops, are given before the data plane is changed. A server that
-/// has no check result by then receives new flows only while no server of its pool is known to be healthy.
-const FIRST_WORD: Duration = Duration::from_secs(1);
-/// Time for which a start waits for servers that replace those of the earlier run at most: the API does not answer meanwhile.
-const START: Duration = Duration::from_secs(15);
 /// Time for which next hops that an earlier run has left hold, while the kernel has none: long enough to ask for them.
 const NEXT_HOPS_HOLD: Duration = Duration::from_secs(5);
 
@@ -82,8 +74,6 @@ const SWEEP: Duration = Duration::from_secs(10);
 const RETRY_PORTS: Duration = Duration::from_secs(1);
 /// Time between two looks at what no notification tells of: links, pins, peers, lost packets.
 const WATCH: Duration = Duration::from_millis(500);
-/// Changes that wait for their turn.
-const QUEUE: usize = 16;
 
 /// Runs until SIGTERM or SIGINT. Forwarding goes on afterwards. SIGHUP reads `file` again, from which `config` has come.
 ///
@@ -102,15 +92,17 @@ pub async fn run(file: PathBuf, config: Config) -> Result<()> {
     };
     let fresh = !pins.exist()?;
     let config = Arc::new(config);
-    let daemon = match Daemon::start(file, config.clone(), &pins).await {
-        Ok(daemon) => daemon,
-        Err(error) => {
-            if fresh {
-                pins.remove().context("cannot remove the pins of a start that failed")?;
-            }
-            return Err(error);
+    let started = tokio::select! {
+        started = Daemon::start(file, config.clone(), &pins) => started.map(Some),
+        signal = signals.stopped() => {
+            tracing::info!(signal, "stopped before the start was complete; what an earlier run left stays active");
+            Ok(None)
         }
     };
+    if fresh && !matches!(started, Ok(Some(_))) {
+        pins.remove().context("cannot remove the pins of a start that was not completed")?;
+    }
+    let Some(daemon) = started? else { return Ok(()) };
     tracing::info!(
         socket = %config.daemon.socket.display(),
         load_balancers = config.load_balancers.len(),
@@ -171,87 +163,6 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn start(file: PathBuf, config: Arc<Config>, pins: &Pins) -> Result<Self> {
-        let sockets = Sockets::bind(&config.daemon).await?;
-        let links_changed = neigh::follow_links()?;
-        let links = links().await?;
-        let (vips, mut standings) = Vips::spawn(addresses(&config)).await?;
-        let stand = standings.borrow_and_update().clone();
-        let (mut reconciler, ports) = attach(&config, pins, &links, jiffies_per_second()?, &stand)?;
-        Absent::of(&config.daemon, &links).log();
-        let mut facts = Facts::remembered(&config, reconciler.held()?, ports.attached());
-        facts.set_vips(stand);
-        facts.expect(targets(&config), BTreeMap::new());
-
-        let mut store = Store::open(&config.daemon.state_dir);
-        if let Err(error) = store.carry_since(reconciler.held()?, &config) {
-            tracing::error!("what is set for renamed groups is not written: {error:#}");
-        }
-        for ended in store.prune(&[&config]) {
-            tracing::warn!("{ended}");
-        }
-
-        let (resolver, neighbours) = Resolver::spawn()?;
-        resolver.watch(destinations(&config));
-
-        let (events, verdicts) = mpsc::channel(1024);
-        let paths = Paths::new(probes(&config), neighbours.clone(), resolver.doubts());
-        let failures = Failures::open(&config.daemon.state_dir);
-        let mut supervisor = Supervisor::new(events.clone(), paths).keeping(failures.clone());
-        supervisor.set_targets(facts.targets());
-
-        let (asking, requests) = mpsc::channel(QUEUE);
-        let snapshots = watch::Sender::new(Arc::new(Snapshot::new(config.clone())));
-        let now = Instant::now();
-        let mut daemon = Self {
-            filed: config.clone(),
-            config,
-            loader: Loader::new(file),
-            trial: None,
-            adoption: None,
-            reconciler,
-            ports,
-            losses: Losses::start(),
-            facts,
-            store,
-            supervisor,
-            failures,
-            events,
-            verdicts,
-            resolver,
-            neighbours,
-            links_changed,
-            vips,
-            standings,
-            requests,
-            asking,
-            api: JoinSet::new(),
-            snapshots,
-            poker: Poker::new()?,
-            next: None,
-            looks: Looks::new(now),
-            pace: Pace::default(),
-            waiting: Vec::new(),
-        };
-        // What comes in time spares a second change, and the first healthy server all the load.
-        let config = daemon.config.clone();
-        daemon.listen(targets(&config), destinations(&config), FIRST_WORD).await;
-        daemon.wait_for_successors().await?;
-        if let Err(error) = daemon.sweep() {
-            // It is tried again; what can be forwarded meanwhile is.
-            tracing::error!(error = format!("{error:#}"), "cannot look at the flow table");
-        }
-        daemon.apply_without_look()?;
-        let shown = Sources {
-            snapshots: daemon.snapshots.subscribe(),
-            view: daemon.ports.view(),
-            losses: daemon.losses.counted(),
-        };
-        let asking = daemon.asking.clone();
-        daemon.api.spawn(sockets.serve(Maps::open(pins)?, daemon.loader.clone(), shown, asking));
-        Ok(daemon)
-    }
-
     async fn run(mut self, signals: &mut Signals) -> Result<()> {
         let forget = Instant::now() + NEXT_HOPS_HOLD;
         let never = Instant::now();
@@ -345,49 +256,6 @@ impl Daemon {
     /// Has the data plane changed together with what else comes soon.
     fn change_soon(&mut self) {
         self.pace.soon(Instant::now());
-    }
-
-    /// Takes notice of what is found out until each of these has been heard of, or for a while: before the first change.
-    async fn listen(
-        &mut self,
-        mut targets: BTreeSet<Target>,
-        mut servers: BTreeSet<IpAddr>,
-        limit: Duration,
-    ) {
-        let patience = Instant::now() + limit;
-        // What is left of both is what is waited for: with thousands of them, not all may be looked at for each that is heard of.
-        targets.retain(|target| !self.facts.has_verdict_on(target));
-        servers.retain(|address| !self.facts.has_way_to(address));
-        while !(targets.is_empty() && servers.is_empty()) {
-            tokio::select! {
-                biased;
-                // First: there may be more news than time.
-                () = sleep_until(patience) => return,
-                Some(event) = self.verdicts.recv() => {
-                    targets.remove(&event.target);
-                    self.facts.heed(event);
-                }
-                Ok(()) = self.neighbours.changed() => {
-                    self.learn();
-                    servers.retain(|address| !self.facts.has_way_to(address));
-                }
-            }
-        }
-    }
-
-    /// The file may have changed while no daemon ran: waits for servers that replace healthy ones of the earlier run, which forwards
-    /// meanwhile.
-    async fn wait_for_successors(&mut self) -> Result<()> {
-        let desired = desired(&self.config, self.facts.known(self.store.settings()));
-        let awaited = awaited(&Serving::held(self.reconciler.held()?), &self.config, &desired);
-        if !awaited.is_empty() {
-            let patience = awaited.targets.iter().map(patience).max().unwrap_or_default();
-            let limit = patience.clamp(FIRST_WORD, START);
-            let servers = named(&awaited).join(", ");
-            tracing::info!(servers, at_most = ?limit, "start: waiting for servers that replace healthy ones");
-            self.listen(awaited.targets, awaited.servers, limit).await;
-        }
-        Ok(())
     }
 
     /// Takes notice of interfaces that have come, gone, or come back.
@@ -540,14 +408,4 @@ fn snapshot(
         }
     }
     Snapshot { state, details, set, running }
-}
-
-/// The kernel's tick rate: the coarse clock advances once a jiffy.
-fn jiffies_per_second() -> Result<u32> {
-    let resolution = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)?;
-    let nanoseconds = u32::try_from(resolution.tv_nsec()).unwrap_or(0);
-    if nanoseconds == 0 {
-        bail!("the coarse clock has no resolution: {resolution}");
-    }
-    Ok((1_000_000_000 + nanoseconds / 2) / nanoseconds)
 }

@@ -21,7 +21,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use slb_userspace::api::types::{Health, Server, Status};
+use slb_userspace::api::types::{self, Health, Server, Status};
 
 use crate::{
     net::{Namespace, run},
@@ -189,7 +189,9 @@ impl Daemon {
                 }
             };
             last = format!("{status:?}");
-            let ready = status.daemon.as_ref().is_some_and(|daemon| daemon.pid == pid)
+            let is_complete =
+                |daemon: &types::Daemon| daemon.pid == pid && daemon.configuration.pending.is_none();
+            let ready = status.daemon.as_ref().is_some_and(is_complete)
                 && servers(&status).next().is_some()
                 && servers(&status).all(|server| match server.health {
                     Health::Unknown => false,

@@ -94,7 +94,7 @@ pub struct Running {
 /// A change that is to become active once its servers are known.
 #[derive(Debug, Clone)]
 pub struct Pending {
-    /// `reload`, `apply` or `fallback`.
+    /// `start`, `reload`, `apply` or `fallback`.
     pub change: &'static str,
     /// What it waits for, in words.
     pub waits_for: Vec<String>,

@@ -161,7 +161,7 @@ pub struct Configuration {
 /// A change that becomes active once its servers are known: also the answer to `GET /v1/pending`, or `null`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
-    /// `reload`, `apply` or `fallback`.
+    /// `start`, `reload`, `apply` or `fallback`.
     pub change: String,
     /// What it waits for, in words.
     pub waits_for: Vec<String>,

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    FIRST_WORD,
     orders::{Answer, reply},
+    start::FIRST_WORD,
 };
 use crate::{
     api::{requests::Refused, server::Pending, types::By},

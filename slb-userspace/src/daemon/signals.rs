@@ -28,10 +28,25 @@ impl Signals {
     }
 
     pub(super) async fn wait(&mut self) -> Signal {
+        let Self { terminate, interrupt, hangup } = self;
         tokio::select! {
-            _ = self.terminate.recv() => Signal::Stop("SIGTERM"),
-            _ = self.interrupt.recv() => Signal::Stop("SIGINT"),
-            _ = self.hangup.recv() => Signal::Reload,
+            name = stop(terminate, interrupt) => Signal::Stop(name),
+            _ = hangup.recv() => Signal::Reload,
         }
+    }
+
+    /// Waits for a signal to end, whose name it returns. A reload that is asked for meanwhile waits for [`Self::wait`].
+    pub(super) async fn stopped(&mut self) -> &'static str {
+        stop(&mut self.terminate, &mut self.interrupt).await
+    }
+}
+
+async fn stop(
+    terminate: &mut tokio::signal::unix::Signal,
+    interrupt: &mut tokio::signal::unix::Signal,
+) -> &'static str {
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
     }
 }

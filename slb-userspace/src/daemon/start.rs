@@ -1,0 +1,214 @@
+//! The start: over an empty data plane, or over what an earlier run has left, which forwards meanwhile.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+use nix::time::{ClockId, clock_getres};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Daemon,
+    absent::Absent,
+    adoption::{named, patience},
+    facts::Facts,
+    looks::Looks,
+    losses::Losses,
+    pace::Pace,
+    ports::{attach, links},
+    probes,
+    store::Store,
+};
+use crate::{
+    api::{
+        loader::Loader,
+        server::{Pending, Snapshot, Sockets, Sources},
+    },
+    config::model::Config,
+    control::{
+        desired::{addresses, desired, destinations, targets},
+        warm_up::{Awaited, Serving, awaited},
+    },
+    dataplane::bpf::{maps::Maps, pins::Pins},
+    health::{Failures, Paths, Supervisor, Target},
+    neigh::{self, Resolver, vips::Vips},
+    poke::Poker,
+};
+
+/// Time that the first probes, and the kernel's answers about next hops, are given before the data plane is changed. A server that
+/// has no check result by then receives new flows only while no server of its pool is known to be healthy.
+pub(super) const FIRST_WORD: Duration = Duration::from_secs(1);
+/// Time for which a start waits at most for servers that replace those of the earlier run: what is asked of the daemon waits too.
+const START: Duration = Duration::from_secs(15);
+/// Changes that wait for their turn.
+const QUEUE: usize = 16;
+
+impl Daemon {
+    /// Starts, and applies `config`, which has been read from `file`. The API answers from then on, or while the start waits for
+    /// servers.
+    pub(super) async fn start(file: PathBuf, config: Arc<Config>, pins: &Pins) -> Result<Self> {
+        let sockets = Sockets::bind(&config.daemon).await?;
+        let links_changed = neigh::follow_links()?;
+        let links = links().await?;
+        let (vips, mut standings) = Vips::spawn(addresses(&config)).await?;
+        let stand = standings.borrow_and_update().clone();
+        let (mut reconciler, ports) = attach(&config, pins, &links, jiffies_per_second()?, &stand)?;
+        Absent::of(&config.daemon, &links).log();
+        let mut facts = Facts::remembered(&config, reconciler.held()?, ports.attached());
+        facts.set_vips(stand);
+        facts.expect(targets(&config), BTreeMap::new());
+
+        let mut store = Store::open(&config.daemon.state_dir);
+        if let Err(error) = store.carry_since(reconciler.held()?, &config) {
+            tracing::error!("what is set for renamed groups is not written: {error:#}");
+        }
+        for ended in store.prune(&[&config]) {
+            tracing::warn!("{ended}");
+        }
+
+        let (resolver, neighbours) = Resolver::spawn()?;
+        resolver.watch(destinations(&config));
+
+        let (events, verdicts) = mpsc::channel(1024);
+        let paths = Paths::new(probes(&config), neighbours.clone(), resolver.doubts());
+        let failures = Failures::open(&config.daemon.state_dir);
+        let mut supervisor = Supervisor::new(events.clone(), paths).keeping(failures.clone());
+        supervisor.set_targets(facts.targets());
+
+        let (asking, requests) = mpsc::channel(QUEUE);
+        let snapshots = watch::Sender::new(Arc::new(Snapshot::new(config.clone())));
+        let now = Instant::now();
+        let mut daemon = Self {
+            filed: config.clone(),
+            config,
+            loader: Loader::new(file),
+            trial: None,
+            adoption: None,
+            reconciler,
+            ports,
+            losses: Losses::start(),
+            facts,
+            store,
+            supervisor,
+            failures,
+            events,
+            verdicts,
+            resolver,
+            neighbours,
+            links_changed,
+            vips,
+            standings,
+            requests,
+            asking,
+            api: JoinSet::new(),
+            snapshots,
+            poker: Poker::new()?,
+            next: None,
+            looks: Looks::new(now),
+            pace: Pace::default(),
+            waiting: Vec::new(),
+        };
+        // What comes in time spares a second change, and the first healthy server all the load.
+        let config = daemon.config.clone();
+        daemon.listen(targets(&config), destinations(&config), FIRST_WORD).await;
+        daemon.serve(sockets, pins)?;
+        daemon.wait_for_successors().await?;
+        if let Err(error) = daemon.sweep() {
+            // It is tried again; what can be forwarded meanwhile is.
+            tracing::error!(error = format!("{error:#}"), "cannot look at the flow table");
+        }
+        daemon.apply_without_look()?;
+        Ok(daemon)
+    }
+
+    /// Serves the API as soon as there is a snapshot to show.
+    fn serve(&mut self, sockets: Sockets, pins: &Pins) -> Result<()> {
+        let shown = Sources {
+            snapshots: self.snapshots.subscribe(),
+            view: self.ports.view(),
+            losses: self.losses.counted(),
+        };
+        let mut first = self.snapshots.subscribe();
+        let serving = sockets.serve(Maps::open(pins)?, self.loader.clone(), shown, self.asking.clone());
+        self.api.spawn(async move {
+            first.changed().await?;
+            serving.await
+        });
+        Ok(())
+    }
+
+    /// Takes notice of what is found out until each of these has been heard of, or for a while: before the first change.
+    async fn listen(
+        &mut self,
+        mut targets: BTreeSet<Target>,
+        mut servers: BTreeSet<IpAddr>,
+        limit: Duration,
+    ) {
+        let patience = Instant::now() + limit;
+        // What is left of both is what is waited for: with thousands of them, not all may be looked at for each that is heard of.
+        targets.retain(|target| !self.facts.has_verdict_on(target));
+        servers.retain(|address| !self.facts.has_way_to(address));
+        while !(targets.is_empty() && servers.is_empty()) {
+            tokio::select! {
+                biased;
+                // First: there may be more news than time.
+                () = sleep_until(patience) => return,
+                Some(event) = self.verdicts.recv() => {
+                    targets.remove(&event.target);
+                    self.facts.heed(event);
+                }
+                Ok(()) = self.neighbours.changed() => {
+                    self.learn();
+                    servers.retain(|address| !self.facts.has_way_to(address));
+                }
+            }
+        }
+    }
+
+    /// The file may have changed while no daemon ran: waits for servers that replace healthy ones of the earlier run, which forwards
+    /// meanwhile.
+    async fn wait_for_successors(&mut self) -> Result<()> {
+        let desired = desired(&self.config, self.facts.known(self.store.settings()));
+        let awaited = awaited(&Serving::held(self.reconciler.held()?), &self.config, &desired);
+        if awaited.is_empty() {
+            return Ok(());
+        }
+        let patience = awaited.targets.iter().map(patience).max().unwrap_or_default();
+        let limit = patience.clamp(FIRST_WORD, START);
+        let servers = named(&awaited).join(", ");
+        tracing::info!(servers, at_most = ?limit, "start: waiting for servers that replace healthy ones");
+        self.show_held(&awaited, limit)?;
+        self.listen(awaited.targets, awaited.servers, limit).await;
+        Ok(())
+    }
+
+    /// Shows what the earlier run has left, and what the start waits for.
+    fn show_held(&mut self, awaited: &Awaited, limit: Duration) -> Result<()> {
+        let pending = Pending { change: "start", waits_for: named(awaited), ends: Instant::now() + limit };
+        let mut snapshot = Snapshot::new(self.config.clone());
+        snapshot.state = Arc::new(self.reconciler.held()?.clone());
+        snapshot.running = self.running();
+        snapshot.running.pending = Some(pending);
+        self.snapshots.send_replace(Arc::new(snapshot));
+        Ok(())
+    }
+}
+
+/// The kernel's tick rate: the coarse clock advances once a jiffy.
+fn jiffies_per_second() -> Result<u32> {
+    let resolution = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)?;
+    let nanoseconds = u32::try_from(resolution.tv_nsec()).unwrap_or(0);
+    if nanoseconds == 0 {
+        bail!("the coarse clock has no resolution: {resolution}");
+    }
+    Ok((1_000_000_000 + nanoseconds / 2) / nanoseconds)
+}
