@@ -8,7 +8,7 @@ use ebpf_build::toolchain::Search;
 use crate::process::{Privilege, run};
 
 /// Programs the tests and the demo start, and the packages they are in.
-const TEST_TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("ethtool", "ethtool")];
+const TEST_TOOLS: [(&str, &str); 3] = [("ip", "iproute2"), ("ethtool", "ethtool"), ("nft", "nftables")];
 
 /// OpenSSL's headers, for health checks over TLS, and what finds them.
 const OPENSSL: [&str; 2] = ["libssl-dev", "pkg-config"];
