@@ -77,8 +77,9 @@ pub enum ProbeError {
         /// Which way that is, and what happened on the other.
         comparison: String,
     },
-    /// This host was short of descriptors, memory or ports. It says nothing about the server.
-    #[error("not probed: {0}")]
+    /// This host could not send: it was short of descriptors, memory or ports, its firewall forbids it, or its interface is down. It
+    /// says nothing about the server.
+    #[error("not probed: {}", local_cause(.0))]
     Local(io::Error),
     /// This host has no way to probe the server. It says nothing about the server.
     #[error("not probed: {0}")]
@@ -105,6 +106,9 @@ impl From<io::Error> for ProbeError {
                 | Errno::ENFILE
                 | Errno::ENOMEM
                 | Errno::ENOBUFS
+                | Errno::ENETDOWN
+                | Errno::ENODEV
+                | Errno::ENXIO
                 | Errno::EADDRNOTAVAIL
                 | Errno::EADDRINUSE
                 | Errno::EPERM
@@ -113,6 +117,27 @@ impl From<io::Error> for ProbeError {
             _ => Self::Failed(error),
         }
     }
+}
+
+/// What an error of this host means, and where to look.
+fn local_cause(error: &io::Error) -> String {
+    let cause = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EPERM | Errno::EACCES) => {
+            "a firewall rule or a prohibit route of this host drops the packets of the check (`nft list ruleset`, `ip route`)"
+        }
+        Some(Errno::ENOBUFS) => {
+            "a queue of this host drops the packets of the check (`tc -s qdisc`, `nft list ruleset`)"
+        }
+        Some(Errno::EMFILE | Errno::ENFILE) => "this host is out of file descriptors (`LimitNOFILE`)",
+        Some(Errno::EADDRNOTAVAIL | Errno::EADDRINUSE) => {
+            "this host has no free port or address to probe from (`sysctl net.ipv4.ip_local_port_range`)"
+        }
+        Some(Errno::ENETDOWN | Errno::ENODEV | Errno::ENXIO) => {
+            "the interface towards the server is down or gone"
+        }
+        _ => return error.to_string(),
+    };
+    format!("{cause}: {error}")
 }
 
 #[cfg(test)]
@@ -127,9 +152,14 @@ mod tests {
         assert!(matches!(classify(Errno::ETIMEDOUT), ProbeError::NoAnswer));
         assert!(matches!(classify(Errno::ECONNRESET), ProbeError::Reset));
         assert!(classify(Errno::EPROTO).blames_server());
-        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::EADDRNOTAVAIL] {
+        for errno in [Errno::EMFILE, Errno::ENOBUFS, Errno::ENETDOWN, Errno::EPERM, Errno::EADDRNOTAVAIL] {
             assert!(!classify(errno).blames_server(), "{errno}");
         }
         assert!(!ProbeError::NoWay(String::new()).blames_server());
+        let said = classify(Errno::EPERM).to_string();
+        assert!(
+            said.starts_with("not probed: a firewall rule") && said.contains("nft list ruleset"),
+            "{said}"
+        );
     }
 }

@@ -15,6 +15,7 @@ mod through;
 mod tun;
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -25,7 +26,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use self::through::{Through, resolved};
+use self::{
+    registry::SendError,
+    through::{Through, resolved},
+};
 use super::{ProbeError, Target};
 use crate::neigh::{NextHop, Resolution, Resolutions, Unresolved};
 
@@ -91,14 +95,21 @@ pub(super) struct Route<'p> {
     target: &'p Target,
     /// Where the probe goes to a VIP: what joins it to the host, the VIP, and the next hop to the server.
     through: Option<(&'p Through, IpAddr, NextHop)>,
+    send_error: SendError,
 }
 
-impl Route<'_> {
+impl<'p> Route<'p> {
+    fn new(paths: &'p Paths, target: &'p Target, through: Option<(&'p Through, IpAddr, NextHop)>) -> Self {
+        Self { paths, target, through, send_error: SendError::default() }
+    }
+
     /// Opens a socket for the probe.
     pub(super) async fn open(&self, transport: Transport) -> Result<Opened, ProbeError> {
         let settings = &self.paths.settings;
         if let Some((through, vip, hop)) = &self.through {
-            return through.socket(self.target, *vip, transport, settings, hop).await;
+            return through
+                .socket(self.target, *vip, transport, settings, hop, self.send_error.clone())
+                .await;
         }
         let remote = self.target.address;
         let socket = socket::open(remote.ip(), transport, settings.mark)?;
@@ -111,6 +122,13 @@ impl Route<'_> {
     /// Whether packets of probes do not leave this host: what becomes of a probe says nothing about the server.
     pub(super) fn is_broken(&self) -> bool {
         self.through.as_ref().is_some_and(|(through, ..)| through.is_broken())
+    }
+
+    /// Why this host did not send a packet of the probe, where that says nothing about the server.
+    pub(super) fn send_error(&self) -> Option<ProbeError> {
+        // An error cannot be copied; what it says can.
+        let error = self.send_error.get()?.raw_os_error().map(io::Error::from_raw_os_error)?;
+        Some(ProbeError::from(error)).filter(|error| !error.blames_server())
     }
 
     /// Tells the silence of a server, which may be as good as an answer, from that of one that cannot be reached. Whether it
@@ -161,7 +179,7 @@ impl Paths {
         };
         let deadline = Instant::now() + timeout;
         let Some((vip, through)) = through else {
-            return Ok((Route { paths: self, target, through: None }, deadline));
+            return Ok((Route::new(self, target, None), deadline));
         };
         let mut neighbours = self.neighbours.clone();
         let server = target.address.ip();
@@ -169,7 +187,7 @@ impl Paths {
         match timeout_at(deadline, known).await {
             Ok(Ok(known)) => {
                 let hop = resolved(&known, server).map(|hop| (through, vip, hop));
-                Ok((Route { paths: self, target, through: hop }, deadline))
+                Ok((Route::new(self, target, hop), deadline))
             }
             Ok(Err(_)) => Err(ProbeError::NoWay("next hops are not followed".to_owned())),
             Err(_elapsed) => match self.neighbours.borrow().get(&server) {

@@ -21,7 +21,15 @@ pub async fn probe(target: &Target, paths: &Paths) -> Result<(), ProbeError> {
         // Only who has sent something knows what silence means.
         CheckKind::Udp(check) => udp::probe(&route, check, deadline).await,
     };
+    let is_udp = matches!(target.check.kind, CheckKind::Udp(_));
     match outcome.unwrap_or(Err(ProbeError::TimedOut(timeout))) {
+        // Without an answer: a server that was sent nothing is not silent.
+        outcome
+            if (outcome.is_err() || is_udp)
+                && let Some(error) = route.send_error() =>
+        {
+            Err(error)
+        }
         Err(error) if error.blames_server() && route.is_broken() => Err(ProbeError::NoWay(format!(
             "health checks on the way of the traffic cannot be sent at present (the log says why): {error}"
         ))),

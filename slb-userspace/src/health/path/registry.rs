@@ -2,8 +2,9 @@
 
 use std::{
     collections::HashMap,
+    io,
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use slb_common::net::headers::protocol;
@@ -29,17 +30,27 @@ pub(super) enum Way {
     Ipip { server: IpAddr },
 }
 
+/// Why this host did not send a packet of a probe, if so.
+pub(super) type SendError = Arc<OnceLock<io::Error>>;
+
+/// A probe under way.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) way: Way,
+    pub(super) send_error: SendError,
+}
+
 /// The probes under way.
 #[derive(Debug, Default)]
-pub(super) struct Registry(Mutex<HashMap<Key, Way>>);
+pub(super) struct Registry(Mutex<HashMap<Key, Entry>>);
 
 impl Registry {
     /// Enters a probe, unless there is one that has the same packets.
-    pub(super) fn enter(&self, key: Key, way: Way) -> bool {
+    pub(super) fn enter(&self, key: Key, entry: Entry) -> bool {
         let mut probes = self.lock();
         let free = !probes.contains_key(&key);
         if free {
-            probes.insert(key, way);
+            probes.insert(key, entry);
         }
         free
     }
@@ -49,12 +60,12 @@ impl Registry {
         self.lock().remove(&key);
     }
 
-    /// Where a packet is sent, if it is one of a probe.
-    pub(super) fn way(&self, packet: &[u8]) -> Option<Way> {
-        self.lock().get(&key_of(packet)?).copied()
+    /// The probe that a packet is of, if any.
+    pub(super) fn entry(&self, packet: &[u8]) -> Option<Entry> {
+        self.lock().get(&key_of(packet)?).cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Way>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
         // Nothing that holds the lock can panic half-way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -123,12 +134,14 @@ mod tests {
         let registry = Registry::default();
         let key = Key { transport: Transport::Icmp, is_v4: true, id: 7 };
         let [first, second] = [1, 2].map(|host| Way::Ipip { server: [10, 0, 0, host].into() });
-        assert!(registry.enter(key, first));
-        assert!(!registry.enter(key, second));
+        let entry = |way| Entry { way, send_error: SendError::default() };
+        let way = |packet: &[u8]| registry.entry(packet).map(|entry| entry.way);
+        assert!(registry.enter(key, entry(first)));
+        assert!(!registry.enter(key, entry(second)));
         let packet = v4(1, &[8, 0, 0, 0, 0, 7]);
-        assert_eq!(registry.way(&packet), Some(first));
+        assert_eq!(way(&packet), Some(first));
         registry.remove(key);
-        assert_eq!(registry.way(&packet), None);
-        assert!(registry.enter(key, second));
+        assert_eq!(way(&packet), None);
+        assert!(registry.enter(key, entry(second)));
     }
 }

@@ -31,7 +31,7 @@ use super::{
     capture::Capture,
     emit::Emitter,
     guard,
-    registry::{Key, Registry, Way},
+    registry::{Entry, Key, Registry, SendError, Way},
     room::Room,
     socket, source,
     tun::Tun,
@@ -132,6 +132,7 @@ impl Through {
         transport: Transport,
         settings: &Settings,
         hop: &NextHop,
+        send_error: SendError,
     ) -> Result<Opened, ProbeError> {
         let server = target.address.ip();
         let source = source(settings, vip, server, hop)?;
@@ -139,7 +140,7 @@ impl Through {
             Via::Dsr { .. } => Way::Dsr { interface: hop.interface_index, mac: hop.destination_mac },
             Via::Ipip { .. } | Via::Direct => Way::Ipip { server },
         };
-        let lease = self.enter(source, transport, way)?;
+        let lease = self.enter(source, transport, Entry { way, send_error })?;
         let id = lease.probe.as_ref().map_or(0, |probe| probe.key.id);
         self.share(source).await.map_err(|error| ProbeError::NoWay(format!("{error:#}")))?;
         let capture = if vip.is_ipv4() { &self.v4 } else { &self.v6 };
@@ -159,7 +160,7 @@ impl Through {
     }
 
     /// Finds a port or an identifier, and enters the probe under it.
-    fn enter(&self, source: IpAddr, transport: Transport, way: Way) -> Result<Lease, ProbeError> {
+    fn enter(&self, source: IpAddr, transport: Transport, entry: Entry) -> Result<Lease, ProbeError> {
         for _ in 0..ATTEMPTS {
             let (guard, id) = match transport {
                 Transport::Icmp => (None, fastrand::u16(..)),
@@ -170,7 +171,7 @@ impl Through {
             };
             let key = Key { transport, is_v4: source.is_ipv4(), id };
             // Two addresses of the host may have the same port free.
-            if self.registry.enter(key, way) {
+            if self.registry.enter(key, entry.clone()) {
                 let probe = Released { key, _guard: guard };
                 return Ok(Lease { released: self.released.clone(), probe: Some(probe) });
             }
@@ -224,10 +225,11 @@ async fn outwards(
 ) {
     let mut packet = vec![0; PACKET];
     let send = |packet: &[u8]| {
-        let Some(way) = registry.way(packet) else { return };
+        let Some(Entry { way, send_error }) = registry.entry(packet) else { return };
         if let Err(error) = emitter.send(packet, way) {
-            // As a packet that is lost: the probe fails in the end, and here is why.
-            tracing::warn!(%error, ?way, "cannot send a packet of a health check");
+            // Else it is as a packet that is lost: the probe fails, and its detail says why.
+            tracing::debug!(%error, ?way, "cannot send a packet of a health check");
+            let _ = send_error.set(error);
         }
     };
     loop {

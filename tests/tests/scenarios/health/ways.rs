@@ -12,7 +12,7 @@ use slb_tests::{
     server::Service,
     wait::wait_for,
 };
-use slb_userspace::api::types::Health;
+use slb_userspace::api::types::{Health, Server};
 
 use super::{VICTIM, WEIGHTS, able_again, used};
 use crate::modes::{Way, prepare};
@@ -149,6 +149,46 @@ fn a_host_that_is_gone_is_found_by_udp() {
     }
 }
 
+/// What this host's own firewall or queues drop says nothing about servers: neither silence nor, for UDP, health.
+#[test]
+fn what_this_host_does_not_send_blames_no_server() {
+    const EGRESS: &str = "table netdev own {\n  chain leaves {\n    \
+                          type filter hook egress device b1 priority 0;\n    meta l4proto { tcp, udp } counter drop\n  }\n}\n";
+    const OUTPUT: &str = "table inet own {\n  chain leaves {\n    type filter hook output priority 0;\n    meta l4proto { 4, 41 } counter drop\n  }\n}\n";
+    for ((name, way), (drops, why)) in
+        WAYS[..2].iter().zip([(EGRESS, "No buffer space"), (OUTPUT, "Operation not permitted")])
+    {
+        let name = format!("what_this_host_does_not_send_blames_no_server: {name}");
+        scenario(&name, &WEIGHTS, |world| {
+            prepare(world, *way)?;
+            world.plan.checks.insert(Service::Echo, "kind = \"udp\"");
+            world.start()?;
+            all_healthy(world)?;
+            run(world.net.slb.command("nft").args(["-f", "-"]), drops)?;
+            for service in [Service::Http, Service::Echo] {
+                wait_for("servers that are not probed", PATIENCE, || {
+                    let of_service = world.wait_for_health_of(service, VICTIM, Health::Healthy)?;
+                    let is_said = |server: &Server| {
+                        let detail = server.detail.as_deref().unwrap_or_default();
+                        detail.contains("not probed: ") && detail.contains(why)
+                    };
+                    Ok(of_service.iter().all(is_said).then_some(()))
+                })?;
+            }
+            // More of them than it takes to find a server dead.
+            wait_for("more probes", PATIENCE, || Ok((dropped(world)? >= 2 * PROBES).then_some(())))?;
+            all_healthy(world)?;
+            used(world, Service::Http, true)?;
+            run(world.net.slb.command("nft").args(["flush", "ruleset"]), "")?;
+            wait_for("servers that are probed", PATIENCE, || {
+                let is_said = |server: &Server| server.detail.is_some();
+                let servers = world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
+                Ok((!servers.iter().any(is_said)).then_some(()))
+            })
+        });
+    }
+}
+
 /// A machine without TUN devices: checks go to the servers' own addresses, and the daemon says so.
 #[test]
 fn without_a_tun_device_servers_are_checked_at_their_own_addresses() {
@@ -208,6 +248,13 @@ fn all_healthy(world: &World) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Packets that the only rule of the load balancer's firewall has dropped.
+fn dropped(world: &World) -> Result<u64> {
+    let rules = run(world.net.slb.command("nft").args(["list", "ruleset"]), "")?;
+    let count = rules.split("counter packets ").nth(1).and_then(|rest| rest.split(' ').next());
+    Ok(count.context("no counter")?.parse()?)
 }
 
 /// Every entry of the victim becomes unhealthy, and what is said of it comes to hold all words: why is found out afterwards.
