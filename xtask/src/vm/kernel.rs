@@ -19,8 +19,10 @@ const MIRROR: &str = "http://deb.debian.org/debian";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Names Debian's newest kernel for virtual machines in each suite: small, and with every device the tests need.
 const METAPACKAGE: &str = "linux-image-cloud-amd64";
-/// What the packages begin with that hold a kernel and its modules: one package until 7.1, three since.
-const PARTS: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
+/// What the packages begin with that hold a kernel and its modules: one package until 7.1, four since.
+const PARTS: [&str; 4] = ["linux-image-", "linux-binary-", "linux-modules-", "linux-base-"];
+/// Names the modules that are built into the kernel.
+const BUILTIN: &str = "modules.builtin";
 
 /// A kernel of Debian's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -166,7 +168,7 @@ fn kernel_packages(answer: &str) -> Vec<String> {
         .collect()
 }
 
-/// Finds an unpacked kernel; since 7.1 everything lies under `usr`.
+/// Finds an unpacked kernel, whole; since 7.1 everything lies under `usr`.
 fn find(root: &Path) -> Result<Image> {
     for modules in ["lib/modules", "usr/lib/modules"].map(|path| root.join(path)) {
         let Some(entry) = fs::read_dir(&modules).ok().and_then(|mut entries| entries.next()) else {
@@ -175,7 +177,8 @@ fn find(root: &Path) -> Result<Image> {
         let entry = entry?;
         let release = entry.file_name().to_string_lossy().into_owned();
         let places = [root.join("boot").join(format!("vmlinuz-{release}")), entry.path().join("vmlinuz")];
-        if let Some(vmlinuz) = places.into_iter().find(|place| place.is_file()) {
+        let is_whole = entry.path().join(BUILTIN).is_file();
+        if let Some(vmlinuz) = places.into_iter().find(|place| is_whole && place.is_file()) {
             return Ok(Image { vmlinuz, modules: entry.path(), release });
         }
     }
@@ -185,14 +188,33 @@ fn find(root: &Path) -> Result<Image> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::target_dir;
 
     #[test]
     fn packages_of_a_kernel_are_those_with_a_version() {
         let answer = "linux-image-cloud-amd64\n  Depends: linux-base-cloud-amd64\n  Depends: linux-image-7.3.4-cloud-amd64\n  \
-                      Depends: linux-modules-7.3.4-cloud-amd64\n  Depends: kmod\n";
+                      Depends: linux-modules-7.3.4-cloud-amd64\n  Depends: linux-base-7.3.4-cloud-amd64\n  Depends: kmod\n";
         assert_eq!(
             kernel_packages(answer),
-            ["linux-image-7.3.4-cloud-amd64", "linux-modules-7.3.4-cloud-amd64"]
+            [
+                "linux-image-7.3.4-cloud-amd64",
+                "linux-modules-7.3.4-cloud-amd64",
+                "linux-base-7.3.4-cloud-amd64"
+            ]
         );
+    }
+
+    #[test]
+    fn a_kernel_without_its_list_of_builtin_modules_is_not_whole() {
+        let root = target_dir().unwrap().join(format!("kernel-{}", std::process::id()));
+        let modules = root.join("usr/lib/modules/7.3.4");
+        fs::create_dir_all(&modules).unwrap();
+        fs::write(modules.join("vmlinuz"), "").unwrap();
+        let part = find(&root).map(|image| image.release);
+        fs::write(modules.join(BUILTIN), "").unwrap();
+        let whole = find(&root).map(|image| image.release);
+        fs::remove_dir_all(&root).unwrap();
+        assert!(part.is_err());
+        assert_eq!(whole.unwrap(), "7.3.4");
     }
 }
