@@ -9,6 +9,7 @@ pub mod frames;
 pub mod host;
 pub mod icmp;
 pub mod kernel;
+pub mod losses;
 pub mod oracle;
 pub mod random;
 pub mod reset;

@@ -22,6 +22,7 @@ use slb_tests::packets::{
     frames::{self, flag},
     host::Host,
     kernel::{self, Kernel},
+    losses,
     oracle::{self, Oracle},
     random,
     scenario::{same, same_counters, xdp_action},
@@ -40,6 +41,17 @@ const VERIFIED: u32 = 300_000;
 fn cases_on_the_host() {
     let failures: Vec<_> = table::all().iter().filter_map(|case| case.run(None).err()).collect();
     report(&failures);
+}
+
+/// The programs at the kernel's tracepoints load, and read the kernel's structures where they are.
+#[test]
+fn losses_are_counted_in_the_kernel() {
+    if !kernel::is_available("losses_are_counted_in_the_kernel") {
+        return;
+    }
+    let (aborted, redirected) = kernel::in_namespace(losses::lose).expect("lost frames");
+    assert_eq!((aborted.redirect, aborted.transmit), (0, 0), "{aborted:?}");
+    assert_eq!((redirected.transmit, redirected.exception), (0, 0), "{redirected:?}");
 }
 
 #[test]

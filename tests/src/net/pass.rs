@@ -30,9 +30,13 @@ const ATTACH_XDP: u32 = 37;
 /// XDP_FLAGS_DRV_MODE: in the driver or not at all.
 const NATIVE: u32 = 1 << 2;
 
-/// `xdp_action`: XDP_DROP and XDP_PASS.
+/// `xdp_action`: XDP_ABORTED, XDP_DROP and XDP_PASS.
+const ABORTED: u8 = 0;
 const DROP: u8 = 1;
 const PASS: u8 = 2;
+/// The helper's number, and the instruction that ends a program.
+const BPF_REDIRECT: u8 = 23;
+const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
 
 /// The beginning of `union bpf_attr` for BPF_PROG_LOAD; the kernel takes what is not given as zero.
 #[repr(C)]
@@ -97,9 +101,27 @@ pub(crate) fn attach_blocking(interface: &str) -> Result<OwnedFd> {
     run(interface, DROP)
 }
 
+/// Has the kernel count an exception for everything that comes to an interface of the calling thread's
+/// namespace, while what is returned is open.
+pub(crate) fn attach_aborting(interface: &str) -> Result<OwnedFd> {
+    run(interface, ABORTED)
+}
+
+/// Has everything that comes to an interface of the calling thread's namespace redirected to the interface `to`, while what is
+/// returned is open.
+pub(crate) fn attach_redirecting(interface: &str, to: u8) -> Result<OwnedFd> {
+    // `r1 = to; r2 = 0; call bpf_redirect; exit`.
+    let call = [0x85, 0, 0, 0, BPF_REDIRECT, 0, 0, 0];
+    load(interface, &[[0xb7, 1, 0, 0, to, 0, 0, 0], [0xb7, 2, 0, 0, 0, 0, 0, 0], call, EXIT])
+}
+
 fn run(interface: &str, action: u8) -> Result<OwnedFd> {
-    // `r0 = action; exit`, each as opcode, registers, offset and immediate.
-    let program: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, action, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+    // `r0 = action; exit`.
+    load(interface, &[[0xb7, 0, 0, 0, action, 0, 0, 0], EXIT])
+}
+
+/// Loads a program of these instructions, each an opcode, registers, offset and immediate, and attaches it.
+fn load(interface: &str, program: &[[u8; 8]]) -> Result<OwnedFd> {
     let load = ProgLoad {
         prog_type: XDP,
         insn_cnt: program.len().try_into()?,
