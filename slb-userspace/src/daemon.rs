@@ -291,8 +291,9 @@ impl Daemon {
     /// were.
     fn use_ports(&mut self, without: &[String], gone: &BTreeSet<u32>) {
         let attached = self.ports.attached_without(without);
-        self.reconciler.set_interfaces(attached.keys().copied().collect(), gone);
+        self.reconciler.set_interfaces(self.ports.exits(without), gone);
         self.facts.set_interfaces(attached, self.ports.refused(), self.ports.absent());
+        self.facts.set_advice(self.ports.advice());
         self.look_for_next_hops();
     }
 

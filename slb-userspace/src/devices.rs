@@ -4,10 +4,12 @@ mod features;
 mod hook;
 mod merging;
 mod netlink;
+mod stacked;
 
 pub use features::{Native, native};
 pub use hook::{Hook, Role, conflict};
 pub use merging::{below, switch_off};
+pub use stacked::{advice, members, refusal, shadowed, unfit};
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -50,6 +50,7 @@ impl Daemon {
         // Those that stay may all be away for a while: that is no reason against any other change.
         if !added.is_empty() || !removed.is_empty() {
             ports::some_there(interfaces, &links).map_err(unfit)?;
+            ports::expect_fit(&self.config.daemon.interfaces, interfaces, &links).map_err(unfit)?;
         }
         let desired = desired(config, self.facts.known(self.store.settings()));
         self.reconciler.check(&desired).map_err(unfit)?;

@@ -33,6 +33,8 @@ pub(super) struct Facts {
     refused: BTreeMap<u32, String>,
     /// Names of interfaces that should and are not there.
     absent: BTreeSet<String>,
+    /// What to do about servers that are reached through interfaces of these names, which do not run the program.
+    advice: BTreeMap<String, String>,
     /// What is checked: verdicts on anything else come too late.
     targets: BTreeSet<Target>,
     /// What probes have found.
@@ -60,6 +62,7 @@ impl Facts {
             targets: BTreeSet::new(),
             refused: BTreeMap::new(),
             absent: BTreeSet::new(),
+            advice: BTreeMap::new(),
             probed: health.clone(),
             not_probed: BTreeMap::new(),
             suspects: Suspects::default(),
@@ -150,6 +153,11 @@ impl Facts {
         self.interfaces = attached;
         self.refused = refused;
         self.absent = absent;
+    }
+
+    /// Takes notice of what to do about servers that are reached through interfaces of these names.
+    pub(super) fn set_advice(&mut self, advice: BTreeMap<String, String>) {
+        self.advice = advice;
     }
 
     /// Whether there is a verdict on a target.
@@ -319,9 +327,12 @@ impl Facts {
             Resolution::Resolved(hop) if self.absent.contains(&hop.interface) => {
                 Err(format!("it was reached through {}, which is gone", hop.interface))
             }
-            Resolution::Resolved(hop) => {
-                Err(format!("it is reached through {}, which is not in [daemon] interfaces", hop.interface))
-            }
+            Resolution::Resolved(hop) => Err(match self.advice.get(&hop.interface) {
+                Some(advice) => format!("it is reached through {}: {advice}", hop.interface),
+                None => {
+                    format!("it is reached through {}, which is not in [daemon] interfaces", hop.interface)
+                }
+            }),
             Resolution::Unresolved(why) => {
                 // It has been found good enough for whatever used it, and the kernel has said nothing else yet.
                 let hop = self.remembered.get(address).filter(|_| !why.is_verdict()).copied();

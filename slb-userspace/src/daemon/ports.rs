@@ -4,6 +4,7 @@
 mod attach;
 mod merged;
 mod pinned;
+mod stacked;
 mod watch;
 
 use std::{
@@ -31,7 +32,7 @@ use crate::{
         pins::Pins,
         xdp::{Attachment, Program},
     },
-    devices::Hook,
+    devices::{self, Hook},
     neigh::{self, Link, vips::Standings},
 };
 
@@ -68,6 +69,7 @@ pub(super) struct Ports {
     renamed: BTreeMap<String, String>,
     /// The interfaces that the program has been put on, by index.
     held: BTreeMap<u32, Held>,
+    stacked: stacked::Stacked,
     view: channel::Sender<Arc<View>>,
 }
 
@@ -78,6 +80,8 @@ struct Held {
     /// What binds the program to it.
     pinned: Pinned,
     hook: Hook,
+    /// Why it would be refused now, if so: it has become a member of a bond or a VRF.
+    misfit: Option<String>,
     /// Times in a row that it could not take part in native forwarding.
     misses: u8,
     /// What is special about it.
@@ -123,6 +127,7 @@ pub(super) fn attach(
     vips: &Standings,
 ) -> Result<(Reconciler<Maps>, Ports)> {
     some_there(&config.daemon.interfaces, links)?;
+    expect_fit(&[], &config.daemon.interfaces, links)?;
     let here: Vec<Link> = links.values().cloned().collect();
     pins.expect_here(&here).context(
         "set [daemon] pin_dir to another directory: each network namespace needs one of its own (where nothing of the other \
@@ -156,12 +161,12 @@ pub(super) fn attach(
         ports: BTreeMap::new(),
         renamed: BTreeMap::new(),
         held: BTreeMap::new(),
+        stacked: stacked::Stacked::default(),
         view: channel::Sender::default(),
     };
     ports.add(&config.daemon.interfaces, links)?;
     loader::detach_others(pins, &ports.held.keys().copied().collect())?;
-    let indexes: BTreeSet<u32> = ports.attached().into_keys().collect();
-    reconciler.set_interfaces(indexes, &BTreeSet::new());
+    reconciler.set_interfaces(ports.exits(&[]), &BTreeSet::new());
     Ok((reconciler, ports))
 }
 
@@ -174,6 +179,11 @@ pub(super) fn some_there(names: &[String], links: &Links) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Fails if the program is of no use on interfaces of the names `new`, for a reason that the names `old` had not.
+pub(super) fn expect_fit(old: &[String], new: &[String], links: &Links) -> Result<()> {
+    devices::refusal(old, new, links).map_or(Ok(()), |why| bail!("[daemon] interfaces: {why}"))
 }
 
 /// Those of these names that there is no interface of.
@@ -235,7 +245,8 @@ impl Ports {
 
     fn shown(&self, name: &str, held: &Held) -> Shown {
         let why = self.why_generic.iter().filter(|_| held.hook == Hook::Generic).cloned();
-        Shown { name: name.to_owned(), hook: held.hook, notes: why.chain(held.notes.clone()).collect() }
+        let notes = why.chain(held.misfit.clone()).chain(held.notes.clone()).collect();
+        Shown { name: name.to_owned(), hook: held.hook, notes }
     }
 
     /// Names of interfaces that are not there.
@@ -262,6 +273,7 @@ impl Ports {
             let port = links.get(name).map_or(Port::Absent, |link| Port::Attached(link.index));
             self.ports.insert(name.clone(), port);
         }
+        self.survey(links);
         self.judge(true);
         self.unmerge(links);
         self.publish();
@@ -297,11 +309,12 @@ impl Ports {
             let now = if self.holds(&port, link) {
                 port.clone()
             } else {
-                self.followed(&name, &port, link, &mut gone)
+                self.followed(&name, &port, link, links, &mut gone)
             };
             changed |= now != port;
             self.ports.insert(name, now);
         }
+        changed |= self.survey(links);
         self.unmerge(links);
         self.publish();
         (changed || !gone.is_empty()).then_some(gone)
@@ -328,7 +341,14 @@ impl Ports {
         all
     }
 
-    fn followed(&mut self, name: &str, port: &Port, link: Option<&Link>, gone: &mut BTreeSet<u32>) -> Port {
+    fn followed(
+        &mut self,
+        name: &str,
+        port: &Port,
+        link: Option<&Link>,
+        links: &Links,
+        gone: &mut BTreeSet<u32>,
+    ) -> Port {
         let before = port.runs();
         // One of the same index may be the same: then its link still holds, and is kept.
         if let Some(index) = before.filter(|index| link.is_none_or(|link| link.index != *index)) {
@@ -342,7 +362,7 @@ impl Ports {
             return Port::Absent;
         };
         self.say_taken(port, link);
-        match self.attach_later(link) {
+        match self.expect_fit(link, links).and_then(|()| self.attach_later(link)) {
             Ok(Attachment::Replaced) => Port::Attached(link.index),
             Ok(_) => {
                 gone.extend(before);

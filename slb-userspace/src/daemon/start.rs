@@ -64,6 +64,7 @@ impl Daemon {
         let (mut reconciler, ports) = attach(&config, pins, &links, jiffies_per_second()?, &stand)?;
         Absent::of(&config.daemon, &links).log();
         let mut facts = Facts::remembered(&config, reconciler.held()?, ports.attached());
+        facts.set_advice(ports.advice());
         facts.set_vips(stand);
         facts.expect(targets(&config), BTreeMap::new());
 

@@ -29,7 +29,7 @@ const NAME: u16 = 2;
 /// Features that join frames, as `ethtool -k` calls them in the kernel.
 const MERGE: [&str; 3] = ["rx-gro", "rx-gro-hw", "rx-lro"];
 /// Kinds whose `IFLA_LINK` is the interface below them.
-const ABOVE_LINK: [&str; 6] = ["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"];
+pub(super) const ABOVE_LINK: [&str; 6] = ["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"];
 
 /// The interfaces whose frames come to `top` when they have been received, and perhaps merged.
 pub fn below<'links>(top: &Link, links: &'links BTreeMap<String, Link>) -> Vec<&'links Link> {

@@ -130,7 +130,10 @@ impl Ports {
         };
         let pinned = Pinned::open(&pin)?.with_context(|| format!("{} is gone", pin.display()))?;
         report(link, attachment, hook, self.mode);
-        self.held.insert(link.index, Held { link: link.clone(), pinned, hook, misses: 0, notes: Vec::new() });
+        self.held.insert(
+            link.index,
+            Held { link: link.clone(), pinned, hook, misfit: None, misses: 0, notes: Vec::new() },
+        );
         Ok(())
     }
 }

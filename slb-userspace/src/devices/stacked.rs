@@ -1,0 +1,209 @@
+//! Interfaces that lie upon others (VLAN devices, bonds, VRFs): which of them SLB can run on, and by which of them frames come
+//! in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::merging::ABOVE_LINK;
+use crate::neigh::Link;
+
+/// Interfaces by each of their names.
+type Links = BTreeMap<String, Link>;
+
+/// Why no server is reached where the program runs on this interface, and what works instead.
+pub fn unfit(link: &Link, links: &Links) -> Option<String> {
+    let name = &link.name;
+    if kind(link) == Some("vrf") {
+        return Some(format!(
+            "{name} is a VRF, which carries no frames of its own: put its interfaces into a network namespace instead (`ip link \
+             set dev NAME netns NAMESPACE`), run slbd there, and name them in [daemon] interfaces"
+        ));
+    }
+    let masters = masters(link, links);
+    if let Some(vrf) = masters.iter().find(|master| kind(master) == Some("vrf")) {
+        return Some(format!(
+            "{name} belongs to the VRF {}, and SLB looks up servers in the main routing table: put {name} into a network namespace \
+             instead (`ip link set dev {name} netns NAMESPACE`) and run slbd there, or take it out of the VRF (`ip link set dev \
+             {name} nomaster`)",
+            vrf.name
+        ));
+    }
+    let bond = masters.first().filter(|master| is_bond(master))?;
+    Some(format!(
+        "{name} belongs to the {kind} {bond}: name {bond} in [daemon] interfaces in place of {name}",
+        kind = kind(bond).unwrap_or_default(),
+        bond = bond.name
+    ))
+}
+
+/// Why the program cannot run on an interface beside those of these names.
+pub fn shadowed(link: &Link, names: &[String], links: &Links) -> Option<String> {
+    let lower = lower(link, links)?;
+    let is_named = names.iter().filter_map(|name| links.get(name)).any(|named| named.index == lower.index);
+    is_named.then(|| {
+        format!(
+            "{name} lies upon {lower}, which is in [daemon] interfaces too, and whose program takes the frames of {name}: leave \
+             {lower} out (what it carries without a VLAN tag needs an interface of its own), or leave {name} out",
+            name = link.name,
+            lower = lower.name
+        )
+    })
+}
+
+/// The first reason of [`unfit`] and [`shadowed`] against interfaces of the names `new`, unless it was one against `old`.
+pub fn refusal(old: &[String], new: &[String], links: &Links) -> Option<String> {
+    let reason = |name: &String, names: &[String]| {
+        let link = links.get(name).filter(|_| names.contains(name))?;
+        unfit(link, links).or_else(|| shadowed(link, names, links))
+    };
+    new.iter().find_map(|name| reason(name, new).filter(|_| reason(name, old).is_none()))
+}
+
+/// What to do about a server that is reached through `name`, which does not run the program, while others do: `runs` tells
+/// which.
+pub fn advice(name: &str, links: &Links, runs: impl Fn(u32) -> bool) -> Option<String> {
+    let link = links.get(name)?;
+    if kind(link) == Some("vrf") || masters(link, links).iter().any(|master| kind(master) == Some("vrf")) {
+        return unfit(link, links);
+    }
+    let lower = lower(link, links).filter(|lower| runs(lower.index))?;
+    Some(format!(
+        "{name} lies upon {lower}, and the program on {lower} does not send into VLANs: name {name} in [daemon] interfaces in \
+         place of {lower} (what {lower} carries without a VLAN tag needs an interface of its own)",
+        lower = lower.name
+    ))
+}
+
+/// The members of bonds among the interfaces of these indexes. The driver of a bond runs the program on its members: frames come
+/// in by these, and answers leave by them.
+pub fn members(indexes: &BTreeSet<u32>, links: &Links) -> BTreeSet<u32> {
+    let bonds = links.values().filter(|link| is_bond(link) && indexes.contains(&link.index));
+    let bonds: BTreeSet<u32> = bonds.map(|bond| bond.index).collect();
+    let members = links.values().filter(|link| link.master.is_some_and(|master| bonds.contains(&master)));
+    members.map(|member| member.index).collect()
+}
+
+fn kind(link: &Link) -> Option<&str> {
+    link.kind.as_deref()
+}
+
+fn is_bond(link: &Link) -> bool {
+    matches!(kind(link), Some("bond" | "team"))
+}
+
+/// The interface that one lies upon, if it is in this network namespace.
+fn lower<'links>(link: &Link, links: &'links Links) -> Option<&'links Link> {
+    let is_above = kind(link).is_some_and(|kind| ABOVE_LINK.contains(&kind));
+    let below = link.below.filter(|below| is_above && below.namespace.is_none())?;
+    links.values().find(|other| other.index == below.index)
+}
+
+/// The interfaces that one belongs to, nearest first.
+fn masters<'links>(link: &Link, links: &'links Links) -> Vec<&'links Link> {
+    let mut masters: Vec<&Link> = Vec::new();
+    let mut next = link.master;
+    while let Some(master) = next.and_then(|index| links.values().find(|other| other.index == index)) {
+        // Links are read one after the other, and may change meanwhile: a circle ends here.
+        if masters.iter().any(|known| known.index == master.index) {
+            break;
+        }
+        masters.push(master);
+        next = master.master;
+    }
+    masters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{devices::tests::link, neigh::Below};
+
+    fn upon(index: u32, namespace: Option<i32>, link: Link) -> Link {
+        Link { below: Some(Below { index, namespace }), ..link }
+    }
+
+    fn machine() -> Links {
+        let all = [
+            link(1, "lo", None),
+            Link { master: Some(5), ..link(2, "eth0", None) },
+            Link { master: Some(5), ..link(3, "eth1", None) },
+            Link { master: Some(6), ..link(4, "eth2", None) },
+            link(5, "bond0", Some("bond")),
+            link(6, "red", Some("vrf")),
+            upon(5, None, link(7, "bond0.100", Some("vlan"))),
+            // What it lies upon is in another network namespace, where 5 is something else.
+            upon(5, Some(1), link(8, "eth9.5", Some("vlan"))),
+            Link { master: Some(10), ..link(9, "eth3", None) },
+            Link { master: Some(6), ..link(10, "br0", Some("bridge")) },
+            upon(5, None, link(11, "peer", Some("veth"))),
+            Link { master: Some(13), ..link(12, "eth4", None) },
+            link(13, "br1", Some("bridge")),
+        ];
+        all.into_iter().map(|link| (link.name.clone(), link)).collect()
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn refused(new: &[&str]) -> Option<String> {
+        refusal(&[], &names(new), &machine())
+    }
+
+    #[test]
+    fn interfaces_of_their_own_and_upon_others_are_fit() {
+        for name in ["lo", "bond0", "bond0.100", "eth9.5", "peer", "eth4", "br1", "absent0"] {
+            assert_eq!(refused(&[name]), None, "{name}");
+        }
+        assert_eq!(refused(&["bond0", "eth9.5", "peer", "br1", "eth4"]), None);
+    }
+
+    #[test]
+    fn a_member_of_a_bond_is_refused_and_the_bond_is_named() {
+        let why = refused(&["lo", "eth1"]).unwrap();
+        assert!(why.contains("name bond0 in [daemon] interfaces in place of eth1"), "{why}");
+    }
+
+    #[test]
+    fn a_vrf_and_what_belongs_to_it_are_refused() {
+        for name in ["eth2", "eth3", "br0"] {
+            let why = refused(&[name]).unwrap();
+            assert!(why.contains(&format!("{name} belongs to the VRF red")), "{why}");
+        }
+        assert!(refused(&["red"]).unwrap().contains("red is a VRF"));
+    }
+
+    #[test]
+    fn a_vlan_device_beside_what_it_lies_upon_is_refused_in_any_order() {
+        for new in [["bond0", "bond0.100"], ["bond0.100", "bond0"]] {
+            let why = refused(&new).unwrap();
+            assert!(why.contains("bond0.100 lies upon bond0") && why.contains("leave bond0 out"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_reload_is_refused_for_what_it_changes_only() {
+        let reload = |old: &[&str], new: &[&str]| refusal(&names(old), &names(new), &machine());
+        // It belonged to no bond when the program was put there.
+        assert_eq!(reload(&["eth0"], &["eth0", "lo"]), None);
+        assert!(reload(&["lo"], &["eth0", "lo"]).is_some());
+        assert!(reload(&["bond0.100"], &["bond0.100", "bond0"]).is_some());
+        assert_eq!(reload(&["bond0"], &["bond0.100"]), None);
+    }
+
+    #[test]
+    fn a_server_behind_a_vlan_device_or_a_vrf_is_said_how_to_reach() {
+        let links = machine();
+        let why = advice("bond0.100", &links, |index| index == 5).unwrap();
+        assert!(why.contains("name bond0.100 in [daemon] interfaces in place of bond0"), "{why}");
+        assert!(advice("eth2", &links, |_| false).unwrap().contains("belongs to the VRF red"));
+        assert_eq!(advice("bond0.100", &links, |_| false), None);
+        assert_eq!(advice("eth9.5", &links, |_| true), None);
+        assert_eq!(advice("eth4", &links, |_| true), None);
+    }
+
+    #[test]
+    fn frames_of_a_bond_come_in_by_its_members() {
+        assert_eq!(members(&BTreeSet::from([5, 1]), &machine()), BTreeSet::from([2, 3]));
+        assert_eq!(members(&BTreeSet::from([6, 10, 13]), &machine()), BTreeSet::new());
+    }
+}
