@@ -8,7 +8,10 @@ mod kernel;
 mod modules;
 mod qemu;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use ebpf_build::toolchain::Search;
@@ -17,7 +20,7 @@ use self::guest::Run;
 pub(crate) use self::kernel::Kernel;
 use crate::{
     packages,
-    test::{self, Totals},
+    test::{self, GUEST_ONLY, Totals},
 };
 
 /// How long one kernel may take for the tests of [`Extent::Load`] and of [`Extent::All`]. Emulation is slow: the verifier alone
@@ -27,29 +30,64 @@ const LIMITS: [Duration; 2] = [Duration::from_secs(900), Duration::from_secs(180
 /// Which tests run in the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// The verifier's answer and the packet cases.
+    /// The verifier's answer, the packet cases, and the counters of lost packets; in one kernel, scenarios with devices that the
+    /// host's kernel may lack.
     Load,
-    /// Random frames and many flows too.
+    /// Random frames and many flows too, and the scenarios in every kernel.
     All,
 }
 
 /// Tests of a program, by parts of their names.
 struct Selection {
     program: &'static str,
+    /// Modules the tests need, beside those that these need.
+    modules: &'static [&'static str],
     /// In [`Extent::Load`].
     load: &'static [&'static str],
+    /// The kernel that [`Extent::Load`] means, if it is one.
+    load_in: Option<Kernel>,
     /// In [`Extent::All`].
     all: &'static [&'static str],
 }
 
-const SELECTIONS: [Selection; 2] = [
-    Selection { program: "packets", load: &["cases_in_the_kernel"], all: &["in_the_kernel"] },
-    Selection { program: "decap", load: &["decap_cases_in_the_kernel"], all: &["in_the_kernel"] },
+const SELECTIONS: [Selection; 3] = [
+    Selection {
+        program: "packets",
+        modules: &["veth"],
+        load_in: None,
+        load: &["cases_in_the_kernel", "losses_are_counted_in_the_kernel"],
+        all: &["in_the_kernel"],
+    },
+    Selection {
+        program: "decap",
+        modules: &["veth"],
+        load_in: None,
+        load: &["decap_cases_in_the_kernel"],
+        all: &["in_the_kernel"],
+    },
+    Selection {
+        program: "scenarios",
+        modules: &[
+            "veth",
+            "virtio_pci",
+            "virtio_net",
+            "8021q",
+            "bonding",
+            "vrf",
+            "ipip",
+            "sit",
+            "ip6_tunnel",
+        ],
+        load: &[GUEST_ONLY],
+        load_in: Some(Kernel::V6_12),
+        all: &[GUEST_ONLY],
+    },
 ];
 
 impl Selection {
-    fn tests(&self, extent: Extent, filter: Option<&str>) -> Vec<String> {
+    fn tests(&self, kernel: Kernel, extent: Extent, filter: Option<&str>) -> Vec<String> {
         let tests = match extent {
+            Extent::Load if self.load_in.is_some_and(|only| only != kernel) => &[],
             Extent::Load => self.load,
             Extent::All => self.all,
         };
@@ -72,15 +110,6 @@ pub(crate) fn run(kernels: &[Kernel], extent: Extent, filter: Option<&str>) -> R
         return Ok(Totals { skipped: kernels.len() as u64, ..Totals::default() });
     }
     let programs = test::privileged_programs()?;
-    let mut runs = Vec::new();
-    for selection in &SELECTIONS {
-        let tests = selection.tests(extent, filter);
-        if !tests.is_empty() {
-            let program = programs.iter().find(|(name, _)| name == selection.program);
-            let (_, path) = program.with_context(|| format!("no test program {}", selection.program))?;
-            runs.push(Run { name: selection.program, path: path.clone(), tests });
-        }
-    }
     let limit = LIMITS[usize::from(extent == Extent::All)];
     let mut totals = Totals::default();
     for kernel in kernels {
@@ -93,10 +122,31 @@ pub(crate) fn run(kernels: &[Kernel], extent: Extent, filter: Option<&str>) -> R
             }
         };
         let started = Instant::now();
+        let runs = runs(&programs, *kernel, extent, filter)?;
         let initramfs = guest::initramfs(&search, *kernel, &image, &runs)?;
         let in_guest = qemu::boot(&search, &image, &initramfs, &runs, limit)?;
         println!("vm {kernel} ({}): {in_guest} in {:.0} s", image.release, started.elapsed().as_secs_f64());
         totals += in_guest;
     }
     Ok(totals)
+}
+
+/// What runs in the guest. Modules may make interfaces in every network namespace: what needs the most comes last.
+fn runs(
+    programs: &[(String, PathBuf)],
+    kernel: Kernel,
+    extent: Extent,
+    filter: Option<&str>,
+) -> Result<Vec<Run>> {
+    let mut runs = Vec::new();
+    for selection in &SELECTIONS {
+        let tests = selection.tests(kernel, extent, filter);
+        if !tests.is_empty() {
+            let program = programs.iter().find(|(name, _)| name == selection.program);
+            let (_, path) = program.with_context(|| format!("no test program {}", selection.program))?;
+            let modules = selection.modules;
+            runs.push(Run { name: selection.program, path: path.clone(), modules, tests });
+        }
+    }
+    Ok(runs)
 }

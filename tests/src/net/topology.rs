@@ -8,6 +8,8 @@
 //! `lo` of `slb`. Checksums are finished by the sender (`tx off`), as with a real interface, and the peers of the
 //! interfaces that carry SLB have an XDP program too, without which veth does not deliver frames that XDP sent.
 
+mod stacked;
+
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -375,7 +377,7 @@ impl Backend {
     /// # Errors
     /// The command fails; also when it was not silent.
     pub fn speak_again(&self) -> Result<()> {
-        self.namespace.ip(&addressing(self.link, &[BACKEND]))
+        self.namespace.ip(&addressing(self.link, &[BACKEND], "eth0"))
     }
 }
 
@@ -401,7 +403,7 @@ fn connect(slb: &Namespace, interface: &str, peer: &Namespace, link: u8, hosts: 
     let addresses = Family::ALL.map(|family| address_of_slb(family, link, interface));
     slb.ip(&format!("link set {interface} up\n{}", addresses.join("\n")))?;
     peer.ip("link set eth0 up")?;
-    peer.ip(&addressing(link, hosts))?;
+    peer.ip(&addressing(link, hosts, "eth0"))?;
     peer.on_thread(|| pass::attach("eth0"))
 }
 
@@ -411,11 +413,11 @@ fn address_of_slb(family: Family, link: u8, interface: &str) -> String {
 }
 
 /// The `ip` commands that give a peer its addresses and routes.
-fn addressing(link: u8, hosts: &[u8]) -> String {
+fn addressing(link: u8, hosts: &[u8], device: &str) -> String {
     let mut lines = Vec::new();
     for family in Family::ALL {
         for host in hosts {
-            lines.push(format!("addr add {}/{} dev eth0", family.host(link, *host), family.prefix()));
+            lines.push(format!("addr add {}/{} dev {device}", family.host(link, *host), family.prefix()));
         }
         lines.push(format!("route replace default via {}", family.host(link, SLB)));
     }

@@ -13,6 +13,7 @@ mod failover;
 mod failure;
 mod flaps;
 mod groups;
+mod guest;
 mod health;
 mod interfaces;
 mod modes;

@@ -18,11 +18,10 @@ use super::{
 };
 use crate::process::target_dir;
 
-/// Modules the tests need, beside those that these need.
-const MODULES: [&str; 1] = ["veth"];
-
 /// Programs of this machine that the tests start.
-const TOOLS: [&str; 1] = ["ip"];
+const TOOLS: [&str; 2] = ["ip", "ethtool"];
+/// Programs of SLB that the tests start.
+const PROGRAMS: [&str; 2] = ["slbd", "slb"];
 /// Where the test programs are in the guest.
 const HOME: &str = "slb";
 
@@ -34,6 +33,8 @@ pub(super) const END: &str = "vm: end ";
 pub(super) struct Run {
     pub(super) name: &'static str,
     pub(super) path: PathBuf,
+    /// Modules the tests need, beside those that these need.
+    pub(super) modules: &'static [&'static str],
     /// Parts of the names of tests.
     pub(super) tests: Vec<String>,
 }
@@ -53,7 +54,8 @@ pub(super) fn initramfs(search: &Search, kernel: Kernel, image: &Image, runs: &[
     }
     let busybox = tool(search, "busybox")?;
     fs::copy(&busybox, root.join("bin/busybox"))?;
-    let modules = unpack_modules(&busybox, image, &root)?;
+    let modules = runs.iter().map(|run| unpack_modules(&busybox, image, &root, run.modules));
+    let modules = modules.collect::<Result<Vec<_>>>()?;
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")?;
     fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
     write_program(&root.join("init"), &script(&modules, runs))?;
@@ -63,9 +65,11 @@ pub(super) fn initramfs(search: &Search, kernel: Kernel, image: &Image, runs: &[
         fs::copy(&program, root.join("sbin").join(name))?;
         libraries.extend(needed(&program)?);
     }
-    for Run { name, path, .. } in runs {
-        strip(path, &root.join(HOME).join(name))?;
-        libraries.extend(needed(path)?);
+    let built = PROGRAMS.map(|name| Ok((name, target_dir()?.join("debug").join(name))));
+    let built = built.into_iter().collect::<Result<Vec<_>>>()?;
+    for (name, path) in runs.iter().map(|run| (run.name, run.path.clone())).chain(built) {
+        strip(&path, &root.join(HOME).join(name))?;
+        libraries.extend(needed(&path)?);
     }
     for library in libraries {
         let to = root.join(library.strip_prefix("/")?);
@@ -91,9 +95,9 @@ fn pack(busybox: &Path, root: &Path, archive: &Path) -> Result<()> {
 }
 
 /// Adds the modules, unpacked, and returns their paths in the guest, in order.
-fn unpack_modules(busybox: &Path, image: &Image, root: &Path) -> Result<Vec<String>> {
+fn unpack_modules(busybox: &Path, image: &Image, root: &Path, names: &[&str]) -> Result<Vec<String>> {
     let mut paths = Vec::new();
-    for module in modules::in_order(&image.modules, &MODULES)? {
+    for module in modules::in_order(&image.modules, names)? {
         let from = image.modules.join(&module);
         let name = Path::new(&module).file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let path = format!("modules/{}", name.trim_end_matches(".xz"));
@@ -117,8 +121,9 @@ fn write_program(path: &Path, content: &str) -> Result<()> {
     Ok(file.write_all(content.as_bytes())?)
 }
 
-/// The first process: mounts what a system has, loads the modules, runs the tests, and ends the machine.
-fn script(modules: &[String], runs: &[Run]) -> String {
+/// The first process: mounts what a system has, runs the tests once their modules are loaded, and ends the machine. `modules`
+/// are the paths of each run's.
+fn script(modules: &[Vec<String>], runs: &[Run]) -> String {
     let mut script = String::from(
         "#!/bin/busybox sh\n\
          /bin/busybox mount -t devtmpfs dev /dev\n\
@@ -130,6 +135,7 @@ fn script(modules: &[String], runs: &[Run]) -> String {
          mkdir -p /dev/pts /dev/shm\n\
          mount -t tmpfs tmp /tmp\n\
          mount -t tmpfs run /run\n\
+         ln -s /run /var/run\n\
          mount -t bpf bpf /sys/fs/bpf\n\
          mount -t debugfs debug /sys/kernel/debug\n\
          ln -s /proc/self/fd /dev/fd\n\
@@ -137,10 +143,13 @@ fn script(modules: &[String], runs: &[Run]) -> String {
          ip link set lo up\n\
          echo 1 > /proc/sys/net/core/bpf_jit_enable\n",
     );
-    for module in modules {
-        let _ = writeln!(script, "insmod /{module} || echo 'vm: {module} cannot be loaded'");
-    }
-    for Run { name, tests, .. } in runs {
+    for (Run { name, tests, .. }, modules) in runs.iter().zip(modules) {
+        for module in modules {
+            let _ = writeln!(
+                script,
+                "[ -e /{module}.loaded ] || insmod /{module} || echo 'vm: {module} cannot be loaded'\n: > /{module}.loaded"
+            );
+        }
         let tests = tests.iter().map(|test| format!(" '{}'", test.replace('\'', ""))).collect::<String>();
         let _ = writeln!(
             script,
@@ -192,8 +201,13 @@ mod tests {
 
     #[test]
     fn each_test_program_runs_between_its_marks() {
-        let run = Run { name: "packets", path: PathBuf::new(), tests: vec!["in_the_kernel".to_owned()] };
-        let script = script(&["modules/veth.ko".to_owned()], &[run]);
+        let run = Run {
+            name: "packets",
+            path: PathBuf::new(),
+            modules: &["veth"],
+            tests: vec!["in_the_kernel".to_owned()],
+        };
+        let script = script(&[vec!["modules/veth.ko".to_owned()]], &[run]);
         let places = [
             "insmod /modules/veth.ko",
             "echo 'vm: begin packets'",

@@ -27,6 +27,9 @@ const MEMORY: &str = "2048";
 const COMMAND_LINE: &str =
     "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off nokaslr oops=panic no_timer_check";
 
+/// Two network cards, joined by a cable; the scenarios know them by these addresses.
+const CARDS: [&str; 2] = ["52:54:00:51:4c:01", "52:54:00:51:4c:02"];
+
 /// Boots of a kernel that dies before its first test: emulated, one in some does.
 const BOOTS: u32 = 3;
 
@@ -59,6 +62,10 @@ pub(super) fn boot(
             "1",
         ])
         .args(["-m", MEMORY, "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"])
+        .args(CARDS.iter().enumerate().flat_map(|(index, mac)| {
+            let device = format!("virtio-net-pci,netdev=n{index},mac={mac},romfile=");
+            ["-netdev".to_owned(), format!("hubport,id=n{index},hubid=0"), "-device".to_owned(), device]
+        }))
         .arg("-kernel")
         .arg(&image.vmlinuz)
         .arg("-initrd")
@@ -187,7 +194,7 @@ mod tests {
     use super::*;
 
     fn console(names: &[&'static str]) -> Console {
-        let run = |name: &&'static str| Run { name, path: PathBuf::new(), tests: Vec::new() };
+        let run = |name: &&'static str| Run { name, path: PathBuf::new(), modules: &[], tests: Vec::new() };
         Console::new(&names.iter().map(run).collect::<Vec<_>>())
     }
 

@@ -1,0 +1,145 @@
+//! Devices upon the links: bonds, VLAN devices, VRFs, ends of tunnels. Many kernels lack them; Debian's have them as modules.
+
+use std::{os::fd::OwnedFd, process::Command};
+
+use anyhow::Result;
+
+use super::{
+    super::{pass, run},
+    BACKEND, Backend, CLIENT_SOURCES, FIRST_SOURCE, Family, Namespace, Topology, address_of_slb, addressing,
+};
+
+/// Addresses of the network cards of the guest, as xtask/src/vm/qemu.rs gives them.
+const CARDS: [&str; 2] = ["52:54:00:51:4c:01", "52:54:00:51:4c:02"];
+/// Id of the VLANs.
+const VLAN: u16 = 100;
+
+impl Topology {
+    /// The first kind of these that this kernel has no devices of.
+    ///
+    /// # Errors
+    /// The command fails for another reason.
+    pub fn lacks(&self, kinds: &[&'static str]) -> Result<Option<&'static str>> {
+        for kind in kinds {
+            let (lower, options) = match *kind {
+                "vlan" => ("link client0", "id 5"),
+                "vrf" => ("", "table 5"),
+                "ipip" | "sit" => ("", "local 192.0.2.1"),
+                "ip6tnl" => ("", "local 2001:db8::1"),
+                _ => ("", ""),
+            };
+            match self.slb.ip(&format!("link add {lower} name kind0 type {kind} {options}")) {
+                Ok(()) => self.slb.ip("link del kind0")?,
+                Err(error) if is_unknown(&error) => return Ok(Some(kind)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Lays the client's link anew, between the two network cards of the guest of `cargo xtask vm`. Returns whether this machine
+    /// has them.
+    ///
+    /// # Errors
+    /// A command fails.
+    pub fn cable_client(&self) -> Result<bool> {
+        let shown = run(Command::new("ip").args(["-json", "link", "show"]), "")?;
+        let links: Vec<serde_json::Value> = serde_json::from_str(&shown)?;
+        let named = |mac: &str| links.iter().find(|link| link["address"] == mac)?["ifname"].as_str();
+        let [Some(ours), Some(theirs)] = CARDS.map(named) else { return Ok(false) };
+        self.slb.ip("link del client0")?;
+        for (card, namespace, name) in [(ours, &self.slb, "client0"), (theirs, &self.client, "eth0")] {
+            run(Command::new("ip").args(["link", "set", card, "netns", namespace.name(), "name", name]), "")?;
+            namespace.ip(&format!("link set {name} up"))?;
+        }
+        self.slb.ip(&Family::ALL.map(|family| address_of_slb(family, 0, "client0")).join("\n"))?;
+        let sources: Vec<u8> = (FIRST_SOURCE..FIRST_SOURCE + CLIENT_SOURCES).collect();
+        self.client.ip(&addressing(0, &sources, "eth0"))?;
+        Ok(true)
+    }
+
+    /// Doubles the client's link and bonds the two at both ends, at `slb` by the name `bond`. What is returned keeps the XDP
+    /// program of the second link's end attached.
+    ///
+    /// # Errors
+    /// A command fails.
+    pub fn bond_client(&self, bond: &str, mode: &str) -> Result<OwnedFd> {
+        let sources: Vec<u8> = (FIRST_SOURCE..FIRST_SOURCE + CLIENT_SOURCES).collect();
+        self.bond("client0", bond, mode, &self.client, (0, &sources))
+    }
+
+    /// As [`Self::bond_client`], with the link of backend `index`.
+    ///
+    /// # Errors
+    /// A command fails.
+    pub fn bond_backend(&self, index: usize, bond: &str, mode: &str) -> Result<OwnedFd> {
+        let Backend { name, namespace, link, .. } = &self.backends[index];
+        self.bond(name, bond, mode, namespace, (*link, &[BACKEND]))
+    }
+
+    fn bond(
+        &self,
+        first: &str,
+        bond: &str,
+        mode: &str,
+        peer: &Namespace,
+        (link, hosts): (u8, &[u8]),
+    ) -> Result<OwnedFd> {
+        let (slb, second) = (&self.slb, format!("{first}x"));
+        slb.ip(&format!("link add {second} type veth peer name eth1 netns {}", peer.name()))?;
+        let program = peer.on_thread(|| pass::attach("eth1"))?;
+        for (namespace, bond, members) in
+            [(&**slb, bond, [first, second.as_str()]), (peer, "bond0", ["eth0", "eth1"])]
+        {
+            run(namespace.command("ethtool").args(["-K", members[1], "tx", "off"]), "")?;
+            let mut lines = format!("link add {bond} type bond mode {mode} miimon 50\n");
+            for member in members {
+                lines += &format!(
+                    "link set {member} down\naddr flush dev {member}\nlink set {member} master {bond}\n"
+                );
+            }
+            namespace.ip(&(lines + &format!("link set {bond} up")))?;
+        }
+        slb.ip(&Family::ALL.map(|family| address_of_slb(family, link, bond)).join("\n"))?;
+        peer.ip(&addressing(link, hosts, "bond0"))?;
+        Ok(program)
+    }
+
+    /// Moves the link of backend `index` into a VLAN, at both ends; returns the name of the interface of `slb` that leads to it.
+    ///
+    /// # Errors
+    /// A command fails.
+    pub fn vlan(&self, index: usize) -> Result<String> {
+        let Backend { name, namespace, link, .. } = &self.backends[index];
+        let [ours, theirs] = [name.as_str(), "eth0"].map(|lower| format!("{lower}.{VLAN}"));
+        for (namespace, lower, upper) in [(&self.slb, name.as_str(), &ours), (namespace, "eth0", &theirs)] {
+            namespace.ip(&format!(
+                "addr flush dev {lower} scope global\nlink add link {lower} name {upper} type vlan id {VLAN}\nlink set {upper} up"
+            ))?;
+        }
+        self.slb.ip(&Family::ALL.map(|family| address_of_slb(family, *link, &ours)).join("\n"))?;
+        namespace.ip(&addressing(*link, &[BACKEND], &theirs))?;
+        Ok(ours)
+    }
+}
+
+fn is_unknown(error: &anyhow::Error) -> bool {
+    let said = format!("{error:#}");
+    ["Unknown device type", "Operation not supported"].iter().any(|words| said.contains(words))
+}
+
+impl Backend {
+    /// Ends tunnels of a family in the kernel's own devices.
+    ///
+    /// # Errors
+    /// The kernel has none.
+    pub fn end_tunnels(&self, outer: Family) -> Result<()> {
+        let local = self.address(outer);
+        self.namespace.ip(&match outer {
+            Family::V4 => format!(
+                "link add t4 type ipip local {local}\nlink set t4 up\nlink add t6 type sit local {local}\nlink set t6 up"
+            ),
+            Family::V6 => format!("link add t0 type ip6tnl mode any local {local}\nlink set t0 up"),
+        })
+    }
+}

@@ -1,0 +1,162 @@
+//! Devices upon interfaces, and tunnels that end in the kernel: `cargo xtask vm` runs these scenarios in the guest, whose kernel
+//! has such devices. Each works, or is refused with the reason and the way that works.
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{
+    World,
+    config::Mode,
+    net::{Family, run},
+    scenario,
+    traffic::spreads,
+};
+use slb_userspace::api::types::{AttachMode, Health, Status};
+
+const WEIGHTS: [u8; 2] = [50, 50];
+/// Of each kind; the guest's processor is emulated.
+const EXCHANGES: u64 = 60;
+
+/// As [`scenario`], where the kernel has devices of these kinds.
+fn with_devices(name: &str, kinds: &[&'static str], body: impl FnOnce(&mut World) -> Result<()>) {
+    scenario(name, &WEIGHTS, |world| match world.net.lacks(kinds)? {
+        None => body(world),
+        Some(kind) => {
+            println!("skipped: this kernel has no {kind} devices: cargo xtask vm has");
+            Ok(())
+        }
+    });
+}
+
+#[test]
+fn interfaces_that_reach_no_server_are_refused_with_the_way_that_works() {
+    let name = "interfaces_that_reach_no_server_are_refused_with_the_way_that_works";
+    with_devices(name, &["bond", "vlan", "vrf"], |world| {
+        let _program = world.net.bond_backend(0, "bond1", "balance-xor")?;
+        let upper = world.net.vlan(1)?;
+        use_generic(world);
+        let member = "b1 belongs to the bond bond1: name bond1 in [daemon] interfaces in place of b1";
+        refused(world, &["client0", "b1", &upper], member)?;
+        refused(world, &["client0", "b2", &upper], "leave b2 out")?;
+        world.net.slb.ip("link add red type vrf table 10\nlink set red up\nlink set client0 master red")?;
+        refused(world, &["client0", "bond1"], "client0 belongs to the VRF red")?;
+        refused(world, &["client0", "bond1"], "`ip link set dev client0 netns NAMESPACE`")?;
+        refused(world, &["red", "bond1"], "red is a VRF")
+    });
+}
+
+/// A start with these interfaces fails, says why, and leaves nothing.
+fn refused(world: &mut World, interfaces: &[&str], why: &str) -> Result<()> {
+    world.plan.interfaces = interfaces.iter().map(|name| (*name).to_owned()).collect();
+    let output = world.slbd("run", &world.plan.toml())?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success() && said.contains(why), "{interfaces:?}: {said}");
+    ensure!(!world.plan.pin_dir.exists(), "a refused start left pins");
+    Ok(())
+}
+
+/// The driver of a bond runs the program on its members: answers leave by the member that a request came in by.
+#[test]
+fn nat_through_bonds_in_the_driver() {
+    with_devices("nat_through_bonds_in_the_driver", &["bond"], |world| {
+        let _programs = [
+            world.net.bond_client("bond0", "balance-xor")?,
+            world.net.bond_backend(0, "bond1", "balance-rr")?,
+            world.net.bond_backend(1, "bond2", "active-backup")?,
+        ];
+        world.plan.interfaces = ["bond0", "bond1", "bond2"].map(str::to_owned).into();
+        let status = world.start()?;
+        expect_native(&status)?;
+        works(world)
+    });
+}
+
+/// A server behind a VLAN device of an interface that runs the program gets nothing, and `slb status` says which interface to
+/// name. A reload with that beside the other is refused; one in its place has the server served.
+#[test]
+fn a_vlan_device_and_a_bond_by_the_generic_hook() {
+    with_devices("a_vlan_device_and_a_bond_by_the_generic_hook", &["bond", "vlan"], |world| {
+        let _program = world.net.bond_client("bond0", "balance-xor")?;
+        let upper = world.net.vlan(0)?;
+        use_generic(world);
+        world.plan.interfaces = ["bond0", "b1", "b2"].map(str::to_owned).into();
+        world.start_without_waiting()?;
+        world.wait_for_log(" running ", 0)?;
+        world.wait_for_health(1, Health::Healthy)?;
+        let advice = format!("name {upper} in [daemon] interfaces in place of b1");
+        let said = world.slb(&["status"])?;
+        ensure!(said.contains(&advice), "no {advice:?}: {said}");
+
+        let good = world.plan.interfaces.clone();
+        world.plan.interfaces.push(upper.clone());
+        world.write(&world.plan.toml())?;
+        let said = world.slb_refused(&["reload"])?;
+        ensure!(said.contains("leave b1 out"), "{said}");
+        ensure!(world.status()?.interfaces.len() == good.len(), "{:?}", world.status()?.interfaces);
+
+        world.plan.interfaces = ["bond0".to_owned(), upper, "b2".to_owned()].into();
+        world.reload()?;
+        world.wait_for_health(0, Health::Healthy)?;
+        works(world)
+    });
+}
+
+/// Tunnels over IPv4 end in the kernel's devices `ipip` and `sit`, those over IPv6 in `ip6tnl`.
+#[test]
+fn tunnels_end_in_the_kernels_own_devices() {
+    with_devices("tunnels_end_in_the_kernels_own_devices", &["ipip", "sit", "ip6tnl"], |world| {
+        world.net.route_answers()?;
+        world.plan.mode = Mode::Ipip;
+        world.plan.unknown_datagrams = Some("follow");
+        world.plan.tunnel_addresses = Family::ALL.map(|family| world.net.slb_address(family)).into();
+        for (index, outer) in Family::ALL.into_iter().enumerate() {
+            let backend = &world.net.backends[index];
+            backend.hold_vips()?;
+            backend.end_tunnels(outer)?;
+            let addresses = &mut world.plan.servers[index].addresses;
+            addresses.retain(|address| address.is_ipv4() == (outer == Family::V4));
+        }
+        world.start()?;
+        works(world)?;
+        for (index, device) in [(0, "t4"), (0, "t6"), (1, "t0")] {
+            let received = received(world, index, device)?;
+            ensure!(received > EXCHANGES / 4, "{device}: {received} packets");
+        }
+        Ok(())
+    });
+}
+
+/// Clients are behind the network card of a virtual machine.
+#[test]
+fn nat_in_the_driver_of_virtio_net() {
+    scenario("nat_in_the_driver_of_virtio_net", &WEIGHTS, |world| {
+        if !world.net.cable_client()? {
+            println!("skipped: this machine has not the guest's network cards: cargo xtask vm has");
+            return Ok(());
+        }
+        expect_native(&world.start()?)?;
+        works(world)
+    });
+}
+
+/// Packets that have come to a device of a backend.
+fn received(world: &World, index: usize, device: &str) -> Result<u64> {
+    let namespace = &world.net.backends[index].namespace;
+    let arguments = ["-json", "-statistics", "link", "show", "dev", device];
+    let shown: serde_json::Value = serde_json::from_str(&run(namespace.command("ip").args(arguments), "")?)?;
+    shown.pointer("/0/stats64/rx/packets").and_then(serde_json::Value::as_u64).context("no counter")
+}
+
+fn expect_native(status: &Status) -> Result<()> {
+    let interfaces = &status.interfaces;
+    ensure!(interfaces.iter().all(|interface| interface.mode == AttachMode::Native), "{interfaces:?}");
+    Ok(())
+}
+
+fn use_generic(world: &mut World) {
+    world.plan.change("xdp_mode = \"native\"", "xdp_mode = \"generic\"");
+}
+
+fn works(world: &World) -> Result<()> {
+    spreads(world, &world.plan.weights(), EXCHANGES)?;
+    ensure!(world.packets("drop", None)? == 0, "{:?}", world.status()?.reasons);
+    Ok(())
+}
