@@ -30,7 +30,7 @@ use crate::{
         Stations,
         flow::Link,
         service::{IndexEntry, ServiceIndex, mode, policy},
-        stats::{Action, Reason},
+        stats::{Action, Limited, Reason},
     },
     hash::mix,
     net::{
@@ -217,7 +217,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         let verdict = self.leave(hop.ifindex, packet)?;
         let mut reason = Reason::ToServer;
         if !QUICK && is_over {
-            self.turn(head, packet.network, false)?;
+            self.turn(head, packet.network, false, Limited::Resets)?;
             frame = head.frame();
             reason = Reason::Reset;
         }
@@ -254,7 +254,8 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     #[inline(always)]
     fn reset<G: Head>(&self, head: &mut G, packet: &Packet, reason: Reason) -> Result<Sent, Refusal> {
         // RFC 9293, 3.10.7.1: a RST is not answered.
-        if packet.flags.rst() || self.turn(head, packet.network, true).is_err() {
+        let limited = if reason == Reason::Unmatched { Limited::Unmatched } else { Limited::Resets };
+        if packet.flags.rst() || self.turn(head, packet.network, true, limited).is_err() {
             return Err(drop(reason));
         }
         Ok(Sent { verdict: Verdict::Transmit, action: Action::Answer, reason })
@@ -280,8 +281,14 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
 
     /// Makes a reset of a packet, if that may be.
     #[inline(always)]
-    fn turn<G: Head>(&self, head: &mut G, network: usize, back: bool) -> Result<(), Refusal> {
-        if self.tables.may_send_reset(self.index.hz) && head.turn_into_reset(network, back) {
+    fn turn<G: Head>(
+        &self,
+        head: &mut G,
+        network: usize,
+        back: bool,
+        limited: Limited,
+    ) -> Result<(), Refusal> {
+        if self.tables.may_send(limited, self.index.hz) && head.turn_into_reset(network, back) {
             Ok(())
         } else {
             Err(drop(Reason::Reset))
@@ -291,7 +298,9 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     /// Tells the sender, if that may be.
     #[inline(always)]
     fn tell<G: Head>(&self, head: &mut G, packet: &Packet, error: IcmpError) -> Result<Sent, Refusal> {
-        if head.answer_error(packet.network, error.message) && self.tables.may_send_error(self.index.hz) {
+        let limited =
+            if error.reason == Reason::Unmatched { Limited::Unmatched } else { Limited::IcmpErrors };
+        if head.answer_error(packet.network, error.message) && self.tables.may_send(limited, self.index.hz) {
             Ok(Sent { verdict: Verdict::Transmit, action: Action::Answer, reason: error.reason })
         } else {
             Err(drop(error.reason))
@@ -316,7 +325,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         let verdict = self.leave(client.ifindex, packet).map_err(drop)?;
         let mut reason = Reason::ToClient;
         if !QUICK && is_over {
-            self.turn(head, packet.network, false)?;
+            self.turn(head, packet.network, false, Limited::Resets)?;
             reason = Reason::Reset;
         }
         let mut frame = head.frame();

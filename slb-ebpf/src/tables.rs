@@ -7,7 +7,7 @@ use slb_common::{
         flow::{Client, FlowEntry},
         ring::Ring,
         service::{IndexEntry, Service, ServiceIndex},
-        stats::{Action, Counters, REASONS},
+        stats::{Action, Counters, Limited, REASONS},
         word::Word,
     },
     datapath::{
@@ -160,15 +160,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn may_send_error(&self, hz: u32) -> bool {
+    fn may_send(&self, what: Limited, hz: u32) -> bool {
         // SAFETY: as above.
-        TOTALS.get_ptr_mut(0).is_some_and(|totals| unsafe { (*totals).icmp_errors.take(self.now(), hz) })
-    }
-
-    #[inline(always)]
-    fn may_send_reset(&self, hz: u32) -> bool {
-        // SAFETY: as above.
-        TOTALS.get_ptr_mut(0).is_some_and(|totals| unsafe { (*totals).resets.take(self.now(), hz) })
+        TOTALS
+            .get_ptr_mut(0)
+            .is_some_and(|totals| unsafe { (*totals).limits[what as usize].take(self.now(), hz) })
     }
 
     #[inline(always)]

@@ -107,10 +107,24 @@ pub struct Totals {
     /// Flows that have been forgotten, or could not be remembered, although they may be older than the last change of their
     /// table.
     pub forgotten: u64,
-    /// ICMP errors sent of late.
-    pub icmp_errors: Limit,
-    /// Resets sent of late.
-    pub resets: Limit,
+    /// Answers sent of late: `limits[kind]`.
+    pub limits: [Limit; Limited::COUNT],
+}
+
+/// Answers of the program whose rate is limited, each kind by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limited {
+    /// ICMP errors about packets of listeners.
+    IcmpErrors,
+    /// Resets of connections of listeners.
+    Resets,
+    /// ICMP errors and resets for packets that no listener takes: a scan leaves the others their rate.
+    Unmatched,
+}
+
+impl Limited {
+    /// How many kinds there are.
+    pub const COUNT: usize = 3;
 }
 
 const _: () = assert!(Reason::ALL.len() <= REASONS);

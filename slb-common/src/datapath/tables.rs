@@ -13,7 +13,7 @@ use crate::abi::{
     flow::FlowEntry,
     ring::Ring,
     service::{IndexEntry, Service, ServiceIndex},
-    stats::Action,
+    stats::{Action, Limited},
     word::Word,
 };
 #[cfg(doc)]
@@ -134,10 +134,8 @@ pub trait Tables: Sized {
 
     /// Counts one packet under an action and the number of a reason.
     fn count(&self, action: Action, reason: u32);
-    /// Whether one more ICMP error may be sent in this second; `hz` is jiffies in it.
-    fn may_send_error(&self, hz: u32) -> bool;
-    /// Whether one more reset may be sent in this second.
-    fn may_send_reset(&self, hz: u32) -> bool;
+    /// Whether one more answer of a kind may be sent in this second; `hz` is jiffies in it.
+    fn may_send(&self, what: Limited, hz: u32) -> bool;
     /// Counts one flow under [`Totals::forgotten`](crate::abi::stats::Totals::forgotten).
     fn count_forgotten(&self);
     /// Counts one packet of a service.

@@ -12,7 +12,7 @@ use slb_common::{
         limit::Limit,
         ring::Ring,
         service::{Service, ServiceIndex},
-        stats::{Action, Counters, REASONS},
+        stats::{Action, Counters, Limited, REASONS},
         word::Word,
     },
     datapath::{
@@ -59,8 +59,7 @@ pub struct Host {
     pub full: Cell<bool>,
     totals: RefCell<Totals>,
     forgotten: Cell<u64>,
-    errors: Cell<Limit>,
-    resets: Cell<Limit>,
+    limits: [Cell<Limit>; Limited::COUNT],
     service_counters: RefCell<BTreeMap<u32, Counters>>,
     backend_counters: RefCell<BTreeMap<u32, Counters>>,
 }
@@ -88,8 +87,7 @@ impl Host {
             full: Cell::default(),
             totals: RefCell::default(),
             forgotten: Cell::default(),
-            errors: Cell::default(),
-            resets: Cell::default(),
+            limits: Default::default(),
             service_counters: RefCell::default(),
             backend_counters: RefCell::default(),
         }
@@ -303,12 +301,8 @@ impl Tables for Host {
         *self.totals.borrow_mut().entry((action as u8, reason)).or_default() += 1;
     }
 
-    fn may_send_error(&self, hz: u32) -> bool {
-        self.take(&self.errors, hz)
-    }
-
-    fn may_send_reset(&self, hz: u32) -> bool {
-        self.take(&self.resets, hz)
+    fn may_send(&self, what: Limited, hz: u32) -> bool {
+        self.take(&self.limits[what as usize], hz)
     }
 
     fn count_forgotten(&self) {

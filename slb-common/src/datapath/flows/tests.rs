@@ -12,7 +12,7 @@ use crate::{
         flow::{Link, WORDS},
         ring::Ring,
         service::Service,
-        stats::Action,
+        stats::{Action, Limited},
         word::Word,
     },
     datapath::tables::Direction,
@@ -64,12 +64,8 @@ impl Tables for Shared {
         false
     }
     fn count(&self, _: Action, _: u32) {}
-    fn may_send_reset(&self, _: u32) -> bool {
+    fn may_send(&self, _: Limited, _: u32) -> bool {
         unreachable!()
-    }
-
-    fn may_send_error(&self, _: u32) -> bool {
-        false
     }
     fn count_forgotten(&self) {}
     fn count_service(&self, _: u32, _: Direction, _: usize, _: bool) {}

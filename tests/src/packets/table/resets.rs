@@ -251,10 +251,14 @@ fn options() -> Scenario {
         .frame(six.answer(flag::ACK).build(), Expect::End)
 }
 
+/// Answers to a scan of unused ports have a limit of their own.
 fn per_second() -> Scenario {
     let four = Ends { client: CLIENT4, listener: HTTP4, server: WEB4, other: OTHER4 };
     let ack = || four.send(flag::ACK).build();
     let case = four.begun("resets: so many a second").host_only().change(four.cut_off()).clock(5 * HZ);
+    let scan = || tcp(CLIENT4, SocketAddr::new(VIP4, 4443), flag::SYN).build();
+    let case = (0..Limit::A_SECOND).fold(case, |case, _| case.frame(scan(), Expect::Refuse));
+    let case = case.frame(scan(), Expect::Drop(Reason::Unmatched));
     let case = case.frame(ack(), four.end_server());
     let case = (1..Limit::A_SECOND).fold(case, |case, _| case.frame(ack(), Expect::End));
     case.frame(ack(), DROPPED).clock(6 * HZ).frame(ack(), Expect::End)
