@@ -7,7 +7,7 @@ use caps::{CapSet, Capability};
 use nix::sys::prctl::set_no_new_privs;
 
 /// Capabilities that the daemon keeps.
-const KEPT: [Capability; 8] = [
+const KEPT: [Capability; 7] = [
     // Loads and pins programs and maps, and attaches them to interfaces and tracepoints.
     Capability::CAP_BPF,
     Capability::CAP_NET_ADMIN,
@@ -17,8 +17,7 @@ const KEPT: [Capability; 8] = [
     Capability::CAP_SYS_ADMIN,
     // Open files, and locked memory before kernel 5.11.
     Capability::CAP_SYS_RESOURCE,
-    // A configuration, a directory of state and a socket may belong to other users.
-    Capability::CAP_CHOWN,
+    // A configuration, and directories of state and sockets, may belong to other users.
     Capability::CAP_DAC_OVERRIDE,
 ];
 

@@ -46,10 +46,7 @@ pub fn init(format: Format) {
 }
 
 fn said_of_losses(lost: u64) {
-    tracing::warn!(
-        lost,
-        "log lines were lost: standard error could not be written, or its reader was too slow"
-    );
+    tracing::warn!(lost, "log lines dropped: cannot write to standard error, or its reader is too slow");
 }
 
 /// Log lines that have been lost since the start.

@@ -7,11 +7,12 @@ pub use super::MAX_INTERFACES;
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Losses {
-    /// Were to leave here, and the interface does not take redirected frames.
+    /// Redirects to this interface that failed (tracepoint `xdp_redirect_err`): it does not take redirected frames.
     pub redirect: u64,
-    /// Were to leave here, and the driver did not take them: its queue was full, or the other end does not receive.
+    /// Redirected frames that the driver of this interface dropped (tracepoint `xdp_devmap_xmit`): its queue was full, or the other
+    /// end does not receive.
     pub transmit: u64,
-    /// Came in here, and what the program decided was not carried out.
+    /// Frames received here whose XDP verdict failed (tracepoint `xdp_exception`).
     pub exception: u64,
 }
 

@@ -177,7 +177,7 @@ fn configuration(configuration: &Configuration) -> String {
 }
 
 fn troubles(daemon: &Daemon) -> String {
-    let lost = "log lines were lost: standard error could not be written, or its reader was too slow";
+    let lost = "log lines dropped: cannot write to standard error, or its reader is too slow";
     let restarted = "times a task has panicked and was started again: the log says which";
     let counts = [(daemon.lost_log_lines, lost), (daemon.restarted_tasks, restarted)];
     let counts = counts.into_iter().filter(|(count, _)| *count > 0);

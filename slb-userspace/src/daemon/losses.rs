@@ -17,6 +17,8 @@ const PAUSE: Duration = Duration::from_secs(10);
 pub(super) struct Losses {
     counted: Option<Arc<Counted>>,
     said: BTreeMap<u32, (u64, Instant)>,
+    /// Why not all interfaces are watched, if so.
+    trouble: Option<String>,
 }
 
 impl Losses {
@@ -29,7 +31,7 @@ impl Losses {
                 "packets that the kernel loses after SLB has forwarded them are not counted"
             );
         }
-        Self { counted: counted.ok(), said: BTreeMap::new() }
+        Self { counted: counted.ok(), said: BTreeMap::new(), trouble: None }
     }
 
     /// The counters, if there are some.
@@ -41,9 +43,11 @@ impl Losses {
     pub(super) fn look(&mut self, interfaces: &BTreeMap<u32, String>) {
         let Some(counted) = &self.counted else { return };
         let indexes: BTreeSet<u32> = interfaces.keys().copied().collect();
-        if let Err(error) = counted.watch(&indexes) {
-            tracing::warn!(error = format!("{error:#}"), "lost packets are not counted at all interfaces");
+        let trouble = counted.watch(&indexes).err().map(|error| format!("{error:#}"));
+        if let Some(error) = trouble.as_ref().filter(|_| trouble != self.trouble) {
+            tracing::warn!(error, "drops after the XDP verdict are not counted on every interface");
         }
+        self.trouble = trouble;
         self.said.retain(|index, _| indexes.contains(index));
         let now = Instant::now();
         for (index, interface) in interfaces {

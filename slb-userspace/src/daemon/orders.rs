@@ -135,7 +135,7 @@ impl Daemon {
     /// Says what came of an adoption that has ended; `before` was active before.
     pub(super) fn conclude(&mut self, then: Then, before: Arc<Config>, adopted: Result<Changed>) {
         let refused = |error: anyhow::Error| {
-            Refused::Failed(format!("error: {error:#}: the configuration that was in force stays so"))
+            Refused::Failed(format!("error: {error:#}: the active configuration is unchanged"))
         };
         match then {
             Then::Reload { warnings, answers } => {

@@ -82,6 +82,8 @@ struct Held {
     hook: Hook,
     /// Why it would be refused now, if so: it has become a member of a bond or a VRF.
     misfit: Option<String>,
+    /// Why it could not be found out at the last look what it can do, if so.
+    trouble: Option<String>,
     /// Times in a row that it could not take part in native forwarding.
     misses: u8,
     /// What is special about it.
@@ -374,8 +376,9 @@ impl Ports {
                 let now = Port::Refused { index: link.index, why: format!("{error:#}") };
                 if now != *port {
                     tracing::error!(
+                        interface = name,
                         error = format!("{error:#}"),
-                        "an interface is without SLB; trying again"
+                        "XDP program not attached; retrying"
                     );
                 }
                 now

@@ -172,7 +172,7 @@ fn an_interface_with_another_program_is_left_alone() {
         world.write(&world.plan.toml())?;
         let said = world.slb_refused(&["reload"])?;
         ensure!(words.iter().all(|word| said.contains(word)), "{said}");
-        ensure!(said.contains("the configuration that was in force stays so"), "{said}");
+        ensure!(said.contains("the active configuration is unchanged"), "{said}");
         ensure!(world.programs()? == programs, "{:?} after {programs:?}", world.programs()?);
         works(world)?;
         drop(occupant);

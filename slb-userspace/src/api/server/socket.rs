@@ -46,6 +46,8 @@ pub(super) struct Socket {
     mode: u32,
     /// Device and inode of its file.
     file: (u64, u64),
+    /// Why it has no file at present, if so.
+    trouble: Option<String>,
 }
 
 impl Socket {
@@ -71,23 +73,27 @@ impl Socket {
             }
         }
         let (listener, file) = listen(path, mode)?;
-        Ok(Self { listener, path: path.to_owned(), mode, file })
+        Ok(Self { listener, path: path.to_owned(), mode, file, trouble: None })
     }
 
     /// Binds it again if its file is gone. Another file in its place is left alone.
     pub(super) fn restore(&mut self) {
-        if !matches!(fs::symlink_metadata(&self.path), Err(error) if error.kind() == ErrorKind::NotFound) {
-            return;
+        let trouble = match identity(&self.path) {
+            Ok(file) if file == self.file => None,
+            Ok(_) => Some("another file is in its place: remove that".to_owned()),
+            Err(_) => match listen(&self.path, self.mode) {
+                Ok((listener, file)) => {
+                    (self.listener, self.file) = (listener, file);
+                    tracing::warn!(socket = %self.path.display(), "the API's socket was removed; it is bound again");
+                    None
+                }
+                Err(error) => Some(format!("it was removed and cannot be bound again: {error:#}")),
+            },
+        };
+        if let Some(why) = trouble.as_ref().filter(|_| trouble != self.trouble) {
+            tracing::error!(socket = %self.path.display(), why, "no API on its socket; retrying");
         }
-        match listen(&self.path, self.mode) {
-            Ok((listener, file)) => {
-                (self.listener, self.file) = (listener, file);
-                tracing::warn!(socket = %self.path.display(), "the API's socket was removed; it is bound again");
-            }
-            Err(error) => {
-                tracing::debug!(error = format!("{error:#}"), "the API's socket cannot be bound again");
-            }
-        }
+        self.trouble = trouble;
     }
 }
 
@@ -162,6 +168,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         fs::write(&path, "mine").unwrap();
         socket.restore();
+        assert!(socket.trouble.as_deref().is_some_and(|why| why.contains("another file")));
         drop(socket);
         assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
     }
@@ -185,6 +192,7 @@ mod tests {
         }
         drop(stop);
         let seen = watcher.join().unwrap();
+        assert_ne!(seen, 0, "the watcher has seen no socket");
         assert_eq!(seen & 0o077 & !FULL, 0, "{seen:o}");
     }
 }

@@ -1,8 +1,12 @@
 //! Puts the program on interfaces, in a hook that forwards between all of them.
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+};
 
 use anyhow::{Context as _, Result, anyhow};
+use nix::errno::Errno;
 
 use super::{Held, Ports};
 use crate::{
@@ -42,13 +46,14 @@ impl Ports {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        let mends = first == Hook::Native && !error.is::<Taken>();
+        let mends = first == Hook::Native && is_of_native(&error);
         match (running, self.mode) {
             (None, XdpMode::Auto) if mends => {
                 let why = format!("{error:#}");
                 tracing::warn!(why, "no native XDP between these interfaces: all take the generic hook");
+                self.attach_all(links, Hook::Generic)?;
                 self.why_generic = Some(why);
-                self.attach_all(links, Hook::Generic)
+                Ok(())
             }
             (None, XdpMode::Native) if mends => Err(error.context(
                 "xdp_mode = \"native\" cannot forward between these interfaces (set [daemon] xdp_mode = \"auto\" or \
@@ -92,7 +97,16 @@ impl Ports {
         let all: BTreeSet<u32> =
             self.held.keys().copied().chain(links.iter().map(|link| link.index)).collect();
         let role = Role::of(all.len());
-        let new: Vec<&Link> = links.iter().filter(|link| !self.keeps(link)).copied().collect();
+        let (kept, new): (Vec<&Link>, Vec<&Link>) = links.iter().partition(|link| self.keeps(link));
+        let running = self.held.values().map(|held| held.link.clone());
+        let running: BTreeMap<u32, Link> =
+            running.chain(kept.into_iter().cloned()).map(|link| (link.index, link)).collect();
+        if Role::of(running.len()) != role {
+            // What was enough for one that runs the program alone need not be among others.
+            let running: Vec<&Link> =
+                running.values().filter(|link| new.iter().all(|new| new.index != link.index)).collect();
+            self.expect_able(&running, hook, role, true)?;
+        }
         let attached = self.expect_able(&new, hook, role, false);
         let attached = attached.and_then(|()| links.iter().try_for_each(|link| self.attach(link, hook)));
         // What some drivers can do shows only once the program runs there.
@@ -132,10 +146,26 @@ impl Ports {
         report(link, attachment, hook, self.mode);
         self.held.insert(
             link.index,
-            Held { link: link.clone(), pinned, hook, misfit: None, misses: 0, notes: Vec::new() },
+            Held {
+                link: link.clone(),
+                pinned,
+                hook,
+                misfit: None,
+                trouble: None,
+                misses: 0,
+                notes: Vec::new(),
+            },
         );
         Ok(())
     }
+}
+
+/// Whether an error says that native XDP is not possible, and not that there is no interface, or no way to ask.
+fn is_of_native(error: &anyhow::Error) -> bool {
+    let errno = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
+    let errno = errno.map(Errno::from_raw);
+    !error.is::<Taken>()
+        && !matches!(errno, Some(Errno::ENODEV | Errno::ENXIO | Errno::EMFILE | Errno::ENFILE | Errno::EPERM))
 }
 
 fn explain(error: anyhow::Error, link: &Link) -> anyhow::Error {
@@ -165,7 +195,7 @@ fn report(interface: &Link, attachment: Attachment, hook: Hook, wanted: XdpMode)
         tracing::warn!(
             interface = interface.name,
             mode,
-            "the mode in force is kept: the configured one takes effect after `slbd detach`"
+            "keeping the active XDP mode; `slbd detach` and a start apply the configured one"
         );
     }
     if interface.kind.as_deref() == Some("veth") {

@@ -60,10 +60,15 @@ fn judged(port: &Port, held: &mut Held, role: Role, at_once: bool) -> Port {
     let native = match devices::native(&held.link, true) {
         Ok(native) => native,
         Err(error) => {
-            tracing::warn!(interface = name, error = format!("{error:#}"), "cannot find out what it can do");
+            let error = format!("{error:#}");
+            if held.trouble.as_ref() != Some(&error) {
+                tracing::warn!(interface = name, error, "cannot find out what it can do");
+                held.trouble = Some(error);
+            }
             return port.clone();
         }
     };
+    held.trouble = None;
     let Some(why) = devices::conflict(&native, role) else {
         held.misses = 0;
         if matches!(port, Port::Unfit { .. }) {

@@ -140,7 +140,7 @@ impl Through {
             Via::Dsr { .. } => Way::Dsr { interface: hop.interface_index, mac: hop.destination_mac },
             Via::Ipip { .. } | Via::Direct => Way::Ipip { server },
         };
-        let lease = self.enter(source, transport, Entry { way, send_error })?;
+        let lease = self.enter(source, transport, &Entry { way, send_error })?;
         let id = lease.probe.as_ref().map_or(0, |probe| probe.key.id);
         self.share(source).await.map_err(|error| ProbeError::NoWay(format!("{error:#}")))?;
         let capture = if vip.is_ipv4() { &self.v4 } else { &self.v6 };
@@ -160,7 +160,7 @@ impl Through {
     }
 
     /// Finds a port or an identifier, and enters the probe under it.
-    fn enter(&self, source: IpAddr, transport: Transport, entry: Entry) -> Result<Lease, ProbeError> {
+    fn enter(&self, source: IpAddr, transport: Transport, entry: &Entry) -> Result<Lease, ProbeError> {
         for _ in 0..ATTEMPTS {
             let (guard, id) = match transport {
                 Transport::Icmp => (None, fastrand::u16(..)),
