@@ -20,7 +20,7 @@ const NEXT_HOP: Duration = Duration::from_secs(4);
 /// Time beyond its timeout for which the first result of a check is waited for.
 const MARGIN: Duration = Duration::from_secs(1);
 /// Time between two reviews of what is waited for: the old servers may have failed.
-const REVIEW: Duration = Duration::from_secs(1);
+pub(super) const REVIEW: Duration = Duration::from_secs(1);
 /// Servers that a message names at most.
 const NAMED: usize = 5;
 
@@ -182,11 +182,11 @@ impl Adoption {
 }
 
 /// The longest time for which a target is waited for: its first result decides, and comes within the timeout.
-pub(super) fn patience(target: &Target) -> Duration {
+fn patience(target: &Target) -> Duration {
     target.check.timeout + MARGIN
 }
 
-fn at_most(awaited: &Awaited) -> Duration {
+pub(super) fn at_most(awaited: &Awaited) -> Duration {
     let hop = (!awaited.servers.is_empty()).then_some(NEXT_HOP);
     awaited.targets.iter().map(patience).chain(hop).max().unwrap_or_default()
 }

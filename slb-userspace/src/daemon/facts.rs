@@ -165,6 +165,11 @@ impl Facts {
         self.health.contains_key(target)
     }
 
+    /// Whether the check of a target has failed, as far as is known.
+    pub(super) fn is_unhealthy(&self, target: &Target) -> bool {
+        self.health.get(target).is_some_and(|verdict| !verdict.healthy)
+    }
+
     /// Whether this host is able to probe a target, as far as is known.
     pub(super) fn is_probed(&self, target: &Target) -> bool {
         !self.not_probed.contains_key(target)

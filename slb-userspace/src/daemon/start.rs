@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     Daemon,
     absent::Absent,
-    adoption::{named, patience},
+    adoption::{REVIEW, at_most, named},
     facts::Facts,
     looks::Looks,
     losses::Losses,
@@ -36,9 +36,13 @@ use crate::{
     config::model::Config,
     control::{
         desired::{addresses, desired, destinations, targets},
+        memory,
         warm_up::{Awaited, Serving, awaited},
     },
-    dataplane::bpf::{maps::Maps, pins::Pins},
+    dataplane::{
+        bpf::{maps::Maps, pins::Pins},
+        state::State,
+    },
     health::{Failures, Paths, Supervisor, Target},
     neigh::{self, Resolver, vips::Vips},
     poke::Poker,
@@ -176,31 +180,41 @@ impl Daemon {
     }
 
     /// The file may have changed while no daemon ran: waits for servers that replace healthy ones of the earlier run, which forwards
-    /// meanwhile.
+    /// meanwhile; until one of those that it forwards to has failed.
     async fn wait_for_successors(&mut self) -> Result<()> {
-        let desired = desired(&self.config, self.facts.known(self.store.settings()));
-        let awaited = awaited(&Serving::held(self.reconciler.held()?), &self.config, &desired);
-        if awaited.is_empty() {
-            return Ok(());
+        let held = self.reconciler.held()?.clone();
+        let before = Serving::held(&held);
+        let healthy = memory::health(&self.config, &held).into_iter().filter(|(_, verdict)| verdict.healthy);
+        let healthy: Vec<Target> = healthy.map(|(target, _)| target).collect();
+        let mut ends = None;
+        loop {
+            let desired = desired(&self.config, self.facts.known(self.store.settings()));
+            let awaited = awaited(&before, &self.config, &desired);
+            if awaited.is_empty() {
+                return Ok(());
+            }
+            let now = Instant::now();
+            let ends = *ends.get_or_insert_with(|| {
+                let limit = at_most(&awaited).clamp(FIRST_WORD, START);
+                let servers = named(&awaited).join(", ");
+                tracing::info!(servers, at_most = ?limit, "start: waiting for servers that replace healthy ones");
+                now + limit
+            });
+            if now >= ends || healthy.iter().any(|target| self.facts.is_unhealthy(target)) {
+                return Ok(());
+            }
+            self.show_held(&held, &awaited, ends);
+            self.listen(awaited.targets, awaited.servers, REVIEW.min(ends - now)).await;
         }
-        let patience = awaited.targets.iter().map(patience).max().unwrap_or_default();
-        let limit = patience.clamp(FIRST_WORD, START);
-        let servers = named(&awaited).join(", ");
-        tracing::info!(servers, at_most = ?limit, "start: waiting for servers that replace healthy ones");
-        self.show_held(&awaited, limit)?;
-        self.listen(awaited.targets, awaited.servers, limit).await;
-        Ok(())
     }
 
     /// Shows what the earlier run has left, and what the start waits for.
-    fn show_held(&mut self, awaited: &Awaited, limit: Duration) -> Result<()> {
-        let pending = Pending { change: "start", waits_for: named(awaited), ends: Instant::now() + limit };
+    fn show_held(&self, held: &State, awaited: &Awaited, ends: Instant) {
         let mut snapshot = Snapshot::new(self.config.clone());
-        snapshot.state = Arc::new(self.reconciler.held()?.clone());
+        snapshot.state = Arc::new(held.clone());
         snapshot.running = self.running();
-        snapshot.running.pending = Some(pending);
+        snapshot.running.pending = Some(Pending { change: "start", waits_for: named(awaited), ends });
         self.snapshots.send_replace(Arc::new(snapshot));
-        Ok(())
     }
 }
 
