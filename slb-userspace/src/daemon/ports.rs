@@ -316,6 +316,7 @@ impl Ports {
             changed |= now != port;
             self.ports.insert(name, now);
         }
+        gone.extend(self.gone_members(links));
         changed |= self.survey(links);
         self.unmerge(links);
         self.publish();

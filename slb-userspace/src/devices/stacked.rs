@@ -73,13 +73,13 @@ pub fn advice(name: &str, links: &Links, runs: impl Fn(u32) -> bool) -> Option<S
     ))
 }
 
-/// The members of bonds among the interfaces of these indexes. The driver of a bond runs the program on its members: frames come
-/// in by these, and answers leave by them.
-pub fn members(indexes: &BTreeSet<u32>, links: &Links) -> BTreeSet<u32> {
+/// The members of bonds among the interfaces of these indexes, and the bond of each. The driver of a bond runs the program on its
+/// members: frames come in by these, and answers leave by them.
+pub fn members(indexes: &BTreeSet<u32>, links: &Links) -> BTreeMap<u32, u32> {
     let bonds = links.values().filter(|link| is_bond(link) && indexes.contains(&link.index));
     let bonds: BTreeSet<u32> = bonds.map(|bond| bond.index).collect();
-    let members = links.values().filter(|link| link.master.is_some_and(|master| bonds.contains(&master)));
-    members.map(|member| member.index).collect()
+    let of_bond = |link: &Link| Some((link.index, link.master.filter(|master| bonds.contains(master))?));
+    links.values().filter_map(of_bond).collect()
 }
 
 fn kind(link: &Link) -> Option<&str> {
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn frames_of_a_bond_come_in_by_its_members() {
-        assert_eq!(members(&BTreeSet::from([5, 1]), &machine()), BTreeSet::from([2, 3]));
-        assert_eq!(members(&BTreeSet::from([6, 10, 13]), &machine()), BTreeSet::new());
+        assert_eq!(members(&BTreeSet::from([5, 1]), &machine()), BTreeMap::from([(2, 5), (3, 5)]));
+        assert_eq!(members(&BTreeSet::from([6, 10, 13]), &machine()), BTreeMap::new());
     }
 }

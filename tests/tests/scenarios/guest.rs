@@ -65,7 +65,10 @@ fn nat_through_bonds_in_the_driver() {
         world.plan.interfaces = ["bond0", "bond1", "bond2"].map(str::to_owned).into();
         let status = world.start()?;
         expect_native(&status)?;
-        works(world)
+        works(world)?;
+        // A member that comes later is an exit too.
+        let _program = world.net.renew_bond_of_client("bond0")?;
+        spreads(world, &world.plan.weights(), EXCHANGES)
     });
 }
 

@@ -10,8 +10,8 @@ use crate::{devices, neigh::Link};
 /// What has been found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Stacked {
-    /// Indexes of the members of bonds that run the program.
-    members: BTreeSet<u32>,
+    /// Indexes of the members of bonds that run the program, and of the bond of each.
+    members: BTreeMap<u32, u32>,
     /// What to do about servers that are reached through interfaces of these names.
     advice: BTreeMap<String, String>,
 }
@@ -20,8 +20,15 @@ impl Ports {
     /// Indexes of the interfaces that packets leave through, without those of these names: answers through a bond leave by the
     /// member that the request came in by.
     pub(in crate::daemon) fn exits(&self, without: &[String]) -> BTreeSet<u32> {
-        let attached = self.attached_without(without).into_keys();
-        attached.chain(self.stacked.members.iter().copied()).collect()
+        let attached: BTreeSet<u32> = self.attached_without(without).into_keys().collect();
+        let members = self.stacked.members.iter().filter(|(_, bond)| attached.contains(bond));
+        members.map(|(member, _)| *member).chain(attached.iter().copied()).collect()
+    }
+
+    /// Indexes of members of bonds that have gone, with their entries among the exits.
+    pub(super) fn gone_members(&self, links: &Links) -> BTreeSet<u32> {
+        let there = |index: &u32| links.values().any(|link| link.index == *index);
+        self.stacked.members.keys().copied().filter(|index| !there(index)).collect()
     }
 
     /// What to do about servers that are reached through interfaces of these names, which do not run the program.

@@ -68,6 +68,23 @@ impl Topology {
         self.bond("client0", bond, mode, &self.client, (0, &sources))
     }
 
+    /// Replaces the first link of the client's bond by a new one, and takes the second away: frames come by the new one alone.
+    ///
+    /// # Errors
+    /// A command fails.
+    pub fn renew_bond_of_client(&self, bond: &str) -> Result<OwnedFd> {
+        let (slb, peer) = (&self.slb, &self.client);
+        slb.ip("link del client0")?;
+        slb.ip(&format!("link add client0 type veth peer name eth0 netns {}", peer.name()))?;
+        let program = peer.on_thread(|| pass::attach("eth0"))?;
+        for (namespace, bond, member) in [(slb, bond, "client0"), (peer, "bond0", "eth0")] {
+            run(namespace.command("ethtool").args(["-K", member, "tx", "off"]), "")?;
+            namespace.ip(&format!("link set {member} master {bond}\nlink set {member} up"))?;
+        }
+        slb.ip("link del client0x")?;
+        Ok(program)
+    }
+
     /// As [`Self::bond_client`], with the link of backend `index`.
     ///
     /// # Errors
