@@ -58,10 +58,10 @@ impl Drop for BpfMount {
     }
 }
 
-/// How long a line of the log may take to come.
-const LOG_LIMIT: Duration = Duration::from_secs(30);
-/// How long a change of a server's health may take to show.
-const HEALTH_LIMIT: Duration = Duration::from_secs(30);
+/// How long a line of the log may take to come, also on an emulated processor.
+const LOG_LIMIT: Duration = Duration::from_secs(120);
+/// How long a change of a server's health may take to show, also there.
+const HEALTH_LIMIT: Duration = Duration::from_secs(120);
 
 /// What the daemon logs on its way up, and how often before it is killed.
 const MILESTONES: [(&str, usize); 4] =
