@@ -167,6 +167,11 @@ impl Stations {
         Self::from_words(self.sender(), self.receiver())
     }
 
+    /// A frame from `sender` to `receiver`, each in the lower 48 bits.
+    pub const fn of(receiver: u64, sender: u64) -> Self {
+        Self::from_words(receiver, sender)
+    }
+
     #[inline(always)]
     const fn from_words(receiver: u64, sender: u64) -> Self {
         Self { head: receiver | sender << 48, tail: (sender >> 16) as u32, reserved: 0 }

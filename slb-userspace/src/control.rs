@@ -5,6 +5,7 @@
 //! pure: no clock, no sockets, no tokio.
 
 pub mod apart;
+pub mod client_paths;
 pub mod desired;
 pub mod diff;
 pub mod drain;

@@ -3,6 +3,7 @@
 mod absent;
 mod adopt;
 mod adoption;
+mod clients;
 mod clock;
 mod facts;
 mod looks;
@@ -30,6 +31,7 @@ use tokio::{
 
 use self::{
     adoption::Adoption,
+    clients::Clients,
     clock::{processor_time, since_start},
     facts::Facts,
     looks::{Looks, Took, Wait},
@@ -139,6 +141,8 @@ struct Daemon {
     /// Neighbours are followed until it is dropped.
     resolver: Resolver,
     neighbours: watch::Receiver<Resolutions>,
+    /// Paths to clients.
+    clients: Clients,
     links_changed: watch::Receiver<()>,
     /// How VIPs stand is followed until it is dropped.
     vips: Vips,
@@ -195,6 +199,10 @@ impl Daemon {
                     changed.context("neighbours are not followed any more")?;
                     self.learn();
                     self.heard_of(None);
+                }
+                changed = self.clients.changed() => {
+                    changed.context("paths to clients are not followed any more")?;
+                    self.follow_clients();
                 }
                 changed = self.standings.changed() => {
                     changed.context("VIPs are not followed any more")?;
@@ -319,7 +327,7 @@ impl Daemon {
         let next = [failback, in_force.next].into_iter().flatten().min();
         self.next = next.map(|next| Instant::now() + next.saturating_sub(now));
         let mut look = self.reconciler.look_within();
-        if self.reconciler.is_handing_over() {
+        if self.reconciler.is_handing_over() || self.reconciler.answers_return() {
             look = look.min(SWEEP);
         }
         self.looks.by(Instant::now() + look, self.reconciler.most_between_looks());
@@ -352,12 +360,15 @@ impl Daemon {
     fn sweep(&mut self) -> Result<()> {
         let (begun, worked) = (Instant::now(), processor_time()?);
         self.looks.begin(begun);
-        let Sweep { moved, flows, ended, openings, next } = self.reconciler.sweep(since_start()?)?;
+        let swept = self.reconciler.sweep(since_start()?, &self.clients.on_link())?;
+        let Sweep { moved, flows, ended, openings, clients, next } = swept;
+        let answers_return = self.reconciler.answers_return();
+        self.clients.watch(if answers_return { clients } else { BTreeSet::new() });
         if self.facts.weigh(&openings, since_start()?) {
             self.change_soon();
         }
         ended.iter().for_each(|ended| self.poker.poke(ended));
-        let next = if moved == 0 { next } else { next.min(SWEEP) };
+        let next = if moved == 0 && !answers_return { next } else { next.min(SWEEP) };
         let processor = processor_time()?.saturating_sub(worked);
         let took = Took { begun, ended: Instant::now(), processor };
         self.looks.end(took, next, self.reconciler.most_between_looks());

@@ -17,6 +17,8 @@ use slb_common::datapath::upkeep::{Fate, Look};
 use moves::Moves;
 use state::{Operation, Remembered, State};
 
+use crate::control::client_paths;
+
 /// Something that holds a [`State`].
 pub trait DataPlane {
     /// What it holds now. Contents of server tables are not read back: a table found is of unknown content.
@@ -34,6 +36,9 @@ pub trait DataPlane {
 
     /// Has flows be with other servers' entries than they are.
     fn move_flows(&mut self, moves: &Moves) -> anyhow::Result<()>;
+
+    /// Has flows lead to other stations than they do. Returns how many changed.
+    fn move_clients(&mut self, moves: &client_paths::Moves) -> anyhow::Result<usize>;
 
     /// How many flows have been forgotten, or could not be remembered, that may be older than the last change of their
     /// table.

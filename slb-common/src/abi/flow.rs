@@ -392,6 +392,14 @@ impl FlowEntry<'_> {
         self.0[BACKEND].exchange(from.0, to.0)
     }
 
+    /// Has the flow lead to another station, if it leads to `from`. The entry is not locked for that: a packet that finds a locked
+    /// entry finds no flow, and the daemon may be preempted. A frame that leaves between the two stores goes to a station that does
+    /// not exist, where it would have gone to one that no longer does.
+    pub fn lead(self, from: &Link, to: &Link) -> bool {
+        let ([old_head, old_rest], [head, rest]) = (from.words(), to.words());
+        self.0[LINK + 1].exchange(old_rest, rest) && self.0[LINK].exchange(old_head, head)
+    }
+
     /// Gives up an entry that has been claimed, with no flow in it. `meta` is what it was claimed with.
     pub fn free(self, meta: Meta) {
         self.0[META].store(meta.next(0, 0, 0).0);

@@ -106,7 +106,7 @@ impl World {
     /// A look that comes before the next change, where one is called for.
     fn looked_again(mut self) -> Self {
         if self.reconciler.wants_look() {
-            self.reconciler.sweep(self.now).unwrap();
+            self.reconciler.sweep(self.now, &BTreeSet::new()).unwrap();
         }
         self
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use slb_common::{
-    abi::{Reference, backend::Backend, ring::NO_BACKEND, service::IndexEntry},
+    abi::{Reference, backend::Backend, flow::Link, ring::NO_BACKEND, service::IndexEntry},
     datapath::upkeep::{Fate, Look},
 };
 
@@ -13,6 +13,7 @@ use super::{
     moves::Moves,
     state::{NO_TABLE, Operation, PutBackend, Remembered, State, Table, to_address},
 };
+use crate::control::client_paths;
 
 /// Holds a [`State`]; each operation leaves it sound, or is refused.
 #[derive(Debug, Default, Clone)]
@@ -65,6 +66,16 @@ impl DataPlane for Fake {
             flow.backend = moves.get(&(flow.service, flow.backend)).copied().unwrap_or(flow.backend);
         }
         Ok(())
+    }
+
+    fn move_clients(&mut self, moves: &client_paths::Moves) -> Result<usize> {
+        let mut moved = 0;
+        for flow in &mut self.flows {
+            let to = moves.to(&flow.client, &flow.link);
+            moved += usize::from(to.is_some());
+            flow.link = to.unwrap_or(flow.link);
+        }
+        Ok(moved)
     }
 
     fn forgotten(&self) -> Result<u64> {
@@ -122,6 +133,7 @@ impl Remembered {
             backend,
             client: to_address(IpAddr::from([203, 0, 113, 7])),
             port: 40_000_u16.to_be(),
+            link: Link::default(),
             loose: None,
             is_client: false,
             is_over: false,

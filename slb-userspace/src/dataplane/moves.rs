@@ -8,6 +8,8 @@ use slb_common::abi::{
     word::Word,
 };
 
+use crate::control::client_paths;
+
 /// By a service's tag and the server its flows are with, the server they are to be with.
 pub type Moves = BTreeMap<(u32, Reference), Reference>;
 
@@ -25,9 +27,26 @@ pub fn carry_out(slots: &[[Word; WORDS]], moves: &Moves) -> usize {
     moved.count()
 }
 
+/// Has the flows of a table that is in use lead to other stations. Returns how many changed.
+pub fn carry_out_clients(slots: &[[Word; WORDS]], moves: &client_paths::Moves) -> usize {
+    let entries = slots.iter().map(FlowEntry::new);
+    let moved = entries.filter(|entry| {
+        let meta = entry.meta();
+        let client = entry.client();
+        meta.is_used()
+            && !meta.is_client()
+            && entry.read(meta).is_some_and(|flow| {
+                let to = moves.to(&client.parts().0, &flow.client);
+                to.is_some_and(|to| entry.lead(&flow.client, &to))
+            })
+    });
+    moved.count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{control::client_paths::Paths, neigh::NextHop};
     use slb_common::abi::{
         Address, Stations,
         flow::{Client, Flow, Link, state},
@@ -56,5 +75,37 @@ mod tests {
         let expected = [flow(1, new), flow(2, old), flow(1, other), flow(1, Reference::new(3, 6))];
         assert_eq!(now[..4], expected.map(Some));
         assert_eq!(carry_out(&slots, &Moves::from([((1, old), new)])), 0);
+    }
+
+    /// The versions stay: a packet that reads an entry meanwhile is not lost.
+    #[test]
+    fn flows_lead_to_the_new_station_and_nothing_else_of_them_changes() {
+        let hop = |mac| NextHop {
+            interface_index: 2,
+            interface: "eth2".to_owned(),
+            source_mac: [7; 6],
+            destination_mac: mac,
+            mtu: 1500,
+            through_gateway: true,
+        };
+        let mut paths = Paths::default();
+        let sample = [203, 0, 113, 1].into();
+        paths.update([(sample, Some(&hop([9; 6])))].into_iter(), |_| true);
+        let moves = paths.update([(sample, Some(&hop([8; 6])))].into_iter(), |_| true);
+        let link = |mac| Link { ifindex: 2, stations: Stations::new([7; 6], mac) };
+        let flow = |mac| Flow { service: 1, backend: Reference::new(3, 7), client: link(mac) };
+        let slots: [[Word; WORDS]; 3] = Default::default();
+        for (slot, mac) in slots.iter().zip([[9; 6], [5; 6]]) {
+            let (entry, client) = (FlowEntry::new(slot), Client::new(&Address::v4([203, 0, 113, 7]), 9, 6));
+            let meta = entry.meta();
+            assert!(entry.claim(meta));
+            entry.fill(meta, &client, &flow(mac), 9, state::CONFIRMED, 3);
+        }
+        let metas = slots.each_ref().map(|slot| FlowEntry::new(slot).meta());
+        assert_eq!(carry_out_clients(&slots, &moves), 1);
+        assert_eq!(slots.each_ref().map(|slot| FlowEntry::new(slot).meta()), metas);
+        let now = |slot: usize| FlowEntry::new(&slots[slot]).read(metas[slot]);
+        assert_eq!([now(0), now(1)], [Some(flow([8; 6])), Some(flow([5; 6]))]);
+        assert_eq!(carry_out_clients(&slots, &moves), 0);
     }
 }

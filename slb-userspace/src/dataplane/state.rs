@@ -12,7 +12,7 @@ use slb_common::{
     abi::{
         Address, MAX_RINGS, Reference,
         backend::{Backend, NextHop},
-        flow::state,
+        flow::{Link, state},
         ring::{MOVED, NO_BACKEND, NO_RING, Ring},
         service::{
             FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel, policy,
@@ -276,6 +276,8 @@ pub struct Remembered {
     pub client: Address,
     /// The client's port, in network byte order.
     pub port: u16,
+    /// How the client is reached.
+    pub link: Link,
     /// Seconds since its last packet, where it may be older than the last change of its table and yet be pushed out by another
     /// flow.
     pub loose: Option<u32>,
@@ -342,6 +344,7 @@ impl Remembered {
             backend: flow.backend,
             client: address,
             port,
+            link: flow.client,
             loose,
             is_client: meta.is_client(),
             is_over: meta.is_over(),

@@ -11,11 +11,12 @@ pub struct Mood {
     status: AtomicU16,
     garbles: AtomicBool,
     delay: AtomicU64,
+    repeats: AtomicBool,
 }
 
 impl Default for Mood {
     fn default() -> Self {
-        Self { status: 200.into(), garbles: false.into(), delay: 0.into() }
+        Self { status: 200.into(), garbles: false.into(), delay: 0.into(), repeats: false.into() }
     }
 }
 
@@ -48,5 +49,15 @@ impl Mood {
     /// Has datagrams answered with something else than what they hold, or well again.
     pub fn set_garbles(&self, garbles: bool) {
         self.garbles.store(garbles, Ordering::Relaxed);
+    }
+
+    /// Whether datagrams are answered again and again.
+    pub fn repeats(&self) -> bool {
+        self.repeats.load(Ordering::Relaxed)
+    }
+
+    /// Has each datagram answered again and again while this holds, as a server that streams to a silent client does.
+    pub fn set_repeats(&self, repeats: bool) {
+        self.repeats.store(repeats, Ordering::Relaxed);
     }
 }

@@ -4,6 +4,7 @@ use std::{
     io::{self, IoSlice, IoSliceMut},
     os::fd::AsRawFd,
     sync::Arc,
+    time::Duration,
 };
 
 use nix::{
@@ -17,6 +18,9 @@ use tokio::{io::Interest, net::UdpSocket, sync::watch};
 
 use super::Mood;
 
+/// Pause between two of repeated answers.
+const BEAT: Duration = Duration::from_millis(50);
+
 /// Answers datagrams until the kill, from the address they were sent to: a VIP, where they arrive unchanged.
 pub(super) async fn serve(
     socket: UdpSocket,
@@ -25,9 +29,20 @@ pub(super) async fn serve(
     mood: Arc<Mood>,
 ) {
     let mut buffer = vec![0; usize::from(u16::MAX)];
+    let mut repeated: Vec<(Vec<u8>, libc::in6_pktinfo, SockaddrIn6)> = Vec::new();
+    let mut beat = tokio::time::interval(BEAT);
     loop {
         let received = tokio::select! {
             received = receive(&socket, &mut buffer) => received,
+            _ = beat.tick(), if !repeated.is_empty() => {
+                for (answer, to, client) in &repeated {
+                    let _ = send(&socket, answer, *to, *client).await;
+                }
+                if !mood.repeats() {
+                    repeated.clear();
+                }
+                continue;
+            }
             _ = kill.changed() => return,
         };
         // An error is the echo of a client that is gone; there is nothing to answer.
@@ -37,6 +52,9 @@ pub(super) async fn serve(
         answer.extend_from_slice(if mood.garbles() { b"?" } else { &buffer[..length] });
         // A client that is gone needs no answer.
         let _ = send(&socket, &answer, to, client).await;
+        if mood.repeats() {
+            repeated.push((answer, to, client));
+        }
     }
 }
 

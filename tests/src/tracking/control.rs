@@ -72,7 +72,7 @@ impl Control {
     /// Looks at the flow table and ends what is over of slots that have changed hands, as the daemon does. Returns how many
     /// slots are left.
     pub fn sweep(&mut self, now: Duration) -> usize {
-        self.reconciler.sweep(now).expect("the tables can be read").moved
+        self.reconciler.sweep(now, &BTreeSet::new()).expect("the tables can be read").moved
     }
 
     /// Whether something must change although nothing else does.

@@ -15,6 +15,7 @@ use slb_common::{
         upkeep::{Clock, Fate, Look, Upkeep},
     },
 };
+use slb_userspace::control::client_paths;
 use slb_userspace::dataplane::{
     Contents, DataPlane,
     moves::{self, Moves},
@@ -169,6 +170,10 @@ impl DataPlane for HostPlane {
     fn move_flows(&mut self, moves: &Moves) -> Result<()> {
         moves::carry_out(self.host().slots(), moves);
         Ok(())
+    }
+
+    fn move_clients(&mut self, moves: &client_paths::Moves) -> Result<usize> {
+        Ok(moves::carry_out_clients(self.host().slots(), moves))
     }
 
     fn forgotten(&self) -> Result<u64> {

@@ -4,6 +4,7 @@ mod admin;
 mod api;
 mod apply;
 mod bulk;
+mod client_path;
 mod configuration;
 mod decap;
 mod detach;

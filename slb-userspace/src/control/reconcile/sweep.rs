@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -11,7 +12,7 @@ use anyhow::{Context as _, Result};
 use slb_common::{
     abi::{
         ring::{NO_BACKEND, Ring},
-        service::policy,
+        service::{mode, policy},
     },
     datapath::upkeep::{Fate, Look},
     net::headers::protocol,
@@ -20,6 +21,7 @@ use slb_common::{
 use super::Reconciler;
 use crate::{
     control::{
+        client_paths::{Moves, Prefix, Samples},
         ending::{Ended, Watch},
         handover::Elsewhere,
         loads::Loads,
@@ -43,6 +45,8 @@ pub struct Sweep {
     pub ended: Vec<Ended>,
     /// Pools whose new connections count, with what has come of them.
     pub openings: Vec<Pool>,
+    /// Clients of mode `nat` that stand for the others: their paths are to be followed.
+    pub clients: BTreeSet<IpAddr>,
     /// Time until the next look is of use.
     pub next: Duration,
 }
@@ -54,17 +58,19 @@ type Owners = BTreeMap<u32, Arc<[u32]>>;
 type FoundElsewhere = BTreeMap<(u32, u32), Elsewhere>;
 
 impl<D: DataPlane> Reconciler<D> {
-    /// Looks at the flow table: for connections that are over, and for what is over of slots that changed hands.
+    /// Looks at the flow table: for connections that are over, for what is over of slots that changed hands, and for where clients
+    /// are. Those in the prefixes `on_link` are neighbours of this host.
     ///
     /// # Errors
     /// As [`Self::reconcile`].
-    pub fn sweep(&mut self, now: Duration) -> Result<Sweep> {
+    pub fn sweep(&mut self, now: Duration, on_link: &BTreeSet<Prefix>) -> Result<Sweep> {
         self.held()?;
         // Not put back after a failure.
         let held = self.held.take().unwrap_or_default();
         let before = held.clone();
         let mut watch = Watch::new(&before, self.surroundings.hz);
-        let swept = self.sweep_with(held, &mut watch, now);
+        let mut samples = Samples::new(on_link);
+        let swept = self.sweep_with(held, &mut watch, &mut samples, now);
         // They are marked as over: no other look finds those.
         self.ended.append(&mut watch.ended);
         let (moved, flows) = swept?;
@@ -72,7 +78,22 @@ impl<D: DataPlane> Reconciler<D> {
         let next = watch.next_look();
         let next = if self.is_watching() { next.min(LOOK) } else { next };
         let (ended, openings) = (mem::take(&mut self.ended), mem::take(&mut self.openings));
-        Ok(Sweep { moved, flows, ended, openings, next })
+        let clients = samples.chosen();
+        Ok(Sweep { moved, flows, ended, openings, clients, next })
+    }
+
+    /// Has flows lead to other stations than they do. Returns how many changed.
+    ///
+    /// # Errors
+    /// The flow table cannot be written.
+    pub fn move_clients(&mut self, moves: &Moves) -> Result<usize> {
+        self.plane.move_clients(moves).context("cannot move flows to other stations")
+    }
+
+    /// Whether answers come back through SLB.
+    pub fn answers_return(&self) -> bool {
+        let entries = self.held.iter().flat_map(|held| held.index.entries.values());
+        entries.into_iter().any(|entry| entry.mode == mode::NAT)
     }
 
     /// Returns how many slots are not their owners' alone, and how many flows live.
@@ -80,6 +101,7 @@ impl<D: DataPlane> Reconciler<D> {
         &mut self,
         mut held: Arc<State>,
         watch: &mut Watch<'_>,
+        samples: &mut Samples<'_>,
         now: Duration,
     ) -> Result<(usize, usize)> {
         let is_due = |(id, table): &(&u32, &Table)| table.handover.is_due(idle_of(&held, **id), now);
@@ -94,7 +116,7 @@ impl<D: DataPlane> Reconciler<D> {
                 .map(|id| Ok((*id, self.plane.table(*id).context("cannot read a table")?.0)))
                 .collect::<Result<_>>()?;
             loads = Loads::none(&held);
-            let (elsewhere, look) = self.elsewhere(&held, &owners, now, watch, &mut loads)?;
+            let (elsewhere, look) = self.elsewhere(&held, &owners, now, watch, (&mut loads, samples))?;
             flows = look.live;
             is_whole &= look.unread == 0;
             // Asked after the look, which then has seen whatever has not been forgotten; the next time, all that is
@@ -145,7 +167,7 @@ impl<D: DataPlane> Reconciler<D> {
         owners: &Owners,
         now: Duration,
         watch: &mut Watch<'_>,
-        loads: &mut Loads,
+        (loads, samples): (&mut Loads, &mut Samples<'_>),
     ) -> Result<(FoundElsewhere, Look)> {
         let entries: BTreeMap<u32, _> =
             held.index.entries.values().map(|entry| (entry.service, entry)).collect();
@@ -160,6 +182,9 @@ impl<D: DataPlane> Reconciler<D> {
             openings.note(&flow, entry);
             let fate = watch.note(&flow, entry);
             loads.note(&flow, entry);
+            if entry.mode == mode::NAT && flow.left.is_some() && !flow.is_over {
+                samples.note(&flow.client, &flow.link);
+            }
             // Remembered for good: it is not for the table to say where it is, unless it is pushed out. Of datagrams nobody can
             // tell whether they began before.
             let is_loose = flow.loose.is_some() && entry.protocol == protocol::TCP;

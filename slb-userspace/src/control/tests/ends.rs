@@ -1,6 +1,6 @@
 //! Servers that go, and those that come: drain, cut, slow start.
 
-use std::{mem, time::Duration};
+use std::{collections::BTreeSet, mem, time::Duration};
 
 use slb_common::abi::backend::Backend;
 
@@ -48,7 +48,7 @@ fn a_removed_server_drains_and_is_cut_and_goes() {
     assert_eq!(at(&mut world, 59), draining, "another daemon goes on");
     assert_eq!(at(&mut world, 60), Some((true, Backend::CUT | Backend::LINGERING, 1060)));
     assert!(world.reconciler.wants_look());
-    world.reconciler.sweep(world.now).unwrap();
+    world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap();
     assert!(!world.reconciler.wants_look());
     assert_eq!(at(&mut world, 80), None);
 }
@@ -99,7 +99,7 @@ fn slots_without_another_server_stay_with_a_terminating_one() {
 fn flows_follow_their_listener_to_another_table() {
     follow(|world| {
         assert!(world.reconciler.wants_look());
-        world.reconciler.sweep(world.now).unwrap();
+        world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap();
     });
 }
 
@@ -148,7 +148,7 @@ fn follow(look: fn(&mut World)) {
     assert_eq!(servers(&mut world, &state), [serves, serves, drains, lingers]);
     world.now += Duration::from_secs(61);
     let state = world.reconcile(&apart(&[(1, 0)])).unwrap();
-    let ended = world.reconciler.sweep(world.now).unwrap().ended;
+    let ended = world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap().ended;
     assert_eq!(ended.len(), 2, "{ended:?}");
     let over = |flags| move |(_, flags_now, _): &(bool, u8, u32)| *flags_now == flags;
     let now = servers(&mut world, &state);
@@ -172,7 +172,7 @@ fn no_connection_is_cut_for_another_listeners_sake() {
     let state = world.reconcile(&config).unwrap();
     let held = state.backends.values().find(|server| server.reference == two).unwrap();
     assert!(held.is_alive() && !held.is_cut(), "{held:?}");
-    world.reconciler.sweep(world.now).unwrap();
+    world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap();
     let followed = world.reconciler.plane_mut().flows[0];
     assert!(followed.backend != two && !followed.is_over);
     world.now += Duration::from_secs(6);
@@ -205,7 +205,7 @@ fn no_connection_is_cut_where_a_change_is_broken_off() {
             };
             assert!(!server(&mut world).is_cut(), "step {step}");
             if world.reconciler.wants_look() {
-                world.reconciler.sweep(world.now).unwrap();
+                world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap();
             }
             let entry = state.index.entries.values().find(|entry| entry.port == 81_u16.to_be()).unwrap();
             assert_eq!(server(&mut world).ring, entry.ring, "step {step}");
@@ -228,7 +228,7 @@ fn ends_are_told_although_something_fails() {
     let after = group(&[(1, 100), (3, 50)]);
     world.reconcile(&after).unwrap();
     world.now += Duration::from_secs(910);
-    world.reconciler.sweep(world.now).unwrap();
+    world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap();
     world.now += Duration::from_secs(910);
     // A server that is cut asks for a look.
     world.reconcile(&group(&[(1, 100)])).unwrap();
@@ -236,11 +236,11 @@ fn ends_are_told_although_something_fails() {
     let plane = world.reconciler.plane_mut();
     plane.flows = vec![flow];
     plane.fail_after = Some(0);
-    world.reconciler.sweep(world.now).unwrap_err();
+    world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap_err();
     assert!(world.reconciler.plane_mut().flows[0].is_over && world.reconciler.wants_look());
-    assert_eq!(world.reconciler.sweep(world.now).unwrap().ended.len(), 1);
+    assert_eq!(world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap().ended.len(), 1);
     assert!(!world.reconciler.wants_look());
-    assert_eq!(world.reconciler.sweep(world.now).unwrap().ended.len(), 0, "told once");
+    assert_eq!(world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap().ended.len(), 0, "told once");
 }
 
 /// One look tells the ends of so many connections only.
@@ -261,7 +261,7 @@ fn a_removed_server_goes_when_the_last_of_many_connections_has_been_told() {
             world.reconcile(&after).unwrap().backends.contains_key(&id),
             "{ended} of {FLOWS} have been told"
         );
-        let sweep = world.reconciler.sweep(world.now).unwrap();
+        let sweep = world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap();
         assert!(sweep.ended.len() <= MOST && sweep.next <= Duration::from_secs(20));
         ended += sweep.ended.len();
         world.now += sweep.next;
@@ -271,7 +271,7 @@ fn a_removed_server_goes_when_the_last_of_many_connections_has_been_told() {
         world.reconcile(&after).unwrap().backends.contains_key(&id),
         "the last ones may be slow to answer"
     );
-    assert_eq!(world.reconciler.sweep(world.now).unwrap().ended, []);
+    assert_eq!(world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap().ended, []);
     assert!(!world.reconcile(&after).unwrap().backends.contains_key(&id));
 }
 

@@ -1,6 +1,6 @@
 //! Random changes, failures and restarts.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use proptest::prelude::*;
 use slb_common::abi::backend::Backend;
@@ -86,7 +86,7 @@ proptest! {
                     world.reconciler.plane_mut().flows.push(flow);
                 }
                 Change::Look => {
-                    world.reconciler.sweep(world.now).map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
+                    world.reconciler.sweep(world.now, &BTreeSet::new()).map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
                     for flow in &world.reconciler.plane_mut().flows.clone() {
                         let at = |port| flow.service == self::flow(&before, port, flow.backend).service;
                         let table = table(&before, if at(81) { 81 } else { 80 });

@@ -1,6 +1,6 @@
 //! Looks at the flow table.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::World;
 use crate::{
@@ -37,25 +37,29 @@ fn a_sweep_takes_tables_in_parts_and_ends_nothing_that_it_could_not_see() {
     world.reconcile(&config).unwrap();
     assert!(!world.reconciler.is_handing_over());
     world.reconciler.plane_mut().looks = 0;
-    world.reconciler.sweep(world.now).unwrap();
+    world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap();
     assert_eq!(world.reconciler.plane_mut().looks, 1, "flows are looked at whatever changes hands");
     world.set_health(2, false);
     let state = world.reconcile(&config).unwrap();
     assert!(state.tables.values().all(|table| table.owners.is_none()), "they take too much room");
-    let moved = world.reconciler.sweep(world.now).unwrap().moved;
+    let moved = world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap().moved;
     assert!(moved > BATCH);
     assert_eq!(world.reconciler.plane_mut().looks, 2, "nothing is due: one look");
 
     world.now += Duration::from_secs(800);
     world.reconciler.plane_mut().forgotten += 1;
-    world.reconciler.sweep(world.now).unwrap();
+    world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap();
     world.now += Duration::from_secs(905);
-    assert_eq!(world.reconciler.sweep(world.now).unwrap().moved, moved, "what was forgotten may come back");
+    assert_eq!(
+        world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap().moved,
+        moved,
+        "what was forgotten may come back"
+    );
     world.now += Duration::from_secs(10);
     world.reconciler.plane_mut().looks = 0;
     let mut sweep = |unread| {
         world.reconciler.plane_mut().unread = unread;
-        world.reconciler.sweep(world.now).unwrap().moved
+        world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap().moved
     };
     assert_eq!(sweep(1), moved, "any slot may have the flow that could not be read");
     assert_eq!(sweep(0), moved, "owners become keepers first");

@@ -27,6 +27,7 @@ use super::{
     shapes::SHAPES,
     syscall,
 };
+use crate::control::client_paths;
 use crate::dataplane::{
     Contents, DataPlane,
     digest::Content,
@@ -359,6 +360,10 @@ impl DataPlane for Maps {
         let moved = moves::carry_out(self.flows.slots(), moves);
         tracing::debug!(moved, "flows have come to the tables of their listeners");
         Ok(())
+    }
+
+    fn move_clients(&mut self, moves: &client_paths::Moves) -> Result<usize> {
+        Ok(moves::carry_out_clients(self.flows.slots(), moves))
     }
 
     fn forgotten(&self) -> Result<u64> {

@@ -1,0 +1,185 @@
+//! Paths to clients of mode `nat`. A flow-table entry names the station that the client's last packet came from. While a client is
+//! silent, its entry follows the kernel: a gateway with another hardware address, or a route by another gateway.
+//!
+//! [`Samples`] finds clients that stand for others, [`Paths`] compares the kernel's next hops to them with those before, and [`Moves`]
+//! says what follows for each flow. A flow whose station is not the kernel's next hop follows nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use slb_common::abi::{Address, Stations, flow::Link};
+
+use crate::{dataplane::state::to_ip, neigh::NextHop};
+
+/// Samples at most. The kernel is asked for the route to each, and verifies their neighbours.
+const MOST: usize = 256;
+/// Places that are counted at most, to choose the samples from.
+const MOST_COUNTED: usize = 16 * MOST;
+
+/// Addresses on the way by a default route, of no host (RFC 5737, RFC 3849): the default gateways are known before the first client.
+const DEFAULT_ROUTE: [IpAddr; 2] = [
+    IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
+
+/// An interface and the hardware address behind it.
+type Station = (u32, u64);
+
+/// Addresses that share their routes: the longest prefixes that networks announce to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix(IpAddr);
+
+impl Prefix {
+    fn of(address: IpAddr) -> Self {
+        Self(match address {
+            IpAddr::V4(address) => IpAddr::V4((u32::from(address) & 0xffff_ff00).into()),
+            IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 80 << 80).into()),
+        })
+    }
+}
+
+const fn station(link: &Link) -> Station {
+    (link.ifindex, link.stations.sender())
+}
+
+/// The link of a flow whose client the kernel reaches so.
+fn link(hop: &NextHop) -> Link {
+    let stations = Stations::new(hop.source_mac, hop.destination_mac);
+    Link { ifindex: hop.interface_index, stations }
+}
+
+/// Clients that stand for those of the same station and prefix, gathered in a pass over the flow table. Clients on the link stand for
+/// themselves.
+#[derive(Debug, Default)]
+pub struct Samples<'a> {
+    on_link: Option<&'a BTreeSet<Prefix>>,
+    found: HashMap<(Station, IpAddr), (IpAddr, u32)>,
+}
+
+impl<'a> Samples<'a> {
+    /// None yet. Clients in these prefixes are on the link.
+    pub fn new(on_link: &'a BTreeSet<Prefix>) -> Self {
+        Self { on_link: Some(on_link), found: HashMap::new() }
+    }
+
+    /// Takes notice of a flow.
+    pub fn note(&mut self, client: &Address, link: &Link) {
+        let client = to_ip(client);
+        let prefix = Prefix::of(client);
+        let is_on_link = self.on_link.is_some_and(|on_link| on_link.contains(&prefix));
+        let key = (station(link), if is_on_link { client } else { prefix.0 });
+        let is_full = self.found.len() >= MOST_COUNTED;
+        if is_full && !self.found.contains_key(&key) {
+            return;
+        }
+        let (sample, count) = self.found.entry(key).or_insert((client, 0));
+        // The same one in each pass.
+        *sample = client.min(*sample);
+        *count = count.saturating_add(1);
+    }
+
+    /// The samples with the most flows.
+    pub fn chosen(self) -> BTreeSet<IpAddr> {
+        let mut found: Vec<_> = self.found.into_values().collect();
+        found.sort_unstable_by_key(|(sample, count)| (std::cmp::Reverse(*count), *sample));
+        found.into_iter().take(MOST).map(|(sample, _)| sample).chain(DEFAULT_ROUTE).collect()
+    }
+}
+
+/// The kernel's next hops to samples, as they were last.
+#[derive(Debug, Default)]
+pub struct Paths {
+    last: BTreeMap<IpAddr, NextHop>,
+    on_link: BTreeSet<Prefix>,
+}
+
+impl Paths {
+    /// Prefixes of which a sample is on the link.
+    pub fn on_link(&self) -> &BTreeSet<Prefix> {
+        &self.on_link
+    }
+
+    /// Takes the next hops of all samples, `None` where there is none at present; returns what has changed. Packets leave through
+    /// these interfaces.
+    pub fn update<'a>(
+        &mut self,
+        hops: impl Iterator<Item = (IpAddr, Option<&'a NextHop>)>,
+        is_attached: impl Fn(u32) -> bool,
+    ) -> Moves {
+        let (mut moves, mut last) = (Moves::default(), BTreeMap::new());
+        for (sample, hop) in hops {
+            let before = self.last.remove(&sample);
+            let usable = hop.filter(|hop| is_attached(hop.interface_index)).or(before.as_ref());
+            let Some(hop) = usable.cloned() else { continue };
+            if let Some(before) = before {
+                moves.note(sample, &before, &hop);
+            }
+            last.insert(sample, hop);
+        }
+        self.last = last;
+        let on_link = self.last.iter().filter(|(_, hop)| !hop.through_gateway);
+        self.on_link = on_link.map(|(sample, _)| Prefix::of(*sample)).collect();
+        moves.has_moved = moves.by_link.values().chain(moves.by_client.values()).any(|(from, to)| from != to);
+        moves
+    }
+}
+
+/// From which link to which.
+type Move = (Link, Link);
+
+/// Where flows go whose clients are reached by another station.
+#[derive(Debug, Default)]
+pub struct Moves {
+    has_moved: bool,
+    /// Of samples on the link.
+    by_client: BTreeMap<(Station, IpAddr), Move>,
+    /// Of samples behind gateways.
+    by_prefix: BTreeMap<(Station, Prefix), Move>,
+    /// What all samples behind a gateway have in common, by family. Where they differ, the link stays.
+    by_link: BTreeMap<(Station, bool), Move>,
+    on_link: BTreeSet<Prefix>,
+}
+
+impl Moves {
+    /// Whether no flow changes.
+    pub fn is_empty(&self) -> bool {
+        !self.has_moved
+    }
+
+    fn note(&mut self, sample: IpAddr, before: &NextHop, hop: &NextHop) {
+        let step = (link(before), link(hop));
+        let (from, prefix) = (station(&step.0), Prefix::of(sample));
+        if !before.through_gateway {
+            self.on_link.insert(prefix);
+            self.by_client.insert((from, sample), step);
+            return;
+        }
+        if !DEFAULT_ROUTE.contains(&sample) {
+            self.by_prefix.insert((from, prefix), step);
+        }
+        let common = self.by_link.entry((from, sample.is_ipv4())).or_insert(step);
+        if common.1 != step.1 {
+            common.1 = common.0;
+        }
+    }
+
+    /// The link of a flow from now on, if that is another one.
+    pub fn to(&self, client: &Address, link: &Link) -> Option<Link> {
+        let (client, station) = (to_ip(client), station(link));
+        let prefix = Prefix::of(client);
+        let of_prefix = || self.by_prefix.get(&(station, prefix));
+        let of_link =
+            || self.by_link.get(&(station, client.is_ipv4())).filter(|_| !self.on_link.contains(&prefix));
+        let (from, to) = self.by_client.get(&(station, client)).or_else(of_prefix).or_else(of_link)?;
+        // The client may have sent to another address of this host, which answers from that.
+        let is_same = from.stations.receiver() == link.stations.receiver() || from.ifindex != to.ifindex;
+        let receiver = if is_same { to.stations.receiver() } else { link.stations.receiver() };
+        let to = Link { ifindex: to.ifindex, stations: Stations::of(receiver, to.stations.sender()) };
+        (!to.same(link)).then_some(to)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! Answers to clients that are silent while the path to them changes.
+
+use std::{
+    net::{IpAddr, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{
+    World,
+    net::{Family, Namespace},
+    scenario,
+    server::Service,
+    wait::wait_for,
+};
+
+/// Within which the daemon knows where clients are: it samples them every ten seconds.
+const SAMPLED: Duration = Duration::from_secs(30);
+/// Within which answers take a new path.
+const LIMIT: Duration = Duration::from_secs(2);
+/// Answers in a row that show that all is well again.
+const RUN: usize = 10;
+
+/// An address behind the client's namespace, to which that is a router.
+fn distant(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "10.99.0.1",
+        Family::V6 => "fd99::1",
+    }
+}
+
+/// Gives it to a machine, at once.
+fn give(namespace: &Namespace, family: Family) -> Result<()> {
+    let nodad = if family == Family::V6 { "nodad" } else { "" };
+    namespace.ip(&format!("addr add {} dev lo {nodad}", distant(family)))
+}
+
+/// Receives answers until there are [`RUN`] of them after the last silence.
+fn hears(socket: &UdpSocket) -> Result<()> {
+    let (begun, mut buffer) = (Instant::now(), [0; 64]);
+    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    // What has come before waits in its buffer.
+    socket.set_nonblocking(true)?;
+    while socket.recv(&mut buffer).is_ok() {}
+    socket.set_nonblocking(false)?;
+    let mut run = 0;
+    while run < RUN {
+        run = if socket.recv(&mut buffer).is_ok() { run + 1 } else { 0 };
+        ensure!(begun.elapsed() < LIMIT, "no answers for {LIMIT:?}");
+    }
+    Ok(())
+}
+
+fn bound(namespace: &Namespace, address: IpAddr, port: u16) -> Result<UdpSocket> {
+    namespace.on_thread(|| Ok(UdpSocket::bind((address, port))?))
+}
+
+/// Has the server stream to a client at this address, which says nothing any more.
+fn stream(world: &World, family: Family, source: IpAddr) -> Result<UdpSocket> {
+    let socket = bound(&world.net.client, source, 0)?;
+    socket.send_to(b"go", world.vip(family, Service::Echo))?;
+    hears(&socket).with_context(|| format!("{source} hears nothing to begin with"))?;
+    Ok(socket)
+}
+
+fn behind_the_client(world: &World) -> Result<()> {
+    let net = &world.net;
+    net.client.sysctl("net/ipv4/conf/eth0/arp_notify", "1")?;
+    net.client.sysctl("net/ipv6/conf/eth0/ndisc_notify", "1")?;
+    for family in Family::ALL {
+        let (distant, router) = (distant(family), net.sources(family)[0]);
+        give(&net.client, family)?;
+        net.slb.ip(&format!("route add {distant} via {router}"))?;
+    }
+    Ok(())
+}
+
+/// A router that is replaced, or a client on the link whose interface is: the kernel learns the new address from what that announces.
+/// Then a route that moves to another router, of which the client never sent through SLB.
+#[test]
+fn answers_to_silent_clients_follow_their_routers() {
+    scenario("answers_to_silent_clients_follow_their_routers", &[100, 100], |world| {
+        world.start()?;
+        behind_the_client(world)?;
+        (0..2).for_each(|server| world.mood(server).set_repeats(true));
+        let mut streams = Vec::new();
+        for family in Family::ALL {
+            for source in [distant(family).parse()?, world.net.sources(family)[1]] {
+                streams.push((family, source, stream(world, family, source)?));
+            }
+        }
+        // Until the daemon knows all clients, some do not follow; when they speak, all is as before.
+        let mut addresses = 0_u8..;
+        wait_for("answers at a new hardware address", SAMPLED, || {
+            let address = addresses.next().context("too many addresses")?;
+            for (family, _, socket) in &streams {
+                socket.send_to(b"go", world.vip(*family, Service::Echo))?;
+                hears(socket)?;
+            }
+            world.net.client.ip(&format!("link set eth0 address 02:00:5e:10:01:{address:02x}"))?;
+            let all_hear = streams.iter().all(|(_, _, socket)| hears(socket).is_ok());
+            Ok(all_hear.then_some(()))
+        })?;
+
+        // The second server's machine is the router now.
+        let other = &world.net.backends[1];
+        for (family, source, socket) in
+            streams.iter().filter(|(family, source, _)| source.to_string() == distant(*family))
+        {
+            let distant = distant(*family);
+            give(&other.namespace, *family)?;
+            let moved = bound(&other.namespace, *source, socket.local_addr()?.port())?;
+            world.net.slb.ip(&format!("route replace {distant} via {}", other.address(*family)))?;
+            hears(&moved).with_context(|| format!("{source}, behind another router"))?;
+        }
+        Ok(())
+    });
+}
