@@ -9,6 +9,7 @@
 //!   state `FAILED`, or after 10 s without any of these. It ends after 250 ms where the link is down or the route gone.
 //! - A published map has exactly the destinations that were watched when it was made.
 
+mod follow;
 mod hold;
 mod kernel;
 mod limits;

@@ -11,43 +11,50 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tracing::warn;
+
+use super::follow::{self, Follower};
 
 /// How long changes are gathered: one interface that comes is told of several times.
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// How often there may be a change though nothing was heard.
 const REFRESH: Duration = Duration::from_secs(20);
-/// Pause before the netlink socket is opened anew.
-const RECONNECT: Duration = Duration::from_secs(1);
 
 /// Tells of changes to interfaces of the current network namespace until the receiver is dropped.
 ///
 /// # Errors
 /// A netlink socket cannot be opened. Later failures are logged, and it is opened anew.
 pub fn follow() -> Result<watch::Receiver<()>> {
-    let mut notifications = Notifications::open()?;
+    let notifications = Notifications::open()?;
     let (changed, changes) = watch::channel(());
-    tokio::spawn(async move {
-        loop {
-            match notifications.follow(&changed).await {
-                Ok(()) => return,
-                Err(error) => {
-                    warn!(error = format!("{error:#}"), "interfaces are not followed; will try again");
-                }
-            }
-            notifications = loop {
-                sleep(RECONNECT).await;
-                if changed.is_closed() {
-                    return;
-                }
-                if let Ok(notifications) = Notifications::open() {
-                    break notifications;
-                }
-            };
-            changed.send_replace(());
-        }
-    });
+    tokio::spawn(follow::run(Interfaces { changed, has_failed: false }, notifications));
     Ok(changes)
+}
+
+/// Tells of changes.
+struct Interfaces {
+    changed: watch::Sender<()>,
+    /// Whether changes may have been missed.
+    has_failed: bool,
+}
+
+impl Follower for Interfaces {
+    const WHAT: &'static str = "interfaces";
+    type Connections = Notifications;
+
+    fn open() -> Result<Notifications> {
+        Notifications::open()
+    }
+
+    async fn follow(&mut self, mut notifications: Notifications) -> Result<()> {
+        if std::mem::replace(&mut self.has_failed, true) {
+            self.changed.send_replace(());
+        }
+        notifications.follow(&self.changed).await
+    }
+
+    fn is_needed(&self) -> bool {
+        !self.changed.is_closed()
+    }
 }
 
 struct Notifications {

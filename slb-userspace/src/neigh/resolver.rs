@@ -17,12 +17,13 @@ use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{
     Resolution, Resolutions,
+    follow::{self, Follower},
     kernel::Kernel,
     view::{Notification, Outdated, View},
 };
@@ -32,9 +33,6 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 
 /// How long one pass may take before the netlink sockets are given up and opened anew.
 const PASS_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Pause before the netlink sockets are opened anew.
-const RECONNECT: Duration = Duration::from_secs(1);
 
 const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Link,
@@ -74,7 +72,7 @@ impl Resolver {
         let (published, resolutions) = watch::channel(Resolutions::default());
         let connections = Connections::open()?;
         let (doubts, doubted) = mpsc::channel(DOUBTS);
-        tokio::spawn(Worker { wanted, doubted, published, view: View::default() }.run(connections));
+        tokio::spawn(follow::run(Worker { wanted, doubted, published, view: View::default() }, connections));
         Ok((Self { watched, doubts }, resolutions))
     }
 
@@ -120,28 +118,12 @@ struct Worker {
     view: View,
 }
 
-impl Worker {
-    async fn run(mut self, mut connections: Connections) {
-        loop {
-            match self.follow(connections).await {
-                Ok(()) => return,
-                Err(error) => {
-                    warn!(error = format!("{error:#}"), "next hops are not followed; will try again");
-                }
-            }
-            connections = loop {
-                sleep(RECONNECT).await;
-                if self.wanted.has_changed().is_err() || self.published.is_closed() {
-                    return;
-                }
-                match Connections::open() {
-                    Ok(connections) => break connections,
-                    Err(error) => {
-                        warn!(error = format!("{error:#}"), "next hops are not followed; will try again");
-                    }
-                }
-            };
-        }
+impl Follower for Worker {
+    const WHAT: &'static str = "next hops";
+    type Connections = Connections;
+
+    fn open() -> Result<Connections> {
+        Connections::open()
     }
 
     /// Publishes until either half is dropped, or a socket fails.
@@ -194,6 +176,12 @@ impl Worker {
         }
     }
 
+    fn is_needed(&self) -> bool {
+        self.wanted.has_changed().is_ok() && !self.published.is_closed()
+    }
+}
+
+impl Worker {
     fn publish(&self, resolutions: BTreeMap<IpAddr, Resolution>) {
         self.published.send_if_modified(|published| {
             let changed = **published != resolutions;

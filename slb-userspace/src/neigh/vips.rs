@@ -16,19 +16,19 @@ use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
-use tracing::warn;
 
-use super::kernel::Kernel;
+use super::{
+    follow::{self, Follower},
+    kernel::Kernel,
+};
 use answers::Host;
 
 /// How long changes are gathered before the tables are read.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// How often everything is read though nothing was heard.
 const REFRESH: Duration = Duration::from_secs(20);
-/// Pause before the netlink sockets are opened anew.
-const RECONNECT: Duration = Duration::from_secs(1);
 /// How long one pass may take.
 const PASS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Reading takes no more than one part in this many of the time, however often routes change.
@@ -75,7 +75,7 @@ impl Vips {
         let first = read(&vips).await?;
         let (watched, wanted) = watch::channel(vips);
         let (published, standings) = watch::channel(Arc::new(first));
-        tokio::spawn(Worker { wanted, published }.run(connections));
+        tokio::spawn(follow::run(Worker { wanted, published }, connections));
         Ok((Self { watched }, standings))
     }
 
@@ -125,26 +125,12 @@ struct Worker {
     published: watch::Sender<Standings>,
 }
 
-impl Worker {
-    async fn run(mut self, mut connections: Connections) {
-        loop {
-            match self.follow(connections).await {
-                Ok(()) => return,
-                Err(error) => warn!(error = format!("{error:#}"), "VIPs are not followed; will try again"),
-            }
-            connections = loop {
-                sleep(RECONNECT).await;
-                if self.wanted.has_changed().is_err() || self.published.is_closed() {
-                    return;
-                }
-                match Connections::open() {
-                    Ok(connections) => break connections,
-                    Err(error) => {
-                        warn!(error = format!("{error:#}"), "VIPs are not followed; will try again");
-                    }
-                }
-            };
-        }
+impl Follower for Worker {
+    const WHAT: &'static str = "VIPs";
+    type Connections = Connections;
+
+    fn open() -> Result<Connections> {
+        Connections::open()
     }
 
     /// Publishes until either half is dropped, or a socket fails.
@@ -181,5 +167,9 @@ impl Worker {
                 }
             }
         }
+    }
+
+    fn is_needed(&self) -> bool {
+        self.wanted.has_changed().is_ok() && !self.published.is_closed()
     }
 }

@@ -1,0 +1,98 @@
+//! What follows the kernel over netlink sockets, and opens them anew where they fail.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::time::sleep;
+use tracing::warn;
+
+/// Pause before the netlink sockets are opened anew.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+/// Something that follows the kernel.
+pub(super) trait Follower: Send {
+    /// What is followed, for the log: plural.
+    const WHAT: &'static str;
+    /// Its sockets; dropping them closes them.
+    type Connections: Send;
+
+    /// Opens them.
+    fn open() -> Result<Self::Connections>;
+
+    /// Follows the kernel until nobody needs it any more, or a socket fails.
+    fn follow(&mut self, connections: Self::Connections) -> impl Future<Output = Result<()>> + Send;
+
+    /// Whether anybody needs it.
+    fn is_needed(&self) -> bool;
+}
+
+/// Follows the kernel until nobody needs it any more. Failures are logged, and the sockets opened anew.
+pub(super) async fn run<F: Follower>(follower: F, connections: F::Connections) {
+    run_pausing(RECONNECT, follower, connections).await;
+}
+
+async fn run_pausing<F: Follower>(pause: Duration, mut follower: F, mut connections: F::Connections) {
+    loop {
+        let mut failed = match follower.follow(connections).await {
+            Ok(()) => return,
+            Err(error) => error,
+        };
+        connections = loop {
+            warn!(error = format!("{failed:#}"), "{} are not followed; will try again", F::WHAT);
+            sleep(pause).await;
+            if !follower.is_needed() {
+                return;
+            }
+            match F::open() {
+                Ok(connections) => break connections,
+                Err(error) => failed = error,
+            }
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use anyhow::bail;
+
+    use super::*;
+
+    /// Fails as often as this, and is needed for as long.
+    struct Fails(u32, Arc<AtomicU32>);
+
+    impl Follower for Fails {
+        const WHAT: &'static str = "things";
+        type Connections = ();
+
+        fn open() -> Result<()> {
+            Ok(())
+        }
+
+        async fn follow(&mut self, (): ()) -> Result<()> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            if self.0 == 0 {
+                return Ok(());
+            }
+            self.0 -= 1;
+            bail!("the socket was closed")
+        }
+
+        fn is_needed(&self) -> bool {
+            self.1.load(Ordering::Relaxed) < 4
+        }
+    }
+
+    #[tokio::test]
+    async fn sockets_that_fail_are_opened_anew_while_somebody_needs_them() {
+        for (failures, calls) in [(0, 1), (2, 3), (9, 4)] {
+            let called = Arc::new(AtomicU32::new(0));
+            run_pausing(Duration::from_millis(1), Fails(failures, called.clone()), ()).await;
+            assert_eq!(called.load(Ordering::Relaxed), calls, "{failures} failures");
+        }
+    }
+}
