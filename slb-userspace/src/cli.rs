@@ -2,8 +2,10 @@
 
 pub mod change;
 pub mod check;
+mod claimant;
 pub mod decap;
 pub mod detach;
+mod drain;
 pub mod run;
 pub mod server;
 pub mod status;

@@ -17,6 +17,7 @@ mod loads;
 pub mod members;
 pub mod memory;
 mod openings;
+pub mod outages;
 pub mod overrides;
 mod parted;
 pub mod reconcile;

@@ -4,11 +4,11 @@ mod absent;
 mod adopt;
 mod adoption;
 mod clients;
-mod clock;
 mod facts;
 mod looks;
 mod losses;
 mod orders;
+mod outages;
 mod pace;
 mod ports;
 mod signals;
@@ -32,7 +32,6 @@ use tokio::{
 use self::{
     adoption::Adoption,
     clients::Clients,
-    clock::{processor_time, since_start},
     facts::Facts,
     looks::{Looks, Took, Wait},
     losses::Losses,
@@ -47,12 +46,14 @@ use crate::{
         loader::Loader,
         requests::Request,
         server::{Running, Snapshot},
-        status::{Details, Settings},
+        status::{Details, Outages, Settings},
         types::Override,
     },
+    clock::{processor_time, since_start},
     config::model::Config,
     control::{
         desired::{Desired, Known, desired},
+        outages::Followed,
         overrides::Place,
         reconcile::{InForce, Reconciler, Sweep},
     },
@@ -164,6 +165,10 @@ struct Daemon {
     pace: Pace,
     /// Who is answered once the data plane has been changed.
     waiting: Vec<Waiting>,
+    /// When this loop has run last.
+    ran: watch::Sender<Instant>,
+    /// Listeners without a server.
+    outages: Followed,
 }
 
 impl Daemon {
@@ -283,6 +288,7 @@ impl Daemon {
 
     /// Looks at what no notification tells of.
     async fn watch(&mut self) {
+        self.ran.send_replace(Instant::now());
         let view = self.ports.view().borrow().clone();
         self.losses.look(&view.held);
         let found = self.ports.watch();
@@ -336,7 +342,9 @@ impl Daemon {
             self.looks.at_once(Instant::now());
         }
         tracing::debug!(in_force.operations, "the data plane is as desired");
-        let snapshot = snapshot(&desired, in_force, self.store.records(), self.running());
+        self.follow_outages(&desired, now);
+        let outages = self.shown_outages(now);
+        let snapshot = snapshot(&desired, in_force, self.store.records(), outages, self.running());
         self.snapshots.send_replace(Arc::new(snapshot));
         Ok(())
     }
@@ -407,6 +415,7 @@ fn snapshot(
     desired: &Desired,
     in_force: InForce,
     records: &BTreeMap<Place, Override>,
+    outages: Outages,
     running: Running,
 ) -> Snapshot {
     let InForce { state, tables, .. } = in_force;
@@ -419,5 +428,5 @@ fn snapshot(
             set.extend(record.map(|record| (place, record.clone())));
         }
     }
-    Snapshot { state, details, set, running }
+    Snapshot { state, details, set, outages, running }
 }

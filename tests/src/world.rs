@@ -239,8 +239,29 @@ impl World {
     pub fn slb_refused(&self, arguments: &[&str]) -> Result<String> {
         let output = self.programs.slb(&self.plan.socket, arguments)?;
         let said = String::from_utf8_lossy(&output.stdout);
-        ensure!(output.status.code() == Some(1), "slb {arguments:?} ended with {}: {said}", output.status);
+        // 4: no daemon answers.
+        ensure!(
+            matches!(output.status.code(), Some(1 | 4)),
+            "slb {arguments:?} ended with {}: {said}",
+            output.status
+        );
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// Runs a subcommand of `slb` to its end, whatever it comes to.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn slb_output(&self, arguments: &[&str]) -> Result<Output> {
+        self.programs.slb(&self.plan.socket, arguments)
+    }
+
+    /// The same at another socket than the daemon's.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn slb_at(&self, socket: &str, arguments: &[&str]) -> Result<Output> {
+        self.programs.slb(Path::new(socket), arguments)
     }
 
     /// Runs `slbd` or `slb` to its end as a user who is nobody here, but may look into this world's directory; it must fail.
@@ -253,7 +274,11 @@ impl World {
         fs::set_permissions(directory, Permissions::from_mode(0o755))?;
         let output = self.programs.as_nobody(program, arguments, directory)?;
         let said = String::from_utf8_lossy(&output.stdout);
-        ensure!(output.status.code() == Some(1), "{arguments:?} ended with {}: {said}", output.status);
+        ensure!(
+            matches!(output.status.code(), Some(1 | 4)),
+            "{arguments:?} ended with {}: {said}",
+            output.status
+        );
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 

@@ -2,7 +2,7 @@
 
 use std::{io, path::Path, time::Duration};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -20,6 +20,11 @@ const PATIENCE_FOR_CHANGES: Duration = Duration::from_secs(330);
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Refused(pub String);
+
+/// No daemon answers on a socket.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NoDaemon(pub String);
 
 /// The status of the daemon behind `socket`; `None` where none listens.
 pub async fn status(socket: &Path) -> Result<Option<Status>> {
@@ -43,7 +48,8 @@ pub async fn post<T: DeserializeOwned>(socket: &Path, path: &str, document: &imp
 
 /// What to say where no daemon listens.
 pub fn no_daemon(socket: &Path) -> anyhow::Error {
-    anyhow!("no daemon listens on {}: start slbd, or name its socket: --socket PATH", socket.display())
+    let socket = socket.display();
+    NoDaemon(format!("no daemon listens on {socket}: start slbd, or name its socket: --socket PATH")).into()
 }
 
 async fn ask<T: DeserializeOwned>(
@@ -53,9 +59,10 @@ async fn ask<T: DeserializeOwned>(
     path: &str,
     body: Bytes,
 ) -> Result<Option<T>> {
-    timeout(patience, exchange(socket, method, path, body))
-        .await
-        .with_context(|| format!("the daemon behind {} does not answer", socket.display()))?
+    timeout(patience, exchange(socket, method, path, body)).await.map_err(|_| {
+        let (socket, seconds) = (socket.display(), patience.as_secs());
+        NoDaemon(format!("the daemon behind {socket} does not answer within {seconds} s"))
+    })?
 }
 
 async fn exchange<T: DeserializeOwned>(

@@ -63,6 +63,8 @@ pub enum Order {
         places: Vec<Place>,
         /// What.
         set: Set,
+        /// Even if a listener is left without a server that receives new flows.
+        force: bool,
     },
 }
 

@@ -38,13 +38,14 @@ use super::{
     interfaces::View,
     loader::{Loader, Turn},
     requests::{Examined, Order, Refused, Request, log_refused, told},
-    status::{Context, Details, Settings, status},
+    status::{Context, Details, Outages, Settings, status},
     types::{
         self, By, Changed, Configuration, Daemon, Differences, Loss, Override, Servers, Set, Text, Unmatched,
         Vip, Without, place,
     },
 };
 use crate::{
+    clock::since_start,
     config::{
         Config, Loaded,
         difference::difference,
@@ -68,6 +69,8 @@ pub struct Snapshot {
     pub details: Details,
     /// What is set for servers.
     pub set: Settings,
+    /// Listeners without a server that receives new flows.
+    pub outages: Outages,
     /// The configuration.
     pub running: Running,
 }
@@ -126,6 +129,7 @@ impl Snapshot {
             state: Arc::default(),
             details: Details::new(),
             set: BTreeMap::new(),
+            outages: Outages::new(),
             running: Running {
                 config,
                 trial_ends: None,
@@ -147,6 +151,8 @@ pub struct Sources {
     pub view: watch::Receiver<Arc<View>>,
     /// What the kernel loses, where that is counted.
     pub losses: Option<Arc<Counted>>,
+    /// When the control loop has run last.
+    pub ran: watch::Receiver<Instant>,
 }
 
 /// Connections to the socket that takes changes at the same time; more wait to be accepted.
@@ -270,6 +276,7 @@ impl StatusSource {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
+            age_seconds: self.shown.ran.borrow().elapsed().as_secs(),
             lost_log_lines: telemetry::lost(),
             restarted_tasks: supervised::restarted(),
             configuration: Configuration {
@@ -286,12 +293,14 @@ impl StatusSource {
             overrides: overrides.clone(),
             overrides_trouble: overrides_trouble.clone(),
         };
-        let Snapshot { details, set, .. } = &*snapshot;
+        let Snapshot { details, set, outages, .. } = &*snapshot;
         let context = Context {
             daemon: Some(daemon),
             config: Some(config),
             details,
             set,
+            outages: Some(outages),
+            now: since_start()?,
             interfaces: &interfaces,
             view: Some(&view),
         };
@@ -424,7 +433,7 @@ async fn serve_servers(
     Extension(bodies): Extension<Bodies>,
     body: Body,
 ) -> Result<Json<Changed>, Failure> {
-    let Servers { server_group, load_balancer, servers, set } = bodies.read(body).await?;
+    let Servers { server_group, load_balancer, servers, set, force } = bodies.read(body).await?;
     if let Set::Weight(weight) = set
         && weight > Weight::MAX
     {
@@ -438,5 +447,5 @@ async fn serve_servers(
     let places = places
         .collect::<Result<Vec<_>>>()
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("{error:#}: nothing was changed")))?;
-    api.order(Order::Set { places, set }, named(by).await, None).await
+    api.order(Order::Set { places, set, force }, named(by).await, None).await
 }

@@ -2,14 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use anyhow::Result;
 use slb_common::{
     abi::{
         backend::Backend,
-        service::{Service, mode},
+        service::{Service, mode, policy},
         stats::Counters as MapCounters,
         unpad_name,
     },
@@ -19,14 +20,14 @@ use slb_common::{
 use super::{
     interfaces::View,
     types::{
-        self as api, AttachMode, Counters, Daemon, Health, Interface, Listener, LoadBalancer, NextHop,
-        Override, Reason, Server, Status,
+        self as api, AttachMode, Counters, Daemon, Draining, Health, Interface, Listener, LoadBalancer,
+        NextHop, Override, Reason, Server, Status,
     },
 };
 use crate::{
     config::model::{Config, Mode, Protocol, Target},
     dataplane::{
-        bpf::maps::Maps,
+        bpf::maps::{CurrentFlows, Maps},
         digest::{self, Content, Digest},
         state::{NO_TABLE, State, backend_address, to_ip},
     },
@@ -39,6 +40,9 @@ pub type Details = BTreeMap<(u32, SocketAddr), String>;
 /// What is set for servers, by their table and address.
 pub type Settings = BTreeMap<(u32, SocketAddr), Override>;
 
+/// Outages by the names of load balancer and listener.
+pub type Outages = BTreeMap<(String, String), Vec<api::Outage>>;
+
 /// What is known besides the maps.
 pub struct Context<'a> {
     /// The daemon, where one runs.
@@ -49,6 +53,10 @@ pub struct Context<'a> {
     pub details: &'a Details,
     /// What is set for servers at run time.
     pub set: &'a Settings,
+    /// Outages, as the daemon knows them.
+    pub outages: Option<&'a Outages>,
+    /// Time since the machine started.
+    pub now: Duration,
     /// The interfaces of this network namespace.
     pub interfaces: &'a [neigh::Link],
     /// What the daemon shows of its interfaces.
@@ -62,6 +70,8 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
     let mut tables: BTreeMap<u32, (Content, Vec<Server>)> = BTreeMap::new();
     let mut digests: BTreeMap<(String, String), Vec<(&Service, Digest)>> = BTreeMap::new();
     let mut shown = BTreeSet::new();
+    let current = maps.current_flows(state.index.hz.max(1))?;
+    let tracked = tracked(state);
     for (id, service) in &state.services {
         let listeners = balancers.entry(name(&service.load_balancer)).or_default();
         if service.ring == NO_TABLE {
@@ -75,14 +85,22 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
         let listener = &mut listeners[position];
         listener.addresses.push(to_ip(&service.address));
         listener.counters = add(listener.counters, counters(maps.service_counters(*id)?));
+        if is_tracked(service) {
+            let flows = state.index.entries.get(id).and_then(|entry| current.by_service.get(&entry.service));
+            listener.current_flows = Some(listener.current_flows.unwrap_or(0) + flows.unwrap_or(&0));
+        }
         let (content, servers) = match tables.entry(service.ring) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
                 let content = maps.content_of(service.ring, &state.backends)?;
-                let servers = servers(state, service.ring, &content, maps, &context)?;
+                let of_table = tracked.contains(&service.ring).then_some(&current);
+                let servers = servers(state, service.ring, &content, maps, &context, of_table)?;
                 new.insert((content, servers))
             }
         };
+        if context.outages.is_none() && servers.iter().all(|server| server.slots == 0) {
+            note_outage(listener, to_ip(&service.address));
+        }
         let of_listener = digests.entry((name(&service.load_balancer), name(&service.listener))).or_default();
         of_listener.push((service, content.of_service(service, state.settings.seed)));
         if shown.insert((service.load_balancer, service.listener, service.ring)) {
@@ -97,6 +115,10 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
             listener.addresses.sort();
             listener.servers.sort_by_key(|server| server.address);
             let services = digests.get(&(balancer.clone(), listener.name.clone()));
+            let key = (balancer.clone(), listener.name.clone());
+            listener
+                .outages
+                .extend(context.outages.and_then(|all| all.get(&key)).into_iter().flatten().cloned());
             listener.digest = services.map(|services| digest::all(services.iter().copied()).to_string());
         }
     }
@@ -139,8 +161,18 @@ fn empty_listener(service: &Service) -> Listener {
         addresses: Vec::new(),
         server_group: Some(name(&service.group)).filter(|group| !group.is_empty()),
         counters: Counters::default(),
+        current_flows: None,
         digest: None,
+        outages: Vec::new(),
         servers: Vec::new(),
+    }
+}
+
+/// Notes a VIP whose table is empty, which is all that the maps tell of an outage.
+fn note_outage(listener: &mut Listener, vip: IpAddr) {
+    match listener.outages.first_mut() {
+        Some(outage) => outage.addresses.push(vip),
+        None => listener.outages.push(api::Outage { addresses: vec![vip], why: None, seconds: None }),
     }
 }
 
@@ -172,7 +204,9 @@ fn stopped(config: &Config) -> impl Iterator<Item = (String, Listener)> {
                 | Target::PrimarySecondary { primary: name, .. } => Some(name.to_string()),
             },
             counters: Counters::default(),
+            current_flows: None,
             digest: None,
+            outages: Vec::new(),
             servers: Vec::new(),
         };
         (balancer.name.to_string(), stopped)
@@ -185,6 +219,7 @@ fn servers(
     content: &Content,
     maps: &Maps,
     context: &Context<'_>,
+    current: Option<&CurrentFlows>,
 ) -> Result<Vec<Server>> {
     state
         .backends
@@ -205,9 +240,37 @@ fn servers(
                     .map(|hop| NextHop { interface: hop.ifindex, mac: mac(hop.stations.receiver()) }),
                 slots: content.slots.get(id).copied().unwrap_or(0),
                 counters: counters(maps.backend_counters(*id)?),
+                current_flows: current.map(|all| all.by_server.get(&backend.reference).copied().unwrap_or(0)),
+                draining: draining(backend, is_drained(context, table, backend), context.now),
             })
         })
         .collect()
+}
+
+/// Whether all flows of a service are in the flow table.
+fn is_tracked(service: &Service) -> bool {
+    service.mode == mode::NAT || service.policy & policy::TRACK != 0
+}
+
+/// The tables all of whose flows are in the flow table.
+fn tracked(state: &State) -> BTreeSet<u32> {
+    let untracked = state.services.values().filter(|service| !is_tracked(service));
+    let untracked: BTreeSet<u32> = untracked.map(|service| service.ring).collect();
+    state.services.values().map(|service| service.ring).filter(|ring| !untracked.contains(ring)).collect()
+}
+
+/// Whether an administrator has a server drained.
+fn is_drained(context: &Context<'_>, table: u32, backend: &Backend) -> bool {
+    let set = context.set.get(&(table, backend_address(backend)));
+    set.is_some_and(|set| set.state == Some(api::Aside::Draining))
+}
+
+/// That the flows of a server are to end, if so.
+fn draining(backend: &Backend, is_drained: bool, now: Duration) -> Option<Draining> {
+    let is_removed = backend.flags & Backend::LINGERING != 0;
+    let left = u64::from(backend.deadline).saturating_sub(now.as_secs());
+    let seconds_left = (backend.deadline != 0).then_some(left);
+    (is_removed || is_drained || seconds_left.is_some()).then_some(Draining { seconds_left, is_removed })
 }
 
 fn attached(state: &State, interfaces: &[neigh::Link], view: Option<&View>) -> Vec<Interface> {
@@ -244,13 +307,7 @@ fn mac(word: u64) -> String {
 const GONE: u8 = Backend::LINGERING | Backend::CUT;
 
 fn health(backend: &Backend) -> Health {
-    let is_leaving = backend.flags & Backend::LINGERING != 0 || backend.deadline != 0;
     match backend.health {
-        Backend::HEALTH_HEALTHY | Backend::HEALTH_UNCHECKED
-            if is_leaving && backend.flags & (Backend::CUT | Backend::NEW) == 0 =>
-        {
-            Health::Draining
-        }
         Backend::HEALTH_HEALTHY => Health::Healthy,
         Backend::HEALTH_UNHEALTHY => Health::Unhealthy,
         Backend::HEALTH_UNCHECKED => Health::Unchecked,
@@ -283,6 +340,24 @@ fn add(a: Counters, b: Counters) -> Counters {
 mod tests {
     use super::*;
     use crate::config::samples::shop;
+
+    #[test]
+    fn a_draining_server_keeps_its_health_and_shows_its_deadline() {
+        let now = Duration::from_secs(1000);
+        for health in [Backend::HEALTH_HEALTHY, Backend::HEALTH_UNHEALTHY, Backend::HEALTH_STANDBY] {
+            let backend = Backend { health, ..Backend::default() };
+            let leaving = Backend { deadline: 1030, flags: Backend::ALIVE, ..backend };
+            let removed = Backend { flags: Backend::ALIVE | Backend::LINGERING, ..leaving };
+            assert_eq!(super::health(&leaving), super::health(&backend));
+            assert_eq!(super::health(&removed), super::health(&backend));
+            let shown = |seconds_left, is_removed| Some(Draining { seconds_left, is_removed });
+            assert_eq!(draining(&backend, false, now), None);
+            assert_eq!(draining(&backend, true, now), shown(None, false), "no connection_drain");
+            assert_eq!(draining(&leaving, true, now), shown(Some(30), false));
+            assert_eq!(draining(&removed, false, now), shown(Some(30), true));
+            assert_eq!(draining(&leaving, false, 2 * now), shown(Some(0), false));
+        }
+    }
 
     #[test]
     fn what_is_stopped_is_shown_with_its_configuration() {

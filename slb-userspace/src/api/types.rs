@@ -33,6 +33,8 @@ pub struct Daemon {
     pub pid: u32,
     /// Seconds since it started.
     pub uptime_seconds: u64,
+    /// Age of everything shown but counters: seconds since its control loop has last run, which it does twice a second.
+    pub age_seconds: u64,
     /// Log lines that could not be written since then.
     pub lost_log_lines: u64,
     /// Times that a task of the daemon has panicked and was started again since then.
@@ -127,6 +129,9 @@ pub struct Servers {
     pub servers: Vec<String>,
     /// What is to be set.
     pub set: Set,
+    /// Even if it leaves a listener without a server that receives new flows.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// What is to be set for a server.
@@ -330,10 +335,25 @@ pub struct Listener {
     pub server_group: Option<String>,
     /// Traffic of this listener.
     pub counters: Counters,
+    /// Flows that go on now; `None` where SLB does not track flows (modes `dsr` and `ipip`).
+    pub current_flows: Option<u64>,
     /// The same as [`Status::digest`] of this listener alone; `None` where it is stopped.
     pub digest: Option<String>,
+    /// VIPs of which no server receives new flows.
+    pub outages: Vec<Outage>,
     /// Its servers; none where it is stopped. Listeners with the same servers, ports and health check share them, and their counters.
     pub servers: Vec<Server>,
+}
+
+/// No server receives new flows of a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outage {
+    /// At which of its VIPs.
+    pub addresses: Vec<IpAddr>,
+    /// Why, in words; only the daemon knows.
+    pub why: Option<String>,
+    /// Seconds since when, as of the last change; only the daemon knows.
+    pub seconds: Option<u64>,
 }
 
 /// A server behind a listener.
@@ -355,6 +375,19 @@ pub struct Server {
     pub slots: u32,
     /// Traffic of this server.
     pub counters: Counters,
+    /// Flows that go on now; `None` where SLB does not track flows (modes `dsr` and `ipip`).
+    pub current_flows: Option<u64>,
+    /// That it receives no new flows, and its flows are to end.
+    pub draining: Option<Draining>,
+}
+
+/// A server whose flows are to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// Seconds until the deadline, at which its connections are reset; `None` where there is none (`connection_drain`).
+    pub seconds_left: Option<u64>,
+    /// Whether the configuration does not name it any more.
+    pub is_removed: bool,
 }
 
 /// Where packets to a server leave.
@@ -380,8 +413,6 @@ pub enum Health {
     Unchecked,
     /// Able to serve, while another one has the traffic.
     Standby,
-    /// Able to serve; its connections have some time to end.
-    Draining,
 }
 
 /// Packets, bytes (of whole frames) and flows, summed over all processors.
@@ -395,7 +426,7 @@ pub struct Counters {
     pub packets_out: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
-    /// Flows begun.
+    /// Flows begun since the maps were made.
     pub new_flows: u64,
 }
 

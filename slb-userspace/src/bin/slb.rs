@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use slb_userspace::{
-    api::client::Refused,
+    api::client::{NoDaemon, Refused},
     cli::{
         change, server,
         status::{Output, status},
@@ -13,9 +13,17 @@ use slb_userspace::{
     version,
 };
 
+/// Exit code where no daemon answers.
+const NO_DAEMON: u8 = 4;
+
 /// The client of SLB, a layer-4 load balancer in XDP.
 #[derive(Parser)]
-#[command(name = "slb", version = version::VERSION.as_str())]
+#[command(
+    name = "slb",
+    version = version::VERSION.as_str(),
+    after_help = "Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 connections were left at the deadline (server drain \
+                  --wait); 4 no daemon answers"
+)]
 struct Arguments {
     /// Unix socket of the daemon.
     #[arg(long, global = true, env = "SLB_SOCKET", default_value = "/run/slb/slbd.sock")]
@@ -61,28 +69,35 @@ enum Command {
 
 fn main() -> ExitCode {
     match execute(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             match error.downcast_ref::<Refused>() {
                 // It has a form of its own.
                 Some(refused) => eprintln!("{refused}"),
                 None => eprintln!("slb: {error:#}"),
             }
-            ExitCode::FAILURE
+            match error.downcast_ref::<NoDaemon>() {
+                Some(_) => ExitCode::from(NO_DAEMON),
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }
 
-fn execute(Arguments { socket, command }: Arguments) -> Result<()> {
+fn execute(Arguments { socket, command }: Arguments) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {
-            Command::Status { output, pin_dir } => status(&socket, pin_dir, output).await,
+            Command::Status { output, pin_dir } => {
+                let is_answered = status(&socket, pin_dir, output).await?;
+                return Ok(if is_answered { ExitCode::SUCCESS } else { ExitCode::from(NO_DAEMON) });
+            }
             Command::Reload => change::reload(&socket).await,
             Command::Diff { file } => change::diff(&socket, file.as_deref()).await,
             Command::Apply { file, confirm_within } => change::apply(&socket, &file, confirm_within).await,
             Command::Confirm => change::confirm(&socket).await,
-            Command::Server { command } => server::server(&socket, command).await,
-        }
+            Command::Server { command } => return server::server(&socket, command).await,
+        }?;
+        Ok(ExitCode::SUCCESS)
     })
 }

@@ -1,17 +1,20 @@
 //! `slb server`: what is set at run time for single servers.
 
-use std::path::Path;
+use std::{path::Path, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use super::{
-    change,
+    change, drain,
     status::{set_in_words, trouble},
 };
-use crate::api::{
-    client,
-    types::{Changed, Servers, Set},
+use crate::{
+    api::{
+        client,
+        types::{Changed, Servers, Set, place},
+    },
+    control::overrides::Place,
 };
 
 /// What is to be done.
@@ -28,8 +31,16 @@ pub enum Command {
         #[command(flatten)]
         which: Which,
     },
-    /// Give no new connections to servers: their connections are to end.
-    Drain(Which),
+    /// Give no new connections to servers: their connections are to end. Shows how many are left.
+    Drain {
+        /// Wait until no connection is left, or until the deadline (`connection_drain`), at which those that are left are reset.
+        /// Exit code 0: none is left; 3: the deadline has passed.
+        #[arg(long)]
+        wait: bool,
+        /// Which servers.
+        #[command(flatten)]
+        which: Which,
+    },
     /// Take servers out of service: no new connections. They are still checked.
     Disable(Which),
     /// Give new connections to servers again. A weight that is set stays.
@@ -49,24 +60,42 @@ pub struct Which {
     /// GROUP names a load balancer: its default group is meant, whose servers are addresses without a port.
     #[arg(long)]
     default_group: bool,
+    /// Even if a listener is left without a server that receives new connections.
+    #[arg(long)]
+    force: bool,
 }
 
 /// Does it.
-pub async fn server(socket: &Path, command: Command) -> Result<()> {
+pub async fn server(socket: &Path, command: Command) -> Result<ExitCode> {
     match command {
         Command::List => list(socket).await,
         Command::Set { weight, which } => set(socket, which, Set::Weight(weight)).await,
-        Command::Drain(which) => set(socket, which, Set::Drain).await,
+        Command::Drain { wait, which } => {
+            // What is not a server is refused first.
+            let places = which.places();
+            set(socket, which, Set::Drain).await?;
+            return drain::drain(socket, &places?, wait).await;
+        }
         Command::Disable(which) => set(socket, which, Set::Disable).await,
         Command::Enable(which) => set(socket, which, Set::Enable).await,
         Command::Reset(which) => set(socket, which, Set::Reset).await,
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Which {
+    /// The entries of the configuration.
+    fn places(&self) -> Result<Vec<Place>> {
+        let group = Some(self.group.as_str());
+        let (group, balancer) = if self.default_group { (None, group) } else { (group, None) };
+        self.servers.iter().map(|server| place(group, balancer, server)).collect()
     }
 }
 
 async fn set(socket: &Path, which: Which, set: Set) -> Result<()> {
-    let Which { group, servers, default_group } = which;
+    let Which { group, servers, default_group, force } = which;
     let (server_group, load_balancer) = if default_group { (None, Some(group)) } else { (Some(group), None) };
-    let servers = Servers { server_group, load_balancer, servers, set };
+    let servers = Servers { server_group, load_balancer, servers, set, force };
     let changed: Changed = client::post(socket, "/v1/servers", &servers).await?;
     change::shown(&changed);
     Ok(())

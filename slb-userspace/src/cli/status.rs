@@ -10,22 +10,30 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use comfy_table::Table;
 
-use super::table::{reasons, table};
+use super::{
+    claimant::{Claimant, claimant},
+    table::{reasons, table},
+};
 use crate::{
     api::{
         client,
         status::{Context, status as describe},
         types::{
-            AttachMode, By, Configuration, Daemon, Health, Listener, Loss, Override, Pending, Server, State,
-            Status, Without,
+            AttachMode, By, Configuration, Daemon, Draining, Health, Listener, Loss, Outage, Override,
+            Pending, Server, State, Status, Without,
         },
     },
+    clock::since_start,
     dataplane::{
         DataPlane as _,
         bpf::{link::Bound, maps::Maps, pins::Pins},
     },
     neigh,
 };
+use slb_common::abi::ABI_VERSION;
+
+/// Age in seconds from which what is shown is said to be old.
+const STALE: u64 = 5;
 
 /// How the answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,26 +45,40 @@ pub enum Output {
 }
 
 /// Shows what SLB is doing: asks the daemon, or reads the pins where none answers.
-pub async fn status(socket: &Path, pin_dir: PathBuf, output: Output) -> Result<()> {
+///
+/// Returns whether a daemon has answered.
+pub async fn status(socket: &Path, pin_dir: PathBuf, output: Output) -> Result<bool> {
     let status = match client::status(socket).await? {
         Some(status) => status,
-        None => from_pins(socket, &Pins::new(pin_dir)).await?,
+        None => {
+            let from_pins = from_pins(socket, &Pins::new(pin_dir)).await;
+            from_pins.map_err(|error| client::NoDaemon(format!("{error:#}")))?
+        }
     };
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
         Output::Table => print!("{}", render(&status)),
     }
-    Ok(())
+    Ok(status.daemon.is_some())
 }
 
 async fn from_pins(socket: &Path, pins: &Pins) -> Result<Status> {
+    let elsewhere = elsewhere(pins);
     if !pins.exist()? {
+        let (socket, root) = (socket.display(), pins.root().display());
+        let others = pins.other_versions();
+        if !others.is_empty() {
+            bail!(
+                "no daemon listens on {socket}, and the pins in {root} are of ABI {}, while this slb reads v{ABI_VERSION}: use the \
+                 slb of that release{elsewhere}",
+                others.join(", ")
+            );
+        }
         bail!(
-            "no daemon listens on {}, and there are no pins in {}: SLB is not running here",
-            socket.display(),
-            pins.root().display()
+            "no daemon listens on {socket}, and there are no pins in {root}: SLB is not running here{elsewhere}"
         );
     }
+    eprintln!("no daemon listens on {}{elsewhere}", socket.display());
     let maps = Maps::open(pins).context("no daemon listens, and its pins cannot be read")?;
     let interfaces = neigh::links().await?;
     let bound = pins.bound()?;
@@ -79,10 +101,20 @@ async fn from_pins(socket: &Path, pins: &Pins) -> Result<Status> {
         config: None,
         details: &BTreeMap::new(),
         set: &BTreeMap::new(),
+        outages: None,
+        now: since_start()?,
         interfaces: &attached,
         view: None,
     };
     describe(&maps.observe()?, &maps, context)
+}
+
+/// The daemon that uses these pins and listens on another socket, in words; empty without one.
+fn elsewhere(pins: &Pins) -> String {
+    let Some(Claimant { pid, sockets }) = claimant(pins.root()) else { return String::new() };
+    let sockets: Vec<_> = sockets.iter().map(|path| format!("--socket {}", path.display())).collect();
+    let how = if sockets.is_empty() { "a socket that is not found".to_owned() } else { sockets.join(" or ") };
+    format!("; process {pid} uses the pins in {}: ask it with {how}", pins.root().display())
 }
 
 fn render(status: &Status) -> String {
@@ -90,11 +122,14 @@ fn render(status: &Status) -> String {
         Some(daemon) => {
             let head =
                 format!("slbd {} (pid {}), up {} s\n", daemon.version, daemon.pid, daemon.uptime_seconds);
-            head + &troubles(daemon)
+            // A start has no control loop yet, and says what it waits for.
+            let starts = daemon.configuration.pending.as_ref().is_some_and(|pending| pending.change == "start");
+            head + &stale(if starts { 0 } else { daemon.age_seconds })
+                + &troubles(daemon)
                 + &configuration(&daemon.configuration)
                 + &trouble(daemon.overrides_trouble.as_deref())
         }
-        None => "slbd is not running; this is what the kernel forwards by\n".to_owned(),
+        None => "no daemon answers: this is what the kernel forwards by; health and next hops are of the last daemon's last change\n".to_owned(),
     };
     if let Some(digest) = &status.digest {
         text += &format!("digest {digest}: equal on nodes that choose the same server for each new flow\n");
@@ -117,7 +152,10 @@ fn render(status: &Status) -> String {
     for balancer in &status.load_balancers {
         for listener in &balancer.listeners {
             text += &match listener.state {
-                State::Running => format!("\n{}\n{}\n", heading(&balancer.name, listener), servers(listener)),
+                State::Running => {
+                    let heading = heading(&balancer.name, listener);
+                    format!("\n{heading}\n{}{}\n", outages(listener), servers(listener))
+                }
                 State::Stopped => format!("\n{}\n", heading(&balancer.name, listener)),
             };
         }
@@ -176,6 +214,16 @@ fn configuration(configuration: &Configuration) -> String {
     text
 }
 
+/// How old everything but counters is, where the daemon's control loop has not run for long.
+fn stale(age_seconds: u64) -> String {
+    match age_seconds {
+        0..STALE => String::new(),
+        age => format!(
+            "STALE: the control loop has not run for {age} s; health, next hops and orders are of that time\n"
+        ),
+    }
+}
+
 fn troubles(daemon: &Daemon) -> String {
     let lost = "log lines dropped: cannot write to standard error, or its reader is too slow";
     let restarted = "times a task has panicked and was started again: the log says which";
@@ -198,8 +246,9 @@ fn heading(balancer: &str, listener: &Listener) -> String {
         .collect();
     let traffic = match listener.state {
         State::Running => format!(
-            "{} new flows, {} packets in, {} out; digest {}",
+            "{} new flows, {} current, {} packets in, {} out; digest {}",
             listener.counters.new_flows,
+            in_number(listener.current_flows),
             listener.counters.packets_in,
             listener.counters.packets_out,
             listener.digest.as_deref().unwrap_or("unknown")
@@ -216,31 +265,46 @@ fn heading(balancer: &str, listener: &Listener) -> String {
     )
 }
 
+/// VIPs of which no server receives new flows.
+fn outages(listener: &Listener) -> String {
+    let lines = listener.outages.iter().map(|Outage { addresses, why, seconds }| {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        let since = seconds.map_or_else(String::new, |seconds| format!(" for {seconds} s"));
+        let why = why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        format!("NO SERVER receives new connections to {}{since}{why}\n", addresses.join(", "))
+    });
+    lines.collect()
+}
+
 fn servers(listener: &Listener) -> Table {
     let header = [
         "server",
         "health",
         "admin state",
+        "drain",
         "next hop",
         "weight",
         "share",
         "new flows",
+        "current flows",
         "packets in",
         "packets out",
         "bytes in",
         "bytes out",
     ];
-    let mut table = table(header, 4);
+    let mut table = table(header, 5);
     for server in &listener.servers {
         let next_hop = server.next_hop.as_ref().map_or("unresolved", |hop| &hop.mac);
         table.add_row([
             server.address.to_string(),
             health(server),
             admin_state(server),
+            drain(server),
             next_hop.to_owned(),
             server.weight.to_string(),
             format!("{:.1} %", share(server, listener)),
             server.counters.new_flows.to_string(),
+            in_number(server.current_flows),
             server.counters.packets_in.to_string(),
             server.counters.packets_out.to_string(),
             server.counters.bytes_in.to_string(),
@@ -248,6 +312,27 @@ fn servers(listener: &Listener) -> Table {
         ]);
     }
     table
+}
+
+/// Flows that go on, where they are tracked.
+fn in_number(flows: Option<u64>) -> String {
+    flows.map_or_else(|| "untracked".to_owned(), |flows| flows.to_string())
+}
+
+/// Which connections a draining server has, and until when.
+pub(super) fn drain(server: &Server) -> String {
+    let Some(Draining { seconds_left, is_removed }) = server.draining else { return String::new() };
+    let left = match server.current_flows {
+        Some(flows) => format!("{flows} connections left"),
+        None => "connections untracked".to_owned(),
+    };
+    let deadline = match seconds_left {
+        Some(0) => "reset at the deadline".to_owned(),
+        Some(seconds) => format!("reset in {seconds} s"),
+        None => "no deadline (connection_drain)".to_owned(),
+    };
+    let removed = if is_removed { "removed: " } else { "" };
+    format!("{removed}{left}, {deadline}")
 }
 
 /// What an administrator has set, which no check changes.
@@ -273,7 +358,6 @@ fn health(server: &Server) -> String {
         Health::Unhealthy => "unhealthy",
         Health::Unchecked => "unchecked",
         Health::Standby => "standby",
-        Health::Draining => "draining",
     };
     server.detail.as_ref().map_or_else(|| health.to_owned(), |detail| format!("{health}: {detail}"))
 }
@@ -303,7 +387,15 @@ mod tests {
             next_hop: None,
             slots,
             counters: Counters::default(),
+            current_flows: Some(0),
+            draining: None,
         }
+    }
+
+    #[test]
+    fn what_is_old_is_said_to_be() {
+        assert_eq!(stale(STALE - 1), "");
+        assert!(stale(42).contains("has not run for 42 s"));
     }
 
     #[test]
@@ -320,7 +412,9 @@ mod tests {
                 addresses: Vec::new(),
                 server_group: None,
                 counters: Counters::default(),
+                current_flows: Some(0),
                 digest: None,
+                outages: Vec::new(),
                 servers: vec![
                     server("192.0.2.1:80", 20),
                     server("[2001:db8::1]:80", 10),

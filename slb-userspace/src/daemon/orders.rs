@@ -18,6 +18,7 @@ use crate::{
         server::Running,
         types::{By, Changed, Override, Set},
     },
+    clock::since_start,
     config::{Config, Loaded},
     control::overrides::{Aside, Overrides, Place, Setting},
 };
@@ -65,7 +66,7 @@ impl Daemon {
                         }
                     }
                     Order::Confirm => self.confirm(),
-                    Order::Set { places, set } => match self.set(&places, set, &by) {
+                    Order::Set { places, set, force } => match self.set(&places, set, force, &by) {
                         Ok(changes) => {
                             self.waiting.push(Waiting { what, by, changes, answer });
                             return self.change_soon();
@@ -210,13 +211,21 @@ impl Daemon {
 
     /// Sets something for servers: for all of them or, if one is not there, for none. Returns what that changes; it is not in force
     /// yet.
-    fn set(&mut self, places: &[Place], set: Set, by: &By) -> Result<Vec<String>, Refused> {
+    fn set(&mut self, places: &[Place], set: Set, force: bool, by: &By) -> Result<Vec<String>, Refused> {
         // What is not there is as it is configured.
         if !matches!(set, Set::Enable | Set::Reset) {
             places.iter().try_for_each(|place| self.find(place))?;
         }
         let at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let before = self.store.settings().clone();
+        if !force {
+            let mut after = before.clone();
+            for place in places {
+                let now = setting(set, before.get(place).copied().unwrap_or_default());
+                after.insert(place.clone(), now);
+            }
+            self.refuse_outage(&before, &after, places, since_start().unwrap_or_default())?;
+        }
         let replaced = self.store.replace(|records| {
             for place in places {
                 let record = records.remove(place);
@@ -228,9 +237,9 @@ impl Daemon {
         });
         replaced.map_err(|error| Refused::Conflict(format!("{error:#}")))?;
         let now = self.store.settings();
-        let setting = |settings: &Overrides, place| settings.get(place).copied().unwrap_or_default();
-        let changes = places.iter().filter(|place| setting(&before, place) != setting(now, place));
-        Ok(changes.map(|place| format!("{place}: {}", setting(now, place))).collect())
+        let of = |settings: &Overrides, place| settings.get(place).copied().unwrap_or_default();
+        let changes = places.iter().filter(|place| of(&before, place) != of(now, place));
+        Ok(changes.map(|place| format!("{place}: {}", of(now, place))).collect())
     }
 
     /// Fails if there is no such entry; says which there are.
@@ -330,17 +339,22 @@ impl Daemon {
     }
 }
 
-/// What is set for a server after a change; `None` for nothing.
-fn changed(record: Option<Override>, place: &Place, set: Set, by: &By, at: &str) -> Option<Override> {
-    let before = record.as_ref().map(|record| Setting { weight: record.weight, state: record.state });
-    let before = before.unwrap_or_default();
-    let now = match set {
+/// What a change makes of what is set for a server.
+fn setting(set: Set, before: Setting) -> Setting {
+    match set {
         Set::Weight(weight) => Setting { weight: Some(weight), ..before },
         Set::Drain => Setting { state: Some(Aside::Draining), ..before },
         Set::Disable => Setting { state: Some(Aside::Disabled), ..before },
         Set::Enable => Setting { state: None, ..before },
         Set::Reset => Setting::default(),
-    };
+    }
+}
+
+/// What is set for a server after a change; `None` for nothing.
+fn changed(record: Option<Override>, place: &Place, set: Set, by: &By, at: &str) -> Option<Override> {
+    let before = record.as_ref().map(|record| Setting { weight: record.weight, state: record.state });
+    let before = before.unwrap_or_default();
+    let now = setting(set, before);
     if now == before {
         return record;
     }

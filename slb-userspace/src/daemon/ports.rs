@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use tokio::sync::watch as channel;
 
-use super::clock::since_start;
+use crate::clock::since_start;
 use crate::{
     api::interfaces::{Shown, View},
     config::model::{Config, XdpMode},

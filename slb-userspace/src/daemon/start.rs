@@ -38,6 +38,7 @@ use crate::{
     control::{
         desired::{addresses, desired, destinations, targets},
         memory,
+        outages::Followed,
         warm_up::{Awaited, Serving, awaited},
     },
     dataplane::{
@@ -123,6 +124,8 @@ impl Daemon {
             looks: Looks::new(now),
             pace: Pace::default(),
             waiting: Vec::new(),
+            ran: watch::Sender::new(now),
+            outages: Followed::default(),
         };
         // What comes in time spares a second change, and the first healthy server all the load.
         let config = daemon.config.clone();
@@ -143,6 +146,7 @@ impl Daemon {
             snapshots: self.snapshots.subscribe(),
             view: self.ports.view(),
             losses: self.losses.counted(),
+            ran: self.ran.subscribe(),
         };
         let mut first = self.snapshots.subscribe();
         let serving = sockets.serve(Maps::open(pins)?, self.loader.clone(), shown, self.asking.clone());

@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
+use slb_common::abi::ABI_VERSION;
 use slb_tests::{
     World, config::Names, net::Family, scenario, server::Service, traffic::Traffic, traffic::spreads,
 };
@@ -82,6 +83,150 @@ fn a_draining_server_keeps_its_connections() {
             "{list}"
         );
         traffic.stop().expect_no_failure()
+    });
+}
+
+/// `slb` tells by its exit code that no daemon answers, and by its words where one is.
+#[test]
+fn no_daemon_has_an_exit_code_and_the_pins_say_where_one_listens() {
+    scenario("no_daemon_has_an_exit_code_and_the_pins_say_where_one_listens", &WEIGHTS, |world| {
+        let pins = world.plan.pin_dir.display().to_string();
+        let socket = world.plan.socket.display().to_string();
+        for arguments in
+            [&["reload"][..], &["server", "list"], &["confirm"], &["diff"], &["status", "--pin-dir", &pins]]
+        {
+            let output = world.slb_output(arguments)?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.code() == Some(4) && said.contains(&socket), "{arguments:?}: {said}");
+        }
+        world.start()?;
+        ensure!(world.status()?.daemon.context("no daemon answers")?.age_seconds < 5, "it runs");
+        let output = world.slb_at("/absent", &["status", "--pin-dir", &pins])?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let names = format!("uses the pins in {pins}: ask it with --socket {socket}");
+        ensure!(output.status.code() == Some(4) && said.contains(&names), "{said}");
+        // Pins of another release.
+        world.terminate()?;
+        let of = |version: &str| world.plan.pin_dir.join(version);
+        fs::rename(of(&format!("v{ABI_VERSION}")), of("v1"))?;
+        let output = world.slb_output(&["status", "--pin-dir", &pins])?;
+        fs::rename(of("v1"), of(&format!("v{ABI_VERSION}")))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.code() == Some(4) && said.contains("are of ABI v1, while this slb reads v"),
+            "{said}"
+        );
+        Ok(())
+    });
+}
+
+/// What is left of a drain is shown in numbers, and waited for.
+#[test]
+fn a_drain_shows_what_is_left_and_waits_for_it() {
+    scenario("a_drain_shows_what_is_left_and_waits_for_it", &WEIGHTS, |world| {
+        world.plan.connection_drain = Some("10s");
+        world.start()?;
+        let traffic = world.client().long_lived(world.vip(Family::V4, Service::Lines), LONG_LIVED)?;
+        let with = |name: &str| traffic.alive_with(name);
+        ensure!(with("b1") > 0 && with("b2") > 0, "{:?}", traffic.alive());
+        let address = |index: usize| world.plan.servers[index].addresses[0].to_string();
+        let of = |index: usize| -> Result<slb_userspace::api::types::Server> {
+            let servers = listener(world, "lines")?.servers;
+            let found = servers.into_iter().find(|s| s.address.ip().to_string() == address(index));
+            found.context("no such server")
+        };
+        let current = listener(world, "lines")?.current_flows;
+        ensure!(current == Some(LONG_LIVED as u64), "{current:?}");
+        // One without connections has ended at once.
+        let said = world.slb(&["server", "drain", "--wait", "http", &entries(world, 2)[0]])?;
+        ensure!(
+            said.contains("0 connections left, reset in ") && said.contains("no connection is left"),
+            "{said}"
+        );
+
+        let left = with("b1");
+        let said = world.slb(&["server", "drain", "--default-group", "shop", &address(0)])?;
+        ensure!(
+            said.contains(&format!("shop/lines: {}:7007: {left} connections left, reset in ", address(0))),
+            "{said}"
+        );
+        let b1 = of(0)?;
+        ensure!(b1.health == Health::Healthy, "health is a field of its own: {b1:?}");
+        ensure!(
+            b1.current_flows == Some(left as u64) && b1.draining.is_some_and(|d| d.seconds_left.is_some()),
+            "{b1:?}"
+        );
+        let status = world.slb(&["status"])?;
+        ensure!(
+            status.contains(&format!("{left} connections left, reset in "))
+                && status.contains("current flows"),
+            "{status}"
+        );
+        let output =
+            world.slb_output(&["server", "drain", "--wait", "--default-group", "shop", &address(0)])?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(
+            output.status.code() == Some(3) && said.contains("the deadline has passed"),
+            "{}: {said}",
+            output.status
+        );
+        Ok(())
+    });
+}
+
+/// A listener loses its last server by force only; that it has none, and has one again, is an event, and shown.
+#[test]
+fn the_last_server_of_a_listener_is_taken_by_force_only() {
+    scenario("the_last_server_of_a_listener_is_taken_by_force_only", &[60, 40], |world| {
+        world.start()?;
+        let (b1, b2) = (entries(world, 0), entries(world, 1));
+        world.slb(&arguments(&["drain", "http"], &b1))?;
+        for order in [&["drain"][..], &["disable"], &["set", "--weight", "0"]] {
+            let said = world.slb_refused(&arguments(&[order, &["http"]].concat(), &b2))?;
+            ensure!(
+                said.contains("no other server receives new connections of listener shop/http")
+                    && said.contains("--force")
+                    && said.contains("nothing was changed"),
+                "{order:?}: {said}"
+            );
+        }
+        only(world, "b2")?;
+        world.slb(&arguments(&["disable", "--force", "http"], &b2))?;
+        let outages = |world: &World| Ok::<_, anyhow::Error>(listener(world, "http")?.outages);
+        let out = outages(world)?;
+        // Each family has servers of its own in mode `nat`.
+        ensure!(out.len() == 2 && out.iter().all(|outage| outage.addresses.len() == 1), "{out:?}");
+        ensure!(
+            out.iter().all(|outage| outage.why.as_ref().is_some_and(|why| why.contains("is disabled"))),
+            "{out:?}"
+        );
+        let status = world.slb(&["status"])?;
+        ensure!(status.contains("NO SERVER receives new connections to "), "{status}");
+        let log = world.log();
+        let event = log
+            .lines()
+            .find(|line| line.contains("no server receives new connections"))
+            .context("no event")?;
+        ensure!(
+            ["ERROR", "load_balancer=\"shop\"", "listener=\"http\"", "server_group=\"http\""]
+                .iter()
+                .all(|word| event.contains(word)),
+            "{event}"
+        );
+        world.slb(&arguments(&["enable", "http"], &b2))?;
+        ensure!(outages(world)?.is_empty(), "{:?}", outages(world)?);
+        world.wait_for_log("a server receives new connections of this listener again", 1)?;
+
+        // Health does the same as an order; without a daemon the empty tables say it.
+        world.kill_servers(1);
+        world.wait_for_health(1, Health::Unhealthy)?;
+        world.wait_for_log("no server receives new connections of this listener", 3)?;
+        world.kill()?;
+        let pins = world.status_from_pins()?;
+        let listeners = pins.load_balancers.iter().flat_map(|balancer| &balancer.listeners);
+        let http = listeners.filter(|listener| listener.name == "http").collect::<Vec<_>>();
+        ensure!(http.iter().any(|listener| !listener.outages.is_empty()), "{http:?}");
+        Ok(())
     });
 }
 

@@ -1,7 +1,7 @@
 //! The pinned maps, typed, and the operations on them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs::File,
     io::{self, Read as _},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
@@ -71,6 +71,15 @@ pub struct Maps {
     outdated: Vec<u32>,
     /// Where the keepers of each table are, if it has some, as far as this process has asked.
     keepers: BTreeMap<u32, Option<u32>>,
+}
+
+/// Flows that are neither over nor expired.
+#[derive(Debug, Default)]
+pub struct CurrentFlows {
+    /// By server.
+    pub by_server: HashMap<Reference, u64>,
+    /// By the tag of their service.
+    pub by_service: HashMap<u32, u64>,
 }
 
 impl Maps {
@@ -174,6 +183,16 @@ impl Maps {
         let look = upkeep.look(&table, clock, &mut |seen| visit(Remembered::new(seen, clock)));
         self.upkeep = upkeep;
         Ok(look)
+    }
+
+    /// Flows that are neither over nor expired, as of now; `hz` is jiffies in a second. Reads the whole flow table.
+    pub fn current_flows(&self, hz: u32) -> Result<CurrentFlows> {
+        let mut current = CurrentFlows::default();
+        self.flow_table()?.live(Self::clock(hz)?, &mut |flow| {
+            *current.by_server.entry(flow.backend).or_default() += 1;
+            *current.by_service.entry(flow.service).or_default() += 1;
+        });
+        Ok(current)
     }
 
     /// Counters of something that has had no traffic yet.

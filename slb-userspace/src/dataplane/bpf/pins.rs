@@ -82,6 +82,14 @@ impl Pins {
         self.root().join(format!("v{ABI_VERSION}"))
     }
 
+    /// Names of the directories of other ABI versions, as far as they can be seen.
+    pub fn other_versions(&self) -> Vec<String> {
+        let versions = self.versions().unwrap_or_default();
+        let names =
+            versions.iter().filter(|version| **version != self.version()).filter_map(|v| v.file_name());
+        names.map(|name| name.to_string_lossy().into_owned()).collect()
+    }
+
     /// Whether there are pins of this version.
     ///
     /// # Errors

@@ -162,6 +162,8 @@ impl Wild<'_> {
         let arguments: Vec<&str> = ["server"]
             .into_iter()
             .chain(word.iter().copied())
+            // The driver decides by its model, not by what checks have found by now, whom it can spare.
+            .chain(["--force"])
             .chain(group)
             .chain(entries.iter().map(String::as_str))
             .collect();

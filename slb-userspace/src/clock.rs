@@ -7,11 +7,11 @@ use nix::time::{ClockId, clock_gettime};
 
 /// Time since the machine started, which deadlines in the maps are in; it goes on while the machine is suspended, and the maps live
 /// no longer.
-pub(super) fn since_start() -> Result<Duration> {
+pub fn since_start() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_BOOTTIME)?.into())
 }
 
 /// Time for which a processor has worked for this thread.
-pub(super) fn processor_time() -> Result<Duration> {
+pub fn processor_time() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }

@@ -1,0 +1,184 @@
+//! `slb server drain`: shows which connections are left, and waits for their end.
+
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, process::ExitCode, time::Duration};
+
+use anyhow::{Result, bail};
+use tokio::time::sleep;
+
+use super::status::drain as left;
+use crate::{
+    api::{
+        client,
+        types::{Server, Status},
+    },
+    control::overrides::{Aside, Place},
+};
+
+/// Time between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Exit code where connections were left at the deadline.
+const DEADLINE_PASSED: u8 = 3;
+
+/// A draining server behind a listener.
+struct Draining<'a> {
+    listener: String,
+    server: &'a Server,
+}
+
+/// Where a drain stands.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Connections are left, or are not known.
+    Waits,
+    /// No connection is left.
+    Ended,
+    /// The deadline has passed while connections were left.
+    Passed,
+}
+
+/// Shows the connections of these servers, and waits for their end if asked to.
+pub(super) async fn drain(socket: &Path, places: &[Place], wait: bool) -> Result<ExitCode> {
+    let (mut shown, mut had) = (Vec::new(), BTreeSet::new());
+    loop {
+        let Some(status) = client::status(socket).await? else { return Err(client::no_daemon(socket)) };
+        let found = draining(&status, places);
+        let lines: Vec<_> = found
+            .iter()
+            .map(|Draining { listener, server }| format!("{listener}: {}: {}", server.address, left(server)))
+            .collect();
+        if shown.is_empty() {
+            lines.iter().for_each(|line| println!("{line}"));
+            shown = lines;
+        }
+        if !wait {
+            return Ok(ExitCode::SUCCESS);
+        }
+        refuse_endless(&found)?;
+        match outcome(found.iter().map(|draining| draining.server), &had) {
+            Outcome::Waits => {
+                let left = found
+                    .iter()
+                    .map(|draining| draining.server)
+                    .filter(|server| server.current_flows != Some(0));
+                had = left.map(|server| server.address).collect();
+                sleep(INTERVAL).await;
+            }
+            Outcome::Ended => {
+                println!("no connection is left");
+                return Ok(ExitCode::SUCCESS);
+            }
+            Outcome::Passed => {
+                println!("the deadline has passed: connections that were left are reset");
+                return Ok(ExitCode::from(DEADLINE_PASSED));
+            }
+        }
+        if is_enabled(&status, places) {
+            bail!("a server takes new connections again: somebody has enabled it meanwhile");
+        }
+    }
+}
+
+/// These servers, wherever they are behind a listener.
+fn draining<'a>(status: &'a Status, places: &[Place]) -> Vec<Draining<'a>> {
+    let mut found = Vec::new();
+    for balancer in &status.load_balancers {
+        for listener in &balancer.listeners {
+            let is_one = |server: &&Server| {
+                server
+                    .set
+                    .as_ref()
+                    .and_then(|set| set.place().ok())
+                    .is_some_and(|place| places.contains(&place))
+            };
+            let name = format!("{}/{}", balancer.name, listener.name);
+            let servers = listener.servers.iter().filter(is_one);
+            found.extend(servers.map(|server| Draining { listener: name.clone(), server }));
+        }
+    }
+    found
+}
+
+/// Whether one of these servers is not drained any more.
+fn is_enabled(status: &Status, places: &[Place]) -> bool {
+    let overrides = status.daemon.iter().flat_map(|daemon| &daemon.overrides);
+    let drained: Vec<_> = overrides
+        .filter(|set| set.state == Some(Aside::Draining))
+        .filter_map(|set| set.place().ok())
+        .collect();
+    !places.iter().all(|place| drained.contains(place))
+}
+
+/// Fails where there is no end to wait for.
+fn refuse_endless(found: &[Draining<'_>]) -> Result<()> {
+    for Draining { listener, server } in found {
+        let has_deadline = server.draining.is_some_and(|draining| draining.seconds_left.is_some());
+        if server.current_flows.is_none() && !has_deadline {
+            bail!(
+                "{listener}: {} is drained, and there is nothing to wait for: its mode does not track connections, and \
+                 `connection_drain` is not set",
+                server.address
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Where a drain stands; `had` are the servers that had connections left a moment ago.
+fn outcome<'a>(servers: impl Iterator<Item = &'a Server>, had: &BTreeSet<SocketAddr>) -> Outcome {
+    let mut outcome = Outcome::Ended;
+    for server in servers {
+        let is_over = server.draining.is_some_and(|draining| draining.seconds_left == Some(0));
+        match server.current_flows {
+            // At the deadline those that are left end as well.
+            Some(0) if !(is_over && had.contains(&server.address)) => {}
+            _ if is_over => outcome = Outcome::Passed,
+            _ => return Outcome::Waits,
+        }
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::types::{self, Counters, Health};
+
+    fn server(current_flows: Option<u64>, seconds_left: Option<u64>) -> Server {
+        Server {
+            address: "10.0.0.11:80".parse().unwrap(),
+            weight: 10,
+            health: Health::Healthy,
+            set: None,
+            detail: None,
+            next_hop: None,
+            slots: 0,
+            counters: Counters::default(),
+            current_flows,
+            draining: Some(types::Draining { seconds_left, is_removed: false }),
+        }
+    }
+
+    #[test]
+    fn a_drain_ends_with_the_last_connection_or_at_the_deadline() {
+        let of = |servers: &[(Option<u64>, Option<u64>)]| {
+            let servers: Vec<_> = servers.iter().map(|(flows, left)| server(*flows, *left)).collect();
+            outcome(servers.iter(), &BTreeSet::new())
+        };
+        assert_eq!(of(&[(Some(0), Some(9)), (Some(0), None)]), Outcome::Ended);
+        assert_eq!(of(&[(Some(0), Some(9)), (Some(2), Some(9))]), Outcome::Waits);
+        assert_eq!(of(&[(Some(2), Some(0)), (Some(1), Some(5))]), Outcome::Waits, "one has time left");
+        assert_eq!(of(&[(Some(2), Some(0)), (Some(0), Some(0))]), Outcome::Passed);
+        assert_eq!(of(&[(Some(0), Some(0))]), Outcome::Ended);
+        assert_eq!(of(&[(None, Some(3))]), Outcome::Waits);
+        assert_eq!(of(&[(None, Some(0))]), Outcome::Passed, "what is not tracked is not known to have ended");
+        let had = BTreeSet::from([server(None, None).address]);
+        let reset = server(Some(0), Some(0));
+        assert_eq!(outcome([&reset].into_iter(), &had), Outcome::Passed, "they were left until the deadline");
+        assert_eq!(outcome([&server(Some(0), Some(4))].into_iter(), &had), Outcome::Ended);
+        let endless = |flows, left| {
+            let server = server(flows, left);
+            refuse_endless(&[Draining { listener: "shop/web".to_owned(), server: &server }]).is_err()
+        };
+        assert!(endless(None, None) && !endless(None, Some(3)) && !endless(Some(1), None));
+    }
+}
