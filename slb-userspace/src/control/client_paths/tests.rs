@@ -20,7 +20,7 @@ fn at(interface: u32, mac: Mac) -> Link {
 }
 
 /// What follows where these were the kernel's next hops, and these are.
-fn moves<const N: usize>(steps: [(&str, NextHop, Option<NextHop>); N]) -> Moves {
+fn moves(steps: &[(&str, NextHop, Option<NextHop>)]) -> Moves {
     let mut paths = Paths::default();
     let before = paths.update(steps.iter().map(|(ip, hop, _)| (self::ip(ip), Some(hop))), |_| true);
     assert!(before.is_empty(), "nothing was known before");
@@ -37,7 +37,7 @@ fn flows_follow_a_gateway_whose_hardware_address_changes() {
         ("203.0.113.1", "203.0.113.9", "198.51.100.1", "2001:db8:7::1"),
         ("2001:db8:7::1", "2001:db8:7:1::9", "2001:db8:8::1", "203.0.113.1"),
     ] {
-        let moves = moves([(sample, hop(2, OLD, true), Some(hop(2, NEW, true)))]);
+        let moves = moves(&[(sample, hop(2, OLD, true), Some(hop(2, NEW, true)))]);
         assert!(!moves.is_empty());
         assert_eq!(to(&moves, of_sample, at(2, OLD)), Some(at(2, NEW)));
         assert_eq!(to(&moves, elsewhere, at(2, OLD)), Some(at(2, NEW)), "behind the same gateway");
@@ -50,7 +50,7 @@ fn flows_follow_a_gateway_whose_hardware_address_changes() {
 
 #[test]
 fn flows_follow_a_route_that_moves_to_another_gateway_and_interface() {
-    let moves = moves([
+    let moves = moves(&[
         ("203.0.113.1", hop(2, OLD, true), Some(hop(3, OTHER, true))),
         ("198.51.100.1", hop(2, OLD, true), Some(hop(2, OLD, true))),
     ]);
@@ -61,14 +61,14 @@ fn flows_follow_a_route_that_moves_to_another_gateway_and_interface() {
 
 #[test]
 fn default_route_stands_for_clients_that_are_no_samples_yet() {
-    let moves = moves([("192.0.2.1", hop(2, OLD, true), Some(hop(2, NEW, true)))]);
+    let moves = moves(&[("192.0.2.1", hop(2, OLD, true), Some(hop(2, NEW, true)))]);
     assert_eq!(to(&moves, "203.0.113.5", at(2, OLD)), Some(at(2, NEW)));
 }
 
 #[test]
 fn client_on_the_link_is_not_taken_for_one_behind_it() {
     // A router that is a client, too; its floating address goes to another one.
-    let moves = moves([
+    let moves = moves(&[
         ("203.0.113.1", hop(2, OLD, true), Some(hop(2, NEW, true))),
         ("10.0.0.1", hop(2, OLD, false), Some(hop(2, OLD, false))),
     ]);
@@ -81,7 +81,7 @@ fn client_on_the_link_is_not_taken_for_one_behind_it() {
 fn address_of_the_interface_itself_is_followed_but_no_other_one_that_clients_send_to() {
     let own = [2, 0, 0, 0, 0, 2];
     let moved = NextHop { source_mac: own, ..hop(2, OLD, true) };
-    let moves = moves([("203.0.113.1", hop(2, OLD, true), Some(moved))]);
+    let moves = moves(&[("203.0.113.1", hop(2, OLD, true), Some(moved))]);
     let link = Link { ifindex: 2, stations: Stations::new(own, OLD) };
     assert_eq!(to(&moves, "203.0.113.1", at(2, OLD)), Some(link));
     let floating = Link { ifindex: 2, stations: Stations::new([0, 0, 0x5e, 0, 1, 7], OLD) };
@@ -91,8 +91,8 @@ fn address_of_the_interface_itself_is_followed_but_no_other_one_that_clients_sen
 #[test]
 fn path_that_is_lost_or_leads_elsewhere_changes_nothing_until_there_is_another() {
     let sample = "203.0.113.1";
-    assert!(moves([(sample, hop(2, OLD, true), None)]).is_empty());
-    assert!(moves([(sample, hop(2, OLD, true), Some(hop(9, NEW, true)))]).is_empty(), "not attached");
+    assert!(moves(&[(sample, hop(2, OLD, true), None)]).is_empty());
+    assert!(moves(&[(sample, hop(2, OLD, true), Some(hop(9, NEW, true)))]).is_empty(), "not attached");
     let mut paths = Paths::default();
     for (mac, is_moved) in [(Some(OLD), false), (None, false), (Some(NEW), true), (Some(NEW), false)] {
         let hop = mac.map(|mac| hop(2, mac, true));
