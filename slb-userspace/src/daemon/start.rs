@@ -87,7 +87,7 @@ impl Daemon {
 
         let (events, verdicts) = mpsc::channel(1024);
         let paths = Paths::new(probes(&config), neighbours.clone(), resolver.doubts());
-        let failures = Failures::open(&config.daemon.state_dir);
+        let failures = Failures::open(store.directory());
         let mut supervisor = Supervisor::new(events.clone(), paths).keeping(failures.clone());
         supervisor.set_targets(facts.targets());
 

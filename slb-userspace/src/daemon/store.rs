@@ -71,6 +71,11 @@ impl Store {
         &self.records
     }
 
+    /// The directory, if it is this daemon's alone.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        self.lock.is_ok().then_some(&self.directory)
+    }
+
     /// Why nothing can be set, if so.
     pub(super) fn trouble(&self) -> Option<&str> {
         self.lock.as_ref().err().map(String::as_str)

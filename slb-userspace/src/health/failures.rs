@@ -3,7 +3,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, OpenOptions},
+    io::{Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -14,6 +16,8 @@ use anyhow::{Context as _, Result};
 use super::Target;
 
 const FILE: &str = "failures.json";
+/// Neither through a symbolic link nor, waiting for a writer, from a pipe.
+const NOT_ELSEWHERE: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
 /// Age from which a file says nothing about the servers of now. Results come at least every 350 s.
 const OLD: Duration = Duration::from_secs(600);
 
@@ -29,8 +33,10 @@ struct Counts {
 }
 
 impl Failures {
-    /// Those that an earlier run has left in a directory. What cannot be read counts as none.
-    pub fn open(directory: &Path) -> Self {
+    /// Those that an earlier run has left in a directory of this daemon alone; what cannot be read counts as none. Without a
+    /// directory they are counted, and not kept.
+    pub fn open(directory: Option<&Path>) -> Self {
+        let Some(directory) = directory else { return Self::default() };
         let path = directory.join(FILE);
         let by_target = read(&path).unwrap_or_default();
         Self(Arc::new(Mutex::new(Counts { by_target, is_changed: false, path: Some(path) })))
@@ -71,7 +77,10 @@ impl Failures {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
         }
-        fs::write(&part, text).with_context(|| part.display().to_string())?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(NOT_ELSEWHERE);
+        let written = options.open(&part).and_then(|mut file| file.write_all(&text));
+        written.with_context(|| part.display().to_string())?;
         fs::rename(&part, &path).with_context(|| path.display().to_string())
     }
 }
@@ -82,11 +91,11 @@ fn key(target: &Target) -> String {
 }
 
 fn read(path: &Path) -> Option<BTreeMap<String, u8>> {
-    let age = fs::symlink_metadata(path).ok()?.modified().ok()?.elapsed().unwrap_or_default();
-    if age > OLD {
-        return None;
-    }
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    let mut file = OpenOptions::new().read(true).custom_flags(NOT_ELSEWHERE).open(path).ok()?;
+    let age = file.metadata().ok()?.modified().ok()?.elapsed().unwrap_or_default();
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).ok()?;
+    (age <= OLD).then(|| serde_json::from_slice(&text).ok())?
 }
 
 #[cfg(test)]
@@ -98,14 +107,29 @@ mod tests {
     fn counts_are_found_by_the_next_run_and_nonsense_is_none() {
         let directory = tempfile::tempdir().unwrap();
         let target = target("10.0.0.1:80".parse().unwrap(), CheckKind::Tcp, Duration::from_secs(1));
-        let failures = Failures::open(directory.path());
+        let open = || Failures::open(Some(directory.path()));
+        let failures = open();
         failures.note(&target, 2);
         failures.save().unwrap();
-        assert_eq!(Failures::open(directory.path()).of(&target), 2);
+        assert_eq!(open().of(&target), 2);
         failures.note(&target, 0);
         failures.save().unwrap();
-        assert_eq!(Failures::open(directory.path()).of(&target), 0);
+        assert_eq!(open().of(&target), 0);
         fs::write(directory.path().join(FILE), "{").unwrap();
-        assert_eq!(Failures::open(directory.path()).of(&target), 0);
+        assert_eq!(open().of(&target), 0);
+        assert_eq!(Failures::open(None).of(&target), 0);
+    }
+
+    #[test]
+    fn no_other_file_is_written_through_a_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let other = directory.path().join("other");
+        fs::write(&other, "mine").unwrap();
+        std::os::unix::fs::symlink(&other, directory.path().join("failures.part")).unwrap();
+        let target = target("10.0.0.1:80".parse().unwrap(), CheckKind::Tcp, Duration::from_secs(1));
+        let failures = Failures::open(Some(directory.path()));
+        failures.note(&target, 2);
+        assert!(failures.save().is_err());
+        assert_eq!(fs::read_to_string(&other).unwrap(), "mine");
     }
 }

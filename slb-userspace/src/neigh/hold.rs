@@ -144,7 +144,11 @@ impl Holds {
                 && now < until
             {
                 self.due = Some(self.due.map_or(until, |due| due.min(until)));
-                return Resolution::Resolved(NextHop { source_mac: *source_mac, mtu: *mtu, ..hop.clone() });
+                return Resolution::Resolved(NextHop {
+                    source_mac: *source_mac,
+                    mtu: hop.mtu.min(*mtu),
+                    ..hop.clone()
+                });
             }
             self.hops.remove(&destination);
         }
@@ -163,6 +167,8 @@ mod tests {
     const MAC: Mac = [2, 0, 0, 0, 0, 1];
     const SERVER: [u8; 4] = [198, 51, 100, 1];
     const MS: Duration = Duration::from_millis(1);
+    /// Of the route to the server, whether its next hop is resolved or held.
+    const ROUTE_MTU: u32 = 1400;
 
     /// What the kernel's tables say, for one server behind a gateway.
     struct Tables {
@@ -206,7 +212,10 @@ mod tests {
             self.holds.begin(|_| true);
             let found = self.found();
             match self.holds.resolve(SERVER.into(), found, self.gateway, &self.links, now) {
-                Resolution::Resolved(hop) => Ok(hop.interface_index),
+                Resolution::Resolved(hop) => {
+                    assert_eq!(hop.mtu, ROUTE_MTU);
+                    Ok(hop.interface_index)
+                }
                 Resolution::Unresolved(why) => Err(why),
             }
         }
@@ -227,7 +236,7 @@ mod tests {
                     interface,
                     source_mac: link.mac.unwrap(),
                     destination_mac,
-                    mtu: link.mtu,
+                    mtu: link.mtu.min(ROUTE_MTU),
                     through_gateway: true,
                 }),
             }

@@ -79,7 +79,9 @@ impl Family {
 
     fn complaint(self, watched: usize, is_full: bool, thresholds: Option<Thresholds>) -> Option<String> {
         let (table, sysctl) = (self.table(), self.sysctl());
-        let need = watched.saturating_mul(2).next_power_of_two();
+        // A table that is full holds entries of others, too.
+        let present = thresholds.filter(|_| is_full).map_or(0, |thresholds| thresholds.hard);
+        let need = watched.max(present).saturating_mul(2).next_power_of_two();
         let set = format!("set {sysctl}.gc_thresh2={need} and gc_thresh3={}", need.saturating_mul(2));
         match thresholds {
             Some(Thresholds { hard, .. }) if is_full || watched > hard => Some(format!(
@@ -123,7 +125,8 @@ mod tests {
              set net.ipv4.neigh.default.gc_thresh2=8192 and gc_thresh3=16384"
         );
         // Others' entries count, too.
-        assert!(said(100, true, DEFAULT).is_some());
+        let said_of_others = said(100, true, DEFAULT).unwrap();
+        assert!(said_of_others.ends_with("gc_thresh2=2048 and gc_thresh3=4096"), "{said_of_others}");
         assert_eq!(said(3000, false, None), None);
         assert_eq!(
             Family::V6.complaint(3000, true, None).unwrap(),
