@@ -68,7 +68,8 @@ fn callers_that_do_not_behave_are_bounded() {
         wait_for("a turn for a caller that behaves", 6 * PATIENCE, || {
             Ok(world.slb(&["apply", &world.write_other(&world.plan.toml())?]).ok())
         })?;
-        ensure!(world.log().contains("what=\"apply\" uid=0 user=\"root\" pid="), "{}", world.log());
+        // The log is written behind the answer.
+        world.wait_for_log("what=\"apply\" uid=0 user=\"root\" pid=", 0)?;
         world.client().exchange(Service::Http, world.vip(Family::V4, Service::Http))?;
         traffic.expect_unbroken(None)?;
         traffic.stop().expect_no_failure()

@@ -14,7 +14,7 @@ use slb_tests::{
     traffic::{Traffic, spreads},
     wait::wait_for,
 };
-use slb_userspace::api::types::{Health, Status};
+use slb_userspace::api::types::{Health, Server, Status};
 
 const WEIGHTS: [u8; 4] = [50, 30, 20, 40];
 /// With a server that no configuration ever names.
@@ -355,8 +355,9 @@ fn unmoved(world: &World) -> Result<String> {
     let daemon = status.daemon.take().context("no daemon")?;
     status.reasons.clear();
     for listener in status.load_balancers.iter_mut().flat_map(|balancer| &mut balancer.listeners) {
-        listener.counters = Default::default();
-        listener.servers.iter_mut().for_each(|server| server.counters = Default::default());
+        (listener.counters, listener.current_flows) = Default::default();
+        let counters = |server: &mut Server| (server.counters, server.current_flows) = Default::default();
+        listener.servers.iter_mut().for_each(counters);
     }
     Ok(format!("{} {status:?} {:?}", daemon.pid, world.programs()?))
 }
