@@ -17,7 +17,7 @@ mod store;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -57,7 +57,11 @@ use crate::{
         overrides::Place,
         reconcile::{InForce, Reconciler, Sweep},
     },
-    dataplane::bpf::{maps::Maps, pins::Pins},
+    dataplane::bpf::{
+        lifetime::{Lifetime, MachineMounts},
+        maps::Maps,
+        pins::Pins,
+    },
     descriptors,
     health::{Event, Failures, Paths, Supervisor, path},
     neigh::{
@@ -78,11 +82,12 @@ const RETRY_PORTS: Duration = Duration::from_secs(1);
 /// Time between two looks at what no notification tells of: links, pins, peers, lost packets.
 const WATCH: Duration = Duration::from_millis(500);
 
-/// Runs until SIGTERM or SIGINT. Forwarding goes on afterwards. SIGHUP reads `file` again, from which `config` has come.
+/// Runs until SIGTERM or SIGINT. Forwarding goes on afterwards, as long as the pins last. SIGHUP reads `file` again, from which
+/// `config` has come.
 ///
 /// # Errors
 /// The daemon cannot start: a first start then leaves nothing behind, and what an earlier run left stays in force.
-pub async fn run(file: PathBuf, config: Config) -> Result<()> {
+pub async fn run(file: PathBuf, config: Config, mounts: &MachineMounts) -> Result<()> {
     let mut signals = Signals::new()?;
     descriptors::raise()?;
     let pins = Pins::new(&config.daemon.pin_dir);
@@ -93,6 +98,8 @@ pub async fn run(file: PathBuf, config: Config) -> Result<()> {
             pins.root().display()
         );
     };
+    let lifetime = mounts.lifetime(pins.root());
+    announce(lifetime, pins.root());
     let fresh = !pins.exist()?;
     let config = Arc::new(config);
     let started = tokio::select! {
@@ -111,7 +118,26 @@ pub async fn run(file: PathBuf, config: Config) -> Result<()> {
         load_balancers = config.load_balancers.len(),
         "running"
     );
-    daemon.run(&mut signals).await
+    daemon.run(&mut signals, lifetime).await
+}
+
+/// Says how long forwarding lasts, where that is not as long as the machine runs.
+fn announce(lifetime: Lifetime, pins: &Path) {
+    let pins = pins.display();
+    match lifetime {
+        Lifetime::Machine => {}
+        Lifetime::MountNamespace => tracing::warn!(
+            %pins,
+            "the pins are in a mount namespace of their own: FORWARDING ENDS with its last process, usually this one. For forwarding \
+             that outlives the daemon run it where /sys/fs/bpf is the machine's: `nsenter --net=/run/netns/NAME slbd run` in place \
+             of `ip netns exec NAME slbd run`; in a container, bind-mount /sys/fs/bpf"
+        ),
+        Lifetime::Unknown => tracing::info!(
+            %pins,
+            "forwarding outlives this daemon if the BPF file system of the pins is the machine's (in a container, bind-mount \
+             /sys/fs/bpf)"
+        ),
+    }
 }
 
 /// A daemon whose configuration is in force.
@@ -172,7 +198,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn run(mut self, signals: &mut Signals) -> Result<()> {
+    async fn run(mut self, signals: &mut Signals, lifetime: Lifetime) -> Result<()> {
         let forget = Instant::now() + NEXT_HOPS_HOLD;
         let never = Instant::now();
         let mut retry_ports = interval(RETRY_PORTS);
@@ -185,7 +211,7 @@ impl Daemon {
             tokio::select! {
                 signal = signals.wait() => match signal {
                     Signal::Stop(name) => {
-                        self.stop(name);
+                        self.stop(name, lifetime);
                         return Ok(());
                     }
                     Signal::Reload => self.reload_for_signal(),

@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{config, control::room, daemon, telemetry};
+use crate::{config, control::room, daemon, dataplane::bpf::lifetime::MachineMounts, telemetry};
 
 /// Runs the daemon in the foreground. A configuration that is refused changes nothing.
 pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
@@ -22,6 +22,7 @@ pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
         bail!("slbd run needs root: it loads an XDP program and attaches it to interfaces");
     }
+    let mounts = MachineMounts::read();
     telemetry::init(log_format);
     for warning in loaded.warnings.diagnostics() {
         tracing::warn!("configuration: {}", warning.message());
@@ -30,6 +31,6 @@ pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(daemon::run(path.to_owned(), loaded.config))?;
+    runtime.block_on(daemon::run(path.to_owned(), loaded.config, &mounts))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -21,6 +21,7 @@ use crate::{
     clock::since_start,
     config::{Config, Loaded},
     control::overrides::{Aside, Overrides, Place, Setting},
+    dataplane::bpf::lifetime::Lifetime,
 };
 
 /// A configuration that falls back unless it is confirmed.
@@ -306,8 +307,8 @@ impl Daemon {
         }
     }
 
-    /// Says that the daemon ends.
-    pub(super) fn stop(&self, signal: &str) {
+    /// Says that the daemon ends, and whether forwarding does.
+    pub(super) fn stop(&self, signal: &str, pins: Lifetime) {
         if self.trial.is_some() {
             tracing::warn!("the running configuration has not been confirmed: the next start uses the file");
         }
@@ -317,7 +318,20 @@ impl Daemon {
                 "a change that waits for its servers has not become active: the next start uses the file"
             );
         }
-        tracing::info!(signal, "stopping; forwarding goes on: `slbd detach` ends it");
+        match (self.ports.pins_trouble(), pins) {
+            (Some(why), _) => tracing::error!(signal, why, "stopping; FORWARDING ENDS"),
+            (None, Lifetime::Machine) => {
+                tracing::info!(signal, "stopping; forwarding goes on: `slbd detach` ends it");
+            }
+            (None, Lifetime::MountNamespace) => {
+                let why = "the pins go with this mount namespace";
+                tracing::warn!(signal, why, "stopping; FORWARDING ENDS");
+            }
+            (None, Lifetime::Unknown) => tracing::info!(
+                signal,
+                "stopping; forwarding goes on as long as the file system of the pins is mounted: `slbd detach` ends it"
+            ),
+        }
     }
 
     /// What is in force, for the API.

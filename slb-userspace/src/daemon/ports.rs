@@ -228,6 +228,11 @@ impl Ports {
         self.view.subscribe()
     }
 
+    /// Why pins are missing, if so.
+    pub(super) fn pins_trouble(&self) -> Option<&str> {
+        self.pins_trouble.as_deref()
+    }
+
     fn publish(&self) {
         let mut view = View { pins_trouble: self.pins_trouble.clone(), ..View::default() };
         for (name, port) in &self.ports {

@@ -10,6 +10,7 @@ mod bpffs;
 mod btf;
 pub mod decap;
 mod flows;
+pub mod lifetime;
 pub mod link;
 pub mod loader;
 pub mod losses;

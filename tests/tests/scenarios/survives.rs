@@ -52,6 +52,20 @@ fn full(path: &Path) -> Result<File> {
     }
 }
 
+/// In a mount namespace of its own, as `ip netns exec` makes one, the pins go with the daemon.
+#[test]
+fn forwarding_that_ends_with_the_mount_namespace_is_announced() {
+    scenario("forwarding_that_ends_with_the_mount_namespace_is_announced", &[50, 50], |world| {
+        world.hide("/sys/fs/bpf");
+        world.start()?;
+        world.wait_for_log("FORWARDING ENDS with its last process", 0)?;
+        world.terminate()?;
+        world.wait_for_log("stopping; FORWARDING ENDS", 0)?;
+        ensure!(!world.log().contains("forwarding goes on"), "{}", world.log());
+        wait_for("the end of forwarding", PATIENCE, || Ok(world.programs()?.is_empty().then_some(())))
+    });
+}
+
 #[test]
 fn sockets_come_back_and_callers_that_are_slow_delay_no_others() {
     scenario("sockets_come_back_and_callers_that_are_slow_delay_no_others", &[50, 50], |world| {
