@@ -133,7 +133,7 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
         } else if QUICK {
             return Ok(None);
         } else {
-            // The client is reached another way now. Replaced as a whole: no answer may see half an address.
+            // The client's path has changed. Replaced as a whole: an answer finds the old MAC pair or the new one.
             flows.replace(found, &query, &Flow { client: link, ..found.flow }, bits, service.idle);
         }
         return Ok(Some(chosen));
