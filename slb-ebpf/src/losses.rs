@@ -1,5 +1,6 @@
-//! Counts what the kernel loses after an XDP program has decided: frames that cannot be redirected, that the driver of the
-//! outgoing interface does not take, and whose action is not carried out. The program itself is told of none of these.
+//! Counts frames that the kernel drops after the XDP verdict, which the XDP program does not see: failed redirects
+//! (`xdp_redirect_err`), frames that the driver of the outgoing interface dropped (`xdp_devmap_xmit`), and failed verdicts
+//! (`xdp_exception`).
 #![no_std]
 #![no_main]
 

@@ -24,6 +24,7 @@ pub mod reconcile;
 mod rehash;
 pub mod room;
 pub mod slow_start;
+pub mod targets;
 pub mod warm_up;
 
 #[cfg(test)]

@@ -252,7 +252,7 @@ impl Daemon {
                 }
                 () = sleep_until(self.looks.due()) => {
                     if let Err(error) = self.sweep() {
-                        tracing::error!(error = format!("{error:#}"), "cannot look at the flow table");
+                        tracing::error!(error = format!("{error:#}"), "flow-table pass failed");
                         self.change_soon();
                     }
                 }
@@ -380,7 +380,7 @@ impl Daemon {
     fn before_change(&mut self) -> Result<()> {
         if self.reconciler.wants_look() {
             match self.looks.wait(Instant::now()) {
-                Wait::Over => self.sweep().context("cannot look at the flow table")?,
+                Wait::Over => self.sweep().context("flow-table pass failed")?,
                 Wait::On => bail!("the flow table could not be looked at: try again in a few seconds"),
                 Wait::InVain => tracing::error!(
                     "changed without a look at the flow table: connections may be cut, or not be told of their end"

@@ -12,12 +12,13 @@ pub(crate) mod fake;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use slb_common::datapath::upkeep::{Fate, Look};
+use slb_common::{
+    abi::{Address, flow::Link},
+    datapath::upkeep::{Fate, Look},
+};
 
 use moves::Moves;
 use state::{Operation, Remembered, State};
-
-use crate::control::client_paths;
 
 /// Something that holds a [`State`].
 pub trait DataPlane {
@@ -37,8 +38,8 @@ pub trait DataPlane {
     /// Has flows be with other servers' entries than they are.
     fn move_flows(&mut self, moves: &Moves) -> anyhow::Result<()>;
 
-    /// Has flows lead to other stations than they do. Returns how many changed.
-    fn move_clients(&mut self, moves: &client_paths::Moves) -> anyhow::Result<usize>;
+    /// Replaces the links of flows, where `to` returns another one for the client and its link. Returns how many changed.
+    fn move_clients(&mut self, to: &NewLink<'_>) -> anyhow::Result<usize>;
 
     /// How many flows have been forgotten, or could not be remembered, that may be older than the last change of their
     /// table.
@@ -47,6 +48,9 @@ pub trait DataPlane {
     /// Carries out one operation.
     fn apply(&mut self, operation: &Operation) -> anyhow::Result<()>;
 }
+
+/// The link of a flow from now on, by the address of its client and its link so far; `None` where that stays.
+pub type NewLink<'a> = dyn Fn(&Address, &Link) -> Option<Link> + 'a;
 
 /// Owners by slot; slots that have changed hands, with their keepers.
 pub type Contents = (Arc<[u32]>, Vec<(u32, u32)>);

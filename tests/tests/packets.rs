@@ -31,7 +31,7 @@ use slb_tests::packets::{
 };
 use slb_userspace::{
     control::diff::diff,
-    dataplane::{bpf::maps::Maps, state::State},
+    dataplane::{bpf::flows, state::State},
 };
 
 /// Instructions the verifier may process: more than that, and a flag or a joined path has been lost.
@@ -152,7 +152,7 @@ fn flows_are_erased_under_packets_in_the_kernel() {
     let tick = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).expect("a tick");
     let hz = 1_000_000_000 / tick.tv_nsec() as u32;
     // When all of them have expired.
-    let later = || Maps::clock(hz).map(|Clock { now, hz }| Clock { now: now.wrapping_add(3600 * hz), hz });
+    let later = || flows::clock(hz).map(|Clock { now, hz }| Clock { now: now.wrapping_add(3600 * hz), hz });
     kernel::in_namespace(|| {
         let mut kernel = Kernel::load_sized(256).expect("the program");
         kernel.begin(&World::standard().state).expect("the state");
@@ -165,7 +165,7 @@ fn flows_are_erased_under_packets_in_the_kernel() {
         (0..64).for_each(&mut open);
         let mut shown = 0;
         let look = maps
-            .look(Maps::clock(hz).unwrap(), &mut |_| {
+            .look(flows::clock(hz).unwrap(), &mut |_| {
                 shown += 1;
                 Fate::Goes
             })
@@ -188,7 +188,7 @@ fn flows_are_erased_under_packets_in_the_kernel() {
         println!("{erased} flows erased under {} packets", u32::from(ROUNDS) * 256);
         maps.look(later().unwrap(), &mut |_| Fate::Goes).unwrap();
         assert!(maps.flow_table().unwrap().is_sound());
-        let look = maps.look(Maps::clock(hz).unwrap(), &mut |_| Fate::Goes).unwrap();
+        let look = maps.look(flows::clock(hz).unwrap(), &mut |_| Fate::Goes).unwrap();
         assert_eq!(look, Look::default(), "something is left");
     });
 }

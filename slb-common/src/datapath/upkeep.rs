@@ -200,7 +200,7 @@ impl<'t> FlowTable<'t> {
 }
 
 /// Marks a flow as over, unless anything has changed about it since `meta` was read. It stays for a while: its ends may be slow to
-/// answer. One that has expired does so again now: the data path counts from there how long its ends may take.
+/// answer. One that has expired does so again now: the packet path counts from there how long its ends may take.
 fn reset(entry: FlowEntry<'_>, meta: Meta, Clock { now, hz }: Clock) {
     let idle = meta.idle(hz);
     let seen = if meta.silence(now) > idle { now.wrapping_sub(idle + 1) } else { now };

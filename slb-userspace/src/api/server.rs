@@ -60,7 +60,7 @@ use crate::{
     supervised, telemetry,
 };
 
-/// What the control loop last put in force.
+/// What the control loop applied last.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// What the data plane holds.

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     config::model::{Config, Mode, Protocol, Target},
     dataplane::{
-        bpf::maps::{CurrentFlows, Maps},
+        bpf::{flows::CurrentFlows, maps::Maps},
         digest::{self, Content, Digest},
         state::{NO_TABLE, State, backend_address, to_ip},
     },

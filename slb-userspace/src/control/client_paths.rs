@@ -52,23 +52,23 @@ fn link(hop: &NextHop) -> Link {
 
 /// Clients that stand for those of the same station and prefix, gathered in a pass over the flow table. Clients on the link stand for
 /// themselves.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Samples<'a> {
-    on_link: Option<&'a BTreeSet<Prefix>>,
+    on_link: &'a BTreeSet<Prefix>,
     found: HashMap<(Station, IpAddr), (IpAddr, u32)>,
 }
 
 impl<'a> Samples<'a> {
     /// None yet. Clients in these prefixes are on the link.
     pub fn new(on_link: &'a BTreeSet<Prefix>) -> Self {
-        Self { on_link: Some(on_link), found: HashMap::new() }
+        Self { on_link, found: HashMap::new() }
     }
 
     /// Takes notice of a flow.
     pub fn note(&mut self, client: &Address, link: &Link) {
         let client = to_ip(client);
         let prefix = Prefix::of(client);
-        let is_on_link = self.on_link.is_some_and(|on_link| on_link.contains(&prefix));
+        let is_on_link = self.on_link.contains(&prefix);
         let key = (station(link), if is_on_link { client } else { prefix.0 });
         let is_full = self.found.len() >= MOST_COUNTED;
         if is_full && !self.found.contains_key(&key) {

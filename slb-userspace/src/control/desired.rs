@@ -1,7 +1,7 @@
 //! What the data plane should hold, from the configuration and what is known of servers and neighbours. Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -16,7 +16,7 @@ use slb_common::{
 
 use super::{
     failover::Failover,
-    members::{Behind, Member, Members, Side, family, overridden, running},
+    members::{Behind, Member, Members, Side, family, overridden},
     overrides::{Aside, Overrides, Place},
 };
 use crate::{
@@ -275,31 +275,6 @@ pub fn vips_alone(config: &Config, vips: &BTreeMap<IpAddr, Standing>) -> Desired
         pools: Vec::new(),
         tunnel: tunnel(config),
     }
-}
-
-/// All VIPs, of load balancers that are stopped too.
-pub fn addresses(config: &Config) -> BTreeSet<IpAddr> {
-    config.load_balancers.iter().flat_map(|balancer| balancer.addresses.iter().copied()).collect()
-}
-
-/// What is to be checked.
-pub fn targets(config: &Config) -> BTreeSet<Target> {
-    let members = Members::of(config);
-    running(config)
-        .flat_map(|(balancer, listener)| {
-            let checked = members.behind(balancer, listener).servers.into_iter().filter(|m| m.is_checked);
-            checked.filter_map(move |member| Target::of(balancer, listener, member.address))
-        })
-        .collect()
-}
-
-/// The servers, whose next hops must be known.
-pub fn destinations(config: &Config) -> BTreeSet<IpAddr> {
-    let members = Members::of(config);
-    running(config)
-        .flat_map(|(balancer, listener)| members.behind(balancer, listener).servers)
-        .map(|member| member.address.ip())
-        .collect()
 }
 
 /// The VIPs one of which is probed at each server: what one load balancer's servers hold, another's need not.

@@ -145,8 +145,9 @@ mod tests {
             samples::{forwarding, shop},
         },
         control::{
-            desired::{Known, Reached, Verdict, desired, destinations, targets},
+            desired::{Known, Reached, Verdict, desired},
             overrides::{Overrides, Place as Entry, Setting},
+            targets::{destinations, targets},
         },
     };
     use slb_common::abi::{Stations, backend::NextHop};

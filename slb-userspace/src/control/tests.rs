@@ -19,10 +19,11 @@ use slb_common::abi::{
 };
 
 use super::{
-    desired::{Known, Reached, Verdict, desired, destinations, targets},
+    desired::{Known, Reached, Verdict, desired},
     ids::Surroundings,
     memory,
     reconcile::Reconciler,
+    targets::{destinations, targets},
 };
 use crate::{
     config::{

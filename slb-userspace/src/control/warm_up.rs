@@ -111,7 +111,10 @@ mod tests {
     use super::*;
     use crate::{
         config::samples::forwarding,
-        control::desired::{Known, Reached, Verdict, desired, targets},
+        control::{
+            desired::{Known, Reached, Verdict, desired},
+            targets::targets,
+        },
     };
 
     /// Servers by the last octet of their addresses, behind a listener.

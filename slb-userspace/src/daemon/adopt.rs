@@ -16,8 +16,9 @@ use crate::{
     api::{requests::Refused, types::Changed},
     config::{Config, difference::difference, fixed},
     control::{
-        desired::{addresses, desired, destinations, targets},
+        desired::desired,
         memory, room,
+        targets::{addresses, destinations, targets},
         warm_up::{Serving, awaited},
     },
     health::Target,

@@ -36,9 +36,10 @@ use crate::{
     },
     config::model::Config,
     control::{
-        desired::{addresses, desired, destinations, targets},
+        desired::desired,
         memory,
         outages::Followed,
+        targets::{addresses, destinations, targets},
         warm_up::{Awaited, Serving, awaited},
     },
     dataplane::{
@@ -134,7 +135,7 @@ impl Daemon {
         daemon.wait_for_successors().await?;
         if let Err(error) = daemon.sweep() {
             // It is tried again; what can be forwarded meanwhile is.
-            tracing::error!(error = format!("{error:#}"), "cannot look at the flow table");
+            tracing::error!(error = format!("{error:#}"), "flow-table pass failed; retrying");
         }
         daemon.apply_without_look()?;
         Ok(daemon)
@@ -188,7 +189,7 @@ impl Daemon {
     /// The file may have changed while no daemon ran: waits for servers that replace healthy ones of the earlier run, which forwards
     /// meanwhile; until one of those that it forwards to has failed.
     async fn wait_for_successors(&mut self) -> Result<()> {
-        let held = self.reconciler.held()?.clone();
+        let held = Arc::new(self.reconciler.held()?.clone());
         let before = Serving::held(&held);
         let healthy = memory::health(&self.config, &held).into_iter().filter(|(_, verdict)| verdict.healthy);
         let healthy: Vec<Target> = healthy.map(|(target, _)| target).collect();
@@ -215,9 +216,9 @@ impl Daemon {
     }
 
     /// Shows what the earlier run has left, and what the start waits for.
-    fn show_held(&self, held: &State, awaited: &Awaited, ends: Instant) {
+    fn show_held(&self, held: &Arc<State>, awaited: &Awaited, ends: Instant) {
         let mut snapshot = Snapshot::new(self.config.clone());
-        snapshot.state = Arc::new(held.clone());
+        snapshot.state = Arc::clone(held);
         snapshot.running = self.running();
         snapshot.running.pending = Some(Pending { change: "start", waits_for: named(awaited), ends });
         self.snapshots.send_replace(Arc::new(snapshot));

@@ -9,7 +9,7 @@ compile_error!("the flow table relies on the order of loads and stores of x86-64
 mod bpffs;
 mod btf;
 pub mod decap;
-mod flows;
+pub mod flows;
 pub mod lifetime;
 pub mod link;
 pub mod loader;

@@ -9,11 +9,10 @@ use slb_common::{
 };
 
 use super::{
-    Contents, DataPlane,
+    Contents, DataPlane, NewLink,
     moves::Moves,
     state::{NO_TABLE, Operation, PutBackend, Remembered, State, Table, to_address},
 };
-use crate::control::client_paths;
 
 /// Holds a [`State`]; each operation leaves it sound, or is refused.
 #[derive(Debug, Default, Clone)]
@@ -68,10 +67,10 @@ impl DataPlane for Fake {
         Ok(())
     }
 
-    fn move_clients(&mut self, moves: &client_paths::Moves) -> Result<usize> {
+    fn move_clients(&mut self, to: &NewLink<'_>) -> Result<usize> {
         let mut moved = 0;
         for flow in &mut self.flows {
-            let to = moves.to(&flow.client, &flow.link);
+            let to = to(&flow.client, &flow.link);
             moved += usize::from(to.is_some());
             flow.link = to.unwrap_or(flow.link);
         }

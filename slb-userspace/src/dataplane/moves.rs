@@ -8,7 +8,7 @@ use slb_common::abi::{
     word::Word,
 };
 
-use crate::control::client_paths;
+use super::NewLink;
 
 /// By a service's tag and the server its flows are with, the server they are to be with.
 pub type Moves = BTreeMap<(u32, Reference), Reference>;
@@ -27,8 +27,8 @@ pub fn carry_out(slots: &[[Word; WORDS]], moves: &Moves) -> usize {
     moved.count()
 }
 
-/// Has the flows of a table that is in use lead to other stations. Returns how many changed.
-pub fn carry_out_clients(slots: &[[Word; WORDS]], moves: &client_paths::Moves) -> usize {
+/// Replaces the links of flows of a table that packets use meanwhile. Returns how many changed.
+pub fn carry_out_clients(slots: &[[Word; WORDS]], to: &NewLink<'_>) -> usize {
     let entries = slots.iter().map(FlowEntry::new);
     let moved = entries.filter(|entry| {
         let meta = entry.meta();
@@ -36,7 +36,7 @@ pub fn carry_out_clients(slots: &[[Word; WORDS]], moves: &client_paths::Moves) -
         meta.is_used()
             && !meta.is_client()
             && entry.read(meta).is_some_and(|flow| {
-                let to = moves.to(&client.parts().0, &flow.client);
+                let to = to(&client.parts().0, &flow.client);
                 to.is_some_and(|to| entry.lead(&flow.client, &to))
             })
     });
@@ -46,7 +46,6 @@ pub fn carry_out_clients(slots: &[[Word; WORDS]], moves: &client_paths::Moves) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{control::client_paths::Paths, neigh::NextHop};
     use slb_common::abi::{
         Address, Stations,
         flow::{Client, Flow, Link, state},
@@ -80,19 +79,8 @@ mod tests {
     /// The versions stay: a packet that reads an entry meanwhile is not lost.
     #[test]
     fn flows_lead_to_the_new_station_and_nothing_else_of_them_changes() {
-        let hop = |mac| NextHop {
-            interface_index: 2,
-            interface: "eth2".to_owned(),
-            source_mac: [7; 6],
-            destination_mac: mac,
-            mtu: 1500,
-            through_gateway: true,
-        };
-        let mut paths = Paths::default();
-        let sample = [203, 0, 113, 1].into();
-        paths.update([(sample, Some(&hop([9; 6])))].into_iter(), |_| true);
-        let moves = paths.update([(sample, Some(&hop([8; 6])))].into_iter(), |_| true);
         let link = |mac| Link { ifindex: 2, stations: Stations::new([7; 6], mac) };
+        let to = |_: &Address, from: &Link| from.same(&link([9; 6])).then(|| link([8; 6]));
         let flow = |mac| Flow { service: 1, backend: Reference::new(3, 7), client: link(mac) };
         let slots: [[Word; WORDS]; 3] = Default::default();
         for (slot, mac) in slots.iter().zip([[9; 6], [5; 6]]) {
@@ -102,10 +90,10 @@ mod tests {
             entry.fill(meta, &client, &flow(mac), 9, state::CONFIRMED, 3);
         }
         let metas = slots.each_ref().map(|slot| FlowEntry::new(slot).meta());
-        assert_eq!(carry_out_clients(&slots, &moves), 1);
+        assert_eq!(carry_out_clients(&slots, &to), 1);
         assert_eq!(slots.each_ref().map(|slot| FlowEntry::new(slot).meta()), metas);
         let now = |slot: usize| FlowEntry::new(&slots[slot]).read(metas[slot]);
         assert_eq!([now(0), now(1)], [Some(flow([8; 6])), Some(flow([5; 6]))]);
-        assert_eq!(carry_out_clients(&slots, &moves), 0);
+        assert_eq!(carry_out_clients(&slots, &to), 0);
     }
 }

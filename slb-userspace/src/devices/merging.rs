@@ -64,7 +64,7 @@ pub fn switch_off(link: &Link) -> Result<Vec<String>> {
     // One by one: a feature that is fixed must not keep the others.
     for name in &merging {
         let bits = nest(BITS, &[nest(BIT, &[attribute(NAME, text(name))])]);
-        // What is in force afterwards is what counts.
+        // Checked afterwards.
         let _ = ethtool.request(FEATURES_SET, &[header(link), nest(WANTED, &[bits])]);
     }
     let left = active(&ethtool, link)?;

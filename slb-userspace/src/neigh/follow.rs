@@ -19,14 +19,17 @@ pub(super) trait Follower: Send {
     /// Opens them.
     fn open() -> Result<Self::Connections>;
 
-    /// Follows the kernel until nobody needs it any more, or a socket fails.
+    /// Follows the kernel until [`Self::is_needed`] does not hold.
+    ///
+    /// # Errors
+    /// A socket fails.
     fn follow(&mut self, connections: Self::Connections) -> impl Future<Output = Result<()>> + Send;
 
-    /// Whether anybody needs it.
+    /// Whether there is a receiver of what is found.
     fn is_needed(&self) -> bool;
 }
 
-/// Follows the kernel until nobody needs it any more. Failures are logged, and the sockets opened anew.
+/// Follows the kernel while that is needed. After a failure, which it logs, it opens new sockets.
 pub(super) async fn run<F: Follower>(follower: F, connections: F::Connections) {
     run_pausing(RECONNECT, follower, connections).await;
 }
@@ -88,7 +91,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn sockets_that_fail_are_opened_anew_while_somebody_needs_them() {
+    async fn sockets_that_fail_are_opened_again_while_a_receiver_exists() {
         for (failures, calls) in [(0, 1), (2, 3), (9, 4)] {
             let called = Arc::new(AtomicU32::new(0));
             run_pausing(Duration::from_millis(1), Fails(failures, called.clone()), ()).await;

@@ -17,9 +17,10 @@ use slb_common::abi::{Stations, backend::NextHop, ring::Ring};
 use slb_userspace::{
     config::{self, model::Config},
     control::{
-        desired::{Known, Reached, desired, destinations},
+        desired::{Known, Reached, desired},
         ids::Surroundings,
         reconcile::Reconciler,
+        targets::destinations,
     },
     dataplane::{
         bpf::{

@@ -10,9 +10,10 @@ use slb_common::abi::{Stations, backend::NextHop};
 use slb_userspace::{
     config,
     control::{
-        desired::{Known, Reached, Verdict, desired, destinations, targets},
+        desired::{Known, Reached, Verdict, desired},
         ids::Surroundings,
         reconcile::Reconciler,
+        targets::{destinations, targets},
     },
 };
 

@@ -15,9 +15,8 @@ use slb_common::{
         upkeep::{Clock, Fate, Look, Upkeep},
     },
 };
-use slb_userspace::control::client_paths;
 use slb_userspace::dataplane::{
-    Contents, DataPlane,
+    Contents, DataPlane, NewLink,
     moves::{self, Moves},
     state::{Operation, Remembered, State, Table, backend_address, to_address},
 };
@@ -172,8 +171,8 @@ impl DataPlane for HostPlane {
         Ok(())
     }
 
-    fn move_clients(&mut self, moves: &client_paths::Moves) -> Result<usize> {
-        Ok(moves::carry_out_clients(self.host().slots(), moves))
+    fn move_clients(&mut self, to: &NewLink<'_>) -> Result<usize> {
+        Ok(moves::carry_out_clients(self.host().slots(), to))
     }
 
     fn forgotten(&self) -> Result<u64> {

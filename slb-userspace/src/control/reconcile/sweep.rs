@@ -58,8 +58,8 @@ type Owners = BTreeMap<u32, Arc<[u32]>>;
 type FoundElsewhere = BTreeMap<(u32, u32), Elsewhere>;
 
 impl<D: DataPlane> Reconciler<D> {
-    /// Looks at the flow table: for connections that are over, for what is over of slots that changed hands, and for where clients
-    /// are. Those in the prefixes `on_link` are neighbours of this host.
+    /// Makes a pass over the flow table: ends connections that are over and migrations of slots that are complete, and samples the
+    /// clients of mode `nat`. Clients in the prefixes `on_link` are neighbours of this host.
     ///
     /// # Errors
     /// As [`Self::reconcile`].
@@ -82,12 +82,14 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(Sweep { moved, flows, ended, openings, clients, next })
     }
 
-    /// Has flows lead to other stations than they do. Returns how many changed.
+    /// Replaces the links of flows whose clients are reached another way. Returns how many changed.
     ///
     /// # Errors
     /// The flow table cannot be written.
     pub fn move_clients(&mut self, moves: &Moves) -> Result<usize> {
-        self.plane.move_clients(moves).context("cannot move flows to other stations")
+        self.plane
+            .move_clients(&|client, link| moves.to(client, link))
+            .context("cannot replace the links of flows")
     }
 
     /// Whether answers come back through SLB.

@@ -7,10 +7,7 @@ use slb_common::abi::backend::Backend;
 
 use super::{World, flow, group, lingers, reached, two_groups};
 use crate::{
-    control::{
-        desired::{Verdict, targets},
-        handover::Handover,
-    },
+    control::{desired::Verdict, handover::Handover, targets::targets},
     dataplane::state::{State, Table},
 };
 

@@ -3,7 +3,10 @@
 use super::*;
 use crate::{
     config::samples::shop,
-    control::desired::{self, Server, desired, targets},
+    control::{
+        desired::{self, Server, desired},
+        targets::targets,
+    },
     neigh::{self, Unresolved},
     telemetry::logged,
 };

@@ -1,6 +1,7 @@
 //! The flow table, mapped into memory: a look at all of it takes no system call for each flow.
 
 use std::{
+    collections::HashMap,
     ffi::c_void,
     fs::File,
     io::{BufRead as _, BufReader},
@@ -18,10 +19,11 @@ use nix::{
 };
 use slb_common::{
     abi::{
+        Reference,
         flow::{FlowWords, WORDS},
         word::Word,
     },
-    datapath::upkeep::Clock,
+    datapath::upkeep::{Clock, FlowTable},
 };
 
 /// The flow table.
@@ -64,9 +66,33 @@ impl Drop for Mapped {
     }
 }
 
+/// Flows that are neither over nor expired.
+#[derive(Debug, Default)]
+pub struct CurrentFlows {
+    /// By server.
+    pub by_server: HashMap<Reference, u64>,
+    /// By the tag of their service.
+    pub by_service: HashMap<u32, u64>,
+}
+
+impl CurrentFlows {
+    /// Counts them. Reads the whole table.
+    pub(super) fn of(table: &FlowTable<'_>, clock: Clock) -> Self {
+        let mut current = Self::default();
+        table.live(clock, &mut |flow| {
+            *current.by_server.entry(flow.backend).or_default() += 1;
+            *current.by_service.entry(flow.service).or_default() += 1;
+        });
+        current
+    }
+}
+
 /// The kernel's jiffies, which are the packet path's clock. Where /proc/timer_list cannot be read (containers hide it), they are
-/// estimated from the monotonic clock, of which lost ticks and NTP let them fall seconds behind in days.
-pub(super) fn clock(hz: u32) -> Result<Clock> {
+/// estimated from the monotonic clock, of which lost ticks and NTP let them fall seconds behind in days. `hz` is jiffies in a second.
+///
+/// # Errors
+/// There is no monotonic clock.
+pub fn clock(hz: u32) -> Result<Clock> {
     let now = match jiffies() {
         Some(jiffies) => jiffies,
         None => estimated_jiffies(hz)?,

@@ -1,7 +1,7 @@
 //! The pinned maps, typed, and the operations on them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fs::File,
     io::{self, Read as _},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
@@ -22,14 +22,13 @@ use slb_common::{
 };
 
 use super::{
-    flows::{self, Mapped},
+    flows::{self, CurrentFlows, Mapped},
     pins::Pins,
     shapes::SHAPES,
     syscall,
 };
-use crate::control::client_paths;
 use crate::dataplane::{
-    Contents, DataPlane,
+    Contents, DataPlane, NewLink,
     digest::Content,
     moves::{self, Moves},
     state::{
@@ -71,15 +70,6 @@ pub struct Maps {
     outdated: Vec<u32>,
     /// Where the keepers of each table are, if it has some, as far as this process has asked.
     keepers: BTreeMap<u32, Option<u32>>,
-}
-
-/// Flows that are neither over nor expired.
-#[derive(Debug, Default)]
-pub struct CurrentFlows {
-    /// By server.
-    pub by_server: HashMap<Reference, u64>,
-    /// By the tag of their service.
-    pub by_service: HashMap<u32, u64>,
 }
 
 impl Maps {
@@ -166,11 +156,6 @@ impl Maps {
         Ok(self.ring(table)?.in_use().iter().filter(|slot| **slot & MOVED != 0).count() as u32)
     }
 
-    /// The kernel's clock; `hz` is jiffies in a second.
-    pub fn clock(hz: u32) -> Result<Clock> {
-        flows::clock(hz)
-    }
-
     /// The flow table where it lies.
     pub fn flow_table(&self) -> Result<FlowTable<'_>> {
         Ok(FlowTable::new(self.flows.slots(), self.control.get(&0, 0)?.flow_seed))
@@ -187,12 +172,7 @@ impl Maps {
 
     /// Flows that are neither over nor expired, as of now; `hz` is jiffies in a second. Reads the whole flow table.
     pub fn current_flows(&self, hz: u32) -> Result<CurrentFlows> {
-        let mut current = CurrentFlows::default();
-        self.flow_table()?.live(Self::clock(hz)?, &mut |flow| {
-            *current.by_server.entry(flow.backend).or_default() += 1;
-            *current.by_service.entry(flow.service).or_default() += 1;
-        });
-        Ok(current)
+        Ok(CurrentFlows::of(&self.flow_table()?, flows::clock(hz)?))
     }
 
     /// Counters of something that has had no traffic yet.
@@ -367,7 +347,7 @@ impl DataPlane for Maps {
     }
 
     fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
-        self.look(Self::clock(hz)?, visit)
+        self.look(flows::clock(hz)?, visit)
     }
 
     fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {
@@ -381,8 +361,8 @@ impl DataPlane for Maps {
         Ok(())
     }
 
-    fn move_clients(&mut self, moves: &client_paths::Moves) -> Result<usize> {
-        Ok(moves::carry_out_clients(self.flows.slots(), moves))
+    fn move_clients(&mut self, to: &NewLink<'_>) -> Result<usize> {
+        Ok(moves::carry_out_clients(self.flows.slots(), to))
     }
 
     fn forgotten(&self) -> Result<u64> {
