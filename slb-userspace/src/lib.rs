@@ -12,6 +12,7 @@ pub mod devices;
 pub mod health;
 pub mod neigh;
 pub mod poke;
+mod privileges;
 pub mod supervised;
 pub mod telemetry;
 pub mod version;

@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{config, control::room, daemon, dataplane::bpf::lifetime::MachineMounts, telemetry};
+use crate::{config, control::room, daemon, dataplane::bpf::lifetime::MachineMounts, privileges, telemetry};
 
 /// Runs the daemon in the foreground. A configuration that is refused changes nothing.
 pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
@@ -22,7 +22,9 @@ pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
         bail!("slbd run needs root: it loads an XDP program and attaches it to interfaces");
     }
+    // Takes a capability that is dropped next.
     let mounts = MachineMounts::read();
+    privileges::drop_unused()?;
     telemetry::init(log_format);
     for warning in loaded.warnings.diagnostics() {
         tracing::warn!("configuration: {}", warning.message());

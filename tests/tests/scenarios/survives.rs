@@ -72,6 +72,7 @@ fn sockets_come_back_and_callers_that_are_slow_delay_no_others() {
         let read_only = world.directory().join("status.sock");
         world.plan.daemon = format!("read_only_socket = {read_only:?}\n");
         world.start()?;
+        has_few_capabilities(world)?;
         for socket in [&world.plan.socket, &read_only] {
             fs::remove_file(socket)?;
             wait_for("the socket", PATIENCE, || Ok(UnixStream::connect(socket).is_ok().then_some(())))?;
@@ -93,6 +94,27 @@ fn sockets_come_back_and_callers_that_are_slow_delay_no_others() {
 }
 
 /// The socket for all users answers what changes nothing, and nothing else.
+/// Every thread has dropped what the daemon does not need, and can get nothing back.
+fn has_few_capabilities(world: &World) -> Result<()> {
+    /// Bits of capabilities(7), as in `linux/capability.h`: DAC_OVERRIDE, NET_ADMIN, NET_RAW, SYS_ADMIN, SYS_RESOURCE, PERFMON,
+    /// BPF.
+    const KEPT: u64 = 1 << 1 | 1 << 12 | 1 << 13 | 1 << 21 | 1 << 24 | 1 << 38 | 1 << 39;
+    let pid = world.daemon_pid().context("no daemon")?;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(thread?.path().join("status"))?;
+        let value = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.map(str::trim).context(name.to_owned())
+        };
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+            let held = u64::from_str_radix(value(set)?, 16)?;
+            ensure!(held & !KEPT == 0, "{set} {held:x}");
+        }
+        ensure!(value("NoNewPrivs:")? == "1");
+    }
+    Ok(())
+}
+
 fn only_shows(socket: &Path) -> Result<()> {
     let mode = fs::metadata(socket)?.permissions().mode() & 0o777;
     ensure!(mode == 0o666, "mode {mode:o}");
