@@ -316,6 +316,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
             Answered::Nobody if QUICK && index.may_be_vip(&packet.destination) => return Ok(None),
             Answered::Nobody if QUICK => return Err(pass(Reason::NotOurs)),
             Answered::Nobody => return Err(UNMATCHED),
+            Answered::NotReady => return Err(drop(Reason::NotReady)),
             Answered::Later => return Ok(None),
             Answered::Over => return Self::end(),
         };

@@ -21,8 +21,8 @@ use slb_common::{
 };
 
 use crate::maps::{
-    BACKEND_COUNTERS, BACKENDS, CONTROL, FLOWS, INTERFACES, LOADS, NEXT_HOPS, RINGS, SERVICE_COUNTERS,
-    SERVICE_INDEX, SERVICES, TOTALS, TURNS,
+    BACKEND_COUNTERS, BACKENDS, CONTROL, FLOW_MASK, FLOWS, INTERFACES, LOADS, NEXT_HOPS, RESIZING, RINGS,
+    SERVICE_COUNTERS, SERVICE_INDEX, SERVICES, TOTALS, TURNS,
 };
 
 /// The maps of this program.
@@ -55,8 +55,20 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn flow_mask(&self) -> u32 {
+        // Volatile: the value is the loader's, not the compiler's.
+        // SAFETY: a valid reference to what nobody writes once the program is loaded.
+        unsafe { (&raw const FLOW_MASK).read_volatile() }
+    }
+
+    #[inline(always)]
     fn flow(&self, slot: u32) -> Option<FlowEntry<'_>> {
         FLOWS.get(slot).map(FlowEntry::new)
+    }
+
+    #[inline(always)]
+    fn is_resizing(&self) -> bool {
+        RESIZING.get(0).is_some_and(|resizing| resizing.load() != 0)
     }
 
     #[inline(always)]

@@ -186,8 +186,8 @@ impl IndexEntry {
 pub struct ServiceIndex {
     /// Seed of the index's hash, chosen so that no entry needs more than [`INDEX_PROBES`] probes.
     pub seed: u64,
-    /// Slots of the flow table less one; their number is a power of two.
-    pub flow_mask: u32,
+    /// 0.
+    pub reserved: u32,
     /// Jiffies in a second: the unit of every time on the packet path.
     pub hz: u32,
     /// Where tunnels begin (mode `ipip`).

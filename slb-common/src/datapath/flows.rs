@@ -123,7 +123,7 @@ impl<'t, T: Tables> Flows<'t, T> {
     /// The flow table of these tables.
     #[inline(always)]
     pub(super) fn open(index: &ServiceIndex, tables: &'t T) -> Self {
-        Self { tables, mask: index.flow_mask, hz: index.hz, now: tables.now(), unknown: index.seed }
+        Self { tables, mask: tables.flow_mask(), hz: index.hz, now: tables.now(), unknown: index.seed }
     }
 
     /// A search for flows of a client endpoint.

@@ -141,6 +141,10 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
     if QUICK {
         return Ok(None);
     }
+    // Its server may be another one than is chosen now. TCP sends the packet again.
+    if goes_on && found.is_none() && tables.is_resizing() {
+        return Err(Reason::NotReady);
+    }
     // The server is gone. In the other modes another one answers for it. A RST is not answered.
     if answers_return && goes_on && found.is_some() {
         return Err(Reason::Reset);
@@ -230,6 +234,8 @@ pub(super) enum Answered<'t> {
     Client(Reply<'t>),
     /// The packet answers nobody.
     Nobody,
+    /// The packet is a server's, and its flow may be on its way into the flow table.
+    NotReady,
     /// The connection is over, and the server to be told.
     Over,
     /// That is not for the quick path.
@@ -259,7 +265,12 @@ pub(super) fn to_client<'t, const QUICK: bool, T: Tables>(
     if QUICK && distance == FAR {
         return Answered::Later;
     }
-    reply::<QUICK, T>(packet, &flows, &query, distance, tables).unwrap_or(Answered::Nobody)
+    match reply::<QUICK, T>(packet, &flows, &query, distance, tables) {
+        Some(answered) => answered,
+        None if QUICK => Answered::Later,
+        None if tables.is_resizing() => Answered::NotReady,
+        None => Answered::Nobody,
+    }
 }
 
 #[inline(always)]

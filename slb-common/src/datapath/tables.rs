@@ -70,8 +70,14 @@ pub trait Tables: Sized {
     fn backend(&self, id: u32) -> Option<&Backend>;
     /// A next hop by its id.
     fn next_hop(&self, id: u32) -> Option<&NextHop>;
-    /// A slot of the flow table, below [`ServiceIndex::flow_mask`] + 1.
+    /// Slots of the flow table less one; their number is a power of two.
+    fn flow_mask(&self) -> u32;
+    /// A slot of the flow table.
     fn flow(&self, slot: u32) -> Option<FlowEntry<'_>>;
+    /// Whether flows are being carried into this flow table: one that is not found may be on its way.
+    fn is_resizing(&self) -> bool {
+        false
+    }
     /// What the flow table's hash is secretly seeded with.
     fn flow_seed(&self) -> u64;
     /// Jiffies, the low word.

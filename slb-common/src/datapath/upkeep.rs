@@ -4,10 +4,12 @@
 //! Times of flows are low words of jiffies, which come round: what lay in the table for long enough would look alive again.
 
 mod ages;
+mod carry;
 
 use std::{collections::BTreeMap, hint::spin_loop};
 
 use ages::Ages;
+pub use carry::Carried;
 
 use crate::abi::{
     flow::{Client, Flow, FlowEntry, Meta, WINDOW, WORDS, state},
@@ -199,6 +201,17 @@ impl<'t> FlowTable<'t> {
     }
 }
 
+/// Whether nobody needs the entry any more.
+fn is_done(meta: Meta, Clock { now, hz }: Clock) -> bool {
+    let (silence, idle) = (meta.silence(now), meta.idle(hz));
+    if meta.is_client() {
+        return silence > idle;
+    }
+    // A flow that has expired is over as well once its ends receive RSTs.
+    let is_over = meta.is_over() && silence > OVER * hz && silence <= idle;
+    is_over || silence > idle + GRACE * hz
+}
+
 /// Marks a flow as over, unless anything has changed about it since `meta` was read. It stays for a while: its ends may be slow to
 /// answer. One that has expired does so again now: the packet path counts from there how long its ends may take.
 fn reset(entry: FlowEntry<'_>, meta: Meta, Clock { now, hz }: Clock) {
@@ -232,8 +245,8 @@ impl Upkeep {
                 Slot::Free => {}
                 Slot::Used(meta, client, flow) if meta.is_client() => {
                     let seen = Seen { meta, client: &client, flow: &flow, age: None };
-                    let is_done = meta.silence(now) > meta.idle(hz) || visit(&seen) == Fate::Ends;
-                    if is_done && table.erase(slot, meta) {
+                    let ends = is_done(meta, clock) || visit(&seen) == Fate::Ends;
+                    if ends && table.erase(slot, meta) {
                         look.erased += 1;
                     } else {
                         look.clients += 1;
@@ -241,10 +254,7 @@ impl Upkeep {
                 }
                 Slot::Used(meta, client, flow) => {
                     let (silence, idle) = (meta.silence(now), meta.idle(hz));
-                    // One that has expired is over as well once its ends are being told.
-                    let is_over = meta.is_over() && silence > OVER * hz && silence <= idle;
-                    let is_done = is_over || silence > idle + GRACE * hz;
-                    if is_done && table.erase(slot, meta) {
+                    if is_done(meta, clock) && table.erase(slot, meta) {
                         look.erased += 1;
                     } else {
                         look.live += usize::from(silence <= idle && !meta.is_over());

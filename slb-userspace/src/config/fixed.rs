@@ -25,7 +25,7 @@ pub fn refusals(running: &Daemon, wanted: &Daemon) -> Vec<String> {
     let read_only = |daemon: &Daemon| daemon.read_only_socket.as_deref().map_or("\"off\"".to_owned(), quoted);
     fixed("read_only_socket", &read_only(running), &read_only(wanted), RESTART);
     fixed("state_dir", &quoted(&running.state_dir), &quoted(&wanted.state_dir), RESTART);
-    fixed("flow_table_entries", &running.flow_table_entries, &wanted.flow_table_entries, DETACH);
+    fixed("flow_table_entries", &running.flow_table_entries, &wanted.flow_table_entries, RESTART);
     fixed("max_servers", &running.max_servers, &wanted.max_servers, DETACH);
     let seed = "restart slbd for it to take effect: connections that are not remembered then move";
     fixed("hash_seed", &running.hash_seed, &wanted.hash_seed, seed);
@@ -74,7 +74,7 @@ mod tests {
             ("socket = \"/run/other.sock\"", "restart slbd"),
             ("read_only_socket = \"/run/status.sock\"", "restart slbd"),
             ("state_dir = \"/var/lib/other\"", "restart slbd"),
-            ("flow_table_entries = 1024", "slbd detach"),
+            ("flow_table_entries = 1024", "restart slbd"),
             ("max_servers = 1024", "slbd detach"),
             ("hash_seed = 1", "restart slbd"),
             ("xdp_mode = \"generic\"", "slbd detach"),

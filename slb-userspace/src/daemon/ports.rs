@@ -30,6 +30,7 @@ use crate::{
         loader::{self, Sizes},
         maps::Maps,
         pins::Pins,
+        resize,
         xdp::{Attachment, Program},
     },
     devices::{self, Hook},
@@ -136,6 +137,10 @@ pub(super) fn attach(
          one is needed any more, `slbd detach --force` removes its pins)",
     )?;
     let sizes = Sizes { flows: config.daemon.flow_table_entries, backends: config.daemon.max_servers };
+    if let Err(error) = resize::begin(pins, sizes) {
+        let error = format!("{error:#}");
+        tracing::warn!(error, "[daemon] flow_table_entries: the flow table keeps its size");
+    }
     let mut program = loader::load(pins, sizes)?;
     #[cfg(feature = "debug-log")]
     program.follow_log()?;
@@ -166,8 +171,10 @@ pub(super) fn attach(
         stacked: stacked::Stacked::default(),
         view: channel::Sender::default(),
     };
+    resize::carry(pins, hz)?;
     ports.add(&config.daemon.interfaces, links)?;
     loader::detach_others(pins, &ports.held.keys().copied().collect())?;
+    resize::finish(pins, hz)?;
     reconciler.set_interfaces(ports.exits(&[]), &BTreeSet::new());
     Ok((reconciler, ports))
 }

@@ -16,6 +16,7 @@ pub mod loader;
 pub mod losses;
 pub mod maps;
 pub mod pins;
+pub mod resize;
 mod shapes;
 mod syscall;
 pub mod xdp;

@@ -73,15 +73,13 @@ pub struct Index {
 }
 
 impl Index {
-    /// The index as packets use it, over a flow table of `flow_mask` + 1 slots. Finds a seed under which every service
-    /// lies within reach of a probe.
+    /// The index as packets use it. Finds a seed under which every service lies within reach of a probe.
     ///
     /// # Errors
     /// There is no such seed.
-    pub fn build(&self, flow_mask: u32) -> Result<Box<ServiceIndex>> {
+    pub fn build(&self) -> Result<Box<ServiceIndex>> {
         const SEEDS: u64 = 1000;
         let mut built = ServiceIndex::empty();
-        built.flow_mask = flow_mask;
         built.hz = self.hz;
         built.tunnel = self.tunnel;
         built.servers.copy_from_slice(&self.servers.0);
@@ -479,7 +477,7 @@ mod tests {
             (id, IndexEntry { address, port, protocol: 6, service, ..IndexEntry::default() })
         });
         let index = Index { entries: entries.collect(), ..Index::default() };
-        let built = index.build(0).unwrap();
+        let built = index.build().unwrap();
         for (id, entry) in &index.entries {
             let found = built.find(&entry.address, entry.port, entry.protocol);
             assert_eq!(found.map(IndexEntry::id), Some(*id));

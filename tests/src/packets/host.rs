@@ -219,7 +219,7 @@ impl Host {
             }
             Operation::ClearService(id) => drop(self.services.remove(&id)),
             Operation::PutIndex(index) => {
-                self.index = Some(index.build(self.flow_slots() - 1).expect("few services leave room"));
+                self.index = Some(index.build().expect("few services leave room"));
             }
         }
     }
@@ -269,6 +269,10 @@ impl Tables for Host {
 
     fn next_hop(&self, id: u32) -> Option<&NextHop> {
         self.next_hops.get(&id)
+    }
+
+    fn flow_mask(&self) -> u32 {
+        self.flow_slots() - 1
     }
 
     fn flow(&self, slot: u32) -> Option<FlowEntry<'_>> {

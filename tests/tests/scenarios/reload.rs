@@ -171,7 +171,7 @@ fn a_refused_file_changes_nothing_and_says_why() {
             (
                 "flow_table_entries = 262144",
                 "flow_table_entries = 1024",
-                &["cannot change from 262144 to 1024", "slbd detach"],
+                &["cannot change from 262144 to 1024", "restart slbd"],
             ),
             (
                 "[daemon]",

@@ -45,6 +45,9 @@ impl Tables for Shared {
     fn next_hop(&self, _: u32) -> Option<&NextHop> {
         None
     }
+    fn flow_mask(&self) -> u32 {
+        SLOTS - 1
+    }
     fn flow(&self, slot: u32) -> Option<FlowEntry<'_>> {
         self.entries.get(slot as usize).map(FlowEntry::new)
     }
@@ -112,7 +115,6 @@ fn play(shared: &Shared, thread: u32) {
 #[test]
 fn several_processors_share_a_table() {
     let mut index = ServiceIndex::empty();
-    index.flow_mask = SLOTS - 1;
     index.hz = HZ;
     let shared = Shared { index, entries: (0..SLOTS).map(|_| Default::default()).collect() };
     thread::scope(|scope| {

@@ -5,7 +5,11 @@ use std::{collections::BTreeSet, fs};
 use anyhow::Result;
 use aya::EbpfLoader;
 
-use super::{pins::Pins, shapes::SHAPES, xdp::Program};
+use super::{
+    pins::Pins,
+    shapes::{FLOWS, SHAPES, Shape},
+    xdp::Program,
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb.o"));
 const PROGRAM: &str = "slb";
@@ -20,10 +24,15 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    /// Slots of the flow table.
+    pub(super) fn flow_slots(self) -> u32 {
+        self.flows.next_power_of_two()
+    }
+
     /// Entries of a map, where configuration decides.
     fn of(self, map: &str) -> Option<u32> {
         match map {
-            "FLOWS" => Some(self.flows.next_power_of_two()),
+            FLOWS => Some(self.flow_slots()),
             "BACKENDS" | "BACKEND_COUNTERS" | "LOADS" => Some(self.backends),
             // One for each server before and after all of them change, and 0, which stands for none.
             "NEXT_HOPS" => Some(2 * self.backends + 1),
@@ -35,32 +44,39 @@ impl Sizes {
 /// Loads the program. Maps that are pinned are used as they are, others are made and pinned.
 pub fn load(pins: &Pins, sizes: Sizes) -> Result<Program> {
     let mut loader = EbpfLoader::new();
+    let mut flow_mask = 0;
     for shape in &SHAPES {
-        let path = pins.map(shape.name);
-        let wanted = sizes.of(shape.name);
-        let mut entries = wanted;
-        if path.exists() {
-            let info = shape.verify(&path)?;
-            if let Some(wanted) = wanted
-                && info.max_entries() != wanted
-            {
-                tracing::warn!(
-                    map = shape.name,
-                    in_force = info.max_entries(),
-                    configured = wanted,
-                    "a map keeps its size: a new one takes effect after `slbd detach`"
-                );
-                entries = Some(info.max_entries());
-            }
-        } else {
-            shape.create_pinned(&path)?;
-        }
+        let entries = entries(pins, shape, sizes.of(shape.name))?;
         if let Some(entries) = entries {
             loader.map_max_entries(shape.name, entries);
         }
-        loader.map_pin_path(shape.name, path);
+        if shape.name == FLOWS {
+            flow_mask = entries.unwrap_or_default().saturating_sub(1);
+        }
+        loader.map_pin_path(shape.name, pins.map(shape.name));
     }
+    loader.override_global("FLOW_MASK", &flow_mask, true);
     Program::load(&mut loader, OBJECT, PROGRAM)
+}
+
+/// Entries of the map, if they are not its shape's: those of a map that is pinned, or those `wanted`.
+fn entries(pins: &Pins, shape: &Shape, wanted: Option<u32>) -> Result<Option<u32>> {
+    let path = pins.map(shape.name);
+    if !path.exists() {
+        shape.create_pinned(&path)?;
+        return Ok(wanted);
+    }
+    let found = shape.verify(&path)?.max_entries();
+    // The flow table has been resized before, if that could be.
+    if shape.name != FLOWS && wanted.is_some_and(|wanted| wanted != found) {
+        tracing::warn!(
+            map = shape.name,
+            in_force = found,
+            configured = wanted,
+            "a map keeps its size: a new one takes effect after `slbd detach`"
+        );
+    }
+    Ok(wanted.map(|_| found))
 }
 
 /// Names of the maps whose pins are not there.

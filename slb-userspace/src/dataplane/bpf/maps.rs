@@ -271,7 +271,7 @@ impl Maps {
     }
 
     fn put_index(&mut self, index: &Index) -> Result<()> {
-        let built = index.build(self.flows.slots().len() as u32 - 1)?;
+        let built = index.build()?;
         let aside = syscall::array_of(built.as_ref())?;
         Ok(syscall::update_batch(self.service_index.fd().as_fd(), &[0], &[aside.as_raw_fd() as u32])?)
     }
@@ -439,6 +439,11 @@ fn random() -> Result<u64> {
     let mut bytes = [0; 8];
     File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("no randomness")?;
     Ok(u64::from_ne_bytes(bytes))
+}
+
+/// The seed of the flow table's hash.
+pub(super) fn flow_seed(pins: &Pins) -> Result<u64> {
+    Ok(pinned::<Array<_, Control>>(pins, "CONTROL")?.get(&0, 0)?.flow_seed)
 }
 
 fn pinned<M>(pins: &Pins, name: &str) -> Result<M>

@@ -40,6 +40,14 @@ impl Pins {
         self.version().join("maps").join(name)
     }
 
+    /// Pins of maps.
+    ///
+    /// # Errors
+    /// Their directory cannot be read.
+    pub(super) fn maps(&self) -> Result<Vec<PathBuf>> {
+        bpffs::entries(&self.version().join("maps"))
+    }
+
     /// Directory of the links.
     pub fn links(&self) -> PathBuf {
         self.version().join("links")

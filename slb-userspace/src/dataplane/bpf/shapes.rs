@@ -46,15 +46,21 @@ const fn of_maps(name: &'static str, inner: usize, entries: u32) -> Shape {
     Shape { name, kind: MapType::ArrayOfMaps, key: 4, value: 4, entries: Some(entries), inner }
 }
 
+/// Name of the flow table.
+pub(super) const FLOWS: &str = "FLOWS";
+/// Name of the word that says whether it gets the flows of another one.
+pub(super) const RESIZING: &str = "RESIZING";
+
 /// Every map that is pinned.
-pub(super) const SHAPES: [Shape; 13] = [
+pub(super) const SHAPES: [Shape; 14] = [
     shape("CONTROL", MapType::Array, 4, size_of::<Control>(), 1),
     of_maps("SERVICE_INDEX", size_of::<ServiceIndex>(), 1),
     shape("SERVICES", MapType::Array, 4, size_of::<Service>(), MAX_SERVICES),
     of_maps("RINGS", size_of::<Ring>(), MAX_RINGS),
     sized("BACKENDS", MapType::Array, size_of::<Backend>()),
     sized("NEXT_HOPS", MapType::Array, size_of::<NextHop>()),
-    sized("FLOWS", MapType::Array, size_of::<FlowWords>()),
+    shape(RESIZING, MapType::Array, 4, size_of::<u64>(), 1),
+    sized(FLOWS, MapType::Array, size_of::<FlowWords>()),
     shape("TURNS", MapType::Array, 4, size_of::<u64>(), MAX_SERVICES),
     sized("LOADS", MapType::Array, size_of::<u64>()),
     shape("INTERFACES", MapType::DevMapHash, 4, 8, MAX_INTERFACES),
@@ -62,6 +68,12 @@ pub(super) const SHAPES: [Shape; 13] = [
     shape("SERVICE_COUNTERS", MapType::PerCpuArray, 4, size_of::<Counters>(), MAX_SERVICES),
     sized("BACKEND_COUNTERS", MapType::PerCpuArray, size_of::<Counters>()),
 ];
+
+/// As [`Shape::verify`], of the map of this name.
+pub(super) fn verify(name: &str, path: &Path) -> Result<MapInfo> {
+    let shape = SHAPES.iter().find(|shape| shape.name == name);
+    shape.with_context(|| format!("there is no map {name}"))?.verify(path)
+}
 
 impl Shape {
     /// Makes and pins an array of maps. The loader makes every other map.

@@ -18,6 +18,9 @@ const ARRAY: u32 = 2;
 /// BPF_MAP_TYPE_ARRAY_OF_MAPS.
 const ARRAY_OF_MAPS: u32 = 12;
 
+/// BPF_F_MMAPABLE.
+const MMAPABLE: u32 = 1 << 10;
+
 /// The beginning of `union bpf_attr` for BPF_MAP_CREATE; the kernel takes what is not given as zero.
 #[repr(C)]
 #[derive(Default)]
@@ -62,18 +65,30 @@ pub(super) fn array_of<T: aya::Pod>(value: &T) -> io::Result<OwnedFd> {
 /// Makes an array of `entries` maps, each an array of one element of `value_size` bytes.
 pub(super) fn array_of_maps(name: &str, value_size: usize, entries: u32) -> io::Result<OwnedFd> {
     let inner = create(&array(value_size))?;
+    create(&Create {
+        map_type: ARRAY_OF_MAPS,
+        max_entries: entries,
+        inner_map_fd: inner.as_raw_fd() as u32,
+        map_name: map_name(name),
+        ..array(4)
+    })
+}
+
+/// Makes an array of `entries` elements that can be mapped into memory.
+pub(super) fn mmapable_array(name: &str, value_size: usize, entries: u32) -> io::Result<OwnedFd> {
+    create(&Create {
+        max_entries: entries,
+        map_flags: MMAPABLE,
+        map_name: map_name(name),
+        ..array(value_size)
+    })
+}
+
+fn map_name(name: &str) -> [u8; 16] {
     let mut map_name = [0; 16];
     // The last byte stays zero.
     map_name.iter_mut().take(15).zip(name.bytes()).for_each(|(to, byte)| *to = byte);
-    create(&Create {
-        map_type: ARRAY_OF_MAPS,
-        key_size: 4,
-        value_size: 4,
-        max_entries: entries,
-        inner_map_fd: inner.as_raw_fd() as u32,
-        map_name,
-        ..Create::default()
-    })
+    map_name
 }
 
 fn array(value_size: usize) -> Create {

@@ -1,0 +1,237 @@
+//! Carries flows from one flow table to another one of another size.
+//!
+//! Packets may use both tables meanwhile: the old one until the program over it is replaced, the new one from then on. Flows are
+//! carried once before, so that the new program finds them, and once after, for what the old program did in between.
+
+use super::{Clock, FlowTable, Slot, is_done};
+use crate::abi::{
+    flow::{Client, Flow, FlowEntry, Meta, WINDOW, WORDS, state},
+    word::Word,
+};
+
+/// What became of the entries of the old table.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Carried {
+    /// Entries that the new table holds.
+    pub entries: usize,
+    /// Entries for which the new table has no place.
+    pub without_place: usize,
+}
+
+/// An entry of the old table.
+struct Entry {
+    meta: Meta,
+    client: Client,
+    flow: Flow,
+}
+
+impl FlowTable<'_> {
+    /// Carries what a table with the same seed, in the slots `old`, holds into this one. Entries that the next GC pass would erase
+    /// stay behind.
+    pub fn carry(&self, old: &[[Word; WORDS]], clock: Clock) -> Carried {
+        let old = FlowTable::new(old, self.seed);
+        let mut carried = Carried::default();
+        for slot in 0..old.len() {
+            let Slot::Used(meta, client, flow) = old.read(slot) else { continue };
+            if is_done(meta, clock) {
+                continue;
+            }
+            let entry = Entry { meta, client, flow };
+            let has_place = match self.find(&entry) {
+                Some(there) => {
+                    merge(there, &entry, clock);
+                    true
+                }
+                None => self.insert(&entry),
+            };
+            carried.entries += usize::from(has_place);
+            carried.without_place += usize::from(!has_place);
+        }
+        carried
+    }
+
+    /// The entry of the same client endpoint and service.
+    fn find(&self, entry: &Entry) -> Option<FlowEntry<'_>> {
+        let (home, _) = self.home(0, &entry.client);
+        let mut places = self.at(home).places();
+        while places != 0 {
+            let there = self.at(home.wrapping_add(places.trailing_zeros()));
+            if there.meta().is_used() && there.service_of(&entry.client) == Some(entry.flow.service) {
+                return Some(there);
+            }
+            places &= places - 1;
+        }
+        None
+    }
+
+    /// Writes the entry to the first free slot from its home on; `false` if there is none.
+    fn insert(&self, entry: &Entry) -> bool {
+        let (home, _) = self.home(0, &entry.client);
+        for distance in 0..WINDOW {
+            let there = self.at(home.wrapping_add(distance));
+            let meta = there.meta();
+            if meta.is_free() && there.claim(meta) {
+                self.at(home).take_place(distance);
+                fill(there, meta, entry);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn fill(there: FlowEntry<'_>, meta: Meta, entry: &Entry) {
+    let Entry { meta: old, client, flow } = entry;
+    there.fill(meta, client, flow, old.last_seen(), old.state(), old.units());
+}
+
+/// Brings an entry of the new table up to date. What packets have changed in it since is kept.
+fn merge(there: FlowEntry<'_>, entry: &Entry, Clock { now, .. }: Clock) {
+    let (meta, old) = (there.meta(), entry.meta);
+    if meta.is_client() != old.is_client() {
+        return;
+    }
+    let is_elsewhere = there.backend() != entry.flow.backend;
+    let was_taken_up = meta.state() & state::TAKEN_UP != 0 && old.state() & state::TAKEN_UP == 0;
+    // A packet of the flow came before the flow: it stays with the server that it began with. Of TCP, such a packet has been dropped
+    // or has taken the flow up; otherwise it is another connection.
+    if was_taken_up || is_elsewhere && !entry.client.is_tcp() {
+        if there.claim(meta) {
+            fill(there, meta, entry);
+        }
+        return;
+    }
+    if is_elsewhere {
+        return;
+    }
+    let is_newer = old.silence(now) < meta.silence(now);
+    // Of the same second, it may be another connection between the same ports that has ended.
+    let bits = if is_newer { old.state() } else { old.state() & (state::ANSWERED | state::CONFIRMED) };
+    let seen = if is_newer { old.last_seen() } else { meta.last_seen() };
+    // A packet that comes in between is newer still.
+    there.touch(meta, seen, meta.state() | bits);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::{
+        Address, Reference,
+        flow::{Link, idle_units, persistence_units},
+    };
+
+    const CLOCK: Clock = Clock { now: 10_000 * HZ, hz: HZ };
+    const HZ: u32 = 250;
+    const SEED: u64 = 7;
+    const IDLE: u32 = 900;
+    const ESTABLISHED: u32 = state::ANSWERED | state::CONFIRMED;
+
+    fn slots(len: usize) -> Vec<[Word; WORDS]> {
+        (0..len).map(|_| Default::default()).collect()
+    }
+
+    fn client(n: u16) -> Client {
+        Client::new(&Address::v4([192, 0, 2, 1]), n, 6)
+    }
+
+    fn entry(client: Client, server: u32, silence: u32, bits: u32) -> Entry {
+        let words = [const { Word::new(0) }; WORDS];
+        let there = FlowEntry::new(&words);
+        let idle =
+            if bits & state::CLIENT == state::CLIENT { persistence_units(900) } else { idle_units(IDLE) };
+        let flow = Flow { service: 1, backend: Reference::new(server, 1), client: Link::default() };
+        there.fill(there.meta(), &client, &flow, CLOCK.now - silence * HZ, bits, idle);
+        Entry { meta: there.meta(), client, flow }
+    }
+
+    /// Server, seconds of silence, and bits of the state, of the client's entry.
+    fn shown(table: &FlowTable<'_>, client: &Client) -> Option<(u32, u32, u32)> {
+        let there = table.find(&entry(*client, 0, 0, 0))?;
+        let meta = there.meta();
+        Some((there.backend().id(), meta.silence(CLOCK.now) / HZ, meta.state() & !state::USED))
+    }
+
+    #[test]
+    fn a_larger_table_holds_every_entry_as_it_was() {
+        let (small, large) = (slots(1024), slots(4096));
+        let (small, large) = (FlowTable::new(&small, SEED), FlowTable::new(&large, SEED));
+        let whole = Client::whole(&Address::v4([192, 0, 2, 1]), 1);
+        for n in 0..700 {
+            assert!(small.insert(&entry(client(n), n.into(), u32::from(n), ESTABLISHED)), "{n}");
+        }
+        assert!(small.insert(&entry(whole, 5, 600, state::CLIENT)));
+        assert_eq!(large.carry(small.slots, CLOCK), Carried { entries: 701, without_place: 0 });
+        assert!(large.is_sound());
+        for n in 0..700 {
+            assert_eq!(shown(&large, &client(n)), Some((n.into(), n.into(), ESTABLISHED)));
+        }
+        assert_eq!(shown(&large, &whole), Some((5, 600, state::CLIENT)));
+        // Again, as after the old program is replaced.
+        assert_eq!(large.carry(small.slots, CLOCK), Carried { entries: 701, without_place: 0 });
+        assert!(large.is_sound());
+    }
+
+    #[test]
+    fn what_a_smaller_table_has_no_place_for_is_counted() {
+        let (large, small) = (slots(1024), slots(64));
+        let (large, small) = (FlowTable::new(&large, SEED), FlowTable::new(&small, SEED));
+        for n in 0..200 {
+            assert!(large.insert(&entry(client(n), 1, 0, ESTABLISHED)));
+        }
+        let carried = small.carry(large.slots, CLOCK);
+        assert_eq!(carried.entries + carried.without_place, 200);
+        assert!((50..=64).contains(&carried.entries), "{carried:?}");
+        assert!(small.is_sound());
+    }
+
+    #[test]
+    fn entries_that_nobody_needs_stay_behind() {
+        let (old, new) = (slots(64), slots(128));
+        let (old, new) = (FlowTable::new(&old, SEED), FlowTable::new(&new, SEED));
+        let whole = Client::whole(&Address::v4([192, 0, 2, 1]), 1);
+        for gone in [
+            entry(client(1), 1, IDLE + 61, ESTABLISHED),
+            entry(client(2), 1, 241, state::RESET),
+            entry(whole, 1, 1000, state::CLIENT),
+        ] {
+            assert!(old.insert(&gone));
+        }
+        assert!(old.insert(&entry(client(3), 1, IDLE + 59, ESTABLISHED)));
+        assert!(old.insert(&entry(client(4), 1, 239, state::RESET)));
+        assert_eq!(new.carry(old.slots, CLOCK), Carried { entries: 2, without_place: 0 });
+    }
+
+    #[test]
+    fn what_both_tables_know_is_merged() {
+        let both = state::CLIENT_FIN | state::SERVER_FIN;
+        let cases = [
+            // What the old and the new table hold, and what the new one holds then: server, silence, bits.
+            (
+                "the old program saw the end",
+                (1, 1, ESTABLISHED | both),
+                (1, 5, ESTABLISHED),
+                (1, 1, ESTABLISHED | both),
+            ),
+            (
+                "the new program saw the end",
+                (1, 5, ESTABLISHED),
+                (1, 1, ESTABLISHED | both),
+                (1, 1, ESTABLISHED | both),
+            ),
+            ("the old program saw the answer", (1, 1, ESTABLISHED), (1, 1, 0), (1, 1, ESTABLISHED)),
+            ("the ports are used again", (1, 2, ESTABLISHED | both), (1, 1, 0), (1, 1, ESTABLISHED)),
+            ("at another server", (1, 1, ESTABLISHED | both), (2, 1, 0), (2, 1, 0)),
+            ("a packet came first", (1, 1, ESTABLISHED), (2, 0, state::TAKEN_UP), (1, 1, ESTABLISHED)),
+            ("taken up by both", (1, 1, state::TAKEN_UP), (1, 0, state::TAKEN_UP), (1, 0, state::TAKEN_UP)),
+        ];
+        for (name, before, after, expected) in cases {
+            let (old, new) = (slots(64), slots(128));
+            let (old, new) = (FlowTable::new(&old, SEED), FlowTable::new(&new, SEED));
+            assert!(old.insert(&entry(client(1), before.0, before.1, before.2)));
+            assert!(new.insert(&entry(client(1), after.0, after.1, after.2)));
+            assert_eq!(new.carry(old.slots, CLOCK), Carried { entries: 1, without_place: 0 });
+            assert_eq!(shown(&new, &client(1)), Some(expected), "{name}");
+            assert!(new.is_sound(), "{name}");
+        }
+    }
+}
