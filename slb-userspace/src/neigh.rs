@@ -14,6 +14,7 @@ mod hold;
 mod kernel;
 mod limits;
 mod links;
+mod notifications;
 mod resolver;
 #[cfg(test)]
 mod tests;

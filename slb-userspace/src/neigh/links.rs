@@ -4,15 +4,17 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use futures_util::{Stream, StreamExt as _};
-use rtnetlink::{MulticastGroup, new_multicast_connection};
+use futures_util::StreamExt as _;
+use rtnetlink::MulticastGroup;
 use tokio::{
     sync::watch,
-    task::JoinSet,
     time::{sleep, timeout},
 };
 
-use super::follow::{self, Follower};
+use super::{
+    follow::{self, Follower},
+    notifications::Notifications,
+};
 
 /// How long changes are gathered: one interface that comes is told of several times.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -24,7 +26,7 @@ const REFRESH: Duration = Duration::from_secs(20);
 /// # Errors
 /// A netlink socket cannot be opened. Later failures are logged, and it is opened anew.
 pub fn follow() -> Result<watch::Receiver<()>> {
-    let notifications = Notifications::open()?;
+    let notifications = Interfaces::open()?;
     let (changed, changes) = watch::channel(());
     tokio::spawn(follow::run(Interfaces { changed, has_failed: false }, notifications));
     Ok(changes)
@@ -42,49 +44,31 @@ impl Follower for Interfaces {
     type Connections = Notifications;
 
     fn open() -> Result<Notifications> {
-        Notifications::open()
+        Notifications::subscribe(&[MulticastGroup::Link])
     }
 
     async fn follow(&mut self, mut notifications: Notifications) -> Result<()> {
         if std::mem::replace(&mut self.has_failed, true) {
             self.changed.send_replace(());
         }
-        notifications.follow(&self.changed).await
+        loop {
+            tokio::select! {
+                () = self.changed.closed() => return Ok(()),
+                heard = timeout(REFRESH, notifications.next()) => {
+                    if let Ok(heard) = heard {
+                        heard.context("the netlink socket was closed")?;
+                        sleep(DEBOUNCE).await;
+                        while let Ok(heard) = timeout(Duration::ZERO, notifications.next()).await {
+                            heard.context("the netlink socket was closed")?;
+                        }
+                    }
+                    self.changed.send_replace(());
+                }
+            }
+        }
     }
 
     fn is_needed(&self) -> bool {
         !self.changed.is_closed()
-    }
-}
-
-struct Notifications {
-    stream: Box<dyn Stream<Item = ()> + Send + Unpin>,
-    _monitor: JoinSet<()>,
-}
-
-impl Notifications {
-    fn open() -> Result<Self> {
-        let (monitor, _, stream) = new_multicast_connection(&[MulticastGroup::Link])
-            .context("cannot subscribe to netlink notifications")?;
-        Ok(Self { stream: Box::new(stream.map(drop)), _monitor: JoinSet::from_iter([monitor]) })
-    }
-
-    /// Tells of changes until nobody listens any more, or the socket fails.
-    async fn follow(&mut self, changed: &watch::Sender<()>) -> Result<()> {
-        loop {
-            tokio::select! {
-                () = changed.closed() => return Ok(()),
-                heard = timeout(REFRESH, self.stream.next()) => {
-                    if let Ok(heard) = heard {
-                        heard.context("the netlink socket was closed")?;
-                        sleep(DEBOUNCE).await;
-                        while let Ok(heard) = timeout(Duration::ZERO, self.stream.next()).await {
-                            heard.context("the netlink socket was closed")?;
-                        }
-                    }
-                    changed.send_replace(());
-                }
-            }
-        }
     }
 }

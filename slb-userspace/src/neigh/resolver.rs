@@ -11,12 +11,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
-use futures_util::{Stream, StreamExt};
-use rtnetlink::{MulticastGroup, new_multicast_connection};
+use anyhow::{Context as _, Result};
+use futures_util::StreamExt;
+use rtnetlink::MulticastGroup;
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
 use tracing::debug;
@@ -25,7 +24,8 @@ use super::{
     Resolution, Resolutions,
     follow::{self, Follower},
     kernel::Kernel,
-    view::{Notification, Outdated, View},
+    notifications::{self, Notifications},
+    view::{Outdated, View},
 };
 
 /// How long changes are gathered before the tables are read.
@@ -33,17 +33,6 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 
 /// How long one pass may take before the netlink sockets are given up and opened anew.
 const PASS_TIMEOUT: Duration = Duration::from_secs(10);
-
-const GROUPS: [MulticastGroup; 8] = [
-    MulticastGroup::Link,
-    MulticastGroup::Neigh,
-    MulticastGroup::Ipv4Ifaddr,
-    MulticastGroup::Ipv4Route,
-    MulticastGroup::Ipv4Rule,
-    MulticastGroup::Ipv6Ifaddr,
-    MulticastGroup::Ipv6Route,
-    MulticastGroup::Ipv6Rule,
-];
 
 /// Doubts that wait to be looked into. More are dropped: whoever still hears nothing doubts again.
 const DOUBTS: usize = 1_024;
@@ -95,19 +84,13 @@ impl Resolver {
 /// Both sockets; dropping it closes them.
 struct Connections {
     kernel: Kernel,
-    notifications: Box<dyn Stream<Item = Notification> + Send + Unpin>,
-    _monitor: JoinSet<()>,
+    notifications: Notifications,
 }
 
 impl Connections {
     fn open() -> Result<Self> {
-        let (monitor, _, notifications) =
-            new_multicast_connection(&GROUPS).context("cannot subscribe to netlink notifications")?;
-        Ok(Self {
-            kernel: Kernel::connect()?,
-            notifications: Box::new(notifications.map(|(message, _)| message)),
-            _monitor: JoinSet::from_iter([monitor]),
-        })
+        let groups = [notifications::ROUTES.as_slice(), &[MulticastGroup::Neigh]].concat();
+        Ok(Self { kernel: Kernel::connect()?, notifications: Notifications::subscribe(&groups)? })
     }
 }
 

@@ -30,6 +30,7 @@ use tokio::{sync::watch, time::timeout};
 use super::{kernel::Kernel, *};
 
 mod blips;
+mod nexthop_objects;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const MAC: Mac = [0x02, 0, 0, 0, 0, 0x11];

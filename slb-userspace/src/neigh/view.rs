@@ -7,10 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
-use rtnetlink::{
-    packet_core::{NetlinkMessage, NetlinkPayload},
-    packet_route::RouteNetlinkMessage,
-};
+use rtnetlink::{packet_core::NetlinkPayload, packet_route::RouteNetlinkMessage};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -19,6 +16,7 @@ use super::{
     hold::Holds,
     kernel::{self, Kernel, Neighbour, NeighbourKey, Route},
     limits::Limits,
+    notifications::{Content, Notification},
 };
 
 /// How often everything is read though nothing was heard, and neighbours are kept warm.
@@ -34,9 +32,6 @@ const VERIFY: Duration = Duration::from_secs(5);
 
 /// Reading takes no more than one part in this many of the time, however often routes change.
 const MAX_SHARE_OF_TIME: u32 = 5;
-
-/// What the kernel says of its own accord.
-pub(super) type Notification = NetlinkMessage<RouteNetlinkMessage>;
 
 /// What a notification makes outdated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -251,8 +246,8 @@ impl View {
             return Outdated::Everything;
         };
         let (message, is_deleted) = match message {
-            RouteNetlinkMessage::NewNeighbour(message) => (message, false),
-            RouteNetlinkMessage::DelNeighbour(message) => (message, true),
+            Content::Known(RouteNetlinkMessage::NewNeighbour(message)) => (message, false),
+            Content::Known(RouteNetlinkMessage::DelNeighbour(message)) => (message, true),
             _ => return Outdated::Everything,
         };
         let Some((key, neighbour)) = kernel::neighbour(message) else { return Outdated::Nothing };
@@ -298,7 +293,7 @@ mod tests {
     }
 
     fn notification(message: RouteNetlinkMessage) -> Notification {
-        Notification::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(message))
+        Notification::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(Content::Known(message)))
     }
 
     fn new(state: NeighbourState, mac: Mac) -> Notification {
@@ -332,6 +327,9 @@ mod tests {
     fn lost_notifications_outdate_everything() {
         let overrun = Notification::new(NetlinkHeader::default(), NetlinkPayload::Overrun(Vec::new()));
         assert_eq!(view(Some(MAC)).heed(&overrun), Outdated::Everything);
+        let unknown =
+            Notification::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(Content::Unknown));
+        assert_eq!(view(Some(MAC)).heed(&unknown), Outdated::Everything);
         let link = RouteNetlinkMessage::NewLink(rtnetlink::packet_route::link::LinkMessage::default());
         assert_eq!(view(Some(MAC)).heed(&notification(link)), Outdated::Everything);
     }

@@ -11,17 +11,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use futures_util::{Stream, StreamExt as _};
-use rtnetlink::{MulticastGroup, new_multicast_connection};
+use futures_util::StreamExt as _;
 use tokio::{
     sync::watch,
-    task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
 
 use super::{
     follow::{self, Follower},
     kernel::Kernel,
+    notifications::{self, Notifications},
 };
 use answers::Host;
 
@@ -33,16 +32,6 @@ const REFRESH: Duration = Duration::from_secs(20);
 const PASS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Reading takes no more than one part in this many of the time, however often routes change.
 const MAX_SHARE_OF_TIME: u32 = 5;
-
-const GROUPS: [MulticastGroup; 7] = [
-    MulticastGroup::Link,
-    MulticastGroup::Ipv4Ifaddr,
-    MulticastGroup::Ipv4Route,
-    MulticastGroup::Ipv4Rule,
-    MulticastGroup::Ipv6Ifaddr,
-    MulticastGroup::Ipv6Route,
-    MulticastGroup::Ipv6Rule,
-];
 
 /// How a VIP stands on this host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,11 +60,11 @@ impl Vips {
     /// The kernel cannot be asked. Later failures are logged, and it is asked again.
     pub async fn spawn(vips: BTreeSet<IpAddr>) -> Result<(Self, watch::Receiver<Standings>)> {
         // Before the first reading: what changes after it is noticed.
-        let connections = Connections::open()?;
+        let notifications = Notifications::subscribe(&notifications::ROUTES)?;
         let first = read(&vips).await?;
         let (watched, wanted) = watch::channel(vips);
         let (published, standings) = watch::channel(Arc::new(first));
-        tokio::spawn(follow::run(Worker { wanted, published }, connections));
+        tokio::spawn(follow::run(Worker { wanted, published }, notifications));
         Ok((Self { watched }, standings))
     }
 
@@ -107,19 +96,6 @@ pub async fn read(vips: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, Standing>>
     timeout(PASS_TIMEOUT, reading).await.context("the kernel did not answer in time")?
 }
 
-struct Connections {
-    notifications: Box<dyn Stream<Item = ()> + Send + Unpin>,
-    _monitor: JoinSet<()>,
-}
-
-impl Connections {
-    fn open() -> Result<Self> {
-        let (monitor, _, notifications) =
-            new_multicast_connection(&GROUPS).context("cannot subscribe to netlink notifications")?;
-        Ok(Self { notifications: Box::new(notifications.map(drop)), _monitor: JoinSet::from_iter([monitor]) })
-    }
-}
-
 struct Worker {
     wanted: watch::Receiver<BTreeSet<IpAddr>>,
     published: watch::Sender<Standings>,
@@ -127,14 +103,14 @@ struct Worker {
 
 impl Follower for Worker {
     const WHAT: &'static str = "VIPs";
-    type Connections = Connections;
+    type Connections = Notifications;
 
-    fn open() -> Result<Connections> {
-        Connections::open()
+    fn open() -> Result<Notifications> {
+        Notifications::subscribe(&notifications::ROUTES)
     }
 
     /// Publishes until either half is dropped, or a socket fails.
-    async fn follow(&mut self, mut connections: Connections) -> Result<()> {
+    async fn follow(&mut self, mut notifications: Notifications) -> Result<()> {
         let mut pass_at = Instant::now();
         let mut rested_at = pass_at;
         loop {
@@ -161,7 +137,7 @@ impl Follower for Worker {
                     });
                     pass_at = Instant::now() + REFRESH;
                 }
-                notification = connections.notifications.next() => {
+                notification = notifications.next() => {
                     notification.context("the netlink socket was closed")?;
                     pass_at = pass_at.min(rested_at.max(Instant::now() + DEBOUNCE));
                 }
