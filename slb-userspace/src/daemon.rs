@@ -179,7 +179,7 @@ struct Daemon {
     /// Where it is asked.
     asking: mpsc::Sender<Request>,
     /// The API ends when it is dropped.
-    api: JoinSet<Result<()>>,
+    api: JoinSet<()>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     /// Tells the ends of connections that are over.
     poker: Poker,
@@ -216,7 +216,6 @@ impl Daemon {
                     }
                     Signal::Reload => self.reload_for_signal(),
                 },
-                Some(ended) = self.api.join_next() => return ended.context("the API has ended")?,
                 Some(request) = self.requests.recv() => self.answer(request).await,
                 () = sleep_until(trial_ends.unwrap_or(never)), if trial_ends.is_some() => self.fall_back().await,
                 () = sleep_until(review.unwrap_or(never)), if review.is_some() => self.review(),

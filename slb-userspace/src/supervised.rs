@@ -21,11 +21,18 @@ pub fn restarted() -> u64 {
 
 /// Runs a task until it ends by itself; after a panic, again. The panic itself is logged by the hook of [`crate::telemetry`].
 pub async fn run<F: Future<Output = ()>>(what: &str, mut task: impl FnMut() -> F) {
-    while AssertUnwindSafe(task()).catch_unwind().await.is_err() {
+    while attempt(what, task()).await.is_none() {}
+}
+
+/// Runs a task once. `None` after a panic and a pause: the caller starts it again.
+pub async fn attempt<T>(what: &str, task: impl Future<Output = T>) -> Option<T> {
+    let ended = AssertUnwindSafe(task).catch_unwind().await;
+    if ended.is_err() {
         RESTARTED.fetch_add(1, Ordering::Relaxed);
         tracing::error!(task = what, "a task has panicked and is started again: please report this");
         sleep(PAUSE).await;
     }
+    ended.ok()
 }
 
 #[cfg(test)]

@@ -165,13 +165,7 @@ const LONGEST_TRIAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Sockets {
     /// Answers until the future is dropped: from what the control loop says is in force, and by asking it.
-    pub async fn serve(
-        self,
-        maps: Maps,
-        loader: Loader,
-        shown: Sources,
-        requests: mpsc::Sender<Request>,
-    ) -> Result<()> {
+    pub async fn serve(self, maps: Maps, loader: Loader, shown: Sources, requests: mpsc::Sender<Request>) {
         let Self { full, read_only } = self;
         let file = File::new(loader.path().to_owned());
         let snapshots = shown.snapshots.clone();
@@ -192,10 +186,10 @@ impl Sockets {
         let watch = async {
             match read_only {
                 Some(socket) => serve(socket, &watched, WATCHERS).await,
-                None => Ok(()),
+                None => {}
             }
         };
-        tokio::try_join!(serve(full, &router, CONNECTIONS), watch).map(drop)
+        tokio::join!(serve(full, &router, CONNECTIONS), watch);
     }
 }
 

@@ -152,8 +152,9 @@ impl Daemon {
         let mut first = self.snapshots.subscribe();
         let serving = sockets.serve(Maps::open(pins)?, self.loader.clone(), shown, self.asking.clone());
         self.api.spawn(async move {
-            first.changed().await?;
-            serving.await
+            if first.changed().await.is_ok() {
+                serving.await;
+            }
         });
         Ok(())
     }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use tokio::time::sleep;
 use tracing::warn;
+
+use crate::supervised;
 
 /// Pause before the netlink sockets are opened anew.
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -29,16 +31,17 @@ pub(super) trait Follower: Send {
     fn is_needed(&self) -> bool;
 }
 
-/// Follows the kernel while that is needed. After a failure, which it logs, it opens new sockets.
+/// Follows the kernel while that is needed. After a failure or a panic, which it logs, it opens new sockets.
 pub(super) async fn run<F: Follower>(follower: F, connections: F::Connections) {
     run_pausing(RECONNECT, follower, connections).await;
 }
 
 async fn run_pausing<F: Follower>(pause: Duration, mut follower: F, mut connections: F::Connections) {
     loop {
-        let mut failed = match follower.follow(connections).await {
-            Ok(()) => return,
-            Err(error) => error,
+        let mut failed = match supervised::attempt(F::WHAT, follower.follow(connections)).await {
+            Some(Ok(())) => return,
+            Some(Err(error)) => error,
+            None => anyhow!("the task that follows them has panicked"),
         };
         connections = loop {
             warn!(error = format!("{failed:#}"), "{} are not followed; will try again", F::WHAT);
@@ -65,7 +68,7 @@ mod tests {
 
     use super::*;
 
-    /// Fails as often as this, and is needed for as long.
+    /// Fails as often as this, by a panic every second time, and is needed for as long.
     struct Fails(u32, Arc<AtomicU32>);
 
     impl Follower for Fails {
@@ -82,6 +85,7 @@ mod tests {
                 return Ok(());
             }
             self.0 -= 1;
+            assert!(self.0 % 2 == 0, "every second failure is a panic");
             bail!("the socket was closed")
         }
 
@@ -91,7 +95,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn sockets_that_fail_are_opened_again_while_a_receiver_exists() {
+    async fn sockets_are_opened_again_after_errors_and_panics_while_a_receiver_exists() {
         for (failures, calls) in [(0, 1), (2, 3), (9, 4)] {
             let called = Arc::new(AtomicU32::new(0));
             run_pausing(Duration::from_millis(1), Fails(failures, called.clone()), ()).await;

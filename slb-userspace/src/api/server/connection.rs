@@ -1,8 +1,7 @@
 //! Connections to the API: bounded in number, time and size, so that no caller can take the daemon's memory or time.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use anyhow::Result;
 use axum::{Extension, Router, body::Body, http::StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::server::conn::http1;
@@ -20,7 +19,7 @@ use tokio::{
 };
 
 use super::socket::Socket;
-use crate::api::types::By;
+use crate::{api::types::By, supervised};
 
 /// Time a caller has for the head of its request.
 const HEAD: Duration = Duration::from_secs(2);
@@ -37,8 +36,12 @@ const WATCH: Duration = Duration::from_secs(1);
 /// Pause after a connection could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers on a socket, one request for each connection, `most` connections at a time.
-pub(super) async fn serve(mut socket: Socket, router: &Router, most: usize) -> Result<()> {
+/// Answers on a socket until it is dropped, one request for each connection, `most` connections at a time.
+pub(super) async fn serve(mut socket: Socket, router: &Router, most: usize) {
+    while supervised::attempt("API", answer(&mut socket, router, most)).await.is_none() {}
+}
+
+async fn answer(socket: &mut Socket, router: &Router, most: usize) -> Infallible {
     let places = Arc::new(Semaphore::new(most));
     // Ends them with the server.
     let mut connections = JoinSet::new();
@@ -46,11 +49,11 @@ pub(super) async fn serve(mut socket: Socket, router: &Router, most: usize) -> R
     watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let accept = async {
-            let place = Arc::clone(&places).acquire_owned().await?;
-            anyhow::Ok((place, socket.listener.accept().await))
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, socket.listener.accept().await)
         };
         let (place, accepted) = tokio::select! {
-            accepted = accept => accepted?,
+            accepted = accept => accepted,
             _ = watch.tick() => {
                 while connections.try_join_next().is_some() {}
                 socket.restore();
