@@ -54,6 +54,19 @@ fn losses_are_counted_in_the_kernel() {
     assert_eq!((redirected.transmit, redirected.exception), (0, 0), "{redirected:?}");
 }
 
+/// The program that reads the packet path's clock loads and runs.
+#[test]
+fn jiffies_are_read_in_the_kernel() {
+    if !kernel::is_available("jiffies_are_read_in_the_kernel") {
+        return;
+    }
+    let now = || flows::clock(1).expect("jiffies").now;
+    let (first, begun) = (now(), std::time::Instant::now());
+    while now() == first {
+        assert!(begun.elapsed().as_secs() < 5, "jiffies stand still at {first}");
+    }
+}
+
 #[test]
 fn cases_in_the_kernel() {
     if !kernel::is_available("cases_in_the_kernel") {

@@ -55,7 +55,7 @@ const SELECTIONS: [Selection; 3] = [
         program: "packets",
         modules: &["veth"],
         load_in: None,
-        load: &["cases_in_the_kernel", "losses_are_counted_in_the_kernel"],
+        load: &["cases_in_the_kernel", "losses_are_counted_in_the_kernel", "jiffies_are_read_in_the_kernel"],
         all: &["in_the_kernel"],
     },
     Selection {

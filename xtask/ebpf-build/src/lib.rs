@@ -29,6 +29,9 @@ pub const DECAP: &str = "slb-decap";
 /// The program of the daemon that counts what the kernel loses.
 pub const LOSSES: &str = "slb-losses";
 
+/// The program of the daemon that reads the kernel's clock.
+pub const JIFFIES: &str = "slb-jiffies";
+
 /// The measuring wrapper of the benchmarks.
 pub const BENCH: &str = "slb-bench";
 
@@ -36,7 +39,7 @@ pub const BENCH: &str = "slb-bench";
 pub const BENCH_PPS: &str = "slb-bench-pps";
 
 /// All programs.
-pub const ALL: [&str; 5] = [SLB, DECAP, LOSSES, BENCH, BENCH_PPS];
+pub const ALL: [&str; 6] = [SLB, DECAP, LOSSES, JIFFIES, BENCH, BENCH_PPS];
 
 /// The target the XDP programs are compiled for.
 pub const TARGET: &str = "bpfel-unknown-none";

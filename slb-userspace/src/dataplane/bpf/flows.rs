@@ -1,22 +1,12 @@
 //! The flow table, mapped into memory: a look at all of it takes no system call for each flow.
 
 use std::{
-    collections::HashMap,
-    ffi::c_void,
-    fs::File,
-    io::{BufRead as _, BufReader},
-    num::NonZeroUsize,
-    os::fd::AsFd as _,
-    path::Path,
-    ptr::NonNull,
+    collections::HashMap, ffi::c_void, num::NonZeroUsize, os::fd::AsFd as _, path::Path, ptr::NonNull,
 };
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, MapInfo};
-use nix::{
-    sys::mman::{MapFlags, ProtFlags, mmap, munmap},
-    time::{ClockId, clock_gettime},
-};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use slb_common::{
     abi::{
         Reference,
@@ -25,6 +15,8 @@ use slb_common::{
     },
     datapath::upkeep::{Clock, FlowTable},
 };
+
+use super::jiffies;
 
 /// The flow table.
 pub(super) struct Mapped {
@@ -87,46 +79,53 @@ impl CurrentFlows {
     }
 }
 
-/// The kernel's jiffies, which are the packet path's clock. Where /proc/timer_list cannot be read (containers hide it), they are
-/// estimated from the monotonic clock, of which lost ticks and NTP let them fall seconds behind in days. `hz` is jiffies in a second.
+/// The packet path's clock; `hz` is jiffies in a second.
 ///
 /// # Errors
-/// There is no monotonic clock.
+/// As [`jiffies::now`].
 pub fn clock(hz: u32) -> Result<Clock> {
-    let now = match jiffies() {
-        Some(jiffies) => jiffies,
-        None => estimated_jiffies(hz)?,
-    };
-    Ok(Clock { now, hz })
-}
-
-/// The lower half of `jiffies_64`, as the first processor of /proc/timer_list shows it.
-fn jiffies() -> Option<u32> {
-    let lines = BufReader::new(File::open("/proc/timer_list").ok()?).lines();
-    let number =
-        lines.map_while(Result::ok).find_map(|line| line.strip_prefix("jiffies: ")?.parse::<u64>().ok())?;
-    Some(number as u32)
-}
-
-/// Jiffies begin five minutes before they would overflow 32 bits (`INITIAL_JIFFIES`).
-fn estimated_jiffies(hz: u32) -> Result<u32> {
-    let since_boot = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)?.tv_sec() as u32;
-    Ok(since_boot.wrapping_sub(300).wrapping_mul(hz))
+    Ok(Clock { now: jiffies::now()?, hz })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, thread};
+
+    use nix::{
+        mount::{MsFlags, mount},
+        sched::{CloneFlags, unshare},
+        unistd::geteuid,
+    };
+
     use super::*;
 
-    #[test]
-    fn jiffies_are_the_kernels() {
-        // Root reads them here; nobody else need.
-        let Ok(timers) = std::fs::read_to_string("/proc/timer_list") else { return };
+    const TIMERS: &str = "/proc/timer_list";
+
+    fn real() -> Option<u32> {
+        let timers = fs::read_to_string(TIMERS).ok()?;
         let real = timers.lines().filter_map(|line| line.strip_prefix("jiffies: "));
-        let Some(real) = real.filter_map(|number| number.parse::<u64>().ok()).max() else { return };
-        let tick = nix::time::clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).unwrap();
-        let hz = 1_000_000_000 / tick.tv_nsec() as u32;
-        let off = clock(hz).unwrap().now.wrapping_sub(real as u32).cast_signed();
-        assert!(off.unsigned_abs() <= hz, "{off} jiffies off");
+        real.filter_map(|number| number.parse::<u64>().ok()).max().map(|jiffies| jiffies as u32)
+    }
+
+    /// Containers hide the file that shows them.
+    #[test]
+    fn jiffies_are_the_kernels_where_proc_hides_them() {
+        if !geteuid().is_root() {
+            eprintln!("skipped: to hide a file of /proc needs root");
+            return;
+        }
+        let Some(before) = real() else { return };
+        let hidden = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            mount(Some("/dev/null"), TIMERS, none, MsFlags::MS_BIND, none).unwrap();
+            assert_eq!(real(), None, "the file is hidden");
+            let tick = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).unwrap();
+            clock(1_000_000_000 / tick.tv_nsec() as u32).unwrap().now
+        });
+        let now = hidden.join().unwrap();
+        let after = real().unwrap();
+        assert!(now.wrapping_sub(before) <= after.wrapping_sub(before), "{now} is not in {before}..={after}");
     }
 }
