@@ -1,12 +1,14 @@
 //! Pins of another network namespace are not taken for one's own, whatever the indexes of its interfaces.
 
 use std::{
+    fs,
     path::Path,
     process::{Output, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
+use slb_common::abi::ABI_VERSION;
 use slb_tests::{
     World,
     daemon::program,
@@ -40,6 +42,19 @@ fn pins_of_another_network_namespace_are_refused() {
             ensure!(world.programs()? == programs, "{:?} after {programs:?}", world.programs()?);
             works(world)?;
         }
+        // So are those of another release.
+        let of = |version: &str| world.plan.pin_dir.join(version);
+        let current = format!("v{ABI_VERSION}");
+        fs::rename(of(&current), of("v1"))?;
+        let output = ended(&there, "slbd", &["detach", "--config", &other])?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            !output.status.success() && said.contains(words) && said.contains("--force"),
+            "of v1: {said}"
+        );
+        fs::rename(of("v1"), of(&current))?;
+        works(world)?;
+
         let pins = world.plan.pin_dir.display().to_string();
         let output = ended(&there, "slb", &["--socket", "/absent", "status", "--pin-dir", &pins])?;
         let said = String::from_utf8_lossy(&output.stderr);

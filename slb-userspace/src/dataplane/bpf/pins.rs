@@ -17,6 +17,8 @@ use crate::neigh;
 
 /// What decides where the pins lie.
 const SETTING: &str = "pin_dir";
+/// Directory of the links, in that of a version.
+const LINKS: &str = "links";
 
 /// The directory of one SLB's pins.
 #[derive(Debug, Clone)]
@@ -50,7 +52,7 @@ impl Pins {
 
     /// Directory of the links.
     pub fn links(&self) -> PathBuf {
-        self.version().join("links")
+        self.version().join(LINKS)
     }
 
     /// Path of the link to an interface. Named by the index: a name may pass to another interface.
@@ -58,32 +60,30 @@ impl Pins {
         self.links().join(ifindex.to_string())
     }
 
-    /// The links that are on an interface: pins, and what each binds.
+    /// The links of this version: pins, and what each binds.
     ///
     /// # Errors
     /// A pin cannot be read.
     pub fn bound(&self) -> Result<Vec<(PathBuf, Bound)>> {
-        let mut bound = Vec::new();
-        for pin in bpffs::entries(&self.links())? {
-            if let Some(link) = Link::open(&pin)? {
-                bound.push((pin, link.bound()?));
-            }
-        }
-        Ok(bound)
+        bound_in(&self.links())
     }
 
-    /// Fails where pins are of interfaces of another network namespace. `links` are the interfaces of this one. Indexes of
-    /// interfaces mean something in one namespace only; a program is on the same interface in all of them.
+    /// Fails where pins, of whatever version, are of interfaces of another network namespace. `links` are the interfaces of this
+    /// one. Indexes of interfaces mean something in one namespace only; a program is on the same interface in all of them.
     pub fn expect_here(&self, links: &[neigh::Link]) -> Result<()> {
-        match self.bound()?.into_iter().find(|(_, bound)| bound.is_elsewhere(links)) {
-            None => Ok(()),
-            Some((pin, bound)) => bail!(
-                "the pins in {} are of another network namespace: {} holds program {} on an interface that is not in this one",
-                self.root().display(),
-                pin.display(),
-                bound.program
-            ),
+        for version in self.versions()? {
+            if let Some((pin, bound)) =
+                bound_in(&version.join(LINKS))?.into_iter().find(|(_, bound)| bound.is_elsewhere(links))
+            {
+                bail!(
+                    "the pins in {} are of another network namespace: {} holds program {} on an interface that is not in this one",
+                    self.root().display(),
+                    pin.display(),
+                    bound.program
+                );
+            }
         }
+        Ok(())
     }
 
     fn version(&self) -> PathBuf {
@@ -145,7 +145,7 @@ impl Pins {
         let mut pins = Vec::new();
         let mut directories = Vec::new();
         for version in &versions {
-            for part in ["links", "maps"] {
+            for part in [LINKS, "maps"] {
                 let directory = version.join(part);
                 pins.extend(bpffs::entries(&directory)?.into_iter().map(|file| (part, file)));
                 directories.push(directory);
@@ -202,6 +202,16 @@ impl Pins {
         }
         Ok(())
     }
+}
+
+fn bound_in(links: &Path) -> Result<Vec<(PathBuf, Bound)>> {
+    let mut bound = Vec::new();
+    for pin in bpffs::entries(links)? {
+        if let Some(link) = Link::open(&pin)? {
+            bound.push((pin, link.bound()?));
+        }
+    }
+    Ok(bound)
 }
 
 #[cfg(test)]
