@@ -12,7 +12,10 @@ use tokio::{
 };
 
 use super::requests::Refused;
-use crate::config::{self, Loaded};
+use crate::{
+    config::{self, Loaded},
+    control::room,
+};
 
 /// Reads the daemon's file, and parses texts.
 #[derive(Debug, Clone)]
@@ -58,13 +61,19 @@ impl Loader {
         self.off_the_loop(parse).await
     }
 
+    /// Whether the maps have room is found out here, too: with thousands of listeners that takes as long as parsing does.
     async fn off_the_loop(
         &self,
         load: impl FnOnce() -> Result<Loaded, Refused> + Send + 'static,
     ) -> Result<(Loaded, Turn), Refused> {
         let guard = Arc::clone(&self.turn).lock_owned().await;
         // The guard goes along: a caller that leaves does not let a second load begin.
-        let loaded = spawn_blocking(move || load().map(|loaded| (loaded, Turn { _guard: guard }))).await;
+        let loaded = spawn_blocking(move || {
+            let loaded = load()?;
+            let fits = room::check(&loaded.config).map_err(|large| Refused::Unfit(format!("error: {large}")));
+            fits.map(|()| (loaded, Turn { _guard: guard }))
+        })
+        .await;
         loaded.unwrap_or_else(|error| {
             Err(Refused::Failed(format!("error: the configuration could not be parsed: {error}")))
         })
@@ -99,6 +108,22 @@ mod tests {
         assert!(timeout(Duration::from_millis(50), second).await.is_err(), "two at a time");
         drop(turn);
         loader.text(None, text).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_the_maps_have_no_room_for_is_refused() {
+        let servers = |n: u32| format!("{{ address = \"10.0.{}.{}\", port = 80 }}", n >> 8, n & 255);
+        let servers: Vec<_> = (1..=600).map(servers).collect();
+        let text = format!(
+            "[daemon]\ninterfaces = [\"eth0\"]\nmax_servers = 1024\n[[load_balancer]]\nname = \"lb\"\n\
+             addresses = [\"192.0.2.1\"]\n[[load_balancer.listener]]\nname = \"l\"\nprotocol = \"tcp\"\nport = 80\n\
+             server_group = \"web\"\n[[load_balancer.listener]]\nname = \"m\"\nprotocol = \"tcp\"\nport = 81\n\
+             server_group = \"web\"\nhealth_check = {{ kind = \"tcp\", port = 9 }}\n[[server_group]]\nname = \"web\"\nservers = [{}]\n",
+            servers.join(", ")
+        );
+        let refused = Loader::new("/nonexistent/slb.toml".into()).text(None, text).await.unwrap_err();
+        let said = refused.to_string();
+        assert!(said.starts_with("error: the configuration needs 1200 server entries"), "{said}");
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use crate::{
     config::{Config, difference::difference, fixed},
     control::{
         desired::desired,
-        memory, room,
+        memory,
         targets::{addresses, destinations, targets},
         warm_up::{Serving, awaited},
     },
@@ -35,12 +35,11 @@ pub(super) enum Coming {
 }
 
 impl Daemon {
-    /// Says why a configuration cannot be put in force in place of the one that is, if so. Changes nothing. Returns the
-    /// what it names and is not there now, which may come as after a start.
+    /// Says why a configuration cannot be put in force in place of the one that is, if so; it has been found to fit the maps where
+    /// it was loaded. Changes nothing. Returns what it names and is not there now, which may come as after a start.
     pub(super) async fn examine(&mut self, config: &Config) -> Result<Absent, Refused> {
         let fixed = fixed::refusals(&self.config.daemon, &config.daemon);
-        let mut errors: Vec<_> = fixed.iter().map(|refusal| format!("error: {refusal}")).collect();
-        errors.extend(room::check(config).err().map(|large| format!("error: {large}")));
+        let errors: Vec<_> = fixed.iter().map(|refusal| format!("error: {refusal}")).collect();
         if !errors.is_empty() {
             return Err(Refused::Unfit(errors.join("\n")));
         }
