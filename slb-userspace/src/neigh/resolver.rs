@@ -28,8 +28,9 @@ use super::{
     view::{Outdated, View},
 };
 
-/// How long changes are gathered before the tables are read.
-const DEBOUNCE: Duration = Duration::from_millis(50);
+/// How long changes are gathered before the tables are read. A link that has a carrier again is seen after this time, and its
+/// neighbours, once they answer, after this time again: until then packets are lost. [`View::rested_at`] bounds the work.
+const DEBOUNCE: Duration = Duration::from_millis(10);
 
 /// How long one pass may take before the netlink sockets are given up and opened anew.
 const PASS_TIMEOUT: Duration = Duration::from_secs(10);
