@@ -4,11 +4,13 @@ mod features;
 mod hook;
 mod merging;
 mod netlink;
+mod record;
 mod stacked;
 
 pub use features::{Native, native};
 pub use hook::{Hook, Role, conflict};
-pub use merging::{below, switch_off};
+pub use merging::{below, switch_off, switch_on};
+pub use record::Record;
 pub use stacked::{advice, members, refusal, shadowed, unfit};
 
 #[cfg(test)]

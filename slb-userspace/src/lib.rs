@@ -13,6 +13,7 @@ pub mod health;
 pub mod neigh;
 pub mod poke;
 mod privileges;
+mod state_file;
 pub mod supervised;
 pub mod telemetry;
 pub mod version;

@@ -15,6 +15,7 @@ use crate::{
         bpf::{maps::Maps, pins::Pins},
         state::to_ip,
     },
+    devices::Record,
     neigh,
 };
 
@@ -52,6 +53,18 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
     }
     pins.remove()?;
     println!("{}: detached from all interfaces, pins removed", pins.root().display());
+    match config {
+        Some(config) => {
+            let directory = &config.daemon.state_dir;
+            for said in Record::open(directory, pins.root()).undo(&neigh::links_now()?) {
+                println!("{said}");
+            }
+            Record::forget(directory, pins.root());
+        }
+        None => println!(
+            "what SLB has switched off at interfaces stays so: interfaces.json in [daemon] state_dir names it, if there is one"
+        ),
+    }
     Ok(())
 }
 

@@ -45,7 +45,7 @@ impl Daemon {
         }
         let unfit = |error: anyhow::Error| Refused::Unfit(format!("error: {error:#}"));
         let interfaces = &config.daemon.interfaces;
-        let links = ports::links().await.map_err(unfit)?;
+        let links = self.ports.known(&ports::links().await.map_err(unfit)?);
         let (added, removed) = changed_interfaces(&self.config, config);
         // Those that stay may all be away for a while: that is no reason against any other change.
         if !added.is_empty() || !removed.is_empty() {

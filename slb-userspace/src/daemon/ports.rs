@@ -4,12 +4,14 @@
 mod attach;
 mod merged;
 mod pinned;
+mod renamed;
 mod stacked;
 mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, mem,
+    path::Path,
     sync::Arc,
 };
 
@@ -33,7 +35,7 @@ use crate::{
         resize,
         xdp::{Attachment, Program},
     },
-    devices::{self, Hook},
+    devices::{self, Hook, Record},
     neigh::{self, Link, vips::Standings},
 };
 
@@ -71,6 +73,8 @@ pub(super) struct Ports {
     /// The interfaces that the program has been put on, by index.
     held: BTreeMap<u32, Held>,
     stacked: stacked::Stacked,
+    /// For the next run, and for `slbd detach`.
+    record: Record,
     view: channel::Sender<Arc<View>>,
 }
 
@@ -117,7 +121,8 @@ impl Port {
 /// Loads the program and puts it on the interfaces, once it is known that the maps have room for what is configured. An
 /// interface that is not there gets it when it comes: a machine's may come after the daemon.
 ///
-/// Returns the maps' keeper and the interfaces. `hz` is jiffies in a second, `vips` how VIPs stand on this host.
+/// Returns the maps' keeper and the interfaces. `hz` is jiffies in a second, `vips` how VIPs stand on this host, `record` what an
+/// earlier run has left.
 ///
 /// # Errors
 /// No interface is there. If one cannot be attached to, none is that was not before; where an earlier run's program has been replaced
@@ -128,7 +133,10 @@ pub(super) fn attach(
     links: &Links,
     hz: u32,
     vips: &Standings,
+    record: Record,
 ) -> Result<(Reconciler<Maps>, Ports)> {
+    let renamed = renamed::since(&record, pins, &config.daemon.interfaces, links)?;
+    let links = &renamed::under_old_names(&renamed, links);
     some_there(&config.daemon.interfaces, links)?;
     expect_fit(&[], &config.daemon.interfaces, links)?;
     let here: Vec<Link> = links.values().cloned().collect();
@@ -166,9 +174,10 @@ pub(super) fn attach(
         claim: pinned::Claim::of(pins.identity()),
         pins_trouble: None,
         ports: BTreeMap::new(),
-        renamed: BTreeMap::new(),
+        renamed,
         held: BTreeMap::new(),
         stacked: stacked::Stacked::default(),
+        record,
         view: channel::Sender::default(),
     };
     resize::carry(pins, hz)?;
@@ -240,7 +249,14 @@ impl Ports {
         self.pins_trouble.as_deref()
     }
 
-    fn publish(&self) {
+    /// Keeps for the next run, and for `slbd detach`, what they must know.
+    pub(super) fn keep_record_in(&mut self, directory: &Path) {
+        self.record.keep_in(directory);
+    }
+
+    fn publish(&mut self) {
+        let running = self.ports.iter().filter_map(|(name, port)| Some((name.clone(), port.runs()?)));
+        self.record.note_names(running.collect());
         let mut view = View { pins_trouble: self.pins_trouble.clone(), ..View::default() };
         for (name, port) in &self.ports {
             match port {
@@ -259,7 +275,8 @@ impl Ports {
 
     fn shown(&self, name: &str, held: &Held) -> Shown {
         let why = self.why_generic.iter().filter(|_| held.hook == Hook::Generic).cloned();
-        let notes = why.chain(held.misfit.clone()).chain(held.notes.clone()).collect();
+        let renamed = self.renamed.get(name).map(|now| renamed::advice(name, now));
+        let notes = why.chain(renamed).chain(held.misfit.clone()).chain(held.notes.clone()).collect();
         Shown { name: name.to_owned(), hook: held.hook, notes }
     }
 
@@ -333,27 +350,6 @@ impl Ports {
         self.unmerge(links);
         self.publish();
         (changed || !gone.is_empty()).then_some(gone)
-    }
-
-    /// The interfaces, those that have been renamed under their old names as well: program, index and addresses stay.
-    fn with_renamed(&mut self, links: &Links) -> Links {
-        let mut all = links.clone();
-        let running = self.ports.iter().filter_map(|(name, port)| Some((name, port.runs()?)));
-        for (name, index) in running {
-            if links.contains_key(name) {
-                self.renamed.remove(name);
-            } else if let Some(link) = links.values().find(|link| link.index == index) {
-                if self.renamed.insert(name.clone(), link.name.clone()).as_ref() != Some(&link.name) {
-                    tracing::warn!(
-                        interface = name,
-                        now = link.name,
-                        "interface renamed: change [daemon] interfaces before the next start"
-                    );
-                }
-                all.insert(name.clone(), link.clone());
-            }
-        }
-        all
     }
 
     fn followed(

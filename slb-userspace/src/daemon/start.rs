@@ -46,6 +46,7 @@ use crate::{
         bpf::{maps::Maps, pins::Pins},
         state::State,
     },
+    devices::Record,
     health::{Failures, Paths, Supervisor, Target},
     neigh::{self, Resolver, vips::Vips},
     poke::Poker,
@@ -68,14 +69,19 @@ impl Daemon {
         let links = links().await?;
         let (vips, mut standings) = Vips::spawn(addresses(&config)).await?;
         let stand = standings.borrow_and_update().clone();
-        let (mut reconciler, ports) = attach(&config, pins, &links, jiffies_per_second()?, &stand)?;
-        Absent::of(&config.daemon, &links).log();
+        let record = Record::open(&config.daemon.state_dir, pins.root());
+        let (mut reconciler, mut ports) =
+            attach(&config, pins, &links, jiffies_per_second()?, &stand, record)?;
+        Absent::of(&config.daemon, &ports.known(&links)).log();
         let mut facts = Facts::remembered(&config, reconciler.held()?, ports.attached());
         facts.set_advice(ports.advice());
         facts.set_vips(stand);
         facts.expect(targets(&config), BTreeMap::new());
 
         let mut store = Store::open(&config.daemon.state_dir);
+        if let Some(directory) = store.directory() {
+            ports.keep_record_in(directory);
+        }
         if let Err(error) = store.carry_since(reconciler.held()?, &config) {
             tracing::error!("what is set for renamed groups is not written: {error:#}");
         }

@@ -21,10 +21,11 @@ const WANTED: u16 = 3;
 const ACTIVE: u16 = 4;
 /// `ETHTOOL_A_HEADER_DEV_INDEX`.
 const DEV_INDEX: u16 = 1;
-/// `ETHTOOL_A_BITSET_BITS`, `ETHTOOL_A_BITSET_BITS_BIT`, `ETHTOOL_A_BITSET_BIT_NAME`.
+/// `ETHTOOL_A_BITSET_BITS`, `ETHTOOL_A_BITSET_BITS_BIT`, `ETHTOOL_A_BITSET_BIT_NAME`, `_VALUE`.
 const BITS: u16 = 3;
 const BIT: u16 = 1;
 const NAME: u16 = 2;
+const VALUE: u16 = 3;
 
 /// Features that join frames, as `ethtool -k` calls them in the kernel.
 const MERGE: [&str; 3] = ["rx-gro", "rx-gro-hw", "rx-lro"];
@@ -61,15 +62,35 @@ pub fn switch_off(link: &Link) -> Result<Vec<String>> {
     if merging.is_empty() {
         return Ok(merging);
     }
-    // One by one: a feature that is fixed must not keep the others.
-    for name in &merging {
-        let bits = nest(BITS, &[nest(BIT, &[attribute(NAME, text(name))])]);
-        // Checked afterwards.
-        let _ = ethtool.request(FEATURES_SET, &[header(link), nest(WANTED, &[bits])]);
-    }
+    request(&ethtool, link, &merging, false);
     let left = active(&ethtool, link)?;
     anyhow::ensure!(left.is_empty(), "{} goes on merging frames ({})", link.name, left.join(", "));
     Ok(merging)
+}
+
+/// Switches features on again that [`switch_off`] has switched off.
+///
+/// # Errors
+/// One of them stays off.
+pub fn switch_on(link: &Link, features: &[String]) -> Result<()> {
+    let ethtool = Family::open("ethtool")?.context("the kernel has no ethtool over netlink")?;
+    request(&ethtool, link, features, true);
+    let merging = active(&ethtool, link)?;
+    let off: Vec<_> = features.iter().filter(|name| !merging.contains(name)).map(String::as_str).collect();
+    anyhow::ensure!(off.is_empty(), "{} does not switch on {}", link.name, off.join(", "));
+    Ok(())
+}
+
+fn request(ethtool: &Family, link: &Link, features: &[String], on: bool) {
+    // One by one: a feature that is fixed must not keep the others.
+    for name in features {
+        let mut bit = vec![attribute(NAME, text(name))];
+        // Of a list with a mask, which this is, a bit without it is to be off.
+        bit.extend(on.then(|| attribute(VALUE, [])));
+        let bits = nest(BITS, &[nest(BIT, &bit)]);
+        // The caller checks what came of it.
+        let _ = ethtool.request(FEATURES_SET, &[header(link), nest(WANTED, &[bits])]);
+    }
 }
 
 fn active(ethtool: &Family, link: &Link) -> io::Result<Vec<String>> {

@@ -3,21 +3,17 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, OpenOptions},
-    io::{Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::Target;
+use crate::state_file;
 
 const FILE: &str = "failures.json";
-/// Neither through a symbolic link nor, waiting for a writer, from a pipe.
-const NOT_ELSEWHERE: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
 /// Age from which a file says nothing about the servers of now. Results come at least every 350 s.
 const OLD: Duration = Duration::from_secs(600);
 
@@ -73,15 +69,7 @@ impl Failures {
             counts.is_changed = false;
             (path, serde_json::to_vec(&counts.by_target)?)
         };
-        let part = path.with_extension("part");
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
-        }
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(NOT_ELSEWHERE);
-        let written = options.open(&part).and_then(|mut file| file.write_all(&text));
-        written.with_context(|| part.display().to_string())?;
-        fs::rename(&part, &path).with_context(|| path.display().to_string())
+        state_file::replace(&path, &text)
     }
 }
 
@@ -91,15 +79,15 @@ fn key(target: &Target) -> String {
 }
 
 fn read(path: &Path) -> Option<BTreeMap<String, u8>> {
-    let mut file = OpenOptions::new().read(true).custom_flags(NOT_ELSEWHERE).open(path).ok()?;
-    let age = file.metadata().ok()?.modified().ok()?.elapsed().unwrap_or_default();
-    let mut text = Vec::new();
-    file.read_to_end(&mut text).ok()?;
+    let (text, written) = state_file::read(path)?;
+    let age = written.elapsed().unwrap_or_default();
     (age <= OLD).then(|| serde_json::from_slice(&text).ok())?
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::{config::model::CheckKind, health::testing::target};
 

@@ -127,7 +127,8 @@ fn an_interface_that_stops_to_deliver_gets_no_more_packets() {
     });
 }
 
-/// What merges frames below a bridge is switched off, at the start and when it comes on later.
+/// What merges frames below a bridge is switched off, at the start and when it comes on later, and on again when SLB is detached, also
+/// after a restart.
 #[test]
 fn frames_are_not_merged_below_a_bridge() {
     scenario("frames_are_not_merged_below_a_bridge", &WEIGHTS, |world| {
@@ -153,7 +154,14 @@ fn frames_are_not_merged_below_a_bridge() {
         for direction in [Direction::Upload, Direction::Download] {
             world.client().bulk(world.vip(Family::V4, Service::Bulk), direction, BYTES, 4)?;
         }
-        works(world)
+        world.restart()?;
+        works(world)?;
+        world.terminate()?;
+        // Or `slbd detach` refuses.
+        world.net.slb.ip("addr flush dev lo")?;
+        world.detach()?;
+        ensure!(!is_off(world)?, "SLB has switched it off");
+        Ok(())
     });
 }
 

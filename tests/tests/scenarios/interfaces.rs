@@ -43,6 +43,23 @@ fn a_renamed_interface_forwards_on_and_alternative_names_are_names() {
             status.interfaces
         );
 
+        // The configuration still has the old names; srv1 is renamed once more while no daemon runs.
+        let (kept, traffic) = (world.programs()?.len(), Traffic::start(world, LONG_LIVED)?);
+        world.terminate()?;
+        slb.ip("link set dev srv1 name srv9")?;
+        let status = world.start()?;
+        ensure!(world.programs()?.len() == kept, "{:?}", world.programs()?);
+        ensure!(status.daemon.is_some_and(|daemon| daemon.interfaces_without.is_empty()), "none is missing");
+        let log = world.log();
+        ensure!(log.contains("interface=\"b1\" now=\"srv9\"") && log.contains("altname b1"), "{log}");
+        let said = world.reload()?;
+        ensure!(!said.contains("there is no interface"), "{said}");
+        traffic.progress(PROGRESS)?;
+        traffic.expect_unbroken(None)?;
+        traffic.stop().expect_no_failure()?;
+        spreads(world, &world.plan.weights(), EXCHANGES)?;
+        slb.ip("link set dev srv9 name srv1")?;
+
         slb.ip("link property add dev uplink altname a0\nlink property add dev srv1 altname z0")?;
         for (from, to) in [("client0", "a0"), ("b1", "z0")] {
             for name in &mut world.plan.interfaces {

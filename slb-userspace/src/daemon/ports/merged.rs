@@ -1,7 +1,10 @@
 //! Keeps frames whole below interfaces that run the program in the generic hook.
 
 use super::{Held, Links, Ports};
-use crate::devices::{self, Hook};
+use crate::{
+    devices::{self, Hook},
+    neigh::Link,
+};
 
 /// Kinds whose frames come from containers or virtual machines, with checksums and segmentation left to a NIC.
 const GUESTS: [&str; 2] = ["veth", "tun"];
@@ -12,25 +15,29 @@ impl Ports {
         for held in self.held.values_mut().filter(|held| held.hook == Hook::Generic) {
             let Some(link) = links.values().find(|link| link.index == held.link.index) else { continue };
             held.link = link.clone();
-            held.note_below(links);
+            for (lower, features) in held.note_below(links) {
+                self.record.note_switched_off(&lower, &features);
+            }
         }
     }
 }
 
 impl Held {
-    fn note_below(&mut self, links: &Links) {
+    /// Switches merging off below it. Returns where, and which features that were.
+    fn note_below(&mut self, links: &Links) -> Vec<(Link, Vec<String>)> {
+        let mut switched_off = Vec::new();
         let below = devices::below(&self.link, links);
         for lower in &below {
             match devices::switch_off(lower) {
                 Ok(features) if features.is_empty() => {}
                 Ok(features) => {
+                    switched_off.push(((*lower).clone(), features.clone()));
                     let features = features.join(", ");
                     tracing::warn!(
                         interface = self.link.name,
                         below = lower.name,
                         features,
-                        "merged frames cannot be forwarded: merging is switched off (`ethtool -K NAME gro on` restores it after \
-                         `slbd detach`)"
+                        "merged frames cannot be forwarded: merging is switched off (`slbd detach` switches it on again)"
                     );
                     self.note(format!("merging switched off: {} ({features})", lower.name));
                 }
@@ -46,6 +53,7 @@ impl Held {
                     .to_owned(),
             );
         }
+        switched_off
     }
 
     /// Shows a note, and logs it the first time.

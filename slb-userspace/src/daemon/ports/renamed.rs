@@ -1,0 +1,80 @@
+//! Interfaces that are called otherwise than the configuration says: the kernel keeps index, program and addresses of an interface
+//! that is renamed, and so does SLB.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use super::{Links, Ports};
+use crate::{dataplane::bpf::pins::Pins, devices::Record};
+
+/// Present names, by configured name, of interfaces that have been renamed since an earlier run: they are bound by a pinned link.
+///
+/// # Errors
+/// A pin cannot be read.
+pub(super) fn since(
+    record: &Record,
+    pins: &Pins,
+    names: &[String],
+    links: &Links,
+) -> Result<BTreeMap<String, String>> {
+    let bound = pins.bound()?;
+    let is_bound = |index: u32| bound.iter().any(|(_, bound)| bound.interface == Some(index));
+    let mut renamed = BTreeMap::new();
+    for name in names.iter().filter(|name| !links.contains_key(*name)) {
+        let Some(index) = record.index_of(name).filter(|index| is_bound(*index)) else { continue };
+        let Some(link) = links.values().find(|link| link.index == index) else { continue };
+        say(name, &link.name);
+        renamed.insert(name.clone(), link.name.clone());
+    }
+    Ok(renamed)
+}
+
+/// The interfaces, those that have been renamed under their old names as well.
+pub(super) fn under_old_names(renamed: &BTreeMap<String, String>, links: &Links) -> Links {
+    let mut all = links.clone();
+    for (name, now) in renamed.iter().filter(|(name, _)| !links.contains_key(*name)) {
+        all.extend(links.get(now).map(|link| (name.clone(), link.clone())));
+    }
+    all
+}
+
+/// What to do about a name that an interface has no more.
+pub(super) fn advice(name: &str, now: &str) -> String {
+    format!(
+        "{name} is called {now} now: write {now} in [daemon] interfaces, or keep the name: `ip link property add dev {now} \
+         altname {name}`"
+    )
+}
+
+fn say(name: &str, now: &str) {
+    tracing::warn!(interface = name, now, "interface renamed, forwarding goes on: {}", advice(name, now));
+}
+
+impl Ports {
+    /// The interfaces, those that have been renamed under their old names as well.
+    pub(in crate::daemon) fn known(&self, links: &Links) -> Links {
+        under_old_names(&self.renamed, links)
+    }
+
+    /// Takes notice of interfaces that have been renamed. Returns what [`Self::known`] does then.
+    pub(super) fn with_renamed(&mut self, links: &Links) -> Links {
+        let running = self.ports.iter().filter_map(|(name, port)| Some((name, port.runs()?)));
+        for (name, index) in running {
+            if links.contains_key(name) {
+                self.renamed.remove(name);
+            } else if let Some(link) = links.values().find(|link| link.index == index)
+                && self.renamed.insert(name.clone(), link.name.clone()).as_ref() != Some(&link.name)
+            {
+                say(name, &link.name);
+            }
+        }
+        // Another interface may have the name by now, and those that are not configured any more have none.
+        let ports = &self.ports;
+        self.renamed.retain(|name, now| {
+            let index = ports.get(name).and_then(super::Port::runs);
+            links.get(now).is_some_and(|link| Some(link.index) == index)
+        });
+        under_old_names(&self.renamed, links)
+    }
+}

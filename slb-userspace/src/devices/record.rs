@@ -1,0 +1,181 @@
+//! What a later run, or `slbd detach`, must know of interfaces: under which configured name an interface runs the program, and what
+//! SLB has switched off. In a file of the state directory.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::merging::switch_on;
+use crate::{neigh::Link, state_file};
+
+const FILE: &str = "interfaces.json";
+
+/// The record.
+#[derive(Debug)]
+pub struct Record {
+    /// Its file, if it is kept.
+    path: Option<PathBuf>,
+    document: Document,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Document {
+    /// Indexes of interfaces mean something until the machine restarts.
+    boot: String,
+    /// The pins that it belongs to: daemons with other pins may be in another network namespace.
+    pins: PathBuf,
+    /// Index of the interface that runs the program, by configured name.
+    names: BTreeMap<String, u32>,
+    /// Features that SLB has switched off, by index of the interface.
+    switched_off: BTreeMap<u32, SwitchedOff>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SwitchedOff {
+    interface: String,
+    features: BTreeSet<String>,
+}
+
+impl Record {
+    /// What an earlier run with these pins has left in a directory; nothing where there is none, or after a restart of the machine.
+    pub fn open(directory: &Path, pins: &Path) -> Self {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let text = state_file::read(&directory.join(FILE)).map(|(text, _)| text).unwrap_or_default();
+        let left = serde_json::from_slice::<Document>(&text).ok();
+        let document = left
+            .filter(|left| left.boot == boot && left.pins == pins)
+            .unwrap_or_else(|| Document { boot, pins: pins.to_owned(), ..Document::default() });
+        Self { path: None, document }
+    }
+
+    /// Keeps the record in a directory of this daemon alone, from now on.
+    pub fn keep_in(&mut self, directory: &Path) {
+        self.path = Some(directory.join(FILE));
+        self.write();
+    }
+
+    /// The interface that has had a configured name.
+    pub fn index_of(&self, name: &str) -> Option<u32> {
+        self.document.names.get(name).copied()
+    }
+
+    /// Notes under which configured names interfaces run the program.
+    pub fn note_names(&mut self, names: BTreeMap<String, u32>) {
+        self.change(|document| document.names = names);
+    }
+
+    /// Notes what SLB has switched off at an interface.
+    pub fn note_switched_off(&mut self, link: &Link, features: &[String]) {
+        self.change(|document| {
+            let new = || SwitchedOff { interface: link.name.clone(), features: BTreeSet::new() };
+            let noted = document.switched_off.entry(link.index).or_insert_with(new);
+            noted.interface.clone_from(&link.name);
+            noted.features.extend(features.iter().cloned());
+        });
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Document)) {
+        let before = self.document.clone();
+        change(&mut self.document);
+        if before != self.document {
+            self.write();
+        }
+    }
+
+    fn write(&self) {
+        let Some(path) = &self.path else { return };
+        let written = serde_json::to_vec(&self.document).map_err(Into::into);
+        if let Err(error) = written.and_then(|text| state_file::replace(path, &text)) {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "what SLB does to interfaces is not kept for the next start"
+            );
+        }
+    }
+
+    /// Switches on again what SLB has switched off. Returns what it did, or why not and what to do, in words.
+    pub fn undo(&self, links: &[Link]) -> Vec<String> {
+        let done = |(index, off): (&u32, &SwitchedOff)| {
+            let SwitchedOff { interface, features } = off;
+            let features: Vec<_> = features.iter().cloned().collect();
+            let named = features.join(", ");
+            undo_at(*index, interface, &features, links).map_or_else(
+                |error| {
+                    let on = features.join(" on ");
+                    format!("{interface}: SLB has switched off {named}: {error:#}; to restore it: ethtool -K {interface} {on} on")
+                },
+                |()| format!("{interface}: switched on again: {named}"),
+            )
+        };
+        self.document.switched_off.iter().map(done).collect()
+    }
+
+    /// Removes the file of the pins that have been removed; that of others stays.
+    pub fn forget(directory: &Path, pins: &Path) {
+        if Self::open(directory, pins).document != Self::open(Path::new(""), pins).document {
+            // The next start does not use it: it names no interface of its pins.
+            let _ = fs::remove_file(directory.join(FILE));
+        }
+    }
+}
+
+fn undo_at(index: u32, name: &str, features: &[String], links: &[Link]) -> Result<()> {
+    match links.iter().find(|link| link.index == index) {
+        Some(link) => switch_on(link, features),
+        None => bail!("interface {name} is not there"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::tests::link;
+
+    fn open(directory: &Path, pins: &str) -> Record {
+        Record::open(directory, Path::new(pins))
+    }
+
+    #[test]
+    fn record_is_found_with_the_same_pins_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut record = open(directory.path(), "/pins/a");
+        record.note_names([("eth0".to_owned(), 7)].into());
+        assert_eq!(open(directory.path(), "/pins/a").index_of("eth0"), None, "it is not kept yet");
+        record.keep_in(directory.path());
+        record.note_switched_off(&link(8, "eth1", None), &["rx-gro".to_owned()]);
+        assert_eq!(open(directory.path(), "/pins/a").document, record.document);
+        assert_eq!(open(directory.path(), "/pins/a").index_of("eth0"), Some(7));
+        assert_eq!(open(directory.path(), "/pins/b").index_of("eth0"), None);
+        Record::forget(directory.path(), Path::new("/pins/b"));
+        assert_eq!(open(directory.path(), "/pins/a").index_of("eth0"), Some(7));
+        Record::forget(directory.path(), Path::new("/pins/a"));
+        assert!(!directory.path().join(FILE).exists());
+    }
+
+    #[test]
+    fn what_cannot_be_switched_on_is_named_with_the_command() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut record = open(directory.path(), "/pins/a");
+        record.note_switched_off(&link(8, "eth1", None), &["rx-lro".to_owned()]);
+        record.note_switched_off(&link(8, "eth1", None), &["rx-gro".to_owned()]);
+        assert_eq!(
+            record.undo(&[]),
+            [
+                "eth1: SLB has switched off rx-gro, rx-lro: interface eth1 is not there; to restore it: ethtool -K eth1 rx-gro \
+              on rx-lro on"
+            ]
+        );
+    }
+
+    #[test]
+    fn record_that_cannot_be_read_is_empty() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join(FILE), "{").unwrap();
+        assert_eq!(open(directory.path(), "/pins/a").index_of("eth0"), None);
+    }
+}

@@ -1,0 +1,39 @@
+//! Small files in the daemon's state directory.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    time::SystemTime,
+};
+
+use anyhow::{Context as _, Result};
+
+/// Neither through a symbolic link nor, waiting for a writer, from a pipe.
+const NOT_ELSEWHERE: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+
+/// What stands in a file, and when it was written; `None` where it cannot be read.
+pub(crate) fn read(path: &Path) -> Option<(Vec<u8>, SystemTime)> {
+    let mut file = OpenOptions::new().read(true).custom_flags(NOT_ELSEWHERE).open(path).ok()?;
+    let written = file.metadata().ok()?.modified().ok()?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).ok()?;
+    Some((text, written))
+}
+
+/// Replaces a file by renaming.
+///
+/// # Errors
+/// It cannot be written.
+pub(crate) fn replace(path: &Path, text: &[u8]) -> Result<()> {
+    let part = path.with_extension("part");
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(NOT_ELSEWHERE);
+    let written = options.open(&part).and_then(|mut file| file.write_all(text));
+    written.with_context(|| part.display().to_string())?;
+    fs::rename(&part, path).with_context(|| path.display().to_string())
+}
