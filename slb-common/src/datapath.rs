@@ -34,7 +34,7 @@ use crate::{
     },
     hash::mix,
     net::{
-        frame::{Frame, Growing},
+        frame::Frame,
         headers::{StationBytes, protocol},
         parse::{Packet, plain_ipv4, plain_ipv6},
     },
@@ -166,15 +166,16 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
 
     /// A packet of ICMP or `ICMPv6`, which is an echo request.
     #[inline(always)]
-    fn echo<G: Growing>(&self, head: &mut G, packet: &Packet) -> Result<Sent, Refusal> {
+    fn echo<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Sent, Refusal> {
         let found = self.index.find(&packet.destination, 0, packet.protocol);
         let service = found.filter(|vip| vip.policy & policy::NO_ECHO == 0).ok_or(UNMATCHED)?;
         if packet.source.same(&packet.destination) {
             return Err(drop(Reason::Land));
         }
-        let mut frame = head.frame();
-        echo::answer(&mut frame, packet).ok_or(drop(Reason::Truncated))?;
-        self.tables.count_service(service.id(), Direction::In, frame.len(), false);
+        let bytes = head.frame().len();
+        Self::untag(head)?;
+        echo::answer(&mut head.frame(), packet).ok_or(drop(Reason::Truncated))?;
+        self.tables.count_service(service.id(), Direction::In, bytes, false);
         Ok(Sent { verdict: Verdict::Transmit, action: Action::Answer, reason: Reason::Echo })
     }
 
@@ -216,10 +217,13 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         }
         let verdict = self.leave(hop.ifindex, packet)?;
         let mut reason = Reason::ToServer;
-        if !QUICK && is_over {
-            self.turn(head, packet.network, false, Limited::Resets)?;
+        if !QUICK {
+            Self::untag(head)?;
+            if is_over {
+                self.turn(head, packet.network, false, Limited::Resets)?;
+                reason = Reason::Reset;
+            }
             frame = head.frame();
-            reason = Reason::Reset;
         }
         match service.mode {
             mode::NAT => {
@@ -279,6 +283,12 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         }
     }
 
+    /// Takes the priority tags off a frame that is changed and sent: from then on the packet's offsets are the frame's.
+    #[inline(always)]
+    fn untag<G: Head>(head: &mut G) -> Result<(), Refusal> {
+        if QUICK || head.remove_priority_tags() { Ok(()) } else { Err(drop(Reason::NoHeadroom)) }
+    }
+
     /// Makes a reset of a packet, if that may be.
     #[inline(always)]
     fn turn<G: Head>(
@@ -325,6 +335,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         }
         let verdict = self.leave(client.ifindex, packet).map_err(drop)?;
         let mut reason = Reason::ToClient;
+        Self::untag(head)?;
         if !QUICK && is_over {
             self.turn(head, packet.network, false, Limited::Resets)?;
             reason = Reason::Reset;

@@ -22,6 +22,7 @@ use slb_common::{
         tables::{Head, Parsed},
     },
     net::{
+        ethernet,
         frame::{Frame, Growing},
         parse::{Packet, parse},
     },
@@ -51,6 +52,12 @@ impl Growing for Context {
     }
 
     #[inline(always)]
+    fn shrink(&mut self, bytes: usize) -> bool {
+        // SAFETY: as above.
+        unsafe { bpf_xdp_adjust_head(self.0, bytes as i32) == 0 }
+    }
+
+    #[inline(always)]
     fn cut(&mut self, bytes: usize) -> bool {
         // Opaque: the compiler would otherwise subtract halves of pointers.
         let tail = bytes as i32 - opaque(self.frame().len() as u64) as i32;
@@ -67,6 +74,11 @@ impl Head for Context {
         // Opaque: the compiler knows that the upper half is zero, and the verifier does not.
         let outcome = opaque(slb_parse(self.0)) as u32;
         PACKET.get(0).map(|packet| Parsed { outcome, packet })
+    }
+
+    #[inline(always)]
+    fn remove_priority_tags(&mut self) -> bool {
+        slb_remove_priority_tags(self.0) != 0
     }
 
     #[inline(always)]
@@ -92,6 +104,13 @@ extern "C" fn slb_parse(ctx: *mut xdp_md) -> u64 {
         Ok(()) => u64::from(Parsed::<()>::SOUND),
         Err(reason) => reason as u64,
     }
+}
+
+/// [`ethernet::remove_priority_tags`], as a function that the verifier follows once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_remove_priority_tags(ctx: *mut xdp_md) -> u64 {
+    ethernet::remove_priority_tags(&mut Context(ctx)).is_some().into()
 }
 
 /// [`icmp_error::answer`], as a function that the verifier follows once.

@@ -234,7 +234,10 @@ fn agree(host: &mut Host, oracle: &mut Oracle, frame: &[u8]) -> (Verdict, Vec<u8
     let verdict = host.process(&mut out, LO);
     let (expected, sent) = oracle.judge(frame);
     assert_eq!(verdict, expected, "{frame:02x?}; counted {:?}", host.totals());
-    same("host", &out, &sent.unwrap_or_else(|| frame.to_vec())).unwrap();
+    // What is dropped may be in any state.
+    if verdict != Verdict::Drop {
+        same("host", &out, &sent.unwrap_or_else(|| frame.to_vec())).unwrap();
+    }
     (verdict, out)
 }
 

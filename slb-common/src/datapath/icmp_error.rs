@@ -10,6 +10,7 @@ use crate::{
     abi::{Address, stats::Reason},
     net::{
         checksum::Delta,
+        ethernet::remove_priority_tags,
         frame::{Frame, Growing},
         headers::{Ipv4Hdr, Ipv6Hdr, ether_type, protocol},
         parse::is_one_host,
@@ -88,10 +89,11 @@ const LONG6: usize = 1280 - HEADER6 - MESSAGE;
 const SHORT4: usize = HEADER4 + 8;
 const SHORT6: usize = HEADER6 + 8;
 
-/// Turns a packet, whose IP header lies at `at`, into an ICMP error. `None` if there is nobody to be told, or no room: the frame is of
-/// no use then.
+/// Turns a packet, whose IP header lies at `at` in the frame without priority tags, into an ICMP error. `None` if there is nobody to
+/// be told, or no room: the frame is of no use then.
 #[inline(always)]
 pub fn answer<G: Growing>(head: &mut G, at: usize, message: Message) -> Option<()> {
+    remove_priority_tags(head)?;
     let frame = head.frame();
     let first = frame.header::<[u8; 1]>(at)?[0];
     let holds = frame.len().checked_sub(at)?;

@@ -8,6 +8,7 @@
 use super::{readdress, stations};
 use crate::net::{
     checksum::Delta,
+    ethernet::remove_priority_tags,
     frame::{Frame, Growing},
     headers::{Ipv4Hdr, Ipv6Hdr, protocol},
 };
@@ -34,10 +35,12 @@ const SYN: u32 = 2;
 const RST: u32 = 4;
 const ACK: u32 = 16;
 
-/// Turns a TCP segment, whose IP header lies at `at`, into a RST: one that goes `back` to its sender in the name of its
-/// receiver, or one that goes on as the segment would. `None` if that cannot be: the frame is of no use then.
+/// Turns a TCP segment, whose IP header lies at `at` in the frame without priority tags, into a RST: one that goes `back` to its
+/// sender in the name of its receiver, or one that goes on as the segment would. `None` if that cannot be: the frame is of no use
+/// then.
 #[inline(always)]
 pub fn turn<G: Growing>(head: &mut G, at: usize, back: bool) -> Option<()> {
+    remove_priority_tags(head)?;
     let frame = head.frame();
     let first = frame.header::<[u8; 1]>(at)?[0];
     match first >> 4 {

@@ -17,7 +17,7 @@ use crate::abi::{
     word::Word,
 };
 #[cfg(doc)]
-use crate::net::parse;
+use crate::net::{ethernet, parse};
 use crate::net::{frame::Growing, parse::Packet};
 use core::borrow::Borrow;
 
@@ -38,6 +38,8 @@ pub trait Head: Growing {
     /// [`parse::parse`], compiled apart; `None` where there is no room for a packet. No packet of read-only data stands in for it: before
     /// Linux 6.15 BPF subprograms take no pointer to such data.
     fn parse(&mut self) -> Option<Parsed<Self::Packet>>;
+    /// [`ethernet::remove_priority_tags`], compiled apart; `false` if the frame is of no use any more.
+    fn remove_priority_tags(&mut self) -> bool;
     /// [`icmp_error::answer`], compiled apart; `false` if the frame is of no use any more.
     fn answer_error(&mut self, network: usize, message: Message) -> bool;
     /// [`reset::turn`], compiled apart; `false` if the frame is of no use any more.

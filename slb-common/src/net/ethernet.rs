@@ -4,7 +4,7 @@
 //! written, which the verifier refuses.
 
 use super::{
-    frame::Frame,
+    frame::{Frame, Growing},
     headers::{EthernetAddresses, VlanTag, ether_type},
 };
 
@@ -31,4 +31,38 @@ pub fn network(frame: &Frame<'_>) -> Option<(u16, usize)> {
         offset += size_of::<VlanTag>();
     }
     Some((kind, offset))
+}
+
+/// Takes the priority tags off (IEEE 802.1Q, table 9-2). `None` if that cannot be done: the frame is of no use then.
+#[inline(always)]
+pub fn remove_priority_tags<G: Growing>(head: &mut G) -> Option<()> {
+    // The inner tag first: then the outer one is still where it was.
+    remove_priority_tag::<G, { ETHERNET_TYPE + size_of::<VlanTag>() }>(head)?;
+    remove_priority_tag::<G, ETHERNET_TYPE>(head)
+}
+
+/// Takes the tag off whose type lies at `AT`, if it is a priority tag.
+#[inline(always)]
+fn remove_priority_tag<G: Growing, const AT: usize>(head: &mut G) -> Option<()> {
+    let frame = &mut head.frame();
+    if !is_tag(frame, ETHERNET_TYPE)?
+        || !is_tag(frame, AT)?
+        || !frame.header::<VlanTag>(AT + 2)?.is_priority()
+    {
+        return Some(());
+    }
+    // What lies before it moves, the last word first.
+    let mut end = AT;
+    while end > 0 {
+        let word = *frame.header::<[u8; 4]>(end - 4)?;
+        *frame.header_mut::<[u8; 4]>(end)? = word;
+        end -= 4;
+    }
+    if head.shrink(size_of::<VlanTag>()) { Some(()) } else { None }
+}
+
+#[inline(always)]
+fn is_tag(frame: &Frame<'_>, at: usize) -> Option<bool> {
+    let kind = u16::from_ne_bytes(*frame.header::<[u8; 2]>(at)?);
+    Some(kind == ether_type::VLAN || kind == ether_type::SERVICE_VLAN)
 }

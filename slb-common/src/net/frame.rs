@@ -52,6 +52,12 @@ impl<'a> Frame<'a> {
         self.len() == 0
     }
 
+    /// The frame from `offset` on, which lies in it.
+    #[inline(always)]
+    pub const fn behind(&self, offset: usize) -> Frame<'_> {
+        Frame { start: self.start + offset, end: self.end, bytes: PhantomData }
+    }
+
     /// The header at `offset`, if the frame reaches behind it.
     #[inline(always)]
     pub fn header<T: Header>(&self, offset: usize) -> Option<&T> {
@@ -84,12 +90,14 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// A frame that can grow at its head and shrink at its tail.
+/// A frame that can grow and shrink at its head, and shrink at its tail.
 pub trait Growing {
     /// The frame as it is now.
     fn frame(&mut self) -> Frame<'_>;
     /// Puts `bytes` bytes of unknown content before the frame; `false` if there is no room, and nothing has changed.
     fn grow(&mut self, bytes: usize) -> bool;
+    /// Takes the first `bytes` bytes off a frame that is longer; `false` if that cannot be done, and nothing has changed.
+    fn shrink(&mut self, bytes: usize) -> bool;
     /// Leaves the first `bytes` bytes of a frame that is longer; `false` if that cannot be done, and nothing has changed.
     fn cut(&mut self, bytes: usize) -> bool;
 }

@@ -40,6 +40,16 @@ pub struct VlanTag {
     pub ether_type: [u8; 2],
 }
 
+impl VlanTag {
+    const VLAN_ID: u16 = 0x0fff_u16.to_be();
+
+    /// Whether it is a priority tag: VLAN 0 is none (IEEE 802.1Q, table 9-2).
+    #[inline(always)]
+    pub const fn is_priority(&self) -> bool {
+        u16::from_ne_bytes(self.control) & Self::VLAN_ID == 0
+    }
+}
+
 /// The fragment header of IPv6 (RFC 8200, 4.5).
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]

@@ -1,6 +1,7 @@
 //! From a frame to what the packet path needs of it. Reads only; every length is checked against every other.
 
 use super::{
+    ethernet::{ETHERNET_TYPE, MAX_VLAN_TAGS, UNTAGGED},
     frame::Frame,
     headers::{
         EthernetAddresses, ExtensionHeader, FragmentHeader, IcmpHdr, Ipv4Hdr, Ipv6Hdr, Ports, TcpFlagBytes,
@@ -9,10 +10,7 @@ use super::{
 };
 use crate::abi::{Address, stats::Reason};
 
-/// Offset of the IP header in a frame without VLAN tag.
-const UNTAGGED: usize = ETHERNET_TYPE + 2;
-
-/// A packet whose headers have been found sound.
+/// A packet whose headers have been found sound. Offsets are those in the frame without priority tags.
 ///
 /// The order of the small fields matters: the compiler writes neighbours together, and on the stack of BPF only where that
 /// is aligned.
@@ -42,7 +40,7 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// Whether the frame has a VLAN tag.
+    /// Whether the frame is in a VLAN.
     #[inline(always)]
     pub const fn is_tagged(&self) -> bool {
         self.network != UNTAGGED
@@ -98,8 +96,6 @@ impl TcpFlags {
     }
 }
 
-const ETHERNET_TYPE: usize = size_of::<EthernetAddresses>();
-const MAX_VLAN_TAGS: usize = 2;
 const MAX_EXTENSION_HEADERS: usize = 6;
 /// RFC 8200 sets no bound; what is longer than this has no business here.
 const MAX_EXTENSION_BYTES: usize = 256;
@@ -151,15 +147,20 @@ pub fn parse(frame: &Frame<'_>, packet: &mut Packet) -> Result<(), Reason> {
         return Err(Reason::LinkMulticast);
     }
     let mut kind = u16::from_ne_bytes(*frame.header::<[u8; 2]>(ETHERNET_TYPE).ok_or(Reason::Truncated)?);
-    let mut network = UNTAGGED;
+    let (mut network, mut priority_tags) = (UNTAGGED, 0);
     for _ in 0..MAX_VLAN_TAGS {
         if kind != ether_type::VLAN && kind != ether_type::SERVICE_VLAN {
             break;
         }
-        let tag = frame.header::<VlanTag>(network).ok_or(Reason::Truncated)?;
+        let tag = frame.header::<VlanTag>(network + priority_tags).ok_or(Reason::Truncated)?;
         kind = u16::from_ne_bytes(tag.ether_type);
-        network += size_of::<VlanTag>();
+        if tag.is_priority() {
+            priority_tags += size_of::<VlanTag>();
+        } else {
+            network += size_of::<VlanTag>();
+        }
     }
+    let frame = &frame.behind(priority_tags);
     match kind {
         ether_type::IPV4 => ipv4(frame, network, packet),
         ether_type::IPV6 => ipv6(frame, network, packet),

@@ -81,6 +81,21 @@ impl Frame {
         self.patch(check::refresh)
     }
 
+    /// Takes the priority tags off: tags of VLAN 0, which is none (IEEE 802.1Q, table 9-2).
+    #[must_use]
+    pub fn untagged(&self) -> Self {
+        let Some(tags) = self.bytes.get(12..self.network - 2) else { return self.clone() };
+        let tags: Vec<u8> = tags.chunks(4).filter(|tag| !is_priority_tag(tag)).flatten().copied().collect();
+        let removed = self.network - 14 - tags.len();
+        Self {
+            bytes: [&self.bytes[..12], &tags, &self.bytes[self.network - 2..]].concat(),
+            network: self.network - removed,
+            transport: self.transport - removed,
+            end: self.end - removed,
+            protocol: self.protocol,
+        }
+    }
+
     /// Cuts the frame off.
     #[must_use]
     pub fn cut(self, len: usize) -> Self {
@@ -90,6 +105,11 @@ impl Frame {
     fn put(self, at: usize, bytes: &[u8]) -> Self {
         self.patch(|frame| frame.bytes[at..at + bytes.len()].copy_from_slice(bytes))
     }
+}
+
+/// Whether a VLAN tag, its type included, names VLAN 0.
+pub fn is_priority_tag(tag: &[u8]) -> bool {
+    tag[2] & 0x0f == 0 && tag[3] == 0
 }
 
 /// What a frame is to be.

@@ -23,6 +23,7 @@ use slb_common::{
         upkeep::{Clock, Fate, FlowTable, Upkeep},
     },
     net::{
+        ethernet,
         frame::{Frame, Growing},
         parse::{NOTHING, Packet, parse},
     },
@@ -149,6 +150,11 @@ impl Growing for Buffer {
         }
     }
 
+    fn shrink(&mut self, bytes: usize) -> bool {
+        self.start += bytes;
+        true
+    }
+
     fn cut(&mut self, bytes: usize) -> bool {
         self.bytes.truncate(self.start + bytes);
         true
@@ -163,6 +169,10 @@ impl Head for Buffer {
         let outcome = parse(&self.frame(), &mut packet)
             .map_or_else(|reason| reason as u32, |()| Parsed::<Packet>::SOUND);
         Some(Parsed { outcome, packet })
+    }
+
+    fn remove_priority_tags(&mut self) -> bool {
+        ethernet::remove_priority_tags(self).is_some()
     }
 
     fn answer_error(&mut self, network: usize, message: Message) -> bool {

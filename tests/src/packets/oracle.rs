@@ -14,7 +14,7 @@ use std::{
 use slb_common::datapath::Verdict;
 
 use self::{
-    read::{Read, Refused, read},
+    read::{Read, Refused, read, without_priority_tags},
     write::{reply, write},
 };
 use super::{
@@ -126,7 +126,8 @@ impl Oracle {
     }
 
     fn sent(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>), Refused> {
-        let read = read(frame)?;
+        let (frame, tags) = without_priority_tags(frame);
+        let (frame, read) = (&frame[..], read(&frame, tags)?);
         if read.other {
             return unmatched(frame, &read);
         }

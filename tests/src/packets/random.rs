@@ -76,7 +76,7 @@ fn sound() -> impl Strategy<Value = Frame> {
 /// What a packet is wrapped in.
 #[derive(Debug, Clone)]
 struct Shape {
-    tags: Vec<u16>,
+    tags: Vec<(u16, u16)>,
     options: usize,
     extensions: Vec<(u8, usize)>,
     hop_limit: u8,
@@ -88,7 +88,8 @@ fn shape() -> impl Strategy<Value = Shape> {
         select(vec![number::HOP_BY_HOP, number::ROUTING, number::DESTINATION_OPTIONS, number::FRAGMENT]);
     let rarely_none = |strategy| proptest::prop_oneof![4 => Just(Vec::new()), 1 => strategy];
     (
-        rarely_none(vec(select(vec![0x8100_u16, 0x88a8]), 1..4).boxed()),
+        // A third of the tags are priority tags.
+        rarely_none(vec((select(vec![0x8100_u16, 0x88a8]), select(vec![7, 8, 0xa000])), 1..4).boxed()),
         proptest::prop_oneof![4 => Just(0), 1 => 1..=10_usize],
         proptest::prop_oneof![4 => Just(Vec::new()), 1 => vec((kinds, 1..8_usize), 1..9)],
         select(vec![0, 1, 2, 64, 64, 64, 64, 255]),
@@ -109,7 +110,8 @@ impl Shape {
             .options(self.options)
             .hop_limit(self.hop_limit)
             .macs([2, 0, 0, 0, 1, self.sender], OWN_MAC);
-        let builder = self.tags.into_iter().fold(builder, |builder, kind| builder.tag(kind, 7));
+        let builder =
+            self.tags.into_iter().fold(builder, |builder, (kind, control)| builder.tag(kind, control));
         self.extensions.into_iter().fold(builder, |builder, (kind, units)| builder.extension(kind, units))
     }
 }

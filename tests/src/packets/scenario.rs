@@ -252,7 +252,7 @@ impl Run<'_> {
         if let Expect::ToServer(listener, server, _) | Expect::EndServer(listener, server, _) = expect
             && mode_of(&self.held, listener) == mode::IPIP
         {
-            let label = tunnel::label(&out, frame.network);
+            let label = tunnel::label(&out, frame.untagged().network);
             self.labels.note(frame, label)?;
             bytes = tunnel::wrapped(&sent(frame, expect), &server.hop, server.at, label);
         }
@@ -304,7 +304,8 @@ impl Run<'_> {
 impl Expected {
     /// Counts the frame, and returns what must become of it.
     fn note(&mut self, frame: &Frame, ifindex: u32, expect: &Expect, held: &State) -> (Verdict, Vec<u8>) {
-        let len = frame.bytes.len() as u64;
+        let (came, frame) = (frame, &frame.untagged());
+        let len = came.bytes.len() as u64;
         let send = |hop: &Hop| {
             if hop.out == ifindex { Verdict::Transmit } else { Verdict::Redirect(hop.out) }
         };
@@ -364,8 +365,8 @@ impl Expected {
                 let bytes = icmp::told(&frame.bytes, frame.network, *cause);
                 (Action::Answer, reason, Verdict::Transmit, bytes)
             }
-            Expect::Pass(reason) => (Action::Pass, *reason, Verdict::Pass, frame.bytes.clone()),
-            Expect::Drop(reason) => (Action::Drop, *reason, Verdict::Drop, frame.bytes.clone()),
+            Expect::Pass(reason) => (Action::Pass, *reason, Verdict::Pass, came.bytes.clone()),
+            Expect::Drop(reason) => (Action::Drop, *reason, Verdict::Drop, came.bytes.clone()),
         };
         *self.totals.entry((action as u8, reason as u32)).or_default() += 1;
         (verdict, bytes)
@@ -375,8 +376,8 @@ impl Expected {
 /// What is sent on of a frame, before it is rewritten.
 fn sent(frame: &Frame, expect: &Expect) -> Frame {
     match expect {
-        Expect::EndServer(..) | Expect::EndClient(..) => reset::forward(frame),
-        _ => frame.clone(),
+        Expect::EndServer(..) | Expect::EndClient(..) => reset::forward(&frame.untagged()),
+        _ => frame.untagged(),
     }
 }
 

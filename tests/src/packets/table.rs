@@ -5,6 +5,7 @@ mod forward;
 mod headers;
 mod keepers;
 mod modes;
+mod priority;
 mod replies;
 mod resets;
 mod scheduling;
@@ -23,6 +24,7 @@ pub fn all() -> Vec<Scenario> {
         truncations::cases(),
         flows::cases(),
         modes::cases(),
+        priority::cases(),
         keepers::cases(),
         told::cases(),
         resets::cases(),

@@ -105,6 +105,10 @@ fn stripped() -> Vec<Case> {
                 cases.push(strip(&format!("{tags} tags"), &outer.build(), &inner, ECT_0));
             }
         }
+        // The kernel takes a priority tag (VLAN 0) for none.
+        for outer in [in4(&inner), in6(&inner)] {
+            cases.push(strip("a priority tag", &outer.tag(0x8100, 5 << 13).build(), &inner, ECT_0));
+        }
         for words in [1, 10] {
             cases.push(strip("outer options", &in4(&inner).options(words).build(), &inner, ECT_0));
         }

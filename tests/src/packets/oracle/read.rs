@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::packets::{frames::number, world};
+use crate::packets::{
+    frames::{is_priority_tag, number},
+    world,
+};
 
 /// A frame that was understood.
 pub(super) struct Read {
@@ -41,15 +44,33 @@ pub(super) enum Refused {
     Drop,
 }
 
-/// Understands a frame. What is broken is dropped if it is for a VIP, what is merely something else is passed.
-pub(super) fn read(frame: &[u8]) -> Result<Read, Refused> {
+/// The frame without the priority tags among its first two tags, and how many tags may be left.
+pub(super) fn without_priority_tags(frame: &[u8]) -> (Vec<u8>, usize) {
+    let mut out = frame[..12].to_vec();
+    let (mut rest, mut left) = (&frame[12..], 2);
+    for _ in 0..2 {
+        let Some(tag @ ([0x81, 0, ..] | [0x88, 0xa8, ..])) = rest.get(..4) else { break };
+        if is_priority_tag(tag) {
+            left -= 1;
+        } else {
+            out.extend(tag);
+        }
+        rest = &rest[4..];
+    }
+    out.extend(rest);
+    (out, left)
+}
+
+/// Understands a frame with so many tags at most. What is broken is dropped if it is for a VIP, what is merely something else is
+/// passed.
+pub(super) fn read(frame: &[u8], most_tags: usize) -> Result<Read, Refused> {
     let word = |at: usize| Some(usize::from(*frame.get(at)?) << 8 | usize::from(*frame.get(at + 1)?));
     if frame.len() < 14 || frame[0] & 1 == 1 {
         return Err(Refused::Pass);
     }
     let mut at = 12;
     let mut tags = 0;
-    while tags < 2 && matches!(word(at), Some(0x8100 | 0x88a8)) {
+    while tags < most_tags && matches!(word(at), Some(0x8100 | 0x88a8)) {
         at += 4;
         tags += 1;
     }

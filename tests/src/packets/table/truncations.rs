@@ -27,6 +27,12 @@ pub(super) fn cases() -> Vec<Scenario> {
             Reason::BadLength,
         ),
         (
+            "UDP/IPv4 with a priority tag",
+            udp(CLIENT4, DNS4.at, b"12345").tag(0x8100, 0xa000).build(),
+            38,
+            Reason::BadLength,
+        ),
+        (
             "echo/IPv4 with options",
             echo(CLIENT4.ip(), VIP4, b"12345").options(4).build(),
             34,
