@@ -111,13 +111,31 @@ pub struct Link {
 }
 
 impl Link {
+    /// In each word of an entry, the bit that is its parity: it is zero in every link. A frame's receiver is no group (the lowest bit
+    /// of its first byte), and an interface's index is positive.
+    const PARITY: [u32; 2] = [0, 63];
+
     #[inline(always)]
     const fn words(&self) -> [u64; 2] {
         [self.stations.head, self.stations.tail as u64 | (self.ifindex as u64) << 32]
     }
 
+    /// The words as they are written into an entry, with this parity.
+    #[inline(always)]
+    const fn words_of_parity(&self, parity: u64) -> [u64; 2] {
+        let [head, rest] = self.words();
+        [head | parity << Self::PARITY[0], rest | parity << Self::PARITY[1]]
+    }
+
+    /// The link in these words of an entry, of which both have the same parity; else none, of interface 0. Without branches: each one
+    /// would double the paths the verifier follows.
     #[inline(always)]
     const fn from_words([head, rest]: [u64; 2]) -> Self {
+        let is_half = (head >> Self::PARITY[0] ^ rest >> Self::PARITY[1]) & 1;
+        // All ones, or zero.
+        let mask = is_half.wrapping_sub(1);
+        let head = head & mask & !(1 << Self::PARITY[0]);
+        let rest = rest & mask & !(1 << Self::PARITY[1]);
         Self { ifindex: (rest >> 32) as u32, stations: Stations { head, tail: rest as u32, reserved: 0 } }
     }
 
@@ -366,10 +384,16 @@ impl<'t> FlowEntry<'t> {
         self.0[CLIENT + 1].store(client.halves[1]);
         self.0[END].store(client.end | u64::from(flow.service) << 32);
         self.0[BACKEND].store(flow.backend.0);
-        let [head, rest] = flow.client.words();
+        // Another one than before: a daemon that has changed half of the link cannot change the other half any more.
+        let [head, rest] = flow.client.words_of_parity(self.parity() ^ 1);
         self.0[LINK].store(head);
         self.0[LINK + 1].store(rest);
         self.0[META].store(meta.next(now, state | state::USED, u64::from(idle)).0);
+    }
+
+    #[inline(always)]
+    fn parity(self) -> u64 {
+        self.0[LINK].load() >> Link::PARITY[0] & 1
     }
 
     /// Notes that the n-th slot from this home on holds an entry of this home.
@@ -393,11 +417,18 @@ impl FlowEntry<'_> {
     }
 
     /// Has the flow lead to another station, if it leads to `from`. The entry is not locked for that: a packet that finds a locked
-    /// entry finds no flow, and the daemon may be preempted. A frame that leaves between the two stores goes to a station that does
-    /// not exist, where it would have gone to one that no longer does.
+    /// entry finds no flow, and the daemon may be preempted. Each change of a link changes the parity of both words, so an answer that
+    /// reads one word of each link finds none, and is dropped. A daemon that dies in between leaves no link; the next packet of the
+    /// client renews it. Only an answer that reads its two words around two changes finds no difference: each change is a pass over
+    /// the flow table, and BPF programs are not preempted.
     pub fn lead(self, from: &Link, to: &Link) -> bool {
-        let ([old_head, old_rest], [head, rest]) = (from.words(), to.words());
-        self.0[LINK + 1].exchange(old_rest, rest) && self.0[LINK].exchange(old_head, head)
+        let parity = self.parity();
+        let (old, new) = (from.words_of_parity(parity), to.words_of_parity(parity ^ 1));
+        self.lead_word(1, old, new) && self.lead_word(0, old, new)
+    }
+
+    fn lead_word(self, n: usize, old: [u64; 2], new: [u64; 2]) -> bool {
+        self.0[LINK + n].exchange(old[n], new[n])
     }
 
     /// Gives up an entry that has been claimed, with no flow in it. `meta` is what it was claimed with.
@@ -410,65 +441,4 @@ const _: () = assert!(size_of::<FlowWords>() == 64);
 const _: () = assert!(WINDOW <= u64::BITS);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_filled_entry_says_what_was_put_into_it() {
-        let words = [const { Word::new(0) }; WORDS];
-        let entry = FlowEntry::new(&words);
-        let client = Client::new(&Address::v4([192, 0, 2, 1]), 80, 6);
-        let flow = Flow {
-            service: 9,
-            backend: Reference::new(70_000, 3),
-            client: Link { ifindex: 2, stations: Stations::new([7; 6], [9; 6]) },
-        };
-        let meta = entry.meta();
-        assert!(!meta.is_used() && entry.claim(meta) && entry.meta().is_being_written());
-        assert!(!entry.claim(meta), "claimed twice");
-        entry.fill(meta, &client, &flow, 1000, state::CONFIRMED, idle_units(899));
-        let filled = entry.meta();
-        assert!(filled.is_used() && meta.replaced(filled));
-        assert_eq!((filled.last_seen(), filled.idle(250)), (1000, 900 * 250));
-        assert_eq!(entry.read(filled), Some(flow));
-        assert_eq!(entry.read(meta), None);
-        assert_eq!(entry.service_of(&client), Some(9));
-        assert_eq!(entry.client(), client);
-        entry.touch(filled, 1300, state::USED | state::RESET);
-        assert!(entry.meta().is_over() && !filled.replaced(entry.meta()));
-        assert_eq!(entry.meta().silence(1310), 10);
-        assert_eq!(entry.meta().silence(1290), 0, "another processor has read the clock later");
-        assert_eq!(entry.meta().silence(1300 + (1 << 31) + 9), (1 << 31) + 9, "months later");
-        entry.touch(filled, 9, 0);
-        assert_eq!(entry.meta().last_seen(), 1300, "touched by an outdated view");
-    }
-
-    #[test]
-    fn homes_of_neighbours_collide_by_chance_only() {
-        let four = |ip, port: u16| Client::new(&Address::v4(ip), port.to_be(), 6);
-        let six = |last: u8, port: u16| {
-            let mut ip = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-            ip[8] = last;
-            Client::new(&Address::v6(ip), port, 6)
-        };
-        let pairs = [
-            (four([10, 0, 0, 1], 4640), four([11, 0, 0, 1], 4624)),
-            (six(0, 16), six(16, 0)),
-            (six(1, 1), six(2, 0)),
-        ];
-        for (a, b) in pairs {
-            assert!((0..8).any(|seed| a.home(seed) != b.home(seed)), "{a:?} {b:?}");
-        }
-    }
-
-    #[test]
-    fn versions_come_round() {
-        let mut meta = Meta(0);
-        for _ in 0..70_000 {
-            let next = meta.next(1, state::USED, 3);
-            assert!(!next.is_being_written() && meta.replaced(next));
-            assert_eq!((next.state(), next.last_seen()), (state::USED, 1));
-            meta = next;
-        }
-    }
-}
+mod tests;

@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn flows_of_the_service_and_the_server_are_moved_and_nothing_else_of_them_changes() {
         let (old, new, other) = (Reference::new(3, 7), Reference::new(4, 8), Reference::new(5, 7));
-        let link = Link { ifindex: 2, stations: Stations::new([7; 6], [9; 6]) };
+        let link = Link { ifindex: 2, stations: Stations::new([6; 6], [9; 6]) };
         let flow = |service, backend| Flow { service, backend, client: link };
         let flows = [flow(1, old), flow(2, old), flow(1, other), flow(1, Reference::new(3, 6))];
         let slots: Vec<[Word; WORDS]> = (0..=flows.len()).map(|_| Default::default()).collect();
@@ -79,7 +79,7 @@ mod tests {
     /// The versions stay: a packet that reads an entry meanwhile is not lost.
     #[test]
     fn flows_lead_to_the_new_station_and_nothing_else_of_them_changes() {
-        let link = |mac| Link { ifindex: 2, stations: Stations::new([7; 6], mac) };
+        let link = |mac| Link { ifindex: 2, stations: Stations::new([6; 6], mac) };
         let to = |_: &Address, from: &Link| from.same(&link([9; 6])).then(|| link([8; 6]));
         let flow = |mac| Flow { service: 1, backend: Reference::new(3, 7), client: link(mac) };
         let slots: [[Word; WORDS]; 3] = Default::default();

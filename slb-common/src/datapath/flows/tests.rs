@@ -81,7 +81,7 @@ fn client(n: u32) -> Client {
 
 /// Every word of a flow says the same two numbers.
 fn flow(n: u32, use_: u32) -> Flow {
-    let stations = Stations { head: u64::from(use_) << 32 | u64::from(n), tail: n ^ use_, reserved: 0 };
+    let stations = Stations { head: u64::from(use_) << 32 | u64::from(n) << 1, tail: n ^ use_, reserved: 0 };
     Flow { service: n, backend: Reference::new(n, use_), client: Link { ifindex: use_, stations } }
 }
 
