@@ -9,6 +9,7 @@ pub mod client_paths;
 pub mod desired;
 pub mod diff;
 pub mod drain;
+pub mod drains;
 pub mod ending;
 pub mod failover;
 pub mod handover;
@@ -25,6 +26,7 @@ mod rehash;
 pub mod room;
 pub mod slow_start;
 pub mod targets;
+pub mod users;
 pub mod warm_up;
 
 #[cfg(test)]

@@ -53,6 +53,7 @@ use crate::{
     config::model::Config,
     control::{
         desired::{Desired, Known, desired},
+        drains::Drains,
         outages::Followed,
         overrides::Place,
         reconcile::{InForce, Reconciler, Sweep},
@@ -195,6 +196,8 @@ struct Daemon {
     ran: watch::Sender<Instant>,
     /// Listeners without a server.
     outages: Followed,
+    /// Servers whose connections are to end.
+    drains: Drains,
 }
 
 impl Daemon {
@@ -221,7 +224,7 @@ impl Daemon {
                 () = sleep_until(review.unwrap_or(never)), if review.is_some() => self.review(),
                 Some(event) = self.verdicts.recv() => {
                     let target = event.target.clone();
-                    self.facts.heed(event);
+                    self.facts.heed(event, since_start().unwrap_or_default());
                     self.heard_of(Some(&target));
                     self.change_soon();
                 }
@@ -354,7 +357,7 @@ impl Daemon {
         self.pace.changed(has_built, begun, Instant::now());
         let in_force = in_force?;
         let failback = decision.next;
-        self.facts.decided(decision);
+        self.facts.decided(decision, now);
         let next = [failback, in_force.next].into_iter().flatten().min();
         self.next = next.map(|next| Instant::now() + next.saturating_sub(now));
         let mut look = self.reconciler.look_within();
@@ -368,6 +371,7 @@ impl Daemon {
         }
         tracing::debug!(in_force.operations, "the data plane is as desired");
         self.follow_outages(&desired, now);
+        self.follow_drains(&in_force.state, now);
         let outages = self.shown_outages(now);
         let snapshot = snapshot(&desired, in_force, self.store.records(), outages, self.running());
         self.snapshots.send_replace(Arc::new(snapshot));

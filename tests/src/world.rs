@@ -1,5 +1,7 @@
 //! A world: a network, servers in it, and the daemon.
 
+mod log;
+
 use std::{
     collections::BTreeMap,
     env,
@@ -58,8 +60,6 @@ impl Drop for BpfMount {
     }
 }
 
-/// How long a line of the log may take to come, also on an emulated processor.
-const LOG_LIMIT: Duration = Duration::from_secs(120);
 /// How long a change of a server's health may take to show, also there.
 const HEALTH_LIMIT: Duration = Duration::from_secs(120);
 
@@ -347,16 +347,6 @@ impl World {
         Ok(programs)
     }
 
-    /// Waits until the daemon has logged `text` once more than `before` times.
-    ///
-    /// # Errors
-    /// It takes too long.
-    pub fn wait_for_log(&self, text: &str, before: usize) -> Result<()> {
-        wait_for(&format!("`{text}` in the log"), LOG_LIMIT, || {
-            Ok((self.log().matches(text).count() > before).then_some(()))
-        })
-    }
-
     /// Runs `slbd detach`.
     ///
     /// # Errors
@@ -383,11 +373,6 @@ impl World {
         fs::create_dir(&mount.0)?;
         mount.again()?;
         Ok(mount)
-    }
-
-    /// Everything the daemons of this world have logged.
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("slbd.log")).unwrap_or_default()
     }
 
     /// Kills the servers of backend `index`.

@@ -29,7 +29,7 @@ use crate::{
     dataplane::{
         bpf::{flows::CurrentFlows, maps::Maps},
         digest::{self, Content, Digest},
-        state::{NO_TABLE, State, backend_address, to_ip},
+        state::{NO_TABLE, State, backend_address, mac, to_ip},
     },
     neigh,
 };
@@ -295,12 +295,6 @@ fn attached(state: &State, interfaces: &[neigh::Link], view: Option<&View>) -> V
 
 fn name(padded: &[u8; slb_common::abi::NAME_LEN]) -> String {
     unpad_name(padded).unwrap_or("?").to_owned()
-}
-
-/// The address in the lower 48 bits of a word, as it stands in memory.
-fn mac(word: u64) -> String {
-    let [a, b, c, d, e, f, ..] = word.to_ne_bytes();
-    [a, b, c, d, e, f].map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// Flags of a server that is in the maps only for the ends of its connections to be told.

@@ -212,6 +212,13 @@ pub enum Target {
     },
 }
 
+impl Target {
+    /// Whether there is a primary and a secondary side.
+    pub const fn has_sides(&self) -> bool {
+        matches!(self, Self::PrimarySecondaryGroup(_) | Self::PrimarySecondary { .. })
+    }
+}
+
 /// How a packet reaches the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {

@@ -17,7 +17,7 @@ use slb_common::abi::backend::Backend;
 use super::{
     desired::{Health, Reached, Verdict, health_of, reach},
     ids::key_of,
-    members::{Member, Members, Side, Sides, family, overridden},
+    members::{Member, Members, Side, Sides, family, group_of, overridden},
     overrides::Overrides,
 };
 use crate::{
@@ -87,6 +87,10 @@ pub struct Change {
     pub vips: Vec<IpAddr>,
     /// The side that gets the traffic.
     pub to: Side,
+    /// Name of the server group on that side; `None` for the default group.
+    pub server_group: Option<String>,
+    /// Kind of the listener's health check, if it has one.
+    pub check: Option<&'static str>,
 }
 
 impl Failover {
@@ -177,11 +181,14 @@ impl Failover {
                 was.map(|was| stays(was, None))
             };
             if is.is_some() != was_over {
+                let to = if is.is_some() { Side::Secondary } else { Side::Primary };
                 changes.push(Change {
                     load_balancer: balancer.name.to_string(),
                     listener: listener.name.to_string(),
                     vips: vips.clone(),
-                    to: if is.is_some() { Side::Secondary } else { Side::Primary },
+                    to,
+                    server_group: group_of(listener, to).map(ToString::to_string),
+                    check: listener.health_check.as_ref().map(|check| check.kind.name()),
                 });
             }
             if let Some(is) = is {

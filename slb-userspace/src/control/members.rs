@@ -180,6 +180,18 @@ impl<'a> Members<'a> {
     }
 }
 
+/// The named group that a listener has on a side; `None` for the default group.
+pub(super) const fn group_of(listener: &Listener, side: Side) -> Option<&Name> {
+    match &listener.target {
+        Target::DefaultGroup { .. } => None,
+        Target::ServerGroup(name) | Target::PrimarySecondaryGroup(name) => Some(name),
+        Target::PrimarySecondary { primary, secondary, .. } => Some(match side {
+            Side::Primary => primary,
+            Side::Secondary => secondary,
+        }),
+    }
+}
+
 /// The sides of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sides {

@@ -1,6 +1,11 @@
 //! Listeners without a server that receives new flows: found, and followed from change to change. Pure.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    net::IpAddr,
+    time::Duration,
+};
 
 use super::{
     desired::{Desired, Health, Pool, Server},
@@ -19,6 +24,10 @@ pub struct Place {
     pub listener: String,
     /// The VIPs, sorted.
     pub vips: Vec<IpAddr>,
+    /// Port.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
 }
 
 /// Why no server of a listener receives new flows.
@@ -33,8 +42,8 @@ pub struct Outage {
 /// All listeners without a server that receives new flows.
 pub type Outages = BTreeMap<Place, Outage>;
 
-/// Names of load balancer and listener, and the index of the pool.
-type Key<'a> = (&'a str, &'a str, usize);
+/// Names of load balancer and listener, port, protocol, and the index of the pool.
+type Key<'a> = (&'a str, &'a str, u16, u8, usize);
 /// VIPs, and the name of the server group.
 type At<'a> = (Vec<IpAddr>, Option<&'a str>);
 
@@ -44,15 +53,17 @@ pub fn outages(desired: &Desired) -> Outages {
     for service in &desired.services {
         let Some(pool) = service.pool else { continue };
         if !desired.pools[pool].servers.iter().any(|(_, server)| server.takes_new()) {
-            let key = (service.load_balancer.as_str(), service.listener.as_str(), pool);
+            let (balancer, listener) = (service.load_balancer.as_str(), service.listener.as_str());
+            let key = (balancer, listener, service.port, service.protocol, pool);
             let (vips, group) = vips.entry(key).or_default();
             vips.push(service.address);
             *group = service.group.as_deref();
         }
     }
-    let outage = |((balancer, listener, pool), (mut vips, group)): (Key<'_>, At<'_>)| {
+    let outage = |((balancer, listener, port, protocol, pool), (mut vips, group)): (Key<'_>, At<'_>)| {
         vips.sort();
-        let place = Place { load_balancer: balancer.to_owned(), listener: listener.to_owned(), vips };
+        let (load_balancer, listener) = (balancer.to_owned(), listener.to_owned());
+        let place = Place { load_balancer, listener, vips, port, protocol };
         (place, Outage { group: group.map(str::to_owned), why: why(&desired.pools[pool]) })
     };
     vips.into_iter().map(outage).collect()
@@ -88,22 +99,41 @@ fn state(server: &Server) -> String {
 /// What has changed for a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// No server receives new flows any more.
-    Began(Place, Outage),
+    /// No server receives new flows any more; for so long one did before, if that is known.
+    Began(Place, Outage, Option<Duration>),
     /// A server receives new flows again, after this time.
     Ended(Place, Outage, Duration),
 }
 
+/// A VIP, port and protocol.
+type ServiceKey = (IpAddr, u16, u8);
+
 /// The outages of now, and since when each lasts.
 #[derive(Debug, Clone, Default)]
-pub struct Followed(BTreeMap<Place, (Outage, Duration)>);
+pub struct Followed {
+    out: BTreeMap<Place, (Outage, Duration)>,
+    /// Since when the other services have a server.
+    well: BTreeMap<ServiceKey, Duration>,
+}
 
 impl Followed {
-    /// Replaces them by what is found at `now`; returns what that changes. `exists` says whether a listener still runs: one that
-    /// was removed or stopped neither fails nor returns.
-    pub fn follow(&mut self, found: Outages, exists: impl Fn(&Place) -> bool, now: Duration) -> Vec<Change> {
+    /// Replaces them by those of what is desired at `now`; returns what that changes. A listener that was removed or stopped neither
+    /// fails nor returns.
+    pub fn follow(&mut self, desired: &Desired, now: Duration) -> Vec<Change> {
         let mut changes = Vec::new();
-        let before = std::mem::take(&mut self.0);
+        let found = outages(desired);
+        let before = mem::take(&mut self.out);
+        let well_before = mem::take(&mut self.well);
+        let mut running = BTreeSet::new();
+        for service in desired.services.iter().filter(|service| service.pool.is_some()) {
+            let key = (service.address, service.port, service.protocol);
+            running.insert((service.load_balancer.as_str(), service.listener.as_str(), service.address));
+            self.well.insert(key, well_before.get(&key).copied().unwrap_or(now));
+        }
+        let exists = |place: &Place| {
+            let mut vips = place.vips.iter();
+            vips.any(|vip| running.contains(&(place.load_balancer.as_str(), place.listener.as_str(), *vip)))
+        };
         for (place, (outage, since)) in &before {
             if !found.contains_key(place) && exists(place) {
                 let lasted = now.saturating_sub(*since);
@@ -112,17 +142,23 @@ impl Followed {
         }
         for (place, outage) in found {
             let since = before.get(&place).map(|(_, since)| *since);
+            let keys = place.vips.iter().map(|vip| (*vip, place.port, place.protocol));
+            let lasted = keys.filter_map(|key| {
+                self.well.remove(&key);
+                well_before.get(&key).map(|since| now.saturating_sub(*since))
+            });
+            let lasted = lasted.max();
             if since.is_none() {
-                changes.push(Change::Began(place.clone(), outage.clone()));
+                changes.push(Change::Began(place.clone(), outage.clone(), lasted));
             }
-            self.0.insert(place, (outage, since.unwrap_or(now)));
+            self.out.insert(place, (outage, since.unwrap_or(now)));
         }
         changes
     }
 
     /// The outages, each with the time at which it began.
     pub fn all(&self) -> impl Iterator<Item = (&Place, &Outage, Duration)> {
-        self.0.iter().map(|(place, (outage, since))| (place, outage, *since))
+        self.out.iter().map(|(place, (outage, since))| (place, outage, *since))
     }
 }
 
@@ -242,17 +278,21 @@ mod tests {
         let disabled = set(&BOTH, Setting { state: Some(Aside::Disabled), weight: None });
         let (well, out) = (with(&config, true, &Overrides::new()), with(&config, true, &disabled));
         let mut followed = Followed::default();
-        let mut at = |desired: &Desired, exists, second| {
-            followed.follow(outages(desired), |_| exists, Duration::from_secs(second))
-        };
-        assert_eq!(at(&well, true, 1), []);
-        let began = at(&out, true, 2);
-        assert!(matches!(&began[..], [Change::Began(place, _)] if place.listener == "web"), "{began:?}");
-        assert_eq!(at(&out, true, 3), []);
-        let ended = at(&well, true, 9);
-        let lasted = Duration::from_secs(7);
-        assert!(matches!(&ended[..], [Change::Ended(_, _, time)] if *time == lasted), "{ended:?}");
-        at(&out, true, 10);
-        assert_eq!(at(&well, false, 11), [], "its listener has been removed");
+        let mut at = |desired: &Desired, second| followed.follow(desired, Duration::from_secs(second));
+        let seconds = Duration::from_secs;
+        assert_eq!(at(&well, 1), []);
+        assert_eq!(at(&well, 2), []);
+        let began = at(&out, 4);
+        let [Change::Began(place, _, lasted)] = &began[..] else { panic!("{began:?}") };
+        assert_eq!((place.listener.as_str(), *lasted), ("web", Some(seconds(3))));
+        assert_eq!(at(&out, 5), []);
+        let ended = at(&well, 11);
+        assert!(matches!(&ended[..], [Change::Ended(_, _, time)] if *time == seconds(7)), "{ended:?}");
+        let began = at(&out, 13);
+        assert!(matches!(&began[..], [Change::Began(_, _, Some(time))] if *time == seconds(2)), "{began:?}");
+        let removed = Desired { services: Vec::new(), ..well.clone() };
+        assert_eq!(at(&removed, 14), [], "its listener has been removed");
+        let began = at(&out, 15);
+        assert!(matches!(&began[..], [Change::Began(_, _, None)]), "it never had a server: {began:?}");
     }
 }

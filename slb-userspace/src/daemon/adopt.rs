@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     api::{requests::Refused, types::Changed},
+    clock::since_start,
     config::{Config, difference::difference, fixed},
     control::{
         desired::desired,
@@ -212,7 +213,7 @@ impl Daemon {
             [&self.config].into_iter().chain(others.into_iter().flatten()).cloned().collect();
         let held = self.reconciler.held()?;
         let inherited = configs.iter().flat_map(|config| memory::health(config, held)).collect();
-        self.facts.expect(configs.iter().flat_map(|config| targets(config)).collect(), inherited);
+        self.facts.expect(configs.iter().map(Arc::as_ref), inherited, since_start().unwrap_or_default());
         let destinations = configs.iter().flat_map(|config| destinations(config)).collect();
         self.supervisor.set_targets(self.facts.targets());
         self.vips.watch(configs.iter().flat_map(|config| addresses(config)).collect());

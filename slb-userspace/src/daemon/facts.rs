@@ -1,5 +1,7 @@
 //! What is known of servers and of the ways to them.
 
+mod since;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -8,6 +10,7 @@ use std::{
 
 use slb_common::abi::{Stations, backend::NextHop};
 
+use self::since::Since;
 use crate::{
     config::model::Config,
     control::{
@@ -16,8 +19,9 @@ use crate::{
         members::Side,
         memory,
         overrides::Overrides,
+        users::{Named, Users},
     },
-    dataplane::state::State,
+    dataplane::state::{State, mac},
     health::{
         Event, Health, News, Target,
         passive::{self, Pool, Suspects, Terms},
@@ -35,8 +39,8 @@ pub(super) struct Facts {
     absent: BTreeSet<String>,
     /// What to do about servers that are reached through interfaces of these names, which do not run the program.
     advice: BTreeMap<String, String>,
-    /// What is checked: verdicts on anything else come too late.
-    targets: BTreeSet<Target>,
+    /// What is checked, and for whom: verdicts on anything else come too late.
+    users: Users,
     /// What probes have found.
     probed: BTreeMap<Target, Verdict>,
     /// What this host cannot probe at present, and why.
@@ -45,8 +49,16 @@ pub(super) struct Facts {
     suspects: Suspects,
     /// What follows from both.
     health: BTreeMap<Target, Verdict>,
+    /// Since when probes find what they find.
+    probed_since: Since<Target, bool>,
+    /// Since when servers are held out, or are no longer.
+    held_out_since: Since<(SocketAddr, Terms), bool>,
     failover: Failover,
+    /// Since when sides have the traffic, by load balancer, listener and VIP.
+    sides_since: Since<(String, String, IpAddr), Side>,
     next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
+    /// Since when servers have a next hop, or none.
+    ways_since: Since<IpAddr, bool>,
     /// Since when the kernel has had no next hop to a server to which it had one.
     lost: BTreeMap<IpAddr, Duration>,
     /// Next hops that an earlier run has left.
@@ -59,7 +71,7 @@ impl Facts {
     pub(super) fn remembered(config: &Config, held: &State, interfaces: BTreeMap<u32, String>) -> Self {
         let health = memory::health(config, held);
         Self {
-            targets: BTreeSet::new(),
+            users: Users::default(),
             refused: BTreeMap::new(),
             absent: BTreeSet::new(),
             advice: BTreeMap::new(),
@@ -67,8 +79,12 @@ impl Facts {
             not_probed: BTreeMap::new(),
             suspects: Suspects::default(),
             health,
+            probed_since: Since::default(),
+            held_out_since: Since::default(),
             failover: Failover::found(config, held),
+            sides_since: Since::default(),
             next_hops: BTreeMap::new(),
+            ways_since: Since::default(),
             lost: BTreeMap::new(),
             remembered: memory::next_hops(held)
                 .into_iter()
@@ -97,20 +113,31 @@ impl Facts {
     }
 
     /// Takes notice of a decision that has been put in force.
-    pub(super) fn decided(&mut self, decision: Decision) {
-        for Change { load_balancer, listener, vips, to } in decision.changes {
+    pub(super) fn decided(&mut self, decision: Decision, now: Duration) {
+        for Change { load_balancer, listener, vips, to, server_group, check } in decision.changes {
+            let noted = vips.iter().filter_map(|vip| {
+                self.sides_since.note((load_balancer.clone(), listener.clone(), *vip), to, now)
+            });
+            let lasted = noted.max().map(tracing::field::debug);
             match to {
-                Side::Secondary => {
-                    tracing::warn!(
-                        load_balancer,
-                        listener,
-                        ?vips,
-                        "failover: the secondary gets the traffic"
-                    );
-                }
-                Side::Primary => {
-                    tracing::info!(load_balancer, listener, ?vips, "failback: the primary gets the traffic");
-                }
+                Side::Secondary => tracing::warn!(
+                    load_balancer,
+                    listener,
+                    server_group,
+                    ?vips,
+                    check,
+                    lasted,
+                    "failover: the secondary gets the traffic"
+                ),
+                Side::Primary => tracing::info!(
+                    load_balancer,
+                    listener,
+                    server_group,
+                    ?vips,
+                    check,
+                    lasted,
+                    "failback: the primary gets the traffic"
+                ),
             }
         }
         self.failover = decision.failover;
@@ -121,26 +148,55 @@ impl Facts {
         Some(if verdict.healthy { Health::Healthy } else { Health::Unhealthy })
     }
 
-    /// Makes these the targets that are checked. Those that are new start with the verdict on the same server of the same
+    /// Makes what these configurations check the targets. Those that are new start with the verdict on the same server of the same
     /// listener under another check, if there is one: a change of the check empties no group.
-    pub(super) fn expect(&mut self, targets: BTreeSet<Target>, inherited: BTreeMap<Target, Verdict>) {
+    pub(super) fn expect<'a>(
+        &mut self,
+        configs: impl IntoIterator<Item = &'a Config> + Clone,
+        inherited: BTreeMap<Target, Verdict>,
+        now: Duration,
+    ) {
+        self.users = Users::of(configs.clone());
         for (target, verdict) in inherited {
             self.probed.entry(target).or_insert(verdict);
         }
-        self.probed.retain(|target, _| targets.contains(target));
-        self.not_probed.retain(|target, _| targets.contains(target));
-        self.suspects.retain(&targets.iter().filter_map(watched).collect());
+        self.probed.retain(|target, _| self.users.check(target));
+        self.probed_since.retain(|target| self.users.check(target));
+        self.not_probed.retain(|target, _| self.users.check(target));
+        let watched = self.users.targets().filter_map(watched).collect();
+        self.suspects.retain(&watched);
+        self.held_out_since.retain(|key| watched.contains(key));
+        self.expect_sides(configs, now);
         self.health = self
             .probed
             .iter()
             .map(|(target, probed)| (target.clone(), self.judged(target, probed)))
             .collect();
-        self.targets = targets;
+    }
+
+    /// Notes which sides have the traffic of listeners that are new, and forgets the others.
+    fn expect_sides<'a>(&mut self, configs: impl IntoIterator<Item = &'a Config>, now: Duration) {
+        let mut known = BTreeSet::new();
+        for balancer in configs.into_iter().flat_map(|config| &config.load_balancers) {
+            for listener in balancer.listeners.iter().filter(|listener| listener.target.has_sides()) {
+                for vip in &balancer.addresses {
+                    let key = (balancer.name.to_string(), listener.name.to_string(), *vip);
+                    self.sides_since.begin(key.clone(), self.failover.side(listener, *vip), now);
+                    known.insert(key);
+                }
+            }
+        }
+        self.sides_since.retain(|key| known.contains(key));
+    }
+
+    /// Which listeners use what.
+    pub(super) const fn users(&self) -> &Users {
+        &self.users
     }
 
     /// The targets that are checked, with the last verdict on each.
     pub(super) fn targets(&self) -> BTreeMap<Target, Option<Health>> {
-        self.targets.iter().map(|target| (target.clone(), self.verdict(target))).collect()
+        self.users.targets().map(|target| (target.clone(), self.verdict(target))).collect()
     }
 
     /// Takes notice of the interfaces that run the program, and of those that should and do not.
@@ -181,32 +237,42 @@ impl Facts {
     }
 
     /// Takes notice of what a prober has to say, and logs it.
-    pub(super) fn heed(&mut self, event: Event) {
+    pub(super) fn heed(&mut self, event: Event, now: Duration) {
         let Event { target, news } = event;
-        if !self.targets.contains(&target) {
+        if !self.users.check(&target) {
             return;
         }
         let server = target.address;
+        let Named { load_balancer, listener, server_group, check } = self.users.of_target(&target);
+        let lasted = news.health().and_then(|health| {
+            self.probed_since.note(target.clone(), health == Health::Healthy, now).map(tracing::field::debug)
+        });
+        /// Logs with all that tells which server, check and listeners are meant.
+        macro_rules! log {
+            ($level:ident, $($what:tt)*) => {
+                tracing::$level!(%server, load_balancer, listener, server_group, check, $($what)*)
+            };
+        }
         let probed = match news {
             News::Healthy => {
-                tracing::info!(%server, "healthy");
+                log!(info, lasted, "healthy");
                 Verdict { healthy: true, detail: None }
             }
             News::Unhealthy(detail) => {
-                tracing::warn!(%server, detail, "unhealthy");
+                log!(warn, lasted, detail, "unhealthy");
                 Verdict { healthy: false, detail: Some(detail) }
             }
             News::Explained(detail) => {
-                tracing::info!(%server, detail, "what is wrong with it");
+                log!(info, detail, "cause of the failed health check");
                 Verdict { healthy: false, detail: Some(detail) }
             }
             News::NotProbed(detail) => {
-                tracing::warn!(%server, detail, "its health is not found out; what was known of it holds");
+                log!(warn, detail, "health check could not run; keeping last state");
                 self.not_probed.insert(target, detail);
                 return;
             }
             News::Probed => {
-                tracing::info!(%server, "probed again");
+                log!(info, "health check runs again");
                 self.not_probed.remove(&target);
                 return;
             }
@@ -224,15 +290,7 @@ impl Facts {
     /// Takes notice of what has come of new connections. Returns whether that changes anything.
     pub(super) fn weigh(&mut self, openings: &[Pool], now: Duration) -> bool {
         let changes = self.suspects.judge(openings, now);
-        for passive::Change { server, terms, held } in &changes {
-            match held {
-                Some(held) => {
-                    let detail = self.suspects.reason(*server, *terms);
-                    tracing::warn!(%server, detail, ?held, "unhealthy: its traffic fails, and its check does not");
-                }
-                None => tracing::info!(%server, "is no longer held out for its traffic"),
-            }
-        }
+        changes.iter().for_each(|change| self.log_held_out(change, now));
         let changed: BTreeSet<_> = changes.into_iter().map(|change| (change.server, change.terms)).collect();
         if changed.is_empty() {
             return false;
@@ -244,6 +302,41 @@ impl Facts {
             self.health.insert(target, verdict);
         }
         true
+    }
+
+    fn log_held_out(&mut self, change: &passive::Change, now: Duration) {
+        let passive::Change { server, terms, held } = change;
+        let key = (*server, *terms);
+        let targets: Vec<_> =
+            self.users.targets().filter(|target| watched(target) == Some(key)).cloned().collect();
+        let Named { load_balancer, listener, server_group, check } = self.users.of_targets(&targets);
+        let noted = self.held_out_since.note(key, held.is_some(), now);
+        // The first time it has lasted for as long as its check passes.
+        let lasted =
+            noted.or_else(|| targets.iter().filter_map(|target| self.probed_since.lasts(target, now)).max());
+        let lasted = lasted.map(tracing::field::debug);
+        match held {
+            Some(held) => tracing::warn!(
+                %server,
+                load_balancer,
+                listener,
+                server_group,
+                check,
+                lasted,
+                detail = self.suspects.reason(*server, *terms),
+                ?held,
+                "unhealthy: its traffic fails, and its check does not"
+            ),
+            None => tracing::info!(
+                %server,
+                load_balancer,
+                listener,
+                server_group,
+                check,
+                lasted,
+                "no longer held out for its traffic"
+            ),
+        }
     }
 
     /// What follows from what probes have found, and from what has come of connections.
@@ -260,12 +353,7 @@ impl Facts {
         let mut has_come = false;
         for (address, resolution) in neighbours.iter() {
             let hop = self.next_hop(address, resolution);
-            match (self.next_hops.get(address), &hop) {
-                (Some(Err(before)), Err(now)) if before == now => {}
-                (_, Err(why)) => tracing::warn!(server = %address, why, "gets no packets"),
-                (Some(Err(_)), Ok(_)) => tracing::info!(server = %address, "gets packets again"),
-                _ => {}
-            }
+            self.log_next_hop(*address, &hop, now);
             let before = self.next_hops.get(address);
             match &hop {
                 Ok(_) => {
@@ -281,7 +369,33 @@ impl Facts {
         }
         self.next_hops.retain(|address, _| neighbours.contains_key(address));
         self.lost.retain(|address, _| neighbours.contains_key(address));
+        self.ways_since.retain(|address| neighbours.contains_key(address));
         has_come
+    }
+
+    /// Logs what is new about the next hop of a server.
+    fn log_next_hop(&mut self, server: IpAddr, hop: &Result<Reached, String>, now: Duration) {
+        let lasted = self.ways_since.note(server, hop.is_ok(), now).map(tracing::field::debug);
+        let before = self.next_hops.get(&server);
+        if before == Some(hop) || before.is_none() && hop.is_ok() {
+            return;
+        }
+        let Named { load_balancer, listener, server_group, check } = self.users.of_server(&server);
+        let interface = hop.as_ref().ok().and_then(|hop| self.interfaces.get(&hop.hop.ifindex));
+        /// Logs with all that tells which server and listeners are meant.
+        macro_rules! log {
+            ($level:ident, $($what:tt)*) => {
+                tracing::$level!(%server, load_balancer, listener, server_group, check, lasted, $($what)*)
+            };
+        }
+        match (before, hop) {
+            (_, Err(why)) => log!(warn, why, "gets no packets"),
+            (Some(Err(_)), Ok(_)) => log!(info, interface, "gets packets again"),
+            (_, Ok(Reached { hop, .. })) => {
+                let mac = mac(hop.stations.receiver());
+                log!(info, interface, mac, mtu = hop.mtu, "next hop changed");
+            }
+        }
     }
 
     /// How VIPs stand on this host.

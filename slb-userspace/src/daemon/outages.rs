@@ -1,35 +1,34 @@
-//! Listeners that no server takes new flows for: logged as events, shown, and not brought about by accident.
+//! Listeners that no server takes new flows for, and servers whose connections are to end: logged as events. Outages are shown,
+//! and not brought about by accident.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use super::Daemon;
 use crate::{
     api::{requests::Refused, status::Outages, types},
+    clock::rounded,
     control::{
         desired::{Desired, Known, desired},
-        outages::{self, Change, outages},
+        drains::{self, Event},
+        outages::{self, Change},
         overrides::{Overrides, Place},
+        users::Named,
     },
+    dataplane::state::State,
 };
 
 impl Daemon {
     /// Logs which listeners have lost their last server, and which have one again.
     pub(super) fn follow_outages(&mut self, desired: &Desired, now: Duration) {
-        let services = desired.services.iter().filter(|service| service.pool.is_some());
-        let running: BTreeSet<_> = services
-            .map(|service| (service.load_balancer.as_str(), service.listener.as_str(), service.address))
-            .collect();
-        let exists = |place: &outages::Place| {
-            let mut vips = place.vips.iter();
-            vips.any(|vip| running.contains(&(place.load_balancer.as_str(), place.listener.as_str(), *vip)))
-        };
-        for change in self.outages.follow(outages(desired), exists, now) {
+        for change in self.outages.follow(desired, now) {
             match change {
-                Change::Began(place, outage) => tracing::error!(
+                Change::Began(place, outage, lasted) => tracing::error!(
                     load_balancer = place.load_balancer,
                     listener = place.listener,
                     server_group = outage.group,
                     vips = ?place.vips,
+                    check = self.facts.users().check_of(&place.load_balancer, &place.listener),
+                    lasted = lasted.map(rounded).map(tracing::field::debug),
                     why = outage.why,
                     "no server receives new connections of this listener"
                 ),
@@ -38,9 +37,42 @@ impl Daemon {
                     listener = place.listener,
                     server_group = outage.group,
                     vips = ?place.vips,
-                    ?lasted,
+                    check = self.facts.users().check_of(&place.load_balancer, &place.listener),
+                    lasted = ?rounded(lasted),
                     "a server receives new connections of this listener again"
                 ),
+            }
+        }
+    }
+
+    /// Logs of which servers the connections are to end, and how that ends.
+    pub(super) fn follow_drains(&mut self, held: &State, now: Duration) {
+        for event in self.drains.follow(held, now) {
+            let Event { server, listeners, server_group, is_removed, change } = event;
+            let Named { load_balancer, listener, server_group, check } =
+                self.facts.users().of_listeners(&listeners, server_group.as_deref());
+            /// Logs with all that tells which server and listeners are meant.
+            macro_rules! log {
+                ($($what:tt)*) => {
+                    tracing::info!(
+                        %server, load_balancer, listener, server_group, check, is_removed, $($what)*
+                    )
+                };
+            }
+            let field = |lasted: Option<Duration>| lasted.map(rounded).map(tracing::field::debug);
+            match change {
+                drains::Change::Began(left) => {
+                    log!(?left, "drain: the server receives no new connections; those it has may go on");
+                }
+                drains::Change::Over(lasted) => {
+                    log!(lasted = field(lasted), "drain is over: connections that are left are reset");
+                }
+                drains::Change::Ended(lasted) => {
+                    log!(
+                        lasted = field(lasted),
+                        "drain ended early: the server receives new connections again"
+                    );
+                }
             }
         }
     }

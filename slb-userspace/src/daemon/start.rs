@@ -34,9 +34,11 @@ use crate::{
         loader::Loader,
         server::{Pending, Snapshot, Sockets, Sources},
     },
+    clock::since_start,
     config::model::Config,
     control::{
         desired::desired,
+        drains::Drains,
         memory,
         outages::Followed,
         targets::{addresses, destinations, targets},
@@ -76,7 +78,7 @@ impl Daemon {
         let mut facts = Facts::remembered(&config, reconciler.held()?, ports.attached());
         facts.set_advice(ports.advice());
         facts.set_vips(stand);
-        facts.expect(targets(&config), BTreeMap::new());
+        facts.expect([&*config], BTreeMap::new(), since_start()?);
 
         let mut store = Store::open(&config.daemon.state_dir);
         if let Some(directory) = store.directory() {
@@ -133,6 +135,7 @@ impl Daemon {
             waiting: Vec::new(),
             ran: watch::Sender::new(now),
             outages: Followed::default(),
+            drains: Drains::default(),
         };
         // What comes in time spares a second change, and the first healthy server all the load.
         let config = daemon.config.clone();
@@ -183,7 +186,7 @@ impl Daemon {
                 () = sleep_until(patience) => return,
                 Some(event) = self.verdicts.recv() => {
                     targets.remove(&event.target);
-                    self.facts.heed(event);
+                    self.facts.heed(event, since_start().unwrap_or_default());
                 }
                 Ok(()) = self.neighbours.changed() => {
                     self.learn();

@@ -410,6 +410,12 @@ pub fn to_address(ip: IpAddr) -> Address {
     }
 }
 
+/// The hardware address in the lower 48 bits of a word, as it stands in memory.
+pub fn mac(word: u64) -> String {
+    let [a, b, c, d, e, f, ..] = word.to_ne_bytes();
+    [a, b, c, d, e, f].map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// The address as people write it.
 pub fn to_ip(address: &Address) -> IpAddr {
     if address.is_v4() { IpAddr::from(address.v4_bytes()) } else { IpAddr::from(address.v6_bytes()) }

@@ -25,6 +25,9 @@ const SECOND: Duration = Duration::from_secs(1);
 /// How long it may take until both ends have been told.
 const TOLD: Duration = Duration::from_secs(20);
 
+/// What a line on a server of the listener of long-lived connections holds.
+const OF_LINES: [&str; 3] = ["load_balancer=\"shop\"", "listener=\"lines\"", "check=\"http\""];
+
 #[test]
 fn without_drain_a_removed_servers_connections_end_at_once() {
     scenario("without_drain_a_removed_servers_connections_end_at_once", &WEIGHTS, |world| {
@@ -80,8 +83,13 @@ fn an_unhealthy_server_drains_and_both_ends_are_told() {
         world.plan.checks.insert(Service::Lines, "kind = \"http\", port = 8080, path = \"/healthz\"");
         drains(world, true, |world| {
             world.mood(0).set_status(503);
-            world.wait_for_health_of(Service::Lines, 0, Health::Unhealthy).map(drop)
-        })
+            world.wait_for_health_of(Service::Lines, 0, Health::Unhealthy)?;
+            world.wait_for_line(
+                &[&["drain: the server receives no new connections", "left=10s"], &OF_LINES[..]].concat(),
+            )
+        })?;
+        world
+            .wait_for_line(&[&["drain is over: connections that are left are reset"], &OF_LINES[..]].concat())
     });
 }
 

@@ -58,6 +58,14 @@ fn a_secondary_takes_over_and_gives_back() {
         serve(world, &["b2"])?;
         ensure!(reported(world, 0)?.health == Health::Unhealthy);
         ensure!(reported(world, 1)?.health == Health::Unchecked, "the secondary is not checked");
+        let users = [
+            "load_balancer=\"shop\"",
+            "listener=\"http\"",
+            "server_group=\"pair\"",
+            "check=\"tcp\"",
+            "lasted=",
+        ];
+        world.wait_for_line(&[&["failover: the secondary gets the traffic"], &users[..]].concat())?;
         // Whoever takes over knows which side has the traffic.
         world.kill()?;
         world.start()?;

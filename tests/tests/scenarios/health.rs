@@ -6,6 +6,8 @@ mod settings;
 mod tls;
 mod ways;
 
+use std::net::SocketAddr;
+
 use anyhow::{Result, ensure};
 use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
 use slb_userspace::api::types::Health;
@@ -189,10 +191,34 @@ impl Case {
             let detail = server.detail.unwrap_or_default();
             ensure!(self.details.contains(&detail.as_str()), "{detail:?}, not one of {:?}", self.details);
         }
+        self.expect_line(world)?;
         used(world, self.service, false)?;
         (self.mends)(world)?;
         able_again(world, self.service)?;
         used(world, self.service, true)
+    }
+}
+
+impl Case {
+    /// The line of the log says what fails, how, for whom, and for how long it did not.
+    fn expect_line(&self, world: &World) -> Result<()> {
+        let (service, check) = (self.service.name(), self.check.split('"').nth(1).unwrap_or_default());
+        let fields = ["load_balancer", "listener", "server_group", "check"];
+        let fields = fields.iter().zip(["shop", service, service, check]);
+        let fields: Vec<_> = fields.map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        for address in &world.plan.servers[VICTIM].addresses {
+            let server = format!("server={}", SocketAddr::new(*address, self.probed_port()));
+            let pieces = [" unhealthy ", &server, "lasted=", "detail="];
+            world.wait_for_line(
+                &pieces.into_iter().chain(fields.iter().map(String::as_str)).collect::<Vec<_>>(),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Checks with ICMP know no ports.
+    fn probed_port(&self) -> u16 {
+        if self.check.contains("icmp") { 0 } else { self.service.backend_port() }
     }
 }
 

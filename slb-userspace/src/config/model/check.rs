@@ -55,6 +55,20 @@ pub enum CheckKind {
     Icmp,
 }
 
+impl CheckKind {
+    /// The kind as it is configured.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Http(HttpCheck { tls: None, .. }) => "http",
+            Self::Http(HttpCheck { tls: Some(_), .. }) => "https",
+            Self::Tls(_) => "tls",
+            Self::Udp(_) => "udp",
+            Self::Icmp => "icmp",
+        }
+    }
+}
+
 /// An HTTP request and the statuses that are good answers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HttpCheck {

@@ -14,7 +14,7 @@ use crate::{
 /// The facts of a daemon that has just started with this configuration, and the check of its first server.
 fn started(config: &Config) -> (Facts, Target) {
     let mut facts = Facts::remembered(config, &State::default(), BTreeMap::new());
-    facts.expect(targets(config), BTreeMap::new());
+    facts.expect([config], BTreeMap::new(), Duration::ZERO);
     let target = targets(config).into_iter().next().unwrap();
     (facts, target)
 }
@@ -31,7 +31,7 @@ fn what_is_not_probed_keeps_its_health_and_says_so() {
     let config = shop(&[]);
     let (mut facts, target) = started(&config);
     let mut heard = |news: News| {
-        facts.heed(Event { target: target.clone(), news });
+        facts.heed(Event { target: target.clone(), news }, Duration::ZERO);
         let server = server_of(&config, &facts, &target);
         (server.health, server.detail.unwrap_or_default())
     };
@@ -55,13 +55,140 @@ fn what_is_found_out_of_a_failure_is_its_detail_and_no_second_one() {
         for news in
             [News::Unhealthy("no answer".to_owned()), News::Explained("no answer at the VIP".to_owned())]
         {
-            facts.heed(Event { target: target.clone(), news });
+            facts.heed(Event { target: target.clone(), news }, Duration::ZERO);
         }
     });
     assert_eq!(log.matches(" unhealthy").count(), 1, "{log}");
     assert!(log.contains("no answer at the VIP"), "{log}");
     let server = server_of(&config, &facts, &target);
     assert_eq!(server.detail.as_deref(), Some("no answer at the VIP"));
+}
+
+/// All of the shop's web servers are checked.
+fn checked() -> Config {
+    shop(&[(
+        "server_group = \"web\"\n",
+        "server_group = \"web\"\nhealth_check = { kind = \"http\", path = \"/\", passive = { failures = 3, within = \"5s\" } }\n",
+    )])
+}
+
+/// Has these fields beside its message.
+#[track_caller]
+fn expect_fields(line: &str, fields: &[&str]) {
+    let users = ["load_balancer=\"shop\"", "listener=\"web\"", "server_group=\"web\"", "check=\"http\""];
+    for field in users.iter().chain(fields) {
+        assert!(line.contains(field), "{field} is missing: {line}");
+    }
+}
+
+#[test]
+fn a_line_on_health_names_its_users_and_how_long_the_state_before_lasted() {
+    let config = checked();
+    let (mut facts, target) = started(&config);
+    let log = logged(|| {
+        let mut heard = |news, second| {
+            facts.heed(Event { target: target.clone(), news }, Duration::from_secs(second));
+        };
+        heard(News::Healthy, 1);
+        heard(News::Unhealthy("refused".to_owned()), 61);
+        heard(News::NotProbed("no way".to_owned()), 62);
+        heard(News::Healthy, 64);
+    });
+    let lines: Vec<_> = log.lines().collect();
+    let [first, unhealthy, not_probed, again] = lines[..] else { panic!("{log}") };
+    expect_fields(first, &["server=10.0.0.11:8080", "healthy"]);
+    assert!(!first.contains("lasted"), "{first}");
+    expect_fields(unhealthy, &["server=10.0.0.11:8080", "lasted=60s", "detail=\"refused\""]);
+    expect_fields(not_probed, &["server=10.0.0.11:8080", "detail=\"no way\""]);
+    expect_fields(again, &["lasted=3s"]);
+}
+
+#[test]
+fn a_line_on_traffic_that_fails_names_its_users_and_how_long_it_went_well() {
+    let config = checked();
+    let (mut facts, target) = started(&config);
+    let (server, terms) = watched(&target).unwrap();
+    let other = passive::Watched { is_judged: true, can_serve: true, signals: passive::Signals::default() };
+    let fails = passive::Signals { silent: 3, ..passive::Signals::default() };
+    let servers = [
+        (server, passive::Watched { signals: fails, ..other }),
+        (SocketAddr::from(([10, 0, 0, 12], 8081)), other),
+    ];
+    let pool = Pool { terms, servers: servers.into() };
+    let log = logged(|| {
+        facts.heed(Event { target: target.clone(), news: News::Healthy }, Duration::from_secs(1));
+        assert!(facts.weigh(std::slice::from_ref(&pool), Duration::from_secs(9)));
+        let well = Pool { terms, servers: servers.map(|(address, _)| (address, other)).into() };
+        assert!(facts.weigh(&[well], Duration::from_secs(29)));
+    });
+    let lines: Vec<_> = log.lines().collect();
+    let [_, held, back] = lines[..] else { panic!("{log}") };
+    expect_fields(held, &["server=10.0.0.11:8080", "lasted=8s", "held=6s"]);
+    expect_fields(back, &["server=10.0.0.11:8080", "lasted=20s"]);
+}
+
+#[test]
+fn a_line_on_a_next_hop_names_its_users_and_what_it_is() {
+    let config = checked();
+    let interfaces = BTreeMap::from([(2, "eth0".to_owned())]);
+    let mut facts = Facts::remembered(&config, &State::default(), interfaces);
+    facts.expect([&config], BTreeMap::new(), Duration::ZERO);
+    let server: IpAddr = [10, 0, 0, 11].into();
+    let log = logged(|| {
+        let mut learn = |resolution: Resolution, second| {
+            facts.learn(&BTreeMap::from([(server, resolution)]).into(), Duration::from_secs(second));
+        };
+        learn(hop(), 1);
+        learn(no_answer(true), 11);
+        learn(hop(), 14);
+        let Resolution::Resolved(hop) = hop() else { panic!() };
+        learn(Resolution::Resolved(neigh::NextHop { destination_mac: [6; 6], ..hop }), 15);
+    });
+    let lines: Vec<_> = log.lines().collect();
+    let [lost, again, other] = lines[..] else { panic!("{log}") };
+    expect_fields(lost, &["server=10.0.0.11", "lasted=10s", "why=\"10.0.0.1 does not answer on eth0\""]);
+    expect_fields(again, &["server=10.0.0.11", "lasted=3s", "interface=\"eth0\""]);
+    expect_fields(
+        other,
+        &["server=10.0.0.11", "interface=\"eth0\"", "mac=\"06:06:06:06:06:06\"", "mtu=1500"],
+    );
+}
+
+#[test]
+fn a_line_on_failover_names_the_group_and_how_long_the_other_side_had_the_traffic() {
+    let sides = "primary = \"web\"\nsecondary = \"spare\"\nfailover_threshold = 1\n\
+                 health_check = { kind = \"http\", path = \"/\" }\n";
+    let spare = "[[server_group]]\nname = \"spare\"\nservers = [{ address = \"10.0.0.31\", port = 80 }]\n\
+                 [[server_group]]\nname = \"web\"\n";
+    let config = shop(&[("server_group = \"web\"\n", sides), ("[[server_group]]\nname = \"web\"\n", spare)]);
+    let mut facts = Facts::remembered(&config, &State::default(), BTreeMap::new());
+    let at = Duration::from_secs;
+    facts.expect([&config], BTreeMap::new(), at(0));
+    let log = logged(|| {
+        let mut play = |healthy: &[&str], second| {
+            for target in targets(&config) {
+                let news = match healthy.contains(&target.address.ip().to_string().as_str()) {
+                    true => News::Healthy,
+                    false => News::Unhealthy("refused".to_owned()),
+                };
+                facts.heed(Event { target, news }, at(second));
+            }
+            let decision = facts.decide(&config, &Overrides::new(), at(second));
+            facts.decided(decision, at(second));
+        };
+        play(&["10.0.0.31"], 7);
+        play(&["10.0.0.11", "10.0.0.12", "10.0.0.31"], 9);
+        // The time of `failback_after` is over.
+        play(&["10.0.0.11", "10.0.0.12", "10.0.0.31"], 309);
+    });
+    let line = |what: &str| log.lines().find(|line| line.contains(what)).unwrap_or_else(|| panic!("{log}"));
+    let over = line("failover: the secondary");
+    assert!(over.contains("server_group=\"spare\"") && over.contains("lasted=7s"), "{over}");
+    assert!(
+        over.contains("load_balancer=\"shop\" listener=\"web\"") && over.contains("check=\"http\""),
+        "{over}"
+    );
+    expect_fields(line("failback: the primary"), &["lasted="]);
 }
 
 const SERVER: [u8; 4] = [10, 0, 0, 1];

@@ -1,0 +1,179 @@
+//! Servers whose connections are to end: when that begins, and how it ends. Events for the log. Pure.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use slb_common::abi::{Reference, backend::Backend, unpad_name};
+
+use crate::dataplane::state::{State, backend_address};
+
+/// Something has changed about a server whose connections are to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// The server.
+    pub server: SocketAddr,
+    /// The listeners of its table, each with its load balancer.
+    pub listeners: Vec<(String, String)>,
+    /// Name of their server group; `None` for the default group.
+    pub server_group: Option<String>,
+    /// Whether it is configured no more.
+    pub is_removed: bool,
+    /// What has changed.
+    pub change: Change,
+}
+
+/// What has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Its connections may go on for so long.
+    Began(Duration),
+    /// Their time is over, after so long if that is known: those that are left are reset.
+    Over(Option<Duration>),
+    /// It receives new flows again before that, after so long.
+    Ended(Option<Duration>),
+}
+
+/// The drains of now.
+#[derive(Debug, Default)]
+pub struct Drains(Option<BTreeMap<Reference, Drain>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Drain {
+    /// `None` where an earlier run has begun it.
+    since: Option<Duration>,
+    is_over: bool,
+}
+
+impl Drains {
+    /// Replaces them by those of what the maps hold at `now`; returns what that changes. The first time nothing is known to have
+    /// changed.
+    pub fn follow(&mut self, held: &State, now: Duration) -> Vec<Event> {
+        let is_first = self.0.is_none();
+        let mut before = self.0.take().unwrap_or_default();
+        let mut events = Vec::new();
+        let mut after = BTreeMap::new();
+        for backend in held.backends.values() {
+            let known = before.remove(&backend.reference);
+            let is_over = backend.flags & Backend::CUT != 0;
+            let change = match known {
+                None if backend.deadline == 0 => continue,
+                Some(known) if backend.deadline == 0 => (!known.is_over)
+                    .then(|| Change::Ended(known.since.map(|since| now.saturating_sub(since)))),
+                // Without a drain, it is over with the change that removes the server, which has a line of its own.
+                None if is_first || is_over => None,
+                None => {
+                    let deadline = Duration::from_secs(backend.deadline.into());
+                    // Deadlines are in whole seconds.
+                    Some(Change::Began(deadline.saturating_sub(Duration::from_secs(now.as_secs()))))
+                }
+                Some(known) => (is_over && !known.is_over)
+                    .then(|| Change::Over(known.since.map(|since| now.saturating_sub(since)))),
+            };
+            if backend.deadline != 0 {
+                let since = known.map_or((!is_first).then_some(now), |known| known.since);
+                after.insert(backend.reference, Drain { since, is_over });
+            }
+            events.extend(change.map(|change| event(held, backend, change)));
+        }
+        self.0 = Some(after);
+        events
+    }
+}
+
+fn event(held: &State, backend: &Backend, change: Change) -> Event {
+    let name = |padded| unpad_name(padded).unwrap_or("?").to_owned();
+    let services = || held.services.values().filter(|service| service.ring == backend.ring);
+    let mut listeners: Vec<_> =
+        services().map(|service| (name(&service.load_balancer), name(&service.listener))).collect();
+    listeners.sort();
+    listeners.dedup();
+    Event {
+        server: backend_address(backend),
+        listeners,
+        server_group: services().map(|service| name(&service.group)).find(|group| !group.is_empty()),
+        is_removed: backend.flags & Backend::LINGERING != 0,
+        change,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use slb_common::abi::{pad_name, service::Service};
+
+    use super::*;
+    use crate::dataplane::state::to_address;
+
+    fn at(second: u64) -> Duration {
+        Duration::from_secs(second)
+    }
+
+    fn held(backends: &[Backend]) -> State {
+        let mut state = State::default();
+        let (load_balancer, group) = (pad_name("shop"), pad_name("web"));
+        let service =
+            Service { ring: 4, load_balancer, listener: pad_name("www"), group, ..Service::default() };
+        state.services.insert(1, service);
+        for (id, backend) in (1..).zip(backends) {
+            let address = to_address([10, 0, 0, 1].into());
+            let reference = Reference::new(id, 1);
+            state.backends.insert(id, Backend { address, ring: 4, reference, ..*backend });
+        }
+        state
+    }
+
+    fn backend(flags: u8, deadline: u32) -> Backend {
+        Backend { flags, deadline, ..Backend::default() }
+    }
+
+    const SERVES: u8 = Backend::ALIVE | Backend::NEW;
+
+    /// What each of these entries of one server changes, a second apart.
+    fn played(entries: &[Backend]) -> Vec<Change> {
+        let mut drains = Drains::default();
+        let changes = (1000..).zip(entries).flat_map(|(second, entry)| {
+            let events = drains.follow(&held(&[*entry]), at(second));
+            events.into_iter().map(|event| event.change)
+        });
+        changes.collect()
+    }
+
+    #[test]
+    fn a_drain_begins_once_and_is_over_at_its_deadline() {
+        let (serves, drains) = (backend(SERVES, 0), backend(Backend::ALIVE, 1003));
+        let over = backend(Backend::CUT, 1003);
+        let expected = [Change::Began(at(2)), Change::Over(Some(at(2)))];
+        assert_eq!(played(&[serves, drains, drains, over, over]), expected);
+    }
+
+    #[test]
+    fn a_server_that_comes_back_ends_its_drain() {
+        let (serves, drains) = (backend(SERVES, 0), backend(Backend::ALIVE, 1060));
+        let expected = [Change::Began(at(59)), Change::Ended(Some(at(1)))];
+        assert_eq!(played(&[serves, drains, serves, serves]), expected);
+        let over = backend(Backend::CUT, 1002);
+        assert_eq!(played(&[drains, over, serves]), [Change::Over(None)], "it has ended before");
+    }
+
+    #[test]
+    fn a_drain_of_an_earlier_run_has_no_known_beginning() {
+        let (drains, over) = (backend(Backend::ALIVE, 1001), backend(Backend::CUT, 1001));
+        assert_eq!(played(&[drains, over]), [Change::Over(None)]);
+    }
+
+    #[test]
+    fn without_a_drain_there_is_no_event() {
+        let removed = backend(Backend::CUT | Backend::LINGERING, 1001);
+        assert_eq!(played(&[backend(SERVES, 0), removed, removed]), []);
+    }
+
+    #[test]
+    fn an_event_names_the_users_of_the_server() {
+        let mut drains = Drains::default();
+        drains.follow(&held(&[backend(SERVES, 0)]), at(1000));
+        let removed = backend(Backend::ALIVE | Backend::LINGERING, 1060);
+        let events = drains.follow(&held(&[removed]), at(1000));
+        let [event] = &events[..] else { panic!("{events:?}") };
+        assert_eq!(event.listeners, [("shop".to_owned(), "www".to_owned())]);
+        assert_eq!((event.server_group.as_deref(), event.is_removed), (Some("web"), true));
+        assert_eq!(event.server, "10.0.0.1:0".parse().unwrap());
+    }
+}
