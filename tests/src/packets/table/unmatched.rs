@@ -23,8 +23,16 @@ const DROPPED: Expect = Expect::Drop(Reason::Unmatched);
 const PORT: u16 = 4443;
 
 pub(super) fn cases() -> Vec<Scenario> {
-    let mut cases =
-        vec![tcp_is_reset(), unreachable(), silent(), senders(), neighbours(), stopped(), dropped()];
+    let mut cases = vec![
+        tcp_is_reset(),
+        unreachable(),
+        silent(),
+        senders(),
+        neighbours(),
+        stopped(),
+        dropped(),
+        dropped_fragments(),
+    ];
     cases.extend(the_hosts());
     cases.push(per_second());
     cases
@@ -155,11 +163,54 @@ fn dropped() -> Scenario {
             .frame(segment(client, vip, flag::ACK).tag(VLAN, 7).build(), DROPPED)
             .frame(datagram(client, vip).build(), DROPPED)
             .frame(other(client.ip(), vip, GRE, &[0; 12]).build(), DROPPED)
-            .frame(message(client, vip, 13).build(), DROPPED);
+            .frame(message(client, vip, 13).build(), DROPPED)
+            .frame(segment(client, vip, flag::RST).build(), DROPPED)
+            .frame(segment(client, vip, flag::FIN | flag::ACK).build(), DROPPED)
+            .frame(segment(client, vip, flag::SYN).hop_limit(1).build(), DROPPED)
+            .frame(datagram(client, vip).tag(VLAN, 7).hop_limit(1).build(), DROPPED)
+            .frame(udp(client, SocketAddr::new(vip, PORT), &[0x5a; 1600]).build(), DROPPED)
+            .frame(other(client.ip(), vip, NO_NEXT_HEADER, &[]).build(), DROPPED);
     }
-    case.frame(echo(CLIENT4.ip(), VIP4, b"abc").build(), Expect::Answer(ECHO4))
+    for (client, listener, dns) in [(CLIENT4, HTTP4, DNS4), (CLIENT6, HTTP6, DNS6)] {
+        // A protocol's ports are its own.
+        case = case
+            .frame(tcp(client, dns.at, flag::SYN).build(), DROPPED)
+            .frame(udp(client, listener.at, b"abc").build(), DROPPED);
+    }
+    case.frame(segment(CLIENT4, VIP4, flag::SYN).options(3).build(), DROPPED)
+        .frame(datagram(CLIENT6, VIP6).extension(number::HOP_BY_HOP, 1).build(), DROPPED)
+        .frame(other(CLIENT4.ip(), VIP4, GRE, &[0; 12]).options(1).build(), DROPPED)
+        .frame(message(CLIENT6, VIP6, 135).hop_limit(255).build(), Expect::Pass(Reason::OtherProtocol))
+        .frame(echo(CLIENT4.ip(), VIP4, b"abc").build(), Expect::Answer(ECHO4))
+        .frame(echo(CLIENT6.ip(), VIP6, b"abc").build(), Expect::Answer(ECHO6))
         .frame(tcp(CLIENT4, HTTP4.at, flag::SYN).build(), Expect::ToServer(HTTP4, WEB4, Flow::New))
+        .frame(udp(CLIENT6, DNS6.at, b"abc").build(), Expect::ToServer(DNS6, NAME6, Flow::New))
         .frame(segment(CLIENT4, WEB4.at.ip(), flag::SYN).build(), Expect::Pass(Reason::NotOurs))
+        .frame(datagram(CLIENT6, WEB6.at.ip()).build(), Expect::Pass(Reason::NotOurs))
+}
+
+/// Fragments are counted as such, whether a listener takes their port or not.
+fn dropped_fragments() -> Scenario {
+    let dropped = Expect::Drop(Reason::Fragment);
+    let six = |builder: Builder| builder.extension(number::FRAGMENT, 1).build();
+    let mut case = Scenario::new("unmatched: dropped, fragments").in_world(all(policy::DROP_UNMATCHED));
+    for later in [[0x20, 0], [0x20, 185], [0, 185]] {
+        for of in [
+            segment(CLIENT4, VIP4, flag::ACK),
+            datagram(CLIENT4, VIP4),
+            other(CLIENT4.ip(), VIP4, GRE, &[0; 64]),
+            echo(CLIENT4.ip(), VIP4, &[7; 64]),
+            tcp(CLIENT4, HTTP4.at, flag::ACK),
+        ] {
+            case = case.frame(of.build().network(6, &later), dropped);
+        }
+    }
+    case.frame(six(segment(CLIENT6, VIP6, flag::ACK)), dropped)
+        .frame(six(datagram(CLIENT6, VIP6)), dropped)
+        .frame(six(other(CLIENT6.ip(), VIP6, GRE, &[0; 64])), dropped)
+        .frame(six(echo(CLIENT6.ip(), VIP6, &[7; 64])), dropped)
+        .frame(six(udp(CLIENT6, DNS6.at, b"abc")), dropped)
+        .frame(six(datagram(CLIENT6, WEB6.at.ip())), Expect::Pass(Reason::Fragment))
 }
 
 /// A VIP that is an address of the host: all that is no listener's is the kernel's, broken or not.
