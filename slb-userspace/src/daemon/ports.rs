@@ -181,7 +181,7 @@ pub(super) fn attach(
         view: channel::Sender::default(),
     };
     resize::carry(pins, hz)?;
-    ports.add(&config.daemon.interfaces, links)?;
+    ports.add(&config.daemon.interfaces, links).inspect_err(|_| resize::interrupt(pins))?;
     loader::detach_others(pins, &ports.held.keys().copied().collect())?;
     resize::finish(pins, hz)?;
     reconciler.set_interfaces(ports.exits(&[]), &BTreeSet::new());

@@ -72,6 +72,16 @@ pub fn carry(pins: &Pins, hz: u32) -> Result<()> {
     carry_from(&old, pins, hz).map(drop)
 }
 
+/// Has programs forward again what they do not find. The next start goes on with step 2.
+pub fn interrupt(pins: &Pins) {
+    if let Err(error) = say_resizing(pins, false) {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "packets of unknown connections are dropped until the next start"
+        );
+    }
+}
+
 /// Carries once more, and removes the pins of old flow tables: no program uses them any more.
 ///
 /// # Errors
