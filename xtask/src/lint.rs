@@ -1,6 +1,6 @@
 //! `cargo xtask lint`: formatting, clippy on host and BPF crates, licences and sources of dependencies.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Result, anyhow};
 use ebpf_build::{Build, toolchain::Search};
@@ -48,13 +48,22 @@ fn ebpf(search: &Search, debug_log: bool) -> Result<()> {
     process::run(command.env("CARGO", &toolchain.cargo).arg("clippy").args(build.arguments()).args(DENY))
 }
 
-/// Checks licences, duplicates and sources; advisories need a download and are not for every run.
+/// Checks licences, duplicates and sources, and advisories where their database can be fetched.
 fn dependencies(search: &Search) -> Result<()> {
     let Some(deny) = cargo_deny(search) else {
         println!("lint: skipped cargo-deny: not installed; `cargo xtask setup --all` builds it");
         return Ok(());
     };
-    let mut command = std::process::Command::new(deny);
-    command.current_dir(workspace()?).args(["check", "licenses", "bans", "sources"]);
-    process::run(&mut command)
+    let workspace = workspace()?;
+    let deny = |arguments: &[&str]| {
+        let mut command = Command::new(&deny);
+        command.current_dir(&workspace).args(arguments);
+        process::run(&mut command)
+    };
+    deny(&["check", "licenses", "bans", "sources"])?;
+    if let Err(error) = deny(&["fetch", "db"]) {
+        println!("lint: skipped advisories: RustSec's database cannot be fetched: {error:#}");
+        return Ok(());
+    }
+    deny(&["check", "--disable-fetch", "advisories"])
 }
