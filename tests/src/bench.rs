@@ -11,6 +11,7 @@ pub mod packet;
 pub mod pps;
 mod slbd;
 pub mod stats;
+pub mod status;
 pub mod tcp;
 
 pub use figures::Spread;

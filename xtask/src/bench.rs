@@ -24,6 +24,8 @@ pub(crate) enum Benchmark {
     Health,
     /// Time until a dead server is found, and one that is well again, for each kind of health check.
     Detection,
+    /// What `slb status` costs, and how much later a dead server is noticed beside many callers.
+    Status,
 }
 
 /// Builds everything and runs the benchmark as root, with more arguments of its own.
@@ -36,6 +38,7 @@ pub(crate) fn run(benchmark: Benchmark, arguments: &[OsString]) -> Result<ExitCo
         Benchmark::Control => ("control", Extent::Needed),
         Benchmark::Health => ("health", Extent::Needed),
         Benchmark::Detection => ("detection", Extent::Bench),
+        Benchmark::Status => ("status", Extent::Needed),
     };
     let arguments: Vec<OsString> = [name.into()].into_iter().chain(arguments.iter().cloned()).collect();
     become_program("slb-bench", &arguments, extent)

@@ -15,7 +15,7 @@ use slb_tests::{
         control,
         health::{self, detection},
         packet::{self, flood},
-        pps, tcp,
+        pps, status, tcp,
     },
     supervise::supervise,
 };
@@ -48,6 +48,8 @@ enum Bench {
     Health(Health),
     /// How long it takes until a dead server is found, and one that is well again, for each kind of health check.
     Detection(Detection),
+    /// What `slb status` costs: its time, and how much later a dead server is noticed beside many callers.
+    Status(Status),
     /// Frames per second on one processor, beside MAC swap, kernel forwarding and nftables.
     Pps(pps::Options),
     /// Requests, connections and bytes per second through real TCP stacks, beside kernel forwarding, nftables and proxies.
@@ -77,6 +79,15 @@ struct Health {
 struct Detection {
     #[command(flatten)]
     options: detection::Options,
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Status {
+    #[command(flatten)]
+    options: status::Options,
     /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -138,7 +149,9 @@ impl Bench {
     fn leaves_things(&self) -> bool {
         match self {
             Self::Packet(packet) => !packet.list,
-            Self::Control(_) | Self::Flood(_) | Self::Health(_) | Self::Detection(_) => true,
+            Self::Control(_) | Self::Flood(_) | Self::Health(_) | Self::Detection(_) | Self::Status(_) => {
+                true
+            }
             Self::Pps(_) | Self::Tcp(_) => true,
         }
     }
@@ -154,6 +167,7 @@ impl Bench {
             Self::Detection(Detection { options, json }) => {
                 show(&detection::run(&options)?, json.as_deref())?;
             }
+            Self::Status(Status { options, json }) => show(&status::run(&options)?, json.as_deref())?,
             Self::Pps(options) => show(&pps::run(&options)?, options.json.as_deref())?,
             Self::Tcp(options) => show(&tcp::run(&options)?, options.json.as_deref())?,
         }

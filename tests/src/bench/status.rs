@@ -1,0 +1,190 @@
+//! What `slb status` costs: the caller's wait, and how much later a dead server is noticed while many ask again and again.
+
+use std::{
+    fmt::{self, Write as _},
+    net::Ipv4Addr,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use serde::Serialize;
+use slb_userspace::api::{client, types::Health};
+
+use super::machine::Machine;
+use crate::{
+    World,
+    config::{CHECK_INTERVAL, UNHEALTHY_THRESHOLD},
+    server::Service,
+    turn::Turn,
+    wait::wait_for,
+};
+
+/// Listeners of a load balancer at most.
+const LISTENERS: u32 = 50;
+/// The server that dies, by its place.
+const VICTIM: usize = 0;
+/// Documents that are timed.
+const DOCUMENTS: u32 = 5;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What to measure.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Server tables beside those of the servers that are watched.
+    #[arg(long, default_value_t = 1000)]
+    pub tables: u32,
+    /// Callers of `slb status` that ask again as soon as they are answered.
+    #[arg(long, default_value_t = 12)]
+    pub callers: u32,
+    /// Entries of the flow table, which each document reads.
+    #[arg(long, default_value_t = 262_144)]
+    pub flow_table_entries: u32,
+    /// Deaths of the server in each case.
+    #[arg(long, default_value_t = 3)]
+    pub tries: u8,
+}
+
+/// All figures of a run. Times are in seconds.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Where.
+    pub machine: Machine,
+    /// Server tables beside the watched ones.
+    pub tables: u32,
+    /// Entries of the flow table.
+    pub flow_table_entries: u32,
+    /// A caller's wait for a document, one caller alone, in the median.
+    pub alone: f64,
+    /// What a dead server takes at most to be noticed: the checks' threshold and one more interval.
+    pub expected: f64,
+    /// What it took without callers, at most.
+    pub quiet: f64,
+    /// How many callers there were.
+    pub callers: u32,
+    /// What it took beside them, at most.
+    pub asked: f64,
+    /// Documents a second that they got together.
+    pub documents: f64,
+}
+
+/// Measures.
+///
+/// # Errors
+/// Not root, or the daemon does not do what it is to do.
+pub fn run(options: &Options) -> Result<Report> {
+    let mut world = World::new(&[100, 100], Turn::alone()?)?;
+    world.plan.flow_table_entries = options.flow_table_entries;
+    world.plan.append(&tables(options.tables));
+    world.start()?;
+    let socket = world.plan.socket.clone();
+    let ask = move || -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(client::status(&socket))?.context("no daemon answers").map(drop)
+    };
+    let mut waits = Vec::new();
+    for _ in 0..DOCUMENTS {
+        // Documents rest after one another.
+        thread::sleep(Duration::from_secs(2));
+        let begun = Instant::now();
+        ask()?;
+        waits.push(begun.elapsed().as_secs_f64());
+    }
+    waits.sort_unstable_by(f64::total_cmp);
+    let quiet = detection(&mut world, options.tries)?;
+    let (over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (asked, documents) = thread::scope(|scope| -> Result<_> {
+        for _ in 0..options.callers {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    if ask().is_ok() {
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        let begun = Instant::now();
+        let asked = detection(&mut world, options.tries);
+        over.store(true, Ordering::Relaxed);
+        Ok((asked?, answered.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64()))
+    })?;
+    ensure!(options.callers == 0 || documents > 0.0, "no caller was answered");
+    Ok(Report {
+        machine: Machine::new()?,
+        tables: options.tables,
+        flow_table_entries: options.flow_table_entries,
+        alone: waits[waits.len() / 2],
+        expected: CHECK_INTERVAL.as_secs_f64() * f64::from(UNHEALTHY_THRESHOLD + 1),
+        quiet,
+        callers: options.callers,
+        asked,
+        documents,
+    })
+}
+
+/// The longest time until the daemon's log names a server that has died as unhealthy.
+fn detection(world: &mut World, tries: u8) -> Result<f64> {
+    const LINE: &str = "unhealthy server=";
+    let mut longest = 0.0_f64;
+    for _ in 0..tries {
+        let before = world.log().matches(LINE).count();
+        world.kill_servers(VICTIM);
+        let begun = Instant::now();
+        wait_for("a dead server to be noticed", PATIENCE, || {
+            Ok((world.log().matches(LINE).count() > before).then_some(()))
+        })?;
+        longest = longest.max(begun.elapsed().as_secs_f64());
+        world.start_servers(VICTIM)?;
+        for service in Service::ALL {
+            world.wait_for_health_of(service, VICTIM, Health::Healthy)?;
+        }
+    }
+    Ok(longest)
+}
+
+/// So many listeners, with a server group and so a table each.
+fn tables(count: u32) -> String {
+    let mut text = String::new();
+    for listener in 0..count {
+        let (balancer, number) = (listener / LISTENERS, listener % LISTENERS);
+        if number == 0 {
+            let vip = Ipv4Addr::from(0xcb00_7100 + balancer);
+            let _ = write!(text, "[[load_balancer]]\nname = \"t{balancer}\"\naddresses = [\"{vip}\"]\n");
+        }
+        let _ = write!(
+            text,
+            "[[load_balancer.listener]]\nname = \"l{number}\"\nprotocol = \"tcp\"\nport = {}\nserver_group = \"t{listener}\"\n\
+             health_check = {{ kind = \"none\" }}\n",
+            1000 + number
+        );
+    }
+    for group in 0..count {
+        let _ = write!(
+            text,
+            "[[server_group]]\nname = \"t{group}\"\nservers = [{{ address = \"10.90.1.10\", port = {} }}]\n",
+            2000 + group
+        );
+    }
+    text
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Machine { kernel, processor, cores, .. } = &self.machine;
+        writeln!(f, "Linux {kernel}, {processor}, {cores} cores")?;
+        writeln!(f, "{} more tables, {} entries of the flow table:", self.tables, self.flow_table_entries)?;
+        writeln!(f, "  a status document, one caller        {:8.3} s", self.alone)?;
+        writeln!(
+            f,
+            "  a dead server, nobody asks           {:8.3} s at most (promised: {:.1})",
+            self.quiet, self.expected
+        )?;
+        write!(
+            f,
+            "  a dead server, {:3} ask all the time  {:8.3} s at most; {:.1} documents a second",
+            self.callers, self.asked, self.documents
+        )
+    }
+}
