@@ -184,9 +184,8 @@ impl Sockets {
             .layer(Extension(Bodies::default()));
         let watched = asked().fallback(refuse_to_change).with_state(api);
         let watch = async {
-            match read_only {
-                Some(socket) => serve(socket, &watched, WATCHERS).await,
-                None => {}
+            if let Some(socket) = read_only {
+                serve(socket, &watched, WATCHERS).await;
             }
         };
         tokio::join!(serve(full, &router, CONNECTIONS), watch);

@@ -85,7 +85,7 @@ mod tests {
                 return Ok(());
             }
             self.0 -= 1;
-            assert!(self.0 % 2 == 0, "every second failure is a panic");
+            assert!(self.0.is_multiple_of(2), "every second failure is a panic");
             bail!("the socket was closed")
         }
 
