@@ -21,6 +21,7 @@ mod systems;
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
+use slb_userspace::dataplane::bpf::losses::Counted;
 
 use crate::turn::Turn;
 
@@ -42,6 +43,10 @@ pub struct Options {
     /// Only contestants whose name contains this, and those they are compared with.
     #[arg(long, value_name = "NAME")]
     pub only: Option<String>,
+    /// Count frames that the kernel loses meanwhile, as `slbd` does. Contestants of SLB always do, and the kernel's tracepoints
+    /// are everybody's: `--only MAC` with and without it says what that costs.
+    #[arg(long)]
+    pub losses: bool,
     /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -59,6 +64,7 @@ impl Options {
 /// Not root; a contestant cannot be set up, or does not forward as it claims to.
 pub fn run(options: &Options) -> Result<Report> {
     let _turn = Turn::alone()?;
+    let _counted = options.losses.then(Counted::start).transpose()?;
     let (mut contestants, missing) = systems::all(options.only.as_deref())?;
     measure::all(&mut contestants, missing, options)
 }
