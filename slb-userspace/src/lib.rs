@@ -1,5 +1,6 @@
 //! The control side of SLB: configuration, health checks, the control loop, the data plane's maps, and the API.
 
+pub mod advice;
 pub mod api;
 pub mod cli;
 pub mod clock;

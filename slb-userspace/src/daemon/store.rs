@@ -16,6 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    advice::{Tried, explained},
     api::types::Override,
     config::{Config, model::Weight},
     control::overrides::{Overrides, Place, Setting, carried, carried_since},
@@ -194,7 +195,8 @@ fn setting(record: &Override) -> Setting {
 /// Makes the directory if it is not there, and claims it.
 fn lock(directory: &Path) -> Result<Flock<File>> {
     let shown = directory.display();
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(|| {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|error| explained(error.into(), Tried::Write)).with_context(|| {
         format!("cannot make [daemon] state_dir {shown}: clear its place, or set it to another directory")
     })?;
     let opened = File::open(directory).with_context(|| format!("cannot open [daemon] state_dir {shown}"))?;
@@ -270,7 +272,8 @@ fn write(directory: &Path, records: &BTreeMap<Place, Override>) -> Result<()> {
         fs::rename(&part, &path)?;
         File::open(directory)?.sync_all()
     };
-    written().with_context(|| format!("cannot write {}: nothing was changed", path.display()))
+    let written = written().map_err(|error| explained(error.into(), Tried::Write));
+    written.with_context(|| format!("cannot write {}: nothing was changed", path.display()))
 }
 
 #[cfg(test)]

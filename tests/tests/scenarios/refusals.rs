@@ -186,6 +186,26 @@ fn an_interface_with_another_program_is_left_alone() {
 }
 
 /// Pins that are not of this program are neither used nor removed.
+/// In native XDP a packet lies in one page: the kernel refuses the program where longer ones may come.
+#[test]
+fn an_mtu_that_is_too_large_for_native_xdp_is_named() {
+    scenario("an_mtu_that_is_too_large_for_native_xdp_is_named", &WEIGHTS, |world| {
+        // Of a veth, the peer's counts.
+        world.net.backends[0].namespace.ip("link set eth0 mtu 9000")?;
+        let refused = world.slbd("run", &world.plan.toml())?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        ensure!(
+            !refused.status.success()
+                && said.contains("cannot attach to b1: ")
+                && said.contains("MTU is too large for native XDP")
+                && said.contains("ip link set dev NAME mtu"),
+            "{said}"
+        );
+        world.net.backends[0].namespace.ip("link set eth0 mtu 1500")?;
+        world.start().map(drop)
+    });
+}
+
 #[test]
 fn pins_of_others_are_left_alone() {
     scenario("pins_of_others_are_left_alone", &WEIGHTS, |world| {

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::stat::{Mode, umask};
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::advice::{Tried, explained};
 use crate::config::model;
 
 /// Mode of the socket that takes changes.
@@ -109,14 +110,17 @@ impl Drop for Socket {
 /// Listens on a path that is free.
 fn listen(path: &Path, mode: u32) -> Result<(UnixListener, (u64, u64))> {
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        let made = fs::create_dir_all(parent).map_err(|error| explained(error.into(), Tried::Write));
+        made.with_context(|| format!("cannot make {}", parent.display()))?;
     }
     // Between bind and chmod only this user can connect. The mask is the process's: what another thread creates in this moment is
     // for this user only, too.
     let before = umask(Mode::S_IRWXG | Mode::S_IRWXO);
     let bound = UnixListener::bind(path);
     umask(before);
-    let listener = bound.with_context(|| format!("cannot bind {}", path.display()))?;
+    let listener = bound
+        .map_err(|error| explained(error.into(), Tried::Bind))
+        .with_context(|| format!("cannot bind {}", path.display()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     Ok((listener, identity(path)?))
 }

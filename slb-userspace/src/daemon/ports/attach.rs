@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -10,6 +10,7 @@ use nix::errno::Errno;
 
 use super::{Held, Ports};
 use crate::{
+    advice,
     config::model::XdpMode,
     dataplane::bpf::{
         link::Link as Pinned,
@@ -162,10 +163,11 @@ impl Ports {
 
 /// Whether an error says that native XDP is not possible, and not that there is no interface, or no way to ask.
 fn is_of_native(error: &anyhow::Error) -> bool {
-    let errno = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
-    let errno = errno.map(Errno::from_raw);
     !error.is::<Taken>()
-        && !matches!(errno, Some(Errno::ENODEV | Errno::ENXIO | Errno::EMFILE | Errno::ENFILE | Errno::EPERM))
+        && !matches!(
+            advice::errno(error),
+            Some(Errno::ENODEV | Errno::ENXIO | Errno::EMFILE | Errno::ENFILE | Errno::EPERM)
+        )
 }
 
 fn explain(error: anyhow::Error, link: &Link) -> anyhow::Error {

@@ -14,6 +14,8 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
+use crate::advice::{Tried, explained};
+
 /// Where the BPF file system is mounted.
 const BPF_FS: &str = "/sys/fs/bpf";
 
@@ -42,6 +44,7 @@ impl Root {
         let Self { path, setting } = self;
         if path.starts_with(BPF_FS) && !is_bpf_fs(Path::new(BPF_FS))? {
             mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
+                .map_err(|error| explained(error.into(), Tried::UseBpfFs))
                 .with_context(|| format!("no BPF file system at {BPF_FS}, and mounting one failed"))?;
             tracing::info!(path = BPF_FS, "mounted a BPF file system");
         }
@@ -96,7 +99,9 @@ impl Root {
 
 /// Whether a path is on a BPF file system.
 pub(super) fn is_bpf_fs(path: &Path) -> Result<bool> {
-    let info = statfs(path).with_context(|| format!("cannot examine {}", path.display()))?;
+    let info = statfs(path)
+        .map_err(|error| explained(error.into(), Tried::UseBpfFs))
+        .with_context(|| format!("cannot examine {}", path.display()))?;
     Ok(info.filesystem_type() == BPF_FS_MAGIC)
 }
 
@@ -113,7 +118,8 @@ pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
 pub(super) fn make(directory: &Path) -> Result<()> {
     match fs::create_dir(directory) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            Err(error).with_context(|| format!("cannot make {}", directory.display()))
+            let error = explained(error.into(), Tried::UseBpfFs);
+            Err(error.context(format!("cannot make {}", directory.display())))
         }
         _ => Ok(()),
     }

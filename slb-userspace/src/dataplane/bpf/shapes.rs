@@ -14,6 +14,8 @@ use slb_common::abi::{
     stats::{Counters, Totals},
 };
 
+use crate::advice::{Tried, explained};
+
 use super::syscall;
 
 /// What the kernel must say of a pinned map before it is used again.
@@ -83,6 +85,7 @@ impl Shape {
     pub(super) fn create_pinned(&self, path: &Path) -> Result<()> {
         let (Some(entries), true) = (self.entries, self.kind == MapType::ArrayOfMaps) else { return Ok(()) };
         let map = syscall::array_of_maps(self.name, self.inner, entries)
+            .map_err(|error| explained(error.into(), Tried::MakeMap))
             .with_context(|| format!("cannot make the map {}", self.name))?;
         MapData::from_fd(map)?.pin(path).with_context(|| format!("cannot pin the map {}", path.display()))
     }

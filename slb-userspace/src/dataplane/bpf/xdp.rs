@@ -20,6 +20,7 @@ use nix::errno::Errno;
 use slb_common::net::headers::Ipv6Hdr;
 
 use super::link::Link;
+use crate::advice::{Tried, explained};
 use crate::{config::model, devices::Hook};
 
 /// What the kernel says of the loaded program.
@@ -68,8 +69,12 @@ pub struct Program {
 impl Program {
     /// Makes the maps of an object as `loader` says, and loads its program.
     pub(super) fn load(loader: &mut EbpfLoader<'_>, object: &[u8], name: &'static str) -> Result<Self> {
-        let mut program = Self { ebpf: loader.load(object).context("cannot load the BPF object")?, name };
-        program.xdp()?.load().context("the kernel refuses the XDP program")?;
+        let loaded = loader.load(object).map_err(|error| explained(error.into(), Tried::MakeMap));
+        let mut program = Self { ebpf: loaded.context("cannot load the BPF object")?, name };
+        let verified = program.xdp()?.load();
+        verified
+            .map_err(|error| explained(error.into(), Tried::LoadProgram))
+            .context("the kernel refuses the XDP program")?;
         Ok(program)
     }
 
@@ -231,7 +236,13 @@ fn attach_in(program: &mut Xdp, ifindex: u32, mode: XdpMode) -> Result<FdLink> {
         {
             bail!(Occupied);
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => {
+            let tried = match mode {
+                XdpMode::Skb => Tried::AttachGenerically,
+                _ => Tried::AttachNatively,
+            };
+            return Err(explained(error.into(), tried));
+        }
     };
     // A link that the kernel did not make as a file descriptor ends with this process: dropping it detaches.
     FdLink::try_from(program.take_link(id)?)

@@ -1,0 +1,196 @@
+//! What to do about errors of the kernel, by what was tried: an error number alone says neither what is wrong nor what mends it.
+
+use std::io;
+
+use nix::errno::Errno;
+
+/// What was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tried {
+    /// To make a BPF map.
+    MakeMap,
+    /// To load a BPF program.
+    LoadProgram,
+    /// To put a program on an interface, in its driver.
+    AttachNatively,
+    /// To put a program on an interface, in the generic hook.
+    AttachGenerically,
+    /// To mount or to use a BPF file system.
+    UseBpfFs,
+    /// To bind a unix socket.
+    Bind,
+    /// To make or write files in a directory that is configured.
+    Write,
+}
+
+/// Adds what to do to an error that has one of the kernel's error numbers among its causes, if there is something to say.
+pub fn explained(error: anyhow::Error, tried: Tried) -> anyhow::Error {
+    match errno(&error).and_then(|errno| of(tried, errno)) {
+        Some(advice) => error.context(advice),
+        None => error,
+    }
+}
+
+/// The kernel's error number among the causes of an error.
+pub fn errno(error: &anyhow::Error) -> Option<Errno> {
+    error.chain().find_map(|cause| {
+        let io = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        io.map(Errno::from_raw).or_else(|| cause.downcast_ref::<Errno>().copied())
+    })
+}
+
+const NO_BPF: &str = "this process may not use BPF: it needs the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (containers: \
+                      --privileged, or --cap-add), and neither a seccomp profile nor kernel lockdown \
+                      (/sys/kernel/security/lockdown) that forbids BPF";
+
+/// What to do.
+fn of(tried: Tried, errno: Errno) -> Option<&'static str> {
+    match tried {
+        Tried::MakeMap => of_maps(errno),
+        Tried::LoadProgram => match errno {
+            Errno::EACCES => Some(
+                "the kernel's verifier refuses the program: does the process have CAP_PERFMON, and is the kernel Linux 6.1 or later? \
+                 If so, please report this with the text that follows",
+            ),
+            _ => of_maps(errno),
+        },
+        Tried::AttachNatively => of_native(errno),
+        Tried::AttachGenerically => match errno {
+            Errno::EPERM | Errno::EACCES => Some(NO_BPF),
+            Errno::ERANGE | Errno::EINVAL | Errno::EOPNOTSUPP => Some(
+                "the interface takes no XDP program in the generic hook: leave it out of [daemon] interfaces",
+            ),
+            _ => None,
+        },
+        Tried::UseBpfFs => match errno {
+            Errno::EPERM | Errno::EACCES => Some(
+                "this process may not mount: mount it before the start, `mount -t bpf bpf /sys/fs/bpf`; in a container, bind-mount the \
+                 host's /sys/fs/bpf",
+            ),
+            Errno::ENODEV => Some("this kernel has no BPF file system: it needs CONFIG_BPF_SYSCALL"),
+            Errno::ENOENT => Some(
+                "its parent directory does not exist: make that first, or set the path to another directory",
+            ),
+            _ => of_files(errno),
+        },
+        Tried::Bind => match errno {
+            Errno::EADDRINUSE => Some("a file is in its place: remove it, or set the path to another one"),
+            _ => of_files(errno),
+        },
+        Tried::Write => of_files(errno),
+    }
+}
+
+fn of_maps(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::EPERM | Errno::EACCES => Some(NO_BPF),
+        Errno::ENOMEM | Errno::ENOSPC | Errno::E2BIG => Some(
+            "the kernel has no memory for it: lower [daemon] flow_table_entries or max_servers, or raise the memory limit of this \
+             service (`MemoryMax`, or the container's)",
+        ),
+        Errno::ENOSYS => Some("this kernel has no BPF: it needs CONFIG_BPF_SYSCALL"),
+        _ => None,
+    }
+}
+
+fn of_native(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::ERANGE => Some(
+            "the MTU is too large for native XDP, which needs a packet in one page, about 3,500 bytes at most (of a veth, its peer's MTU \
+             counts): lower it, `ip link set dev NAME mtu 3498`, or set [daemon] xdp_mode = \"generic\"",
+        ),
+        Errno::EINVAL => Some(
+            "the driver refuses native XDP in its present setting, most often for the MTU: lower it to 1500, or set [daemon] xdp_mode = \
+             \"generic\"; the kernel's log (`dmesg`) may name the reason",
+        ),
+        Errno::EOPNOTSUPP => Some(
+            "the driver has no native XDP, or none beside an offload: try `ethtool -K NAME lro off`, or set [daemon] xdp_mode = \"generic\"",
+        ),
+        Errno::ENOMEM | Errno::ENOSPC => Some(
+            "the driver has no queues left for native XDP: lower their number, `ethtool -L NAME combined N` with half as many, or set \
+             [daemon] xdp_mode = \"generic\"",
+        ),
+        Errno::EBUSY | Errno::EEXIST => {
+            Some("another XDP program is on the interface: `ip link set dev NAME xdp off` takes it off")
+        }
+        Errno::EPERM | Errno::EACCES => Some(NO_BPF),
+        _ => None,
+    }
+}
+
+fn of_files(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::EROFS => Some(
+            "the file system is read-only: set the path to a directory on another one (systemd: `ReadWritePaths`)",
+        ),
+        Errno::ENOSPC | Errno::EDQUOT => Some("no space is left there: make room"),
+        Errno::ENOENT | Errno::ENOTDIR => {
+            Some("a directory above it cannot be made: set the path to a directory that exists")
+        }
+        Errno::EACCES | Errno::EPERM => Some(
+            "this process may not write there: give it the right to, or set the path to another directory",
+        ),
+        Errno::ENAMETOOLONG => Some("the path is too long: set a shorter one"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    fn said(errno: Errno, tried: Tried) -> String {
+        let error = anyhow::Error::from(io::Error::from(errno)).context("`bpf_link_create` failed");
+        format!("{:#}", explained(error, tried).context("cannot attach to eth0"))
+    }
+
+    #[test]
+    fn advice_stands_between_what_failed_and_the_kernels_word() {
+        let said = said(Errno::ERANGE, Tried::AttachNatively);
+        assert!(said.starts_with("cannot attach to eth0: the MTU is too large for native XDP"), "{said}");
+        assert!(
+            said.ends_with("`bpf_link_create` failed: Numerical result out of range (os error 34)"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn numbers_of_nix_are_found_too_and_others_stay_as_they_are() {
+        let error = Err::<(), _>(Errno::EROFS).context("cannot make /run/slb").unwrap_err();
+        let error = format!("{:#}", explained(error, Tried::Write));
+        assert!(error.contains("read-only") && error.ends_with("EROFS: Read-only file system"), "{error}");
+        assert_eq!(said(Errno::ENODEV, Tried::AttachNatively).matches(": ").count(), 2);
+        let plain = explained(anyhow::anyhow!("no number"), Tried::Bind);
+        assert_eq!(format!("{plain:#}"), "no number");
+    }
+
+    /// What users meet has an answer that names something to do.
+    #[test]
+    fn usual_errors_have_advice_for_what_was_tried() {
+        for (tried, numbers, words) in [
+            (Tried::MakeMap, &[Errno::EPERM][..], "CAP_BPF"),
+            (Tried::MakeMap, &[Errno::ENOMEM, Errno::ENOSPC], "flow_table_entries"),
+            (Tried::LoadProgram, &[Errno::EPERM], "lockdown"),
+            (Tried::LoadProgram, &[Errno::EACCES], "CAP_PERFMON"),
+            (
+                Tried::AttachNatively,
+                &[Errno::ERANGE, Errno::EINVAL, Errno::EOPNOTSUPP, Errno::ENOMEM],
+                "xdp_mode",
+            ),
+            (Tried::AttachNatively, &[Errno::EBUSY, Errno::EEXIST], "xdp off"),
+            (Tried::AttachGenerically, &[Errno::EPERM], "CAP_NET_ADMIN"),
+            (Tried::UseBpfFs, &[Errno::EPERM], "bind-mount"),
+            (Tried::UseBpfFs, &[Errno::ENOENT], "parent directory"),
+            (Tried::Bind, &[Errno::EADDRINUSE], "remove it"),
+            (Tried::Write, &[Errno::EROFS], "read-only"),
+            (Tried::Write, &[Errno::ENOENT], "exists"),
+        ] {
+            for number in numbers {
+                let advice = of(tried, *number).unwrap_or_default();
+                assert!(advice.contains(words), "{tried:?} {number}: {advice:?}");
+            }
+        }
+    }
+}
