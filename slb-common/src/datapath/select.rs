@@ -267,7 +267,6 @@ pub(super) fn to_client<'t, const QUICK: bool, T: Tables>(
     }
     match reply::<QUICK, T>(packet, &flows, &query, distance, tables) {
         Some(answered) => answered,
-        None if QUICK => Answered::Later,
         None if tables.is_resizing() => Answered::NotReady,
         None => Answered::Nobody,
     }

@@ -4,12 +4,12 @@
 //! Times of flows are low words of jiffies, which come round: what lay in the table for long enough would look alive again.
 
 mod ages;
-mod carry;
+mod migrate;
 
 use std::{collections::BTreeMap, hint::spin_loop};
 
 use ages::Ages;
-pub use carry::Carried;
+pub use migrate::Migrated;
 
 use crate::abi::{
     flow::{Client, Flow, FlowEntry, Meta, WINDOW, WORDS, state},

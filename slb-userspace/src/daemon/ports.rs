@@ -165,6 +165,7 @@ pub(super) fn attach(
     if reconciler.held()?.services.is_empty() {
         reconciler.reconcile(&vips_alone(config, vips), since_start()?)?;
     }
+    resize::migrate(pins, &mut program, hz)?;
     let mut ports = Ports {
         id: program.id()?,
         program,
@@ -180,10 +181,8 @@ pub(super) fn attach(
         record,
         view: channel::Sender::default(),
     };
-    resize::carry(pins, hz)?;
-    ports.add(&config.daemon.interfaces, links).inspect_err(|_| resize::interrupt(pins))?;
+    ports.add(&config.daemon.interfaces, links)?;
     loader::detach_others(pins, &ports.held.keys().copied().collect())?;
-    resize::finish(pins, hz)?;
     reconciler.set_interfaces(ports.exits(&[]), &BTreeSet::new());
     Ok((reconciler, ports))
 }

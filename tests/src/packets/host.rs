@@ -58,6 +58,8 @@ pub struct Host {
     pub now: Cell<u32>,
     /// Whether the flow table takes no entry.
     pub full: Cell<bool>,
+    /// Whether flows are being copied into the flow table.
+    pub resizing: Cell<bool>,
     totals: RefCell<Totals>,
     forgotten: Cell<u64>,
     limits: [Cell<Limit>; Limited::COUNT],
@@ -86,6 +88,7 @@ impl Host {
             loads: (0..IDS).map(|_| Word::default()).collect(),
             now: Cell::default(),
             full: Cell::default(),
+            resizing: Cell::default(),
             totals: RefCell::default(),
             forgotten: Cell::default(),
             limits: Default::default(),
@@ -288,6 +291,10 @@ impl Tables for Host {
     fn flow(&self, slot: u32) -> Option<FlowEntry<'_>> {
         let words = self.flows.get(slot as usize).expect("slots are reduced to the table");
         (!self.full.get()).then(|| FlowEntry::new(words))
+    }
+
+    fn is_resizing(&self) -> bool {
+        self.resizing.get()
     }
 
     fn flow_seed(&self) -> u64 {

@@ -86,6 +86,7 @@ pub struct Kernel {
     program: Program,
     maps: Maps,
     flows: Array<MapData, FlowWords>,
+    resizing: Array<MapData, u64>,
     /// What is in force.
     held: State,
     /// What was counted before [`Self::begin`].
@@ -106,7 +107,8 @@ impl Kernel {
         let program = loader::load(&pins.0, sizes)?;
         let maps = Maps::open(&pins.0)?;
         let flows = Map::from_map_data(MapData::from_pin(pins.0.map("FLOWS"))?)?.try_into()?;
-        Ok(Self { program, maps, flows, held: State::default(), before: Totals::new(), pins })
+        let resizing = Map::from_map_data(MapData::from_pin(pins.0.map("RESIZING"))?)?.try_into()?;
+        Ok(Self { program, maps, flows, resizing, held: State::default(), before: Totals::new(), pins })
     }
 
     /// Instructions the verifier processed.
@@ -117,6 +119,7 @@ impl Kernel {
     /// Puts a state in force, forgets all flows, and counts from zero: loading anew takes much longer.
     pub fn begin(&mut self, state: &State) -> Result<()> {
         self.become_state(state)?;
+        self.set_resizing(false)?;
         for slot in 0..self.flows.len() {
             self.flows.set(slot, FlowWords::default(), 0)?;
         }
@@ -128,6 +131,11 @@ impl Kernel {
         }
         self.before = self.counted()?;
         Ok(())
+    }
+
+    /// Says whether flows are being copied into the flow table.
+    pub fn set_resizing(&mut self, resizing: bool) -> Result<()> {
+        Ok(self.resizing.set(0, u64::from(resizing), 0)?)
     }
 
     /// Puts another state in force.

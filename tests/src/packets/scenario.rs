@@ -47,6 +47,8 @@ pub enum Step {
     Clock(u32),
     /// From now on the host's flow table takes no entry.
     Full,
+    /// From now on flows are being copied into the flow table, or no longer.
+    Resizing(bool),
     /// The daemon's GC pass over the host's flow table ends what has expired.
     Collect,
 }
@@ -140,6 +142,13 @@ impl Scenario {
         self
     }
 
+    /// Flows are being copied into the flow table, or no longer.
+    #[must_use]
+    pub fn resizing(mut self, resizing: bool) -> Self {
+        self.steps.push(Step::Resizing(resizing));
+        self
+    }
+
     /// The flow table is looked through for connections that have expired, whose ends are provoked.
     #[must_use]
     pub fn collect(mut self) -> Self {
@@ -171,6 +180,7 @@ impl Scenario {
                 Step::Become(world) => run.become_world(world)?,
                 Step::Clock(jiffies) => run.host.now.set(*jiffies),
                 Step::Full => run.host.full.set(true),
+                Step::Resizing(resizing) => run.set_resizing(*resizing)?,
                 Step::Collect => run.host.collect(),
             }
         }
@@ -219,6 +229,11 @@ fn mode_of(state: &State, listener: &Listener) -> u8 {
 }
 
 impl Run<'_> {
+    fn set_resizing(&mut self, resizing: bool) -> Result<()> {
+        self.host.resizing.set(resizing);
+        self.kernel.as_mut().map_or(Ok(()), |kernel| kernel.set_resizing(resizing))
+    }
+
     fn become_world(&mut self, world: &World) -> Result<()> {
         for operation in diff(&self.held, &world.state) {
             self.host.apply(&operation);

@@ -8,6 +8,7 @@ mod modes;
 mod priority;
 mod replies;
 mod resets;
+mod resizing;
 mod scheduling;
 mod told;
 mod truncations;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Scenario> {
         keepers::cases(),
         told::cases(),
         resets::cases(),
+        resizing::cases(),
         scheduling::cases(),
         unmatched::cases(),
     ]

@@ -5,7 +5,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use aya::maps::{MapData, MapInfo};
+use aya::maps::MapData;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use slb_common::{
     abi::{
@@ -33,7 +33,7 @@ impl Mapped {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let data =
             MapData::from_pin(path).with_context(|| format!("cannot open the map {}", path.display()))?;
-        let len = MapInfo::from_pin(path)?.max_entries() as usize;
+        let len = data.info()?.max_entries() as usize;
         let bytes = NonZeroUsize::new(len * size_of::<FlowWords>()).context("an empty flow table")?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping, which nothing else refers to.

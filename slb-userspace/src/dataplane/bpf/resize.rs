@@ -1,30 +1,36 @@
-//! A flow table of another size takes the place of the pinned one, with the flows in it. Forwarding goes on.
+//! A flow table of another size takes the place of the pinned one, with its entries. Forwarding goes on.
 //!
 //! 1. [`begin`]: the pin of the flow table passes to a new, empty map; the old map gets a pin of its own, [`OLD`] and its id.
 //! 2. The program is loaded over the new map. The old program forwards meanwhile.
-//! 3. [`carry`]: the new map gets the flows, just before the new program replaces the old one. From here on, both programs drop
-//!    packets of flows that they do not find: such a flow may be in the other map. TCP sends them again.
-//! 4. The new program replaces the old one on each interface.
-//! 5. [`finish`]: the new map gets what the old program has changed since. The pin of the old map goes.
+//! 3. [`migrate`]: the new map gets the entries. Then RESIZING is set: both programs drop packets of flows that they do not find, as
+//!    such a flow may be in the other map. TCP sends them again.
+//! 4. The new program replaces the old one in each pinned link.
+//! 5. The new map gets what the old program has changed since. RESIZING is cleared, and the pin of the old map goes.
 //!
 //! A daemon that ends in between leaves the pin of the old map, and the next one goes on with step 2.
 
-use std::{fs, os::fd::AsFd as _, path::PathBuf};
+use std::{
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::PathBuf,
+};
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use slb_common::{
     abi::flow::FlowWords,
-    datapath::upkeep::{Carried, FlowTable},
+    datapath::upkeep::{FlowTable, Migrated},
 };
 
 use super::{
+    bpffs,
     flows::{self, Mapped},
     loader::Sizes,
     maps,
     pins::Pins,
     shapes::{self, FLOWS, RESIZING},
     syscall,
+    xdp::Program,
 };
 
 /// The pin of a new map until it has the name of the old one.
@@ -38,6 +44,10 @@ const OLD: &str = "OLD_FLOWS_";
 /// There is no memory for it: the old one stays.
 pub fn begin(pins: &Pins, sizes: Sizes) -> Result<()> {
     let (current, new) = (pins.map(FLOWS), pins.map(NEW));
+    if new.exists() {
+        // No program uses it: a daemon ended before step 2.
+        fs::remove_file(&new)?;
+    }
     if !current.exists() {
         return Ok(());
     }
@@ -46,84 +56,65 @@ pub fn begin(pins: &Pins, sizes: Sizes) -> Result<()> {
     if info.max_entries() == slots {
         return Ok(());
     }
-    if new.exists() {
-        // No program uses it: a daemon ended before step 2.
-        fs::remove_file(&new)?;
-    }
     let map = syscall::mmapable_array(FLOWS, size_of::<FlowWords>(), slots)
         .with_context(|| format!("cannot make a flow table of {slots} entries"))?;
     MapData::from_fd(map)?.pin(&new)?;
-    MapData::from_pin(&current)?.pin(pins.map(&format!("{OLD}{}", info.id())))?;
+    let old = pins.map(&format!("{OLD}{}", info.id()));
+    if !old.exists() {
+        MapData::from_pin(&current)?.pin(&old)?;
+    }
     fs::rename(&new, &current).context("cannot rename the pin of the new flow table")?;
-    tracing::info!(from = info.max_entries(), to = slots, "the flow table gets another size");
+    tracing::info!(from = info.max_entries(), to = slots, "resizing the flow table");
     Ok(())
 }
 
-/// Carries the flows of old flow tables into the pinned one, if there are any. `hz` is jiffies in a second.
+/// Steps 3 to 5, where there is an old flow table. `hz` is jiffies in a second.
 ///
 /// # Errors
-/// A table cannot be mapped into memory.
-pub fn carry(pins: &Pins, hz: u32) -> Result<()> {
+/// A table cannot be mapped into memory, or a pin cannot be removed.
+pub fn migrate(pins: &Pins, program: &mut Program, hz: u32) -> Result<()> {
     let old = old(pins)?;
     if old.is_empty() {
-        return Ok(());
+        return set_resizing(pins, false);
     }
-    say_resizing(pins, true)?;
-    carry_from(&old, pins, hz).map(drop)
-}
-
-/// Has programs forward again what they do not find. The next start goes on with step 2.
-pub fn interrupt(pins: &Pins) {
-    if let Err(error) = say_resizing(pins, false) {
-        tracing::warn!(
-            error = format!("{error:#}"),
-            "packets of unknown connections are dropped until the next start"
-        );
-    }
-}
-
-/// Carries once more, and removes the pins of old flow tables: no program uses them any more.
-///
-/// # Errors
-/// As [`carry`].
-pub fn finish(pins: &Pins, hz: u32) -> Result<()> {
-    let old = old(pins)?;
-    if old.is_empty() {
-        return Ok(());
-    }
-    let Carried { entries, without_place } = carry_from(&old, pins, hz)?;
-    say_resizing(pins, false)?;
+    copy(&old, pins, hz)?;
+    set_resizing(pins, true)?;
+    program.replace_in(&bpffs::entries(&pins.links())?);
+    wait_for_programs()?;
+    let Migrated { entries, dropped } = copy(&old, pins, hz)?;
+    set_resizing(pins, false)?;
     for pin in old {
         fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;
     }
-    if without_place == 0 {
-        tracing::info!(entries, "the flow table has another size, and holds every flow of the old one");
+    if dropped == 0 {
+        tracing::info!(entries, "flow table resized");
     } else {
-        tracing::warn!(
-            entries,
-            without_place,
-            "the flow table is smaller now, and has no place for some flows"
-        );
+        tracing::warn!(entries, dropped, "flow table resized: the smaller table has no room for some flows");
     }
     Ok(())
 }
 
-fn carry_from(old: &[PathBuf], pins: &Pins, hz: u32) -> Result<Carried> {
+fn copy(old: &[PathBuf], pins: &Pins, hz: u32) -> Result<Migrated> {
     let new = Mapped::open(&pins.map(FLOWS))?;
     let new = FlowTable::new(new.slots(), maps::flow_seed(pins)?);
-    let mut sum = Carried::default();
+    let mut sum = Migrated::default();
     for pin in old {
-        let carried = new.carry(Mapped::open(pin)?.slots(), flows::clock(hz)?);
-        sum.entries += carried.entries;
-        sum.without_place += carried.without_place;
+        let migrated = new.migrate(Mapped::open(pin)?.slots(), flows::clock(hz)?);
+        sum.entries += migrated.entries;
+        sum.dropped += migrated.dropped;
     }
     Ok(sum)
 }
 
-/// Says to the programs whether flows are being carried.
-fn say_resizing(pins: &Pins, resizing: bool) -> Result<()> {
+fn set_resizing(pins: &Pins, resizing: bool) -> Result<()> {
     let map = MapData::from_pin(pins.map(RESIZING))?;
     syscall::update_batch(map.fd().as_fd(), &[0], &[u64::from(resizing)]).context("cannot set RESIZING")
+}
+
+/// Waits until no program runs that ran before: the kernel does so where a map of maps changes.
+fn wait_for_programs() -> Result<()> {
+    let (outer, inner) = (syscall::array_of_maps("GRACE", 4, 1)?, syscall::array_of(&0_u32)?);
+    Ok(syscall::update_batch(outer.as_fd(), &[0], &[inner.as_raw_fd() as u32])?)
 }
 
 /// Pins of old flow tables.

@@ -138,6 +138,16 @@ impl Program {
         Ok(attachment)
     }
 
+    /// Puts the program into pinned links, but for those that hold another one, or cannot be opened: attaching to these says why.
+    pub(super) fn replace_in(&mut self, pins: &[PathBuf]) {
+        let name = self.name;
+        for pin in pins {
+            if let Err(error) = self.xdp().and_then(|program| replace(program, name, pin)) {
+                tracing::warn!(error = format!("{error:#}"), "a link keeps its program");
+            }
+        }
+    }
+
     /// Pins the program itself, for others to run or to measure; attaching it needs no such pin.
     pub fn pin(&mut self, path: &Path) -> Result<()> {
         self.xdp()?.pin(path).with_context(|| format!("cannot pin the program at {}", path.display()))

@@ -1,7 +1,7 @@
-//! Carries flows from one flow table to another one of another size.
+//! Copies the entries of a flow table into one of another size.
 //!
-//! Packets may use both tables meanwhile: the old one until the program over it is replaced, the new one from then on. Flows are
-//! carried once before, so that the new program finds them, and once after, for what the old program did in between.
+//! Packets may use both tables meanwhile: the old one until the program over it is replaced, the new one from then on. Entries are
+//! copied once before, so that the new program finds them, and once after, for what the old program did in between.
 
 use super::{Clock, FlowTable, Slot, is_done};
 use crate::abi::{
@@ -11,11 +11,11 @@ use crate::abi::{
 
 /// What became of the entries of the old table.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Carried {
+pub struct Migrated {
     /// Entries that the new table holds.
     pub entries: usize,
-    /// Entries for which the new table has no place.
-    pub without_place: usize,
+    /// Entries for which the new table has no free slot.
+    pub dropped: usize,
 }
 
 /// An entry of the old table.
@@ -26,28 +26,30 @@ struct Entry {
 }
 
 impl FlowTable<'_> {
-    /// Carries what a table with the same seed, in the slots `old`, holds into this one. Entries that the next GC pass would erase
-    /// stay behind.
-    pub fn carry(&self, old: &[[Word; WORDS]], clock: Clock) -> Carried {
+    /// Copies the entries of a table with the same seed, in the slots `old`, into this one. Entries that the next GC pass would erase
+    /// are left out. Established flows and clients come first, and so get the free slots of a smaller table.
+    pub fn migrate(&self, old: &[[Word; WORDS]], clock: Clock) -> Migrated {
         let old = FlowTable::new(old, self.seed);
-        let mut carried = Carried::default();
-        for slot in 0..old.len() {
-            let Slot::Used(meta, client, flow) = old.read(slot) else { continue };
-            if is_done(meta, clock) {
-                continue;
-            }
-            let entry = Entry { meta, client, flow };
-            let has_place = match self.find(&entry) {
-                Some(there) => {
-                    merge(there, &entry, clock);
-                    true
+        let mut migrated = Migrated::default();
+        for is_first in [true, false] {
+            for slot in 0..old.len() {
+                let Slot::Used(meta, client, flow) = old.read(slot) else { continue };
+                if is_done(meta, clock) || is_established(meta) != is_first {
+                    continue;
                 }
-                None => self.insert(&entry),
-            };
-            carried.entries += usize::from(has_place);
-            carried.without_place += usize::from(!has_place);
+                let is_here = self.copy(&Entry { meta, client, flow }, clock);
+                migrated.entries += usize::from(is_here);
+                migrated.dropped += usize::from(!is_here);
+            }
         }
-        carried
+        migrated
+    }
+
+    /// Copies one entry; `false` if there is no free slot for it.
+    fn copy(&self, entry: &Entry, clock: Clock) -> bool {
+        let Some(there) = self.find(entry) else { return self.insert(entry) };
+        merge(there, entry, clock);
+        true
     }
 
     /// The entry of the same client endpoint and service.
@@ -85,31 +87,36 @@ fn fill(there: FlowEntry<'_>, meta: Meta, entry: &Entry) {
     there.fill(meta, client, flow, old.last_seen(), old.state(), old.units());
 }
 
-/// Brings an entry of the new table up to date. What packets have changed in it since is kept.
+/// Whether it is a client's entry, or of a flow that goes on.
+fn is_established(meta: Meta) -> bool {
+    meta.is_client() || meta.state() & state::CONFIRMED != 0 && !meta.is_over()
+}
+
+/// Brings an entry of the new table up to date.
 fn merge(there: FlowEntry<'_>, entry: &Entry, Clock { now, .. }: Clock) {
     let (meta, old) = (there.meta(), entry.meta);
     if meta.is_client() != old.is_client() {
         return;
     }
+    let is_newer = old.silence(now) < meta.silence(now);
     let is_elsewhere = there.backend() != entry.flow.backend;
-    let was_taken_up = meta.state() & state::TAKEN_UP != 0 && old.state() & state::TAKEN_UP == 0;
-    // A packet of the flow came before the flow: it stays with the server that it began with. Of TCP, such a packet has been dropped
-    // or has taken the flow up; otherwise it is another connection.
-    if was_taken_up || is_elsewhere && !entry.client.is_tcp() {
+    // A packet in the middle of the flow has made an entry before the flow was copied. The flow stays with its server.
+    let is_pickup = meta.state() & state::TAKEN_UP != 0 && old.state() & state::TAKEN_UP == 0;
+    let is_datagram = !entry.client.is_tcp();
+    if is_pickup || is_elsewhere && (is_newer || is_datagram) {
         if there.claim(meta) {
             fill(there, meta, entry);
         }
-        return;
+    } else if is_elsewhere {
+        // The new program has seen another connection from the same port.
+    } else if is_newer {
+        // The new program has seen nothing since the first copy, which may be minutes old.
+        there.touch(meta, old.last_seen(), old.state());
+    } else {
+        // Of the same second: where the connection has ended, this may be another one from the same port.
+        let bits = old.state() & (state::ANSWERED | state::CONFIRMED);
+        there.touch(meta, meta.last_seen(), meta.state() | bits);
     }
-    if is_elsewhere {
-        return;
-    }
-    let is_newer = old.silence(now) < meta.silence(now);
-    // Of the same second, it may be another connection between the same ports that has ended.
-    let bits = if is_newer { old.state() } else { old.state() & (state::ANSWERED | state::CONFIRMED) };
-    let seen = if is_newer { old.last_seen() } else { meta.last_seen() };
-    // A packet that comes in between is newer still.
-    there.touch(meta, seen, meta.state() | bits);
 }
 
 #[cfg(test)]
@@ -160,14 +167,14 @@ mod tests {
             assert!(small.insert(&entry(client(n), n.into(), u32::from(n), ESTABLISHED)), "{n}");
         }
         assert!(small.insert(&entry(whole, 5, 600, state::CLIENT)));
-        assert_eq!(large.carry(small.slots, CLOCK), Carried { entries: 701, without_place: 0 });
+        assert_eq!(large.migrate(small.slots, CLOCK), Migrated { entries: 701, dropped: 0 });
         assert!(large.is_sound());
         for n in 0..700 {
             assert_eq!(shown(&large, &client(n)), Some((n.into(), n.into(), ESTABLISHED)));
         }
         assert_eq!(shown(&large, &whole), Some((5, 600, state::CLIENT)));
         // Again, as after the old program is replaced.
-        assert_eq!(large.carry(small.slots, CLOCK), Carried { entries: 701, without_place: 0 });
+        assert_eq!(large.migrate(small.slots, CLOCK), Migrated { entries: 701, dropped: 0 });
         assert!(large.is_sound());
     }
 
@@ -178,10 +185,23 @@ mod tests {
         for n in 0..200 {
             assert!(large.insert(&entry(client(n), 1, 0, ESTABLISHED)));
         }
-        let carried = small.carry(large.slots, CLOCK);
-        assert_eq!(carried.entries + carried.without_place, 200);
-        assert!((50..=64).contains(&carried.entries), "{carried:?}");
+        let migrated = small.migrate(large.slots, CLOCK);
+        assert_eq!(migrated.entries + migrated.dropped, 200);
+        assert!((50..=64).contains(&migrated.entries), "{migrated:?}");
         assert!(small.is_sound());
+    }
+
+    #[test]
+    fn a_smaller_table_gets_established_flows_first() {
+        let (large, small) = (slots(1024), slots(64));
+        let (large, small) = (FlowTable::new(&large, SEED), FlowTable::new(&small, SEED));
+        for n in 0..400 {
+            let bits =
+                if n % 10 == 0 { ESTABLISHED } else { [0, state::RESET, state::ANSWERED][n as usize % 3] };
+            assert!(large.insert(&entry(client(n), 1, 0, bits)));
+        }
+        small.migrate(large.slots, CLOCK);
+        assert!((0..400).step_by(10).all(|n| shown(&small, &client(n)) == Some((1, 0, ESTABLISHED))));
     }
 
     #[test]
@@ -198,7 +218,7 @@ mod tests {
         }
         assert!(old.insert(&entry(client(3), 1, IDLE + 59, ESTABLISHED)));
         assert!(old.insert(&entry(client(4), 1, 239, state::RESET)));
-        assert_eq!(new.carry(old.slots, CLOCK), Carried { entries: 2, without_place: 0 });
+        assert_eq!(new.migrate(old.slots, CLOCK), Migrated { entries: 2, dropped: 0 });
     }
 
     #[test]
@@ -222,6 +242,13 @@ mod tests {
             ("the ports are used again", (1, 2, ESTABLISHED | both), (1, 1, 0), (1, 1, ESTABLISHED)),
             ("at another server", (1, 1, ESTABLISHED | both), (2, 1, 0), (2, 1, 0)),
             ("a packet came first", (1, 1, ESTABLISHED), (2, 0, state::TAKEN_UP), (1, 1, ESTABLISHED)),
+            ("at another server since", (2, 1, ESTABLISHED), (1, 5, ESTABLISHED), (2, 1, ESTABLISHED)),
+            (
+                "the ports are used again since",
+                (1, 1, ESTABLISHED),
+                (1, 5, ESTABLISHED | both),
+                (1, 1, ESTABLISHED),
+            ),
             ("taken up by both", (1, 1, state::TAKEN_UP), (1, 0, state::TAKEN_UP), (1, 0, state::TAKEN_UP)),
         ];
         for (name, before, after, expected) in cases {
@@ -229,7 +256,7 @@ mod tests {
             let (old, new) = (FlowTable::new(&old, SEED), FlowTable::new(&new, SEED));
             assert!(old.insert(&entry(client(1), before.0, before.1, before.2)));
             assert!(new.insert(&entry(client(1), after.0, after.1, after.2)));
-            assert_eq!(new.carry(old.slots, CLOCK), Carried { entries: 1, without_place: 0 });
+            assert_eq!(new.migrate(old.slots, CLOCK), Migrated { entries: 1, dropped: 0 });
             assert_eq!(shown(&new, &client(1)), Some(expected), "{name}");
             assert!(new.is_sound(), "{name}");
         }

@@ -1,0 +1,50 @@
+//! While flows are copied into the flow table, a flow that is not found may be in the old one.
+
+use std::net::SocketAddr;
+
+use slb_common::abi::stats::Reason;
+
+use crate::packets::{
+    frames::{flag, tcp, udp},
+    scenario::{CLIENT, Expect, Flow, Scenario},
+    world::*,
+};
+
+const NOT_READY: Expect = Expect::Drop(Reason::NotReady);
+
+pub(super) fn cases() -> Vec<Scenario> {
+    let mut cases = Vec::new();
+    for (family, client, http, web, dns, name) in
+        [("IPv4", CLIENT4, HTTP4, WEB4, DNS4, NAME4), ("IPv6", CLIENT6, HTTP6, WEB6, DNS6, NAME6)]
+    {
+        let ask = |flags| tcp(client, http.at, flags).build();
+        let answer = |flags| tcp(web.at, client, flags).macs(SERVER_MAC, SERVER_SIDE_MAC).build();
+        let (begins, back) = (Expect::ToServer(http, web, Flow::New), Expect::ToClient(http, web, CLIENT));
+        let case = |what: &str| Scenario::new(format!("resizing, {family}: {what}"));
+        cases.extend([
+            case("flows that are found go on")
+                .frame(ask(flag::SYN), begins)
+                .resizing(true)
+                .frame(answer(flag::SYN | flag::ACK), back)
+                .frame(ask(flag::ACK), Expect::ToServer(http, web, Flow::Old)),
+            case("flows begin").resizing(true).frame(ask(flag::SYN), begins),
+            case("packets of connections that are not found are sent again")
+                .resizing(true)
+                .frame(ask(flag::ACK), NOT_READY)
+                .frame(ask(flag::ACK | flag::FIN), NOT_READY)
+                .frame(answer(flag::ACK), NOT_READY)
+                .frame(udp(name.at, client, b"an answer").build(), NOT_READY)
+                .resizing(false)
+                .frame(answer(flag::ACK), Expect::Pass(Reason::NotOurs))
+                .frame(ask(flag::ACK), Expect::ToServer(http, web, Flow::Old)),
+            case("datagrams are forwarded")
+                .resizing(true)
+                .frame(udp(client, dns.at, b"?").build(), Expect::ToServer(dns, name, Flow::New)),
+            case("what no server sends is passed").resizing(true).frame(
+                tcp(SocketAddr::new(web.at.ip(), 9), client, flag::ACK).build(),
+                Expect::Pass(Reason::NotOurs),
+            ),
+        ]);
+    }
+    cases
+}
