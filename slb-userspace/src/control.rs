@@ -17,6 +17,7 @@ pub mod ids;
 mod loads;
 pub mod members;
 pub mod memory;
+pub mod one_way;
 mod openings;
 pub mod outages;
 pub mod overrides;

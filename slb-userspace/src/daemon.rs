@@ -398,10 +398,11 @@ impl Daemon {
         let (begun, worked) = (Instant::now(), processor_time()?);
         self.looks.begin(begun);
         let swept = self.reconciler.sweep(since_start()?, &self.clients.on_link())?;
-        let Sweep { moved, flows, ended, openings, clients, next } = swept;
+        let Sweep { moved, flows, ended, openings, answers, clients, next } = swept;
         let answers_return = self.reconciler.answers_return();
         self.clients.watch(if answers_return { clients } else { BTreeSet::new() });
-        if self.facts.weigh(&openings, since_start()?) {
+        let is_news = self.facts.note_answers(&answers);
+        if self.facts.weigh(&openings, since_start()?) || is_news {
             self.change_soon();
         }
         ended.iter().for_each(|ended| self.poker.poke(ended));

@@ -1,7 +1,7 @@
 //! What the data plane should hold, from the configuration and what is known of servers and neighbours. Pure.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -17,11 +17,12 @@ use slb_common::{
 use super::{
     failover::Failover,
     members::{Behind, Member, Members, Side, family, overridden},
+    one_way,
     overrides::{Aside, Overrides, Place},
 };
 use crate::{
     config::model::{
-        Config, HealthCheck, Listener, LoadBalancer, Mode, Name, OnNoHealthy, Scheduler, TableSize,
+        Config, HealthCheck, Listener, LoadBalancer, Mode, Name, OnNoHealthy, Protocol, Scheduler, TableSize,
         Target as Servers, Tracking, UnknownDatagrams, Unmatched,
     },
     dataplane::state::to_address,
@@ -36,6 +37,8 @@ pub struct Known<'a> {
     pub health: Option<&'a BTreeMap<Target, Verdict>>,
     /// What this host cannot probe, and why. The verdict of before stands, if there is one.
     pub not_probed: Option<&'a BTreeMap<Target, String>>,
+    /// Servers of mode `nat` whose answers do not come back.
+    pub one_way: Option<&'a BTreeSet<SocketAddr>>,
     /// Next hops, or why there is none; what is not in here is not resolved yet.
     pub next_hops: Option<&'a BTreeMap<IpAddr, Result<Reached, String>>>,
     /// The listeners whose traffic goes to their secondary side.
@@ -369,6 +372,10 @@ fn server(
     let target = Target::of(balancer, listener, member.address).filter(|_| member.is_checked);
     let (health, detail) = health_of(target.as_ref(), known.health);
     let not_probed = target.as_ref().and_then(|target| known.not_probed?.get(target)).cloned();
+    let is_one_way = listener.mode == Mode::Nat
+        && listener.protocol == Protocol::Tcp
+        && known.one_way.is_some_and(|servers| servers.contains(&member.address));
+    let one_way = is_one_way.then(|| one_way::DETAIL.to_owned());
     let (next_hop, unreachable) =
         match known.next_hops.and_then(|hops| reach(listener, hops, member.address.ip())) {
             Some(Ok(hop)) => (Some(hop), None),
@@ -386,7 +393,7 @@ fn server(
         aside: setting.state,
         overridden,
         health,
-        detail: joined([detail.or(unreachable), not_probed]),
+        detail: joined([detail.or(unreachable), not_probed, one_way]),
         next_hop,
         is_standby,
         is_last_resort: false,
@@ -394,7 +401,7 @@ fn server(
 }
 
 /// All that there is to say.
-fn joined(words: [Option<String>; 2]) -> Option<String> {
+fn joined(words: [Option<String>; 3]) -> Option<String> {
     let words: Vec<_> = words.into_iter().flatten().collect();
     (!words.is_empty()).then(|| words.join("; "))
 }

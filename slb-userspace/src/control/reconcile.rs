@@ -5,6 +5,7 @@ mod sweep;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -18,6 +19,7 @@ use super::{
     diff::diff,
     ending::{self, Ended},
     ids::{Assigned, Moment, Surroundings, assign},
+    one_way::Answers,
     openings::{self, watched},
 };
 use crate::{
@@ -46,6 +48,8 @@ pub struct Reconciler<D> {
     watched: BTreeMap<u32, Pool>,
     /// The same with what has come of the connections, as of the last look.
     openings: Vec<Pool>,
+    /// Which servers have answered new connections, as of the last look.
+    answers: BTreeMap<SocketAddr, Answers>,
     /// Connections that a look has found over and could not report, because something else failed.
     ended: Vec<Ended>,
 }
@@ -78,6 +82,7 @@ impl<D: DataPlane> Reconciler<D> {
             wants_look: true,
             watched: BTreeMap::new(),
             openings: Vec::new(),
+            answers: BTreeMap::new(),
             ended: Vec::new(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use super::members::{Members, Side, group_of, running};
@@ -25,7 +25,7 @@ struct User {
 pub struct Users {
     all: Vec<User>,
     targets: BTreeMap<Target, Vec<usize>>,
-    servers: BTreeMap<IpAddr, Vec<usize>>,
+    servers: BTreeMap<SocketAddr, Vec<usize>>,
 }
 
 /// Users in words: three names of each kind at most, then how many more. A field is `None` where there is no name.
@@ -63,7 +63,7 @@ impl Users {
                         next
                     });
                     for member in servers.iter().filter(|member| member.weight(side).is_some()) {
-                        note(users.servers.entry(member.address.ip()).or_default(), user);
+                        note(users.servers.entry(member.address).or_default(), user);
                         let target =
                             member.is_checked.then(|| Target::of(balancer, listener, member.address));
                         if let Some(target) = target.flatten() {
@@ -98,7 +98,13 @@ impl Users {
 
     /// The users of the servers with this address.
     pub fn of_server(&self, address: &IpAddr) -> Named {
-        self.named(self.servers.get(address).into_iter().flatten().copied())
+        let ports = SocketAddr::new(*address, 0)..=SocketAddr::new(*address, u16::MAX);
+        self.named(self.servers.range(ports).flat_map(|(_, users)| users).copied())
+    }
+
+    /// The users of a server on this port.
+    pub fn of_endpoint(&self, server: &SocketAddr) -> Named {
+        self.named(self.servers.get(server).into_iter().flatten().copied())
     }
 
     /// The kind of health check of a listener.
@@ -184,6 +190,8 @@ mod tests {
         };
         assert_eq!(users.of_target(&target(&config, "10.0.0.11:8080")), web);
         assert_eq!(users.of_server(&"10.0.0.12".parse().unwrap()), web);
+        assert_eq!(users.of_endpoint(&"10.0.0.12:8081".parse().unwrap()), web);
+        assert_eq!(users.of_endpoint(&"10.0.0.12:8080".parse().unwrap()), Named::default());
         let default = users.of_server(&"10.0.0.21".parse().unwrap());
         assert_eq!((default.listener, default.server_group), (some("dns"), None));
         assert_eq!(users.of_server(&"10.0.0.99".parse().unwrap()), Named::default());

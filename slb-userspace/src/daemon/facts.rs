@@ -1,5 +1,6 @@
 //! What is known of servers and of the ways to them.
 
+mod one_way;
 mod since;
 
 use std::{
@@ -18,6 +19,7 @@ use crate::{
         failover::{Change, Decision, Failover, Ways},
         members::Side,
         memory,
+        one_way::OneWay,
         overrides::Overrides,
         users::{Named, Users},
     },
@@ -47,6 +49,8 @@ pub(super) struct Facts {
     not_probed: BTreeMap<Target, String>,
     /// Who is held out for what has come of connections.
     suspects: Suspects,
+    /// Servers whose answers do not come back.
+    one_way: OneWay,
     /// What follows from both.
     health: BTreeMap<Target, Verdict>,
     /// Since when probes find what they find.
@@ -78,6 +82,7 @@ impl Facts {
             probed: health.clone(),
             not_probed: BTreeMap::new(),
             suspects: Suspects::default(),
+            one_way: OneWay::default(),
             health,
             probed_since: Since::default(),
             held_out_since: Since::default(),
@@ -99,6 +104,7 @@ impl Facts {
         Known {
             health: Some(&self.health),
             not_probed: Some(&self.not_probed),
+            one_way: Some(self.one_way.servers()),
             next_hops: Some(&self.next_hops),
             failover: Some(&self.failover),
             overrides: Some(overrides),

@@ -21,6 +21,7 @@ mod modes;
 mod namespaces;
 mod next_hop;
 mod not_ours;
+mod one_way;
 mod refusals;
 mod reload;
 mod restart;

@@ -402,6 +402,7 @@ fn after_a_restart_a_server_of_both_sides_does_not_tell_which_has_the_traffic() 
     let mut found = |world: &mut World, now: u64| {
         let over = world.at(now).0;
         let known = Known {
+            one_way: None,
             health: Some(&world.health),
             not_probed: None,
             next_hops: Some(&world.next_hops),

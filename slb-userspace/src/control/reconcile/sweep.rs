@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -25,6 +25,7 @@ use crate::{
         ending::{Ended, Watch},
         handover::Elsewhere,
         loads::Loads,
+        one_way::{Answers, Counts},
         openings::{LOOK, Openings},
     },
     dataplane::{
@@ -45,6 +46,8 @@ pub struct Sweep {
     pub ended: Vec<Ended>,
     /// Pools whose new connections count, with what has come of them.
     pub openings: Vec<Pool>,
+    /// Servers of mode `nat`, by how many of their new connections are answered.
+    pub answers: BTreeMap<SocketAddr, Answers>,
     /// Clients of mode `nat` that stand for the others: their paths are to be followed.
     pub clients: BTreeSet<IpAddr>,
     /// Time until the next look is of use.
@@ -78,8 +81,8 @@ impl<D: DataPlane> Reconciler<D> {
         let next = watch.next_look();
         let next = if self.is_watching() { next.min(LOOK) } else { next };
         let (ended, openings) = (mem::take(&mut self.ended), mem::take(&mut self.openings));
-        let clients = samples.chosen();
-        Ok(Sweep { moved, flows, ended, openings, clients, next })
+        let (answers, clients) = (mem::take(&mut self.answers), samples.chosen());
+        Ok(Sweep { moved, flows, ended, openings, answers, clients, next })
     }
 
     /// Replaces the links of flows whose clients are reached another way. Returns how many changed.
@@ -175,6 +178,7 @@ impl<D: DataPlane> Reconciler<D> {
             held.index.entries.values().map(|entry| (entry.service, entry)).collect();
         let mut elsewhere = FoundElsewhere::new();
         let mut openings = Openings::new(&self.watched, held);
+        let mut answers = Counts::default();
         let look = self.plane.flows(self.surroundings.hz, &mut |flow| {
             let entry = entries.get(&flow.service);
             if flow.is_client {
@@ -182,6 +186,7 @@ impl<D: DataPlane> Reconciler<D> {
             }
             let Some(entry) = entry else { return Fate::Goes };
             openings.note(&flow, entry);
+            answers.note(&flow, entry);
             let fate = watch.note(&flow, entry);
             loads.note(&flow, entry);
             if entry.mode == mode::NAT && flow.left.is_some() && !flow.is_over {
@@ -206,6 +211,7 @@ impl<D: DataPlane> Reconciler<D> {
             fate
         })?;
         self.openings = openings.pools();
+        self.answers = answers.by_server(held);
         Ok((elsewhere, look))
     }
 }

@@ -1,0 +1,218 @@
+//! Servers of mode `nat` whose answers do not come back: SLB forwards connections to them and sees no answer. Pure.
+//!
+//! The check of such a server passes, as its probes come from SLB's own address. Mostly the server's route to the clients leads past
+//! SLB. Only TCP tells: every server answers a SYN, be it with a RST. Forged clients tell the same, as nobody but the server answers
+//! theirs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
+};
+
+use slb_common::{
+    abi::{
+        Reference,
+        backend::Backend,
+        service::{IndexEntry, mode},
+    },
+    net::headers::protocol,
+};
+
+use crate::{
+    dataplane::state::{Opening, Remembered, Stage, State, backend_address},
+    health::passive::SILENCE,
+};
+
+/// Least connections without an answer while none has one.
+const LEAST: u32 = 5;
+/// Seconds for which a new connection counts: older ones may be from before the route was mended.
+const WINDOW: u32 = 30;
+
+/// What the status shows of such a server.
+pub const DETAIL: &str = "answers do not come back through SLB: make SLB's address the server's gateway (default route, or a policy \
+                          route), let its firewall answer the clients, or use mode \"dsr\" or \"ipip\"";
+
+/// New connections of a server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// With an answer of any kind.
+    pub answered: u32,
+    /// Without one for [`SILENCE`].
+    pub silent: u32,
+}
+
+/// Counts during one pass over the flow table.
+#[derive(Debug, Default)]
+pub(super) struct Counts(HashMap<Reference, Answers>);
+
+impl Counts {
+    /// Looks at a flow.
+    pub(super) fn note(&mut self, flow: &Remembered, entry: &IndexEntry) {
+        let Some(Opening { age, stage }) = flow.opening else { return };
+        if entry.mode != mode::NAT || entry.protocol != protocol::TCP || age > WINDOW {
+            return;
+        }
+        match stage {
+            Stage::Answered | Stage::Refused => self.0.entry(flow.backend).or_default().answered += 1,
+            Stage::Asked if age >= SILENCE => self.0.entry(flow.backend).or_default().silent += 1,
+            Stage::Asked | Stage::GivenUp => {}
+        }
+    }
+
+    /// By server, of all its tables. One that is removed is left out.
+    pub(super) fn by_server(&self, held: &State) -> BTreeMap<SocketAddr, Answers> {
+        let mut all: BTreeMap<SocketAddr, Answers> = BTreeMap::new();
+        for (reference, answers) in &self.0 {
+            let backend = held
+                .backends
+                .get(&reference.id())
+                .filter(|backend| backend.reference == *reference && backend.flags & Backend::LINGERING == 0);
+            if let Some(backend) = backend {
+                let of_server = all.entry(backend_address(backend)).or_default();
+                of_server.answered += answers.answered;
+                of_server.silent += answers.silent;
+            }
+        }
+        all
+    }
+}
+
+/// A server whose answers do not come back any more, or do again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// None of so many new connections has an answer.
+    Lost(SocketAddr, u32),
+    /// One has.
+    Back(SocketAddr),
+}
+
+/// The servers whose answers do not come back.
+#[derive(Debug, Default)]
+pub struct OneWay(BTreeSet<SocketAddr>);
+
+impl OneWay {
+    /// Decides by what a pass has counted. `is_healthy` says whether a server passes its checks: of another one no answers are
+    /// expected.
+    pub fn judge(
+        &mut self,
+        counted: &BTreeMap<SocketAddr, Answers>,
+        is_healthy: impl Fn(&SocketAddr) -> bool,
+    ) -> Vec<Change> {
+        let mut changes = Vec::new();
+        self.0.retain(&is_healthy);
+        for (server, answers) in counted {
+            if answers.answered > 0 {
+                changes.extend(self.0.remove(server).then_some(Change::Back(*server)));
+            } else if answers.silent >= LEAST && !self.0.contains(server) && is_healthy(server) {
+                self.0.insert(*server);
+                changes.push(Change::Lost(*server, answers.silent));
+            }
+        }
+        changes
+    }
+
+    /// The servers.
+    pub const fn servers(&self) -> &BTreeSet<SocketAddr> {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::state::to_address;
+
+    fn server() -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], 8080))
+    }
+
+    const THIS: Reference = Reference::new(3, 7);
+
+    fn held(flags: u8) -> State {
+        let mut state = State::default();
+        let (address, port) = (to_address(server().ip()), server().port().to_be());
+        state.backends.insert(3, Backend { address, port, reference: THIS, flags, ..Backend::default() });
+        state
+    }
+
+    fn tcp() -> IndexEntry {
+        IndexEntry { mode: mode::NAT, protocol: protocol::TCP, ..IndexEntry::default() }
+    }
+
+    fn flow(age: u32, stage: Stage) -> Remembered {
+        Remembered { opening: Some(Opening { age, stage }), ..Remembered::sample(1, THIS) }
+    }
+
+    fn counted(held: &State, entry: &IndexEntry, flows: &[Remembered]) -> Option<Answers> {
+        let mut counts = Counts::default();
+        flows.iter().for_each(|flow| counts.note(flow, entry));
+        counts.by_server(held).get(&server()).copied()
+    }
+
+    #[test]
+    fn a_connection_counts_once_it_is_answered_or_silent_and_while_it_is_new() {
+        let all = [
+            flow(0, Stage::Answered),
+            // A closed port answers.
+            flow(0, Stage::Refused),
+            flow(2, Stage::Asked),
+            flow(3, Stage::Asked),
+            flow(30, Stage::Asked),
+            flow(31, Stage::Asked),
+            flow(31, Stage::Answered),
+            flow(9, Stage::GivenUp),
+            Remembered { opening: None, ..flow(9, Stage::Asked) },
+            Remembered { backend: Reference::new(3, 6), ..flow(9, Stage::Asked) },
+        ];
+        let held_now = held(Backend::ALIVE | Backend::NEW);
+        assert_eq!(counted(&held_now, &tcp(), &all), Some(Answers { answered: 2, silent: 2 }));
+        assert_eq!(counted(&held(Backend::LINGERING), &tcp(), &all), None, "it leaves");
+        for other in [
+            IndexEntry { mode: mode::DSR, ..tcp() },
+            IndexEntry { mode: mode::IPIP, ..tcp() },
+            IndexEntry { protocol: protocol::UDP, ..tcp() },
+        ] {
+            assert_eq!(counted(&held_now, &other, &all), None, "no answers are to be seen");
+        }
+    }
+
+    fn judge(one_way: &mut OneWay, answered: u32, silent: u32, is_healthy: bool) -> Vec<Change> {
+        one_way.judge(&[(server(), Answers { answered, silent })].into(), |_| is_healthy)
+    }
+
+    #[test]
+    fn several_must_be_silent_none_answered_and_the_check_pass() {
+        for (answered, silent, is_healthy, is_lost) in [
+            (0, 4, true, false),
+            (0, 5, true, true),
+            (1, 500, true, false),
+            (0, 500, false, false),
+            (9, 0, true, false),
+        ] {
+            let mut one_way = OneWay::default();
+            let changes = judge(&mut one_way, answered, silent, is_healthy);
+            let expected = if is_lost { vec![Change::Lost(server(), silent)] } else { vec![] };
+            assert_eq!(changes, expected, "{answered} {silent} {is_healthy}");
+            assert_eq!(one_way.servers().contains(&server()), is_lost);
+        }
+    }
+
+    #[test]
+    fn it_is_said_once_and_ends_with_an_answer() {
+        let mut one_way = OneWay::default();
+        assert_eq!(judge(&mut one_way, 0, 5, true).len(), 1);
+        assert_eq!(judge(&mut one_way, 0, 9, true), []);
+        assert_eq!(one_way.judge(&BTreeMap::new(), |_| true), [], "no connection tells nothing");
+        assert!(one_way.servers().contains(&server()));
+        assert_eq!(judge(&mut one_way, 1, 9, true), [Change::Back(server())]);
+        assert!(one_way.servers().is_empty());
+    }
+
+    #[test]
+    fn of_an_unhealthy_server_the_check_tells_more() {
+        let mut one_way = OneWay::default();
+        judge(&mut one_way, 0, 5, true);
+        assert_eq!(judge(&mut one_way, 0, 5, false), []);
+        assert!(one_way.servers().is_empty());
+    }
+}

@@ -1,0 +1,69 @@
+//! The commonest mistake with mode `nat`: a server whose route to the clients does not lead back through SLB. Its check passes.
+
+use std::{net::TcpStream, time::Duration};
+
+use anyhow::{Result, ensure};
+use slb_tests::{World, net::Family, scenario, server::Service, wait::wait_for};
+use slb_userspace::api::types::Health;
+
+const VICTIM: usize = 0;
+/// Connections that are tried between two looks at what the daemon says.
+const TRIES: usize = 8;
+/// How long a client waits for an answer that comes at once, or not at all.
+const IMPATIENCE: Duration = Duration::from_millis(100);
+/// Connections count for 30 s, and the flow table is read every ten.
+const LIMIT: Duration = Duration::from_secs(60);
+
+const SAID: &str = "the server passes its check, and its answers do not come back through SLB";
+
+#[test]
+fn a_server_that_does_not_route_back_is_named() {
+    scenario("a_server_that_does_not_route_back_is_named", &[50, 50], |world| {
+        let namespace = |world: &World, lines: &str| world.net.backends[VICTIM].namespace.ip(lines);
+        let gateway = namespace_gateway(world);
+        namespace(world, "route del default")?;
+        world.start()?;
+        wait_for("the server to be named", LIMIT, || {
+            connect(world)?;
+            Ok(world.log().contains(SAID).then_some(()))
+        })?;
+        let victim = format!("server={}", world.net.backends[VICTIM].address(Family::V4));
+        let users = ["load_balancer=\"shop\"", "listener=\"http\"", "server_group=\"http\"", "check=\"tcp\""];
+        world.wait_for_line(
+            &[&[SAID, "WARN", &victim, "default route", "unanswered="], &users[..]].concat(),
+        )?;
+        ensure!(world.log().matches(SAID).count() == 1, "only the victim is named, and once");
+        let status = world.slb(&["status"])?;
+        ensure!(status.contains("answers do not come back through SLB"), "{status}");
+        let healthy = world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
+        // The other family's routes lead back.
+        ensure!(healthy.iter().filter(|server| server.detail.is_some()).count() == 1, "{healthy:?}");
+
+        namespace(world, &format!("route add default via {gateway}"))?;
+        wait_for("answers to be noticed", LIMIT, || {
+            connect(world)?;
+            Ok(world.log().contains("the server's answers come back through SLB").then_some(()))
+        })?;
+        wait_for("the detail to go", LIMIT, || {
+            let servers = world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
+            Ok(servers.iter().all(|server| server.detail.is_none()).then_some(()))
+        })
+    });
+}
+
+/// SLB's address on the victim's link.
+fn namespace_gateway(world: &World) -> String {
+    let address = world.net.backends[VICTIM].address(Family::V4).to_string();
+    format!("{}.1", address.rsplit_once('.').map_or("", |(network, _)| network))
+}
+
+/// Opens connections through either VIP, from which nothing is expected.
+fn connect(world: &World) -> Result<()> {
+    let vips = Family::ALL.map(|family| world.vip(family, Service::Http));
+    world.net.client.on_thread(|| {
+        for vip in vips.iter().cycle().take(2 * TRIES) {
+            let _ = TcpStream::connect_timeout(vip, IMPATIENCE);
+        }
+        Ok(())
+    })
+}
