@@ -19,8 +19,15 @@ use super::{
     notifications::{Content, Notification},
 };
 
-/// How often everything is read though nothing was heard, and neighbours are kept warm.
+/// How often neighbours are kept warm, and everything is read, at the least.
 pub(super) const REFRESH: Duration = Duration::from_secs(20);
+
+/// How often everything is read though nothing was heard, where that takes little time: the kernel does not announce the path MTUs
+/// that it learns (RFC 1191, RFC 8201).
+const REREAD: Duration = Duration::from_secs(2);
+
+/// Reading though nothing was heard takes no more than one part in this many of the time.
+const REREAD_SHARE_OF_TIME: u32 = 50;
 
 /// How often a neighbour that does not answer is asked again.
 ///
@@ -64,6 +71,8 @@ pub(super) struct View {
     verified: HashMap<NeighbourKey, Instant>,
     /// When the next pass may start at the earliest.
     pub(super) rested_at: Instant,
+    /// How long the last pass over everything took.
+    pass_took: Duration,
 }
 
 impl Default for View {
@@ -79,6 +88,7 @@ impl Default for View {
             limits: Limits::default(),
             verified: HashMap::new(),
             rested_at: Instant::now(),
+            pass_took: Duration::ZERO,
         }
     }
 }
@@ -115,7 +125,11 @@ impl View {
         self.holds.update(&self.neighbours, Instant::now());
         self.solicited.retain(|key, _| self.neighbours.contains_key(key));
         self.verified.retain(|key, _| self.neighbours.contains_key(key));
-        self.rested_at = Instant::now() + start.elapsed() * (MAX_SHARE_OF_TIME - 1);
+        let took = start.elapsed();
+        if everything {
+            self.pass_took = took;
+        }
+        self.rested_at = Instant::now() + took * (MAX_SHARE_OF_TIME - 1);
         Ok(())
     }
 
@@ -235,7 +249,8 @@ impl View {
     /// When everything is to be read again though nothing is heard.
     pub(super) fn next_pass(&self) -> Instant {
         let is_complete = self.neighbours.keys().all(|key| self.mac(key).is_some());
-        let pass = Instant::now() + if is_complete { REFRESH } else { RETRY };
+        let reread = REREAD.max(self.pass_took * REREAD_SHARE_OF_TIME).min(REFRESH);
+        let pass = Instant::now() + if is_complete { reread } else { RETRY };
         self.holds.due().map_or(pass, |due| due.min(pass))
     }
 
