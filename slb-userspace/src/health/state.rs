@@ -55,6 +55,11 @@ impl State {
         }
     }
 
+    /// The health that results have led to, or that an earlier run has left.
+    pub fn health(&self) -> Option<Health> {
+        self.health
+    }
+
     /// Failures in a row that have not made it unhealthy yet.
     pub fn failures(&self) -> u8 {
         if self.health == Some(Health::Healthy) { self.contrary } else { 0 }

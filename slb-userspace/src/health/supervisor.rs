@@ -9,12 +9,12 @@
 //! - A probe that this host cannot make (no descriptors, no address) delays a decision and is reported; it never counts as
 //!   a failure of the server.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Mutex, Semaphore, mpsc},
     task::{JoinHandle, spawn_blocking},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tracing::{debug, warn};
 
@@ -24,7 +24,7 @@ use super::{
     probe::probe,
     state::{Health, State},
 };
-use crate::{descriptors, supervised};
+use crate::{clock::since_start, descriptors, supervised};
 
 /// File descriptors of a probe, on the way of the traffic.
 const PER_PROBE: u64 = 2;
@@ -155,7 +155,7 @@ async fn save(failures: Failures) {
     loop {
         due.tick().await;
         let failures = failures.clone();
-        match spawn_blocking(move || failures.save()).await {
+        match spawn_blocking(move || failures.save(since_start()?)).await {
             Ok(Err(error)) if !is_told => {
                 is_told = true;
                 warn!(
@@ -208,11 +208,11 @@ impl Prober {
             let due = self.due;
             sleep_until(due).await;
             // The semaphore is never closed; if it were, there would be nothing left to do.
-            let Ok(permit) = self.permits.acquire().await else { return };
+            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
             let start = Instant::now();
-            let outcome = probe(&self.target, &self.paths).await;
-            drop(permit);
             self.warn_if_late(start - due);
+            let outcome = self.probe_once().await;
+            drop(permit);
             if !self.take(outcome).await {
                 return;
             }
@@ -223,6 +223,43 @@ impl Prober {
         }
     }
 
+    /// Probes once. A probe that was lost with an earlier run counts meanwhile, when its time is over.
+    async fn probe_once(&mut self) -> Result<(), ProbeError> {
+        let (target, paths) = (self.target.clone(), Arc::clone(&self.paths));
+        let mut probing = pin!(probe(&target, &paths));
+        if let Some(wait) = self.lost_probe() {
+            tokio::select! {
+                outcome = &mut probing => return outcome,
+                () = sleep(wait) => self.take_lost().await,
+            }
+        }
+        probing.await
+    }
+
+    /// Notes that a probe starts. Returns the time until a lost one counts.
+    fn lost_probe(&self) -> Option<Duration> {
+        // Only a healthy server's failures are counted, and not where silence is a good answer.
+        if self.state.health() != Some(Health::Healthy) || !self.target.check.is_failed_by_silence() {
+            return None;
+        }
+        let now = since_start().ok()?;
+        Some(self.failures.start(&self.target, now)?.saturating_sub(now))
+    }
+
+    async fn take_lost(&mut self) {
+        let Ok(now) = since_start() else { return };
+        let is_unhealthy = self.state.observe(Health::Unhealthy).is_some();
+        debug!(address = %self.target.address, "probe of an earlier run has timed out");
+        self.failures.note_lost(&self.target, self.state.failures(), now);
+        if is_unhealthy {
+            self.failures.note(&self.target, 0);
+            let why = ProbeError::TimedOut(self.target.check.timeout).to_string();
+            // Not explained: this probe holds a permit, and an explanation waits for one. The next result notices where no event
+            // can be sent.
+            self.tell(News::Unhealthy(why)).await;
+        }
+    }
+
     /// Takes a result in and reports what it changed. Returns false when nobody takes reports any more.
     async fn take(&mut self, outcome: Result<(), ProbeError>) -> bool {
         let (result, error) = match outcome {
@@ -230,6 +267,8 @@ impl Prober {
             Err(error) if error.blames_server() => (Health::Unhealthy, Some(error)),
             Err(error) => {
                 let why = error.to_string();
+                // Neither an answer nor silence.
+                self.failures.note(&self.target, self.state.failures());
                 if self.not_probed.as_ref() == Some(&why) {
                     return !self.events.is_closed();
                 }

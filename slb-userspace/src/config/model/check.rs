@@ -29,6 +29,11 @@ impl HealthCheck {
     pub fn window(&self) -> Duration {
         self.interval * self.unhealthy_threshold.into()
     }
+
+    /// Whether a server that does not answer fails it.
+    pub fn is_failed_by_silence(&self) -> bool {
+        !matches!(&self.kind, CheckKind::Udp(UdpCheck { expect: None, .. }))
+    }
 }
 
 /// When new connections of clients that fail make a server unhealthy.

@@ -9,7 +9,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    config::model::{CheckKind, HealthCheck},
+    config::model::{CheckKind, HealthCheck, HttpCheck, Method, Status},
     health::Via,
 };
 
@@ -200,6 +200,28 @@ async fn what_cannot_be_probed_is_said_once_for_each_reason_and_until_it_can() {
         let said: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).map(|event| event.news).collect();
         assert_eq!(said, expected);
     }
+}
+
+#[tokio::test]
+async fn lost_probe_of_an_earlier_run_counts_before_the_own_one_times_out() {
+    // Its backlog takes the connection, and it answers nothing.
+    let port = Port::reserve();
+    let _listener = port.listen();
+    let http = HttpCheck {
+        method: Method::Head,
+        path: "/".to_owned(),
+        host: None,
+        expect: vec![Status::Class(2)],
+        tls: None,
+    };
+    let patient = HealthCheck { kind: CheckKind::Http(http), timeout: DEADLINE * 2, ..check(1) };
+    let target = Target::new(port.address, Via::Direct, &patient);
+    let failures = Failures::default();
+    failures.start(&target, Duration::ZERO);
+    let (sender, mut events) = mpsc::channel(16);
+    let mut supervisor = Supervisor::new(sender, Paths::default()).keeping(failures);
+    supervisor.set_targets(only(&target, Some(Health::Healthy)));
+    assert_eq!(next(&mut events).await.news, News::Unhealthy("no answer within 1m".to_owned()));
 }
 
 #[tokio::test]
