@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+pub use self::check::in_full;
 use self::{
     check::{in_words, kind, passive, port},
     pairs::Pairs,

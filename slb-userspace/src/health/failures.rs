@@ -2,7 +2,7 @@
 //! a server has not answered. A daemon that is restarted faster than a check's timeout loses every probe of a server that hangs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -92,6 +92,12 @@ impl Failures {
         self.set(target, Entry { failures, silent_since: Some(now) });
     }
 
+    /// Drops those of all other targets.
+    pub(super) fn keep_only<'a>(&self, targets: impl Iterator<Item = &'a Target>) {
+        let keys: BTreeSet<_> = targets.map(key).collect();
+        self.counts().by_target.retain(|key, _| keys.contains(key));
+    }
+
     fn set(&self, target: &Target, entry: Entry) {
         let mut counts = self.counts();
         match entry {
@@ -129,9 +135,9 @@ fn lasting(by_target: &BTreeMap<String, Entry>, now: Duration) -> BTreeMap<Strin
     entries.collect()
 }
 
-/// All that a target is, so that another check begins anew.
+/// All that a target is, so that another check begins anew, and the next version of this program finds it.
 fn key(target: &Target) -> String {
-    format!("{target:?}")
+    target.in_words()
 }
 
 /// The identity of this start of the machine.
@@ -270,6 +276,31 @@ mod tests {
         fs::write(directory.path().join(FILE), "{").unwrap();
         assert_eq!(open().of(&target), 0);
         assert_eq!(Failures::open(None).of(&target), 0);
+    }
+
+    #[test]
+    fn entries_have_stable_keys_and_go_with_their_targets() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = target("10.0.0.1:80".parse().unwrap(), CheckKind::Tcp, TIMEOUT);
+        let gone = target("[fd00::2]:80".parse().unwrap(), CheckKind::Icmp, TIMEOUT);
+        let failures = Failures::open(Some(directory.path()));
+        failures.note(&kept, 2);
+        failures.note(&gone, 1);
+        failures.save(Duration::ZERO).unwrap();
+        let keys = || {
+            let text = fs::read(directory.path().join(FILE)).unwrap();
+            serde_json::from_slice::<Document>(&text).unwrap().targets.into_keys().collect::<Vec<_>>()
+        };
+        let settings = "every 1s, timeout 5s, healthy after 1, unhealthy after 1, passive off";
+        let tcp = format!("10.0.0.1:80 directly: tcp on port the server's {settings}");
+        let icmp = format!("[fd00::2]:0 directly: icmp on port the server's {settings}");
+        assert_eq!(keys(), [tcp.clone(), icmp]);
+
+        let failures = Failures::open(Some(directory.path()));
+        failures.keep_only([&kept].into_iter());
+        failures.save(Duration::ZERO).unwrap();
+        assert_eq!(keys(), [tcp]);
+        assert_eq!(Failures::open(Some(directory.path())).of(&kept), 2);
     }
 
     #[test]

@@ -118,13 +118,8 @@ impl Supervisor {
     ///
     /// Outside of a Tokio runtime.
     pub fn set_targets(&mut self, mut wanted: BTreeMap<Target, Option<Health>>) {
-        self.tasks.retain(|target, _| {
-            let is_wanted = wanted.remove(target).is_some();
-            if !is_wanted {
-                self.failures.note(target, 0);
-            }
-            is_wanted
-        });
+        self.failures.keep_only(wanted.keys());
+        self.tasks.retain(|target, _| wanted.remove(target).is_some());
         // `wanted` now holds the new targets. Their first probes are spread so that many targets do not all fire in one
         // instant, and yet each comes within its interval.
         let now = Instant::now();

@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::model::{CheckKind, HealthCheck, Listener, LoadBalancer, Mode};
+use crate::config::{
+    difference,
+    model::{CheckKind, HealthCheck, Listener, LoadBalancer, Mode},
+};
 
 /// What is probed, and how.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +74,18 @@ impl Target {
             Mode::Ipip => Via::Ipip { vip: vip()? },
         };
         Some(Self::new(server, via, check))
+    }
+
+    /// All that it is, in words that later builds write in the same way.
+    pub fn in_words(&self) -> String {
+        let Self { address, via, check, watched } = self;
+        let via = match via {
+            Via::Direct => "directly".to_owned(),
+            Via::Dsr { vip } => format!("by dsr to {vip}"),
+            Via::Ipip { vip } => format!("by ipip to {vip}"),
+        };
+        let watched = watched.map(|server| format!(", traffic of {server}")).unwrap_or_default();
+        format!("{address} {via}: {}{watched}", difference::in_full(check))
     }
 
     /// The same server, probed at its own address.

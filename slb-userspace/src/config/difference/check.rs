@@ -1,11 +1,27 @@
 //! Health checks in words, as they stand in the file.
 
+use humantime::format_duration;
+
 use super::{debug, listed};
 use crate::config::model::{CheckKind, HealthCheck, HttpCheck, Passive, Tls, TlsCheck, UdpCheck};
 
 /// What a check that is added does.
 pub(super) fn in_words(check: &HealthCheck) -> String {
     format!("{} every {}", kind(&check.kind), debug(&check.interval))
+}
+
+/// All settings of a check. Checks that differ have different words, and the words are the same in every build.
+pub fn in_full(check: &HealthCheck) -> String {
+    let HealthCheck { kind, port, interval, timeout, healthy_threshold, unhealthy_threshold, passive } =
+        check;
+    let [interval, timeout] = [interval, timeout].map(|time| format_duration(*time));
+    format!(
+        "{} on port {} every {interval}, timeout {timeout}, healthy after {healthy_threshold}, \
+         unhealthy after {unhealthy_threshold}, passive {}",
+        self::kind(kind),
+        self::port(port),
+        self::passive(passive)
+    )
 }
 
 pub(super) fn kind(kind: &CheckKind) -> String {

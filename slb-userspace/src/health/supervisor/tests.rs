@@ -225,6 +225,20 @@ async fn lost_probe_of_an_earlier_run_counts_before_the_own_one_times_out() {
 }
 
 #[tokio::test]
+async fn failures_of_targets_that_no_configuration_uses_are_dropped() {
+    let patient = HealthCheck { interval: Duration::from_secs(3_600), ..check(5) };
+    let [kept, gone] =
+        [1, 2].map(|port| Target::new((Ipv4Addr::LOCALHOST, port).into(), Via::Direct, &patient));
+    let failures = Failures::default();
+    failures.note(&kept, 2);
+    failures.note(&gone, 2);
+    let (sender, _events) = mpsc::channel(16);
+    let mut supervisor = Supervisor::new(sender, Paths::default()).keeping(failures.clone());
+    supervisor.set_targets(only(&kept, Some(Health::Healthy)));
+    assert_eq!((failures.of(&kept), failures.of(&gone)), (2, 0));
+}
+
+#[tokio::test]
 async fn a_slow_receiver_loses_nothing() {
     let ports: Vec<Port> = (0..20).map(|_| Port::reserve()).collect();
     let wanted: BTreeMap<_, _> =
