@@ -3,6 +3,7 @@
 mod lossy;
 
 use std::{
+    fmt::Display,
     io::{IsTerminal as _, Write as _, stderr},
     panic,
     sync::OnceLock,
@@ -14,7 +15,7 @@ use tracing_subscriber::{EnvFilter, fmt};
 
 use self::lossy::Lossy;
 
-/// How long the end of the process waits for what is still to be written.
+/// How long a panic and the end of the process wait for what is still to be written.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 static LOG: OnceLock<Lossy> = OnceLock::new();
@@ -42,7 +43,13 @@ pub fn init(format: Format) {
         Format::Json => builder.json().init(),
     }
     // The hook of the standard library writes to standard error itself, and waits for its reader.
-    panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    panic::set_hook(Box::new(|panic| log_panic(panic, log)));
+}
+
+/// Logs a panic, and waits a little for it to be written: it may end the process, and the thread that writes with it.
+fn log_panic(panic: &dyn Display, log: &Lossy) {
+    tracing::error!("{panic}");
+    log.flush(LAST_WORDS);
 }
 
 fn said_of_losses(lost: u64) {
@@ -84,4 +91,58 @@ pub fn logged(act: impl FnOnce()) -> String {
     (&*file).rewind().unwrap();
     (&*file).read_to_string(&mut text).unwrap();
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        os::unix::net::UnixStream,
+        sync::{Arc, Mutex},
+        thread,
+        time::Instant,
+    };
+
+    use super::*;
+
+    /// Writes late.
+    struct Slow(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Slow {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            thread::sleep(LAST_WORDS / 10);
+            self.0.lock().unwrap().write(line)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn panic_logged_to(log: &Lossy) {
+        let writer = log.clone();
+        let subscriber = fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+        tracing::subscriber::with_default(subscriber, || log_panic(&"panicked at here", log));
+    }
+
+    #[test]
+    fn panic_is_written_before_the_hook_returns() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let log = Lossy::start(Slow(Arc::clone(&written)), |_| {});
+        panic_logged_to(&log);
+        let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+        assert!(text.contains("panicked at here"), "{text:?}");
+    }
+
+    #[test]
+    fn reader_that_hangs_does_not_hold_a_panic_up() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let log = Lossy::start(ours, |_| {});
+        // More than the socket holds.
+        log.say(vec![b'x'; 16 << 20]);
+        let begun = Instant::now();
+        panic_logged_to(&log);
+        let took = begun.elapsed();
+        assert!((LAST_WORDS..LAST_WORDS * 20).contains(&took), "{took:?}");
+    }
 }
