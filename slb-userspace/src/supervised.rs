@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use tokio::time::sleep;
 
 /// Pause before a task is started again.
-const PAUSE: Duration = Duration::from_secs(1);
+pub const PAUSE: Duration = Duration::from_secs(1);
 
 static RESTARTED: AtomicU64 = AtomicU64::new(0);
 
@@ -21,16 +21,17 @@ pub fn restarted() -> u64 {
 
 /// Runs a task until it ends by itself; after a panic, again. The panic itself is logged by the hook of [`crate::telemetry`].
 pub async fn run<F: Future<Output = ()>>(what: &str, mut task: impl FnMut() -> F) {
-    while attempt(what, task()).await.is_none() {}
+    while attempt(what, task()).await.is_none() {
+        sleep(PAUSE).await;
+    }
 }
 
-/// Runs a task once. `None` after a panic and a pause: the caller starts it again.
+/// Runs a task once. `None` after a panic: the caller pauses and starts it again.
 pub async fn attempt<T>(what: &str, task: impl Future<Output = T>) -> Option<T> {
     let ended = AssertUnwindSafe(task).catch_unwind().await;
     if ended.is_err() {
         RESTARTED.fetch_add(1, Ordering::Relaxed);
         tracing::error!(task = what, "a task has panicked and is started again: please report this");
-        sleep(PAUSE).await;
     }
     ended.ok()
 }

@@ -26,6 +26,8 @@ pub struct Users {
     all: Vec<User>,
     targets: BTreeMap<Target, Vec<usize>>,
     servers: BTreeMap<SocketAddr, Vec<usize>>,
+    /// The checks of a server on this port. One of them may go to another port.
+    checks: BTreeMap<SocketAddr, BTreeSet<Target>>,
 }
 
 /// Users in words: three names of each kind at most, then how many more. A field is `None` where there is no name.
@@ -67,6 +69,7 @@ impl Users {
                         let target =
                             member.is_checked.then(|| Target::of(balancer, listener, member.address));
                         if let Some(target) = target.flatten() {
+                            users.checks.entry(member.address).or_default().insert(target.clone());
                             note(users.targets.entry(target).or_default(), user);
                         }
                     }
@@ -105,6 +108,11 @@ impl Users {
     /// The users of a server on this port.
     pub fn of_endpoint(&self, server: &SocketAddr) -> Named {
         self.named(self.servers.get(server).into_iter().flatten().copied())
+    }
+
+    /// The checks of a server on this port.
+    pub fn checks_of(&self, server: &SocketAddr) -> impl Iterator<Item = &Target> + use<'_> {
+        self.checks.get(server).into_iter().flatten()
     }
 
     /// The kind of health check of a listener.
@@ -196,6 +204,19 @@ mod tests {
         assert_eq!((default.listener, default.server_group), (some("dns"), None));
         assert_eq!(users.of_server(&"10.0.0.99".parse().unwrap()), Named::default());
         assert_eq!((users.check_of("shop", "web"), users.check_of("shop", "mail")), (Some("http"), None));
+    }
+
+    #[test]
+    fn checks_of_a_server_are_those_of_its_own_port_wherever_they_go() {
+        let group = "server_group = \"web\"\n";
+        let check = format!("{group}health_check = {{ kind = \"http\", path = \"/\", port = 9000 }}\n");
+        let users = Users::of([&shop(&[(group, &check)])]);
+        let checks = |server: &str| {
+            let checks = users.checks_of(&server.parse().unwrap());
+            checks.map(|target| target.address.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(checks("10.0.0.11:8080"), ["10.0.0.11:9000"]);
+        assert_eq!(checks("10.0.0.11:9000"), [""; 0], "another server of the same address");
     }
 
     #[test]

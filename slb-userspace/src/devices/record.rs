@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -38,6 +39,9 @@ struct Document {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct SwitchedOff {
     interface: String,
+    /// The network namespace: an index, and a name, may be another interface's in another one.
+    #[serde(default)]
+    namespace: u64,
     features: BTreeSet<String>,
 }
 
@@ -71,9 +75,13 @@ impl Record {
 
     /// Notes what SLB has switched off at an interface.
     pub fn note_switched_off(&mut self, link: &Link, features: &[String]) {
+        let namespace = namespace();
         self.change(|document| {
-            let new = || SwitchedOff { interface: link.name.clone(), features: BTreeSet::new() };
+            let new = || SwitchedOff { interface: link.name.clone(), namespace, features: BTreeSet::new() };
             let noted = document.switched_off.entry(link.index).or_insert_with(new);
+            if noted.namespace != namespace {
+                *noted = new();
+            }
             noted.interface.clone_from(&link.name);
             noted.features.extend(features.iter().cloned());
         });
@@ -98,13 +106,23 @@ impl Record {
         }
     }
 
-    /// Switches on again what SLB has switched off. Returns what it did, or why not and what to do, in words.
+    /// Switches on again what SLB has switched off. Returns what it did, or why not and what to do, in words. `links` are the
+    /// interfaces of this network namespace.
     pub fn undo(&self, links: &[Link]) -> Vec<String> {
+        self.undo_by(links, namespace(), switch_on)
+    }
+
+    fn undo_by(
+        &self,
+        links: &[Link],
+        here: u64,
+        switch_on: impl Fn(&Link, &[String]) -> Result<()>,
+    ) -> Vec<String> {
         let done = |(index, off): (&u32, &SwitchedOff)| {
-            let SwitchedOff { interface, features } = off;
+            let SwitchedOff { interface, features, .. } = off;
             let features: Vec<_> = features.iter().cloned().collect();
             let named = features.join(", ");
-            undo_at(*index, interface, &features, links).map_or_else(
+            off.find(*index, links, here).and_then(|link| switch_on(link, &features)).map_or_else(
                 |error| {
                     let on = features.join(" on ");
                     format!("{interface}: SLB has switched off {named}: {error:#}; to restore it: ethtool -K {interface} {on} on")
@@ -124,15 +142,32 @@ impl Record {
     }
 }
 
-fn undo_at(index: u32, name: &str, features: &[String], links: &[Link]) -> Result<()> {
-    match links.iter().find(|link| link.index == index) {
-        Some(link) => switch_on(link, features),
-        None => bail!("interface {name} is not there"),
+impl SwitchedOff {
+    /// The interface, if it is here and has the name yet: another one is a stranger's.
+    fn find<'links>(&self, index: u32, links: &'links [Link], here: u64) -> Result<&'links Link> {
+        let name = &self.interface;
+        if self.namespace != here {
+            bail!("interface {name} is in another network namespace");
+        }
+        let Some(link) = links.iter().find(|link| link.index == index) else {
+            bail!("interface {name} is not there");
+        };
+        if link.name != *name && !link.altnames.contains(name) {
+            bail!("interface {index} is not {name} any more, but {}", link.name);
+        }
+        Ok(link)
     }
+}
+
+/// What tells this process's network namespace from others.
+fn namespace() -> u64 {
+    fs::metadata("/proc/self/ns/net").map_or(0, |found| found.ino())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::devices::tests::link;
 
@@ -170,6 +205,37 @@ mod tests {
               on rx-lro on"
             ]
         );
+    }
+
+    #[test]
+    fn only_the_interface_that_slb_has_changed_is_changed_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut record = open(directory.path(), "/pins/a");
+        record.note_switched_off(&link(8, "eth1", None), &["rx-gro".to_owned()]);
+        let altname = Link { altnames: vec!["eth1".to_owned()], ..link(8, "wan", None) };
+        let restore = "to restore it: ethtool -K eth1 rx-gro on";
+        let elsewhere = format!(
+            "eth1: SLB has switched off rx-gro: interface eth1 is in another network namespace; {restore}"
+        );
+        let stranger = format!(
+            "eth1: SLB has switched off rx-gro: interface 8 is not eth1 any more, but eth7; {restore}"
+        );
+        let done = "eth1: switched on again: rx-gro".to_owned();
+        for (link, here, changed, said) in [
+            (link(8, "eth1", None), namespace(), 1, &done),
+            (altname, namespace(), 1, &done),
+            (link(8, "eth7", None), namespace(), 0, &stranger),
+            (link(8, "eth1", None), namespace() + 1, 0, &elsewhere),
+        ] {
+            let calls = Cell::new(0);
+            let switch_on = |_: &Link, _: &[String]| {
+                calls.set(calls.get() + 1);
+                Ok(())
+            };
+            let named = link.name.clone();
+            assert_eq!(record.undo_by(&[link], here, switch_on), std::slice::from_ref(said), "{named}");
+            assert_eq!(calls.get(), changed, "{named}");
+        }
     }
 
     #[test]

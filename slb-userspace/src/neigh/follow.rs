@@ -59,9 +59,12 @@ async fn run_pausing<F: Follower>(pause: Duration, mut follower: F, mut connecti
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicU32, Ordering},
+        },
+        time::Instant,
     };
 
     use anyhow::bail;
@@ -98,7 +101,9 @@ mod tests {
     async fn sockets_are_opened_again_after_errors_and_panics_while_a_receiver_exists() {
         for (failures, calls) in [(0, 1), (2, 3), (9, 4)] {
             let called = Arc::new(AtomicU32::new(0));
+            let begun = Instant::now();
             run_pausing(Duration::from_millis(1), Fails(failures, called.clone()), ()).await;
+            assert!(begun.elapsed() < supervised::PAUSE, "{failures} failures: there is one pause alone");
             assert_eq!(called.load(Ordering::Relaxed), calls, "{failures} failures");
         }
     }

@@ -38,7 +38,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers on a socket until it is dropped, one request for each connection, `most` connections at a time.
 pub(super) async fn serve(mut socket: Socket, router: &Router, most: usize) {
-    while supervised::attempt("API", answer(&mut socket, router, most)).await.is_none() {}
+    while supervised::attempt("API", answer(&mut socket, router, most)).await.is_none() {
+        sleep(supervised::PAUSE).await;
+    }
 }
 
 async fn answer(socket: &mut Socket, router: &Router, most: usize) -> Infallible {

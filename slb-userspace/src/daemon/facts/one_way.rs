@@ -16,9 +16,8 @@ impl Facts {
     pub(in crate::daemon) fn note_answers(&mut self, counted: &BTreeMap<SocketAddr, Answers>) -> bool {
         let (probed, users) = (&self.probed, &self.users);
         let is_healthy = |server: &SocketAddr| {
-            let mut of_server = users
-                .targets()
-                .filter(|target| target.address.ip() == server.ip() && target.via == Via::Direct);
+            // Of another port of the same address, a check says nothing of this server.
+            let mut of_server = users.checks_of(server).filter(|target| target.via == Via::Direct);
             of_server.any(|target| probed.get(target).is_some_and(|verdict| verdict.healthy))
         };
         let changes = self.one_way.judge(counted, is_healthy);
