@@ -218,10 +218,11 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         let verdict = self.leave(hop.ifindex, packet)?;
         let mut reason = Reason::ToServer;
         if !QUICK {
-            Self::untag(head)?;
             if is_over {
                 self.turn(head, packet.network, false, Limited::Resets)?;
                 reason = Reason::Reset;
+            } else {
+                Self::untag(head)?;
             }
             frame = head.frame();
         }
@@ -289,7 +290,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         if QUICK || head.remove_priority_tags() { Ok(()) } else { Err(drop(Reason::NoHeadroom)) }
     }
 
-    /// Makes a reset of a packet, if that may be.
+    /// Turns a packet into a RST without priority tags, if that may be.
     #[inline(always)]
     fn turn<G: Head>(
         &self,
@@ -323,9 +324,9 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         let answered = select::to_client::<QUICK, T>(packet, index, tables);
         let Reply { service, backend, client, is_over } = match answered {
             Answered::Client(reply) => reply,
-            Answered::Nobody if QUICK && index.may_be_vip(&packet.destination) => return Ok(None),
-            Answered::Nobody if QUICK => return Err(pass(Reason::NotOurs)),
-            Answered::Nobody => return Err(UNMATCHED),
+            Answered::NoFlow if QUICK && index.may_be_vip(&packet.destination) => return Ok(None),
+            Answered::NoFlow if QUICK => return Err(pass(Reason::NotOurs)),
+            Answered::NoFlow => return Err(UNMATCHED),
             Answered::NotReady => return Err(drop(Reason::NotReady)),
             Answered::Later => return Ok(None),
             Answered::Over => return Self::end(),
@@ -335,10 +336,11 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         }
         let verdict = self.leave(client.ifindex, packet).map_err(drop)?;
         let mut reason = Reason::ToClient;
-        Self::untag(head)?;
         if !QUICK && is_over {
             self.turn(head, packet.network, false, Limited::Resets)?;
             reason = Reason::Reset;
+        } else {
+            Self::untag(head)?;
         }
         let mut frame = head.frame();
         nat::to_client(&mut frame, packet, &service.address, service.port).ok_or(drop(Reason::Truncated))?;

@@ -35,11 +35,11 @@ pub(crate) static NEXT_HOPS: Array<NextHop, { 2 * DEFAULT_BACKENDS as usize + 1 
 pub(crate) static FLOWS: Array<[Word; WORDS], 1024, MMAPABLE> = Array::new();
 /// Slots of [`FLOWS`] less one, as the loader sets it. A constant of each program, so that a program over one flow table can
 /// replace a program over another one.
-// With a section of its own name LLVM does not merge it with equal constants, whose value the loader would change, too.
+// LLVM merges equal constants, and the loader would change them all. It merges none whose section is named.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".rodata")]
 pub(crate) static FLOW_MASK: u32 = 0;
-/// Not zero while the daemon carries flows into [`FLOWS`] from a flow table of another size.
+/// Not zero while the daemon copies flows into [`FLOWS`] from a flow table of another size.
 #[btf_map]
 pub(crate) static RESIZING: Array<Word, 1> = Array::new();
 /// New flows so far of each service whose servers take turns.

@@ -57,7 +57,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn flow_mask(&self) -> u32 {
         // Volatile: the value is the loader's, not the compiler's.
-        // SAFETY: a valid reference to what nobody writes once the program is loaded.
+        // SAFETY: a valid static, read-only once the program is loaded.
         unsafe { (&raw const FLOW_MASK).read_volatile() }
     }
 

@@ -13,6 +13,11 @@ use anyhow::{Context as _, Result};
 /// Neither through a symbolic link nor, waiting for a writer, from a pipe.
 const NOT_ELSEWHERE: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
 
+/// The identity of this start of the machine: times since it, and indexes of interfaces, mean nothing after another one.
+pub(crate) fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
 /// What stands in a file, and when it was written; `None` where it cannot be read.
 pub(crate) fn read(path: &Path) -> Option<(Vec<u8>, SystemTime)> {
     let mut file = OpenOptions::new().read(true).custom_flags(NOT_ELSEWHERE).open(path).ok()?;

@@ -5,6 +5,7 @@
 
 pub mod control;
 mod figures;
+mod generated;
 pub mod health;
 pub mod machine;
 pub mod packet;

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     env,
     fs::{self, Permissions},
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -31,6 +31,9 @@ use crate::{
     turn::Turn,
     wait::wait_for,
 };
+
+/// How long a client waits for an answer that comes at once, or not at all.
+const IMPATIENCE: Duration = Duration::from_millis(100);
 
 /// A mounted BPF file system.
 #[derive(Debug)]
@@ -109,6 +112,20 @@ impl World {
     /// Where a service is reached on the VIP of a family.
     pub fn vip(&self, family: Family, service: Service) -> SocketAddr {
         (family.vip(), self.plan.vip_port(service)).into()
+    }
+
+    /// Opens so many connections, through the VIPs of both families in turn. Nothing is expected of them.
+    ///
+    /// # Errors
+    /// The client's namespace cannot be entered.
+    pub fn try_connections(&self, service: Service, count: usize) -> Result<()> {
+        let vips = Family::ALL.map(|family| self.vip(family, service));
+        self.net.client.on_thread(|| {
+            for vip in vips.iter().cycle().take(count) {
+                let _ = TcpStream::connect_timeout(vip, IMPATIENCE);
+            }
+            Ok(())
+        })
     }
 
     /// Has the daemon find this directory empty, from its next start on.

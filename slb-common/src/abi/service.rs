@@ -186,7 +186,7 @@ impl IndexEntry {
 pub struct ServiceIndex {
     /// Seed of the index's hash, chosen so that no entry needs more than [`INDEX_PROBES`] probes.
     pub seed: u64,
-    /// 0.
+    /// Padding; zero.
     pub reserved: u32,
     /// Jiffies in a second: the unit of every time on the packet path.
     pub hz: u32,

@@ -89,8 +89,8 @@ const LONG6: usize = 1280 - HEADER6 - MESSAGE;
 const SHORT4: usize = HEADER4 + 8;
 const SHORT6: usize = HEADER6 + 8;
 
-/// Turns a packet, whose IP header lies at `at` in the frame without priority tags, into an ICMP error. `None` if there is nobody to
-/// be told, or no room: the frame is of no use then.
+/// Turns a packet, whose IP header lies at `at` in the frame without priority tags, into an ICMP error. `None` if its source
+/// may not be sent one, or there is no room: the frame is of no use then.
 #[inline(always)]
 pub fn answer<G: Growing>(head: &mut G, at: usize, message: Message) -> Option<()> {
     remove_priority_tags(head)?;

@@ -232,9 +232,9 @@ fn unload<T: Tables>(policy: u32, was: u32, is: u32, backend: &Backend, tables: 
 pub(super) enum Answered<'t> {
     /// This is it.
     Client(Reply<'t>),
-    /// The packet answers nobody.
-    Nobody,
-    /// The packet is a server's, and its flow may be on its way into the flow table.
+    /// The packet answers no flow.
+    NoFlow,
+    /// The packet is a server's, and its flow may still be in the flow table that is being replaced.
     NotReady,
     /// The connection is over, and the server to be told.
     Over,
@@ -251,7 +251,7 @@ pub(super) fn to_client<'t, const QUICK: bool, T: Tables>(
 ) -> Answered<'t> {
     let hash = ServiceIndex::server_hash(&packet.source, packet.source_port);
     if !index.may_be_server(hash) {
-        return Answered::Nobody;
+        return Answered::NoFlow;
     }
     let flows = Flows::open(index, tables);
     let client = Client::new(&packet.destination, packet.destination_port, packet.protocol);
@@ -268,7 +268,7 @@ pub(super) fn to_client<'t, const QUICK: bool, T: Tables>(
     match reply::<QUICK, T>(packet, &flows, &query, distance, tables) {
         Some(answered) => answered,
         None if tables.is_resizing() => Answered::NotReady,
-        None => Answered::Nobody,
+        None => Answered::NoFlow,
     }
 }
 

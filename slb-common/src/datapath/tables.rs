@@ -76,7 +76,7 @@ pub trait Tables: Sized {
     fn flow_mask(&self) -> u32;
     /// A slot of the flow table.
     fn flow(&self, slot: u32) -> Option<FlowEntry<'_>>;
-    /// Whether flows are being carried into this flow table: one that is not found may be on its way.
+    /// Whether flows are being copied into this flow table: one that is not found may still be in the table that it replaces.
     fn is_resizing(&self) -> bool {
         false
     }

@@ -201,7 +201,7 @@ impl<'t> FlowTable<'t> {
     }
 }
 
-/// Whether nobody needs the entry any more.
+/// Whether a GC pass erases the entry: it has expired, or its connection is over, for long enough.
 fn is_done(meta: Meta, Clock { now, hz }: Clock) -> bool {
     let (silence, idle) = (meta.silence(now), meta.idle(hz));
     if meta.is_client() {

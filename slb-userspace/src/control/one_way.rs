@@ -1,8 +1,8 @@
 //! Servers of mode `nat` whose answers do not come back: SLB forwards connections to them and sees no answer. Pure.
 //!
 //! The check of such a server passes, as its probes come from SLB's own address. Mostly the server's route to the clients leads past
-//! SLB. Only TCP tells: every server answers a SYN, be it with a RST. Forged clients tell the same, as nobody but the server answers
-//! theirs.
+//! SLB. Only TCP counts: a server answers every SYN, with a RST where the port is closed. It answers SYNs with forged sources, too, so
+//! these count as others do.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

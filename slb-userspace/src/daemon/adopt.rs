@@ -36,8 +36,11 @@ pub(super) enum Coming {
 }
 
 impl Daemon {
-    /// Says why a configuration cannot be put in force in place of the one that is, if so; it has been found to fit the maps where
-    /// it was loaded. Changes nothing. Returns what it names and is not there now, which may come as after a start.
+    /// Checks whether a configuration can replace the active one. Changes nothing. Whether it fits the maps has been checked where it
+    /// was loaded. Returns the interfaces that it names and that are absent now; they may come later, as after a start.
+    ///
+    /// # Errors
+    /// It cannot; the error says why.
     pub(super) async fn examine(&mut self, config: &Config) -> Result<Absent, Refused> {
         let fixed = fixed::refusals(&self.config.daemon, &config.daemon);
         let errors: Vec<_> = fixed.iter().map(|refusal| format!("error: {refusal}")).collect();

@@ -125,25 +125,15 @@ impl Facts {
                 self.sides_since.note((load_balancer.clone(), listener.clone(), *vip), to, now)
             });
             let lasted = noted.max().map(tracing::field::debug);
+            /// Logs with all that tells which listener is meant.
+            macro_rules! log {
+                ($level:ident, $what:literal) => {
+                    tracing::$level!(load_balancer, listener, server_group, ?vips, check, lasted, $what)
+                };
+            }
             match to {
-                Side::Secondary => tracing::warn!(
-                    load_balancer,
-                    listener,
-                    server_group,
-                    ?vips,
-                    check,
-                    lasted,
-                    "failover: the secondary gets the traffic"
-                ),
-                Side::Primary => tracing::info!(
-                    load_balancer,
-                    listener,
-                    server_group,
-                    ?vips,
-                    check,
-                    lasted,
-                    "failback: the primary gets the traffic"
-                ),
+                Side::Secondary => log!(warn, "failover: the secondary gets the traffic"),
+                Side::Primary => log!(info, "failback: the primary gets the traffic"),
             }
         }
         self.failover = decision.failover;

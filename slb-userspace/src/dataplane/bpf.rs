@@ -10,6 +10,7 @@ mod bpffs;
 mod btf;
 pub mod decap;
 pub mod flows;
+mod inner;
 mod jiffies;
 pub mod lifetime;
 pub mod link;

@@ -48,13 +48,8 @@ struct SwitchedOff {
 impl Record {
     /// What an earlier run with these pins has left in a directory; nothing where there is none, or after a restart of the machine.
     pub fn open(directory: &Path, pins: &Path) -> Self {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let text = state_file::read(&directory.join(FILE)).map(|(text, _)| text).unwrap_or_default();
-        let left = serde_json::from_slice::<Document>(&text).ok();
-        let document = left
-            .filter(|left| left.boot == boot && left.pins == pins)
-            .unwrap_or_else(|| Document { boot, pins: pins.to_owned(), ..Document::default() });
-        Self { path: None, document }
+        let new = || Document { boot: state_file::boot_id(), pins: pins.to_owned(), ..Document::default() };
+        Self { path: None, document: read(directory, pins).unwrap_or_else(new) }
     }
 
     /// Keeps the record in a directory of this daemon alone, from now on.
@@ -135,11 +130,18 @@ impl Record {
 
     /// Removes the file of the pins that have been removed; that of others stays.
     pub fn forget(directory: &Path, pins: &Path) {
-        if Self::open(directory, pins).document != Self::open(Path::new(""), pins).document {
-            // The next start does not use it: it names no interface of its pins.
+        if read(directory, pins).is_some() {
+            // Should it stay, the next start finds no interface of its pins in it.
             let _ = fs::remove_file(directory.join(FILE));
         }
     }
+}
+
+/// What an earlier run with these pins has left since the machine started.
+fn read(directory: &Path, pins: &Path) -> Option<Document> {
+    let (text, _) = state_file::read(&directory.join(FILE))?;
+    let left = serde_json::from_slice::<Document>(&text).ok()?;
+    (left.boot == state_file::boot_id() && left.pins == pins).then_some(left)
 }
 
 impl SwitchedOff {

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -57,7 +56,7 @@ impl Failures {
     pub fn open(directory: Option<&Path>) -> Self {
         let Some(directory) = directory else { return Self::default() };
         let path = directory.join(FILE);
-        let by_target = read(&path, &boot()).unwrap_or_default();
+        let by_target = read(&path, &state_file::boot_id()).unwrap_or_default();
         Self(Arc::new(Mutex::new(Counts { written: by_target.clone(), by_target, path: Some(path) })))
     }
 
@@ -119,7 +118,7 @@ impl Failures {
                 return Ok(());
             }
             counts.written.clone_from(&targets);
-            (path, serde_json::to_vec(&Document { boot: boot(), targets })?)
+            (path, serde_json::to_vec(&Document { boot: state_file::boot_id(), targets })?)
         };
         state_file::replace(&path, &text)
     }
@@ -140,11 +139,6 @@ fn key(target: &Target) -> String {
     target.in_words()
 }
 
-/// The identity of this start of the machine.
-fn boot() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
-}
-
 fn read(path: &Path, boot: &str) -> Option<BTreeMap<String, Entry>> {
     let (text, written) = state_file::read(path)?;
     if written.elapsed().unwrap_or_default() > OLD {
@@ -159,6 +153,8 @@ fn read(path: &Path, boot: &str) -> Option<BTreeMap<String, Entry>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::{
         config::model::CheckKind,
@@ -238,7 +234,7 @@ mod tests {
 
         let path = directory.path().join(FILE);
         let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, text.replace(&boot(), "another")).unwrap();
+        fs::write(&path, text.replace(&state_file::boot_id(), "another")).unwrap();
         let failures = open();
         assert_eq!(failures.of(&target), 2);
         assert_eq!(failures.start(&target, at(102)), None);

@@ -104,6 +104,12 @@ impl Pair {
     }
 }
 
+/// Runs commands of the shell, each of which must succeed.
+fn run(lines: &str) {
+    let output = std::process::Command::new("sh").args(["-ec", lines]).output().unwrap();
+    assert!(output.status.success(), "{lines}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 fn connect() -> Handle {
     let (connection, handle, _) = new_connection().unwrap();
     tokio::spawn(connection);
@@ -306,14 +312,10 @@ fn the_mtu_is_the_routes() {
         let (resolver, mut seen) = Resolver::spawn().unwrap();
         let distant = ["198.51.100.7", "2001:db8:9::7"];
         resolver.watch(set(distant));
-        let change = |line: &str| {
-            let status = std::process::Command::new("sh").args(["-c", line]).status().unwrap();
-            assert!(status.success(), "{line}");
-        };
         for mtu in [1400, 1300, 1500] {
             let said = if mtu == 1500 { String::new() } else { format!("mtu {mtu}") };
-            change(&format!("ip route replace 198.51.100.0/24 via 192.0.2.2 {said}"));
-            change(&format!("ip route replace 2001:db8:9::/64 via 2001:db8::2 {said}"));
+            run(&format!("ip route replace 198.51.100.0/24 via 192.0.2.2 {said}"));
+            run(&format!("ip route replace 2001:db8:9::/64 via 2001:db8::2 {said}"));
             for address in distant {
                 let Resolution::Resolved(hop) = pair.resolved_through_gateway(PEER_MAC) else { panic!() };
                 until(&mut seen, address, &Resolution::Resolved(NextHop { mtu, ..hop })).await;
@@ -329,10 +331,7 @@ fn the_mtu_is_what_the_kernel_has_learnt() {
         let pair = Pair::create().await;
         let (resolver, mut seen) = Resolver::spawn().unwrap();
         resolver.watch(set(["198.51.100.7"]));
-        let status = std::process::Command::new("sh")
-            .args(["-c", "ip link set lo up && ip route add 198.51.100.0/24 via 192.0.2.2"])
-            .status();
-        assert!(status.unwrap().success());
+        run("ip link set lo up; ip route add 198.51.100.0/24 via 192.0.2.2");
         let Resolution::Resolved(hop) = pair.resolved_through_gateway(PEER_MAC) else { panic!() };
         until(&mut seen, "198.51.100.7", &Resolution::Resolved(hop.clone())).await;
         let client = std::net::UdpSocket::bind("192.0.2.1:4000").unwrap();

@@ -31,7 +31,7 @@ use slb_userspace::{
     },
 };
 
-use super::{machine::Machine, stats::Summary};
+use super::{generated::listeners, machine::Machine, stats::Summary};
 use crate::{
     packets::{kernel, world},
     turn::Turn,
@@ -162,21 +162,8 @@ fn tables() -> Summary {
 
 /// A configuration; the first server of the first group has this weight.
 fn text(options: &Options, weight: u32) -> String {
-    /// What a load balancer may have.
-    const LISTENERS: u32 = 50;
     let mut text = "[daemon]\ninterfaces = [\"lo\"]\nmax_servers = 1048576\n".to_owned();
-    for listener in 0..options.listeners {
-        let (balancer, number) = (listener / LISTENERS, listener % LISTENERS);
-        if number == 0 {
-            let vip = Ipv4Addr::from(0xc633_6400 + balancer);
-            let _ = write!(text, "[[load_balancer]]\nname = \"b{balancer}\"\naddresses = [\"{vip}\"]\n");
-        }
-        let _ = write!(
-            text,
-            "[[load_balancer.listener]]\nname = \"l{number}\"\nprotocol = \"tcp\"\nport = {}\nserver_group = \"g{listener}\"\nhealth_check = {{ kind = \"none\" }}\n",
-            1000 + number
-        );
-    }
+    text += &listeners("g", Ipv4Addr::new(198, 51, 100, 0), options.listeners);
     for group in 0..options.listeners {
         let _ = write!(text, "[[server_group]]\nname = \"g{group}\"\nservers = [\n");
         for server in 0..options.servers {

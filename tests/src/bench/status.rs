@@ -13,7 +13,7 @@ use clap::Args;
 use serde::Serialize;
 use slb_userspace::api::{client, types::Health};
 
-use super::machine::Machine;
+use super::{generated::listeners, machine::Machine};
 use crate::{
     World,
     config::{CHECK_INTERVAL, UNHEALTHY_THRESHOLD},
@@ -22,8 +22,6 @@ use crate::{
     wait::wait_for,
 };
 
-/// Listeners of a load balancer at most.
-const LISTENERS: u32 = 50;
 /// The server that dies, by its place.
 const VICTIM: usize = 0;
 /// Documents that are timed.
@@ -146,20 +144,7 @@ fn detection(world: &mut World, tries: u8) -> Result<f64> {
 
 /// So many listeners, with a server group and so a table each.
 fn tables(count: u32) -> String {
-    let mut text = String::new();
-    for listener in 0..count {
-        let (balancer, number) = (listener / LISTENERS, listener % LISTENERS);
-        if number == 0 {
-            let vip = Ipv4Addr::from(0xcb00_7100 + balancer);
-            let _ = write!(text, "[[load_balancer]]\nname = \"t{balancer}\"\naddresses = [\"{vip}\"]\n");
-        }
-        let _ = write!(
-            text,
-            "[[load_balancer.listener]]\nname = \"l{number}\"\nprotocol = \"tcp\"\nport = {}\nserver_group = \"t{listener}\"\n\
-             health_check = {{ kind = \"none\" }}\n",
-            1000 + number
-        );
-    }
+    let mut text = listeners("t", Ipv4Addr::new(203, 0, 113, 0), count);
     for group in 0..count {
         let _ = write!(
             text,

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_nobody_needs_stay_behind() {
+    fn entries_that_a_gc_pass_would_erase_are_left_out() {
         let (old, new) = (slots(64), slots(128));
         let (old, new) = (FlowTable::new(&old, SEED), FlowTable::new(&new, SEED));
         let whole = Client::whole(&Address::v4([192, 0, 2, 1]), 1);

@@ -3,12 +3,12 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{self, Read as _},
+    io::Read as _,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, DevMapHash, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, DevMapHash, Map, MapData, MapInfo, PerCpuArray, PerCpuValues};
 use slb_common::{
     abi::{
         ABI_VERSION, Reference,
@@ -23,6 +23,7 @@ use slb_common::{
 
 use super::{
     flows::{self, CurrentFlows, Mapped},
+    inner::look_inside,
     pins::Pins,
     shapes::SHAPES,
     syscall,
@@ -39,8 +40,6 @@ use crate::dataplane::{
 
 /// Servers that are written in one call.
 const PART: usize = 1024;
-/// Times that a map in a map of maps is looked for, while others come in its place.
-const LOOKS: u32 = 16;
 
 /// The maps.
 pub struct Maps {
@@ -417,24 +416,6 @@ fn set<T: aya::Pod>(map: &MapData, id: u32, value: T) -> Result<()> {
     Ok(syscall::update_batch(map.fd().as_fd(), &[id], &[value])?)
 }
 
-/// Reads the one value of a map in a map of maps; `false` if there is none.
-fn look_inside<T: aya::Pod>(outer: &MapData, key: u32, value: &mut T) -> Result<bool> {
-    for look in 1.. {
-        let mut id = 0_u32;
-        if !syscall::look_up(outer.fd().as_fd(), key, &mut id)? {
-            return Ok(false);
-        }
-        match MapData::from_id(id) {
-            Ok(inner) => return Ok(syscall::look_up(inner.fd().as_fd(), 0, value)?),
-            // The id is read first and opened then: another map has come in its place meanwhile, and this one is gone.
-            Err(MapError::SyscallError(error))
-                if look < LOOKS && error.io_error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(false)
-}
-
 fn random() -> Result<u64> {
     let mut bytes = [0; 8];
     File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("no randomness")?;
@@ -464,39 +445,4 @@ fn sum(values: &PerCpuValues<Counters>) -> Counters {
         bytes_out: sum.bytes_out + value.bytes_out,
         new_flows: sum.new_flows + value.new_flows,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use super::*;
-
-    /// So many that some fall between a reader's look for the id and its opening of the map.
-    const EXCHANGES: u32 = 300;
-
-    #[test]
-    fn a_map_is_found_while_others_come_in_its_place() {
-        let outer = MapData::from_fd(syscall::array_of_maps("EXCHANGED", 4, 1).unwrap()).unwrap();
-        let exchange = |content: u32| {
-            let inner = syscall::array_of(&content).unwrap();
-            syscall::update_batch(outer.fd().as_fd(), &[0], &[inner.as_raw_fd() as u32]).unwrap();
-        };
-        exchange(0);
-        let over = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                (1..=EXCHANGES).for_each(exchange);
-                over.store(true, Ordering::Relaxed);
-            });
-            let mut last = 0;
-            while !over.load(Ordering::Relaxed) {
-                let mut content = 0;
-                let found = look_inside(&outer, 0, &mut content);
-                assert!(found.unwrap());
-                assert!(content >= last, "{content} after {last}");
-                last = content;
-            }
-        });
-    }
 }

@@ -79,10 +79,10 @@ pub fn migrate(pins: &Pins, program: &mut Program, hz: u32) -> Result<()> {
     }
     copy(&old, pins, hz)?;
     set_resizing(pins, true)?;
-    program.replace_in(&bpffs::entries(&pins.links())?);
-    wait_for_programs()?;
-    let Migrated { entries, dropped } = copy(&old, pins, hz)?;
+    let migrated = replace(&old, pins, program, hz);
+    // After an error, too: programs would drop packets until the next start.
     set_resizing(pins, false)?;
+    let Migrated { entries, dropped } = migrated?;
     for pin in old {
         fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;
     }
@@ -92,6 +92,13 @@ pub fn migrate(pins: &Pins, program: &mut Program, hz: u32) -> Result<()> {
         tracing::warn!(entries, dropped, "flow table resized: the smaller table has no room for some flows");
     }
     Ok(())
+}
+
+/// Puts the program into all pinned links, and copies once more.
+fn replace(old: &[PathBuf], pins: &Pins, program: &mut Program, hz: u32) -> Result<Migrated> {
+    program.replace_in(&bpffs::entries(&pins.links())?);
+    wait_for_programs()?;
+    copy(old, pins, hz)
 }
 
 fn copy(old: &[PathBuf], pins: &Pins, hz: u32) -> Result<Migrated> {

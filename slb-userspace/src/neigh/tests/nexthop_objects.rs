@@ -1,17 +1,10 @@
 //! Routes through nexthop objects (`ip nexthop`). What changes an object changes its routes, and of that the kernel may send no
 //! notification about a route: a deleted IPv4 object never causes one, and with `nexthop_compat_mode` 0 no change does.
 
-use std::process::Command;
-
 use super::*;
 
 /// Shorter than the time after which everything is read though nothing was heard.
 const SOON: Duration = Duration::from_secs(5);
-
-fn run(line: &str) {
-    let output = Command::new("sh").args(["-ec", line]).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-}
 
 struct Routes {
     seen: watch::Receiver<Resolutions>,

@@ -1,7 +1,5 @@
 //! How VIPs stand on a host.
 
-use std::process::Command;
-
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::{
     AddressFamily,
@@ -10,16 +8,11 @@ use rtnetlink::packet_route::{
 
 use super::{super::vips::Vips, *};
 
-fn sh(line: &str) {
-    let status = Command::new("sh").args(["-c", line]).status().unwrap();
-    assert!(status.success(), "{line}");
-}
-
 #[test]
 fn follows_whether_vips_are_addresses_of_the_host() {
     in_namespace(|| async {
         let _pair = Pair::create().await;
-        sh("ip link set lo up; ip addr add 198.51.100.6/32 dev near");
+        run("ip link set lo up; ip addr add 198.51.100.6/32 dev near");
         let all = ["198.51.100.6", "198.51.100.7", "198.51.100.8", "2001:db8:7::7"];
         let (vips, mut seen) = Vips::spawn(set(all)).await.unwrap();
         let local = |seen: &watch::Receiver<_>| -> Vec<bool> {
@@ -35,7 +28,7 @@ fn follows_whether_vips_are_addresses_of_the_host() {
             ("ip route del local 198.51.100.8/32 dev lo", [true, false, false, true]),
             ("ip addr del 2001:db8:7::7/128 dev lo", [true, false, false, false]),
         ] {
-            sh(line);
+            run(line);
             let is_so = |seen: &super::super::vips::Standings| {
                 seen.values().map(|standing| standing.is_local).eq(expected)
             };
@@ -52,10 +45,10 @@ fn follows_whether_vips_are_addresses_of_the_host() {
 fn knows_for_which_vips_the_host_answers_on_the_link() {
     in_namespace(|| async {
         let pair = Pair::create().await;
-        sh("ip link set lo up; sysctl -qw net.ipv6.conf.near.forwarding=1 net.ipv6.conf.near.proxy_ndp=1");
-        sh("ip addr add 192.0.2.71/32 dev lo; ip addr add 192.0.2.72/32 dev near");
-        sh("ip addr add 2001:db8::71/128 dev lo nodad; ip addr add 2001:db8::72/128 dev near nodad");
-        sh("ip neigh add proxy 2001:db8::73 dev near");
+        run("ip link set lo up; sysctl -qw net.ipv6.conf.near.forwarding=1 net.ipv6.conf.near.proxy_ndp=1");
+        run("ip addr add 192.0.2.71/32 dev lo; ip addr add 192.0.2.72/32 dev near");
+        run("ip addr add 2001:db8::71/128 dev lo nodad; ip addr add 2001:db8::72/128 dev near nodad");
+        run("ip neigh add proxy 2001:db8::73 dev near");
         let vips = set([
             "192.0.2.70",
             "192.0.2.71",
@@ -68,7 +61,7 @@ fn knows_for_which_vips_the_host_answers_on_the_link() {
         let as_set_up = compare(&pair, &vips).await;
         assert_eq!(as_set_up, set(["192.0.2.71", "192.0.2.72", "2001:db8::72", "2001:db8::73"]));
 
-        sh("sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv6.conf.near.forwarding=0");
+        run("sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv6.conf.near.forwarding=0");
         assert_eq!(compare(&pair, &vips).await, set(["192.0.2.72", "2001:db8::72"]));
 
         let standings = super::super::vips::read(&vips).await.unwrap();

@@ -1,24 +1,13 @@
 //! Passive signals: a server whose check passes and whose traffic fails is held out, and comes back when it is mended.
 
-use std::{net::TcpStream, time::Duration};
-
 use anyhow::{Result, ensure};
-use slb_tests::{
-    World,
-    client::PATIENCE,
-    net::{Family, run},
-    scenario,
-    server::Service,
-    wait::wait_for,
-};
+use slb_tests::{World, client::PATIENCE, net::run, scenario, server::Service, wait::wait_for};
 use slb_userspace::api::types::{Health, Server};
 
 use super::{VICTIM, WEIGHTS, used};
 
 /// Connections that are tried between two looks at what the daemon says.
 const TRIES: usize = 8;
-/// How long a client waits for an answer that comes at once, or not at all.
-const IMPATIENCE: Duration = Duration::from_millis(100);
 
 #[test]
 fn a_silent_server_is_held_out() {
@@ -46,7 +35,7 @@ fn play(name: &str, verdict: &str, how: &str) {
         );
         run(world.net.backends[VICTIM].namespace.command("nft").args(["-f", "-"]), &rule)?;
         let servers = wait_for("a server that is held out", 2 * PATIENCE, || {
-            connect(world)?;
+            world.try_connections(Service::Http, 2 * TRIES)?;
             let servers = of_victim(world)?;
             Ok(servers.iter().all(|server| server.health == Health::Unhealthy).then_some(servers))
         })?;
@@ -63,17 +52,6 @@ fn play(name: &str, verdict: &str, how: &str) {
         world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
         used(world, Service::Http, true)
     });
-}
-
-/// Opens connections through either VIP, from which nothing is expected.
-fn connect(world: &World) -> Result<()> {
-    let vips = Family::ALL.map(|family| world.vip(family, Service::Http));
-    world.net.client.on_thread(|| {
-        for vip in vips.iter().cycle().take(2 * TRIES) {
-            let _ = TcpStream::connect_timeout(vip, IMPATIENCE);
-        }
-        Ok(())
-    })
 }
 
 fn of_victim(world: &World) -> Result<Vec<Server>> {
