@@ -42,6 +42,7 @@ fn packets_go_the_way_their_workloads_say() {
     }
     let options = Options {
         rounds: 1,
+        loads: 1,
         slice: 1024,
         workloads: ["1 flow", "64k", "new", "not ours"].map(str::to_owned).to_vec(),
         ..Options::default()

@@ -4,6 +4,10 @@
 //! wrapper (`slb-ebpf/src/bench.rs`) from `BPF_PROG_TEST_RUN`. The best chunk of packets can be repeated to a few
 //! percent; the rest of the distribution is mostly the machine's.
 //!
+//! With each load, the kernel places the machine code of a program at another offset (`bpf_jit_binary_pack_alloc`), and at
+//! some of them a processor runs the same code a tenth slower. So SLB's program is loaded several times for each workload,
+//! and the median of the loads counts.
+//!
 //! SLB's program is loaded, and its maps are filled, as the daemon does it. After every slice its counters must show
 //! that each packet went the way the workload says, or the command fails.
 //!
@@ -34,7 +38,7 @@ use self::{
 };
 use super::{
     machine::{Machine, pin_to_core},
-    stats::Summary,
+    stats::{Summaries, Summary},
 };
 use crate::{
     leftovers::{self, RunId},
@@ -61,8 +65,10 @@ const WARM_UP: u64 = 1 << 16;
 /// What is to be measured.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Slices of each program in each workload.
+    /// Slices of each program in each workload, after each load.
     pub rounds: u32,
+    /// How often SLB's program is loaded for each workload.
+    pub loads: u32,
     /// Packets of a slice.
     pub slice: u64,
     /// Only workloads whose name contains one of these; all if there are none.
@@ -73,7 +79,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { rounds: 16, slice: 1 << 16, workloads: Vec::new(), pinned: Vec::new() }
+        Self { rounds: 4, loads: 5, slice: 1 << 16, workloads: Vec::new(), pinned: Vec::new() }
     }
 }
 
@@ -85,7 +91,7 @@ impl Options {
     }
 
     fn check(&self) -> Result<()> {
-        ensure!(self.rounds > 0, "without rounds there is nothing to measure");
+        ensure!(self.rounds > 0 && self.loads > 0, "without rounds and loads there is nothing to measure");
         ensure!(
             self.slice.is_multiple_of(CHUNK) && (CHUNK..=MAX_SLICE).contains(&self.slice),
             "a slice is a multiple of {CHUNK} packets, {MAX_SLICE} at most"
@@ -120,6 +126,7 @@ pub fn run(options: &Options) -> Result<Report> {
             packets_per_slice: options.slice,
             packets_per_chunk: CHUNK,
             rounds: options.rounds,
+            loads: options.loads,
             workloads: measured,
         })
     })
@@ -175,6 +182,26 @@ impl<'o> Bench<'o> {
     }
 
     fn measure(&mut self, workload: &Workload) -> Result<WorkloadReport> {
+        let mut loads = vec![Vec::new(); self.subjects.len()];
+        for _ in 0..self.options.loads {
+            for (summaries, chunks) in loads.iter_mut().zip(self.measure_load(workload)?) {
+                summaries.push(Summary::of(&chunks).context("no chunks")?);
+            }
+        }
+        let mut summaries = Vec::new();
+        for (subject, loads) in self.subjects.iter().zip(&loads) {
+            summaries.push((subject.name.as_str(), Summaries::of(loads).context("no loads")?));
+        }
+        Ok(WorkloadReport {
+            name: workload.name.clone(),
+            flows: workload.measured.traffic.flows,
+            frame_bytes: workload.measured.traffic.frame.len(),
+            programs: Figures::all(&summaries),
+        })
+    }
+
+    /// Loads SLB's program, and returns the chunks of each subject.
+    fn measure_load(&mut self, workload: &Workload) -> Result<Vec<Vec<f64>>> {
         let mut kernel = Kernel::load_sized(workload.flow_table)?;
         kernel.become_state(&workload.state)?;
         self.put_slb(&mut kernel)?;
@@ -202,16 +229,7 @@ impl<'o> Bench<'o> {
                     .context("what the flow table should hold at the end")?;
             }
         }
-        let mut summaries = Vec::new();
-        for (subject, chunks) in subjects.iter().zip(&chunks) {
-            summaries.push((subject.name.as_str(), Summary::of(chunks).context("no chunks")?));
-        }
-        Ok(WorkloadReport {
-            name: workload.name.clone(),
-            flows: workload.measured.traffic.flows,
-            frame_bytes: workload.measured.traffic.frame.len(),
-            programs: Figures::all(&summaries),
-        })
+        Ok(chunks)
     }
 
     /// Has SLB's program take its place the way any other does: through a pin.

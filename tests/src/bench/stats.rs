@@ -28,9 +28,48 @@ pub(super) fn median(sorted: &[f64]) -> Option<f64> {
     Some(f64::midpoint(sorted[(sorted.len() - 1) / 2], *upper))
 }
 
+/// Distributions of the same, each under other circumstances.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Summaries {
+    /// The median of their least values.
+    pub min: f64,
+    /// The lowest and the highest of their least values.
+    pub range: [f64; 2],
+    /// The median of their medians.
+    pub median: f64,
+    /// How many samples there are in all.
+    pub samples: usize,
+}
+
+impl Summaries {
+    /// `None` if there are none.
+    pub fn of(summaries: &[Summary]) -> Option<Self> {
+        let sorted = |figure: fn(&Summary) -> f64| {
+            let mut figures: Vec<f64> = summaries.iter().map(figure).collect();
+            figures.sort_unstable_by(f64::total_cmp);
+            figures
+        };
+        let minima = sorted(|summary| summary.min);
+        Some(Self {
+            min: median(&minima)?,
+            range: [*minima.first()?, *minima.last()?],
+            median: median(&sorted(|summary| summary.median))?,
+            samples: summaries.iter().map(|summary| summary.samples).sum(),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn distributions_are_summed_up_by_their_medians() {
+        let summary = |min| Summary { min, median: min + 10.0, samples: 2 };
+        let all = Summaries::of(&[summary(5.0), summary(1.0), summary(2.0)]);
+        assert_eq!(all, Some(Summaries { min: 2.0, range: [1.0, 5.0], median: 12.0, samples: 6 }));
+        assert_eq!(Summaries::of(&[]), None);
+    }
 
     #[test]
     fn the_middle_is_found_among_odd_and_even_numbers() {

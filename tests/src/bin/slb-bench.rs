@@ -111,9 +111,12 @@ struct Control {
 
 #[derive(Debug, Args)]
 struct Packet {
-    /// Slices of each program in each workload.
+    /// Slices of each program in each workload, after each load.
     #[arg(long, default_value_t = packet::Options::default().rounds)]
     rounds: u32,
+    /// How often SLB's program is loaded for each workload; the median of the loads counts.
+    #[arg(long, default_value_t = packet::Options::default().loads)]
+    loads: u32,
     /// Packets of a slice, a multiple of 1024.
     #[arg(long, value_name = "PACKETS", default_value_t = packet::Options::default().slice)]
     slice: u64,
@@ -183,6 +186,7 @@ impl Packet {
         }
         let options = packet::Options {
             rounds: self.rounds,
+            loads: self.loads,
             slice: self.slice,
             workloads: self.workloads,
             pinned: self.pinned,

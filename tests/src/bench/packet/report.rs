@@ -6,7 +6,7 @@ use serde::Serialize;
 use slb_userspace::cli::table::table;
 
 use super::{MAC_SWAP, RETURN};
-use crate::bench::{machine::Machine, stats::Summary};
+use crate::bench::{machine::Machine, stats::Summaries};
 
 /// All figures of a run.
 #[derive(Debug, Serialize)]
@@ -19,8 +19,10 @@ pub struct Report {
     pub packets_per_slice: u64,
     /// Packets that a sample is the mean of.
     pub packets_per_chunk: u64,
-    /// Turns of each program.
+    /// Turns of each program after each load.
     pub rounds: u32,
+    /// How often SLB's program is loaded for each workload.
+    pub loads: u32,
     /// The workloads.
     pub workloads: Vec<WorkloadReport>,
 }
@@ -38,13 +40,15 @@ pub struct WorkloadReport {
     pub programs: Vec<Figures>,
 }
 
-/// The figures of a program in a workload. All but the median are of the best chunk.
+/// The figures of a program in a workload. All but the median are of the best chunk of each load, and the median of these.
 #[derive(Debug, Serialize)]
 pub struct Figures {
     /// Name of the program.
     pub name: String,
     /// Nanoseconds per packet in the best chunk.
     pub min_ns: f64,
+    /// The same of the load with the least, and of that with the most.
+    pub loads_ns: [f64; 2],
     /// Nanoseconds per packet in the middle one.
     pub median_ns: f64,
     /// How many times as long as an exchange of hardware addresses.
@@ -57,15 +61,16 @@ pub struct Figures {
 
 impl Figures {
     /// The figures of programs, the floors among them, that took turns.
-    pub(super) fn all(programs: &[(&str, Summary)]) -> Vec<Self> {
+    pub(super) fn all(programs: &[(&str, Summaries)]) -> Vec<Self> {
         let of = |wanted: &str| {
             let found = programs.iter().find(|(name, _)| *name == wanted);
             found.map_or(f64::NAN, |(_, summary)| summary.min)
         };
         let (nothing, swap) = (of(RETURN), of(MAC_SWAP));
-        let figures = |(name, summary): &(&str, Summary)| Self {
+        let figures = |(name, summary): &(&str, Summaries)| Self {
             name: (*name).to_owned(),
             min_ns: summary.min,
+            loads_ns: summary.range,
             median_ns: summary.median,
             ratio: summary.min / swap,
             net_ns: summary.min - nothing,
@@ -81,17 +86,19 @@ impl fmt::Display for Report {
         writeln!(f, "Linux {kernel}, {processor}, core {} of {cores}", self.core)?;
         writeln!(
             f,
-            "{} rounds of {} packets; ns per packet in the best and in the median of chunks of {} packets; ratio: to \
+            "{} loads of SLB's program, after each {} rounds of {} packets; ns per packet in the best and in the median of \
+             chunks of {} packets, each the median of the loads; loads: the lowest and the highest best chunk; ratio: to \
              `{MAC_SWAP}`; net: without `{RETURN}`; both of the best chunk\n",
-            self.rounds, self.packets_per_slice, self.packets_per_chunk
+            self.loads, self.rounds, self.packets_per_slice, self.packets_per_chunk
         )?;
-        let mut table = table(["workload", "program", "min ns", "median ns", "ratio", "net ns"], 2);
+        let mut table = table(["workload", "program", "min ns", "loads", "median ns", "ratio", "net ns"], 2);
         for workload in &self.workloads {
             for (i, program) in workload.programs.iter().enumerate() {
                 table.add_row([
                     if i == 0 { workload.name.clone() } else { String::new() },
                     program.name.clone(),
                     format!("{:.1}", program.min_ns),
+                    format!("{:.1}-{:.1}", program.loads_ns[0], program.loads_ns[1]),
                     format!("{:.1}", program.median_ns),
                     format!("{:.2}", program.ratio),
                     format!("{:.1}", program.net_ns),
@@ -108,7 +115,7 @@ mod tests {
 
     #[test]
     fn ratios_are_to_the_swap_and_net_is_without_the_measuring() {
-        let summary = |min: f64| Summary { min, median: min + 1.0, samples: 3 };
+        let summary = |min: f64| Summaries { min, range: [min, min], median: min + 1.0, samples: 3 };
         let figures =
             Figures::all(&[(RETURN, summary(10.0)), (MAC_SWAP, summary(20.0)), ("slb", summary(50.0))]);
         let slb = &figures[2];
