@@ -56,6 +56,11 @@ impl Traffic {
         })
     }
 
+    /// Workers that make short exchanges, each one at a time.
+    pub fn workers(&self) -> u64 {
+        (self.loads.len() * CONCURRENCY) as u64
+    }
+
     /// The exchanges of all kinds so far.
     pub fn so_far(&self) -> Batch {
         merge(self.loads.iter().map(Load::so_far))

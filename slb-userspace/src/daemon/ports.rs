@@ -159,9 +159,17 @@ pub(super) fn attach(
         "XDP program loaded"
     );
     let maps = Maps::open(pins)?;
-    let surroundings = Surroundings { interfaces: BTreeSet::new(), hz, max_backends: maps.max_backends() };
+    let max_backends = maps.max_backends();
+    if let Some(room) = kept_room(config.daemon.max_servers, max_backends) {
+        tracing::warn!("{room}");
+    }
+    let surroundings = Surroundings { interfaces: BTreeSet::new(), hz, max_backends };
     let mut reconciler = Reconciler::new(maps, surroundings);
-    reconciler.check(&desired(config, Known { vips: Some(vips), ..Known::default() }))?;
+    let checked = reconciler.check(&desired(config, Known { vips: Some(vips), ..Known::default() }));
+    match kept_room(config.daemon.max_servers, max_backends) {
+        Some(room) => checked.context(room)?,
+        None => checked?,
+    }
     if reconciler.held()?.services.is_empty() {
         reconciler.reconcile(&vips_alone(config, vips), since_start()?)?;
     }
@@ -185,6 +193,17 @@ pub(super) fn attach(
     loader::detach_others(pins, &ports.held.keys().copied().collect())?;
     reconciler.set_interfaces(ports.exits(&[]), &BTreeSet::new());
     Ok((reconciler, ports))
+}
+
+/// What to do where the maps of an earlier run hold another number of servers than is configured.
+fn kept_room(configured: u32, held: u32) -> Option<String> {
+    (configured != held).then(|| {
+        format!(
+            "[daemon] max_servers = {configured} has no effect yet: the maps were made for {held} servers and are in use; for \
+             it to take effect stop slbd, run `slbd detach`, which interrupts forwarding and ends connections of mode nat, and \
+             start it again; or write `max_servers = {held}`"
+        )
+    })
 }
 
 /// Fails if there is no interface of any of these names.

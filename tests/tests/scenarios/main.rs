@@ -24,6 +24,7 @@ mod not_ours;
 mod one_way;
 mod refusals;
 mod reload;
+mod resize;
 mod restart;
 mod scheduling;
 mod slow_start;

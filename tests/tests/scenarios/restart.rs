@@ -1,6 +1,6 @@
 //! The daemon ends and starts again under traffic: nobody notices.
 
-use std::{env, fs, path::PathBuf};
+use std::env;
 
 use anyhow::{Context, Result, ensure};
 use slb_tests::{World, scenario, traffic::Traffic};
@@ -12,8 +12,6 @@ const LONG_LIVED: usize = 16;
 const EXCHANGES: u64 = 200;
 /// Rounds of SIGKILL, unless the variable says otherwise.
 const ROUNDS: u32 = 5;
-/// Entries of the flow table, one after the other.
-const SIZES: [u32; 3] = [1 << 18, 1 << 20, 1 << 19];
 const ROUNDS_VARIABLE: &str = "SLB_SIGKILL_ROUNDS";
 
 #[test]
@@ -56,41 +54,6 @@ fn sigkill_during_the_first_start_is_mended_by_the_next() {
         traffic.expect_unbroken(None)?;
         traffic.stop().expect_no_failure()
     });
-}
-
-/// A flow table of another size takes the place of the one in use, with the flows in it: those of a server of weight 0 are in the
-/// table and nowhere else.
-#[test]
-fn a_flow_table_of_another_size_keeps_every_flow() {
-    scenario("a_flow_table_of_another_size_keeps_every_flow", &WEIGHTS, |world| {
-        world.plan.flow_table_entries = SIZES[0];
-        world.start()?;
-        let traffic = Traffic::start(world, LONG_LIVED)?;
-        traffic.progress(EXCHANGES)?;
-        world.plan.servers[0].weight = 0;
-        world.reload()?;
-        for size in &SIZES[1..] {
-            world.plan.flow_table_entries = *size;
-            world.terminate()?;
-            world.kill_on_its_way_up()?;
-            world.start()?;
-            traffic.progress(EXCHANGES)?;
-            world.wait_for_log(&format!("to={size}"), 0)?;
-            ensure!(old_tables(world)?.is_empty(), "pins of old tables: {:?}", old_tables(world)?);
-            traffic.expect_unbroken(None)?;
-        }
-        // Of flows that begin while others are carried. Clients and servers send them again.
-        let dropped = world.packets("drop", None)? - world.packets("drop", Some("not_ready"))?;
-        ensure!(dropped == 0, "dropped: {:?}", world.status()?.reasons);
-        traffic.stop().expect_no_failure()
-    });
-}
-
-/// Pins of flow tables that are to be replaced.
-fn old_tables(world: &World) -> Result<Vec<PathBuf>> {
-    let pins = fs::read_dir(world.pins().join("maps"))?.map(|entry| Ok(entry?.path()));
-    let pins = pins.collect::<Result<Vec<_>>>()?;
-    Ok(pins.into_iter().filter(|pin| pin.to_string_lossy().contains("_FLOWS")).collect())
 }
 
 fn unnoticed(world: &mut World, rounds: u32, end: fn(&mut World) -> Result<()>) -> Result<()> {

@@ -1,7 +1,8 @@
 //! Copies the entries of a flow table into one of another size.
 //!
 //! Packets may use both tables meanwhile: the old one until the program over it is replaced, the new one from then on. Entries are
-//! copied once before, so that the new program finds them, and once after, for what the old program did in between.
+//! copied before, so that the new program finds them, and once after, for what the old program did in between. Passes after the first
+//! one leave out entries that packets have not changed since: few are left to copy while flows of both tables may be missed.
 
 use super::{Clock, FlowTable, Slot, is_done};
 use crate::abi::{
@@ -27,12 +28,16 @@ struct Entry {
 
 impl FlowTable<'_> {
     /// Copies the entries of a table with the same seed, in the slots `old`, into this one. Entries that the next GC pass would erase
-    /// are left out. Established flows and clients come first, and so get the free slots of a smaller table.
-    pub fn migrate(&self, old: &[[Word; WORDS]], clock: Clock) -> Migrated {
+    /// are left out, and those that packets have not changed for `within` seconds, where that is given. Established flows and clients
+    /// come first, and so get the free slots of a smaller table.
+    pub fn migrate(&self, old: &[[Word; WORDS]], clock: Clock, within: Option<u32>) -> Migrated {
         let old = FlowTable::new(old, self.seed);
         let mut migrated = Migrated::default();
         for is_first in [true, false] {
             for slot in 0..old.len() {
+                if is_before(old.at(slot).meta(), clock, within) {
+                    continue;
+                }
                 let Slot::Used(meta, client, flow) = old.read(slot) else { continue };
                 if is_done(meta, clock) || is_established(meta) != is_first {
                     continue;
@@ -82,6 +87,11 @@ impl FlowTable<'_> {
     }
 }
 
+/// Whether an entry was seen last before these seconds. [`Meta::last_seen`] is exact to a second.
+fn is_before(meta: Meta, Clock { now, hz }: Clock, within: Option<u32>) -> bool {
+    meta.is_used() && within.is_some_and(|seconds| meta.silence(now) / hz.max(1) > seconds + 1)
+}
+
 fn fill(there: FlowEntry<'_>, meta: Meta, entry: &Entry) {
     let Entry { meta: old, client, flow } = entry;
     there.fill(meta, client, flow, old.last_seen(), old.state(), old.units());
@@ -103,15 +113,14 @@ fn merge(there: FlowEntry<'_>, entry: &Entry, Clock { now, .. }: Clock) {
     // A packet in the middle of the flow has made an entry before the flow was copied. The flow stays with its server.
     let is_pickup = meta.state() & state::TAKEN_UP != 0 && old.state() & state::TAKEN_UP == 0;
     let is_datagram = !entry.client.is_tcp();
-    if is_pickup || is_elsewhere && (is_newer || is_datagram) {
+    // Where it is newer, the new program has seen nothing since the copy before, which may be minutes old: server, client path and idle
+    // time may have changed.
+    if is_pickup || is_newer || is_elsewhere && is_datagram {
         if there.claim(meta) {
             fill(there, meta, entry);
         }
     } else if is_elsewhere {
         // The new program has seen another connection from the same port.
-    } else if is_newer {
-        // The new program has seen nothing since the first copy, which may be minutes old.
-        there.touch(meta, old.last_seen(), old.state());
     } else {
         // Of the same second: where the connection has ended, this may be another one from the same port.
         let bits = old.state() & (state::ANSWERED | state::CONFIRMED);
@@ -123,7 +132,7 @@ fn merge(there: FlowEntry<'_>, entry: &Entry, Clock { now, .. }: Clock) {
 mod tests {
     use super::*;
     use crate::abi::{
-        Address, Reference,
+        Address, Reference, Stations,
         flow::{Link, idle_units, persistence_units},
     };
 
@@ -167,14 +176,14 @@ mod tests {
             assert!(small.insert(&entry(client(n), n.into(), u32::from(n), ESTABLISHED)), "{n}");
         }
         assert!(small.insert(&entry(whole, 5, 600, state::CLIENT)));
-        assert_eq!(large.migrate(small.slots, CLOCK), Migrated { entries: 701, dropped: 0 });
+        assert_eq!(large.migrate(small.slots, CLOCK, None), Migrated { entries: 701, dropped: 0 });
         assert!(large.is_sound());
         for n in 0..700 {
             assert_eq!(shown(&large, &client(n)), Some((n.into(), n.into(), ESTABLISHED)));
         }
         assert_eq!(shown(&large, &whole), Some((5, 600, state::CLIENT)));
         // Again, as after the old program is replaced.
-        assert_eq!(large.migrate(small.slots, CLOCK), Migrated { entries: 701, dropped: 0 });
+        assert_eq!(large.migrate(small.slots, CLOCK, None), Migrated { entries: 701, dropped: 0 });
         assert!(large.is_sound());
     }
 
@@ -185,7 +194,7 @@ mod tests {
         for n in 0..200 {
             assert!(large.insert(&entry(client(n), 1, 0, ESTABLISHED)));
         }
-        let migrated = small.migrate(large.slots, CLOCK);
+        let migrated = small.migrate(large.slots, CLOCK, None);
         assert_eq!(migrated.entries + migrated.dropped, 200);
         assert!((50..=64).contains(&migrated.entries), "{migrated:?}");
         assert!(small.is_sound());
@@ -200,7 +209,7 @@ mod tests {
                 if n % 10 == 0 { ESTABLISHED } else { [0, state::RESET, state::ANSWERED][n as usize % 3] };
             assert!(large.insert(&entry(client(n), 1, 0, bits)));
         }
-        small.migrate(large.slots, CLOCK);
+        small.migrate(large.slots, CLOCK, None);
         assert!((0..400).step_by(10).all(|n| shown(&small, &client(n)) == Some((1, 0, ESTABLISHED))));
     }
 
@@ -218,7 +227,42 @@ mod tests {
         }
         assert!(old.insert(&entry(client(3), 1, IDLE + 59, ESTABLISHED)));
         assert!(old.insert(&entry(client(4), 1, 239, state::RESET)));
-        assert_eq!(new.migrate(old.slots, CLOCK), Migrated { entries: 2, dropped: 0 });
+        assert_eq!(new.migrate(old.slots, CLOCK, None), Migrated { entries: 2, dropped: 0 });
+    }
+
+    /// The last pass has few entries to copy.
+    #[test]
+    fn entries_that_no_packet_has_changed_are_left_out_of_later_passes() {
+        let (old, new) = (slots(64), slots(128));
+        let (old, new) = (FlowTable::new(&old, SEED), FlowTable::new(&new, SEED));
+        for n in 0..10 {
+            assert!(old.insert(&entry(client(n), 1, n.into(), ESTABLISHED)));
+        }
+        assert_eq!(new.migrate(old.slots, CLOCK, Some(4)), Migrated { entries: 6, dropped: 0 });
+        assert_eq!(shown(&new, &client(5)), Some((1, 5, ESTABLISHED)));
+        assert_eq!(shown(&new, &client(6)), None);
+    }
+
+    /// As where a daemon died after it had copied the flow, and another one goes on minutes later.
+    #[test]
+    fn a_flow_that_was_copied_before_gets_its_new_client_path_and_idle_time() {
+        let (old, new) = (slots(64), slots(128));
+        let (old, new) = (FlowTable::new(&old, SEED), FlowTable::new(&new, SEED));
+        let before = entry(client(1), 1, 300, ESTABLISHED);
+        assert!(new.insert(&before));
+        let mut since = entry(client(1), 1, 1, ESTABLISHED);
+        since.flow.client = Link { ifindex: 7, stations: Stations::new([6; 6], [9; 6]) };
+        since.meta = {
+            let words = [const { Word::new(0) }; WORDS];
+            let there = FlowEntry::new(&words);
+            there.fill(there.meta(), &since.client, &since.flow, CLOCK.now - HZ, ESTABLISHED, idle_units(60));
+            there.meta()
+        };
+        assert!(old.insert(&since));
+        new.migrate(old.slots, CLOCK, None);
+        let there = new.find(&since).expect("the flow");
+        assert_eq!(there.read(there.meta()).map(|flow| flow.client), Some(since.flow.client));
+        assert_eq!(there.meta().units(), idle_units(60));
     }
 
     #[test]
@@ -256,7 +300,7 @@ mod tests {
             let (old, new) = (FlowTable::new(&old, SEED), FlowTable::new(&new, SEED));
             assert!(old.insert(&entry(client(1), before.0, before.1, before.2)));
             assert!(new.insert(&entry(client(1), after.0, after.1, after.2)));
-            assert_eq!(new.migrate(old.slots, CLOCK), Migrated { entries: 1, dropped: 0 });
+            assert_eq!(new.migrate(old.slots, CLOCK, None), Migrated { entries: 1, dropped: 0 });
             assert_eq!(shown(&new, &client(1)), Some(expected), "{name}");
             assert!(new.is_sound(), "{name}");
         }

@@ -66,16 +66,8 @@ fn entries(pins: &Pins, shape: &Shape, wanted: Option<u32>) -> Result<Option<u32
         shape.create_pinned(&path)?;
         return Ok(wanted);
     }
+    // It keeps its size. The flow table has been resized before, if that could be.
     let found = shape.verify(&path)?.max_entries();
-    // The flow table has been resized before, if that could be.
-    if shape.name != FLOWS && wanted.is_some_and(|wanted| wanted != found) {
-        tracing::warn!(
-            map = shape.name,
-            in_force = found,
-            configured = wanted,
-            "a map keeps its size: a new one takes effect after `slbd detach`"
-        );
-    }
     Ok(wanted.map(|_| found))
 }
 

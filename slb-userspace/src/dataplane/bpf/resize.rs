@@ -2,17 +2,19 @@
 //!
 //! 1. [`begin`]: the pin of the flow table passes to a new, empty map; the old map gets a pin of its own, [`OLD`] and its id.
 //! 2. The program is loaded over the new map. The old program forwards meanwhile.
-//! 3. [`migrate`]: the new map gets the entries. Then RESIZING is set: both programs drop packets of flows that they do not find, as
-//!    such a flow may be in the other map. TCP sends them again.
+//! 3. [`migrate`]: the new map gets the entries, and once more those that packets have changed meanwhile. Then RESIZING is set: both
+//!    programs drop packets of flows that they do not find, as such a flow may be in the other map. TCP sends them again.
 //! 4. The new program replaces the old one in each pinned link.
-//! 5. The new map gets what the old program has changed since. RESIZING is cleared, and the pin of the old map goes.
+//! 5. The new map gets what the old program has changed since the pass before. RESIZING is cleared, and the pin of the old map goes.
 //!
+//! So packets are dropped of flows that began in the last two passes, and of no others, in step 4 and 5 only.
 //! A daemon that ends in between leaves the pin of the old map, and the next one goes on with step 2.
 
 use std::{
     fs,
     os::fd::{AsFd as _, AsRawFd as _},
     path::PathBuf,
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result};
@@ -32,6 +34,7 @@ use super::{
     syscall,
     xdp::Program,
 };
+use crate::clock::rounded;
 
 /// The pin of a new map until it has the name of the old one.
 const NEW: &str = "NEW_FLOWS";
@@ -77,40 +80,67 @@ pub fn migrate(pins: &Pins, program: &mut Program, hz: u32) -> Result<()> {
     if old.is_empty() {
         return set_resizing(pins, false);
     }
-    copy(&old, pins, hz)?;
+    let tables = Tables::open(&old, pins, hz)?;
+    let first = Instant::now();
+    let Migrated { entries, dropped } = tables.copy(None)?;
+    let second = Instant::now();
+    tables.copy(Some(first))?;
+    let switch = Instant::now();
     set_resizing(pins, true)?;
-    let migrated = replace(&old, pins, program, hz);
+    let replaced = replace(&tables, second, pins, program);
     // After an error, too: programs would drop packets until the next start.
     set_resizing(pins, false)?;
-    let Migrated { entries, dropped } = migrated?;
+    let switched_in = rounded(switch.elapsed());
+    replaced?;
     for pin in old {
         fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;
     }
     if dropped == 0 {
-        tracing::info!(entries, "flow table resized");
+        tracing::info!(entries, ?switched_in, "flow table resized");
     } else {
-        tracing::warn!(entries, dropped, "flow table resized: the smaller table has no room for some flows");
+        tracing::warn!(
+            entries,
+            dropped,
+            ?switched_in,
+            "flow table resized: the smaller table has no room for some flows"
+        );
     }
     Ok(())
 }
 
-/// Puts the program into all pinned links, and copies once more.
-fn replace(old: &[PathBuf], pins: &Pins, program: &mut Program, hz: u32) -> Result<Migrated> {
+/// Puts the program into all pinned links, and copies what packets have changed since the last pass began.
+fn replace(tables: &Tables, since: Instant, pins: &Pins, program: &mut Program) -> Result<()> {
     program.replace_in(&bpffs::entries(&pins.links())?);
     wait_for_programs()?;
-    copy(old, pins, hz)
+    tables.copy(Some(since)).map(drop)
 }
 
-fn copy(old: &[PathBuf], pins: &Pins, hz: u32) -> Result<Migrated> {
-    let new = Mapped::open(&pins.map(FLOWS))?;
-    let new = FlowTable::new(new.slots(), maps::flow_seed(pins)?);
-    let mut sum = Migrated::default();
-    for pin in old {
-        let migrated = new.migrate(Mapped::open(pin)?.slots(), flows::clock(hz)?);
-        sum.entries += migrated.entries;
-        sum.dropped += migrated.dropped;
+/// The flow tables, mapped into memory.
+struct Tables {
+    old: Vec<Mapped>,
+    new: Mapped,
+    seed: u64,
+    hz: u32,
+}
+
+impl Tables {
+    fn open(old: &[PathBuf], pins: &Pins, hz: u32) -> Result<Self> {
+        let old = old.iter().map(|pin| Mapped::open(pin)).collect::<Result<_>>()?;
+        Ok(Self { old, new: Mapped::open(&pins.map(FLOWS))?, seed: maps::flow_seed(pins)?, hz })
     }
-    Ok(sum)
+
+    /// Copies all entries, or those that packets have changed since then.
+    fn copy(&self, since: Option<Instant>) -> Result<Migrated> {
+        let new = FlowTable::new(self.new.slots(), self.seed);
+        let within = since.map(|since| since.elapsed().as_secs() as u32 + 1);
+        let mut sum = Migrated::default();
+        for old in &self.old {
+            let migrated = new.migrate(old.slots(), flows::clock(self.hz)?, within);
+            sum.entries += migrated.entries;
+            sum.dropped += migrated.dropped;
+        }
+        Ok(sum)
+    }
 }
 
 fn set_resizing(pins: &Pins, resizing: bool) -> Result<()> {

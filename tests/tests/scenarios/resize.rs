@@ -1,0 +1,277 @@
+//! A start with a flow table of another size, under traffic in all modes.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::{Array, Map, MapData, MapInfo};
+use slb_tests::{
+    World,
+    client::{LongLived, PATIENCE},
+    config::health_check,
+    net::Family,
+    scenario,
+    server::Service,
+    traffic::Traffic,
+};
+
+const WEIGHTS: [u8; 3] = [50, 30, 20];
+/// Long-lived connections at each listener, and as many flows of UDP.
+const FLOWS: usize = 16;
+/// Exchanges of each kind that must be done after each step.
+const EXCHANGES: u64 = 100;
+/// Entries of the flow table, one after the other.
+const SIZES: [u32; 3] = [1 << 18, 1 << 20, 1 << 19];
+/// Servers that the maps hold, fewer than one of the configurations has.
+const MAX_SERVERS: u32 = 1024;
+/// The first port of flows of UDP: below those of exchanges.
+const FIRST_PORT: u16 = 512;
+/// How long a step of a start may take.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Packets of one flow that are lost in a switch at most. Each end sends what it has, a handshake's ACK, a request and a FIN, and waits
+/// for longer than a switch takes before it sends them again.
+const LOST_OF_A_FLOW: u64 = 8;
+
+/// Connections and flows of all modes stay with their servers, also those that the flow table alone knows: slots have migrated twice, so
+/// that a flow which is not found goes to the first server or to the third. Starts are killed at each step and refused in between.
+#[test]
+fn a_flow_table_of_another_size_keeps_every_flow() {
+    scenario("a_flow_table_of_another_size_keeps_every_flow", &WEIGHTS, |world| {
+        prepare(world)?;
+        world.plan.flow_table_entries = SIZES[0];
+        world.plan.daemon = format!("max_servers = {MAX_SERVERS}");
+        plan_listeners(world);
+        world.start()?;
+        let traffic = Traffic::start(world, FLOWS)?;
+        let mut flows = Flows::default();
+        flows.open(world)?;
+        for server in 0..2 {
+            world.plan.servers[server].weight = 0;
+            plan_listeners(world);
+            world.reload()?;
+            if server == 0 {
+                flows.open(world)?;
+            }
+        }
+        flows.note_servers()?;
+        traffic.progress(EXCHANGES)?;
+        flows.expect_undisturbed()?;
+
+        world.plan.flow_table_entries = SIZES[1];
+        let mut switches = killed_at_each_step(world, &traffic)?;
+        flows.expect_undisturbed()?;
+        world.plan.flow_table_entries = SIZES[2];
+        refused_in_between(world)?;
+        traffic.progress(EXCHANGES)?;
+        world.start()?;
+        switches += 1;
+        expect_resized(world)?;
+        traffic.progress(EXCHANGES)?;
+        traffic.expect_unbroken(None)?;
+        flows.expect_undisturbed()?;
+
+        let dropped = world.packets("drop", None)?;
+        let not_ready = world.packets("drop", Some("not_ready"))?;
+        println!("{not_ready} packets dropped in {switches} switches");
+        ensure!(dropped == not_ready, "dropped: {:?}", world.status()?.reasons);
+        // Only of flows that begin meanwhile: of short exchanges, of which each worker has one at a time.
+        let limit = switches * traffic.workers() * LOST_OF_A_FLOW;
+        ensure!(
+            not_ready <= limit,
+            "{not_ready} packets of flows that began were dropped, of at most {limit}"
+        );
+        traffic.stop().expect_no_failure()
+    });
+}
+
+/// Servers take packets of all modes.
+fn prepare(world: &mut World) -> Result<()> {
+    world.net.route_answers()?;
+    let own = Family::ALL.map(|family| world.net.slb_address(family));
+    for backend in &world.net.backends {
+        backend.hold_vips()?;
+        let [v4, v6] = Family::ALL.map(tunnel_vip);
+        backend.namespace.ip(&format!("addr add {v4}/32 dev lo\naddr add {v6}/128 dev lo"))?;
+        backend.decapsulate(&own)?;
+    }
+    world.plan.tunnel_addresses = own.into();
+    Ok(())
+}
+
+/// Kills starts once they have begun, while they copy, while both programs may run, and when the new one runs alone; the last one
+/// goes on. Returns how many of them were killed, or ended, in a switch.
+fn killed_at_each_step(world: &mut World, traffic: &Traffic) -> Result<u64> {
+    world.terminate()?;
+    for milestone in ["resizing the flow table", "XDP program loaded"] {
+        let before = world.log().matches(milestone).count();
+        world.start_without_waiting()?;
+        world.wait_for_log(milestone, before)?;
+        world.kill()?;
+        traffic.progress(EXCHANGES)?;
+        ensure!(!old_tables(world)?.is_empty(), "killed at `{milestone}`, and there is no old table");
+    }
+    world.start_without_waiting()?;
+    while_resizing(world)?;
+    world.kill()?;
+    ensure!(!old_tables(world)?.is_empty(), "killed in a switch, and there is no old table");
+    world.start_without_waiting()?;
+    world.wait_for_log("flow table resized", 0)?;
+    world.kill()?;
+    world.start()?;
+    expect_resized(world)?;
+    traffic.progress(EXCHANGES)?;
+    Ok(2)
+}
+
+/// Waits until both programs drop packets of flows that they do not find.
+fn while_resizing(world: &World) -> Result<()> {
+    let pin = world.pins().join("maps/RESIZING");
+    let map: Array<MapData, u64> = Map::from_map_data(MapData::from_pin(pin)?)?.try_into()?;
+    let end = Instant::now() + LIMIT;
+    while map.get(&0, 0)? == 0 {
+        ensure!(Instant::now() < end, "no switch within {LIMIT:?}");
+    }
+    Ok(())
+}
+
+/// Starts with another size, and with more servers than the maps have room for: refused after the new table is there.
+fn refused_in_between(world: &mut World) -> Result<()> {
+    let mut many = "\n[[server_group]]\nname = \"many\"\nservers = [\n".to_owned();
+    for n in 0..MAX_SERVERS {
+        let _ = writeln!(many, "  {{ address = \"10.99.{}.{}\", port = 1 }},", n / 250, n % 250 + 1);
+    }
+    many += "]\n[[load_balancer.listener]]\nname = \"many\"\nprotocol = \"tcp\"\nport = 4444\nserver_group = \"many\"\n";
+    world.terminate()?;
+    let room = format!("max_servers = {}", 4 * MAX_SERVERS);
+    let config = world.plan.toml().replace(&world.plan.daemon, &room) + &many;
+    let output = world.slbd("run", &config)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success(), "it started: {said}");
+    for piece in ["[daemon] max_servers", "1024", "4096", "slbd detach"] {
+        ensure!(said.contains(piece), "no `{piece}` in: {said}");
+    }
+    ensure!(!old_tables(world)?.is_empty(), "refused before the resize began: {said}");
+    Ok(())
+}
+
+/// Fails unless there is one flow table, of the size that is configured.
+fn expect_resized(world: &World) -> Result<()> {
+    let entries = MapInfo::from_pin(world.pins().join("maps/FLOWS"))?.max_entries();
+    ensure!(entries == world.plan.flow_table_entries, "a flow table of {entries} entries");
+    ensure!(old_tables(world)?.is_empty(), "pins of old tables: {:?}", old_tables(world)?);
+    Ok(())
+}
+
+/// Pins of flow tables that are to be replaced.
+fn old_tables(world: &World) -> Result<Vec<PathBuf>> {
+    let pins = fs::read_dir(world.pins().join("maps"))?.map(|entry| Ok(entry?.path()));
+    let pins = pins.collect::<Result<Vec<_>>>()?;
+    Ok(pins.into_iter().filter(|pin| pin.to_string_lossy().contains("_FLOWS")).collect())
+}
+
+/// The VIP of listeners of mode `ipip`.
+fn tunnel_vip(family: Family) -> IpAddr {
+    match family.vip() {
+        IpAddr::V4(vip) => (u32::from(vip) + 1).to_be_bytes().into(),
+        IpAddr::V6(vip) => (u128::from(vip) + 1).to_be_bytes().into(),
+    }
+}
+
+/// Listeners of modes `dsr` and `ipip` beside those of mode `nat`, with the servers that the plan has now.
+fn plan_listeners(world: &mut World) {
+    let plan = &mut world.plan;
+    let [lines, echo] = [Service::Lines, Service::Echo].map(Service::backend_port);
+    let checked = |port: u16| health_check(&format!("kind = \"tcp\", port = {port}"));
+    let listener = |name: &str, protocol: &str, port: u16, mode: &str, more: &str| {
+        format!(
+            "\n[[load_balancer.listener]]\nname = \"{name}\"\nprotocol = \"{protocol}\"\nport = {port}\nmode = \"{mode}\"\n{more}\n{}",
+            checked(lines)
+        )
+    };
+    let follow = "server_group = \"echo\"\nunknown_datagrams = \"follow\"";
+    let mut text = listener("echo-dsr", "udp", echo, "dsr", follow);
+    let [v4, v6] = Family::ALL.map(tunnel_vip);
+    let _ = write!(text, "\n[[load_balancer]]\nname = \"tunnels\"\naddresses = [\"{v4}\", \"{v6}\"]\n");
+    text += &listener("echo", "udp", echo, "ipip", follow);
+    text += &listener("lines", "tcp", lines, "ipip", "server_group = \"tunnels\"");
+    text += "\n[[server_group]]\nname = \"tunnels\"\nservers = [\n";
+    for server in &plan.servers {
+        for address in &server.addresses {
+            let _ = writeln!(
+                text,
+                "  {{ address = \"{address}\", port = {lines}, weight = {} }},",
+                server.weight
+            );
+        }
+    }
+    text += "]\n";
+    plan.direct = true;
+    plan.changes.clear();
+    plan.append(&text);
+}
+
+/// Connections and flows of UDP at listeners of modes `dsr` and `ipip`, in both families.
+#[derive(Default)]
+struct Flows {
+    connections: Vec<LongLived>,
+    sockets: Vec<(UdpSocket, SocketAddr)>,
+    servers: Vec<String>,
+}
+
+impl Flows {
+    /// Begins more of them.
+    fn open(&mut self, world: &World) -> Result<()> {
+        let [lines, echo] = [Service::Lines, Service::Echo].map(Service::backend_port);
+        for family in Family::ALL {
+            for vip in [family.vip(), tunnel_vip(family)] {
+                self.connections.push(world.client().long_lived((vip, lines).into(), FLOWS)?);
+                let source = world.net.sources(family)[0];
+                for _ in 0..FLOWS {
+                    let own = (source, FIRST_PORT + self.sockets.len() as u16);
+                    let socket = world.net.client.on_thread(|| Ok(UdpSocket::bind(own)?))?;
+                    self.sockets.push((socket, (vip, echo).into()));
+                }
+            }
+        }
+        self.note_servers()
+    }
+
+    /// Notes the server of each flow of UDP.
+    fn note_servers(&mut self) -> Result<()> {
+        self.servers = self.answering()?;
+        Ok(())
+    }
+
+    /// The server that answers each flow of UDP.
+    fn answering(&self) -> Result<Vec<String>> {
+        let ask = |(socket, target): &(UdpSocket, SocketAddr)| {
+            let mut buffer = [0; 64];
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.send_to(b"?", target)?;
+            let length = socket.recv(&mut buffer).with_context(|| format!("no answer of {target}"))?;
+            let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            Ok(answer.strip_suffix(" ?").context(answer.clone())?.to_owned())
+        };
+        self.sockets.iter().map(ask).collect()
+    }
+
+    /// Fails if a connection has broken or stopped, or another server answers a flow of UDP.
+    fn expect_undisturbed(&self) -> Result<()> {
+        for connections in &self.connections {
+            connections.progress(3)?;
+            connections.expect_unbroken(None)?;
+        }
+        let now = self.answering()?;
+        ensure!(now.iter().any(|server| server == "b2"), "the table alone knows no flow: {now:?}");
+        let moved = now.iter().zip(&self.servers).filter(|(now, before)| now != before).count();
+        if moved > 0 {
+            bail!("{moved} of {} flows of UDP moved: {:?}, then {now:?}", now.len(), self.servers);
+        }
+        Ok(())
+    }
+}
