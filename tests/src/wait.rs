@@ -26,3 +26,40 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Resul
         thread::sleep(PAUSE);
     }
 }
+
+/// `None` where a daemon has not answered in time: on a machine that has much to do it answers the next time. Other errors are kept.
+///
+/// # Errors
+/// Those.
+pub fn unless_late<T>(answer: Result<T>) -> Result<Option<T>> {
+    match answer {
+        Err(error) if format!("{error:#}").contains("does not answer within") => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixListener, path::Path};
+
+    use slb_userspace::api::client;
+    use tokio::runtime;
+
+    use super::*;
+
+    fn asked(socket: &Path) -> Result<Option<()>> {
+        let clock = runtime::Builder::new_current_thread().enable_all().build()?;
+        let answer = clock.block_on(client::status(socket));
+        Ok(unless_late(answer.and_then(|status| status.ok_or_else(|| client::no_daemon(socket))))?.map(drop))
+    }
+
+    #[test]
+    fn a_late_answer_is_waited_for_and_a_daemon_that_is_gone_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("slb.sock");
+        let silent = UnixListener::bind(&socket).unwrap();
+        assert!(matches!(asked(&socket), Ok(None)));
+        drop(silent);
+        assert!(format!("{:#}", asked(&socket).unwrap_err()).contains("no daemon listens"));
+    }
+}

@@ -29,7 +29,7 @@ use crate::{
     net::{Backend, Family, Topology, run},
     server::{Mood, Servers, Service},
     turn::Turn,
-    wait::wait_for,
+    wait::{unless_late, wait_for},
 };
 
 /// How long a client waits for an answer that comes at once, or not at all.
@@ -203,12 +203,14 @@ impl World {
         self.start()
     }
 
-    /// What the daemon says.
+    /// What the daemon says, as soon as it answers.
     ///
     /// # Errors
-    /// It does not answer.
+    /// No daemon listens.
     pub fn status(&self) -> Result<Status> {
-        self.programs.status(&self.plan.socket)
+        wait_for("an answer of the daemon", HEALTH_LIMIT, || {
+            unless_late(self.programs.status(&self.plan.socket))
+        })
     }
 
     /// What the pins say.
@@ -460,9 +462,11 @@ impl World {
         let addresses = &self.plan.servers[index].addresses;
         // Asked without a program for each question, which would take longer than the answer may be off.
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        wait_for(&format!("{} reported {health:?}", self.plan.servers[index].name), HEALTH_LIMIT, || {
-            let status =
-                runtime.block_on(api::client::status(&self.plan.socket))?.context("no daemon listens")?;
+        let what = format!("{} reported {health:?}", self.plan.servers[index].name);
+        wait_for(&what, HEALTH_LIMIT, || {
+            let answer = unless_late(runtime.block_on(api::client::status(&self.plan.socket)))?;
+            let Some(status) = answer else { return Ok(None) };
+            let status = status.context("no daemon listens")?;
             let mut entries =
                 servers(&status).filter(|server| addresses.contains(&server.address.ip())).peekable();
             ensure!(entries.peek().is_some(), "no listener has backend {}", index + 1);
