@@ -11,7 +11,7 @@ pub use features::{Native, native};
 pub use hook::{Hook, Role, conflict};
 pub use merging::{below, switch_off, switch_on};
 pub use record::Record;
-pub use stacked::{advice, members, refusal, shadowed, unfit};
+pub use stacked::{advice, crowded, members, refusal, shadowed, unfit};
 
 #[cfg(test)]
 pub(crate) mod tests {

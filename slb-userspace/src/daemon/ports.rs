@@ -294,7 +294,9 @@ impl Ports {
     fn shown(&self, name: &str, held: &Held) -> Shown {
         let why = self.why_generic.iter().filter(|_| held.hook == Hook::Generic).cloned();
         let renamed = self.renamed.get(name).map(|now| renamed::advice(name, now));
-        let notes = why.chain(renamed).chain(held.misfit.clone()).chain(held.notes.clone()).collect();
+        let members = self.note_on_members(held.link.index);
+        let notes = why.chain(renamed).chain(held.misfit.clone()).chain(members).chain(held.notes.clone());
+        let notes = notes.collect();
         Shown { name: name.to_owned(), hook: held.hook, notes }
     }
 

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use slb_common::abi::MAX_INTERFACES;
+
 use super::merging::ABOVE_LINK;
 use crate::neigh::Link;
 
@@ -49,13 +51,34 @@ pub fn shadowed(link: &Link, names: &[String], links: &Links) -> Option<String> 
     })
 }
 
-/// The first reason of [`unfit`] and [`shadowed`] against interfaces of the names `new`, unless it was one against `old`.
+/// Why the maps have no room for the interfaces of these names and the members of the bonds among them, by which frames leave.
+pub fn crowded<'n>(names: impl Iterator<Item = &'n String>, links: &Links) -> Option<String> {
+    let named: BTreeSet<u32> = names.filter_map(|name| links.get(name)).map(|link| link.index).collect();
+    let mut by_bond: BTreeMap<u32, usize> = BTreeMap::new();
+    for (_, bond) in members(&named, links) {
+        *by_bond.entry(bond).or_default() += 1;
+    }
+    let needed = named.len() + by_bond.values().sum::<usize>();
+    let (bond, count) = by_bond.iter().max_by_key(|(_, count)| **count)?;
+    let bond = &links.values().find(|link| link.index == *bond)?.name;
+    (needed > MAX_INTERFACES as usize).then(|| {
+        format!(
+            "{needed} interfaces are needed, counting members of bonds ({bond} has {count}) and those that a reload replaces, and the \
+             maps hold {MAX_INTERFACES}: take members out of {bond} (`ip link set dev MEMBER nomaster`), or name fewer interfaces"
+        )
+    })
+}
+
+/// The first reason of [`unfit`] and [`shadowed`] against interfaces of the names `new`, unless it was one against `old`, or that of
+/// [`crowded`].
 pub fn refusal(old: &[String], new: &[String], links: &Links) -> Option<String> {
     let reason = |name: &String, names: &[String]| {
         let link = links.get(name).filter(|_| names.contains(name))?;
         unfit(link, links).or_else(|| shadowed(link, names, links))
     };
-    new.iter().find_map(|name| reason(name, new).filter(|_| reason(name, old).is_none()))
+    let has_more = new.iter().any(|name| !old.contains(name));
+    let of_one = new.iter().find_map(|name| reason(name, new).filter(|_| reason(name, old).is_none()));
+    of_one.or_else(|| crowded(old.iter().chain(new), links).filter(|_| has_more))
 }
 
 /// What to do about a server that is reached through `name`, which does not run the program, while others do: `runs` tells
@@ -199,6 +222,30 @@ mod tests {
         assert_eq!(advice("bond0.100", &links, |_| false), None);
         assert_eq!(advice("eth9.5", &links, |_| true), None);
         assert_eq!(advice("eth4", &links, |_| true), None);
+    }
+
+    #[test]
+    fn members_of_bonds_that_the_maps_have_no_room_for_are_refused() {
+        let with = |members: u32| {
+            let mut links = machine();
+            for index in 100..100 + members {
+                let name = format!("port{index}");
+                links.insert(name.clone(), Link { master: Some(13), ..link(index, &name, None) });
+            }
+            links.insert("team0".to_owned(), link(13, "team0", Some("team")));
+            links.remove("br1");
+            links
+        };
+        let (new, old) = (names(&["team0", "lo"]), names(&["bond0"]));
+        // eth4 is a member, too.
+        let full = MAX_INTERFACES - 3;
+        assert_eq!(refusal(&[], &new, &with(full)), None);
+        let why = refusal(&[], &new, &with(full + 1)).unwrap();
+        assert!(why.contains("257 interfaces are needed") && why.contains("team0 has 255"), "{why}");
+        // Entries of old ones go when the new ones are there.
+        assert!(refusal(&old, &new, &with(full - 2)).unwrap().contains("257 interfaces"));
+        assert_eq!(refusal(&new, &new, &with(full + 1)), None);
+        assert_eq!(refusal(&new, &names(&["lo"]), &with(full + 1)), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, anyhow};
+use slb_common::abi::MAX_INTERFACES;
 
 use super::{Links, Ports};
 use crate::{devices, neigh::Link};
@@ -12,6 +13,8 @@ use crate::{devices, neigh::Link};
 pub(super) struct Stacked {
     /// Indexes of the members of bonds that run the program, and of the bond of each.
     members: BTreeMap<u32, u32>,
+    /// Names of further members, by the index of the bond: answers to what comes in by them are dropped.
+    without_room: BTreeMap<u32, Vec<String>>,
     /// What to do about servers that are reached through interfaces of these names.
     advice: BTreeMap<String, String>,
 }
@@ -50,19 +53,75 @@ impl Ports {
         let running: BTreeSet<u32> = self.held.keys().copied().collect();
         let runs = |index| running.contains(&index);
         let advice = |name: &String| Some((name.clone(), devices::advice(name, links, runs)?));
-        let stacked = Stacked {
-            members: devices::members(&running, links),
-            advice: links.keys().filter_map(advice).collect(),
-        };
+        let (members, without_room) = with_room(devices::members(&running, links), running.len(), links);
+        let stacked = Stacked { members, without_room, advice: links.keys().filter_map(advice).collect() };
         let changed = self.stacked != stacked;
+        if self.stacked.without_room != stacked.without_room {
+            for (bond, members) in &stacked.without_room {
+                let interface = self.held.get(bond).map(|held| held.link.name.as_str());
+                tracing::error!(
+                    interface,
+                    note = no_room(members),
+                    "members of a bond without room in the maps"
+                );
+            }
+        }
         self.stacked = stacked;
         changed
+    }
+
+    /// What to do about members of an interface that the maps have no room for.
+    pub(super) fn note_on_members(&self, index: u32) -> Option<String> {
+        self.stacked.without_room.get(&index).map(|members| no_room(members))
     }
 
     /// Fails if the program is of no use on an interface that has come.
     pub(super) fn expect_fit(&self, link: &Link, links: &Links) -> Result<()> {
         let held = self.held.values().map(|held| held.link.name.clone()).collect::<Vec<_>>();
-        let why = devices::unfit(link, links).or_else(|| devices::shadowed(link, &held, links));
+        let why = devices::unfit(link, links)
+            .or_else(|| devices::shadowed(link, &held, links))
+            .or_else(|| devices::crowded(held.iter().chain([&link.name]), links));
         why.map_or(Ok(()), |why| Err(anyhow!(why)))
+    }
+}
+
+/// Splits the members of bonds into those that the maps have room for beside so many interfaces, and the names of the others by bond.
+fn with_room(
+    members: BTreeMap<u32, u32>,
+    interfaces: usize,
+    links: &Links,
+) -> (BTreeMap<u32, u32>, BTreeMap<u32, Vec<String>>) {
+    let room = (MAX_INTERFACES as usize).saturating_sub(interfaces);
+    let mut without: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    for (member, bond) in members.iter().skip(room) {
+        let link = links.values().find(|link| link.index == *member);
+        without.entry(*bond).or_default().extend(link.map(|link| link.name.clone()));
+    }
+    (members.into_iter().take(room).collect(), without)
+}
+
+fn no_room(members: &[String]) -> String {
+    let (count, first) = (members.len(), members.first().map_or("", String::as_str));
+    format!(
+        "{count} of its members have no room in the maps, which hold {MAX_INTERFACES} interfaces with members of bonds ({first} is the \
+         first): answers in mode nat to what comes in by them are dropped; take them out of the bond (`ip link set dev {first} nomaster`)"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices;
+
+    #[test]
+    fn members_without_room_are_left_out_and_named() {
+        let link = |index: u32| devices::tests::link(index, &format!("port{index}"), None);
+        let links: Links = (10..300).map(link).map(|link| (link.name.clone(), link)).collect();
+        let members = |count: u32| (10..10 + count).map(|index| (index, 5)).collect::<BTreeMap<_, _>>();
+        assert_eq!(with_room(members(254), 2, &links), (members(254), BTreeMap::new()));
+        let (fit, without) = with_room(members(256), 2, &links);
+        assert_eq!(fit, members(254));
+        assert_eq!(without, BTreeMap::from([(5, vec!["port264".to_owned(), "port265".to_owned()])]));
+        assert!(no_room(&without[&5]).contains("2 of its members"), "{}", no_room(&without[&5]));
     }
 }
