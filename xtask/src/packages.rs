@@ -14,12 +14,13 @@ const TEST_TOOLS: [(&str, &str); 3] = [("ip", "iproute2"), ("ethtool", "ethtool"
 const OPENSSL: [&str; 2] = ["libssl-dev", "pkg-config"];
 
 /// Programs that run Debian's kernels, and the packages they are in.
-const VM_TOOLS: [(&str, &str); 5] = [
+const VM_TOOLS: [(&str, &str); 6] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("depmod", "kmod"),
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
+    ("teamnl", "libteam-utils"),
 ];
 
 /// Programs and files the benchmarks need for the contestants, and the packages they are in.

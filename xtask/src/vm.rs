@@ -73,6 +73,8 @@ const SELECTIONS: [Selection; 3] = [
             "virtio_net",
             "8021q",
             "bonding",
+            "team",
+            "team_mode_roundrobin",
             "vrf",
             "ipip",
             "sit",

@@ -20,6 +20,8 @@ use std::{
 use anyhow::{Result, bail};
 use slb_userspace::cli::decap::status::Interface;
 
+pub use stacked::TEAM;
+
 use super::{Namespace, decapsulator::Decapsulator, pass, received::received, run};
 
 /// Addresses of the client, per family.

@@ -1,5 +1,6 @@
 //! The modes in which packets reach servers as they are, or in a tunnel, and answers go past SLB.
 
+pub(super) mod beside;
 mod change;
 
 use anyhow::{Context as _, Result, ensure};

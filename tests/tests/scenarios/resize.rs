@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     fs,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -13,12 +13,13 @@ use aya::maps::{Array, Map, MapData, MapInfo};
 use slb_tests::{
     World,
     client::{LongLived, PATIENCE},
-    config::health_check,
     net::Family,
     scenario,
     server::Service,
     traffic::Traffic,
 };
+
+use super::modes::beside::{self, prepare, tunnel_vip};
 
 const WEIGHTS: [u8; 3] = [50, 30, 20];
 /// Long-lived connections at each listener, and as many flows of UDP.
@@ -43,16 +44,19 @@ const LOST_OF_A_FLOW: u64 = 8;
 fn a_flow_table_of_another_size_keeps_every_flow() {
     scenario("a_flow_table_of_another_size_keeps_every_flow", &WEIGHTS, |world| {
         prepare(world)?;
+        for backend in &world.net.backends {
+            backend.decapsulate(&world.plan.tunnel_addresses)?;
+        }
         world.plan.flow_table_entries = SIZES[0];
         world.plan.daemon = format!("max_servers = {MAX_SERVERS}");
-        plan_listeners(world);
+        beside::plan(&mut world.plan);
         world.start()?;
         let traffic = Traffic::start(world, FLOWS)?;
         let mut flows = Flows::default();
         flows.open(world)?;
         for server in 0..2 {
             world.plan.servers[server].weight = 0;
-            plan_listeners(world);
+            beside::plan(&mut world.plan);
             world.reload()?;
             if server == 0 {
                 flows.open(world)?;
@@ -87,20 +91,6 @@ fn a_flow_table_of_another_size_keeps_every_flow() {
         );
         traffic.stop().expect_no_failure()
     });
-}
-
-/// Servers take packets of all modes.
-fn prepare(world: &mut World) -> Result<()> {
-    world.net.route_answers()?;
-    let own = Family::ALL.map(|family| world.net.slb_address(family));
-    for backend in &world.net.backends {
-        backend.hold_vips()?;
-        let [v4, v6] = Family::ALL.map(tunnel_vip);
-        backend.namespace.ip(&format!("addr add {v4}/32 dev lo\naddr add {v6}/128 dev lo"))?;
-        backend.decapsulate(&own)?;
-    }
-    world.plan.tunnel_addresses = own.into();
-    Ok(())
 }
 
 /// Kills starts once they have begun, while they copy, while both programs may run, and when the new one runs alone; the last one
@@ -172,47 +162,6 @@ fn old_tables(world: &World) -> Result<Vec<PathBuf>> {
     let pins = fs::read_dir(world.pins().join("maps"))?.map(|entry| Ok(entry?.path()));
     let pins = pins.collect::<Result<Vec<_>>>()?;
     Ok(pins.into_iter().filter(|pin| pin.to_string_lossy().contains("_FLOWS")).collect())
-}
-
-/// The VIP of listeners of mode `ipip`.
-fn tunnel_vip(family: Family) -> IpAddr {
-    match family.vip() {
-        IpAddr::V4(vip) => (u32::from(vip) + 1).to_be_bytes().into(),
-        IpAddr::V6(vip) => (u128::from(vip) + 1).to_be_bytes().into(),
-    }
-}
-
-/// Listeners of modes `dsr` and `ipip` beside those of mode `nat`, with the servers that the plan has now.
-fn plan_listeners(world: &mut World) {
-    let plan = &mut world.plan;
-    let [lines, echo] = [Service::Lines, Service::Echo].map(Service::backend_port);
-    let checked = |port: u16| health_check(&format!("kind = \"tcp\", port = {port}"));
-    let listener = |name: &str, protocol: &str, port: u16, mode: &str, more: &str| {
-        format!(
-            "\n[[load_balancer.listener]]\nname = \"{name}\"\nprotocol = \"{protocol}\"\nport = {port}\nmode = \"{mode}\"\n{more}\n{}",
-            checked(lines)
-        )
-    };
-    let follow = "server_group = \"echo\"\nunknown_datagrams = \"follow\"";
-    let mut text = listener("echo-dsr", "udp", echo, "dsr", follow);
-    let [v4, v6] = Family::ALL.map(tunnel_vip);
-    let _ = write!(text, "\n[[load_balancer]]\nname = \"tunnels\"\naddresses = [\"{v4}\", \"{v6}\"]\n");
-    text += &listener("echo", "udp", echo, "ipip", follow);
-    text += &listener("lines", "tcp", lines, "ipip", "server_group = \"tunnels\"");
-    text += "\n[[server_group]]\nname = \"tunnels\"\nservers = [\n";
-    for server in &plan.servers {
-        for address in &server.addresses {
-            let _ = writeln!(
-                text,
-                "  {{ address = \"{address}\", port = {lines}, weight = {} }},",
-                server.weight
-            );
-        }
-    }
-    text += "]\n";
-    plan.direct = true;
-    plan.changes.clear();
-    plan.append(&text);
 }
 
 /// Connections and flows of UDP at listeners of modes `dsr` and `ipip`, in both families.

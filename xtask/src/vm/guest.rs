@@ -19,7 +19,7 @@ use super::{
 use crate::process::target_dir;
 
 /// Programs of this machine that the tests start.
-const TOOLS: [&str; 2] = ["ip", "ethtool"];
+const TOOLS: [&str; 3] = ["ip", "ethtool", "teamnl"];
 /// Programs of SLB that the tests start.
 const PROGRAMS: [&str; 2] = ["slbd", "slb"];
 /// Where the test programs are in the guest.

@@ -11,6 +11,8 @@ use super::{
 
 /// Addresses of the network cards of the guest, as xtask/src/vm/qemu.rs gives them.
 const CARDS: [&str; 2] = ["52:54:00:51:4c:01", "52:54:00:51:4c:02"];
+/// In place of a bond's mode: a team device, which sends by its members in turn.
+pub const TEAM: &str = "team";
 /// Id of the VLANs.
 const VLAN: u16 = 100;
 
@@ -109,7 +111,14 @@ impl Topology {
             [(&**slb, bond, [first, second.as_str()]), (peer, "bond0", ["eth0", "eth1"])]
         {
             run(namespace.command("ethtool").args(["-K", members[1], "tx", "off"]), "")?;
-            let mut lines = format!("link add {bond} type bond mode {mode} miimon 50\n");
+            let lacp = if mode == "802.3ad" { "lacp_rate fast" } else { "" };
+            let mut lines = String::new();
+            if mode == TEAM {
+                namespace.ip(&format!("link add {bond} type team"))?;
+                run(namespace.command("teamnl").args([bond, "setoption", "mode", "roundrobin"]), "")?;
+            } else {
+                lines = format!("link add {bond} type bond mode {mode} miimon 50 {lacp}\n");
+            }
             for member in members {
                 lines += &format!(
                     "link set {member} down\naddr flush dev {member}\nlink set {member} master {bond}\n"
