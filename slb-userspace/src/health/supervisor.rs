@@ -9,22 +9,23 @@
 //! - A probe that this host cannot make (no descriptors, no address) delays a decision and is reported; it never counts as
 //!   a failure of the server.
 
-use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Mutex, Semaphore, mpsc},
     task::{JoinHandle, spawn_blocking},
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tracing::{debug, warn};
 
 use super::{
     Failures, Paths, ProbeError, Target,
     compare::explain,
+    failures::Counter,
     probe::probe,
     state::{Health, State},
 };
-use crate::{clock::since_start, descriptors, supervised};
+use crate::{descriptors, supervised};
 
 /// File descriptors of a probe, on the way of the traffic.
 const PER_PROBE: u64 = 2;
@@ -34,7 +35,7 @@ const LEFT: u64 = 2_048;
 const FEWEST: u64 = 128;
 
 /// Time between two looks whether failures are to be saved.
-const SAVING: Duration = Duration::from_secs(1);
+const SAVING: Duration = Duration::from_millis(500);
 /// Time between the first probes of two targets that are added together.
 const FIRST_PROBE_SPACING: Duration = Duration::from_micros(100);
 
@@ -118,17 +119,19 @@ impl Supervisor {
     ///
     /// Outside of a Tokio runtime.
     pub fn set_targets(&mut self, mut wanted: BTreeMap<Target, Option<Health>>) {
+        self.tasks.retain(|target, _| wanted.contains_key(target));
         self.failures.keep_only(wanted.keys());
-        self.tasks.retain(|target, _| wanted.remove(target).is_some());
+        wanted.retain(|target, _| !self.tasks.contains_key(target));
         // `wanted` now holds the new targets. Their first probes are spread so that many targets do not all fire in one
         // instant, and yet each comes within its interval.
         let now = Instant::now();
         let new = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         for (position, (target, remembered)) in (0..new).zip(wanted) {
             let spacing = FIRST_PROBE_SPACING.min(target.check.interval / new);
+            let counter = self.failures.counter(&target);
             let prober = Prober {
-                state: State::new(&target.check, remembered).after(self.failures.of(&target)),
-                failures: self.failures.clone(),
+                state: State::new(&target.check, remembered).after(counter.failures()),
+                counter,
                 target: target.clone(),
                 events: self.events.clone(),
                 paths: Arc::clone(&self.paths),
@@ -150,7 +153,7 @@ async fn save(failures: Failures) {
     loop {
         due.tick().await;
         let failures = failures.clone();
-        match spawn_blocking(move || failures.save(since_start()?)).await {
+        match spawn_blocking(move || failures.save(Instant::now())).await {
             Ok(Err(error)) if !is_told => {
                 is_told = true;
                 warn!(
@@ -185,7 +188,7 @@ struct Prober {
     not_probed: Option<String>,
     /// When the next probe is due.
     due: Instant,
-    failures: Failures,
+    counter: Counter,
 }
 
 impl Prober {
@@ -218,41 +221,20 @@ impl Prober {
         }
     }
 
-    /// Probes once. A probe that was lost with an earlier run counts meanwhile, when its time is over.
-    async fn probe_once(&mut self) -> Result<(), ProbeError> {
-        let (target, paths) = (self.target.clone(), Arc::clone(&self.paths));
-        let mut probing = pin!(probe(&target, &paths));
-        if let Some(wait) = self.lost_probe() {
-            tokio::select! {
-                outcome = &mut probing => return outcome,
-                () = sleep(wait) => self.take_lost().await,
-            }
+    /// Probes once. The server has less time to answer where earlier runs have waited for it in vain.
+    async fn probe_once(&self) -> Result<(), ProbeError> {
+        let limit = self.target.check.timeout;
+        let patience = if self.counts_silence() { self.counter.start(Instant::now()) } else { limit };
+        let probing = probe(&self.target, &self.paths);
+        if patience == limit {
+            return probing.await;
         }
-        probing.await
+        timeout(patience, probing).await.unwrap_or(Err(ProbeError::TimedOut(limit)))
     }
 
-    /// Notes that a probe starts. Returns the time until a lost one counts.
-    fn lost_probe(&self) -> Option<Duration> {
-        // Only a healthy server's failures are counted, and not where silence is a good answer.
-        if self.state.health() != Some(Health::Healthy) || !self.target.check.is_failed_by_silence() {
-            return None;
-        }
-        let now = since_start().ok()?;
-        Some(self.failures.start(&self.target, now)?.saturating_sub(now))
-    }
-
-    async fn take_lost(&mut self) {
-        let Ok(now) = since_start() else { return };
-        let is_unhealthy = self.state.observe(Health::Unhealthy).is_some();
-        debug!(address = %self.target.address, "probe of an earlier run has timed out");
-        self.failures.note_lost(&self.target, self.state.failures(), now);
-        if is_unhealthy {
-            self.failures.note(&self.target, 0);
-            let why = ProbeError::TimedOut(self.target.check.timeout).to_string();
-            // Not explained: this probe holds a permit, and an explanation waits for one. The next result notices where no event
-            // can be sent.
-            self.tell(News::Unhealthy(why)).await;
-        }
+    /// Only a healthy server's failures are counted, and not where silence is a good answer.
+    fn counts_silence(&self) -> bool {
+        self.state.health() == Some(Health::Healthy) && self.target.check.is_failed_by_silence()
     }
 
     /// Takes a result in and reports what it changed. Returns false when nobody takes reports any more.
@@ -263,7 +245,7 @@ impl Prober {
             Err(error) => {
                 let why = error.to_string();
                 // Neither an answer nor silence.
-                self.failures.note(&self.target, self.state.failures());
+                self.counter.no_verdict();
                 if self.not_probed.as_ref() == Some(&why) {
                     return !self.events.is_closed();
                 }
@@ -274,7 +256,7 @@ impl Prober {
         let is_probed_again = self.not_probed.take().is_some();
         debug!(address = %self.target.address, ?result, error = error.as_ref().map(tracing::field::display), "probed");
         let observed = self.state.observe(result);
-        self.failures.note(&self.target, self.state.failures());
+        self.counter.verdict(self.state.failures());
         match (observed, error) {
             (None, _) if is_probed_again => self.tell(News::Probed).await,
             (None, _) => !self.events.is_closed(),

@@ -168,6 +168,7 @@ async fn what_cannot_be_probed_is_said_once_for_each_reason_and_until_it_can() {
     let (sender, mut events) = mpsc::channel(16);
     let mut prober = Prober {
         state: State::new(&target.check, None),
+        counter: Failures::default().counter(&target),
         target,
         events: sender,
         paths: Arc::new(Paths::default()),
@@ -175,7 +176,6 @@ async fn what_cannot_be_probed_is_said_once_for_each_reason_and_until_it_can() {
         at_once: 1,
         not_probed: None,
         due: Instant::now(),
-        failures: Failures::default(),
     };
     let no_way = |why: &str| Err(ProbeError::NoWay(why.to_owned()));
     let refuses = || Err(ProbeError::Refused);
@@ -202,11 +202,10 @@ async fn what_cannot_be_probed_is_said_once_for_each_reason_and_until_it_can() {
     }
 }
 
-#[tokio::test]
-async fn lost_probe_of_an_earlier_run_counts_before_the_own_one_times_out() {
-    // Its backlog takes the connection, and it answers nothing.
+/// A server whose kernel takes connections, and which answers nothing, and its check.
+fn hanging(timeout: Duration, unhealthy_threshold: u8) -> (Port, TcpListener, Target) {
     let port = Port::reserve();
-    let _listener = port.listen();
+    let listener = port.listen();
     let http = HttpCheck {
         method: Method::Head,
         path: "/".to_owned(),
@@ -214,14 +213,32 @@ async fn lost_probe_of_an_earlier_run_counts_before_the_own_one_times_out() {
         expect: vec![Status::Class(2)],
         tls: None,
     };
-    let patient = HealthCheck { kind: CheckKind::Http(http), timeout: DEADLINE * 2, ..check(1) };
-    let target = Target::new(port.address, Via::Direct, &patient);
-    let failures = Failures::default();
-    failures.start(&target, Duration::ZERO);
+    let check = HealthCheck { kind: CheckKind::Http(http), timeout, ..check(unhealthy_threshold) };
+    let target = Target::new(port.address, Via::Direct, &check);
+    (port, listener, target)
+}
+
+#[tokio::test]
+async fn silence_over_a_restart_counts_once() {
+    let (directory, timeout) = (tempfile::tempdir().unwrap(), Duration::from_secs(2));
+    let (_port, _listener, target) = hanging(timeout, 2);
     let (sender, mut events) = mpsc::channel(16);
-    let mut supervisor = Supervisor::new(sender, Paths::default()).keeping(failures);
-    supervisor.set_targets(only(&target, Some(Health::Healthy)));
-    assert_eq!(next(&mut events).await.news, News::Unhealthy("no answer within 1m".to_owned()));
+    let run = || {
+        let failures = Failures::open(Some(directory.path()));
+        let mut supervisor = Supervisor::new(sender.clone(), Paths::default()).keeping(failures);
+        supervisor.set_targets(only(&target, Some(Health::Healthy)));
+        supervisor
+    };
+    let begin = Instant::now();
+    let first = run();
+    // Its silence is saved by then.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    drop(first);
+    let _second = run();
+    assert_eq!(next(&mut events).await.news, News::Unhealthy("no answer within 2s".to_owned()));
+    // As without a restart, or later by the lost probe.
+    let took = begin.elapsed();
+    assert!(took >= timeout * 2, "unhealthy after {took:?}");
 }
 
 #[tokio::test]
@@ -230,12 +247,12 @@ async fn failures_of_targets_that_no_configuration_uses_are_dropped() {
     let [kept, gone] =
         [1, 2].map(|port| Target::new((Ipv4Addr::LOCALHOST, port).into(), Via::Direct, &patient));
     let failures = Failures::default();
-    failures.note(&kept, 2);
-    failures.note(&gone, 2);
+    failures.counter(&kept).verdict(2);
+    failures.counter(&gone).verdict(2);
     let (sender, _events) = mpsc::channel(16);
     let mut supervisor = Supervisor::new(sender, Paths::default()).keeping(failures.clone());
     supervisor.set_targets(only(&kept, Some(Health::Healthy)));
-    assert_eq!((failures.of(&kept), failures.of(&gone)), (2, 0));
+    assert_eq!([kept, gone].map(|target| failures.counter(&target).failures()), [2, 0]);
 }
 
 #[tokio::test]
