@@ -126,8 +126,7 @@ impl Follower for Worker {
                 }
                 () = sleep_until(pass_at) => {
                     let destinations = self.wanted.borrow().clone();
-                    // A pass that nothing but the time calls for is there to find what was missed.
-                    let everything = outdated != Outdated::Neighbours;
+                    let everything = self.view.reads_everything(outdated, Instant::now());
                     timeout(PASS_TIMEOUT, self.view.read(&mut connections.kernel, &destinations, everything))
                         .await
                         .context("the kernel did not answer in time")??;
@@ -141,7 +140,7 @@ impl Follower for Worker {
                         self.publish(resolutions);
                     }
                     outdated = Outdated::Nothing;
-                    pass_at = self.view.next_pass();
+                    pass_at = self.view.next_pass(Instant::now());
                 }
                 Some(destination) = self.doubted.recv() => {
                     timeout(PASS_TIMEOUT, self.view.doubt(&connections.kernel, destination))

@@ -31,6 +31,7 @@ use super::{kernel::Kernel, *};
 
 mod blips;
 mod nexthop_objects;
+mod path_mtu;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const MAC: Mac = [0x02, 0, 0, 0, 0, 0x11];
@@ -322,43 +323,6 @@ fn the_mtu_is_the_routes() {
             }
         }
     });
-}
-
-/// The kernel learns a path MTU from a router and announces nothing.
-#[test]
-fn the_mtu_is_what_the_kernel_has_learnt() {
-    in_namespace(|| async {
-        let pair = Pair::create().await;
-        let (resolver, mut seen) = Resolver::spawn().unwrap();
-        resolver.watch(set(["198.51.100.7"]));
-        run("ip link set lo up; ip route add 198.51.100.0/24 via 192.0.2.2");
-        let Resolution::Resolved(hop) = pair.resolved_through_gateway(PEER_MAC) else { panic!() };
-        until(&mut seen, "198.51.100.7", &Resolution::Resolved(hop.clone())).await;
-        let client = std::net::UdpSocket::bind("192.0.2.1:4000").unwrap();
-        client.connect("198.51.100.7:9").unwrap();
-        client.send(b"large, say").unwrap();
-        say_too_big(1400);
-        let learnt = Resolution::Resolved(NextHop { mtu: 1400, ..hop });
-        // Half of the time after which everything is read at the latest.
-        timeout(Duration::from_secs(10), until(&mut seen, "198.51.100.7", &learnt)).await.unwrap();
-    });
-}
-
-/// Sends this host "fragmentation needed" (RFC 792, RFC 1191) about a datagram from 192.0.2.1:4000 to 198.51.100.7:9.
-fn say_too_big(mtu: u16) {
-    use nix::sys::socket::{
-        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
-    };
-    use std::os::fd::AsRawFd as _;
-    let [high, low] = mtu.to_be_bytes();
-    let mut message = vec![3, 4, 0, 0, 0, 0, high, low];
-    message.extend([0x45, 0, 5, 220, 0, 0, 0x40, 0, 63, 17, 0, 0, 192, 0, 2, 1, 198, 51, 100, 7]);
-    message.extend([0x0f, 0xa0, 0, 9, 5, 200, 0, 0]);
-    let sum: u32 = message.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
-    let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
-    message[2..4].copy_from_slice(&checksum.to_be_bytes());
-    let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Icmp).unwrap();
-    sendto(raw.as_raw_fd(), &message, &SockaddrIn::new(192, 0, 2, 1, 0), MsgFlags::empty()).unwrap();
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub(super) const REFRESH: Duration = Duration::from_secs(20);
 /// that it learns (RFC 1191, RFC 8201).
 const REREAD: Duration = Duration::from_secs(2);
 
-/// Reading though nothing was heard takes no more than one part in this many of the time.
+/// Reading everything though nothing was heard takes no more than one part in this many of the time, as long as [`REFRESH`] is longer.
 const REREAD_SHARE_OF_TIME: u32 = 50;
 
 /// How often a neighbour that does not answer is asked again.
@@ -71,8 +71,8 @@ pub(super) struct View {
     verified: HashMap<NeighbourKey, Instant>,
     /// When the next pass may start at the earliest.
     pub(super) rested_at: Instant,
-    /// How long the last pass over everything took.
-    pass_took: Duration,
+    /// When everything is to be read again though nothing is heard. Passes over neighbours alone do not delay it.
+    full_due: Instant,
 }
 
 impl Default for View {
@@ -88,7 +88,7 @@ impl Default for View {
             limits: Limits::default(),
             verified: HashMap::new(),
             rested_at: Instant::now(),
-            pass_took: Duration::ZERO,
+            full_due: Instant::now(),
         }
     }
 }
@@ -125,12 +125,17 @@ impl View {
         self.holds.update(&self.neighbours, Instant::now());
         self.solicited.retain(|key, _| self.neighbours.contains_key(key));
         self.verified.retain(|key, _| self.neighbours.contains_key(key));
-        let took = start.elapsed();
-        if everything {
-            self.pass_took = took;
-        }
-        self.rested_at = Instant::now() + took * (MAX_SHARE_OF_TIME - 1);
+        self.note_pass(start, Instant::now(), everything);
         Ok(())
+    }
+
+    /// Sets when the next passes may start, and when the next one over everything is due.
+    fn note_pass(&mut self, start: Instant, end: Instant, everything: bool) {
+        let took = end - start;
+        self.rested_at = end + took * (MAX_SHARE_OF_TIME - 1);
+        if everything {
+            self.full_due = end + (took * REREAD_SHARE_OF_TIME).clamp(REREAD, REFRESH);
+        }
     }
 
     /// The next hop to use to each destination that was asked for when everything was read last.
@@ -246,12 +251,19 @@ impl View {
         }
     }
 
-    /// When everything is to be read again though nothing is heard.
-    pub(super) fn next_pass(&self) -> Instant {
+    /// When the next pass is due though nothing is heard.
+    pub(super) fn next_pass(&self, now: Instant) -> Instant {
         let is_complete = self.neighbours.keys().all(|key| self.mac(key).is_some());
-        let reread = REREAD.max(self.pass_took * REREAD_SHARE_OF_TIME).min(REFRESH);
-        let pass = Instant::now() + if is_complete { reread } else { RETRY };
+        let neighbours = now + if is_complete { REFRESH } else { RETRY };
+        let pass = neighbours.min(self.full_due);
         self.holds.due().map_or(pass, |due| due.min(pass))
+    }
+
+    /// Whether a pass reads routes and links, too.
+    pub(super) fn reads_everything(&self, outdated: Outdated, now: Instant) -> bool {
+        // What is no longer used because the tables lack it may have come back unannounced.
+        let ends_hold = || outdated == Outdated::Nothing && self.holds.due().is_some_and(|due| due <= now);
+        outdated == Outdated::Everything || now >= self.full_due || ends_hold()
     }
 
     /// Takes notice of the kernel's verdicts; returns what of the view a notification makes outdated.
@@ -318,6 +330,28 @@ mod tests {
     fn view(mac: Option<Mac>) -> View {
         let neighbour = Neighbour { mac, dynamic: true, failed: false };
         View { neighbours: HashMap::from([((7, ADDRESS.into()), Some(neighbour))]), ..View::default() }
+    }
+
+    #[test]
+    fn neighbours_alone_neither_hasten_nor_delay_the_reading_of_everything() {
+        let begin = Instant::now();
+        let at = |milliseconds| begin + Duration::from_millis(milliseconds);
+        for mac in [Some(MAC), None] {
+            // Less than 2 % of 2 s, more, and more than 2 % of 20 s.
+            for (took, due) in [(1, 2_001), (100, 5_100), (600, 20_600)] {
+                let mut view = view(mac);
+                view.note_pass(begin, at(took), true);
+                let neighbours = at(took) + if mac.is_some() { REFRESH } else { RETRY };
+                assert_eq!(view.next_pass(at(took)), at(due).min(neighbours), "{took} ms");
+                for now in (took..due).step_by(100).map(at) {
+                    assert!(!view.reads_everything(Outdated::Nothing, now));
+                    assert!(!view.reads_everything(Outdated::Neighbours, now));
+                    view.note_pass(now, now, false);
+                    assert!(view.next_pass(now) <= at(due));
+                }
+                assert!(view.reads_everything(Outdated::Neighbours, at(due)));
+            }
+        }
     }
 
     #[test]
