@@ -46,10 +46,11 @@ pub fn init(format: Format) {
     panic::set_hook(Box::new(|panic| log_panic(panic, log)));
 }
 
-/// Logs a panic, and waits a little for it to be written: it may end the process, and the thread that writes with it.
+/// Logs a panic, and waits a little for it to be written: it may end the process, and the thread that writes with it. Where the
+/// reader of the log hangs, only the first panic waits: tasks that panic again and again would delay the process.
 fn log_panic(panic: &dyn Display, log: &Lossy) {
-    tracing::error!("{panic}");
-    log.flush(LAST_WORDS);
+    lossy::urgently(|| tracing::error!("{panic}"));
+    log.flush_unless_hanging(LAST_WORDS);
 }
 
 fn said_of_losses(lost: u64) {
@@ -96,7 +97,7 @@ pub fn logged(act: impl FnOnce()) -> String {
 #[cfg(test)]
 mod tests {
     use std::{
-        io::{self, Write},
+        io::{self, Read as _, Write},
         os::unix::net::UnixStream,
         sync::{Arc, Mutex},
         thread,
@@ -119,30 +120,58 @@ mod tests {
         }
     }
 
-    fn panic_logged_to(log: &Lossy) {
+    fn panic_logged_to(log: &Lossy, panic: &str) {
         let writer = log.clone();
         let subscriber = fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
-        tracing::subscriber::with_default(subscriber, || log_panic(&"panicked at here", log));
+        tracing::subscriber::with_default(subscriber, || log_panic(&panic, log));
     }
 
     #[test]
     fn panic_is_written_before_the_hook_returns() {
         let written = Arc::new(Mutex::new(Vec::new()));
         let log = Lossy::start(Slow(Arc::clone(&written)), |_| {});
-        panic_logged_to(&log);
+        panic_logged_to(&log, "panicked at here");
         let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
         assert!(text.contains("panicked at here"), "{text:?}");
     }
 
     #[test]
-    fn reader_that_hangs_does_not_hold_a_panic_up() {
-        let (ours, _theirs) = UnixStream::pair().unwrap();
+    fn reader_that_hangs_holds_one_panic_up_and_gets_all_of_them_later() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
         let log = Lossy::start(ours, |_| {});
-        // More than the socket holds.
+        // More than the socket holds, and than the queue.
         log.say(vec![b'x'; 16 << 20]);
-        let begun = Instant::now();
-        panic_logged_to(&log);
-        let took = begun.elapsed();
+        while log.lost() == 0 {
+            log.say(b"fills the queue\n".to_vec());
+        }
+        let timed = |panic: &str| {
+            let begun = Instant::now();
+            panic_logged_to(&log, panic);
+            begun.elapsed()
+        };
+        let took = timed("the first");
         assert!((LAST_WORDS..LAST_WORDS * 20).contains(&took), "{took:?}");
+        let took: Duration = ["the second", "the third"].map(timed).into_iter().sum();
+        assert!(took < LAST_WORDS / 2, "{took:?}");
+
+        let begun = Instant::now();
+        let read = Arc::new(Mutex::new(Vec::new()));
+        let reading = Arc::clone(&read);
+        thread::spawn(move || {
+            let mut part = vec![0; 1 << 20];
+            while let Ok(length @ 1..) = theirs.read(&mut part) {
+                reading.lock().unwrap().extend_from_slice(&part[..length]);
+            }
+        });
+        let has_read = |words: &str| String::from_utf8_lossy(&read.lock().unwrap()).contains(words);
+        while !has_read("the third") {
+            assert!(begun.elapsed() < Duration::from_secs(60), "panics are not written");
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert!(has_read("the first") && has_read("the second"));
+        // It is waited for again.
+        log.flush(Duration::from_secs(10));
+        let took = timed("the fourth");
+        assert!(took < LAST_WORDS, "{took:?}");
     }
 }

@@ -4,11 +4,12 @@
 //! the guard that flushes it at the end of the process prints to standard output and waits.
 
 use std::{
+    cell::Cell,
     io::{self, Write},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
     },
     thread,
     time::Duration,
@@ -17,11 +18,27 @@ use std::{
 /// Lines that wait to be written at most. The longest are some hundred bytes.
 const LINES: usize = 8_192;
 
+/// Lines that wait beyond those, if they are urgent.
+const URGENT_LINES: usize = 256;
+
+thread_local! {
+    static IS_URGENT: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Where log lines go. Each write is one line.
 #[derive(Debug, Clone)]
 pub(super) struct Lossy {
-    lines: SyncSender<Message>,
-    lost: Arc<AtomicU64>,
+    messages: Sender<Message>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Lines that wait to be written.
+    waiting: AtomicUsize,
+    lost: AtomicU64,
+    /// Whether somebody has waited in vain for lines that are still not written.
+    hangs: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -34,36 +51,56 @@ enum Message {
 impl Lossy {
     /// Starts the thread that writes. `report` logs how many lines have been lost in all, once lines are written again.
     pub(super) fn start(writer: impl Write + Send + 'static, report: fn(u64)) -> Self {
-        let (lines, messages) = sync_channel(LINES);
-        let lost = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&lost);
+        let (messages, received) = channel();
+        let counts = Arc::new(Counts::default());
+        let counted = Arc::clone(&counts);
         // Without it every line is lost, and counted, as its channel is closed.
         let _ = thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || write_all(writer, &messages, &counted, report));
-        Self { lines, lost }
+            .spawn(move || write_all(writer, &received, &counted, report));
+        Self { messages, counts }
     }
 
     /// Lines that have been lost.
     pub(super) fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+        self.counts.lost.load(Ordering::Relaxed)
     }
 
     /// Writes a line, if there is room.
     pub(super) fn say(&self, line: Vec<u8>) {
-        if self.lines.try_send(Message::Line(line)).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        let room = if IS_URGENT.get() { LINES + URGENT_LINES } else { LINES };
+        let waiting = self.counts.waiting.fetch_add(1, Ordering::Relaxed);
+        if waiting >= room || self.messages.send(Message::Line(line)).is_err() {
+            self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.counts.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Waits until everything has been written, or for as long.
     pub(super) fn flush(&self, limit: Duration) {
         let (written, is_written) = sync_channel(1);
-        if self.lines.try_send(Message::Flush(written)).is_ok() {
-            // In vain where the reader hangs.
-            let _ = is_written.recv_timeout(limit);
+        if self.messages.send(Message::Flush(written)).is_ok() && is_written.recv_timeout(limit).is_err() {
+            self.counts.hangs.store(true, Ordering::SeqCst);
+            // In time after all: the writer has been, or will not come again, to say that nothing hangs.
+            if is_written.try_recv().is_ok() {
+                self.counts.hangs.store(false, Ordering::SeqCst);
+            }
         }
     }
+
+    /// As [`Self::flush`], but does not wait where the lines of an earlier wait in vain are still not written.
+    pub(super) fn flush_unless_hanging(&self, limit: Duration) {
+        if !self.counts.hangs.load(Ordering::SeqCst) {
+            self.flush(limit);
+        }
+    }
+}
+
+/// Has room for the lines that `log` writes on this thread also where there is none for others.
+pub(super) fn urgently(log: impl FnOnce()) {
+    IS_URGENT.set(true);
+    log();
+    IS_URGENT.set(false);
 }
 
 impl Write for Lossy {
@@ -77,37 +114,35 @@ impl Write for Lossy {
     }
 }
 
-fn write_all(mut writer: impl Write, messages: &Receiver<Message>, lost: &AtomicU64, report: fn(u64)) {
+fn write_all(mut writer: impl Write, messages: &Receiver<Message>, counts: &Counts, report: fn(u64)) {
     let mut reported = 0;
     for message in messages {
         match message {
             Message::Line(line) => {
-                if writer.write_all(&line).and_then(|()| writer.flush()).is_err() {
-                    lost.fetch_add(1, Ordering::Relaxed);
+                let written = writer.write_all(&line).and_then(|()| writer.flush());
+                counts.waiting.fetch_sub(1, Ordering::Relaxed);
+                if written.is_err() {
+                    counts.lost.fetch_add(1, Ordering::Relaxed);
                     continue;
                 }
-                let lost = lost.load(Ordering::Relaxed);
+                let lost = counts.lost.load(Ordering::Relaxed);
                 if lost != reported {
                     reported = lost;
                     report(lost);
                 }
             }
-            // Who waits may have given up.
-            Message::Flush(written) => drop(written.try_send(())),
+            Message::Flush(written) => {
+                // Who waits may have given up.
+                let _ = written.try_send(());
+                counts.hangs.store(false, Ordering::SeqCst);
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        os::unix::net::UnixStream,
-        sync::{
-            atomic::AtomicBool,
-            mpsc::{self, Sender},
-        },
-        time::Instant,
-    };
+    use std::{os::unix::net::UnixStream, time::Instant};
 
     use super::*;
 
@@ -152,7 +187,7 @@ mod tests {
     fn lines_that_cannot_be_written_are_counted_and_later_ones_are_written_again() {
         static REPORTED: AtomicU64 = AtomicU64::new(0);
         let is_full = Arc::new(AtomicBool::new(true));
-        let (written, lines) = mpsc::channel();
+        let (written, lines) = channel();
         let full = Full { is_full: Arc::clone(&is_full), written };
         let log = Lossy::start(full, |lost| REPORTED.store(lost, Ordering::Relaxed));
         (0..3).for_each(|_| log.say(b"lost".to_vec()));
