@@ -15,7 +15,9 @@ pub enum Tried {
     AttachNatively,
     /// To put a program on an interface, in the generic hook.
     AttachGenerically,
-    /// To mount or to use a BPF file system.
+    /// To mount a BPF file system.
+    MountBpfFs,
+    /// To make directories of a BPF file system, or to examine them.
     UseBpfFs,
     /// To bind a unix socket.
     Bind,
@@ -62,12 +64,22 @@ fn of(tried: Tried, errno: Errno) -> Option<&'static str> {
             ),
             _ => None,
         },
-        Tried::UseBpfFs => match errno {
+        Tried::MountBpfFs => match errno {
             Errno::EPERM | Errno::EACCES => Some(
                 "this process may not mount: mount it before the start, `mount -t bpf bpf /sys/fs/bpf`; in a container, bind-mount the \
                  host's /sys/fs/bpf",
             ),
             Errno::ENODEV => Some("this kernel has no BPF file system: it needs CONFIG_BPF_SYSCALL"),
+            Errno::ENOENT => Some(
+                "sysfs is not mounted: mount it first, `mount -t sysfs sysfs /sys`; in a container, bind-mount the host's /sys/fs/bpf",
+            ),
+            _ => of_files(errno),
+        },
+        Tried::UseBpfFs => match errno {
+            Errno::EPERM | Errno::EACCES => Some(
+                "this process may not make directories there: run it as the owner of the BPF file system; one in a user namespace \
+                 (rootless containers) cannot use the host's",
+            ),
             Errno::ENOENT => Some(
                 "its parent directory does not exist: make that first, or set the path to another directory",
             ),
@@ -110,9 +122,6 @@ fn of_native(errno: Errno) -> Option<&'static str> {
             "the driver has no queues left for native XDP: lower their number, `ethtool -L NAME combined N` with half as many, or set \
              [daemon] xdp_mode = \"generic\"",
         ),
-        Errno::EBUSY | Errno::EEXIST => {
-            Some("another XDP program is on the interface: `ip link set dev NAME xdp off` takes it off")
-        }
         Errno::EPERM | Errno::EACCES => Some(NO_BPF),
         _ => None,
     }
@@ -179,10 +188,11 @@ mod tests {
                 &[Errno::ERANGE, Errno::EINVAL, Errno::EOPNOTSUPP, Errno::ENOMEM],
                 "xdp_mode",
             ),
-            (Tried::AttachNatively, &[Errno::EBUSY, Errno::EEXIST], "xdp off"),
             (Tried::AttachGenerically, &[Errno::EPERM], "CAP_NET_ADMIN"),
-            (Tried::UseBpfFs, &[Errno::EPERM], "bind-mount"),
-            (Tried::UseBpfFs, &[Errno::ENOENT], "parent directory"),
+            (Tried::MountBpfFs, &[Errno::EPERM], "bind-mount"),
+            (Tried::MountBpfFs, &[Errno::ENOENT], "sysfs"),
+            (Tried::UseBpfFs, &[Errno::EPERM, Errno::EACCES], "user namespace"),
+            (Tried::UseBpfFs, &[Errno::ENOENT], "make"),
             (Tried::Bind, &[Errno::EADDRINUSE], "remove it"),
             (Tried::Write, &[Errno::EROFS], "read-only"),
             (Tried::Write, &[Errno::ENOENT], "exists"),
@@ -191,6 +201,18 @@ mod tests {
                 let advice = of(tried, *number).unwrap_or_default();
                 assert!(advice.contains(words), "{tried:?} {number}: {advice:?}");
             }
+        }
+    }
+
+    /// A directory that is there is on a mounted file system.
+    #[test]
+    fn advice_to_mount_is_only_for_what_was_not_mounted() {
+        for number in [Errno::EPERM, Errno::EACCES, Errno::ENOENT, Errno::EROFS, Errno::ENOTDIR] {
+            let advice = of(Tried::UseBpfFs, number).unwrap_or_default();
+            assert!(
+                !advice.is_empty() && !advice.contains("mount -t") && !advice.contains("bind-mount"),
+                "{number}: {advice}"
+            );
         }
     }
 }

@@ -42,9 +42,9 @@ impl Root {
     /// The directory is not on a BPF file system.
     pub(super) fn ensure_bpf_fs(&self) -> Result<()> {
         let Self { path, setting } = self;
-        if path.starts_with(BPF_FS) && !is_bpf_fs(Path::new(BPF_FS))? {
+        if path.starts_with(BPF_FS) && !is_of_bpf(Path::new(BPF_FS), Tried::MountBpfFs)? {
             mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
-                .map_err(|error| explained(error.into(), Tried::UseBpfFs))
+                .map_err(|error| explained(error.into(), Tried::MountBpfFs))
                 .with_context(|| format!("no BPF file system at {BPF_FS}, and mounting one failed"))?;
             tracing::info!(path = BPF_FS, "mounted a BPF file system");
         }
@@ -99,8 +99,12 @@ impl Root {
 
 /// Whether a path is on a BPF file system.
 pub(super) fn is_bpf_fs(path: &Path) -> Result<bool> {
+    is_of_bpf(path, Tried::UseBpfFs)
+}
+
+fn is_of_bpf(path: &Path, tried: Tried) -> Result<bool> {
     let info = statfs(path)
-        .map_err(|error| explained(error.into(), Tried::UseBpfFs))
+        .map_err(|error| explained(error.into(), tried))
         .with_context(|| format!("cannot examine {}", path.display()))?;
     Ok(info.filesystem_type() == BPF_FS_MAGIC)
 }
