@@ -141,7 +141,7 @@ impl Record {
 fn read(directory: &Path, pins: &Path) -> Option<Document> {
     let (text, _) = state_file::read(&directory.join(FILE))?;
     let left = serde_json::from_slice::<Document>(&text).ok()?;
-    (left.boot == state_file::boot_id() && left.pins == pins).then_some(left)
+    (left.boot.trim_end() == state_file::boot_id() && left.pins == pins).then_some(left)
 }
 
 impl SwitchedOff {
@@ -238,6 +238,19 @@ mod tests {
             assert_eq!(record.undo_by(&[link], here, switch_on), std::slice::from_ref(said), "{named}");
             assert_eq!(calls.get(), changed, "{named}");
         }
+    }
+
+    #[test]
+    fn boot_id_of_earlier_versions_with_its_line_feed_is_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut record = open(directory.path(), "/pins/a");
+        record.keep_in(directory.path());
+        record.note_names([("eth0".to_owned(), 7)].into());
+        let file = directory.path().join(FILE);
+        let boot = state_file::boot_id();
+        let text = fs::read_to_string(&file).unwrap().replace(&boot, &format!("{boot}\\n"));
+        fs::write(file, text).unwrap();
+        assert_eq!(open(directory.path(), "/pins/a").index_of("eth0"), Some(7));
     }
 
     #[test]

@@ -185,7 +185,6 @@ fn an_interface_with_another_program_is_left_alone() {
     });
 }
 
-/// Pins that are not of this program are neither used nor removed.
 /// In native XDP a packet lies in one page: the kernel refuses the program where longer ones may come.
 #[test]
 fn an_mtu_that_is_too_large_for_native_xdp_is_named() {
@@ -206,6 +205,7 @@ fn an_mtu_that_is_too_large_for_native_xdp_is_named() {
     });
 }
 
+/// Pins that are not of this program are neither used nor removed.
 #[test]
 fn pins_of_others_are_left_alone() {
     scenario("pins_of_others_are_left_alone", &WEIGHTS, |world| {
