@@ -37,7 +37,7 @@ use self::{
     losses::Losses,
     orders::{Trial, Waiting},
     pace::Pace,
-    ports::{Ports, links},
+    ports::{Ports, links, merged::log_undone},
     signals::{Signal, Signals},
     store::Store,
 };
@@ -64,6 +64,7 @@ use crate::{
         pins::Pins,
     },
     descriptors,
+    devices::Record,
     health::{Event, Failures, Paths, Supervisor, path},
     neigh::{
         Resolutions, Resolver,
@@ -103,8 +104,9 @@ pub async fn run(file: PathBuf, config: Config, mounts: &MachineMounts) -> Resul
     announce(lifetime, pins.root());
     let fresh = !pins.exist()?;
     let config = Arc::new(config);
+    let record = Record::open(&config.daemon.state_dir, pins.root());
     let started = tokio::select! {
-        started = Daemon::start(file, config.clone(), &pins) => started.map(Some),
+        started = Daemon::start(file, config.clone(), &pins, record.clone()) => started.map(Some),
         signal = signals.stopped() => {
             tracing::info!(signal, "stopped before the start was complete; what an earlier run left stays active");
             Ok(None)
@@ -112,6 +114,8 @@ pub async fn run(file: PathBuf, config: Config, mounts: &MachineMounts) -> Resul
     };
     if fresh && !matches!(started, Ok(Some(_))) {
         pins.remove().context("cannot remove the pins of a start that was not completed")?;
+        log_undone(record.undo());
+        Record::forget(&config.daemon.state_dir, pins.root());
     }
     let Some(daemon) = started? else { return Ok(()) };
     tracing::info!(

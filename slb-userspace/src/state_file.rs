@@ -1,7 +1,7 @@
 //! Small files in the daemon's state directory.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
@@ -9,6 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 
 /// Neither through a symbolic link nor, waiting for a writer, from a pipe.
 const NOT_ELSEWHERE: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
@@ -16,6 +20,12 @@ const NOT_ELSEWHERE: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
 /// The identity of this start of the machine: times since it, and indexes of interfaces, mean nothing after another one.
 pub(crate) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// Whether a daemon has claimed a state directory.
+pub(crate) fn is_claimed(directory: &Path) -> bool {
+    let Ok(opened) = File::open(directory) else { return false };
+    matches!(Flock::lock(opened, FlockArg::LockExclusiveNonblock), Err((_, Errno::EWOULDBLOCK)))
 }
 
 /// What stands in a file, and when it was written; `None` where it cannot be read.

@@ -16,7 +16,7 @@ use crate::{
         state::to_ip,
     },
     devices::Record,
-    neigh,
+    neigh, state_file,
 };
 
 /// Takes the program off all interfaces and removes every pin under `pin_dir`, or under what the configuration names.
@@ -39,6 +39,10 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
     }
     if !pins.root().exists() {
         println!("{}: nothing to detach", pins.root().display());
+        // Pins may have gone with their file system, perhaps while slbd runs.
+        if let Some(config) = config.filter(|config| !state_file::is_claimed(&config.daemon.state_dir)) {
+            undo(&config.daemon.state_dir, pins.root());
+        }
         return Ok(());
     }
     let Some(_lock) = pins.lock()? else {
@@ -54,18 +58,20 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
     pins.remove()?;
     println!("{}: detached from all interfaces, pins removed", pins.root().display());
     match config {
-        Some(config) => {
-            let directory = &config.daemon.state_dir;
-            for said in Record::open(directory, pins.root()).undo(&neigh::links_now()?) {
-                println!("{said}");
-            }
-            Record::forget(directory, pins.root());
-        }
+        Some(config) => undo(&config.daemon.state_dir, pins.root()),
         None => println!(
             "what SLB has switched off at interfaces stays so: interfaces.json in [daemon] state_dir names it, if there is one"
         ),
     }
     Ok(())
+}
+
+/// Switches on again what SLB has switched off, and says so.
+fn undo(directory: &Path, pins: &Path) {
+    for undone in Record::open(directory, pins).undo() {
+        println!("{}", undone.said);
+    }
+    Record::forget(directory, pins);
 }
 
 /// The VIPs that the maps forward for; those of the configuration where the maps are of another version.

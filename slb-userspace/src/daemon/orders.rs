@@ -237,6 +237,10 @@ impl Daemon {
             *records = under_names_of(records, &self.config, &self.filed);
         });
         replaced.map_err(|error| Refused::Conflict(format!("{error:#}")))?;
+        if let Some(directory) = self.store.directory() {
+            // It may have been of no use before.
+            self.ports.keep_record_in(directory);
+        }
         let now = self.store.settings();
         let of = |settings: &Overrides, place| settings.get(place).copied().unwrap_or_default();
         let changes = places.iter().filter(|place| of(&before, place) != of(now, place));

@@ -2,7 +2,7 @@
 //! has gone away and come back.
 
 mod attach;
-mod merged;
+pub(super) mod merged;
 mod pinned;
 mod renamed;
 mod stacked;
@@ -91,6 +91,8 @@ struct Held {
     trouble: Option<String>,
     /// Times in a row that it could not take part in native forwarding.
     misses: u8,
+    /// Indexes of the interfaces below it, where it is in the generic hook: they must not merge frames.
+    below: BTreeSet<u32>,
     /// What is special about it.
     notes: Vec<String>,
 }
@@ -191,6 +193,7 @@ pub(super) fn attach(
     };
     ports.add(&config.daemon.interfaces, links)?;
     loader::detach_others(pins, &ports.held.keys().copied().collect())?;
+    ports.merge_again();
     reconciler.set_interfaces(ports.exits(&[]), &BTreeSet::new());
     Ok((reconciler, ports))
 }
@@ -268,7 +271,7 @@ impl Ports {
     }
 
     /// Keeps for the next run, and for `slbd detach`, what they must know.
-    pub(super) fn keep_record_in(&mut self, directory: &Path) {
+    pub(super) fn keep_record_in(&self, directory: &Path) {
         self.record.keep_in(directory);
     }
 
@@ -347,6 +350,7 @@ impl Ports {
                 self.unpin(name, index);
             }
         }
+        self.merge_again();
         self.publish();
     }
 
@@ -368,6 +372,7 @@ impl Ports {
         gone.extend(self.gone_members(links));
         changed |= self.survey(links);
         self.unmerge(links);
+        self.merge_again();
         self.publish();
         (changed || !gone.is_empty()).then_some(gone)
     }

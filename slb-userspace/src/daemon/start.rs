@@ -64,26 +64,29 @@ const QUEUE: usize = 16;
 
 impl Daemon {
     /// Starts, and applies `config`, which has been read from `file`. The API answers from then on, or while the start waits for
-    /// servers.
-    pub(super) async fn start(file: PathBuf, config: Arc<Config>, pins: &Pins) -> Result<Self> {
+    /// servers. `record` is what an earlier run has left.
+    pub(super) async fn start(
+        file: PathBuf,
+        config: Arc<Config>,
+        pins: &Pins,
+        record: Record,
+    ) -> Result<Self> {
         let sockets = Sockets::bind(&config.daemon).await?;
         let links_changed = neigh::follow_links()?;
         let links = links().await?;
         let (vips, mut standings) = Vips::spawn(addresses(&config)).await?;
         let stand = standings.borrow_and_update().clone();
-        let record = Record::open(&config.daemon.state_dir, pins.root());
-        let (mut reconciler, mut ports) =
-            attach(&config, pins, &links, jiffies_per_second()?, &stand, record)?;
+        let mut store = Store::open(&config.daemon.state_dir);
+        if let Some(directory) = store.directory() {
+            record.keep_in(directory);
+        }
+        let (mut reconciler, ports) = attach(&config, pins, &links, jiffies_per_second()?, &stand, record)?;
         Absent::of(&config.daemon, &ports.known(&links)).log();
         let mut facts = Facts::remembered(&config, reconciler.held()?, ports.attached());
         facts.set_advice(ports.advice());
         facts.set_vips(stand);
         facts.expect([&*config], BTreeMap::new(), since_start()?);
 
-        let mut store = Store::open(&config.daemon.state_dir);
-        if let Some(directory) = store.directory() {
-            ports.keep_record_in(directory);
-        }
         if let Err(error) = store.carry_since(reconciler.held()?, &config) {
             tracing::error!("what is set for renamed groups is not written: {error:#}");
         }

@@ -51,28 +51,32 @@ pub fn below<'links>(top: &Link, links: &'links BTreeMap<String, Link>) -> Vec<&
     found
 }
 
-/// Switches off what merges frames at an interface. Returns which features that were; none where nothing did.
+/// Features that merge frames at an interface now.
 ///
 /// # Errors
-/// The interface goes on merging.
-pub fn switch_off(link: &Link) -> Result<Vec<String>> {
+/// They cannot be read.
+pub fn merging(link: &Link) -> Result<Vec<String>> {
     let Some(ethtool) = Family::open("ethtool")? else { return Ok(Vec::new()) };
-    let merging =
-        active(&ethtool, link).with_context(|| format!("cannot read the features of {}", link.name))?;
-    if merging.is_empty() {
-        return Ok(merging);
-    }
-    request(&ethtool, link, &merging, false);
+    active(&ethtool, link).with_context(|| format!("cannot read the features of {}", link.name))
+}
+
+/// Switches features off that [`merging`] has found.
+///
+/// # Errors
+/// The interface goes on merging; some of the features may be off.
+pub fn switch_off(link: &Link, features: &[String]) -> Result<()> {
+    let ethtool = Family::open("ethtool")?.context("the kernel has no ethtool over netlink")?;
+    request(&ethtool, link, features, false);
     let left = active(&ethtool, link)?;
     anyhow::ensure!(left.is_empty(), "{} goes on merging frames ({})", link.name, left.join(", "));
-    Ok(merging)
+    Ok(())
 }
 
 /// Switches features on again that [`switch_off`] has switched off.
 ///
 /// # Errors
 /// One of them stays off.
-pub fn switch_on(link: &Link, features: &[String]) -> Result<()> {
+pub(super) fn switch_on(link: &Link, features: &[String]) -> Result<()> {
     let ethtool = Family::open("ethtool")?.context("the kernel has no ethtool over netlink")?;
     request(&ethtool, link, features, true);
     let merging = active(&ethtool, link)?;

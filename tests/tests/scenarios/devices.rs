@@ -1,16 +1,12 @@
 //! Interfaces that cannot do what is asked: another way is taken, and said, or it is refused with the way that works.
 
+mod merging;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use slb_tests::{
-    World,
-    client::{Direction, PATIENCE},
-    daemon::servers,
-    net::{Family, run},
-    scenario,
-    server::Service,
-    wait::wait_for,
+    World, client::PATIENCE, daemon::servers, net::Family, scenario, server::Service, wait::wait_for,
 };
 use slb_userspace::api::types::{AttachMode, Health, Status};
 
@@ -18,7 +14,6 @@ const WEIGHTS: [u8; 2] = [50, 50];
 const EXCHANGES: u64 = 50;
 /// The backend whose interface is not like the others.
 const GUEST: usize = 1;
-const BYTES: u64 = 8 * 1024 * 1024 + 7;
 /// Within which an interface that does not deliver any more gets no packets.
 const NOTICED: Duration = Duration::from_secs(5);
 
@@ -124,44 +119,6 @@ fn an_interface_that_stops_to_deliver_gets_no_more_packets() {
         let said = world.slb(&["status"])?;
         ensure!(!said.contains("does not forward"), "{said}");
         works(world)
-    });
-}
-
-/// What merges frames below a bridge is switched off, at the start and when it comes on later, and on again when SLB is detached, also
-/// after a restart.
-#[test]
-fn frames_are_not_merged_below_a_bridge() {
-    scenario("frames_are_not_merged_below_a_bridge", &WEIGHTS, |world| {
-        automatic(world);
-        behind_a_bridge(world)?;
-        let gro = |world: &World, value: &str| {
-            run(world.net.slb.command("ethtool").args(["-K", "b2", "gro", value]), "").map(drop)
-        };
-        let is_off = |world: &World| -> Result<bool> {
-            let features = run(world.net.slb.command("ethtool").args(["-k", "b2"]), "")?;
-            Ok(features.contains("generic-receive-offload: off"))
-        };
-        gro(world, "on")?;
-        world.start()?;
-        ensure!(is_off(world)?, "frames are merged");
-        let said = world.slb(&["status"])?;
-        ensure!(
-            said.contains("interface br0: XDP generic") && said.contains("merging switched off: b2 (rx-gro)"),
-            "{said}"
-        );
-        gro(world, "on")?;
-        wait_for("frames that are not merged", PATIENCE, || Ok(is_off(world)?.then_some(())))?;
-        for direction in [Direction::Upload, Direction::Download] {
-            world.client().bulk(world.vip(Family::V4, Service::Bulk), direction, BYTES, 4)?;
-        }
-        world.restart()?;
-        works(world)?;
-        world.terminate()?;
-        // Or `slbd detach` refuses.
-        world.net.slb.ip("addr flush dev lo")?;
-        world.detach()?;
-        ensure!(!is_off(world)?, "SLB has switched it off");
-        Ok(())
     });
 }
 

@@ -154,6 +154,7 @@ impl Ports {
                 misfit: None,
                 trouble: None,
                 misses: 0,
+                below: BTreeSet::new(),
                 notes: Vec::new(),
             },
         );

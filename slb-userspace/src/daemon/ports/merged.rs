@@ -1,8 +1,10 @@
 //! Keeps frames whole below interfaces that run the program in the generic hook.
 
+use std::collections::BTreeSet;
+
 use super::{Held, Links, Ports};
 use crate::{
-    devices::{self, Hook},
+    devices::{self, Hook, Outcome, Record, Undone},
     neigh::Link,
 };
 
@@ -15,52 +17,91 @@ impl Ports {
         for held in self.held.values_mut().filter(|held| held.hook == Hook::Generic) {
             let Some(link) = links.values().find(|link| link.index == held.link.index) else { continue };
             held.link = link.clone();
-            for (lower, features) in held.note_below(links) {
-                self.record.note_switched_off(&lower, &features);
-            }
+            held.unmerge(links, &self.record);
+        }
+    }
+
+    /// Switches on again what has been switched off below interfaces that do not run the program any more.
+    pub(super) fn merge_again(&self) {
+        let needed: BTreeSet<u32> = self.held.values().flat_map(|held| &held.below).copied().collect();
+        log_undone(self.record.undo_unneeded(&needed));
+    }
+}
+
+/// Says what has become of features that SLB had switched off.
+pub(in crate::daemon) fn log_undone(undone: Vec<Undone>) {
+    for Undone { outcome, said } in undone {
+        match outcome {
+            Outcome::Restored => tracing::info!("{said}"),
+            // As each time that a container below a bridge ends.
+            Outcome::Gone => tracing::debug!("{said}"),
+            Outcome::Failed => tracing::warn!("{said}"),
         }
     }
 }
 
 impl Held {
-    /// Switches merging off below it. Returns where, and which features that were.
-    fn note_below(&mut self, links: &Links) -> Vec<(Link, Vec<String>)> {
-        let mut switched_off = Vec::new();
+    /// Switches off what merges frames below it.
+    fn unmerge(&mut self, links: &Links, record: &Record) {
         let below = devices::below(&self.link, links);
+        self.below = below.iter().map(|lower| lower.index).collect();
+        let mut notes = Vec::new();
         for lower in &below {
-            match devices::switch_off(lower) {
-                Ok(features) if features.is_empty() => {}
-                Ok(features) => {
-                    switched_off.push(((*lower).clone(), features.clone()));
-                    let features = features.join(", ");
-                    tracing::warn!(
-                        interface = self.link.name,
-                        below = lower.name,
-                        features,
-                        "merged frames cannot be forwarded: merging is switched off (`slbd detach` switches it on again)"
-                    );
-                    self.note(format!("merging switched off: {} ({features})", lower.name));
+            match self.switch_off(lower, record) {
+                Ok(()) => {
+                    let features = record.switched_off(lower).join(", ");
+                    let note = || format!("merging switched off: {} ({features})", lower.name);
+                    notes.extend((!features.is_empty()).then(note));
                 }
                 Err(error) => {
-                    self.note(format!("{error:#}: large transfers fail; switch it off with `ethtool -K`"));
+                    let note = format!("{error:#}: large transfers fail; switch it off with `ethtool -K`");
+                    self.warn_once(&note);
+                    notes.push(note);
                 }
             }
         }
         let of_guests = |kind: Option<&str>| kind.is_some_and(|kind| GUESTS.contains(&kind));
         if below.iter().any(|lower| of_guests(lower.kind.as_deref())) {
-            self.note(
-                "containers and virtual machines behind it need `ethtool -K NAME tx off` on their own end, or their TCP stalls"
-                    .to_owned(),
+            let note = "containers and virtual machines behind it need `ethtool -K NAME tx off` on their own end, or their TCP stalls";
+            self.warn_once(note);
+            notes.push(note.to_owned());
+        }
+        self.notes = notes;
+    }
+
+    fn switch_off(&self, lower: &Link, record: &Record) -> anyhow::Result<()> {
+        let merging = devices::merging(lower)?;
+        if merging.is_empty() {
+            return Ok(());
+        }
+        // Before it happens: a daemon that dies meanwhile leaves nothing that is not known.
+        let is_kept = record.note_switched_off(lower, &merging);
+        let switched_off = devices::switch_off(lower, &merging);
+        let (interface, below, features) = (&self.link.name, &lower.name, merging.join(", "));
+        if is_kept {
+            tracing::warn!(
+                interface,
+                below,
+                features,
+                "merged frames cannot be forwarded: merging is switched off (`slbd detach` switches it on again)"
+            );
+        } else {
+            tracing::warn!(
+                interface,
+                below,
+                features,
+                "merged frames cannot be forwarded: merging is switched off. [daemon] state_dir cannot keep that: after `slbd detach` \
+                 switch it on with `{}`",
+                devices::restoring(below, &merging)
             );
         }
         switched_off
     }
 
-    /// Shows a note, and logs it the first time.
-    fn note(&mut self, note: String) {
-        if !self.notes.contains(&note) {
+    /// Logs a note the first time.
+    fn warn_once(&self, note: &str) {
+        if !self.notes.iter().any(|known| known == note) {
             tracing::warn!(interface = self.link.name, "{note}");
-            self.notes.push(note);
         }
     }
 }
