@@ -99,10 +99,11 @@ impl Users {
         self.named(targets.into_iter().filter_map(|target| self.targets.get(target)).flatten().copied())
     }
 
-    /// The users of the servers with this address.
-    pub fn of_server(&self, address: &IpAddr) -> Named {
-        let ports = SocketAddr::new(*address, 0)..=SocketAddr::new(*address, u16::MAX);
-        self.named(self.servers.range(ports).flat_map(|(_, users)| users).copied())
+    /// The users of the servers with these addresses.
+    pub fn of_servers(&self, addresses: &[IpAddr]) -> Named {
+        let ports = |address: &IpAddr| SocketAddr::new(*address, 0)..=SocketAddr::new(*address, u16::MAX);
+        let servers = addresses.iter().flat_map(|address| self.servers.range(ports(address)));
+        self.named(servers.flat_map(|(_, users)| users).copied())
     }
 
     /// The users of a server on this port.
@@ -115,27 +116,28 @@ impl Users {
         self.checks.get(server).into_iter().flatten()
     }
 
-    /// The kind of health check of a listener.
-    pub fn check_of(&self, load_balancer: &str, listener: &str) -> Option<&'static str> {
-        let mut all = self.all.iter();
-        all.find(|user| user.load_balancer == load_balancer && user.listener == listener)?.check
-    }
-
-    /// Listeners, each with its load balancer, that share a server group.
-    pub fn of_listeners(&self, listeners: &[(String, String)], server_group: Option<&str>) -> Named {
-        let user = |(load_balancer, listener): &(String, String)| User {
-            check: self.check_of(load_balancer, listener),
-            load_balancer: load_balancer.clone(),
-            listener: listener.clone(),
-            server_group: server_group.map(str::to_owned),
-        };
-        let users: Vec<_> = listeners.iter().map(user).collect();
-        named(&users.iter().collect())
-    }
-
     fn named(&self, users: impl Iterator<Item = usize>) -> Named {
         named(&users.filter_map(|user| self.all.get(user)).collect())
     }
+}
+
+/// The kind of health check that a listener has in a configuration.
+pub fn check_of(config: &Config, load_balancer: &str, listener: &str) -> Option<&'static str> {
+    let balancer = config.load_balancers.iter().find(|balancer| balancer.name.as_str() == load_balancer)?;
+    let listener = balancer.listeners.iter().find(|known| known.name.as_str() == listener)?;
+    listener.health_check.as_ref().map(|check| check.kind.name())
+}
+
+/// Listeners of a configuration, each with its load balancer, that share a server group.
+pub fn of_listeners(config: &Config, listeners: &[(String, String)], server_group: Option<&str>) -> Named {
+    let user = |(load_balancer, listener): &(String, String)| User {
+        check: check_of(config, load_balancer, listener),
+        load_balancer: load_balancer.clone(),
+        listener: listener.clone(),
+        server_group: server_group.map(str::to_owned),
+    };
+    let users: Vec<_> = listeners.iter().map(user).collect();
+    named(&users.iter().collect())
 }
 
 fn named(users: &BTreeSet<&User>) -> Named {
@@ -159,8 +161,9 @@ fn note(users: &mut Vec<usize>, user: usize) {
     }
 }
 
-fn list<T: AsRef<str>>(names: &BTreeSet<T>) -> Option<String> {
-    let mut words: Vec<_> = names.iter().take(NAMED).map(|name| name.as_ref().to_owned()).collect();
+/// The first names, and how many more; `None` without any.
+pub fn list<T: ToString>(names: &BTreeSet<T>) -> Option<String> {
+    let mut words: Vec<_> = names.iter().take(NAMED).map(ToString::to_string).collect();
     let last = words.pop()?;
     let more = names.len().saturating_sub(NAMED);
     words.push(if more == 0 { last } else { format!("{last} and {more} more") });
@@ -197,13 +200,12 @@ mod tests {
             check: some("http"),
         };
         assert_eq!(users.of_target(&target(&config, "10.0.0.11:8080")), web);
-        assert_eq!(users.of_server(&"10.0.0.12".parse().unwrap()), web);
+        assert_eq!(users.of_servers(&["10.0.0.12".parse().unwrap()]), web);
         assert_eq!(users.of_endpoint(&"10.0.0.12:8081".parse().unwrap()), web);
         assert_eq!(users.of_endpoint(&"10.0.0.12:8080".parse().unwrap()), Named::default());
-        let default = users.of_server(&"10.0.0.21".parse().unwrap());
+        let default = users.of_servers(&["10.0.0.21".parse().unwrap()]);
         assert_eq!((default.listener, default.server_group), (some("dns"), None));
-        assert_eq!(users.of_server(&"10.0.0.99".parse().unwrap()), Named::default());
-        assert_eq!((users.check_of("shop", "web"), users.check_of("shop", "mail")), (Some("http"), None));
+        assert_eq!(users.of_servers(&["10.0.0.99".parse().unwrap()]), Named::default());
     }
 
     #[test]
@@ -222,10 +224,24 @@ mod tests {
     #[test]
     fn the_configuration_that_is_to_come_counts_once_more_only_for_what_it_adds() {
         let (before, after) = (shop(&[]), shop(&[("name = \"web\"\nprotocol", "name = \"www\"\nprotocol")]));
-        let named = Users::of([&before, &after]).of_server(&"10.0.0.11".parse().unwrap());
+        let named = Users::of([&before, &after]).of_servers(&["10.0.0.11".parse().unwrap()]);
         assert_eq!((named.listener, named.server_group), (some("web, www"), some("web")));
-        let named = Users::of([&before, &before]).of_server(&"10.0.0.11".parse().unwrap());
+        let named = Users::of([&before, &before]).of_servers(&["10.0.0.11".parse().unwrap()]);
         assert_eq!(named.listener, some("web"));
+    }
+
+    #[test]
+    fn check_of_a_listener_is_that_of_the_active_configuration() {
+        let with = |check: &str| {
+            let group = "server_group = \"web\"\n";
+            shop(&[(group, &format!("{group}health_check = {{ {check} }}\n"))])
+        };
+        let (before, after) = (with("kind = \"tcp\""), with("kind = \"http\", path = \"/\""));
+        let check = |config| check_of(config, "shop", "web");
+        assert_eq!((check(&before), check(&after)), (Some("tcp"), Some("http")));
+        assert_eq!(check_of(&after, "shop", "mail"), None);
+        let named = |config| of_listeners(config, &[("shop".to_owned(), "web".to_owned())], Some("web"));
+        assert_eq!((named(&before).check, named(&after).check), (some("tcp"), some("http")));
     }
 
     #[test]
@@ -240,7 +256,7 @@ mod tests {
             .unwrap();
         }
         text += "[[server_group]]\nname = \"g\"\nservers = [{ address = \"10.0.0.11\", port = 80 }]\n";
-        let named = Users::of([&forwarding(&text)]).of_server(&"10.0.0.11".parse().unwrap());
+        let named = Users::of([&forwarding(&text)]).of_servers(&["10.0.0.11".parse().unwrap()]);
         assert_eq!(named.load_balancer, some("lb0, lb1, lb2 and 2 more"));
         assert_eq!(named.listener, some("lb0/web, lb1/web, lb2/web and 2 more"));
         assert_eq!(named.server_group, some("g"));
@@ -255,7 +271,7 @@ mod tests {
                      [[server_group]]\nname = \"web\"\n";
         let config = shop(&[(listener, sides), ("[[server_group]]\nname = \"web\"\n", spare)]);
         let users = Users::of([&config]);
-        let group = |address: &str| users.of_server(&address.parse().unwrap()).server_group;
+        let group = |address: &str| users.of_servers(&[address.parse().unwrap()]).server_group;
         assert_eq!((group("10.0.0.11"), group("10.0.0.31")), (some("web"), some("spare")));
     }
 }

@@ -1,5 +1,6 @@
 //! What is known of servers and of the ways to them.
 
+mod next_hops;
 mod one_way;
 mod since;
 
@@ -9,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use slb_common::abi::{Stations, backend::NextHop};
+use slb_common::abi::backend::NextHop;
 
 use self::since::Since;
 use crate::{
@@ -23,12 +24,12 @@ use crate::{
         overrides::Overrides,
         users::{Named, Users},
     },
-    dataplane::state::{State, mac},
+    dataplane::state::State,
     health::{
         Event, Health, News, Target,
         passive::{self, Pool, Suspects, Terms},
     },
-    neigh::{Resolution, Resolutions, vips::Standings},
+    neigh::vips::Standings,
 };
 
 /// What is known besides the configuration.
@@ -185,11 +186,6 @@ impl Facts {
         self.sides_since.retain(|key| known.contains(key));
     }
 
-    /// Which listeners use what.
-    pub(super) const fn users(&self) -> &Users {
-        &self.users
-    }
-
     /// The targets that are checked, with the last verdict on each.
     pub(super) fn targets(&self) -> BTreeMap<Target, Option<Health>> {
         self.users.targets().map(|target| (target.clone(), self.verdict(target))).collect()
@@ -344,56 +340,6 @@ impl Facts {
         }
     }
 
-    /// Takes notice of what the kernel says of next hops. Returns whether there is one that was not, or was another one.
-    pub(super) fn learn(&mut self, neighbours: &Resolutions, now: Duration) -> bool {
-        let mut has_come = false;
-        for (address, resolution) in neighbours.iter() {
-            let hop = self.next_hop(address, resolution);
-            self.log_next_hop(*address, &hop, now);
-            let before = self.next_hops.get(address);
-            match &hop {
-                Ok(_) => {
-                    has_come |= before != Some(&hop);
-                    self.lost.remove(address);
-                }
-                Err(_) if matches!(before, Some(Ok(_))) && is_unresolved(resolution) => {
-                    self.lost.insert(*address, now);
-                }
-                Err(_) => {}
-            }
-            self.next_hops.insert(*address, hop);
-        }
-        self.next_hops.retain(|address, _| neighbours.contains_key(address));
-        self.lost.retain(|address, _| neighbours.contains_key(address));
-        self.ways_since.retain(|address| neighbours.contains_key(address));
-        has_come
-    }
-
-    /// Logs what is new about the next hop of a server.
-    fn log_next_hop(&mut self, server: IpAddr, hop: &Result<Reached, String>, now: Duration) {
-        let lasted = self.ways_since.note(server, hop.is_ok(), now).map(tracing::field::debug);
-        let before = self.next_hops.get(&server);
-        if before == Some(hop) || before.is_none() && hop.is_ok() {
-            return;
-        }
-        let Named { load_balancer, listener, server_group, check } = self.users.of_server(&server);
-        let interface = hop.as_ref().ok().and_then(|hop| self.interfaces.get(&hop.hop.ifindex));
-        /// Logs with all that tells which server and listeners are meant.
-        macro_rules! log {
-            ($level:ident, $($what:tt)*) => {
-                tracing::$level!(%server, load_balancer, listener, server_group, check, lasted, $($what)*)
-            };
-        }
-        match (before, hop) {
-            (_, Err(why)) => log!(warn, why, "gets no packets"),
-            (Some(Err(_)), Ok(_)) => log!(info, interface, "gets packets again"),
-            (_, Ok(Reached { hop, .. })) => {
-                let mac = mac(hop.stations.receiver());
-                log!(info, interface, mac, mtu = hop.mtu, "next hop changed");
-            }
-        }
-    }
-
     /// How VIPs stand on this host.
     pub(super) fn vips(&self) -> Standings {
         self.vips.clone()
@@ -418,47 +364,6 @@ impl Facts {
         }
         self.vips = vips;
     }
-
-    pub(super) fn remembers_next_hops(&self) -> bool {
-        !self.remembered.is_empty()
-    }
-
-    /// From now on a server that the kernel knows no way to gets no packets.
-    pub(super) fn forget_next_hops(&mut self) {
-        self.remembered.clear();
-    }
-
-    fn next_hop(&self, address: &IpAddr, resolution: &Resolution) -> Result<Reached, String> {
-        match resolution {
-            Resolution::Resolved(hop) if self.interfaces.contains_key(&hop.interface_index) => {
-                let stations = Stations::new(hop.destination_mac, hop.source_mac);
-                let next_hop = NextHop { ifindex: hop.interface_index, mtu: hop.mtu, stations };
-                Ok(Reached { hop: next_hop, through_gateway: hop.through_gateway })
-            }
-            Resolution::Resolved(hop) if self.refused.contains_key(&hop.interface_index) => {
-                let why = &self.refused[&hop.interface_index];
-                Err(format!("it is reached through {}, which does not forward: {why}", hop.interface))
-            }
-            Resolution::Resolved(hop) if self.absent.contains(&hop.interface) => {
-                Err(format!("it was reached through {}, which is gone", hop.interface))
-            }
-            Resolution::Resolved(hop) => Err(match self.advice.get(&hop.interface) {
-                Some(advice) => format!("it is reached through {}: {advice}", hop.interface),
-                None => {
-                    format!("it is reached through {}, which is not in [daemon] interfaces", hop.interface)
-                }
-            }),
-            Resolution::Unresolved(why) => {
-                // It has been found good enough for whatever used it, and the kernel has said nothing else yet.
-                let hop = self.remembered.get(address).filter(|_| !why.is_verdict()).copied();
-                Ok(Reached { hop: hop.ok_or_else(|| why.to_string())?, through_gateway: false })
-            }
-        }
-    }
-}
-
-fn is_unresolved(resolution: &Resolution) -> bool {
-    matches!(resolution, Resolution::Unresolved(_))
 }
 
 /// Where a server takes traffic, if what comes of that counts, and the terms.

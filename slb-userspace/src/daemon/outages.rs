@@ -12,7 +12,7 @@ use crate::{
         drains::{self, Event},
         outages::{self, Change},
         overrides::{Overrides, Place},
-        users::Named,
+        users::{Named, check_of, of_listeners},
     },
     dataplane::state::State,
 };
@@ -27,7 +27,7 @@ impl Daemon {
                     listener = place.listener,
                     server_group = outage.group,
                     vips = ?place.vips,
-                    check = self.facts.users().check_of(&place.load_balancer, &place.listener),
+                    check = check_of(&self.config, &place.load_balancer, &place.listener),
                     lasted = lasted.map(rounded).map(tracing::field::debug),
                     why = outage.why,
                     "no server receives new connections of this listener"
@@ -37,7 +37,7 @@ impl Daemon {
                     listener = place.listener,
                     server_group = outage.group,
                     vips = ?place.vips,
-                    check = self.facts.users().check_of(&place.load_balancer, &place.listener),
+                    check = check_of(&self.config, &place.load_balancer, &place.listener),
                     lasted = ?rounded(lasted),
                     "a server receives new connections of this listener again"
                 ),
@@ -50,7 +50,7 @@ impl Daemon {
         for event in self.drains.follow(held, now) {
             let Event { server, listeners, server_group, is_removed, change } = event;
             let Named { load_balancer, listener, server_group, check } =
-                self.facts.users().of_listeners(&listeners, server_group.as_deref());
+                of_listeners(&self.config, &listeners, server_group.as_deref());
             /// Logs with all that tells which server and listeners are meant.
             macro_rules! log {
                 ($($what:tt)*) => {

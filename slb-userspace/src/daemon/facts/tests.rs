@@ -1,5 +1,7 @@
 //! What is kept of what probers say, and what the log says of it.
 
+use slb_common::abi::Stations;
+
 use super::*;
 use crate::{
     config::samples::shop,
@@ -7,7 +9,7 @@ use crate::{
         desired::{self, Server, desired},
         targets::targets,
     },
-    neigh::{self, Unresolved},
+    neigh::{self, Resolution, Unresolved},
     telemetry::logged,
 };
 
@@ -152,6 +154,59 @@ fn a_line_on_a_next_hop_names_its_users_and_what_it_is() {
         other,
         &["server=10.0.0.11", "interface=\"eth0\"", "mac=\"06:06:06:06:06:06\"", "mtu=1500"],
     );
+}
+
+/// What the log says of two servers whose next hops become these, one after the other.
+fn logged_of_next_hops(resolutions: &[Resolution]) -> String {
+    let config = checked();
+    let interfaces = BTreeMap::from([(2, "eth0".to_owned())]);
+    let mut facts = Facts::remembered(&config, &State::default(), interfaces);
+    facts.expect([&config], BTreeMap::new(), Duration::ZERO);
+    logged(|| {
+        for (resolution, second) in resolutions.iter().zip(1..) {
+            let servers = [11, 12].map(|last| IpAddr::from([10, 0, 0, last]));
+            let all: BTreeMap<_, _> =
+                servers.into_iter().map(|server| (server, resolution.clone())).collect();
+            facts.learn(&all.into(), Duration::from_secs(second));
+        }
+    })
+}
+
+fn changed(change: impl FnOnce(&mut neigh::NextHop)) -> Resolution {
+    let Resolution::Resolved(mut hop) = hop() else { panic!() };
+    change(&mut hop);
+    Resolution::Resolved(hop)
+}
+
+#[test]
+fn one_gateway_is_one_line_however_many_servers_are_behind_it() {
+    let other = changed(|hop| hop.destination_mac = [6; 6]);
+    let log = logged_of_next_hops(&[hop(), other, no_answer(true), hop()]);
+    let lines: Vec<_> = log.lines().collect();
+    let [changed, lost, again] = lines[..] else { panic!("{log}") };
+    let both = ["count=2", "servers=\"10.0.0.11, 10.0.0.12\""];
+    expect_fields(
+        changed,
+        &[&both[..], &["next hop changed", "mac=\"06:06:06:06:06:06\"", "mtu=1500"]].concat(),
+    );
+    expect_fields(
+        lost,
+        &[&both[..], &["WARN", "gets no packets", "lasted=2s", "why=\"10.0.0.1 does not"]].concat(),
+    );
+    expect_fields(again, &[&both[..], &["gets packets again", "lasted=1s"]].concat());
+}
+
+#[test]
+fn a_line_on_a_next_hop_says_what_has_changed() {
+    let smaller = changed(|hop| hop.mtu = 1400);
+    let routed = changed(|hop| (hop.mtu, hop.through_gateway) = (1400, true));
+    let log = logged_of_next_hops(&[hop(), smaller.clone(), routed, smaller]);
+    let lines: Vec<_> = log.lines().collect();
+    let [mtu, routed, direct] = lines[..] else { panic!("{log}") };
+    expect_fields(mtu, &["path MTU changed", "mtu=1400", "before=1500", "interface=\"eth0\""]);
+    expect_fields(routed, &["reached through a gateway now"]);
+    expect_fields(direct, &["reached without a gateway now"]);
+    assert!(!log.contains("next hop changed"), "{log}");
 }
 
 #[test]
