@@ -1,7 +1,7 @@
 //! What the data plane should hold, from the configuration and what is known of servers and neighbours. Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -17,7 +17,7 @@ use slb_common::{
 use super::{
     failover::Failover,
     members::{Behind, Member, Members, Side, family, overridden},
-    one_way,
+    one_way::Evidence,
     overrides::{Aside, Overrides, Place},
 };
 use crate::{
@@ -38,7 +38,7 @@ pub struct Known<'a> {
     /// What this host cannot probe, and why. The verdict of before stands, if there is one.
     pub not_probed: Option<&'a BTreeMap<Target, String>>,
     /// Servers of mode `nat` whose answers do not come back.
-    pub one_way: Option<&'a BTreeSet<SocketAddr>>,
+    pub one_way: Option<&'a BTreeMap<SocketAddr, Evidence>>,
     /// Next hops, or why there is none; what is not in here is not resolved yet.
     pub next_hops: Option<&'a BTreeMap<IpAddr, Result<Reached, String>>>,
     /// The listeners whose traffic goes to their secondary side.
@@ -372,10 +372,9 @@ fn server(
     let target = Target::of(balancer, listener, member.address).filter(|_| member.is_checked);
     let (health, detail) = health_of(target.as_ref(), known.health);
     let not_probed = target.as_ref().and_then(|target| known.not_probed?.get(target)).cloned();
-    let is_one_way = listener.mode == Mode::Nat
-        && listener.protocol == Protocol::Tcp
-        && known.one_way.is_some_and(|servers| servers.contains(&member.address));
-    let one_way = is_one_way.then(|| one_way::DETAIL.to_owned());
+    let shows_answers = listener.mode == Mode::Nat && listener.protocol == Protocol::Tcp;
+    let one_way = known.one_way.filter(|_| shows_answers).and_then(|servers| servers.get(&member.address));
+    let one_way = one_way.map(|evidence| evidence.detail().to_owned());
     let (next_hop, unreachable) =
         match known.next_hops.and_then(|hops| reach(listener, hops, member.address.ip())) {
             Some(Ok(hop)) => (Some(hop), None),

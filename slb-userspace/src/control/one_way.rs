@@ -1,11 +1,12 @@
 //! Servers of mode `nat` whose answers do not come back: SLB forwards connections to them and sees no answer. Pure.
 //!
-//! The check of such a server passes, as its probes come from SLB's own address. Mostly the server's route to the clients leads past
-//! SLB. Only TCP counts: a server answers every SYN, with a RST where the port is closed. It answers SYNs with forged sources, too, so
-//! these count as others do.
+//! If the check of such a server's port passes, whose probes come from SLB's own address, mostly the server's route to the clients
+//! leads past SLB. Of a server without such a check nothing more is known: it may be down, too, or its accept queue full. Only TCP
+//! counts: a server answers every SYN, with a RST where the port is closed. It answers SYNs with forged sources, too, so these count
+//! as others do.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
 };
 
@@ -26,11 +27,32 @@ use crate::{
 /// Least connections without an answer while none has one.
 const LEAST: u32 = 5;
 /// Seconds for which a new connection counts: older ones may be from before the route was mended.
-const WINDOW: u32 = 30;
+pub const WINDOW: u32 = 30;
 
-/// What the status shows of such a server.
-pub const DETAIL: &str = "answers do not come back through SLB: make SLB's address the server's gateway (default route, or a policy \
-                          route), let its firewall answer the clients, or use mode \"dsr\" or \"ipip\"";
+/// What is known of a server besides the connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evidence {
+    /// A check of its port passes.
+    CheckPasses,
+    /// No check asks its port.
+    Unchecked,
+}
+
+impl Evidence {
+    /// What the status shows of a server that answers no connections.
+    pub const fn detail(self) -> &'static str {
+        match self {
+            Self::CheckPasses => {
+                "answers do not come back through SLB: make SLB's address the server's gateway (default route, or a policy route), let \
+                 its firewall answer the clients, or use mode \"dsr\" or \"ipip\""
+            }
+            Self::Unchecked => {
+                "no answer to new connections passes through SLB: the server is down, its accept queue is full, a firewall drops them, or \
+                 its route to the clients leads past SLB; a health check of its port tells more"
+            }
+        }
+    }
+}
 
 /// New connections of a server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -81,38 +103,41 @@ impl Counts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// None of so many new connections has an answer.
-    Lost(SocketAddr, u32),
+    Lost(SocketAddr, Evidence, u32),
     /// One has.
     Back(SocketAddr),
 }
 
 /// The servers whose answers do not come back.
 #[derive(Debug, Default)]
-pub struct OneWay(BTreeSet<SocketAddr>);
+pub struct OneWay(BTreeMap<SocketAddr, Evidence>);
 
 impl OneWay {
-    /// Decides by what a pass has counted. `is_healthy` says whether a server passes its checks: of another one no answers are
-    /// expected.
+    /// Decides by what a pass has counted. `evidence` is what is known of a server; `None` where no answers are expected, as of one
+    /// that fails its checks.
     pub fn judge(
         &mut self,
         counted: &BTreeMap<SocketAddr, Answers>,
-        is_healthy: impl Fn(&SocketAddr) -> bool,
+        evidence: impl Fn(&SocketAddr) -> Option<Evidence>,
     ) -> Vec<Change> {
         let mut changes = Vec::new();
-        self.0.retain(&is_healthy);
+        self.0.retain(|server, before| evidence(server) == Some(*before));
         for (server, answers) in counted {
             if answers.answered > 0 {
-                changes.extend(self.0.remove(server).then_some(Change::Back(*server)));
-            } else if answers.silent >= LEAST && !self.0.contains(server) && is_healthy(server) {
-                self.0.insert(*server);
-                changes.push(Change::Lost(*server, answers.silent));
+                changes.extend(self.0.remove(server).map(|_| Change::Back(*server)));
+            } else if answers.silent >= LEAST
+                && !self.0.contains_key(server)
+                && let Some(evidence) = evidence(server)
+            {
+                self.0.insert(*server, evidence);
+                changes.push(Change::Lost(*server, evidence, answers.silent));
             }
         }
         changes
     }
 
     /// The servers.
-    pub const fn servers(&self) -> &BTreeSet<SocketAddr> {
+    pub const fn servers(&self) -> &BTreeMap<SocketAddr, Evidence> {
         &self.0
     }
 }
@@ -176,43 +201,64 @@ mod tests {
         }
     }
 
-    fn judge(one_way: &mut OneWay, answered: u32, silent: u32, is_healthy: bool) -> Vec<Change> {
-        one_way.judge(&[(server(), Answers { answered, silent })].into(), |_| is_healthy)
+    use Evidence::{CheckPasses, Unchecked};
+
+    fn judge(one_way: &mut OneWay, answered: u32, silent: u32, evidence: Option<Evidence>) -> Vec<Change> {
+        one_way.judge(&[(server(), Answers { answered, silent })].into(), |_| evidence)
     }
 
     #[test]
-    fn several_must_be_silent_none_answered_and_the_check_pass() {
-        for (answered, silent, is_healthy, is_lost) in [
-            (0, 4, true, false),
-            (0, 5, true, true),
-            (1, 500, true, false),
-            (0, 500, false, false),
-            (9, 0, true, false),
+    fn several_must_be_silent_none_answered_and_no_check_fail() {
+        for (answered, silent, evidence, is_lost) in [
+            (0, 4, Some(CheckPasses), false),
+            (0, 5, Some(CheckPasses), true),
+            (1, 500, Some(CheckPasses), false),
+            (0, 500, None, false),
+            (9, 0, Some(CheckPasses), false),
+            (0, 4, Some(Unchecked), false),
+            (0, 5, Some(Unchecked), true),
+            (1, 500, Some(Unchecked), false),
         ] {
             let mut one_way = OneWay::default();
-            let changes = judge(&mut one_way, answered, silent, is_healthy);
-            let expected = if is_lost { vec![Change::Lost(server(), silent)] } else { vec![] };
-            assert_eq!(changes, expected, "{answered} {silent} {is_healthy}");
-            assert_eq!(one_way.servers().contains(&server()), is_lost);
+            let changes = judge(&mut one_way, answered, silent, evidence);
+            let lost = evidence.filter(|_| is_lost);
+            let expected: Vec<_> =
+                lost.into_iter().map(|evidence| Change::Lost(server(), evidence, silent)).collect();
+            assert_eq!(changes, expected, "{answered} {silent} {evidence:?}");
+            assert_eq!(one_way.servers().get(&server()).copied(), lost);
         }
     }
 
     #[test]
     fn it_is_said_once_and_ends_with_an_answer() {
-        let mut one_way = OneWay::default();
-        assert_eq!(judge(&mut one_way, 0, 5, true).len(), 1);
-        assert_eq!(judge(&mut one_way, 0, 9, true), []);
-        assert_eq!(one_way.judge(&BTreeMap::new(), |_| true), [], "no connection tells nothing");
-        assert!(one_way.servers().contains(&server()));
-        assert_eq!(judge(&mut one_way, 1, 9, true), [Change::Back(server())]);
-        assert!(one_way.servers().is_empty());
+        for evidence in [CheckPasses, Unchecked] {
+            let mut one_way = OneWay::default();
+            assert_eq!(judge(&mut one_way, 0, 5, Some(evidence)).len(), 1);
+            assert_eq!(judge(&mut one_way, 0, 9, Some(evidence)), []);
+            assert_eq!(
+                one_way.judge(&BTreeMap::new(), |_| Some(evidence)),
+                [],
+                "no connection tells nothing"
+            );
+            assert!(one_way.servers().contains_key(&server()));
+            assert_eq!(judge(&mut one_way, 1, 9, Some(evidence)), [Change::Back(server())]);
+            assert!(one_way.servers().is_empty());
+        }
     }
 
     #[test]
     fn of_an_unhealthy_server_the_check_tells_more() {
         let mut one_way = OneWay::default();
-        judge(&mut one_way, 0, 5, true);
-        assert_eq!(judge(&mut one_way, 0, 5, false), []);
+        judge(&mut one_way, 0, 5, Some(CheckPasses));
+        assert_eq!(judge(&mut one_way, 0, 5, None), []);
         assert!(one_way.servers().is_empty());
+    }
+
+    #[test]
+    fn a_check_that_begins_to_pass_makes_it_another_finding() {
+        let mut one_way = OneWay::default();
+        judge(&mut one_way, 0, 5, Some(Unchecked));
+        let changes = judge(&mut one_way, 0, 6, Some(CheckPasses));
+        assert_eq!(changes, [Change::Lost(server(), CheckPasses, 6)]);
     }
 }

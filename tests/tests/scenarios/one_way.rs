@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use slb_tests::{World, net::Family, scenario, server::Service, wait::wait_for};
+use slb_tests::{World, config::health_check, net::Family, scenario, server::Service, wait::wait_for};
 use slb_userspace::api::types::Health;
 
 const VICTIM: usize = 0;
@@ -14,17 +14,33 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 const SAID: &str = "the server passes its check, and its answers do not come back through SLB";
 
+/// Of a server without a check.
+const UNCHECKED: &str = "no answer to new connections of the server passes through SLB";
+
 #[test]
 fn a_server_that_does_not_route_back_is_named() {
     scenario("a_server_that_does_not_route_back_is_named", &[50, 50], |world| {
         let namespace = |world: &World, lines: &str| world.net.backends[VICTIM].namespace.ip(lines);
         let gateway = namespace_gateway(world);
         namespace(world, "route del default")?;
+        // Nothing is known of these servers but what their traffic tells.
+        let check = "kind = \"tcp\", port = 7999";
+        world.plan.checks.insert(Service::Lines, check);
+        world.plan.change(health_check(check), "health_check = { kind = \"none\" }\n");
         world.start()?;
         wait_for("the server to be named", LIMIT, || {
             world.try_connections(Service::Http, 2 * TRIES)?;
-            Ok(world.log().contains(SAID).then_some(()))
+            world.try_connections(Service::Lines, 2 * TRIES)?;
+            Ok((world.log().contains(SAID) && world.log().contains(UNCHECKED)).then_some(()))
         })?;
+        let unchecked = format!(
+            "server={}:{}",
+            world.net.backends[VICTIM].address(Family::V4),
+            Service::Lines.backend_port()
+        );
+        let listener = "listener=\"lines\"";
+        world.wait_for_line(&[UNCHECKED, "WARN", &unchecked, listener, "unanswered=", "within=30s"])?;
+        ensure!(world.log().matches(UNCHECKED).count() == 1, "only the victim is named, and once");
         let victim = format!("server={}", world.net.backends[VICTIM].address(Family::V4));
         let users = ["load_balancer=\"shop\"", "listener=\"http\"", "server_group=\"http\"", "check=\"tcp\""];
         world.wait_for_line(
@@ -40,7 +56,8 @@ fn a_server_that_does_not_route_back_is_named() {
         namespace(world, &format!("route add default via {gateway}"))?;
         wait_for("answers to be noticed", LIMIT, || {
             world.try_connections(Service::Http, 2 * TRIES)?;
-            Ok(world.log().contains("the server's answers come back through SLB").then_some(()))
+            world.try_connections(Service::Lines, 2 * TRIES)?;
+            Ok((world.log().matches("the server's answers come back through SLB").count() == 2).then_some(()))
         })?;
         wait_for("the detail to go", LIMIT, || {
             let servers = world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;

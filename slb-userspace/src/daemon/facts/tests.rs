@@ -7,6 +7,7 @@ use crate::{
     config::samples::shop,
     control::{
         desired::{self, Server, desired},
+        one_way::Answers,
         targets::targets,
     },
     neigh::{self, Resolution, Unresolved},
@@ -207,6 +208,50 @@ fn a_line_on_a_next_hop_says_what_has_changed() {
     expect_fields(routed, &["reached through a gateway now"]);
     expect_fields(direct, &["reached without a gateway now"]);
     assert!(!log.contains("next hop changed"), "{log}");
+}
+
+/// What the log says when five connections to the first web server are unanswered, whose check is this and finds this.
+fn logged_of_silence(check: &str, news: &News) -> String {
+    let group = "server_group = \"web\"\n";
+    let config = shop(&[(group, &format!("{group}{check}"))]);
+    let interfaces = BTreeMap::from([(2, "eth0".to_owned())]);
+    let mut facts = Facts::remembered(&config, &State::default(), interfaces);
+    facts.expect([&config], BTreeMap::new(), Duration::ZERO);
+    for target in targets(&config) {
+        facts.heed(Event { target, news: news.clone() }, Duration::ZERO);
+    }
+    let server = SocketAddr::from(([10, 0, 0, 11], 8080));
+    facts.learn(&BTreeMap::from([(server.ip(), hop())]).into(), Duration::ZERO);
+    let silent = BTreeMap::from([(server, Answers { answered: 0, silent: 5 })]);
+    logged(|| {
+        facts.note_answers(&silent);
+    })
+}
+
+#[test]
+fn a_server_without_answers_is_said_to_be_what_its_check_tells() {
+    let (own, other) = ("kind = \"tcp\"", "kind = \"tcp\", port = 9000");
+    let failed = News::Unhealthy("refused".to_owned());
+    let route = "the server passes its check, and its answers do not come back";
+    let unknown = "no answer to new connections of the server passes through SLB";
+    for (check, news, said) in [
+        ("kind = \"none\"", News::Healthy, Some(unknown)),
+        (own, News::Healthy, Some(route)),
+        (own, failed.clone(), None),
+        // They do not ask the port.
+        (other, News::Healthy, Some(unknown)),
+        ("kind = \"icmp\"", News::Healthy, Some(unknown)),
+        (other, failed.clone(), None),
+        ("kind = \"icmp\"", failed, None),
+    ] {
+        let settings =
+            if check.is_empty() { String::new() } else { format!("health_check = {{ {check} }}\n") };
+        let log = logged_of_silence(&settings, &news);
+        let lines = log.lines().filter(|line| line.contains("WARN")).collect::<Vec<_>>();
+        assert_eq!(lines.len(), usize::from(said.is_some()), "{check} {news:?}: {log}");
+        let fields = [said.unwrap_or_default(), "unanswered=5", "within=30s", "server=10.0.0.11:8080"];
+        assert!(said.is_none() || fields.iter().all(|field| log.contains(field)), "{check} {news:?}: {log}");
+    }
 }
 
 #[test]
