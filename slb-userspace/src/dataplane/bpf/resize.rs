@@ -91,7 +91,14 @@ pub fn migrate(pins: &Pins, program: &mut Program, hz: u32) -> Result<()> {
     // After an error, too: programs would drop packets until the next start.
     set_resizing(pins, false)?;
     let switched_in = rounded(switch.elapsed());
-    replaced?;
+    if !replaced? {
+        // A program uses the old map: the next start needs its entries.
+        tracing::warn!(
+            entries,
+            "the old flow table stays until the next start, which goes on with the resize"
+        );
+        return Ok(());
+    }
     for pin in old {
         fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;
     }
@@ -108,11 +115,13 @@ pub fn migrate(pins: &Pins, program: &mut Program, hz: u32) -> Result<()> {
     Ok(())
 }
 
-/// Puts the program into all pinned links, and copies what packets have changed since the last pass began.
-fn replace(tables: &Tables, since: Instant, pins: &Pins, program: &mut Program) -> Result<()> {
-    program.replace_in(&bpffs::entries(&pins.links())?);
+/// Puts the program into all pinned links, and copies what packets have changed since the last pass began. Returns whether no link
+/// keeps the program over an old map.
+fn replace(tables: &Tables, since: Instant, pins: &Pins, program: &mut Program) -> Result<bool> {
+    let all = program.replace_in(&bpffs::entries(&pins.links())?);
     wait_for_programs()?;
-    tables.copy(Some(since)).map(drop)
+    tables.copy(Some(since))?;
+    Ok(all)
 }
 
 /// The flow tables, mapped into memory.

@@ -139,13 +139,17 @@ impl Program {
     }
 
     /// Puts the program into pinned links, but for those that hold another one, or cannot be opened: attaching to these says why.
-    pub(super) fn replace_in(&mut self, pins: &[PathBuf]) {
+    /// Returns whether no link keeps an earlier load of this program.
+    pub(super) fn replace_in(&mut self, pins: &[PathBuf]) -> bool {
         let name = self.name;
+        let mut all = true;
         for pin in pins {
             if let Err(error) = self.xdp().and_then(|program| replace(program, name, pin)) {
+                all &= error.is::<Replaced>();
                 tracing::warn!(error = format!("{error:#}"), "a link keeps its program");
             }
         }
+        all
     }
 
     /// Pins the program itself, for others to run or to measure; attaching it needs no such pin.
