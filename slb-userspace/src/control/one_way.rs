@@ -8,11 +8,12 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
+    time::Duration,
 };
 
 use slb_common::{
     abi::{
-        Reference,
+        Address, Reference,
         backend::Backend,
         service::{IndexEntry, mode},
     },
@@ -28,6 +29,8 @@ use crate::{
 const LEAST: u32 = 5;
 /// Seconds for which a new connection counts: older ones may be from before the route was mended.
 pub const WINDOW: u32 = 30;
+/// Time between two passes over the flow table in which each connection is seen while it counts.
+pub(super) const LOOK: Duration = Duration::from_secs(WINDOW as u64 / 2);
 
 /// What is known of a server besides the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +64,53 @@ pub struct Answers {
     pub answered: u32,
     /// Without one for [`SILENCE`].
     pub silent: u32,
+    /// The clients of those.
+    pub silent_clients: Clients,
+    /// Whether older connections go on that have been answered.
+    pub has_older: bool,
+}
+
+/// How many clients there are, as far as it matters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Clients {
+    /// None.
+    #[default]
+    None,
+    /// One.
+    One(Address),
+    /// Several.
+    Several,
+}
+
+impl Clients {
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::None, clients) | (clients, Self::None) => clients,
+            (Self::One(one), Self::One(two)) if one == two => self,
+            _ => Self::Several,
+        }
+    }
+}
+
+impl Answers {
+    fn add(&mut self, other: Self) {
+        self.answered += other.answered;
+        self.silent += other.silent;
+        self.silent_clients = self.silent_clients.and(other.silent_clients);
+        self.has_older |= other.has_older;
+    }
+
+    /// Whether the server has answered none of several connections. Where older ones go on, one client alone may be the one that the
+    /// server's firewall drops.
+    fn are_lost(self) -> bool {
+        let is_one_client = matches!(self.silent_clients, Clients::One(_));
+        self.answered == 0 && self.silent >= LEAST && !(self.has_older && is_one_client)
+    }
+}
+
+/// Whether answers of the servers of such a listener pass through SLB, and each SYN has one.
+pub(super) const fn is_watched(mode: u8, protocol: u8) -> bool {
+    mode == mode::NAT && protocol == protocol::TCP
 }
 
 /// Counts during one pass over the flow table.
@@ -71,14 +121,21 @@ impl Counts {
     /// Looks at a flow.
     pub(super) fn note(&mut self, flow: &Remembered, entry: &IndexEntry) {
         let Some(Opening { age, stage }) = flow.opening else { return };
-        if entry.mode != mode::NAT || entry.protocol != protocol::TCP || age > WINDOW {
+        if !is_watched(entry.mode, entry.protocol) {
             return;
         }
-        match stage {
-            Stage::Answered | Stage::Refused => self.0.entry(flow.backend).or_default().answered += 1,
-            Stage::Asked if age >= SILENCE => self.0.entry(flow.backend).or_default().silent += 1,
-            Stage::Asked | Stage::GivenUp => {}
-        }
+        let answers = match stage {
+            Stage::Answered if age > WINDOW => {
+                Answers { has_older: !flow.is_over && flow.left.is_some(), ..Answers::default() }
+            }
+            _ if age > WINDOW => return,
+            Stage::Answered | Stage::Refused => Answers { answered: 1, ..Answers::default() },
+            Stage::Asked if age >= SILENCE => {
+                Answers { silent: 1, silent_clients: Clients::One(flow.client), ..Answers::default() }
+            }
+            Stage::Asked | Stage::GivenUp => return,
+        };
+        self.0.entry(flow.backend).or_default().add(answers);
     }
 
     /// By server, of all its tables. One that is removed is left out.
@@ -90,9 +147,7 @@ impl Counts {
                 .get(&reference.id())
                 .filter(|backend| backend.reference == *reference && backend.flags & Backend::LINGERING == 0);
             if let Some(backend) = backend {
-                let of_server = all.entry(backend_address(backend)).or_default();
-                of_server.answered += answers.answered;
-                of_server.silent += answers.silent;
+                all.entry(backend_address(backend)).or_default().add(*answers);
             }
         }
         all
@@ -125,7 +180,7 @@ impl OneWay {
         for (server, answers) in counted {
             if answers.answered > 0 {
                 changes.extend(self.0.remove(server).map(|_| Change::Back(*server)));
-            } else if answers.silent >= LEAST
+            } else if answers.are_lost()
                 && !self.0.contains_key(server)
                 && let Some(evidence) = evidence(server)
             {
@@ -190,7 +245,14 @@ mod tests {
             Remembered { backend: Reference::new(3, 6), ..flow(9, Stage::Asked) },
         ];
         let held_now = held(Backend::ALIVE | Backend::NEW);
-        assert_eq!(counted(&held_now, &tcp(), &all), Some(Answers { answered: 2, silent: 2 }));
+        let silent_clients = Clients::One(flow(0, Stage::Asked).client);
+        let expected = Answers { answered: 2, silent: 2, silent_clients, has_older: true };
+        assert_eq!(counted(&held_now, &tcp(), &all), Some(expected));
+        let ended = [
+            Remembered { is_over: true, ..flow(31, Stage::Answered) },
+            Remembered { left: None, ..flow(31, Stage::Answered) },
+        ];
+        assert_eq!(counted(&held_now, &tcp(), &ended), Some(Answers::default()));
         assert_eq!(counted(&held(Backend::LINGERING), &tcp(), &all), None, "it leaves");
         for other in [
             IndexEntry { mode: mode::DSR, ..tcp() },
@@ -204,7 +266,24 @@ mod tests {
     use Evidence::{CheckPasses, Unchecked};
 
     fn judge(one_way: &mut OneWay, answered: u32, silent: u32, evidence: Option<Evidence>) -> Vec<Change> {
-        one_way.judge(&[(server(), Answers { answered, silent })].into(), |_| evidence)
+        let answers = Answers { answered, silent, ..Answers::default() };
+        one_way.judge(&[(server(), answers)].into(), |_| evidence)
+    }
+
+    /// As where a server's firewall drops a scanner.
+    #[test]
+    fn one_client_without_answers_is_no_finding_while_older_connections_go_on() {
+        let at = |last| to_address([192, 0, 2, last].into());
+        let client = |last| Clients::One(at(last));
+        for (has_older, silent_clients, is_lost) in [
+            (true, client(1).and(client(1)), false),
+            (true, client(1).and(client(2)), true),
+            (true, client(1).and(client(2)).and(client(1)), true),
+            (false, client(1), true),
+        ] {
+            let answers = Answers { answered: 0, silent: 9, silent_clients, has_older };
+            assert_eq!(answers.are_lost(), is_lost, "{answers:?}");
+        }
     }
 
     #[test]

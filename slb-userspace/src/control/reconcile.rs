@@ -19,7 +19,7 @@ use super::{
     diff::diff,
     ending::{self, Ended},
     ids::{Assigned, Moment, Surroundings, assign},
-    one_way::Answers,
+    one_way::{self, Answers},
     openings::{self, watched},
 };
 use crate::{
@@ -186,8 +186,14 @@ impl<D: DataPlane> Reconciler<D> {
     /// Time between two looks at the flow table for which no client is forgotten while one of its flows goes on, and no failure of
     /// a new connection missed; `None` where neither matters.
     pub fn most_between_looks(&self) -> Option<Duration> {
-        let keeps = self.held.as_ref().and_then(|held| ending::looks_keep_clients(held));
-        keeps.into_iter().chain(self.is_watching().then_some(openings::LOOK)).min()
+        let held = self.held.as_deref();
+        let keeps = held.and_then(ending::looks_keep_clients);
+        let answers_return = held.is_some_and(|held| {
+            held.services.values().any(|service| one_way::is_watched(service.mode, service.protocol))
+        });
+        let (failures, answers) =
+            (self.is_watching().then_some(openings::LOOK), answers_return.then_some(one_way::LOOK));
+        [keeps, failures, answers].into_iter().flatten().min()
     }
 
     /// Whether new connections are watched.

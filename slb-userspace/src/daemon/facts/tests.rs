@@ -222,7 +222,7 @@ fn logged_of_silence(check: &str, news: &News) -> String {
     }
     let server = SocketAddr::from(([10, 0, 0, 11], 8080));
     facts.learn(&BTreeMap::from([(server.ip(), hop())]).into(), Duration::ZERO);
-    let silent = BTreeMap::from([(server, Answers { answered: 0, silent: 5 })]);
+    let silent = BTreeMap::from([(server, Answers { answered: 0, silent: 5, ..Answers::default() })]);
     logged(|| {
         facts.note_answers(&silent);
     })
