@@ -42,6 +42,10 @@ const CLIENT6: SocketAddr =
 /// An address that is no VIP.
 const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 99)), 80);
 
+/// Type and content of a priority tag (802.1Q, VLAN 0), and its length.
+const PRIORITY_TAG: (u16, u16) = (0x8100, 0xa000);
+const TAG_BYTES: i64 = 4;
+
 /// Fills a datagram up to the bytes of a frame that are written anew.
 const PAYLOAD: [u8; 40] = [b'x'; 40];
 
@@ -88,6 +92,7 @@ pub fn workloads() -> Vec<Workload> {
         DSR.new_flows("", FLOW_TABLE, 0),
         DSR.known(udp, V4, 1),
         DSR.known(tcp, V6, 1),
+        DSR.priority_tagged(),
         NAT.known(tcp, V4, 1),
         NAT.known(tcp, V4, MANY),
         NAT.known(tcp, V4, MOST),
@@ -100,6 +105,7 @@ pub fn workloads() -> Vec<Workload> {
         NAT.known(tcp, V6, 1),
         NAT.known(tcp, V6, MANY),
         NAT.known(udp, V6, 1),
+        NAT.priority_tagged(),
         NAT.not_ours(),
     ]
 }
@@ -197,6 +203,23 @@ impl Mode {
             fill: None,
             measured: Step { traffic, packets: before, expect: self.to_server(Family::V4).beginning() },
             audit: None,
+        }
+    }
+
+    /// Packets of a client, of one flow, in frames with a priority tag: they leave without it.
+    fn priority_tagged(&self) -> Workload {
+        let plain = self.known(number::TCP, Family::V4, 1);
+        let (listener, _) = self.world(number::TCP, Family::V4, SERVERS);
+        let frames =
+            |flags| tcp(client(Family::V4), listener.at, flags).tag(PRIORITY_TAG.0, PRIORITY_TAG.1).build();
+        let packets = |flags| Traffic::new(frames(flags), 1, Side::Neither);
+        let expect = Expect { grown: -TAG_BYTES, ..self.to_server(Family::V4) };
+        Workload {
+            name: format!("{} TCP4 to server, 1 flow, VLAN 0", self.name),
+            fill: Some(Step::once(packets(flag::SYN), expect.beginning())),
+            measured: Step::once(packets(flag::ACK), expect),
+            audit: self.remembers.then(|| Step::once(packets(flag::SYN), expect)),
+            ..plain
         }
     }
 

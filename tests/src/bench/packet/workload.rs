@@ -12,6 +12,8 @@ pub enum Side {
     Source,
     /// The receiver: answers of servers.
     Destination,
+    /// None: one flow, whatever lies before the IP header.
+    Neither,
 }
 
 /// Packets of so many flows, each with a client endpoint of its own.
