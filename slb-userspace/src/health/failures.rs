@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::Target;
 use crate::state_file;
@@ -29,7 +29,11 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// The failures in a row of all targets that have any, and the silence of those that do not answer.
 #[derive(Debug, Clone, Default)]
-pub struct Failures(Arc<Mutex<Counts>>);
+pub struct Failures {
+    counts: Arc<Mutex<Counts>>,
+    /// Wakes who saves.
+    urgent: Arc<Notify>,
+}
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -75,12 +79,13 @@ impl Failures {
         let earlier =
             |(key, record): (&String, &Record)| (key.clone(), Entry { record: *record, ..Entry::default() });
         let by_target = written.iter().map(earlier).collect();
-        Self(Arc::new(Mutex::new(Counts { by_target, written, path: Some(path), counters: 0 })))
+        let counts = Counts { by_target, written, path: Some(path), counters: 0 };
+        Self { counts: Arc::new(Mutex::new(counts)), urgent: Arc::default() }
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
         // A count is changed by one assignment: it is whole whoever has panicked.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The counter of a target from now on: earlier ones of this target change nothing any more. It goes on with the failures that
@@ -103,6 +108,11 @@ impl Failures {
     pub(super) fn keep_only<'a>(&self, targets: impl Iterator<Item = &'a Target>) {
         let keys: BTreeSet<_> = targets.map(key).collect();
         self.counts().by_target.retain(|key, _| keys.contains(key));
+    }
+
+    /// Waits for a verdict that the next run does not know of: this one may be killed before the next regular save.
+    pub(super) async fn urgent(&self) {
+        self.urgent.notified().await;
     }
 
     /// Writes what has changed, by renaming.
@@ -152,10 +162,12 @@ impl Counter {
 
     /// Notes the failures in a row after a verdict.
     pub(super) fn verdict(&self, failures: u8) {
-        self.change(|entry| {
-            entry.record = Record { failures, silence: Duration::ZERO };
-            entry.since = None;
-        });
+        let record = Record { failures, silence: Duration::ZERO };
+        self.change(|entry| *entry = Entry { record, since: None, ..*entry });
+        let written = self.failures.counts().written.get(&self.key).copied().unwrap_or_default();
+        if written != record {
+            self.failures.urgent.notify_one();
+        }
     }
 
     /// Notes that a probe has ended that says nothing of the server.

@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{Mutex, Semaphore, mpsc},
     task::{JoinHandle, spawn_blocking},
-    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 use tracing::{debug, warn};
 
@@ -36,6 +36,8 @@ const FEWEST: u64 = 128;
 
 /// Time between two looks whether failures are to be saved.
 const SAVING: Duration = Duration::from_millis(500);
+/// Time for which verdicts are gathered that are to be saved at once.
+const GATHERING: Duration = Duration::from_millis(50);
 /// Time between the first probes of two targets that are added together.
 const FIRST_PROBE_SPACING: Duration = Duration::from_micros(100);
 
@@ -151,7 +153,10 @@ async fn save(failures: Failures) {
     let mut due = interval(SAVING);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        due.tick().await;
+        tokio::select! {
+            _ = due.tick() => {}
+            () = failures.urgent() => sleep(GATHERING).await,
+        }
         let failures = failures.clone();
         match spawn_blocking(move || failures.save(Instant::now())).await {
             Ok(Err(error)) if !is_told => {

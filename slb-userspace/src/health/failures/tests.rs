@@ -1,5 +1,7 @@
 use std::{fs, iter};
 
+use tokio::time::timeout;
+
 use super::*;
 use crate::{
     config::model::CheckKind,
@@ -209,6 +211,55 @@ fn probes_that_are_answered_soon_cause_no_writes() {
     counter.start(at(3_000));
     failures.save(at(3_500)).unwrap();
     assert!(directory.path().join(FILE).exists());
+}
+
+/// Whether there is a verdict that is to be saved at once.
+async fn is_urgent(failures: &Failures) -> bool {
+    timeout(Duration::ZERO, failures.urgent()).await.is_ok()
+}
+
+#[tokio::test]
+async fn failing_server_becomes_unhealthy_however_soon_restarts_come() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut target = server(CheckKind::Tcp);
+    target.check.unhealthy_threshold = 3;
+    for run in 1.. {
+        let failures = Failures::open(Some(directory.path()));
+        let counter = failures.counter(&target);
+        let mut state = State::new(&target.check, Some(Health::Healthy)).after(counter.failures());
+        counter.start(Instant::now());
+        let observed = state.observe(Health::Unhealthy);
+        counter.verdict(state.failures());
+        if observed == Some(Health::Unhealthy) {
+            assert_eq!(run, 3);
+            return;
+        }
+        // The daemon is killed before it saves once more.
+        assert!(is_urgent(&failures).await, "run {run}");
+        failures.save(Instant::now()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn verdicts_are_urgent_that_the_file_does_not_hold() {
+    let directory = tempfile::tempdir().unwrap();
+    let failures = Failures::open(Some(directory.path()));
+    let counter = failures.counter(&server(CheckKind::Tcp));
+    let begin = Instant::now();
+    counter.start(begin);
+    counter.verdict(0);
+    assert!(!is_urgent(&failures).await, "a server that answers");
+    counter.start(begin);
+    failures.save(begin + TIMEOUT / 2).unwrap();
+    assert!(!is_urgent(&failures).await);
+    counter.verdict(0);
+    assert!(is_urgent(&failures).await, "the silence in the file is over");
+    failures.save(begin + TIMEOUT / 2).unwrap();
+    counter.verdict(1);
+    assert!(is_urgent(&failures).await);
+    failures.save(begin + TIMEOUT / 2).unwrap();
+    counter.verdict(1);
+    assert!(!is_urgent(&failures).await, "nothing new");
 }
 
 #[test]

@@ -232,7 +232,7 @@ async fn silence_over_a_restart_counts_once() {
     let begin = Instant::now();
     let first = run();
     // Its silence is saved by then.
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    sleep(Duration::from_millis(1_200)).await;
     drop(first);
     let _second = run();
     assert_eq!(next(&mut events).await.news, News::Unhealthy("no answer within 2s".to_owned()));
