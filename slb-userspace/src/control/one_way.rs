@@ -6,7 +6,7 @@
 //! as others do.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     time::Duration,
 };
@@ -27,6 +27,8 @@ use crate::{
 
 /// Least connections without an answer while none has one.
 const LEAST: u32 = 5;
+/// The same where they are of one client, and the server has answered before: its firewall may drop that client alone.
+const LEAST_OF_ONE_CLIENT: u32 = 20;
 /// Seconds for which a new connection counts: older ones may be from before the route was mended.
 pub const WINDOW: u32 = 30;
 /// Time between two passes over the flow table in which each connection is seen while it counts.
@@ -66,8 +68,8 @@ pub struct Answers {
     pub silent: u32,
     /// The clients of those.
     pub silent_clients: Clients,
-    /// Whether older connections go on that have been answered.
-    pub has_older: bool,
+    /// Whether older ones have been answered.
+    pub older_answered: bool,
 }
 
 /// How many clients there are, as far as it matters.
@@ -97,14 +99,14 @@ impl Answers {
         self.answered += other.answered;
         self.silent += other.silent;
         self.silent_clients = self.silent_clients.and(other.silent_clients);
-        self.has_older |= other.has_older;
+        self.older_answered |= other.older_answered;
     }
 
-    /// Whether the server has answered none of several connections. Where older ones go on, one client alone may be the one that the
-    /// server's firewall drops.
-    fn are_lost(self) -> bool {
+    /// Whether the server, which has answered before or not, answers none of its new connections.
+    fn are_lost(self, has_answered: bool) -> bool {
         let is_one_client = matches!(self.silent_clients, Clients::One(_));
-        self.answered == 0 && self.silent >= LEAST && !(self.has_older && is_one_client)
+        let least = if has_answered && is_one_client { LEAST_OF_ONE_CLIENT } else { LEAST };
+        self.answered == 0 && self.silent >= least
     }
 }
 
@@ -125,9 +127,7 @@ impl Counts {
             return;
         }
         let answers = match stage {
-            Stage::Answered if age > WINDOW => {
-                Answers { has_older: !flow.is_over && flow.left.is_some(), ..Answers::default() }
-            }
+            Stage::Answered if age > WINDOW => Answers { older_answered: true, ..Answers::default() },
             _ if age > WINDOW => return,
             Stage::Answered | Stage::Refused => Answers { answered: 1, ..Answers::default() },
             Stage::Asked if age >= SILENCE => {
@@ -165,7 +165,11 @@ pub enum Change {
 
 /// The servers whose answers do not come back.
 #[derive(Debug, Default)]
-pub struct OneWay(BTreeMap<SocketAddr, Evidence>);
+pub struct OneWay {
+    lost: BTreeMap<SocketAddr, Evidence>,
+    /// Servers that have answered, and not failed a check since.
+    answered: BTreeSet<SocketAddr>,
+}
 
 impl OneWay {
     /// Decides by what a pass has counted. `evidence` is what is known of a server; `None` where no answers are expected, as of one
@@ -176,15 +180,17 @@ impl OneWay {
         evidence: impl Fn(&SocketAddr) -> Option<Evidence>,
     ) -> Vec<Change> {
         let mut changes = Vec::new();
-        self.0.retain(|server, before| evidence(server) == Some(*before));
+        self.lost.retain(|server, before| evidence(server) == Some(*before));
+        self.answered.retain(|server| evidence(server).is_some());
         for (server, answers) in counted {
+            let Some(evidence) = evidence(server) else { continue };
+            if answers.answered > 0 || answers.older_answered {
+                self.answered.insert(*server);
+            }
             if answers.answered > 0 {
-                changes.extend(self.0.remove(server).map(|_| Change::Back(*server)));
-            } else if answers.are_lost()
-                && !self.0.contains_key(server)
-                && let Some(evidence) = evidence(server)
-            {
-                self.0.insert(*server, evidence);
+                changes.extend(self.lost.remove(server).map(|_| Change::Back(*server)));
+            } else if answers.are_lost(self.answered.contains(server)) && !self.lost.contains_key(server) {
+                self.lost.insert(*server, evidence);
                 changes.push(Change::Lost(*server, evidence, answers.silent));
             }
         }
@@ -193,7 +199,7 @@ impl OneWay {
 
     /// The servers.
     pub const fn servers(&self) -> &BTreeMap<SocketAddr, Evidence> {
-        &self.0
+        &self.lost
     }
 }
 
@@ -246,13 +252,8 @@ mod tests {
         ];
         let held_now = held(Backend::ALIVE | Backend::NEW);
         let silent_clients = Clients::One(flow(0, Stage::Asked).client);
-        let expected = Answers { answered: 2, silent: 2, silent_clients, has_older: true };
+        let expected = Answers { answered: 2, silent: 2, silent_clients, older_answered: true };
         assert_eq!(counted(&held_now, &tcp(), &all), Some(expected));
-        let ended = [
-            Remembered { is_over: true, ..flow(31, Stage::Answered) },
-            Remembered { left: None, ..flow(31, Stage::Answered) },
-        ];
-        assert_eq!(counted(&held_now, &tcp(), &ended), Some(Answers::default()));
         assert_eq!(counted(&held(Backend::LINGERING), &tcp(), &all), None, "it leaves");
         for other in [
             IndexEntry { mode: mode::DSR, ..tcp() },
@@ -272,17 +273,28 @@ mod tests {
 
     /// As where a server's firewall drops a scanner.
     #[test]
-    fn one_client_without_answers_is_no_finding_while_older_connections_go_on() {
-        let at = |last| to_address([192, 0, 2, last].into());
-        let client = |last| Clients::One(at(last));
-        for (has_older, silent_clients, is_lost) in [
-            (true, client(1).and(client(1)), false),
-            (true, client(1).and(client(2)), true),
-            (true, client(1).and(client(2)).and(client(1)), true),
-            (false, client(1), true),
+    fn one_client_without_answers_must_try_often_where_the_server_has_answered() {
+        let client = |last: u8| Clients::One(to_address([192, 0, 2, last].into()));
+        let (one, two) = (client(1).and(client(1)), client(1).and(client(2)).and(client(1)));
+        for (has_answered, silent, silent_clients, is_lost) in [
+            (true, 5, two, true),
+            (true, 19, one, false),
+            (true, 20, one, true),
+            (false, 5, one, true),
+            (false, 4, two, false),
         ] {
-            let answers = Answers { answered: 0, silent: 9, silent_clients, has_older };
-            assert_eq!(answers.are_lost(), is_lost, "{answers:?}");
+            for older_answered in [true, false] {
+                let mut one_way = OneWay::default();
+                let before = Answers {
+                    answered: u32::from(!older_answered && has_answered),
+                    older_answered: older_answered && has_answered,
+                    ..Answers::default()
+                };
+                one_way.judge(&[(server(), before)].into(), |_| Some(CheckPasses));
+                let answers = Answers { silent, silent_clients, ..Answers::default() };
+                let changes = one_way.judge(&[(server(), answers)].into(), |_| Some(CheckPasses));
+                assert_eq!(!changes.is_empty(), is_lost, "{has_answered} {answers:?}");
+            }
         }
     }
 

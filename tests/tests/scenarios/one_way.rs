@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Result, bail, ensure};
 use slb_tests::{World, config::health_check, net::Family, scenario, server::Service, wait::wait_for};
 use slb_userspace::api::types::Health;
 
@@ -40,13 +40,13 @@ fn a_server_that_does_not_route_back_is_named() {
         );
         let listener = "listener=\"lines\"";
         world.wait_for_line(&[UNCHECKED, "WARN", &unchecked, listener, "unanswered=", "within=30s"])?;
-        ensure!(world.log().matches(UNCHECKED).count() == 1, "only the victim is named, and once");
+        expect_only(world, UNCHECKED, &unchecked)?;
         let victim = format!("server={}", world.net.backends[VICTIM].address(Family::V4));
         let users = ["load_balancer=\"shop\"", "listener=\"http\"", "server_group=\"http\"", "check=\"tcp\""];
         world.wait_for_line(
             &[&[SAID, "WARN", &victim, "default route", "unanswered="], &users[..]].concat(),
         )?;
-        ensure!(world.log().matches(SAID).count() == 1, "only the victim is named, and once");
+        expect_only(world, SAID, &victim)?;
         let status = world.slb(&["status"])?;
         ensure!(status.contains("answers do not come back through SLB"), "{status}");
         let healthy = world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
@@ -57,13 +57,20 @@ fn a_server_that_does_not_route_back_is_named() {
         wait_for("answers to be noticed", LIMIT, || {
             world.try_connections(Service::Http, 2 * TRIES)?;
             world.try_connections(Service::Lines, 2 * TRIES)?;
-            Ok((world.log().matches("the server's answers come back through SLB").count() == 2).then_some(()))
+            Ok((world.log().matches("the server's answers come back through SLB").count() >= 2).then_some(()))
         })?;
         wait_for("the detail to go", LIMIT, || {
             let servers = world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
             Ok(servers.iter().all(|server| server.detail.is_none()).then_some(()))
         })
     });
+}
+
+/// Fails where lines that say so are of another server. A check that fails for a moment has it said again.
+fn expect_only(world: &World, said: &str, server: &str) -> Result<()> {
+    let log = world.log();
+    let mut others = log.lines().filter(|line| line.contains(said) && !line.contains(server));
+    others.next().map_or(Ok(()), |line| bail!("another server is named: {line}"))
 }
 
 /// SLB's address on the victim's link.
