@@ -22,6 +22,8 @@ use crate::state_file;
 const FILE: &str = "failures.json";
 /// Age from which a file says nothing about the servers of now. Results come at least every 350 s.
 const OLD: Duration = Duration::from_secs(600);
+/// Most failures in a row without a verdict: `unhealthy_threshold` is 10 at most.
+const MOST_FAILURES: u8 = 9;
 /// Silence from which it is written. Servers that answer sooner cause no writes.
 const SILENT: Duration = Duration::from_millis(500);
 /// Least time that a probe has to answer, however long the silence before it.
@@ -203,7 +205,12 @@ fn read(path: &Path) -> Option<BTreeMap<String, Record>> {
     if written.elapsed().unwrap_or_default() > OLD {
         return None;
     }
-    Some(serde_json::from_slice::<Document>(&text).ok()?.targets)
+    let mut targets = serde_json::from_slice::<Document>(&text).ok()?.targets;
+    for Record { failures, silence } in targets.values_mut() {
+        // Whatever has been written there.
+        (*failures, *silence) = ((*failures).min(MOST_FAILURES), (*silence).min(OLD));
+    }
+    Some(targets)
 }
 
 #[cfg(test)]

@@ -282,6 +282,19 @@ fn counts_are_found_by_the_next_run_and_nonsense_is_none() {
 }
 
 #[test]
+fn numbers_that_no_run_has_written_are_bounded() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = server(CheckKind::Tcp);
+    let record = Record { failures: u8::MAX, silence: Duration::MAX };
+    let text = serde_json::to_vec(&Document { targets: [(key(&target), record)].into() }).unwrap();
+    fs::write(directory.path().join(FILE), text).unwrap();
+    let failures = Failures::open(Some(directory.path()));
+    let counter = failures.counter(&target);
+    assert_eq!((counter.failures(), counter.start(Instant::now())), (MOST_FAILURES, GRACE));
+    failures.save(Instant::now() + TIMEOUT).unwrap();
+}
+
+#[test]
 fn entries_have_stable_keys_and_go_with_their_targets() {
     let directory = tempfile::tempdir().unwrap();
     let kept = server(CheckKind::Tcp);

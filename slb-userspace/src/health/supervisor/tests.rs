@@ -242,6 +242,23 @@ async fn silence_over_a_restart_counts_once() {
 }
 
 #[tokio::test]
+async fn long_silence_before_a_restart_ends_the_probe_after_it_early() {
+    let (directory, timeout) = (tempfile::tempdir().unwrap(), Duration::from_secs(60));
+    let (_port, _listener, target) = hanging(timeout, 1);
+    let before = Failures::open(Some(directory.path()));
+    before.counter(&target).start(Instant::now());
+    before.save(Instant::now() + timeout * 2).unwrap();
+    let (sender, mut events) = mpsc::channel(16);
+    let failures = Failures::open(Some(directory.path()));
+    let mut supervisor = Supervisor::new(sender, Paths::default()).keeping(failures);
+    let begin = Instant::now();
+    supervisor.set_targets(only(&target, Some(Health::Healthy)));
+    assert!(matches!(next(&mut events).await.news, News::Unhealthy(_)));
+    let took = begin.elapsed();
+    assert!(took < timeout / 2, "unhealthy after {took:?}");
+}
+
+#[tokio::test]
 async fn failures_of_targets_that_no_configuration_uses_are_dropped() {
     let patient = HealthCheck { interval: Duration::from_secs(3_600), ..check(5) };
     let [kept, gone] =
