@@ -7,7 +7,8 @@
 //! 4. The new program replaces the old one in each pinned link.
 //! 5. The new map gets what the old program has changed since the pass before. RESIZING is cleared, and the pin of the old map goes.
 //!
-//! So packets are dropped of flows that began in the last two passes, and of no others, in step 4 and 5 only.
+//! So packets are dropped in step 4 and 5 only: of flows that began in the last two passes, and what servers of mode `nat` send from
+//! their port to clients that have not come to a VIP.
 //! A daemon that ends in between leaves the pin of the old map, and the next one goes on with step 2.
 
 use std::{
@@ -82,16 +83,18 @@ pub fn migrate(pins: &Pins, program: &mut Program, hz: u32) -> Result<()> {
     }
     let tables = Tables::open(&old, pins, hz)?;
     let first = Instant::now();
-    let Migrated { entries, dropped } = tables.copy(None)?;
+    let Migrated { entries, mut dropped } = tables.copy(None)?;
     let second = Instant::now();
-    tables.copy(Some(first))?;
+    dropped = dropped.max(tables.copy(Some(first))?.dropped);
     let switch = Instant::now();
     set_resizing(pins, true)?;
     let replaced = replace(&tables, second, pins, program);
     // After an error, too: programs would drop packets until the next start.
     set_resizing(pins, false)?;
     let switched_in = rounded(switch.elapsed());
-    if !replaced? {
+    let (is_everywhere, last) = replaced?;
+    dropped = dropped.max(last.dropped);
+    if !is_everywhere {
         // A program uses the old map: the next start needs its entries.
         tracing::warn!(
             entries,
@@ -116,12 +119,11 @@ pub fn migrate(pins: &Pins, program: &mut Program, hz: u32) -> Result<()> {
 }
 
 /// Puts the program into all pinned links, and copies what packets have changed since the last pass began. Returns whether no link
-/// keeps the program over an old map.
-fn replace(tables: &Tables, since: Instant, pins: &Pins, program: &mut Program) -> Result<bool> {
-    let all = program.replace_in(&bpffs::entries(&pins.links())?);
+/// keeps the program over an old map, and what has become of the entries.
+fn replace(tables: &Tables, since: Instant, pins: &Pins, program: &mut Program) -> Result<(bool, Migrated)> {
+    let is_everywhere = program.replace_in(&bpffs::entries(&pins.links())?);
     wait_for_programs()?;
-    tables.copy(Some(since))?;
-    Ok(all)
+    Ok((is_everywhere, tables.copy(Some(since))?))
 }
 
 /// The flow tables, mapped into memory.
