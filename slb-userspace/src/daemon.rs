@@ -115,7 +115,7 @@ pub async fn run(file: PathBuf, config: Config, mounts: &MachineMounts) -> Resul
     if fresh && !matches!(started, Ok(Some(_))) {
         pins.remove().context("cannot remove the pins of a start that was not completed")?;
         log_undone(record.undo());
-        Record::forget(&config.daemon.state_dir, pins.root());
+        record.forget(&config.daemon.state_dir);
     }
     let Some(daemon) = started? else { return Ok(()) };
     tracing::info!(

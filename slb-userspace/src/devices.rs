@@ -9,8 +9,8 @@ mod stacked;
 
 pub use features::{Native, native};
 pub use hook::{Hook, Role, conflict};
-pub use merging::{below, merging, switch_off};
-pub use record::{Outcome, Record, Undone, restoring};
+pub use merging::{below, merging};
+pub use record::{Outcome, Record, Switched, Undone, restoring};
 pub use stacked::{advice, crowded, members, refusal, shadowed, unfit};
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
     time::SystemTime,
@@ -28,13 +28,16 @@ pub(crate) fn is_claimed(directory: &Path) -> bool {
     matches!(Flock::lock(opened, FlockArg::LockExclusiveNonblock), Err((_, Errno::EWOULDBLOCK)))
 }
 
-/// What stands in a file, and when it was written; `None` where it cannot be read.
-pub(crate) fn read(path: &Path) -> Option<(Vec<u8>, SystemTime)> {
-    let mut file = OpenOptions::new().read(true).custom_flags(NOT_ELSEWHERE).open(path).ok()?;
-    let written = file.metadata().ok()?.modified().ok()?;
+/// What stands in a file, and when it was written.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn read(path: &Path) -> io::Result<(Vec<u8>, SystemTime)> {
+    let mut file = OpenOptions::new().read(true).custom_flags(NOT_ELSEWHERE).open(path)?;
+    let written = file.metadata()?.modified()?;
     let mut text = Vec::new();
-    file.read_to_end(&mut text).ok()?;
-    Some((text, written))
+    file.read_to_end(&mut text)?;
+    Ok((text, written))
 }
 
 /// Replaces a file by renaming.

@@ -68,10 +68,20 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
 
 /// Switches on again what SLB has switched off, and says so.
 fn undo(directory: &Path, pins: &Path) {
-    for undone in Record::open(directory, pins).undo() {
+    let record = match Record::read(directory, pins) {
+        Ok(record) => record,
+        Err(error) => {
+            println!(
+                "what SLB has switched off at interfaces (`ethtool -k NAME` shows generic-receive-offload, \
+                 rx-gro-hw, large-receive-offload) stays so: {error:#}"
+            );
+            return;
+        }
+    };
+    for undone in record.undo() {
         println!("{}", undone.said);
     }
-    Record::forget(directory, pins);
+    record.forget(directory);
 }
 
 /// The VIPs that the maps forward for; those of the configuration where the maps are of another version.

@@ -60,16 +60,14 @@ pub fn merging(link: &Link) -> Result<Vec<String>> {
     active(&ethtool, link).with_context(|| format!("cannot read the features of {}", link.name))
 }
 
-/// Switches features off that [`merging`] has found.
+/// Switches features off that [`merging`] has found. Returns those that merge frames afterwards.
 ///
 /// # Errors
-/// The interface goes on merging; some of the features may be off.
-pub fn switch_off(link: &Link, features: &[String]) -> Result<()> {
+/// Which of them are off is not known.
+pub(super) fn switch_off(link: &Link, features: &[String]) -> Result<Vec<String>> {
     let ethtool = Family::open("ethtool")?.context("the kernel has no ethtool over netlink")?;
     request(&ethtool, link, features, false);
-    let left = active(&ethtool, link)?;
-    anyhow::ensure!(left.is_empty(), "{} goes on merging frames ({})", link.name, left.join(", "));
-    Ok(())
+    active(&ethtool, link).with_context(|| format!("cannot read the features of {}", link.name))
 }
 
 /// Switches features on again that [`switch_off`] has switched off.

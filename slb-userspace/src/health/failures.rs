@@ -201,7 +201,7 @@ fn key(target: &Target) -> String {
 }
 
 fn read(path: &Path) -> Option<BTreeMap<String, Record>> {
-    let (text, written) = state_file::read(path)?;
+    let (text, written) = state_file::read(path).ok()?;
     if written.elapsed().unwrap_or_default() > OLD {
         return None;
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Held, Links, Ports};
 use crate::{
-    devices::{self, Hook, Outcome, Record, Undone},
+    devices::{self, Hook, Outcome, Record, Switched, Undone},
     neigh::Link,
 };
 
@@ -47,17 +47,14 @@ impl Held {
         self.below = below.iter().map(|lower| lower.index).collect();
         let mut notes = Vec::new();
         for lower in &below {
-            match self.switch_off(lower, record) {
-                Ok(()) => {
-                    let features = record.switched_off(lower).join(", ");
-                    let note = || format!("merging switched off: {} ({features})", lower.name);
-                    notes.extend((!features.is_empty()).then(note));
-                }
-                Err(error) => {
-                    let note = format!("{error:#}: large transfers fail; switch it off with `ethtool -K`");
-                    self.warn_once(&note);
-                    notes.push(note);
-                }
+            let switched = self.switch_off(lower, record);
+            let features = record.switched_off(lower).join(", ");
+            let note = || format!("merging switched off: {} ({features})", lower.name);
+            notes.extend((!features.is_empty()).then(note));
+            if let Err(error) = switched {
+                let note = format!("{error:#}: large transfers fail; switch it off with `ethtool -K`");
+                self.warn_once(&note);
+                notes.push(note);
             }
         }
         let of_guests = |kind: Option<&str>| kind.is_some_and(|kind| GUESTS.contains(&kind));
@@ -74,10 +71,16 @@ impl Held {
         if merging.is_empty() {
             return Ok(());
         }
-        // Before it happens: a daemon that dies meanwhile leaves nothing that is not known.
-        let is_kept = record.note_switched_off(lower, &merging);
-        let switched_off = devices::switch_off(lower, &merging);
-        let (interface, below, features) = (&self.link.name, &lower.name, merging.join(", "));
+        let Switched { off, on, is_kept } = record.switch_off(lower, &merging)?;
+        if !off.is_empty() {
+            self.say_switched_off(&lower.name, &off, is_kept);
+        }
+        anyhow::ensure!(on.is_empty(), "{} goes on merging frames ({})", lower.name, on.join(", "));
+        Ok(())
+    }
+
+    fn say_switched_off(&self, below: &str, off: &[String], is_kept: bool) {
+        let (interface, features) = (&self.link.name, off.join(", "));
         if is_kept {
             tracing::warn!(
                 interface,
@@ -92,10 +95,9 @@ impl Held {
                 features,
                 "merged frames cannot be forwarded: merging is switched off. [daemon] state_dir cannot keep that: after `slbd detach` \
                  switch it on with `{}`",
-                devices::restoring(below, &merging)
+                devices::restoring(below, off)
             );
         }
-        switched_off
     }
 
     /// Logs a note the first time.

@@ -1,6 +1,6 @@
 //! What merges frames below interfaces of the generic hook is off while SLB forwards there, and on again afterwards.
 
-use std::{fs, net::IpAddr, time::Duration};
+use std::{fs, net::IpAddr};
 
 use anyhow::{Result, ensure};
 use slb_tests::{
@@ -16,8 +16,6 @@ use slb_tests::{
 use super::{GUEST, WEIGHTS, automatic, behind_a_bridge, works};
 
 const BYTES: u64 = 8 * 1024 * 1024 + 7;
-/// Within which merging is on again after an interface has been removed.
-const SOON: Duration = Duration::from_secs(1);
 
 /// It is switched off at the start and when it comes on later, and on again when SLB is detached, also after a restart.
 #[test]
@@ -40,6 +38,12 @@ fn frames_are_not_merged_below_a_bridge() {
         works(world)?;
         let said = world.slb(&["status"])?;
         ensure!(said.contains("merging switched off: b2 (rx-gro)"), "a restart forgets it: {said}");
+        // Its name is another one for a while.
+        world.net.slb.ip("link set b2 name w2")?;
+        wait_for("the new name in the status", PATIENCE, || {
+            Ok(world.slb(&["status"])?.contains("merging switched off: w2 (rx-gro)").then_some(()))
+        })?;
+        world.net.slb.ip("link set w2 name b2")?;
         // It is not below the bridge for a while.
         world.net.slb.ip("link set b2 nomaster")?;
         on_again(world, "the interface has left the bridge")?;
@@ -98,8 +102,8 @@ fn removing_an_interface_leaves_merging_on() {
         world.reload()?;
         on_again(world, "a reload without the interface")?;
 
-        // On trial with it, and back.
-        world.slb(&["apply", &with_bridge, "--confirm-within", "1s"])?;
+        // On trial with it, and back: long enough for a look in between.
+        world.slb(&["apply", &with_bridge, "--confirm-within", "8s"])?;
         ensure!(is_off(world)?, "frames are merged");
         world.wait_for_log("not confirmed: the configuration before is in force again", 0)?;
         on_again(world, "a roll back to a configuration without the interface")?;
@@ -131,7 +135,7 @@ fn is_off(world: &World) -> Result<bool> {
 }
 
 fn on_again(world: &World, after: &str) -> Result<()> {
-    let on = wait_for("merging that is on again", SOON, || Ok((!is_off(world)?).then_some(())));
+    let on = wait_for("merging that is on again", PATIENCE, || Ok((!is_off(world)?).then_some(())));
     ensure!(on.is_ok(), "merging stays off after {after}");
     Ok(())
 }

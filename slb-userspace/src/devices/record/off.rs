@@ -1,0 +1,122 @@
+//! What SLB has switched off at one interface, and how it comes on again.
+
+use std::{collections::BTreeSet, fs, io, os::unix::fs::MetadataExt as _};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    devices::netlink::link_in,
+    neigh::{self, Link},
+};
+
+/// Index and network namespace identify the interface while the machine runs: its name may change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SwitchedOff {
+    /// Its name when the features were switched off.
+    pub interface: String,
+    /// The network namespace: an index may be another interface's in another one.
+    #[serde(default)]
+    pub namespace: u64,
+    pub features: BTreeSet<String>,
+}
+
+/// What has become of features that SLB had switched off at an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undone {
+    /// Whether they are on again.
+    pub outcome: Outcome,
+    /// The same in words; if they are off, with the command that switches them on.
+    pub said: String,
+}
+
+/// Whether features are on again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// They are.
+    Restored,
+    /// There is no such interface any more.
+    Gone,
+    /// They are off.
+    Failed,
+}
+
+impl SwitchedOff {
+    pub(super) fn features(&self) -> Vec<String> {
+        self.features.iter().cloned().collect()
+    }
+
+    /// Switches them on. `here` is the present network namespace, and `find` finds an interface in it.
+    pub(super) fn undo(
+        &self,
+        index: u32,
+        here: u64,
+        find: impl Fn(u32) -> Result<Option<Link>>,
+        switch_on: impl Fn(&Link, &[String]) -> Result<()>,
+    ) -> Undone {
+        let (mut interface, features) = (self.interface.clone(), self.features());
+        let restored = if self.namespace == here {
+            match find(index) {
+                Ok(Some(link)) => {
+                    interface.clone_from(&link.name);
+                    switch_on(&link, &features).map_err(|error| (Outcome::Failed, format!("{error:#}")))
+                }
+                Ok(None) => Err((Outcome::Gone, format!("interface {interface} is not there"))),
+                Err(error) => Err((Outcome::Failed, format!("{error:#}"))),
+            }
+        } else {
+            Err((Outcome::Failed, format!("interface {interface} is in another network namespace")))
+        };
+        let named = features.join(", ");
+        let (outcome, said) = match restored {
+            Ok(()) => (Outcome::Restored, format!("{interface}: switched on again: {named}")),
+            Err((outcome, why)) => {
+                let command = restoring(&interface, &features);
+                let off = format!("{interface}: SLB has switched off {named}: {why}");
+                (outcome, format!("{off}; to restore it: {command}"))
+            }
+        };
+        Undone { outcome, said }
+    }
+}
+
+/// The command that switches features on.
+pub fn restoring(interface: &str, features: &[String]) -> String {
+    format!("ethtool -K {interface} {} on", features.join(" on "))
+}
+
+/// The interface of this index in this network namespace, if there is one.
+///
+/// # Errors
+/// The kernel does not tell.
+pub(super) fn find(index: u32) -> Result<Option<Link>> {
+    match link_in(None, index) {
+        Ok(message) => Ok(neigh::link(message)),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot look up interface {index}")),
+    }
+}
+
+fn is_absent(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.and_then(io::Error::raw_os_error) == Some(nix::libc::ENODEV)
+}
+
+/// What tells this process's network namespace from others.
+pub(super) fn namespace() -> u64 {
+    fs::metadata("/proc/self/ns/net").map_or(0, |found| found.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_interface_is_told_from_a_question_that_failed() {
+        assert!(find(0x7fff_fff0).unwrap().is_none());
+        assert_eq!(find(1).unwrap().unwrap().name, "lo");
+        let failed = |number| anyhow::Error::from(io::Error::from_raw_os_error(number));
+        assert!(is_absent(&failed(nix::libc::ENODEV)));
+        assert!(!is_absent(&failed(nix::libc::EMFILE)));
+    }
+}
