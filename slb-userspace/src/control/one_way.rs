@@ -34,7 +34,7 @@ pub const WINDOW: u32 = 30;
 /// Time between two passes over the flow table in which each connection is seen while it counts.
 pub(super) const LOOK: Duration = Duration::from_secs(WINDOW as u64 / 2);
 
-/// What is known of a server besides the connections.
+/// What health checks say about a server's port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Evidence {
     /// A check of its port passes.
@@ -172,8 +172,8 @@ pub struct OneWay {
 }
 
 impl OneWay {
-    /// Decides by what a pass has counted. `evidence` is what is known of a server; `None` where no answers are expected, as of one
-    /// that fails its checks.
+    /// Updates the servers with the counts of one pass over the flow table, and returns what has changed. `evidence` returns what
+    /// health checks say about a server's port; `None` if no answers are expected, for example while a check fails.
     pub fn judge(
         &mut self,
         counted: &BTreeMap<SocketAddr, Answers>,

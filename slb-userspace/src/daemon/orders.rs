@@ -24,11 +24,11 @@ use crate::{
     dataplane::bpf::lifetime::Lifetime,
 };
 
-/// A configuration that falls back unless it is confirmed.
+/// A configuration that is rolled back unless it is confirmed.
 pub(super) struct Trial {
-    /// What was in force before.
+    /// The previous configuration.
     before: Arc<Config>,
-    /// When it is in force again.
+    /// When it is rolled back to.
     ends: Instant,
 }
 
@@ -298,7 +298,7 @@ impl Daemon {
             Ok(Changed { changes, .. }) => {
                 tracing::warn!(
                     changes = changes.len(),
-                    "not confirmed: the configuration before is in force again"
+                    "not confirmed: rolled back to the previous configuration"
                 );
                 for ended in self.end_overrides() {
                     tracing::info!("{ended}");

@@ -41,7 +41,7 @@ fn what_is_not_confirmed_falls_back() {
             let back = configuration.confirm_within_seconds.is_none() && configuration.difference.is_none();
             Ok(back.then_some(()))
         })?;
-        world.wait_for_log("not confirmed: the configuration before is in force again", 0)?;
+        world.wait_for_log("not confirmed: rolled back to the previous configuration", 0)?;
         spreads(world, &world.plan.weights(), EXCHANGES)?;
         let said = world.slb_refused(&["confirm"])?;
         ensure!(said.contains("nothing waits to be confirmed"), "{said}");

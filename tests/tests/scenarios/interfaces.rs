@@ -185,7 +185,7 @@ fn an_interface_that_is_occupied_meanwhile_does_not_keep_a_trial_in_force() {
         world.slb(&["apply", &without, "--confirm-within", "6s"])?;
         world.net.unplug(GUEST)?;
         let occupant = world.net.plug_occupied(GUEST)?;
-        world.wait_for_log("not confirmed: the configuration before is in force again", 0)?;
+        world.wait_for_log("not confirmed: rolled back to the previous configuration", 0)?;
         wait_for("a reason", PATIENCE, || {
             Ok(world.slb(&["status"])?.contains("which does not forward: cannot attach to b3").then_some(()))
         })?;

@@ -51,7 +51,7 @@ fn servers_serve_until_those_that_replace_them_have_a_result() {
         let path = world.write_other(&back.toml())?;
         let said = world.slb(&["apply", &path, "--confirm-within", "1s"])?;
         ensure!(said.contains("for servers that replace healthy ones: 10."), "{said}");
-        world.wait_for_log("not confirmed: the configuration before is in force again", 0)?;
+        world.wait_for_log("not confirmed: rolled back to the previous configuration", 0)?;
         ensure!(world.status()?.daemon.context("no daemon")?.configuration.difference.is_none());
         progress(&loads)?;
         ensure!(world.packets("drop", None)? == dropped, "apply: {:?}", world.status()?.reasons);

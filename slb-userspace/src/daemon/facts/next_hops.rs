@@ -1,4 +1,4 @@
-//! Next hops of servers: what is known of them, and what the log says when that changes.
+//! Tracks the next hop of each server, and logs its changes.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
@@ -80,7 +80,7 @@ impl Facts {
         has_come
     }
 
-    /// What is new about the next hop of a server, as far as the log is concerned.
+    /// Compares the next hop of a server with the previous one. Returns `None` if there is nothing to log.
     fn change(
         &self,
         before: Option<&Result<Reached, String>>,
@@ -105,7 +105,7 @@ impl Facts {
         }
     }
 
-    /// Logs what is new about the next hops of servers, in one line; at `debug` also of each.
+    /// Logs one line for all servers with the same change, and at level `debug` one line for each server.
     fn log_next_hops(&self, change: &Change, servers: &[Changed]) {
         let addresses: Vec<_> = servers.iter().map(|changed| changed.server).collect();
         let Named { load_balancer, listener, server_group, check } = self.users.of_servers(&addresses);

@@ -49,7 +49,7 @@ impl Facts {
         !changes.is_empty()
     }
 
-    /// What is known of a server that answers no connections; `None` where none are expected.
+    /// What health checks say about a server's port; `None` if no answers are expected from it.
     fn evidence(&self, server: &SocketAddr) -> Option<Evidence> {
         let checks = self.users.checks_of(server).filter(|target| target.via == Via::Direct);
         let (asking, other): (Vec<&Target>, Vec<_>) = checks.partition(|target| asks_port(target, server));

@@ -105,7 +105,7 @@ fn removing_an_interface_leaves_merging_on() {
         // On trial with it, and back: long enough for a look in between.
         world.slb(&["apply", &with_bridge, "--confirm-within", "8s"])?;
         ensure!(is_off(world)?, "frames are merged");
-        world.wait_for_log("not confirmed: the configuration before is in force again", 0)?;
+        world.wait_for_log("not confirmed: rolled back to the previous configuration", 0)?;
         on_again(world, "a roll back to a configuration without the interface")?;
 
         // The pins go with their file system: nothing is left to detach.
