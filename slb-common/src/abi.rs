@@ -11,6 +11,7 @@ pub mod flow;
 pub mod limit;
 pub mod losses;
 mod named;
+pub mod programs;
 pub mod ring;
 pub mod service;
 pub mod stats;
@@ -19,7 +20,7 @@ mod user;
 pub mod word;
 
 /// Version of everything in this module.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 
 /// Services (one per VIP, port and protocol, and one per VIP for echo) the maps hold.
 pub const MAX_SERVICES: u32 = 4096;

@@ -3,10 +3,10 @@
 //! Invariants: a frame that is passed has not been changed, and one that is sent on is changed only after every check that
 //! could refuse it; every call counts the frame under exactly one action and reason; nothing in here calls the kernel.
 //!
-//! Nearly all packets are untagged TCP or UDP without options, of a flow that needs no new entry. For them there is a quick
-//! path for each family, compiled apart, with every offset a constant. What it does not decide, and all other packets, go the
-//! full path from its beginning: the verifier sees it once. Until then the frame is as it was, and of the flow table nothing
-//! has changed that would not be changed again.
+//! Nearly all packets are untagged TCP or UDP without options, of a flow that needs no new entry. For them there is a fast
+//! path ([`fast`]) for each family, with every offset a constant. Packets that it does not decide on take the slow path
+//! ([`slow`]) from its beginning, which is a BPF program of its own behind a tail call. Until then the frame is as it was, and of
+//! the flow table nothing has changed that would not be changed again.
 
 pub mod flows;
 pub mod icmp_error;
@@ -59,7 +59,28 @@ pub enum Verdict {
 /// Decides on a frame that came in through the interface `ifindex`, and rewrites it as the verdict needs.
 #[inline(always)]
 pub fn process<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Verdict {
-    let (verdict, action, reason) = match decide(head, ifindex, tables) {
+    match fast(head, ifindex, tables) {
+        Some(verdict) => verdict,
+        None => slow(head, ifindex, tables),
+    }
+}
+
+/// The fast path of [`process`]; `None` where the frame is for the slow path, and has not been changed.
+#[inline(always)]
+pub fn fast<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Option<Verdict> {
+    let decided = decide_fast(head, ifindex, tables).transpose()?;
+    Some(count(decided, tables))
+}
+
+/// The slow path of [`process`], which decides on every frame.
+#[inline(always)]
+pub fn slow<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Verdict {
+    count(decide_slow(head, ifindex, tables), tables)
+}
+
+#[inline(always)]
+fn count<T: Tables>(decided: Result<Sent, Refusal>, tables: &T) -> Verdict {
+    let (verdict, action, reason) = match decided {
         Ok(Sent { verdict, action, reason }) => (verdict, action, reason as u32),
         Err(Refusal::Pass(reason)) => (Verdict::Pass, Action::Pass, reason),
         Err(Refusal::Drop(reason)) => (Verdict::Drop, Action::Drop, reason),
@@ -109,19 +130,25 @@ const fn drop(reason: Reason) -> Refusal {
 }
 
 #[inline(always)]
-fn decide<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Result<Sent, Refusal> {
+fn decide_fast<G: Head, T: Tables>(
+    head: &mut G,
+    ifindex: u32,
+    tables: &T,
+) -> Result<Option<Sent>, Refusal> {
     let Some(index) = tables.index() else { return Err(pass(Reason::NotOurs)) };
     let quick = Path::<T, true> { ifindex, index, tables };
-    if let Some(packet) = plain_ipv4(&head.frame())
-        && let Some(sent) = quick.flow(head, &packet)?
-    {
-        return Ok(sent);
+    if let Some(packet) = plain_ipv4(&head.frame()) {
+        return quick.flow(head, &packet);
     }
-    if let Some(packet) = plain_ipv6(&head.frame())
-        && let Some(sent) = quick.flow(head, &packet)?
-    {
-        return Ok(sent);
+    if let Some(packet) = plain_ipv6(&head.frame()) {
+        return quick.flow(head, &packet);
     }
+    Ok(None)
+}
+
+#[inline(always)]
+fn decide_slow<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Result<Sent, Refusal> {
+    let Some(index) = tables.index() else { return Err(pass(Reason::NotOurs)) };
     let full = Path::<T, false> { ifindex, index, tables };
     let Some(Parsed { outcome, packet }) = head.parse() else { return Err(pass(Reason::NotReady)) };
     let packet = packet.borrow();

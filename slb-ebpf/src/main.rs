@@ -12,14 +12,17 @@ use aya_ebpf::{
     macros::xdp,
     programs::XdpContext,
 };
-use maps::PACKET;
+use maps::{PACKET, PROGRAMS};
 use slb_common::{
-    abi::stats::Reason,
+    abi::{
+        programs,
+        stats::{Action, Reason},
+    },
     datapath::{
-        Verdict,
+        Verdict, fast,
         icmp_error::{self, Message},
-        process, reset,
-        tables::{Head, Parsed},
+        reset, slow,
+        tables::{Head, Parsed, Tables as _},
     },
     net::{
         ethernet,
@@ -127,12 +130,33 @@ extern "C" fn slb_turn_into_reset(ctx: *mut xdp_md, network: u64, back: u64) -> 
     reset::turn(&mut Context(ctx), network as usize, back != 0).is_some().into()
 }
 
-/// Forwards what belongs to a listener, leaves everything else to the kernel.
+/// Forwards packets of listeners, and passes all others to the kernel: the fast path, and the entry.
 #[xdp]
 #[inline(always)]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn slb(ctx: XdpContext) -> u32 {
-    let verdict = process(&mut Context(ctx.ctx), ctx.ingress_ifindex() as u32, &Maps);
+    if let Some(verdict) = fast(&mut Context(ctx.ctx), ctx.ingress_ifindex() as u32, &Maps) {
+        return action(&ctx, verdict);
+    }
+    // SAFETY: nothing here waits to be dropped.
+    unsafe { PROGRAMS.tail_call(&ctx, programs::SLOW) };
+    // There is no such program: the host must still be reached.
+    Maps.count(Action::Pass, Reason::NotReady as u32);
+    xdp_action::XDP_PASS
+}
+
+/// The slow path.
+#[xdp]
+#[inline(always)]
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
+fn slb_slow(ctx: XdpContext) -> u32 {
+    let verdict = slow(&mut Context(ctx.ctx), ctx.ingress_ifindex() as u32, &Maps);
+    action(&ctx, verdict)
+}
+
+#[inline(always)]
+#[cfg_attr(not(feature = "debug-log"), expect(unused_variables, reason = "for the log"))]
+fn action(ctx: &XdpContext, verdict: Verdict) -> u32 {
     let action = match verdict {
         Verdict::Transmit => xdp_action::XDP_TX,
         Verdict::Redirect(_) => xdp_action::XDP_REDIRECT,
@@ -140,6 +164,6 @@ fn slb(ctx: XdpContext) -> u32 {
         Verdict::Drop => xdp_action::XDP_DROP,
     };
     #[cfg(feature = "debug-log")]
-    aya_log_ebpf::debug!(&ctx, "XDP action {}", action);
+    aya_log_ebpf::debug!(ctx, "XDP action {}", action);
     action
 }

@@ -1,7 +1,7 @@
 //! The maps. Names are part of the pins; sizes of what configuration decides are set by the loader.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, DevMapHash, PerCpuArray},
+    btf_maps::{Array, ArrayOfMaps, DevMapHash, PerCpuArray, ProgramArray},
     macros::btf_map,
 };
 use slb_common::abi::{
@@ -9,6 +9,7 @@ use slb_common::abi::{
     backend::{Backend, NextHop},
     control::Control,
     flow::WORDS,
+    programs,
     ring::Ring,
     service::{Service, ServiceIndex},
     stats::{Counters, Totals},
@@ -19,6 +20,9 @@ use slb_common::net::parse::Packet;
 /// BPF_F_MMAPABLE: the daemon reads it without a system call for each entry, and entries lie on cache lines of their own.
 const MMAPABLE: usize = 1 << 10;
 
+/// The programs that `slb` tail-calls: each load of the object has its own.
+#[btf_map]
+pub(crate) static PROGRAMS: ProgramArray<{ programs::COUNT as usize }> = ProgramArray::new();
 #[btf_map]
 pub(crate) static CONTROL: Array<Control, 1> = Array::new();
 #[btf_map]

@@ -193,6 +193,7 @@ pub(super) fn attach(
     };
     ports.add(&config.daemon.interfaces, links)?;
     loader::detach_others(pins, &ports.held.keys().copied().collect())?;
+    loader::remove_unused_programs(&mut ports.program, pins)?;
     ports.merge_again();
     reconciler.set_interfaces(ports.exits(&[]), &BTreeSet::new());
     Ok((reconciler, ports))

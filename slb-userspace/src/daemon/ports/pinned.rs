@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use nix::fcntl::Flock;
 
 use super::Ports;
-use crate::dataplane::bpf::loader;
+use crate::dataplane::bpf::loader::{self, MapPin};
 
 /// The directory of the pins, as this process has claimed it.
 pub(super) struct Claim {
@@ -25,7 +25,7 @@ impl Claim {
 impl Ports {
     /// Pins again what has lost its pin. Returns whether what is shown of that has changed.
     pub(super) fn keep_pins(&mut self) -> bool {
-        let maps = loader::unpinned(&self.pins);
+        let maps = loader::unpinned(&mut self.program, &self.pins).unwrap_or_default();
         let links = self.held.values().filter(|held| !held.pinned.is_pinned()).count();
         if maps.is_empty() && links == 0 {
             return self.pins_trouble.take().is_some();
@@ -50,7 +50,7 @@ impl Ports {
         changed
     }
 
-    fn pin_again(&mut self, maps: &[&str]) -> Result<()> {
+    fn pin_again(&mut self, maps: &[MapPin]) -> Result<()> {
         self.pins.create()?;
         if self.pins.identity() != self.claim.identity {
             let Some(lock) = self.pins.lock()? else {
@@ -59,7 +59,7 @@ impl Ports {
             tracing::warn!(pins = %self.pins.root().display(), "another directory is in place of the one with SLB's pins");
             self.claim = Claim { identity: self.pins.identity(), _lock: Some(lock) };
         }
-        loader::pin_again(&self.program, &self.pins, maps)?;
+        loader::pin_again(&self.program, maps)?;
         let links = self.held.values().filter(|held| !held.pinned.is_pinned());
         links.map(|held| &held.pinned).try_for_each(crate::dataplane::bpf::link::Link::pin_again)
     }

@@ -1,18 +1,24 @@
 //! The daemon's program over its pinned maps.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use aya::EbpfLoader;
+use slb_common::abi::programs;
 
 use super::{
     pins::Pins,
     shapes::{FLOWS, SHAPES, Shape},
-    xdp::Program,
+    xdp::{self, Program},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb.o"));
 const PROGRAM: &str = "slb";
+/// What it tail-calls: in the order of [`programs`](slb_common::abi::programs).
+const TAIL_CALLED: [&str; programs::COUNT as usize] = ["slb_slow"];
+/// The map of what it tail-calls. Each load has a map of its own, which is pinned by this name and its id: the kernel empties a
+/// program array that has neither a pin nor a descriptor.
+const PROGRAMS: &str = "PROGRAMS";
 
 /// Sizes of the maps that configuration decides, where they are made.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +62,32 @@ pub fn load(pins: &Pins, sizes: Sizes) -> Result<Program> {
         loader.map_pin_path(shape.name, pins.map(shape.name));
     }
     loader.override_global("FLOW_MASK", &flow_mask, true);
-    Program::load(&mut loader, OBJECT, PROGRAM)
+    let mut program = Program::load(&mut loader, OBJECT, PROGRAM)?;
+    program.load_tail_called(PROGRAMS, &TAIL_CALLED)?;
+    let pin = programs_pin(&mut program, pins)?;
+    program.pin_map(PROGRAMS, &pin)?;
+    Ok(program)
+}
+
+/// Where the map of what the program tail-calls is pinned.
+fn programs_pin(program: &mut Program, pins: &Pins) -> Result<PathBuf> {
+    Ok(pins.map(&format!("{PROGRAMS}_{}", program.map_id(PROGRAMS)?)))
+}
+
+/// Removes the pins of program arrays that neither this program nor one in a pinned link uses.
+pub fn remove_unused_programs(program: &mut Program, pins: &Pins) -> Result<()> {
+    let mut used = vec![program.map_id(PROGRAMS)?];
+    for (_, bound) in pins.bound()? {
+        used.extend(xdp::maps_of(bound.program)?);
+    }
+    for pin in pins.maps()? {
+        let name = pin.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let id = name.strip_prefix(PROGRAMS).and_then(|rest| rest.strip_prefix('_')?.parse().ok());
+        if id.is_some_and(|id: u32| !used.contains(&id)) {
+            fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Entries of the map, if they are not its shape's: those of a map that is pinned, or those `wanted`.
@@ -71,15 +102,20 @@ fn entries(pins: &Pins, shape: &Shape, wanted: Option<u32>) -> Result<Option<u32
     Ok(wanted.map(|_| found))
 }
 
-/// Names of the maps whose pins are not there.
-pub fn unpinned(pins: &Pins) -> Vec<&'static str> {
-    let is_missing = |name: &&str| !pins.map(name).exists();
-    SHAPES.iter().map(|shape| shape.name).filter(is_missing).collect()
+/// A map of the program, and where it is pinned.
+pub type MapPin = (&'static str, PathBuf);
+
+/// The maps whose pins are not there.
+pub fn unpinned(program: &mut Program, pins: &Pins) -> Result<Vec<MapPin>> {
+    let mut all: Vec<MapPin> = SHAPES.iter().map(|shape| (shape.name, pins.map(shape.name))).collect();
+    all.push((PROGRAMS, programs_pin(program, pins)?));
+    all.retain(|(_, pin)| !pin.exists());
+    Ok(all)
 }
 
 /// Pins maps of the program again.
-pub fn pin_again(program: &Program, pins: &Pins, maps: &[&str]) -> Result<()> {
-    maps.iter().try_for_each(|name| program.pin_map(name, &pins.map(name)))
+pub fn pin_again(program: &Program, maps: &[MapPin]) -> Result<()> {
+    maps.iter().try_for_each(|(name, pin)| program.pin_map(name, pin))
 }
 
 /// Takes the program off every interface but these.

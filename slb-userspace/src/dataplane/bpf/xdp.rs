@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::Map,
+    maps::{Map, ProgramArray},
     programs::{
         ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
@@ -23,12 +23,12 @@ use super::link::Link;
 use crate::advice::{Tried, explained};
 use crate::{config::model, devices::Hook};
 
-/// What the kernel says of the loaded program.
+/// What the kernel says of the loaded programs.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts {
-    /// Instructions the verifier processed.
+    /// Instructions the verifier processed for the program that took it the most.
     pub verified_instructions: Option<u32>,
-    /// Bytes of machine code.
+    /// Bytes of machine code of all programs.
     pub machine_code_bytes: u32,
 }
 
@@ -60,31 +60,53 @@ pub struct Replaced {
     pin: PathBuf,
 }
 
-/// An object in the kernel: its maps, and its one XDP program.
+/// An object in the kernel: its maps, the XDP program that interfaces run, and those that it tail-calls.
 pub struct Program {
     ebpf: Ebpf,
     name: &'static str,
+    tail_called: &'static [&'static str],
 }
 
 impl Program {
     /// Makes the maps of an object as `loader` says, and loads its program.
     pub(super) fn load(loader: &mut EbpfLoader<'_>, object: &[u8], name: &'static str) -> Result<Self> {
         let loaded = loader.load(object).map_err(|error| explained(error.into(), Tried::MakeMap));
-        let mut program = Self { ebpf: loaded.context("cannot load the BPF object")?, name };
-        let verified = program.xdp()?.load();
-        verified
-            .map_err(|error| explained(error.into(), Tried::LoadProgram))
-            .context("the kernel refuses the XDP program")?;
+        let ebpf = loaded.context("cannot load the BPF object")?;
+        let mut program = Self { ebpf, name, tail_called: &[] };
+        program.verify(name)?;
         Ok(program)
     }
 
-    /// What the kernel says of the program.
+    /// Loads programs of the object, and puts each into the slot of its position in the map `programs`, a program array.
+    pub(super) fn load_tail_called(&mut self, programs: &str, names: &'static [&'static str]) -> Result<()> {
+        for (slot, name) in (0..).zip(names) {
+            self.verify(name)?;
+            let program = self.xdp_of(name)?.fd()?.try_clone()?;
+            let mut slots = ProgramArray::try_from(self.map(programs)?)?;
+            slots.set(slot, &program, 0).with_context(|| format!("cannot put `{name}` into {programs}"))?;
+        }
+        self.tail_called = names;
+        Ok(())
+    }
+
+    /// Has the verifier check a program, and loads it.
+    fn verify(&mut self, name: &str) -> Result<()> {
+        let verified = self.xdp_of(name)?.load();
+        verified
+            .map_err(|error| explained(error.into(), Tried::LoadProgram))
+            .with_context(|| format!("the kernel refuses the XDP program `{name}`"))
+    }
+
+    /// What the kernel says of the programs.
     pub fn facts(&mut self) -> Result<Facts> {
-        let info = self.xdp()?.info()?;
-        Ok(Facts {
-            verified_instructions: info.verified_instruction_count(),
-            machine_code_bytes: info.size_jitted(),
-        })
+        let mut facts = Facts { verified_instructions: None, machine_code_bytes: 0 };
+        for name in [self.name].iter().chain(self.tail_called) {
+            let info = self.xdp_of(name)?.info()?;
+            facts.verified_instructions =
+                facts.verified_instructions.max(info.verified_instruction_count());
+            facts.machine_code_bytes += info.size_jitted();
+        }
+        Ok(facts)
     }
 
     /// Its id in the kernel.
@@ -199,10 +221,29 @@ impl Program {
         self.ebpf.map_mut(name).with_context(|| format!("the BPF object has no map {name}"))
     }
 
-    fn xdp(&mut self) -> Result<&mut Xdp> {
-        let program = self.ebpf.program_mut(self.name);
-        Ok(program.with_context(|| format!("the BPF object has no program `{}`", self.name))?.try_into()?)
+    /// The kernel's id of a map of the object.
+    pub(super) fn map_id(&mut self, name: &str) -> Result<u32> {
+        match self.map(name)? {
+            Map::ProgramArray(map) => Ok(map.info()?.id()),
+            _ => bail!("{name} is no program array"),
+        }
     }
+
+    fn xdp(&mut self) -> Result<&mut Xdp> {
+        self.xdp_of(self.name)
+    }
+
+    fn xdp_of(&mut self, name: &str) -> Result<&mut Xdp> {
+        let program = self.ebpf.program_mut(name);
+        Ok(program.with_context(|| format!("the BPF object has no program `{name}`"))?.try_into()?)
+    }
+}
+
+/// Ids of the maps that a loaded program uses; none if it is gone.
+pub(super) fn maps_of(program: u32) -> Result<Vec<u32>> {
+    let found = loaded_programs().filter_map(Result::ok).find(|info| info.id() == program);
+    let maps = found.map(|info| info.map_ids()).transpose().context("cannot read a program's maps")?;
+    Ok(maps.flatten().unwrap_or_default())
 }
 
 /// The name of a loaded program, if it still is and has one.
