@@ -7,6 +7,9 @@
 //! Several processors read and write at once. Every word is written whole. The word *meta* holds a version, which is odd
 //! while the entry is being written: whoever reads an entry compares the versions before and after. Whoever writes one has
 //! made the version odd by compare-and-exchange, so nobody else writes it, nor its bit in its home's places.
+//! Only the writer that has locked an entry unlocks it, however long it stalls: a virtual processor may be paused for minutes.
+//! BPF programs always get to their end. A daemon may be killed, so its lock is marked: the next daemon frees the entry. The
+//! lock on the pins, which a process keeps until its last thread has ended, lets one daemon at a time write.
 //! Loads and stores need no more order than acquire and release, which x86-64 keeps by itself, whatever BPF asks for.
 
 use super::{Address, Reference, Stations, word::Word};
@@ -193,6 +196,8 @@ const PERSISTENCE_UNIT: u32 = 16;
 impl Meta {
     const VERSION: u64 = 0xffff << 32;
     const WRITING: u64 = 1 << 32;
+    /// State of an entry that a daemon has locked. A packet leaves the state as it was: [`state::USED`], or zero.
+    const DAEMONS: u32 = 0xff ^ state::USED;
 
     /// Jiffies, the low word, when the flow was last seen; no more exact than a second.
     #[inline(always)]
@@ -257,6 +262,12 @@ impl Meta {
         self.0 & Self::WRITING != 0
     }
 
+    /// Whether a daemon writes the entry, or was killed while it did.
+    #[inline(always)]
+    pub const fn is_locked_by_daemon(self) -> bool {
+        self.is_being_written() && self.state() == Self::DAEMONS
+    }
+
     /// Whether both sides, or one with a RST, have ended the connection.
     #[inline(always)]
     pub const fn is_over(self) -> bool {
@@ -272,6 +283,10 @@ impl Meta {
     #[inline(always)]
     const fn writing(self) -> Self {
         Self(self.0 | Self::WRITING)
+    }
+
+    const fn locked_by_daemon(self) -> Self {
+        Self(self.0 & !(0xff << 48) | (Self::DAEMONS as u64) << 48 | Self::WRITING)
     }
 
     /// The next version, with these values.
@@ -429,6 +444,11 @@ impl FlowEntry<'_> {
 
     fn lead_word(self, n: usize, old: [u64; 2], new: [u64; 2]) -> bool {
         self.0[LINK + n].exchange(old[n], new[n])
+    }
+
+    /// As [`Self::claim`], for the daemon: the next one frees the entry if this one is killed before it gives it up.
+    pub fn claim_as_daemon(self, meta: Meta) -> bool {
+        self.0[META].exchange(meta.0, meta.locked_by_daemon().0)
     }
 
     /// Gives up an entry that has been claimed, with no flow in it. `meta` is what it was claimed with.

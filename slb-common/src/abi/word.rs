@@ -55,6 +55,9 @@ impl Word {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod interrupt;
+
 #[cfg(not(target_arch = "bpf"))]
 mod imp {
     use core::sync::atomic::{
@@ -62,27 +65,38 @@ mod imp {
         Ordering::{AcqRel, Acquire, Release},
     };
 
+    #[cfg(test)]
+    use super::interrupt::before_access;
+    #[cfg(not(test))]
+    const fn before_access() {}
+
     pub(super) fn load(word: &AtomicU64) -> u64 {
+        before_access();
         word.load(Acquire)
     }
 
     pub(super) fn store(word: &AtomicU64, value: u64) {
+        before_access();
         word.store(value, Release);
     }
 
     pub(super) fn exchange(word: &AtomicU64, old: u64, new: u64) -> bool {
+        before_access();
         word.compare_exchange(old, new, AcqRel, Acquire).is_ok()
     }
 
     pub(super) fn add(word: &AtomicU64, value: u64) -> u64 {
+        before_access();
         word.fetch_add(value, AcqRel)
     }
 
     pub(super) fn or(word: &AtomicU64, bits: u64) {
+        before_access();
         word.fetch_or(bits, AcqRel);
     }
 
     pub(super) fn and(word: &AtomicU64, bits: u64) {
+        before_access();
         word.fetch_and(bits, AcqRel);
     }
 }

@@ -6,7 +6,7 @@
 mod ages;
 mod migrate;
 
-use std::{collections::BTreeMap, hint::spin_loop};
+use std::hint::spin_loop;
 
 use ages::Ages;
 pub use migrate::Migrated;
@@ -20,8 +20,6 @@ use crate::abi::{
 const GRACE: u32 = 60;
 /// Seconds of silence after which a flow that is over is erased: longer than either side waits to send its last packet again.
 const OVER: u32 = 240;
-/// Seconds after which a writer is dead. Those of the packet path need nanoseconds, and none of them can be killed.
-const ABANDONED: u32 = 10;
 /// Times an entry is read while somebody writes it.
 const TRIES: u32 = 1000;
 
@@ -87,8 +85,10 @@ pub enum Fate {
 enum Slot {
     Free,
     Used(Meta, Client, Flow),
-    /// Somebody was writing it whenever it was read.
-    Unread(Meta),
+    /// A packet was writing it whenever it was read.
+    Locked,
+    /// A daemon was killed while it wrote it.
+    Abandoned(Meta),
 }
 
 impl<'t> FlowTable<'t> {
@@ -149,10 +149,13 @@ impl<'t> FlowTable<'t> {
             {
                 return Slot::Used(meta, client, flow);
             }
+            if meta.is_locked_by_daemon() {
+                return Slot::Abandoned(meta);
+            }
             spin_loop();
             meta = entry.meta();
         }
-        Slot::Unread(meta)
+        Slot::Locked
     }
 
     /// Notes where a client's flows go as seen just now, if they go where this one does.
@@ -171,7 +174,7 @@ impl<'t> FlowTable<'t> {
                 if found.units() == idle {
                     entry.touch(found, now, bits);
                 } else if let Some(flow) = entry.read(found)
-                    && entry.claim(found)
+                    && entry.claim_as_daemon(found)
                 {
                     entry.fill(found, &whole, &flow, now, bits, idle);
                 }
@@ -183,7 +186,7 @@ impl<'t> FlowTable<'t> {
 
     /// Erases a flow, unless anything has changed about it since `meta` was read.
     fn erase(&self, slot: u32, meta: Meta) -> bool {
-        let claimed = self.at(slot).claim(meta);
+        let claimed = self.at(slot).claim_as_daemon(meta);
         if claimed {
             self.vacate(slot, meta);
         }
@@ -198,6 +201,15 @@ impl<'t> FlowTable<'t> {
             self.at(home).leave_place(distance);
         }
         entry.free(meta);
+    }
+
+    /// Frees an entry that another daemon has locked, and was killed before it unlocked it. Which client it wrote, and whether it had
+    /// noted that in a bitmap, is not known: the slot is removed from every bitmap that may hold it.
+    fn recover(&self, slot: u32, meta: Meta) {
+        for distance in 0..WINDOW {
+            self.at(slot.wrapping_sub(distance)).leave_place(distance);
+        }
+        self.at(slot).free(meta);
     }
 }
 
@@ -220,11 +232,10 @@ fn reset(entry: FlowEntry<'_>, meta: Meta, Clock { now, hz }: Clock) {
     entry.touch(meta, seen, meta.state() | state::RESET);
 }
 
-/// Looks after a flow table. One at a time may.
+/// Looks after a flow table. One at a time may, and no other thread of its process writes the table meanwhile: locks of daemons that
+/// it finds are those of processes that have ended.
 #[derive(Debug, Default)]
 pub struct Upkeep {
-    /// Entries that could not be read the last time, and since when that has been so.
-    unread: BTreeMap<u32, (Meta, u32)>,
     ages: Ages,
 }
 
@@ -238,7 +249,6 @@ impl Upkeep {
     ) -> Look {
         let Clock { now, hz } = clock;
         let mut look = Look::default();
-        let mut unread = BTreeMap::new();
         self.ages.begin(table, clock);
         for slot in 0..table.len() {
             match table.read(slot) {
@@ -266,27 +276,21 @@ impl Upkeep {
                         }
                     }
                 }
-                Slot::Unread(meta) => {
-                    let before = self.unread.get(&slot).filter(|(before, _)| *before == meta);
-                    let since = before.map_or(now, |(_, since)| *since);
-                    if meta.is_being_written() && now.wrapping_sub(since) > ABANDONED * hz {
-                        // Of one that died as it erased a flow: nobody else can die here.
-                        table.vacate(slot, meta);
-                        look.erased += 1;
-                    } else {
-                        unread.insert(slot, (meta, since));
-                    }
+                Slot::Locked => look.unread += 1,
+                Slot::Abandoned(meta) => {
+                    table.recover(slot, meta);
+                    look.erased += 1;
                 }
             }
         }
-        look.unread = unread.len();
-        self.unread = unread;
         look
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::abi::{
         Address, Reference,
@@ -469,20 +473,17 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_somebody_writes_is_unread_until_its_writer_must_be_dead() {
+    fn entry_that_a_packet_writes_is_unread_however_long() {
         let slots = table(3, 0);
         let (table, upkeep) = (FlowTable::new(&slots, SEED), &mut Upkeep::default());
         let used: Vec<_> = (0..SLOTS as u32).filter(|slot| table.at(*slot).meta().is_used()).collect();
-        assert!(table.at(used[0]).claim(table.at(used[0]).meta()));
-        let unread = (Look { live: 2, unread: 1, ..Look::default() }, 2);
-        assert_eq!(look(upkeep, &table, 1), unread);
-        assert_eq!(look(upkeep, &table, 1 + ABANDONED), unread);
-        // Another one, which is not dead for as long.
-        assert!(table.at(used[1]).claim(table.at(used[1]).meta()));
-        assert_eq!(
-            look(upkeep, &table, 2 + ABANDONED),
-            (Look { live: 1, erased: 1, unread: 1, ..Look::default() }, 1)
-        );
-        assert!(table.at(used[0]).meta().is_free() && table.at(used[1]).meta().is_being_written());
+        let meta = table.at(used[0]).meta();
+        assert!(table.at(used[0]).claim(meta));
+        for seconds in [1, 12, IDLE] {
+            let unread = (Look { live: 2, unread: 1, ..Look::default() }, 2);
+            assert_eq!(look(upkeep, &table, seconds), unread, "after {seconds} s");
+        }
+        table.at(used[0]).fill(meta, &client(9), &flow(9), 0, 0, idle_units(IDLE));
+        assert_eq!(look(upkeep, &table, IDLE), (Look { live: 3, ..Look::default() }, 3));
     }
 }

@@ -2,7 +2,14 @@
 
 extern crate std;
 
-use std::{boxed::Box, thread, vec::Vec};
+mod stalled;
+
+use std::{
+    boxed::Box,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    vec::Vec,
+};
 
 use super::*;
 use crate::{
@@ -23,10 +30,22 @@ const CLIENTS: u32 = 200;
 const THREADS: u32 = 4;
 const STEPS: u32 = 200_000;
 const HZ: u32 = 250;
+const SEED: u64 = 7;
 
 struct Shared {
     index: Box<ServiceIndex>,
     entries: Vec<[Word; WORDS]>,
+    /// Jiffies.
+    now: AtomicU32,
+}
+
+impl Shared {
+    fn new() -> Self {
+        let mut index = ServiceIndex::empty();
+        index.hz = HZ;
+        let entries = (0..SLOTS).map(|_| Default::default()).collect();
+        Self { index, entries, now: AtomicU32::new(1000 * HZ) }
+    }
 }
 
 impl Tables for Shared {
@@ -52,10 +71,10 @@ impl Tables for Shared {
         self.entries.get(slot as usize).map(FlowEntry::new)
     }
     fn flow_seed(&self) -> u64 {
-        7
+        SEED
     }
     fn now(&self) -> u32 {
-        1000 * HZ
+        self.now.load(Ordering::Relaxed)
     }
     fn turn(&self, _: u32) -> Option<&Word> {
         None
@@ -114,9 +133,7 @@ fn play(shared: &Shared, thread: u32) {
 
 #[test]
 fn several_processors_share_a_table() {
-    let mut index = ServiceIndex::empty();
-    index.hz = HZ;
-    let shared = Shared { index, entries: (0..SLOTS).map(|_| Default::default()).collect() };
+    let shared = Shared::new();
     thread::scope(|scope| {
         for thread in 0..THREADS {
             let shared = &shared;

@@ -52,19 +52,20 @@ impl FlowTable<'_> {
 
     /// Copies one entry; `false` if there is no free slot for it.
     fn copy(&self, entry: &Entry, clock: Clock) -> bool {
-        let Some(there) = self.find(entry) else { return self.insert(entry) };
-        merge(there, entry, clock);
+        let Some((there, meta)) = self.find(entry) else { return self.insert(entry) };
+        merge(there, meta, entry, clock);
         true
     }
 
-    /// The entry of the same client endpoint and service.
-    fn find(&self, entry: &Entry) -> Option<FlowEntry<'_>> {
+    /// The entry of the same client endpoint and service, and its state as it was when it was.
+    fn find(&self, entry: &Entry) -> Option<(FlowEntry<'_>, Meta)> {
         let (home, _) = self.home(0, &entry.client);
         let mut places = self.at(home).places();
         while places != 0 {
             let there = self.at(home.wrapping_add(places.trailing_zeros()));
-            if there.meta().is_used() && there.service_of(&entry.client) == Some(entry.flow.service) {
-                return Some(there);
+            let meta = there.meta();
+            if meta.is_used() && there.service_of(&entry.client) == Some(entry.flow.service) {
+                return Some((there, meta));
             }
             places &= places - 1;
         }
@@ -77,7 +78,7 @@ impl FlowTable<'_> {
         for distance in 0..WINDOW {
             let there = self.at(home.wrapping_add(distance));
             let meta = there.meta();
-            if meta.is_free() && there.claim(meta) {
+            if meta.is_free() && there.claim_as_daemon(meta) {
                 self.at(home).take_place(distance);
                 fill(there, meta, entry);
                 return true;
@@ -102,9 +103,10 @@ fn is_established(meta: Meta) -> bool {
     meta.is_client() || meta.state() & state::CONFIRMED != 0 && !meta.is_over()
 }
 
-/// Brings an entry of the new table up to date.
-fn merge(there: FlowEntry<'_>, entry: &Entry, Clock { now, .. }: Clock) {
-    let (meta, old) = (there.meta(), entry.meta);
+/// Brings an entry of the new table up to date, unless anything has changed about it since `meta` was read: a packet may have given
+/// the slot to another flow.
+fn merge(there: FlowEntry<'_>, meta: Meta, entry: &Entry, Clock { now, .. }: Clock) {
+    let old = entry.meta;
     if meta.is_client() != old.is_client() {
         return;
     }
@@ -116,7 +118,7 @@ fn merge(there: FlowEntry<'_>, entry: &Entry, Clock { now, .. }: Clock) {
     // Where it is newer, the new program has seen nothing since the copy before, which may be minutes old: server, client path and idle
     // time may have changed.
     if is_pickup || is_newer || is_elsewhere && is_datagram {
-        if there.claim(meta) {
+        if there.claim_as_daemon(meta) {
             fill(there, meta, entry);
         }
     } else if is_elsewhere {
@@ -162,8 +164,7 @@ mod tests {
 
     /// Server, seconds of silence, and bits of the state, of the client's entry.
     fn shown(table: &FlowTable<'_>, client: &Client) -> Option<(u32, u32, u32)> {
-        let there = table.find(&entry(*client, 0, 0, 0))?;
-        let meta = there.meta();
+        let (there, meta) = table.find(&entry(*client, 0, 0, 0))?;
         Some((there.backend().id(), meta.silence(CLOCK.now) / HZ, meta.state() & !state::USED))
     }
 
@@ -260,9 +261,9 @@ mod tests {
         };
         assert!(old.insert(&since));
         new.migrate(old.slots, CLOCK, None);
-        let there = new.find(&since).expect("the flow");
-        assert_eq!(there.read(there.meta()).map(|flow| flow.client), Some(since.flow.client));
-        assert_eq!(there.meta().units(), idle_units(60));
+        let (there, meta) = new.find(&since).expect("the flow");
+        assert_eq!(there.read(meta).map(|flow| flow.client), Some(since.flow.client));
+        assert_eq!(meta.units(), idle_units(60));
     }
 
     #[test]
