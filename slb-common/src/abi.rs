@@ -8,6 +8,7 @@ pub mod backend;
 pub mod control;
 pub mod decap;
 pub mod flow;
+pub mod interface;
 pub mod limit;
 pub mod losses;
 mod named;
@@ -146,7 +147,7 @@ pub struct Stations {
 impl Stations {
     /// A frame from `sender` to `receiver`.
     pub const fn new(receiver: [u8; 6], sender: [u8; 6]) -> Self {
-        Self::from_words(word(receiver), word(sender))
+        Self::from_words(mac_word(receiver), mac_word(sender))
     }
 
     /// The receiver, in the lower 48 bits.
@@ -179,7 +180,8 @@ impl Stations {
     }
 }
 
-const fn word(b: [u8; 6]) -> u64 {
+/// A hardware address in the lower 48 bits, as the first bytes of a frame to it.
+pub const fn mac_word(b: [u8; 6]) -> u64 {
     u64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], 0, 0])
 }
 

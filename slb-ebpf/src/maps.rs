@@ -1,7 +1,7 @@
 //! The maps. Names are part of the pins; sizes of what configuration decides are set by the loader.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, DevMapHash, PerCpuArray, ProgramArray},
+    btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, PerCpuArray, ProgramArray},
     macros::btf_map,
 };
 use slb_common::abi::{
@@ -9,6 +9,7 @@ use slb_common::abi::{
     backend::{Backend, NextHop},
     control::Control,
     flow::WORDS,
+    interface::{Interface, MAX_OWN_MACS, SLOTS},
     programs,
     ring::Ring,
     service::{Service, ServiceIndex},
@@ -54,6 +55,12 @@ pub(crate) static TURNS: Array<Word, { MAX_SERVICES as usize }> = Array::new();
 pub(crate) static LOADS: Array<Word, { DEFAULT_BACKENDS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static INTERFACES: DevMapHash<{ MAX_INTERFACES as usize }> = DevMapHash::new();
+/// Interfaces that run the program, by [`slot`](slb_common::abi::interface::slot).
+#[btf_map]
+pub(crate) static INTERFACE_TABLE: Array<Interface, { SLOTS as usize }, MMAPABLE> = Array::new();
+/// Further hardware addresses of interfaces, by [`own_mac_key`](slb_common::abi::interface::own_mac_key).
+#[btf_map]
+pub(crate) static OWN_MACS: HashMap<u64, u64, { MAX_OWN_MACS as usize }> = HashMap::new();
 /// What has been read of the frame in hand, on each processor.
 #[btf_map]
 pub(crate) static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();

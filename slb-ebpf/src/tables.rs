@@ -5,6 +5,7 @@ use slb_common::{
     abi::{
         backend::{Backend, NextHop},
         flow::{Client, FlowEntry},
+        interface::{self, Interface},
         ring::Ring,
         service::{IndexEntry, Service, ServiceIndex},
         stats::{Action, Counters, Limited, REASONS},
@@ -21,8 +22,8 @@ use slb_common::{
 };
 
 use crate::maps::{
-    BACKEND_COUNTERS, BACKENDS, CONTROL, FLOW_MASK, FLOWS, INTERFACES, LOADS, NEXT_HOPS, RESIZING, RINGS,
-    SERVICE_COUNTERS, SERVICE_INDEX, SERVICES, TOTALS, TURNS,
+    BACKEND_COUNTERS, BACKENDS, CONTROL, FLOW_MASK, FLOWS, INTERFACE_TABLE, INTERFACES, LOADS, NEXT_HOPS,
+    OWN_MACS, RESIZING, RINGS, SERVICE_COUNTERS, SERVICE_INDEX, SERVICES, TOTALS, TURNS,
 };
 
 /// The maps of this program.
@@ -90,6 +91,16 @@ impl Tables for Maps {
     #[inline(always)]
     fn load(&self, backend: u32) -> Option<&Word> {
         LOADS.get(backend)
+    }
+
+    #[inline(always)]
+    fn interface(&self, ifindex: u32) -> Option<&Interface> {
+        INTERFACE_TABLE.get(interface::slot(ifindex)).filter(|interface| interface.ifindex() == ifindex)
+    }
+
+    #[inline(always)]
+    fn is_own_mac(&self, ifindex: u32, mac: u64) -> bool {
+        slb_is_own_mac(interface::own_mac_key(ifindex, mac)) != 0
     }
 
     #[inline(always)]
@@ -218,6 +229,14 @@ fn add(counters: Option<*mut Counters>, direction: Direction, bytes: usize, new_
 
 // Global functions, in the verifier's word: followed once each, for any numbers, and not again for every path that calls
 // them. Their names are exported for that alone.
+
+/// Whether a key is in [`OWN_MACS`]. The key lies on a stack of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_is_own_mac(key: u64) -> u64 {
+    // SAFETY: the value is not read.
+    unsafe { OWN_MACS.get(&key) }.is_some().into()
+}
 
 /// [`flows::find`].
 #[unsafe(no_mangle)]

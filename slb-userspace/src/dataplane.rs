@@ -4,6 +4,7 @@
 
 pub mod bpf;
 pub mod digest;
+pub mod interfaces;
 pub mod moves;
 pub mod state;
 

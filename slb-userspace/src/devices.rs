@@ -1,5 +1,6 @@
 //! What interfaces can do: which hook of XDP forwards between them, and what must be switched off below them.
 
+mod addresses;
 mod features;
 mod hook;
 mod merging;
@@ -7,6 +8,7 @@ mod netlink;
 mod record;
 mod stacked;
 
+pub use addresses::Stack;
 pub use features::{Native, native};
 pub use hook::{Hook, Role, conflict};
 pub use merging::{below, merging};

@@ -11,6 +11,7 @@ use super::{icmp_error, reset};
 use crate::abi::{
     backend::{Backend, NextHop},
     flow::FlowEntry,
+    interface::Interface,
     ring::Ring,
     service::{IndexEntry, Service, ServiceIndex},
     stats::{Action, Limited},
@@ -88,6 +89,11 @@ pub trait Tables: Sized {
     fn turn(&self, service: u32) -> Option<&Word>;
     /// Flows of a server, where that is of use; a small negative number, or one that is too large, for a while.
     fn load(&self, backend: u32) -> Option<&Word>;
+
+    /// The interface of this index; `None` if the program does not run there.
+    fn interface(&self, ifindex: u32) -> Option<&Interface>;
+    /// Whether the hardware address `mac`, in the lower 48 bits, is a further one of an interface: not [`Interface::mac`].
+    fn is_own_mac(&self, ifindex: u32, mac: u64) -> bool;
 
     /// Sends the frame out of another interface once the program has ended with [`Redirect`](super::Verdict::Redirect); `false` if
     /// packets may not leave there.

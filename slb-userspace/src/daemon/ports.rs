@@ -6,6 +6,7 @@ pub(super) mod merged;
 mod pinned;
 mod renamed;
 mod stacked;
+mod table;
 mod watch;
 
 use std::{
@@ -28,6 +29,7 @@ use crate::{
         reconcile::Reconciler,
     },
     dataplane::bpf::{
+        interfaces::InterfaceTable,
         link::Link as Pinned,
         loader::{self, Sizes},
         maps::Maps,
@@ -73,6 +75,10 @@ pub(super) struct Ports {
     /// The interfaces that the program has been put on, by index.
     held: BTreeMap<u32, Held>,
     stacked: stacked::Stacked,
+    /// What the program knows of interfaces.
+    table: InterfaceTable,
+    /// Interfaces that the table has no slot for.
+    clashes: Vec<(u32, u32)>,
     /// For the next run, and for `slbd detach`.
     record: Record,
     view: channel::Sender<Arc<View>>,
@@ -188,6 +194,8 @@ pub(super) fn attach(
         renamed,
         held: BTreeMap::new(),
         stacked: stacked::Stacked::default(),
+        table: InterfaceTable::open(pins)?,
+        clashes: Vec::new(),
         record,
         view: channel::Sender::default(),
     };
@@ -323,6 +331,7 @@ impl Ports {
         // By index: several names may be one interface's.
         let present = names.iter().filter_map(|name| links.get(name)).map(|link| (link.index, link));
         let present: Vec<&Link> = present.collect::<BTreeMap<_, _>>().into_values().collect();
+        self.note_interfaces(&present, links)?;
         self.attach_together(&present)?;
         for name in names {
             let port = links.get(name).map_or(Port::Absent, |link| Port::Attached(link.index));
@@ -359,6 +368,8 @@ impl Ports {
     /// they are back; `None` if nothing has changed.
     pub(super) fn follow(&mut self, links: &Links) -> Option<BTreeSet<u32>> {
         let links = &self.with_renamed(links);
+        // At once: frames to a new address wait for it.
+        let _ = self.note_interfaces(&[], links);
         let (mut changed, mut gone) = (false, BTreeSet::new());
         for (name, port) in mem::take(&mut self.ports) {
             let link = links.get(&name);
@@ -399,7 +410,8 @@ impl Ports {
             return Port::Absent;
         };
         self.say_taken(port, link);
-        match self.expect_fit(link, links).and_then(|()| self.attach_later(link)) {
+        let ready = self.expect_fit(link, links).and_then(|()| self.note_interfaces(&[link], links));
+        match ready.and_then(|()| self.attach_later(link)) {
             Ok(Attachment::Replaced) => Port::Attached(link.index),
             Ok(_) => {
                 gone.extend(before);

@@ -9,6 +9,7 @@ use slb_common::{
     abi::{
         backend::{Backend, NextHop},
         flow::{FlowEntry, WORDS},
+        interface::{self, Interface},
         limit::Limit,
         ring::Ring,
         service::{Service, ServiceIndex},
@@ -28,9 +29,12 @@ use slb_common::{
         parse::{NOTHING, Packet, parse},
     },
 };
-use slb_userspace::dataplane::state::{MAX_TABLES, Operation, PutBackend};
+use slb_userspace::dataplane::{
+    interfaces::Interfaces,
+    state::{MAX_TABLES, Operation, PutBackend},
+};
 
-use super::world::HZ;
+use super::world::{self, HZ};
 
 /// Packets by the numbers of action and reason.
 pub type Totals = BTreeMap<(u8, u32), u64>;
@@ -49,6 +53,9 @@ pub struct Host {
     backends: BTreeMap<u32, Backend>,
     next_hops: BTreeMap<u32, NextHop>,
     interfaces: BTreeSet<u32>,
+    /// By [`interface::slot`].
+    interface_table: BTreeMap<u32, Interface>,
+    own_macs: BTreeSet<u64>,
     flows: Vec<[Word; WORDS]>,
     /// By the ids of services.
     turns: Vec<Word>,
@@ -74,15 +81,17 @@ impl Default for Host {
 }
 
 impl Host {
-    /// Tables that nobody has filled, with so many slots for flows: a power of two.
+    /// Empty tables but for [`world::interfaces`], with so many slots for flows: a power of two.
     pub fn with_flows(slots: u32) -> Self {
-        Self {
+        let mut host = Self {
             index: None,
             services: BTreeMap::new(),
             rings: BTreeMap::new(),
             backends: BTreeMap::new(),
             next_hops: BTreeMap::new(),
             interfaces: BTreeSet::new(),
+            interface_table: BTreeMap::new(),
+            own_macs: BTreeSet::new(),
             flows: (0..slots).map(|_| Default::default()).collect(),
             turns: (0..IDS).map(|_| Word::default()).collect(),
             loads: (0..IDS).map(|_| Word::default()).collect(),
@@ -94,7 +103,16 @@ impl Host {
             limits: Default::default(),
             service_counters: RefCell::default(),
             backend_counters: RefCell::default(),
-        }
+        };
+        host.put_interfaces(&world::interfaces());
+        host
+    }
+
+    /// Replaces the interface table.
+    pub fn put_interfaces(&mut self, interfaces: &Interfaces) {
+        let entries = interfaces.entries().iter();
+        self.interface_table = entries.map(|(slot, facts)| (*slot, Interface::new(facts))).collect();
+        self.own_macs.clone_from(interfaces.own_macs());
     }
 
     fn take(&self, limit: &Cell<Limit>, hz: u32) -> bool {
@@ -311,6 +329,15 @@ impl Tables for Host {
 
     fn load(&self, backend: u32) -> Option<&Word> {
         self.loads.get(backend as usize)
+    }
+
+    fn interface(&self, ifindex: u32) -> Option<&Interface> {
+        let entry = self.interface_table.get(&interface::slot(ifindex))?;
+        (entry.ifindex() == ifindex).then_some(entry)
+    }
+
+    fn is_own_mac(&self, ifindex: u32, mac: u64) -> bool {
+        self.own_macs.contains(&interface::own_mac_key(ifindex, mac))
     }
 
     fn redirect(&self, ifindex: u32) -> bool {

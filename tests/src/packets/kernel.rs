@@ -14,11 +14,13 @@ use slb_userspace::{
     dataplane::{
         DataPlane as _,
         bpf::{
+            interfaces::InterfaceTable,
             loader::{self, Sizes},
             maps::Maps,
             pins::Pins,
             xdp::Program,
         },
+        interfaces::Interfaces,
         state::{Operation, PutBackend, State},
     },
 };
@@ -85,6 +87,7 @@ pub fn in_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 pub struct Kernel {
     program: Program,
     maps: Maps,
+    interfaces: InterfaceTable,
     flows: Array<MapData, FlowWords>,
     resizing: Array<MapData, u64>,
     /// What is in force.
@@ -100,15 +103,18 @@ impl Kernel {
         Self::load_sized(FLOW_TABLE_ENTRIES)
     }
 
-    /// Loads the program over new, empty maps, with room for so many flows.
+    /// Loads the program over new maps, which are empty but for [`world::interfaces`], with room for so many flows.
     pub fn load_sized(flow_table_entries: u32) -> Result<Self> {
         let pins = own_pins()?;
         let sizes = Sizes { flows: flow_table_entries, backends: DEFAULT_BACKENDS };
         let program = loader::load(&pins.0, sizes)?;
         let maps = Maps::open(&pins.0)?;
+        let mut interfaces = InterfaceTable::open(&pins.0)?;
+        interfaces.put(&world::interfaces())?;
         let flows = Map::from_map_data(MapData::from_pin(pins.0.map("FLOWS"))?)?.try_into()?;
         let resizing = Map::from_map_data(MapData::from_pin(pins.0.map("RESIZING"))?)?.try_into()?;
-        Ok(Self { program, maps, flows, resizing, held: State::default(), before: Totals::new(), pins })
+        let (held, before) = (State::default(), Totals::new());
+        Ok(Self { program, maps, interfaces, flows, resizing, held, before, pins })
     }
 
     /// Instructions the verifier processed.
@@ -136,6 +142,11 @@ impl Kernel {
     /// Says whether flows are being copied into the flow table.
     pub fn set_resizing(&mut self, resizing: bool) -> Result<()> {
         Ok(self.resizing.set(0, u64::from(resizing), 0)?)
+    }
+
+    /// Replaces the interface table.
+    pub fn put_interfaces(&mut self, interfaces: &Interfaces) -> Result<()> {
+        self.interfaces.put(interfaces)
     }
 
     /// Puts another state in force.

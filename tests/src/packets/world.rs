@@ -3,6 +3,7 @@
 //! Every table has one server, or none: which one a flow is given can be written out without computing a hash.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
@@ -11,13 +12,17 @@ use slb_common::{
     abi::{
         Reference, Stations,
         backend::{Backend, NextHop},
+        interface::{self, InterfaceFacts},
         service::{Service, ServiceIndex, Tunnel, policy},
     },
     datapath::ipip::outer_sum,
 };
 use slb_userspace::{
     control::{handover::Handover, ids::entry},
-    dataplane::state::{Member, NO_TABLE, Order, Plan, Settings, State, Table, to_address},
+    dataplane::{
+        interfaces::Interfaces,
+        state::{Member, NO_TABLE, Order, Plan, Settings, State, Table, to_address},
+    },
 };
 
 use super::frames::number;
@@ -35,6 +40,9 @@ pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x01];
 pub const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x51];
 /// Our address on the servers' side.
 pub const SERVER_SIDE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x02];
+
+/// Another address of ours on the client's side.
+pub const OTHER_OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x03];
 
 /// Seconds after which a silent flow is forgotten: longer than any case takes.
 pub const IDLE_SECONDS: u32 = 1_000;
@@ -238,6 +246,24 @@ pub fn server_of(listener: &Listener) -> Option<Server> {
 
 fn endpoint(at: SocketAddr) -> u32 {
     Backend::endpoint_of(ServiceIndex::server_hash(&to_address(at.ip()), at.port().to_be()))
+}
+
+/// The interfaces that run the program. [`SERVER_SIDE_MAC`] is a further address of the loopback interface.
+pub fn interfaces() -> Interfaces {
+    interfaces_in_roles(interface::CLIENT | interface::SERVER, interface::CLIENT | interface::SERVER)
+}
+
+/// The same, where [`LO`] and [`FAR`] have these flags.
+pub fn interfaces_in_roles(near: u16, far: u16) -> Interfaces {
+    let mut interfaces = Interfaces::default();
+    for (ifindex, mac, flags, further) in [
+        (LO, OWN_MAC, near, vec![SERVER_SIDE_MAC, OTHER_OWN_MAC]),
+        (FAR, ROUTER.own, far, vec![OWN_MAC, OTHER_OWN_MAC]),
+    ] {
+        let facts = InterfaceFacts { ifindex, group: ifindex, mac, flags };
+        interfaces.insert(facts, &BTreeSet::from_iter(further)).expect("indexes differ in their low bits");
+    }
+    interfaces
 }
 
 /// Where tunnels begin.

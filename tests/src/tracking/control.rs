@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use slb_common::abi::{Stations, backend::NextHop};
+use slb_common::abi::{
+    Stations,
+    backend::NextHop,
+    interface::{CLIENT, InterfaceFacts, SERVER},
+};
 use slb_userspace::{
     config,
     control::{
@@ -15,12 +19,14 @@ use slb_userspace::{
         reconcile::Reconciler,
         targets::{destinations, targets},
     },
+    dataplane::interfaces::Interfaces,
 };
 
 use super::{
     plane::HostPlane,
     servers::{SERVERS, Servers, Setting, address, station},
 };
+use crate::packets::world::OWN_MAC;
 
 /// Jiffies in a second.
 pub const HZ: u32 = 250;
@@ -28,6 +34,16 @@ pub const HZ: u32 = 250;
 pub const NEAR: u32 = 1;
 /// The interface of the servers.
 pub const FAR: u32 = 2;
+
+/// Both interfaces, with the address that frames are sent to.
+pub fn interfaces() -> Interfaces {
+    let mut interfaces = Interfaces::default();
+    for ifindex in [NEAR, FAR] {
+        let facts = InterfaceFacts { ifindex, group: ifindex, mac: OWN_MAC, flags: CLIENT | SERVER };
+        interfaces.insert(facts, &BTreeSet::new()).expect("indexes differ in their low bits");
+    }
+    interfaces
+}
 
 /// A daemon.
 pub struct Control {

@@ -21,6 +21,7 @@ use slb_userspace::dataplane::{
     state::{Operation, Remembered, State, Table, backend_address, to_address},
 };
 
+use super::control;
 use crate::packets::host::Host;
 
 /// The tables, shared by whoever sends packets and the daemons that come and go. Operations wait until they are
@@ -39,7 +40,8 @@ struct Inner {
 impl HostPlane {
     /// Tables that nobody has filled, with so many slots for flows.
     pub fn new(flows: u32) -> Self {
-        let host = Host::with_flows(flows);
+        let mut host = Host::with_flows(flows);
+        host.put_interfaces(&control::interfaces());
         Self(Rc::new(RefCell::new(Inner {
             host,
             state: State::default(),

@@ -17,6 +17,7 @@ use crate::{
         Address, Stations,
         backend::NextHop,
         flow::{Link, WORDS},
+        interface::Interface,
         ring::Ring,
         service::Service,
         stats::{Action, Limited},
@@ -81,6 +82,12 @@ impl Tables for Shared {
     }
     fn load(&self, _: u32) -> Option<&Word> {
         None
+    }
+    fn interface(&self, _: u32) -> Option<&Interface> {
+        None
+    }
+    fn is_own_mac(&self, _: u32, _: u64) -> bool {
+        false
     }
     fn redirect(&self, _: u32) -> bool {
         false

@@ -1,62 +1,14 @@
-//! The flow table, mapped into memory: a look at all of it takes no system call for each flow.
+//! What is counted in the flow table, and its clock.
 
-use std::{
-    collections::HashMap, ffi::c_void, num::NonZeroUsize, os::fd::AsFd as _, path::Path, ptr::NonNull,
-};
+use std::collections::HashMap;
 
-use anyhow::{Context as _, Result};
-use aya::maps::MapData;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use anyhow::Result;
 use slb_common::{
-    abi::{
-        Reference,
-        flow::{FlowWords, WORDS},
-        word::Word,
-    },
+    abi::Reference,
     datapath::upkeep::{Clock, FlowTable},
 };
 
 use super::jiffies;
-
-/// The flow table.
-pub(super) struct Mapped {
-    slots: NonNull<[[Word; WORDS]]>,
-}
-
-// SAFETY: the memory is shared with the kernel, and made of words that any thread may read and write.
-unsafe impl Send for Mapped {}
-// SAFETY: as above.
-unsafe impl Sync for Mapped {}
-
-impl Mapped {
-    /// Maps the table behind a pin.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let data =
-            MapData::from_pin(path).with_context(|| format!("cannot open the map {}", path.display()))?;
-        let len = data.info()?.max_entries() as usize;
-        let bytes = NonZeroUsize::new(len * size_of::<FlowWords>()).context("an empty flow table")?;
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping, which nothing else refers to.
-        let memory = unsafe { mmap(None, bytes, access, MapFlags::MAP_SHARED, data.fd().as_fd(), 0) }
-            .context("cannot map the flow table into memory")?;
-        Ok(Self { slots: NonNull::slice_from_raw_parts(memory.cast(), len) })
-    }
-
-    /// The slots of the table.
-    pub(super) fn slots(&self) -> &[[Word; WORDS]] {
-        // SAFETY: the mapping lives as long as this value; its words are aligned, and only ever read and written whole.
-        unsafe { self.slots.as_ref() }
-    }
-}
-
-impl Drop for Mapped {
-    fn drop(&mut self) {
-        let memory: NonNull<c_void> = self.slots.cast();
-        // SAFETY: mapped by `open`, with this length; no reference into it is left.
-        // It fails only for addresses that are not mapped.
-        let _ = unsafe { munmap(memory, self.slots.len() * size_of::<FlowWords>()) };
-    }
-}
 
 /// Flows that are neither over nor expired.
 #[derive(Debug, Default)]

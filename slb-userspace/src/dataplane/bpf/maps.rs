@@ -22,8 +22,9 @@ use slb_common::{
 };
 
 use super::{
-    flows::{self, CurrentFlows, Mapped},
+    flows::{self, CurrentFlows},
     inner::look_inside,
+    mapped::Mapped,
     pins::Pins,
     shapes::SHAPES,
     syscall,
@@ -427,7 +428,7 @@ pub(super) fn flow_seed(pins: &Pins) -> Result<u64> {
     Ok(pinned::<Array<_, Control>>(pins, "CONTROL")?.get(&0, 0)?.flow_seed)
 }
 
-fn pinned<M>(pins: &Pins, name: &str) -> Result<M>
+pub(super) fn pinned<M>(pins: &Pins, name: &str) -> Result<M>
 where
     M: TryFrom<Map>,
     M::Error: std::error::Error + Send + Sync + 'static,

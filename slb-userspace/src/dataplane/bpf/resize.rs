@@ -26,9 +26,9 @@ use slb_common::{
 };
 
 use super::{
-    bpffs,
-    flows::{self, Mapped},
+    bpffs, flows,
     loader::Sizes,
+    mapped::Mapped,
     maps,
     pins::Pins,
     shapes::{self, FLOWS, RESIZING},

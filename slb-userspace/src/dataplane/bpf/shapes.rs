@@ -9,6 +9,7 @@ use slb_common::abi::{
     backend::{Backend, NextHop},
     control::Control,
     flow::FlowWords,
+    interface::{Interface, MAX_OWN_MACS, SLOTS},
     ring::Ring,
     service::{Service, ServiceIndex},
     stats::{Counters, Totals},
@@ -53,8 +54,13 @@ pub(super) const FLOWS: &str = "FLOWS";
 /// Name of the word that says whether it gets the flows of another one.
 pub(super) const RESIZING: &str = "RESIZING";
 
+/// Name of the interface table.
+pub(super) const INTERFACE_TABLE: &str = "INTERFACE_TABLE";
+/// Name of the further hardware addresses of interfaces.
+pub(super) const OWN_MACS: &str = "OWN_MACS";
+
 /// Every map that is pinned.
-pub(super) const SHAPES: [Shape; 14] = [
+pub(super) const SHAPES: [Shape; 16] = [
     shape("CONTROL", MapType::Array, 4, size_of::<Control>(), 1),
     of_maps("SERVICE_INDEX", size_of::<ServiceIndex>(), 1),
     shape("SERVICES", MapType::Array, 4, size_of::<Service>(), MAX_SERVICES),
@@ -66,6 +72,8 @@ pub(super) const SHAPES: [Shape; 14] = [
     shape("TURNS", MapType::Array, 4, size_of::<u64>(), MAX_SERVICES),
     sized("LOADS", MapType::Array, size_of::<u64>()),
     shape("INTERFACES", MapType::DevMapHash, 4, 8, MAX_INTERFACES),
+    shape(INTERFACE_TABLE, MapType::Array, 4, size_of::<Interface>(), SLOTS),
+    shape(OWN_MACS, MapType::Hash, 8, 8, MAX_OWN_MACS),
     shape("TOTALS", MapType::PerCpuArray, 4, size_of::<Totals>(), 1),
     shape("SERVICE_COUNTERS", MapType::PerCpuArray, 4, size_of::<Counters>(), MAX_SERVICES),
     sized("BACKEND_COUNTERS", MapType::PerCpuArray, size_of::<Counters>()),

@@ -103,7 +103,6 @@ fn udp_cases() -> Vec<Scenario> {
 /// Answers go the way the client's last packet came.
 fn client_moves() -> Vec<Scenario> {
     const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc2];
-    const OTHER_OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x03];
     let back = |hop| Expect::ToClient(HTTP4, WEB4, hop);
     let to = |flow| Expect::ToServer(HTTP4, WEB4, flow);
     let syn = || tcp(CLIENT4, HTTP4.at, flag::SYN);

@@ -1,0 +1,153 @@
+//! The interface table: what the packet path knows of the interfaces that run the program.
+//!
+//! An array of [`SLOTS`] entries, keyed by the low 16 bits of the interface's index. Members of a bond have entries of their own,
+//! because frames come in by them.
+//!
+//! The daemon changes entries while packets flow. Each word is read and written whole.
+
+use super::{mac_word, word::Word};
+
+/// Entries of the table: one for each value of an index's low 16 bits.
+pub const SLOTS: u32 = 1 << 16;
+/// Further hardware addresses of interfaces that the map holds.
+pub const MAX_OWN_MACS: u32 = 8192;
+
+/// Packets of clients may come in.
+pub const CLIENT: u16 = 1;
+/// Answers of servers may come in.
+pub const SERVER: u16 = 2;
+
+const MAC: u64 = (1 << 48) - 1;
+
+/// An entry of the table.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Interface {
+    /// Index in the lower half, group in the upper half. 0 in an empty entry.
+    ids: Word,
+    /// Hardware address in the lower 48 bits, as the first bytes of a frame to it; flags above.
+    address: Word,
+}
+
+/// The content of an entry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InterfaceFacts {
+    /// The interface's index; not 0.
+    pub ifindex: u32,
+    /// Index of the bond that it is a member of, else its own index. Next hops leave through a bond and frames come in by its
+    /// members: both have the same group.
+    pub group: u32,
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// [`CLIENT`] and [`SERVER`].
+    pub flags: u16,
+}
+
+impl Interface {
+    /// An entry of this content.
+    pub const fn new(facts: &InterfaceFacts) -> Self {
+        let [ids, address] = facts.words();
+        Self { ids: Word::new(ids), address: Word::new(address) }
+    }
+
+    /// The interface's index; 0 in an empty entry.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        self.ids.load() as u32
+    }
+
+    /// See [`InterfaceFacts::group`].
+    #[inline(always)]
+    pub fn group(&self) -> u32 {
+        (self.ids.load() >> 32) as u32
+    }
+
+    /// The hardware address in the lower 48 bits.
+    #[inline(always)]
+    pub fn mac(&self) -> u64 {
+        self.address.load() & MAC
+    }
+
+    /// [`CLIENT`] and [`SERVER`].
+    #[inline(always)]
+    pub fn flags(&self) -> u16 {
+        (self.address.load() >> 48) as u16
+    }
+
+    /// Replaces the content. Of another interface, a packet finds nothing before it finds the new content.
+    pub fn store(&self, facts: &InterfaceFacts) {
+        let [ids, address] = facts.words();
+        if self.ifindex() != facts.ifindex {
+            self.ids.store(0);
+        }
+        self.address.store(address);
+        self.ids.store(ids);
+    }
+
+    /// Empties the entry.
+    pub fn clear(&self) {
+        self.ids.store(0);
+        self.address.store(0);
+    }
+
+    /// The content; `None` if the entry is empty.
+    pub fn facts(&self) -> Option<InterfaceFacts> {
+        let [a, b, c, d, e, f, _, _] = self.mac().to_ne_bytes();
+        let facts = InterfaceFacts {
+            ifindex: self.ifindex(),
+            group: self.group(),
+            mac: [a, b, c, d, e, f],
+            flags: self.flags(),
+        };
+        (facts.ifindex != 0).then_some(facts)
+    }
+}
+
+impl InterfaceFacts {
+    const fn words(&self) -> [u64; 2] {
+        [self.ifindex as u64 | (self.group as u64) << 32, mac_word(self.mac) | (self.flags as u64) << 48]
+    }
+}
+
+/// Where the entry of an interface lies.
+#[inline(always)]
+pub const fn slot(ifindex: u32) -> u32 {
+    ifindex & (SLOTS - 1)
+}
+
+/// Key of a further hardware address of an interface: the address in the lower 48 bits, the interface's [`slot`] above.
+#[inline(always)]
+pub const fn own_mac_key(ifindex: u32, mac: u64) -> u64 {
+    (slot(ifindex) as u64) << 48 | mac
+}
+
+const _: () = assert!(size_of::<Interface>() == 16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FACTS: InterfaceFacts =
+        InterfaceFacts { ifindex: 0x3_0007, group: 9, mac: [2, 0, 0, 0, 0xaa, 0xff], flags: CLIENT | SERVER };
+
+    #[test]
+    fn an_entry_returns_what_was_stored() {
+        let entry = Interface::default();
+        assert_eq!(entry.facts(), None);
+        entry.store(&FACTS);
+        assert_eq!(entry.facts(), Some(FACTS));
+        assert_eq!((entry.ifindex(), entry.group(), entry.flags()), (0x3_0007, 9, 3));
+        assert_eq!(entry.mac().to_ne_bytes(), [2, 0, 0, 0, 0xaa, 0xff, 0, 0]);
+        assert_eq!(Interface::new(&FACTS).facts(), Some(FACTS));
+        entry.clear();
+        assert_eq!(entry.facts(), None);
+    }
+
+    #[test]
+    fn keys_of_own_addresses_differ_by_interface_and_address() {
+        let mac = Interface::new(&FACTS).mac();
+        assert_ne!(own_mac_key(7, mac), own_mac_key(8, mac));
+        assert_ne!(own_mac_key(7, mac), own_mac_key(7, mac ^ 1));
+        assert_eq!(slot(FACTS.ifindex), 7);
+    }
+}

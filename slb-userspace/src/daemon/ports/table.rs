@@ -1,0 +1,112 @@
+//! The interface table follows the interfaces that run the program: their hardware addresses, and the members of bonds.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail};
+use slb_common::abi::interface::{CLIENT, InterfaceFacts, SERVER};
+
+use super::{Links, Ports};
+use crate::{
+    dataplane::interfaces::Interfaces,
+    devices::{self, Stack},
+    neigh::Link,
+};
+
+/// Two interfaces, by index, that the table has one slot for; the first has it.
+type Clash = (u32, u32);
+
+impl Ports {
+    /// Brings the interface table up to date, with entries of interfaces that are about to get the program: an entry is there before the
+    /// first frame.
+    ///
+    /// # Errors
+    /// One of `coming` cannot be told from another interface. Nothing is written then.
+    pub(super) fn note_interfaces(&mut self, coming: &[&Link], links: &Links) -> Result<()> {
+        let coming: BTreeSet<u32> = coming.iter().map(|link| link.index).collect();
+        let running = self.held.keys().copied().chain(coming.iter().copied()).collect();
+        let (interfaces, clashes) = interfaces(&running, links);
+        if let Some(clash) = clashes.iter().find(|(a, b)| coming.contains(a) || coming.contains(b)) {
+            bail!("[daemon] interfaces: {}", describe(*clash, links));
+        }
+        for clash in clashes.iter().filter(|clash| !self.clashes.contains(clash)) {
+            tracing::error!("frames are not forwarded: {}", describe(*clash, links));
+        }
+        self.clashes = clashes;
+        if let Err(error) = self.table.put(&interfaces) {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "frames to some of this host's hardware addresses are not forwarded"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What the table is to hold where the interfaces of these indexes run the program.
+fn interfaces(running: &BTreeSet<u32>, links: &Links) -> (Interfaces, Vec<Clash>) {
+    let stack = Stack::of(links.values());
+    let own = running.iter().map(|index| (*index, *index));
+    let (mut interfaces, mut clashes) = (Interfaces::default(), Vec::new());
+    // Members last: an interface of the configuration goes before them.
+    for (index, group) in own.chain(devices::members(running, links)) {
+        let Some(link) = stack.link(index) else { continue };
+        let facts = InterfaceFacts {
+            ifindex: index,
+            group,
+            // Without one it carries no Ethernet frames.
+            mac: link.mac.unwrap_or_default(),
+            flags: CLIENT | SERVER,
+        };
+        if let Err(other) = interfaces.insert(facts, &stack.own_macs(link)) {
+            clashes.push((other, index));
+        }
+    }
+    (interfaces, clashes)
+}
+
+fn describe((first, second): Clash, links: &Links) -> String {
+    let name = |index| links.values().find(|link| link.index == index).map_or("", |link| link.name.as_str());
+    format!(
+        "the indexes of {} ({first}) and {} ({second}) agree in their low 16 bits, by which SLB tells interfaces apart: make one of them \
+         anew, which gives it another index (`ip link add NAME index NUMBER ...`), or leave one out",
+        name(first),
+        name(second)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::tests::link;
+
+    fn links(all: impl IntoIterator<Item = Link>) -> Links {
+        all.into_iter().map(|link| (link.name.clone(), link)).collect()
+    }
+
+    #[test]
+    fn members_of_a_bond_have_entries_of_its_group() {
+        let links = links([
+            Link { master: Some(4), mac: Some([2, 0, 0, 0, 0, 2]), ..link(2, "eth0", None) },
+            Link { master: Some(4), ..link(3, "eth1", None) },
+            Link { mac: Some([2, 0, 0, 0, 0, 4]), ..link(4, "bond0", Some("bond")) },
+            link(5, "other", None),
+        ]);
+        let (table, clashes) = interfaces(&BTreeSet::from([4, 9]), &links);
+        let entries: Vec<_> = table.entries().values().map(|facts| (facts.ifindex, facts.group)).collect();
+        assert_eq!((entries, clashes), (vec![(2, 4), (3, 4), (4, 4)], Vec::new()));
+        assert_eq!(table.entries()[&2].mac, [2, 0, 0, 0, 0, 2]);
+        assert_eq!(table.entries()[&2].flags, CLIENT | SERVER);
+        // The bond's at either member, and both members' at the bond.
+        assert_eq!(table.own_macs().len(), 4);
+    }
+
+    #[test]
+    fn indexes_that_agree_in_16_bits_clash() {
+        let links = links([link(7, "front", None), link(0x1_0007, "back", None), link(8, "side", None)]);
+        let (table, clashes) = interfaces(&BTreeSet::from([7, 8, 0x1_0007]), &links);
+        assert_eq!(clashes, [(7, 0x1_0007)]);
+        assert_eq!(table.entries().len(), 2);
+        let said = describe(clashes[0], &links);
+        assert!(said.contains("front (7) and back (65543) agree"), "{said}");
+    }
+}

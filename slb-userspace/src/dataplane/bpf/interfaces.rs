@@ -1,0 +1,74 @@
+//! The interface table in the kernel.
+
+use anyhow::{Context as _, Result};
+use aya::maps::{HashMap, MapData};
+use slb_common::abi::interface::{Interface, MAX_OWN_MACS};
+
+use super::{
+    mapped::Mapped,
+    maps::pinned,
+    pins::Pins,
+    shapes::{INTERFACE_TABLE, OWN_MACS},
+};
+use crate::dataplane::interfaces::Interfaces;
+
+/// The pinned interface table and further addresses.
+pub struct InterfaceTable {
+    table: Mapped<Interface>,
+    own_macs: HashMap<MapData, u64, u64>,
+    /// What is in both.
+    held: Interfaces,
+}
+
+impl InterfaceTable {
+    /// Opens the maps behind the pins, and reads what an earlier run has left.
+    ///
+    /// # Errors
+    /// A pin is missing, or cannot be read.
+    pub fn open(pins: &Pins) -> Result<Self> {
+        let table: Mapped<Interface> = Mapped::open(&pins.map(INTERFACE_TABLE))?;
+        let own_macs: HashMap<MapData, u64, u64> = pinned(pins, OWN_MACS)?;
+        let entries = table.slots().iter().filter_map(Interface::facts);
+        let keys =
+            own_macs.keys().collect::<Result<_, _>>().with_context(|| format!("cannot read {OWN_MACS}"))?;
+        let held = Interfaces::held(entries, keys);
+        Ok(Self { table, own_macs, held })
+    }
+
+    /// What the table holds.
+    pub fn held(&self) -> &Interfaces {
+        &self.held
+    }
+
+    /// Makes the table hold this. A packet meanwhile finds the addresses of an interface before, or those after, or both.
+    ///
+    /// # Errors
+    /// The kernel refuses a further address. All others are written.
+    pub fn put(&mut self, interfaces: &Interfaces) -> Result<()> {
+        let mut refused = Ok(());
+        let mut held = interfaces.clone();
+        // New addresses first: one that becomes the interface's further one stays its own.
+        for key in interfaces.own_macs().difference(self.held.own_macs()) {
+            if let Err(error) = self.own_macs.insert(key, 1, 0) {
+                held.forget_own_mac(*key);
+                refused = Err(error).with_context(|| {
+                    format!("no room for a hardware address in {OWN_MACS}, which holds {MAX_OWN_MACS}")
+                });
+            }
+        }
+        for (slot, facts) in interfaces.entries() {
+            if self.held.entries().get(slot) != Some(facts) {
+                self.table.slots()[*slot as usize].store(facts);
+            }
+        }
+        for slot in self.held.entries().keys().filter(|slot| !interfaces.entries().contains_key(slot)) {
+            self.table.slots()[*slot as usize].clear();
+        }
+        for key in self.held.own_macs().difference(interfaces.own_macs()) {
+            // It may have gone: nothing else removes it, but then nothing is left to do.
+            let _ = self.own_macs.remove(key);
+        }
+        self.held = held;
+        refused
+    }
+}

@@ -1,0 +1,83 @@
+//! What the packet path is to know of interfaces, as values that can be compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use slb_common::abi::{
+    interface::{InterfaceFacts, own_mac_key, slot},
+    mac_word,
+};
+
+/// The interface table and the further addresses of its interfaces.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Interfaces {
+    /// By [`slot`].
+    entries: BTreeMap<u32, InterfaceFacts>,
+    /// By [`own_mac_key`].
+    own_macs: BTreeSet<u64>,
+}
+
+impl Interfaces {
+    /// Puts an interface into the table, with the addresses that are its own besides the one in `facts`.
+    ///
+    /// # Errors
+    /// The index of another interface in the table, which has the same low 16 bits.
+    pub fn insert(&mut self, facts: InterfaceFacts, own_macs: &BTreeSet<[u8; 6]>) -> Result<(), u32> {
+        let slot = slot(facts.ifindex);
+        if let Some(other) = self.entries.get(&slot).filter(|other| other.ifindex != facts.ifindex) {
+            return Err(other.ifindex);
+        }
+        self.entries.insert(slot, facts);
+        let further = own_macs.iter().filter(|mac| **mac != facts.mac);
+        self.own_macs.extend(further.map(|mac| own_mac_key(facts.ifindex, mac_word(*mac))));
+        Ok(())
+    }
+
+    /// What a kernel's table holds.
+    pub(super) fn held(entries: impl Iterator<Item = InterfaceFacts>, own_macs: BTreeSet<u64>) -> Self {
+        Self { entries: entries.map(|facts| (slot(facts.ifindex), facts)).collect(), own_macs }
+    }
+
+    /// Takes out a further address that the kernel has no room for.
+    pub(super) fn forget_own_mac(&mut self, key: u64) {
+        self.own_macs.remove(&key);
+    }
+
+    /// The entries by [`slot`].
+    pub fn entries(&self) -> &BTreeMap<u32, InterfaceFacts> {
+        &self.entries
+    }
+
+    /// The further addresses, as [`own_mac_key`].
+    pub fn own_macs(&self) -> &BTreeSet<u64> {
+        &self.own_macs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const B: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+    fn facts(ifindex: u32) -> InterfaceFacts {
+        InterfaceFacts { ifindex, group: ifindex, mac: A, flags: 3 }
+    }
+
+    #[test]
+    fn indexes_that_agree_in_16_bits_are_refused() {
+        let mut interfaces = Interfaces::default();
+        assert_eq!(interfaces.insert(facts(7), &BTreeSet::new()), Ok(()));
+        assert_eq!(interfaces.insert(facts(0x1_0007), &BTreeSet::new()), Err(7));
+        assert_eq!(interfaces.insert(facts(7), &BTreeSet::new()), Ok(()));
+        assert_eq!(interfaces.insert(facts(0x1_0008), &BTreeSet::new()), Ok(()));
+        assert_eq!(interfaces.entries().len(), 2);
+    }
+
+    #[test]
+    fn further_addresses_leave_out_the_interfaces_own() {
+        let mut interfaces = Interfaces::default();
+        interfaces.insert(facts(7), &BTreeSet::from([A, B])).unwrap();
+        assert_eq!(*interfaces.own_macs(), BTreeSet::from([own_mac_key(7, mac_word(B))]));
+    }
+}

@@ -1,0 +1,185 @@
+//! The hardware addresses by which the kernel takes a frame for this host, by the interface that it comes in by.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::neigh::{Link, Mac};
+
+/// Kinds of interfaces that take frames from the one they lie upon by an address of their own.
+const ABOVE: [&str; 2] = ["vlan", "macvlan"];
+/// Kinds of interfaces that take all frames of their ports.
+const MASTERS: [&str; 4] = ["bridge", "bond", "team", "openvswitch"];
+
+/// Which interfaces lie upon which, and which belong to which.
+#[derive(Debug, Default)]
+pub struct Stack<'links> {
+    by_index: BTreeMap<u32, &'links Link>,
+    above: BTreeMap<u32, Vec<&'links Link>>,
+    ports: BTreeMap<u32, Vec<&'links Link>>,
+}
+
+impl<'links> Stack<'links> {
+    /// Of these interfaces; each may be among them more than once.
+    pub fn of(links: impl IntoIterator<Item = &'links Link>) -> Self {
+        let mut stack = Self::default();
+        for link in links {
+            if stack.by_index.insert(link.index, link).is_some() {
+                continue;
+            }
+            if let Some(below) =
+                link.below.filter(|below| below.namespace.is_none() && has_kind(link, &ABOVE))
+            {
+                stack.above.entry(below.index).or_default().push(link);
+            }
+            if let Some(master) = link.master {
+                stack.ports.entry(master).or_default().push(link);
+            }
+        }
+        stack
+    }
+
+    /// The interface of this index.
+    pub fn link(&self, index: u32) -> Option<&'links Link> {
+        self.by_index.get(&index).copied()
+    }
+
+    /// The addresses of an interface, of the bridge or bond that it belongs to, of VLAN devices and macvlans that lie upon one of these and
+    /// are up, of ports and members, and of what a VLAN device lies upon. Interfaces in other network namespaces are other hosts.
+    pub fn own_macs(&self, link: &Link) -> BTreeSet<Mac> {
+        let mut reached = BTreeSet::new();
+        let mut next = vec![link.index];
+        while let Some(index) = next.pop() {
+            let Some(link) = self.link(index).filter(|_| reached.insert(index)) else { continue };
+            let above = self.above.get(&index).into_iter().flatten();
+            next.extend(above.filter(|above| above.up).map(|above| above.index));
+            next.extend(self.masters(link));
+        }
+        self.reach_down(link, &mut reached);
+        reached.iter().filter_map(|index| self.link(*index)?.mac).collect()
+    }
+
+    /// The bridge or bond that an interface belongs to. The ports of Open vSwitch belong to one that has no address of use: those of its
+    /// bridges are of the same kind.
+    fn masters(&self, link: &Link) -> Vec<u32> {
+        let master = link.master.and_then(|master| self.link(master));
+        match master.filter(|master| has_kind(master, &MASTERS)) {
+            Some(master) if has_kind(master, &["openvswitch"]) => {
+                let all = self.by_index.values().filter(|link| has_kind(link, &["openvswitch"]));
+                all.map(|link| link.index).collect()
+            }
+            Some(master) => vec![master.index],
+            None => Vec::new(),
+        }
+    }
+
+    /// The interfaces that hand frames to one, and whose own address the kernel compares first.
+    fn reach_down(&self, link: &Link, reached: &mut BTreeSet<u32>) {
+        let mut next = vec![link.index];
+        let mut seen = BTreeSet::new();
+        while let Some(link) = next.pop().and_then(|index| self.link(index)) {
+            reached.insert(link.index);
+            if !seen.insert(link.index) {
+                continue;
+            }
+            if has_kind(link, &MASTERS) {
+                next.extend(self.ports.get(&link.index).into_iter().flatten().map(|port| port.index));
+            }
+            if has_kind(link, &["vlan"]) {
+                next.extend(link.below.filter(|below| below.namespace.is_none()).map(|below| below.index));
+            }
+        }
+    }
+}
+
+fn has_kind(link: &Link, kinds: &[&str]) -> bool {
+    link.kind.as_deref().is_some_and(|kind| kinds.contains(&kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{devices::tests::link, neigh::Below};
+
+    /// An interface whose address ends in its index.
+    fn at(index: u32, kind: &'static str) -> Link {
+        let kind = Some(kind).filter(|kind| !kind.is_empty());
+        Link { mac: Some(mac(index)), ..link(index, &format!("if{index}"), kind) }
+    }
+
+    fn mac(index: u32) -> Mac {
+        [2, 0, 0, 0, 0, index as u8]
+    }
+
+    fn upon(index: u32, link: Link) -> Link {
+        Link { below: Some(Below { index, namespace: None }), ..link }
+    }
+
+    fn of(master: u32, link: Link) -> Link {
+        Link { master: Some(master), ..link }
+    }
+
+    /// Last bytes of the addresses that are an interface's own.
+    fn own(links: &[Link], index: u32) -> Vec<u8> {
+        let stack = Stack::of(links.iter().chain(links));
+        let macs = stack.own_macs(stack.link(index).unwrap());
+        macs.into_iter().map(|mac| mac[5]).collect()
+    }
+
+    #[test]
+    fn an_interface_alone_has_its_own_address() {
+        let links = [at(1, ""), at(2, ""), Link { mac: None, ..at(3, "tun") }];
+        assert_eq!(own(&links, 1), [1]);
+        assert_eq!(own(&links, 3), [0_u8; 0]);
+    }
+
+    #[test]
+    fn virtual_addresses_upon_an_interface_are_its_own_while_they_are_up() {
+        let elsewhere = Link { below: Some(Below { index: 1, namespace: Some(0) }), ..at(6, "macvlan") };
+        let links = [
+            at(1, ""),
+            upon(1, at(2, "macvlan")),
+            upon(1, at(3, "vlan")),
+            upon(3, at(4, "macvlan")),
+            Link { up: false, ..upon(1, at(5, "macvlan")) },
+            elsewhere,
+            upon(1, at(7, "macvtap")),
+            upon(1, at(8, "veth")),
+        ];
+        assert_eq!(own(&links, 1), [1, 2, 3, 4]);
+        // Frames to the address of what it lies upon, with its tag, are its own too.
+        assert_eq!(own(&links, 3), [1, 3, 4]);
+        // The driver hands a macvlan nothing but frames to its own address.
+        assert_eq!(own(&links, 2), [2]);
+    }
+
+    #[test]
+    fn members_of_a_bond_and_the_bond_take_frames_for_each_other() {
+        let links = [
+            of(3, at(1, "")),
+            of(3, at(2, "")),
+            at(3, "bond"),
+            upon(3, at(4, "macvlan")),
+            upon(3, at(5, "vlan")),
+        ];
+        assert_eq!(own(&links, 1), [1, 3, 4, 5]);
+        assert_eq!(own(&links, 3), [1, 2, 3, 4, 5]);
+        assert_eq!(own(&links, 5), [1, 2, 3, 5]);
+    }
+
+    #[test]
+    fn a_port_of_a_bridge_takes_frames_for_the_bridge_and_not_for_other_ports() {
+        let links = [of(3, at(1, "")), of(3, at(2, "veth")), at(3, "bridge"), upon(3, at(4, "macvlan"))];
+        assert_eq!(own(&links, 1), [1, 3, 4]);
+        assert_eq!(own(&links, 3), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_port_of_open_vswitch_takes_frames_for_its_bridges() {
+        let links = [of(2, at(1, "")), at(2, "openvswitch"), of(2, at(3, "openvswitch"))];
+        assert_eq!(own(&links, 1), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_vrf_has_no_address_for_frames() {
+        assert_eq!(own(&[of(2, at(1, "")), at(2, "vrf")], 1), [1]);
+    }
+}
