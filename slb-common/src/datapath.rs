@@ -18,8 +18,11 @@ pub mod unmatched;
 #[cfg(any(test, feature = "user"))]
 pub mod upkeep;
 
+mod answer;
+mod client_path;
 mod echo;
 mod nat;
+pub mod numbers;
 mod select;
 mod slots;
 
@@ -28,7 +31,7 @@ use core::borrow::Borrow;
 use crate::{
     abi::{
         Stations,
-        flow::Link,
+        flow::ClientPath,
         service::{IndexEntry, ServiceIndex, mode, policy},
         stats::{Action, Limited, Reason},
     },
@@ -39,8 +42,9 @@ use crate::{
         parse::{Packet, plain_ipv4, plain_ipv6},
     },
 };
+use answer::{Answered, Reply};
 use icmp_error::{IcmpError, Message};
-use select::{Answered, Chosen, Reply};
+use select::{Chosen, Request};
 use tables::{Direction, Head, Parsed, Tables};
 
 /// What is to be done with the frame.
@@ -130,11 +134,7 @@ const fn drop(reason: Reason) -> Refusal {
 }
 
 #[inline(always)]
-fn decide_fast<G: Head, T: Tables>(
-    head: &mut G,
-    ifindex: u32,
-    tables: &T,
-) -> Result<Option<Sent>, Refusal> {
+fn decide_fast<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Result<Option<Sent>, Refusal> {
     let Some(index) = tables.index() else { return Err(pass(Reason::NotOurs)) };
     let quick = Path::<T, true> { ifindex, index, tables };
     if let Some(packet) = plain_ipv4(&head.frame()) {
@@ -224,8 +224,9 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         let mut frame = head.frame();
         let bytes = frame.len();
         let stations = stations(&frame).ok_or(Reason::Truncated)?;
-        let link = Link { ifindex, stations };
-        let chosen = match select::to_server::<QUICK, T>(packet, link, service, index, tables) {
+        let arrival = ClientPath::new(ifindex, stations.sender());
+        let request = Request { packet, arrival, service, index, tables };
+        let chosen = match select::to_server::<QUICK, T>(&request) {
             Err(Reason::Reset) => return Self::end(),
             chosen => chosen?,
         };
@@ -347,21 +348,26 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
 
     #[inline(always)]
     fn to_client<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Option<Sent>, Refusal> {
-        let Self { index, tables, .. } = *self;
-        let answered = select::to_client::<QUICK, T>(packet, index, tables);
+        let Self { ifindex, index, tables } = *self;
+        let answered = answer::to_client::<QUICK, T>(packet, ifindex, index, tables);
         let Reply { service, backend, client, is_over } = match answered {
             Answered::Client(reply) => reply,
             Answered::NoFlow if QUICK && index.may_be_vip(&packet.destination) => return Ok(None),
             Answered::NoFlow if QUICK => return Err(pass(Reason::NotOurs)),
             Answered::NoFlow => return Err(UNMATCHED),
-            Answered::NotReady => return Err(drop(Reason::NotReady)),
+            Answered::Refused(reason) => return Err(drop(reason)),
             Answered::Later => return Ok(None),
             Answered::Over => return Self::end(),
         };
         if packet.hop_limit <= 1 {
             return Err(drop(Reason::HopLimit));
         }
-        let verdict = self.leave(client.ifindex, packet).map_err(drop)?;
+        let out = tables.interface_at(client.interface()).ok_or(drop(Reason::NoInterface))?;
+        let stations = Stations::of(client.mac(), out.mac());
+        if client.mac() == 0 {
+            return Err(drop(Reason::NoNextHop));
+        }
+        let verdict = self.leave(out.ifindex(), packet).map_err(drop)?;
         let mut reason = Reason::ToClient;
         if !QUICK && is_over {
             self.turn(head, packet.network, false, Limited::Resets)?;
@@ -371,7 +377,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         }
         let mut frame = head.frame();
         nat::to_client(&mut frame, packet, &service.address, service.port).ok_or(drop(Reason::Truncated))?;
-        readdress(&mut frame, &client.stations.answer()).ok_or(drop(Reason::Truncated))?;
+        readdress(&mut frame, &stations).ok_or(drop(Reason::Truncated))?;
         tables.count_service(service.reference.id(), Direction::Out, frame.len(), false);
         tables.count_backend(backend, Direction::Out, frame.len(), false);
         Ok(Some(Sent { verdict, action: Action::Forward, reason }))

@@ -3,6 +3,7 @@
 #![no_main]
 
 mod maps;
+mod route;
 mod runtime;
 mod tables;
 
@@ -135,13 +136,13 @@ extern "C" fn slb_turn_into_reset(ctx: *mut xdp_md, network: u64, back: u64) -> 
 #[inline(always)]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn slb(ctx: XdpContext) -> u32 {
-    if let Some(verdict) = fast(&mut Context(ctx.ctx), ctx.ingress_ifindex() as u32, &Maps) {
+    if let Some(verdict) = fast(&mut Context(ctx.ctx), ctx.ingress_ifindex() as u32, &Maps(ctx.ctx)) {
         return action(&ctx, verdict);
     }
     // SAFETY: nothing here waits to be dropped.
     unsafe { PROGRAMS.tail_call(&ctx, programs::SLOW) };
     // There is no such program: the host must still be reached.
-    Maps.count(Action::Pass, Reason::NotReady as u32);
+    Maps(ctx.ctx).count(Action::Pass, Reason::NotReady as u32);
     xdp_action::XDP_PASS
 }
 
@@ -150,7 +151,7 @@ fn slb(ctx: XdpContext) -> u32 {
 #[inline(always)]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn slb_slow(ctx: XdpContext) -> u32 {
-    let verdict = slow(&mut Context(ctx.ctx), ctx.ingress_ifindex() as u32, &Maps);
+    let verdict = slow(&mut Context(ctx.ctx), ctx.ingress_ifindex() as u32, &Maps(ctx.ctx));
     action(&ctx, verdict)
 }
 

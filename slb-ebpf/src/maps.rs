@@ -18,6 +18,8 @@ use slb_common::abi::{
 };
 use slb_common::net::parse::Packet;
 
+use crate::route::Lookup;
+
 /// BPF_F_MMAPABLE: the daemon reads it without a system call for each entry, and entries lie on cache lines of their own.
 const MMAPABLE: usize = 1 << 10;
 
@@ -64,6 +66,9 @@ pub(crate) static OWN_MACS: HashMap<u64, u64, { MAX_OWN_MACS as usize }> = HashM
 /// What has been read of the frame in hand, on each processor.
 #[btf_map]
 pub(crate) static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
+/// What the kernel is asked for a route by, and what it answers, on each processor.
+#[btf_map]
+pub(crate) static ROUTE: PerCpuArray<Lookup, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static TOTALS: PerCpuArray<Totals, 1> = PerCpuArray::new();
 #[btf_map]

@@ -1,10 +1,12 @@
 //! The packet path's tables, as maps.
 
-use aya_ebpf::helpers::generated::bpf_jiffies64;
+use core::ptr::null_mut;
+
+use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_jiffies64};
 use slb_common::{
     abi::{
         backend::{Backend, NextHop},
-        flow::{Client, FlowEntry},
+        flow::{Client, ClientPath, FlowEntry},
         interface::{self, Interface},
         ring::Ring,
         service::{IndexEntry, Service, ServiceIndex},
@@ -21,13 +23,19 @@ use slb_common::{
     opaque::{masked, opaque},
 };
 
-use crate::maps::{
-    BACKEND_COUNTERS, BACKENDS, CONTROL, FLOW_MASK, FLOWS, INTERFACE_TABLE, INTERFACES, LOADS, NEXT_HOPS,
-    OWN_MACS, RESIZING, RINGS, SERVICE_COUNTERS, SERVICE_INDEX, SERVICES, TOTALS, TURNS,
+use crate::{
+    maps::{
+        BACKEND_COUNTERS, BACKENDS, CONTROL, FLOW_MASK, FLOWS, INTERFACE_TABLE, INTERFACES, LOADS, NEXT_HOPS,
+        OWN_MACS, RESIZING, RINGS, SERVICE_COUNTERS, SERVICE_INDEX, SERVICES, TOTALS, TURNS,
+    },
+    route,
 };
 
-/// The maps of this program.
-pub(crate) struct Maps;
+/// The maps of this program, and the kernel's context of its run; null where nothing is asked of the kernel.
+pub(crate) struct Maps(pub(crate) *mut xdp_md);
+
+/// The maps alone.
+const MAPS: Maps = Maps(null_mut());
 
 impl Tables for Maps {
     #[inline(always)]
@@ -94,13 +102,18 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn interface(&self, ifindex: u32) -> Option<&Interface> {
-        INTERFACE_TABLE.get(interface::slot(ifindex)).filter(|interface| interface.ifindex() == ifindex)
+    fn interface_at(&self, slot: u32) -> Option<&Interface> {
+        INTERFACE_TABLE.get(slot)
     }
 
     #[inline(always)]
     fn is_own_mac(&self, ifindex: u32, mac: u64) -> bool {
         slb_is_own_mac(interface::own_mac_key(ifindex, mac)) != 0
+    }
+
+    #[inline(always)]
+    fn route_to_client(&self, packet: &Packet, interface: u32) -> ClientPath {
+        ClientPath(opaque(slb_route_to_client(self.0, packet, interface.into())))
     }
 
     #[inline(always)]
@@ -238,32 +251,41 @@ extern "C" fn slb_is_own_mac(key: u64) -> u64 {
     unsafe { OWN_MACS.get(&key) }.is_some().into()
 }
 
+/// [`route::to_client`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_route_to_client(ctx: *mut xdp_md, packet: *const Packet, interface: u64) -> u64 {
+    // SAFETY: the verifier lets nothing pass but null and what is of that size; maps hold integers.
+    let packet = unsafe { packet.as_ref() };
+    packet.and_then(|packet| route::to_client(ctx, packet, interface as u32)).unwrap_or_default().0
+}
+
 /// [`flows::find`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_find_flow(high: u64, low: u64, end: u64, home: u64, service: u64) -> u64 {
-    flows::find(&query(high, low, end, home), service as u32, &Maps).into()
+    flows::find(&query(high, low, end, home), service as u32, &MAPS).into()
 }
 
 /// [`flows::find_answered`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_find_answered(high: u64, low: u64, end: u64, home: u64, what: u64) -> u64 {
-    flows::find_answered(&query(high, low, end, home), what as u32, what >> 32 != 0, &Maps).into()
+    flows::find_answered(&query(high, low, end, home), what as u32, what >> 32 != 0, &MAPS).into()
 }
 
 /// [`flows::others`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_other_flows(high: u64, low: u64, end: u64, home: u64, service: u64) -> u64 {
-    flows::others(&query(high, low, end, home), service as u32, &Maps)
+    flows::others(&query(high, low, end, home), service as u32, &MAPS)
 }
 
 /// [`flows::release`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_release_flows(high: u64, low: u64, end: u64, home: u64, what: u64) -> u64 {
-    flows::release(&query(high, low, end, home), (what >> 32) as u32, what as u32, &Maps);
+    flows::release(&query(high, low, end, home), (what >> 32) as u32, what as u32, &MAPS);
     // A global function returns a number.
     0
 }
@@ -277,7 +299,7 @@ macro_rules! scheduling {
         extern "C" fn $name(packet: *const Packet, service: *const IndexEntry, $($number: u64),+) -> u64 {
             // SAFETY: the verifier lets nothing pass but null and what is of that size; maps hold integers.
             match unsafe { (packet.as_ref(), service.as_ref()) } {
-                (Some(packet), Some(service)) => $function(packet, service, $($argument),+, &Maps).0,
+                (Some(packet), Some(service)) => $function(packet, service, $($argument),+, &MAPS).0,
                 _ => Scheduled::NOBODY.0,
             }
         }
@@ -294,14 +316,14 @@ scheduling!(slb_keep_server(others, chosen) = schedule::keep, others, Scheduled(
 #[inline(never)]
 extern "C" fn slb_unmatched(packet: *const Packet, reason: u64) -> u64 {
     // SAFETY: the verifier lets nothing pass but null and what is of that size; maps hold integers.
-    unsafe { packet.as_ref() }.map_or(0, |packet| unmatched::decide(packet, reason as u32, &Maps).0)
+    unsafe { packet.as_ref() }.map_or(0, |packet| unmatched::decide(packet, reason as u32, &MAPS).0)
 }
 
 /// [`flows::place`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_place_for_flow(home: u64) -> u64 {
-    flows::place(home as u32, &Maps).into()
+    flows::place(home as u32, &MAPS).into()
 }
 
 #[inline(always)]

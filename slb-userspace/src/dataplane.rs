@@ -14,7 +14,7 @@ pub(crate) mod fake;
 use std::{collections::BTreeMap, sync::Arc};
 
 use slb_common::{
-    abi::{Address, flow::Link},
+    abi::{Address, flow::ClientPath},
     datapath::upkeep::{Fate, Look},
 };
 
@@ -40,7 +40,7 @@ pub trait DataPlane {
     fn move_flows(&mut self, moves: &Moves) -> anyhow::Result<()>;
 
     /// Replaces the links of flows, where `to` returns another one for the client and its link. Returns how many changed.
-    fn move_clients(&mut self, to: &NewLink<'_>) -> anyhow::Result<usize>;
+    fn move_clients(&mut self, to: &NewPath<'_>) -> anyhow::Result<usize>;
 
     /// How many flows have been forgotten, or could not be remembered, that may be older than the last change of their
     /// table.
@@ -51,7 +51,7 @@ pub trait DataPlane {
 }
 
 /// The link of a flow from now on, by the address of its client and its link so far; `None` where that stays.
-pub type NewLink<'a> = dyn Fn(&Address, &Link) -> Option<Link> + 'a;
+pub type NewPath<'a> = dyn Fn(&Address, ClientPath) -> Option<ClientPath> + 'a;
 
 /// Owners by slot; slots that have changed hands, with their keepers.
 pub type Contents = (Arc<[u32]>, Vec<(u32, u32)>);

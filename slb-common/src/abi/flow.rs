@@ -12,7 +12,9 @@
 //! lock on the pins, which a process keeps until its last thread has ended, lets one daemon at a time write.
 //! Loads and stores need no more order than acquire and release, which x86-64 keeps by itself, whatever BPF asks for.
 
-use super::{Address, Reference, Stations, word::Word};
+#[cfg(doc)]
+use super::Stations;
+use super::{Address, Reference, interface::slot, word::Word};
 use crate::{hash::mix, net::headers::protocol};
 
 /// Slots, from its home on, that an entry may lie in.
@@ -25,7 +27,8 @@ const PLACES: usize = 1;
 const CLIENT: usize = 2;
 const END: usize = 4;
 const BACKEND: usize = 5;
-const LINK: usize = 6;
+const PATH: usize = 6;
+const NUMBERS: usize = 7;
 
 /// An entry as a copy of it.
 #[repr(C)]
@@ -93,60 +96,65 @@ impl Client {
     }
 }
 
-/// What is remembered of a flow, but for [`Meta`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the flow table holds of a flow, but for [`Meta`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flow {
     /// Tag of the service it came to.
     pub service: u32,
     /// The server it was given to.
     pub backend: Reference,
-    /// How the client is reached.
-    pub client: Link,
+    /// How the client is reached (mode `nat`).
+    pub client: ClientPath,
+    /// How far both directions have come.
+    pub numbers: Numbers,
 }
 
-/// How the client is reached: through the interface its packets come in, by the station that sends them.
+/// How a client is reached: an interface, and the hardware address of the next hop behind it.
+#[repr(transparent)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientPath(pub u64);
+
+impl ClientPath {
+    const MAC: u64 = (1 << 48) - 1;
+
+    /// Behind the interface of this index, the station with this address, in the lower 48 bits as [`Stations::sender`] returns it.
+    #[inline(always)]
+    pub const fn new(ifindex: u32, mac: u64) -> Self {
+        Self((slot(ifindex) as u64) << 48 | mac & Self::MAC)
+    }
+
+    /// Slot of the interface in the interface table.
+    #[inline(always)]
+    pub const fn interface(self) -> u32 {
+        (self.0 >> 48) as u32
+    }
+
+    /// The hardware address, in the lower 48 bits.
+    #[inline(always)]
+    pub const fn mac(self) -> u64 {
+        self.0 & Self::MAC
+    }
+}
+
+/// Of TCP, the next sequence number of each side, as far as the flow table follows it (`datapath::numbers`). Of UDP, when the flow
+/// began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Link {
-    /// Index of the interface.
-    pub ifindex: u32,
-    /// Receiver and sender of the client's frames.
-    pub stations: Stations,
+pub struct Numbers {
+    /// The client's next sequence number. Of UDP, jiffies when the flow began.
+    pub client: u32,
+    /// The server's next sequence number; 0 while it has not sent anything.
+    pub server: u32,
 }
 
-impl Link {
-    /// In each word of an entry, the bit that is its parity: it is zero in every link. A frame's receiver is no group (the lowest bit
-    /// of its first byte), and an interface's index is positive.
-    const PARITY: [u32; 2] = [0, 63];
-
+impl Numbers {
     #[inline(always)]
-    const fn words(&self) -> [u64; 2] {
-        [self.stations.head, self.stations.tail as u64 | (self.ifindex as u64) << 32]
+    const fn word(self) -> u64 {
+        self.client as u64 | (self.server as u64) << 32
     }
 
-    /// The words as they are written into an entry, with this parity.
     #[inline(always)]
-    const fn words_of_parity(&self, parity: u64) -> [u64; 2] {
-        let [head, rest] = self.words();
-        [head | parity << Self::PARITY[0], rest | parity << Self::PARITY[1]]
-    }
-
-    /// The link in these words of an entry, of which both have the same parity; else none, of interface 0. Without branches: each one
-    /// would double the paths the verifier follows.
-    #[inline(always)]
-    const fn from_words([head, rest]: [u64; 2]) -> Self {
-        let is_half = (head >> Self::PARITY[0] ^ rest >> Self::PARITY[1]) & 1;
-        // All ones, or zero.
-        let mask = is_half.wrapping_sub(1);
-        let head = head & mask & !(1 << Self::PARITY[0]);
-        let rest = rest & mask & !(1 << Self::PARITY[1]);
-        Self { ifindex: (rest >> 32) as u32, stations: Stations { head, tail: rest as u32, reserved: 0 } }
-    }
-
-    /// Compares without branches: each one would double the paths the verifier follows.
-    #[inline(always)]
-    pub const fn same(&self, other: &Self) -> bool {
-        let ([a, b], [c, d]) = (self.words(), other.words());
-        (a ^ c) | (b ^ d) == 0
+    const fn from_word(word: u64) -> Self {
+        Self { client: word as u32, server: (word >> 32) as u32 }
     }
 }
 
@@ -164,12 +172,14 @@ pub mod state {
     pub const RELEASED: u32 = 16;
     /// The server has sent something.
     pub const ANSWERED: u32 = 32;
-    /// More than a first packet: a flow that must not make room for one that is not.
-    pub const CONFIRMED: u32 = 64;
+    /// Both sides have shown that they hear each other, as far as packets of both pass: a flow that is not evicted for one that has not
+    /// shown it.
+    pub const ASSURED: u32 = 64;
     /// Begun with a packet that asks for nothing: nobody has seen it asked for, or accepted.
     pub const TAKEN_UP: u32 = 128;
-    /// Not a flow: where those of a client go ([`Client::whole`](super::Client::whole)). No flow that is taken up is answered.
-    pub const CLIENT: u32 = ANSWERED | TAKEN_UP;
+    /// Not a flow: where those of a client go ([`Client::whole`](super::Client::whole)). A server that has ended its side has
+    /// answered.
+    pub const CLIENT: u32 = SERVER_FIN;
 
     /// What says that the connection ends.
     pub const ENDS: u32 = CLIENT_FIN | SERVER_FIN | RESET;
@@ -234,7 +244,7 @@ impl Meta {
     /// Whether it is no flow, but says where those of a client go.
     #[inline(always)]
     pub const fn is_client(self) -> bool {
-        self.state() & state::CLIENT == state::CLIENT
+        self.state() & (state::SERVER_FIN | state::ANSWERED) == state::CLIENT
     }
 
     /// Jiffies since the flow was last seen; 0 if another processor has seen it after `now` was read.
@@ -297,10 +307,19 @@ impl Meta {
     }
 
     #[inline(always)]
+    const fn with_idle(self, idle: u8) -> Self {
+        Self(self.0 & !(0xff << 56) | (idle as u64) << 56)
+    }
+
+    #[inline(always)]
     const fn with(self, last_seen: u32, state: u32) -> Self {
         Self(self.0 & (Self::VERSION | 0xff << 56) | last_seen as u64 | (state as u64) << 48)
     }
 }
+
+/// Idle time of flows of mode `nat` that are not assured, as an entry holds it: 60 seconds, within which a client sends its SYN four
+/// times.
+pub const UNASSURED: u8 = idle_units(60);
 
 /// Idle time as an entry holds it, in units of four seconds, rounded up: 0 to 1,020 seconds.
 pub const fn idle_units(seconds: u32) -> u8 {
@@ -375,7 +394,8 @@ impl<'t> FlowEntry<'t> {
         let flow = Flow {
             service: self.service(),
             backend: self.backend(),
-            client: Link::from_words([self.0[LINK].load(), self.0[LINK + 1].load()]),
+            client: ClientPath(self.0[PATH].load()),
+            numbers: Numbers::from_word(self.0[NUMBERS].load()),
         };
         if meta.replaced(self.meta()) { None } else { Some(flow) }
     }
@@ -384,6 +404,25 @@ impl<'t> FlowEntry<'t> {
     #[inline(always)]
     pub fn touch(self, meta: Meta, now: u32, state: u32) -> bool {
         self.0[META].exchange(meta.0, meta.with(now, state).0)
+    }
+
+    /// As [`Self::touch`], with another idle time ([`idle_units`]).
+    #[inline(always)]
+    pub fn touch_idle(self, meta: Meta, now: u32, state: u32, idle: u8) -> bool {
+        self.0[META].exchange(meta.0, meta.with_idle(idle).with(now, state).0)
+    }
+
+    /// Changes the numbers, if they are `from`. They may be another flow's by then, which has the same numbers as good as never.
+    #[inline(always)]
+    pub fn advance(self, from: Numbers, to: Numbers) -> bool {
+        self.0[NUMBERS].exchange(from.word(), to.word())
+    }
+
+    /// Has the flow lead to another station, if it leads to `from`. The entry is not locked for that: a packet that finds a locked
+    /// entry finds no flow, and the daemon may be preempted.
+    #[inline(always)]
+    pub fn redirect(self, from: ClientPath, to: ClientPath) -> bool {
+        self.0[PATH].exchange(from.0, to.0)
     }
 
     /// Begins to write the entry; `false` if anything has changed since `meta` was read.
@@ -399,16 +438,9 @@ impl<'t> FlowEntry<'t> {
         self.0[CLIENT + 1].store(client.halves[1]);
         self.0[END].store(client.end | u64::from(flow.service) << 32);
         self.0[BACKEND].store(flow.backend.0);
-        // Another one than before: a daemon that has changed half of the link cannot change the other half any more.
-        let [head, rest] = flow.client.words_of_parity(self.parity() ^ 1);
-        self.0[LINK].store(head);
-        self.0[LINK + 1].store(rest);
+        self.0[PATH].store(flow.client.0);
+        self.0[NUMBERS].store(flow.numbers.word());
         self.0[META].store(meta.next(now, state | state::USED, u64::from(idle)).0);
-    }
-
-    #[inline(always)]
-    fn parity(self) -> u64 {
-        self.0[LINK].load() >> Link::PARITY[0] & 1
     }
 
     /// Notes that the n-th slot from this home on holds an entry of this home.
@@ -429,21 +461,6 @@ impl FlowEntry<'_> {
     /// entry meanwhile finds one or the other.
     pub fn hand(self, from: Reference, to: Reference) -> bool {
         self.0[BACKEND].exchange(from.0, to.0)
-    }
-
-    /// Has the flow lead to another station, if it leads to `from`. The entry is not locked for that: a packet that finds a locked
-    /// entry finds no flow, and the daemon may be preempted. Each change of a link changes the parity of both words, so an answer that
-    /// reads one word of each link finds none, and is dropped. A daemon that dies in between leaves no link; the next packet of the
-    /// client renews it. Only an answer that reads its two words around two changes finds no difference: each change is a pass over
-    /// the flow table, and BPF programs are not preempted.
-    pub fn lead(self, from: &Link, to: &Link) -> bool {
-        let parity = self.parity();
-        let (old, new) = (from.words_of_parity(parity), to.words_of_parity(parity ^ 1));
-        self.lead_word(1, old, new) && self.lead_word(0, old, new)
-    }
-
-    fn lead_word(self, n: usize, old: [u64; 2], new: [u64; 2]) -> bool {
-        self.0[LINK + n].exchange(old[n], new[n])
     }
 
     /// As [`Self::claim`], for the daemon: the next one frees the entry if this one is killed before it gives it up.

@@ -93,6 +93,8 @@ named! {
     NotReady = "not_ready",
     /// For a VIP, and no listener takes it.
     Unmatched = "unmatched",
+    /// From a server, and not by the way to it.
+    WrongInterface = "wrong_interface",
 }
 
 /// Room for reasons, a power of two.

@@ -9,7 +9,7 @@ use crate::{
     abi::{
         Reference,
         backend::Backend,
-        flow::{Client, Flow, FlowEntry, Meta, WINDOW, state},
+        flow::{Client, ClientPath, Flow, FlowEntry, Meta, Numbers, WINDOW, state},
         service::{ServiceIndex, mode, policy},
     },
     net::{headers::protocol, parse::Packet},
@@ -89,6 +89,22 @@ pub(super) struct Found<'t> {
     entry: FlowEntry<'t>,
     pub(super) meta: Meta,
     pub(super) flow: Flow,
+}
+
+impl Found<'_> {
+    /// Changes the flow's numbers, if nobody else has.
+    #[inline(always)]
+    pub(super) fn advance(&self, numbers: Numbers) {
+        self.entry.advance(self.flow.numbers, numbers);
+    }
+
+    /// Changes the path to the flow's client, if nobody else has.
+    #[inline(always)]
+    pub(super) fn redirect(&self, client: ClientPath) {
+        if client != self.flow.client {
+            self.entry.redirect(self.flow.client, client);
+        }
+    }
 }
 
 /// What [`others`] has found.
@@ -193,7 +209,8 @@ impl<'t, T: Tables> Flows<'t, T> {
             return Put::Full;
         }
         if meta.is_used() {
-            if meta.state() & state::CLIENT == state::TAKEN_UP && !self.is_over(meta) && self.matters(entry) {
+            let is_pickup = meta.state() & (state::TAKEN_UP | state::ANSWERED) == state::TAKEN_UP;
+            if is_pickup && !self.is_over(meta) && self.matters(entry) {
                 self.tables.count_forgotten();
             }
             let old_home = self.home(&entry.client());
@@ -237,18 +254,6 @@ impl<'t, T: Tables> Flows<'t, T> {
         self.tables.backend(reference.id()).filter(|backend| backend.reference == reference)
     }
 
-    /// Whether a further packet of a flow shows that it is one, and no flood's. Where answers are seen, they do. Elsewhere a
-    /// flow that was asked for is worth keeping once it goes on, and one taken up in the middle once it does so a second or
-    /// more later: if it is pushed out before, it is taken up again.
-    #[inline(always)]
-    pub(super) fn is_worth_keeping(&self, found: &Found<'_>, answers_return: bool) -> bool {
-        let state = found.meta.state();
-        if answers_return {
-            return state & state::ANSWERED != 0;
-        }
-        state & state::TAKEN_UP == 0 || found.meta.silence(self.now) >= self.hz
-    }
-
     /// Whether a flow has been silent for too long.
     #[inline(always)]
     pub(super) fn is_expired(&self, meta: Meta) -> bool {
@@ -274,11 +279,17 @@ impl<'t, T: Tables> Flows<'t, T> {
     /// Notes a packet of a flow. Writes only what has changed, the time no more than once a second: the entry's cache line
     /// stays shared between the processors that serve the two directions. Returns whether it has been written.
     #[inline(always)]
-    pub(super) fn touch(&self, found: &Found<'_>, bits: u32) -> bool {
+    pub(super) fn touch(&self, found: &Found<'_>, bits: u32, idle: u8) -> bool {
         if bits == found.meta.state() && found.meta.silence(self.now) < self.hz {
             return false;
         }
-        found.entry.touch(found.meta, self.now, bits)
+        found.entry.touch_idle(found.meta, self.now, bits, idle)
+    }
+
+    /// Jiffies.
+    #[inline(always)]
+    pub(super) const fn now(&self) -> u32 {
+        self.now
     }
 
     /// Changes the state of a flow that is over. Its time of silence goes on.
@@ -432,7 +443,7 @@ impl<'t, T: Tables> Flows<'t, T> {
         // Closed by the client, and the server's answers are not seen: over, unless it still takes what the server sends.
         let closed = meta.state() & (state::CLIENT_FIN | state::ANSWERED) == state::CLIENT_FIN
             && meta.silence(self.now) >= HALF_CLOSED * self.hz;
-        !meta.is_used() || self.is_over(meta) || closed || meta.state() & state::CONFIRMED == 0
+        !meta.is_used() || self.is_over(meta) || closed || meta.state() & state::ASSURED == 0
     }
 
     /// Whether a flow has ended, or been silent for too long.

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     abi::{
         backend::Backend,
-        flow::{Client, Flow, Link, persistence_units, state},
+        flow::{Client, Flow, persistence_units, state},
         ring::{NO_BACKEND, Ring, Slot},
         service::{IndexEntry, ServiceIndex, mode, policy},
         stats::Reason,
@@ -321,7 +321,7 @@ impl<'t, T: Tables> Choice<'t, T> {
         }
         let idle = persistence_units(self.service.persistence);
         if found.meta.units() == idle {
-            flows.touch(&found, found.meta.state());
+            flows.touch(&found, found.meta.state(), idle);
         } else {
             // What is configured has changed.
             flows.replace(&found, &query, &found.flow, found.meta.state(), idle);
@@ -354,7 +354,7 @@ impl<'t, T: Tables> Choice<'t, T> {
         let (flows, query) = self.client();
         let service = self.service.service;
         let idle = persistence_units(self.service.persistence);
-        let flow = Flow { service, backend: backend.reference, client: Link::default() };
+        let flow = Flow { service, backend: backend.reference, ..Flow::default() };
         let found = flows.read(&query, self.tables.find_flow(&query, service));
         match &found {
             Some(found) if self.holds(&flows, found).is_some() => {}

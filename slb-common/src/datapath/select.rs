@@ -12,7 +12,9 @@
 //! be told apart.
 
 use super::{
+    client_path,
     flows::{FAR, Flows, Found, NOWHERE, Others, Put, Query},
+    numbers::{Segment, after_client},
     schedule::schedule,
     slots::{hash_of, owner},
     tables::Tables,
@@ -20,13 +22,18 @@ use super::{
 use crate::{
     abi::{
         backend::{Backend, NextHop},
-        flow::{Client, Flow, Link, state},
+        flow::{Client, ClientPath, Flow, Numbers, UNASSURED, state},
         ring::Ring,
-        service::{IndexEntry, Service, ServiceIndex, mode, policy},
+        service::{IndexEntry, ServiceIndex, mode, policy},
         stats::Reason,
     },
     net::{headers::protocol, parse::Packet},
 };
+
+/// Seconds after which datagrams that are answered are a stream, and no single request (`nf_conntrack_udp`: 2).
+const STREAM: u32 = 2;
+/// Seconds after its last packet for which an established connection holds its server although checks fail there.
+const RECENT: u32 = 10;
 
 /// The server of a packet.
 pub(super) struct Chosen<'t> {
@@ -45,25 +52,33 @@ impl<'t> Chosen<'t> {
     }
 }
 
-/// The client of an answer, and the service it spoke to.
-pub(super) struct Reply<'t> {
-    pub(super) service: &'t Service,
-    pub(super) backend: u32,
-    pub(super) client: Link,
-    /// Whether the connection is over, and the client to be told.
-    pub(super) is_over: bool,
+/// A client's packet, and what decides on it.
+pub(super) struct Request<'t, T> {
+    pub(super) packet: &'t Packet,
+    /// Where it came from.
+    pub(super) arrival: ClientPath,
+    pub(super) service: &'t IndexEntry,
+    pub(super) index: &'t ServiceIndex,
+    pub(super) tables: &'t T,
 }
 
-/// Chooses the server of a client's packet; `None` where that is not for the quick path, which then has changed nothing.
-/// [`Reason::Reset`] where the client is to be told that the connection is over; the quick path leaves that, too.
+/// What a packet finds that belongs to a flow in the table.
+enum Known<'t> {
+    /// It goes to the flow's server.
+    Goes(Chosen<'t>),
+    /// That is not for the fast path.
+    Slow,
+    /// The flow does not hold for it: a server is chosen anew.
+    Anew,
+}
+
+/// Chooses the server of a client's packet; `None` where that is not for the fast path, which then has changed nothing.
+/// [`Reason::Reset`] where the client is to be told that the connection is over; the fast path leaves that, too.
 #[inline(always)]
 pub(super) fn to_server<'t, const QUICK: bool, T: Tables>(
-    packet: &Packet,
-    link: Link,
-    service: &IndexEntry,
-    index: &ServiceIndex,
-    tables: &'t T,
+    request: &Request<'t, T>,
 ) -> Result<Option<Chosen<'t>>, Reason> {
+    let Request { packet, service, tables, .. } = *request;
     if service.mode != mode::NAT && service.policy & policy::TRACK == 0 {
         let ring = tables.ring(service.ring).ok_or(Reason::NotReady)?;
         let slot = ring.slot(Ring::slot_of(ring.size, hash_of(packet, service)));
@@ -73,20 +88,13 @@ pub(super) fn to_server<'t, const QUICK: bool, T: Tables>(
             return Chosen::new(owner(packet, slot, tables)?, is_new, tables).map(Some);
         }
     }
-    tracked::<QUICK, T>(packet, link, service, index, tables)
+    tracked::<QUICK, T>(request)
 }
 
-/// Where packets go of flows that are remembered, or to be remembered.
+/// Where packets go of flows that are in the flow table, or are to be.
 #[inline(always)]
-fn tracked<'t, const QUICK: bool, T: Tables>(
-    packet: &Packet,
-    link: Link,
-    service: &IndexEntry,
-    index: &ServiceIndex,
-    tables: &'t T,
-) -> Result<Option<Chosen<'t>>, Reason> {
-    let answers_return = service.mode == mode::NAT;
-    let asks = packet.flags.asks();
+fn tracked<'t, const QUICK: bool, T: Tables>(request: &Request<'t, T>) -> Result<Option<Chosen<'t>>, Reason> {
+    let Request { packet, service, index, tables, .. } = *request;
     let flows = Flows::open(index, tables);
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
     // Nothing to be searched for, as with most new flows.
@@ -102,15 +110,42 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
         return Ok(None);
     }
     let found = flows.read(&query, distance).filter(|found| found.flow.service == service.service);
-    let goes_on = packet.protocol == protocol::TCP && !asks;
-    if let Some(found) = &found
-        && let is_expired = flows.is_expired(found.meta)
-        && (!is_expired || (answers_return && goes_on))
-        && let Some(backend) = keeps(found, packet, answers_return, &flows)
-    {
+    if let Some(found) = &found {
+        match request.known::<QUICK>(found, &flows)? {
+            Known::Goes(chosen) => return Ok(Some(chosen)),
+            Known::Slow => return Ok(None),
+            Known::Anew => {}
+        }
+    }
+    if QUICK { Ok(None) } else { request.begin(found.as_ref(), &query, is_empty, &flows).map(Some) }
+}
+
+impl<'t, T: Tables> Request<'t, T> {
+    const fn answers_return(&self) -> bool {
+        self.service.mode == mode::NAT
+    }
+
+    const fn is_tcp(&self) -> bool {
+        self.packet.protocol == protocol::TCP
+    }
+
+    /// Whether it goes on with a connection.
+    const fn goes_on(&self) -> bool {
+        self.is_tcp() && !self.packet.flags.asks()
+    }
+
+    /// A packet of a flow in the table.
+    #[inline(always)]
+    fn known<const QUICK: bool>(&self, found: &Found<'t>, flows: &Flows<'t, T>) -> Result<Known<'t>, Reason> {
+        let Self { packet, service, tables, .. } = *self;
+        let is_expired = flows.is_expired(found.meta);
+        if is_expired && !(self.answers_return() && self.goes_on()) {
+            return Ok(Known::Anew);
+        }
+        let Some(backend) = self.keeps(found, flows) else { return Ok(Known::Anew) };
         // Silence at this node is not silence of the connection: it may have come by another one meanwhile.
         let is_told = backend.is_cut() || (is_expired && (QUICK || flows.is_told(found, packet)));
-        if goes_on && is_told {
+        if self.goes_on() && is_told {
             let was = found.meta.state();
             let is_over = !packet.flags.rst();
             if QUICK || (is_over && was & state::RESET != 0) {
@@ -119,105 +154,250 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
             let chosen = Chosen::new(backend, false, tables).map_err(|_| Reason::Reset)?;
             flows.mark(found, was | state::RESET);
             unload(service.policy, was, was | state::RESET, backend, tables);
-            return Ok(Some(Chosen { is_over, ..chosen }));
+            return Ok(Known::Goes(Chosen { is_over, ..chosen }));
         }
-        let was = found.meta.state() & if !QUICK && is_expired { !state::ENDS } else { !0 };
+        let is_away = self.answers_return()
+            && found.flow.client.0 != self.arrival.0
+            && flows.silence(found.meta) >= self.index.hz;
+        if QUICK && (is_away || packet.flags.asks()) {
+            return Ok(Known::Slow);
+        }
         let chosen = Chosen::new(backend, false, tables)?;
-        let confirmed = !asks && flows.is_worth_keeping(found, answers_return);
-        let bits = was | ended_by(packet, state::CLIENT_FIN) | if confirmed { state::CONFIRMED } else { 0 };
-        if !answers_return || found.flow.client.same(&link) {
-            // What ends a flow is not for the quick path.
-            if flows.touch(found, bits) && !QUICK {
-                unload(service.policy, was, bits, backend, tables);
-            }
-        } else if QUICK {
-            return Ok(None);
+        let was = found.meta.state() & if !QUICK && is_expired { !state::ENDS } else { !0 };
+        let segment = Segment::of(packet);
+        let bits = self.bits_after(was, &segment, found, flows);
+        let is_assured_now = (bits & !found.meta.state()) & state::ASSURED != 0;
+        let idle = if is_assured_now { service.idle } else { found.meta.units() };
+        if self.is_tcp() {
+            self.advance(&segment, found, is_assured_now);
+        }
+        if !QUICK && is_away {
+            self.follow(&segment, found);
+        }
+        // What ends a flow is not for the fast path.
+        if flows.touch(found, bits, idle) && !QUICK {
+            unload(service.policy, was, bits, backend, tables);
+        }
+        Ok(Known::Goes(chosen))
+    }
+
+    /// The state of a flow after this packet.
+    #[inline(always)]
+    fn bits_after(&self, was: u32, segment: &Segment, found: &Found<'_>, flows: &Flows<'t, T>) -> u32 {
+        let flags = self.packet.flags;
+        if !self.is_tcp() {
+            return was | if self.assures_datagrams(found, flows) { state::ASSURED } else { 0 };
+        }
+        if flags.asks() {
+            return was;
+        }
+        let next = found.flow.numbers.client;
+        if flags.rst() {
+            return was | if segment.ends(next) { state::RESET } else { 0 };
+        }
+        let fin = if flags.fin() && segment.finishes(next) { state::CLIENT_FIN } else { 0 };
+        let is_assured = was & state::ASSURED != 0 || self.assures(segment, found, flows);
+        was | fin | if is_assured { state::ASSURED } else { 0 }
+    }
+
+    /// Whether a segment shows that the flow is one, and no flood's. Where answers are seen, it acknowledges the server's number, which
+    /// nobody knows who has not heard it. Elsewhere a flow that was asked for is assured once it goes on, and one picked up mid-stream
+    /// once it does so a second or more later: if it is evicted before, it is picked up again.
+    #[inline(always)]
+    fn assures(&self, segment: &Segment, found: &Found<'_>, flows: &Flows<'t, T>) -> bool {
+        let was = found.meta.state();
+        let numbers = found.flow.numbers;
+        let comes_next = segment.finishes(numbers.client);
+        if self.answers_return() {
+            return comes_next & (was & state::ANSWERED != 0) & segment.acknowledges(numbers.server);
+        }
+        comes_next & ((was & state::TAKEN_UP == 0) | (flows.silence(found.meta) >= self.index.hz))
+    }
+
+    /// The same of datagrams. Where answers are seen, one has been, and the flow has gone on for some time: as with the kernel's
+    /// connection tracking.
+    #[inline(always)]
+    fn assures_datagrams(&self, found: &Found<'_>, flows: &Flows<'t, T>) -> bool {
+        let was = found.meta.state();
+        if self.answers_return() {
+            let age = flows.now().wrapping_sub(found.flow.numbers.client);
+            return (was & state::ANSWERED != 0) & (age >= STREAM * self.index.hz);
+        }
+        (was & state::TAKEN_UP == 0) | (flows.silence(found.meta) >= self.index.hz)
+    }
+
+    /// Has the numbers of an assured flow follow a segment.
+    #[inline(always)]
+    fn advance(&self, segment: &Segment, found: &Found<'_>, is_assured_now: bool) {
+        let numbers = found.flow.numbers;
+        if is_assured_now && !self.answers_return() {
+            // Nothing else tells of the server's.
+            found.advance(Numbers { server: segment.acknowledges, ..numbers });
+        } else if found.meta.state() & state::ASSURED != 0
+            && !self.packet.flags.asks()
+            && let Some(next) = after_client(numbers, segment)
+        {
+            found.advance(next);
+        }
+    }
+
+    /// Has the answers of a flow take the kernel's path to its client, where packets come from elsewhere. Where the kernel names none,
+    /// they go to where a plausible segment comes from.
+    #[inline(always)]
+    fn follow(&self, segment: &Segment, found: &Found<'_>) {
+        let route = self.tables.route_to_client(self.packet, self.arrival.interface());
+        let numbers = found.flow.numbers;
+        let is_vouched_for = self.goes_on()
+            && found.meta.state() & state::ASSURED != 0
+            && segment.is_plausible(numbers.client, numbers.server);
+        if route.0 != 0 || is_vouched_for {
+            found.redirect(client_path::choose(route, self.arrival, self.tables));
+        }
+    }
+
+    /// The server a flow in the table stays with, if it may.
+    #[inline(always)]
+    fn keeps(&self, found: &Found<'_>, flows: &Flows<'t, T>) -> Option<&'t Backend> {
+        let backend = flows.live(found.flow.backend)?;
+        let was = found.meta.state();
+        if !self.is_tcp() {
+            return if backend.is_alive() { Some(backend) } else { None };
+        }
+        if self.goes_on() {
+            return Some(backend);
+        }
+        // A client that uses its port again, or repeats itself. An ended flow is begun anew. Where answers are not seen, the client's
+        // FIN is all there is to see of an end.
+        let over = !self.answers_return() && was & state::CLIENT_FIN != 0;
+        if over || found.meta.is_over() || backend.is_cut() {
+            return None;
+        }
+        // Of an established connection, its own server decides by a challenge ACK (RFC 5961, 4), whatever takes new flows: the client
+        // may not have sent this SYN.
+        let is_live = was & state::ASSURED != 0
+            && (backend.is_alive() || flows.silence(found.meta) < RECENT * self.index.hz);
+        if backend.flags & Backend::NEW != 0 || is_live { Some(backend) } else { None }
+    }
+
+    /// A packet of no flow in the table, or of one that does not hold for it.
+    #[inline(always)]
+    fn begin(
+        &self,
+        found: Option<&Found<'t>>,
+        query: &Query,
+        is_empty: bool,
+        flows: &Flows<'t, T>,
+    ) -> Result<Chosen<'t>, Reason> {
+        let Self { packet, arrival, service, tables, .. } = *self;
+        let (answers_return, goes_on) = (self.answers_return(), self.goes_on());
+        let asks = packet.flags.asks();
+        // Its server may be another one than is chosen now. TCP sends the packet again.
+        if goes_on && found.is_none() && tables.is_resizing() {
+            return Err(Reason::NotReady);
+        }
+        // The server is gone. In the other modes another one answers for it. A RST is not answered.
+        if answers_return && goes_on && found.is_some() {
+            return Err(Reason::Reset);
+        }
+        let others = if answers_return {
+            Others(tables.other_flows(query, service.service))
         } else {
-            // The client's path has changed. Replaced as a whole: an answer finds the old MAC pair or the new one.
-            flows.replace(found, &query, &Flow { client: link, ..found.flow }, bits, service.idle);
+            Others::default()
+        };
+        let scheduled = schedule(packet, service, others, tables);
+        let backend = tables.backend(scheduled.backend()?).ok_or(Reason::NoServer)?;
+        let keeper = scheduled.keeper().and_then(|id| tables.backend(id));
+        let is_new = (asks && !packet.flags.rst()) || (answers_return && !self.is_tcp());
+        // Before anything is remembered: the packet that gets through is the one that begins the flow.
+        let is_over = goes_on && backend.is_cut() && !packet.flags.rst();
+        let chosen = Chosen { is_over, ..Chosen::new(backend, is_new, tables)? };
+        // What the keeper has need not be remembered where it is the owner too: it is who gets what nobody remembers. But what
+        // is remembered of the endpoint's last connection must go: it would be found for this one.
+        let is_known = !answers_return
+            && found.is_none()
+            && service.policy & policy::TRACK == 0
+            && asks
+            && keeper.is_some_and(|keeper| keeper.reference == backend.reference);
+        // A RST begins nothing; it is sent on for whoever may still know the connection.
+        if is_known || packet.flags.rst() {
+            return Ok(chosen);
         }
-        return Ok(Some(chosen));
-    }
-    if QUICK {
-        return Ok(None);
-    }
-    // Its server may be another one than is chosen now. TCP sends the packet again.
-    if goes_on && found.is_none() && tables.is_resizing() {
-        return Err(Reason::NotReady);
-    }
-    // The server is gone. In the other modes another one answers for it. A RST is not answered.
-    if answers_return && goes_on && found.is_some() {
-        return Err(Reason::Reset);
-    }
-    let others =
-        if answers_return { Others(tables.other_flows(&query, service.service)) } else { Others::default() };
-    let scheduled = schedule(packet, service, others, tables);
-    let backend = tables.backend(scheduled.backend()?).ok_or(Reason::NoServer)?;
-    let keeper = scheduled.keeper().and_then(|id| tables.backend(id));
-    let is_new = (asks && !packet.flags.rst()) || (answers_return && packet.protocol != protocol::TCP);
-    // Before anything is remembered: the packet that gets through is the one that begins the flow.
-    let is_over = goes_on && backend.is_cut() && !packet.flags.rst();
-    let chosen = Chosen { is_over, ..Chosen::new(backend, is_new, tables)? };
-    // What the keeper has need not be remembered where it is the owner too: it is who gets what nobody remembers. But what
-    // is remembered of the endpoint's last connection must go: it would be found for this one.
-    let is_known = !answers_return
-        && found.is_none()
-        && service.policy & policy::TRACK == 0
-        && asks
-        && keeper.is_some_and(|keeper| keeper.reference == backend.reference);
-    // A RST begins nothing; it is sent on for whoever may still know the connection.
-    if is_known || packet.flags.rst() {
-        return Ok(Some(chosen));
-    }
-    let taken_up = !answers_return && !asks;
-    // The client is told when it speaks again.
-    let over = if is_over { state::RESET } else { 0 };
-    let bits = ended_by(packet, state::CLIENT_FIN) | over | if taken_up { state::TAKEN_UP } else { 0 };
-    let flow = Flow { service: service.service, backend: backend.reference, client: link };
-    if answers_return && !is_empty {
-        tables.release_flows(&query, service.service, backend.endpoint);
-    }
-    let put = match &found {
-        Some(found) => flows.replace(found, &query, &flow, bits, service.idle),
-        // The most that are told apart.
-        None if answers_return && others.are_too_many() => return Err(Reason::ClientPortBusy),
-        None => flows.put(&query, &flow, bits, service.idle),
-    };
-    if put == Put::Done {
-        return Ok(Some(chosen));
-    }
-    if answers_return {
-        return Err(Reason::FlowTableFull);
-    }
-    match keeper {
-        // Who goes on is found again, for as long as the slot has this keeper.
-        Some(_) if !asks => {
-            tables.count_forgotten();
-            Ok(Some(chosen))
+        let segment = Segment::of(packet);
+        let taken_up = !asks && (self.is_tcp() || !answers_return);
+        // The client is told when it speaks again.
+        let over = if is_over { state::RESET } else { 0 };
+        let fin = if packet.flags.fin() { state::CLIENT_FIN } else { 0 };
+        let bits = fin | over | if taken_up { state::TAKEN_UP } else { 0 };
+        let client = if answers_return {
+            client_path::choose(tables.route_to_client(packet, arrival.interface()), arrival, tables)
+        } else {
+            arrival
+        };
+        let numbers = if self.is_tcp() {
+            Numbers { client: segment.end, server: if asks { 0 } else { segment.acknowledges } }
+        } else {
+            Numbers { client: flows.now(), server: 0 }
+        };
+        let flow = Flow { service: service.service, backend: backend.reference, client, numbers };
+        if answers_return && !is_empty {
+            tables.release_flows(query, service.service, backend.endpoint);
         }
-        // Begun with the keeper, a flow is found without being remembered. With anybody else it would break with its
-        // second packet.
-        Some(keeper) if keeper.flags & Backend::NEW != 0 => {
-            tables.count_forgotten();
-            Chosen::new(keeper, true, tables).map(Some)
+        // Where answers are seen, a flow shows soon whether it is one.
+        let idle = if answers_return && service.idle > UNASSURED { UNASSURED } else { service.idle };
+        let put = match found {
+            Some(found) => flows.replace(found, query, &flow, bits, idle),
+            // The most that are told apart.
+            None if answers_return && others.are_too_many() => return Err(Reason::ClientPortBusy),
+            None => flows.put(query, &flow, bits, idle),
+        };
+        if put == Put::Done {
+            return Ok(chosen);
         }
-        Some(keeper) if keeper.reference != backend.reference => Err(Reason::FlowTableFull),
-        _ if service.policy & policy::ELSEWHERE != 0 && !goes_on => {
-            // Where its hash leads, too, it is found without being remembered.
-            let by_hash = tables.server_by_hash(packet, service, others.0);
-            let is_found = service.policy & (policy::TURNS | policy::LEAST) == 0
-                && by_hash.keeper().is_none()
-                && by_hash.backend() == Ok(backend.reference.id());
-            if is_found { Ok(Some(chosen)) } else { Err(Reason::FlowTableFull) }
+        if answers_return {
+            return Err(Reason::FlowTableFull);
         }
-        _ => Ok(Some(chosen)),
+        self.without_entry(chosen, keeper, others)
+    }
+
+    /// The server of a packet whose flow the table has no room for, where answers are not seen: the one that later packets find, too.
+    #[inline(always)]
+    fn without_entry(
+        &self,
+        chosen: Chosen<'t>,
+        keeper: Option<&'t Backend>,
+        others: Others,
+    ) -> Result<Chosen<'t>, Reason> {
+        let Self { packet, service, tables, .. } = *self;
+        match keeper {
+            // Who goes on is found again, for as long as the slot has this keeper.
+            Some(_) if !packet.flags.asks() => {
+                tables.count_forgotten();
+                Ok(chosen)
+            }
+            // Begun with the keeper, a flow is found without being remembered. With anybody else it would break with its
+            // second packet.
+            Some(keeper) if keeper.flags & Backend::NEW != 0 => {
+                tables.count_forgotten();
+                Chosen::new(keeper, true, tables)
+            }
+            Some(keeper) if keeper.reference != chosen.backend.reference => Err(Reason::FlowTableFull),
+            _ if service.policy & policy::ELSEWHERE != 0 && !self.goes_on() => {
+                // Where its hash leads, too, it is found without being remembered.
+                let by_hash = tables.server_by_hash(packet, service, others.0);
+                let is_found = service.policy & (policy::TURNS | policy::LEAST) == 0
+                    && by_hash.keeper().is_none()
+                    && by_hash.backend() == Ok(chosen.backend.reference.id());
+                if is_found { Ok(chosen) } else { Err(Reason::FlowTableFull) }
+            }
+            _ => Ok(chosen),
+        }
     }
 }
 
 /// Counts a flow less for its server, where that is of use, once it has ended. A client's FIN is an end: of the server's,
 /// nothing is seen in most modes.
 #[inline(always)]
-fn unload<T: Tables>(policy: u32, was: u32, is: u32, backend: &Backend, tables: &T) {
+pub(super) fn unload<T: Tables>(policy: u32, was: u32, is: u32, backend: &Backend, tables: &T) {
     const ENDED: u32 = state::CLIENT_FIN | state::RESET | state::RELEASED;
     if policy & policy::LEAST != 0
         && was & ENDED == 0
@@ -228,124 +408,7 @@ fn unload<T: Tables>(policy: u32, was: u32, is: u32, backend: &Backend, tables: 
     }
 }
 
-/// What is known of the client of a server's packet.
-pub(super) enum Answered<'t> {
-    /// This is it.
-    Client(Reply<'t>),
-    /// The packet answers no flow.
-    NoFlow,
-    /// The packet is a server's, and its flow may still be in the flow table that is being replaced.
-    NotReady,
-    /// The connection is over, and the server to be told.
-    Over,
-    /// That is not for the quick path.
-    Later,
-}
-
-/// Finds the client that a server's packet answers.
 #[inline(always)]
-pub(super) fn to_client<'t, const QUICK: bool, T: Tables>(
-    packet: &Packet,
-    index: &ServiceIndex,
-    tables: &'t T,
-) -> Answered<'t> {
-    let hash = ServiceIndex::server_hash(&packet.source, packet.source_port);
-    if !index.may_be_server(hash) {
-        return Answered::NoFlow;
-    }
-    let flows = Flows::open(index, tables);
-    let client = Client::new(&packet.destination, packet.destination_port, packet.protocol);
-    let query = flows.query(client);
-    let endpoint = Backend::endpoint_of(hash);
-    let distance = if QUICK {
-        flows.find_answered_near(&query, endpoint, packet.flags.syn())
-    } else {
-        tables.find_answered_flow(&query, endpoint, packet.flags.syn())
-    };
-    if QUICK && distance == FAR {
-        return Answered::Later;
-    }
-    match reply::<QUICK, T>(packet, &flows, &query, distance, tables) {
-        Some(answered) => answered,
-        None if tables.is_resizing() => Answered::NotReady,
-        None => Answered::NoFlow,
-    }
-}
-
-#[inline(always)]
-fn reply<'t, const QUICK: bool, T: Tables>(
-    packet: &Packet,
-    flows: &Flows<'t, T>,
-    query: &Query,
-    distance: u32,
-    tables: &'t T,
-) -> Option<Answered<'t>> {
-    let found = flows.read(query, distance)?;
-    let backend = flows.live(found.flow.backend)?;
-    // The number of an endpoint may be another one's too.
-    if backend.port != packet.source_port || !backend.address.same(&packet.source) {
-        return None;
-    }
-    let service = tables.service(found.flow.service & 0xffff)?;
-    if service.reference.tag() != found.flow.service || service.mode != mode::NAT {
-        // Of a listener whose answers go past SLB; the full path finds the other one, if there is one.
-        return if QUICK { Some(Answered::Later) } else { None };
-    }
-    let was = found.meta.state();
-    let is_expired = flows.is_expired(found.meta);
-    let is_told = backend.is_cut() || (is_expired && (QUICK || flows.is_told(&found, packet)));
-    let mut is_over = packet.protocol == protocol::TCP && is_told;
-    if is_over {
-        is_over = !packet.flags.rst();
-        if QUICK || (is_over && was & state::RESET != 0) {
-            return Some(Answered::Over);
-        }
-        flows.mark(&found, was | state::RESET);
-        unload(service.policy, was, was | state::RESET, backend, tables);
-    } else {
-        // Never both: that is no flow. It may have been taken up in another mode.
-        let ends = if !QUICK && is_expired { state::ENDS } else { 0 };
-        let bits = was & !(state::TAKEN_UP | ends) | ended_by(packet, state::SERVER_FIN) | state::ANSWERED;
-        if flows.touch(&found, bits) && !QUICK {
-            unload(service.policy, was, bits, backend, tables);
-        }
-    }
-    let client = found.flow.client;
-    Some(Answered::Client(Reply { service, backend: found.flow.backend.id(), client, is_over }))
-}
-
-/// The server a remembered flow stays with, if it may.
-#[inline(always)]
-fn keeps<'t, T: Tables>(
-    found: &Found<'_>,
-    packet: &Packet,
-    answers_return: bool,
-    flows: &Flows<'t, T>,
-) -> Option<&'t Backend> {
-    let backend = flows.live(found.flow.backend)?;
-    let needs = if packet.protocol != protocol::TCP {
-        Backend::ALIVE
-    } else if packet.flags.asks() {
-        // A client that uses its port again, or repeats itself: a server that takes no new flows gets neither, and an
-        // ended flow is begun anew.
-        // Where answers are not seen, the client's FIN is all there is to see of an end.
-        let over = !answers_return && found.meta.state() & state::CLIENT_FIN != 0;
-        if over || found.meta.is_over() {
-            return None;
-        }
-        Backend::NEW
-    } else {
-        0
-    };
-    if backend.flags & needs == needs { Some(backend) } else { None }
-}
-
-#[inline(always)]
-fn next_hop<'t, T: Tables>(backend: &Backend, tables: &'t T) -> Result<&'t NextHop, Reason> {
+pub(super) fn next_hop<'t, T: Tables>(backend: &Backend, tables: &'t T) -> Result<&'t NextHop, Reason> {
     tables.next_hop(backend.next_hop).filter(|hop| hop.ifindex != 0).ok_or(Reason::NoNextHop)
-}
-
-#[inline(always)]
-const fn ended_by(packet: &Packet, fin: u32) -> u32 {
-    (if packet.flags.fin() { fin } else { 0 }) | (if packet.flags.rst() { state::RESET } else { 0 })
 }

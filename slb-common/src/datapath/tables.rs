@@ -10,8 +10,8 @@ use super::{
 use super::{icmp_error, reset};
 use crate::abi::{
     backend::{Backend, NextHop},
-    flow::FlowEntry,
-    interface::Interface,
+    flow::{ClientPath, FlowEntry},
+    interface::{self, Interface},
     ring::Ring,
     service::{IndexEntry, Service, ServiceIndex},
     stats::{Action, Limited},
@@ -90,11 +90,19 @@ pub trait Tables: Sized {
     /// Flows of a server, where that is of use; a small negative number, or one that is too large, for a while.
     fn load(&self, backend: u32) -> Option<&Word>;
 
+    /// The entry of the interface table in this [`slot`](interface::slot), which may be empty; `None` for no slot.
+    fn interface_at(&self, slot: u32) -> Option<&Interface>;
     /// The interface of this index; `None` if the program does not run there.
-    fn interface(&self, ifindex: u32) -> Option<&Interface>;
+    #[inline(always)]
+    fn interface(&self, ifindex: u32) -> Option<&Interface> {
+        self.interface_at(interface::slot(ifindex)).filter(|interface| interface.ifindex() == ifindex)
+    }
     /// Whether the hardware address `mac`, in the lower 48 bits, is a further one of an interface: not [`Interface::mac`].
     fn is_own_mac(&self, ifindex: u32, mac: u64) -> bool;
 
+    /// The kernel's path for answers to a packet that came in by the interface in this slot: 0 where it has no route, or one through
+    /// an interface that does not run the program; with hardware address 0 where the neighbour is not resolved.
+    fn route_to_client(&self, packet: &Packet, interface: u32) -> ClientPath;
     /// Sends the frame out of another interface once the program has ended with [`Redirect`](super::Verdict::Redirect); `false` if
     /// packets may not leave there.
     fn redirect(&self, ifindex: u32) -> bool;

@@ -170,7 +170,7 @@ impl<'t> FlowTable<'t> {
                 && entry.service_of(&whole) == Some(flow.service)
                 && entry.backend() == flow.backend
             {
-                let bits = found.state() | meta.state() & state::CONFIRMED;
+                let bits = found.state() | meta.state() & state::ASSURED;
                 if found.units() == idle {
                     entry.touch(found, now, bits);
                 } else if let Some(flow) = entry.read(found)
@@ -294,7 +294,7 @@ mod tests {
     use super::*;
     use crate::abi::{
         Address, Reference,
-        flow::{Link, idle_units, persistence_units},
+        flow::{idle_units, persistence_units},
     };
 
     const HZ: u32 = 250;
@@ -324,7 +324,7 @@ mod tests {
     }
 
     fn flow(n: u16) -> Flow {
-        Flow { service: 1, backend: Reference::new(n.into(), 1), client: Link::default() }
+        Flow { service: 1, backend: Reference::new(n.into(), 1), ..Flow::default() }
     }
 
     fn look(upkeep: &mut Upkeep, table: &FlowTable<'_>, seconds: u32) -> (Look, usize) {
@@ -389,7 +389,7 @@ mod tests {
     #[test]
     fn a_client_is_kept_to_its_server_while_its_flows_go_on_and_some_time_after() {
         const KEPT: u16 = 3600;
-        let slots = table(1, state::CONFIRMED);
+        let slots = table(1, state::ASSURED);
         let (table, upkeep) = (FlowTable::new(&slots, SEED), &mut Upkeep::default());
         let whole = Client::whole(&client(0).parts().0, 1);
         let (home, _) = table.home(0, &whole);
@@ -408,7 +408,7 @@ mod tests {
         };
         assert_eq!(at(500, Fate::Holds(persistence_units(KEPT))), (1, 0));
         assert_eq!(entry.meta().last_seen(), 500 * HZ);
-        assert_eq!(entry.meta().state() & state::CONFIRMED, state::CONFIRMED);
+        assert_eq!(entry.meta().state() & state::ASSURED, state::ASSURED);
         assert_eq!(at(900, Fate::Goes), (1, 0));
         assert_eq!(at(1000, Fate::Goes), (0, 1), "the flow");
         assert_eq!(entry.meta().last_seen(), 500 * HZ);

@@ -91,9 +91,13 @@ pub struct Ports {
 /// A TCP header with its flags in one byte (RFC 9293, 3.1).
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub struct TcpFlagBytes {
-    /// Ports and numbers.
-    pub before: [u8; 12],
+pub struct TcpNumbers {
+    /// Ports of sender and receiver.
+    pub ports: [u8; 4],
+    /// Sequence number.
+    pub sequence: [u8; 4],
+    /// Acknowledgement number.
+    pub acknowledges: [u8; 4],
     /// Length of the header in words of 32 bits, in the upper half.
     pub offset: u8,
     /// Flags.
@@ -147,7 +151,7 @@ unsafe impl Header for EthernetAddresses {}
 // SAFETY: as above.
 unsafe impl Header for StationBytes {}
 // SAFETY: as above.
-unsafe impl Header for TcpFlagBytes {}
+unsafe impl Header for TcpNumbers {}
 // SAFETY: as above.
 unsafe impl Header for VlanTag {}
 // SAFETY: as above.

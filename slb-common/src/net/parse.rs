@@ -4,8 +4,8 @@ use super::{
     ethernet::{ETHERNET_TYPE, MAX_VLAN_TAGS, UNTAGGED},
     frame::Frame,
     headers::{
-        EthernetAddresses, ExtensionHeader, FragmentHeader, IcmpHdr, Ipv4Hdr, Ipv6Hdr, Ports, TcpFlagBytes,
-        TcpHdr, UdpHdr, VlanTag, ether_type, protocol,
+        EthernetAddresses, ExtensionHeader, FragmentHeader, IcmpHdr, Ipv4Hdr, Ipv6Hdr, Ports, TcpHdr,
+        TcpNumbers, UdpHdr, VlanTag, ether_type, protocol,
     },
 };
 use crate::abi::{Address, stats::Reason};
@@ -37,6 +37,14 @@ pub struct Packet {
     pub hop_limit: u8,
     /// Flags of TCP; none set in anything else.
     pub flags: TcpFlags,
+    /// Sequence number of TCP.
+    pub sequence: u32,
+    /// Acknowledgement number of TCP.
+    pub acknowledges: u32,
+    /// Bytes behind the TCP header.
+    pub payload: u32,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
 }
 
 impl Packet {
@@ -118,6 +126,10 @@ pub const NOTHING: Packet = Packet {
     protocol: 0,
     hop_limit: 0,
     flags: TcpFlags(0),
+    sequence: 0,
+    acknowledges: 0,
+    payload: 0,
+    reserved: 0,
 };
 
 /// Whether an address may be one host's: whoever sends from another one gets no answer. Not 0.0.0.0/8, 127.0.0.0/8, multicast and
@@ -188,9 +200,7 @@ pub fn plain_ipv4(frame: &Frame<'_>) -> Option<Packet> {
         destination: Address::v4(ip.dst_addr),
         protocol: ip.proto,
         hop_limit: ip.ttl,
-        source_port: 0,
-        destination_port: 0,
-        flags: TcpFlags::default(),
+        ..NOTHING
     };
     plain_transport(frame, packet, total - size_of::<Ipv4Hdr>())
 }
@@ -213,9 +223,7 @@ pub fn plain_ipv6(frame: &Frame<'_>) -> Option<Packet> {
         destination: Address::v6(ip.dst_addr),
         protocol: ip.next_hdr,
         hop_limit: ip.hop_limit,
-        source_port: 0,
-        destination_port: 0,
-        flags: TcpFlags::default(),
+        ..NOTHING
     };
     if packet.source.is_v4() | packet.destination.is_v4() {
         return None;
@@ -234,12 +242,12 @@ fn is_plain(frame: &Frame<'_>, kind: u16) -> Option<()> {
 fn plain_transport(frame: &Frame<'_>, mut packet: Packet, room: usize) -> Option<Packet> {
     let at = packet.transport;
     if packet.protocol == protocol::TCP {
-        let (header_len, flags) = tcp_of(frame, at)?;
+        let tcp = Tcp::read(frame, at)?;
         // What ends a connection is rare, and noted with more care.
-        if header_len < size_of::<TcpHdr>() || header_len > room || flags.ends() {
+        if tcp.header_len < size_of::<TcpHdr>() || tcp.header_len > room || tcp.flags.ends() {
             return None;
         }
-        packet.flags = flags;
+        tcp.note(room, &mut packet);
     } else if packet.protocol == protocol::UDP {
         let udp = frame.header::<UdpHdr>(at)?;
         let len = usize::from(u16::from_be_bytes(udp.len));
@@ -255,11 +263,35 @@ fn plain_transport(frame: &Frame<'_>, mut packet: Packet, room: usize) -> Option
     Some(packet)
 }
 
-/// Bytes of a TCP header as it says itself, and its flags.
-#[inline(always)]
-fn tcp_of(frame: &Frame<'_>, tcp: usize) -> Option<(usize, TcpFlags)> {
-    let tcp = frame.header::<TcpFlagBytes>(tcp)?;
-    Some((usize::from(tcp.offset >> 4) * 4, TcpFlags(tcp.flags.into())))
+/// What the packet path needs of a TCP header.
+struct Tcp {
+    /// Bytes of the header as it says itself.
+    header_len: usize,
+    flags: TcpFlags,
+    sequence: u32,
+    acknowledges: u32,
+}
+
+impl Tcp {
+    #[inline(always)]
+    fn read(frame: &Frame<'_>, at: usize) -> Option<Self> {
+        let tcp = frame.header::<TcpNumbers>(at)?;
+        Some(Self {
+            header_len: usize::from(tcp.offset >> 4) * 4,
+            flags: TcpFlags(tcp.flags.into()),
+            sequence: u32::from_be_bytes(tcp.sequence),
+            acknowledges: u32::from_be_bytes(tcp.acknowledges),
+        })
+    }
+
+    /// `room` bytes of the packet, no fewer than the header's, follow the IP headers.
+    #[inline(always)]
+    fn note(self, room: usize, packet: &mut Packet) {
+        packet.flags = self.flags;
+        packet.sequence = self.sequence;
+        packet.acknowledges = self.acknowledges;
+        packet.payload = (room - self.header_len) as u32;
+    }
 }
 
 /// RFC 791, 3.1.
@@ -367,14 +399,14 @@ fn ipv6(frame: &Frame<'_>, network: usize, packet: &mut Packet) -> Result<(), Re
 fn transport(frame: &Frame<'_>, at: usize, room: usize, packet: &mut Packet) -> Result<(), Reason> {
     match packet.protocol {
         protocol::TCP => {
-            let (header_len, flags) = tcp_of(frame, at).ok_or(Reason::Truncated)?;
-            if header_len < size_of::<TcpHdr>() {
+            let tcp = Tcp::read(frame, at).ok_or(Reason::Truncated)?;
+            if tcp.header_len < size_of::<TcpHdr>() {
                 return Err(Reason::BadHeader);
             }
-            if header_len > room {
+            if tcp.header_len > room {
                 return Err(Reason::BadLength);
             }
-            packet.flags = flags;
+            tcp.note(room, packet);
         }
         protocol::UDP => {
             let udp = frame.header::<UdpHdr>(at).ok_or(Reason::Truncated)?;

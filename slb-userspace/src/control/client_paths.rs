@@ -9,7 +9,7 @@ use std::{
     net::IpAddr,
 };
 
-use slb_common::abi::{Address, Stations, flow::Link};
+use slb_common::abi::{Address, flow::ClientPath, mac_word};
 
 use crate::{dataplane::state::to_ip, neigh::NextHop};
 
@@ -24,9 +24,6 @@ const DEFAULT_ROUTE: [IpAddr; 2] = [
     IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
 
-/// An interface and the hardware address behind it.
-type Station = (u32, u64);
-
 /// Addresses that share their routes: the longest prefixes that networks announce to each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix(IpAddr);
@@ -40,14 +37,9 @@ impl Prefix {
     }
 }
 
-const fn station(link: &Link) -> Station {
-    (link.ifindex, link.stations.sender())
-}
-
-/// The link of a flow whose client the kernel reaches so.
-fn link(hop: &NextHop) -> Link {
-    let stations = Stations::new(hop.source_mac, hop.destination_mac);
-    Link { ifindex: hop.interface_index, stations }
+/// The path of a flow whose client the kernel reaches so.
+fn path(hop: &NextHop) -> ClientPath {
+    ClientPath::new(hop.interface_index, mac_word(hop.destination_mac))
 }
 
 /// Clients that stand for those of the same station and prefix, gathered in a pass over the flow table. Clients on the link stand for
@@ -55,7 +47,7 @@ fn link(hop: &NextHop) -> Link {
 #[derive(Debug)]
 pub struct Samples<'a> {
     on_link: &'a BTreeSet<Prefix>,
-    found: HashMap<(Station, IpAddr), (IpAddr, u32)>,
+    found: HashMap<(ClientPath, IpAddr), (IpAddr, u32)>,
 }
 
 impl<'a> Samples<'a> {
@@ -65,11 +57,11 @@ impl<'a> Samples<'a> {
     }
 
     /// Takes notice of a flow.
-    pub fn note(&mut self, client: &Address, link: &Link) {
+    pub fn note(&mut self, client: &Address, path: ClientPath) {
         let client = to_ip(client);
         let prefix = Prefix::of(client);
         let is_on_link = self.on_link.contains(&prefix);
-        let key = (station(link), if is_on_link { client } else { prefix.0 });
+        let key = (path, if is_on_link { client } else { prefix.0 });
         let is_full = self.found.len() >= MOST_COUNTED;
         if is_full && !self.found.contains_key(&key) {
             return;
@@ -121,24 +113,20 @@ impl Paths {
         self.last = last;
         let on_link = self.last.iter().filter(|(_, hop)| !hop.through_gateway);
         self.on_link = on_link.map(|(sample, _)| Prefix::of(*sample)).collect();
-        moves.has_moved = moves.by_link.values().chain(moves.by_client.values()).any(|(from, to)| from != to);
         moves
     }
 }
 
-/// From which link to which.
-type Move = (Link, Link);
-
-/// Where flows go whose clients are reached by another station.
+/// Where flows go whose clients are reached by another station: by the path before, the path from now on.
 #[derive(Debug, Default)]
 pub struct Moves {
     has_moved: bool,
     /// Of samples on the link.
-    by_client: BTreeMap<(Station, IpAddr), Move>,
+    by_client: BTreeMap<(ClientPath, IpAddr), ClientPath>,
     /// Of samples behind gateways.
-    by_prefix: BTreeMap<(Station, Prefix), Move>,
-    /// What all samples behind a gateway have in common, by family. Where they differ, the link stays.
-    by_link: BTreeMap<(Station, bool), Move>,
+    by_prefix: BTreeMap<(ClientPath, Prefix), ClientPath>,
+    /// What all samples behind a gateway have in common, by family. Where they differ, the path stays.
+    by_path: BTreeMap<(ClientPath, bool), ClientPath>,
     on_link: BTreeSet<Prefix>,
 }
 
@@ -149,35 +137,31 @@ impl Moves {
     }
 
     fn note(&mut self, sample: IpAddr, before: &NextHop, hop: &NextHop) {
-        let step = (link(before), link(hop));
-        let (from, prefix) = (station(&step.0), Prefix::of(sample));
+        let (from, to, prefix) = (path(before), path(hop), Prefix::of(sample));
+        self.has_moved |= from != to;
         if !before.through_gateway {
             self.on_link.insert(prefix);
-            self.by_client.insert((from, sample), step);
+            self.by_client.insert((from, sample), to);
             return;
         }
         if !DEFAULT_ROUTE.contains(&sample) {
-            self.by_prefix.insert((from, prefix), step);
+            self.by_prefix.insert((from, prefix), to);
         }
-        let common = self.by_link.entry((from, sample.is_ipv4())).or_insert(step);
-        if common.1 != step.1 {
-            common.1 = common.0;
+        let common = self.by_path.entry((from, sample.is_ipv4())).or_insert(to);
+        if *common != to {
+            *common = from;
         }
     }
 
-    /// The link of a flow from now on, if that is another one.
-    pub fn to(&self, client: &Address, link: &Link) -> Option<Link> {
-        let (client, station) = (to_ip(client), station(link));
+    /// The path of a flow from now on, if that is another one.
+    pub fn to(&self, client: &Address, path: ClientPath) -> Option<ClientPath> {
+        let client = to_ip(client);
         let prefix = Prefix::of(client);
-        let of_prefix = || self.by_prefix.get(&(station, prefix));
-        let of_link =
-            || self.by_link.get(&(station, client.is_ipv4())).filter(|_| !self.on_link.contains(&prefix));
-        let (from, to) = self.by_client.get(&(station, client)).or_else(of_prefix).or_else(of_link)?;
-        // The client may have sent to another address of this host, which answers from that.
-        let is_same = from.stations.receiver() == link.stations.receiver() || from.ifindex != to.ifindex;
-        let receiver = if is_same { to.stations.receiver() } else { link.stations.receiver() };
-        let to = Link { ifindex: to.ifindex, stations: Stations::of(receiver, to.stations.sender()) };
-        (!to.same(link)).then_some(to)
+        let of_prefix = || self.by_prefix.get(&(path, prefix));
+        let of_path =
+            || self.by_path.get(&(path, client.is_ipv4())).filter(|_| !self.on_link.contains(&prefix));
+        let to = self.by_client.get(&(path, client)).or_else(of_prefix).or_else(of_path)?;
+        (*to != path).then_some(*to)
     }
 }
 

@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use slb_common::{
-    abi::{Reference, backend::Backend, flow::Link, ring::NO_BACKEND, service::IndexEntry},
+    abi::{Reference, backend::Backend, flow::ClientPath, ring::NO_BACKEND, service::IndexEntry},
     datapath::upkeep::{Fate, Look},
 };
 
 use super::{
-    Contents, DataPlane, NewLink,
+    Contents, DataPlane, NewPath,
     moves::Moves,
     state::{NO_TABLE, Operation, PutBackend, Remembered, State, Table, to_address},
 };
@@ -67,12 +67,12 @@ impl DataPlane for Fake {
         Ok(())
     }
 
-    fn move_clients(&mut self, to: &NewLink<'_>) -> Result<usize> {
+    fn move_clients(&mut self, to: &NewPath<'_>) -> Result<usize> {
         let mut moved = 0;
         for flow in &mut self.flows {
-            let to = to(&flow.client, &flow.link);
+            let to = to(&flow.client, flow.path);
             moved += usize::from(to.is_some());
-            flow.link = to.unwrap_or(flow.link);
+            flow.path = to.unwrap_or(flow.path);
         }
         Ok(moved)
     }
@@ -132,7 +132,7 @@ impl Remembered {
             backend,
             client: to_address(IpAddr::from([203, 0, 113, 7])),
             port: 40_000_u16.to_be(),
-            link: Link::default(),
+            path: ClientPath::default(),
             loose: None,
             is_client: false,
             is_over: false,

@@ -8,7 +8,7 @@ use slb_common::abi::{
     word::Word,
 };
 
-use super::NewLink;
+use super::NewPath;
 
 /// By a service's tag and the server its flows are with, the server they are to be with.
 pub type Moves = BTreeMap<(u32, Reference), Reference>;
@@ -27,8 +27,8 @@ pub fn carry_out(slots: &[[Word; WORDS]], moves: &Moves) -> usize {
     moved.count()
 }
 
-/// Replaces the links of flows of a table that packets use meanwhile. Returns how many changed.
-pub fn carry_out_clients(slots: &[[Word; WORDS]], to: &NewLink<'_>) -> usize {
+/// Replaces the client paths of flows of a table that packets use meanwhile. Returns how many changed.
+pub fn carry_out_clients(slots: &[[Word; WORDS]], to: &NewPath<'_>) -> usize {
     let entries = slots.iter().map(FlowEntry::new);
     let moved = entries.filter(|entry| {
         let meta = entry.meta();
@@ -36,8 +36,8 @@ pub fn carry_out_clients(slots: &[[Word; WORDS]], to: &NewLink<'_>) -> usize {
         meta.is_used()
             && !meta.is_client()
             && entry.read(meta).is_some_and(|flow| {
-                let to = to(&client.parts().0, &flow.client);
-                to.is_some_and(|to| entry.lead(&flow.client, &to))
+                let to = to(&client.parts().0, flow.client);
+                to.is_some_and(|to| entry.redirect(flow.client, to))
             })
     });
     moved.count()
@@ -47,15 +47,15 @@ pub fn carry_out_clients(slots: &[[Word; WORDS]], to: &NewLink<'_>) -> usize {
 mod tests {
     use super::*;
     use slb_common::abi::{
-        Address, Stations,
-        flow::{Client, Flow, Link, state},
+        Address,
+        flow::{Client, ClientPath, Flow, state},
     };
 
     #[test]
     fn flows_of_the_service_and_the_server_are_moved_and_nothing_else_of_them_changes() {
         let (old, new, other) = (Reference::new(3, 7), Reference::new(4, 8), Reference::new(5, 7));
-        let link = Link { ifindex: 2, stations: Stations::new([6; 6], [9; 6]) };
-        let flow = |service, backend| Flow { service, backend, client: link };
+        let client = ClientPath::new(2, 9);
+        let flow = |service, backend| Flow { service, backend, client, ..Flow::default() };
         let flows = [flow(1, old), flow(2, old), flow(1, other), flow(1, Reference::new(3, 6))];
         let slots: Vec<[Word; WORDS]> = (0..=flows.len()).map(|_| Default::default()).collect();
         let clients = (1..).map(|port| Client::new(&Address::v4([192, 0, 2, 1]), port, 6));
@@ -63,7 +63,7 @@ mod tests {
             let entry = FlowEntry::new(slot);
             let meta = entry.meta();
             assert!(entry.claim(meta));
-            entry.fill(meta, &client, flow, 9, state::CONFIRMED, 3);
+            entry.fill(meta, &client, flow, 9, state::ASSURED, 3);
         }
         let metas = || slots.iter().map(|slot| FlowEntry::new(slot).meta()).collect::<Vec<_>>();
         let before = metas();
@@ -79,21 +79,22 @@ mod tests {
     /// The versions stay: a packet that reads an entry meanwhile is not lost.
     #[test]
     fn flows_lead_to_the_new_station_and_nothing_else_of_them_changes() {
-        let link = |mac| Link { ifindex: 2, stations: Stations::new([6; 6], mac) };
-        let to = |_: &Address, from: &Link| from.same(&link([9; 6])).then(|| link([8; 6]));
-        let flow = |mac| Flow { service: 1, backend: Reference::new(3, 7), client: link(mac) };
+        let path = |mac| ClientPath::new(2, mac);
+        let to = |_: &Address, from: ClientPath| (from == path(9)).then(|| path(8));
+        let flow =
+            |mac| Flow { service: 1, backend: Reference::new(3, 7), client: path(mac), ..Flow::default() };
         let slots: [[Word; WORDS]; 3] = Default::default();
-        for (slot, mac) in slots.iter().zip([[9; 6], [5; 6]]) {
+        for (slot, mac) in slots.iter().zip([9, 5]) {
             let (entry, client) = (FlowEntry::new(slot), Client::new(&Address::v4([203, 0, 113, 7]), 9, 6));
             let meta = entry.meta();
             assert!(entry.claim(meta));
-            entry.fill(meta, &client, &flow(mac), 9, state::CONFIRMED, 3);
+            entry.fill(meta, &client, &flow(mac), 9, state::ASSURED, 3);
         }
         let metas = slots.each_ref().map(|slot| FlowEntry::new(slot).meta());
         assert_eq!(carry_out_clients(&slots, &to), 1);
         assert_eq!(slots.each_ref().map(|slot| FlowEntry::new(slot).meta()), metas);
         let now = |slot: usize| FlowEntry::new(&slots[slot]).read(metas[slot]);
-        assert_eq!([now(0), now(1)], [Some(flow([8; 6])), Some(flow([5; 6]))]);
+        assert_eq!([now(0), now(1)], [Some(flow(8)), Some(flow(5))]);
         assert_eq!(carry_out_clients(&slots, &to), 0);
     }
 }

@@ -12,7 +12,7 @@ use slb_common::{
     abi::{
         Address, MAX_RINGS, Reference,
         backend::{Backend, NextHop},
-        flow::{Link, state},
+        flow::{ClientPath, state},
         ring::{MOVED, NO_BACKEND, NO_RING, Ring},
         service::{
             FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel, policy,
@@ -275,7 +275,7 @@ pub struct Remembered {
     /// The client's port, in network byte order.
     pub port: u16,
     /// How the client is reached.
-    pub link: Link,
+    pub path: ClientPath,
     /// Seconds since its last packet, where it may be older than the last change of its table and yet be pushed out by another
     /// flow.
     pub loose: Option<u32>,
@@ -317,10 +317,10 @@ impl Stage {
     /// From the bits of [`state`]. A client goes on with what a server accepts: a reset before that is the first thing
     /// the server has said. One that the client sends counts as going on.
     fn of(bits: u32) -> Self {
-        match bits & (state::ANSWERED | state::RESET | state::CONFIRMED | state::CLIENT_FIN) {
+        match bits & (state::ANSWERED | state::RESET | state::ASSURED | state::CLIENT_FIN) {
             0 => Self::Asked,
             bits if bits & state::ANSWERED == 0 => Self::GivenUp,
-            bits if bits & (state::RESET | state::CONFIRMED) == state::RESET => Self::Refused,
+            bits if bits & (state::RESET | state::ASSURED) == state::RESET => Self::Refused,
             _ => Self::Answered,
         }
     }
@@ -334,15 +334,15 @@ impl Remembered {
     pub fn new(seen: &Seen<'_>, clock: Clock) -> Self {
         let Seen { meta, client, flow, age } = *seen;
         let (address, port, _) = client.parts();
-        let age = age.filter(|_| client.is_tcp());
-        let is_loose = meta.state() & (state::TAKEN_UP | state::CONFIRMED) == state::TAKEN_UP;
+        let age = age.filter(|_| client.is_tcp() && meta.state() & state::TAKEN_UP == 0);
+        let is_loose = meta.state() & (state::TAKEN_UP | state::ASSURED) == state::TAKEN_UP;
         let loose = is_loose.then(|| meta.silence(clock.now) / clock.hz.max(1));
         Self {
             service: flow.service,
             backend: flow.backend,
             client: address,
             port,
-            link: flow.client,
+            path: flow.client,
             loose,
             is_client: meta.is_client(),
             is_over: meta.is_over(),
@@ -459,14 +459,14 @@ mod tests {
 
     #[test]
     fn stages_are_told_apart() {
-        use state::{ANSWERED, CLIENT_FIN, CONFIRMED, RESET, SERVER_FIN, USED};
+        use state::{ANSWERED, ASSURED, CLIENT_FIN, RESET, SERVER_FIN, USED};
         for (bits, stage) in [
             (0, Stage::Asked),
             (ANSWERED, Stage::Answered),
             (ANSWERED | RESET, Stage::Refused),
             // Accepted, and reset by either end.
-            (ANSWERED | CONFIRMED | RESET, Stage::Answered),
-            (ANSWERED | CONFIRMED | CLIENT_FIN | SERVER_FIN, Stage::Answered),
+            (ANSWERED | ASSURED | RESET, Stage::Answered),
+            (ANSWERED | ASSURED | CLIENT_FIN | SERVER_FIN, Stage::Answered),
             (RESET, Stage::GivenUp),
             (CLIENT_FIN, Stage::GivenUp),
         ] {

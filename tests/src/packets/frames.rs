@@ -128,12 +128,30 @@ pub struct Builder {
     padding: usize,
 }
 
-/// A TCP segment with some options and a little payload.
+/// Where the numbers of both sides begin.
+pub const FIRST: u32 = 0x0102_0304;
+/// Both sides' next number, a little behind their SYNs and what those carry.
+pub const NEXT: u32 = FIRST + 100;
+
+/// A TCP segment with some options and a little payload. Its numbers are those of any connection: all of them begin alike.
 pub fn tcp(from: SocketAddr, to: SocketAddr, flags: u8) -> Builder {
+    let sequence = match flags & (flag::SYN | flag::RST) {
+        0 => NEXT,
+        // Behind what has been sent before.
+        flag::RST => NEXT + 1000,
+        _ => FIRST,
+    };
+    tcp_at(from, to, flags, sequence, NEXT)
+}
+
+/// The same with these sequence and acknowledgement numbers.
+pub fn tcp_at(from: SocketAddr, to: SocketAddr, flags: u8, sequence: u32, acknowledges: u32) -> Builder {
     let mut segment = Vec::new();
     segment.extend(from.port().to_be_bytes());
     segment.extend(to.port().to_be_bytes());
-    segment.extend([1, 2, 3, 4, 5, 6, 7, 8, 7 << 4, flags, 0xfa, 0xf0, 0, 0, 0, 0]);
+    segment.extend(sequence.to_be_bytes());
+    segment.extend(acknowledges.to_be_bytes());
+    segment.extend([7 << 4, flags, 0xfa, 0xf0, 0, 0, 0, 0]);
     // Maximum segment size, two words without meaning.
     segment.extend([2, 4, 5, 0xb4, 1, 1, 1, 1]);
     segment.extend(b"a little payload!");

@@ -8,7 +8,7 @@ use std::{
 use slb_common::{
     abi::{
         backend::{Backend, NextHop},
-        flow::{FlowEntry, WORDS},
+        flow::{ClientPath, FlowEntry, WORDS},
         interface::{self, Interface},
         limit::Limit,
         ring::Ring,
@@ -56,6 +56,8 @@ pub struct Host {
     /// By [`interface::slot`].
     interface_table: BTreeMap<u32, Interface>,
     own_macs: BTreeSet<u64>,
+    /// What the kernel says of every client: [`Tables::route_to_client`].
+    pub route: Cell<ClientPath>,
     flows: Vec<[Word; WORDS]>,
     /// By the ids of services.
     turns: Vec<Word>,
@@ -92,6 +94,7 @@ impl Host {
             interfaces: BTreeSet::new(),
             interface_table: BTreeMap::new(),
             own_macs: BTreeSet::new(),
+            route: Cell::default(),
             flows: (0..slots).map(|_| Default::default()).collect(),
             turns: (0..IDS).map(|_| Word::default()).collect(),
             loads: (0..IDS).map(|_| Word::default()).collect(),
@@ -331,13 +334,16 @@ impl Tables for Host {
         self.loads.get(backend as usize)
     }
 
-    fn interface(&self, ifindex: u32) -> Option<&Interface> {
-        let entry = self.interface_table.get(&interface::slot(ifindex))?;
-        (entry.ifindex() == ifindex).then_some(entry)
+    fn interface_at(&self, slot: u32) -> Option<&Interface> {
+        self.interface_table.get(&slot)
     }
 
     fn is_own_mac(&self, ifindex: u32, mac: u64) -> bool {
         self.own_macs.contains(&interface::own_mac_key(ifindex, mac))
+    }
+
+    fn route_to_client(&self, _: &Packet, _: u32) -> ClientPath {
+        self.route.get()
     }
 
     fn redirect(&self, ifindex: u32) -> bool {

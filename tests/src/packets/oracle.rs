@@ -3,17 +3,16 @@
 //! Knows a world in which every table has at most one server, nobody dies, and no client endpoint finds more listeners
 //! than it may have flows.
 
+mod flow;
 mod read;
 mod write;
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::SocketAddr,
-};
+use std::{collections::HashMap, net::SocketAddr};
 
 use slb_common::datapath::Verdict;
 
 use self::{
+    flow::Flow,
     read::{Read, Refused, read, without_priority_tags},
     write::{reply, write},
 };
@@ -44,39 +43,7 @@ pub type Outcome = (Verdict, Option<Vec<u8>>);
 #[derive(Debug, Default)]
 pub struct Oracle {
     /// By client endpoint, protocol and listener.
-    flows: HashMap<(SocketAddr, u8, u32), Remembered>,
-}
-
-#[derive(Debug, Default)]
-struct Remembered {
-    peer: [u8; 6],
-    own: [u8; 6],
-    ended: HashSet<End>,
-    released: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum End {
-    Client,
-    Server,
-    Reset,
-}
-
-impl Remembered {
-    fn is_over(&self) -> bool {
-        self.released
-            || self.ended.contains(&End::Reset)
-            || (self.ended.contains(&End::Client) && self.ended.contains(&End::Server))
-    }
-
-    fn note(&mut self, flags: u8, end: End) {
-        if flags & flag::FIN != 0 {
-            self.ended.insert(end);
-        }
-        if flags & flag::RST != 0 {
-            self.ended.insert(End::Reset);
-        }
-    }
+    flows: HashMap<(SocketAddr, u8, u32), Flow>,
 }
 
 /// Who sent the frame is told why it cannot go on, unless there are options, or extension headers, or nobody to be told,
@@ -156,15 +123,14 @@ impl Oracle {
             }
             if read.flags & flag::RST == 0 {
                 self.make_room(read, listener, &server)?;
-                self.flows.insert(key, Remembered::default());
+                let mut peer = [0; 6];
+                peer.copy_from_slice(&frame[6..12]);
+                self.flows.insert(key, Flow::begun(read.flags, read.segment, peer));
             }
-        }
-        if let Some(flow) = self.flows.get_mut(&key)
-            && (known || read.flags & flag::RST == 0)
+        } else if let Some(flow) = self.flows.get_mut(&key)
+            && read.protocol == number::TCP
         {
-            flow.own.copy_from_slice(&frame[..6]);
-            flow.peer.copy_from_slice(&frame[6..12]);
-            flow.note(read.flags, End::Client);
+            flow.asked(read.flags, read.segment);
         }
         if read.len > usize::from(world::MTU as u16) {
             return told(frame, read, Cause::TooBig(world::MTU as u16));
@@ -205,14 +171,19 @@ impl Oracle {
             if flow.released {
                 continue;
             }
-            flow.note(read.flags, End::Server);
+            if ![0, world::LO].contains(&world::server_of(&listener).map_or(0, |server| server.hop.out)) {
+                return Err(Refused::Drop);
+            }
+            if read.protocol == number::TCP {
+                flow.answer(read.flags, read.segment);
+            }
             if read.hop_limit < 2 {
                 return Err(Refused::Drop);
             }
             let (source, port) = read.offsets().0;
             let mut changes = write(frame, source, port, listener.at);
             read.hop(&mut changes, frame);
-            return Ok((world::LO, read.apply(frame, &changes, flow.peer, flow.own)));
+            return Ok((world::LO, read.apply(frame, &changes, flow.peer, world::OWN_MAC)));
         }
         unmatched(frame, read)
     }

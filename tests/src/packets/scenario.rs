@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use anyhow::{Context as _, Result, bail, ensure};
 use slb_common::{
     abi::{
+        flow::ClientPath,
+        mac_word,
         service::mode,
         stats::{Action, Counters, Reason},
     },
@@ -45,6 +47,8 @@ pub enum Step {
     Become(Box<World>),
     /// The clock of the host is set to so many jiffies.
     Clock(u32),
+    /// From now on the host's kernel has this route to every client.
+    Route(ClientPath),
     /// From now on the host's flow table takes no entry.
     Full,
     /// From now on flows are being copied into the flow table, or no longer.
@@ -135,6 +139,13 @@ impl Scenario {
         self
     }
 
+    /// From now on the kernel's routes to all clients lead through this interface to this station; 0 where it is not resolved.
+    #[must_use]
+    pub fn route(mut self, ifindex: u32, station: [u8; 6]) -> Self {
+        self.steps.push(Step::Route(ClientPath::new(ifindex, mac_word(station))));
+        self
+    }
+
     /// The flow table is full.
     #[must_use]
     pub fn full(mut self) -> Self {
@@ -179,6 +190,7 @@ impl Scenario {
                     .with_context(|| format!("{}: step {number}: {expect:?}", self.name))?,
                 Step::Become(world) => run.become_world(world)?,
                 Step::Clock(jiffies) => run.host.now.set(*jiffies),
+                Step::Route(route) => run.host.route.set(*route),
                 Step::Full => run.host.full.set(true),
                 Step::Resizing(resizing) => run.set_resizing(*resizing)?,
                 Step::Collect => run.host.collect(),

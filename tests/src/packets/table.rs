@@ -1,6 +1,7 @@
 //! The table of packet cases.
 
 mod flows;
+mod forged;
 mod forward;
 mod headers;
 mod keepers;
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Scenario> {
         headers::cases(),
         truncations::cases(),
         flows::cases(),
+        forged::cases(),
         modes::cases(),
         priority::cases(),
         keepers::cases(),

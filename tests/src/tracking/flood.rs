@@ -71,6 +71,9 @@ fn establish(play: &mut Play, numbers: impl Iterator<Item = u32>) {
         if is_seen && !wire::to_client(&play.plane, server, number, Kind::Tcp(flag::SYN)) {
             play.fail("a connection was not accepted");
         }
+        if let Some(flow) = play.streams.get_mut(&number) {
+            flow.is_answered |= is_seen;
+        }
         play.go_on(number, flag::ACK);
     }
     // Which clients are kept to a server is not for a flood to decide once the daemon has looked.

@@ -16,7 +16,7 @@ use slb_common::{
     },
 };
 use slb_userspace::dataplane::{
-    Contents, DataPlane, NewLink,
+    Contents, DataPlane, NewPath,
     moves::{self, Moves},
     state::{Operation, Remembered, State, Table, backend_address, to_address},
 };
@@ -173,7 +173,7 @@ impl DataPlane for HostPlane {
         Ok(())
     }
 
-    fn move_clients(&mut self, to: &NewLink<'_>) -> Result<usize> {
+    fn move_clients(&mut self, to: &NewPath<'_>) -> Result<usize> {
         Ok(moves::carry_out_clients(self.host().slots(), to))
     }
 

@@ -2,10 +2,11 @@
 //!
 //! 1. A TCP flow whose server is configured stays with it, whatever the server's health and weight; a datagram flow does
 //!    while its server is alive, where the listener does not let datagrams follow the table. Silence ends a flow after
-//!    the idle time.
+//!    the idle time; in mode `nat` sooner, until both sides have shown that they hear each other.
 //!    Where servers drain, a TCP flow stays until the time is over since its server began to leave, even one that is not
 //!    configured any more.
-//! 2. What asks for a connection goes to servers that take new flows.
+//! 2. What asks for a connection goes to servers that take new flows, but for that of an established connection, whose own server
+//!    decides.
 //! 3. Once nothing has changed for the idle time, nothing is remembered (see [`super::settle`]).
 //! 4. Nothing is dropped while a server takes new flows.
 //!
@@ -36,6 +37,10 @@ use crate::packets::frames::flag;
 /// Idle times, less the second to which an entry knows when its flow was last seen, and one more.
 const TCP_IDLE: Duration = Duration::from_secs(900 - 2);
 const UDP_IDLE: Duration = Duration::from_secs(90 - 2);
+/// The same of flows of mode `nat` that are not assured.
+const UNASSURED: Duration = Duration::from_secs(60 - 2);
+/// Time after which answered datagrams are a stream, and the second to which that is known.
+const STREAM: Duration = Duration::from_secs(2 + 1);
 /// Silence after which nothing is known of a TCP client endpoint.
 const FORGOTTEN: Duration = Duration::from_secs(1000);
 /// Client endpoints: few, so that they are used again.
@@ -64,6 +69,11 @@ pub struct Flow {
     last: Duration,
     /// Whether it was remembered for good then.
     is_remembered: bool,
+    begun: Duration,
+    /// Whether its server has answered.
+    pub is_answered: bool,
+    /// Whether the client has gone on since.
+    is_assured: bool,
 }
 
 /// How much has happened.
@@ -189,7 +199,26 @@ impl Play {
         let [scheduling, datagrams] = self.scheduling;
         let in_force = Setting { scheduling, datagrams, ..self.setting };
         let is_remembered = ![in_force, self.setting].iter().any(Setting::forgets_datagrams);
-        Flow { server, life: self.wanted[server].life, last: self.now, is_remembered }
+        Flow {
+            server,
+            life: self.wanted[server].life,
+            last: self.now,
+            is_remembered,
+            begun: self.now,
+            is_answered: false,
+            is_assured: false,
+        }
+    }
+
+    /// The flow as it is after one more packet to its server.
+    fn gone_on(&self, was: &Flow, is_assured: bool) -> Flow {
+        let Flow { begun, is_answered, .. } = *was;
+        Flow { begun, is_answered, is_assured: was.is_assured || is_assured, ..self.flow(was.server) }
+    }
+
+    /// Silence after which the flow is over.
+    fn idle(&self, flow: &Flow, idle: Duration) -> Duration {
+        if self.setting.mode == "nat" && !flow.is_assured { UNASSURED } else { idle }
     }
 
     /// A client asks for a connection.
@@ -198,8 +227,18 @@ impl Play {
         let is_fresh = self.heard.get(&number).is_none_or(|heard| self.now - *heard > FORGOTTEN);
         let kept = self.kept_server(number).filter(|_| is_fresh);
         let to = self.send(number, Kind::Tcp(flag::SYN));
-        self.streams.remove(&number);
+        let was = self.streams.remove(&number);
         match to {
+            Went::To(server)
+                if let Some(was) = was
+                    && was.server == server
+                    && (was.is_assured || self.setting.mode != "nat")
+                    && !self.views().iter().any(|servers| takes_new(servers, server)) =>
+            {
+                // Its server says that the connection is still there.
+                let flow = self.gone_on(&was, false);
+                self.streams.insert(number, flow);
+            }
             Went::To(server) if kept.is_some_and(|kept| kept != server) => {
                 self.fail(&format!("6: the client is kept to {kept:?}"));
             }
@@ -208,8 +247,7 @@ impl Play {
             Went::Ended => self.fail("a SYN was answered"),
             Went::To(server) if self.views().iter().any(|servers| takes_new(servers, server)) => {
                 self.counts.flows += 1;
-                let flow = self.flow(server);
-                self.streams.insert(number, flow);
+                let mut flow = self.flow(server);
                 let address = wire::client(number).ip();
                 if is_fresh && !self.is_changing && self.scheduling[0].persistence > 0 {
                     self.counts.kept += u64::from(kept.is_some());
@@ -217,8 +255,11 @@ impl Play {
                 } else {
                     self.kept.remove(&address);
                 }
-                self.answer(number, &flow, Kind::Tcp(flag::SYN));
+                flow.is_answered = self.answer(number, &flow, Kind::Tcp(flag::SYN));
+                self.streams.insert(number, flow);
             }
+            // One of before may have ended without a word.
+            Went::To(_) if !is_fresh => {}
             Went::To(_) => self.fail("2: a SYN went to a server that takes no new flows"),
         }
     }
@@ -239,7 +280,7 @@ impl Play {
     pub fn go_on(&mut self, number: u32, flags: u8) {
         let Some(flow) = self.streams.get(&number).copied() else { return };
         let to = self.send(number, Kind::Tcp(flags));
-        let goes_on = self.now - flow.last < TCP_IDLE;
+        let goes_on = self.now - flow.last < self.idle(&flow, TCP_IDLE);
         if self.must_stay(&flow) && goes_on {
             if to == Went::Nowhere && self.is_changing {
                 self.counts.lost += 1;
@@ -249,7 +290,7 @@ impl Play {
             if to != Went::To(flow.server) {
                 self.fail(&format!("1: the flow was with {}", flow.server));
             }
-            let flow = self.flow(flow.server);
+            let flow = self.gone_on(&flow, flow.is_answered && flags & flag::RST == 0);
             self.streams.insert(number, flow);
             if flags == flag::ACK {
                 self.answer(number, &flow, Kind::Tcp(flag::ACK));
@@ -261,7 +302,10 @@ impl Play {
             Went::Nowhere if self.setting.mode == "nat" && flags & flag::RST != 0 => {}
             Went::Nowhere if !self.may_drop() => self.fail("4: a packet of an old flow was dropped"),
             Went::To(server)
-                if self.now - flow.last < TOLD && self.setting.mode == "nat" && server != flow.server =>
+                if self.now - flow.last < TOLD
+                    && flow.is_assured
+                    && self.setting.mode == "nat"
+                    && server != flow.server =>
             {
                 self.fail(&format!("5: the flow was with {}", flow.server));
             }
@@ -279,7 +323,7 @@ impl Play {
             && self.is_there(&flow)
             && self.must_stay(&flow)
             && self.views().iter().all(|servers| servers[flow.server].is_alive())
-            && self.now - flow.last < UDP_IDLE
+            && self.now - flow.last < self.idle(&flow, UDP_IDLE)
         {
             self.counts.bound += 1;
             if to != Went::To(flow.server) && !(to == Went::Nowhere && self.is_changing) {
@@ -293,9 +337,14 @@ impl Play {
             Went::Nowhere => self.fail("4: a datagram was dropped"),
             Went::Ended => self.fail("a datagram was answered"),
             Went::To(server) => {
-                let flow = self.flow(server);
+                let same =
+                    was.filter(|was| was.server == server && self.now - was.last < self.idle(was, UDP_IDLE));
+                let mut flow = match same {
+                    Some(was) => self.gone_on(&was, was.is_answered && self.now - was.begun > STREAM),
+                    None => self.flow(server),
+                };
+                flow.is_answered |= self.answer(number, &flow, Kind::Udp);
                 self.datagrams.insert(number, flow);
-                self.answer(number, &flow, Kind::Udp);
             }
         }
     }
@@ -321,15 +370,16 @@ impl Play {
         to
     }
 
-    /// In mode `nat` the server answers, as a rule.
-    fn answer(&mut self, number: u32, flow: &Flow, kind: Kind) {
+    /// In mode `nat` the server answers, as a rule; returns whether it did.
+    fn answer(&mut self, number: u32, flow: &Flow, kind: Kind) -> bool {
         if self.setting.mode != "nat" || !self.must_stay(flow) || self.dice.once_in(4) {
-            return;
+            return false;
         }
         self.counts.answers += 1;
         if !wire::to_client(&self.plane, flow.server, number, kind) {
             self.fail(&format!("an answer of {} to {number} did not arrive", flow.server));
         }
+        true
     }
 
     fn note(&mut self, line: String) {

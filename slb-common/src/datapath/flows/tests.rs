@@ -14,9 +14,9 @@ use std::{
 use super::*;
 use crate::{
     abi::{
-        Address, Stations,
+        Address,
         backend::NextHop,
-        flow::{Link, WORDS},
+        flow::WORDS,
         interface::Interface,
         ring::Ring,
         service::Service,
@@ -83,11 +83,14 @@ impl Tables for Shared {
     fn load(&self, _: u32) -> Option<&Word> {
         None
     }
-    fn interface(&self, _: u32) -> Option<&Interface> {
+    fn interface_at(&self, _: u32) -> Option<&Interface> {
         None
     }
     fn is_own_mac(&self, _: u32, _: u64) -> bool {
         false
+    }
+    fn route_to_client(&self, _: &Packet, _: u32) -> ClientPath {
+        ClientPath::default()
     }
     fn redirect(&self, _: u32) -> bool {
         false
@@ -107,8 +110,9 @@ fn client(n: u32) -> Client {
 
 /// Every word of a flow says the same two numbers.
 fn flow(n: u32, use_: u32) -> Flow {
-    let stations = Stations { head: u64::from(use_) << 32 | u64::from(n) << 1, tail: n ^ use_, reserved: 0 };
-    Flow { service: n, backend: Reference::new(n, use_), client: Link { ifindex: use_, stations } }
+    let client = ClientPath(u64::from(use_) << 32 | u64::from(n));
+    let numbers = Numbers { client: n ^ use_, server: use_ };
+    Flow { service: n, backend: Reference::new(n, use_), client, numbers }
 }
 
 fn play(shared: &Shared, thread: u32) {
@@ -127,10 +131,10 @@ fn play(shared: &Shared, thread: u32) {
         match (found, dice >> 29) {
             (Some(found), 0) => drop(flows.replace(&found, &query, &new, 0, 225)),
             (Some(found), 1) => {
-                flows.touch(&found, found.meta.state() | state::CONFIRMED);
+                flows.touch(&found, found.meta.state() | state::ASSURED, 225);
             }
             (Some(found), 2) => {
-                flows.touch(&found, found.meta.state() | state::RESET);
+                flows.touch(&found, found.meta.state() | state::RESET, 225);
             }
             (Some(_), _) => {}
             (None, _) => drop(flows.put(&query, &new, 0, 225)),

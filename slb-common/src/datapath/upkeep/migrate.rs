@@ -100,7 +100,7 @@ fn fill(there: FlowEntry<'_>, meta: Meta, entry: &Entry) {
 
 /// Whether it is a client's entry, or of a flow that goes on.
 fn is_established(meta: Meta) -> bool {
-    meta.is_client() || meta.state() & state::CONFIRMED != 0 && !meta.is_over()
+    meta.is_client() || meta.state() & state::ASSURED != 0 && !meta.is_over()
 }
 
 /// Brings an entry of the new table up to date, unless anything has changed about it since `meta` was read: a packet may have given
@@ -125,7 +125,7 @@ fn merge(there: FlowEntry<'_>, meta: Meta, entry: &Entry, Clock { now, .. }: Clo
         // The new program has seen another connection from the same port.
     } else {
         // Of the same second: where the connection has ended, this may be another one from the same port.
-        let bits = old.state() & (state::ANSWERED | state::CONFIRMED);
+        let bits = old.state() & (state::ANSWERED | state::ASSURED);
         there.touch(meta, meta.last_seen(), meta.state() | bits);
     }
 }
@@ -134,15 +134,15 @@ fn merge(there: FlowEntry<'_>, meta: Meta, entry: &Entry, Clock { now, .. }: Clo
 mod tests {
     use super::*;
     use crate::abi::{
-        Address, Reference, Stations,
-        flow::{Link, idle_units, persistence_units},
+        Address, Reference,
+        flow::{ClientPath, idle_units, persistence_units},
     };
 
     const CLOCK: Clock = Clock { now: 10_000 * HZ, hz: HZ };
     const HZ: u32 = 250;
     const SEED: u64 = 7;
     const IDLE: u32 = 900;
-    const ESTABLISHED: u32 = state::ANSWERED | state::CONFIRMED;
+    const ESTABLISHED: u32 = state::ANSWERED | state::ASSURED;
 
     fn slots(len: usize) -> Vec<[Word; WORDS]> {
         (0..len).map(|_| Default::default()).collect()
@@ -155,9 +155,8 @@ mod tests {
     fn entry(client: Client, server: u32, silence: u32, bits: u32) -> Entry {
         let words = [const { Word::new(0) }; WORDS];
         let there = FlowEntry::new(&words);
-        let idle =
-            if bits & state::CLIENT == state::CLIENT { persistence_units(900) } else { idle_units(IDLE) };
-        let flow = Flow { service: 1, backend: Reference::new(server, 1), client: Link::default() };
+        let idle = if bits == state::CLIENT { persistence_units(900) } else { idle_units(IDLE) };
+        let flow = Flow { service: 1, backend: Reference::new(server, 1), ..Flow::default() };
         there.fill(there.meta(), &client, &flow, CLOCK.now - silence * HZ, bits, idle);
         Entry { meta: there.meta(), client, flow }
     }
@@ -252,7 +251,7 @@ mod tests {
         let before = entry(client(1), 1, 300, ESTABLISHED);
         assert!(new.insert(&before));
         let mut since = entry(client(1), 1, 1, ESTABLISHED);
-        since.flow.client = Link { ifindex: 7, stations: Stations::new([6; 6], [9; 6]) };
+        since.flow.client = ClientPath::new(7, 9);
         since.meta = {
             let words = [const { Word::new(0) }; WORDS];
             let there = FlowEntry::new(&words);

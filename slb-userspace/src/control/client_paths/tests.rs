@@ -15,8 +15,8 @@ fn hop(interface_index: u32, destination_mac: Mac, through_gateway: bool) -> Nex
     NextHop { interface_index, interface, source_mac: OWN, destination_mac, mtu: 1500, through_gateway }
 }
 
-fn at(interface: u32, mac: Mac) -> Link {
-    Link { ifindex: interface, stations: Stations::new(OWN, mac) }
+fn at(interface: u32, mac: Mac) -> ClientPath {
+    ClientPath::new(interface, mac_word(mac))
 }
 
 /// What follows where these were the kernel's next hops, and these are.
@@ -27,8 +27,8 @@ fn moves(steps: &[(&str, NextHop, Option<NextHop>)]) -> Moves {
     paths.update(steps.iter().map(|(ip, _, hop)| (self::ip(ip), hop.as_ref())), |index| index < 9)
 }
 
-fn to(moves: &Moves, client: &str, link: Link) -> Option<Link> {
-    moves.to(&to_address(ip(client)), &link)
+fn to(moves: &Moves, client: &str, path: ClientPath) -> Option<ClientPath> {
+    moves.to(&to_address(ip(client)), path)
 }
 
 #[test]
@@ -78,17 +78,6 @@ fn client_on_the_link_is_not_taken_for_one_behind_it() {
 }
 
 #[test]
-fn address_of_the_interface_itself_is_followed_but_no_other_one_that_clients_send_to() {
-    let own = [2, 0, 0, 0, 0, 2];
-    let moved = NextHop { source_mac: own, ..hop(2, OLD, true) };
-    let moves = moves(&[("203.0.113.1", hop(2, OLD, true), Some(moved))]);
-    let link = Link { ifindex: 2, stations: Stations::new(own, OLD) };
-    assert_eq!(to(&moves, "203.0.113.1", at(2, OLD)), Some(link));
-    let floating = Link { ifindex: 2, stations: Stations::new([0, 0, 0x5e, 0, 1, 7], OLD) };
-    assert_eq!(to(&moves, "203.0.113.1", floating), None);
-}
-
-#[test]
 fn path_that_is_lost_or_leads_elsewhere_changes_nothing_until_there_is_another() {
     let sample = "203.0.113.1";
     assert!(moves(&[(sample, hop(2, OLD, true), None)]).is_empty());
@@ -106,9 +95,9 @@ fn samples_are_one_for_each_station_and_prefix_and_each_client_on_the_link() {
     let on_link = BTreeSet::from([Prefix::of(ip("10.0.0.1"))]);
     let mut samples = Samples::new(&on_link);
     for client in ["203.0.113.9", "203.0.113.2", "10.0.0.1", "10.0.0.2", "2001:db8:7::2", "2001:db8:7:9::1"] {
-        samples.note(&to_address(ip(client)), &at(2, OLD));
+        samples.note(&to_address(ip(client)), at(2, OLD));
     }
-    samples.note(&to_address(ip("203.0.113.7")), &at(2, OTHER));
+    samples.note(&to_address(ip("203.0.113.7")), at(2, OTHER));
     let expected = ["203.0.113.2", "203.0.113.7", "10.0.0.1", "10.0.0.2", "2001:db8:7::2"];
     let expected: BTreeSet<IpAddr> = expected.map(ip).into_iter().chain(DEFAULT_ROUTE).collect();
     assert_eq!(samples.chosen(), expected);
@@ -120,7 +109,7 @@ fn samples_are_those_with_most_flows() {
     let mut samples = Samples::new(&on_link);
     for network in 0..1_000_u32 {
         let client = IpAddr::from((0xcb00_0000 + (network << 8)).to_be_bytes());
-        (0..=u32::from(network == 999)).for_each(|_| samples.note(&to_address(client), &at(2, OLD)));
+        (0..=u32::from(network == 999)).for_each(|_| samples.note(&to_address(client), at(2, OLD)));
     }
     let chosen = samples.chosen();
     assert_eq!(chosen.len(), MOST + 2);

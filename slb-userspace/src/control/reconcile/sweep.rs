@@ -190,7 +190,7 @@ impl<D: DataPlane> Reconciler<D> {
             let fate = watch.note(&flow, entry);
             loads.note(&flow, entry);
             if entry.mode == mode::NAT && flow.left.is_some() && !flow.is_over {
-                samples.note(&flow.client, &flow.link);
+                samples.note(&flow.client, flow.path);
             }
             // Remembered for good: it is not for the table to say where it is, unless it is pushed out. Of datagrams nobody can
             // tell whether they began before.

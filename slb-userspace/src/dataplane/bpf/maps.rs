@@ -30,7 +30,7 @@ use super::{
     syscall,
 };
 use crate::dataplane::{
-    Contents, DataPlane, NewLink,
+    Contents, DataPlane, NewPath,
     digest::Content,
     moves::{self, Moves},
     state::{
@@ -361,7 +361,7 @@ impl DataPlane for Maps {
         Ok(())
     }
 
-    fn move_clients(&mut self, to: &NewLink<'_>) -> Result<usize> {
+    fn move_clients(&mut self, to: &NewPath<'_>) -> Result<usize> {
         Ok(moves::carry_out_clients(self.flows.slots(), to))
     }
 

@@ -102,8 +102,7 @@ impl Program {
         let mut facts = Facts { verified_instructions: None, machine_code_bytes: 0 };
         for name in [self.name].iter().chain(self.tail_called) {
             let info = self.xdp_of(name)?.info()?;
-            facts.verified_instructions =
-                facts.verified_instructions.max(info.verified_instruction_count());
+            facts.verified_instructions = facts.verified_instructions.max(info.verified_instruction_count());
             facts.machine_code_bytes += info.size_jitted();
         }
         Ok(facts)

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::packets::{
-    frames::{is_priority_tag, number},
+    frames::{flag, is_priority_tag, number},
     world,
 };
 
@@ -19,6 +19,8 @@ pub(super) struct Read {
     pub(super) protocol: u8,
     pub(super) hop_limit: u8,
     pub(super) flags: u8,
+    /// Of TCP: the segment's numbers.
+    pub(super) segment: Segment,
     /// Whether it is neither TCP nor UDP, and no echo request.
     pub(super) other: bool,
 }
@@ -36,6 +38,15 @@ impl Read {
             IpAddr::V6(ip) => !ip.is_multicast() && ip.segments()[..2] != [0, 0],
         }
     }
+}
+
+/// Numbers of a TCP segment.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Segment {
+    pub(super) sequence: u32,
+    /// The number after its last byte.
+    pub(super) end: u32,
+    pub(super) acknowledges: u32,
 }
 
 /// Left to the kernel, or dropped.
@@ -103,6 +114,7 @@ fn read_v4(frame: &[u8], network: usize) -> Result<Read, Refused> {
         protocol: ip[9],
         hop_limit: ip[8],
         flags: 0,
+        segment: Segment::default(),
         other: false,
     };
     read_transport(frame, read, total - header, broken)
@@ -146,6 +158,7 @@ fn read_v6(frame: &[u8], network: usize) -> Result<Read, Refused> {
         protocol: next,
         hop_limit: ip[7],
         flags: 0,
+        segment: Segment::default(),
         other: false,
     };
     read_transport(frame, read, 40 + payload - at, broken)
@@ -178,6 +191,10 @@ fn read_transport(
                 return Err(broken());
             }
             read.flags = header[13];
+            let long = |at: usize| u32::from(word(at)) << 16 | u32::from(word(at + 2));
+            let controls = u32::from(read.flags & flag::SYN != 0) + u32::from(read.flags & flag::FIN != 0);
+            let end = long(4).wrapping_add((room - len) as u32).wrapping_add(controls);
+            read.segment = Segment { sequence: long(4), end, acknowledges: long(8) };
         }
         number::UDP => {
             let len = usize::from(word(4));

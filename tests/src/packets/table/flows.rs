@@ -75,6 +75,10 @@ impl Pair {
         Scenario::new(name).frame(syn(self.listener), self.first(Flow::New))
     }
 
+    fn accepted(self, name: &str) -> Scenario {
+        self.begun(name).frame(answer(self.server, flag::SYN | flag::ACK), back(self.listener, self.server))
+    }
+
     fn first(self, flow: Flow) -> Expect {
         to(self.listener, self.server, flow)
     }
@@ -155,7 +159,7 @@ impl Pair {
     fn ends(self) -> Vec<Scenario> {
         let Self { listener, server, other } = self;
         vec![
-            self.begun("a SYN after both sides' FIN begins a new flow")
+            self.accepted("a SYN after both sides' FIN begins a new flow")
                 .frame(fin(listener), self.first(Flow::Old))
                 .frame(answer(server, flag::ACK | flag::FIN), back(listener, server))
                 .frame(data(listener), self.first(Flow::Old))
@@ -163,7 +167,7 @@ impl Pair {
                 .frame(data(listener), self.first(Flow::Old))
                 .frame(syn(listener), self.second(Flow::New))
                 .frame(answer(other, flag::SYN | flag::ACK), back(listener, other)),
-            self.begun("a SYN after both sides' FIN begins a new flow with the same server")
+            self.accepted("a SYN after both sides' FIN begins a new flow with the same server")
                 .frame(answer(server, flag::ACK | flag::FIN), back(listener, server))
                 .frame(fin(listener), self.first(Flow::Old))
                 .frame(syn(listener), self.first(Flow::New))
@@ -174,7 +178,7 @@ impl Pair {
                 .frame(fin(listener), self.first(Flow::Old))
                 .change(self.moved())
                 .frame(syn(listener), self.first(Flow::Old)),
-            self.begun("a SYN after the server's FIN alone stays")
+            self.accepted("a SYN after the server's FIN alone stays")
                 .frame(answer(server, flag::ACK | flag::FIN), back(listener, server))
                 .change(self.moved())
                 .frame(syn(listener), self.first(Flow::Old)),

@@ -100,44 +100,49 @@ fn udp_cases() -> Vec<Scenario> {
     cases
 }
 
-/// Answers go the way the client's last packet came.
+/// Where the kernel names no route, answers of an established connection follow its client, at most once a second.
 fn client_moves() -> Vec<Scenario> {
     const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc2];
     let back = |hop| Expect::ToClient(HTTP4, WEB4, hop);
     let to = |flow| Expect::ToServer(HTTP4, WEB4, flow);
-    let syn = || tcp(CLIENT4, HTTP4.at, flag::SYN);
     let data = || tcp(CLIENT4, HTTP4.at, flag::ACK);
     let answer = || -> Frame { tcp(WEB4.at, CLIENT4, flag::ACK).build() };
+    let established = |name: &str| {
+        Scenario::new(name)
+            .host_only()
+            .frame(tcp(CLIENT4, HTTP4.at, flag::SYN).build(), to(Flow::New))
+            .frame(tcp(WEB4.at, CLIENT4, flag::SYN | flag::ACK).build(), back(CLIENT))
+            .frame(data().build(), to(Flow::Old))
+            .clock(2 * HZ)
+    };
     let mut other_router = CLIENT;
     other_router.peer = ROUTER_MAC;
-    let mut other_port = other_router;
-    other_port.own = OTHER_OWN_MAC;
-    let mut other_interface = other_port;
-    other_interface.out = FAR;
+    let mut other_interface = other_router;
+    (other_interface.out, other_interface.own) = (FAR, ROUTER.own);
     vec![
-        Scenario::new("the client comes by another router, and to another address of ours")
-            .frame(syn().build(), to(Flow::New))
-            .frame(answer(), back(CLIENT))
+        established("the client comes by another router")
             .frame(data().macs(ROUTER_MAC, OWN_MAC).build(), to(Flow::Old))
             .frame(answer(), back(other_router))
+            // Which address of ours it sends to does not matter.
+            .clock(4 * HZ)
             .frame(data().macs(ROUTER_MAC, OTHER_OWN_MAC).build(), to(Flow::Old))
-            .frame(answer(), back(other_port))
+            .frame(answer(), back(other_router))
+            .clock(4 * HZ + HZ / 2)
+            .frame(data().build(), to(Flow::Old))
+            .frame(answer(), back(other_router))
+            .clock(6 * HZ)
             .frame(data().build(), to(Flow::Old))
             .frame(answer(), back(CLIENT)),
-        Scenario::new("the client comes through another interface")
-            .host_only()
-            .frame(syn().build(), to(Flow::New))
-            .frame_through(FAR, answer(), back(CLIENT))
-            .frame_through(FAR, data().macs(ROUTER_MAC, OTHER_OWN_MAC).build(), to(Flow::Old))
-            .frame(answer(), back(other_interface))
-            .frame_through(FAR, answer(), back(other_interface)),
-        Scenario::new("the way stays known when the end of the connection takes another")
-            .frame(syn().build(), to(Flow::New))
+        established("the client comes through another interface")
+            .frame_through(FAR, data().macs(ROUTER_MAC, ROUTER.own).build(), to(Flow::Old))
+            .frame(answer(), back(other_interface)),
+        established("the way stays known when the end of the connection takes another")
             .frame(
                 tcp(CLIENT4, HTTP4.at, flag::FIN | flag::ACK).macs(ROUTER_MAC, OWN_MAC).build(),
                 to(Flow::Old),
             )
             .frame(tcp(WEB4.at, CLIENT4, flag::FIN | flag::ACK).build(), back(other_router))
+            .clock(4 * HZ)
             .frame(data().macs(ROUTER_MAC, OWN_MAC).build(), to(Flow::Old))
             .frame(answer(), back(other_router)),
     ]

@@ -1,0 +1,214 @@
+//! Which client a server's packet answers (mode `nat`), and what it shows of the flow.
+//!
+//! Servers are believed more than clients: their packets come in by the way to them. So a server's SYN says that a connection begins,
+//! and its segments advance the numbers of both sides.
+
+use super::{
+    flows::{FAR, Flows, Found, Query},
+    numbers::{Segment, after_server},
+    select::unload,
+    tables::Tables,
+};
+use crate::{
+    abi::{
+        backend::Backend,
+        flow::{Client, ClientPath, Numbers, UNASSURED, idle_units, state},
+        interface,
+        service::{Service, ServiceIndex, mode},
+        stats::Reason,
+    },
+    net::{headers::protocol, parse::Packet},
+};
+
+/// The client of an answer, and the service it spoke to.
+pub(super) struct Reply<'t> {
+    pub(super) service: &'t Service,
+    pub(super) backend: u32,
+    pub(super) client: ClientPath,
+    /// Whether the connection is over, and the client to be told.
+    pub(super) is_over: bool,
+}
+
+/// What is known of the client of a server's packet.
+pub(super) enum Answered<'t> {
+    /// This is it.
+    Client(Reply<'t>),
+    /// The packet answers no flow.
+    NoFlow,
+    /// The packet is dropped.
+    Refused(Reason),
+    /// The connection is over, and the server to be told.
+    Over,
+    /// That is not for the fast path.
+    Later,
+}
+
+/// Finds the client that a server's packet, which came in by the interface `ifindex`, answers.
+#[inline(always)]
+pub(super) fn to_client<'t, const QUICK: bool, T: Tables>(
+    packet: &Packet,
+    ifindex: u32,
+    index: &ServiceIndex,
+    tables: &'t T,
+) -> Answered<'t> {
+    let hash = ServiceIndex::server_hash(&packet.source, packet.source_port);
+    if !index.may_be_server(hash) {
+        return Answered::NoFlow;
+    }
+    let flows = Flows::open(index, tables);
+    let client = Client::new(&packet.destination, packet.destination_port, packet.protocol);
+    let query = flows.query(client);
+    let endpoint = Backend::endpoint_of(hash);
+    let distance = if QUICK {
+        flows.find_answered_near(&query, endpoint, packet.flags.syn())
+    } else {
+        tables.find_answered_flow(&query, endpoint, packet.flags.syn())
+    };
+    if QUICK && distance == FAR {
+        return Answered::Later;
+    }
+    match reply::<QUICK, T>(packet, ifindex, &flows, &query, distance, tables) {
+        Some(answered) => answered,
+        // Its flow may still be in the flow table that is being replaced.
+        None if tables.is_resizing() => Answered::Refused(Reason::NotReady),
+        None => Answered::NoFlow,
+    }
+}
+
+#[inline(always)]
+fn reply<'t, const QUICK: bool, T: Tables>(
+    packet: &Packet,
+    ifindex: u32,
+    flows: &Flows<'t, T>,
+    query: &Query,
+    distance: u32,
+    tables: &'t T,
+) -> Option<Answered<'t>> {
+    let found = flows.read(query, distance)?;
+    let backend = flows.live(found.flow.backend)?;
+    // The number of an endpoint may be another one's too.
+    if backend.port != packet.source_port || !backend.address.same(&packet.source) {
+        return None;
+    }
+    let service = tables.service(found.flow.service & 0xffff)?;
+    if service.reference.tag() != found.flow.service || service.mode != mode::NAT {
+        // Of a listener whose answers go past SLB; the slow path finds the other one, if there is one.
+        return if QUICK { Some(Answered::Later) } else { None };
+    }
+    if !is_way_from(backend, ifindex, tables) {
+        return Some(Answered::Refused(Reason::WrongInterface));
+    }
+    let was = found.meta.state();
+    let is_expired = flows.is_expired(found.meta);
+    let is_told = backend.is_cut() || (is_expired && (QUICK || flows.is_told(&found, packet)));
+    let mut is_over = packet.protocol == protocol::TCP && is_told;
+    if is_over {
+        is_over = !packet.flags.rst();
+        if QUICK || (is_over && was & state::RESET != 0) {
+            return Some(Answered::Over);
+        }
+        flows.mark(&found, was | state::RESET);
+        unload(service.policy, was, was | state::RESET, backend, tables);
+    } else {
+        let was = was & if !QUICK && is_expired { !state::ENDS } else { !0 };
+        let seen = if packet.protocol == protocol::TCP {
+            after_segment(was, &found, packet)
+        } else {
+            Seen { bits: was | state::ANSWERED, numbers: found.flow.numbers }
+        };
+        if seen.begins_anew(was) {
+            if QUICK {
+                return Some(Answered::Later);
+            }
+            // The client's own SYN for a connection that ended unseen. It asks again, and another server is chosen.
+            if backend.flags & Backend::NEW == 0 {
+                flows.mark(&found, was | state::RESET);
+                return Some(Answered::Over);
+            }
+        }
+        if seen.numbers != found.flow.numbers {
+            found.advance(seen.numbers);
+        }
+        if flows.touch(&found, seen.bits, seen.idle(was, &found, service)) && !QUICK {
+            unload(service.policy, was, seen.bits, backend, tables);
+        }
+    }
+    let client = found.flow.client;
+    Some(Answered::Client(Reply { service, backend: found.flow.backend.id(), client, is_over }))
+}
+
+/// Whether a server's packets may come in by this interface: by the way to it, or where nothing but servers is.
+#[inline(always)]
+fn is_way_from<T: Tables>(backend: &Backend, ifindex: u32, tables: &T) -> bool {
+    let Some(hop) = tables.next_hop(backend.next_hop).filter(|hop| hop.ifindex != 0) else { return true };
+    if hop.ifindex == ifindex {
+        return true;
+    }
+    let Some(arrival) = tables.interface(ifindex) else { return false };
+    let roles = arrival.flags() & (interface::CLIENT | interface::SERVER);
+    arrival.group() == hop.ifindex || roles == interface::SERVER
+}
+
+/// What a server's packet shows of a flow.
+struct Seen {
+    bits: u32,
+    numbers: Numbers,
+}
+
+impl Seen {
+    /// Whether the server accepts another connection than the established one.
+    const fn begins_anew(&self, was: u32) -> bool {
+        (was & !self.bits) & state::ASSURED != 0
+    }
+
+    #[inline(always)]
+    fn idle(&self, was: u32, found: &Found<'_>, service: &Service) -> u8 {
+        if (was ^ self.bits) & state::ASSURED == 0 {
+            return found.meta.units();
+        }
+        let idle = idle_units(service.idle_timeout);
+        if self.bits & state::ASSURED == 0 && idle > UNASSURED { UNASSURED } else { idle }
+    }
+}
+
+#[inline(always)]
+fn after_segment(was: u32, found: &Found<'_>, packet: &Packet) -> Seen {
+    let (segment, flags, numbers) = (Segment::of(packet), packet.flags, found.flow.numbers);
+    if flags.syn() {
+        return after_syn(was, numbers, &segment);
+    }
+    let is_answered = was & state::ANSWERED != 0;
+    let is_pickup = was & state::TAKEN_UP != 0;
+    if flags.rst() {
+        // Of a connection that it does not know, the server takes the number that the client has acknowledged. A connection that it
+        // refuses it acknowledges (RFC 9293, 3.10.7.1).
+        let of_known = (is_answered | is_pickup) & segment.ends(numbers.server);
+        let of_new = !is_answered & segment.acknowledges(numbers.client);
+        let reset = if of_known | of_new { state::RESET | state::ANSWERED } else { 0 };
+        return Seen { bits: was | reset, numbers };
+    }
+    if !is_answered {
+        if !is_pickup {
+            // Of another connection: it does not answer the SYN.
+            return Seen { bits: was, numbers };
+        }
+        // The server knows a connection whose beginning has not been seen: it is established.
+        let known = Numbers { client: segment.acknowledges, server: segment.end };
+        let fin = if flags.fin() { state::SERVER_FIN } else { 0 };
+        return Seen { bits: was | fin | state::ANSWERED | state::ASSURED, numbers: known };
+    }
+    let fin = if flags.fin() && segment.finishes(numbers.server) { state::SERVER_FIN } else { 0 };
+    // While the client has not shown that it has heard the server's SYN, its number stays.
+    let next = if was & state::ASSURED != 0 { after_server(numbers, &segment) } else { None };
+    Seen { bits: was | fin, numbers: next.unwrap_or(numbers) }
+}
+
+/// A server's SYN: it accepts a connection, or does so once more.
+#[inline(always)]
+const fn after_syn(was: u32, numbers: Numbers, segment: &Segment) -> Seen {
+    if was & state::ASSURED != 0 && segment.is_plausible(numbers.server, numbers.client) {
+        return Seen { bits: was, numbers };
+    }
+    let begun = Numbers { client: segment.acknowledges, server: segment.end };
+    Seen { bits: state::USED | state::ANSWERED, numbers: begun }
+}

@@ -1,0 +1,55 @@
+use super::*;
+use crate::net::parse::{NOTHING, TcpFlags};
+
+const NUMBERS: Numbers = Numbers { client: 0xffff_fff0, server: 5_000 };
+
+fn segment(sequence: u32, payload: u32, acknowledges: u32) -> Segment {
+    Segment { sequence, end: sequence.wrapping_add(payload), acknowledges }
+}
+
+#[test]
+fn syn_and_fin_count_as_one_byte_each() {
+    let of = |flags| {
+        Segment::of(&Packet { sequence: u32::MAX, payload: 10, flags: TcpFlags(flags), ..NOTHING }).end
+    };
+    assert_eq!([16, 2, 1, 3].map(of), [9, 10, 10, 11]);
+}
+
+#[test]
+fn numbers_advance_by_whole_lags_and_around_zero() {
+    let next = NUMBERS.client;
+    assert_eq!(after_client(NUMBERS, &segment(next, LAG - 1, 5_000)), None);
+    let there = next.wrapping_add(LAG);
+    assert_eq!(after_client(NUMBERS, &segment(next, LAG, 5_000)), Some(Numbers { client: there, ..NUMBERS }));
+    assert_eq!(after_server(NUMBERS, &segment(5_000, 10, there)), Some(Numbers { client: there, ..NUMBERS }));
+    assert_eq!(
+        after_server(NUMBERS, &segment(5_000, LAG, next)),
+        Some(Numbers { server: 5_000 + LAG, ..NUMBERS })
+    );
+    // What comes again, or late, takes nothing back.
+    assert_eq!(after_client(NUMBERS, &segment(next.wrapping_sub(LAG), 10, 5_000)), None);
+}
+
+#[test]
+fn numbers_follow_no_segment_that_is_far_off_with_either_number() {
+    let next = NUMBERS.client;
+    for off in [WINDOW, 1 << 21, 1 << 30, 1 << 31, u32::MAX - 2 * WINDOW] {
+        let far = next.wrapping_add(off);
+        assert_eq!(after_client(NUMBERS, &segment(far, LAG, 5_000)), None, "{off}");
+        assert_eq!(after_client(NUMBERS, &segment(next, LAG, 5_000_u32.wrapping_add(off))), None, "{off}");
+        assert_eq!(after_server(NUMBERS, &segment(5_000_u32.wrapping_add(off), LAG, next)), None, "{off}");
+        assert_eq!(after_server(NUMBERS, &segment(5_000, LAG, far)), None, "{off}");
+    }
+}
+
+/// Of all numbers, a blind RST may have so many.
+#[test]
+fn resets_end_a_connection_where_it_is_and_nowhere_else() {
+    let next = NUMBERS.client;
+    let ends = |off: u32| segment(next.wrapping_add(off), 0, 0).ends(next);
+    assert!(ends(0) && ends(LAG - 1));
+    assert!(![LAG, 1 << 16, 1 << 31, u32::MAX].into_iter().any(ends));
+    let finishes = |off: u32| segment(next.wrapping_add(off), 0, 0).finishes(next);
+    assert!(finishes(0) && finishes(LAG - 1) && finishes(0_u32.wrapping_sub(LAG)));
+    assert!(![LAG, 1 << 31, 0_u32.wrapping_sub(LAG + 1)].into_iter().any(finishes));
+}

@@ -1,0 +1,78 @@
+//! The kernel's routes, asked for the path to a client.
+
+use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_fib_lookup};
+use slb_common::{
+    abi::{
+        flow::ClientPath,
+        interface::{Interface, slot},
+    },
+    net::parse::Packet,
+};
+
+use crate::maps::{INTERFACE_TABLE, ROUTE};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// `BPF_FIB_LKUP_RET_SUCCESS`.
+const SUCCESS: i64 = 0;
+/// `BPF_FIB_LKUP_RET_NO_NEIGH`: there is a route, and its neighbour is not resolved.
+const NO_NEIGHBOUR: i64 = 7;
+
+/// `struct bpf_fib_lookup`: what the kernel is asked, and what it answers.
+#[repr(C)]
+pub(crate) struct Lookup {
+    family: u8,
+    protocol: u8,
+    source_port: u16,
+    destination_port: u16,
+    /// 0: no MTU is checked.
+    total_length: u16,
+    /// Where the packet came in; after the look-up, where it leaves.
+    ifindex: u32,
+    /// Traffic class and flow label of IPv6, TOS of IPv4.
+    flow_info: u32,
+    /// The address, of IPv4 the first word.
+    source: [u32; 4],
+    destination: [u32; 4],
+    vlan: u32,
+    _source_mac: [u16; 3],
+    destination_mac: [u16; 3],
+}
+
+const _: () = assert!(size_of::<Lookup>() == 64);
+
+/// The path for answers to a packet that came in by the interface in this slot of the interface table, as
+/// [`Tables::route_to_client`](slb_common::datapath::tables::Tables::route_to_client) returns it.
+///
+/// The kernel names the route that it would forward by, and only where forwarding is enabled on the interface.
+#[inline(always)]
+pub(crate) fn to_client(ctx: *mut xdp_md, packet: &Packet, interface: u32) -> Option<ClientPath> {
+    let ifindex = INTERFACE_TABLE.get(interface).map(Interface::ifindex).filter(|ifindex| *ifindex != 0)?;
+    let place = ROUTE.get_ptr_mut(0)?;
+    // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
+    let lookup = unsafe { &mut *place };
+    let (from, to) = (packet.destination.0, packet.source.0);
+    let is_v4 = packet.source.is_v4();
+    lookup.family = if is_v4 { AF_INET } else { AF_INET6 };
+    lookup.protocol = packet.protocol;
+    lookup.source_port = packet.destination_port;
+    lookup.destination_port = packet.source_port;
+    lookup.total_length = 0;
+    lookup.ifindex = ifindex;
+    lookup.flow_info = 0;
+    lookup.source = if is_v4 { [from[3], 0, 0, 0] } else { from };
+    lookup.destination = if is_v4 { [to[3], 0, 0, 0] } else { to };
+    lookup.vlan = 0;
+    // SAFETY: the context is the kernel's, and the structure has the size that is given.
+    let outcome = unsafe { bpf_fib_lookup(ctx.cast(), place.cast(), size_of::<Lookup>() as i32, 0) };
+    // SAFETY: as above.
+    let lookup = unsafe { &*place };
+    INTERFACE_TABLE.get(slot(lookup.ifindex)).filter(|out| out.ifindex() == lookup.ifindex)?;
+    let [a, b, c] = lookup.destination_mac.map(u64::from);
+    let mac = match outcome {
+        SUCCESS => a | b << 16 | c << 32,
+        NO_NEIGHBOUR => 0,
+        _ => return None,
+    };
+    Some(ClientPath::new(lookup.ifindex, mac))
+}

@@ -1,0 +1,288 @@
+//! Packets of others than the two ends: they end, move and draw nothing.
+
+use slb_common::abi::{
+    backend::Backend,
+    service::{Service, mode, policy},
+    stats::Reason,
+};
+
+use crate::packets::{
+    frames::{FIRST, Frame, NEXT, flag, tcp, tcp_at, udp},
+    scenario::{CLIENT, Expect, Flow, Scenario},
+    world::*,
+};
+
+/// Numbers that somebody guesses who sees nothing of the connection.
+const GUESSES: [u32; 5] = [0, NEXT - (1 << 15), NEXT + (1 << 15), NEXT + (1 << 20), NEXT + (1 << 31)];
+/// What he acknowledges.
+const GUESSED: u32 = 0x9000_0000;
+const FORGER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x66];
+
+pub(super) fn cases() -> Vec<Scenario> {
+    let mut cases = Vec::new();
+    for (family, client, listener, server, other) in
+        [("IPv4", CLIENT4, HTTP4, WEB4, OTHER4), ("IPv6", CLIENT6, HTTP6, WEB6, OTHER6)]
+    {
+        let victim = Victim { client, listener, server, other };
+        let named =
+            |scenario: Scenario| Scenario { name: format!("{family}: {}", scenario.name), ..scenario };
+        let all = victim.ends().into_iter().chain(victim.moves()).chain(victim.fills());
+        cases.extend(all.map(named));
+    }
+    cases.extend(past_slb());
+    cases.extend(datagrams());
+    cases
+}
+
+/// An established connection.
+#[derive(Clone, Copy)]
+struct Victim {
+    client: std::net::SocketAddr,
+    listener: Listener,
+    server: Server,
+    other: Server,
+}
+
+impl Victim {
+    fn to(self, flow: Flow) -> Expect {
+        Expect::ToServer(self.listener, self.server, flow)
+    }
+
+    fn back(self) -> Expect {
+        Expect::ToClient(self.listener, self.server, CLIENT)
+    }
+
+    fn sent(self, flags: u8, sequence: u32, acknowledges: u32) -> Frame {
+        tcp_at(self.client, self.listener.at, flags, sequence, acknowledges).build()
+    }
+
+    fn answer(self, flags: u8) -> Frame {
+        tcp(self.server.at, self.client, flags).build()
+    }
+
+    fn data(self) -> Frame {
+        self.sent(flag::ACK, NEXT, NEXT)
+    }
+
+    fn begun(self, name: &str) -> Scenario {
+        Scenario::new(name)
+            .frame(tcp(self.client, self.listener.at, flag::SYN).build(), self.to(Flow::New))
+            .frame(self.answer(flag::SYN | flag::ACK), self.back())
+    }
+
+    fn established(self, name: &str) -> Scenario {
+        self.begun(name).frame(self.data(), self.to(Flow::Old)).frame(self.answer(flag::ACK), self.back())
+    }
+
+    /// New flows get the other server.
+    fn moved(self) -> World {
+        World::standard().table(self.listener.table.expect("a listener with servers"), &[self.other])
+    }
+
+    fn goes_on(self, scenario: Scenario) -> Scenario {
+        scenario.frame(self.data(), self.to(Flow::Old)).frame(self.answer(flag::ACK), self.back())
+    }
+
+    fn ends(self) -> Vec<Scenario> {
+        let Self { server, other, listener, client } = self;
+        let syn = |sequence| self.sent(flag::SYN, sequence, 0);
+        let mut cases = Vec::new();
+        for flags in [flag::RST, flag::RST | flag::ACK, flag::FIN | flag::ACK] {
+            let mut scenario = self.established(&format!("flags {flags:#x} with wrong numbers end nothing"));
+            for guess in GUESSES {
+                scenario = scenario.frame(self.sent(flags, guess, GUESSED), self.to(Flow::Old));
+            }
+            // Were the flow over, this would begin another one.
+            let scenario = scenario
+                .frame(self.answer(flag::FIN | flag::ACK), self.back())
+                .change(self.moved())
+                .frame(syn(77), self.to(Flow::Old));
+            cases.push(self.goes_on(scenario));
+        }
+        for (name, flags) in [("takes no new flows", Backend::ALIVE), ("fails its checks", 0)] {
+            let name = format!("a SYN does not move a connection whose server {name}");
+            let scenario = self.established(&name).change(self.moved().flags(server, flags));
+            cases.push(self.goes_on(scenario.frame(syn(77), self.to(Flow::Old))));
+        }
+        cases.extend([
+            self.established("a client that uses its port again is answered by its own server")
+                .change(self.moved())
+                .frame(syn(0x7000_0000), self.to(Flow::Old))
+                .frame(
+                    tcp_at(server.at, client, flag::SYN | flag::ACK, 0x5000_0000, 0x7000_0001).build(),
+                    self.back(),
+                )
+                .frame(self.sent(flag::ACK, 0x7000_0001, 0x5000_0100), self.to(Flow::Old))
+                .frame(self.sent(flag::RST, 0x7000_0100, 0), self.to(Flow::Old))
+                .frame(syn(9), Expect::ToServer(listener, other, Flow::New)),
+            self.established("a server that takes no new flows accepts none by a SYN for an established one")
+                .change(self.moved().flags(server, Backend::ALIVE))
+                .frame(syn(0x7000_0000), self.to(Flow::Old))
+                .frame(
+                    tcp_at(server.at, client, flag::SYN | flag::ACK, 0x5000_0000, 0x7000_0001).build(),
+                    Expect::End,
+                )
+                .frame(syn(0x7000_0000), Expect::ToServer(listener, other, Flow::New)),
+            self.established("a repeated SYN-ACK begins nothing anew")
+                .frame(self.answer(flag::SYN | flag::ACK), self.back())
+                .change(self.moved().flags(server, Backend::ALIVE))
+                .frame(syn(FIRST), self.to(Flow::Old)),
+            self.begun("a server's RST with wrong numbers ends nothing")
+                .frame(self.data(), self.to(Flow::Old))
+                .frame(tcp_at(server.at, client, flag::RST, NEXT + (1 << 20), 0).build(), self.back())
+                .change(self.moved())
+                .frame(syn(77), self.to(Flow::Old)),
+            self.established("numbers follow a long transfer")
+                .frame(self.sent(flag::ACK, NEXT + (1 << 14), NEXT), self.to(Flow::Old))
+                .frame(
+                    tcp_at(server.at, client, flag::ACK, NEXT + (1 << 14), NEXT + (2 << 14)).build(),
+                    self.back(),
+                )
+                .frame(self.sent(flag::RST, NEXT, 0), self.to(Flow::Old))
+                .change(self.moved())
+                .frame(syn(77), self.to(Flow::Old))
+                .frame(self.sent(flag::RST, NEXT + (2 << 14), 0), self.to(Flow::Old))
+                .frame(syn(77), Expect::ToServer(listener, other, Flow::New)),
+        ]);
+        cases
+    }
+
+    /// Which way frames take.
+    fn moves(self) -> Vec<Scenario> {
+        let Self { server, client, listener, .. } = self;
+        let by_forger = |flags, sequence, acknowledges| {
+            tcp_at(client, listener.at, flags, sequence, acknowledges).macs(FORGER_MAC, OWN_MAC).build()
+        };
+        vec![
+            self.established("a segment with wrong numbers draws no answers")
+                .host_only()
+                .clock(9 * HZ)
+                .frame(by_forger(flag::ACK, NEXT + (1 << 21), NEXT), self.to(Flow::Old))
+                .clock(18 * HZ)
+                .frame(by_forger(flag::ACK, NEXT, NEXT - (1 << 21)), self.to(Flow::Old))
+                .clock(27 * HZ)
+                .frame(by_forger(flag::SYN, NEXT, NEXT), self.to(Flow::Old))
+                .frame(self.answer(flag::ACK), self.back()),
+            // The kernel's route leads through the client's interface, whoever sends.
+            Scenario::new("a frame by the servers' way draws no answers of a client behind another one")
+                .host_only()
+                .route(LO, CLIENT_MAC)
+                .frame_through(FAR, by_forger(flag::SYN, FIRST, 0), self.to(Flow::New))
+                .frame(self.answer(flag::SYN | flag::ACK), self.back()),
+            self.established("answers follow the kernel's route where the client comes from elsewhere")
+                .host_only()
+                .route(LO, FORGER_MAC)
+                .frame(self.answer(flag::ACK), self.back())
+                .clock(9 * HZ)
+                .frame(self.data().patch(|frame| frame.bytes[11] ^= 1), self.to(Flow::Old))
+                .frame(
+                    self.answer(flag::ACK),
+                    Expect::ToClient(listener, server, Hop { peer: FORGER_MAC, ..CLIENT }),
+                ),
+            Scenario::new("a client behind a neighbour that is not resolved has no answers yet")
+                .host_only()
+                .route(FAR, [0; 6])
+                .frame(self.sent(flag::SYN, FIRST, 0), self.to(Flow::New))
+                .frame(self.answer(flag::SYN | flag::ACK), Expect::Drop(Reason::NoNextHop)),
+            self.established("an answer that does not come by the way to its server is none")
+                .host_only()
+                .frame_through(FAR, self.answer(flag::ACK), Expect::Drop(Reason::WrongInterface))
+                .frame(self.answer(flag::ACK), self.back()),
+        ]
+    }
+
+    /// How long a flow lives that nobody has shown to be one.
+    fn fills(self) -> Vec<Scenario> {
+        const UNASSURED: u32 = 60 * HZ;
+        let syn = || self.sent(flag::SYN, 77, 0);
+        let anew = Expect::ToServer(self.listener, self.other, Flow::New);
+        let begun = |name: &str| self.begun(name).host_only().change(self.moved());
+        vec![
+            begun("a client that acknowledges no number of the server is forgotten soon")
+                .frame(self.sent(flag::ACK, NEXT, NEXT + (1 << 15)), self.to(Flow::Old))
+                .frame(self.sent(flag::ACK, NEXT, FIRST - 1), self.to(Flow::Old))
+                .frame(self.sent(flag::ACK, NEXT + (1 << 20), NEXT), self.to(Flow::Old))
+                .clock(UNASSURED + 1)
+                .frame(syn(), anew),
+            begun("a client that acknowledges it is not")
+                .frame(self.data(), self.to(Flow::Old))
+                .clock(UNASSURED + 1)
+                .frame(syn(), self.to(Flow::Old))
+                .clock(UNASSURED + 1 + IDLE)
+                .frame(self.data(), self.to(Flow::Old)),
+            Scenario::new("a stray ACK that the server resets is forgotten soon")
+                .host_only()
+                .frame(self.data(), self.to(Flow::Old))
+                .frame(self.answer(flag::RST), self.back())
+                .change(self.moved())
+                .frame(syn(), anew),
+            Scenario::new("a connection picked up mid-stream is established once its server goes on with it")
+                .host_only()
+                .frame(self.data(), self.to(Flow::Old))
+                .frame(self.answer(flag::ACK), self.back())
+                .change(self.moved())
+                .clock(UNASSURED + 1)
+                .frame(syn(), self.to(Flow::Old)),
+        ]
+    }
+}
+
+/// Modes whose answers go past SLB, with flows in the table.
+fn past_slb() -> Vec<Scenario> {
+    let mut cases = Vec::new();
+    for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP)] {
+        let world = move || {
+            World::standard().with(HTTP4, |service: &mut Service| {
+                service.mode = mode;
+                service.policy = policy::TRACK;
+            })
+        };
+        let moved = move || world().table(HTTP4.table.expect("servers"), &[OTHER4]);
+        let to = |flow| Expect::ToServer(HTTP4, WEB4, flow);
+        let sent_at =
+            |flags, sequence, acknowledges| tcp_at(CLIENT4, HTTP4.at, flags, sequence, acknowledges).build();
+        let sent = |flags, sequence| sent_at(flags, sequence, NEXT);
+        let established = || {
+            Scenario::new(format!("{name}: RST and FIN with wrong numbers end nothing"))
+                .in_world(world())
+                .frame(sent(flag::SYN, FIRST), to(Flow::New))
+                .frame(sent(flag::ACK, NEXT), to(Flow::Old))
+        };
+        let mut scenario = established();
+        for guess in GUESSES {
+            scenario = scenario
+                .frame(sent_at(flag::RST, guess, GUESSED), to(Flow::Old))
+                .frame(sent_at(flag::FIN | flag::ACK, guess, GUESSED), to(Flow::Old));
+        }
+        cases.push(scenario.change(moved()).frame(sent(flag::SYN, 77), to(Flow::Old)));
+        let moved_on = established().change(moved().flags(WEB4, Backend::ALIVE));
+        cases.push(Scenario {
+            name: format!("{name}: a SYN does not move a connection whose server takes no new flows"),
+            ..moved_on.frame(sent(flag::SYN, 77), to(Flow::Old)).frame(sent(flag::ACK, NEXT), to(Flow::Old))
+        });
+    }
+    cases
+}
+
+/// Datagrams are assured by two-way traffic over time.
+fn datagrams() -> Vec<Scenario> {
+    let ask = || udp(CLIENT4, DNS4.at, b"?").build();
+    let reply = || udp(NAME4.at, CLIENT4, b"!").build();
+    let to = |server, flow| Expect::ToServer(DNS4, server, flow);
+    let back = Expect::ToClient(DNS4, NAME4, CLIENT);
+    let moved = || World::standard().table(3, &[NAME4B]);
+    let begun = |name: &str| {
+        let begun = Scenario::new(name).host_only().frame(ask(), to(NAME4, Flow::New));
+        begun.frame(reply(), back).frame(ask(), to(NAME4, Flow::Old)).change(moved())
+    };
+    vec![
+        begun("UDP: a request that is answered at once is forgotten soon")
+            .clock(61 * HZ)
+            .frame(ask(), to(NAME4B, Flow::New)),
+        begun("UDP: a stream is not")
+            .clock(2 * HZ)
+            .frame(ask(), to(NAME4, Flow::Old))
+            .clock(63 * HZ)
+            .frame(ask(), to(NAME4, Flow::Old)),
+    ]
+}
