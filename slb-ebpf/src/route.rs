@@ -2,15 +2,15 @@
 
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_fib_lookup};
 use slb_common::{
-    abi::{
-        flow::ClientPath,
-        interface::{Interface, slot},
-    },
+    abi::{flow::ClientPath, interface::slot},
     net::parse::Packet,
 };
 
 use crate::maps::{INTERFACE_TABLE, ROUTE};
 
+/// Index of `lo`, in each network namespace: the look-up is that of a packet of this host. The kernel looks up only for interfaces
+/// with forwarding enabled, which the daemon sees to for this one.
+const LOOPBACK: u32 = 1;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// `BPF_FIB_LKUP_RET_SUCCESS`.
@@ -41,13 +41,9 @@ pub(crate) struct Lookup {
 
 const _: () = assert!(size_of::<Lookup>() == 64);
 
-/// The path for answers to a packet that came in by the interface in this slot of the interface table, as
-/// [`Tables::route_to_client`](slb_common::datapath::tables::Tables::route_to_client) returns it.
-///
-/// The kernel names the route that it would forward by, and only where forwarding is enabled on the interface.
+/// The path for answers to a packet, as [`Tables::route_to_client`](slb_common::datapath::tables::Tables::route_to_client) returns it.
 #[inline(always)]
-pub(crate) fn to_client(ctx: *mut xdp_md, packet: &Packet, interface: u32) -> Option<ClientPath> {
-    let ifindex = INTERFACE_TABLE.get(interface).map(Interface::ifindex).filter(|ifindex| *ifindex != 0)?;
+pub(crate) fn to_client(ctx: *mut xdp_md, packet: &Packet) -> Option<ClientPath> {
     let place = ROUTE.get_ptr_mut(0)?;
     // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
     let lookup = unsafe { &mut *place };
@@ -58,7 +54,7 @@ pub(crate) fn to_client(ctx: *mut xdp_md, packet: &Packet, interface: u32) -> Op
     lookup.source_port = packet.destination_port;
     lookup.destination_port = packet.source_port;
     lookup.total_length = 0;
-    lookup.ifindex = ifindex;
+    lookup.ifindex = LOOPBACK;
     lookup.flow_info = 0;
     lookup.source = if is_v4 { [from[3], 0, 0, 0] } else { from };
     lookup.destination = if is_v4 { [to[3], 0, 0, 0] } else { to };

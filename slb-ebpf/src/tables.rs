@@ -112,8 +112,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn route_to_client(&self, packet: &Packet, interface: u32) -> ClientPath {
-        ClientPath(opaque(slb_route_to_client(self.0, packet, interface.into())))
+    fn route_to_client(&self, packet: &Packet) -> ClientPath {
+        ClientPath(opaque(slb_route_to_client(self.0, packet)))
     }
 
     #[inline(always)]
@@ -254,10 +254,10 @@ extern "C" fn slb_is_own_mac(key: u64) -> u64 {
 /// [`route::to_client`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_route_to_client(ctx: *mut xdp_md, packet: *const Packet, interface: u64) -> u64 {
+extern "C" fn slb_route_to_client(ctx: *mut xdp_md, packet: *const Packet) -> u64 {
     // SAFETY: the verifier lets nothing pass but null and what is of that size; maps hold integers.
     let packet = unsafe { packet.as_ref() };
-    packet.and_then(|packet| route::to_client(ctx, packet, interface as u32)).unwrap_or_default().0
+    packet.and_then(|packet| route::to_client(ctx, packet)).unwrap_or_default().0
 }
 
 /// [`flows::find`].

@@ -11,6 +11,7 @@ mod orders;
 mod outages;
 mod pace;
 mod ports;
+mod route_lookups;
 mod signals;
 mod start;
 mod store;

@@ -32,8 +32,6 @@ use crate::{
 
 /// Seconds after which datagrams that are answered are a stream, and no single request (`nf_conntrack_udp`: 2).
 const STREAM: u32 = 2;
-/// Seconds after its last packet for which an established connection holds its server although checks fail there.
-const RECENT: u32 = 10;
 
 /// The server of a packet.
 pub(super) struct Chosen<'t> {
@@ -245,7 +243,7 @@ impl<'t, T: Tables> Request<'t, T> {
     /// they go to where a plausible segment comes from.
     #[inline(always)]
     fn follow(&self, segment: &Segment, found: &Found<'_>) {
-        let route = self.tables.route_to_client(self.packet, self.arrival.interface());
+        let route = self.tables.route_to_client(self.packet);
         let numbers = found.flow.numbers;
         let is_vouched_for = self.goes_on()
             && found.meta.state() & state::ASSURED != 0
@@ -273,9 +271,8 @@ impl<'t, T: Tables> Request<'t, T> {
             return None;
         }
         // Of an established connection, its own server decides by a challenge ACK (RFC 5961, 4), whatever takes new flows: the client
-        // may not have sent this SYN.
-        let is_live = was & state::ASSURED != 0
-            && (backend.is_alive() || flows.silence(found.meta) < RECENT * self.index.hz);
+        // may not have sent this SYN. A server that fails its checks decides nothing.
+        let is_live = was & state::ASSURED != 0 && backend.is_alive();
         if backend.flags & Backend::NEW != 0 || is_live { Some(backend) } else { None }
     }
 
@@ -329,7 +326,7 @@ impl<'t, T: Tables> Request<'t, T> {
         let fin = if packet.flags.fin() { state::CLIENT_FIN } else { 0 };
         let bits = fin | over | if taken_up { state::TAKEN_UP } else { 0 };
         let client = if answers_return {
-            client_path::choose(tables.route_to_client(packet, arrival.interface()), arrival, tables)
+            client_path::choose(tables.route_to_client(packet), arrival, tables)
         } else {
             arrival
         };

@@ -100,9 +100,9 @@ pub trait Tables: Sized {
     /// Whether the hardware address `mac`, in the lower 48 bits, is a further one of an interface: not [`Interface::mac`].
     fn is_own_mac(&self, ifindex: u32, mac: u64) -> bool;
 
-    /// The kernel's path for answers to a packet that came in by the interface in this slot: 0 where it has no route, or one through
-    /// an interface that does not run the program; with hardware address 0 where the neighbour is not resolved.
-    fn route_to_client(&self, packet: &Packet, interface: u32) -> ClientPath;
+    /// The kernel's path for answers to a packet: 0 where it has no route, or one through an interface that does not run the program;
+    /// with hardware address 0 where the neighbour is not resolved.
+    fn route_to_client(&self, packet: &Packet) -> ClientPath;
     /// Sends the frame out of another interface once the program has ended with [`Redirect`](super::Verdict::Redirect); `false` if
     /// packets may not leave there.
     fn redirect(&self, ifindex: u32) -> bool;

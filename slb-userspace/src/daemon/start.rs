@@ -26,7 +26,7 @@ use super::{
     losses::Losses,
     pace::Pace,
     ports::{attach, links},
-    probes,
+    probes, route_lookups,
     store::Store,
 };
 use crate::{
@@ -80,6 +80,7 @@ impl Daemon {
         if let Some(directory) = store.directory() {
             record.keep_in(directory);
         }
+        route_lookups::enable();
         let (mut reconciler, ports) = attach(&config, pins, &links, jiffies_per_second()?, &stand, record)?;
         Absent::of(&config.daemon, &ports.known(&links)).log();
         let mut facts = Facts::remembered(&config, reconciler.held()?, ports.attached());

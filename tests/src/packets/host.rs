@@ -342,7 +342,7 @@ impl Tables for Host {
         self.own_macs.contains(&interface::own_mac_key(ifindex, mac))
     }
 
-    fn route_to_client(&self, _: &Packet, _: u32) -> ClientPath {
+    fn route_to_client(&self, _: &Packet) -> ClientPath {
         self.route.get()
     }
 

@@ -89,7 +89,7 @@ impl Tables for Shared {
     fn is_own_mac(&self, _: u32, _: u64) -> bool {
         false
     }
-    fn route_to_client(&self, _: &Packet, _: u32) -> ClientPath {
+    fn route_to_client(&self, _: &Packet) -> ClientPath {
         ClientPath::default()
     }
     fn redirect(&self, _: u32) -> bool {
