@@ -35,7 +35,7 @@ use crate::{
         service::{IndexEntry, ServiceIndex, mode, policy},
         stats::{Action, Limited, Reason},
     },
-    hash::mix,
+    hash::flow_label,
     net::{
         frame::Frame,
         headers::{StationBytes, protocol},
@@ -262,7 +262,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
             }
             mode::DSR => readdress(&mut frame, &hop.stations).ok_or(Reason::Truncated)?,
             mode::IPIP => {
-                let flow = mix(u64::from(packet.source_port) ^ packet.source.halves()[1]) as u32;
+                let flow = flow_label(service.salt, &packet.source, packet.source_port);
                 ipip::wrap(head, packet, backend, hop, &index.tunnel, flow)?;
             }
             _ => return Err(drop(Reason::NotReady)),

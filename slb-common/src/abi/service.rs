@@ -223,8 +223,9 @@ impl ServiceIndex {
     pub const fn hash(seed: u64, address: &Address, port: u16, protocol: u8) -> u64 {
         let [high, low] = address.halves();
         let rest = (port as u64) << 8 | protocol as u64;
-        let h = (high.wrapping_mul(ODD) ^ low ^ rest << 8 ^ seed).wrapping_mul(ODD);
-        (h ^ h >> 32).wrapping_mul(ODD)
+        // Between address and port lies a multiplication, or endpoints whose port makes up for their address had one hash.
+        let h = (high.wrapping_mul(ODD) ^ low ^ seed).wrapping_mul(ODD);
+        (h ^ h >> 32 ^ rest).wrapping_mul(ODD)
     }
 
     /// Hash of a server's endpoint: its upper bits say where its bit in the filter is, and some of them are its
