@@ -12,6 +12,7 @@ mod outages;
 mod pace;
 mod ports;
 mod route_lookups;
+mod seed;
 mod signals;
 mod start;
 mod store;

@@ -55,3 +55,22 @@ pub(crate) fn replace(path: &Path, text: &[u8]) -> Result<()> {
     written.with_context(|| part.display().to_string())?;
     fs::rename(&part, path).with_context(|| path.display().to_string())
 }
+
+/// As [`replace`], and on the disk when it returns.
+///
+/// # Errors
+/// It cannot be written; the file is as it was.
+pub(crate) fn replace_durably(path: &Path, text: &[u8]) -> io::Result<()> {
+    let part = path.with_extension("json.new");
+    // Left by one that was killed.
+    if let Err(error) = fs::remove_file(&part)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(&part, path)?;
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+}

@@ -179,7 +179,7 @@ impl Plan {
     pub fn toml(&self) -> String {
         let mut text = format!(
             "[daemon]\ninterfaces = {:?}\nxdp_mode = \"native\"\npin_dir = {:?}\nsocket = {:?}\n\
-             state_dir = {:?}\nflow_table_entries = {}\ntunnel_addresses = {:?}\n{}\n\
+             state_dir = {:?}\nhash_seed = 1\nflow_table_entries = {}\ntunnel_addresses = {:?}\n{}\n\
              [[load_balancer]]\nname = {:?}\naddresses = [\"{}\", \"{}\"]\n",
             self.interfaces,
             self.pin_dir,

@@ -21,6 +21,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Loader {
     file: Arc<PathBuf>,
+    /// Of configurations that name none.
+    seed: u64,
     turn: Arc<Mutex<()>>,
 }
 
@@ -31,9 +33,14 @@ pub struct Turn {
 }
 
 impl Loader {
-    /// Loads `file`, and texts.
-    pub fn new(file: PathBuf) -> Self {
-        Self { file: Arc::new(file), turn: Arc::default() }
+    /// Loads `file`, and texts. Configurations without `hash_seed` get this one.
+    pub fn new(file: PathBuf, seed: u64) -> Self {
+        Self { file: Arc::new(file), seed, turn: Arc::default() }
+    }
+
+    /// The seed of configurations that name none.
+    pub const fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// The daemon's file.
@@ -67,9 +74,11 @@ impl Loader {
         load: impl FnOnce() -> Result<Loaded, Refused> + Send + 'static,
     ) -> Result<(Loaded, Turn), Refused> {
         let guard = Arc::clone(&self.turn).lock_owned().await;
+        let seed = self.seed;
         // The guard goes along: a caller that leaves does not let a second load begin.
         let loaded = spawn_blocking(move || {
-            let loaded = load()?;
+            let mut loaded = load()?;
+            loaded.config.daemon.hash_seed.get_or_insert(seed);
             let fits = room::check(&loaded.config).map_err(|large| Refused::Unfit(format!("error: {large}")));
             fits.map(|()| (loaded, Turn { _guard: guard }))
         })
@@ -100,8 +109,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn configuration_without_a_seed_gets_the_one_in_use() {
+        let loader = Loader::new("/nonexistent/slb.toml".into(), 7);
+        let without = "[daemon]\ninterfaces = [\"eth0\"]\n";
+        for (text, seed) in [(without.to_owned(), 7), (format!("{without}hash_seed = 9\n"), 9)] {
+            let (loaded, _turn) = loader.text(None, text).await.unwrap();
+            assert_eq!(loaded.config.daemon.hash_seed, Some(seed));
+        }
+    }
+
+    #[tokio::test]
     async fn loads_wait_for_their_turn() {
-        let loader = Loader::new("/nonexistent/slb.toml".into());
+        let loader = Loader::new("/nonexistent/slb.toml".into(), 7);
         let text = include_str!("../../../config/slb.toml").to_owned();
         let (_, turn) = loader.text(None, text.clone()).await.unwrap();
         let second = loader.text(None, text.clone());
@@ -121,14 +140,14 @@ mod tests {
              server_group = \"web\"\nhealth_check = {{ kind = \"tcp\", port = 9 }}\n[[server_group]]\nname = \"web\"\nservers = [{}]\n",
             servers.join(", ")
         );
-        let refused = Loader::new("/nonexistent/slb.toml".into()).text(None, text).await.unwrap_err();
+        let refused = Loader::new("/nonexistent/slb.toml".into(), 7).text(None, text).await.unwrap_err();
         let said = refused.to_string();
         assert!(said.starts_with("error: the configuration needs 1200 server entries"), "{said}");
     }
 
     #[tokio::test]
     async fn what_cannot_be_loaded_is_refused_and_ends_its_turn() {
-        let loader = Loader::new("/nonexistent/slb.toml".into());
+        let loader = Loader::new("/nonexistent/slb.toml".into(), 7);
         for _ in 0..2 {
             let refused = loader.file().await.unwrap_err();
             assert!(refused.to_string().contains("/nonexistent/slb.toml"), "{refused}");

@@ -167,7 +167,7 @@ impl Sockets {
     /// Answers until the future is dropped: from what the control loop says is in force, and by asking it.
     pub async fn serve(self, maps: Maps, loader: Loader, shown: Sources, requests: mpsc::Sender<Request>) {
         let Self { full, read_only } = self;
-        let file = File::new(loader.path().to_owned());
+        let file = File::new(loader.path().to_owned(), loader.seed());
         let snapshots = shown.snapshots.clone();
         let source = StatusSource { maps, file, shown, started: Instant::now() };
         let documents = Documents::new(move || source.document());

@@ -125,6 +125,7 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
     Ok(Status {
         daemon: context.daemon,
         digest: Some(digest::all(digests.into_values().flatten()).to_string()),
+        hash_seed: state.settings.seed,
         interfaces: attached(state, context.interfaces, context.view),
         load_balancers: balancers
             .into_iter()

@@ -16,6 +16,8 @@ pub struct Status {
     /// Digest of which server each flow gets, over all listeners: 16 hexadecimal digits, equal on nodes with the same
     /// configuration, `hash_seed` and health.
     pub digest: Option<String>,
+    /// Seed of the flow hash and of the server tables; the same on nodes that choose the same server for each new flow.
+    pub hash_seed: u64,
     /// Interfaces the program is attached to.
     pub interfaces: Vec<Interface>,
     /// Load balancers by name.

@@ -132,7 +132,10 @@ fn render(status: &Status) -> String {
         None => "no daemon answers: this is what the kernel forwards by; health and next hops are of the last daemon's last change\n".to_owned(),
     };
     if let Some(digest) = &status.digest {
-        text += &format!("digest {digest}: equal on nodes that choose the same server for each new flow\n");
+        text += &format!(
+            "digest {digest}: equal on nodes that choose the same server for each new flow; hash seed {}\n",
+            status.hash_seed
+        );
     }
     for interface in &status.interfaces {
         let mode = match interface.mode {

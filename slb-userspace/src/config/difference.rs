@@ -67,7 +67,7 @@ pub fn difference(old: &Config, new: &Config) -> Vec<String> {
 fn daemon(old: &Daemon, new: &Daemon) -> Vec<String> {
     let mut words = fields!(old, new, Daemon {
         xdp_mode: word, pin_dir: debug, socket: debug, read_only_socket: path, state_dir: debug, flow_table_entries: display,
-        max_servers: display, hash_seed: display, probe_mark: mark; interfaces, tunnel_addresses, probe_source
+        max_servers: display, hash_seed: seed, probe_mark: mark; interfaces, tunnel_addresses, probe_source
     });
     list("interface", &old.interfaces, &new.interfaces, &mut words);
     list("tunnel address", &old.tunnel_addresses, &new.tunnel_addresses, &mut words);
@@ -226,6 +226,10 @@ fn target(target: &Target) -> String {
              {failback_after:?})"
         ),
     }
+}
+
+fn seed(seed: &Option<u64>) -> String {
+    seed.map_or("of slbd's own".to_owned(), |seed| seed.to_string())
 }
 
 fn scheduler(scheduler: &Scheduler) -> &'static str {

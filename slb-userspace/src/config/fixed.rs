@@ -28,7 +28,7 @@ pub fn refusals(running: &Daemon, wanted: &Daemon) -> Vec<String> {
     fixed("flow_table_entries", &running.flow_table_entries, &wanted.flow_table_entries, RESTART);
     fixed("max_servers", &running.max_servers, &wanted.max_servers, DETACH);
     let seed = "restart slbd for it to take effect: connections that are not remembered then move";
-    fixed("hash_seed", &running.hash_seed, &wanted.hash_seed, seed);
+    fixed("hash_seed", &running.seed(), &wanted.seed(), seed);
     fixed("xdp_mode", &mode(running.xdp_mode), &mode(wanted.xdp_mode), DETACH);
     // Servers and tables would have to change in one instant: headers between would have a wrong checksum.
     for address in

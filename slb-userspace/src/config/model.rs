@@ -49,12 +49,20 @@ pub struct Daemon {
     pub max_servers: u32,
     /// Where tunnels begin (mode `ipip`): at most one address of each family.
     pub tunnel_addresses: Vec<IpAddr>,
-    /// Seed of the flow hash and of the server tables. The same on every node that shares VIPs.
-    pub hash_seed: u64,
+    /// Seed of the flow hash and of the server tables, the same on every node that shares VIPs; `None` where the daemon is to use one
+    /// of its own.
+    pub hash_seed: Option<u64>,
     /// Addresses of this host that health checks come from: at most one of each family; the kernel's choice otherwise.
     pub probe_source: Vec<IpAddr>,
     /// Mark of the packets of health checks. Not 0.
     pub probe_mark: Option<u32>,
+}
+
+impl Daemon {
+    /// The seed of the flow hash and of the server tables, once the daemon has filled it in where none is configured; before that 0.
+    pub fn seed(&self) -> u64 {
+        self.hash_seed.unwrap_or(0)
+    }
 }
 
 /// How the XDP program is attached to an interface.

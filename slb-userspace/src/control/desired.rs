@@ -257,7 +257,7 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
             }
         }
     }
-    Desired { seed: config.daemon.hash_seed, services, pools, tunnel: tunnel(config) }
+    Desired { seed: config.daemon.seed(), services, pools, tunnel: tunnel(config) }
 }
 
 /// What a first start begins with: the VIPs, and no listener yet. Until the first servers are known to be well, packets for them are
@@ -273,7 +273,7 @@ pub fn vips_alone(config: &Config, vips: &BTreeMap<IpAddr, Standing>) -> Desired
         (!is_passed).then_some(Service { policy: policy::NO_ECHO | policy::DROP_UNMATCHED, ..vip })
     };
     Desired {
-        seed: config.daemon.hash_seed,
+        seed: config.daemon.seed(),
         services: services.filter_map(dropped).collect(),
         pools: Vec::new(),
         tunnel: tunnel(config),

@@ -26,7 +26,7 @@ use super::{
     losses::Losses,
     pace::Pace,
     ports::{attach, links},
-    probes, route_lookups,
+    probes, route_lookups, seed,
     store::Store,
 };
 use crate::{
@@ -45,7 +45,10 @@ use crate::{
         warm_up::{Awaited, Serving, awaited},
     },
     dataplane::{
-        bpf::{maps::Maps, pins::Pins},
+        bpf::{
+            maps::{self, Maps},
+            pins::Pins,
+        },
         state::State,
     },
     devices::Record,
@@ -77,6 +80,7 @@ impl Daemon {
         let (vips, mut standings) = Vips::spawn(addresses(&config)).await?;
         let stand = standings.borrow_and_update().clone();
         let mut store = Store::open(&config.daemon.state_dir);
+        let config = seed::fill_in(config, maps::seed_in_use(pins)?, store.directory())?;
         if let Some(directory) = store.directory() {
             record.keep_in(directory);
         }
@@ -107,10 +111,11 @@ impl Daemon {
         let (asking, requests) = mpsc::channel(QUEUE);
         let snapshots = watch::Sender::new(Arc::new(Snapshot::new(config.clone())));
         let now = Instant::now();
+        let loader = Loader::new(file, config.daemon.seed());
         let mut daemon = Self {
             filed: config.clone(),
             config,
-            loader: Loader::new(file),
+            loader,
             trial: None,
             adoption: None,
             reconciler,

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io::{ErrorKind, Read as _, Write as _},
+    io::{ErrorKind, Read as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
@@ -21,6 +21,7 @@ use crate::{
     config::{Config, model::Weight},
     control::overrides::{Overrides, Place, Setting, carried, carried_since},
     dataplane::state::State,
+    state_file,
 };
 
 const FILE: &str = "overrides.json";
@@ -256,23 +257,10 @@ fn parse(text: &str) -> Result<BTreeMap<Place, Override>> {
 
 fn write(directory: &Path, records: &BTreeMap<Place, Override>) -> Result<()> {
     let path = directory.join(FILE);
-    let part = path.with_extension("json.new");
     let document = Document { version: VERSION, overrides: records.values().cloned().collect() };
     let text = serde_json::to_string_pretty(&document)? + "\n";
-    let written = || -> std::io::Result<()> {
-        // Left by one that was killed.
-        if let Err(error) = fs::remove_file(&part)
-            && error.kind() != ErrorKind::NotFound
-        {
-            return Err(error);
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&part, &path)?;
-        File::open(directory)?.sync_all()
-    };
-    let written = written().map_err(|error| explained(error.into(), Tried::Write));
+    let written = state_file::replace_durably(&path, text.as_bytes());
+    let written = written.map_err(|error| explained(error.into(), Tried::Write));
     written.with_context(|| format!("cannot write {}: nothing was changed", path.display()))
 }
 

@@ -179,9 +179,9 @@ fn a_refused_file_changes_nothing_and_says_why() {
                 &["`[daemon] max_servers` cannot change", "slbd detach"],
             ),
             (
-                "[daemon]",
-                "[daemon]\nhash_seed = 7",
-                &["`[daemon] hash_seed` cannot change from 0 to 7", "restart slbd"],
+                "hash_seed = 1",
+                "hash_seed = 7",
+                &["`[daemon] hash_seed` cannot change from 1 to 7", "restart slbd"],
             ),
             (
                 "xdp_mode = \"native\"",

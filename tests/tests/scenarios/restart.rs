@@ -1,9 +1,10 @@
 //! The daemon ends and starts again under traffic: nobody notices.
 
-use std::env;
+use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
 use slb_tests::{World, scenario, traffic::Traffic};
+use slb_userspace::api::types::Status;
 
 const WEIGHTS: [u8; 3] = [50, 30, 20];
 /// Long-lived connections per family.
@@ -95,4 +96,32 @@ fn unnoticed(world: &mut World, rounds: u32, end: fn(&mut World) -> Result<()>) 
     let batch = traffic.stop();
     println!("{rounds} rounds: {} exchanges succeeded, {} failed", batch.successes(), batch.failures.len());
     batch.expect_no_failure()
+}
+
+/// Without `hash_seed` the first start makes one. It outlives the loss of the state directory while packets use it.
+#[test]
+fn hash_seed_is_made_once_and_kept() {
+    scenario("hash_seed_is_made_once_and_kept", &[1], |world| {
+        let configured = world.plan.toml();
+        world.plan.change("hash_seed = 1\n", "");
+        let first = world.start()?;
+        let seed = first.hash_seed;
+        ensure!(seed > 1, "hash seed {seed}");
+        let shown = world.slb(&["status"])?;
+        ensure!(shown.contains(&format!("hash seed {seed}\n")), "{shown}");
+        let same = |status: &Status, when: &str| {
+            let digests = (&status.digest, &first.digest);
+            ensure!(status.hash_seed == seed && digests.0 == digests.1, "{when}: {}", status.hash_seed);
+            Ok(())
+        };
+        world.terminate()?;
+        fs::remove_dir_all(&world.plan.state_dir)?;
+        same(&world.start()?, "without its state directory")?;
+        // Another machine's administrator writes what is shown here.
+        let written =
+            world.write_other(&configured.replace("hash_seed = 1\n", &format!("hash_seed = {seed}\n")))?;
+        let difference = world.slb(&["diff", &written])?;
+        ensure!(difference.contains("no difference"), "{difference}");
+        Ok(())
+    });
 }

@@ -12,6 +12,8 @@ use crate::config::{self, Config};
 /// A file, and what stood in it when it was read last.
 pub(super) struct File {
     path: PathBuf,
+    /// Of a configuration that names none.
+    seed: u64,
     read: Mutex<Option<(Stamp, Content)>>,
 }
 
@@ -21,8 +23,8 @@ type Stamp = (u64, u64, i64, i64, u64, u32);
 type Content = Result<Arc<Config>, String>;
 
 impl File {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, read: Mutex::default() }
+    pub(super) fn new(path: PathBuf, seed: u64) -> Self {
+        Self { path, seed, read: Mutex::default() }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -53,7 +55,11 @@ impl File {
             return content.clone();
         }
         let content = config::load(&self.path)
-            .map(|loaded| Arc::new(loaded.config))
+            .map(|loaded| {
+                let mut config = loaded.config;
+                config.daemon.hash_seed.get_or_insert(self.seed);
+                Arc::new(config)
+            })
             .map_err(|_| "cannot be used: `slbd check` says why".to_owned());
         *read = Some((stamp, content.clone()));
         content

@@ -181,7 +181,10 @@ fn the_daemon() {
         changed(&[("[\"eth0\"]", "[\"eth1\"]")]),
         ["daemon: interface eth0 removed", "daemon: interface eth1 added"]
     );
-    assert_eq!(changed(&[("[\"eth0\"]", "[\"eth0\"]\nhash_seed = 7")]), ["daemon: hash seed 0 -> 7"]);
+    assert_eq!(
+        changed(&[("[\"eth0\"]", "[\"eth0\"]\nhash_seed = 7")]),
+        ["daemon: hash seed of slbd's own -> 7"]
+    );
     assert_eq!(
         changed(&[("[\"eth0\"]", "[\"eth0\"]\nprobe_mark = 0x51b")]),
         ["daemon: probe mark none -> 0x51b"]

@@ -79,8 +79,7 @@ pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon
         .probe_mark
         .as_ref()
         .map_or(Some(None), |value| checker.integer("probe_mark", value, 1..=u32::MAX).map(Some));
-    let hash_seed =
-        raw.hash_seed.as_ref().map_or(Some(0), |value| checker.integer("hash_seed", value, 0..=u64::MAX));
+    let hash_seed = hash_seed(checker, raw.hash_seed.as_ref());
     Some(Daemon {
         interfaces: interfaces?,
         xdp_mode: xdp_mode?,
@@ -95,6 +94,21 @@ pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon
         probe_source: probe_source?,
         probe_mark: probe_mark?,
     })
+}
+
+fn hash_seed(checker: &mut Checker, value: Option<&Value>) -> Option<Option<u64>> {
+    let Some(value) = value else { return Some(None) };
+    let seed = checker.integer("hash_seed", value, 0..=u64::MAX)?;
+    if seed == 0 {
+        let message = "`hash_seed = 0` is known to everybody";
+        checker.note(
+            Diagnostic::warning(value.span(), message, "clients can choose which server they load").help(
+                "leave it out: slbd makes a random one, keeps it in `state_dir`, and `slb status` shows it. Machines that serve the same VIPs \
+                 must have the same: write a random number here on each",
+            ),
+        );
+    }
+    Some(Some(seed))
 }
 
 fn pin_dir(checker: &mut Checker, value: Option<&Value>) -> Option<PathBuf> {

@@ -32,7 +32,7 @@ fn every_default() {
     assert_eq!(config.daemon.flow_table_entries, 262_144);
     assert_eq!(config.daemon.max_servers, 16_384);
     assert_eq!(config.daemon.tunnel_addresses, [] as [IpAddr; 0]);
-    assert_eq!(config.daemon.hash_seed, 0);
+    assert_eq!(config.daemon.hash_seed, None);
     assert_eq!((config.daemon.probe_source.as_slice(), config.daemon.probe_mark), ([].as_slice(), None));
 
     let [shop] = config.load_balancers.as_slice() else { panic!("{config:?}") };
@@ -77,7 +77,7 @@ fn daemon_settings_are_taken() {
     assert_eq!(config.daemon.socket, Path::new("/b"));
     assert_eq!(config.daemon.read_only_socket.as_deref(), Some(Path::new("/c")));
     assert_eq!(config.daemon.flow_table_entries, 1_024);
-    assert_eq!(config.daemon.hash_seed, u64::MAX);
+    assert_eq!(config.daemon.hash_seed, Some(u64::MAX));
     let with = |line: &str| changed("[daemon]", &format!("[daemon]\n{line}"));
     assert_eq!(accepted(&with("xdp_mode = \"generic\"")).daemon.xdp_mode, XdpMode::Generic);
     assert_eq!(accepted(&with("xdp_mode = \"auto\"")).daemon.xdp_mode, XdpMode::Auto);

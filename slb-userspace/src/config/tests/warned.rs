@@ -41,6 +41,18 @@ fn each_doubtful_configuration_is_warned_of_once() {
 }
 
 #[test]
+fn hash_seed_that_everybody_knows_is_warned_of() {
+    let text = changed("[daemon]", "[daemon]\nhash_seed = 0");
+    assert_single(
+        &warnings(&text),
+        "2:13",
+        &["`hash_seed = 0` is known to everybody", "leave it out", "random"],
+        &text,
+    );
+    super::accepted(&text.replace("hash_seed = 0", "hash_seed = 1"));
+}
+
+#[test]
 fn a_family_without_servers_is_warned_of_at_each_listener() {
     let text = changed("[\"192.0.2.10\"]", "[\"192.0.2.10\", \"2001:db8::1\"]");
     let shown = warnings(&text).to_string();

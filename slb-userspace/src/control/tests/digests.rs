@@ -79,7 +79,7 @@ fn whatever_decides_which_server_a_flow_gets_changes_the_digest() {
         change(&mut other);
         other
     };
-    differs("hash_seed", &changed(&|config| config.daemon.hash_seed = 7));
+    differs("hash_seed", &changed(&|config| config.daemon.hash_seed = Some(7)));
     differs(
         "table_size",
         &changed(&|config| config.server_groups[0].table_size = shop(&[]).server_groups[0].table_size),

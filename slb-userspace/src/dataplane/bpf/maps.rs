@@ -26,7 +26,7 @@ use super::{
     inner::look_inside,
     mapped::Mapped,
     pins::Pins,
-    shapes::SHAPES,
+    shapes::{self, SHAPES},
     syscall,
 };
 use crate::dataplane::{
@@ -417,10 +417,27 @@ fn set<T: aya::Pod>(map: &MapData, id: u32, value: T) -> Result<()> {
     Ok(syscall::update_batch(map.fd().as_fd(), &[id], &[value])?)
 }
 
-fn random() -> Result<u64> {
+/// A number that nobody else knows.
+///
+/// # Errors
+/// The kernel's source of random numbers cannot be read.
+pub fn random() -> Result<u64> {
     let mut bytes = [0; 8];
     File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("no randomness")?;
     Ok(u64::from_ne_bytes(bytes))
+}
+
+/// The seed of the flow hash that packets use; `None` where no daemon has configured the maps yet.
+///
+/// # Errors
+/// The maps are there and cannot be read.
+pub fn seed_in_use(pins: &Pins) -> Result<Option<u64>> {
+    if !pins.exist()? {
+        return Ok(None);
+    }
+    shapes::verify("CONTROL", &pins.map("CONTROL"))?;
+    let control: Control = pinned::<Array<_, Control>>(pins, "CONTROL")?.get(&0, 0)?;
+    Ok((control.abi_version != 0).then_some(control.seed))
 }
 
 /// The seed of the flow table's hash.
