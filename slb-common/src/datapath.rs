@@ -185,7 +185,8 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     #[inline(always)]
     fn flow<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Option<Sent>, Refusal> {
         match self.index.find(&packet.destination, packet.destination_port, packet.protocol) {
-            Some(_) if packet.source.same(&packet.destination) => Err(drop(Reason::Land)),
+            // The fast path asks where it tracks nothing; where it does, the slow path has begun the flow.
+            Some(_) if !QUICK && self.index.is_martian(&packet.source) => Err(drop(Reason::MartianSource)),
             Some(service) => self.to_server(head, packet, service),
             None => self.to_client(head, packet),
         }
@@ -196,8 +197,11 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     fn echo<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Sent, Refusal> {
         let found = self.index.find(&packet.destination, 0, packet.protocol);
         let service = found.filter(|vip| vip.policy & policy::NO_ECHO == 0).ok_or(UNMATCHED)?;
-        if packet.source.same(&packet.destination) {
-            return Err(drop(Reason::Land));
+        if self.index.is_martian(&packet.source) {
+            return Err(drop(Reason::MartianSource));
+        }
+        if !self.tables.may_send(Limited::Echo, self.index.hz) {
+            return Err(drop(Reason::Echo));
         }
         let bytes = head.frame().len();
         Self::untag(head)?;
@@ -305,9 +309,8 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
             unmatched::TELL => {
                 Refusal::Tell(IcmpError { reason: Reason::Unmatched, message: decision.message() })
             }
-            _ if reason == Reason::NotOurs as u32 || reason == Reason::OtherProtocol as u32 => {
-                drop(Reason::Unmatched)
-            }
+            unmatched::MARTIAN => drop(Reason::MartianSource),
+            _ if unmatched::is_whole(reason) => drop(Reason::Unmatched),
             _ => Refusal::Drop(reason),
         }
     }
@@ -337,9 +340,13 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     /// Tells the sender, if that may be.
     #[inline(always)]
     fn tell<G: Head>(&self, head: &mut G, packet: &Packet, error: IcmpError) -> Result<Sent, Refusal> {
-        let limited =
-            if error.reason == Reason::Unmatched { Limited::Unmatched } else { Limited::IcmpErrors };
-        if head.answer_error(packet.network, error.message) && self.tables.may_send(limited, self.index.hz) {
+        let limited = match error.reason {
+            Reason::Unmatched => Limited::Unmatched,
+            Reason::TooBig => Limited::TooBig,
+            _ => Limited::HopLimit,
+        };
+        // Asked first: a flood beyond the rate costs no work.
+        if self.tables.may_send(limited, self.index.hz) && head.answer_error(packet.network, error.message) {
             Ok(Sent { verdict: Verdict::Transmit, action: Action::Answer, reason: error.reason })
         } else {
             Err(drop(error.reason))

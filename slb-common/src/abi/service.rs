@@ -1,7 +1,10 @@
 //! Services: what a listener is on one of its VIPs, what a VIP itself is, and the index that finds them.
 
 use super::{Address, MAX_SERVICES, NAME_LEN, Reference};
-use crate::hash::flow_hash;
+use crate::{
+    hash::flow_hash,
+    net::{headers::protocol, parse::is_one_host},
+};
 
 /// One VIP, protocol and port; with an ICMP protocol and port 0, the VIP itself.
 ///
@@ -196,6 +199,8 @@ pub struct ServiceIndex {
     pub servers: [u64; FILTER_WORDS],
     /// Bits of the VIPs for which what no listener takes is not passed to the kernel.
     pub vips: [u64; VIP_WORDS],
+    /// Bits of all VIPs: no packet of a client comes from one.
+    pub all_vips: [u64; VIP_WORDS],
     /// The services.
     pub entries: [IndexEntry; INDEX_SLOTS],
 }
@@ -279,6 +284,33 @@ impl ServiceIndex {
     pub fn may_be_vip(&self, address: &Address) -> bool {
         let (word, bit) = Self::vip_place(address);
         self.vips[word & (VIP_WORDS - 1)] & bit != 0
+    }
+
+    /// Whether an address may be a VIP: never says no for one.
+    #[inline(always)]
+    pub fn may_be_any_vip(&self, address: &Address) -> bool {
+        let (word, bit) = Self::vip_place(address);
+        self.all_vips[word & (VIP_WORDS - 1)] & bit != 0
+    }
+
+    /// What is configured of an address as a VIP.
+    #[inline(always)]
+    pub fn vip(&self, address: &Address) -> Option<&IndexEntry> {
+        let icmp = if address.is_v4() { protocol::ICMP } else { protocol::ICMPV6 };
+        self.find(address, 0, icmp)
+    }
+
+    /// Whether no client has this address (RFC 1812, 5.3.7): it is not one host's, or it is a VIP. Servers behind two VIPs would
+    /// answer each other for ever.
+    #[inline(always)]
+    pub fn is_martian(&self, source: &Address) -> bool {
+        !is_one_host(source) || (self.may_be_any_vip(source) && self.vip(source).is_some())
+    }
+
+    /// The same without a search in the index: never says no for such an address.
+    #[inline(always)]
+    pub fn may_be_martian(&self, source: &Address) -> bool {
+        !is_one_host(source) || self.may_be_any_vip(source)
     }
 
     /// Whether the endpoint with this [`Self::server_hash`] may be a server's: never says no for one.

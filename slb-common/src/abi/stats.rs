@@ -60,8 +60,8 @@ named! {
     ExtensionHeaders = "extension_headers",
     /// TTL or hop limit used up.
     HopLimit = "hop_limit",
-    /// From a VIP to itself.
-    Land = "land",
+    /// From an address that is no client's: a VIP, loopback, multicast, broadcast, or not specified.
+    MartianSource = "martian_source",
     /// The server chosen is the client itself.
     Hairpin = "hairpin",
     /// No server may be given this flow.
@@ -116,8 +116,12 @@ pub struct Totals {
 /// Answers of the program whose rate is limited, each kind by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limited {
-    /// ICMP errors about packets of listeners.
-    IcmpErrors,
+    /// ICMP errors about packets of listeners that have used up their hops.
+    HopLimit,
+    /// ICMP errors about packets of listeners that are too big: path-MTU discovery waits for them.
+    TooBig,
+    /// Echo replies.
+    Echo,
     /// Resets of connections of listeners.
     Resets,
     /// ICMP errors and resets for packets that no listener takes: a scan leaves the others their rate.
@@ -126,7 +130,7 @@ pub enum Limited {
 
 impl Limited {
     /// How many kinds there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 5;
 }
 
 const _: () = assert!(Reason::ALL.len() <= REASONS);

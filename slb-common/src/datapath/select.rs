@@ -81,6 +81,10 @@ pub(super) fn to_server<'t, const QUICK: bool, T: Tables>(
         let ring = tables.ring(service.ring).ok_or(Reason::NotReady)?;
         let slot = ring.slot(Ring::slot_of(ring.size, hash_of(packet, service)));
         if !slot.has_moved() {
+            // The slow path has asked before, and knows.
+            if QUICK && index.may_be_martian(&packet.source) {
+                return Ok(None);
+            }
             // Datagrams of one flow cannot be told from the first of another.
             let is_new = packet.flags.asks() && !packet.flags.rst();
             return Chosen::new(owner(packet, slot, tables)?, is_new, tables).map(Some);

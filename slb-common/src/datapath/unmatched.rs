@@ -7,15 +7,8 @@
 
 use super::{icmp_error::Message, tables::Tables};
 use crate::{
-    abi::{
-        Address,
-        service::{IndexEntry, ServiceIndex, policy},
-        stats::Reason,
-    },
-    net::{
-        headers::protocol,
-        parse::{Packet, is_one_host},
-    },
+    abi::{service::policy, stats::Reason},
+    net::{headers::protocol, parse::Packet},
 };
 
 /// The packet is passed to the kernel.
@@ -26,6 +19,9 @@ pub const DROP: u32 = 1;
 pub const RESET: u32 = 2;
 /// The sender gets the ICMP error in the upper half.
 pub const TELL: u32 = 3;
+
+/// The packet is dropped: it is from an address that is no client's.
+pub const MARTIAN: u32 = 4;
 
 /// One of the above, and an ICMP error in the upper half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +56,7 @@ impl Decision {
 #[inline(always)]
 pub fn decide<T: Tables>(packet: &Packet, reason: u32, tables: &T) -> Decision {
     let Some(index) = tables.index() else { return Decision::of(PASS) };
-    let Some(vip) = vip(index, &packet.destination) else { return Decision::of(PASS) };
+    let Some(vip) = index.vip(&packet.destination) else { return Decision::of(PASS) };
     if vip.policy & (policy::DROP_UNMATCHED | policy::REJECT_UNMATCHED) == 0 {
         // The kernel would reset the connection that a fragment is of, were it put together.
         let is_listeners = reason == Reason::Fragment as u32
@@ -68,10 +64,11 @@ pub fn decide<T: Tables>(packet: &Packet, reason: u32, tables: &T) -> Decision {
             && index.find(&packet.destination, packet.destination_port, packet.protocol).is_some();
         return Decision::of(if is_listeners { DROP } else { PASS });
     }
-    if vip.policy & policy::REJECT_UNMATCHED == 0
-        || packet.source.same(&packet.destination)
-        || !is_one_host(&packet.source)
-    {
+    // Of what the parser has refused, the source may not have been read.
+    if is_whole(reason) && index.is_martian(&packet.source) {
+        return Decision::of(MARTIAN);
+    }
+    if vip.policy & policy::REJECT_UNMATCHED == 0 || index.is_martian(&packet.source) {
         return Decision::of(DROP);
     }
     let is_v4 = packet.destination.is_v4();
@@ -86,9 +83,8 @@ pub fn decide<T: Tables>(packet: &Packet, reason: u32, tables: &T) -> Decision {
     }
 }
 
-/// What is configured of an address as a VIP.
+/// Whether a packet whose reason this is has been read, and is refused for what it is alone.
 #[inline(always)]
-pub(super) fn vip<'t>(index: &'t ServiceIndex, address: &Address) -> Option<&'t IndexEntry> {
-    let icmp = if address.is_v4() { protocol::ICMP } else { protocol::ICMPV6 };
-    index.find(address, 0, icmp)
+pub(super) const fn is_whole(reason: u32) -> bool {
+    reason == Reason::NotOurs as u32 || reason == Reason::OtherProtocol as u32
 }

@@ -94,8 +94,9 @@ impl Index {
                     .find(|slot| built.entries[*slot].protocol == 0);
                 let Some(slot) = free else { continue 'seeds };
                 built.entries[slot] = *entry;
+                let (word, bit) = ServiceIndex::vip_place(&entry.address);
+                built.all_vips[word] |= bit;
                 if entry.policy & (policy::DROP_UNMATCHED | policy::REJECT_UNMATCHED) != 0 {
-                    let (word, bit) = ServiceIndex::vip_place(&entry.address);
                     built.vips[word] |= bit;
                 }
             }

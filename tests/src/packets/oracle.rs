@@ -64,7 +64,7 @@ fn unmatched(frame: &[u8], read: &Read) -> Result<(u32, Vec<u8>), Refused> {
     if ![world::VIP4, world::VIP6].contains(&read.destination.ip()) {
         return Err(Refused::Pass);
     }
-    if read.source.ip() == read.destination.ip() || !read.is_from_one_host() {
+    if [world::VIP4, world::VIP6].contains(&read.source.ip()) || !read.is_from_one_host() {
         return Err(Refused::Drop);
     }
     match read.protocol {
@@ -100,7 +100,7 @@ impl Oracle {
         }
         let listener = listeners().find(|l| l.at == read.destination && l.protocol == read.protocol);
         let Some(listener) = listener else { return self.answered(frame, &read) };
-        if read.source.ip() == read.destination.ip() {
+        if [world::VIP4, world::VIP6].contains(&read.source.ip()) || !read.is_from_one_host() {
             return Err(Refused::Drop);
         }
         if read.protocol == number::ICMP || read.protocol == number::ICMPV6 {

@@ -216,7 +216,7 @@ struct Run<'k> {
     labels: Labels,
 }
 
-/// Flow labels seen, by the client's address and port as they stand in its packets: of one flow the same, and of
+/// Flow labels seen, by the addresses, ports and protocol as they stand in the client's packets: of one flow the same, and of
 /// different flows of a case different ones.
 #[derive(Default)]
 struct Labels(BTreeMap<Vec<u8>, u32>);
@@ -224,8 +224,8 @@ struct Labels(BTreeMap<Vec<u8>, u32>);
 impl Labels {
     fn note(&mut self, frame: &Frame, label: u32) -> Result<()> {
         let ip = &frame.bytes[frame.network..];
-        let source = if ip[0] >> 4 == 4 { &ip[12..16] } else { &ip[8..24] };
-        let flow = [source, &frame.bytes[frame.transport..][..2]].concat();
+        let addresses = if ip[0] >> 4 == 4 { &ip[12..20] } else { &ip[8..40] };
+        let flow = [addresses, &frame.bytes[frame.transport..][..4], &[frame.protocol]].concat();
         let known = *self.0.entry(flow.clone()).or_insert(label);
         ensure!(known == label, "flow label {label:#x} after {known:#x}");
         // There is none in IPv4.

@@ -5,6 +5,7 @@ mod forged;
 mod forward;
 mod headers;
 mod keepers;
+mod martians;
 mod modes;
 mod priority;
 mod replies;
@@ -29,6 +30,7 @@ pub fn all() -> Vec<Scenario> {
         modes::cases(),
         priority::cases(),
         keepers::cases(),
+        martians::cases(),
         told::cases(),
         resets::cases(),
         resizing::cases(),

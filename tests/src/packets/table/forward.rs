@@ -264,11 +264,11 @@ fn nowhere_to_go() -> Vec<Scenario> {
                 to(UNRESOLVED4),
                 Expect::ToServer(UNRESOLVED4, Server { hop: LAN, ..UNKNOWN4 }, Flow::New),
             ),
-        Scenario::new("land")
-            .frame(tcp(HTTP4.at, HTTP4.at, flag::SYN).build(), Expect::Drop(Reason::Land))
-            .frame(tcp(HTTP6.at, HTTP6.at, flag::SYN).build(), Expect::Drop(Reason::Land))
-            .frame(udp(HTTP4.at, DNS4.at, b"x").build(), Expect::Drop(Reason::Land))
-            .frame(echo(VIP4, VIP4, b"x").build(), Expect::Drop(Reason::Land)),
+        Scenario::new("from a VIP to itself")
+            .frame(tcp(HTTP4.at, HTTP4.at, flag::SYN).build(), Expect::Drop(Reason::MartianSource))
+            .frame(tcp(HTTP6.at, HTTP6.at, flag::SYN).build(), Expect::Drop(Reason::MartianSource))
+            .frame(udp(HTTP4.at, DNS4.at, b"x").build(), Expect::Drop(Reason::MartianSource))
+            .frame(echo(VIP4, VIP4, b"x").build(), Expect::Drop(Reason::MartianSource)),
         Scenario::new("the server is the client")
             .frame(tcp(WEB4.at, HTTP4.at, flag::SYN).build(), Expect::Drop(Reason::Hairpin))
             .frame(tcp(WEB6.at, HTTP6.at, flag::SYN).build(), Expect::Drop(Reason::Hairpin))

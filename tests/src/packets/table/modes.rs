@@ -114,9 +114,9 @@ fn dsr_ways() -> Vec<Scenario> {
             .in_world(dsr(FAR4))
             .frame(syn(FAR4).build(), Expect::ToServer(FAR4, DISTANT4, Flow::New))
             .frame(syn(FAR4).tag(VLAN, 7).build(), Expect::Drop(Reason::VlanCrossing)),
-        Scenario::new("dsr: land and echo")
+        Scenario::new("dsr: from a VIP to itself, and echo")
             .in_world(dsr(HTTP4))
-            .frame(tcp(HTTP4.at, HTTP4.at, flag::SYN).build(), Expect::Drop(Reason::Land))
+            .frame(tcp(HTTP4.at, HTTP4.at, flag::SYN).build(), Expect::Drop(Reason::MartianSource))
             .frame(echo(CLIENT4.ip(), VIP4, b"abc").build(), Expect::Answer(ECHO4)),
     ]
 }

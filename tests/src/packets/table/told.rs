@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use slb_common::abi::{limit::Limit, stats::Reason};
 
 use crate::packets::{
-    frames::{Builder, flag, number, tcp, udp},
+    frames::{Builder, echo, flag, number, tcp, udp},
     icmp::Cause,
     scenario::{Expect, Flow, Scenario},
     world::*,
@@ -66,7 +66,8 @@ fn senders() -> Vec<Scenario> {
         six(0xff02, 1),
     ] {
         let frame = syn(SocketAddr::new(ip, 4000), listener).hop_limit(1).build();
-        cases.push(Scenario::new(format!("{ip} is not told")).frame(frame, DROPPED));
+        let martian = Expect::Drop(Reason::MartianSource);
+        cases.push(Scenario::new(format!("{ip} is not told")).frame(frame, martian));
     }
     for (ip, listener) in [four([1, 0, 0, 0]), four([223, 255, 255, 255]), six(1, 0), six(0xfeff, 1)] {
         let frame = syn(SocketAddr::new(ip, 4000), listener).hop_limit(1).build();
@@ -94,12 +95,19 @@ fn too_big() -> Scenario {
 fn per_second() -> Scenario {
     let last = || syn(CLIENT4, HTTP4).hop_limit(1).build();
     let told = |case: Scenario| (0..Limit::A_SECOND).fold(case, |case, _| case.frame(last(), LAST));
-    // Nobody is told of these, so they count for nothing.
-    let silent = || syn(CLIENT4, HTTP4).hop_limit(1).options(1).build();
-    let case = (0..2000).fold(Scenario::new("so many a second").host_only().clock(5 * HZ), |case, _| {
-        case.frame(silent(), DROPPED)
-    });
-    let case = told(case).frame(last(), DROPPED);
+    let case = told(Scenario::new("so many a second").host_only().clock(5 * HZ)).frame(last(), DROPPED);
     let case = case.clock(6 * HZ - 1).frame(last(), DROPPED);
-    told(case.clock(6 * HZ)).frame(last(), DROPPED)
+    // The rate is asked first: packets whose sender cannot be told count, too.
+    let silent = syn(CLIENT4, HTTP4).hop_limit(1).options(1).build();
+    let case = case.clock(6 * HZ).frame(silent, DROPPED);
+    let case = (1..Limit::A_SECOND).fold(case, |case, _| case.frame(last(), LAST)).frame(last(), DROPPED);
+    // Path-MTU discovery and echo have rates of their own.
+    let large = || udp(CLIENT4, DNS4.at, &vec![0x5a; MTU as usize + 1 - 28]).build();
+    let told_mtu = Expect::Tell(Cause::TooBig(MTU as u16));
+    let case = (0..Limit::A_SECOND).fold(case, |case, _| case.frame(large(), told_mtu));
+    let case = case.frame(large(), Expect::Drop(Reason::TooBig));
+    let ping = || echo(CLIENT4.ip(), VIP4, b"x").build();
+    let case = (0..Limit::A_SECOND).fold(case, |case, _| case.frame(ping(), Expect::Answer(ECHO4)));
+    let case = case.frame(ping(), Expect::Drop(Reason::Echo));
+    case.clock(7 * HZ).frame(ping(), Expect::Answer(ECHO4)).frame(large(), told_mtu)
 }

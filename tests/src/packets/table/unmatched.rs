@@ -112,6 +112,7 @@ fn silent() -> Scenario {
 
 /// No answer to those who are not one host.
 fn senders() -> Scenario {
+    const MARTIAN: Expect = Expect::Drop(Reason::MartianSource);
     let v4 = |a, d| IpAddr::from(Ipv4Addr::new(a, 0, 0, d));
     let v6 = |first| IpAddr::from(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 1));
     let senders =
@@ -121,9 +122,9 @@ fn senders() -> Scenario {
         Scenario::new("unmatched: senders that get no answer"),
         |case, (sender, vip)| {
             let from = SocketAddr::new(sender, 40_000);
-            case.frame(segment(from, vip, flag::SYN).build(), DROPPED)
-                .frame(datagram(from, vip).build(), DROPPED)
-                .frame(other(sender, vip, GRE, &[0; 12]).build(), DROPPED)
+            case.frame(segment(from, vip, flag::SYN).build(), MARTIAN)
+                .frame(datagram(from, vip).build(), MARTIAN)
+                .frame(other(sender, vip, GRE, &[0; 12]).build(), MARTIAN)
         },
     )
 }
