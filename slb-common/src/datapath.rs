@@ -37,6 +37,7 @@ use crate::{
     },
     hash::flow_label,
     net::{
+        ethernet::is_group,
         frame::Frame,
         headers::{StationBytes, protocol},
         parse::{Packet, plain_ipv4, plain_ipv6},
@@ -136,6 +137,9 @@ const fn drop(reason: Reason) -> Refusal {
 #[inline(always)]
 fn decide_fast<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Result<Option<Sent>, Refusal> {
     let Some(index) = tables.index() else { return Err(pass(Reason::NotOurs)) };
+    if !is_for_us(&head.frame(), ifindex, tables) {
+        return Err(pass(Reason::OtherHost));
+    }
     let quick = Path::<T, true> { ifindex, index, tables };
     if let Some(packet) = plain_ipv4(&head.frame()) {
         return quick.flow(head, &packet);
@@ -144,6 +148,17 @@ fn decide_fast<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Re
         return quick.flow(head, &packet);
     }
     Ok(None)
+}
+
+/// Whether the interface would take a frame for its own: a switch floods frames for other hosts, and a promiscuous NIC hands them over.
+/// Groups of stations are none of them.
+#[inline(always)]
+fn is_for_us<T: Tables>(frame: &Frame<'_>, ifindex: u32, tables: &T) -> bool {
+    let Some(interface) = tables.interface(ifindex) else { return false };
+    // The slow path counts a frame that has no receiver.
+    let Some(stations) = stations(frame) else { return true };
+    let receiver = stations.receiver();
+    receiver == interface.mac() || is_group(receiver) || tables.is_own_mac(ifindex, receiver)
 }
 
 #[inline(always)]

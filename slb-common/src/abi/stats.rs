@@ -95,6 +95,8 @@ named! {
     Unmatched = "unmatched",
     /// From a server, and not by the way to it.
     WrongInterface = "wrong_interface",
+    /// To a hardware address that is not the interface's own (the kernel's PACKET_OTHERHOST).
+    OtherHost = "other_host",
 }
 
 /// Room for reasons, a power of two.

@@ -17,6 +17,12 @@ pub const MAX_VLAN_TAGS: usize = 2;
 /// Offset of the first type field.
 pub const ETHERNET_TYPE: usize = size_of::<EthernetAddresses>();
 
+/// Whether a hardware address, as the first bytes of a frame in the lower 48 bits, is one of a group of stations (IEEE 802, 8.2.2).
+#[inline(always)]
+pub const fn is_group(mac: u64) -> bool {
+    mac.to_ne_bytes()[0] & 1 != 0
+}
+
 /// Returns the type behind up to two VLAN tags (IEEE 802.1Q, 9.6), as it stands in the frame, and the offset behind it;
 /// `None` where the frame ends before.
 #[inline(always)]

@@ -93,6 +93,10 @@ impl Oracle {
     }
 
     fn sent(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>), Refused> {
+        let is_own = |own: &[u8; 6]| frame.starts_with(own);
+        if frame.len() >= 6 && !world::OWN_MACS.iter().any(is_own) {
+            return Err(Refused::Pass);
+        }
         let (frame, tags) = without_priority_tags(frame);
         let (frame, read) = (&frame[..], read(&frame, tags)?);
         if read.other {

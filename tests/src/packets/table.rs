@@ -2,6 +2,7 @@
 
 mod flows;
 mod forged;
+mod foreign;
 mod forward;
 mod headers;
 mod keepers;
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Scenario> {
         resizing::cases(),
         scheduling::cases(),
         unmatched::cases(),
+        foreign::cases(),
     ]
     .into_iter()
     .flatten()

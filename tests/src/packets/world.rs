@@ -44,6 +44,9 @@ pub const SERVER_SIDE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x02];
 /// Another address of ours on the client's side.
 pub const OTHER_OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x03];
 
+/// All addresses of the loopback interface.
+pub const OWN_MACS: [[u8; 6]; 3] = [OWN_MAC, SERVER_SIDE_MAC, OTHER_OWN_MAC];
+
 /// Seconds after which a silent flow is forgotten: longer than any case takes.
 pub const IDLE_SECONDS: u32 = 1_000;
 /// The same in jiffies.
@@ -256,10 +259,9 @@ pub fn interfaces() -> Interfaces {
 /// The same, where [`LO`] and [`FAR`] have these flags.
 pub fn interfaces_in_roles(near: u16, far: u16) -> Interfaces {
     let mut interfaces = Interfaces::default();
-    for (ifindex, mac, flags, further) in [
-        (LO, OWN_MAC, near, vec![SERVER_SIDE_MAC, OTHER_OWN_MAC]),
-        (FAR, ROUTER.own, far, vec![OWN_MAC, OTHER_OWN_MAC]),
-    ] {
+    for (ifindex, mac, flags, further) in
+        [(LO, OWN_MAC, near, vec![SERVER_SIDE_MAC, OTHER_OWN_MAC]), (FAR, ROUTER.own, far, OWN_MACS.to_vec())]
+    {
         let facts = InterfaceFacts { ifindex, group: ifindex, mac, flags };
         interfaces.insert(facts, &BTreeSet::from_iter(further)).expect("indexes differ in their low bits");
     }
