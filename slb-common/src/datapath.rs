@@ -158,7 +158,7 @@ fn is_for_us<T: Tables>(frame: &Frame<'_>, ifindex: u32, tables: &T) -> bool {
     // The slow path counts a frame that has no receiver.
     let Some(stations) = stations(frame) else { return true };
     let receiver = stations.receiver();
-    receiver == interface.mac() || is_group(receiver) || tables.is_own_mac(ifindex, receiver)
+    interface.has(receiver) || is_group(receiver) || tables.is_own_mac(ifindex, receiver)
 }
 
 #[inline(always)]

@@ -27,7 +27,14 @@ pub struct Interface {
     ids: Word,
     /// Hardware address in the lower 48 bits, as the first bytes of a frame to it; flags above.
     address: Word,
+    /// Further addresses of its own, or [`NO_MAC`]: virtual routers (VRRP) have one or two at an interface.
+    further: [Word; FURTHER],
 }
+
+/// Further addresses in an entry. What is beyond them lies in a map of its own, whose look-up costs more.
+pub const FURTHER: usize = 2;
+/// Stands for no further address: no interface has the broadcast address.
+pub const NO_MAC: [u8; 6] = [0xff; 6];
 
 /// The content of an entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,13 +48,16 @@ pub struct InterfaceFacts {
     pub mac: [u8; 6],
     /// [`CLIENT`] and [`SERVER`].
     pub flags: u16,
+    /// Further addresses of its own, or [`NO_MAC`].
+    pub further: [[u8; 6]; FURTHER],
 }
 
 impl Interface {
     /// An entry of this content.
     pub const fn new(facts: &InterfaceFacts) -> Self {
-        let [ids, address] = facts.words();
-        Self { ids: Word::new(ids), address: Word::new(address) }
+        let [ids, address, first, second] = facts.words();
+        let further = [Word::new(first), Word::new(second)];
+        Self { ids: Word::new(ids), address: Word::new(address), further }
     }
 
     /// The interface's index; 0 in an empty entry.
@@ -74,13 +84,35 @@ impl Interface {
         (self.address.load() >> 48) as u16
     }
 
-    /// Replaces the content. Of another interface, a packet finds nothing before it finds the new content.
+    /// Whether a hardware address, in the lower 48 bits, is one in this entry.
+    #[inline(always)]
+    pub fn has(&self, mac: u64) -> bool {
+        let [first, second] = &self.further;
+        self.mac() == mac || first.load() == mac || second.load() == mac
+    }
+
+    /// Replaces the content. A packet meanwhile finds each address that was there before and is there afterwards. Of another interface it
+    /// finds nothing before it finds the new content.
     pub fn store(&self, facts: &InterfaceFacts) {
-        let [ids, address] = facts.words();
+        let [ids, address, first, second] = facts.words();
         if self.ifindex() != facts.ifindex {
             self.ids.store(0);
         }
-        self.address.store(address);
+        let before = [self.further[0].load(), self.further[1].load()];
+        let address_first = before.contains(&(address & MAC));
+        if address_first {
+            self.address.store(address);
+        }
+        if first == before[1] {
+            self.further[0].store(first);
+            self.further[1].store(second);
+        } else {
+            self.further[1].store(second);
+            self.further[0].store(first);
+        }
+        if !address_first {
+            self.address.store(address);
+        }
         self.ids.store(ids);
     }
 
@@ -92,21 +124,32 @@ impl Interface {
 
     /// The content; `None` if the entry is empty.
     pub fn facts(&self) -> Option<InterfaceFacts> {
-        let [a, b, c, d, e, f, _, _] = self.mac().to_ne_bytes();
         let facts = InterfaceFacts {
             ifindex: self.ifindex(),
             group: self.group(),
-            mac: [a, b, c, d, e, f],
+            mac: bytes(self.mac()),
             flags: self.flags(),
+            further: [bytes(self.further[0].load()), bytes(self.further[1].load())],
         };
         (facts.ifindex != 0).then_some(facts)
     }
 }
 
 impl InterfaceFacts {
-    const fn words(&self) -> [u64; 2] {
-        [self.ifindex as u64 | (self.group as u64) << 32, mac_word(self.mac) | (self.flags as u64) << 48]
+    const fn words(&self) -> [u64; 4] {
+        let [first, second] = self.further;
+        [
+            self.ifindex as u64 | (self.group as u64) << 32,
+            mac_word(self.mac) | (self.flags as u64) << 48,
+            mac_word(first),
+            mac_word(second),
+        ]
     }
+}
+
+const fn bytes(mac: u64) -> [u8; 6] {
+    let [a, b, c, d, e, f, _, _] = mac.to_ne_bytes();
+    [a, b, c, d, e, f]
 }
 
 /// Where the entry of an interface lies.
@@ -121,14 +164,20 @@ pub const fn own_mac_key(ifindex: u32, mac: u64) -> u64 {
     (slot(ifindex) as u64) << 48 | mac
 }
 
-const _: () = assert!(size_of::<Interface>() == 16);
+const _: () = assert!(size_of::<Interface>() == 32);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FACTS: InterfaceFacts =
-        InterfaceFacts { ifindex: 0x3_0007, group: 9, mac: [2, 0, 0, 0, 0xaa, 0xff], flags: CLIENT | SERVER };
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0xaa, 0xff];
+    const FACTS: InterfaceFacts = InterfaceFacts {
+        ifindex: 0x3_0007,
+        group: 9,
+        mac: MAC,
+        flags: CLIENT | SERVER,
+        further: [[0, 0, 0x5e, 0, 1, 51], NO_MAC],
+    };
 
     #[test]
     fn an_entry_returns_what_was_stored() {
@@ -141,6 +190,13 @@ mod tests {
         assert_eq!(Interface::new(&FACTS).facts(), Some(FACTS));
         entry.clear();
         assert_eq!(entry.facts(), None);
+    }
+
+    #[test]
+    fn an_entry_has_its_addresses_and_no_other() {
+        let entry = Interface::new(&FACTS);
+        assert!(entry.has(mac_word(MAC)) && entry.has(mac_word([0, 0, 0x5e, 0, 1, 51])));
+        assert!(!entry.has(mac_word([0, 0, 0x5e, 0, 1, 52])) && !entry.has(0));
     }
 
     #[test]

@@ -97,7 +97,7 @@ pub trait Tables: Sized {
     fn interface(&self, ifindex: u32) -> Option<&Interface> {
         self.interface_at(interface::slot(ifindex)).filter(|interface| interface.ifindex() == ifindex)
     }
-    /// Whether the hardware address `mac`, in the lower 48 bits, is a further one of an interface: not [`Interface::mac`].
+    /// Whether the hardware address `mac`, in the lower 48 bits, is one of an interface that its entry has no room for.
     fn is_own_mac(&self, ifindex: u32, mac: u64) -> bool;
 
     /// The kernel's path for answers to a packet: 0 where it has no route, or one through an interface that does not run the program;

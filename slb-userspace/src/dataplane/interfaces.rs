@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use slb_common::abi::{
-    interface::{InterfaceFacts, own_mac_key, slot},
+    interface::{FURTHER, InterfaceFacts, NO_MAC, own_mac_key, slot},
     mac_word,
 };
 
@@ -17,18 +17,20 @@ pub struct Interfaces {
 }
 
 impl Interfaces {
-    /// Puts an interface into the table, with the addresses that are its own besides the one in `facts`.
+    /// Puts an interface into the table, with the addresses that are its own besides the one in `facts`. The first ones go into the entry:
+    /// those of VRRP (RFC 9568, 7.3) are small numbers.
     ///
     /// # Errors
     /// The index of another interface in the table, which has the same low 16 bits.
-    pub fn insert(&mut self, facts: InterfaceFacts, own_macs: &BTreeSet<[u8; 6]>) -> Result<(), u32> {
+    pub fn insert(&mut self, mut facts: InterfaceFacts, own_macs: &BTreeSet<[u8; 6]>) -> Result<(), u32> {
         let slot = slot(facts.ifindex);
         if let Some(other) = self.entries.get(&slot).filter(|other| other.ifindex != facts.ifindex) {
             return Err(other.ifindex);
         }
-        self.entries.insert(slot, facts);
-        let further = own_macs.iter().filter(|mac| **mac != facts.mac);
+        let mut further = own_macs.iter().filter(|mac| **mac != facts.mac);
+        facts.further = [(); FURTHER].map(|()| further.next().copied().unwrap_or(NO_MAC));
         self.own_macs.extend(further.map(|mac| own_mac_key(facts.ifindex, mac_word(*mac))));
+        self.entries.insert(slot, facts);
         Ok(())
     }
 
@@ -59,9 +61,12 @@ mod tests {
 
     const A: [u8; 6] = [2, 0, 0, 0, 0, 1];
     const B: [u8; 6] = [2, 0, 0, 0, 0, 2];
+    const C: [u8; 6] = [2, 0, 0, 0, 0, 3];
+    const D: [u8; 6] = [2, 0, 0, 0, 0, 4];
+    const VRRP: [u8; 6] = [0, 0, 0x5e, 0, 1, 51];
 
     fn facts(ifindex: u32) -> InterfaceFacts {
-        InterfaceFacts { ifindex, group: ifindex, mac: A, flags: 3 }
+        InterfaceFacts { ifindex, group: ifindex, mac: A, ..InterfaceFacts::default() }
     }
 
     #[test]
@@ -75,9 +80,12 @@ mod tests {
     }
 
     #[test]
-    fn further_addresses_leave_out_the_interfaces_own() {
+    fn further_addresses_are_in_the_entry_as_far_as_there_is_room() {
         let mut interfaces = Interfaces::default();
         interfaces.insert(facts(7), &BTreeSet::from([A, B])).unwrap();
-        assert_eq!(*interfaces.own_macs(), BTreeSet::from([own_mac_key(7, mac_word(B))]));
+        assert_eq!(interfaces.entries()[&7].further, [B, NO_MAC]);
+        interfaces.insert(facts(8), &BTreeSet::from([A, B, C, D, VRRP])).unwrap();
+        assert_eq!(interfaces.entries()[&8].further, [VRRP, B]);
+        assert_eq!(*interfaces.own_macs(), BTreeSet::from([C, D].map(|mac| own_mac_key(8, mac_word(mac)))));
     }
 }

@@ -44,8 +44,9 @@ pub const SERVER_SIDE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x02];
 /// Another address of ours on the client's side.
 pub const OTHER_OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x03];
 
-/// All addresses of the loopback interface.
-pub const OWN_MACS: [[u8; 6]; 3] = [OWN_MAC, SERVER_SIDE_MAC, OTHER_OWN_MAC];
+/// All addresses of the loopback interface: more than its entry has room for.
+pub const OWN_MACS: [[u8; 6]; 5] =
+    [OWN_MAC, SERVER_SIDE_MAC, OTHER_OWN_MAC, [2, 0, 0, 0, 0, 0x04], [2, 0, 0, 0, 0, 0x05]];
 
 /// Seconds after which a silent flow is forgotten: longer than any case takes.
 pub const IDLE_SECONDS: u32 = 1_000;
@@ -259,11 +260,9 @@ pub fn interfaces() -> Interfaces {
 /// The same, where [`LO`] and [`FAR`] have these flags.
 pub fn interfaces_in_roles(near: u16, far: u16) -> Interfaces {
     let mut interfaces = Interfaces::default();
-    for (ifindex, mac, flags, further) in
-        [(LO, OWN_MAC, near, vec![SERVER_SIDE_MAC, OTHER_OWN_MAC]), (FAR, ROUTER.own, far, OWN_MACS.to_vec())]
-    {
-        let facts = InterfaceFacts { ifindex, group: ifindex, mac, flags };
-        interfaces.insert(facts, &BTreeSet::from_iter(further)).expect("indexes differ in their low bits");
+    for (ifindex, mac, flags) in [(LO, OWN_MAC, near), (FAR, ROUTER.own, far)] {
+        let facts = InterfaceFacts { ifindex, group: ifindex, mac, flags, ..InterfaceFacts::default() };
+        interfaces.insert(facts, &BTreeSet::from(OWN_MACS)).expect("indexes differ in their low bits");
     }
     interfaces
 }

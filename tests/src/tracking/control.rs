@@ -39,7 +39,13 @@ pub const FAR: u32 = 2;
 pub fn interfaces() -> Interfaces {
     let mut interfaces = Interfaces::default();
     for ifindex in [NEAR, FAR] {
-        let facts = InterfaceFacts { ifindex, group: ifindex, mac: OWN_MAC, flags: CLIENT | SERVER };
+        let facts = InterfaceFacts {
+            ifindex,
+            group: ifindex,
+            mac: OWN_MAC,
+            flags: CLIENT | SERVER,
+            ..InterfaceFacts::default()
+        };
         interfaces.insert(facts, &BTreeSet::new()).expect("indexes differ in their low bits");
     }
     interfaces

@@ -121,7 +121,7 @@ fn not_for_a_vip() -> Scenario {
 /// The interface's address, and the further ones.
 fn own_addresses() -> Scenario {
     let mut case = Scenario::new("foreign: all own addresses are taken");
-    for (number, mac) in (0_u16..).zip([OWN_MAC, SERVER_SIDE_MAC, OTHER_OWN_MAC]) {
+    for (number, mac) in (0_u16..).zip(OWN_MACS) {
         let client = (CLIENT4.ip(), 41_000 + number).into();
         case = case
             .frame(
