@@ -69,7 +69,7 @@ use crate::{
     devices::Record,
     health::{Event, Failures, Paths, Supervisor, path},
     neigh::{
-        Resolutions, Resolver,
+        LinkChange, Resolutions, Resolver,
         vips::{Standings, Vips},
     },
     poke::Poker,
@@ -177,7 +177,7 @@ struct Daemon {
     neighbours: watch::Receiver<Resolutions>,
     /// Paths to clients.
     clients: Clients,
-    links_changed: watch::Receiver<()>,
+    links_changed: watch::Receiver<LinkChange>,
     /// How VIPs stand is followed until it is dropped.
     vips: Vips,
     standings: watch::Receiver<Standings>,
@@ -250,7 +250,11 @@ impl Daemon {
                 }
                 changed = self.links_changed.changed() => {
                     changed.context("interfaces are not followed any more")?;
-                    self.follow_links().await;
+                    let change = *self.links_changed.borrow_and_update();
+                    match change {
+                        LinkChange::Begun => self.follow_addresses().await,
+                        LinkChange::Settled => self.follow_links().await,
+                    }
                 }
                 _ = watch.tick() => self.watch().await,
                 _ = retry_ports.tick(), if self.ports.are_refused() => self.follow_links().await,
@@ -303,6 +307,15 @@ impl Daemon {
     /// Has the data plane changed together with what else comes soon.
     fn change_soon(&mut self) {
         self.pace.soon(Instant::now());
+    }
+
+    /// Has the program know the hardware addresses of the interfaces: until then frames to a new one are the kernel's, which resets
+    /// connections to a VIP that is its own.
+    async fn follow_addresses(&mut self) {
+        match links().await {
+            Ok(links) => self.ports.note_addresses(&links),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "interfaces cannot be followed"),
+        }
     }
 
     /// Takes notice of interfaces that have come, gone, or come back.

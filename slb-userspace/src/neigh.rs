@@ -25,7 +25,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 pub(crate) use kernel::link;
 pub use kernel::{links, links_now, local_of};
-pub use links::follow as follow_links;
+pub use links::{LinkChange, follow as follow_links};
 pub use resolver::Resolver;
 
 /// An Ethernet address.

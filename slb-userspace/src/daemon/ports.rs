@@ -368,8 +368,8 @@ impl Ports {
     /// they are back; `None` if nothing has changed.
     pub(super) fn follow(&mut self, links: &Links) -> Option<BTreeSet<u32>> {
         let links = &self.with_renamed(links);
-        // At once: frames to a new address wait for it.
-        let _ = self.note_interfaces(&[], links);
+        // Before programs are attached, which may take long.
+        self.note_addresses(links);
         let (mut changed, mut gone) = (false, BTreeSet::new());
         for (name, port) in mem::take(&mut self.ports) {
             let link = links.get(&name);

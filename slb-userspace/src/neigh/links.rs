@@ -21,20 +21,29 @@ const DEBOUNCE: Duration = Duration::from_millis(20);
 /// How often there may be a change though nothing was heard.
 const REFRESH: Duration = Duration::from_secs(20);
 
+/// How far a change of interfaces has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkChange {
+    /// The kernel has said something, and may say more of it: only what cannot wait should be done.
+    Begun,
+    /// The kernel has said nothing more for a moment.
+    Settled,
+}
+
 /// Tells of changes to interfaces of the current network namespace until the receiver is dropped.
 ///
 /// # Errors
 /// A netlink socket cannot be opened. Later failures are logged, and it is opened anew.
-pub fn follow() -> Result<watch::Receiver<()>> {
+pub fn follow() -> Result<watch::Receiver<LinkChange>> {
     let notifications = Interfaces::open()?;
-    let (changed, changes) = watch::channel(());
+    let (changed, changes) = watch::channel(LinkChange::Settled);
     tokio::spawn(follow::run(Interfaces { changed, has_failed: false }, notifications));
     Ok(changes)
 }
 
 /// Tells of changes.
 struct Interfaces {
-    changed: watch::Sender<()>,
+    changed: watch::Sender<LinkChange>,
     /// Whether changes may have been missed.
     has_failed: bool,
 }
@@ -49,7 +58,7 @@ impl Follower for Interfaces {
 
     async fn follow(&mut self, mut notifications: Notifications) -> Result<()> {
         if std::mem::replace(&mut self.has_failed, true) {
-            self.changed.send_replace(());
+            self.changed.send_replace(LinkChange::Settled);
         }
         loop {
             tokio::select! {
@@ -57,12 +66,13 @@ impl Follower for Interfaces {
                 heard = timeout(REFRESH, notifications.next()) => {
                     if let Ok(heard) = heard {
                         heard.context("the netlink socket was closed")?;
+                        self.changed.send_replace(LinkChange::Begun);
                         sleep(DEBOUNCE).await;
                         while let Ok(heard) = timeout(Duration::ZERO, notifications.next()).await {
                             heard.context("the netlink socket was closed")?;
                         }
                     }
-                    self.changed.send_replace(());
+                    self.changed.send_replace(LinkChange::Settled);
                 }
             }
         }

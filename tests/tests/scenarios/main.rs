@@ -13,6 +13,7 @@ mod drain;
 mod failover;
 mod failure;
 mod flaps;
+mod foreign;
 mod groups;
 mod guest;
 mod health;

@@ -51,8 +51,7 @@ impl Ports {
             held.misfit = misfit;
         }
         let running: BTreeSet<u32> = self.held.keys().copied().collect();
-        // Fails for interfaces that are about to come only.
-        let _ = self.note_interfaces(&[], links);
+        self.note_addresses(links);
         let runs = |index| running.contains(&index);
         let advice = |name: &String| Some((name.clone(), devices::advice(name, links, runs)?));
         let (members, without_room) = with_room(devices::members(&running, links), running.len(), links);

@@ -16,6 +16,12 @@ use crate::{
 type Clash = (u32, u32);
 
 impl Ports {
+    /// Brings the interface table up to date with the addresses of interfaces that run the program.
+    pub(in crate::daemon) fn note_addresses(&mut self, links: &Links) {
+        // Fails for interfaces that are about to come only.
+        let _ = self.note_interfaces(&[], links);
+    }
+
     /// Brings the interface table up to date, with entries of interfaces that are about to get the program: an entry is there before the
     /// first frame.
     ///

@@ -1,0 +1,116 @@
+//! Frames to hardware addresses that are not this host's, as a flooding switch or a promiscuous NIC brings them.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpStream, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
+
+const FOREIGN: &str = "02:00:5e:10:00:77";
+const NEXT: &str = "02:00:5e:10:00:78";
+const BRIDGE: &str = "02:00:5e:10:00:79";
+/// Within which frames to a new address of the interface are forwarded.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// Has the client send all frames to this hardware address.
+fn send_to(world: &World, mac: &str) -> Result<()> {
+    let entry = |family| {
+        format!("neigh replace {} lladdr {mac} dev eth0 nud permanent", world.net.slb_address(family))
+    };
+    world.net.client.ip(&Family::ALL.map(entry).join("\n"))
+}
+
+/// Whether a datagram to a VIP is answered.
+fn is_answered(world: &World, socket: &UdpSocket, family: Family) -> Result<bool> {
+    socket.send_to(b"hello", world.vip(family, Service::Echo))?;
+    Ok(socket.recv(&mut [0; 64]).is_ok())
+}
+
+fn sockets(world: &World) -> Result<[(Family, UdpSocket); 2]> {
+    let socket = |family| {
+        let socket =
+            world.net.client.on_thread(|| Ok(UdpSocket::bind((world.net.sources(family)[0], 0))?))?;
+        socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+        Ok::<_, anyhow::Error>((family, socket))
+    };
+    Ok([socket(Family::V4)?, socket(Family::V6)?])
+}
+
+/// Neither forwarded nor answered; and counted.
+fn expect_left_alone(world: &World, sockets: &[(Family, UdpSocket)]) -> Result<()> {
+    let passed = world.packets("pass", Some("other_host"))?;
+    let forwarded = world.packets("forward", None)? + world.packets("answer", None)?;
+    for (family, socket) in sockets {
+        ensure!(!is_answered(world, socket, *family)?, "{family}: a frame for another host is forwarded");
+        let ping = world.client().ping(family.vip(), Duration::from_millis(100))?;
+        ensure!(ping.is_none(), "{family}: a frame for another host is answered");
+    }
+    // Checks of the servers' health go on beside; their packets are not forwarded.
+    let now = world.packets("forward", None)? + world.packets("answer", None)?;
+    ensure!(now == forwarded, "{} frames were forwarded", now - forwarded);
+    let counted = world.packets("pass", Some("other_host"))? - passed;
+    ensure!(counted >= 4, "{counted} frames are counted");
+    Ok(())
+}
+
+/// Datagrams are answered again soon.
+fn expect_answers(world: &World, sockets: &[(Family, UdpSocket)], what: &str) -> Result<()> {
+    let begun = Instant::now();
+    for (family, socket) in sockets {
+        wait_for(what, LIMIT, || Ok(is_answered(world, socket, *family)?.then_some(())))?;
+    }
+    println!("{what}: {:?}", begun.elapsed());
+    Ok(())
+}
+
+#[test]
+fn frames_for_other_hosts_are_left_to_the_kernel() {
+    scenario("frames_for_other_hosts_are_left_to_the_kernel", &[100], |world| {
+        world.start()?;
+        let sockets = sockets(world)?;
+        expect_answers(world, &sockets, "answers at first")?;
+        let mut connections = Vec::new();
+        for family in Family::ALL {
+            let vip = world.vip(family, Service::Lines);
+            let stream = world.net.client.on_thread(|| Ok(TcpStream::connect_timeout(&vip, PATIENCE)?))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            connections.push(stream);
+        }
+        send_to(world, FOREIGN)?;
+        expect_left_alone(world, &sockets)?;
+
+        // The interface has another address.
+        world.net.slb.ip(&format!("link set client0 address {NEXT}"))?;
+        send_to(world, NEXT)?;
+        expect_answers(world, &sockets, "answers at another address")?;
+        send_to(world, FOREIGN)?;
+        expect_left_alone(world, &sockets)?;
+
+        // It becomes a port of a bridge, which has an address of its own.
+        let addresses = Family::ALL.map(|family| {
+            let length = if family == Family::V4 { 24 } else { 64 };
+            format!("addr add {}/{length} dev br0", world.net.slb_address(family))
+        });
+        world.net.slb.ip(&format!(
+            "link add br0 address {BRIDGE} type bridge\naddr flush dev client0\nlink set client0 master br0\nlink set br0 up\n{}",
+            addresses.join("\n")
+        ))?;
+        send_to(world, BRIDGE)?;
+        expect_answers(world, &sockets, "answers at the bridge's address")?;
+        send_to(world, NEXT)?;
+        expect_answers(world, &sockets, "answers at the port's address")?;
+        send_to(world, FOREIGN)?;
+        expect_left_alone(world, &sockets)?;
+
+        // Connections have outlived all that.
+        send_to(world, BRIDGE)?;
+        for connection in &mut connections {
+            connection.write_all(b"still there\n")?;
+            ensure!(connection.read(&mut [0; 64])? > 0, "a connection has ended");
+        }
+        Ok(())
+    });
+}
