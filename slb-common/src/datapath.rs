@@ -32,6 +32,7 @@ use crate::{
     abi::{
         Stations,
         flow::ClientPath,
+        interface::{CLIENT, Interface, SERVER},
         service::{IndexEntry, ServiceIndex, mode, policy},
         stats::{Action, Limited, Reason},
     },
@@ -137,10 +138,8 @@ const fn drop(reason: Reason) -> Refusal {
 #[inline(always)]
 fn decide_fast<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Result<Option<Sent>, Refusal> {
     let Some(index) = tables.index() else { return Err(pass(Reason::NotOurs)) };
-    if !is_for_us(&head.frame(), ifindex, tables) {
-        return Err(pass(Reason::OtherHost));
-    }
-    let quick = Path::<T, true> { ifindex, index, tables };
+    let roles = is_for_us(&head.frame(), ifindex, tables).ok_or(pass(Reason::OtherHost))?;
+    let quick = Path::<T, true> { ifindex, roles, index, tables };
     if let Some(packet) = plain_ipv4(&head.frame()) {
         return quick.flow(head, &packet);
     }
@@ -151,20 +150,22 @@ fn decide_fast<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Re
 }
 
 /// Whether the interface would take a frame for its own: a switch floods frames for other hosts, and a promiscuous NIC hands them over.
-/// Groups of stations are none of them.
+/// Groups of stations are none of them. Returns the roles of the interface.
 #[inline(always)]
-fn is_for_us<T: Tables>(frame: &Frame<'_>, ifindex: u32, tables: &T) -> bool {
-    let Some(interface) = tables.interface(ifindex) else { return false };
+fn is_for_us<T: Tables>(frame: &Frame<'_>, ifindex: u32, tables: &T) -> Option<u16> {
+    let interface = tables.interface(ifindex)?;
     // The slow path counts a frame that has no receiver.
-    let Some(stations) = stations(frame) else { return true };
+    let Some(stations) = stations(frame) else { return Some(0) };
     let receiver = stations.receiver();
-    interface.has(receiver) || is_group(receiver) || tables.is_own_mac(ifindex, receiver)
+    let is_own = interface.has(receiver) || is_group(receiver) || tables.is_own_mac(ifindex, receiver);
+    is_own.then(|| interface.flags())
 }
 
 #[inline(always)]
 fn decide_slow<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Result<Sent, Refusal> {
     let Some(index) = tables.index() else { return Err(pass(Reason::NotOurs)) };
-    let full = Path::<T, false> { ifindex, index, tables };
+    let roles = tables.interface(ifindex).map_or(0, Interface::flags);
+    let full = Path::<T, false> { ifindex, roles, index, tables };
     let Some(Parsed { outcome, packet }) = head.parse() else { return Err(pass(Reason::NotReady)) };
     let packet = packet.borrow();
     let decided = if outcome != Parsed::<G::Packet>::SOUND {
@@ -191,6 +192,8 @@ fn decide_slow<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Re
 struct Path<'t, T, const QUICK: bool> {
     /// The interface it came in through.
     ifindex: u32,
+    /// What may come in by it: [`CLIENT`] and [`SERVER`].
+    roles: u16,
     index: &'t ServiceIndex,
     tables: &'t T,
 }
@@ -200,9 +203,11 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     #[inline(always)]
     fn flow<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Option<Sent>, Refusal> {
         match self.index.find(&packet.destination, packet.destination_port, packet.protocol) {
+            Some(_) if self.roles & CLIENT == 0 => Err(drop(Reason::WrongInterface)),
             // The fast path asks where it tracks nothing; where it does, the slow path has begun the flow.
             Some(_) if !QUICK && self.index.is_martian(&packet.source) => Err(drop(Reason::MartianSource)),
             Some(service) => self.to_server(head, packet, service),
+            None if self.roles & SERVER == 0 => self.no_flow(packet),
             None => self.to_client(head, packet),
         }
     }
@@ -212,6 +217,9 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     fn echo<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Sent, Refusal> {
         let found = self.index.find(&packet.destination, 0, packet.protocol);
         let service = found.filter(|vip| vip.policy & policy::NO_ECHO == 0).ok_or(UNMATCHED)?;
+        if self.roles & CLIENT == 0 {
+            return Err(drop(Reason::WrongInterface));
+        }
         if self.index.is_martian(&packet.source) {
             return Err(drop(Reason::MartianSource));
         }
@@ -232,7 +240,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         packet: &Packet,
         service: &IndexEntry,
     ) -> Result<Option<Sent>, Refusal> {
-        let Self { ifindex, index, tables } = *self;
+        let Self { ifindex, index, tables, .. } = *self;
         // In mode `dsr` SLB is no router.
         if packet.hop_limit <= 1 && service.mode != mode::DSR {
             return Self::refuse(IcmpError {
@@ -320,6 +328,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         let decision = self.tables.unmatched(packet, reason);
         match decision.what() {
             unmatched::PASS => Refusal::Pass(reason),
+            _ if self.roles & CLIENT == 0 => drop(Reason::WrongInterface),
             unmatched::RESET => Refusal::Reset(Reason::Unmatched),
             unmatched::TELL => {
                 Refusal::Tell(IcmpError { reason: Reason::Unmatched, message: decision.message() })
@@ -368,15 +377,23 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         }
     }
 
+    /// A packet that no listener takes, and that answers no flow.
+    #[inline(always)]
+    fn no_flow(&self, packet: &Packet) -> Result<Option<Sent>, Refusal> {
+        match self.index.may_be_vip(&packet.destination) {
+            true if QUICK => Ok(None),
+            false if QUICK => Err(pass(Reason::NotOurs)),
+            _ => Err(UNMATCHED),
+        }
+    }
+
     #[inline(always)]
     fn to_client<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Option<Sent>, Refusal> {
-        let Self { ifindex, index, tables } = *self;
+        let Self { ifindex, index, tables, .. } = *self;
         let answered = answer::to_client::<QUICK, T>(packet, ifindex, index, tables);
         let Reply { service, backend, client, is_over } = match answered {
             Answered::Client(reply) => reply,
-            Answered::NoFlow if QUICK && index.may_be_vip(&packet.destination) => return Ok(None),
-            Answered::NoFlow if QUICK => return Err(pass(Reason::NotOurs)),
-            Answered::NoFlow => return Err(UNMATCHED),
+            Answered::NoFlow => return self.no_flow(packet),
             Answered::Refused(reason) => return Err(drop(reason)),
             Answered::Later => return Ok(None),
             Answered::Over => return Self::end(),

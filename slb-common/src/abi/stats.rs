@@ -93,7 +93,7 @@ named! {
     NotReady = "not_ready",
     /// For a VIP, and no listener takes it.
     Unmatched = "unmatched",
-    /// From a server, and not by the way to it.
+    /// For a VIP, by an interface that has not the role `client`; or from a server, and not by the way to it.
     WrongInterface = "wrong_interface",
     /// To a hardware address that is not the interface's own (the kernel's PACKET_OTHERHOST).
     OtherHost = "other_host",

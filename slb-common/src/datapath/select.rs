@@ -76,7 +76,7 @@ enum Known<'t> {
 pub(super) fn to_server<'t, const QUICK: bool, T: Tables>(
     request: &Request<'t, T>,
 ) -> Result<Option<Chosen<'t>>, Reason> {
-    let Request { packet, service, tables, .. } = *request;
+    let Request { packet, service, index, tables, .. } = *request;
     if service.mode != mode::NAT && service.policy & policy::TRACK == 0 {
         let ring = tables.ring(service.ring).ok_or(Reason::NotReady)?;
         let slot = ring.slot(Ring::slot_of(ring.size, hash_of(packet, service)));

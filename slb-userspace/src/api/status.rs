@@ -10,6 +10,7 @@ use anyhow::Result;
 use slb_common::{
     abi::{
         backend::Backend,
+        interface::{CLIENT, SERVER},
         service::{Service, mode, policy},
         stats::Counters as MapCounters,
         unpad_name,
@@ -21,7 +22,7 @@ use super::{
     interfaces::View,
     types::{
         self as api, AttachMode, Counters, Daemon, Draining, Health, Interface, Listener, LoadBalancer,
-        NextHop, Override, Reason, Server, Status,
+        NextHop, Override, Reason, Role, Server, Status,
     },
 };
 use crate::{
@@ -126,7 +127,7 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
         daemon: context.daemon,
         digest: Some(digest::all(digests.into_values().flatten()).to_string()),
         hash_seed: state.settings.seed,
-        interfaces: attached(state, context.interfaces, context.view),
+        interfaces: attached(state, maps, context.interfaces, context.view),
         load_balancers: balancers
             .into_iter()
             .map(|(name, mut listeners)| {
@@ -274,7 +275,7 @@ fn draining(backend: &Backend, is_drained: bool, now: Duration) -> Option<Draini
     (is_removed || is_drained || seconds_left.is_some()).then_some(Draining { seconds_left, is_removed })
 }
 
-fn attached(state: &State, interfaces: &[neigh::Link], view: Option<&View>) -> Vec<Interface> {
+fn attached(state: &State, maps: &Maps, interfaces: &[neigh::Link], view: Option<&View>) -> Vec<Interface> {
     let mut attached: Vec<_> = interfaces
         .iter()
         .filter(|interface| state.interfaces.contains(&interface.index))
@@ -284,6 +285,7 @@ fn attached(state: &State, interfaces: &[neigh::Link], view: Option<&View>) -> V
                 name: interface.name.clone(),
                 index: interface.index,
                 mode: if interface.xdp?.native { AttachMode::Native } else { AttachMode::Generic },
+                role: role(maps, interface.index),
                 notes: view
                     .and_then(|view| Some(view.attached.get(&interface.index)?.notes.clone()))
                     .unwrap_or_default(),
@@ -292,6 +294,14 @@ fn attached(state: &State, interfaces: &[neigh::Link], view: Option<&View>) -> V
         .collect();
     attached.sort_by_key(|interface| interface.index);
     attached
+}
+
+fn role(maps: &Maps, ifindex: u32) -> Role {
+    match maps.interface(ifindex).map(|interface| (interface.flags & CLIENT, interface.flags & SERVER)) {
+        Some((CLIENT, 0)) => Role::Client,
+        Some((0, SERVER)) => Role::Server,
+        _ => Role::Both,
+    }
 }
 
 fn name(padded: &[u8; slb_common::abi::NAME_LEN]) -> String {

@@ -284,9 +284,25 @@ pub struct Interface {
     pub index: u32,
     /// The mode in force.
     pub mode: AttachMode,
+    /// What comes in by it.
+    #[serde(default)]
+    pub role: Role,
     /// What is special about it, in words; only the daemon knows.
     #[serde(default)]
     pub notes: Vec<String>,
+}
+
+/// What comes in by an interface.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Packets of clients.
+    Client,
+    /// Answers of servers.
+    Server,
+    /// Both.
+    #[default]
+    Both,
 }
 
 /// Where the program runs.

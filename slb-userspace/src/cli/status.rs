@@ -20,7 +20,7 @@ use crate::{
         status::{Context, status as describe},
         types::{
             AttachMode, By, Configuration, Daemon, Draining, Health, Listener, Loss, Outage, Override,
-            Pending, Server, State, Status, Without,
+            Pending, Role, Server, State, Status, Without,
         },
     },
     clock::since_start,
@@ -144,7 +144,12 @@ fn render(status: &Status) -> String {
         };
         let notes = interface.notes.join("; ");
         let notes = if notes.is_empty() { notes } else { format!(" ({notes})") };
-        text += &format!("interface {}: XDP {mode}{notes}\n", interface.name);
+        let role = match interface.role {
+            Role::Client => ", role client",
+            Role::Server => ", role server",
+            Role::Both => "",
+        };
+        text += &format!("interface {}: XDP {mode}{role}{notes}\n", interface.name);
     }
     text += &status.daemon.as_ref().map_or_else(String::new, interfaces);
     for vip in status.daemon.iter().flat_map(|daemon| &daemon.vips) {

@@ -67,9 +67,15 @@ pub fn difference(old: &Config, new: &Config) -> Vec<String> {
 fn daemon(old: &Daemon, new: &Daemon) -> Vec<String> {
     let mut words = fields!(old, new, Daemon {
         xdp_mode: word, pin_dir: debug, socket: debug, read_only_socket: path, state_dir: debug, flow_table_entries: display,
-        max_servers: display, hash_seed: seed, probe_mark: mark; interfaces, tunnel_addresses, probe_source
+        max_servers: display, hash_seed: seed, probe_mark: mark; interfaces, roles, tunnel_addresses, probe_source
     });
     list("interface", &old.interfaces, &new.interfaces, &mut words);
+    for name in new.interfaces.iter().filter(|name| old.interfaces.contains(name)) {
+        let role = |daemon: &Daemon| daemon.roles.get(name).copied().unwrap_or_default();
+        if role(old) != role(new) {
+            words.push(format!("interface {name}: role {} -> {}", word(&role(old)), word(&role(new))));
+        }
+    }
     list("tunnel address", &old.tunnel_addresses, &new.tunnel_addresses, &mut words);
     list("probe source", &old.probe_source, &new.probe_source, &mut words);
     words.into_iter().map(|word| format!("daemon: {word}")).collect()

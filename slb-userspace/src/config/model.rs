@@ -1,6 +1,7 @@
 //! What a configuration means, once it has been found valid: no value in here needs to be checked again.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -33,6 +34,8 @@ pub struct Config {
 pub struct Daemon {
     /// Interfaces the XDP program is attached to. At least one, no duplicates.
     pub interfaces: Vec<String>,
+    /// What comes in by each of them, where that is not [`InterfaceRole::Both`].
+    pub roles: BTreeMap<String, InterfaceRole>,
     /// How the program is attached.
     pub xdp_mode: XdpMode,
     /// Directory on a BPF file system that holds the pinned maps and links. Absolute.
@@ -63,6 +66,18 @@ impl Daemon {
     pub fn seed(&self) -> u64 {
         self.hash_seed.unwrap_or(0)
     }
+}
+
+/// What comes in by an interface.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum InterfaceRole {
+    /// Packets of clients.
+    Client,
+    /// Answers of servers.
+    Server,
+    /// Both.
+    #[default]
+    Both,
 }
 
 /// How the XDP program is attached to an interface.

@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use toml::Spanned;
 
-pub(super) use value::{Fields, List, Scalar};
+pub(super) use value::{Fields, List, Scalar, ScalarOr};
 
 mod value;
 
@@ -33,7 +33,7 @@ pub(super) struct Document {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Daemon {
-    pub(super) interfaces: Option<Spanned<List<Value>>>,
+    pub(super) interfaces: Option<Spanned<List<Spanned<ScalarOr<Interface>>>>>,
     pub(super) xdp_mode: Option<Value>,
     pub(super) pin_dir: Option<Value>,
     pub(super) socket: Option<Value>,
@@ -45,6 +45,14 @@ pub(super) struct Daemon {
     pub(super) hash_seed: Option<Value>,
     pub(super) probe_source: Option<Spanned<List<Value>>>,
     pub(super) probe_mark: Option<Value>,
+}
+
+/// A table in `interfaces` of `[daemon]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Interface {
+    pub(super) name: Option<Value>,
+    pub(super) role: Option<Value>,
 }
 
 /// `[[load_balancer]]`.

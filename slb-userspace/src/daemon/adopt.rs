@@ -80,6 +80,7 @@ impl Daemon {
         // What another adoption has attached stays attached.
         let before = self.adoption.take();
         let attached = before.as_ref().map_or(&[][..], |before| &before.added);
+        self.ports.add_roles(&added, &config.daemon.roles);
         let missing: Vec<_> = added.iter().filter(|name| !attached.contains(name)).cloned().collect();
         if let Err(error) = self.attach_more(&missing, coming).await {
             self.adoption = before;
@@ -195,10 +196,12 @@ impl Daemon {
     /// Makes a configuration the one that is in force, or leaves the one that is.
     fn switch(&mut self, config: Arc<Config>, removed: &[String]) -> Result<()> {
         let before = mem::replace(&mut self.config, config);
+        self.ports.set_roles(self.config.daemon.roles.clone());
         self.use_ports(removed, &BTreeSet::new());
         let applied = self.apply();
         if applied.is_err() {
             self.config = before;
+            self.ports.set_roles(self.config.daemon.roles.clone());
             // What has been changed of the maps is changed back.
             self.pace.at_once(Instant::now());
         } else {

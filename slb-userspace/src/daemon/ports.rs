@@ -22,7 +22,7 @@ use tokio::sync::watch as channel;
 use crate::clock::since_start;
 use crate::{
     api::interfaces::{Shown, View},
-    config::model::{Config, XdpMode},
+    config::model::{Config, InterfaceRole, XdpMode},
     control::{
         desired::{Known, desired, vips_alone},
         ids::Surroundings,
@@ -77,6 +77,10 @@ pub(super) struct Ports {
     stacked: stacked::Stacked,
     /// What the program knows of interfaces.
     table: InterfaceTable,
+    /// Roles by configured name, as in the configuration.
+    roles: BTreeMap<String, InterfaceRole>,
+    /// The interfaces as they were when the table was brought up to date last.
+    seen: Links,
     /// Interfaces that the table has no slot for.
     clashes: Vec<(u32, u32)>,
     /// For the next run, and for `slbd detach`.
@@ -195,6 +199,8 @@ pub(super) fn attach(
         held: BTreeMap::new(),
         stacked: stacked::Stacked::default(),
         table: InterfaceTable::open(pins)?,
+        roles: config.daemon.roles.clone(),
+        seen: Links::new(),
         clashes: Vec::new(),
         record,
         view: channel::Sender::default(),

@@ -14,7 +14,10 @@ use slb_common::{
 };
 use slb_userspace::{
     control::diff::diff,
-    dataplane::state::{Operation, State},
+    dataplane::{
+        interfaces::Interfaces,
+        state::{Operation, State},
+    },
 };
 
 use super::{
@@ -45,6 +48,8 @@ pub enum Step {
     Frame(Box<Frame>, u32, Expect),
     /// Another state is put in force.
     Become(Box<World>),
+    /// The interfaces have these roles and addresses.
+    Interfaces(Box<Interfaces>),
     /// The clock of the host is set to so many jiffies.
     Clock(u32),
     /// From now on the host's kernel has this route to every client.
@@ -132,6 +137,13 @@ impl Scenario {
         self
     }
 
+    /// The interfaces have other roles or addresses.
+    #[must_use]
+    pub fn interfaces(mut self, interfaces: Interfaces) -> Self {
+        self.steps.push(Step::Interfaces(Box::new(interfaces)));
+        self
+    }
+
     /// The clock is set.
     #[must_use]
     pub fn clock(mut self, jiffies: u32) -> Self {
@@ -181,6 +193,7 @@ impl Scenario {
         };
         if let Some(kernel) = &mut run.kernel {
             kernel.begin(&self.world.state)?;
+            kernel.put_interfaces(&world::interfaces())?;
         }
         run.become_world(&self.world)?;
         for (number, step) in self.steps.iter().enumerate() {
@@ -189,6 +202,7 @@ impl Scenario {
                     .frame(frame, *ifindex, expect)
                     .with_context(|| format!("{}: step {number}: {expect:?}", self.name))?,
                 Step::Become(world) => run.become_world(world)?,
+                Step::Interfaces(interfaces) => run.put_interfaces(interfaces)?,
                 Step::Clock(jiffies) => run.host.now.set(*jiffies),
                 Step::Route(route) => run.host.route.set(*route),
                 Step::Full => run.host.full.set(true),
@@ -244,6 +258,11 @@ impl Run<'_> {
     fn set_resizing(&mut self, resizing: bool) -> Result<()> {
         self.host.resizing.set(resizing);
         self.kernel.as_mut().map_or(Ok(()), |kernel| kernel.set_resizing(resizing))
+    }
+
+    fn put_interfaces(&mut self, interfaces: &Interfaces) -> Result<()> {
+        self.host.put_interfaces(interfaces);
+        self.kernel.as_mut().map_or(Ok(()), |kernel| kernel.put_interfaces(interfaces))
     }
 
     fn become_world(&mut self, world: &World) -> Result<()> {

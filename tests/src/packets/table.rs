@@ -1,8 +1,8 @@
 //! The table of packet cases.
 
 mod flows;
-mod forged;
 mod foreign;
+mod forged;
 mod forward;
 mod headers;
 mod keepers;
@@ -12,6 +12,7 @@ mod priority;
 mod replies;
 mod resets;
 mod resizing;
+mod roles;
 mod scheduling;
 mod told;
 mod truncations;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Scenario> {
         scheduling::cases(),
         unmatched::cases(),
         foreign::cases(),
+        roles::cases(),
     ]
     .into_iter()
     .flatten()

@@ -27,6 +27,7 @@ mod refusals;
 mod reload;
 mod resize;
 mod restart;
+mod roles;
 mod scheduling;
 mod slow_start;
 mod spread;

@@ -1,20 +1,22 @@
 //! `[daemon]`.
 
+mod interfaces;
+
 use std::{
     collections::HashMap,
     net::IpAddr,
     path::{Path, PathBuf},
 };
 
-use slb_common::abi::{DEFAULT_BACKENDS, MAX_BACKENDS, MAX_INTERFACES};
+use slb_common::abi::{DEFAULT_BACKENDS, MAX_BACKENDS};
 use toml::Spanned;
 
+use self::interfaces::EXAMPLE;
 use crate::config::{
     diagnostic::Diagnostic,
     field::Checker,
     model::{Daemon, XdpMode},
     raw::{self, List, Value},
-    suggest::quoted,
 };
 
 /// Where the BPF file system is mounted.
@@ -25,7 +27,6 @@ const SOCKET: &str = "/run/slb/slbd.sock";
 const OFF: &str = "off";
 const STATE_DIR: &str = "/var/lib/slb";
 const FLOW_TABLE_ENTRIES: u32 = 262_144;
-const INTERFACES: &str = "interfaces = [\"eth0\"]";
 
 const XDP_MODES: [(&str, XdpMode); 3] =
     [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
@@ -35,30 +36,11 @@ pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon
     let Some(table) = table else {
         return checker.refuse(
             Diagnostic::error(0..0, "`[daemon]` is missing", "the interfaces to attach to must be named")
-                .help(format!("for example `[daemon]` and, on the next line, `{INTERFACES}`")),
+                .help(format!("for example `[daemon]` and, on the next line, `{EXAMPLE}`")),
         );
     };
     let raw = &table.as_ref().0;
-    let interfaces = checker.required(raw.interfaces.as_ref(), "interfaces", &table.span(), INTERFACES);
-    let interfaces = interfaces.and_then(|list| {
-        if list.as_ref().0.is_empty() {
-            checker.note(
-                Diagnostic::error(list.span(), "`interfaces` is empty", "name at least one interface")
-                    .help(format!("for example `{INTERFACES}`")),
-            );
-        }
-        if list.as_ref().0.len() > MAX_INTERFACES as usize {
-            let message = format!("`interfaces` names {} interfaces", list.as_ref().0.len());
-            checker.note(
-                Diagnostic::error(list.span(), message, format!("at most {MAX_INTERFACES}"))
-                    .help("use fewer interfaces, or divide them among several machines"),
-            );
-        }
-        let mut seen = HashMap::new();
-        let names: Vec<_> =
-            list.as_ref().0.iter().map(|value| interface(checker, value, &mut seen)).collect();
-        names.into_iter().collect::<Option<Vec<_>>>()
-    });
+    let interfaces = interfaces::build(checker, raw.interfaces.as_ref(), &table.span());
     let xdp_mode = raw
         .xdp_mode
         .as_ref()
@@ -80,8 +62,10 @@ pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon
         .as_ref()
         .map_or(Some(None), |value| checker.integer("probe_mark", value, 1..=u32::MAX).map(Some));
     let hash_seed = hash_seed(checker, raw.hash_seed.as_ref());
+    let (interfaces, roles) = interfaces?;
     Some(Daemon {
-        interfaces: interfaces?,
+        interfaces,
+        roles,
         xdp_mode: xdp_mode?,
         pin_dir: pin_dir?,
         socket: socket?,
@@ -182,29 +166,4 @@ fn one_of_each_family(
         addresses.push(address);
     }
     Some(addresses)
-}
-
-fn interface(
-    checker: &mut Checker,
-    value: &Value,
-    seen: &mut HashMap<String, std::ops::Range<usize>>,
-) -> Option<String> {
-    /// The kernel's IFNAMSIZ without the closing zero.
-    const LONGEST: usize = 15;
-    let name = checker.text("interfaces", value, "the name of an interface in quotes")?;
-    let valid = (1..=LONGEST).contains(&name.len())
-        && !matches!(name, "." | "..")
-        && !name.contains(|c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control());
-    if !valid {
-        return checker.refuse(
-            Diagnostic::error(
-                value.span(),
-                format!("{} cannot be the name of an interface", quoted(name)),
-                "allowed: 1 to 15 bytes without `/`, `:` and spaces",
-            )
-            .help("`ip -br link` lists the interfaces of this machine"),
-        );
-    }
-    checker.unique(seen, name.to_owned(), value.span(), &format!("interface {}", quoted(name)));
-    Some(name.to_owned())
 }

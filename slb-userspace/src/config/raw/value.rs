@@ -4,7 +4,10 @@ use std::{fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+    de::{
+        self, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Visitor,
+        value::{MapAccessDeserializer, SeqAccessDeserializer},
+    },
 };
 use toml::Spanned;
 
@@ -30,6 +33,13 @@ pub(in crate::config) struct List<T>(pub(in crate::config) Vec<T>);
 /// A table of named fields. Anything else is refused: serde by itself would take a list of the fields in order.
 #[derive(Debug)]
 pub(in crate::config) struct Fields<T>(pub(in crate::config) T);
+
+/// A table of named fields, or a value.
+#[derive(Debug)]
+pub(in crate::config) enum ScalarOr<T> {
+    Scalar(Scalar),
+    Table(T),
+}
 
 impl Scalar {
     /// Returns what the value is, for a message.
@@ -97,6 +107,62 @@ impl<'de> Deserialize<'de> for Scalar {
             }
         }
         deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for ScalarOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EitherVisitor<T>(PhantomData<T>);
+
+        /// Reads a value as a [`Scalar`].
+        fn scalar<'de, T, E: de::Error>(value: impl IntoDeserializer<'de, E>) -> Result<ScalarOr<T>, E> {
+            Scalar::deserialize(value.into_deserializer()).map(ScalarOr::Scalar)
+        }
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for EitherVisitor<T> {
+            type Value = ScalarOr<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value or a table")
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Self::Value, E> {
+                scalar(value)
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Self::Value, E> {
+                scalar(value)
+            }
+
+            fn visit_i128<E: de::Error>(self, value: i128) -> Result<Self::Value, E> {
+                scalar(value)
+            }
+
+            fn visit_u128<E: de::Error>(self, value: u128) -> Result<Self::Value, E> {
+                scalar(value)
+            }
+
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<Self::Value, E> {
+                scalar(value)
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Self::Value, E> {
+                scalar(value)
+            }
+
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Self::Value, E> {
+                scalar(value)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+                Scalar::deserialize(SeqAccessDeserializer::new(list)).map(ScalarOr::Scalar)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(table)).map(ScalarOr::Table)
+            }
+        }
+        deserializer.deserialize_any(EitherVisitor(PhantomData))
     }
 }
 

@@ -405,3 +405,17 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         [100, 50, 100]
     );
 }
+
+#[test]
+fn interfaces_have_roles() {
+    let roles = |list: &str| {
+        let daemon = accepted(&changed("interfaces = [\"eth0\"]", &format!("interfaces = {list}"))).daemon;
+        let roles =
+            daemon.roles.into_iter().map(|(name, role)| format!("{name} {role:?}")).collect::<Vec<_>>();
+        (daemon.interfaces.join(" "), roles.join(" "))
+    };
+    let list = "[\"eth0\", { name = \"eth1\", role = \"server\" }, { role = \"client\", name = \"eth2\" }]";
+    assert_eq!(roles(list), ("eth0 eth1 eth2".to_owned(), "eth1 Server eth2 Client".to_owned()));
+    let list = "[{ name = \"eth0\" }, { name = \"eth1\", role = \"both\" }]";
+    assert_eq!(roles(list), ("eth0 eth1".to_owned(), String::new()));
+}

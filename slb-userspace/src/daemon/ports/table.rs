@@ -1,12 +1,13 @@
 //! The interface table follows the interfaces that run the program: their hardware addresses, and the members of bonds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 use slb_common::abi::interface::{CLIENT, InterfaceFacts, SERVER};
 
 use super::{Links, Ports};
 use crate::{
+    config::model::InterfaceRole,
     dataplane::interfaces::Interfaces,
     devices::{self, Stack},
     neigh::Link,
@@ -22,6 +23,22 @@ impl Ports {
         let _ = self.note_interfaces(&[], links);
     }
 
+    /// Gives the interfaces other roles, by configured name.
+    pub(in crate::daemon) fn set_roles(&mut self, roles: BTreeMap<String, InterfaceRole>) {
+        self.roles = roles;
+        self.note_addresses(&self.seen.clone());
+    }
+
+    /// Gives interfaces that are about to be added the roles that a configuration gives them.
+    pub(in crate::daemon) fn add_roles(&mut self, added: &[String], roles: &BTreeMap<String, InterfaceRole>) {
+        for name in added {
+            match roles.get(name) {
+                Some(role) => drop(self.roles.insert(name.clone(), *role)),
+                None => drop(self.roles.remove(name)),
+            }
+        }
+    }
+
     /// Brings the interface table up to date, with entries of interfaces that are about to get the program: an entry is there before the
     /// first frame.
     ///
@@ -30,7 +47,7 @@ impl Ports {
     pub(super) fn note_interfaces(&mut self, coming: &[&Link], links: &Links) -> Result<()> {
         let coming: BTreeSet<u32> = coming.iter().map(|link| link.index).collect();
         let running = self.held.keys().copied().chain(coming.iter().copied()).collect();
-        let (interfaces, clashes) = interfaces(&running, links);
+        let (interfaces, clashes) = interfaces(&running, &self.roles, links);
         if let Some(clash) = clashes.iter().find(|(a, b)| coming.contains(a) || coming.contains(b)) {
             bail!("[daemon] interfaces: {}", describe(*clash, links));
         }
@@ -38,6 +55,7 @@ impl Ports {
             tracing::error!("frames are not forwarded: {}", describe(*clash, links));
         }
         self.clashes = clashes;
+        self.seen.clone_from(links);
         if let Err(error) = self.table.put(&interfaces) {
             tracing::error!(
                 error = format!("{error:#}"),
@@ -49,7 +67,11 @@ impl Ports {
 }
 
 /// What the table is to hold where the interfaces of these indexes run the program.
-fn interfaces(running: &BTreeSet<u32>, links: &Links) -> (Interfaces, Vec<Clash>) {
+fn interfaces(
+    running: &BTreeSet<u32>,
+    roles: &BTreeMap<String, InterfaceRole>,
+    links: &Links,
+) -> (Interfaces, Vec<Clash>) {
     let stack = Stack::of(links.values());
     let own = running.iter().map(|index| (*index, *index));
     let (mut interfaces, mut clashes) = (Interfaces::default(), Vec::new());
@@ -61,7 +83,7 @@ fn interfaces(running: &BTreeSet<u32>, links: &Links) -> (Interfaces, Vec<Clash>
             group,
             // Without one it carries no Ethernet frames.
             mac: link.mac.unwrap_or_default(),
-            flags: CLIENT | SERVER,
+            flags: flags(group, roles, links),
             ..InterfaceFacts::default()
         };
         if let Err(other) = interfaces.insert(facts, &stack.own_macs(link)) {
@@ -69,6 +91,19 @@ fn interfaces(running: &BTreeSet<u32>, links: &Links) -> (Interfaces, Vec<Clash>
         }
     }
     (interfaces, clashes)
+}
+
+/// What comes in by an interface. One that has several names has what all of these allow.
+fn flags(index: u32, roles: &BTreeMap<String, InterfaceRole>, links: &Links) -> u16 {
+    let own = roles.iter().filter(|(name, _)| links.get(*name).is_some_and(|link| link.index == index));
+    own.fold(CLIENT | SERVER, |flags, (_, role)| {
+        flags
+            & match role {
+                InterfaceRole::Client => CLIENT,
+                InterfaceRole::Server => SERVER,
+                InterfaceRole::Both => CLIENT | SERVER,
+            }
+    })
 }
 
 fn describe((first, second): Clash, links: &Links) -> String {
@@ -98,7 +133,7 @@ mod tests {
             Link { mac: Some([2, 0, 0, 0, 0, 4]), ..link(4, "bond0", Some("bond")) },
             link(5, "other", None),
         ]);
-        let (table, clashes) = interfaces(&BTreeSet::from([4, 9]), &links);
+        let (table, clashes) = interfaces(&BTreeSet::from([4, 9]), &BTreeMap::new(), &links);
         let entries: Vec<_> = table.entries().values().map(|facts| (facts.ifindex, facts.group)).collect();
         assert_eq!((entries, clashes), (vec![(2, 4), (3, 4), (4, 4)], Vec::new()));
         assert_eq!(table.entries()[&2].mac, [2, 0, 0, 0, 0, 2]);
@@ -111,10 +146,29 @@ mod tests {
     #[test]
     fn indexes_that_agree_in_16_bits_clash() {
         let links = links([link(7, "front", None), link(0x1_0007, "back", None), link(8, "side", None)]);
-        let (table, clashes) = interfaces(&BTreeSet::from([7, 8, 0x1_0007]), &links);
+        let (table, clashes) = interfaces(&BTreeSet::from([7, 8, 0x1_0007]), &BTreeMap::new(), &links);
         assert_eq!(clashes, [(7, 0x1_0007)]);
         assert_eq!(table.entries().len(), 2);
         let said = describe(clashes[0], &links);
         assert!(said.contains("front (7) and back (65543) agree"), "{said}");
+    }
+
+    #[test]
+    fn members_of_a_bond_have_its_role_and_names_of_one_interface_the_narrower_one() {
+        let mut links = links([
+            Link { master: Some(4), ..link(2, "eth0", None) },
+            link(4, "bond0", Some("bond")),
+            link(5, "front", None),
+        ]);
+        links.insert("uplink".to_owned(), link(5, "front", None));
+        let role = |name: &str, role| (name.to_owned(), role);
+        let roles = BTreeMap::from([
+            role("bond0", InterfaceRole::Server),
+            role("uplink", InterfaceRole::Client),
+            role("absent", InterfaceRole::Server),
+        ]);
+        let (table, _) = interfaces(&BTreeSet::from([4, 5]), &roles, &links);
+        let flags: Vec<_> = table.entries().values().map(|facts| (facts.ifindex, facts.flags)).collect();
+        assert_eq!(flags, [(2, SERVER), (4, SERVER), (5, CLIENT)]);
     }
 }

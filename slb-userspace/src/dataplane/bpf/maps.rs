@@ -14,6 +14,7 @@ use slb_common::{
         ABI_VERSION, Reference,
         backend::{Backend, NextHop},
         control::Control,
+        interface::{self, Interface, InterfaceFacts},
         ring::{MOVED, Ring, owner},
         service::{Service, ServiceIndex},
         stats::{Action, Counters, Reason, Totals},
@@ -26,7 +27,7 @@ use super::{
     inner::look_inside,
     mapped::Mapped,
     pins::Pins,
-    shapes::{self, SHAPES},
+    shapes::{self, INTERFACE_TABLE, SHAPES},
     syscall,
 };
 use crate::dataplane::{
@@ -53,6 +54,7 @@ pub struct Maps {
     turns: MapData,
     loads: MapData,
     interfaces: DevMapHash<MapData>,
+    interface_table: Mapped<Interface>,
     totals: PerCpuArray<MapData, Totals>,
     service_counters: PerCpuArray<MapData, Counters>,
     backend_counters: PerCpuArray<MapData, Counters>,
@@ -91,6 +93,7 @@ impl Maps {
             turns: MapData::from_pin(pins.map("TURNS"))?,
             loads: MapData::from_pin(pins.map("LOADS"))?,
             interfaces: pinned(pins, "INTERFACES")?,
+            interface_table: Mapped::open(&pins.map(INTERFACE_TABLE))?,
             totals: pinned(pins, "TOTALS")?,
             service_counters: pinned(pins, "SERVICE_COUNTERS")?,
             backend_counters: pinned(pins, "BACKEND_COUNTERS")?,
@@ -144,6 +147,12 @@ impl Maps {
     /// What packets find in a table, where these are the servers of all tables.
     pub fn content_of(&self, table: u32, backends: &BTreeMap<u32, Backend>) -> Result<Content> {
         Ok(Content::new(self.ring(table)?.in_use(), table, backends))
+    }
+
+    /// What packets find of an interface.
+    pub fn interface(&self, ifindex: u32) -> Option<InterfaceFacts> {
+        let entry = self.interface_table.slots().get(interface::slot(ifindex) as usize)?;
+        entry.facts().filter(|facts| facts.ifindex == ifindex)
     }
 
     /// Servers the maps hold.

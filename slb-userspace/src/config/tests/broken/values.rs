@@ -170,3 +170,32 @@ fn table_sizes() {
         ("servers = [", "table_size = 65539\nservers = [", "25:14", &["out of range", "251 to 65537"]),
     ]);
 }
+
+#[test]
+fn interfaces_with_roles() {
+    const ETH0: &str = "[\"eth0\"]";
+    check(&[
+        (
+            ETH0,
+            "[{ name = \"eth0\", role = \"servers\" }]",
+            "2:39",
+            &["`role` cannot be `servers`", "\"client\", \"server\", \"both\"", "did you mean \"server\"?"],
+        ),
+        (
+            ETH0,
+            "[{ role = \"client\" }]",
+            "2:15",
+            &["`name` is missing", "{ name = \"eth1\", role = \"server\" }"],
+        ),
+        (ETH0, "[\"eth0\", { name = \"eth0\" }]", "2:32", &["interface `eth0` appears twice", "first here"]),
+        (ETH0, "[{ name = \"eth0\", rule = \"client\" }]", "2:32", &["rule"]),
+        (ETH0, "[{ name = 7 }]", "2:24", &["expected a string", "found an integer"]),
+        (ETH0, "[7]", "2:15", &["expected a string", "found an integer"]),
+        (
+            ETH0,
+            "[{ name = \"eth0\", role = \"server\" }]",
+            "2:14",
+            &["every interface has the role \"server\"", "\"client\" or \"both\""],
+        ),
+    ]);
+}

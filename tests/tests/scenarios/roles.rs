@@ -1,0 +1,62 @@
+//! Interfaces that are for clients, or for servers, alone.
+
+use anyhow::{Result, ensure};
+use slb_tests::{World, net::Family, scenario, server::Service, traffic::spreads};
+
+const EXCHANGES: u64 = 20;
+const PLAIN: &str = "interfaces = [\"client0\", \"b1\"]";
+
+fn with_roles(client: &str, server: &str) -> (String, String) {
+    let roles = format!(
+        "interfaces = [{{ name = \"client0\", role = \"{client}\" }}, {{ name = \"b1\", role = \"{server}\" }}]"
+    );
+    (PLAIN.to_owned(), roles)
+}
+
+/// A backend, and the client, send to the VIPs; returns how many of the packets came by a wrong interface.
+fn wrong(world: &World, sent: impl FnOnce() -> Result<()>) -> Result<u64> {
+    let before = world.packets("drop", Some("wrong_interface"))?;
+    sent()?;
+    Ok(world.packets("drop", Some("wrong_interface"))? - before)
+}
+
+#[test]
+fn packets_for_vips_come_in_by_interfaces_of_clients_only() {
+    scenario("packets_for_vips_come_in_by_interfaces_of_clients_only", &[100], |world| {
+        world.plan.changes = vec![with_roles("client", "server")];
+        world.start()?;
+        spreads(world, &world.plan.weights(), EXCHANGES)?;
+        let shown = world.slb(&["status"])?;
+        ensure!(
+            shown.contains("interface client0: XDP native, role client")
+                && shown.contains("interface b1: XDP native, role server"),
+            "{shown}"
+        );
+        let from_server = wrong(world, || {
+            world.net.backends[0].namespace.on_thread(|| {
+                for family in Family::ALL {
+                    let any = if family == Family::V4 { "0.0.0.0:0" } else { "[::]:0" };
+                    let socket = std::net::UdpSocket::bind(any)?;
+                    socket.send_to(b"hello", world.vip(family, Service::Echo))?;
+                }
+                Ok(())
+            })
+        })?;
+        ensure!(from_server == 2, "{from_server} packets of a server");
+
+        // A reload changes roles under traffic.
+        world.plan.changes = vec![with_roles("server", "client")];
+        world.write(&world.plan.toml())?;
+        let said = world.reload()?;
+        ensure!(said.contains("interface client0: role client -> server"), "{said}");
+        let from_client = wrong(world, || world.try_connections(Service::Http, 4))?;
+        ensure!(from_client >= 4, "{from_client} packets of the client");
+        world.plan.changes = Vec::new();
+        world.write(&world.plan.toml())?;
+        world.reload()?;
+        spreads(world, &world.plan.weights(), EXCHANGES)?;
+        let shown = world.slb(&["status"])?;
+        ensure!(!shown.contains("role "), "{shown}");
+        Ok(())
+    });
+}
