@@ -186,6 +186,12 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn unfair_place(&self, query: &Query) -> u32 {
+        let [high, low, end] = query.client.words();
+        slb_unfair_place(high, low, end, query.home.into()) as u32
+    }
+
+    #[inline(always)]
     fn count(&self, action: Action, reason: u32) {
         if let Some(totals) = TOTALS.get_ptr_mut(0) {
             let action = masked::<{ Action::ALL.len() }>(action as u64);
@@ -208,6 +214,17 @@ impl Tables for Maps {
         if let Some(totals) = TOTALS.get_ptr_mut(0) {
             // SAFETY: as above.
             unsafe { (*totals).forgotten += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn count_evicted(&self, is_assured: bool) {
+        if let Some(totals) = TOTALS.get_ptr_mut(0) {
+            // SAFETY: as above.
+            unsafe {
+                (*totals).evicted += u64::from(!is_assured);
+                (*totals).evicted_assured += u64::from(is_assured);
+            }
         }
     }
 
@@ -324,6 +341,13 @@ extern "C" fn slb_unmatched(packet: *const Packet, reason: u64) -> u64 {
 #[inline(never)]
 extern "C" fn slb_place_for_flow(home: u64) -> u64 {
     flows::place(home as u32, &MAPS).into()
+}
+
+/// [`flows::unfair`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_unfair_place(high: u64, low: u64, end: u64, home: u64) -> u64 {
+    flows::unfair(&query(high, low, end, home), &MAPS).into()
 }
 
 #[inline(always)]

@@ -12,6 +12,7 @@ pub mod drain;
 pub mod drains;
 pub mod ending;
 pub mod failover;
+pub mod fill;
 pub mod handover;
 pub mod ids;
 mod loads;

@@ -56,6 +56,7 @@ use crate::{
     control::{
         desired::{Desired, Known, desired},
         drains::Drains,
+        fill::{self, Fill},
         outages::Followed,
         overrides::Place,
         reconcile::{InForce, Reconciler, Sweep},
@@ -194,6 +195,7 @@ struct Daemon {
     next: Option<Instant>,
     /// When the flow table is to be looked at.
     looks: Looks,
+    fill: Fill,
     /// When the data plane is to be changed.
     pace: Pace,
     /// Who is answered once the data plane has been changed.
@@ -417,7 +419,8 @@ impl Daemon {
         let (begun, worked) = (Instant::now(), processor_time()?);
         self.looks.begin(begun);
         let swept = self.reconciler.sweep(since_start()?, &self.clients.on_link())?;
-        let Sweep { moved, flows, ended, openings, answers, clients, next } = swept;
+        let Sweep { moved, flows, assured, ended, openings, answers, clients, next } = swept;
+        self.note_fill(assured);
         let answers_return = self.reconciler.answers_return();
         self.clients.watch(if answers_return { clients } else { BTreeSet::new() });
         let is_news = self.facts.note_answers(&answers);
@@ -438,6 +441,23 @@ impl Daemon {
             "slots that have changed hands, and flows that live"
         );
         Ok(())
+    }
+
+    /// Says when the flow table is nearly full, and when it is no longer.
+    fn note_fill(&mut self, assured: usize) {
+        let entries = self.config.daemon.flow_table_entries.next_power_of_two() as usize;
+        match self.fill.note(assured, entries) {
+            Some(fill::Change::Full) => tracing::warn!(
+                assured,
+                entries,
+                "the flow table is nearly full: when it is, new flows of mode nat are dropped (flow_table_full); set [daemon] \
+                 flow_table_entries higher and restart slbd, which keeps all connections"
+            ),
+            Some(fill::Change::Roomy) => {
+                tracing::info!(assured, entries, "the flow table is no longer nearly full")
+            }
+            None => {}
+        }
     }
 
     /// Has probes made in another way, if the configuration says so. What is known of servers stays.

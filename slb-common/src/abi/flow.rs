@@ -68,6 +68,13 @@ impl Client {
         Self { halves: address.halves(), end: service as u64 & 0xffff }
     }
 
+    /// What one client has at least: an IPv4 address, or the /64 of an IPv6 address, as a number.
+    #[inline(always)]
+    pub const fn prefix(&self) -> u64 {
+        let [high, low] = self.halves;
+        if high == 0 { low } else { high }
+    }
+
     /// Whether its protocol is TCP.
     #[inline(always)]
     pub const fn is_tcp(&self) -> bool {

@@ -111,6 +111,10 @@ pub struct Totals {
     /// Flows that have been forgotten, or could not be remembered, although they may be older than the last change of their
     /// table.
     pub forgotten: u64,
+    /// Live flows that were not assured and have made room for others.
+    pub evicted: u64,
+    /// Assured flows that have made room for those of other clients: theirs had far more than a share of a full flow table.
+    pub evicted_assured: u64,
     /// Answers sent of late: `limits[kind]`.
     pub limits: [Limit; Limited::COUNT],
 }

@@ -12,6 +12,7 @@ use crate::{
         flow::{Client, ClientPath, Flow, FlowEntry, Meta, Numbers, WINDOW, state},
         service::{ServiceIndex, mode, policy},
     },
+    hash::mix,
     net::{headers::protocol, parse::Packet},
     opaque::{hide, hide_long},
 };
@@ -33,6 +34,11 @@ pub(super) const FAR: u32 = NOWHERE + 1;
 const HALF_CLOSED: u32 = 60;
 /// Seconds within which an end answers what the daemon has provoked it with.
 const PROVOKED: u32 = 5;
+/// Flows of one client in a neighbourhood that are more than a share of a full flow table: a quarter. A NAT gateway with thousands of
+/// users has a hundredth of the default table.
+const SHARE: u32 = WINDOW / 4;
+/// Entries of a full neighbourhood of which the client is asked for.
+const SAMPLES: u32 = 4;
 /// Distances from home that the quick path looks at.
 const NEAR: u32 = 4;
 
@@ -68,6 +74,13 @@ pub fn release<T: Tables>(query: &Query, service: u32, endpoint: u32, tables: &T
 #[inline(always)]
 pub fn place<T: Tables>(home: u32, tables: &T) -> u32 {
     tables.index().map_or(NOWHERE, |index| Flows::open(index, tables).place(home))
+}
+
+/// Finds the place of a flow that a client holds beyond its share, where all places hold assured flows: [`NOWHERE`], or its distance
+/// from home.
+#[inline(always)]
+pub fn unfair<T: Tables>(query: &Query, tables: &T) -> u32 {
+    tables.index().map_or(NOWHERE, |index| Flows::open(index, tables).unfair(query))
 }
 
 /// The flow table, as a packet sees it.
@@ -198,17 +211,30 @@ impl<'t, T: Tables> Flows<'t, T> {
     /// there had been none: too rare to look for another one.
     #[inline(always)]
     pub(super) fn put(&self, query: &Query, flow: &Flow, bits: u32, idle: u8) -> Put {
-        let distance = self.tables.place_for_flow(query.home);
+        self.put_at(self.tables.place_for_flow(query.home), false, query, flow, bits, idle)
+    }
+
+    /// As [`Self::put`], in the place of a flow of the client that has far more than its share of the neighbourhood ([`unfair`]).
+    #[inline(always)]
+    pub(super) fn put_unfairly_held(&self, query: &Query, flow: &Flow, bits: u32, idle: u8) -> Put {
+        self.put_at(self.tables.unfair_place(query), true, query, flow, bits, idle)
+    }
+
+    #[inline(always)]
+    fn put_at(&self, distance: u32, is_unfair: bool, query: &Query, flow: &Flow, bits: u32, idle: u8) -> Put {
         if distance >= NOWHERE {
             return Put::Full;
         }
         let Some(entry) = self.at(query.home, distance) else { return Put::Full };
         let meta = entry.meta();
         // Somebody has just taken it, or it has become worth more.
-        if meta.is_being_written() || !self.may_go(meta) || !entry.claim(meta) {
+        if meta.is_being_written() || !(is_unfair || self.may_go(meta)) || !entry.claim(meta) {
             return Put::Full;
         }
         if meta.is_used() {
+            if !self.is_over(meta) && !meta.is_client() {
+                self.tables.count_evicted(meta.state() & state::ASSURED != 0);
+            }
             let is_pickup = meta.state() & (state::TAKEN_UP | state::ANSWERED) == state::TAKEN_UP;
             if is_pickup && !self.is_over(meta) && self.matters(entry) {
                 self.tables.count_forgotten();
@@ -433,6 +459,63 @@ impl<'t, T: Tables> Flows<'t, T> {
             // Whatever has been compared, the next round begins as this one did.
             best_worth = hide(best_worth, self.unknown);
             best = hide(best, self.unknown);
+        }
+        best
+    }
+
+    /// Of four entries of the neighbourhood, the client address (of IPv6: the /64) with the most assured flows in it: its flow that is
+    /// longest silent, if it has a quarter of all, and more than the client of the query. Of mode `nat` alone: elsewhere anybody can
+    /// have flows in another's name.
+    #[inline(always)]
+    fn unfair(&self, query: &Query) -> u32 {
+        let own = hide(self.held_by(query.home, query.client.prefix()), self.unknown);
+        let start = hide(mix(u64::from(query.home) ^ u64::from(self.now)) as u32, self.unknown);
+        let (mut most, mut whose) = (hide(SHARE - 1, self.unknown), hide_long(0, self.unknown));
+        for sample in 0..SAMPLES {
+            let distance = start.wrapping_add(sample * (WINDOW / SAMPLES)) & (WINDOW - 1);
+            let Some(entry) = self.at(query.home, distance) else { break };
+            let prefix = entry.client().prefix();
+            let held = self.held_by(query.home, prefix);
+            if held > most {
+                (most, whose) = (held, prefix);
+            }
+            // Whatever has been compared, the next round begins as this one did.
+            (most, whose) = (hide(most, self.unknown), hide_long(whose, self.unknown));
+        }
+        if most < SHARE || most <= own + 1 { NOWHERE } else { self.longest_silent(query.home, whose) }
+    }
+
+    /// How many assured flows of mode `nat` a client has in a neighbourhood.
+    #[inline(always)]
+    fn held_by(&self, home: u32, prefix: u64) -> u32 {
+        let mut held = hide(0, self.unknown);
+        for distance in 0..WINDOW {
+            let Some(entry) = self.at(home, distance) else { break };
+            held = hide(held + u32::from(self.is_held_by(entry, prefix)), self.unknown);
+        }
+        held
+    }
+
+    #[inline(always)]
+    fn is_held_by(&self, entry: FlowEntry<'_>, prefix: u64) -> bool {
+        let meta = entry.meta();
+        meta.is_used()
+            && meta.state() & state::ASSURED != 0
+            && !meta.is_client()
+            && entry.client().prefix() == prefix
+            && self.answers_return(entry.service())
+    }
+
+    #[inline(always)]
+    fn longest_silent(&self, home: u32, prefix: u64) -> u32 {
+        let (mut best, mut longest) = (hide(NOWHERE, self.unknown), hide(0, self.unknown));
+        for distance in 0..WINDOW {
+            let Some(entry) = self.at(home, distance) else { break };
+            let silence = 1 + (entry.meta().silence(self.now) >> 1);
+            if self.is_held_by(entry, prefix) && silence > longest {
+                (best, longest) = (distance, silence);
+            }
+            (best, longest) = (hide(best, self.unknown), hide(longest, self.unknown));
         }
         best
     }

@@ -355,7 +355,9 @@ impl<'t, T: Tables> Request<'t, T> {
             return Ok(chosen);
         }
         if answers_return {
-            return Err(Reason::FlowTableFull);
+            // Without an entry its answers could not be translated: the VIP and the client's path are in it.
+            let put = flows.put_unfairly_held(query, &flow, bits, idle);
+            return if put == Put::Done { Ok(chosen) } else { Err(Reason::FlowTableFull) };
         }
         self.without_entry(chosen, keeper, others)
     }

@@ -154,12 +154,20 @@ pub trait Tables: Sized {
         flows::place(home, self)
     }
 
+    /// [`flows::unfair`], compiled apart.
+    fn unfair_place(&self, query: &Query) -> u32 {
+        flows::unfair(query, self)
+    }
+
     /// Counts one packet under an action and the number of a reason.
     fn count(&self, action: Action, reason: u32);
     /// Whether one more answer of a kind may be sent in this second; `hz` is jiffies in it.
     fn may_send(&self, what: Limited, hz: u32) -> bool;
     /// Counts one flow under [`Totals::forgotten`](crate::abi::stats::Totals::forgotten).
     fn count_forgotten(&self);
+    /// Counts one flow under [`Totals::evicted`](crate::abi::stats::Totals::evicted), or
+    /// [`Totals::evicted_assured`](crate::abi::stats::Totals::evicted_assured).
+    fn count_evicted(&self, is_assured: bool);
     /// Counts one packet of a service.
     fn count_service(&self, id: u32, direction: Direction, bytes: usize, new_flow: bool);
     /// Counts one packet of a server.

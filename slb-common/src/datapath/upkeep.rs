@@ -53,11 +53,24 @@ pub struct Seen<'a> {
     pub age: Option<u32>,
 }
 
+/// How full a flow table is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// Entries that it has.
+    pub entries: usize,
+    /// Entries that are used, for whatever.
+    pub used: usize,
+    /// Of these, assured flows that are neither over nor expired: they make no room for others.
+    pub assured: usize,
+}
+
 /// What a look at the flow table has found.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
     /// Flows that are neither over nor expired.
     pub live: usize,
+    /// Entries that a new flow cannot have: assured flows that are neither over nor expired.
+    pub assured: usize,
     /// Flows that have been erased.
     pub erased: usize,
     /// Clients that are kept to servers.
@@ -128,6 +141,18 @@ impl<'t> FlowTable<'t> {
                 visit(&flow);
             }
         }
+    }
+
+    /// How full the table is. Reads all of it.
+    pub fn fill(&self, Clock { now, hz }: Clock) -> Fill {
+        let mut fill = Fill { entries: self.slots.len(), ..Fill::default() };
+        for slot in 0..self.len() {
+            let meta = self.at(slot).meta();
+            let is_live = meta.is_used() && !meta.is_over() && meta.silence(now) <= meta.idle(hz);
+            fill.used += usize::from(!meta.is_free());
+            fill.assured += usize::from(is_live && meta.state() & state::ASSURED != 0);
+        }
+        fill
     }
 
     /// The home of a client endpoint's entries, and how far from it a slot is.
@@ -219,6 +244,10 @@ fn is_done(meta: Meta, Clock { now, hz }: Clock) -> bool {
     if meta.is_client() {
         return silence > idle;
     }
+    // Nobody waits for an answer of one that both sides have not shown to be a flow.
+    if meta.state() & state::ASSURED == 0 && silence > idle {
+        return true;
+    }
     // A flow that has expired is over as well once its ends receive RSTs.
     let is_over = meta.is_over() && silence > OVER * hz && silence <= idle;
     is_over || silence > idle + GRACE * hz
@@ -267,7 +296,9 @@ impl Upkeep {
                     if is_done(meta, clock) && table.erase(slot, meta) {
                         look.erased += 1;
                     } else {
-                        look.live += usize::from(silence <= idle && !meta.is_over());
+                        let is_live = silence <= idle && !meta.is_over();
+                        look.live += usize::from(is_live);
+                        look.assured += usize::from(is_live && meta.state() & state::ASSURED != 0);
                         let age = self.ages.age(slot, meta);
                         match visit(&Seen { meta, client: &client, flow: &flow, age }) {
                             Fate::Goes => {}
@@ -340,7 +371,7 @@ mod tests {
 
     #[test]
     fn flows_are_shown_and_erased_some_time_after_they_expire() {
-        let slots = table(40, 0);
+        let slots = table(40, state::ASSURED);
         let (table, upkeep) = (FlowTable::new(&slots, SEED), &mut Upkeep::default());
         let live = |seconds: u32| {
             let mut live = 0;
@@ -348,18 +379,30 @@ mod tests {
             live
         };
         assert_eq!((live(IDLE), live(IDLE + 1)), (40, 0));
-        assert_eq!(look(upkeep, &table, IDLE), (Look { live: 40, ..Look::default() }, 40));
+        assert_eq!(look(upkeep, &table, IDLE), (Look { live: 40, assured: 40, ..Look::default() }, 40));
+        let clock = |seconds: u32| Clock { now: seconds * HZ, hz: HZ };
+        assert_eq!(table.fill(clock(IDLE)), Fill { entries: SLOTS, used: 40, assured: 40 });
+        assert_eq!(table.fill(clock(IDLE + 1)), Fill { entries: SLOTS, used: 40, assured: 0 });
         assert_eq!(look(upkeep, &table, IDLE + GRACE), (Look::default(), 40));
         let used = (0..SLOTS as u32).find(|slot| table.at(*slot).meta().is_used()).unwrap();
         let meta = table.at(used).meta();
         table.at(used).touch(meta, (IDLE + GRACE) * HZ, meta.state());
-        let erased = Look { live: 1, erased: 39, ..Look::default() };
+        let erased = Look { live: 1, assured: 1, erased: 39, ..Look::default() };
         assert_eq!(look(upkeep, &table, IDLE + GRACE + 1), (erased, 1));
         assert!(table.is_sound());
         assert_eq!(look(upkeep, &table, 2 * (IDLE + GRACE) + 1).0.erased, 1);
         assert!(
             (0..SLOTS as u32).all(|slot| table.at(slot).meta().is_free() && table.at(slot).places() == 0)
         );
+    }
+
+    #[test]
+    fn flows_that_are_not_assured_are_erased_once_they_expire() {
+        let slots = table(40, state::ANSWERED);
+        let (table, upkeep) = (FlowTable::new(&slots, SEED), &mut Upkeep::default());
+        assert_eq!(look(upkeep, &table, IDLE).0.live, 40);
+        assert_eq!(look(upkeep, &table, IDLE + 1), (Look { erased: 40, ..Look::default() }, 0));
+        assert!(table.is_sound());
     }
 
     #[test]

@@ -21,8 +21,8 @@ use slb_common::{
 use super::{
     interfaces::View,
     types::{
-        self as api, AttachMode, Counters, Daemon, Draining, Health, Interface, Listener, LoadBalancer,
-        NextHop, Override, Reason, Role, Server, Status,
+        self as api, AttachMode, Counters, Daemon, Draining, FlowTable, Health, Interface, Listener,
+        LoadBalancer, NextHop, Override, Reason, Role, Server, Status,
     },
 };
 use crate::{
@@ -127,6 +127,7 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
         daemon: context.daemon,
         digest: Some(digest::all(digests.into_values().flatten()).to_string()),
         hash_seed: state.settings.seed,
+        flow_table: flow_table(state, maps)?,
         interfaces: attached(state, maps, context.interfaces, context.view),
         load_balancers: balancers
             .into_iter()
@@ -273,6 +274,17 @@ fn draining(backend: &Backend, is_drained: bool, now: Duration) -> Option<Draini
     let left = u64::from(backend.deadline).saturating_sub(now.as_secs());
     let seconds_left = (backend.deadline != 0).then_some(left);
     (is_removed || is_drained || seconds_left.is_some()).then_some(Draining { seconds_left, is_removed })
+}
+
+fn flow_table(state: &State, maps: &Maps) -> Result<FlowTable> {
+    let (fill, [evicted, evicted_assured]) = (maps.fill(state.index.hz)?, maps.evicted()?);
+    Ok(FlowTable {
+        entries: fill.entries as u64,
+        used: fill.used as u64,
+        assured: fill.assured as u64,
+        evicted,
+        evicted_assured,
+    })
 }
 
 fn attached(state: &State, maps: &Maps, interfaces: &[neigh::Link], view: Option<&View>) -> Vec<Interface> {

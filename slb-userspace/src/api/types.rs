@@ -18,12 +18,29 @@ pub struct Status {
     pub digest: Option<String>,
     /// Seed of the flow hash and of the server tables; the same on nodes that choose the same server for each new flow.
     pub hash_seed: u64,
+    /// How full the flow table is.
+    pub flow_table: FlowTable,
     /// Interfaces the program is attached to.
     pub interfaces: Vec<Interface>,
     /// Load balancers by name.
     pub load_balancers: Vec<LoadBalancer>,
     /// Packets by verdict and reason, since the maps were made; every packet is counted under exactly one.
     pub reasons: Vec<Reason>,
+}
+
+/// The flow table: entries, and flows that have made room for others since the maps were made.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowTable {
+    /// Entries that it has.
+    pub entries: u64,
+    /// Entries in use, for flows and for session affinity.
+    pub used: u64,
+    /// Live flows whose client has shown that it hears the server: these make no room for new ones.
+    pub assured: u64,
+    /// Live flows that were not assured and have made room for new ones.
+    pub evicted: u64,
+    /// Assured flows of clients with far more than a share of a full table that have made room for other clients' flows.
+    pub evicted_assured: u64,
 }
 
 /// The running daemon.

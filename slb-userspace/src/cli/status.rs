@@ -19,8 +19,8 @@ use crate::{
         client,
         status::{Context, status as describe},
         types::{
-            AttachMode, By, Configuration, Daemon, Draining, Health, Listener, Loss, Outage, Override,
-            Pending, Role, Server, State, Status, Without,
+            AttachMode, By, Configuration, Daemon, Draining, FlowTable, Health, Listener, Loss, Outage,
+            Override, Pending, Role, Server, State, Status, Without,
         },
     },
     clock::since_start,
@@ -117,6 +117,16 @@ fn elsewhere(pins: &Pins) -> String {
     format!("; process {pid} uses the pins in {}: ask it with {how}", pins.root().display())
 }
 
+fn flow_table(table: &FlowTable) -> String {
+    let FlowTable { entries, used, assured, evicted, evicted_assured } = table;
+    let part = 100.0 * *used as f64 / (*entries).max(1) as f64;
+    let evicted = match evicted + evicted_assured {
+        0 => String::new(),
+        _ => format!("; evicted {evicted} flows not assured, {evicted_assured} assured"),
+    };
+    format!("flow table: {used} of {entries} entries used ({part:.1} %), {assured} assured flows{evicted}\n")
+}
+
 fn render(status: &Status) -> String {
     let mut text = match &status.daemon {
         Some(daemon) => {
@@ -137,6 +147,7 @@ fn render(status: &Status) -> String {
             status.hash_seed
         );
     }
+    text += &flow_table(&status.flow_table);
     for interface in &status.interfaces {
         let mode = match interface.mode {
             AttachMode::Native => "native",

@@ -39,6 +39,7 @@ use crate::{
     control::{
         desired::desired,
         drains::Drains,
+        fill::Fill,
         memory,
         outages::Followed,
         targets::{addresses, destinations, targets},
@@ -140,6 +141,7 @@ impl Daemon {
             poker: Poker::new()?,
             next: None,
             looks: Looks::new(now),
+            fill: Fill::default(),
             pace: Pace::default(),
             waiting: Vec::new(),
             ran: watch::Sender::new(now),

@@ -70,6 +70,8 @@ pub struct Host {
     /// Whether flows are being copied into the flow table.
     pub resizing: Cell<bool>,
     totals: RefCell<Totals>,
+    /// Flows that have made room for others: not assured, and assured.
+    pub evicted: [Cell<u64>; 2],
     forgotten: Cell<u64>,
     limits: [Cell<Limit>; Limited::COUNT],
     service_counters: RefCell<BTreeMap<u32, Counters>>,
@@ -102,6 +104,7 @@ impl Host {
             full: Cell::default(),
             resizing: Cell::default(),
             totals: RefCell::default(),
+            evicted: Default::default(),
             forgotten: Cell::default(),
             limits: Default::default(),
             service_counters: RefCell::default(),
@@ -357,6 +360,11 @@ impl Tables for Host {
 
     fn may_send(&self, what: Limited, hz: u32) -> bool {
         self.take(&self.limits[what as usize], hz)
+    }
+
+    fn count_evicted(&self, is_assured: bool) {
+        let evicted = &self.evicted[usize::from(is_assured)];
+        evicted.set(evicted.get() + 1);
     }
 
     fn count_forgotten(&self) {

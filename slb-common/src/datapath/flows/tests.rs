@@ -100,6 +100,7 @@ impl Tables for Shared {
         unreachable!()
     }
     fn count_forgotten(&self) {}
+    fn count_evicted(&self, _: bool) {}
     fn count_service(&self, _: u32, _: Direction, _: usize, _: bool) {}
     fn count_backend(&self, _: u32, _: Direction, _: usize, _: bool) {}
 }

@@ -42,6 +42,8 @@ pub struct Sweep {
     pub moved: usize,
     /// Flows that are neither over nor expired.
     pub flows: usize,
+    /// Assured flows among them, for which new flows wait in vain.
+    pub assured: usize,
     /// Connections that are over, whose ends may not know.
     pub ended: Vec<Ended>,
     /// Pools whose new connections count, with what has come of them.
@@ -76,13 +78,13 @@ impl<D: DataPlane> Reconciler<D> {
         let swept = self.sweep_with(held, &mut watch, &mut samples, now);
         // They are marked as over: no other look finds those.
         self.ended.append(&mut watch.ended);
-        let (moved, flows) = swept?;
+        let (moved, flows, assured) = swept?;
         self.wants_look = false;
         let next = watch.next_look();
         let next = if self.is_watching() { next.min(LOOK) } else { next };
         let (ended, openings) = (mem::take(&mut self.ended), mem::take(&mut self.openings));
         let (answers, clients) = (mem::take(&mut self.answers), samples.chosen());
-        Ok(Sweep { moved, flows, ended, openings, answers, clients, next })
+        Ok(Sweep { moved, flows, assured, ended, openings, answers, clients, next })
     }
 
     /// Replaces the links of flows whose clients are reached another way. Returns how many changed.
@@ -101,19 +103,19 @@ impl<D: DataPlane> Reconciler<D> {
         entries.into_iter().any(|entry| entry.mode == mode::NAT)
     }
 
-    /// Returns how many slots are not their owners' alone, and how many flows live.
+    /// Returns how many slots are not their owners' alone, how many flows live, and how many of these are assured.
     fn sweep_with(
         &mut self,
         mut held: Arc<State>,
         watch: &mut Watch<'_>,
         samples: &mut Samples<'_>,
         now: Duration,
-    ) -> Result<(usize, usize)> {
+    ) -> Result<(usize, usize, usize)> {
         let is_due = |(id, table): &(&u32, &Table)| table.handover.is_due(idle_of(&held, **id), now);
         let due: Vec<u32> = held.tables.iter().filter(is_due).map(|(id, _)| *id).collect();
         // Without any, the flow table is looked at all the same.
         let parts = if due.is_empty() { vec![due.as_slice()] } else { due.chunks(BATCH).collect() };
-        let (mut changed, mut flows, mut forgotten, mut is_whole) = (false, 0, None, true);
+        let (mut changed, mut flows, mut forgotten, mut is_whole) = (false, (0, 0), None, true);
         let mut loads = Loads::default();
         for part in parts {
             let owners: Owners = part
@@ -122,7 +124,7 @@ impl<D: DataPlane> Reconciler<D> {
                 .collect::<Result<_>>()?;
             loads = Loads::none(&held);
             let (elsewhere, look) = self.elsewhere(&held, &owners, now, watch, (&mut loads, samples))?;
-            flows = look.live;
+            flows = (look.live, look.assured);
             is_whole &= look.unread == 0;
             // Asked after the look, which then has seen whatever has not been forgotten; the next time, all that is
             // forgotten after the first one counts.
@@ -161,7 +163,7 @@ impl<D: DataPlane> Reconciler<D> {
             self.plane.put_loads(&loads).context("cannot write how many flows servers have")?;
         }
         self.told = if is_whole { watch.told() } else { BTreeSet::new() };
-        Ok((left, flows))
+        Ok((left, flows.0, flows.1))
     }
 
     /// Slots that have changed hands of which flows are remembered to be with another server than the owner, each with
