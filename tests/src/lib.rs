@@ -11,6 +11,7 @@ pub mod config;
 pub mod daemon;
 pub mod demo;
 pub mod flaps;
+pub mod forge;
 pub mod leftovers;
 pub mod net;
 pub mod packets;

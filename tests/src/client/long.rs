@@ -132,6 +132,11 @@ impl LongLived {
         servers
     }
 
+    /// The client's ends, in the order of their opening.
+    pub fn locals(&self) -> impl Iterator<Item = SocketAddr> {
+        self.connections.iter().map(|connection| connection.local)
+    }
+
     /// Time since the connections began to be opened.
     pub fn age(&self) -> Duration {
         self.opened.elapsed()

@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::{
+    ifaddrs::getifaddrs,
     sched::{CloneFlags, setns},
     sys::signal::SigSet,
 };
@@ -155,6 +156,18 @@ impl Namespace {
     /// One of them is refused.
     pub fn ip(&self, lines: &str) -> Result<()> {
         run(Command::new("ip").args(["-n", &self.name, "-batch", "-"]), lines).map(drop)
+    }
+
+    /// Hardware address of one of its interfaces.
+    ///
+    /// # Errors
+    /// There is no such interface, or it has none.
+    pub fn mac(&self, interface: &str) -> Result<[u8; 6]> {
+        self.on_thread(|| {
+            let mut addresses = getifaddrs()?.filter(|found| found.interface_name == interface);
+            let mac = addresses.find_map(|found| found.address?.as_link_addr()?.addr());
+            mac.with_context(|| format!("{interface} has no hardware address"))
+        })
     }
 
     /// Writes a setting of the namespace: `net/ipv4/ip_forward` and such.

@@ -211,6 +211,23 @@ impl Topology {
         self.slb.ip(&Family::ALL.map(|family| address_of_slb(family, *link, bridge)).join("\n"))
     }
 
+    /// Lays a second link between the client and `slb`, `client1` there, without addresses; it carries packets until what is returned
+    /// is dropped. `slb` resolves the client's addresses there as on the first link.
+    ///
+    /// # Errors
+    /// A command fails; also when it is there.
+    pub fn second_client_link(&self) -> Result<OwnedFd> {
+        self.slb.ip(&format!(
+            "link add client1 type veth peer name eth1 netns {}\nlink set client1 up",
+            self.client.name()
+        ))?;
+        self.client.ip("link set eth1 up")?;
+        for (namespace, device) in [(&self.slb, "client1"), (&self.client, "eth1")] {
+            run(namespace.command("ethtool").args(["-K", device, "tx", "off"]), "")?;
+        }
+        self.client.on_thread(|| pass::attach("eth1"))
+    }
+
     /// The client's addresses.
     pub fn sources(&self, family: Family) -> Vec<IpAddr> {
         (0..CLIENT_SOURCES).map(|n| family.host(0, FIRST_SOURCE + n)).collect()

@@ -158,6 +158,31 @@ pub fn tcp_at(from: SocketAddr, to: SocketAddr, flags: u8, sequence: u32, acknow
     builder(from.ip(), to.ip(), number::TCP, segment)
 }
 
+/// What a segment says.
+#[derive(Debug, Clone, Copy)]
+pub struct Segment<'a> {
+    /// Flags.
+    pub flags: u8,
+    /// Sequence number.
+    pub sequence: u32,
+    /// Acknowledgement number.
+    pub acknowledgement: u32,
+    /// What follows the header.
+    pub payload: &'a [u8],
+}
+
+/// A TCP segment without options.
+pub fn segment(from: SocketAddr, to: SocketAddr, segment: Segment<'_>) -> Builder {
+    let mut bytes = Vec::new();
+    bytes.extend(from.port().to_be_bytes());
+    bytes.extend(to.port().to_be_bytes());
+    bytes.extend(segment.sequence.to_be_bytes());
+    bytes.extend(segment.acknowledgement.to_be_bytes());
+    bytes.extend([5 << 4, segment.flags, 0xfa, 0xf0, 0, 0, 0, 0]);
+    bytes.extend(segment.payload);
+    builder(from.ip(), to.ip(), number::TCP, bytes)
+}
+
 /// A UDP datagram with this payload.
 pub fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Builder {
     let mut datagram = Vec::new();

@@ -14,6 +14,7 @@ mod failover;
 mod failure;
 mod flaps;
 mod foreign;
+mod forgers;
 mod groups;
 mod guest;
 mod health;

@@ -1,0 +1,58 @@
+//! Floods of single segments, and segments for flows that nobody has.
+
+use anyhow::ensure;
+use slb_tests::{
+    forge::{NUMBERS, wrong_checksum},
+    net::Family,
+    packets::frames::flag,
+    scenario,
+    server::Service,
+};
+
+use super::{WEIGHTS, on_clients_side, report, victims};
+
+/// Entries of the flow table.
+const ENTRIES: u32 = 1024;
+/// Frames of the flood, and as many a second.
+const FRAMES: u32 = 8 * ENTRIES;
+const RATE: u32 = 20_000;
+/// New connections of each client address, listener and family.
+const NEWCOMERS: usize = 5;
+
+/// A SYN flood, every second one with a wrong checksum, at a table of an eighth of its size.
+#[test]
+fn a_syn_flood_evicts_no_connection_and_keeps_no_client_out() {
+    scenario("a_syn_flood_evicts_no_connection_and_keeps_no_client_out", &WEIGHTS, |world| {
+        world.plan.flow_table_entries = ENTRIES;
+        victims::with_all_schedulers(world)?;
+        world.start()?;
+        let mut connections = victims::open_everywhere(world)?;
+        let (forger, way) = on_clients_side(world)?;
+        let to = world.vip(Family::V4, Service::Lines);
+        let opening = |number: u32| {
+            let [.., c, d] = number.to_be_bytes();
+            let frame = way.segment(([10, 66, c, d], 40_000).into(), to, flag::SYN, [number, 0]);
+            if number.is_multiple_of(2) { wrong_checksum(frame) } else { frame }
+        };
+        let sent = forger.flood(RATE, (0..FRAMES).map(opening))?;
+        let (succeed, tried) = victims::newcomers_everywhere(world, NEWCOMERS)?;
+        report("SYN flood", sent, format!("{succeed} of {tried} new connections succeed"));
+        ensure!(succeed == tried, "{succeed} of {tried} new connections succeed");
+        victims::expect_all(&mut connections, "after a SYN flood")
+    });
+}
+
+/// Where the slot of the hash leads to the same server again, whatever a segment made SLB believe.
+#[test]
+fn blind_segments_end_no_connection_that_the_hash_leads_back() {
+    scenario("blind_segments_end_no_connection_that_the_hash_leads_back", &WEIGHTS, |world| {
+        world.start()?;
+        let mut connections = victims::open(world, Service::Lines.vip_port(), NUMBERS.len())?;
+        let (forger, way) = on_clients_side(world)?;
+        let all =
+            |way: slb_tests::forge::Way, victim: &victims::Victim| way.attacks(victim.local, victim.target);
+        let lost = victims::attack("blind segments, by the hash", &forger, way, &mut connections, all)?;
+        ensure!(lost.is_empty(), "{lost:#?}");
+        Ok(())
+    });
+}

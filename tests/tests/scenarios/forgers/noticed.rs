@@ -1,0 +1,295 @@
+//! What real clients do that a defence against forged segments could take for an attack: all of it works.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{
+    World,
+    client::PATIENCE,
+    forge::{Peer, Tap, ports},
+    net::{Backend, Family},
+    scenario,
+    server::Service,
+    wait::wait_for,
+};
+use slb_userspace::api::types::Health;
+use socket2::{SockRef, TcpKeepalive};
+
+use super::{
+    WEIGHTS, mac_text, on_clients_side,
+    victims::{self, Victim, connect},
+};
+
+/// Connections from one endpoint, one after the other.
+const REUSES: usize = 6;
+/// Bytes that come after the client has closed its side.
+const DOWNLOAD: u64 = 4 << 20;
+/// Users behind one address, at once.
+const USERS: usize = 2_500;
+/// An idle connection's time, and that of its probes.
+const IDLE: &str = "10s";
+const PROBES: Duration = Duration::from_secs(2);
+/// How long the end of an idle connection may take.
+const ENDED: Duration = Duration::from_secs(45);
+
+/// How a client ends a connection.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// The server closes first, and waits.
+    Server,
+    /// The client closes first, and waits.
+    Client,
+    /// The client resets it.
+    Reset,
+}
+
+/// A connection from this endpoint that the client resets in the middle of an upload: with a number far beyond those that were
+/// acknowledged.
+fn aborted(world: &World, local: SocketAddr, target: SocketAddr) -> Result<()> {
+    world.net.client.on_thread(|| {
+        let mut stream = connect(local, target)?;
+        stream.write_all(b"upload 100000000\n")?;
+        stream.write_all(&vec![b'x'; 1 << 20])?;
+        Ok(SockRef::from(&stream).set_linger(Some(Duration::ZERO))?)
+    })
+}
+
+/// One connection from this endpoint to an HTTP server.
+fn once(world: &World, local: SocketAddr, target: SocketAddr, end: End) -> Result<()> {
+    let exchange = || {
+        let mut stream = connect(local, target)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let close = if matches!(end, End::Server) { "close" } else { "keep-alive" };
+        write!(stream, "GET / HTTP/1.1\r\nHost: a\r\nConnection: {close}\r\n\r\n")?;
+        let mut answer = [0; 512];
+        let length = stream.read(&mut answer)?;
+        ensure!(answer[..length].starts_with(b"HTTP/1.1 200 "), "no answer");
+        match end {
+            End::Server => drop(stream.read_to_end(&mut Vec::new())?),
+            End::Client => stream.shutdown(Shutdown::Write)?,
+            End::Reset => SockRef::from(&stream).set_linger(Some(Duration::ZERO))?,
+        }
+        Ok(())
+    };
+    // The client's own kernel waits for a second before it uses an endpoint again that it has closed first.
+    wait_for("an endpoint that may be used again", PATIENCE, || match world.net.client.on_thread(exchange) {
+        Err(error) if is_in_use(&error) => Ok(None),
+        ended => ended.map(Some),
+    })
+    .with_context(|| format!("{local} to {target}, {end:?} ends"))
+}
+
+fn is_in_use(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{AddrInUse, AddrNotAvailable};
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    kind.is_some_and(|kind| [AddrInUse, AddrNotAvailable].contains(&kind))
+}
+
+/// A client goes on receiving after it has closed its side.
+fn half_closed(world: &World, target: SocketAddr) -> Result<()> {
+    let download = |mut stream: TcpStream| {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(format!("download {DOWNLOAD} 7\n").as_bytes())?;
+        stream.shutdown(Shutdown::Write)?;
+        let length = std::io::copy(&mut stream, &mut std::io::sink())?;
+        ensure!(length == DOWNLOAD, "{length} of {DOWNLOAD} bytes arrive");
+        Ok(())
+    };
+    let local = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse()?;
+    world
+        .net
+        .client
+        .on_thread(|| download(connect(local, target)?))
+        .with_context(|| format!("half closed, {target}"))
+}
+
+/// One endpoint again and again, however its connections end, and half-closed ones: in mode `nat` with each scheduler, and in `dsr`.
+#[test]
+fn endpoints_are_used_again_and_half_closed_connections_go_on() {
+    scenario("endpoints_are_used_again_and_half_closed_connections_go_on", &WEIGHTS, |world| {
+        world.net.route_answers()?;
+        world.net.backends.iter().try_for_each(Backend::hold_vips)?;
+        world.plan.direct = true;
+        world.net.client.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
+        for scheduler in ["maglev", "rr"] {
+            world.plan.scheduler = Some(scheduler);
+            if world.daemon_pid().is_none() {
+                world.start()?;
+            } else {
+                world.reload()?;
+            }
+            for family in Family::ALL {
+                let source = world.net.sources(family)[0];
+                for (port, service) in (600..).zip([Service::Http.vip_port(), Service::Http.backend_port()]) {
+                    let target = (family.vip(), service).into();
+                    for end in [End::Server, End::Reset] {
+                        for _ in 0..REUSES {
+                            once(world, (source, port).into(), target, end).context(scheduler)?;
+                        }
+                    }
+                    for _ in 0..2 {
+                        once(world, (source, port).into(), target, End::Client).context(scheduler)?;
+                    }
+                }
+                for port in [Service::Bulk.vip_port(), Service::Bulk.backend_port()] {
+                    let target = (family.vip(), port).into();
+                    half_closed(world, target).context(scheduler)?;
+                    for _ in 0..3 {
+                        aborted(world, (source, 700).into(), target).context(scheduler)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+/// An idle connection lives by its keepalive probes where one without them ends, and a client may open a connection as one end of two
+/// that open it at the same time.
+#[test]
+fn keepalive_probes_and_simultaneous_opens_are_understood() {
+    scenario("keepalive_probes_and_simultaneous_opens_are_understood", &WEIGHTS, |world| {
+        victims::with_all_schedulers(world)?;
+        world.plan.established_timeout = Some(IDLE);
+        world.start()?;
+        let mut connections = victims::open_everywhere(world)?;
+        for victim in &connections {
+            let keepalive = TcpKeepalive::new().with_time(PROBES).with_interval(PROBES);
+            victim.socket().set_tcp_keepalive(&keepalive)?;
+        }
+        let silent = world.client().silent(world.vip(Family::V4, Service::Lines), 4)?;
+        simultaneous(world)?;
+        wait_for("the end of connections without probes", ENDED, || {
+            Ok(silent.alive().is_empty().then_some(()))
+        })?;
+        victims::expect_all(&mut connections, "by keepalive probes alone")
+    });
+}
+
+fn simultaneous(world: &World) -> Result<()> {
+    let (forger, way) = on_clients_side(world)?;
+    let tap = Tap::at(&world.net.client, "eth0")?;
+    let peer = Peer { forger: &forger, tap: &tap, way };
+    let addresses: [IpAddr; 2] = [[10, 90, 0, 200].into(), [0xfd90, 0, 0, 0, 0, 0, 0, 0x200].into()];
+    for (family, address) in Family::ALL.into_iter().zip(addresses) {
+        let mac = mac_text(forger.mac);
+        world.net.slb.ip(&format!("neigh replace {address} lladdr {mac} dev client0 nud permanent"))?;
+        for port in 0..4 {
+            let target = world.vip(family, Service::Lines);
+            let answer = peer.open_simultaneously((address, 20_000 + port).into(), target, "both\n")?;
+            ensure!(answer.ends_with(" both\n"), "{target}: {answer:?}");
+        }
+    }
+    Ok(())
+}
+
+/// With no entry left, as at another node that takes over, segments in the middle find their server.
+#[test]
+fn connections_are_picked_up_with_an_empty_flow_table() {
+    scenario("connections_are_picked_up_with_an_empty_flow_table", &WEIGHTS, |world| {
+        // Its kernel would reset connections to its own addresses while no program runs.
+        world.net.route_vips()?;
+        world.start()?;
+        let mut connections = victims::open(world, Service::Lines.vip_port(), 16)?;
+        let [mut first, mut second]: [Vec<Victim>; 2] = {
+            let second = connections.split_off(16);
+            [connections, second]
+        };
+        world.terminate()?;
+        world.detach()?;
+        world.start()?;
+        victims::expect_all(&mut first, "after a start with an empty flow table")?;
+        world.kill()?;
+        world.detach()?;
+        world.start()?;
+        first.append(&mut second);
+        victims::expect_all(&mut first, "after another one")
+    });
+}
+
+/// Client packets come in by one interface, and the kernel's routes to the client lead out by another one.
+#[test]
+fn asymmetric_routes_carry_connections() {
+    scenario("asymmetric_routes_carry_connections", &WEIGHTS, |world| {
+        let _second = world.net.second_client_link()?;
+        world.plan.interfaces.push("client1".to_owned());
+        for family in Family::ALL {
+            // By the second link, to the second half of the client's addresses; requests come by the first one.
+            for source in &world.net.sources(family)[4..] {
+                world.net.slb.ip(&format!("route add {source} dev client1"))?;
+            }
+        }
+        world.start()?;
+        let mut connections = victims::open(world, Service::Lines.vip_port(), 8)?;
+        for service in [Service::Http, Service::Echo] {
+            for family in Family::ALL {
+                world.client().exchanges(service, world.vip(family, service), 64, 8).expect_no_failure()?;
+            }
+        }
+        victims::expect_all(&mut connections, "on asymmetric routes")?;
+        // The routes change while connections are there.
+        for family in Family::ALL {
+            for source in &world.net.sources(family)[4..] {
+                world.net.slb.ip(&format!("route del {source} dev client1"))?;
+            }
+            for source in &world.net.sources(family)[..4] {
+                world.net.slb.ip(&format!("route add {source} dev client1"))?;
+            }
+        }
+        victims::expect_all(&mut connections, "after the routes have changed")
+    });
+}
+
+/// All users behind a NAT gateway have one address.
+#[test]
+fn thousands_of_users_have_one_address() {
+    scenario("thousands_of_users_have_one_address", &WEIGHTS, |world| {
+        world.start()?;
+        let source = world.net.sources(Family::V4)[0];
+        let target = world.vip(Family::V4, Service::Lines);
+        let mut users = Vec::new();
+        for user in 0..USERS {
+            let opened = Victim::open(&world.net.client, (source, 0).into(), target);
+            users.push(opened.with_context(|| format!("user {user}"))?);
+        }
+        victims::expect_all(&mut users, "of thousands behind one address")?;
+        let http = world.vip(Family::V4, Service::Http);
+        let (succeed, tried) = victims::newcomers(world, &[source], http, USERS / 5)?;
+        ensure!(succeed == tried, "{succeed} of {tried} more connections succeed");
+        victims::expect_all(&mut users, "of thousands behind one address, and more to another listener")
+    });
+}
+
+/// A port that has belonged to a connection with a server that is dead now, as a NAT gateway gives it to the next user: the client's
+/// end of that connection has gone without a word.
+#[test]
+fn an_endpoint_of_a_dead_servers_connection_reaches_another_one() {
+    scenario("an_endpoint_of_a_dead_servers_connection_reaches_another_one", &[100, 0], |world| {
+        victims::with_all_schedulers(world)?;
+        world.start()?;
+        let (forger, way) = on_clients_side(world)?;
+        let tap = Tap::at(&world.net.client, "eth0")?;
+        let peer = Peer { forger: &forger, tap: &tap, way };
+        let address: IpAddr = [10, 90, 0, 200].into();
+        let mac = mac_text(forger.mac);
+        world.net.slb.ip(&format!("neigh replace {address} lladdr {mac} dev client0 nud permanent"))?;
+        let all = || victims::LISTENERS.into_iter().zip((20_000..).step_by(100));
+        for ((_, port), first) in all() {
+            let (accepted, _) = peer.connect(ports(address, first, 8), (Family::V4.vip(), port).into())?;
+            ensure!(accepted == 8, "{accepted} of 8 connections are accepted");
+        }
+        world.plan.servers[1].weight = 100;
+        world.reload()?;
+        world.net.backends[0].hang()?;
+        world.wait_for_health(0, Health::Unhealthy)?;
+        for ((scheduler, port), first) in all() {
+            let (accepted, _) = peer.connect(ports(address, first, 8), (Family::V4.vip(), port).into())?;
+            ensure!(accepted == 8, "{scheduler}: {accepted} of 8 new connections are accepted");
+        }
+        world.net.backends[0].recover()
+    });
+}

@@ -1,0 +1,1 @@
+//! Sources that no client has: VIPs, and addresses that nobody sends from.

@@ -1,0 +1,220 @@
+//! Real connections under attack, and real clients that come during one.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{
+    World,
+    client::PATIENCE,
+    config::health_check,
+    forge::{Forger, Way},
+    net::{Backend, Family, Namespace},
+    packets::frames::Frame,
+    server::Service,
+};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::{
+    net::TcpSocket,
+    task::JoinSet,
+    time::{error::Elapsed, timeout},
+};
+
+use super::report;
+
+/// Listeners of lines by their schedulers: in mode `nat`, and the last one in mode `dsr`.
+pub(super) const LISTENERS: [(&str, u16); 5] =
+    [("maglev", 7), ("rr", 7101), ("wrr", 7102), ("wlc", 7103), ("rr, dsr", 7007)];
+/// Connections of each listener and family.
+const CONNECTIONS: usize = 4;
+/// How long connections of a server that has been removed go on.
+const DRAIN: &str = "60s";
+/// How long answers are waited for: TCP sends twice what is lost.
+const LIMIT: Duration = Duration::from_secs(3);
+/// How long a new connection may take: its SYN is sent twice.
+const NEWCOMERS: Duration = Duration::from_millis(2_500);
+
+/// A connection to a line server.
+#[derive(Debug)]
+pub(super) struct Victim {
+    stream: BufReader<TcpStream>,
+    /// The server that it is with.
+    pub(super) server: String,
+    /// The client's end.
+    pub(super) local: SocketAddr,
+    /// Where it is connected to.
+    pub(super) target: SocketAddr,
+}
+
+impl Victim {
+    /// Connects from an endpoint of the client's; from any port, if it is 0.
+    pub(super) fn open(namespace: &Namespace, local: SocketAddr, target: SocketAddr) -> Result<Self> {
+        let stream = namespace.on_thread(|| connect(local, target))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let local = stream.local_addr()?;
+        let mut victim = Self { stream: BufReader::new(stream), server: String::new(), local, target };
+        victim.server = victim.ask().with_context(|| format!("{local} to {target}"))?;
+        Ok(victim)
+    }
+
+    /// Sends a line; returns the name of the server that answers.
+    pub(super) fn ask(&mut self) -> Result<String> {
+        self.say()?;
+        self.hear(PATIENCE)
+    }
+
+    /// Its socket, for options.
+    pub(super) fn socket(&self) -> SockRef<'_> {
+        SockRef::from(self.stream.get_ref())
+    }
+
+    fn say(&mut self) -> Result<()> {
+        Ok(self.stream.get_mut().write_all(b"line\n")?)
+    }
+
+    fn hear(&mut self, limit: Duration) -> Result<String> {
+        self.stream.get_ref().set_read_timeout(Some(limit.max(Duration::from_millis(1))))?;
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        Ok(line.strip_suffix(" line\n").with_context(|| format!("heard {line:?}"))?.to_owned())
+    }
+}
+
+/// Connects from an endpoint, which may be one that has been used a moment before.
+pub(super) fn connect(local: SocketAddr, target: SocketAddr) -> Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&local.into())?;
+    socket.connect_timeout(&target.into(), PATIENCE)?;
+    Ok(socket.into())
+}
+
+/// Has the plan listen for lines with all schedulers, and in mode `dsr`.
+pub(super) fn with_all_schedulers(world: &mut World) -> Result<()> {
+    world.net.route_answers()?;
+    world.net.backends.iter().try_for_each(Backend::hold_vips)?;
+    world.plan.connection_drain = Some(DRAIN);
+    let port = Service::Lines.backend_port();
+    for (scheduler, own) in &LISTENERS[1..4] {
+        world.plan.append(&format!(
+            "[[load_balancer.listener]]\nname = \"lines-{scheduler}\"\nprotocol = \"tcp\"\nport = {own}\nmode = \"nat\"\n\
+             backend_port = {port}\nscheduler = \"{scheduler}\"\nconnection_drain = \"{DRAIN}\"\n{}",
+            health_check("kind = \"tcp\"")
+        ));
+    }
+    let (_, own) = LISTENERS[4];
+    world.plan.append(&format!(
+        "[[load_balancer.listener]]\nname = \"lines-dsr\"\nprotocol = \"tcp\"\nport = {own}\nmode = \"dsr\"\n\
+         backend_port = {port}\nscheduler = \"rr\"\nconnection_drain = \"{DRAIN}\"\n{}",
+        health_check("kind = \"tcp\"")
+    ));
+    Ok(())
+}
+
+/// Connections to all of these listeners, over both families.
+pub(super) fn open_everywhere(world: &World) -> Result<Vec<Victim>> {
+    let mut all = Vec::new();
+    for (_, port) in LISTENERS {
+        all.extend(open(world, port, CONNECTIONS)?);
+    }
+    Ok(all)
+}
+
+/// Sends each of them what `forge` makes, and then asks all. Returns a word on those that are lost of each listener.
+pub(super) fn attack(
+    name: &str,
+    forger: &Forger,
+    way: Way,
+    connections: &mut [Victim],
+    forge: impl Fn(Way, &Victim) -> Vec<Frame>,
+) -> Result<Vec<String>> {
+    let sent = forger.send_all(connections.iter().flat_map(|victim| forge(way, victim)))?;
+    let lost = lost(connections);
+    let of = |port: u16| lost.iter().filter(|lost| lost.contains(&format!(":{port} with "))).count();
+    let each: Vec<_> = LISTENERS.iter().map(|(name, port)| format!("{name} {}", of(*port))).collect();
+    report(
+        name,
+        sent,
+        format!("{} of {} connections lost ({})", lost.len(), connections.len(), each.join(", ")),
+    );
+    Ok(lost)
+}
+
+/// Opens so many connections to a port of the VIPs of both families, each with another address of the client's.
+pub(super) fn open(world: &World, port: u16, count: usize) -> Result<Vec<Victim>> {
+    let mut all = Vec::new();
+    for family in Family::ALL {
+        for source in world.net.sources(family).iter().cycle().take(count) {
+            let target = (family.vip(), port).into();
+            all.push(Victim::open(&world.net.client, (*source, 0).into(), target)?);
+        }
+    }
+    Ok(all)
+}
+
+/// Asks all at once. Returns what has become of those that are not with their server any more.
+pub(super) fn lost(victims: &mut [Victim]) -> Vec<String> {
+    let said: Vec<_> = victims.iter_mut().map(Victim::say).collect();
+    let deadline = Instant::now() + LIMIT;
+    let mut lost = Vec::new();
+    for (victim, said) in victims.iter_mut().zip(said) {
+        let heard = said.and_then(|()| victim.hear(deadline.saturating_duration_since(Instant::now())));
+        let (local, target, server) = (victim.local, victim.target, &victim.server);
+        match heard {
+            Ok(by) if by == *server => {}
+            Ok(by) => lost.push(format!("{local} to {target} with {server}: {by} answers")),
+            Err(error) => lost.push(format!("{local} to {target} with {server}: {error:#}")),
+        }
+    }
+    lost
+}
+
+/// Fails if one of them is lost.
+pub(super) fn expect_all(victims: &mut [Victim], when: &str) -> Result<()> {
+    let lost = lost(victims);
+    ensure!(lost.is_empty(), "{when}: {} of {} connections lost: {lost:#?}", lost.len(), victims.len());
+    Ok(())
+}
+
+/// New connections of real clients, all at once: from so many ports of each of these addresses to a service. Returns how many
+/// succeed, and how many are tried.
+pub(super) fn newcomers(
+    world: &World,
+    sources: &[IpAddr],
+    target: SocketAddr,
+    ports: usize,
+) -> Result<(usize, usize)> {
+    let sources = sources.repeat(ports);
+    let tried = sources.len();
+    let succeed = world.net.client.block_on(async move {
+        let mut tries: JoinSet<Result<std::io::Result<_>, Elapsed>> = JoinSet::new();
+        for source in sources {
+            tries.spawn(timeout(NEWCOMERS, async move {
+                let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+                socket.bind((source, 0).into())?;
+                socket.connect(target).await
+            }));
+        }
+        let ended = tries.join_all().await;
+        ended.into_iter().filter(|ended| matches!(ended, Ok(Ok(_)))).count()
+    });
+    Ok((succeed, tried))
+}
+
+/// New connections to HTTP and to lines, over both families, from four of the client's addresses. Returns how many succeed, and how
+/// many are tried.
+pub(super) fn newcomers_everywhere(world: &World, ports: usize) -> Result<(usize, usize)> {
+    let (mut succeed, mut tried) = (0, 0);
+    for family in Family::ALL {
+        for service in [Service::Http, Service::Lines] {
+            let sources = &world.net.sources(family)[..4];
+            let (more, of) = newcomers(world, sources, world.vip(family, service), ports)?;
+            (succeed, tried) = (succeed + more, tried + of);
+        }
+    }
+    Ok((succeed, tried))
+}
