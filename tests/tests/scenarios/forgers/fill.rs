@@ -1,2 +1,115 @@
 //! Blind fills of the flow table: each forged client sends a SYN and then an ACK of any numbers. Most have wrong checksums, as a
 //! server would reset the connection for a wrong number.
+
+use std::{
+    env,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{
+    World,
+    forge::{Flooded, Forger, Way, wrong_checksum},
+    net::Family,
+    packets::frames::{Frame, flag},
+    scenario,
+    server::Service,
+};
+
+use super::{WEIGHTS, on_clients_side, report, victims};
+
+/// Entries of the flow table, unless the variable says otherwise: a daemon's default has 262,144.
+const ENTRIES: u32 = 4096;
+const ENTRIES_VARIABLE: &str = "SLB_FORGERS_ENTRIES";
+/// Frames a second that fill it, and that keep it so.
+const FILL: u32 = 17_500;
+const AFTERWARDS: u32 = 600;
+/// Segments between the SYN and the ACK of a forged client: its server has answered by then.
+const LAG: u32 = 64;
+/// Established connections of each family.
+const ESTABLISHED: usize = 8;
+/// New connections of each client address, listener and family, in each turn.
+const NEWCOMERS: usize = 5;
+
+/// A forged client: an IPv4 address of its own or, every second one, an IPv6 network of its own.
+fn client(number: u32) -> SocketAddr {
+    let [_, b, c, d] = number.to_be_bytes();
+    let address: IpAddr = if number.is_multiple_of(2) {
+        Ipv4Addr::new(10, 160 | b & 15, c, d).into()
+    } else {
+        Ipv6Addr::new(0x2001, 0xdb8, 0x4000 | u16::from(b), u16::from_be_bytes([c, d]), 0, 0, 0, 1).into()
+    };
+    (address, 40_000).into()
+}
+
+/// The SYN of a forged client, and the ACK of one that has been answered.
+fn pair(world: &World, way: Way, number: u32) -> Vec<Frame> {
+    let segment = |number: u32, flags| {
+        let from = client(number);
+        let family = if from.is_ipv4() { Family::V4 } else { Family::V6 };
+        let numbers = [number.wrapping_mul(0x9e37_79b9), number.rotate_left(13)];
+        way.segment(from, world.vip(family, Service::Lines), flags, numbers)
+    };
+    let answered = number.checked_sub(LAG).map(|number| {
+        let ack = segment(number, flag::ACK);
+        if number.is_multiple_of(32) { ack } else { wrong_checksum(ack) }
+    });
+    [segment(number, flag::SYN)].into_iter().chain(answered).collect()
+}
+
+#[test]
+fn a_blind_fill_keeps_no_client_out() {
+    let entries =
+        env::var(ENTRIES_VARIABLE).map_or(ENTRIES, |entries| entries.parse().expect("a number of entries"));
+    scenario("a_blind_fill_keeps_no_client_out", &WEIGHTS, |world| {
+        world.plan.flow_table_entries = entries;
+        world.start()?;
+        let mut established = victims::open(world, Service::Lines.vip_port(), ESTABLISHED)?;
+        let (forger, way) = on_clients_side(world)?;
+        let before = victims::newcomers_everywhere(world, NEWCOMERS)?;
+        ensure!(before.0 == before.1, "without an attack {} of {} succeed", before.0, before.1);
+
+        let (filled, during) = beside(world, &forger, way, FILL, 0..entries * 3 / 2)?;
+        report("blind SYN and ACK, fill", filled, says(during));
+        let (kept, after) = beside(world, &forger, way, AFTERWARDS, 1 << 20..2 << 20)?;
+        report("blind SYN and ACK, afterwards", kept, says(after));
+        let lost = victims::lost(&mut established);
+        ensure!(lost.is_empty(), "established connections: {lost:#?}");
+        for (when, (succeed, tried)) in [("during", during), ("after", after)] {
+            ensure!(succeed == tried, "{when} a blind fill {succeed} of {tried} new connections succeed");
+        }
+        Ok(())
+    });
+}
+
+fn says((succeed, tried): (usize, usize)) -> String {
+    format!("{succeed} of {tried} new connections succeed")
+}
+
+/// New connections of real clients while forged clients of these numbers come; the flood goes on until they are done, or it is if it
+/// fills the table.
+fn beside(
+    world: &World,
+    forger: &Forger,
+    way: Way,
+    rate: u32,
+    mut numbers: std::ops::Range<u32>,
+) -> Result<(Flooded, (usize, usize))> {
+    let are_done = AtomicBool::new(false);
+    let fills = rate == FILL;
+    thread::scope(|scope| {
+        let frames = numbers.by_ref().take_while(|_| fills || !are_done.load(Ordering::Relaxed));
+        let frames = frames.flat_map(|number| pair(world, way, number));
+        let flood = scope.spawn(move || forger.flood(rate, frames));
+        let mut newcomers = (0, 0);
+        while newcomers.1 == 0 || fills && !flood.is_finished() {
+            let (succeed, tried) = victims::newcomers_everywhere(world, NEWCOMERS)?;
+            newcomers = (newcomers.0 + succeed, newcomers.1 + tried);
+        }
+        are_done.store(true, Ordering::Relaxed);
+        let flooded = flood.join().ok().context("the flood panicked")??;
+        Ok((flooded, newcomers))
+    })
+}

@@ -1,1 +1,58 @@
 //! Segments that begin with no SYN: what servers answer to them says nothing about the servers.
+
+use anyhow::ensure;
+use slb_tests::{
+    client::PATIENCE,
+    forge::{Flooded, NUMBERS},
+    net::{Family, run},
+    packets::frames::flag,
+    scenario,
+    server::Service,
+    wait::wait_for,
+};
+use slb_userspace::api::types::Health;
+
+use super::{WEIGHTS, on_clients_side, report};
+
+/// Forged clients, of which each server has some.
+const STRAYS: u8 = 40;
+const REFUSES: usize = 1;
+
+/// Each stray ACK has a RST for an answer. Another listener's server that does refuse connections is ejected meanwhile, by the same
+/// looks at the flow table.
+#[test]
+fn stray_acks_eject_no_quiet_server() {
+    scenario("stray_acks_eject_no_quiet_server", &WEIGHTS, |world| {
+        let check = "kind = \"tcp\", port = 9009, passive = { failures = 3, within = \"5s\" }";
+        world.plan.checks.extend([(Service::Http, check), (Service::Lines, check)]);
+        world.start()?;
+        let (forger, way) = on_clients_side(world)?;
+        let mut sent = Flooded::default();
+        for family in Family::ALL {
+            let (sources, to) = (world.net.sources(family), world.vip(family, Service::Http));
+            let stray = |(number, sequence): (u8, u32)| {
+                let from = (sources[usize::from(number) % sources.len()], 500 + u16::from(number)).into();
+                way.segment(from, to, flag::ACK, [sequence, sequence])
+            };
+            let numbers = (0..STRAYS).zip(NUMBERS.into_iter().cycle());
+            sent = sent.and(forger.send_all(numbers.map(stray))?);
+        }
+        let rule = "table inet broken {\n  chain input {\n    type filter hook input priority 0;\n    tcp dport 7007 reject with tcp reset\n  }\n}\n";
+        run(world.net.backends[REFUSES].namespace.command("nft").args(["-f", "-"]), rule)?;
+        let mut ejected = 0;
+        wait_for("a server that refuses to be ejected", 2 * PATIENCE, || {
+            world.try_connections(Service::Lines, 16)?;
+            let status = world.status()?;
+            let listeners = status.load_balancers.iter().flat_map(|balancer| &balancer.listeners);
+            let unhealthy = |name: &str| {
+                let of = listeners.clone().filter(|listener| listener.name == name);
+                of.flat_map(|listener| &listener.servers).filter(|s| s.health == Health::Unhealthy).count()
+            };
+            ejected = ejected.max(unhealthy("http"));
+            Ok((unhealthy("lines") == 2).then_some(()))
+        })?;
+        report("stray ACKs", sent, format!("{ejected} of 4 quiet servers ejected"));
+        ensure!(ejected == 0, "{ejected} quiet servers ejected: {}", world.slb(&["status"])?);
+        Ok(())
+    });
+}
