@@ -1,1 +1,65 @@
 //! Forged segments for connections whose server gets no new ones: it is disabled, drains, has weight 0, has been removed.
+
+use anyhow::{Result, ensure};
+use slb_tests::{
+    World,
+    forge::{NUMBERS, Way},
+    packets::frames::{Frame, flag},
+    scenario,
+};
+
+use super::{
+    WEIGHTS, on_clients_side,
+    victims::{self, Victim, attack},
+};
+
+/// The server that leaves.
+const LEAVES: usize = 0;
+
+#[test]
+fn one_syn_moves_no_connection_of_a_server_that_leaves() {
+    scenario("one_syn_moves_no_connection_of_a_server_that_leaves", &WEIGHTS, |world| {
+        spared(world, "one blind SYN", |way, victim| {
+            vec![way.segment(victim.local, victim.target, flag::SYN, [NUMBERS[0], 0])]
+        })
+    });
+}
+
+#[test]
+fn blind_segments_spare_connections_of_servers_that_leave() {
+    scenario("blind_segments_spare_connections_of_servers_that_leave", &WEIGHTS, |world| {
+        spared(world, "blind segments", |way, victim| way.attacks(victim.local, victim.target))
+    });
+}
+
+/// Attacks the connections of a server in each state in which it gets no new ones.
+fn spared(world: &mut World, name: &str, forge: impl Fn(Way, &Victim) -> Vec<Frame> + Copy) -> Result<()> {
+    victims::with_all_schedulers(world)?;
+    world.start()?;
+    let (forger, way) = on_clients_side(world)?;
+    let server = world.plan.servers[LEAVES].clone();
+    let addresses: Vec<_> = server.addresses.iter().map(ToString::to_string).collect();
+    let order = |word: &str| -> Result<()> {
+        let words = [&["server", word, "--default-group", "shop"][..]].concat();
+        let addresses = addresses.iter().map(String::as_str);
+        world.slb(&words.into_iter().chain(addresses).collect::<Vec<_>>()).map(drop)
+    };
+    let mut all_lost = Vec::new();
+    for state in ["disable", "drain"] {
+        let mut connections = victims::open_everywhere(world)?;
+        order(state)?;
+        all_lost.extend(attack(&format!("{name}, {state}"), &forger, way, &mut connections, forge)?);
+        order("enable")?;
+    }
+    let mut connections = victims::open_everywhere(world)?;
+    world.plan.servers[LEAVES].weight = 0;
+    world.reload()?;
+    all_lost.extend(attack(&format!("{name}, weight 0"), &forger, way, &mut connections, forge)?);
+    // Those that it has left have gone to the other server, if an attack had its way.
+    connections.retain(|victim| !all_lost.iter().any(|lost| lost.contains(&victim.local.to_string())));
+    world.plan.servers.remove(LEAVES);
+    world.reload()?;
+    all_lost.extend(attack(&format!("{name}, removed"), &forger, way, &mut connections, forge)?);
+    ensure!(all_lost.is_empty(), "{all_lost:#?}");
+    Ok(())
+}
