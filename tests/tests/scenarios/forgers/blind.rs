@@ -1,1 +1,65 @@
 //! Segments in a connection's name from somebody who does not see it: RST, FIN, SYN and data with any numbers and checksums.
+
+use anyhow::ensure;
+use slb_tests::{
+    forge::{NUMBERS, Way},
+    net::Family,
+    packets::frames::flag,
+    scenario,
+    server::Service,
+};
+
+use super::{
+    WEIGHTS, on_clients_side, report,
+    victims::{self, Victim, attack},
+};
+
+/// Idle and busy ones, of servers that take new connections.
+#[test]
+fn blind_segments_end_and_move_no_connection() {
+    scenario("blind_segments_end_and_move_no_connection", &WEIGHTS, |world| {
+        victims::with_all_schedulers(world)?;
+        world.start()?;
+        let (forger, way) = on_clients_side(world)?;
+        let busy = world.client().long_lived(world.vip(Family::V4, Service::Lines), 2)?;
+        let mut connections = victims::open_everywhere(world)?;
+        let all = |way: Way, victim: &Victim| way.attacks(victim.local, victim.target);
+        let lost = attack("blind segments, idle connections", &forger, way, &mut connections, all)?;
+        let target = world.vip(Family::V4, Service::Lines);
+        forger.send_all(busy.locals().flat_map(|local| way.attacks(local, target)))?;
+        ensure!(lost.is_empty(), "{lost:#?}");
+        busy.progress(3)?;
+        busy.expect_unbroken(None)
+    });
+}
+
+/// Connections that RSTs of any number have been forged for do not make room for others.
+#[test]
+fn blind_resets_make_no_connection_evictable() {
+    scenario("blind_resets_make_no_connection_evictable", &WEIGHTS, |world| {
+        world.plan.flow_table_entries = 1024;
+        victims::with_all_schedulers(world)?;
+        world.start()?;
+        let (forger, way) = on_clients_side(world)?;
+        let mut connections = victims::open_everywhere(world)?;
+        let resets = |victim: &Victim| {
+            let (local, target) = (victim.local, victim.target);
+            NUMBERS.map(|number| way.segment(local, target, flag::RST, [number, 0]))
+        };
+        forger.send_all(connections.iter().flat_map(resets))?;
+        let opening = |number: u32| {
+            let [.., c, d] = number.to_be_bytes();
+            let from = ([10, 66, c, d], 40_000).into();
+            way.segment(from, world.vip(Family::V4, Service::Http), flag::SYN, [number, 0])
+        };
+        let flooded = forger.flood(20_000, (0..4096).map(opening))?;
+        let lost = victims::lost(&mut connections);
+        report(
+            "blind RSTs, then SYNs four times the flow table",
+            flooded,
+            format!("{} of {} connections lost", lost.len(), connections.len()),
+        );
+        ensure!(lost.is_empty(), "{lost:#?}");
+        Ok(())
+    });
+}
