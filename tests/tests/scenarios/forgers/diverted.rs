@@ -1,2 +1,148 @@
 //! Segments in a client's name from another station of the client's own link: answers do not go there. Where the client's router is
 //! replaced, they follow it all the same.
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{
+    World,
+    client::PATIENCE,
+    forge::{Flooded, NUMBERS, Seen, Tap, Way},
+    net::Family,
+    packets::frames::{Frame, flag},
+    scenario,
+    server::Service,
+    wait::wait_for,
+};
+
+use super::{WEIGHTS, mac_text, on_clients_side, report, victims::Victim};
+
+/// The station that forges.
+const OTHER: [u8; 6] = [2, 0, 0, 0, 0x66, 1];
+/// How long answers are waited for, and the next look of the daemon at its clients.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A client with a connection and a flow of datagrams that the server streams to.
+struct Client {
+    victim: Victim,
+    socket: UdpSocket,
+}
+
+impl Client {
+    fn new(world: &World, family: Family) -> Result<Self> {
+        let source = world.net.sources(family)[0];
+        let victim = Victim::open(&world.net.client, (source, 0).into(), world.vip(family, Service::Lines))?;
+        let socket = world.net.client.on_thread(|| Ok(UdpSocket::bind((source, 700))?))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.send_to(b"stream", world.vip(family, Service::Echo))?;
+        let client = Self { victim, socket };
+        client.hears()?;
+        Ok(client)
+    }
+
+    /// The next answer, which none that waits in the buffer is.
+    fn hears(&self) -> Result<()> {
+        self.socket.set_nonblocking(true)?;
+        while self.socket.recv(&mut [0; 64]).is_ok() {}
+        self.socket.set_nonblocking(false)?;
+        Ok(self.socket.recv(&mut [0; 64]).map(drop)?)
+    }
+
+    /// Says something until it hears an answer.
+    fn speaks(&self, target: SocketAddr) -> Result<()> {
+        self.socket.set_read_timeout(Some(PATIENCE / 20))?;
+        wait_for("an answer to a client that speaks", PATIENCE, || {
+            self.socket.send_to(b"stream", target)?;
+            Ok(self.hears().is_ok().then_some(()))
+        })
+    }
+
+    /// Frames in its name: with numbers that are not its own, and a datagram.
+    fn forged(&self, world: &World, family: Family, way: Way) -> Result<Vec<Frame>> {
+        let (local, target) = (self.victim.local, self.victim.target);
+        let mut frames = Vec::new();
+        for number in NUMBERS {
+            for flags in [flag::ACK, flag::SYN, flag::RST, flag::FIN | flag::ACK] {
+                frames.push(way.carrying(local, target, flags, [number, number], b""));
+            }
+        }
+        frames.push(way.datagram(self.socket.local_addr()?, world.vip(family, Service::Echo), b"stream"));
+        Ok(frames)
+    }
+}
+
+#[test]
+fn no_answers_go_to_another_station_and_all_follow_a_router() {
+    scenario("no_answers_go_to_another_station_and_all_follow_a_router", &WEIGHTS, |world| {
+        // Or the kernel names no routes to the program.
+        world.net.kernel_forwarding(true)?;
+        world.start()?;
+        (0..2).for_each(|server| world.mood(server).set_repeats(true));
+        world.net.client.sysctl("net/ipv4/conf/eth0/arp_notify", "1")?;
+        world.net.client.sysctl("net/ipv6/conf/eth0/ndisc_notify", "1")?;
+        let (forger, way) = on_clients_side(world)?;
+        let tap = Tap::at(&world.net.client, "eth0")?;
+        let other = Way { sender: OTHER, ..way };
+        let mut clients = Family::ALL.map(|family| (family, Client::new(world, family)));
+        let mut sent = Flooded::default();
+        for (family, client) in &clients {
+            let client = client.as_ref().map_err(|error| anyhow::anyhow!("{family}: {error:#}"))?;
+            let mut forged = client.forged(world, *family, other)?;
+            // New flows of this station's are answered to where the kernel knows the client, too.
+            let source = world.net.sources(*family)[1];
+            let mac = mac_text(forger.mac);
+            world.net.slb.ip(&format!("neigh replace {source} lladdr {mac} dev client0"))?;
+            for service in [Service::Lines, Service::Http] {
+                let to = world.vip(*family, service);
+                forged.push(other.segment((source, 600).into(), to, flag::SYN, [1, 0]));
+            }
+            sent = sent.and(forger.send_all(forged)?);
+        }
+        let mut silent = Vec::new();
+        for (family, client) in &clients {
+            let Ok(client) = client else { continue };
+            if client.hears().is_err() {
+                silent.push(family.to_string());
+            }
+        }
+        let drawn = tap.seen()?.iter().filter(|seen: &&Seen| seen.receiver == OTHER).count();
+        report(
+            "a client's source from another station",
+            sent,
+            format!("{drawn} answers go there; no more answers at clients of {silent:?}"),
+        );
+        ensure!(
+            drawn == 0 && silent.is_empty(),
+            "{drawn} answers go to another station, {silent:?} hear none"
+        );
+
+        // The client's station has another address now: as a router that takes the place of one that has died.
+        let mut places = 1_u8..;
+        wait_for("answers at a new hardware address", LIMIT, || {
+            let place = places.next().unwrap_or_default();
+            // Until the daemon knows all clients, some do not follow; when they speak, all is as before.
+            for (family, client) in &clients {
+                let Ok(client) = client else { continue };
+                client.speaks(world.vip(*family, Service::Echo)).with_context(|| format!("{family}"))?;
+            }
+            let mac = [2, 0, 0x5e, 0x10, 2, place];
+            world.net.client.ip(&format!("link set eth0 address {}", mac_text(mac)))?;
+            for (family, client) in &clients {
+                let Ok(client) = client else { continue };
+                forger.send_all(client.forged(world, *family, other)?)?;
+                client.socket.set_read_timeout(Some(Duration::from_millis(1_500)))?;
+            }
+            let hear =
+                |(_, client): &(Family, Result<Client>)| client.as_ref().is_ok_and(|c| c.hears().is_ok());
+            Ok(clients.iter().all(hear).then_some(()))
+        })?;
+        for (_, client) in &mut clients {
+            let Ok(client) = client else { continue };
+            ensure!(client.victim.ask()? == client.victim.server, "with another server");
+        }
+        Ok(())
+    });
+}
