@@ -1,1 +1,99 @@
 //! Frames for another station, which a switch floods: they are none of SLB's business, in any mode and from either side.
+
+use anyhow::{Result, ensure};
+use slb_tests::{
+    World,
+    client::PATIENCE,
+    forge::{Flooded, Seen, Tap, Way},
+    net::Family,
+    packets::frames::{self, Frame, flag},
+    scenario,
+    server::Service,
+};
+
+use super::{WEIGHTS, at, on_clients_side, report, victims::Victim};
+
+/// Stations that are not SLB: another one, one that differs in its last bit, all of them.
+const OTHERS: usize = 3;
+/// What forged frames carry.
+const MARK: &[u8] = b"foreign";
+/// What the frame carries that comes last.
+const LAST: &[u8] = b"last";
+
+/// Everything that SLB has to do with, from the client's side: new flows, a flow that there is, echo requests.
+fn from_client(world: &World, family: Family, way: Way, victim: &Victim) -> Vec<Frame> {
+    let source = world.net.sources(family)[1];
+    let dsr = (family.vip(), Service::Lines.backend_port()).into();
+    vec![
+        way.carrying((source, 600).into(), world.vip(family, Service::Lines), flag::SYN, [7, 0], MARK),
+        way.carrying((source, 600).into(), dsr, flag::SYN, [7, 0], MARK),
+        way.carrying(victim.local, victim.target, flag::PSH | flag::ACK, [7, 7], MARK),
+        way.datagram((source, 601).into(), world.vip(family, Service::Echo), MARK),
+        frames::echo(source, family.vip(), MARK).macs(way.sender, way.receiver).build(),
+    ]
+}
+
+#[test]
+fn frames_for_another_station_are_left_alone() {
+    scenario("frames_for_another_station_are_left_alone", &WEIGHTS, |world| {
+        world.plan.direct = true;
+        world.net.backends.iter().try_for_each(slb_tests::net::Backend::hold_vips)?;
+        // What the kernel of a station does with frames to all stations is its own business.
+        world.net.slb.sysctl("net/ipv4/icmp_echo_ignore_all", "1")?;
+        world.net.slb.sysctl("net/ipv6/icmp/echo_ignore_all", "1")?;
+        world.start()?;
+        let (forger, own) = on_clients_side(world)?;
+        let at_client = Tap::at(&world.net.client, "eth0")?;
+        let taps = world.net.backends.iter().map(|backend| Tap::at(&backend.namespace, "eth0"));
+        let taps = taps.collect::<Result<Vec<_>>>()?;
+        let others: [[u8; 6]; OTHERS] = [[2, 0, 0, 0, 0x77, 1], last_bit(own.receiver), [0xff; 6]];
+        let (mut sent, mut forwarded) = (Flooded::default(), Vec::new());
+        for family in Family::ALL {
+            let source = world.net.sources(family)[0];
+            let victim =
+                Victim::open(&world.net.client, (source, 0).into(), world.vip(family, Service::Lines))?;
+            let foreign = |receiver| from_client(world, family, Way { receiver, ..own }, &victim);
+            sent = sent.and(forger.send_all(others.into_iter().flat_map(foreign))?);
+            // A server's answer to a flow that there is.
+            let server = &world.net.backends[usize::from(victim.server == "b2")];
+            let (answers, way) = at(world, &server.namespace, &server.name)?;
+            let from = (server.address(family), Service::Lines.backend_port()).into();
+            let answer = |receiver| {
+                let way = Way { receiver, ..way };
+                way.carrying(from, victim.local, flag::PSH | flag::ACK, [7, 7], MARK)
+            };
+            sent = sent.and(answers.send_all([others[0], last_bit(way.receiver), others[2]].map(answer))?);
+            // The same frames for SLB arrive: those before have been taken care of, and would have arrived.
+            let last = own.datagram((source, 700).into(), world.vip(family, Service::Echo), LAST);
+            forger.send(&last)?;
+            let is_last = |seen: &Seen| seen.payload.ends_with(LAST);
+            let mut take = |seen: &Seen| {
+                forwarded.extend(seen.payload.ends_with(MARK).then(|| seen.clone()));
+                is_last(seen)
+            };
+            at_client.wait("the answer to what comes last", PATIENCE, &mut take)?;
+            for tap in &taps {
+                for seen in tap.seen()? {
+                    take(&seen);
+                }
+            }
+            let sound = forger.send_all(from_client(world, family, own, &victim))?.frames;
+            forger.send(&last)?;
+            at_client.wait("the answer to what comes last", PATIENCE, is_last)?;
+            let marked =
+                |tap: &Tap| Ok(tap.seen()?.iter().filter(|seen| seen.payload == MARK).count() as u64);
+            let seen = taps.iter().map(marked).sum::<Result<u64>>()?;
+            // The echo request is answered by SLB.
+            ensure!(seen == sound - 1, "{family}: {seen} frames that are for SLB reach servers");
+        }
+        let shown: Vec<_> = forwarded.iter().map(|seen| format!("{} to {}", seen.from, seen.to)).collect();
+        report("frames for other stations", sent, format!("{} frames leave", forwarded.len()));
+        ensure!(forwarded.is_empty(), "forwarded or answered: {shown:?}");
+        Ok(())
+    });
+}
+
+fn last_bit(mac: [u8; 6]) -> [u8; 6] {
+    let [a, b, c, d, e, f] = mac;
+    [a, b, c, d, e, f ^ 1]
+}
