@@ -1,1 +1,107 @@
 //! ICMP errors that somebody draws on purpose: a client whose packets are too big still learns of it.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use slb_tests::{
+    client::PATIENCE,
+    forge::{Flooded, Forger, Seen, Tap},
+    net::Family,
+    packets::frames::{self, Frame},
+    scenario,
+    server::Service,
+};
+
+use super::{WEIGHTS, on_clients_side, report};
+
+/// MTU of the links to the servers.
+const MTU: u16 = 1_300;
+/// Frames a second that draw errors or replies: more than SLB sends.
+const RATE: u32 = 6_000;
+/// Packets that are too big, and time between them: together longer than a limit of so many a second counts for.
+const TOO_BIG: u16 = 60;
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// Makes one of many frames, by its number.
+type Forge<'a> = &'a (dyn Fn(u16) -> Frame + Sync);
+
+/// Packets without hops left draw errors, and echo requests draw replies.
+#[test]
+fn errors_that_are_drawn_starve_no_path_mtu_discovery() {
+    scenario("errors_that_are_drawn_starve_no_path_mtu_discovery", &WEIGHTS, |world| {
+        for backend in &world.net.backends {
+            world.net.slb.ip(&format!("link set {} mtu {MTU}", backend.name))?;
+        }
+        world.start()?;
+        let (forger, way) = on_clients_side(world)?;
+        let tap = Tap::at(&world.net.client, "eth0")?;
+        let mut starved = Vec::new();
+        for family in Family::ALL {
+            let (sources, echo) = (world.net.sources(family), world.vip(family, Service::Echo));
+            let expired = |number: u16| {
+                let from = (sources[usize::from(number) % 4], 1_024 + number % 512).into();
+                let datagram = frames::udp(from, echo, b"far").hop_limit(1);
+                datagram.macs(way.sender, way.receiver).build()
+            };
+            let ping = |number: u16| {
+                let from = sources[usize::from(number) % 4];
+                frames::echo(from, echo.ip(), b"ping").macs(way.sender, way.receiver).build()
+            };
+            let too_big = way.datagram((sources[7], 700).into(), echo, &[7; MTU as usize]);
+            let (fragment, exceeded) = if family == Family::V4 { (3, 11) } else { (2, 3) };
+            let floods: [(&str, Forge<'_>, u8); 2] = [
+                ("packets without hops left", &expired, exceeded),
+                ("echo requests", &ping, if family == Family::V4 { 0 } else { 129 }),
+            ];
+            for (name, forge, drawn) in floods {
+                tap.seen()?;
+                let (sent, seen) = beside(&forger, &tap, forge, &too_big)?;
+                let of = |kind: u8| seen.iter().filter(|seen| seen.icmp == Some(kind)).count();
+                let told =
+                    seen.iter().filter(|s| s.icmp == Some(fragment) && s.to.ip() == sources[7]).count();
+                report(
+                    format!("{name}, {family}"),
+                    sent,
+                    format!(
+                        "{} answers; {told} of {TOO_BIG} packets that are too big have an error",
+                        of(drawn)
+                    ),
+                );
+                starved.extend(
+                    (told < usize::from(TOO_BIG) * 9 / 10).then(|| format!("{name}, {family}: {told}")),
+                );
+            }
+        }
+        ensure!(
+            starved.is_empty(),
+            "of {TOO_BIG} packets that are too big so few have an error: {starved:?}"
+        );
+        Ok(())
+    });
+}
+
+/// Sends frames that are too big while a flood goes on. Returns what arrives at the client meanwhile.
+fn beside(forger: &Forger, tap: &Tap, forge: Forge<'_>, too_big: &Frame) -> Result<(Flooded, Vec<Seen>)> {
+    let are_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let numbers = (0..=u16::MAX).cycle().take_while(|_| !are_done.load(Ordering::Relaxed));
+        let flood = scope.spawn(|| forger.flood(RATE, numbers.map(forge)));
+        let paced = (0..TOO_BIG).map(|_| too_big.clone());
+        let paced = paced.inspect(|_| thread::sleep(PAUSE));
+        let sent = forger.send_all(paced);
+        are_done.store(true, Ordering::Relaxed);
+        let flooded = flood.join().ok().context("the flood panicked")??;
+        sent?;
+        let mut seen = tap.seen()?;
+        // An echo reply or an error that is under way; there is always one.
+        if let Ok(last) = tap.wait("what is under way", PATIENCE / 50, |_| true) {
+            seen.push(last);
+            seen.extend(tap.seen()?);
+        }
+        Ok((flooded, seen))
+    })
+}

@@ -1,1 +1,121 @@
 //! Sources that no client has: VIPs, and addresses that nobody sends from.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use slb_tests::{
+    World,
+    client::PATIENCE,
+    forge::{Flooded, Forger, Seen, Tap, Way},
+    net::Family,
+    packets::frames::{self, Frame, flag},
+    scenario,
+    server::Service,
+};
+
+use super::{WEIGHTS, on_clients_side, report};
+use crate::modes::beside::tunnel_vip;
+
+/// Addresses of hosts that there are none of.
+const NOBODY: [&str; 12] = [
+    "0.0.0.0",
+    "0.1.2.3",
+    "127.0.0.1",
+    "127.8.8.8",
+    "224.0.0.1",
+    "239.1.2.3",
+    "255.255.255.255",
+    "::",
+    "::1",
+    "ff02::1",
+    "ff05::2",
+    "ff0e::1",
+];
+/// What the frame carries that comes last.
+const LAST: &[u8] = b"last";
+
+/// What frames carry that are from an address: answers to others may come late.
+fn mark(from: IpAddr) -> String {
+    format!("from {from}.")
+}
+
+/// A SYN, a segment in the middle, a datagram and an echo request from an address.
+fn all(world: &World, way: Way, from: IpAddr) -> Vec<Frame> {
+    let mark = mark(from);
+    let mark = mark.as_bytes();
+    let family = if from.is_ipv4() { Family::V4 } else { Family::V6 };
+    let [lines, echo] = [Service::Lines, Service::Echo].map(|service| world.vip(family, service));
+    // The port of a service: an answer to a VIP would be a request of it.
+    vec![
+        way.carrying((from, lines.port()).into(), lines, flag::SYN, [7, 0], mark),
+        way.carrying((from, 4_000).into(), lines, flag::PSH | flag::ACK, [7, 7], mark),
+        way.datagram((from, echo.port()).into(), echo, mark),
+        way.datagram((from, 4_000).into(), echo, mark),
+        frames::echo(from, family.vip(), mark).macs(way.sender, way.receiver).build(),
+    ]
+}
+
+/// Sends frames; returns how many of them come out, as they are or in answers, until one that a real client sends afterwards does.
+fn come_out(
+    world: &World,
+    forger: &Forger,
+    way: Way,
+    taps: &[Tap],
+    froms: &[IpAddr],
+) -> Result<(Flooded, usize)> {
+    let marks: Vec<_> = froms.iter().map(|from| mark(*from)).collect();
+    let sent = forger.send_all(froms.iter().flat_map(|from| all(world, way, *from)))?;
+    let own: SocketAddr = (world.net.sources(Family::V4)[0], 700).into();
+    forger.send(&way.datagram(own, world.vip(Family::V4, Service::Echo), LAST))?;
+    let mut seen = 0;
+    let [at_client, at_servers @ ..] = taps else { bail!("no tap") };
+    let mut count = |packet: &Seen| {
+        let text = String::from_utf8_lossy(&packet.payload);
+        let forged = marks.iter().any(|mark| text.contains(mark));
+        seen += usize::from(forged && packet.from != own && packet.to != own);
+        packet.payload.ends_with(LAST)
+    };
+    at_client.wait("the answer to what comes last", PATIENCE, &mut count)?;
+    for tap in at_servers {
+        for packet in tap.seen()? {
+            count(&packet);
+        }
+    }
+    Ok((sent, seen))
+}
+
+#[test]
+fn what_no_client_can_have_sent_goes_nowhere() {
+    scenario("what_no_client_can_have_sent_goes_nowhere", &WEIGHTS, |world| {
+        // The service of another VIP would answer what the first one's says, and so on.
+        let [v4, v6] = Family::ALL.map(tunnel_vip);
+        world.plan.append(&format!(
+            "[[load_balancer]]\nname = \"other\"\naddresses = [\"{v4}\", \"{v6}\"]\n[[load_balancer.listener]]\nname = \"echo\"\n\
+             protocol = \"udp\"\nport = {}\nmode = \"nat\"\nserver_group = \"echo\"\nhealth_check = {{ kind = \"none\" }}\n",
+            Service::Echo.vip_port()
+        ));
+        world.start()?;
+        let (forger, way) = on_clients_side(world)?;
+        let taps = [Tap::at(&world.net.client, "eth0")].into_iter();
+        let taps = taps.chain(world.net.backends.iter().map(|backend| Tap::at(&backend.namespace, "eth0")));
+        let taps = taps.collect::<Result<Vec<_>>>()?;
+        let sound = Family::ALL.map(|family| world.net.sources(family)[3]);
+        let (sent, out) = come_out(world, &forger, way, &taps, &sound)?;
+        ensure!(out as u64 >= sent.frames, "{out} of {} frames of a client's own come out", sent.frames);
+
+        let mut achieved = Vec::new();
+        for address in NOBODY {
+            let from = address.parse().context(address)?;
+            let (sent, out) = come_out(world, &forger, way, &taps, &[from])?;
+            report(format!("source {address}"), sent, format!("{out} frames come out"));
+            achieved.extend((out > 0).then_some(address));
+        }
+        for vip in Family::ALL.into_iter().flat_map(|family| [family.vip(), tunnel_vip(family)]) {
+            let (sent, out) = come_out(world, &forger, way, &taps, &[vip])?;
+            report(format!("source {vip}, a VIP"), sent, format!("{out} frames come out"));
+            achieved.extend((out > 0).then_some("a VIP"));
+        }
+        ensure!(achieved.is_empty(), "frames come out that are from {achieved:?}");
+        Ok(())
+    });
+}
