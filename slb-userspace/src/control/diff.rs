@@ -55,10 +55,22 @@ pub fn diff(held: &State, wanted: &State) -> Vec<Operation> {
     operations.extend(gone(&held.backends, &wanted.backends).map(Operation::ClearBackend));
     operations.extend(gone(&held.next_hops, &wanted.next_hops).map(Operation::ClearNextHop));
     operations.extend(held.interfaces.difference(&wanted.interfaces).map(|i| Operation::RemoveInterface(*i)));
-    if switched != 0 && switched != operations.len() {
+    // What is cleared may have gone out of use with an earlier change, or with one that failed: a program may still see it.
+    if operations[switched..].iter().any(|last| switched != 0 || clears(last)) {
         operations.insert(switched, Operation::Settle);
     }
     operations
+}
+
+/// Whether an operation clears something that packets are forwarded by.
+const fn clears(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::ClearService(_)
+            | Operation::ClearTable(_)
+            | Operation::ClearBackend(_)
+            | Operation::ClearNextHop(_)
+    )
 }
 
 /// What is not held as it is wanted.

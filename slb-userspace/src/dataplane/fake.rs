@@ -1,13 +1,26 @@
-//! A data plane in memory that refuses what would send a packet nowhere.
+//! A data plane in memory that refuses what would send a packet nowhere, and the reuse of what a program may still see.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+mod sight;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result, bail};
 use slb_common::{
-    abi::{Reference, backend::Backend, flow::ClientPath, ring::NO_BACKEND, service::IndexEntry},
+    abi::{
+        Reference,
+        backend::Backend,
+        flow::ClientPath,
+        ring::NO_BACKEND,
+        service::{IndexEntry, mode},
+    },
     datapath::upkeep::{Fate, Look},
 };
 
+use self::sight::{Kind, Part};
 use super::{
     Contents, DataPlane, NewPath,
     moves::Moves,
@@ -20,6 +33,12 @@ pub(crate) struct Fake {
     pub(crate) state: State,
     /// Operations to carry out before one fails; `None` for no failure.
     pub(crate) fail_after: Option<usize>,
+    /// How much of the one that fails is carried out.
+    pub(crate) fails: Fails,
+    /// What no packet finds any more, and programs that began before may still use: until the next grace period.
+    seen: BTreeSet<Part>,
+    /// Every use that an id has been put to: entries of the flow table may name it for ever.
+    used: BTreeSet<(Kind, Reference)>,
     /// Flows that are remembered.
     pub(crate) flows: Vec<Remembered>,
     /// How many flows servers were said to have last.
@@ -30,6 +49,18 @@ pub(crate) struct Fake {
     pub(crate) unread: usize,
     /// Looks at the flows.
     pub(crate) looks: usize,
+}
+
+/// How much of an operation is carried out that fails.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fails {
+    /// Nothing.
+    #[default]
+    Before,
+    /// Of a batch, the first half.
+    Halfway,
+    /// All of it: the answer alone is lost.
+    After,
 }
 
 impl DataPlane for Fake {
@@ -85,13 +116,74 @@ impl DataPlane for Fake {
         match &mut self.fail_after {
             Some(0) => {
                 self.fail_after = None;
+                if let Some(part) = self.fails.part_of(operation) {
+                    self.carry_out(part)?;
+                }
                 bail!("this operation was to fail");
             }
             Some(left) => *left -= 1,
             None => {}
         }
+        self.carry_out(operation.clone())
+    }
+}
+
+impl Fails {
+    /// What is carried out of an operation that fails.
+    fn part_of(self, operation: &Operation) -> Option<Operation> {
+        match (self, operation.clone()) {
+            (Self::Before, _) => None,
+            (Self::After, operation) => Some(operation),
+            (Self::Halfway, Operation::PutBackends(mut backends)) => {
+                backends.truncate(backends.len() / 2);
+                Some(Operation::PutBackends(backends))
+            }
+            (Self::Halfway, Operation::PutTables(tables)) => {
+                let half = tables.len() / 2;
+                Some(Operation::PutTables(tables.into_iter().take(half).collect()))
+            }
+            (Self::Halfway, _) => None,
+        }
+    }
+}
+
+impl Fake {
+    fn carry_out(&mut self, operation: Operation) -> Result<()> {
+        sight::expect_unseen(&operation, &self.state, &self.seen)?;
+        self.expect_new_use(&operation)?;
+        let before = sight::visible(&self.state);
+        let is_grace_period = matches!(operation, Operation::Settle);
+        // A packet of a connection that its server's end has ended anyway may be dropped for lack of a next hop.
+        let ends_server = matches!(operation, Operation::ClearBackend(_));
+        self.change(operation)?;
+        let after = sight::visible(&self.state);
+        let gone = before.difference(&after);
+        self.seen.extend(gone.filter(|(kind, _)| !(ends_server && *kind == Kind::NextHop)));
+        if is_grace_period {
+            self.seen.clear();
+        }
+        sound(&self.state)
+    }
+
+    /// Refuses to put an id to a use that it has had before.
+    fn expect_new_use(&mut self, operation: &Operation) -> Result<()> {
+        let uses: Vec<_> = match operation {
+            Operation::PutBackends(backends) => {
+                let fresh = backends.iter().filter(|put| put.fresh);
+                fresh.map(|put| (Kind::Server, put.backend.reference)).collect()
+            }
+            Operation::PutService { service, fresh: true, .. } => vec![(Kind::Service, service.reference)],
+            _ => Vec::new(),
+        };
+        match uses.into_iter().find(|new| !self.used.insert(*new)) {
+            Some((kind, reference)) => bail!("{kind:?} {}: {reference:?} is not new", reference.id()),
+            None => Ok(()),
+        }
+    }
+
+    fn change(&mut self, operation: Operation) -> Result<()> {
         let state = &mut self.state;
-        match operation.clone() {
+        match operation {
             Operation::PutSettings(settings) => state.settings = settings,
             Operation::PutInterface(ifindex) => drop(state.interfaces.insert(ifindex)),
             Operation::RemoveInterface(ifindex) => drop(state.interfaces.remove(&ifindex)),
@@ -120,7 +212,7 @@ impl DataPlane for Fake {
             Operation::ClearService(id) => drop(state.services.remove(&id)),
             Operation::PutIndex(index) => state.index = index,
         }
-        sound(state)
+        Ok(())
     }
 }
 
@@ -145,12 +237,18 @@ impl Remembered {
 
 /// Whether everything that is pointed at is there, and takes what it is given.
 fn sound(state: &State) -> Result<()> {
-    for (id, IndexEntry { service, ring, .. }) in &state.index.entries {
+    for (id, IndexEntry { service, ring, mode, .. }) in &state.index.entries {
         if state.services.get(id).is_none_or(|there| there.reference.tag() != *service) {
             bail!("service {id} is found and is not there");
         }
         if *ring != NO_TABLE && !state.tables.contains_key(ring) {
             bail!("service {id} points at table {ring}, which is not there");
+        }
+        let members = state.tables.get(ring).into_iter().flat_map(|table| &table.plan.members);
+        for backend in members.filter_map(|member| state.backends.get(&member.backend)) {
+            if *mode == mode::NAT && !state.index.servers.has(backend) {
+                bail!("service {id}: answers of server {} would not be recognised", backend.reference.id());
+            }
         }
     }
     for (id, table) in &state.tables {

@@ -130,6 +130,14 @@ impl Filter {
         (both != self.0).then_some(Self(both))
     }
 
+    /// Whether answers of a server are recognised.
+    #[cfg(test)]
+    pub(crate) fn has(&self, backend: &Backend) -> bool {
+        let hash = ServiceIndex::server_hash(&backend.address, backend.port);
+        let (word, bit) = ServiceIndex::filter_place(hash);
+        self.0[word] & bit != 0
+    }
+
     /// Lets answers of a server be recognised.
     pub fn insert(&mut self, backend: &Backend) {
         let hash = ServiceIndex::server_hash(&backend.address, backend.port);

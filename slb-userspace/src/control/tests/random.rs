@@ -8,7 +8,10 @@ use slb_common::abi::backend::Backend;
 use super::{World, flow, group, lingers, reached, two_groups};
 use crate::{
     control::{desired::Verdict, handover::Handover, targets::targets},
-    dataplane::state::{State, Table},
+    dataplane::{
+        fake::Fails,
+        state::{State, Table},
+    },
 };
 
 /// The table of the listener on a port.
@@ -39,11 +42,16 @@ enum Change {
     Health(u8, bool),
     Neighbour(u8, Option<u8>),
     Restart,
-    Fail(usize),
+    /// After so many operations; and whether the daemon ends then.
+    Fail(usize, Fails, bool),
 }
 
 fn servers() -> impl Strategy<Value = Vec<(u8, u8)>> {
     prop::collection::btree_map(1u8..12, 0u8..=100, 1..8).prop_map(|servers| servers.into_iter().collect())
+}
+
+fn fails() -> impl Strategy<Value = Fails> {
+    prop_oneof![Just(Fails::Before), Just(Fails::Halfway), Just(Fails::After)]
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -56,7 +64,7 @@ fn change() -> impl Strategy<Value = Change> {
         (1u8..12, any::<bool>()).prop_map(|(n, healthy)| Change::Health(n, healthy)),
         (1u8..12, prop::option::of(0u8..4)).prop_map(|(n, hop)| Change::Neighbour(n, hop)),
         Just(Change::Restart),
-        (0usize..6).prop_map(Change::Fail),
+        (0usize..6, fails(), any::<bool>()).prop_map(|(after, fails, ends)| Change::Fail(after, fails, ends)),
     ]
 }
 
@@ -71,6 +79,7 @@ proptest! {
         world.all_healthy(&config);
         let mut before = world.reconcile(&config).unwrap();
         for change in changes {
+            let mut ends_then = false;
             match change {
                 Change::Servers(servers) => first = servers,
                 Change::Second(servers) => second = Some(servers),
@@ -103,7 +112,11 @@ proptest! {
                     world.next_hops.insert(IpAddr::from([10, 0, 0, n]), Ok(reached(to)));
                 }
                 Change::Restart => world = world.restart(),
-                Change::Fail(after) => world.reconciler.plane_mut().fail_after = Some(after),
+                Change::Fail(after, fails, ends) => {
+                    ends_then = ends;
+                    let plane = world.reconciler.plane_mut();
+                    (plane.fail_after, plane.fails) = (Some(after), fails);
+                }
             }
             config = match &second {
                 Some(second) => two_groups(&first, second),
@@ -117,6 +130,9 @@ proptest! {
                 Ok(state) => state,
                 Err(error) => {
                     prop_assert!(fails && format!("{error:#}").contains("was to fail"), "{:#}", error);
+                    if ends_then {
+                        world = world.restart();
+                    }
                     world.reconcile(&config).map_err(|error| TestCaseError::fail(format!("{error:#}")))?
                 }
             };
