@@ -1,6 +1,11 @@
 //! From a server back to its client.
 
-use slb_common::abi::stats::Reason;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+#[cfg(doc)]
+use slb_common::abi::backend::Backend;
+use slb_common::abi::{service::ServiceIndex, stats::Reason};
+use slb_userspace::dataplane::state::to_address;
 
 use crate::packets::{
     frames::{Frame, flag, tcp, udp},
@@ -33,6 +38,10 @@ pub(super) fn cases() -> Vec<Scenario> {
             begun("RST goes back").frame(answer(flag::RST | flag::ACK), back),
             begun("another port of the server")
                 .frame(tcp(other_port(server.at), client, flag::ACK).build(), NOT_OURS),
+            begun("another address with the number and the bit of the server's endpoint")
+                .frame(tcp(alike(server.at), client, flag::ACK).build(), NOT_OURS)
+                .frame(tcp(alike(server.at), client, flag::SYN | flag::ACK).build(), NOT_OURS)
+                .frame(answer(flag::SYN | flag::ACK), back),
             begun("another port of the client")
                 .frame(tcp(server.at, other_port(client), flag::ACK).build(), NOT_OURS),
             begun("the answer's last hop")
@@ -67,6 +76,17 @@ pub(super) fn cases() -> Vec<Scenario> {
             .frame(tcp(WEB4.at, CLIENT4, flag::RST).build(), NOT_OURS),
     );
     cases
+}
+
+/// Another address, with the same port, that the filter of servers and [`Backend::endpoint`] do not tell from the server's.
+fn alike(server: SocketAddr) -> SocketAddr {
+    let place = |at: &SocketAddr| ServiceIndex::server_hash(&to_address(at.ip()), at.port().to_be()) >> 44;
+    let other = |n: u32| match server {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::from(0x0b00_0000 | n)),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::from(0x2001_0db8_00ee_u128 << 80 | u128::from(n))),
+    };
+    let mut others = (1..1 << 24).map(|n| SocketAddr::new(other(n), server.port()));
+    others.find(|other| place(other) == place(&server)).expect("one in a million addresses is like it")
 }
 
 fn udp_cases() -> Vec<Scenario> {
