@@ -168,7 +168,7 @@ fn client_moves() -> Vec<Scenario> {
     ]
 }
 
-fn other_port(mut at: std::net::SocketAddr) -> std::net::SocketAddr {
+fn other_port(mut at: SocketAddr) -> SocketAddr {
     at.set_port(at.port() + 1);
     at
 }
