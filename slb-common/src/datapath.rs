@@ -8,6 +8,7 @@
 //! ([`slow`]) from its beginning, which is a BPF program of its own behind a tail call. Until then the frame is as it was, and of
 //! the flow table nothing has changed that would not be changed again.
 
+pub mod enter;
 pub mod flows;
 pub mod icmp_error;
 pub mod ipip;
@@ -23,7 +24,7 @@ mod client_path;
 mod echo;
 mod nat;
 pub mod numbers;
-mod select;
+pub mod select;
 mod slots;
 
 use core::borrow::Borrow;
@@ -85,6 +86,7 @@ pub fn slow<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Verdi
 }
 
 #[inline(always)]
+#[expect(clippy::needless_pass_by_value, reason = "by reference it would lie on BPF's stack")]
 fn count<T: Tables>(decided: Result<Sent, Refusal>, tables: &T) -> Verdict {
     let (verdict, action, reason) = match decided {
         Ok(Sent { verdict, action, reason }) => (verdict, action, reason as u32),
@@ -404,7 +406,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         let out = tables.interface_at(client.interface()).ok_or(drop(Reason::NoInterface))?;
         let stations = Stations::of(client.mac(), out.mac());
         if client.mac() == 0 {
-            return Err(drop(Reason::NoNextHop));
+            return Err(drop(Reason::NoClientHop));
         }
         let verdict = self.leave(out.ifindex(), packet).map_err(drop)?;
         let mut reason = Reason::ToClient;

@@ -14,8 +14,10 @@ use slb_common::{
         word::Word,
     },
     datapath::{
+        enter::{self, NewFlow},
         flows::{self, Query},
         schedule::{self, Scheduled},
+        select::{self, Outcome},
         tables::{Direction, Tables},
         unmatched::{self, Decision},
     },
@@ -186,9 +188,24 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn unfair_place(&self, query: &Query) -> u32 {
-        let [high, low, end] = query.client.words();
-        slb_unfair_place(high, low, end, query.home.into()) as u32
+    fn known_flow(
+        &self,
+        packet: &Packet,
+        service: &IndexEntry,
+        arrival: ClientPath,
+        distance: u32,
+    ) -> Outcome {
+        Outcome(opaque(slb_known_flow(self.0, packet, service, arrival.0, distance.into())))
+    }
+
+    #[inline(always)]
+    fn enter_flow(&self, packet: &Packet, service: &IndexEntry, arrival: ClientPath, new: NewFlow) -> bool {
+        slb_enter_flow(self.0, packet, service, arrival.0, new.0) != 0
+    }
+
+    #[inline(always)]
+    fn unfair_place(&self, home: u32, prefix: u64) -> u32 {
+        slb_unfair_place(home.into(), prefix) as u32
     }
 
     #[inline(always)]
@@ -343,11 +360,49 @@ extern "C" fn slb_place_for_flow(home: u64) -> u64 {
     flows::place(home as u32, &MAPS).into()
 }
 
+/// [`select::known`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_known_flow(
+    ctx: *mut xdp_md,
+    packet: *const Packet,
+    service: *const IndexEntry,
+    arrival: u64,
+    distance: u64,
+) -> u64 {
+    // SAFETY: the verifier lets nothing pass but null and what is of that size; maps hold integers.
+    match unsafe { (packet.as_ref(), service.as_ref()) } {
+        (Some(packet), Some(service)) => {
+            select::known(packet, service, ClientPath(arrival), distance as u32, &Maps(ctx)).0
+        }
+        _ => Outcome::NONE.0,
+    }
+}
+
+/// [`enter::enter`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_enter_flow(
+    ctx: *mut xdp_md,
+    packet: *const Packet,
+    service: *const IndexEntry,
+    arrival: u64,
+    new: u64,
+) -> u64 {
+    // SAFETY: the verifier lets nothing pass but null and what is of that size; maps hold integers.
+    match unsafe { (packet.as_ref(), service.as_ref()) } {
+        (Some(packet), Some(service)) => {
+            enter::enter(packet, service, ClientPath(arrival), NewFlow(new), &Maps(ctx)).into()
+        }
+        _ => 0,
+    }
+}
+
 /// [`flows::unfair`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_unfair_place(high: u64, low: u64, end: u64, home: u64) -> u64 {
-    flows::unfair(&query(high, low, end, home), &MAPS).into()
+extern "C" fn slb_unfair_place(home: u64, prefix: u64) -> u64 {
+    flows::unfair(home as u32, prefix, &MAPS).into()
 }
 
 #[inline(always)]

@@ -340,6 +340,7 @@ impl Daemon {
         self.ran.send_replace(Instant::now());
         let view = self.ports.view().borrow().clone();
         self.losses.look(&view.held);
+        self.find_unresolved_clients();
         let found = self.ports.watch();
         if found.changed {
             self.use_ports(&[], &BTreeSet::new());

@@ -45,6 +45,10 @@ pub trait DataPlane {
     /// How many flows have been forgotten, or could not be remembered, that may be older than the last change of their
     /// table.
     fn forgotten(&self) -> anyhow::Result<u64>;
+    /// How many answers have been dropped because the neighbour of their client was not resolved.
+    fn unresolved(&self) -> anyhow::Result<u64> {
+        Ok(0)
+    }
 
     /// Carries out one operation.
     fn apply(&mut self, operation: &Operation) -> anyhow::Result<()>;

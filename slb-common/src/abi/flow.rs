@@ -26,6 +26,9 @@ const META: usize = 0;
 const PLACES: usize = 1;
 const CLIENT: usize = 2;
 const END: usize = 4;
+/// Of the word [`END`]: port and protocol. Above lie the tag of where packets came from, and the service.
+const ENDPOINT: u64 = 0xff_ffff;
+const ARRIVAL: u32 = 24;
 const BACKEND: usize = 5;
 const PATH: usize = 6;
 const NUMBERS: usize = 7;
@@ -39,7 +42,7 @@ pub struct FlowWords([u64; WORDS]);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
     halves: [u64; 2],
-    /// Port and protocol; the upper half is free for the service.
+    /// Port and protocol; what is above them is free.
     end: u64,
 }
 
@@ -112,6 +115,8 @@ pub struct Flow {
     pub backend: Reference,
     /// How the client is reached (mode `nat`).
     pub client: ClientPath,
+    /// [`ClientPath::tag`] of where its packets came from when that path was chosen.
+    pub arrival: u8,
     /// How far both directions have come.
     pub numbers: Numbers,
 }
@@ -140,6 +145,14 @@ impl ClientPath {
     #[inline(always)]
     pub const fn mac(self) -> u64 {
         self.0 & Self::MAC
+    }
+
+    /// A hash of it.
+    #[inline(always)]
+    pub const fn tag(self) -> u8 {
+        let folded = self.0 ^ self.0 >> 32;
+        let folded = folded ^ folded >> 16;
+        (folded ^ folded >> 8) as u8
     }
 }
 
@@ -370,7 +383,7 @@ impl<'t> FlowEntry<'t> {
         let end = self.0[END].load();
         let differs = (self.0[CLIENT].load() ^ client.halves[0])
             | (self.0[CLIENT + 1].load() ^ client.halves[1])
-            | ((end ^ client.end) & 0xffff_ffff);
+            | ((end ^ client.end) & ENDPOINT);
         if differs == 0 { Some((end >> 32) as u32) } else { None }
     }
 
@@ -379,7 +392,7 @@ impl<'t> FlowEntry<'t> {
     pub fn client(self) -> Client {
         Client {
             halves: [self.0[CLIENT].load(), self.0[CLIENT + 1].load()],
-            end: self.0[END].load() & 0xffff_ffff,
+            end: self.0[END].load() & ENDPOINT,
         }
     }
 
@@ -398,8 +411,10 @@ impl<'t> FlowEntry<'t> {
     /// The flow, unless the entry has been replaced since `meta` was read.
     #[inline(always)]
     pub fn read(self, meta: Meta) -> Option<Flow> {
+        let end = self.0[END].load();
         let flow = Flow {
-            service: self.service(),
+            service: (end >> 32) as u32,
+            arrival: (end >> ARRIVAL) as u8,
             backend: self.backend(),
             client: ClientPath(self.0[PATH].load()),
             numbers: Numbers::from_word(self.0[NUMBERS].load()),
@@ -425,6 +440,18 @@ impl<'t> FlowEntry<'t> {
         self.0[NUMBERS].exchange(from.word(), to.word())
     }
 
+    #[inline(always)]
+    const fn end(client: &Client, service: u32, arrival: u8) -> u64 {
+        client.end | (arrival as u64) << ARRIVAL | (service as u64) << 32
+    }
+
+    /// Changes where the flow's packets came from last, if it is `flow`'s.
+    #[inline(always)]
+    pub fn arrive(self, client: &Client, flow: &Flow, arrival: u8) -> bool {
+        let from = Self::end(client, flow.service, flow.arrival);
+        self.0[END].exchange(from, Self::end(client, flow.service, arrival))
+    }
+
     /// Has the flow lead to another station, if it leads to `from`. The entry is not locked for that: a packet that finds a locked
     /// entry finds no flow, and the daemon may be preempted.
     #[inline(always)]
@@ -443,7 +470,7 @@ impl<'t> FlowEntry<'t> {
     pub fn fill(self, meta: Meta, client: &Client, flow: &Flow, now: u32, state: u32, idle: u8) {
         self.0[CLIENT].store(client.halves[0]);
         self.0[CLIENT + 1].store(client.halves[1]);
-        self.0[END].store(client.end | u64::from(flow.service) << 32);
+        self.0[END].store(Self::end(client, flow.service, flow.arrival));
         self.0[BACKEND].store(flow.backend.0);
         self.0[PATH].store(flow.client.0);
         self.0[NUMBERS].store(flow.numbers.word());

@@ -95,6 +95,8 @@ named! {
     Unmatched = "unmatched",
     /// For a VIP, by an interface that has not the role `client`; or from a server, and not by the way to it.
     WrongInterface = "wrong_interface",
+    /// The neighbour by which the kernel reaches the client is not resolved yet.
+    NoClientHop = "no_client_hop",
     /// To a hardware address that is not the interface's own (the kernel's PACKET_OTHERHOST).
     OtherHost = "other_host",
 }

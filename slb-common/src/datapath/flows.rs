@@ -76,11 +76,11 @@ pub fn place<T: Tables>(home: u32, tables: &T) -> u32 {
     tables.index().map_or(NOWHERE, |index| Flows::open(index, tables).place(home))
 }
 
-/// Finds the place of a flow that a client holds beyond its share, where all places hold assured flows: [`NOWHERE`], or its distance
-/// from home.
+/// Finds a place for a new flow of the client with this [`Client::prefix`], where all places hold assured flows: that of a client that
+/// has more than its share. [`NOWHERE`], or its distance from home.
 #[inline(always)]
-pub fn unfair<T: Tables>(query: &Query, tables: &T) -> u32 {
-    tables.index().map_or(NOWHERE, |index| Flows::open(index, tables).unfair(query))
+pub fn unfair<T: Tables>(home: u32, prefix: u64, tables: &T) -> u32 {
+    tables.index().map_or(NOWHERE, |index| Flows::open(index, tables).unfair(home, prefix))
 }
 
 /// The flow table, as a packet sees it.
@@ -111,11 +111,14 @@ impl Found<'_> {
         self.entry.advance(self.flow.numbers, numbers);
     }
 
-    /// Changes the path to the flow's client, if nobody else has.
+    /// Changes the path to the flow's client, and where its packets came from when that was chosen, if nobody else has.
     #[inline(always)]
-    pub(super) fn redirect(&self, client: ClientPath) {
-        if client != self.flow.client {
-            self.entry.redirect(self.flow.client, client);
+    pub(super) fn redirect(&self, query: &Query, path: ClientPath, arrival: ClientPath) {
+        if path != self.flow.client {
+            self.entry.redirect(self.flow.client, path);
+        }
+        if arrival.tag() != self.flow.arrival {
+            self.entry.arrive(&query.client, &self.flow, arrival.tag());
         }
     }
 }
@@ -217,7 +220,14 @@ impl<'t, T: Tables> Flows<'t, T> {
     /// As [`Self::put`], in the place of a flow of the client that has far more than its share of the neighbourhood ([`unfair`]).
     #[inline(always)]
     pub(super) fn put_unfairly_held(&self, query: &Query, flow: &Flow, bits: u32, idle: u8) -> Put {
-        self.put_at(self.tables.unfair_place(query), true, query, flow, bits, idle)
+        self.put_at(
+            self.tables.unfair_place(query.home, query.client.prefix()),
+            true,
+            query,
+            flow,
+            bits,
+            idle,
+        )
     }
 
     #[inline(always)]
@@ -464,25 +474,25 @@ impl<'t, T: Tables> Flows<'t, T> {
     }
 
     /// Of four entries of the neighbourhood, the client address (of IPv6: the /64) with the most assured flows in it: its flow that is
-    /// longest silent, if it has a quarter of all, and more than the client of the query. Of mode `nat` alone: elsewhere anybody can
+    /// longest silent, if it has a quarter of all, and more than the new flow's client. Of mode `nat` alone: elsewhere anybody can
     /// have flows in another's name.
     #[inline(always)]
-    fn unfair(&self, query: &Query) -> u32 {
-        let own = hide(self.held_by(query.home, query.client.prefix()), self.unknown);
-        let start = hide(mix(u64::from(query.home) ^ u64::from(self.now)) as u32, self.unknown);
+    fn unfair(&self, home: u32, prefix: u64) -> u32 {
+        let own = hide(self.held_by(home, prefix), self.unknown);
+        let start = hide(mix(u64::from(home) ^ u64::from(self.now)) as u32, self.unknown);
         let (mut most, mut whose) = (hide(SHARE - 1, self.unknown), hide_long(0, self.unknown));
         for sample in 0..SAMPLES {
             let distance = start.wrapping_add(sample * (WINDOW / SAMPLES)) & (WINDOW - 1);
-            let Some(entry) = self.at(query.home, distance) else { break };
-            let prefix = entry.client().prefix();
-            let held = self.held_by(query.home, prefix);
+            let Some(entry) = self.at(home, distance) else { break };
+            let other = entry.client().prefix();
+            let held = self.held_by(home, other);
             if held > most {
-                (most, whose) = (held, prefix);
+                (most, whose) = (held, other);
             }
             // Whatever has been compared, the next round begins as this one did.
             (most, whose) = (hide(most, self.unknown), hide_long(whose, self.unknown));
         }
-        if most < SHARE || most <= own + 1 { NOWHERE } else { self.longest_silent(query.home, whose) }
+        if most < SHARE || most <= own + 1 { NOWHERE } else { self.longest_silent(home, whose) }
     }
 
     /// How many assured flows of mode `nat` a client has in a neighbourhood.

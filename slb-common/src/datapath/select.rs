@@ -13,7 +13,8 @@
 
 use super::{
     client_path,
-    flows::{FAR, Flows, Found, NOWHERE, Others, Put, Query},
+    enter::NewFlow,
+    flows::{FAR, Flows, Found, NOWHERE, Others, Query},
     numbers::{Segment, after_client},
     schedule::schedule,
     slots::{hash_of, owner},
@@ -22,7 +23,7 @@ use super::{
 use crate::{
     abi::{
         backend::{Backend, NextHop},
-        flow::{Client, ClientPath, Flow, Numbers, UNASSURED, state},
+        flow::{Client, ClientPath, Numbers, state},
         ring::Ring,
         service::{IndexEntry, ServiceIndex, mode, policy},
         stats::Reason,
@@ -111,15 +112,95 @@ fn tracked<'t, const QUICK: bool, T: Tables>(request: &Request<'t, T>) -> Result
     if QUICK && distance == FAR {
         return Ok(None);
     }
-    let found = flows.read(&query, distance).filter(|found| found.flow.service == service.service);
-    if let Some(found) = &found {
-        match request.known::<QUICK>(found, &flows)? {
-            Known::Goes(chosen) => return Ok(Some(chosen)),
-            Known::Slow => return Ok(None),
-            Known::Anew => {}
-        }
+    if QUICK {
+        let Some(found) = found(&flows, &query, distance, service) else { return Ok(None) };
+        return match request.known::<true>(&query, &found, &flows)? {
+            Known::Goes(chosen) => Ok(Some(chosen)),
+            Known::Slow | Known::Anew => Ok(None),
+        };
     }
-    if QUICK { Ok(None) } else { request.begin(found.as_ref(), &query, is_empty, &flows).map(Some) }
+    let known = if distance == NOWHERE {
+        Outcome::NONE
+    } else {
+        tables.known_flow(packet, service, request.arrival, distance)
+    };
+    match known.chosen(tables)? {
+        Some(chosen) => Ok(Some(chosen)),
+        None => request.begin(&query, if known == Outcome::ANEW { distance } else { NOWHERE }).map(Some),
+    }
+}
+
+/// The flow of a service at a distance from home.
+#[inline(always)]
+fn found<'t, T: Tables>(
+    flows: &Flows<'t, T>,
+    query: &Query,
+    distance: u32,
+    service: &IndexEntry,
+) -> Option<Found<'t>> {
+    flows.read(query, distance).filter(|found| found.flow.service == service.service)
+}
+
+/// A packet of the slow path that came from `arrival`, of the flow at this distance from its home.
+#[inline(always)]
+pub fn known<T: Tables>(
+    packet: &Packet,
+    service: &IndexEntry,
+    arrival: ClientPath,
+    distance: u32,
+    tables: &T,
+) -> Outcome {
+    let Some(index) = tables.index() else { return Outcome::NONE };
+    let request = Request { packet, arrival, service, index, tables };
+    let flows = Flows::open(index, tables);
+    let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
+    let Some(found) = found(&flows, &query, distance, service) else { return Outcome::NONE };
+    match request.known::<false>(&query, &found, &flows) {
+        Ok(Known::Goes(chosen)) => Outcome::goes(chosen.backend.reference.id(), chosen.is_over),
+        Ok(Known::Slow | Known::Anew) => Outcome::ANEW,
+        Err(reason) => Outcome::refused(reason),
+    }
+}
+
+/// What becomes of a packet of a flow in the table, as a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome(pub u64);
+
+impl Outcome {
+    const REFUSED: u64 = 1 << 63;
+    const OVER: u64 = 1 << 32;
+    /// There is no flow.
+    pub const NONE: Self = Self(1 << 62);
+    /// The flow does not hold for it: a server is chosen anew.
+    const ANEW: Self = Self(1 << 61);
+
+    #[inline(always)]
+    const fn goes(backend: u32, is_over: bool) -> Self {
+        Self(backend as u64 | is_over as u64 * Self::OVER)
+    }
+
+    #[inline(always)]
+    const fn refused(reason: Reason) -> Self {
+        Self(Self::REFUSED | reason as u64)
+    }
+
+    /// The server, `None` where one is to be chosen, or why the packet is refused.
+    #[inline(always)]
+    fn chosen<T: Tables>(self, tables: &T) -> Result<Option<Chosen<'_>>, Reason> {
+        const RESET: u64 = Outcome::refused(Reason::Reset).0;
+        if self.0 == RESET {
+            return Err(Reason::Reset);
+        }
+        if self.0 & Self::REFUSED != 0 {
+            return Err(Reason::NoNextHop);
+        }
+        if self.0 & (Self::NONE.0 | Self::ANEW.0) != 0 {
+            return Ok(None);
+        }
+        let backend = tables.backend(self.0 as u32).ok_or(Reason::NoServer)?;
+        let is_over = self.0 & Self::OVER != 0;
+        Ok(Some(Chosen { is_over, ..Chosen::new(backend, false, tables)? }))
+    }
 }
 
 impl<'t, T: Tables> Request<'t, T> {
@@ -138,7 +219,12 @@ impl<'t, T: Tables> Request<'t, T> {
 
     /// A packet of a flow in the table.
     #[inline(always)]
-    fn known<const QUICK: bool>(&self, found: &Found<'t>, flows: &Flows<'t, T>) -> Result<Known<'t>, Reason> {
+    fn known<const QUICK: bool>(
+        &self,
+        query: &Query,
+        found: &Found<'t>,
+        flows: &Flows<'t, T>,
+    ) -> Result<Known<'t>, Reason> {
         let Self { packet, service, tables, .. } = *self;
         let is_expired = flows.is_expired(found.meta);
         if is_expired && !(self.answers_return() && self.goes_on()) {
@@ -158,9 +244,9 @@ impl<'t, T: Tables> Request<'t, T> {
             unload(service.policy, was, was | state::RESET, backend, tables);
             return Ok(Known::Goes(Chosen { is_over, ..chosen }));
         }
+        // Also while a neighbour is not resolved.
         let is_away = self.answers_return()
-            && found.flow.client.0 != self.arrival.0
-            && flows.silence(found.meta) >= self.index.hz;
+            && (found.flow.arrival != self.arrival.tag() || found.flow.client.mac() == 0);
         if QUICK && (is_away || packet.flags.asks()) {
             return Ok(Known::Slow);
         }
@@ -174,7 +260,7 @@ impl<'t, T: Tables> Request<'t, T> {
             self.advance(&segment, found, is_assured_now);
         }
         if !QUICK && is_away {
-            self.follow(&segment, found);
+            self.follow(&segment, found, query);
         }
         // What ends a flow is not for the fast path.
         if flows.touch(found, bits, idle) && !QUICK {
@@ -246,14 +332,15 @@ impl<'t, T: Tables> Request<'t, T> {
     /// Has the answers of a flow take the kernel's path to its client, where packets come from elsewhere. Where the kernel names none,
     /// they go to where a plausible segment comes from.
     #[inline(always)]
-    fn follow(&self, segment: &Segment, found: &Found<'_>) {
+    fn follow(&self, segment: &Segment, found: &Found<'_>, query: &Query) {
         let route = self.tables.route_to_client(self.packet);
         let numbers = found.flow.numbers;
         let is_vouched_for = self.goes_on()
             && found.meta.state() & state::ASSURED != 0
             && segment.is_plausible(numbers.client, numbers.server);
         if route.0 != 0 || is_vouched_for {
-            found.redirect(client_path::choose(route, self.arrival, self.tables));
+            let path = client_path::choose(route, self.arrival, self.tables);
+            found.redirect(query, path, self.arrival);
         }
     }
 
@@ -280,24 +367,18 @@ impl<'t, T: Tables> Request<'t, T> {
         if backend.flags & Backend::NEW != 0 || is_live { Some(backend) } else { None }
     }
 
-    /// A packet of no flow in the table, or of one that does not hold for it.
+    /// A packet of no flow in the table, or of the one at this distance from home, which does not hold for it.
     #[inline(always)]
-    fn begin(
-        &self,
-        found: Option<&Found<'t>>,
-        query: &Query,
-        is_empty: bool,
-        flows: &Flows<'t, T>,
-    ) -> Result<Chosen<'t>, Reason> {
+    fn begin(&self, query: &Query, distance: u32) -> Result<Chosen<'t>, Reason> {
         let Self { packet, arrival, service, tables, .. } = *self;
         let (answers_return, goes_on) = (self.answers_return(), self.goes_on());
-        let asks = packet.flags.asks();
+        let (asks, is_new_entry) = (packet.flags.asks(), distance == NOWHERE);
         // Its server may be another one than is chosen now. TCP sends the packet again.
-        if goes_on && found.is_none() && tables.is_resizing() {
+        if goes_on && is_new_entry && tables.is_resizing() {
             return Err(Reason::NotReady);
         }
         // The server is gone. In the other modes another one answers for it. A RST is not answered.
-        if answers_return && goes_on && found.is_some() {
+        if answers_return && goes_on && !is_new_entry {
             return Err(Reason::Reset);
         }
         let others = if answers_return {
@@ -311,53 +392,31 @@ impl<'t, T: Tables> Request<'t, T> {
         let is_new = (asks && !packet.flags.rst()) || (answers_return && !self.is_tcp());
         // Before anything is remembered: the packet that gets through is the one that begins the flow.
         let is_over = goes_on && backend.is_cut() && !packet.flags.rst();
-        let chosen = Chosen { is_over, ..Chosen::new(backend, is_new, tables)? };
+        next_hop(backend, tables)?;
         // What the keeper has need not be remembered where it is the owner too: it is who gets what nobody remembers. But what
         // is remembered of the endpoint's last connection must go: it would be found for this one.
         let is_known = !answers_return
-            && found.is_none()
+            && is_new_entry
             && service.policy & policy::TRACK == 0
             && asks
             && keeper.is_some_and(|keeper| keeper.reference == backend.reference);
         // A RST begins nothing; it is sent on for whoever may still know the connection.
         if is_known || packet.flags.rst() {
-            return Ok(chosen);
+            return Chosen::new(backend, is_new, tables).map(|chosen| Chosen { is_over, ..chosen });
         }
-        let segment = Segment::of(packet);
-        let taken_up = !asks && (self.is_tcp() || !answers_return);
-        // The client is told when it speaks again.
-        let over = if is_over { state::RESET } else { 0 };
-        let fin = if packet.flags.fin() { state::CLIENT_FIN } else { 0 };
-        let bits = fin | over | if taken_up { state::TAKEN_UP } else { 0 };
-        let client = if answers_return {
-            client_path::choose(tables.route_to_client(packet), arrival, tables)
-        } else {
-            arrival
-        };
-        let numbers = if self.is_tcp() {
-            Numbers { client: segment.end, server: if asks { 0 } else { segment.acknowledges } }
-        } else {
-            Numbers { client: flows.now(), server: 0 }
-        };
-        let flow = Flow { service: service.service, backend: backend.reference, client, numbers };
-        if answers_return && !is_empty {
-            tables.release_flows(query, service.service, backend.endpoint);
+        // The most that are told apart.
+        if answers_return && is_new_entry && others.are_too_many() {
+            return Err(Reason::ClientPortBusy);
         }
-        // Where answers are seen, a flow shows soon whether it is one.
-        let idle = if answers_return && service.idle > UNASSURED { UNASSURED } else { service.idle };
-        let put = match found {
-            Some(found) => flows.replace(found, query, &flow, bits, idle),
-            // The most that are told apart.
-            None if answers_return && others.are_too_many() => return Err(Reason::ClientPortBusy),
-            None => flows.put(query, &flow, bits, idle),
-        };
-        if put == Put::Done {
+        let new = NewFlow::new(backend.reference.id(), distance, is_over);
+        let is_entered = tables.enter_flow(packet, service, arrival, new);
+        let chosen = Chosen { is_over, ..Chosen::new(backend, is_new, tables)? };
+        if is_entered {
             return Ok(chosen);
         }
         if answers_return {
             // Without an entry its answers could not be translated: the VIP and the client's path are in it.
-            let put = flows.put_unfairly_held(query, &flow, bits, idle);
-            return if put == Put::Done { Ok(chosen) } else { Err(Reason::FlowTableFull) };
+            return Err(Reason::FlowTableFull);
         }
         self.without_entry(chosen, keeper, others)
     }

@@ -1,9 +1,11 @@
 //! What the packet path needs of its surroundings: maps and helpers in BPF, vectors in tests.
 
 use super::{
+    enter::{self, NewFlow},
     flows::{self, Query},
     icmp_error::Message,
     schedule::{self, Scheduled},
+    select::{self, Outcome},
     unmatched::{self, Decision},
 };
 #[cfg(doc)]
@@ -154,9 +156,23 @@ pub trait Tables: Sized {
         flows::place(home, self)
     }
 
+    /// [`select::known`], compiled apart.
+    fn known_flow(
+        &self,
+        packet: &Packet,
+        service: &IndexEntry,
+        arrival: ClientPath,
+        distance: u32,
+    ) -> Outcome {
+        select::known(packet, service, arrival, distance, self)
+    }
+    /// [`enter::enter`], compiled apart.
+    fn enter_flow(&self, packet: &Packet, service: &IndexEntry, arrival: ClientPath, new: NewFlow) -> bool {
+        enter::enter(packet, service, arrival, new, self)
+    }
     /// [`flows::unfair`], compiled apart.
-    fn unfair_place(&self, query: &Query) -> u32 {
-        flows::unfair(query, self)
+    fn unfair_place(&self, home: u32, prefix: u64) -> u32 {
+        flows::unfair(home, prefix, self)
     }
 
     /// Counts one packet under an action and the number of a reason.

@@ -61,7 +61,8 @@ impl<'a> Samples<'a> {
         let client = to_ip(client);
         let prefix = Prefix::of(client);
         let is_on_link = self.on_link.contains(&prefix);
-        let key = (path, if is_on_link { client } else { prefix.0 });
+        let is_itself = is_on_link || path.mac() == 0;
+        let key = (path, if is_itself { client } else { prefix.0 });
         let is_full = self.found.len() >= MOST_COUNTED;
         if is_full && !self.found.contains_key(&key) {
             return;
@@ -72,11 +73,14 @@ impl<'a> Samples<'a> {
         *count = count.saturating_add(1);
     }
 
-    /// The samples with the most flows.
+    /// The samples that are not resolved, and those with the most flows.
     pub fn chosen(self) -> BTreeSet<IpAddr> {
-        let mut found: Vec<_> = self.found.into_values().collect();
-        found.sort_unstable_by_key(|(sample, count)| (std::cmp::Reverse(*count), *sample));
-        found.into_iter().take(MOST).map(|(sample, _)| sample).chain(DEFAULT_ROUTE).collect()
+        let mut found: Vec<_> =
+            self.found.into_iter().map(|((path, _), found)| (path.mac() != 0, found)).collect();
+        found.sort_unstable_by_key(|(is_resolved, (sample, count))| {
+            (*is_resolved, std::cmp::Reverse(*count), *sample)
+        });
+        found.into_iter().take(MOST).map(|(_, (sample, _))| sample).chain(DEFAULT_ROUTE).collect()
     }
 }
 

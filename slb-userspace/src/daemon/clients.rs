@@ -19,12 +19,14 @@ pub(super) struct Clients {
     resolver: Resolver,
     hops: watch::Receiver<Resolutions>,
     paths: Paths,
+    /// Answers that have been dropped because the neighbour of their client was not resolved.
+    unresolved: u64,
 }
 
 impl Clients {
     pub(super) fn spawn() -> Result<Self> {
         let (resolver, hops) = Resolver::spawn()?;
-        Ok(Self { resolver, hops, paths: Paths::default() })
+        Ok(Self { resolver, hops, paths: Paths::default(), unresolved: 0 })
     }
 
     /// Prefixes of which clients are on the link.
@@ -55,6 +57,14 @@ impl Clients {
 }
 
 impl Daemon {
+    /// Looks for clients whose neighbour is not resolved, where answers have been dropped for that: nothing but the daemon asks for it.
+    pub(super) fn find_unresolved_clients(&mut self) {
+        let unresolved = self.reconciler.unresolved();
+        if std::mem::replace(&mut self.clients.unresolved, unresolved) != unresolved {
+            self.looks.by(Instant::now(), None);
+        }
+    }
+
     /// Has flows follow the kernel's paths to their clients.
     pub(super) fn follow_clients(&mut self) {
         let before = self.clients.on_link();

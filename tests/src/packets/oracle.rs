@@ -121,20 +121,20 @@ impl Oracle {
         let key = (read.source, read.protocol, listener.id);
         let opening = read.flags & flag::SYN != 0 && read.flags & flag::ACK == 0;
         let known = self.flows.get(&key).is_some_and(|flow| !(opening && flow.is_over()));
+        let mut peer = [0; 6];
+        peer.copy_from_slice(&frame[6..12]);
         if !known {
             if read.source.ip() == server.at.ip() || server.hop == world::UNRESOLVED {
                 return Err(Refused::Drop);
             }
             if read.flags & flag::RST == 0 {
                 self.make_room(read, listener, &server)?;
-                let mut peer = [0; 6];
-                peer.copy_from_slice(&frame[6..12]);
                 self.flows.insert(key, Flow::begun(read.flags, read.segment, peer));
             }
         } else if let Some(flow) = self.flows.get_mut(&key)
             && read.protocol == number::TCP
         {
-            flow.asked(read.flags, read.segment);
+            flow.asked(read.flags, read.segment, peer);
         }
         if read.len > usize::from(world::MTU as u16) {
             return told(frame, read, Cause::TooBig(world::MTU as u16));

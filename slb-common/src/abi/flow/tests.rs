@@ -9,6 +9,7 @@ fn a_filled_entry_says_what_was_put_into_it() {
         service: 9,
         backend: Reference::new(70_000, 3),
         client: ClientPath::new(2, 0x0909_0909_0909),
+        arrival: 0xff,
         numbers: Numbers { client: 5, server: u32::MAX },
     };
     let meta = entry.meta();
@@ -74,6 +75,21 @@ fn path_is_replaced_only_where_it_is_the_expected_one() {
     assert!(!entry.redirect(new, old) && entry.redirect(old, new));
     assert_eq!(entry.read(meta), Some(Flow { client: new, ..flow }));
     assert_eq!((new.interface(), new.mac(), entry.meta()), (3, 8, meta));
+}
+
+#[test]
+fn arrival_is_replaced_and_is_no_part_of_the_endpoint() {
+    let words = [const { Word::new(0) }; WORDS];
+    let (entry, client) = (FlowEntry::new(&words), Client::new(&Address::v4([192, 0, 2, 1]), 80, 6));
+    let flow = Flow { service: 9, arrival: 3, ..Flow::default() };
+    let meta = entry.meta();
+    assert!(entry.claim(meta));
+    entry.fill(meta, &client, &flow, 1000, state::ASSURED, 9);
+    assert!(!entry.arrive(&client, &Flow { arrival: 4, ..flow }, 5) && entry.arrive(&client, &flow, 5));
+    assert_eq!(entry.read(entry.meta()), Some(Flow { arrival: 5, ..flow }));
+    assert_eq!((entry.service_of(&client), entry.client()), (Some(9), client));
+    let [here, there] = [(2, 0xa1), (2, 0xa2)].map(|(ifindex, mac)| ClientPath::new(ifindex, mac).tag());
+    assert_ne!(here, there);
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn client(n: u32) -> Client {
 fn flow(n: u32, use_: u32) -> Flow {
     let client = ClientPath(u64::from(use_) << 32 | u64::from(n));
     let numbers = Numbers { client: n ^ use_, server: use_ };
-    Flow { service: n, backend: Reference::new(n, use_), client, numbers }
+    Flow { service: n, backend: Reference::new(n, use_), client, arrival: n as u8, numbers }
 }
 
 fn play(shared: &Shared, thread: u32) {

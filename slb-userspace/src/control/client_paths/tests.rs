@@ -104,6 +104,22 @@ fn samples_are_one_for_each_station_and_prefix_and_each_client_on_the_link() {
 }
 
 #[test]
+fn clients_whose_neighbour_is_not_resolved_are_samples_each_and_first() {
+    let on_link = BTreeSet::new();
+    let mut samples = Samples::new(&on_link);
+    for client in 0..300_u32 {
+        let client = to_address(IpAddr::from((0xcb00_7100 + (client << 8)).to_be_bytes()));
+        (0..2).for_each(|_| samples.note(&client, at(2, OLD)));
+    }
+    for client in ["203.0.113.1", "203.0.113.2"] {
+        samples.note(&to_address(ip(client)), at(3, [0; 6]));
+    }
+    let chosen = samples.chosen();
+    assert_eq!(chosen.len(), MOST + 2);
+    assert!(["203.0.113.1", "203.0.113.2"].into_iter().all(|client| chosen.contains(&ip(client))));
+}
+
+#[test]
 fn samples_are_those_with_most_flows() {
     let on_link = BTreeSet::new();
     let mut samples = Samples::new(&on_link);

@@ -97,6 +97,11 @@ impl<D: DataPlane> Reconciler<D> {
             .context("cannot replace the links of flows")
     }
 
+    /// How many answers have been dropped because the neighbour of their client was not resolved; 0 where that cannot be read.
+    pub fn unresolved(&self) -> u64 {
+        self.plane.unresolved().unwrap_or(0)
+    }
+
     /// Whether answers come back through SLB.
     pub fn answers_return(&self) -> bool {
         let entries = self.held.iter().flat_map(|held| held.index.entries.values());

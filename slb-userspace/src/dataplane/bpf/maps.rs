@@ -390,6 +390,11 @@ impl DataPlane for Maps {
         Ok(self.totals.get(&0, 0)?.iter().map(|totals| totals.forgotten).sum())
     }
 
+    fn unresolved(&self) -> Result<u64> {
+        let dropped = |totals: &Totals| totals.packets[Action::Drop as usize][Reason::NoClientHop as usize];
+        Ok(self.totals.get(&0, 0)?.iter().map(dropped).sum())
+    }
+
     fn apply(&mut self, operation: &Operation) -> Result<()> {
         match operation {
             Operation::PutSettings(settings) => self.put_settings(*settings)?,

@@ -62,8 +62,8 @@ impl Flow {
             || (self.ended.contains(&End::Client) && self.ended.contains(&End::Server))
     }
 
-    /// A further segment of the client.
-    pub(super) fn asked(&mut self, flags: u8, segment: Segment) {
+    /// A further segment of the client, from this station.
+    pub(super) fn asked(&mut self, flags: u8, segment: Segment, peer: [u8; 6]) {
         if flags & (flag::SYN | flag::ACK) == flag::SYN {
             return;
         }
@@ -82,6 +82,8 @@ impl Flow {
             self.assured |= self.answered && is_next && hears;
         }
         if was_assured && self.is_near(segment.sequence, segment.acknowledges) {
+            // The kernel has no route.
+            self.peer = peer;
             follow(&mut self.client, segment.end);
             follow(&mut self.server, segment.acknowledges);
         }

@@ -155,11 +155,8 @@ impl Victim {
         vec![
             self.established("a segment with wrong numbers draws no answers")
                 .host_only()
-                .clock(9 * HZ)
                 .frame(by_forger(flag::ACK, NEXT + (1 << 21), NEXT), self.to(Flow::Old))
-                .clock(18 * HZ)
                 .frame(by_forger(flag::ACK, NEXT, NEXT - (1 << 21)), self.to(Flow::Old))
-                .clock(27 * HZ)
                 .frame(by_forger(flag::SYN, NEXT, NEXT), self.to(Flow::Old))
                 .frame(self.answer(flag::ACK), self.back()),
             // The kernel's route leads through the client's interface, whoever sends.
@@ -172,7 +169,6 @@ impl Victim {
                 .host_only()
                 .route(LO, FORGER_MAC)
                 .frame(self.answer(flag::ACK), self.back())
-                .clock(9 * HZ)
                 .frame(self.data().patch(|frame| frame.bytes[11] ^= 1), self.to(Flow::Old))
                 .frame(
                     self.answer(flag::ACK),
@@ -182,7 +178,7 @@ impl Victim {
                 .host_only()
                 .route(FAR, [0; 6])
                 .frame(self.sent(flag::SYN, FIRST, 0), self.to(Flow::New))
-                .frame(self.answer(flag::SYN | flag::ACK), Expect::Drop(Reason::NoNextHop)),
+                .frame(self.answer(flag::SYN | flag::ACK), Expect::Drop(Reason::NoClientHop)),
             self.established("an answer that does not come by the way to its server is none")
                 .host_only()
                 .frame_through(FAR, self.answer(flag::ACK), Expect::Drop(Reason::WrongInterface))

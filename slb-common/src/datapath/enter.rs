@@ -1,0 +1,117 @@
+//! Enters flows into the flow table. The slow path's alone, and compiled apart, as it needs much of BPF's stack.
+
+use super::{
+    client_path,
+    flows::{Flows, Put, Query},
+    numbers::Segment,
+    tables::Tables,
+};
+use crate::{
+    abi::{
+        flow::{Client, ClientPath, Flow, Numbers, UNASSURED, state},
+        service::{IndexEntry, mode},
+    },
+    net::{headers::protocol, parse::Packet},
+};
+
+/// What is known of a new flow besides its packet, as a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewFlow(pub u64);
+
+impl NewFlow {
+    const DISTANCE: u32 = 32;
+    const OVER: u64 = 1 << 40;
+
+    /// A flow to the server with this id. `distance` is that of the entry from its home that it replaces, or
+    /// [`NOWHERE`](super::flows::NOWHERE); `is_over` whether its connection is over.
+    #[inline(always)]
+    pub(super) const fn new(backend: u32, distance: u32, is_over: bool) -> Self {
+        let over = is_over as u64 * Self::OVER;
+        Self(backend as u64 | (distance as u64) << Self::DISTANCE | over)
+    }
+
+    #[inline(always)]
+    const fn backend(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline(always)]
+    const fn distance(self) -> u32 {
+        (self.0 >> Self::DISTANCE) as u32 & 0xff
+    }
+
+    #[inline(always)]
+    const fn is_over(self) -> bool {
+        self.0 & Self::OVER != 0
+    }
+}
+
+/// Enters the flow of a packet that came from `arrival`; `false` if there is no room for it.
+#[inline(always)]
+pub fn enter<T: Tables>(
+    packet: &Packet,
+    service: &IndexEntry,
+    arrival: ClientPath,
+    new: NewFlow,
+    tables: &T,
+) -> bool {
+    let Some(index) = tables.index() else { return false };
+    let Some(backend) = tables.backend(new.backend()) else { return false };
+    let answers_return = service.mode == mode::NAT;
+    let client = if answers_return {
+        client_path::choose(tables.route_to_client(packet), arrival, tables)
+    } else {
+        arrival
+    };
+    let flows = Flows::open(index, tables);
+    let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
+    if answers_return && !flows.is_empty(&query) {
+        tables.release_flows(&query, service.service, backend.endpoint);
+    }
+    let flow = Flow {
+        service: service.service,
+        backend: backend.reference,
+        client,
+        arrival: arrival.tag(),
+        numbers: numbers(packet, flows.now()),
+    };
+    // Where answers are seen, a flow shows soon whether it is one.
+    let idle = if answers_return && service.idle > UNASSURED { UNASSURED } else { service.idle };
+    let bits = bits(packet, answers_return, new.is_over());
+    put(&flows, &query, new.distance(), &flow, bits, idle, answers_return) == Put::Done
+}
+
+#[inline(always)]
+fn numbers(packet: &Packet, now: u32) -> Numbers {
+    if packet.protocol != protocol::TCP {
+        return Numbers { client: now, server: 0 };
+    }
+    let segment = Segment::of(packet);
+    Numbers { client: segment.end, server: if packet.flags.asks() { 0 } else { segment.acknowledges } }
+}
+
+#[inline(always)]
+const fn bits(packet: &Packet, answers_return: bool, is_over: bool) -> u32 {
+    let is_pickup = !packet.flags.asks() && (packet.protocol == protocol::TCP || !answers_return);
+    // The client is told when it speaks again.
+    let over = if is_over { state::RESET } else { 0 };
+    let fin = if packet.flags.fin() { state::CLIENT_FIN } else { 0 };
+    fin | over | if is_pickup { state::TAKEN_UP } else { 0 }
+}
+
+#[inline(always)]
+fn put<T: Tables>(
+    flows: &Flows<'_, T>,
+    query: &Query,
+    distance: u32,
+    flow: &Flow,
+    bits: u32,
+    idle: u8,
+    answers_return: bool,
+) -> Put {
+    if let Some(found) = flows.read(query, distance) {
+        return flows.replace(&found, query, flow, bits, idle);
+    }
+    let put = flows.put(query, flow, bits, idle);
+    if put == Put::Full && answers_return { flows.put_unfairly_held(query, flow, bits, idle) } else { put }
+}
