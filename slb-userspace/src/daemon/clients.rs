@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -13,6 +14,9 @@ use crate::{
     control::client_paths::{Moves, Paths, Prefix},
     neigh::{Resolution, Resolutions, Resolver},
 };
+
+/// Time between two flow-table passes, at most, while answers wait for a client's neighbour: its SYN comes again after a second.
+const UNRESOLVED: Duration = Duration::from_secs(1);
 
 /// Follows them until it is dropped.
 pub(super) struct Clients {
@@ -61,7 +65,7 @@ impl Daemon {
     pub(super) fn find_unresolved_clients(&mut self) {
         let unresolved = self.reconciler.unresolved();
         if std::mem::replace(&mut self.clients.unresolved, unresolved) != unresolved {
-            self.looks.by(Instant::now(), None);
+            self.looks.by(Instant::now(), Some(UNRESOLVED));
         }
     }
 

@@ -217,6 +217,11 @@ fn asymmetric_routes_carry_connections() {
     scenario("asymmetric_routes_carry_connections", &WEIGHTS, |world| {
         let _second = world.net.second_client_link()?;
         world.plan.interfaces.push("client1".to_owned());
+        // A host answers neighbour solicitations for addresses of the interface alone that they come in by.
+        let mac = mac_text(world.net.client.mac("eth1")?);
+        for source in world.net.sources(Family::V6) {
+            world.net.slb.ip(&format!("neigh add {source} lladdr {mac} dev client1"))?;
+        }
         for family in Family::ALL {
             // By the second link, to the second half of the client's addresses; requests come by the first one.
             for source in &world.net.sources(family)[4..] {
