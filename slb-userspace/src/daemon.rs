@@ -455,7 +455,7 @@ impl Daemon {
                  flow_table_entries higher and restart slbd, which keeps all connections"
             ),
             Some(fill::Change::Roomy) => {
-                tracing::info!(assured, entries, "the flow table is no longer nearly full")
+                tracing::info!(assured, entries, "the flow table is no longer nearly full");
             }
             None => {}
         }

@@ -176,7 +176,8 @@ impl Outcome {
 
     #[inline(always)]
     const fn goes(backend: u32, is_over: bool) -> Self {
-        Self(backend as u64 | is_over as u64 * Self::OVER)
+        let over = is_over as u64 * Self::OVER;
+        Self(backend as u64 | over)
     }
 
     #[inline(always)]
