@@ -282,7 +282,7 @@ fn add(counters: Option<*mut Counters>, direction: Direction, bytes: usize, new_
 #[inline(never)]
 extern "C" fn slb_is_own_mac(key: u64) -> u64 {
     // SAFETY: the value is not read.
-    unsafe { OWN_MACS.get(&key) }.is_some().into()
+    unsafe { OWN_MACS.get(key) }.is_some().into()
 }
 
 /// [`route::to_client`].
