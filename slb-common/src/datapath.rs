@@ -1,7 +1,7 @@
 //! The packet path: what becomes of one frame.
 //!
 //! Invariants: a frame that is passed has not been changed, and one that is sent on is changed only after every check that
-//! could refuse it; every call counts the frame under exactly one action and reason; nothing in here calls the kernel.
+//! could refuse it; every call counts the frame under exactly one action and reason; the kernel is asked through [`tables::Tables`] alone.
 //!
 //! Nearly all packets are untagged TCP or UDP without options, of a flow that needs no new entry. For them there is a fast
 //! path ([`fast`]) for each family, with every offset a constant. Packets that it does not decide on take the slow path

@@ -1,6 +1,7 @@
 //! The packet cases and random frames, on the host and in the kernel.
 
 use std::{
+    cell::Cell,
     collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicBool, Ordering},
@@ -27,7 +28,7 @@ use slb_tests::packets::{
     random,
     scenario::{same, same_counters, xdp_action},
     table,
-    world::{self, LO, Server, World},
+    world::{self, HZ, LO, Server, World},
 };
 use slb_userspace::{
     control::diff::diff,
@@ -204,6 +205,38 @@ fn flows_are_erased_under_packets_in_the_kernel() {
         let look = maps.look(flows::clock(hz).unwrap(), &mut |_| Fate::Goes).unwrap();
         assert_eq!(look, Look::default(), "something is left");
     });
+}
+
+/// How a full table of 32 entries, all of assured flows, takes one more connection.
+fn full_of(flow: impl Fn(u16) -> (SocketAddr, bool)) -> (Verdict, [u64; 2]) {
+    let mut host = Host::with_flows(32);
+    diff(&State::default(), &World::standard().state).iter().for_each(|operation| host.apply(operation));
+    let send = |host: &mut Host, frame: frames::Builder| host.process(&mut frame.build().bytes, LO);
+    for client in 0..32 {
+        let (from, is_tcp) = flow(client);
+        for (time, flags) in [(0, flag::SYN), (3 * HZ, flag::ACK)] {
+            host.now.set(time);
+            if is_tcp {
+                send(&mut host, frames::tcp(from, world::HTTP4.at, flags));
+                send(&mut host, frames::tcp(world::WEB4.at, from, flags | flag::ACK));
+            } else {
+                send(&mut host, frames::udp(from, world::DNS4.at, b"?"));
+                send(&mut host, frames::udp(world::NAME4.at, from, b"!"));
+            }
+        }
+    }
+    host.now.set(4 * HZ);
+    let other = SocketAddr::from(([192, 0, 2, 9], 9));
+    (send(&mut host, frames::tcp(other, world::HTTP4.at, flag::SYN)), host.evicted.each_ref().map(Cell::get))
+}
+
+#[test]
+fn full_table_makes_room_at_the_cost_of_those_who_hold_more_than_their_share() {
+    let many = |n: u16| SocketAddr::from(([203, 0, 113, n as u8], n));
+    assert_eq!(full_of(|n| (many(n), true)), (Verdict::Drop, [0, 0]), "one connection each");
+    let one = |n: u16| SocketAddr::from(([203, 0, 113, 1], n));
+    assert_eq!(full_of(|n| (one(n), true)), (Verdict::Transmit, [0, 1]), "all of one client");
+    assert_eq!(full_of(|n| (many(n), n != 7)), (Verdict::Transmit, [0, 1]), "datagrams, however few");
 }
 
 /// All flows of one client, and no others, go to one server, where the listener says so.

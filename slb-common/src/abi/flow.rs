@@ -150,9 +150,7 @@ impl ClientPath {
     /// A hash of it.
     #[inline(always)]
     pub const fn tag(self) -> u8 {
-        let folded = self.0 ^ self.0 >> 32;
-        let folded = folded ^ folded >> 16;
-        (folded ^ folded >> 8) as u8
+        (self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
     }
 }
 
@@ -445,7 +443,7 @@ impl<'t> FlowEntry<'t> {
         client.end | (arrival as u64) << ARRIVAL | (service as u64) << 32
     }
 
-    /// Changes where the flow's packets came from last, if it is `flow`'s.
+    /// Changes where packets came from when the flow's path was chosen, if that is `flow`'s.
     #[inline(always)]
     pub fn arrive(self, client: &Client, flow: &Flow, arrival: u8) -> bool {
         let from = Self::end(client, flow.service, flow.arrival);

@@ -75,9 +75,10 @@ pub fn enter<T: Tables>(
         arrival: arrival.tag(),
         numbers: numbers(packet, flows.now()),
     };
-    // Where answers are seen, a flow shows soon whether it is one.
-    let idle = if answers_return && service.idle > UNASSURED { UNASSURED } else { service.idle };
     let bits = bits(packet, answers_return, new.is_over());
+    // Where answers are seen, a flow shows soon whether it is one; but the server of one that is picked up may be silent.
+    let is_short = answers_return && bits & state::TAKEN_UP == 0 && service.idle > UNASSURED;
+    let idle = if is_short { UNASSURED } else { service.idle };
     put(&flows, &query, new.distance(), &flow, bits, idle, answers_return) == Put::Done
 }
 

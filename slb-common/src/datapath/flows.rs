@@ -474,8 +474,8 @@ impl<'t, T: Tables> Flows<'t, T> {
     }
 
     /// Of four entries of the neighbourhood, the client address (of IPv6: the /64) with the most assured flows in it: its flow that is
-    /// longest silent, if it has a quarter of all, and more than the new flow's client. Of mode `nat` alone: elsewhere anybody can
-    /// have flows in another's name.
+    /// longest silent, if it has a quarter of all, and more than the new flow's client; else the datagrams that are longest silent. Of mode
+    /// `nat` alone: elsewhere anybody can have flows in another's name.
     #[inline(always)]
     fn unfair(&self, home: u32, prefix: u64) -> u32 {
         let own = hide(self.held_by(home, prefix), self.unknown);
@@ -492,7 +492,21 @@ impl<'t, T: Tables> Flows<'t, T> {
             // Whatever has been compared, the next round begins as this one did.
             (most, whose) = (hide(most, self.unknown), hide_long(whose, self.unknown));
         }
-        if most < SHARE || most <= own + 1 { NOWHERE } else { self.longest_silent(home, whose) }
+        if most < SHARE || most <= own + 1 {
+            return self.longest_silent(home, |entry| self.is_datagrams(entry));
+        }
+        self.longest_silent(home, |entry| self.is_held_by(entry, whose))
+    }
+
+    /// Whether an entry holds a flow of datagrams of mode `nat`. Whoever forges sources can have as many as he likes, and one that is
+    /// evicted goes on by the hash.
+    #[inline(always)]
+    fn is_datagrams(&self, entry: FlowEntry<'_>) -> bool {
+        let meta = entry.meta();
+        meta.is_used()
+            && !meta.is_client()
+            && !entry.client().is_tcp()
+            && self.answers_return(entry.service())
     }
 
     /// How many assured flows of mode `nat` a client has in a neighbourhood.
@@ -517,12 +531,12 @@ impl<'t, T: Tables> Flows<'t, T> {
     }
 
     #[inline(always)]
-    fn longest_silent(&self, home: u32, prefix: u64) -> u32 {
+    fn longest_silent(&self, home: u32, is_one: impl Fn(FlowEntry<'_>) -> bool) -> u32 {
         let (mut best, mut longest) = (hide(NOWHERE, self.unknown), hide(0, self.unknown));
         for distance in 0..WINDOW {
             let Some(entry) = self.at(home, distance) else { break };
             let silence = 1 + (entry.meta().silence(self.now) >> 1);
-            if self.is_held_by(entry, prefix) && silence > longest {
+            if is_one(entry) && silence > longest {
                 (best, longest) = (distance, silence);
             }
             (best, longest) = (hide(best, self.unknown), hide(longest, self.unknown));

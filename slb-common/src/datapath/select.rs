@@ -1,4 +1,4 @@
-//! Which server a client's packet goes to, and which client a server's packet answers.
+//! Which server a client's packet goes to.
 //!
 //! A table of servers answers for every flow, for as long as it does not change. Where it has changed, a slot names two
 //! servers: its owner, which gets new flows, and its keeper, which has the flows begun before. A flow of such a slot is
@@ -7,8 +7,8 @@
 //! must be recognised as such, or the listener asks for it.
 //!
 //! Invariants: a TCP connection stays with its server for as long as that is configured; a datagram for as long as the
-//! server is able to serve, and has a next hop. A packet that asks for a connection never goes to a server that takes no new flows. In mode
-//! `nat`, flows of one client endpoint that lead to the same server endpoint never live side by side: answers could not
+//! server is able to serve, and has a next hop. A packet that asks for a connection never goes to a server that takes no new flows, but
+//! for a SYN of an established connection, which its own server answers. In mode `nat`, flows of one client endpoint that lead to the same server endpoint never live side by side: answers could not
 //! be told apart.
 
 use super::{
@@ -256,7 +256,8 @@ impl<'t, T: Tables> Request<'t, T> {
         let segment = Segment::of(packet);
         let bits = self.bits_after(was, &segment, found, flows);
         let is_assured_now = (bits & !found.meta.state()) & state::ASSURED != 0;
-        let idle = if is_assured_now { service.idle } else { found.meta.units() };
+        let is_established = is_assured_now && !packet.flags.rst();
+        let idle = if is_established { service.idle } else { found.meta.units() };
         if self.is_tcp() {
             self.advance(&segment, found, is_assured_now);
         }
@@ -282,7 +283,9 @@ impl<'t, T: Tables> Request<'t, T> {
         }
         let next = found.flow.numbers.client;
         if flags.rst() {
-            return was | if segment.ends(next) { state::RESET } else { 0 };
+            // It has gone on: its server has refused nothing.
+            let heard = if was & state::ANSWERED != 0 { state::ASSURED } else { 0 };
+            return was | if segment.ends(next) { state::RESET | heard } else { 0 };
         }
         let fin = if flags.fin() && segment.finishes(next) { state::CLIENT_FIN } else { 0 };
         let is_assured = was & state::ASSURED != 0 || self.assures(segment, found, flows);
@@ -315,15 +318,21 @@ impl<'t, T: Tables> Request<'t, T> {
         (was & state::TAKEN_UP == 0) | (flows.silence(found.meta) >= self.index.hz)
     }
 
-    /// Has the numbers of an assured flow follow a segment.
+    /// Has the numbers of a flow follow a segment. In mode `nat` the server's number stays until the client has acknowledged it; elsewhere
+    /// a flow picked up mid-stream may have come far before it is assured.
     #[inline(always)]
     fn advance(&self, segment: &Segment, found: &Found<'_>, is_assured_now: bool) {
         let numbers = found.flow.numbers;
-        if is_assured_now && !self.answers_return() {
+        let is_assured = found.meta.state() & state::ASSURED != 0;
+        if self.packet.flags.asks() {
+            // Where answers are seen, the server's SYN-ACK says which one it has accepted.
+            if !is_assured && !self.answers_return() {
+                found.advance(Numbers { client: segment.end, server: 0 });
+            }
+        } else if is_assured_now && !self.answers_return() {
             // Nothing else tells of the server's.
             found.advance(Numbers { server: segment.acknowledges, ..numbers });
-        } else if found.meta.state() & state::ASSURED != 0
-            && !self.packet.flags.asks()
+        } else if (is_assured || !self.answers_return())
             && let Some(next) = after_client(numbers, segment)
         {
             found.advance(next);
@@ -331,7 +340,7 @@ impl<'t, T: Tables> Request<'t, T> {
     }
 
     /// Has the answers of a flow take the kernel's path to its client, where packets come from elsewhere. Where the kernel names none,
-    /// they go to where a plausible segment comes from.
+    /// or has not resolved the neighbour, they go to where a plausible segment comes from.
     #[inline(always)]
     fn follow(&self, segment: &Segment, found: &Found<'_>, query: &Query) {
         let route = self.tables.route_to_client(self.packet);
@@ -339,8 +348,10 @@ impl<'t, T: Tables> Request<'t, T> {
         let is_vouched_for = self.goes_on()
             && found.meta.state() & state::ASSURED != 0
             && segment.is_plausible(numbers.client, numbers.server);
-        if route.0 != 0 || is_vouched_for {
-            let path = client_path::choose(route, self.arrival, self.tables);
+        let path = client_path::choose(route, self.arrival, self.tables);
+        // Datagrams show nothing: on a link of the client's, the kernel would believe them as little or as much.
+        let is_believed = is_vouched_for || (route.0 != 0 && !self.is_tcp());
+        if path.mac() != 0 && (route.mac() != 0 || is_believed) {
             found.redirect(query, path, self.arrival);
         }
     }

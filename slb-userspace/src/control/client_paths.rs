@@ -1,5 +1,5 @@
-//! Paths to clients of mode `nat`. A flow-table entry names the station that the client's last packet came from. While a client is
-//! silent, its entry follows the kernel: a gateway with another hardware address, or a route by another gateway.
+//! Paths to clients of mode `nat`. A flow-table entry names the kernel's next hop when the flow began, or came from elsewhere. While a
+//! client is silent, its entry follows the kernel: a gateway with another hardware address, or a route by another gateway.
 //!
 //! [`Samples`] finds clients that stand for others, [`Paths`] compares the kernel's next hops to them with those before, and [`Moves`]
 //! says what follows for each flow. A flow whose station is not the kernel's next hop follows nothing.
@@ -73,14 +73,17 @@ impl<'a> Samples<'a> {
         *count = count.saturating_add(1);
     }
 
-    /// The samples that are not resolved, and those with the most flows.
+    /// The samples with the most flows; of those that are not resolved, no more than half: nobody need answer there.
     pub fn chosen(self) -> BTreeSet<IpAddr> {
-        let mut found: Vec<_> =
-            self.found.into_iter().map(|((path, _), found)| (path.mac() != 0, found)).collect();
-        found.sort_unstable_by_key(|(is_resolved, (sample, count))| {
-            (*is_resolved, std::cmp::Reverse(*count), *sample)
-        });
-        found.into_iter().take(MOST).map(|(_, (sample, _))| sample).chain(DEFAULT_ROUTE).collect()
+        let found = self.found.into_iter().map(|((path, _), found)| (path.mac() == 0, found));
+        let (mut unresolved, mut resolved): (Vec<_>, Vec<_>) =
+            found.partition(|(is_unresolved, _)| *is_unresolved);
+        for found in [&mut unresolved, &mut resolved] {
+            found.sort_unstable_by_key(|(_, (sample, count))| (std::cmp::Reverse(*count), *sample));
+        }
+        let unresolved = unresolved.into_iter().take(MOST / 2);
+        let chosen = unresolved.chain(resolved).take(MOST).map(|(_, (sample, _))| sample);
+        chosen.chain(DEFAULT_ROUTE).collect()
     }
 }
 

@@ -354,6 +354,7 @@ fn unmoved(world: &World) -> Result<String> {
     let mut status = world.status()?;
     let daemon = status.daemon.take().context("no daemon")?;
     status.reasons.clear();
+    status.flow_table = Default::default();
     for listener in status.load_balancers.iter_mut().flat_map(|balancer| &mut balancer.listeners) {
         (listener.counters, listener.current_flows) = Default::default();
         let counters = |server: &mut Server| (server.counters, server.current_flows) = Default::default();

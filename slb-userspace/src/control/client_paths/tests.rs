@@ -104,7 +104,7 @@ fn samples_are_one_for_each_station_and_prefix_and_each_client_on_the_link() {
 }
 
 #[test]
-fn clients_whose_neighbour_is_not_resolved_are_samples_each_and_first() {
+fn clients_whose_neighbour_is_not_resolved_are_samples_each_and_half_of_all_at_most() {
     let on_link = BTreeSet::new();
     let mut samples = Samples::new(&on_link);
     for client in 0..300_u32 {
@@ -117,6 +117,15 @@ fn clients_whose_neighbour_is_not_resolved_are_samples_each_and_first() {
     let chosen = samples.chosen();
     assert_eq!(chosen.len(), MOST + 2);
     assert!(["203.0.113.1", "203.0.113.2"].into_iter().all(|client| chosen.contains(&ip(client))));
+    // As where sources are forged of which nobody is there.
+    let mut samples = Samples::new(&on_link);
+    for client in 0..300_u32 {
+        samples.note(&to_address(IpAddr::from((0x0a00_0000 + client).to_be_bytes())), at(3, [0; 6]));
+    }
+    samples.note(&to_address(ip("203.0.113.1")), at(2, OLD));
+    let chosen = samples.chosen();
+    assert_eq!(chosen.len(), MOST / 2 + 1 + 2);
+    assert!(chosen.contains(&ip("203.0.113.1")));
 }
 
 #[test]

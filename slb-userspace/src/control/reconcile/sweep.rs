@@ -87,14 +87,14 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(Sweep { moved, flows, assured, ended, openings, answers, clients, next })
     }
 
-    /// Replaces the links of flows whose clients are reached another way. Returns how many changed.
+    /// Replaces the client paths of flows whose clients are reached another way. Returns how many changed.
     ///
     /// # Errors
     /// The flow table cannot be written.
     pub fn move_clients(&mut self, moves: &Moves) -> Result<usize> {
         self.plane
             .move_clients(&|client, link| moves.to(client, link))
-            .context("cannot replace the links of flows")
+            .context("cannot replace the client paths of flows")
     }
 
     /// How many answers have been dropped because the neighbour of their client was not resolved; 0 where that cannot be read.

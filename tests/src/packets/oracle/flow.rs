@@ -73,6 +73,7 @@ impl Flow {
         if flags & flag::RST != 0 {
             if (0..BEHIND).contains(&off) {
                 self.ended.insert(End::Reset);
+                self.assured |= self.answered;
             }
         } else {
             if flags & flag::FIN != 0 && is_next {

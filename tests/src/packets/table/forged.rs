@@ -30,6 +30,7 @@ pub(super) fn cases() -> Vec<Scenario> {
         cases.extend(all.map(named));
     }
     cases.extend(past_slb());
+    cases.push(upload());
     cases.extend(datagrams());
     cases
 }
@@ -159,6 +160,12 @@ impl Victim {
                 .frame(by_forger(flag::ACK, NEXT, NEXT - (1 << 21)), self.to(Flow::Old))
                 .frame(by_forger(flag::SYN, NEXT, NEXT), self.to(Flow::Old))
                 .frame(self.answer(flag::ACK), self.back()),
+            self.established("nor does it where the kernel has not resolved the client's neighbour")
+                .host_only()
+                .route(LO, [0; 6])
+                .frame(by_forger(flag::ACK, NEXT + (1 << 21), NEXT), self.to(Flow::Old))
+                .frame(by_forger(flag::SYN, NEXT, NEXT), self.to(Flow::Old))
+                .frame(self.answer(flag::ACK), self.back()),
             // The kernel's route leads through the client's interface, whoever sends.
             Scenario::new("a frame by the servers' way draws no answers of a client behind another one")
                 .host_only()
@@ -250,6 +257,15 @@ fn past_slb() -> Vec<Scenario> {
                 .frame(sent_at(flag::FIN | flag::ACK, guess, GUESSED), to(Flow::Old));
         }
         cases.push(scenario.change(moved()).frame(sent(flag::SYN, 77), to(Flow::Old)));
+        let reused =
+            Scenario::new(format!("{name}: a port that is used again for a connection not yet made"))
+                .in_world(world())
+                .frame(sent(flag::SYN, 0x7000_0000), to(Flow::New))
+                .frame(sent(flag::SYN, FIRST), to(Flow::Old))
+                .frame(sent(flag::ACK, NEXT), to(Flow::Old))
+                .frame(sent(flag::FIN | flag::ACK, NEXT), to(Flow::Old));
+        let ended = reused.change(moved());
+        cases.push(ended.frame(sent(flag::SYN, 77), Expect::ToServer(HTTP4, OTHER4, Flow::New)));
         let moved_on = established().change(moved().flags(WEB4, Backend::ALIVE));
         cases.push(Scenario {
             name: format!("{name}: a SYN does not move a connection whose server takes no new flows"),
@@ -257,6 +273,32 @@ fn past_slb() -> Vec<Scenario> {
         });
     }
     cases
+}
+
+/// A long upload that is picked up mid-stream, where answers go past SLB, is assured a second later: its FIN is recognised.
+fn upload() -> Scenario {
+    let world = || {
+        World::standard().with(HTTP4, |service: &mut Service| {
+            service.mode = mode::DSR;
+            service.policy = policy::TRACK;
+        })
+    };
+    let moved = world().table(HTTP4.table.expect("servers"), &[OTHER4]);
+    let to = |server, flow| Expect::ToServer(HTTP4, server, flow);
+    let sent = |flags, sequence| tcp_at(CLIENT4, HTTP4.at, flags, sequence, NEXT).build();
+    let mut scenario = Scenario::new("dsr: numbers follow an upload that is picked up mid-stream")
+        .in_world(world())
+        .host_only()
+        .frame(sent(flag::ACK, NEXT), to(WEB4, Flow::Old));
+    for sent_so_far in 1..=8 {
+        scenario = scenario.frame(sent(flag::ACK, NEXT + (sent_so_far << 14)), to(WEB4, Flow::Old));
+    }
+    scenario
+        .clock(2 * HZ)
+        .frame(sent(flag::ACK, NEXT + (8 << 14)), to(WEB4, Flow::Old))
+        .frame(sent(flag::FIN | flag::ACK, NEXT + (8 << 14) + 17), to(WEB4, Flow::Old))
+        .change(moved)
+        .frame(sent(flag::SYN, 77), to(OTHER4, Flow::New))
 }
 
 /// Datagrams are assured by two-way traffic over time.
