@@ -5,6 +5,7 @@ mod adopt;
 mod adoption;
 mod clients;
 mod facts;
+mod gc_pass;
 mod looks;
 mod losses;
 mod orders;
@@ -35,7 +36,7 @@ use self::{
     adoption::Adoption,
     clients::Clients,
     facts::Facts,
-    looks::{Looks, Took, Wait},
+    looks::{Looks, Wait},
     losses::Losses,
     orders::{Trial, Waiting},
     pace::Pace,
@@ -51,15 +52,15 @@ use crate::{
         status::{Details, Outages, Settings},
         types::Override,
     },
-    clock::{processor_time, since_start},
+    clock::since_start,
     config::model::Config,
     control::{
         desired::{Desired, Known, desired},
         drains::Drains,
-        fill::{self, Fill},
+        fill::Fill,
         outages::Followed,
         overrides::Place,
-        reconcile::{InForce, Reconciler, Sweep},
+        reconcile::{InForce, Reconciler},
     },
     dataplane::bpf::{
         lifetime::{Lifetime, MachineMounts},
@@ -413,52 +414,6 @@ impl Daemon {
             }
         }
         Ok(())
-    }
-
-    /// Looks at the flow table: ends connections that are over, and what is over of slots that have changed hands.
-    fn sweep(&mut self) -> Result<()> {
-        let (begun, worked) = (Instant::now(), processor_time()?);
-        self.looks.begin(begun);
-        let swept = self.reconciler.sweep(since_start()?, &self.clients.on_link())?;
-        let Sweep { moved, flows, assured, ended, openings, answers, clients, next } = swept;
-        self.note_fill(assured);
-        let answers_return = self.reconciler.answers_return();
-        self.clients.watch(if answers_return { clients } else { BTreeSet::new() });
-        let is_news = self.facts.note_answers(&answers);
-        if self.facts.weigh(&openings, since_start()?) || is_news {
-            self.change_soon();
-        }
-        ended.iter().for_each(|ended| self.poker.poke(ended));
-        let next = if moved == 0 && !answers_return { next } else { next.min(SWEEP) };
-        let processor = processor_time()?.saturating_sub(worked);
-        let took = Took { begun, ended: Instant::now(), processor };
-        self.looks.end(took, next, self.reconciler.most_between_looks());
-        tracing::debug!(
-            took = ?(took.ended - took.begun),
-            ?processor,
-            moved,
-            flows,
-            ended = ended.len(),
-            "slots that have changed hands, and flows that live"
-        );
-        Ok(())
-    }
-
-    /// Says when the flow table is nearly full, and when it is no longer.
-    fn note_fill(&mut self, assured: usize) {
-        let entries = self.config.daemon.flow_table_entries.next_power_of_two() as usize;
-        match self.fill.note(assured, entries) {
-            Some(fill::Change::Full) => tracing::warn!(
-                assured,
-                entries,
-                "the flow table is nearly full: when it is, new flows of mode nat are dropped (flow_table_full); set [daemon] \
-                 flow_table_entries higher and restart slbd, which keeps all connections"
-            ),
-            Some(fill::Change::Roomy) => {
-                tracing::info!(assured, entries, "the flow table is no longer nearly full");
-            }
-            None => {}
-        }
     }
 
     /// Has probes made in another way, if the configuration says so. What is known of servers stays.

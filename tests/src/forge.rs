@@ -1,4 +1,4 @@
-//! Forged frames: what somebody sends who can write anything into a frame, and what reaches him.
+//! Forged frames: sends frames with any content, and captures what reaches the sender.
 //!
 //! A [`Forger`] sends frames of any content at an interface, singly or as a bounded flood; a [`Tap`] sees what arrives there, for
 //! any station. A [`Peer`] is a TCP client of its own beside the kernel's, which says anything it likes once it is connected.

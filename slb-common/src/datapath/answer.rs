@@ -1,7 +1,7 @@
 //! Which client a server's packet answers (mode `nat`), and what it shows of the flow.
 //!
-//! Servers are believed more than clients: their packets come in by the way to them. So a server's SYN says that a connection begins,
-//! and its segments advance the numbers of both sides.
+//! A server's packet counts only if it comes in by the server's interface. So a server's SYN begins a connection, and its segments
+//! advance the numbers of both sides.
 
 use super::{
     flows::{FAR, Flows, Found, Query},
@@ -29,7 +29,7 @@ pub(super) struct Reply<'t> {
     pub(super) is_over: bool,
 }
 
-/// What is known of the client of a server's packet.
+/// The flow that a server's packet answers, or why there is none.
 pub(super) enum Answered<'t> {
     /// This is it.
     Client(Reply<'t>),
@@ -137,7 +137,7 @@ fn reply<'t, const QUICK: bool, T: Tables>(
     Some(Answered::Client(Reply { service, backend: found.flow.backend.id(), client, is_over }))
 }
 
-/// Whether a server's packets may come in by this interface: by the way to it, or where nothing but servers is.
+/// Whether a server's packets may come in by this interface: that of its next hop, or one with the role `server` alone.
 #[inline(always)]
 fn is_way_from<T: Tables>(backend: &Backend, ifindex: u32, tables: &T) -> bool {
     let Some(hop) = tables.next_hop(backend.next_hop).filter(|hop| hop.ifindex != 0) else { return true };

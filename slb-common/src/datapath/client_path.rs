@@ -1,4 +1,4 @@
-//! Where a client's answers go (mode `nat`): to the next hop of the kernel's route, not to whoever sent a packet.
+//! The path of answers to a client (mode `nat`): the next hop of the kernel's route, not the sender of the last packet.
 //!
 //! The kernel is asked in the slow path, when a flow begins and when its packets come from elsewhere (`bpf_fib_lookup`). While a client
 //! is silent, the daemon has the entry follow the kernel's routes and neighbours.

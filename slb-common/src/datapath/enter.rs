@@ -1,4 +1,4 @@
-//! Enters flows into the flow table. The slow path's alone, and compiled apart, as it needs much of BPF's stack.
+//! Enters flows into the flow table. A BPF subprogram of the slow path, with a stack frame of its own.
 
 use super::{
     client_path,
@@ -14,7 +14,7 @@ use crate::{
     net::{headers::protocol, parse::Packet},
 };
 
-/// What is known of a new flow besides its packet, as a number.
+/// The server of a new flow and the entry that it replaces, packed into a word: BPF subprograms take at most five arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewFlow(pub u64);
 
@@ -76,7 +76,7 @@ pub fn enter<T: Tables>(
         numbers: numbers(packet, flows.now()),
     };
     let bits = bits(packet, answers_return, new.is_over());
-    // Where answers are seen, a flow shows soon whether it is one; but the server of one that is picked up may be silent.
+    // In mode `nat` a real client acknowledges the server within seconds. The server of a mid-stream pickup may be silent for long.
     let is_short = answers_return && bits & state::TAKEN_UP == 0 && service.idle > UNASSURED;
     let idle = if is_short { UNASSURED } else { service.idle };
     put(&flows, &query, new.distance(), &flow, bits, idle, answers_return) == Put::Done
@@ -94,7 +94,7 @@ fn numbers(packet: &Packet, now: u32) -> Numbers {
 #[inline(always)]
 const fn bits(packet: &Packet, answers_return: bool, is_over: bool) -> u32 {
     let is_pickup = !packet.flags.asks() && (packet.protocol == protocol::TCP || !answers_return);
-    // The client is told when it speaks again.
+    // The client receives a RST with its next packet.
     let over = if is_over { state::RESET } else { 0 };
     let fin = if packet.flags.fin() { state::CLIENT_FIN } else { 0 };
     fin | over | if is_pickup { state::TAKEN_UP } else { 0 }

@@ -4,6 +4,8 @@
 //! calls them: [`find`], [`others`], [`release`] and [`place`], which [`Tables`] calls. They take and return nothing but
 //! numbers.
 
+mod eviction;
+
 use super::tables::Tables;
 use crate::{
     abi::{
@@ -12,7 +14,6 @@ use crate::{
         flow::{Client, ClientPath, Flow, FlowEntry, Meta, Numbers, WINDOW, state},
         service::{ServiceIndex, mode, policy},
     },
-    hash::mix,
     net::{headers::protocol, parse::Packet},
     opaque::{hide, hide_long},
 };
@@ -30,15 +31,8 @@ pub struct Query {
 pub const NOWHERE: u32 = WINDOW;
 /// A distance that the quick path does not know.
 pub(super) const FAR: u32 = NOWHERE + 1;
-/// Seconds for which a client that has closed its half, and still takes what the server sends, may be silent.
-const HALF_CLOSED: u32 = 60;
 /// Seconds within which an end answers what the daemon has provoked it with.
 const PROVOKED: u32 = 5;
-/// Flows of one client in a neighbourhood that are more than a share of a full flow table: a quarter. A NAT gateway with thousands of
-/// users has a hundredth of the default table.
-const SHARE: u32 = WINDOW / 4;
-/// Entries of a full neighbourhood of which the client is asked for.
-const SAMPLES: u32 = 4;
 /// Distances from home that the quick path looks at.
 const NEAR: u32 = 4;
 
@@ -105,13 +99,13 @@ pub(super) struct Found<'t> {
 }
 
 impl Found<'_> {
-    /// Changes the flow's numbers, if nobody else has.
+    /// Replaces the flow's numbers. A concurrent change wins.
     #[inline(always)]
     pub(super) fn advance(&self, numbers: Numbers) {
         self.entry.advance(self.flow.numbers, numbers);
     }
 
-    /// Changes the path to the flow's client, and where its packets came from when that was chosen, if nobody else has.
+    /// Replaces the path to the flow's client and the tag of its arrival. A concurrent change wins.
     #[inline(always)]
     pub(super) fn redirect(&self, query: &Query, path: ClientPath, arrival: ClientPath) {
         if path != self.flow.client {
@@ -438,119 +432,6 @@ impl<'t, T: Tables> Flows<'t, T> {
             }
             false
         });
-    }
-
-    /// A free slot, or else that of a flow which is over, or else of one that consists of a first packet; of several the one
-    /// longest silent.
-    #[inline(always)]
-    fn place(&self, home: u32) -> u32 {
-        const OVER: u32 = 1 << 31;
-        let (mut best, mut best_worth) = (hide(NOWHERE, self.unknown), hide(0, self.unknown));
-        for distance in 0..WINDOW {
-            let Some(entry) = self.at(home, distance) else { break };
-            let meta = entry.meta();
-            if meta.is_free() {
-                return distance;
-            }
-            // More than none, and less than the bit.
-            let silence = 1 + (meta.silence(self.now) >> 2);
-            let worth = if meta.is_being_written() || !self.may_go(meta) {
-                0
-            } else if self.is_over(meta) {
-                OVER + silence
-            } else {
-                silence
-            };
-            let worth = hide(worth, self.unknown);
-            if worth > best_worth {
-                best_worth = worth;
-                best = distance;
-            }
-            // Whatever has been compared, the next round begins as this one did.
-            best_worth = hide(best_worth, self.unknown);
-            best = hide(best, self.unknown);
-        }
-        best
-    }
-
-    /// Of four entries of the neighbourhood, the client address (of IPv6: the /64) with the most assured flows in it: its flow that is
-    /// longest silent, if it has a quarter of all, and more than the new flow's client; else the datagrams that are longest silent. Of mode
-    /// `nat` alone: elsewhere anybody can have flows in another's name.
-    #[inline(always)]
-    fn unfair(&self, home: u32, prefix: u64) -> u32 {
-        let own = hide(self.held_by(home, prefix), self.unknown);
-        let start = hide(mix(u64::from(home) ^ u64::from(self.now)) as u32, self.unknown);
-        let (mut most, mut whose) = (hide(SHARE - 1, self.unknown), hide_long(0, self.unknown));
-        for sample in 0..SAMPLES {
-            let distance = start.wrapping_add(sample * (WINDOW / SAMPLES)) & (WINDOW - 1);
-            let Some(entry) = self.at(home, distance) else { break };
-            let other = entry.client().prefix();
-            let held = self.held_by(home, other);
-            if held > most {
-                (most, whose) = (held, other);
-            }
-            // Whatever has been compared, the next round begins as this one did.
-            (most, whose) = (hide(most, self.unknown), hide_long(whose, self.unknown));
-        }
-        if most < SHARE || most <= own + 1 {
-            return self.longest_silent(home, |entry| self.is_datagrams(entry));
-        }
-        self.longest_silent(home, |entry| self.is_held_by(entry, whose))
-    }
-
-    /// Whether an entry holds a flow of datagrams of mode `nat`. Whoever forges sources can have as many as he likes, and one that is
-    /// evicted goes on by the hash.
-    #[inline(always)]
-    fn is_datagrams(&self, entry: FlowEntry<'_>) -> bool {
-        let meta = entry.meta();
-        meta.is_used()
-            && !meta.is_client()
-            && !entry.client().is_tcp()
-            && self.answers_return(entry.service())
-    }
-
-    /// How many assured flows of mode `nat` a client has in a neighbourhood.
-    #[inline(always)]
-    fn held_by(&self, home: u32, prefix: u64) -> u32 {
-        let mut held = hide(0, self.unknown);
-        for distance in 0..WINDOW {
-            let Some(entry) = self.at(home, distance) else { break };
-            held = hide(held + u32::from(self.is_held_by(entry, prefix)), self.unknown);
-        }
-        held
-    }
-
-    #[inline(always)]
-    fn is_held_by(&self, entry: FlowEntry<'_>, prefix: u64) -> bool {
-        let meta = entry.meta();
-        meta.is_used()
-            && meta.state() & state::ASSURED != 0
-            && !meta.is_client()
-            && entry.client().prefix() == prefix
-            && self.answers_return(entry.service())
-    }
-
-    #[inline(always)]
-    fn longest_silent(&self, home: u32, is_one: impl Fn(FlowEntry<'_>) -> bool) -> u32 {
-        let (mut best, mut longest) = (hide(NOWHERE, self.unknown), hide(0, self.unknown));
-        for distance in 0..WINDOW {
-            let Some(entry) = self.at(home, distance) else { break };
-            let silence = 1 + (entry.meta().silence(self.now) >> 1);
-            if is_one(entry) && silence > longest {
-                (best, longest) = (distance, silence);
-            }
-            (best, longest) = (hide(best, self.unknown), hide(longest, self.unknown));
-        }
-        best
-    }
-
-    /// Whether a slot may be given to another flow.
-    #[inline(always)]
-    fn may_go(&self, meta: Meta) -> bool {
-        // Closed by the client, and the server's answers are not seen: over, unless it still takes what the server sends.
-        let closed = meta.state() & (state::CLIENT_FIN | state::ANSWERED) == state::CLIENT_FIN
-            && meta.silence(self.now) >= HALF_CLOSED * self.hz;
-        !meta.is_used() || self.is_over(meta) || closed || meta.state() & state::ASSURED == 0
     }
 
     /// Whether a flow has ended, or been silent for too long.

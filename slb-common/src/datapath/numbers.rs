@@ -66,28 +66,28 @@ impl Segment {
 
 /// The numbers of an entry after a plausible segment of the client; `None` where they are near enough, or it is not plausible.
 #[inline(always)]
-pub const fn after_client(numbers: Numbers, segment: &Segment) -> Option<Numbers> {
-    let client = advanced(numbers.client, segment.end);
-    let server = advanced(numbers.server, segment.acknowledges);
-    let is_new = client != numbers.client || server != numbers.server;
-    if is_new && segment.is_plausible(numbers.client, numbers.server) {
-        Some(Numbers { client, server })
-    } else {
-        None
+pub const fn after_client(Numbers { client, server }: Numbers, segment: &Segment) -> Option<Numbers> {
+    match after(client, server, segment) {
+        Some([client, server]) => Some(Numbers { client, server }),
+        None => None,
     }
 }
 
 /// The same after a segment of the server.
 #[inline(always)]
-pub const fn after_server(numbers: Numbers, segment: &Segment) -> Option<Numbers> {
-    let client = advanced(numbers.client, segment.acknowledges);
-    let server = advanced(numbers.server, segment.end);
-    let is_new = client != numbers.client || server != numbers.server;
-    if is_new && segment.is_plausible(numbers.server, numbers.client) {
-        Some(Numbers { client, server })
-    } else {
-        None
+pub const fn after_server(Numbers { client, server }: Numbers, segment: &Segment) -> Option<Numbers> {
+    match after(server, client, segment) {
+        Some([server, client]) => Some(Numbers { client, server }),
+        None => None,
     }
+}
+
+/// The sender's number and the other side's after a segment.
+#[inline(always)]
+const fn after(own: u32, other: u32, segment: &Segment) -> Option<[u32; 2]> {
+    let next = [advanced(own, segment.end), advanced(other, segment.acknowledges)];
+    let is_new = next[0] != own || next[1] != other;
+    if is_new && segment.is_plausible(own, other) { Some(next) } else { None }
 }
 
 /// A later number, if it is at least [`LAG`] later.

@@ -283,7 +283,7 @@ impl<'t, T: Tables> Request<'t, T> {
         }
         let next = found.flow.numbers.client;
         if flags.rst() {
-            // It has gone on: its server has refused nothing.
+            // The client has heard the server: the server has not refused the connection.
             let heard = if was & state::ANSWERED != 0 { state::ASSURED } else { 0 };
             return was | if segment.ends(next) { state::RESET | heard } else { 0 };
         }
@@ -292,8 +292,7 @@ impl<'t, T: Tables> Request<'t, T> {
         was | fin | if is_assured { state::ASSURED } else { 0 }
     }
 
-    /// Whether a segment shows that the flow is one, and no flood's. Where answers are seen, it acknowledges the server's number, which
-    /// nobody knows who has not heard it. Elsewhere a flow that was asked for is assured once it goes on, and one picked up mid-stream
+    /// Whether a segment makes the flow assured. In mode `nat` it acknowledges the server's number, which a blind sender does not know. Elsewhere a flow that was asked for is assured once it goes on, and one picked up mid-stream
     /// once it does so a second or more later: if it is evicted before, it is picked up again.
     #[inline(always)]
     fn assures(&self, segment: &Segment, found: &Found<'_>, flows: &Flows<'t, T>) -> bool {
@@ -306,8 +305,7 @@ impl<'t, T: Tables> Request<'t, T> {
         comes_next & ((was & state::TAKEN_UP == 0) | (flows.silence(found.meta) >= self.index.hz))
     }
 
-    /// The same of datagrams. Where answers are seen, one has been, and the flow has gone on for some time: as with the kernel's
-    /// connection tracking.
+    /// Whether a datagram makes the flow assured. In mode `nat` the server has answered, and the flow is 2 s old, as in nf_conntrack.
     #[inline(always)]
     fn assures_datagrams(&self, found: &Found<'_>, flows: &Flows<'t, T>) -> bool {
         let was = found.meta.state();
@@ -349,7 +347,7 @@ impl<'t, T: Tables> Request<'t, T> {
             && found.meta.state() & state::ASSURED != 0
             && segment.is_plausible(numbers.client, numbers.server);
         let path = client_path::choose(route, self.arrival, self.tables);
-        // Datagrams show nothing: on a link of the client's, the kernel would believe them as little or as much.
+        // A datagram has no numbers. The route leads to the client's own link, where a forger could answer ARP as well.
         let is_believed = is_vouched_for || (route.0 != 0 && !self.is_tcp());
         if path.mac() != 0 && (route.mac() != 0 || is_believed) {
             found.redirect(query, path, self.arrival);

@@ -15,6 +15,7 @@ use slb_common::{
         stats::Counters as MapCounters,
         unpad_name,
     },
+    datapath::upkeep::Fill,
     net::headers::protocol,
 };
 
@@ -127,7 +128,7 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
         daemon: context.daemon,
         digest: Some(digest::all(digests.into_values().flatten()).to_string()),
         hash_seed: state.settings.seed,
-        flow_table: flow_table(state, maps)?,
+        flow_table: flow_table(current.fill, maps.evicted()?),
         interfaces: attached(state, maps, context.interfaces, context.view),
         load_balancers: balancers
             .into_iter()
@@ -276,15 +277,14 @@ fn draining(backend: &Backend, is_drained: bool, now: Duration) -> Option<Draini
     (is_removed || is_drained || seconds_left.is_some()).then_some(Draining { seconds_left, is_removed })
 }
 
-fn flow_table(state: &State, maps: &Maps) -> Result<FlowTable> {
-    let (fill, [evicted, evicted_assured]) = (maps.fill(state.index.hz)?, maps.evicted()?);
-    Ok(FlowTable {
+fn flow_table(fill: Fill, [evicted, evicted_assured]: [u64; 2]) -> FlowTable {
+    FlowTable {
         entries: fill.entries as u64,
         used: fill.used as u64,
         assured: fill.assured as u64,
         evicted,
         evicted_assured,
-    })
+    }
 }
 
 fn attached(state: &State, maps: &Maps, interfaces: &[neigh::Link], view: Option<&View>) -> Vec<Interface> {

@@ -73,7 +73,7 @@ impl<'a> Samples<'a> {
         *count = count.saturating_add(1);
     }
 
-    /// The samples with the most flows; of those that are not resolved, no more than half: nobody need answer there.
+    /// The samples with the most flows. At most half are unresolved: forged sources make any number of these.
     pub fn chosen(self) -> BTreeSet<IpAddr> {
         let found = self.found.into_iter().map(|((path, _), found)| (path.mac() == 0, found));
         let (mut unresolved, mut resolved): (Vec<_>, Vec<_>) =

@@ -487,26 +487,4 @@ impl Ports {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_interface_has_all_its_names() {
-        let link = |index, name: &str, altnames: &[&str]| Link {
-            index,
-            name: name.to_owned(),
-            altnames: altnames.iter().map(|name| (*name).to_owned()).collect(),
-            mac: None,
-            up: true,
-            kind: None,
-            xdp: None,
-            mtu: 1500,
-            master: None,
-            below: None,
-        };
-        let links = by_names(vec![link(1, "lo", &[]), link(2, "eth0", &["enp9s0", "uplink"])]);
-        let found: Vec<_> = links.iter().map(|(name, link)| (name.as_str(), link.index)).collect();
-        assert_eq!(found, [("enp9s0", 2), ("eth0", 2), ("lo", 1), ("uplink", 2)]);
-        assert_eq!(missing(&["uplink".to_owned(), "eth1".to_owned()], &links), ["eth1"]);
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! What arrives at an interface, whoever it is for.
+//! Captures all frames that arrive at an interface, whatever their destination.
 
 use std::{
     io::ErrorKind,

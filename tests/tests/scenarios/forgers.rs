@@ -44,14 +44,14 @@ fn report(attack: impl Display, sent: Flooded, achieved: impl Display) {
     println!("attack: {attack}: {frames} frames, {pace}: {achieved}");
 }
 
-/// Somebody with the machine of this namespace, which an interface of `slb` leads to: what he sends with, and its station and SLB's.
+/// An attacker in this namespace, which an interface of `slb` leads to: its socket, and the hardware addresses of both ends.
 fn at(world: &World, namespace: &Namespace, interface: &str) -> Result<(Forger, Way)> {
     let forger = Forger::at(namespace, "eth0")?;
     let way = Way { sender: forger.mac, receiver: world.net.slb.mac(interface)? };
     Ok((forger, way))
 }
 
-/// Somebody on the clients' link who sends as the client's station does.
+/// An attacker on the clients' link, with the client's hardware address.
 fn on_clients_side(world: &World) -> Result<(Forger, Way)> {
     at(world, &world.net.client, "client0")
 }

@@ -117,7 +117,7 @@ fn clients_whose_neighbour_is_not_resolved_are_samples_each_and_half_of_all_at_m
     let chosen = samples.chosen();
     assert_eq!(chosen.len(), MOST + 2);
     assert!(["203.0.113.1", "203.0.113.2"].into_iter().all(|client| chosen.contains(&ip(client))));
-    // As where sources are forged of which nobody is there.
+    // As with forged sources on a network behind another interface.
     let mut samples = Samples::new(&on_link);
     for client in 0..300_u32 {
         samples.note(&to_address(IpAddr::from((0x0a00_0000 + client).to_be_bytes())), at(3, [0; 6]));

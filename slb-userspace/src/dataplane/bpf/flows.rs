@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 use slb_common::{
     abi::Reference,
-    datapath::upkeep::{Clock, FlowTable},
+    datapath::upkeep::{Clock, Fill, FlowTable},
 };
 
 use super::jiffies;
@@ -17,16 +17,19 @@ pub struct CurrentFlows {
     pub by_server: HashMap<Reference, u64>,
     /// By the tag of their service.
     pub by_service: HashMap<u32, u64>,
+    /// How full the table is.
+    pub fill: Fill,
 }
 
 impl CurrentFlows {
     /// Counts them. Reads the whole table.
     pub(super) fn of(table: &FlowTable<'_>, clock: Clock) -> Self {
         let mut current = Self::default();
-        table.live(clock, &mut |flow| {
+        let fill = table.live(clock, &mut |flow| {
             *current.by_server.entry(flow.backend).or_default() += 1;
             *current.by_service.entry(flow.service).or_default() += 1;
         });
+        current.fill = fill;
         current
     }
 }

@@ -19,7 +19,7 @@ use slb_common::{
         service::{Service, ServiceIndex},
         stats::{Action, Counters, Reason, Totals},
     },
-    datapath::upkeep::{Clock, Fate, Fill, FlowTable, Look, Upkeep},
+    datapath::upkeep::{Clock, Fate, FlowTable, Look, Upkeep},
 };
 
 use super::{
@@ -182,11 +182,6 @@ impl Maps {
     /// Flows that are neither over nor expired, as of now; `hz` is jiffies in a second. Reads the whole flow table.
     pub fn current_flows(&self, hz: u32) -> Result<CurrentFlows> {
         Ok(CurrentFlows::of(&self.flow_table()?, flows::clock(hz)?))
-    }
-
-    /// How full the flow table is; `hz` is jiffies in a second. Reads the whole flow table.
-    pub fn fill(&self, hz: u32) -> Result<Fill> {
-        Ok(self.flow_table()?.fill(flows::clock(hz)?))
     }
 
     /// Live flows that have made room for others: not assured, and assured.

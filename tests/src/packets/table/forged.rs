@@ -12,7 +12,7 @@ use crate::packets::{
     world::*,
 };
 
-/// Numbers that somebody guesses who sees nothing of the connection.
+/// Numbers that a blind attacker guesses.
 const GUESSES: [u32; 5] = [0, NEXT - (1 << 15), NEXT + (1 << 15), NEXT + (1 << 20), NEXT + (1 << 31)];
 /// What he acknowledges.
 const GUESSED: u32 = 0x9000_0000;
@@ -166,7 +166,7 @@ impl Victim {
                 .frame(by_forger(flag::ACK, NEXT + (1 << 21), NEXT), self.to(Flow::Old))
                 .frame(by_forger(flag::SYN, NEXT, NEXT), self.to(Flow::Old))
                 .frame(self.answer(flag::ACK), self.back()),
-            // The kernel's route leads through the client's interface, whoever sends.
+            // The kernel's route leads through the client's interface.
             Scenario::new("a frame by the servers' way draws no answers of a client behind another one")
                 .host_only()
                 .route(LO, CLIENT_MAC)
@@ -193,7 +193,7 @@ impl Victim {
         ]
     }
 
-    /// How long a flow lives that nobody has shown to be one.
+    /// How long a flow lives that is not assured.
     fn fills(self) -> Vec<Scenario> {
         const UNASSURED: u32 = 60 * HZ;
         let syn = || self.sent(flag::SYN, 77, 0);

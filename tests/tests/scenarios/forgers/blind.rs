@@ -1,4 +1,4 @@
-//! Segments in a connection's name from somebody who does not see it: RST, FIN, SYN and data with any numbers and checksums.
+//! Blind segments of a connection: RST, FIN, SYN and data with any numbers and checksums.
 
 use anyhow::ensure;
 use slb_tests::{

@@ -1,4 +1,4 @@
-//! ICMP errors that somebody draws on purpose: a client whose packets are too big still learns of it.
+//! Floods that provoke ICMP errors and echo replies: path-MTU discovery of other clients still works.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},

@@ -1,4 +1,4 @@
-//! Floods of single segments, and segments for flows that nobody has.
+//! Floods of single segments, and segments of evicted flows.
 
 use anyhow::ensure;
 use slb_tests::{

@@ -92,7 +92,7 @@ fn a_server_draws_no_clients_answers() {
     });
 }
 
-/// Somebody among the clients sends from a server's own address: nothing leaves as from the VIP.
+/// A frame from the clients' side with a server's source address is not translated.
 #[test]
 fn nobody_among_the_clients_speaks_for_a_server() {
     scenario("nobody_among_the_clients_speaks_for_a_server", &WEIGHTS, |world| {

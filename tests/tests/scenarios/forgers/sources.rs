@@ -1,4 +1,4 @@
-//! Sources that no client has: VIPs, and addresses that nobody sends from.
+//! Martian sources: VIPs, loopback, multicast, broadcast and unspecified addresses.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,0 +1,39 @@
+use std::net::{IpAddr, Ipv4Addr};
+
+use slb_common::abi::MAX_SERVICES;
+
+use super::*;
+
+#[test]
+fn stages_are_told_apart() {
+    use state::{ANSWERED, ASSURED, CLIENT_FIN, RESET, SERVER_FIN, USED};
+    for (bits, stage) in [
+        (0, Stage::Asked),
+        (ANSWERED, Stage::Answered),
+        (ANSWERED | RESET, Stage::Refused),
+        // Accepted, and reset by either end.
+        (ANSWERED | ASSURED | RESET, Stage::Answered),
+        (ANSWERED | ASSURED | CLIENT_FIN | SERVER_FIN, Stage::Answered),
+        (RESET, Stage::GivenUp),
+        (CLIENT_FIN, Stage::GivenUp),
+    ] {
+        assert_eq!(Stage::of(bits | USED), stage, "{bits}");
+    }
+}
+
+#[test]
+fn a_full_index_finds_every_service() {
+    let entries = (0..MAX_SERVICES).map(|id| {
+        let address = to_address(IpAddr::V4(Ipv4Addr::from(0xc000_0200 + id / 50)));
+        let port = (8000 + (id % 50) as u16).to_be();
+        let service = Reference::new(id, 1).tag();
+        (id, IndexEntry { address, port, protocol: 6, service, ..IndexEntry::default() })
+    });
+    let index = Index { entries: entries.collect(), ..Index::default() };
+    let built = index.build().unwrap();
+    for (id, entry) in &index.entries {
+        let found = built.find(&entry.address, entry.port, entry.protocol);
+        assert_eq!(found.map(IndexEntry::id), Some(*id));
+    }
+    assert!(built.find(&to_address(IpAddr::V4(Ipv4Addr::LOCALHOST)), 80, 6).is_none());
+}
