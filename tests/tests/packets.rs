@@ -13,7 +13,7 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use slb_common::{
-    abi::service::{Service, policy},
+    abi::service::{Service, mode, policy},
     datapath::{
         Verdict,
         upkeep::{Clock, Fate, Look},
@@ -237,6 +237,21 @@ fn full_table_makes_room_at_the_cost_of_those_who_hold_more_than_their_share() {
     let one = |n: u16| SocketAddr::from(([203, 0, 113, 1], n));
     assert_eq!(full_of(|n| (one(n), true)), (Verdict::Transmit, [0, 1]), "all of one client");
     assert_eq!(full_of(|n| (many(n), n != 7)), (Verdict::Transmit, [0, 1]), "datagrams, however few");
+}
+
+/// A slot keeps its previous backend for as long as such a flow may come back.
+#[test]
+fn mid_stream_pickup_that_is_evicted_counts_as_forgotten() {
+    let dsr = |service: &mut Service| (service.mode, service.policy) = (mode::DSR, policy::TRACK);
+    let mut host = Host::with_flows(32);
+    let state = World::standard().with(world::HTTP4, dsr).state;
+    diff(&State::default(), &state).iter().for_each(|operation| host.apply(operation));
+    for client in 0..33 {
+        assert_eq!(host.forgotten(), 0, "{client} flows");
+        let from = SocketAddr::from(([203, 0, 113, client], 9));
+        host.process(&mut frames::tcp(from, world::HTTP4.at, flag::ACK).build().bytes, LO);
+    }
+    assert_eq!((host.forgotten(), host.evicted[0].get()), (1, 1));
 }
 
 /// All flows of one client, and no others, go to one server, where the listener says so.
