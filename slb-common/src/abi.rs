@@ -20,6 +20,8 @@ pub mod stats;
 mod user;
 pub mod word;
 
+use crate::net::headers::StationBytes;
+
 /// Version of everything in this module.
 pub const ABI_VERSION: u32 = 9;
 
@@ -177,6 +179,13 @@ impl Stations {
     #[inline(always)]
     const fn from_words(receiver: u64, sender: u64) -> Self {
         Self { head: receiver | sender << 48, tail: (sender >> 16) as u32, reserved: 0 }
+    }
+}
+
+impl From<StationBytes> for Stations {
+    #[inline(always)]
+    fn from(bytes: StationBytes) -> Self {
+        Self { head: u64::from_ne_bytes(bytes.head), tail: u32::from_ne_bytes(bytes.tail), reserved: 0 }
     }
 }
 

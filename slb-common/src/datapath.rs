@@ -41,7 +41,7 @@ use crate::{
     net::{
         ethernet::is_group,
         frame::Frame,
-        headers::{StationBytes, protocol},
+        headers::{EthernetHdr, StationBytes, ether_type, protocol},
         parse::{Packet, plain_ipv4, plain_ipv6},
     },
 };
@@ -140,27 +140,34 @@ const fn drop(reason: Reason) -> Refusal {
 #[inline(always)]
 fn decide_fast<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Result<Option<Sent>, Refusal> {
     let Some(index) = tables.index() else { return Err(pass(Reason::NotOurs)) };
-    let roles = is_for_us(&head.frame(), ifindex, tables).ok_or(pass(Reason::OtherHost))?;
-    let quick = Path::<T, true> { ifindex, roles, index, tables };
-    if let Some(packet) = plain_ipv4(&head.frame()) {
-        return quick.flow(head, &packet);
-    }
-    if let Some(packet) = plain_ipv6(&head.frame()) {
-        return quick.flow(head, &packet);
-    }
-    Ok(None)
-}
-
-/// Whether the interface would take a frame for its own: a switch floods frames for other hosts, and a promiscuous NIC hands them over.
-/// Groups of stations are none of them. Returns the roles of the interface.
-#[inline(always)]
-fn is_for_us<T: Tables>(frame: &Frame<'_>, ifindex: u32, tables: &T) -> Option<u16> {
-    let interface = tables.interface(ifindex)?;
-    // The slow path counts a frame that has no receiver.
-    let Some(stations) = stations(frame) else { return Some(0) };
+    let interface = tables.interface(ifindex).ok_or(pass(Reason::OtherHost))?;
+    let frame = head.frame();
+    // The slow path counts frames that are too short, and those to a group of stations.
+    let Some(ethernet) = frame.header::<EthernetHdr>(0) else { return Ok(None) };
+    let stations = Stations::from(ethernet.stations);
     let receiver = stations.receiver();
-    let is_own = interface.has(receiver) || is_group(receiver) || tables.is_own_mac(ifindex, receiver);
-    is_own.then(|| interface.flags())
+    if !interface.has(receiver) {
+        if is_group(receiver) {
+            return Ok(None);
+        }
+        // A switch floods frames for other hosts, and a promiscuous NIC hands them over.
+        if !tables.is_own_mac(ifindex, receiver) {
+            return Err(pass(Reason::OtherHost));
+        }
+    }
+    let quick = Path::<T, true> { ifindex, roles: interface.flags(), index, tables };
+    // Each family has code of its own.
+    match u16::from_ne_bytes(ethernet.ether_type) {
+        ether_type::IPV4 => match plain_ipv4(&frame) {
+            Some(packet) => quick.flow(head, &packet),
+            None => Ok(None),
+        },
+        ether_type::IPV6 => match plain_ipv6(&frame) {
+            Some(packet) => quick.flow(head, &packet),
+            None => Ok(None),
+        },
+        _ => Ok(None),
+    }
 }
 
 #[inline(always)]
@@ -255,7 +262,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         let stations = stations(&frame).ok_or(Reason::Truncated)?;
         let arrival = ClientPath::new(ifindex, stations.sender());
         let request = Request { packet, arrival, service, index, tables };
-        let chosen = match select::to_server::<QUICK, T>(&request) {
+        let chosen = match select::to_server::<QUICK, T>(&request, &frame) {
             Err(Reason::Reset) => return Self::end(),
             chosen => chosen?,
         };
@@ -392,6 +399,13 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     #[inline(always)]
     fn to_client<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Option<Sent>, Refusal> {
         let Self { ifindex, index, tables, .. } = *self;
+        let numbered;
+        let packet = if QUICK {
+            numbered = packet.numbered(&head.frame()).ok_or(drop(Reason::Truncated))?;
+            &numbered
+        } else {
+            packet
+        };
         let answered = answer::to_client::<QUICK, T>(packet, ifindex, index, tables);
         let Reply { service, backend, client, is_over } = match answered {
             Answered::Client(reply) => reply,
@@ -453,6 +467,5 @@ fn readdress(frame: &mut Frame<'_>, stations: &Stations) -> Option<()> {
 
 #[inline(always)]
 fn stations(frame: &Frame<'_>) -> Option<Stations> {
-    let bytes = frame.header::<StationBytes>(0)?;
-    Some(Stations { head: u64::from_ne_bytes(bytes.head), tail: u32::from_ne_bytes(bytes.tail), reserved: 0 })
+    frame.header::<StationBytes>(0).map(|bytes| Stations::from(*bytes))
 }

@@ -28,7 +28,7 @@ use crate::{
         service::{IndexEntry, ServiceIndex, mode, policy},
         stats::Reason,
     },
-    net::{headers::protocol, parse::Packet},
+    net::{frame::Frame, headers::protocol, parse::Packet},
 };
 
 /// Seconds after which datagrams that are answered are a stream, and no single request (`nf_conntrack_udp`: 2).
@@ -52,8 +52,8 @@ impl<'t> Chosen<'t> {
 }
 
 /// A client's packet, and what decides on it.
-pub(super) struct Request<'t, T> {
-    pub(super) packet: &'t Packet,
+pub(super) struct Request<'t, 'p, T> {
+    pub(super) packet: &'p Packet,
     /// Where it came from.
     pub(super) arrival: ClientPath,
     pub(super) service: &'t IndexEntry,
@@ -71,11 +71,12 @@ enum Known<'t> {
     Anew,
 }
 
-/// Chooses the server of a client's packet; `None` where that is not for the fast path, which then has changed nothing.
-/// [`Reason::Reset`] where the client is to be told that the connection is over; the fast path leaves that, too.
+/// Chooses the server of a client's packet, which `frame` holds; `None` where that is not for the fast path, which then has changed
+/// nothing. [`Reason::Reset`] where the client is to be told that the connection is over; the fast path leaves that, too.
 #[inline(always)]
 pub(super) fn to_server<'t, const QUICK: bool, T: Tables>(
-    request: &Request<'t, T>,
+    request: &Request<'t, '_, T>,
+    frame: &Frame<'_>,
 ) -> Result<Option<Chosen<'t>>, Reason> {
     let Request { packet, service, index, tables, .. } = *request;
     if service.mode != mode::NAT && service.policy & policy::TRACK == 0 {
@@ -91,12 +92,18 @@ pub(super) fn to_server<'t, const QUICK: bool, T: Tables>(
             return Chosen::new(owner(packet, slot, tables)?, is_new, tables).map(Some);
         }
     }
-    tracked::<QUICK, T>(request)
+    if !QUICK {
+        return tracked::<QUICK, T>(request);
+    }
+    let packet = &packet.numbered(frame).ok_or(Reason::Truncated)?;
+    tracked::<QUICK, T>(&Request { packet, ..*request })
 }
 
 /// Where packets go of flows that are in the flow table, or are to be.
 #[inline(always)]
-fn tracked<'t, const QUICK: bool, T: Tables>(request: &Request<'t, T>) -> Result<Option<Chosen<'t>>, Reason> {
+fn tracked<'t, const QUICK: bool, T: Tables>(
+    request: &Request<'t, '_, T>,
+) -> Result<Option<Chosen<'t>>, Reason> {
     let Request { packet, service, index, tables, .. } = *request;
     let flows = Flows::open(index, tables);
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
@@ -204,7 +211,7 @@ impl Outcome {
     }
 }
 
-impl<'t, T: Tables> Request<'t, T> {
+impl<'t, T: Tables> Request<'t, '_, T> {
     const fn answers_return(&self) -> bool {
         self.service.mode == mode::NAT
     }

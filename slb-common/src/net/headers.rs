@@ -30,6 +30,16 @@ pub struct StationBytes {
     pub tail: [u8; 4],
 }
 
+/// An Ethernet header without VLAN tag (IEEE 802.3, 3.1.1).
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct EthernetHdr {
+    /// Receiver and sender.
+    pub stations: StationBytes,
+    /// Type: one of [`ether_type`], or another one.
+    pub ether_type: [u8; 2],
+}
+
 /// One VLAN tag without the type before it (IEEE 802.1Q, 9.6), and the type behind it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +103,7 @@ pub struct Ports {
 #[derive(Debug, Clone, Copy)]
 pub struct TcpNumbers {
     /// Ports of sender and receiver.
-    pub ports: [u8; 4],
+    pub ports: Ports,
     /// Sequence number.
     pub sequence: [u8; 4],
     /// Acknowledgement number.
@@ -150,6 +160,8 @@ pub mod protocol {
 unsafe impl Header for EthernetAddresses {}
 // SAFETY: as above.
 unsafe impl Header for StationBytes {}
+// SAFETY: as above.
+unsafe impl Header for EthernetHdr {}
 // SAFETY: as above.
 unsafe impl Header for TcpNumbers {}
 // SAFETY: as above.

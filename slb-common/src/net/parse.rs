@@ -53,6 +53,23 @@ impl Packet {
     pub const fn is_tagged(&self) -> bool {
         self.network != UNTAGGED
     }
+
+    /// The same packet with its TCP numbers, which the readers of plain packets leave out.
+    #[inline(always)]
+    #[must_use]
+    pub fn numbered(&self, frame: &Frame<'_>) -> Option<Self> {
+        let mut packet = *self;
+        if packet.protocol == protocol::TCP {
+            Tcp::read(frame, self.transport)?.note(self.network + self.len - self.transport, &mut packet);
+        }
+        Some(packet)
+    }
+
+    #[inline(always)]
+    const fn set_ports(&mut self, ports: &Ports) {
+        self.source_port = u16::from_ne_bytes(ports.source);
+        self.destination_port = u16::from_ne_bytes(ports.destination);
+    }
 }
 
 /// The flags of a TCP header, as its fourteenth byte has them (RFC 9293, 3.1).
@@ -180,12 +197,11 @@ pub fn parse(frame: &Frame<'_>, packet: &mut Packet) -> Result<(), Reason> {
     }
 }
 
-/// Reads the headers of an untagged IPv4 packet of TCP or UDP without IP options, as nearly all are: all offsets are
-/// constants. `None` for anything else, sound or not.
+/// Reads the headers behind the Ethernet header of an untagged IPv4 packet of TCP or UDP without IP options, as nearly all are:
+/// all offsets are constants. `None` for anything else, sound or not.
 #[inline(always)]
 pub fn plain_ipv4(frame: &Frame<'_>) -> Option<Packet> {
     const TRANSPORT: usize = UNTAGGED + size_of::<Ipv4Hdr>();
-    is_plain(frame, ether_type::IPV4)?;
     let ip = frame.header::<Ipv4Hdr>(UNTAGGED)?;
     let total = usize::from(u16::from_be_bytes(ip.tot_len));
     let fragment = u16::from_ne_bytes(ip.frags) & 0x3fff_u16.to_be();
@@ -209,7 +225,6 @@ pub fn plain_ipv4(frame: &Frame<'_>) -> Option<Packet> {
 #[inline(always)]
 pub fn plain_ipv6(frame: &Frame<'_>) -> Option<Packet> {
     const TRANSPORT: usize = UNTAGGED + size_of::<Ipv6Hdr>();
-    is_plain(frame, ether_type::IPV6)?;
     let ip = frame.header::<Ipv6Hdr>(UNTAGGED)?;
     let payload = usize::from(u16::from_be_bytes(ip.payload_len));
     if ip.vcf[0] >> 4 != 6 || frame.len() < TRANSPORT + payload {
@@ -232,13 +247,6 @@ pub fn plain_ipv6(frame: &Frame<'_>) -> Option<Packet> {
 }
 
 #[inline(always)]
-fn is_plain(frame: &Frame<'_>, kind: u16) -> Option<()> {
-    let addresses = frame.header::<EthernetAddresses>(0)?;
-    let found = u16::from_ne_bytes(*frame.header::<[u8; 2]>(ETHERNET_TYPE)?);
-    if found == kind && addresses.destination[0] & 1 == 0 { Some(()) } else { None }
-}
-
-#[inline(always)]
 fn plain_transport(frame: &Frame<'_>, mut packet: Packet, room: usize) -> Option<Packet> {
     let at = packet.transport;
     if packet.protocol == protocol::TCP {
@@ -247,19 +255,18 @@ fn plain_transport(frame: &Frame<'_>, mut packet: Packet, room: usize) -> Option
         if tcp.header_len < size_of::<TcpHdr>() || tcp.header_len > room || tcp.flags.ends() {
             return None;
         }
-        tcp.note(room, &mut packet);
+        packet.set_ports(&tcp.ports);
+        packet.flags = tcp.flags;
     } else if packet.protocol == protocol::UDP {
         let udp = frame.header::<UdpHdr>(at)?;
         let len = usize::from(u16::from_be_bytes(udp.len));
         if len < size_of::<UdpHdr>() || len > room || (!packet.destination.is_v4() && udp.check == [0, 0]) {
             return None;
         }
+        packet.set_ports(&Ports { source: udp.src, destination: udp.dst });
     } else {
         return None;
     }
-    let ports = frame.header::<Ports>(at)?;
-    packet.source_port = u16::from_ne_bytes(ports.source);
-    packet.destination_port = u16::from_ne_bytes(ports.destination);
     Some(packet)
 }
 
@@ -267,6 +274,7 @@ fn plain_transport(frame: &Frame<'_>, mut packet: Packet, room: usize) -> Option
 struct Tcp {
     /// Bytes of the header as it says itself.
     header_len: usize,
+    ports: Ports,
     flags: TcpFlags,
     sequence: u32,
     acknowledges: u32,
@@ -278,6 +286,7 @@ impl Tcp {
         let tcp = frame.header::<TcpNumbers>(at)?;
         Some(Self {
             header_len: usize::from(tcp.offset >> 4) * 4,
+            ports: tcp.ports,
             flags: TcpFlags(tcp.flags.into()),
             sequence: u32::from_be_bytes(tcp.sequence),
             acknowledges: u32::from_be_bytes(tcp.acknowledges),
@@ -328,8 +337,7 @@ fn fragment_of(frame: &Frame<'_>, at: usize, is_first: bool, packet: &mut Packet
         && matches!(packet.protocol, protocol::TCP | protocol::UDP)
         && let Some(ports) = frame.header::<Ports>(at)
     {
-        packet.source_port = u16::from_ne_bytes(ports.source);
-        packet.destination_port = u16::from_ne_bytes(ports.destination);
+        packet.set_ports(ports);
     }
     Reason::Fragment
 }
@@ -445,7 +453,6 @@ fn transport(frame: &Frame<'_>, at: usize, room: usize, packet: &mut Packet) -> 
         _ => return Err(Reason::OtherProtocol),
     }
     let ports = frame.header::<Ports>(at).ok_or(Reason::Truncated)?;
-    packet.source_port = u16::from_ne_bytes(ports.source);
-    packet.destination_port = u16::from_ne_bytes(ports.destination);
+    packet.set_ports(ports);
     Ok(())
 }
