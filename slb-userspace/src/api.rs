@@ -1,6 +1,7 @@
 //! The API: what the daemon says of itself, as JSON over HTTP on a unix socket.
 
 pub mod client;
+pub mod flows;
 pub mod interfaces;
 pub mod loader;
 pub mod requests;

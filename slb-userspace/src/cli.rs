@@ -6,6 +6,7 @@ mod claimant;
 pub mod decap;
 pub mod detach;
 mod drain;
+pub mod flows;
 pub mod run;
 pub mod server;
 pub mod status;

@@ -13,6 +13,7 @@ pub mod drains;
 pub mod ending;
 pub mod failover;
 pub mod fill;
+pub mod flush;
 pub mod handover;
 pub mod ids;
 mod loads;

@@ -5,6 +5,7 @@ mod adopt;
 mod adoption;
 mod clients;
 mod facts;
+mod flush;
 mod gc_pass;
 mod looks;
 mod losses;
@@ -20,6 +21,7 @@ mod store;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::ready,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -36,6 +38,7 @@ use self::{
     adoption::Adoption,
     clients::Clients,
     facts::Facts,
+    flush::Flushes,
     looks::{Looks, Wait},
     losses::Losses,
     orders::{Trial, Waiting},
@@ -196,6 +199,8 @@ struct Daemon {
     next: Option<Instant>,
     /// When the flow table is to be looked at.
     looks: Looks,
+    /// Flushes of the flow table.
+    flushes: Flushes,
     fill: Fill,
     /// When the data plane is to be changed.
     pace: Pace,
@@ -271,6 +276,7 @@ impl Daemon {
                         self.change_soon();
                     }
                 }
+                () = ready(()), if !self.flushes.is_empty() => self.flush_on(),
                 () = sleep_until(self.next.unwrap_or(never)), if self.next.is_some() => {
                     self.next = None;
                     self.change_soon();

@@ -11,11 +11,11 @@ pub mod state;
 #[cfg(test)]
 pub(crate) mod fake;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use slb_common::{
     abi::{Address, flow::ClientPath},
-    datapath::upkeep::{Fate, Look},
+    datapath::upkeep::{Fate, Flushed, Look},
 };
 
 use moves::Moves;
@@ -32,6 +32,19 @@ pub trait DataPlane {
     /// Shows every flow that is remembered, but for those that could not be read, and erases those that nobody needs any
     /// more; `hz` is jiffies in a second. `visit` says what becomes of each.
     fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> Fate) -> anyhow::Result<Look>;
+
+    /// Slots of the flow table in use.
+    fn flow_slots(&self) -> u32;
+
+    /// Erases those entries in these slots of the flow table that `takes` chooses; without `erases` it counts them only. `hz` is
+    /// jiffies in a second.
+    fn flush(
+        &mut self,
+        slots: Range<u32>,
+        erases: bool,
+        hz: u32,
+        takes: &mut Takes<'_>,
+    ) -> anyhow::Result<Flushed>;
 
     /// Says how many flows servers have, by their ids.
     fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> anyhow::Result<()>;
@@ -56,6 +69,9 @@ pub trait DataPlane {
 
 /// The link of a flow from now on, by the address of its client and its link so far; `None` where that stays.
 pub type NewPath<'a> = dyn Fn(&Address, ClientPath) -> Option<ClientPath> + 'a;
+
+/// Whether an entry of the flow table is chosen.
+pub type Takes<'a> = dyn FnMut(&Remembered) -> bool + 'a;
 
 /// Owners by slot; slots that have changed hands, with their keepers.
 pub type Contents = (Arc<[u32]>, Vec<(u32, u32)>);

@@ -4,11 +4,13 @@
 //! Times of flows are low words of jiffies, which come round: what lay in the table for long enough would look alive again.
 
 mod ages;
+mod flush;
 mod migrate;
 
 use std::hint::spin_loop;
 
 use ages::Ages;
+pub use flush::Flushed;
 pub use migrate::Migrated;
 
 use crate::abi::{

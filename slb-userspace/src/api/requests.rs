@@ -4,10 +4,13 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
-use super::types::{By, Changed, Set};
+use super::{
+    flows::Flushed,
+    types::{By, Changed, Set},
+};
 use crate::{
     config::{Config, Loaded, Report},
-    control::overrides::Place,
+    control::{flush::Filter, overrides::Place},
 };
 
 /// Something that is asked, and where the answer goes.
@@ -21,6 +24,17 @@ pub enum Request {
         by: By,
         /// Where the answer goes.
         answer: oneshot::Sender<Result<Changed, Refused>>,
+    },
+    /// To erase entries of the flow table.
+    Flush {
+        /// Which.
+        filter: Filter,
+        /// Whether they are erased, or counted only.
+        erases: bool,
+        /// Who asks.
+        by: By,
+        /// Where the answer goes, once it is done.
+        answer: oneshot::Sender<Result<Flushed, Refused>>,
     },
     /// Whether a configuration could become the active one.
     Examine {

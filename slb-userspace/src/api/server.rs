@@ -35,6 +35,7 @@ use self::{
     file::File,
 };
 use super::{
+    flows::{Flush, Flushed},
     interfaces::View,
     loader::{Loader, Turn},
     requests::{Examined, Order, Refused, Request, log_refused, told},
@@ -180,6 +181,7 @@ impl Sockets {
             .route("/v1/apply", post(serve_apply))
             .route("/v1/confirm", post(serve_confirm))
             .route("/v1/servers", post(serve_servers))
+            .route("/v1/flows/flush", post(serve_flush))
             .with_state(Arc::clone(&api))
             .layer(Extension(Bodies::default()));
         let watched = asked().fallback(refuse_to_change).with_state(api);
@@ -441,4 +443,17 @@ async fn serve_servers(
         .collect::<Result<Vec<_>>>()
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("{error:#}: nothing was changed")))?;
     api.order(Order::Set { places, set, force }, named(by).await, None).await
+}
+
+async fn serve_flush(
+    Shared(api): Shared<Arc<Api>>,
+    Extension(by): Extension<By>,
+    Extension(bodies): Extension<Bodies>,
+    body: Body,
+) -> Result<Json<Flushed>, Failure> {
+    let flush: Flush = bodies.read(body).await?;
+    let filter = flush.filter().map_err(|error| (StatusCode::BAD_REQUEST, format!("{error:#}")))?;
+    let by = named(by).await;
+    let request = |answer| Request::Flush { filter, erases: !flush.dry_run, by, answer };
+    api.ask(request, None).await?.map(Json).map_err(failure)
 }

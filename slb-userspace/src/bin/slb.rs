@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use slb_userspace::{
     api::client::{NoDaemon, Refused},
     cli::{
-        change, server,
+        change, flows, server,
         status::{Output, status},
     },
     version,
@@ -65,6 +65,11 @@ enum Command {
         #[command(subcommand)]
         command: server::Command,
     },
+    /// Erase entries of the flow table, as under an attack.
+    Flows {
+        #[command(subcommand)]
+        command: flows::Command,
+    },
 }
 
 fn main() -> ExitCode {
@@ -96,6 +101,7 @@ fn execute(Arguments { socket, command }: Arguments) -> Result<ExitCode> {
             Command::Diff { file } => change::diff(&socket, file.as_deref()).await,
             Command::Apply { file, confirm_within } => change::apply(&socket, &file, confirm_within).await,
             Command::Confirm => change::confirm(&socket).await,
+            Command::Flows { command } => flows::flows(&socket, command).await,
             Command::Server { command } => return server::server(&socket, command).await,
         }?;
         Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 //! Carries out what must change, and notices when it could not.
 
+mod flush;
 mod hand_over;
 mod sweep;
 

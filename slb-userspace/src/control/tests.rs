@@ -2,6 +2,7 @@
 
 mod digests;
 mod ends;
+mod flush;
 mod random;
 mod sweeps;
 mod vips;

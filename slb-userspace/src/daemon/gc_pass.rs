@@ -17,8 +17,8 @@ impl Daemon {
         let (begun, worked) = (Instant::now(), processor_time()?);
         self.looks.begin(begun);
         let swept = self.reconciler.sweep(since_start()?, &self.clients.on_link())?;
-        let Sweep { moved, flows, assured, ended, openings, answers, clients, next } = swept;
-        self.note_fill(assured);
+        let Sweep { moved, flows, assured, entries, ended, openings, answers, clients, next } = swept;
+        self.note_fill(assured, entries);
         let answers_return = self.reconciler.answers_return();
         self.clients.watch(if answers_return { clients } else { BTreeSet::new() });
         let is_news = self.facts.note_answers(&answers);
@@ -42,8 +42,7 @@ impl Daemon {
     }
 
     /// Logs when the flow table becomes nearly full, and when it no longer is.
-    fn note_fill(&mut self, assured: usize) {
-        let entries = self.config.daemon.flow_table_entries.next_power_of_two() as usize;
+    fn note_fill(&mut self, assured: usize, entries: usize) {
         match self.fill.note(assured, entries) {
             Some(fill::Change::Full) => tracing::warn!(
                 assured,

@@ -77,6 +77,7 @@ impl Daemon {
                 };
                 reply(what, &by, answer, result);
             }
+            Request::Flush { filter, erases, by, answer } => self.begin_flush(filter, erases, by, answer),
             Request::Examine { config, answer } => {
                 let outcome = self.examine(&config).await.map(|absent| absent.warnings().collect());
                 // A caller that has gone needs no answer.

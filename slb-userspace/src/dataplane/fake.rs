@@ -5,6 +5,7 @@ mod sight;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    ops::Range,
     sync::Arc,
 };
 
@@ -17,12 +18,12 @@ use slb_common::{
         ring::NO_BACKEND,
         service::{IndexEntry, mode},
     },
-    datapath::upkeep::{Fate, Look},
+    datapath::upkeep::{Fate, Flushed, Look},
 };
 
 use self::sight::{Kind, Part};
 use super::{
-    Contents, DataPlane, NewPath,
+    Contents, DataPlane, NewPath, Takes,
     moves::Moves,
     state::{NO_TABLE, Operation, PutBackend, Remembered, State, Table, to_address},
 };
@@ -41,6 +42,8 @@ pub(crate) struct Fake {
     used: BTreeSet<(Kind, Reference)>,
     /// Flows that are remembered.
     pub(crate) flows: Vec<Remembered>,
+    /// Slots of these that a flush has freed.
+    pub(crate) freed: BTreeSet<usize>,
     /// How many flows servers were said to have last.
     pub(crate) loads: BTreeMap<u32, u64>,
     /// Flows that have been pushed out.
@@ -82,8 +85,25 @@ impl DataPlane for Fake {
 
     fn flows(&mut self, _: u32, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
         self.looks += 1;
-        self.flows.iter_mut().for_each(|flow| flow.is_over |= visit(*flow) == Fate::Ends);
-        Ok(Look { live: self.flows.len(), unread: self.unread, ..Look::default() })
+        let used = self.flows.iter_mut().enumerate().filter(|(slot, _)| !self.freed.contains(slot));
+        used.for_each(|(_, flow)| flow.is_over |= visit(*flow) == Fate::Ends);
+        let live = self.flows.len() - self.freed.len();
+        Ok(Look { live, unread: self.unread, ..Look::default() })
+    }
+
+    fn flow_slots(&self) -> u32 {
+        self.flows.len() as u32
+    }
+
+    fn flush(&mut self, slots: Range<u32>, erases: bool, _: u32, takes: &mut Takes<'_>) -> Result<Flushed> {
+        let slots = slots.start as usize..slots.end as usize;
+        let used = slots.filter(|slot| !self.freed.contains(slot));
+        let taken: Vec<_> = used.filter(|slot| self.flows.get(*slot).is_some_and(&mut *takes)).collect();
+        let flushed = Flushed { erased: taken.len(), locked: 0 };
+        if erases {
+            self.freed.extend(taken);
+        }
+        Ok(flushed)
     }
 
     fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {
@@ -227,6 +247,7 @@ impl Remembered {
             path: ClientPath::default(),
             loose: None,
             is_client: false,
+            is_assured: true,
             is_over: false,
             is_ending: false,
             left: Some(250),

@@ -290,6 +290,8 @@ pub struct Remembered {
     pub loose: Option<u32>,
     /// Whether it is no flow, but says where those of a client go.
     pub is_client: bool,
+    /// Whether both sides have shown that they hear each other.
+    pub is_assured: bool,
     /// Whether its ends have ended it, or somebody else has.
     pub is_over: bool,
     /// Whether the client at least has ended its side.
@@ -354,6 +356,7 @@ impl Remembered {
             path: flow.client,
             loose,
             is_client: meta.is_client(),
+            is_assured: meta.state() & state::ASSURED != 0,
             is_over: meta.is_over(),
             is_ending: meta.is_over() || meta.state() & state::CLIENT_FIN != 0,
             left: (meta.idle(clock.hz) + SLACK * clock.hz).checked_sub(meta.silence(clock.now)),

@@ -4,6 +4,7 @@ use std::{
     cell::{Ref, RefCell, RefMut},
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
+    ops::Range,
     rc::Rc,
 };
 
@@ -12,11 +13,11 @@ use slb_common::{
     abi::ring::{MOVED, NO_BACKEND, Ring, owner},
     datapath::{
         tables::Tables as _,
-        upkeep::{Clock, Fate, Look, Upkeep},
+        upkeep::{Clock, Fate, Flushed, Look, Upkeep},
     },
 };
 use slb_userspace::dataplane::{
-    Contents, DataPlane, NewPath,
+    Contents, DataPlane, NewPath, Takes,
     moves::{self, Moves},
     state::{Operation, Remembered, State, Table, backend_address, to_address},
 };
@@ -161,6 +162,18 @@ impl DataPlane for HostPlane {
         let look = upkeep.look(&table, clock, &mut |seen| visit(Remembered::new(seen, clock)));
         ensure!(table.is_sound(), "homes do not name their entries");
         Ok(look)
+    }
+
+    fn flow_slots(&self) -> u32 {
+        self.host().flow_slots()
+    }
+
+    fn flush(&mut self, slots: Range<u32>, erases: bool, hz: u32, takes: &mut Takes<'_>) -> Result<Flushed> {
+        let host = self.host();
+        let (table, clock) = (host.flow_table(), Clock { now: host.now(), hz });
+        let flushed = table.flush(slots, erases, &mut |seen| takes(&Remembered::new(seen, clock)));
+        ensure!(table.is_sound(), "homes do not name their entries");
+        Ok(flushed)
     }
 
     fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {

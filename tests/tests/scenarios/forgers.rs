@@ -9,6 +9,7 @@ mod diverted;
 mod errors;
 mod fill;
 mod floods;
+mod flush;
 mod foreign;
 mod leaving;
 mod noticed;

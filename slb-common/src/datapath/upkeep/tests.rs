@@ -12,7 +12,7 @@ const SLOTS: usize = 64;
 const IDLE: u32 = 900;
 
 /// A table with a flow of each of these clients, seen last at 0, each in the first free slot from its home on.
-fn table(clients: u16, bits: u32) -> Vec<[Word; WORDS]> {
+pub(super) fn table(clients: u16, bits: u32) -> Vec<[Word; WORDS]> {
     let slots: Vec<[Word; WORDS]> = (0..SLOTS).map(|_| Default::default()).collect();
     let table = FlowTable::new(&slots, SEED);
     for n in 0..clients {
@@ -28,7 +28,7 @@ fn table(clients: u16, bits: u32) -> Vec<[Word; WORDS]> {
     slots
 }
 
-fn client(n: u16) -> Client {
+pub(super) fn client(n: u16) -> Client {
     Client::new(&Address::v4([192, 0, 2, 1]), n, 6)
 }
 

@@ -44,6 +44,8 @@ pub struct Sweep {
     pub flows: usize,
     /// Assured flows among them, for which new flows wait in vain.
     pub assured: usize,
+    /// Entries of the flow table in use, whatever is configured: a resize may have failed.
+    pub entries: usize,
     /// Connections that are over, whose ends may not know.
     pub ended: Vec<Ended>,
     /// Pools whose new connections count, with what has come of them.
@@ -84,7 +86,8 @@ impl<D: DataPlane> Reconciler<D> {
         let next = if self.is_watching() { next.min(LOOK) } else { next };
         let (ended, openings) = (mem::take(&mut self.ended), mem::take(&mut self.openings));
         let (answers, clients) = (mem::take(&mut self.answers), samples.chosen());
-        Ok(Sweep { moved, flows, assured, ended, openings, answers, clients, next })
+        let entries = self.plane.flow_slots() as usize;
+        Ok(Sweep { moved, flows, assured, entries, ended, openings, answers, clients, next })
     }
 
     /// Replaces the client paths of flows whose clients are reached another way. Returns how many changed.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::World;
+use super::{World, backend, flow, group};
 use crate::{
     config::{model::Config, samples::forwarding},
     dataplane::state::BATCH,
@@ -68,4 +68,16 @@ fn a_sweep_takes_tables_in_parts_and_ends_nothing_that_it_could_not_see() {
     assert_eq!(world.reconciler.plane_mut().looks, 8, "one look for each part");
     let held = world.reconciler.held().unwrap().clone();
     assert_eq!(world.reconciler.plane_mut().state, held);
+}
+
+/// A resize that failed leaves a table of another size than the configured one.
+#[test]
+fn a_sweep_counts_the_entries_of_the_table_in_use() {
+    let config = group(&[(1, 100)]);
+    let mut world = World::new();
+    world.all_healthy(&config);
+    let state = world.reconcile(&config).unwrap();
+    world.reconciler.plane_mut().flows = vec![flow(&state, 80, backend(&state, 1).1.reference); 3];
+    assert_ne!(config.daemon.flow_table_entries, 3);
+    assert_eq!(world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap().entries, 3);
 }

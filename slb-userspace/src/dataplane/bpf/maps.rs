@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::Read as _,
+    ops::Range,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
@@ -19,7 +20,7 @@ use slb_common::{
         service::{Service, ServiceIndex},
         stats::{Action, Counters, Reason, Totals},
     },
-    datapath::upkeep::{Clock, Fate, FlowTable, Look, Upkeep},
+    datapath::upkeep::{Clock, Fate, FlowTable, Flushed, Look, Upkeep},
 };
 
 use super::{
@@ -31,7 +32,7 @@ use super::{
     syscall,
 };
 use crate::dataplane::{
-    Contents, DataPlane, NewPath,
+    Contents, DataPlane, NewPath, Takes,
     digest::Content,
     moves::{self, Moves},
     state::{
@@ -364,6 +365,15 @@ impl DataPlane for Maps {
 
     fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
         self.look(flows::clock(hz)?, visit)
+    }
+
+    fn flow_slots(&self) -> u32 {
+        self.flows.slots().len() as u32
+    }
+
+    fn flush(&mut self, slots: Range<u32>, erases: bool, hz: u32, takes: &mut Takes<'_>) -> Result<Flushed> {
+        let clock = flows::clock(hz)?;
+        Ok(self.flow_table()?.flush(slots, erases, &mut |seen| takes(&Remembered::new(seen, clock))))
     }
 
     fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {

@@ -1,0 +1,118 @@
+//! Documents of the API about the flow table.
+
+use std::net::IpAddr;
+
+use anyhow::{Result, anyhow, bail};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::control::flush::{Endpoint, Filter};
+
+/// `POST /v1/flows/flush`: which entries of the flow table are to be erased. All that is given must hold of an entry.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Flush {
+    /// Prefix, or address, of clients.
+    pub client: Option<String>,
+    /// VIP, with or without a port.
+    pub vip: Option<String>,
+    /// `LOAD_BALANCER/LISTENER`.
+    pub listener: Option<String>,
+    /// Server, with or without a port.
+    pub server: Option<String>,
+    /// Only entries that are not assured.
+    pub not_assured: bool,
+    /// Every entry: needed where nothing else is given.
+    pub all: bool,
+    /// Counts the entries, and erases none.
+    pub dry_run: bool,
+}
+
+/// What a flush has come to: the answer to `POST /v1/flows/flush`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flushed {
+    /// Entries that have been erased; in a dry run, that would be.
+    pub entries: u64,
+    /// Entries that packets were writing whenever they were read. They have not been erased.
+    pub locked: u64,
+}
+
+impl Flush {
+    /// What it asks for.
+    ///
+    /// # Errors
+    /// Something is no address or prefix, or nothing is asked for. The text says what to write.
+    pub fn filter(&self) -> Result<Filter> {
+        let Self { client, vip, listener, server, not_assured, all, dry_run: _ } = self;
+        let end = |what: &str, text: &Option<String>| -> Result<Option<Endpoint>> {
+            text.as_ref().map(|text| text.parse().map_err(|why| anyhow!("{what} {why}"))).transpose()
+        };
+        let filter = Filter {
+            client: client.as_deref().map(prefix).transpose()?,
+            vip: end("VIP", vip)?,
+            listener: listener.clone(),
+            server: end("server", server)?,
+            not_assured: *not_assured,
+        };
+        match (filter.is_empty(), all) {
+            (true, false) => bail!(
+                "without a filter every entry would be erased, and connections of mode nat may end: name the entries (--client, --vip, \
+                 --listener, --server, --not-assured), or write --all"
+            ),
+            (false, true) => {
+                bail!("--all erases every entry, and `{filter}` is asked for as well: write one of them")
+            }
+            _ => Ok(filter),
+        }
+    }
+}
+
+fn prefix(text: &str) -> Result<IpNet> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| address()).map_err(|_| {
+        anyhow!("client {text}: an address or a prefix is expected, as in 203.0.113.7, 203.0.113.0/24 or 2001:db8::/32")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(flush: &Flush) -> String {
+        flush.filter().map_or_else(|error| format!("{error:#}"), |filter| filter.to_string())
+    }
+
+    #[test]
+    fn flush_says_what_it_erases_or_why_it_is_refused() {
+        let some = |text: &str| Some(text.to_owned());
+        for (flush, said) in [
+            (Flush::default(), "without a filter every entry would be erased"),
+            (Flush { dry_run: true, ..Flush::default() }, "or write --all"),
+            (Flush { all: true, ..Flush::default() }, "all"),
+            (
+                Flush { all: true, not_assured: true, ..Flush::default() },
+                "`not assured` is asked for as well",
+            ),
+            (Flush { client: some("203.0.113.7"), ..Flush::default() }, "client 203.0.113.7/32"),
+            (Flush { client: some("2001:db8::/32"), ..Flush::default() }, "client 2001:db8::/32"),
+            (
+                Flush { client: some("203.0.113.7/33"), ..Flush::default() },
+                "client 203.0.113.7/33: an address or a prefix",
+            ),
+            (Flush { vip: some("192.0.2.10:x"), ..Flush::default() }, "VIP 192.0.2.10:x: an address, or"),
+            (Flush { server: some("10.0.0"), ..Flush::default() }, "server 10.0.0: an address, or"),
+            (
+                Flush {
+                    vip: some("[2001:db8::10]:80"),
+                    listener: some("shop/web"),
+                    server: some("10.0.0.1"),
+                    not_assured: true,
+                    ..Flush::default()
+                },
+                "VIP [2001:db8::10]:80, listener shop/web, server 10.0.0.1, not assured",
+            ),
+        ] {
+            assert!(text(&flush).contains(said), "{flush:?}: {}", text(&flush));
+        }
+    }
+}

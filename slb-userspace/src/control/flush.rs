@@ -1,0 +1,157 @@
+//! Which flow-table entries an administrator has erased (`slb flows flush`). Pure.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+use ipnet::IpNet;
+use slb_common::abi::{Reference, service::Service, unpad_name};
+
+use crate::dataplane::state::{NO_TABLE, Remembered, State, backend_address, to_ip};
+
+/// Names that a refusal lists at most.
+const LISTED: usize = 10;
+
+/// An address, with a port or of any port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endpoint {
+    address: IpAddr,
+    port: Option<u16>,
+}
+
+impl Endpoint {
+    fn is(self, other: SocketAddr) -> bool {
+        self.address == other.ip() && self.port.is_none_or(|port| port == other.port())
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(end) = text.parse::<SocketAddr>() {
+            return Ok(Self { address: end.ip(), port: Some(end.port()) });
+        }
+        let address = text.parse().map_err(|_| {
+            format!("{text}: an address, or address and port, are expected, as in 192.0.2.10, 192.0.2.10:80 or [2001:db8::10]:80")
+        })?;
+        Ok(Self { address, port: None })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.address, port).fmt(f),
+            None => self.address.fmt(f),
+        }
+    }
+}
+
+/// What entries must be to be erased: all that is given here. Without anything, every entry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The client's address lies in this prefix.
+    pub client: Option<IpNet>,
+    /// They are of this VIP.
+    pub vip: Option<Endpoint>,
+    /// They are of this listener, `LOAD_BALANCER/LISTENER`.
+    pub listener: Option<String>,
+    /// They are with this server.
+    pub server: Option<Endpoint>,
+    /// They are not assured.
+    pub not_assured: bool,
+}
+
+impl Filter {
+    /// Whether every entry passes it.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The same for what the data plane holds now.
+    ///
+    /// # Errors
+    /// Nothing has that VIP, listener or server. The text lists what there is.
+    pub fn resolve(&self, held: &State) -> Result<Choice, String> {
+        let running = || held.services.iter().filter(|(_, service)| service.ring != NO_TABLE);
+        let is_chosen = |service: &Service| {
+            let end = SocketAddr::new(to_ip(&service.address), u16::from_be(service.port));
+            self.vip.is_none_or(|vip| vip.is(end))
+                && self.listener.as_ref().is_none_or(|listener| *listener == name(service))
+        };
+        let services = (self.vip.is_some() || self.listener.is_some()).then(|| {
+            let chosen = running().filter(|(_, service)| is_chosen(service));
+            chosen.filter_map(|(id, _)| Some(held.index.entries.get(id)?.service)).collect::<BTreeSet<_>>()
+        });
+        if services.as_ref().is_some_and(BTreeSet::is_empty) {
+            let there = running().map(|(_, service)| {
+                let end = SocketAddr::new(to_ip(&service.address), u16::from_be(service.port));
+                format!("{} at {end}", name(service))
+            });
+            return Err(format!("no running listener is {self}; there are: {}", listed(there)));
+        }
+        let servers = self.server.map(|server| {
+            let chosen = held.backends.values().filter(|backend| server.is(backend_address(backend)));
+            chosen.map(|backend| backend.reference).collect::<BTreeSet<_>>()
+        });
+        if let (Some(server), Some(true)) = (self.server, servers.as_ref().map(BTreeSet::is_empty)) {
+            let there = held.backends.values().map(|backend| backend_address(backend).to_string());
+            return Err(format!("there is no server {server}; there are: {}", listed(there)));
+        }
+        Ok(Choice { client: self.client, services, servers, not_assured: self.not_assured })
+    }
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client, vip, listener, server, not_assured } = self;
+        let parts = [
+            client.map(|client| format!("client {client}")),
+            vip.map(|vip| format!("VIP {vip}")),
+            listener.as_ref().map(|listener| format!("listener {listener}")),
+            server.map(|server| format!("server {server}")),
+            not_assured.then(|| "not assured".to_owned()),
+        ];
+        let parts: Vec<_> = parts.into_iter().flatten().collect();
+        f.write_str(if parts.is_empty() { "all".to_owned() } else { parts.join(", ") }.as_str())
+    }
+}
+
+fn name(service: &Service) -> String {
+    let [balancer, listener] =
+        [&service.load_balancer, &service.listener].map(|name| unpad_name(name).unwrap_or("?"));
+    format!("{balancer}/{listener}")
+}
+
+fn listed(names: impl Iterator<Item = String>) -> String {
+    let names: Vec<_> = names.collect::<BTreeSet<_>>().into_iter().collect();
+    match names.len() {
+        0 => "none".to_owned(),
+        count if count <= LISTED => names.join(", "),
+        count => format!("{} and {} more", names[..LISTED].join(", "), count - LISTED),
+    }
+}
+
+/// A [`Filter`] in terms of the flow table.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    client: Option<IpNet>,
+    /// Tags of services.
+    services: Option<BTreeSet<u32>>,
+    servers: Option<BTreeSet<Reference>>,
+    not_assured: bool,
+}
+
+impl Choice {
+    /// Whether an entry passes the filter.
+    pub fn takes(&self, entry: &Remembered) -> bool {
+        !(self.not_assured && entry.is_assured)
+            && self.services.as_ref().is_none_or(|services| services.contains(&entry.service))
+            && self.servers.as_ref().is_none_or(|servers| servers.contains(&entry.backend))
+            && self.client.is_none_or(|client| client.contains(&to_ip(&entry.client)))
+    }
+}

@@ -1,0 +1,42 @@
+//! Erasing flow-table entries on an administrator's demand.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use slb_common::datapath::upkeep::Flushed;
+
+use super::Reconciler;
+use crate::{control::flush::Choice, dataplane::DataPlane};
+
+impl<D: DataPlane> Reconciler<D> {
+    /// Slots of the flow table in use.
+    pub fn flow_slots(&self) -> u32 {
+        self.plane.flow_slots()
+    }
+
+    /// Erases the chosen entries in these slots of the flow table; without `erases` it counts them only. A flow that goes on without
+    /// an entry goes to the previous backend of its slot, if the slot migrates: slots migrate for as long as such a flow may come.
+    ///
+    /// # Errors
+    /// The maps cannot be read.
+    pub fn flush(
+        &mut self,
+        slots: Range<u32>,
+        choice: &Choice,
+        erases: bool,
+        now: Duration,
+    ) -> Result<Flushed> {
+        self.held()?;
+        let hz = self.surroundings.hz;
+        let flushed = self.plane.flush(slots, erases, hz, &mut |entry| choice.takes(entry));
+        let flushed = flushed.context("cannot erase flow-table entries")?;
+        if erases
+            && flushed.erased > 0
+            && self.is_handing_over()
+            && let Some(held) = &mut self.held
+        {
+            Arc::make_mut(held).tables.values_mut().for_each(|table| table.handover.wait_anew(now));
+        }
+        Ok(flushed)
+    }
+}
