@@ -15,7 +15,7 @@ use std::{
 use anyhow::Result;
 use axum::{
     Extension, Json, Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::State as Shared,
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse as _, Response},
@@ -31,7 +31,7 @@ use tokio::{
 pub use self::socket::Sockets;
 use self::{
     connection::{Bodies, named, serve},
-    documents::Documents,
+    documents::{Documents, Texts},
     file::File,
 };
 use super::{
@@ -173,9 +173,9 @@ impl Sockets {
         let source = StatusSource { maps, file, shown, started: Instant::now() };
         let documents = Documents::new(move || source.document());
         let api = Arc::new(Api { documents, loader, snapshots, requests });
-        let asked =
-            || Router::new().route("/v1/status", get(serve_status)).route("/v1/pending", get(serve_pending));
+        let asked = || Router::new().route("/v1/pending", get(serve_pending));
         let router = asked()
+            .route("/v1/status", get(serve_status))
             .route("/v1/diff", post(serve_differences))
             .route("/v1/reload", post(serve_reload))
             .route("/v1/apply", post(serve_apply))
@@ -184,7 +184,10 @@ impl Sockets {
             .route("/v1/flows/flush", post(serve_flush))
             .with_state(Arc::clone(&api))
             .layer(Extension(Bodies::default()));
-        let watched = asked().fallback(refuse_to_change).with_state(api);
+        let watched = asked()
+            .route("/v1/status", get(serve_read_only_status))
+            .fallback(refuse_to_change)
+            .with_state(api);
         let watch = async {
             if let Some(socket) = read_only {
                 serve(socket, &watched, WATCHERS).await;
@@ -232,6 +235,12 @@ impl Api {
         changed.map(Json).map_err(failure)
     }
 
+    async fn status(&self, text: fn(Texts) -> Bytes) -> Result<Response, Failure> {
+        let document = self.documents.latest().await;
+        let texts = document.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error))?;
+        Ok(([(CONTENT_TYPE, "application/json")], text(texts)).into_response())
+    }
+
     /// Loads a text, or the daemon's file.
     async fn load(&self, name: Option<String>, text: Option<String>) -> Result<(Loaded, Turn), Refused> {
         match text {
@@ -254,14 +263,16 @@ fn failure(refused: Refused) -> Failure {
 type Failure = (StatusCode, String);
 
 async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Response, Failure> {
-    let document = api.documents.latest().await;
-    let bytes = document.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error))?;
-    Ok(([(CONTENT_TYPE, "application/json")], bytes).into_response())
+    api.status(|texts| texts.full).await
+}
+
+async fn serve_read_only_status(Shared(api): Shared<Arc<Api>>) -> Result<Response, Failure> {
+    api.status(|texts| texts.read_only).await
 }
 
 impl StatusSource {
     /// The status document. Takes long where there are many tables, and waits for the kernel.
-    fn document(&self) -> Result<Vec<u8>> {
+    fn document(&self) -> Result<Texts> {
         let interfaces = Handle::current().block_on(neigh::links())?;
         let snapshot = Arc::clone(&self.shown.snapshots.borrow());
         let view = Arc::clone(&self.shown.view.borrow());
@@ -299,7 +310,7 @@ impl StatusSource {
             interfaces: &interfaces,
             view: Some(&view),
         };
-        Ok(serde_json::to_vec(&status(&snapshot.state, &self.maps, context)?)?)
+        Texts::new(status(&snapshot.state, &self.maps, context)?)
     }
 }
 

@@ -127,7 +127,7 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
     Ok(Status {
         daemon: context.daemon,
         digest: Some(digest::all(digests.into_values().flatten()).to_string()),
-        hash_seed: state.settings.seed,
+        hash_seed: Some(state.settings.seed),
         flow_table: flow_table(current.fill, maps.evicted()?),
         interfaces: attached(state, maps, context.interfaces, context.view),
         load_balancers: balancers

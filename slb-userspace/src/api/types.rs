@@ -16,8 +16,10 @@ pub struct Status {
     /// Digest of which server each flow gets, over all listeners: 16 hexadecimal digits, equal on nodes with the same
     /// configuration, `hash_seed` and health.
     pub digest: Option<String>,
-    /// Seed of the flow hash and of the server tables; the same on nodes that choose the same server for each new flow.
-    pub hash_seed: u64,
+    /// Seed of the flow hash and of the server tables; the same on nodes that choose the same server for each new flow. Left out of
+    /// what `[daemon] read_only_socket` answers: who knows it can choose endpoints that all hash to one slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash_seed: Option<u64>,
     /// How full the flow table is.
     pub flow_table: FlowTable,
     /// Interfaces the program is attached to.

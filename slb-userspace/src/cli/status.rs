@@ -142,10 +142,9 @@ fn render(status: &Status) -> String {
         None => "no daemon answers: this is what the kernel forwards by; health and next hops are of the last daemon's last change\n".to_owned(),
     };
     if let Some(digest) = &status.digest {
-        text += &format!(
-            "digest {digest}: equal on nodes that choose the same server for each new flow; hash seed {}\n",
-            status.hash_seed
-        );
+        let seed = status.hash_seed.map_or_else(String::new, |seed| format!("; hash seed {seed}"));
+        text +=
+            &format!("digest {digest}: equal on nodes that choose the same server for each new flow{seed}\n");
     }
     text += &flow_table(&status.flow_table);
     for interface in &status.interfaces {

@@ -105,13 +105,17 @@ fn hash_seed_is_made_once_and_kept() {
         let configured = world.plan.toml();
         world.plan.change("hash_seed = 1\n", "");
         let first = world.start()?;
-        let seed = first.hash_seed;
+        let seed = first.hash_seed.context("no hash seed")?;
         ensure!(seed > 1, "hash seed {seed}");
         let shown = world.slb(&["status"])?;
         ensure!(shown.contains(&format!("hash seed {seed}\n")), "{shown}");
         let same = |status: &Status, when: &str| {
             let digests = (&status.digest, &first.digest);
-            ensure!(status.hash_seed == seed && digests.0 == digests.1, "{when}: {}", status.hash_seed);
+            ensure!(
+                status.hash_seed == Some(seed) && digests.0 == digests.1,
+                "{when}: {:?}",
+                status.hash_seed
+            );
             Ok(())
         };
         world.terminate()?;

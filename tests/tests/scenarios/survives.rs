@@ -93,7 +93,6 @@ fn sockets_come_back_and_callers_that_are_slow_delay_no_others() {
     });
 }
 
-/// The socket for all users answers what changes nothing, and nothing else.
 /// Every thread has dropped what the daemon does not need, and can get nothing back.
 fn has_few_capabilities(world: &World) -> Result<()> {
     /// Bits of capabilities(7), as in `linux/capability.h`: DAC_OVERRIDE, NET_ADMIN, NET_RAW, SYS_ADMIN, SYS_RESOURCE, PERFMON,
@@ -115,6 +114,8 @@ fn has_few_capabilities(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// The socket for all users answers what changes nothing, and nothing else; and not the hash seed, which lets a client choose endpoints of
+/// one slot.
 fn only_shows(socket: &Path) -> Result<()> {
     let mode = fs::metadata(socket)?.permissions().mode() & 0o777;
     ensure!(mode == 0o666, "mode {mode:o}");
@@ -124,6 +125,7 @@ fn only_shows(socket: &Path) -> Result<()> {
         ("POST /v1/reload", "403"),
         ("POST /v1/apply", "403"),
         ("POST /v1/servers", "403"),
+        ("POST /v1/flows/flush", "403"),
         ("POST /v1/diff", "403"),
     ] {
         let mut stream = UnixStream::connect(socket)?;
@@ -131,6 +133,7 @@ fn only_shows(socket: &Path) -> Result<()> {
             .write_all(format!("{request} HTTP/1.1\r\nhost: slb\r\ncontent-length: 0\r\n\r\n").as_bytes())?;
         let said = answer(stream)?;
         ensure!(said.starts_with(&format!("HTTP/1.1 {code}")), "{request}: {said}");
+        ensure!(!said.contains("\"hash_seed\":"), "{request}: {said}");
     }
     Ok(())
 }

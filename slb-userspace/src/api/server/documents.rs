@@ -13,33 +13,52 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use crate::api::types::Status;
+
 /// The pause after a document, as a multiple of the time it took.
 const REST: u32 = 4;
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
-/// Makes documents.
-pub(super) struct Documents {
-    make: Arc<dyn Fn() -> Result<Vec<u8>> + Send + Sync>,
-    last: Arc<Mutex<Option<Made>>>,
+/// The status as JSON.
+#[derive(Clone)]
+pub(super) struct Texts {
+    /// For callers that may change something.
+    pub(super) full: Bytes,
+    /// For all others.
+    pub(super) read_only: Bytes,
 }
 
-struct Made {
+impl Texts {
+    pub(super) fn new(mut status: Status) -> Result<Self> {
+        let full = serde_json::to_vec(&status)?.into();
+        status.hash_seed = None;
+        Ok(Self { full, read_only: serde_json::to_vec(&status)?.into() })
+    }
+}
+
+/// Makes documents.
+pub(super) struct Documents<T = Texts> {
+    make: Arc<dyn Fn() -> Result<T> + Send + Sync>,
+    last: Arc<Mutex<Option<Made<T>>>>,
+}
+
+struct Made<T> {
     begun: Instant,
     /// No other one is begun before.
     rests_until: Instant,
-    document: Document,
+    document: Document<T>,
 }
 
 /// A document, or why there is none.
-type Document = Result<Bytes, String>;
+type Document<T> = Result<T, String>;
 
-impl Documents {
-    pub(super) fn new(make: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static) -> Self {
+impl<T: Clone + Send + 'static> Documents<T> {
+    pub(super) fn new(make: impl Fn() -> Result<T> + Send + Sync + 'static) -> Self {
         Self { make: Arc::new(make), last: Arc::default() }
     }
 
     /// A document that was begun after this call.
-    pub(super) async fn latest(&self) -> Document {
+    pub(super) async fn latest(&self) -> Document<T> {
         let asked = Instant::now();
         let (make, last) = (Arc::clone(&self.make), Arc::clone(&self.last));
         // A task of its own holds the lock until the document is made, even if the caller leaves.
@@ -54,7 +73,7 @@ impl Documents {
             let begun = Instant::now();
             let made = spawn_blocking(move || make()).await;
             let document = match made {
-                Ok(Ok(bytes)) => Ok(Bytes::from(bytes)),
+                Ok(Ok(document)) => Ok(document),
                 Ok(Err(error)) => Err(format!("{error:#}")),
                 Err(error) => Err(error.to_string()),
             };
@@ -79,7 +98,7 @@ mod tests {
     use super::*;
 
     /// Documents that count how many were begun, and how many are being made at most.
-    fn counted(took: Duration) -> (Arc<Documents>, Arc<AtomicUsize>, Arc<AtomicUsize>) {
+    fn counted(took: Duration) -> (Arc<Documents<String>>, Arc<AtomicUsize>, Arc<AtomicUsize>) {
         let (begun, at_once) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (count, most, now) = (Arc::clone(&begun), Arc::clone(&at_once), AtomicUsize::new(0));
         let documents = Documents::new(move || {
@@ -87,7 +106,7 @@ mod tests {
             most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             sleep(took);
             now.fetch_sub(1, Ordering::SeqCst);
-            Ok(number.to_string().into_bytes())
+            Ok(number.to_string())
         });
         (Arc::new(documents), begun, at_once)
     }
@@ -138,7 +157,7 @@ mod tests {
         let fails = std::sync::Mutex::new(fails);
         let documents = Documents::new(move || {
             anyhow::ensure!(!fails.lock().unwrap().recv().unwrap(), "no maps");
-            Ok(Vec::new())
+            Ok(())
         });
         fail.send(true).unwrap();
         assert_eq!(documents.latest().await.unwrap_err(), "no maps");
