@@ -11,6 +11,9 @@ use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service,
 
 const FOREIGN: &str = "02:00:5e:10:00:77";
 const NEXT: &str = "02:00:5e:10:00:78";
+/// A virtual router's (VRRP).
+const ROUTER: &str = "00:00:5e:00:01:01";
+const VLAN: &str = "02:00:5e:10:00:80";
 const BRIDGE: &str = "02:00:5e:10:00:79";
 /// Within which frames to a new address of the interface are forwarded.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -66,6 +69,28 @@ fn expect_answers(world: &World, sockets: &[(Family, UdpSocket)], what: &str) ->
     Ok(())
 }
 
+/// What lies upon the interface has addresses that are the host's while it is up.
+fn expect_virtual_addresses(world: &World, sockets: &[(Family, UdpSocket)]) -> Result<()> {
+    let slb = &world.net.slb;
+    for (kind, options, mac) in [("macvlan", "mode bridge", ROUTER), ("vlan", "id 9", VLAN)] {
+        if world.net.lacks(&[kind])?.is_some() {
+            eprintln!("skipped: this kernel has no {kind} devices");
+            continue;
+        }
+        send_to(world, mac)?;
+        slb.ip(&format!("link add link client0 name virtual address {mac} type {kind} {options}"))?;
+        expect_left_alone(world, sockets)?;
+        slb.ip("link set virtual up")?;
+        expect_answers(world, sockets, &format!("answers at the address of a {kind}"))?;
+        // As when the address moves to another node: two nodes must not answer.
+        slb.ip("link del virtual")?;
+        wait_for("an address that is no longer the host's", LIMIT, || {
+            Ok(expect_left_alone(world, sockets).is_ok().then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
 #[test]
 fn frames_for_other_hosts_are_left_to_the_kernel() {
     scenario("frames_for_other_hosts_are_left_to_the_kernel", &[100], |world| {
@@ -88,6 +113,8 @@ fn frames_for_other_hosts_are_left_to_the_kernel() {
         expect_answers(world, &sockets, "answers at another address")?;
         send_to(world, FOREIGN)?;
         expect_left_alone(world, &sockets)?;
+
+        expect_virtual_addresses(world, &sockets)?;
 
         // It becomes a port of a bridge, which has an address of its own.
         let addresses = Family::ALL.map(|family| {

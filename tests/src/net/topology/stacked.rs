@@ -25,6 +25,7 @@ impl Topology {
         for kind in kinds {
             let (lower, options) = match *kind {
                 "vlan" => ("link client0", "id 5"),
+                "macvlan" => ("link client0", ""),
                 "vrf" => ("", "table 5"),
                 "ipip" | "sit" => ("", "local 192.0.2.1"),
                 "ip6tnl" => ("", "local 2001:db8::1"),
