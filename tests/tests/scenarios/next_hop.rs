@@ -116,6 +116,7 @@ fn blips_of_the_network_are_no_outage() {
             }
         }
         let log = world.log();
+        ensure!(log.contains(&format!("to=\"{OWN_ADDRESS}\"")), "{log}");
         for said in ["gets no packets", "failover:"] {
             ensure!(!log.contains(said), "{said}");
         }

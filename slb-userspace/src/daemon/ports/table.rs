@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
-use slb_common::abi::interface::{CLIENT, InterfaceFacts, SERVER};
+use slb_common::abi::{
+    interface::{CLIENT, InterfaceFacts, SERVER},
+    mac_word,
+};
 
 use super::{Links, Ports};
 use crate::{
     config::model::InterfaceRole,
-    dataplane::interfaces::Interfaces,
+    dataplane::{interfaces::Interfaces, state::mac},
     devices::{self, Stack},
-    neigh::Link,
+    neigh::{Link, Mac},
 };
 
 /// Two interfaces, by index, that the table has one slot for; the first has it.
@@ -55,6 +58,15 @@ impl Ports {
             tracing::error!("frames are not forwarded: {}", describe(*clash, links));
         }
         self.clashes = clashes;
+        for (name, from, to) in changed_addresses(&self.held.keys().copied().collect(), &self.seen, links) {
+            tracing::info!(
+                interface = name,
+                from,
+                to,
+                "hardware address changed; neighbours send to the old one until they resolve this host anew: arp_notify (IPv4) and \
+                 ndisc_notify (IPv6) of the interface have the kernel announce the new one"
+            );
+        }
         self.seen.clone_from(links);
         if let Err(error) = self.table.put(&interfaces) {
             tracing::error!(
@@ -91,6 +103,26 @@ fn interfaces(
         }
     }
     (interfaces, clashes)
+}
+
+/// Names of interfaces that run the program and whose hardware address has changed, each with the old and the new one.
+fn changed_addresses<'links>(
+    running: &BTreeSet<u32>,
+    before: &Links,
+    now: &'links Links,
+) -> Vec<(&'links str, String, String)> {
+    let old = |index| before.values().find(|link| link.index == index)?.mac;
+    let now: BTreeMap<u32, &Link> = now.values().map(|link| (link.index, link)).collect();
+    let changed = running.iter().filter_map(|index| {
+        let link = now.get(index)?;
+        let (from, to) = (old(*index)?, link.mac?);
+        (from != to).then(|| (link.name.as_str(), mac_text(from), mac_text(to)))
+    });
+    changed.collect()
+}
+
+fn mac_text(address: Mac) -> String {
+    mac(mac_word(address))
 }
 
 /// What comes in by an interface. One that has several names has what all of these allow.
@@ -141,6 +173,22 @@ mod tests {
         // The bond's at either member, and both members' at the bond.
         let further = |index| table.entries()[&index].further.map(|mac: [u8; 6]| mac[5]);
         assert_eq!([further(2), further(3), further(4)], [[4, 0xff], [4, 0xff], [2, 2]]);
+    }
+
+    #[test]
+    fn an_address_that_changes_in_place_is_named_with_the_old_one() {
+        let at = |index, name: &str, mac| Link { mac: Some([2, 0, 0, 0, 0, mac]), ..link(index, name, None) };
+        let tun = Link { mac: None, ..link(5, "tun", None) };
+        let before = links([at(2, "front", 1), at(3, "back", 2), at(4, "other", 3), tun]);
+        let after = links([
+            at(2, "front", 1),
+            at(3, "renamed", 7),
+            at(4, "other", 8),
+            at(5, "tun", 9),
+            at(6, "back", 2),
+        ]);
+        let said = changed_addresses(&BTreeSet::from([2, 3, 5, 6]), &before, &after);
+        assert_eq!(said, [("renamed", "02:00:00:00:00:02".to_owned(), "02:00:00:00:00:07".to_owned())]);
     }
 
     #[test]
