@@ -144,14 +144,30 @@ impl Servers {
     /// # Errors
     /// The port is taken.
     pub fn serve_also(&self, name: &str, port: u16) -> Result<()> {
-        let (name, mood, kill): (Arc<str>, _, _) = (name.into(), self.mood.clone(), self.killed.subscribe());
+        let mood = self.mood.clone();
+        self.listen_also(name, port, move |stream, name| http::serve(stream, name, mood.clone()))
+    }
+
+    /// Serves lines at another port too.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn serve_lines_also(&self, name: &str, port: u16) -> Result<()> {
+        let counted = self.resets.clone();
+        self.listen_also(name, port, move |stream, name| lines_counted(stream, name, counted.clone()))
+    }
+
+    fn listen_also<F, S>(&self, name: &str, port: u16, serve: S) -> Result<()>
+    where
+        S: Fn(TcpStream, Arc<str>) -> F + Clone + Send + 'static,
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        let (name, kill): (Arc<str>, _) = (name.into(), self.killed.subscribe());
         self.namespace.block_on(async move {
             let socket = bind(Type::STREAM, Protocol::TCP, port)?;
             socket.listen(BACKLOG)?;
             let listener = TcpListener::from_std(socket.into())?;
-            tokio::spawn(accept(listener, kill, name, move |stream, name| {
-                http::serve(stream, name, mood.clone())
-            }));
+            tokio::spawn(accept(listener, kill, name, serve));
             Ok(())
         })
     }

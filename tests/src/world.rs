@@ -1,6 +1,7 @@
 //! A world: a network, servers in it, and the daemon.
 
 mod log;
+mod servers;
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +28,7 @@ use crate::{
     daemon::{Daemon, Programs, servers},
     leftovers::RunId,
     net::{Backend, Family, Topology, run},
-    server::{Mood, Servers, Service},
+    server::{Servers, Service},
     turn::Turn,
     wait::{unless_late, wait_for},
 };
@@ -392,45 +393,6 @@ impl World {
         fs::create_dir(&mount.0)?;
         mount.again()?;
         Ok(mount)
-    }
-
-    /// Kills the servers of backend `index`.
-    ///
-    /// # Panics
-    /// When they are not running.
-    pub fn kill_servers(&mut self, index: usize) {
-        self.servers[index].take().expect("the servers run").kill();
-    }
-
-    /// Long-lived connections that have been reset, as the servers of backend `index` have seen it.
-    pub fn resets(&self, index: usize) -> usize {
-        self.servers[index].as_ref().map_or(0, Servers::resets)
-    }
-
-    /// Starts the servers of backend `index` again.
-    ///
-    /// # Errors
-    /// A port is taken.
-    pub fn start_servers(&mut self, index: usize) -> Result<()> {
-        let backend = &self.net.backends[index];
-        self.servers[index] = Some(Servers::start(&backend.namespace, &backend.name)?);
-        Ok(())
-    }
-
-    /// Serves HTTP on backend `index` at another port too, under another name.
-    ///
-    /// # Errors
-    /// They are not running, or the port is taken.
-    pub fn serve_also(&self, index: usize, name: &str, port: u16) -> Result<()> {
-        self.servers[index].as_ref().context("no servers run")?.serve_also(name, port)
-    }
-
-    /// How the servers of backend `index` answer.
-    ///
-    /// # Panics
-    /// When they are not running.
-    pub fn mood(&self, index: usize) -> &Mood {
-        &self.servers[index].as_ref().expect("the servers run").mood
     }
 
     /// Waits until the daemon reports `health` for every entry of backend `index` behind one service; returns the entries.

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use slb_tests::{
+    World,
     forge::{Flooded, NUMBERS, Seen, Tap},
     net::Family,
     packets::frames::flag,
@@ -42,6 +43,23 @@ fn shown(seen: &[Seen]) -> String {
     seen.iter().map(each).collect::<Vec<_>>().join("; ")
 }
 
+/// Makes an attack with interfaces that are for both sides, and again after a reload that gives them roles.
+fn without_and_with_roles(world: &mut World, attack: fn(&World, &str) -> Result<()>) -> Result<()> {
+    world.start()?;
+    attack(world, "")?;
+    let role = |name: &String| {
+        let role = if name == "client0" { "client" } else { "server" };
+        format!("{{ name = {name:?}, role = {role:?} }}")
+    };
+    let roles: Vec<_> = world.plan.interfaces.iter().map(role).collect();
+    world.plan.change(
+        format!("interfaces = {:?}", world.plan.interfaces),
+        format!("interfaces = [{}]", roles.join(", ")),
+    );
+    world.reload()?;
+    attack(world, ", with roles")
+}
+
 /// A server that has been taken over sends in a client's name: new flows and segments of those there are. What the other server
 /// answers is the client's alone.
 #[test]
@@ -49,82 +67,95 @@ fn a_server_draws_no_clients_answers() {
     scenario("a_server_draws_no_clients_answers", &WEIGHTS, |world| {
         // Or the kernel names no routes to the program.
         world.net.kernel_forwarding(true)?;
-        world.start()?;
-        let (forger, way) =
-            at(world, &world.net.backends[FORGES].namespace, &world.net.backends[FORGES].name)?;
-        let tap = Tap::at(&world.net.backends[FORGES].namespace, "eth0")?;
-        let (mut sent, mut drawn, mut unheard) = (Flooded::default(), Vec::new(), Vec::new());
-        for family in Family::ALL {
-            let source = world.net.sources(family)[0];
-            let [lines, echo] = [Service::Lines, Service::Echo].map(|service| world.vip(family, service));
-            let mut connections = Vec::new();
-            while connections.len() < 2 {
-                let victim = Victim::open(&world.net.client, (source, 0).into(), lines)?;
-                connections.extend((victim.server == "b1").then_some(victim));
-            }
-            let socket = world.net.client.on_thread(|| Ok(UdpSocket::bind((source, 700))?))?;
-            round_trip(&socket, echo)?;
-            tap.seen()?;
-            let mut forged = Vec::new();
-            for victim in &connections {
-                for number in NUMBERS {
-                    forged.push(way.carrying(victim.local, lines, flag::ACK, [number, number], MARK));
-                    forged.push(way.segment(victim.local, lines, flag::SYN, [number, 0]));
-                }
-            }
-            for port in 800..816 {
-                forged.push(way.segment((source, port).into(), lines, flag::SYN, [NUMBERS[0], 0]));
-                forged.push(way.datagram((source, port).into(), echo, MARK));
-            }
-            forged.push(way.datagram((source, 700).into(), echo, MARK));
-            sent = sent.and(forger.send_all(forged)?);
-            let heard = round_trip(&socket, echo);
-            for victim in &mut connections {
-                ensure!(victim.ask()? == victim.server, "{} is with another server", victim.local);
-            }
-            // What the client itself sends to this server comes here, too.
-            drawn.extend(tap.seen()?.into_iter().filter(|seen| seen.to.ip() == source));
-            unheard.extend(heard.err());
-        }
-        report("a client's source on the servers' side", sent, format!("{} answers drawn", drawn.len()));
-        ensure!(drawn.is_empty() && unheard.is_empty(), "answers drawn: {}, {unheard:?}", shown(&drawn));
-        Ok(())
+        without_and_with_roles(world, draws)
     });
+}
+
+fn draws(world: &World, roles: &str) -> Result<()> {
+    let (forger, way) = at(world, &world.net.backends[FORGES].namespace, &world.net.backends[FORGES].name)?;
+    let tap = Tap::at(&world.net.backends[FORGES].namespace, "eth0")?;
+    let (mut sent, mut drawn, mut unheard) = (Flooded::default(), Vec::new(), Vec::new());
+    for family in Family::ALL {
+        let source = world.net.sources(family)[0];
+        let [lines, echo] = [Service::Lines, Service::Echo].map(|service| world.vip(family, service));
+        let mut connections = Vec::new();
+        while connections.len() < 2 {
+            let victim = Victim::open(&world.net.client, (source, 0).into(), lines)?;
+            connections.extend((victim.server == "b1").then_some(victim));
+        }
+        let socket = world.net.client.on_thread(|| Ok(UdpSocket::bind((source, 700))?))?;
+        round_trip(&socket, echo)?;
+        tap.seen()?;
+        let mut forged = Vec::new();
+        for victim in &connections {
+            for number in NUMBERS {
+                forged.push(way.carrying(victim.local, lines, flag::ACK, [number, number], MARK));
+                forged.push(way.segment(victim.local, lines, flag::SYN, [number, 0]));
+            }
+        }
+        for port in 800..816 {
+            forged.push(way.segment((source, port).into(), lines, flag::SYN, [NUMBERS[0], 0]));
+            forged.push(way.datagram((source, port).into(), echo, MARK));
+        }
+        forged.push(way.datagram((source, 700).into(), echo, MARK));
+        sent = sent.and(forger.send_all(forged)?);
+        let heard = round_trip(&socket, echo);
+        for victim in &mut connections {
+            ensure!(victim.ask()? == victim.server, "{} is with another server", victim.local);
+        }
+        // What the client itself sends to this server comes here, too.
+        drawn.extend(tap.seen()?.into_iter().filter(|seen| seen.to.ip() == source));
+        unheard.extend(heard.err());
+    }
+    report(
+        format!("a client's source on the servers' side{roles}"),
+        sent,
+        format!("{} answers drawn", drawn.len()),
+    );
+    ensure!(drawn.is_empty() && unheard.is_empty(), "answers drawn{roles}: {}, {unheard:?}", shown(&drawn));
+    Ok(())
 }
 
 /// A frame from the clients' side with a server's source address is not translated.
 #[test]
 fn nobody_among_the_clients_speaks_for_a_server() {
     scenario("nobody_among_the_clients_speaks_for_a_server", &WEIGHTS, |world| {
-        world.start()?;
-        let (forger, way) = on_clients_side(world)?;
-        let tap = Tap::at(&world.net.client, "eth0")?;
-        let (mut sent, mut injected) = (Flooded::default(), Vec::new());
-        for family in Family::ALL {
-            let source = world.net.sources(family)[0];
-            let [lines, echo] = [Service::Lines, Service::Echo].map(|service| world.vip(family, service));
-            let mut victim = Victim::open(&world.net.client, (source, 0).into(), lines)?;
-            let socket = world.net.client.on_thread(|| Ok(UdpSocket::bind((source, 700))?))?;
-            let server = round_trip(&socket, echo)?;
-            for backend in &world.net.backends {
-                let from = |service: Service| (backend.address(family), service.backend_port()).into();
-                let forged = NUMBERS.map(|number| {
-                    [
-                        way.carrying(from(Service::Lines), victim.local, flag::ACK, [number, number], MARK),
-                        way.segment(from(Service::Lines), victim.local, flag::RST, [number, 0]),
-                        way.datagram(from(Service::Echo), (source, 700).into(), MARK),
-                    ]
-                });
-                sent = sent.and(forger.send_all(forged.into_iter().flatten())?);
-            }
-            ensure!(round_trip(&socket, echo)? == server, "{source}:700 is with another server");
-            ensure!(victim.ask()? == victim.server, "{} is with another server", victim.local);
-            let is_reset = |seen: &Seen| seen.tcp.is_some_and(|(flags, ..)| flags & flag::RST != 0);
-            let is_forged = |seen: &Seen| seen.payload == MARK || is_reset(seen);
-            injected.extend(tap.seen()?.into_iter().filter(is_forged));
-        }
-        report("a server's source on the clients' side", sent, format!("{} frames leave", injected.len()));
-        ensure!(injected.is_empty(), "left as from: {}", shown(&injected));
-        Ok(())
+        without_and_with_roles(world, injects)
     });
+}
+
+fn injects(world: &World, roles: &str) -> Result<()> {
+    let (forger, way) = on_clients_side(world)?;
+    let tap = Tap::at(&world.net.client, "eth0")?;
+    let (mut sent, mut injected) = (Flooded::default(), Vec::new());
+    for family in Family::ALL {
+        let source = world.net.sources(family)[0];
+        let [lines, echo] = [Service::Lines, Service::Echo].map(|service| world.vip(family, service));
+        let mut victim = Victim::open(&world.net.client, (source, 0).into(), lines)?;
+        let socket = world.net.client.on_thread(|| Ok(UdpSocket::bind((source, 700))?))?;
+        let server = round_trip(&socket, echo)?;
+        for backend in &world.net.backends {
+            let from = |service: Service| (backend.address(family), service.backend_port()).into();
+            let forged = NUMBERS.map(|number| {
+                [
+                    way.carrying(from(Service::Lines), victim.local, flag::ACK, [number, number], MARK),
+                    way.segment(from(Service::Lines), victim.local, flag::RST, [number, 0]),
+                    way.datagram(from(Service::Echo), (source, 700).into(), MARK),
+                ]
+            });
+            sent = sent.and(forger.send_all(forged.into_iter().flatten())?);
+        }
+        ensure!(round_trip(&socket, echo)? == server, "{source}:700 is with another server");
+        ensure!(victim.ask()? == victim.server, "{} is with another server", victim.local);
+        let is_reset = |seen: &Seen| seen.tcp.is_some_and(|(flags, ..)| flags & flag::RST != 0);
+        let is_forged = |seen: &Seen| seen.payload == MARK || is_reset(seen);
+        injected.extend(tap.seen()?.into_iter().filter(is_forged));
+    }
+    report(
+        format!("a server's source on the clients' side{roles}"),
+        sent,
+        format!("{} frames leave", injected.len()),
+    );
+    ensure!(injected.is_empty(), "left as from{roles}: {}", shown(&injected));
+    Ok(())
 }

@@ -12,7 +12,7 @@ use slb_tests::{
     client::PATIENCE,
     config::health_check,
     forge::{Forger, Way},
-    net::{Backend, Family, Namespace},
+    net::{Family, Namespace},
     packets::frames::Frame,
     server::Service,
 };
@@ -25,9 +25,19 @@ use tokio::{
 
 use super::report;
 
-/// Listeners of lines by their schedulers: in mode `nat`, and the last one in mode `dsr`.
-pub(super) const LISTENERS: [(&str, u16); 5] =
-    [("maglev", 7), ("rr", 7101), ("wrr", 7102), ("wlc", 7103), ("rr, dsr", 7007)];
+/// Listeners of lines by scheduler, and mode where it is not `nat`: each scheduler in every mode in which flows are tracked. In `dsr` and
+/// `ipip` the port is the servers'.
+pub(super) const LISTENERS: [(&str, u16); 9] = [
+    ("maglev", 7),
+    ("rr", 7101),
+    ("wrr", 7102),
+    ("wlc", 7103),
+    ("rr, dsr", 7007),
+    ("wrr, dsr", 7107),
+    ("wlc, dsr", 7207),
+    ("rr, ipip", 7307),
+    ("wlc, ipip", 7407),
+];
 /// Connections of each listener and family.
 const CONNECTIONS: usize = 4;
 /// How long connections of a server that has been removed go on.
@@ -93,25 +103,27 @@ pub(super) fn connect(local: SocketAddr, target: SocketAddr) -> Result<TcpStream
     Ok(socket.into())
 }
 
-/// Has the plan listen for lines with all schedulers, and in mode `dsr`.
+/// Has the plan listen for lines at all [`LISTENERS`], and servers take packets of all modes.
 pub(super) fn with_all_schedulers(world: &mut World) -> Result<()> {
     world.net.route_answers()?;
-    world.net.backends.iter().try_for_each(Backend::hold_vips)?;
+    let own = Family::ALL.map(|family| world.net.slb_address(family));
+    world.plan.tunnel_addresses = own.into();
+    for (backend, index) in world.net.backends.iter().zip(0..) {
+        backend.hold_vips()?;
+        backend.decapsulate(&own)?;
+        // The first one of mode `dsr` has the port that servers listen on anyway.
+        LISTENERS[5..].iter().try_for_each(|(_, port)| world.serve_lines_also(index, *port))?;
+    }
     world.plan.connection_drain = Some(DRAIN);
-    let port = Service::Lines.backend_port();
-    for (scheduler, own) in &LISTENERS[1..4] {
+    for (name, own) in &LISTENERS[1..] {
+        let (scheduler, mode) = name.split_once(", ").unwrap_or((name, "nat"));
+        let port = if mode == "nat" { Service::Lines.backend_port() } else { *own };
         world.plan.append(&format!(
-            "[[load_balancer.listener]]\nname = \"lines-{scheduler}\"\nprotocol = \"tcp\"\nport = {own}\nmode = \"nat\"\n\
+            "[[load_balancer.listener]]\nname = \"lines-{own}\"\nprotocol = \"tcp\"\nport = {own}\nmode = \"{mode}\"\n\
              backend_port = {port}\nscheduler = \"{scheduler}\"\nconnection_drain = \"{DRAIN}\"\n{}",
             health_check("kind = \"tcp\"")
         ));
     }
-    let (_, own) = LISTENERS[4];
-    world.plan.append(&format!(
-        "[[load_balancer.listener]]\nname = \"lines-dsr\"\nprotocol = \"tcp\"\nport = {own}\nmode = \"dsr\"\n\
-         backend_port = {port}\nscheduler = \"rr\"\nconnection_drain = \"{DRAIN}\"\n{}",
-        health_check("kind = \"tcp\"")
-    ));
     Ok(())
 }
 
@@ -139,7 +151,7 @@ pub(super) fn attack(
     report(
         name,
         sent,
-        format!("{} of {} connections lost ({})", lost.len(), connections.len(), each.join(", ")),
+        format!("{} of {} connections lost ({})", lost.len(), connections.len(), each.join("; ")),
     );
     Ok(lost)
 }
