@@ -11,4 +11,4 @@ pub use pass::{detach_link, take_place};
 
 pub use command::{find_program, run};
 pub use namespace::Namespace;
-pub use topology::{Backend, CLIENT_SOURCES, Family, TEAM, Topology};
+pub use topology::{Backend, CLIENT_SOURCES, Family, SecondNode, TEAM, Topology, second_address};

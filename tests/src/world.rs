@@ -1,6 +1,7 @@
 //! A world: a network, servers in it, and the daemon.
 
 mod log;
+mod node;
 mod servers;
 
 use std::{
@@ -32,6 +33,8 @@ use crate::{
     turn::Turn,
     wait::{unless_late, wait_for},
 };
+
+pub use node::Node;
 
 /// How long a client waits for an answer that comes at once, or not at all.
 const IMPATIENCE: Duration = Duration::from_millis(100);

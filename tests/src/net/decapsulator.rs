@@ -25,8 +25,13 @@ impl Decapsulator {
 
     /// Puts it on the interface, or new sources into it.
     pub(super) fn allow(&self, from: &[IpAddr]) -> Result<()> {
+        self.allow_at("eth0", from)
+    }
+
+    /// The same on another interface.
+    pub(super) fn allow_at(&self, interface: &str, from: &[IpAddr]) -> Result<()> {
         let addresses: Vec<_> = from.iter().map(ToString::to_string).collect();
-        self.run(&["attach", "--interface", "eth0", "--from", &addresses.join(","), "--any-vip"]).map(drop)
+        self.run(&["attach", "--interface", interface, "--from", &addresses.join(","), "--any-vip"]).map(drop)
     }
 
     /// What it says of itself.

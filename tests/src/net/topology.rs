@@ -8,6 +8,7 @@
 //! `lo` of `slb`. Checksums are finished by the sender (`tx off`), as with a real interface, and the peers of the
 //! interfaces that carry SLB have an XDP program too, without which veth does not deliver frames that XDP sent.
 
+mod second;
 mod stacked;
 
 use std::{
@@ -20,6 +21,7 @@ use std::{
 use anyhow::{Result, bail};
 use slb_userspace::cli::decap::status::Interface;
 
+pub use second::{SecondNode, second_address};
 pub use stacked::TEAM;
 
 use super::{Namespace, decapsulator::Decapsulator, pass, received::received, run};
@@ -322,6 +324,17 @@ impl Backend {
         match &*program {
             Program::Decapsulator(decapsulator) => decapsulator.allow(from),
             _ => Ok(()),
+        }
+    }
+
+    /// Runs `slb-decap` on another of its interfaces too, where it runs already.
+    ///
+    /// # Errors
+    /// It does not run, or fails.
+    pub fn decapsulate_at(&self, interface: &str, from: &[IpAddr]) -> Result<()> {
+        match &*self.program() {
+            Program::Decapsulator(decapsulator) => decapsulator.allow_at(interface, from),
+            _ => bail!("{} runs no slb-decap", self.name),
         }
     }
 

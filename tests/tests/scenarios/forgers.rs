@@ -12,6 +12,7 @@ mod floods;
 mod flush;
 mod foreign;
 mod leaving;
+mod nodes;
 mod noticed;
 mod share;
 mod sides;

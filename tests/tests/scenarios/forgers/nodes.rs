@@ -1,0 +1,88 @@
+//! Two nodes in front of the same servers: connections that come to the other one, which has no entries of them, while segments are
+//! forged in their clients' names.
+
+use anyhow::{Result, ensure};
+use slb_tests::{
+    World,
+    config::health_check,
+    forge::{Forger, Way},
+    net::{Backend, Family},
+    scenario,
+    server::Service,
+};
+
+use super::{
+    WEIGHTS, at, report,
+    victims::{self, Victim},
+};
+
+/// Connections of each listener and family.
+const CONNECTIONS: usize = 4;
+/// Port of the listener of mode `ipip`.
+const TUNNELS: u16 = 7307;
+
+#[test]
+fn forged_segments_move_no_connection_that_comes_to_another_node() {
+    scenario("forged_segments_move_no_connection_that_comes_to_another_node", &WEIGHTS, |world| {
+        prepare(world)?;
+        world.start()?;
+        let node = world.second_node()?;
+        let ports = [Service::Lines.vip_port(), Service::Lines.backend_port(), TUNNELS];
+        let open = |port| victims::open(world, port, CONNECTIONS);
+        let connections: Vec<_> = ports.into_iter().map(open).collect::<Result<_>>()?;
+        let mut connections: Vec<Victim> = connections.into_iter().flatten().collect();
+        victims::expect_all(&mut connections, "at the first node")?;
+
+        let first = at(world, &world.net.client, "client0")?;
+        let forger = Forger::at(&world.net.client, "eth1")?;
+        let second = Way { sender: forger.mac, receiver: node.net.slb.mac("client0")? };
+        // The node that does not have the traffic sends them to the servers, whose answers take the other one's way.
+        forger.send_all(connections.iter().flat_map(|victim| second.attacks(victim.local, victim.target)))?;
+        victims::expect_all(&mut connections, "at the first node, after blind segments at the second one")?;
+        for (place, is_second, forger, way) in [
+            ("second", true, &forger, second),
+            ("first", false, &first.0, first.1),
+            ("second", true, &forger, second),
+        ] {
+            world.net.lead_through_second(is_second)?;
+            let forwarded = || {
+                let status = if is_second { node.status() } else { world.status() };
+                let counted = status?.reasons.into_iter().filter(|counted| counted.reason == "to_server");
+                anyhow::Ok(counted.map(|counted| counted.packets).sum::<u64>())
+            };
+            let before = forwarded()?;
+            // Before the first packets of their clients, and once more after them.
+            for when in ["first", "then"] {
+                let frames = connections.iter().flat_map(|victim| way.attacks(victim.local, victim.target));
+                let sent = forger.send_all(frames)?;
+                let lost = victims::lost(&mut connections);
+                let name = format!("blind segments at the {place} node, {when}");
+                report(&name, sent, format!("{} of {} connections lost", lost.len(), connections.len()));
+                ensure!(lost.is_empty(), "{name}: {lost:#?}");
+            }
+            let packets = forwarded()? - before;
+            ensure!(packets > 2 * connections.len() as u64, "{packets} packets take the {place} node");
+        }
+        ensure!(world.status()?.digest == node.status()?.digest, "the nodes differ");
+        Ok(())
+    });
+}
+
+/// Maglev in every mode: other schedulers are no two nodes'.
+fn prepare(world: &mut World) -> Result<()> {
+    world.net.route_answers()?;
+    world.net.backends.iter().try_for_each(Backend::hold_vips)?;
+    let own = Family::ALL.map(|family| world.net.slb_address(family));
+    for (backend, index) in world.net.backends.iter().zip(0..) {
+        backend.decapsulate(&own)?;
+        world.serve_lines_also(index, TUNNELS)?;
+    }
+    world.plan.tunnel_addresses = own.into();
+    world.plan.direct = true;
+    world.plan.append(&format!(
+        "[[load_balancer.listener]]\nname = \"tunnels\"\nprotocol = \"tcp\"\nport = {TUNNELS}\nmode = \"ipip\"\n\
+         backend_port = {TUNNELS}\n{}",
+        health_check("kind = \"tcp\"")
+    ));
+    Ok(())
+}
