@@ -4,7 +4,7 @@
 use std::{
     env,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::atomic::{AtomicBool, Ordering},
+    ops::Range,
     thread,
 };
 
@@ -26,6 +26,8 @@ const ENTRIES_VARIABLE: &str = "SLB_FORGERS_ENTRIES";
 /// Frames a second that fill it, and that keep it so.
 const FILL: u32 = 17_500;
 const AFTERWARDS: u32 = 600;
+/// Numbers of the forged clients that keep it so: 3 s of them, none of those that filled it.
+const AFTERWARDS_CLIENTS: Range<u32> = 1 << 20..(1 << 20) + 900;
 /// Segments between the SYN and the ACK of a forged client: its server has answered by then.
 const LAG: u32 = 64;
 /// Established connections of each family.
@@ -73,7 +75,7 @@ fn a_blind_fill_keeps_no_client_out() {
 
         let (filled, during) = beside(world, &forger, way, FILL, 0..entries * 3 / 2)?;
         report("blind SYN and ACK, fill", filled, says(during));
-        let (kept, after) = beside(world, &forger, way, AFTERWARDS, 1 << 20..2 << 20)?;
+        let (kept, after) = beside(world, &forger, way, AFTERWARDS, AFTERWARDS_CLIENTS)?;
         report("blind SYN and ACK, afterwards", kept, says(after));
         let lost = victims::lost(&mut established);
         ensure!(lost.is_empty(), "established connections: {lost:#?}");
@@ -88,27 +90,22 @@ fn says((succeed, tried): (usize, usize)) -> String {
     format!("{succeed} of {tried} new connections succeed")
 }
 
-/// New connections of real clients while forged clients of these numbers come; the flood goes on until they are done, or it is if it
-/// fills the table.
+/// New connections of real clients, for as long as forged clients of these numbers come.
 fn beside(
     world: &World,
     forger: &Forger,
     way: Way,
     rate: u32,
-    mut numbers: std::ops::Range<u32>,
+    numbers: Range<u32>,
 ) -> Result<(Flooded, (usize, usize))> {
-    let are_done = AtomicBool::new(false);
-    let fills = rate == FILL;
     thread::scope(|scope| {
-        let frames = numbers.by_ref().take_while(|_| fills || !are_done.load(Ordering::Relaxed));
-        let frames = frames.flat_map(|number| pair(world, way, number));
+        let frames = numbers.flat_map(|number| pair(world, way, number));
         let flood = scope.spawn(move || forger.flood(rate, frames));
         let mut newcomers = (0, 0);
-        while newcomers.1 == 0 || fills && !flood.is_finished() {
+        while newcomers.1 == 0 || !flood.is_finished() {
             let (succeed, tried) = victims::newcomers_everywhere(world, NEWCOMERS)?;
             newcomers = (newcomers.0 + succeed, newcomers.1 + tried);
         }
-        are_done.store(true, Ordering::Relaxed);
         let flooded = flood.join().ok().context("the flood panicked")??;
         Ok((flooded, newcomers))
     })
