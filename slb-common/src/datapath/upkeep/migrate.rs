@@ -6,7 +6,7 @@
 
 use super::{Clock, FlowTable, Slot, is_done};
 use crate::abi::{
-    flow::{Client, Flow, FlowEntry, Meta, WINDOW, WORDS, state},
+    flow::{Client, Flow, FlowEntry, Meta, Numbers, WINDOW, WORDS, state},
     word::Word,
 };
 
@@ -126,8 +126,25 @@ fn merge(there: FlowEntry<'_>, meta: Meta, entry: &Entry, Clock { now, .. }: Clo
     } else {
         // Of the same second: where the connection has ended, this may be another one from the same port.
         let bits = old.state() & (state::ANSWERED | state::ASSURED);
-        there.touch(meta, meta.last_seen(), meta.state() | bits);
+        let flow = there.read(meta);
+        if there.touch(meta, meta.last_seen(), meta.state() | bits)
+            && !old.is_over()
+            && let Some(Flow { numbers, .. }) = flow
+        {
+            there.advance(numbers, latest(numbers, entry.flow.numbers));
+        }
     }
+}
+
+/// Of each side, the number that has come further. Where the new table has none of the server, the old one's are those of the connection.
+const fn latest(new: Numbers, old: Numbers) -> Numbers {
+    const fn later(new: u32, old: u32) -> u32 {
+        if old.wrapping_sub(new) < 1 << 31 { old } else { new }
+    }
+    if new.server == 0 {
+        return old;
+    }
+    Numbers { client: later(new.client, old.client), server: later(new.server, old.server) }
 }
 
 #[cfg(test)]
@@ -263,6 +280,47 @@ mod tests {
         let (there, meta) = new.find(&since).expect("the flow");
         assert_eq!(there.read(meta).map(|flow| flow.client), Some(since.flow.client));
         assert_eq!(meta.units(), idle_units(60));
+    }
+
+    #[test]
+    fn numbers_of_the_same_second_are_those_that_have_come_further() {
+        let cases = [
+            // What the old and the new table hold, and what the new one holds then: bits, numbers of client and server.
+            ("the old program saw the answer", (ESTABLISHED, [101, 501]), (0, [101, 0]), [101, 501]),
+            (
+                "the old program has seen more",
+                (ESTABLISHED, [5, 90_000]),
+                (ESTABLISHED, [u32::MAX - 9, 501]),
+                [5, 90_000],
+            ),
+            (
+                "the new program has seen more of one side",
+                (ESTABLISHED, [101, 90_000]),
+                (ESTABLISHED, [90_000, 501]),
+                [90_000, 90_000],
+            ),
+            (
+                "the connection has ended, and the port is used again",
+                (ESTABLISHED | state::CLIENT_FIN | state::SERVER_FIN, [101, 501]),
+                (0, [77, 0]),
+                [77, 0],
+            ),
+        ];
+        for (name, (before, old_numbers), (after, new_numbers), expected) in cases {
+            let (old, new) = (slots(64), slots(128));
+            let (old, new) = (FlowTable::new(&old, SEED), FlowTable::new(&new, SEED));
+            let with = |bits, [of_client, of_server]: [u32; 2]| {
+                let mut entry = entry(client(1), 1, 1, bits);
+                entry.flow.numbers = Numbers { client: of_client, server: of_server };
+                entry
+            };
+            assert!(old.insert(&with(before, old_numbers)));
+            assert!(new.insert(&with(after, new_numbers)));
+            new.migrate(old.slots, CLOCK, None);
+            let (there, meta) = new.find(&with(0, [0; 2])).expect("the flow");
+            let numbers = there.read(meta).map(|flow| [flow.numbers.client, flow.numbers.server]);
+            assert_eq!(numbers, Some(expected), "{name}");
+        }
     }
 
     #[test]
