@@ -130,10 +130,9 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn find_answered_flow(&self, query: &Query, endpoint: u32, accepts: bool) -> u32 {
+    fn find_answered_flow(&self, query: &Query, endpoint: u32) -> u32 {
         let [high, low, end] = query.client.words();
-        let what = u64::from(endpoint) | u64::from(accepts) << 32;
-        slb_find_answered(high, low, end, query.home.into(), what) as u32
+        slb_find_answered(high, low, end, query.home.into(), endpoint.into()) as u32
     }
 
     #[inline(always)]
@@ -304,8 +303,8 @@ extern "C" fn slb_find_flow(high: u64, low: u64, end: u64, home: u64, service: u
 /// [`flows::find_answered`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_find_answered(high: u64, low: u64, end: u64, home: u64, what: u64) -> u64 {
-    flows::find_answered(&query(high, low, end, home), what as u32, what >> 32 != 0, &MAPS).into()
+extern "C" fn slb_find_answered(high: u64, low: u64, end: u64, home: u64, endpoint: u64) -> u64 {
+    flows::find_answered(&query(high, low, end, home), endpoint as u32, &MAPS).into()
 }
 
 /// [`flows::others`].

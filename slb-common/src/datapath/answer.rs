@@ -60,9 +60,9 @@ pub(super) fn to_client<'t, const QUICK: bool, T: Tables>(
     let query = flows.query(client);
     let endpoint = Backend::endpoint_of(hash);
     let distance = if QUICK {
-        flows.find_answered_near(&query, endpoint, packet.flags.syn())
+        flows.find_answered_near(&query, endpoint)
     } else {
-        tables.find_answered_flow(&query, endpoint, packet.flags.syn())
+        tables.find_answered_flow(&query, endpoint)
     };
     if QUICK && distance == FAR {
         return Answered::Later;
@@ -100,6 +100,15 @@ fn reply<'t, const QUICK: bool, T: Tables>(
     }
     let was = found.meta.state();
     let is_expired = flows.is_expired(found.meta);
+    // A server that accepts on an ended flow talks to a client that came to it directly: a SYN through the VIP would have begun the flow
+    // anew, or reopened it.
+    if packet.flags.syn() && was & state::REOPENED == 0 && (is_expired || found.meta.is_over()) {
+        flows.mark(&found, was | state::RELEASED);
+        return None;
+    }
+    if QUICK && was & (state::RESET | state::REOPENED) != 0 {
+        return Some(Answered::Later);
+    }
     let is_told = backend.is_cut() || (is_expired && (QUICK || flows.is_told(&found, packet)));
     let mut is_over = packet.protocol == protocol::TCP && is_told;
     if is_over {
@@ -111,18 +120,21 @@ fn reply<'t, const QUICK: bool, T: Tables>(
         unload(service.policy, was, was | state::RESET, backend, tables);
     } else {
         let was = was & if !QUICK && is_expired { !state::ENDS } else { !0 };
-        let seen = if packet.protocol == protocol::TCP {
+        let mut seen = if packet.protocol == protocol::TCP {
             after_segment(was, &found, packet)
         } else {
             Seen { bits: was | state::ANSWERED, numbers: found.flow.numbers }
         };
+        if !QUICK && was & state::RESET != 0 && goes_on_after_reset(packet, &found, flows) {
+            seen.bits &= !state::RESET;
+        }
         if seen.begins_anew(was) {
             if QUICK {
                 return Some(Answered::Later);
             }
             // The client's own SYN for a connection that ended unseen. It asks again, and another server is chosen.
             if backend.flags & Backend::NEW == 0 {
-                flows.mark(&found, was | state::RESET);
+                flows.mark(&found, was & !(state::ASSURED | state::REOPENED) | state::RESET);
                 return Some(Answered::Over);
             }
         }
@@ -180,6 +192,10 @@ fn after_segment(was: u32, found: &Found<'_>, packet: &Packet) -> Seen {
     let is_answered = was & state::ANSWERED != 0;
     let is_pickup = was & state::TAKEN_UP != 0;
     if flags.rst() {
+        if was & state::REOPENED != 0 && flags.acknowledges() {
+            // It refuses the client's SYN: the connection before it is over. The next SYN may go to another server.
+            return Seen { bits: was & !(state::ASSURED | state::REOPENED) | state::RESET, numbers };
+        }
         // Of a connection that it does not know, the server takes the number that the client has acknowledged. A connection that it
         // refuses it acknowledges (RFC 9293, 3.10.7.1).
         let of_known = (is_answered | is_pickup) & segment.ends(numbers.server);
@@ -203,12 +219,22 @@ fn after_segment(was: u32, found: &Found<'_>, packet: &Packet) -> Seen {
     Seen { bits: was | fin, numbers: next.unwrap_or(numbers) }
 }
 
-/// A server's SYN: it accepts a connection, or does so once more.
+/// A server's SYN: it accepts the connection that the client has asked for. Where the client has not asked, or has asked for another one,
+/// the SYN changes nothing.
 #[inline(always)]
 const fn after_syn(was: u32, numbers: Numbers, segment: &Segment) -> Seen {
-    if was & state::ASSURED != 0 && segment.is_plausible(numbers.server, numbers.client) {
+    let is_begun = was & state::ASSURED == 0 && segment.accepts(numbers.client);
+    if was & state::REOPENED == 0 && !is_begun {
         return Seen { bits: was, numbers };
     }
     let begun = Numbers { client: segment.acknowledges, server: segment.end };
     Seen { bits: state::USED | state::ANSWERED, numbers: begun }
+}
+
+/// Whether a server's segment shows that the connection has survived a RST.
+#[inline(always)]
+fn goes_on_after_reset<T: Tables>(packet: &Packet, found: &Found<'_>, flows: &Flows<'_, T>) -> bool {
+    let Numbers { client, server } = found.flow.numbers;
+    let is_plausible = Segment::of(packet).is_plausible(server, client);
+    is_plausible && !packet.flags.syn() && !packet.flags.rst() && flows.survives_reset(found)
 }

@@ -43,10 +43,10 @@ pub fn find<T: Tables>(query: &Query, service: u32, tables: &T) -> u32 {
 }
 
 /// Finds a flow that a packet answers, of the server with this [`Backend::endpoint`]: [`NOWHERE`], or its distance from
-/// home. `accepts` is whether the packet accepts a connection.
+/// home.
 #[inline(always)]
-pub fn find_answered<T: Tables>(query: &Query, endpoint: u32, accepts: bool, tables: &T) -> u32 {
-    tables.index().map_or(NOWHERE, |index| Flows::open(index, tables).find_answered(query, endpoint, accepts))
+pub fn find_answered<T: Tables>(query: &Query, endpoint: u32, tables: &T) -> u32 {
+    tables.index().map_or(NOWHERE, |index| Flows::open(index, tables).find_answered(query, endpoint))
 }
 
 /// Finds where live flows of the client endpoint to other services lead: [`Backend::endpoint`]s of 16 bits each, the last
@@ -180,10 +180,10 @@ impl<'t, T: Tables> Flows<'t, T> {
     /// As the function [`find_answered`], but [`FAR`] where it may be further from home than the quick path looks. Written out
     /// as the one before: with a closure in common the program needs more stack than BPF has.
     #[inline(always)]
-    pub(super) fn find_answered_near(&self, query: &Query, endpoint: u32, accepts: bool) -> u32 {
+    pub(super) fn find_answered_near(&self, query: &Query, endpoint: u32) -> u32 {
         let mut left = self.places(query.home);
         for distance in 0..NEAR {
-            if left & 1 != 0 && self.is_answered(query, distance, endpoint, accepts) {
+            if left & 1 != 0 && self.is_answered(query, distance, endpoint) {
                 return hide(distance, self.unknown);
             }
             left >>= 1;
@@ -300,6 +300,13 @@ impl<'t, T: Tables> Flows<'t, T> {
             | (answers & (self.silence(found.meta) <= found.meta.idle(self.hz) + PROVOKED * self.hz))
     }
 
+    /// Whether a plausible segment shows that the connection has survived the RST that its entry is marked with: it comes a second or more
+    /// after it. Segments that were under way come before that.
+    #[inline(always)]
+    pub(super) fn survives_reset(&self, found: &Found<'_>) -> bool {
+        found.meta.is_reset_alone() && self.silence(found.meta) >= self.hz
+    }
+
     /// Jiffies since a flow was last seen.
     #[inline(always)]
     pub(super) const fn silence(&self, meta: Meta) -> u32 {
@@ -334,9 +341,9 @@ impl<'t, T: Tables> Flows<'t, T> {
     }
 
     #[inline(always)]
-    fn find_answered(&self, query: &Query, endpoint: u32, accepts: bool) -> u32 {
+    fn find_answered(&self, query: &Query, endpoint: u32) -> u32 {
         self.first(query, |distance| {
-            self.is_answered(query, distance, endpoint, accepts)
+            self.is_answered(query, distance, endpoint)
                 && self.at(query.home, distance).is_some_and(|entry| self.answers_return(entry.service()))
         })
     }
@@ -376,25 +383,13 @@ impl<'t, T: Tables> Flows<'t, T> {
 
     /// Whether a packet of the server with this [`Backend::endpoint`] answers the flow at a distance from home.
     #[inline(always)]
-    fn is_answered(&self, query: &Query, distance: u32, endpoint: u32, accepts: bool) -> bool {
+    fn is_answered(&self, query: &Query, distance: u32, endpoint: u32) -> bool {
         let Some((entry, meta, _)) = self.glance(query, distance) else { return false };
         let Some(backend) = self.live(entry.backend()) else { return false };
-        let was = meta.state();
-        let is_expired = self.is_expired(meta);
         // Datagrams do not say whether the client has gone without a word, and talks to the server directly now.
-        if backend.endpoint != endpoint
-            || was & state::RELEASED != 0
-            || (is_expired && !query.client.is_tcp())
-        {
-            return false;
-        }
-        // A server that accepts on an ended flow talks to a client that came to it directly: a SYN through the VIP would
-        // have begun the flow anew.
-        if accepts && (is_expired || meta.is_over()) {
-            entry.touch(meta, meta.last_seen(), was | state::RELEASED);
-            return false;
-        }
-        true
+        backend.endpoint == endpoint
+            && meta.state() & state::RELEASED == 0
+            && (query.client.is_tcp() || !self.is_expired(meta))
     }
 
     /// Whether answers of a service come back through SLB.
@@ -409,7 +404,7 @@ impl<'t, T: Tables> Flows<'t, T> {
         self.first(query, |distance| {
             if let Some((entry, meta, other)) = self.glance(query, distance)
                 && other != service
-                && !self.is_over(meta)
+                && !self.is_ended(meta)
                 && self.answers_return(other)
                 && let Some(backend) = self.live(entry.backend())
             {
@@ -425,7 +420,7 @@ impl<'t, T: Tables> Flows<'t, T> {
         self.first(query, |distance| {
             if let Some((entry, meta, other)) = self.glance(query, distance)
                 && other != service
-                && self.is_over(meta)
+                && self.is_ended(meta)
                 && self.live(entry.backend()).is_some_and(|there| there.endpoint == endpoint)
             {
                 entry.touch(meta, meta.last_seen(), meta.state() | state::RELEASED);
@@ -438,6 +433,12 @@ impl<'t, T: Tables> Flows<'t, T> {
     #[inline(always)]
     fn is_over(&self, meta: Meta) -> bool {
         meta.is_over() || self.is_expired(meta)
+    }
+
+    /// As [`Self::is_over`], and not by a RST alone, which may be forged.
+    #[inline(always)]
+    fn is_ended(&self, meta: Meta) -> bool {
+        (meta.is_over() && !meta.is_reset_alone()) || self.is_expired(meta)
     }
 
     #[inline(always)]

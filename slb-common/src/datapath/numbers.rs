@@ -56,6 +56,13 @@ impl Segment {
         self.acknowledges.wrapping_sub(next) < LAG
     }
 
+    /// Whether a SYN-ACK accepts the connection that the client has asked for by the SYN whose numbers the entry has. A server may leave
+    /// data of the SYN for later. `next` is the entry's number of the client.
+    #[inline(always)]
+    pub const fn accepts(&self, next: u32) -> bool {
+        self.acknowledges.wrapping_sub(next).wrapping_add(LAG) < 2 * LAG
+    }
+
     /// Whether both numbers are near those of the entry: `own` of the sender, `other` of the other side.
     #[inline(always)]
     pub const fn is_plausible(&self, own: u32, other: u32) -> bool {

@@ -255,18 +255,22 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         // Also while a neighbour is not resolved.
         let is_away = self.answers_return()
             && (found.flow.arrival != self.arrival.tag() || found.flow.client.mac() == 0);
-        if QUICK && (is_away || packet.flags.asks()) {
+        let is_in_doubt = found.meta.state() & (state::RESET | state::REOPENED) != 0;
+        if QUICK && (is_away | is_in_doubt || packet.flags.asks()) {
             return Ok(Known::Slow);
         }
         let chosen = Chosen::new(backend, false, tables)?;
         let was = found.meta.state() & if !QUICK && is_expired { !state::ENDS } else { !0 };
         let segment = Segment::of(packet);
-        let bits = self.bits_after(was, &segment, found, flows);
+        let is_left =
+            if !QUICK && is_in_doubt { self.without_doubt(was, &segment, found, flows) } else { was };
+        let bits = self.bits_after(is_left, &segment, found, flows);
         let is_assured_now = (bits & !found.meta.state()) & state::ASSURED != 0;
         let is_established = is_assured_now && !packet.flags.rst();
         let idle = if is_established { service.idle } else { found.meta.units() };
         if self.is_tcp() {
-            self.advance(&segment, found, is_assured_now);
+            let is_another = !self.answers_return() && (found.meta.state() & !bits) & state::REOPENED != 0;
+            self.advance(&segment, found, is_assured_now, is_another);
         }
         if !QUICK && is_away {
             self.follow(&segment, found, query);
@@ -285,10 +289,17 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         if !self.is_tcp() {
             return was | if self.assures_datagrams(found, flows) { state::ASSURED } else { 0 };
         }
-        if flags.asks() {
-            return was;
-        }
         let next = found.flow.numbers.client;
+        if flags.asks() {
+            let is_assured = was & state::ASSURED != 0;
+            // Where answers are not seen, the next segment may be of another connection only if this one seems to have ended.
+            let reopens = if self.answers_return() {
+                is_assured || segment.end != next
+            } else {
+                is_assured && was & (state::RESET | state::CLIENT_FIN) != 0
+            };
+            return was | if reopens { state::REOPENED } else { 0 };
+        }
         if flags.rst() {
             // The client has heard the server: the server has not refused the connection.
             let heard = if was & state::ANSWERED != 0 { state::ASSURED } else { 0 };
@@ -297,6 +308,23 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         let fin = if flags.fin() && segment.finishes(next) { state::CLIENT_FIN } else { 0 };
         let is_assured = was & state::ASSURED != 0 || self.assures(segment, found, flows);
         was | fin | if is_assured { state::ASSURED } else { 0 }
+    }
+
+    /// What is left of the state of a flow of which a RST has been seen, or a SYN for another connection. A plausible segment shows that
+    /// the connection goes on. Where answers are not seen, the SYN may have begun another one: a segment after it goes on with either.
+    #[inline(always)]
+    fn without_doubt(&self, was: u32, segment: &Segment, found: &Found<'_>, flows: &Flows<'t, T>) -> u32 {
+        if !self.goes_on() || self.packet.flags.rst() || was & state::ASSURED == 0 {
+            return was;
+        }
+        if !self.answers_return() && was & state::REOPENED != 0 {
+            return was & !(state::REOPENED | state::ENDS);
+        }
+        let Numbers { client, server } = found.flow.numbers;
+        if !segment.is_plausible(client, server) {
+            return was;
+        }
+        was & !(state::REOPENED | if flows.survives_reset(found) { state::RESET } else { 0 })
     }
 
     /// Whether a segment makes the flow assured. In mode `nat` it acknowledges the server's number, which a blind sender does not know. Elsewhere a flow that was asked for is assured once it goes on, and one picked up mid-stream
@@ -326,7 +354,7 @@ impl<'t, T: Tables> Request<'t, '_, T> {
     /// Has the numbers of a flow follow a segment. In mode `nat` the server's number stays until the client has acknowledged it; elsewhere
     /// a flow picked up mid-stream may have come far before it is assured.
     #[inline(always)]
-    fn advance(&self, segment: &Segment, found: &Found<'_>, is_assured_now: bool) {
+    fn advance(&self, segment: &Segment, found: &Found<'_>, is_assured_now: bool, is_another: bool) {
         let numbers = found.flow.numbers;
         let is_assured = found.meta.state() & state::ASSURED != 0;
         if self.packet.flags.asks() {
@@ -334,6 +362,8 @@ impl<'t, T: Tables> Request<'t, '_, T> {
             if !is_assured && !self.answers_return() {
                 found.advance(Numbers { client: segment.end, server: 0 });
             }
+        } else if is_another && !segment.is_plausible(numbers.client, numbers.server) {
+            found.advance(Numbers { client: segment.end, server: segment.acknowledges });
         } else if is_assured_now && !self.answers_return() {
             // Nothing else tells of the server's.
             found.advance(Numbers { server: segment.acknowledges, ..numbers });
@@ -374,13 +404,17 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         }
         // A client that uses its port again, or repeats itself. An ended flow is begun anew. Where answers are not seen, the client's
         // FIN is all there is to see of an end.
-        let over = !self.answers_return() && was & state::CLIENT_FIN != 0;
-        if over || found.meta.is_over() || backend.is_cut() {
+        let has_ended = found.meta.is_over() || (!self.answers_return() && was & state::CLIENT_FIN != 0);
+        // A RST, and that FIN, may be forged.
+        let may_go_on = was & state::ASSURED != 0 && (found.meta.is_reset_alone() || !found.meta.is_over());
+        if backend.is_cut() || (has_ended && !may_go_on) {
             return None;
         }
         // Of an established connection, its own server decides by a challenge ACK (RFC 5961, 4), whatever takes new flows: the client
-        // may not have sent this SYN. A server that fails its checks decides nothing.
-        let is_live = was & state::ASSURED != 0 && backend.is_alive();
+        // may not have sent this SYN. A server that fails its checks decides nothing. Where answers are not seen, and the connection
+        // seems to have ended, a server that takes no new flows would get one.
+        let decides = backend.is_alive() && (self.answers_return() || !has_ended);
+        let is_live = was & state::ASSURED != 0 && decides;
         if backend.flags & Backend::NEW != 0 || is_live { Some(backend) } else { None }
     }
 

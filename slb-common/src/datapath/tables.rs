@@ -114,8 +114,8 @@ pub trait Tables: Sized {
         flows::find(query, service, self)
     }
     /// [`flows::find_answered`], compiled apart.
-    fn find_answered_flow(&self, query: &Query, endpoint: u32, accepts: bool) -> u32 {
-        flows::find_answered(query, endpoint, accepts, self)
+    fn find_answered_flow(&self, query: &Query, endpoint: u32) -> u32 {
+        flows::find_answered(query, endpoint, self)
     }
     /// [`flows::others`], compiled apart.
     fn other_flows(&self, query: &Query, service: u32) -> u64 {

@@ -102,6 +102,12 @@ impl TcpFlags {
         self.0 & Self::CONTROL == Self::ACK
     }
 
+    /// Whether it has an acknowledgement number.
+    #[inline(always)]
+    pub const fn acknowledges(self) -> bool {
+        self.0 & Self::ACK != 0
+    }
+
     /// Reset.
     #[inline(always)]
     pub const fn rst(self) -> bool {

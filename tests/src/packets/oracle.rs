@@ -169,14 +169,15 @@ impl Oracle {
             let Some(flow) = self.flows.get_mut(&(read.destination, read.protocol, listener.id)) else {
                 continue;
             };
-            if read.flags & flag::SYN != 0 && flow.is_over() {
-                flow.released = true;
-            }
             if flow.released {
                 continue;
             }
             if ![0, world::LO].contains(&world::server_of(&listener).map_or(0, |server| server.hop.out)) {
                 return Err(Refused::Drop);
+            }
+            if read.flags & flag::SYN != 0 && flow.accepts_nothing() {
+                flow.released = true;
+                continue;
             }
             if read.protocol == number::TCP {
                 flow.answer(read.flags, read.segment);

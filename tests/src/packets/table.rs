@@ -9,6 +9,7 @@ mod keepers;
 mod martians;
 mod modes;
 mod priority;
+mod reopened;
 mod replies;
 mod resets;
 mod resizing;
@@ -29,6 +30,7 @@ pub fn all() -> Vec<Scenario> {
         truncations::cases(),
         flows::cases(),
         forged::cases(),
+        reopened::cases(),
         modes::cases(),
         priority::cases(),
         keepers::cases(),

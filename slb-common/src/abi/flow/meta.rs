@@ -19,6 +19,8 @@ pub mod state {
     pub const ASSURED: u32 = 64;
     /// Begun with a packet that asks for nothing: nobody has seen it asked for, or accepted.
     pub const TAKEN_UP: u32 = 128;
+    /// The client has sent a SYN for another connection than the entry's numbers are of. Its server decides: a SYN-ACK begins the flow anew.
+    pub const REOPENED: u32 = 256;
     /// Not a flow: where those of a client go ([`Client::whole`](super::Client::whole)). A server that has ended its side has
     /// answered.
     pub const CLIENT: u32 = SERVER_FIN;
@@ -26,10 +28,21 @@ pub mod state {
     /// What says that the connection ends.
     pub const ENDS: u32 = CLIENT_FIN | SERVER_FIN | RESET;
 
-    /// Whether both sides, or one with a RST, have ended the connection.
+    /// Whether both sides, or one with a RST, have ended the connection, and no SYN has come since that the server has yet to decide on.
     #[inline(always)]
     pub const fn is_over(state: u32) -> bool {
-        state & (RESET | RELEASED) != 0 || state & (CLIENT_FIN | SERVER_FIN) == CLIENT_FIN | SERVER_FIN
+        const BOTH: u32 = CLIENT_FIN | SERVER_FIN;
+        const UNDECIDED: u32 = ASSURED | REOPENED;
+        let is_reset = state & RESET != 0 && state & UNDECIDED != UNDECIDED;
+        is_reset || state & RELEASED != 0 || state & BOTH == BOTH
+    }
+
+    /// Whether nothing but a RST says that an established connection is over. The RST may be forged, as its number is compared within a
+    /// window (RFC 5961, 3.2).
+    #[inline(always)]
+    pub const fn is_reset_alone(state: u32) -> bool {
+        const BOTH: u32 = CLIENT_FIN | SERVER_FIN;
+        state & (RESET | RELEASED | ASSURED) == RESET | ASSURED && state & BOTH != BOTH
     }
 }
 
@@ -46,10 +59,14 @@ const IDLE_UNIT: u32 = 4;
 const PERSISTENCE_UNIT: u32 = 16;
 
 impl Meta {
-    const VERSION: u64 = 0xffff << 32;
+    const VERSION: u64 = 0x7fff << 32;
     const WRITING: u64 = 1 << 32;
+    /// Where the state begins, and its nine bits.
+    const STATE: u32 = 47;
+    const STATES: u32 = 0x1ff;
+    const USED: u64 = (state::USED as u64) << Self::STATE;
     /// State of an entry that a daemon has locked. A packet leaves the state as it was: [`state::USED`], or zero.
-    const DAEMONS: u32 = 0xff ^ state::USED;
+    const DAEMONS: u32 = Self::STATES ^ state::USED;
 
     /// Jiffies, the low word, when the flow was last seen; no more exact than a second.
     #[inline(always)]
@@ -60,7 +77,7 @@ impl Meta {
     /// Bits of [`state`].
     #[inline(always)]
     pub const fn state(self) -> u32 {
-        (self.0 >> 48) as u32 & 0xff
+        (self.0 >> Self::STATE) as u32 & Self::STATES
     }
 
     /// Another one for every flow that an entry has held; they come round.
@@ -99,13 +116,13 @@ impl Meta {
     /// Whether there is a flow in the entry, and nobody writes it.
     #[inline(always)]
     pub const fn is_used(self) -> bool {
-        self.0 & (Self::WRITING | (state::USED as u64) << 48) == (state::USED as u64) << 48
+        self.0 & (Self::WRITING | Self::USED) == Self::USED
     }
 
     /// Whether the entry holds no flow, and nobody writes it.
     #[inline(always)]
     pub const fn is_free(self) -> bool {
-        self.0 & (Self::WRITING | (state::USED as u64) << 48) == 0
+        self.0 & (Self::WRITING | Self::USED) == 0
     }
 
     /// Whether somebody writes the entry.
@@ -126,6 +143,12 @@ impl Meta {
         state::is_over(self.state())
     }
 
+    /// Whether nothing but a RST says that an established connection is over ([`state::is_reset_alone`]).
+    #[inline(always)]
+    pub const fn is_reset_alone(self) -> bool {
+        state::is_reset_alone(self.state())
+    }
+
     /// Whether the entry was written as a whole between this and `later`.
     #[inline(always)]
     pub(super) const fn replaced(self, later: Self) -> bool {
@@ -138,14 +161,15 @@ impl Meta {
     }
 
     pub(super) const fn locked_by_daemon(self) -> Self {
-        Self(self.0 & !(0xff << 48) | (Self::DAEMONS as u64) << 48 | Self::WRITING)
+        let rest = self.0 & !((Self::STATES as u64) << Self::STATE);
+        Self(rest | (Self::DAEMONS as u64) << Self::STATE | Self::WRITING)
     }
 
     /// The next version, with these values.
     #[inline(always)]
     pub(super) const fn next(self, last_seen: u32, state: u32, idle: u64) -> Self {
         let version = ((self.0 & Self::VERSION) | Self::WRITING).wrapping_add(Self::WRITING) & Self::VERSION;
-        Self(last_seen as u64 | version | (state as u64) << 48 | idle << 56)
+        Self(last_seen as u64 | version | (state as u64) << Self::STATE | idle << 56)
     }
 
     #[inline(always)]
@@ -155,7 +179,7 @@ impl Meta {
 
     #[inline(always)]
     pub(super) const fn with(self, last_seen: u32, state: u32) -> Self {
-        Self(self.0 & (Self::VERSION | 0xff << 56) | last_seen as u64 | (state as u64) << 48)
+        Self(self.0 & (Self::VERSION | 0xff << 56) | last_seen as u64 | (state as u64) << Self::STATE)
     }
 }
 

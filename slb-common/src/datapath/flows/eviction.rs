@@ -17,10 +17,12 @@ const SHARE: u32 = WINDOW / 4;
 const SAMPLES: u32 = 4;
 
 impl<T: Tables> Flows<'_, T> {
-    /// A free slot, else that of a flow that is over, else of one that is not assured; of several the one longest silent.
+    /// A free slot, else that of a flow that is over, else of one that is not assured, else of one that nothing but a RST says is over;
+    /// of several the one longest silent.
     #[inline(always)]
     pub(super) fn place(&self, home: u32) -> u32 {
         const OVER: u32 = 1 << 31;
+        const UNASSURED: u32 = 1 << 30;
         let (mut best, mut best_worth) = (hide(NOWHERE, self.unknown), hide(0, self.unknown));
         for distance in 0..WINDOW {
             let Some(entry) = self.at(home, distance) else { break };
@@ -29,11 +31,13 @@ impl<T: Tables> Flows<'_, T> {
                 return distance;
             }
             // More than none, and less than the bit.
-            let silence = 1 + (meta.silence(self.now) >> 2);
+            let silence = 1 + (meta.silence(self.now) >> 3);
             let worth = if meta.is_being_written() || !self.may_go(meta) {
                 0
-            } else if self.is_over(meta) {
+            } else if self.is_ended(meta) {
                 OVER + silence
+            } else if meta.state() & state::ASSURED == 0 {
+                UNASSURED + silence
             } else {
                 silence
             };

@@ -166,3 +166,30 @@ fn several_processors_share_a_table() {
     }
     assert!(used > SLOTS / 2, "{used} flows in {SLOTS} slots");
 }
+
+/// A RST that may be forged makes an established flow evictable, but after all others.
+#[test]
+fn flow_that_has_only_been_reset_makes_room_last() {
+    const OTHERS: [(u32, bool); 5] = [
+        (0, true),
+        (state::ANSWERED, true),
+        (state::ASSURED | state::CLIENT_FIN | state::SERVER_FIN, true),
+        (state::RESET, true),
+        (state::ASSURED, false),
+    ];
+    let fill = |shared: &Shared, slot: u32, bits, silence| {
+        let (entry, last) = (shared.flow(slot).unwrap(), shared.now.load(Ordering::Relaxed) - silence);
+        let meta = entry.meta();
+        assert!(entry.claim(meta));
+        entry.fill(meta, &client(slot), &flow(slot, 1), last, bits, 225);
+    };
+    for (others, come_first) in OTHERS {
+        let shared = Shared::new();
+        (0..SLOTS).filter(|slot| *slot != 9).for_each(|slot| fill(&shared, slot, others, slot));
+        fill(&shared, 9, state::ASSURED | state::RESET, 100 * HZ);
+        let flows = Flows::open(&shared.index, &shared);
+        assert_eq!(flows.place(0) != 9, come_first, "{others:#x}");
+        fill(&shared, 9, state::ASSURED | state::RESET | state::REOPENED, 100 * HZ);
+        assert!(flows.place(0) != 9, "its server has yet to decide");
+    }
+}

@@ -27,6 +27,8 @@ pub(super) struct Flow {
     picked_up: bool,
     answered: bool,
     assured: bool,
+    /// The client has sent a SYN for another connection.
+    reopened: bool,
     client: u32,
     server: u32,
 }
@@ -56,15 +58,24 @@ impl Flow {
         flow
     }
 
+    /// Whether it has ended, as far as RSTs can be believed.
     pub(super) fn is_over(&self) -> bool {
-        self.released
-            || self.ended.contains(&End::Reset)
-            || (self.ended.contains(&End::Client) && self.ended.contains(&End::Server))
+        self.released || self.is_closed() || (self.ended.contains(&End::Reset) && !self.assured)
+    }
+
+    /// Whether a SYN-ACK of its server is none of it.
+    pub(super) fn accepts_nothing(&self) -> bool {
+        !self.reopened && (self.is_over() || self.ended.contains(&End::Reset))
+    }
+
+    fn is_closed(&self) -> bool {
+        self.ended.contains(&End::Client) && self.ended.contains(&End::Server)
     }
 
     /// A further segment of the client, from this station.
     pub(super) fn asked(&mut self, flags: u8, segment: Segment, peer: [u8; 6]) {
         if flags & (flag::SYN | flag::ACK) == flag::SYN {
+            self.reopened |= self.assured || segment.end != self.client;
             return;
         }
         let off = ahead(segment.sequence, self.client);
@@ -82,11 +93,15 @@ impl Flow {
             let hears = (0..BEHIND).contains(&ahead(segment.acknowledges, self.server));
             self.assured |= self.answered && is_next && hears;
         }
-        if was_assured && self.is_near(segment.sequence, segment.acknowledges) {
+        let is_near = self.is_near(segment.sequence, segment.acknowledges);
+        if was_assured && is_near {
             // The kernel has no route.
             self.peer = peer;
             follow(&mut self.client, segment.end);
             follow(&mut self.server, segment.acknowledges);
+        }
+        if was_assured && flags & flag::RST == 0 && is_near {
+            self.reopened = false;
         }
     }
 
@@ -94,14 +109,18 @@ impl Flow {
     pub(super) fn answer(&mut self, flags: u8, segment: Segment) {
         let off = ahead(segment.sequence, self.server);
         if flags & flag::SYN != 0 {
-            if !(self.assured && self.is_near(segment.acknowledges, segment.sequence)) {
+            let accepts = (-BEHIND..BEHIND).contains(&ahead(segment.acknowledges, self.client));
+            if self.reopened || (!self.assured && accepts) {
                 let (client, server) = (segment.acknowledges, segment.end);
                 *self = Self { peer: self.peer, answered: true, client, server, ..Self::default() };
             }
         } else if flags & flag::RST != 0 {
             let of_known = (self.answered || self.picked_up) && (0..BEHIND).contains(&off);
             let refuses = (0..BEHIND).contains(&ahead(segment.acknowledges, self.client));
-            if of_known || (!self.answered && refuses) {
+            if self.reopened && flags & flag::ACK != 0 {
+                (self.assured, self.reopened) = (false, false);
+                self.ended.insert(End::Reset);
+            } else if of_known || (!self.answered && refuses) {
                 self.answered = true;
                 self.ended.insert(End::Reset);
             }
@@ -125,8 +144,10 @@ impl Flow {
     }
 
     fn is_near(&self, client: u32, server: u32) -> bool {
-        [ahead(client, self.client), ahead(server, self.server)]
-            .into_iter()
-            .all(|off| (-NEAR..NEAR).contains(&off))
+        self.near(client, server) == [true, true]
+    }
+
+    fn near(&self, client: u32, server: u32) -> [bool; 2] {
+        [ahead(client, self.client), ahead(server, self.server)].map(|off| (-NEAR..NEAR).contains(&off))
     }
 }

@@ -1,8 +1,10 @@
 //! Blind segments of a connection: RST, FIN, SYN and data with any numbers and checksums.
 
+use std::collections::BTreeMap;
+
 use anyhow::ensure;
 use slb_tests::{
-    forge::{NUMBERS, Way},
+    forge::{NUMBERS, Tap, Way},
     net::Family,
     packets::frames::flag,
     scenario,
@@ -60,6 +62,38 @@ fn blind_resets_make_no_connection_evictable() {
             format!("{} of {} connections lost", lost.len(), connections.len()),
         );
         ensure!(lost.is_empty(), "{lost:#?}");
+        Ok(())
+    });
+}
+
+/// How far a RST that one of 2^18 blind ones hits the window with is from the next number.
+const OFF: u32 = 9_000;
+
+/// What a blind sender reaches with 2^18 RSTs or 2^17 FINs for each connection: here the numbers are read off the client's link.
+#[test]
+fn segments_that_hit_the_window_end_and_move_no_connection() {
+    scenario("segments_that_hit_the_window_end_and_move_no_connection", &WEIGHTS, |world| {
+        victims::with_all_schedulers(world)?;
+        world.start()?;
+        let (forger, way) = on_clients_side(world)?;
+        let tap = Tap::at(&world.net.client, "eth0")?;
+        for (name, flags) in [("RST", flag::RST), ("FIN", flag::FIN | flag::ACK)] {
+            let mut connections = victims::open_everywhere(world)?;
+            // Or servers that take turns would have the same ones again.
+            connections.reverse();
+            let answers = tap.seen()?.into_iter().filter_map(|seen| Some((seen.to, seen.tcp?.2)));
+            let next: BTreeMap<_, _> = answers.collect();
+            let hits = |way: Way, victim: &Victim| {
+                let (local, target) = (victim.local, victim.target);
+                let sequence = next[&local].wrapping_add(OFF);
+                let end = way.segment(local, target, flags, [sequence, NUMBERS[0]]);
+                let opening = |number| way.segment(local, target, flag::SYN, [number, 0]);
+                [vec![end], NUMBERS.map(opening).to_vec()].concat()
+            };
+            let name = format!("a {name} within the window, then SYNs");
+            let lost = attack(&name, &forger, way, &mut connections, hits)?;
+            ensure!(lost.is_empty(), "{lost:#?}");
+        }
         Ok(())
     });
 }

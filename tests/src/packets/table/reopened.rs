@@ -1,0 +1,318 @@
+//! A SYN for a connection that a RST or FIN has been seen of, and SYN-ACKs: its own server decides, and what it says counts only where
+//! the client has asked.
+
+use slb_common::abi::{
+    backend::Backend,
+    service::{Service, mode, policy},
+    stats::Reason,
+};
+
+use crate::packets::{
+    frames::{FIRST, Frame, NEXT, flag, tcp_at},
+    scenario::{CLIENT, Expect, Flow, Scenario},
+    world::*,
+};
+
+/// The SYN of another connection from the same port, and its server's.
+const AGAIN: u32 = 0x7000_0000;
+const ANSWER: u32 = 0x5000_0000;
+/// Within the window of what the entry expects, and not exact.
+const NEAR: u32 = NEXT + 9000;
+const NOT_OURS: Expect = Expect::Pass(Reason::NotOurs);
+
+pub(super) fn cases() -> Vec<Scenario> {
+    let mut cases = Vec::new();
+    for (family, client, listener, server, other) in
+        [("IPv4", CLIENT4, HTTP4, WEB4, OTHER4), ("IPv6", CLIENT6, HTTP6, WEB6, OTHER6)]
+    {
+        let ends = Ends { client, listener, server, other };
+        let named =
+            |scenario: Scenario| Scenario { name: format!("{family}: {}", scenario.name), ..scenario };
+        let all = ends.resets().into_iter().chain(ends.reuses()).chain(ends.accepts());
+        cases.extend(all.map(named));
+    }
+    cases.push(twin());
+    cases.extend(past_slb());
+    cases
+}
+
+#[derive(Clone, Copy)]
+struct Ends {
+    client: std::net::SocketAddr,
+    listener: Listener,
+    server: Server,
+    other: Server,
+}
+
+impl Ends {
+    fn to(self, flow: Flow) -> Expect {
+        Expect::ToServer(self.listener, self.server, flow)
+    }
+
+    fn elsewhere(self) -> Expect {
+        Expect::ToServer(self.listener, self.other, Flow::New)
+    }
+
+    fn back(self) -> Expect {
+        Expect::ToClient(self.listener, self.server, CLIENT)
+    }
+
+    fn sent(self, flags: u8, sequence: u32, acknowledges: u32) -> Frame {
+        tcp_at(self.client, self.listener.at, flags, sequence, acknowledges).build()
+    }
+
+    fn answer(self, flags: u8, sequence: u32, acknowledges: u32) -> Frame {
+        tcp_at(self.server.at, self.client, flags, sequence, acknowledges).build()
+    }
+
+    fn data(self) -> Frame {
+        self.sent(flag::ACK, NEXT, NEXT)
+    }
+
+    fn syn(self) -> Frame {
+        self.sent(flag::SYN, AGAIN, 0)
+    }
+
+    /// The server accepts the connection that [`Self::syn`] asks for.
+    fn accept(self) -> Frame {
+        self.answer(flag::SYN | flag::ACK, ANSWER, AGAIN + 1)
+    }
+
+    /// New flows get the other server.
+    fn moved(self) -> World {
+        World::standard().table(self.listener.table.expect("a listener with servers"), &[self.other])
+    }
+
+    fn begun(self, name: &str) -> Scenario {
+        Scenario::new(name)
+            .frame(self.sent(flag::SYN, FIRST, 0), self.to(Flow::New))
+            .frame(self.answer(flag::SYN | flag::ACK, FIRST, FIRST + 1), self.back())
+    }
+
+    fn established(self, name: &str) -> Scenario {
+        self.begun(name)
+            .frame(self.data(), self.to(Flow::Old))
+            .frame(self.answer(flag::ACK, NEXT, NEXT), self.back())
+            .change(self.moved())
+    }
+
+    fn goes_on(self, scenario: Scenario) -> Scenario {
+        scenario.frame(self.data(), self.to(Flow::Old)).frame(self.answer(flag::ACK, NEXT, NEXT), self.back())
+    }
+
+    fn resets(self) -> Vec<Scenario> {
+        let Self { server, .. } = self;
+        let rst = || self.sent(flag::RST, NEAR, 0);
+        let held = |name: &str| self.established(name).frame(rst(), self.to(Flow::Old));
+        vec![
+            self.goes_on(
+                held("a RST within the window and a SYN move no connection")
+                    .frame(self.syn(), self.to(Flow::Old)),
+            ),
+            self.goes_on(
+                held("nor do they where its server takes no new flows")
+                    .change(self.moved().flags(server, Backend::ALIVE))
+                    .frame(self.syn(), self.to(Flow::Old)),
+            ),
+            self.goes_on(
+                self.established("nor do a server's RST and a SYN")
+                    .frame(self.answer(flag::RST, NEAR, 0), self.back())
+                    .frame(self.syn(), self.to(Flow::Old)),
+            ),
+            self.goes_on(
+                held("nor do a RST, a SYN and a SYN-ACK by another way than the server's")
+                    .host_only()
+                    .frame(self.syn(), self.to(Flow::Old))
+                    .frame_through(FAR, self.accept(), Expect::Drop(Reason::WrongInterface)),
+            ),
+            self.goes_on(
+                held("a SYN-ACK by another way than the server's releases no flow")
+                    .host_only()
+                    .frame_through(FAR, self.accept(), Expect::Drop(Reason::WrongInterface)),
+            ),
+            // Of a flow that is over, a SYN-ACK would be passed to the kernel.
+            held("a client that goes on a second later takes the RST back")
+                .host_only()
+                .clock(HZ)
+                .frame(self.data(), self.to(Flow::Old))
+                .frame(self.accept(), self.back()),
+            held("and so does its server")
+                .host_only()
+                .clock(HZ)
+                .frame(self.answer(flag::ACK, NEXT, NEXT), self.back())
+                .frame(self.accept(), self.back()),
+            held("segments that were under way take nothing back")
+                .host_only()
+                .clock(HZ - 1)
+                .frame(self.data(), self.to(Flow::Old))
+                .frame(self.answer(flag::ACK, NEXT, NEXT), self.back())
+                .frame(self.accept(), NOT_OURS),
+            held("nor do segments with wrong numbers")
+                .host_only()
+                .clock(HZ)
+                .frame(self.sent(flag::ACK, NEXT + (1 << 21), NEXT), self.to(Flow::Old))
+                .frame(self.accept(), NOT_OURS),
+        ]
+    }
+
+    /// Real clients that use their ports again.
+    fn reuses(self) -> Vec<Scenario> {
+        let Self { server, .. } = self;
+        let over =
+            |name: &str| self.established(name).frame(self.sent(flag::RST, NEXT + 17, 0), self.to(Flow::Old));
+        let refusal = || self.answer(flag::RST | flag::ACK, 0, AGAIN + 1);
+        vec![
+            over("a port used again after a RST: its server accepts, and numbers follow the new connection")
+                .frame(self.syn(), self.to(Flow::Old))
+                .frame(self.accept(), self.back())
+                .frame(self.sent(flag::ACK, AGAIN + 1, ANSWER + 18), self.to(Flow::Old))
+                .frame(self.answer(flag::ACK | flag::FIN, ANSWER + 18, AGAIN + 18), self.back())
+                .frame(self.sent(flag::ACK | flag::FIN, AGAIN + 18, ANSWER + 36), self.to(Flow::Old))
+                .frame(self.syn(), self.elsewhere()),
+            over("a port used again after a RST: its server refuses, and the next SYN goes elsewhere")
+                .frame(self.syn(), self.to(Flow::Old))
+                .frame(refusal(), self.back())
+                .frame(self.syn(), self.elsewhere()),
+            over("a port used again after a RST: its server takes no new flows, and the next SYN goes elsewhere")
+                .change(self.moved().flags(server, Backend::ALIVE))
+                .frame(self.syn(), self.to(Flow::Old))
+                .frame(self.accept(), Expect::End)
+                .frame(self.syn(), self.elsewhere()),
+            over("a port used again after a RST: its server fails its checks")
+                .change(self.moved().flags(server, 0))
+                .frame(self.syn(), self.elsewhere()),
+            over("a port used again after a RST: its server is terminating")
+                .change(self.moved().flags(server, Backend::CUT))
+                .frame(self.syn(), self.elsewhere()),
+            over("a port used again after a RST: its server is gone")
+                .change(self.moved().without(server))
+                .frame(self.syn(), self.elsewhere()),
+            over("a server that speaks to the client itself after a RST is let through")
+                .frame(self.accept(), NOT_OURS)
+                .frame(self.answer(flag::ACK, ANSWER + 1, AGAIN + 1), NOT_OURS),
+            // The client's end has gone without a word; it resets what the server's challenge ACK shows.
+            self.established("a port used again by a client that has forgotten the connection")
+                .frame(self.syn(), self.to(Flow::Old))
+                .frame(self.answer(flag::ACK, NEXT, NEXT), self.back())
+                .frame(self.sent(flag::RST, NEXT + 17, 0), self.to(Flow::Old))
+                .frame(self.syn(), self.to(Flow::Old))
+                .frame(self.accept(), self.back())
+                .frame(self.sent(flag::ACK, AGAIN + 1, ANSWER + 18), self.to(Flow::Old)),
+        ]
+    }
+
+    /// SYN-ACKs that no client has asked for.
+    fn accepts(self) -> Vec<Scenario> {
+        const UNASSURED: u32 = 60 * HZ;
+        let Self { server, .. } = self;
+        let forged = || self.answer(flag::SYN | flag::ACK, ANSWER, 0x1234_5678);
+        vec![
+            // Begun anew, the flow would never be assured again, and forgotten soon.
+            self.goes_on(
+                self.established("a SYN-ACK that no client has asked for begins nothing anew")
+                    .host_only()
+                    .frame(forged(), self.back())
+                    .frame(self.data(), self.to(Flow::Old))
+                    .clock(UNASSURED + 1)
+                    .frame(self.syn(), self.to(Flow::Old)),
+            ),
+            self.goes_on(
+                self.established("nor does it end a connection whose server takes no new flows")
+                    .change(self.moved().flags(server, Backend::ALIVE))
+                    .frame(forged(), self.back())
+                    .frame(self.syn(), self.to(Flow::Old)),
+            ),
+            self.goes_on(
+                self.established("a client that goes on has not asked")
+                    .host_only()
+                    .frame(self.syn(), self.to(Flow::Old))
+                    .frame(self.data(), self.to(Flow::Old))
+                    .frame(forged(), self.back())
+                    .clock(UNASSURED + 1)
+                    .frame(self.syn(), self.to(Flow::Old)),
+            ),
+            self.begun("a SYN-ACK that acknowledges another SYN does not accept the connection")
+                .host_only()
+                .frame(forged(), self.back())
+                .frame(self.data(), self.to(Flow::Old))
+                .change(self.moved())
+                .clock(UNASSURED + 1)
+                .frame(self.syn(), self.to(Flow::Old)),
+            Scenario::new("a client that gives up and asks anew is heard")
+                .host_only()
+                .frame(self.sent(flag::SYN, FIRST, 0), self.to(Flow::New))
+                .frame(self.syn(), self.to(Flow::Old))
+                .frame(self.accept(), self.back())
+                .frame(self.sent(flag::ACK, AGAIN + 1, ANSWER + 18), self.to(Flow::Old))
+                .change(self.moved())
+                .clock(UNASSURED + 1)
+                .frame(self.syn(), self.to(Flow::Old)),
+        ]
+    }
+}
+
+/// Two listeners with one server, of which one client endpoint can use one at a time.
+fn twin() -> Scenario {
+    let ends = Ends { client: CLIENT4, listener: HTTP4, server: WEB4, other: OTHER4 };
+    let there = tcp_at(CLIENT4, TWIN4.at, flag::SYN, AGAIN, 0).build();
+    let scenario = ends
+        .established("a RST within the window and a SYN to another listener release no flow")
+        .change(World::standard())
+        .frame(ends.sent(flag::RST, NEAR, 0), ends.to(Flow::Old))
+        .frame(there, Expect::Drop(Reason::PortConflict));
+    ends.goes_on(scenario)
+}
+
+/// Modes whose answers go past SLB, with flows in the table.
+fn past_slb() -> Vec<Scenario> {
+    let mut cases = Vec::new();
+    for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP)] {
+        let world = move || {
+            World::standard().with(HTTP4, |service: &mut Service| {
+                service.mode = mode;
+                service.policy = policy::TRACK;
+            })
+        };
+        let moved = move || world().table(HTTP4.table.expect("servers"), &[OTHER4]);
+        let to = |flow| Expect::ToServer(HTTP4, WEB4, flow);
+        let elsewhere = Expect::ToServer(HTTP4, OTHER4, Flow::New);
+        let sent = |flags, sequence| tcp_at(CLIENT4, HTTP4.at, flags, sequence, NEXT).build();
+        let established = |what: &str| {
+            Scenario::new(format!("{name}: {what}"))
+                .in_world(world())
+                .frame(sent(flag::SYN, FIRST), to(Flow::New))
+                .frame(sent(flag::ACK, NEXT), to(Flow::Old))
+                .change(moved())
+        };
+        for (flags, what) in [(flag::RST, "RST"), (flag::FIN | flag::ACK, "FIN")] {
+            cases.push(
+                established(&format!("a {what} within the window and a SYN move no connection"))
+                    .frame(sent(flags, NEAR), to(Flow::Old))
+                    .frame(sent(flag::SYN, AGAIN), to(Flow::Old))
+                    .frame(sent(flag::ACK, NEXT), to(Flow::Old))
+                    .frame(sent(flag::SYN, AGAIN), to(Flow::Old)),
+            );
+            let reused = |what: &str| {
+                established(what)
+                    .frame(sent(flags, NEXT + 17), to(Flow::Old))
+                    .frame(sent(flag::SYN, AGAIN), to(Flow::Old))
+                    .frame(sent(flag::ACK, AGAIN + 1), to(Flow::Old))
+            };
+            let leaving = || moved().flags(WEB4, Backend::ALIVE);
+            cases.extend([
+                reused(&format!("a port used again after a {what}: the new connection has not ended"))
+                    .change(leaving())
+                    .frame(sent(flag::SYN, 77), to(Flow::Old)),
+                reused(&format!("a port used again after a {what}: numbers follow the new connection"))
+                    .frame(sent(flags, AGAIN + 18), to(Flow::Old))
+                    .change(leaving())
+                    .frame(sent(flag::SYN, 77), elsewhere),
+                established(&format!("a port used again after a {what}: the server takes no new flows"))
+                    .frame(sent(flags, NEXT + 17), to(Flow::Old))
+                    .change(leaving())
+                    .frame(sent(flag::SYN, AGAIN), elsewhere),
+            ]);
+        }
+    }
+    cases
+}
