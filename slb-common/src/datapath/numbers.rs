@@ -66,43 +66,53 @@ impl Segment {
     /// Whether both numbers are near those of the entry: `own` of the sender, `other` of the other side.
     #[inline(always)]
     pub const fn is_plausible(&self, own: u32, other: u32) -> bool {
-        self.sequence.wrapping_sub(own).wrapping_add(WINDOW) < 2 * WINDOW
-            && self.acknowledges.wrapping_sub(other).wrapping_add(WINDOW) < 2 * WINDOW
+        is_near(self.sequence, own) && is_near(self.acknowledges, other)
     }
+
+    /// Whether one of the numbers is, and so vouches for the other one.
+    #[inline(always)]
+    const fn is_half_plausible(&self, own: u32, other: u32) -> bool {
+        is_near(self.sequence, own) || is_near(self.acknowledges, other)
+    }
+}
+
+#[inline(always)]
+const fn is_near(number: u32, next: u32) -> bool {
+    number.wrapping_sub(next).wrapping_add(WINDOW) < 2 * WINDOW
 }
 
 /// The numbers of an entry after a plausible segment of the client; `None` where they are near enough, or it is not plausible.
 #[inline(always)]
 pub const fn after_client(Numbers { client, server }: Numbers, segment: &Segment) -> Option<Numbers> {
-    match after(client, server, segment) {
+    match after(client, server, segment, segment.is_plausible(client, server)) {
         Some([client, server]) => Some(Numbers { client, server }),
         None => None,
     }
 }
 
-/// The same after a segment of the server.
+/// The same after a segment of the server, which has come by the way to it: no blind sender's. One number that is near the entry's
+/// vouches for the other one, which may be far off where a part of the transfer has not come by.
 #[inline(always)]
 pub const fn after_server(Numbers { client, server }: Numbers, segment: &Segment) -> Option<Numbers> {
-    match after(server, client, segment) {
+    match after(server, client, segment, segment.is_half_plausible(server, client)) {
         Some([server, client]) => Some(Numbers { client, server }),
         None => None,
     }
 }
 
-/// The sender's number and the other side's after a segment.
+/// The sender's number and the other side's after a segment, where that is believed.
 #[inline(always)]
-const fn after(own: u32, other: u32, segment: &Segment) -> Option<[u32; 2]> {
+const fn after(own: u32, other: u32, segment: &Segment, is_believed: bool) -> Option<[u32; 2]> {
     let next = [advanced(own, segment.end), advanced(other, segment.acknowledges)];
     let is_new = next[0] != own || next[1] != other;
-    if is_new && segment.is_plausible(own, other) { Some(next) } else { None }
+    if is_new && is_believed { Some(next) } else { None }
 }
 
-/// A later number, if it is at least [`LAG`] later.
+/// Another number, if it is at least [`LAG`] later, or so far behind that it is none of data that are sent again.
 #[inline(always)]
 const fn advanced(next: u32, end: u32) -> u32 {
     let ahead = end.wrapping_sub(next);
-    // Not behind: half of all numbers are.
-    if ahead >= LAG && ahead < 1 << 31 { end } else { next }
+    if ahead >= LAG && ahead <= u32::MAX - WINDOW { end } else { next }
 }
 
 #[cfg(test)]

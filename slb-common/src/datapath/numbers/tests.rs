@@ -30,16 +30,31 @@ fn numbers_advance_by_whole_lags_and_around_zero() {
     assert_eq!(after_client(NUMBERS, &segment(next.wrapping_sub(LAG), 10, 5_000)), None);
 }
 
+const FAR_OFF: [u32; 5] = [WINDOW, 1 << 21, 1 << 30, 1 << 31, u32::MAX - 2 * WINDOW];
+
 #[test]
-fn numbers_follow_no_segment_that_is_far_off_with_either_number() {
+fn numbers_follow_no_clients_segment_that_is_far_off_with_either_number() {
     let next = NUMBERS.client;
-    for off in [WINDOW, 1 << 21, 1 << 30, 1 << 31, u32::MAX - 2 * WINDOW] {
+    for off in FAR_OFF {
         let far = next.wrapping_add(off);
         assert_eq!(after_client(NUMBERS, &segment(far, LAG, 5_000)), None, "{off}");
         assert_eq!(after_client(NUMBERS, &segment(next, LAG, 5_000_u32.wrapping_add(off))), None, "{off}");
-        assert_eq!(after_server(NUMBERS, &segment(5_000_u32.wrapping_add(off), LAG, next)), None, "{off}");
-        assert_eq!(after_server(NUMBERS, &segment(5_000, LAG, far)), None, "{off}");
     }
+}
+
+#[test]
+fn one_number_of_a_servers_segment_vouches_for_the_other() {
+    let next = NUMBERS.client;
+    for off in FAR_OFF {
+        let (client, server) = (next.wrapping_add(off), 5_000_u32.wrapping_add(off));
+        let sent = after_server(NUMBERS, &segment(server, LAG, next));
+        assert_eq!(sent, Some(Numbers { server: server.wrapping_add(LAG), ..NUMBERS }), "{off}");
+        let heard = after_server(NUMBERS, &segment(5_000, 10, client));
+        assert_eq!(heard, Some(Numbers { client, ..NUMBERS }), "{off}");
+        assert_eq!(after_server(NUMBERS, &segment(server, LAG, client)), None, "both, {off}");
+    }
+    // Sent again, as far back as a window is wide.
+    assert_eq!(after_server(NUMBERS, &segment(5_000_u32.wrapping_sub(WINDOW - 10), 10, next)), None);
 }
 
 /// Of all numbers, a blind RST may have so many.

@@ -39,7 +39,7 @@ fn ahead(number: u32, of: u32) -> i64 {
 }
 
 fn follow(next: &mut u32, end: u32) {
-    if ahead(end, *next) >= BEHIND {
+    if !(-NEAR..BEHIND).contains(&ahead(end, *next)) {
         *next = end;
     }
 }
@@ -136,7 +136,7 @@ impl Flow {
             if flags & flag::FIN != 0 && (-BEHIND..BEHIND).contains(&off) {
                 self.ended.insert(End::Server);
             }
-            if self.assured && self.is_near(segment.acknowledges, segment.sequence) {
+            if self.assured && self.is_half_near(segment.acknowledges, segment.sequence) {
                 follow(&mut self.client, segment.acknowledges);
                 follow(&mut self.server, segment.end);
             }
@@ -145,6 +145,11 @@ impl Flow {
 
     fn is_near(&self, client: u32, server: u32) -> bool {
         self.near(client, server) == [true, true]
+    }
+
+    /// One number that is near vouches for the other one.
+    fn is_half_near(&self, client: u32, server: u32) -> bool {
+        self.near(client, server) != [false, false]
     }
 
     fn near(&self, client: u32, server: u32) -> [bool; 2] {

@@ -28,7 +28,7 @@ pub(super) fn cases() -> Vec<Scenario> {
         let ends = Ends { client, listener, server, other };
         let named =
             |scenario: Scenario| Scenario { name: format!("{family}: {}", scenario.name), ..scenario };
-        let all = ends.resets().into_iter().chain(ends.reuses()).chain(ends.accepts());
+        let all = ends.resets().into_iter().chain(ends.reuses()).chain(ends.accepts()).chain(ends.jumps());
         cases.extend(all.map(named));
     }
     cases.push(twin());
@@ -247,6 +247,24 @@ impl Ends {
                 .change(self.moved())
                 .clock(UNASSURED + 1)
                 .frame(self.syn(), self.to(Flow::Old)),
+        ]
+    }
+
+    /// Transfers that SLB has missed a part of.
+    fn jumps(self) -> Vec<Scenario> {
+        const FAR_ON: u32 = NEXT + (300 << 20);
+        let over = |scenario: Scenario| scenario.frame(self.accept(), NOT_OURS);
+        vec![
+            over(
+                self.established("a download of which 300 MiB have not come by: numbers follow what the server sends")
+                    .frame(self.answer(flag::ACK, FAR_ON, NEXT), self.back())
+                    .frame(self.answer(flag::RST, FAR_ON + 17, 0), self.back()),
+            ),
+            over(
+                self.established("an upload of which 300 MiB have not come by: numbers follow what the server acknowledges")
+                    .frame(self.answer(flag::ACK, NEXT, FAR_ON), self.back())
+                    .frame(self.sent(flag::RST, FAR_ON, 0), self.to(Flow::Old)),
+            ),
         ]
     }
 }
