@@ -11,11 +11,13 @@
 //! for a SYN of an established connection, which its own server answers. In mode `nat`, flows of one client endpoint that lead to the same server endpoint never live side by side: answers could not
 //! be told apart.
 
+mod progress;
+
 use super::{
     client_path,
     enter::NewFlow,
     flows::{FAR, Flows, Found, NOWHERE, Others, Query},
-    numbers::{Segment, after_client},
+    numbers::Segment,
     schedule::schedule,
     slots::{hash_of, owner},
     tables::Tables,
@@ -23,16 +25,13 @@ use super::{
 use crate::{
     abi::{
         backend::{Backend, NextHop},
-        flow::{Client, ClientPath, Numbers, state},
+        flow::{Client, ClientPath, state},
         ring::Ring,
         service::{IndexEntry, ServiceIndex, mode, policy},
         stats::Reason,
     },
     net::{frame::Frame, headers::protocol, parse::Packet},
 };
-
-/// Seconds after which datagrams that are answered are a stream, and no single request (`nf_conntrack_udp`: 2).
-const STREAM: u32 = 2;
 
 /// The server of a packet.
 pub(super) struct Chosen<'t> {
@@ -69,6 +68,8 @@ enum Known<'t> {
     Slow,
     /// The flow does not hold for it: a server is chosen anew.
     Anew,
+    /// It is of another connection of the endpoint than the flow: it goes where it would without an entry, and changes none.
+    Stranger,
 }
 
 /// Chooses the server of a client's packet, which `frame` holds; `None` where that is not for the fast path, which then has changed
@@ -123,7 +124,7 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
         let Some(found) = found(&flows, &query, distance, service) else { return Ok(None) };
         return match request.known::<true>(&query, &found, &flows)? {
             Known::Goes(chosen) => Ok(Some(chosen)),
-            Known::Slow | Known::Anew => Ok(None),
+            Known::Slow | Known::Anew | Known::Stranger => Ok(None),
         };
     }
     let known = if distance == NOWHERE {
@@ -133,6 +134,7 @@ fn tracked<'t, const QUICK: bool, T: Tables>(
     };
     match known.chosen(tables)? {
         Some(chosen) => Ok(Some(chosen)),
+        None if known == Outcome::STRANGER => request.by_hash().map(Some),
         None => request.begin(&query, if known == Outcome::ANEW { distance } else { NOWHERE }).map(Some),
     }
 }
@@ -165,6 +167,7 @@ pub fn known<T: Tables>(
     match request.known::<false>(&query, &found, &flows) {
         Ok(Known::Goes(chosen)) => Outcome::goes(chosen.backend.reference.id(), chosen.is_over),
         Ok(Known::Slow | Known::Anew) => Outcome::ANEW,
+        Ok(Known::Stranger) => Outcome::STRANGER,
         Err(reason) => Outcome::refused(reason),
     }
 }
@@ -180,6 +183,8 @@ impl Outcome {
     pub const NONE: Self = Self(1 << 62);
     /// The flow does not hold for it: a server is chosen anew.
     const ANEW: Self = Self(1 << 61);
+    /// It is of another connection than the flow.
+    const STRANGER: Self = Self(1 << 60);
 
     #[inline(always)]
     const fn goes(backend: u32, is_over: bool) -> Self {
@@ -202,7 +207,7 @@ impl Outcome {
         if self.0 & Self::REFUSED != 0 {
             return Err(Reason::NoNextHop);
         }
-        if self.0 & (Self::NONE.0 | Self::ANEW.0) != 0 {
+        if self.0 & (Self::NONE.0 | Self::ANEW.0 | Self::STRANGER.0) != 0 {
             return Ok(None);
         }
         let backend = tables.backend(self.0 as u32).ok_or(Reason::NoServer)?;
@@ -237,6 +242,11 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         let is_expired = flows.is_expired(found.meta);
         if is_expired && !(self.answers_return() && self.goes_on()) {
             return Ok(Known::Anew);
+        }
+        if self.is_stranger(found) {
+            // Handshakes last less than a second. The connection that goes on is tracked from then on.
+            let is_done = flows.silence(found.meta) >= self.index.hz;
+            return Ok(if QUICK || is_done { Known::Anew } else { Known::Stranger });
         }
         let Some(backend) = self.keeps(found, flows) else { return Ok(Known::Anew) };
         // Silence at this node is not silence of the connection: it may have come by another one meanwhile.
@@ -282,96 +292,26 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         Ok(Known::Goes(chosen))
     }
 
-    /// The state of a flow after this packet.
+    /// Whether a segment goes on with another connection than the one that a SYN has asked for, where answers are not seen and the hash says
+    /// where that other one is. The SYN may be forged: on a slot that migrates, it goes to another server than an untracked connection.
     #[inline(always)]
-    fn bits_after(&self, was: u32, segment: &Segment, found: &Found<'_>, flows: &Flows<'t, T>) -> u32 {
-        let flags = self.packet.flags;
-        if !self.is_tcp() {
-            return was | if self.assures_datagrams(found, flows) { state::ASSURED } else { 0 };
-        }
-        let next = found.flow.numbers.client;
-        if flags.asks() {
-            let is_assured = was & state::ASSURED != 0;
-            // Where answers are not seen, the next segment may be of another connection only if this one seems to have ended.
-            let reopens = if self.answers_return() {
-                is_assured || segment.end != next
-            } else {
-                is_assured && was & (state::RESET | state::CLIENT_FIN) != 0
-            };
-            return was | if reopens { state::REOPENED } else { 0 };
-        }
-        if flags.rst() {
-            // The client has heard the server: the server has not refused the connection.
-            let heard = if was & state::ANSWERED != 0 { state::ASSURED } else { 0 };
-            return was | if segment.ends(next) { state::RESET | heard } else { 0 };
-        }
-        let fin = if flags.fin() && segment.finishes(next) { state::CLIENT_FIN } else { 0 };
-        let is_assured = was & state::ASSURED != 0 || self.assures(segment, found, flows);
-        was | fin | if is_assured { state::ASSURED } else { 0 }
+    fn is_stranger(&self, found: &Found<'_>) -> bool {
+        const KNOWN: u32 = state::ASSURED | state::TAKEN_UP;
+        !self.answers_return()
+            && self.goes_on()
+            && found.meta.state() & KNOWN == 0
+            && self.service.policy & policy::ELSEWHERE == 0
+            && !Segment::of(self.packet).finishes(found.flow.numbers.client)
     }
 
-    /// What is left of the state of a flow of which a RST has been seen, or a SYN for another connection. A plausible segment shows that
-    /// the connection goes on. Where answers are not seen, the SYN may have begun another one: a segment after it goes on with either.
+    /// The server that a segment without an entry goes on with, which is not entered.
     #[inline(always)]
-    fn without_doubt(&self, was: u32, segment: &Segment, found: &Found<'_>, flows: &Flows<'t, T>) -> u32 {
-        if !self.goes_on() || self.packet.flags.rst() || was & state::ASSURED == 0 {
-            return was;
-        }
-        if !self.answers_return() && was & state::REOPENED != 0 {
-            return was & !(state::REOPENED | state::ENDS);
-        }
-        let Numbers { client, server } = found.flow.numbers;
-        if !segment.is_plausible(client, server) {
-            return was;
-        }
-        was & !(state::REOPENED | if flows.survives_reset(found) { state::RESET } else { 0 })
-    }
-
-    /// Whether a segment makes the flow assured. In mode `nat` it acknowledges the server's number, which a blind sender does not know. Elsewhere a flow that was asked for is assured once it goes on, and one picked up mid-stream
-    /// once it does so a second or more later: if it is evicted before, it is picked up again.
-    #[inline(always)]
-    fn assures(&self, segment: &Segment, found: &Found<'_>, flows: &Flows<'t, T>) -> bool {
-        let was = found.meta.state();
-        let numbers = found.flow.numbers;
-        let comes_next = segment.finishes(numbers.client);
-        if self.answers_return() {
-            return comes_next & (was & state::ANSWERED != 0) & segment.acknowledges(numbers.server);
-        }
-        comes_next & ((was & state::TAKEN_UP == 0) | (flows.silence(found.meta) >= self.index.hz))
-    }
-
-    /// Whether a datagram makes the flow assured. In mode `nat` the server has answered, and the flow is 2 s old, as in nf_conntrack.
-    #[inline(always)]
-    fn assures_datagrams(&self, found: &Found<'_>, flows: &Flows<'t, T>) -> bool {
-        let was = found.meta.state();
-        if self.answers_return() {
-            let age = flows.now().wrapping_sub(found.flow.numbers.client);
-            return (was & state::ANSWERED != 0) & (age >= STREAM * self.index.hz);
-        }
-        (was & state::TAKEN_UP == 0) | (flows.silence(found.meta) >= self.index.hz)
-    }
-
-    /// Has the numbers of a flow follow a segment. In mode `nat` the server's number stays until the client has acknowledged it; elsewhere
-    /// a flow picked up mid-stream may have come far before it is assured.
-    #[inline(always)]
-    fn advance(&self, segment: &Segment, found: &Found<'_>, is_assured_now: bool, is_another: bool) {
-        let numbers = found.flow.numbers;
-        let is_assured = found.meta.state() & state::ASSURED != 0;
-        if self.packet.flags.asks() {
-            // Where answers are seen, the server's SYN-ACK says which one it has accepted.
-            if !is_assured && !self.answers_return() {
-                found.advance(Numbers { client: segment.end, server: 0 });
-            }
-        } else if is_another && !segment.is_plausible(numbers.client, numbers.server) {
-            found.advance(Numbers { client: segment.end, server: segment.acknowledges });
-        } else if is_assured_now && !self.answers_return() {
-            // Nothing else tells of the server's.
-            found.advance(Numbers { server: segment.acknowledges, ..numbers });
-        } else if (is_assured || !self.answers_return())
-            && let Some(next) = after_client(numbers, segment)
-        {
-            found.advance(next);
-        }
+    fn by_hash(&self) -> Result<Chosen<'t>, Reason> {
+        let Self { packet, service, tables, .. } = *self;
+        let chosen = tables.server_by_hash(packet, service, Others::default().0);
+        let backend = tables.backend(chosen.backend()?).ok_or(Reason::NoServer)?;
+        let is_over = backend.is_cut() && !packet.flags.rst();
+        Ok(Chosen { is_over, ..Chosen::new(backend, false, tables)? })
     }
 
     /// Has the answers of a flow take the kernel's path to its client, where packets come from elsewhere. Where the kernel names none,

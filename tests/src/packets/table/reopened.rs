@@ -33,6 +33,7 @@ pub(super) fn cases() -> Vec<Scenario> {
     }
     cases.push(twin());
     cases.extend(past_slb());
+    cases.extend(migrating());
     cases
 }
 
@@ -331,6 +332,49 @@ fn past_slb() -> Vec<Scenario> {
                     .frame(sent(flag::SYN, AGAIN), elsewhere),
             ]);
         }
+    }
+    cases
+}
+
+/// Connections that are not tracked, on slots that migrate: they are with the previous backend, and a SYN goes to the current one.
+fn migrating() -> Vec<Scenario> {
+    let mut cases = Vec::new();
+    for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP)] {
+        let world = move || {
+            let quiet = World::standard().with(HTTP4, |service: &mut Service| service.mode = mode);
+            quiet.table(1, &[OTHER4]).kept_by(1, WEB4)
+        };
+        let to = |server, flow| Expect::ToServer(HTTP4, server, flow);
+        let sent = |flags, sequence| tcp_at(CLIENT4, HTTP4.at, flags, sequence, NEXT).build();
+        let (old, new) = (|| sent(flag::ACK, NEXT), || sent(flag::ACK, AGAIN + 1));
+        let begun = |what: &str| {
+            let begun = Scenario::new(format!("{name}: {what}")).in_world(world());
+            begun.frame(sent(flag::SYN, AGAIN), to(OTHER4, Flow::New))
+        };
+        cases.extend([
+            begun("a SYN moves no connection of a slot that migrates, nor do its segments end what the SYN begins")
+                .frame(old(), to(WEB4, Flow::Old))
+                .frame(sent(flag::RST, NEXT), to(WEB4, Flow::Old))
+                .frame(old(), to(WEB4, Flow::Old))
+                .frame(new(), to(OTHER4, Flow::Old))
+                .frame(new(), to(OTHER4, Flow::Old)),
+            begun("a connection that goes on a second after such a SYN is tracked")
+                .host_only()
+                .clock(HZ)
+                .frame(old(), to(WEB4, Flow::Old))
+                .change(World::standard().with(HTTP4, |service| service.mode = mode).table(1, &[OTHER4]).kept_by(1, OTHER4))
+                .frame(old(), to(WEB4, Flow::Old)),
+            Scenario::new(format!("{name}: nor does a SYN move one whose server fails its checks"))
+                .in_world(world())
+                .frame(old(), to(WEB4, Flow::Old))
+                .change(world().flags(WEB4, 0))
+                .frame(sent(flag::SYN, AGAIN), to(OTHER4, Flow::New))
+                .frame(old(), to(WEB4, Flow::Old)),
+            begun("a SYN that is sent again with another number is followed")
+                .frame(sent(flag::SYN, FIRST), to(OTHER4, Flow::Old))
+                .frame(old(), to(OTHER4, Flow::Old))
+                .frame(sent(flag::ACK, NEXT + (1 << 20)), to(OTHER4, Flow::Old)),
+        ]);
     }
     cases
 }

@@ -1,0 +1,126 @@
+//! What a client's packet shows of its flow: the state and the numbers after it.
+
+use super::Request;
+use crate::{
+    abi::flow::{Numbers, state},
+    datapath::{
+        flows::{Flows, Found},
+        numbers::{Segment, after_client},
+        tables::Tables,
+    },
+};
+
+/// Seconds after which datagrams that are answered are a stream, and no single request (`nf_conntrack_udp`: 2).
+const STREAM: u32 = 2;
+
+impl<'t, T: Tables> Request<'t, '_, T> {
+    /// The state of a flow after this packet.
+    #[inline(always)]
+    pub(super) fn bits_after(
+        &self,
+        was: u32,
+        segment: &Segment,
+        found: &Found<'_>,
+        flows: &Flows<'t, T>,
+    ) -> u32 {
+        let flags = self.packet.flags;
+        if !self.is_tcp() {
+            return was | if self.assures_datagrams(found, flows) { state::ASSURED } else { 0 };
+        }
+        let next = found.flow.numbers.client;
+        if flags.asks() {
+            let is_assured = was & state::ASSURED != 0;
+            // Where answers are not seen, the next segment may be of another connection only if this one seems to have ended.
+            let reopens = if self.answers_return() {
+                is_assured || segment.end != next
+            } else {
+                is_assured && was & (state::RESET | state::CLIENT_FIN) != 0
+            };
+            return was | if reopens { state::REOPENED } else { 0 };
+        }
+        if flags.rst() {
+            // The client has heard the server: the server has not refused the connection.
+            let heard = if was & state::ANSWERED != 0 { state::ASSURED } else { 0 };
+            return was | if segment.ends(next) { state::RESET | heard } else { 0 };
+        }
+        let fin = if flags.fin() && segment.finishes(next) { state::CLIENT_FIN } else { 0 };
+        let is_assured = was & state::ASSURED != 0 || self.assures(segment, found, flows);
+        was | fin | if is_assured { state::ASSURED } else { 0 }
+    }
+
+    /// What is left of the state of a flow of which a RST has been seen, or a SYN for another connection. A plausible segment shows that
+    /// the connection goes on. Where answers are not seen, the SYN may have begun another one: a segment after it goes on with either.
+    #[inline(always)]
+    pub(super) fn without_doubt(
+        &self,
+        was: u32,
+        segment: &Segment,
+        found: &Found<'_>,
+        flows: &Flows<'t, T>,
+    ) -> u32 {
+        if !self.goes_on() || self.packet.flags.rst() || was & state::ASSURED == 0 {
+            return was;
+        }
+        if !self.answers_return() && was & state::REOPENED != 0 {
+            return was & !(state::REOPENED | state::ENDS);
+        }
+        let Numbers { client, server } = found.flow.numbers;
+        if !segment.is_plausible(client, server) {
+            return was;
+        }
+        was & !(state::REOPENED | if flows.survives_reset(found) { state::RESET } else { 0 })
+    }
+
+    /// Whether a segment makes the flow assured. In mode `nat` it acknowledges the server's number, which a blind sender does not know. Elsewhere a flow that was asked for is assured once it goes on, and one picked up mid-stream
+    /// once it does so a second or more later: if it is evicted before, it is picked up again.
+    #[inline(always)]
+    fn assures(&self, segment: &Segment, found: &Found<'_>, flows: &Flows<'t, T>) -> bool {
+        let was = found.meta.state();
+        let numbers = found.flow.numbers;
+        let comes_next = segment.finishes(numbers.client);
+        if self.answers_return() {
+            return comes_next & (was & state::ANSWERED != 0) & segment.acknowledges(numbers.server);
+        }
+        comes_next & ((was & state::TAKEN_UP == 0) | (flows.silence(found.meta) >= self.index.hz))
+    }
+
+    /// Whether a datagram makes the flow assured. In mode `nat` the server has answered, and the flow is 2 s old, as in nf_conntrack.
+    #[inline(always)]
+    fn assures_datagrams(&self, found: &Found<'_>, flows: &Flows<'t, T>) -> bool {
+        let was = found.meta.state();
+        if self.answers_return() {
+            let age = flows.now().wrapping_sub(found.flow.numbers.client);
+            return (was & state::ANSWERED != 0) & (age >= STREAM * self.index.hz);
+        }
+        (was & state::TAKEN_UP == 0) | (flows.silence(found.meta) >= self.index.hz)
+    }
+
+    /// Has the numbers of a flow follow a segment. In mode `nat` the server's number stays until the client has acknowledged it; elsewhere
+    /// a flow picked up mid-stream may have come far before it is assured.
+    #[inline(always)]
+    pub(super) fn advance(
+        &self,
+        segment: &Segment,
+        found: &Found<'_>,
+        is_assured_now: bool,
+        is_another: bool,
+    ) {
+        let numbers = found.flow.numbers;
+        let is_assured = found.meta.state() & state::ASSURED != 0;
+        if self.packet.flags.asks() {
+            // Where answers are seen, the server's SYN-ACK says which one it has accepted.
+            if !is_assured && !self.answers_return() {
+                found.advance(Numbers { client: segment.end, server: 0 });
+            }
+        } else if is_another && !segment.is_plausible(numbers.client, numbers.server) {
+            found.advance(Numbers { client: segment.end, server: segment.acknowledges });
+        } else if is_assured_now && !self.answers_return() {
+            // Nothing else tells of the server's.
+            found.advance(Numbers { server: segment.acknowledges, ..numbers });
+        } else if (is_assured || !self.answers_return())
+            && let Some(next) = after_client(numbers, segment)
+        {
+            found.advance(next);
+        }
+    }
+}
