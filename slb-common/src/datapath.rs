@@ -47,7 +47,7 @@ use crate::{
 };
 use answer::{Answered, Reply};
 use icmp_error::{IcmpError, Message};
-use select::{Chosen, Request};
+use select::{ByTable, Chosen, Request};
 use tables::{Direction, Head, Parsed, Tables};
 
 /// What is to be done with the frame.
@@ -250,24 +250,50 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         service: &IndexEntry,
     ) -> Result<Option<Sent>, Refusal> {
         let Self { ifindex, index, tables, .. } = *self;
+        let mode = service.mode;
         // In mode `dsr` SLB is no router.
-        if packet.hop_limit <= 1 && service.mode != mode::DSR {
+        if packet.hop_limit <= 1 && mode != mode::DSR {
             return Self::refuse(IcmpError {
                 reason: Reason::HopLimit,
                 message: Message::hop_limit(packet.destination.is_v4()),
             });
         }
+        let frame = head.frame();
+        let sender = stations(&frame).ok_or(Reason::Truncated)?.sender();
+        let request = Request { packet, arrival: ClientPath::new(ifindex, sender), service, index, tables };
+        let chosen = match select::by_table::<QUICK, T>(&request, mode) {
+            // The fast path has code of its own for it, which is shorter than that of tracked flows.
+            Ok(ByTable::Chosen(chosen)) if QUICK => {
+                return self.forward(head, packet, sender, service, mode, &chosen);
+            }
+            Ok(ByTable::Chosen(chosen)) => Ok(Some(chosen)),
+            Ok(ByTable::Slow) => return Ok(None),
+            Ok(ByTable::Tracked) => select::tracked::<QUICK, T>(&request, &frame),
+            Err(reason) => Err(reason),
+        };
+        match chosen {
+            Ok(Some(chosen)) => self.forward(head, packet, sender, service, mode, &chosen),
+            Ok(None) => Ok(None),
+            Err(Reason::Reset) => Self::end(),
+            Err(reason) => Err(reason.into()),
+        }
+    }
+
+    /// Sends a packet from `sender` on to its server.
+    #[inline(always)]
+    fn forward<G: Head>(
+        &self,
+        head: &mut G,
+        packet: &Packet,
+        sender: u64,
+        service: &IndexEntry,
+        mode: u8,
+        chosen: &Chosen<'_>,
+    ) -> Result<Option<Sent>, Refusal> {
+        let Chosen { backend, hop, is_new, is_over } = *chosen;
         let mut frame = head.frame();
         let bytes = frame.len();
-        let stations = stations(&frame).ok_or(Reason::Truncated)?;
-        let arrival = ClientPath::new(ifindex, stations.sender());
-        let request = Request { packet, arrival, service, index, tables };
-        let chosen = match select::to_server::<QUICK, T>(&request, &frame) {
-            Err(Reason::Reset) => return Self::end(),
-            chosen => chosen?,
-        };
-        let Some(Chosen { backend, hop, is_new, is_over }) = chosen else { return Ok(None) };
-        let grown = if service.mode == mode::IPIP { ipip::grown(backend) } else { 0 };
+        let grown = if mode == mode::IPIP { ipip::grown(backend) } else { 0 };
         if packet.len + grown > hop.mtu as usize {
             let mtu = hop.mtu.saturating_sub(grown as u32);
             return Self::refuse(IcmpError {
@@ -276,7 +302,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
             });
         }
         // A server that does not hold the VIP, and routes back to us, would otherwise get it for ever.
-        if service.mode == mode::DSR && stations.sender() == hop.stations.receiver() {
+        if mode == mode::DSR && sender == hop.stations.receiver() {
             return Err(drop(Reason::Loop));
         }
         let verdict = self.leave(hop.ifindex, packet)?;
@@ -290,7 +316,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
             }
             frame = head.frame();
         }
-        match service.mode {
+        match mode {
             mode::NAT => {
                 nat::to_server(&mut frame, packet, &backend.address, backend.port)
                     .ok_or(Reason::Truncated)?;
@@ -299,7 +325,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
             mode::DSR => readdress(&mut frame, &hop.stations).ok_or(Reason::Truncated)?,
             mode::IPIP => {
                 let flow = flow_label(service.salt, &packet.source, packet.source_port);
-                ipip::wrap(head, packet, backend, hop, &index.tunnel, flow)?;
+                ipip::wrap(head, packet, backend, hop, &self.index.tunnel, flow)?;
             }
             _ => return Err(drop(Reason::NotReady)),
         }

@@ -72,37 +72,57 @@ enum Known<'t> {
     Stranger,
 }
 
-/// Chooses the server of a client's packet, which `frame` holds; `None` where that is not for the fast path, which then has changed
-/// nothing. [`Reason::Reset`] where the client is to be told that the connection is over; the fast path leaves that, too.
+/// What the table of servers alone says of a client's packet.
+pub(super) enum ByTable<'t> {
+    /// Its server.
+    Chosen(Chosen<'t>),
+    /// That is not for the fast path, which has changed nothing.
+    Slow,
+    /// Its flow is tracked: [`tracked`] decides.
+    Tracked,
+}
+
+/// Chooses the server of a packet of an untracked flow. [`Reason::Reset`] as in [`tracked`].
 #[inline(always)]
-pub(super) fn to_server<'t, const QUICK: bool, T: Tables>(
+pub(super) fn by_table<'t, const QUICK: bool, T: Tables>(
+    request: &Request<'t, '_, T>,
+    mode: u8,
+) -> Result<ByTable<'t>, Reason> {
+    let Request { packet, service, index, tables, .. } = *request;
+    if mode == mode::NAT || service.policy & policy::TRACK != 0 {
+        return Ok(ByTable::Tracked);
+    }
+    let ring = tables.ring(service.ring).ok_or(Reason::NotReady)?;
+    let slot = ring.slot(Ring::slot_of(ring.size, hash_of(packet, service)));
+    if slot.has_moved() {
+        return Ok(ByTable::Tracked);
+    }
+    // The slow path has asked before, and knows.
+    if QUICK && index.may_be_martian(&packet.source) {
+        return Ok(ByTable::Slow);
+    }
+    // Datagrams of one flow cannot be told from the first of another.
+    let is_new = packet.flags.asks() && !packet.flags.rst();
+    Chosen::new(owner(packet, slot, tables)?, is_new, tables).map(ByTable::Chosen)
+}
+
+/// Chooses the server of a packet, which `frame` holds, whose flow is in the flow table, or is to be; `None` where that is not for the
+/// fast path, which then has changed nothing. [`Reason::Reset`] where the client is to be told that the connection is over; the fast path
+/// leaves that, too.
+#[inline(always)]
+pub(super) fn tracked<'t, const QUICK: bool, T: Tables>(
     request: &Request<'t, '_, T>,
     frame: &Frame<'_>,
 ) -> Result<Option<Chosen<'t>>, Reason> {
-    let Request { packet, service, index, tables, .. } = *request;
-    if service.mode != mode::NAT && service.policy & policy::TRACK == 0 {
-        let ring = tables.ring(service.ring).ok_or(Reason::NotReady)?;
-        let slot = ring.slot(Ring::slot_of(ring.size, hash_of(packet, service)));
-        if !slot.has_moved() {
-            // The slow path has asked before, and knows.
-            if QUICK && index.may_be_martian(&packet.source) {
-                return Ok(None);
-            }
-            // Datagrams of one flow cannot be told from the first of another.
-            let is_new = packet.flags.asks() && !packet.flags.rst();
-            return Chosen::new(owner(packet, slot, tables)?, is_new, tables).map(Some);
-        }
-    }
     if !QUICK {
-        return tracked::<QUICK, T>(request);
+        return in_table::<QUICK, T>(request);
     }
-    let packet = &packet.numbered(frame).ok_or(Reason::Truncated)?;
-    tracked::<QUICK, T>(&Request { packet, ..*request })
+    let packet = &request.packet.numbered(frame).ok_or(Reason::Truncated)?;
+    in_table::<QUICK, T>(&Request { packet, ..*request })
 }
 
-/// Where packets go of flows that are in the flow table, or are to be.
 #[inline(always)]
-fn tracked<'t, const QUICK: bool, T: Tables>(
+fn in_table<'t, const QUICK: bool, T: Tables>(
     request: &Request<'t, '_, T>,
 ) -> Result<Option<Chosen<'t>>, Reason> {
     let Request { packet, service, index, tables, .. } = *request;
