@@ -10,20 +10,20 @@ pub mod decap;
 pub mod flow;
 pub mod interface;
 pub mod limit;
+pub mod lookup_table;
 pub mod losses;
 mod named;
 pub mod programs;
-pub mod ring;
 pub mod service;
+pub mod shared_word;
 pub mod stats;
 #[cfg(feature = "user")]
 mod user;
-pub mod word;
 
-use crate::net::headers::StationBytes;
+use crate::net::headers::MacPairBytes;
 
 /// Version of everything in this module.
-pub const ABI_VERSION: u32 = 9;
+pub const ABI_VERSION: u32 = 10;
 
 /// Services (one per VIP, port and protocol, and one per VIP for echo) the maps hold.
 pub const MAX_SERVICES: u32 = 4096;
@@ -33,7 +33,7 @@ pub const DEFAULT_BACKENDS: u32 = 16_384;
 /// Servers the maps can hold at most: what a slot of a server table can name.
 pub const MAX_BACKENDS: u32 = 1 << 20;
 /// Server tables the maps hold: 4,096 of services, and for each of them two of keepers, one in force and one aside.
-pub const MAX_RINGS: u32 = 3 * 4096;
+pub const MAX_LOOKUP_TABLES: u32 = 3 * 4096;
 /// Interfaces packets may leave through.
 pub const MAX_INTERFACES: u32 = 256;
 /// Bytes of a name, padded with zeros.
@@ -109,9 +109,9 @@ impl Address {
 /// Zero names nothing.
 #[repr(transparent)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Reference(pub u64);
+pub struct Handle(pub u64);
 
-impl Reference {
+impl Handle {
     /// The use number `generation` (not 0) of `id`.
     #[inline(always)]
     pub const fn new(id: u32, generation: u32) -> Self {
@@ -131,13 +131,13 @@ impl Reference {
     }
 }
 
-/// Generations before a [`Reference::tag`] comes again.
+/// Generations before a [`Handle::tag`] comes again.
 const GENERATIONS: u32 = 1 << 16;
 
 /// The two hardware addresses a frame begins with, as words: arrays of bytes on the stack would be written unaligned.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Stations {
+pub struct MacPair {
     /// The first eight bytes: the receiver, and the beginning of the sender.
     pub head: u64,
     /// The other four bytes, of the sender.
@@ -146,7 +146,7 @@ pub struct Stations {
     pub reserved: u32,
 }
 
-impl Stations {
+impl MacPair {
     /// A frame from `sender` to `receiver`.
     pub const fn new(receiver: [u8; 6], sender: [u8; 6]) -> Self {
         Self::from_words(mac_word(receiver), mac_word(sender))
@@ -182,9 +182,9 @@ impl Stations {
     }
 }
 
-impl From<StationBytes> for Stations {
+impl From<MacPairBytes> for MacPair {
     #[inline(always)]
-    fn from(bytes: StationBytes) -> Self {
+    fn from(bytes: MacPairBytes) -> Self {
         Self { head: u64::from_ne_bytes(bytes.head), tail: u32::from_ne_bytes(bytes.tail), reserved: 0 }
     }
 }
@@ -229,10 +229,10 @@ mod tests {
     #[test]
     fn stations_stand_as_in_a_frame_and_answer_the_other_way_round() {
         let (a, b) = ([1, 2, 3, 4, 5, 6], [11, 12, 13, 14, 15, 16]);
-        let stations = Stations::new(a, b);
-        assert_eq!(stations.head.to_ne_bytes(), [1, 2, 3, 4, 5, 6, 11, 12]);
-        assert_eq!(stations.tail.to_ne_bytes(), [13, 14, 15, 16]);
-        assert_eq!(stations.answer(), Stations::new(b, a));
+        let macs = MacPair::new(a, b);
+        assert_eq!(macs.head.to_ne_bytes(), [1, 2, 3, 4, 5, 6, 11, 12]);
+        assert_eq!(macs.tail.to_ne_bytes(), [13, 14, 15, 16]);
+        assert_eq!(macs.answer(), MacPair::new(b, a));
     }
 
     #[test]
@@ -243,10 +243,10 @@ mod tests {
 
     #[test]
     fn references_tell_uses_of_an_id_apart() {
-        let (first, second) = (Reference::new(7, 1), Reference::new(7, 2));
+        let (first, second) = (Handle::new(7, 1), Handle::new(7, 2));
         assert_eq!((first.id(), second.id()), (7, 7));
         assert_ne!(first, second);
         assert_ne!(first.tag(), second.tag());
-        assert_eq!(first.tag(), Reference::new(7, 65_537).tag());
+        assert_eq!(first.tag(), Handle::new(7, 65_537).tag());
     }
 }

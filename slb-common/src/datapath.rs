@@ -9,6 +9,8 @@
 //! the flow table nothing has changed that would not be changed again.
 
 pub mod enter;
+#[cfg(any(test, feature = "user"))]
+pub mod flow_gc;
 pub mod flows;
 pub mod icmp_error;
 pub mod ipip;
@@ -16,8 +18,6 @@ pub mod reset;
 pub mod schedule;
 pub mod tables;
 pub mod unmatched;
-#[cfg(any(test, feature = "user"))]
-pub mod upkeep;
 
 mod answer;
 mod client_path;
@@ -31,7 +31,7 @@ use core::borrow::Borrow;
 
 use crate::{
     abi::{
-        Stations,
+        MacPair,
         flow::ClientPath,
         interface::{CLIENT, Interface, SERVER},
         service::{IndexEntry, ServiceIndex, mode, policy},
@@ -41,7 +41,7 @@ use crate::{
     net::{
         ethernet::is_group,
         frame::Frame,
-        headers::{EthernetHdr, StationBytes, ether_type, protocol},
+        headers::{EthernetHdr, MacPairBytes, ether_type, protocol},
         parse::{Packet, plain_ipv4, plain_ipv6},
     },
 };
@@ -144,8 +144,8 @@ fn decide_fast<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Re
     let frame = head.frame();
     // The slow path counts frames that are too short, and those to a group of stations.
     let Some(ethernet) = frame.header::<EthernetHdr>(0) else { return Ok(None) };
-    let stations = Stations::from(ethernet.stations);
-    let receiver = stations.receiver();
+    let macs = MacPair::from(ethernet.macs);
+    let receiver = macs.receiver();
     if !interface.has(receiver) {
         if is_group(receiver) {
             return Ok(None);
@@ -155,15 +155,15 @@ fn decide_fast<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Re
             return Err(pass(Reason::OtherHost));
         }
     }
-    let quick = Path::<T, true> { ifindex, roles: interface.flags(), index, tables };
+    let fast_path = Path::<T, true> { ifindex, roles: interface.flags(), index, tables };
     // Each family has code of its own.
     match u16::from_ne_bytes(ethernet.ether_type) {
         ether_type::IPV4 => match plain_ipv4(&frame) {
-            Some(packet) => quick.flow(head, &packet),
+            Some(packet) => fast_path.flow(head, &packet),
             None => Ok(None),
         },
         ether_type::IPV6 => match plain_ipv6(&frame) {
-            Some(packet) => quick.flow(head, &packet),
+            Some(packet) => fast_path.flow(head, &packet),
             None => Ok(None),
         },
         _ => Ok(None),
@@ -198,7 +198,7 @@ fn decide_slow<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Re
 }
 
 /// What all steps of a packet's path need.
-struct Path<'t, T, const QUICK: bool> {
+struct Path<'t, T, const FAST: bool> {
     /// The interface it came in through.
     ifindex: u32,
     /// What may come in by it: [`CLIENT`] and [`SERVER`].
@@ -207,14 +207,14 @@ struct Path<'t, T, const QUICK: bool> {
     tables: &'t T,
 }
 
-impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
+impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
     /// A packet of TCP or UDP; `None` where that is not for the quick path.
     #[inline(always)]
     fn flow<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Option<Sent>, Refusal> {
         match self.index.find(&packet.destination, packet.destination_port, packet.protocol) {
             Some(_) if self.roles & CLIENT == 0 => Err(drop(Reason::WrongInterface)),
             // The fast path asks where it tracks nothing; where it does, the slow path has begun the flow.
-            Some(_) if !QUICK && self.index.is_martian(&packet.source) => Err(drop(Reason::MartianSource)),
+            Some(_) if !FAST && self.index.is_martian(&packet.source) => Err(drop(Reason::MartianSource)),
             Some(service) => self.to_server(head, packet, service),
             None if self.roles & SERVER == 0 => self.no_flow(packet),
             None => self.to_client(head, packet),
@@ -259,16 +259,16 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
             });
         }
         let frame = head.frame();
-        let sender = stations(&frame).ok_or(Reason::Truncated)?.sender();
+        let sender = macs(&frame).ok_or(Reason::Truncated)?.sender();
         let request = Request { packet, arrival: ClientPath::new(ifindex, sender), service, index, tables };
-        let chosen = match select::by_table::<QUICK, T>(&request, mode) {
+        let chosen = match select::by_table::<FAST, T>(&request, mode) {
             // The fast path has code of its own for it, which is shorter than that of tracked flows.
-            Ok(ByTable::Chosen(chosen)) if QUICK => {
+            Ok(ByTable::Chosen(chosen)) if FAST => {
                 return self.forward(head, packet, sender, service, mode, &chosen);
             }
             Ok(ByTable::Chosen(chosen)) => Ok(Some(chosen)),
             Ok(ByTable::Slow) => return Ok(None),
-            Ok(ByTable::Tracked) => select::tracked::<QUICK, T>(&request, &frame),
+            Ok(ByTable::Tracked) => select::tracked::<FAST, T>(&request, &frame),
             Err(reason) => Err(reason),
         };
         match chosen {
@@ -302,12 +302,12 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
             });
         }
         // A server that does not hold the VIP, and routes back to us, would otherwise get it for ever.
-        if mode == mode::DSR && sender == hop.stations.receiver() {
+        if mode == mode::DSR && sender == hop.macs.receiver() {
             return Err(drop(Reason::Loop));
         }
         let verdict = self.leave(hop.ifindex, packet)?;
         let mut reason = Reason::ToServer;
-        if !QUICK {
+        if !FAST {
             if is_over {
                 self.turn(head, packet.network, false, Limited::Resets)?;
                 reason = Reason::Reset;
@@ -320,29 +320,29 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
             mode::NAT => {
                 nat::to_server(&mut frame, packet, &backend.address, backend.port)
                     .ok_or(Reason::Truncated)?;
-                readdress(&mut frame, &hop.stations).ok_or(Reason::Truncated)?;
+                readdress(&mut frame, &hop.macs).ok_or(Reason::Truncated)?;
             }
-            mode::DSR => readdress(&mut frame, &hop.stations).ok_or(Reason::Truncated)?,
+            mode::DSR => readdress(&mut frame, &hop.macs).ok_or(Reason::Truncated)?,
             mode::IPIP => {
                 let flow = flow_label(service.salt, &packet.source, packet.source_port);
                 ipip::wrap(head, packet, backend, hop, &self.index.tunnel, flow)?;
             }
             _ => return Err(drop(Reason::NotReady)),
         }
-        self.count(service, backend.reference.id(), bytes, is_new);
+        self.count(service, backend.handle.id(), bytes, is_new);
         Ok(Some(Sent { verdict, action: Action::Forward, reason }))
     }
 
     /// Refuses a packet whose sender is to be told.
     #[inline(always)]
     const fn refuse(error: IcmpError) -> Result<Option<Sent>, Refusal> {
-        if QUICK { Ok(None) } else { Err(Refusal::Tell(error)) }
+        if FAST { Ok(None) } else { Err(Refusal::Tell(error)) }
     }
 
     /// Refuses a packet of a connection that is over, and whose sender is to be told.
     #[inline(always)]
     const fn end() -> Result<Option<Sent>, Refusal> {
-        if QUICK { Ok(None) } else { Err(Refusal::Reset(Reason::Reset)) }
+        if FAST { Ok(None) } else { Err(Refusal::Reset(Reason::Reset)) }
     }
 
     /// Tells the sender that there is no such connection, if that may be.
@@ -377,7 +377,7 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     /// Takes the priority tags off a frame that is changed and sent: from then on the packet's offsets are the frame's.
     #[inline(always)]
     fn untag<G: Head>(head: &mut G) -> Result<(), Refusal> {
-        if QUICK || head.remove_priority_tags() { Ok(()) } else { Err(drop(Reason::NoHeadroom)) }
+        if FAST || head.remove_priority_tags() { Ok(()) } else { Err(drop(Reason::NoHeadroom)) }
     }
 
     /// Turns a packet into a RST without priority tags, if that may be.
@@ -416,8 +416,8 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     #[inline(always)]
     fn no_flow(&self, packet: &Packet) -> Result<Option<Sent>, Refusal> {
         match self.index.may_be_vip(&packet.destination) {
-            true if QUICK => Ok(None),
-            false if QUICK => Err(pass(Reason::NotOurs)),
+            true if FAST => Ok(None),
+            false if FAST => Err(pass(Reason::NotOurs)),
             _ => Err(UNMATCHED),
         }
     }
@@ -426,13 +426,13 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
     fn to_client<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Option<Sent>, Refusal> {
         let Self { ifindex, index, tables, .. } = *self;
         let numbered;
-        let packet = if QUICK {
+        let packet = if FAST {
             numbered = packet.numbered(&head.frame()).ok_or(drop(Reason::Truncated))?;
             &numbered
         } else {
             packet
         };
-        let answered = answer::to_client::<QUICK, T>(packet, ifindex, index, tables);
+        let answered = answer::to_client::<FAST, T>(packet, ifindex, index, tables);
         let Reply { service, backend, client, is_over } = match answered {
             Answered::Client(reply) => reply,
             Answered::NoFlow => return self.no_flow(packet),
@@ -444,13 +444,13 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
             return Err(drop(Reason::HopLimit));
         }
         let out = tables.interface_at(client.interface()).ok_or(drop(Reason::NoInterface))?;
-        let stations = Stations::of(client.mac(), out.mac());
+        let macs = MacPair::of(client.mac(), out.mac());
         if client.mac() == 0 {
             return Err(drop(Reason::NoClientHop));
         }
         let verdict = self.leave(out.ifindex(), packet).map_err(drop)?;
         let mut reason = Reason::ToClient;
-        if !QUICK && is_over {
+        if !FAST && is_over {
             self.turn(head, packet.network, false, Limited::Resets)?;
             reason = Reason::Reset;
         } else {
@@ -458,8 +458,8 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
         }
         let mut frame = head.frame();
         nat::to_client(&mut frame, packet, &service.address, service.port).ok_or(drop(Reason::Truncated))?;
-        readdress(&mut frame, &stations).ok_or(drop(Reason::Truncated))?;
-        tables.count_service(service.reference.id(), Direction::Out, frame.len(), false);
+        readdress(&mut frame, &macs).ok_or(drop(Reason::Truncated))?;
+        tables.count_service(service.handle.id(), Direction::Out, frame.len(), false);
         tables.count_backend(backend, Direction::Out, frame.len(), false);
         Ok(Some(Sent { verdict, action: Action::Forward, reason }))
     }
@@ -484,14 +484,14 @@ impl<T: Tables, const QUICK: bool> Path<'_, T, QUICK> {
 }
 
 #[inline(always)]
-fn readdress(frame: &mut Frame<'_>, stations: &Stations) -> Option<()> {
-    let bytes = frame.header_mut::<StationBytes>(0)?;
-    bytes.head = stations.head.to_ne_bytes();
-    bytes.tail = stations.tail.to_ne_bytes();
+fn readdress(frame: &mut Frame<'_>, macs: &MacPair) -> Option<()> {
+    let bytes = frame.header_mut::<MacPairBytes>(0)?;
+    bytes.head = macs.head.to_ne_bytes();
+    bytes.tail = macs.tail.to_ne_bytes();
     Some(())
 }
 
 #[inline(always)]
-fn stations(frame: &Frame<'_>) -> Option<Stations> {
-    frame.header::<StationBytes>(0).map(|bytes| Stations::from(*bytes))
+fn macs(frame: &Frame<'_>) -> Option<MacPair> {
+    frame.header::<MacPairBytes>(0).map(|bytes| MacPair::from(*bytes))
 }

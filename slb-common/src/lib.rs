@@ -19,4 +19,4 @@ pub mod maglev;
 pub mod net;
 pub mod opaque;
 #[cfg(any(test, feature = "user"))]
-pub mod turns;
+pub mod round_robin;

@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use slb_common::abi::{
     losses::{KernelLayout, Losses, MAX_INTERFACES},
-    word::Word,
+    shared_word::SharedWord,
 };
 
 #[btf_map]
@@ -83,5 +83,5 @@ fn index_of(device: u64) -> Option<u32> {
 #[inline(always)]
 fn add(counter: *mut u64, value: u64) {
     // SAFETY: the counter is aligned, and written by atomic additions alone.
-    unsafe { (*counter.cast::<Word>()).add(value) };
+    unsafe { (*counter.cast::<SharedWord>()).add(value) };
 }

@@ -5,16 +5,16 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use slb_common::abi::{
-    DEFAULT_BACKENDS, MAX_INTERFACES, MAX_RINGS, MAX_SERVICES,
+    DEFAULT_BACKENDS, MAX_INTERFACES, MAX_LOOKUP_TABLES, MAX_SERVICES,
     backend::{Backend, NextHop},
     control::Control,
     flow::WORDS,
     interface::{Interface, MAX_OWN_MACS, SLOTS},
+    lookup_table::LookupTable,
     programs,
-    ring::Ring,
     service::{Service, ServiceIndex},
+    shared_word::SharedWord,
     stats::{Counters, Totals},
-    word::Word,
 };
 use slb_common::net::parse::Packet;
 
@@ -33,13 +33,14 @@ pub(crate) static SERVICE_INDEX: ArrayOfMaps<Array<ServiceIndex, 1>, 1> = ArrayO
 #[btf_map]
 pub(crate) static SERVICES: Array<Service, { MAX_SERVICES as usize }> = Array::new();
 #[btf_map]
-pub(crate) static RINGS: ArrayOfMaps<Array<Ring, 1>, { MAX_RINGS as usize }> = ArrayOfMaps::new();
+pub(crate) static LOOKUP_TABLES: ArrayOfMaps<Array<LookupTable, 1>, { MAX_LOOKUP_TABLES as usize }> =
+    ArrayOfMaps::new();
 #[btf_map]
 pub(crate) static BACKENDS: Array<Backend, { DEFAULT_BACKENDS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static NEXT_HOPS: Array<NextHop, { 2 * DEFAULT_BACKENDS as usize + 1 }> = Array::new();
 #[btf_map]
-pub(crate) static FLOWS: Array<[Word; WORDS], 1024, MMAPABLE> = Array::new();
+pub(crate) static FLOWS: Array<[SharedWord; WORDS], 1024, MMAPABLE> = Array::new();
 /// Slots of [`FLOWS`] less one, as the loader sets it. A constant of each program, so that a program over one flow table can
 /// replace a program over another one.
 // LLVM merges equal constants, and the loader would change them all. It merges none whose section is named.
@@ -48,13 +49,13 @@ pub(crate) static FLOWS: Array<[Word; WORDS], 1024, MMAPABLE> = Array::new();
 pub(crate) static FLOW_MASK: u32 = 0;
 /// Not zero while the daemon copies flows into [`FLOWS`] from a flow table of another size.
 #[btf_map]
-pub(crate) static RESIZING: Array<Word, 1> = Array::new();
+pub(crate) static RESIZING: Array<SharedWord, 1> = Array::new();
 /// New flows so far of each service whose servers take turns.
 #[btf_map]
-pub(crate) static TURNS: Array<Word, { MAX_SERVICES as usize }> = Array::new();
+pub(crate) static ROUND_ROBIN: Array<SharedWord, { MAX_SERVICES as usize }> = Array::new();
 /// Flows of each server, where that is of use.
 #[btf_map]
-pub(crate) static LOADS: Array<Word, { DEFAULT_BACKENDS as usize }> = Array::new();
+pub(crate) static CONNECTIONS: Array<SharedWord, { DEFAULT_BACKENDS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static INTERFACES: DevMapHash<{ MAX_INTERFACES as usize }> = DevMapHash::new();
 /// Interfaces that run the program, by [`slot`](slb_common::abi::interface::slot).

@@ -8,10 +8,10 @@ use slb_common::{
         backend::{Backend, NextHop},
         flow::{Client, ClientPath, FlowEntry},
         interface::{self, Interface},
-        ring::Ring,
+        lookup_table::LookupTable,
         service::{IndexEntry, Service, ServiceIndex},
+        shared_word::SharedWord,
         stats::{Action, Counters, Limited, REASONS},
-        word::Word,
     },
     datapath::{
         enter::{self, NewFlow},
@@ -27,8 +27,9 @@ use slb_common::{
 
 use crate::{
     maps::{
-        BACKEND_COUNTERS, BACKENDS, CONTROL, FLOW_MASK, FLOWS, INTERFACE_TABLE, INTERFACES, LOADS, NEXT_HOPS,
-        OWN_MACS, RESIZING, RINGS, SERVICE_COUNTERS, SERVICE_INDEX, SERVICES, TOTALS, TURNS,
+        BACKEND_COUNTERS, BACKENDS, CONNECTIONS, CONTROL, FLOW_MASK, FLOWS, INTERFACE_TABLE, INTERFACES,
+        LOOKUP_TABLES, NEXT_HOPS, OWN_MACS, RESIZING, ROUND_ROBIN, SERVICE_COUNTERS, SERVICE_INDEX, SERVICES,
+        TOTALS,
     },
     route,
 };
@@ -51,8 +52,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn ring(&self, id: u32) -> Option<&Ring> {
-        RINGS.get_value(id, &0)
+    fn lookup_table(&self, id: u32) -> Option<&LookupTable> {
+        LOOKUP_TABLES.get_value(id, &0)
     }
 
     #[inline(always)]
@@ -94,13 +95,13 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn turn(&self, service: u32) -> Option<&Word> {
-        TURNS.get(service)
+    fn turn(&self, service: u32) -> Option<&SharedWord> {
+        ROUND_ROBIN.get(service)
     }
 
     #[inline(always)]
-    fn load(&self, backend: u32) -> Option<&Word> {
-        LOADS.get(backend)
+    fn load(&self, backend: u32) -> Option<&SharedWord> {
+        CONNECTIONS.get(backend)
     }
 
     #[inline(always)]
@@ -136,9 +137,9 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn other_flows(&self, query: &Query, service: u32) -> u64 {
+    fn conflicting_flows(&self, query: &Query, service: u32) -> u64 {
         let [high, low, end] = query.client.words();
-        slb_other_flows(high, low, end, query.home.into(), service.into())
+        slb_conflicting_flows(high, low, end, query.home.into(), service.into())
     }
 
     #[inline(always)]
@@ -151,29 +152,29 @@ impl Tables for Maps {
     // Opaque: what the compiler knows of these functions, the verifier does not.
 
     #[inline(always)]
-    fn server_by_hash(&self, packet: &Packet, service: &IndexEntry, others: u64) -> Scheduled {
-        Scheduled(opaque(slb_server_by_hash(packet, service, others)))
+    fn server_by_hash(&self, packet: &Packet, service: &IndexEntry, conflicts: u64) -> Scheduled {
+        Scheduled(opaque(slb_server_by_hash(packet, service, conflicts)))
     }
 
     #[inline(always)]
-    fn server_by_turn(&self, packet: &Packet, service: &IndexEntry, others: u64) -> Scheduled {
-        Scheduled(opaque(slb_server_by_turn(packet, service, others)))
+    fn server_by_round_robin(&self, packet: &Packet, service: &IndexEntry, conflicts: u64) -> Scheduled {
+        Scheduled(opaque(slb_server_by_round_robin(packet, service, conflicts)))
     }
 
     #[inline(always)]
-    fn kept_server(&self, packet: &Packet, service: &IndexEntry, others: u64) -> Scheduled {
-        Scheduled(opaque(slb_kept_server(packet, service, others)))
+    fn affinity_server(&self, packet: &Packet, service: &IndexEntry, conflicts: u64) -> Scheduled {
+        Scheduled(opaque(slb_affinity_server(packet, service, conflicts)))
     }
 
     #[inline(always)]
-    fn keep_server(
+    fn set_affinity(
         &self,
         packet: &Packet,
         service: &IndexEntry,
-        others: u64,
+        conflicts: u64,
         chosen: Scheduled,
     ) -> Scheduled {
-        Scheduled(opaque(slb_keep_server(packet, service, others, chosen.0)))
+        Scheduled(opaque(slb_set_affinity(packet, service, conflicts, chosen.0)))
     }
 
     #[inline(always)]
@@ -182,8 +183,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn place_for_flow(&self, home: u32) -> u32 {
-        slb_place_for_flow(home.into()) as u32
+    fn slot_for_flow(&self, home: u32) -> u32 {
+        slb_slot_for_flow(home.into()) as u32
     }
 
     #[inline(always)]
@@ -203,8 +204,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn unfair_place(&self, home: u32, prefix: u64) -> u32 {
-        slb_unfair_place(home.into(), prefix) as u32
+    fn unfair_slot(&self, home: u32, prefix: u64) -> u32 {
+        slb_unfair_slot(home.into(), prefix) as u32
     }
 
     #[inline(always)]
@@ -307,11 +308,11 @@ extern "C" fn slb_find_answered(high: u64, low: u64, end: u64, home: u64, endpoi
     flows::find_answered(&query(high, low, end, home), endpoint as u32, &MAPS).into()
 }
 
-/// [`flows::others`].
+/// [`flows::conflicts`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_other_flows(high: u64, low: u64, end: u64, home: u64, service: u64) -> u64 {
-    flows::others(&query(high, low, end, home), service as u32, &MAPS)
+extern "C" fn slb_conflicting_flows(high: u64, low: u64, end: u64, home: u64, service: u64) -> u64 {
+    flows::conflicts(&query(high, low, end, home), service as u32, &MAPS)
 }
 
 /// [`flows::release`].
@@ -339,10 +340,10 @@ macro_rules! scheduling {
     };
 }
 
-scheduling!(slb_server_by_hash(others) = schedule::by_hash, others);
-scheduling!(slb_server_by_turn(others) = schedule::by_turn, others);
-scheduling!(slb_kept_server(others) = schedule::kept, others);
-scheduling!(slb_keep_server(others, chosen) = schedule::keep, others, Scheduled(chosen));
+scheduling!(slb_server_by_hash(conflicts) = schedule::by_hash, conflicts);
+scheduling!(slb_server_by_round_robin(conflicts) = schedule::by_round_robin, conflicts);
+scheduling!(slb_affinity_server(conflicts) = schedule::kept, conflicts);
+scheduling!(slb_set_affinity(conflicts, chosen) = schedule::keep, conflicts, Scheduled(chosen));
 
 /// [`unmatched::decide`].
 #[unsafe(no_mangle)]
@@ -355,7 +356,7 @@ extern "C" fn slb_unmatched(packet: *const Packet, reason: u64) -> u64 {
 /// [`flows::place`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_place_for_flow(home: u64) -> u64 {
+extern "C" fn slb_slot_for_flow(home: u64) -> u64 {
     flows::place(home as u32, &MAPS).into()
 }
 
@@ -400,7 +401,7 @@ extern "C" fn slb_enter_flow(
 /// [`flows::unfair`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_unfair_place(home: u64, prefix: u64) -> u64 {
+extern "C" fn slb_unfair_slot(home: u64, prefix: u64) -> u64 {
     flows::unfair(home as u32, prefix, &MAPS).into()
 }
 

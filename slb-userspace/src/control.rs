@@ -4,8 +4,8 @@
 //! the maps, [`diff`] says what must change and in which order, and [`reconcile`] carries it out. All but the last are
 //! pure: no clock, no sockets, no tokio.
 
-pub mod apart;
 pub mod client_paths;
+mod connection_counts;
 pub mod desired;
 pub mod diff;
 pub mod drain;
@@ -14,20 +14,20 @@ pub mod ending;
 pub mod failover;
 pub mod fill;
 pub mod flush;
-pub mod handover;
+mod handshakes;
 pub mod ids;
-mod loads;
+pub mod map_limits;
 pub mod members;
 pub mod memory;
 pub mod one_way;
-mod openings;
 pub mod outages;
 pub mod overrides;
-mod parted;
 pub mod reconcile;
 mod rehash;
-pub mod room;
+pub mod separate_tables;
+pub mod slot_migration;
 pub mod slow_start;
+mod table_split;
 pub mod targets;
 pub mod users;
 pub mod warm_up;

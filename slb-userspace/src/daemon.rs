@@ -1,23 +1,23 @@
 //! `slbd run`: brings everything together and keeps it so.
 
-mod absent;
-mod adopt;
 mod adoption;
+mod api_commands;
 mod clients;
-mod facts;
 mod flush;
 mod gc_pass;
-mod looks;
+mod gc_schedule;
 mod losses;
-mod orders;
+mod missing_resources;
+mod observations;
 mod outages;
-mod pace;
 mod ports;
+mod reconfigure;
 mod route_lookups;
 mod seed;
 mod signals;
 mod start;
 mod store;
+mod update_rate;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,16 +36,16 @@ use tokio::{
 
 use self::{
     adoption::Adoption,
+    api_commands::{PendingConfirmation, Waiting},
     clients::Clients,
-    facts::Facts,
     flush::Flushes,
-    looks::{Looks, Wait},
+    gc_schedule::{GcSchedule, Wait},
     losses::Losses,
-    orders::{Trial, Waiting},
-    pace::Pace,
+    observations::Observations,
     ports::{Ports, links, merged::log_undone},
     signals::{Signal, Signals},
     store::Store,
+    update_rate::UpdateRate,
 };
 use crate::{
     api::{
@@ -77,7 +77,7 @@ use crate::{
         LinkChange, Resolutions, Resolver,
         vips::{Standings, Vips},
     },
-    poke::Poker,
+    provoke::Provoker,
 };
 
 /// Time for which next hops that an earlier run has left hold, while the kernel has none: long enough to ask for them.
@@ -161,13 +161,13 @@ struct Daemon {
     /// The one that was read from it last.
     filed: Arc<Config>,
     /// Where it is one that falls back unless it is confirmed: to which, and when.
-    trial: Option<Trial>,
+    trial: Option<PendingConfirmation>,
     /// The configuration that is to replace it.
     adoption: Option<Adoption>,
     reconciler: Reconciler<Maps>,
     ports: Ports,
     losses: Losses,
-    facts: Facts,
+    facts: Observations,
     /// What is set at run time for single servers.
     store: Store,
     /// Probes end when it is dropped.
@@ -194,16 +194,16 @@ struct Daemon {
     api: JoinSet<()>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     /// Tells the ends of connections that are over.
-    poker: Poker,
+    poker: Provoker,
     /// When something must change although nothing else does.
     next: Option<Instant>,
     /// When the flow table is to be looked at.
-    looks: Looks,
+    looks: GcSchedule,
     /// Flushes of the flow table.
     flushes: Flushes,
     fill: Fill,
     /// When the data plane is to be changed.
-    pace: Pace,
+    pace: UpdateRate,
     /// Who is answered once the data plane has been changed.
     waiting: Vec<Waiting>,
     /// When this loop has run last.

@@ -5,7 +5,7 @@
 pub mod bpf;
 pub mod digest;
 pub mod interfaces;
-pub mod moves;
+pub mod rehome;
 pub mod state;
 
 #[cfg(test)]
@@ -15,10 +15,10 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use slb_common::{
     abi::{Address, flow::ClientPath},
-    datapath::upkeep::{Fate, Flushed, Look},
+    datapath::flow_gc::{Fate, Flushed, Look},
 };
 
-use moves::Moves;
+use rehome::Rehomed;
 use state::{Operation, Remembered, State};
 
 /// Something that holds a [`State`].
@@ -50,7 +50,7 @@ pub trait DataPlane {
     fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> anyhow::Result<()>;
 
     /// Has flows be with other servers' entries than they are.
-    fn move_flows(&mut self, moves: &Moves) -> anyhow::Result<()>;
+    fn move_flows(&mut self, moves: &Rehomed) -> anyhow::Result<()>;
 
     /// Replaces the links of flows, where `to` returns another one for the client and its link. Returns how many changed.
     fn move_clients(&mut self, to: &NewPath<'_>) -> anyhow::Result<usize>;

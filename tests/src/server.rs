@@ -3,10 +3,10 @@
 //! They listen on every address of the namespace, both families on one socket. [`Servers::kill`] is what a crash of
 //! the machine's processes looks like to others: connections are reset and new ones refused.
 
+mod behaviour;
 mod bulk;
 mod http;
 mod lines;
-mod mood;
 mod udp;
 
 use std::{
@@ -29,8 +29,8 @@ use tokio::{
 
 use crate::net::Namespace;
 
+pub use behaviour::Behaviour;
 pub(crate) use bulk::{Chunks, Digest};
-pub use mood::Mood;
 
 /// A service that every backend offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,7 +100,7 @@ pub struct Servers {
     namespace: Arc<Namespace>,
     killed: watch::Sender<bool>,
     /// How they answer.
-    pub mood: Arc<Mood>,
+    pub behaviour: Arc<Behaviour>,
     resets: Arc<AtomicUsize>,
 }
 
@@ -114,8 +114,8 @@ impl Servers {
         let resets = Arc::new(AtomicUsize::new(0));
         let counted = resets.clone();
         let name: Arc<str> = name.into();
-        let mood = Arc::new(Mood::default());
-        let (http_mood, echo_mood) = (mood.clone(), mood.clone());
+        let behaviour = Arc::new(Behaviour::default());
+        let (http_mood, echo_mood) = (behaviour.clone(), behaviour.clone());
         namespace.block_on(async move {
             let tcp = |service: Service| -> Result<TcpListener> {
                 let socket = bind(Type::STREAM, Protocol::TCP, service.backend_port())?;
@@ -136,7 +136,7 @@ impl Servers {
             tokio::spawn(udp::serve(echo, kill, name, echo_mood));
             anyhow::Ok(())
         })?;
-        Ok(Self { namespace: namespace.clone(), killed, mood, resets })
+        Ok(Self { namespace: namespace.clone(), killed, behaviour, resets })
     }
 
     /// Serves HTTP at another port too, under another name.
@@ -144,8 +144,8 @@ impl Servers {
     /// # Errors
     /// The port is taken.
     pub fn serve_also(&self, name: &str, port: u16) -> Result<()> {
-        let mood = self.mood.clone();
-        self.listen_also(name, port, move |stream, name| http::serve(stream, name, mood.clone()))
+        let behaviour = self.behaviour.clone();
+        self.listen_also(name, port, move |stream, name| http::serve(stream, name, behaviour.clone()))
     }
 
     /// Serves lines at another port too.

@@ -4,10 +4,10 @@
 //! Invariant: what the model demands is written down in [`play`] and nowhere computed by the code it is asked of.
 
 pub mod control;
-pub mod dice;
 pub mod flood;
+pub mod model_test;
 pub mod plane;
-pub mod play;
+pub mod rng;
 pub mod servers;
 pub mod settle;
 pub mod wire;

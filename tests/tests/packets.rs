@@ -16,7 +16,7 @@ use slb_common::{
     abi::service::{Service, mode, policy},
     datapath::{
         Verdict,
-        upkeep::{Clock, Fate, Look},
+        flow_gc::{Clock, Fate, Look},
     },
 };
 use slb_tests::packets::{

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use slb_tests::packets::frames::flag;
 use slb_tests::tracking::{
     flood,
-    play::{Counts, Play},
+    model_test::{Counts, ModelTest},
     servers::{Scheduling, Setting},
 };
 
@@ -58,7 +58,7 @@ fn flows_stay_with_their_servers() {
     let first = variable("SLB_TRACKING_SEED", 0);
     let plays = PLAYS * variable("SLB_TRACKING_TIMES", 1);
     let seeds = first..first + plays;
-    let counts = seeds.map(|seed| Play::random(setting(seed), seed, STEPS)).fold(Counts::default(), add);
+    let counts = seeds.map(|seed| ModelTest::random(setting(seed), seed, STEPS)).fold(Counts::default(), add);
     println!("{plays} plays from seed {first} in {:.1?}: {counts:?}", begun.elapsed());
 }
 
@@ -86,7 +86,7 @@ fn a_flood_moves_no_established_flow() {
 /// would be found for them.
 #[test]
 fn a_connection_begun_anew_is_not_sought_where_the_last_one_was() {
-    let mut play = Play::new(setting(0), 0, 2048, 2);
+    let mut play = ModelTest::new(setting(0), 0, 2048, 2);
     for weight in [0, 100] {
         play.wanted[0].weight = weight;
         play.put_in_force();
@@ -103,7 +103,7 @@ fn a_connection_begun_anew_is_not_sought_where_the_last_one_was() {
 fn flows_end_when_the_time_is_over_and_not_before() {
     for n in 0..5 {
         for removed in [false, true] {
-            let mut play = Play::new(Setting { drain: Some(60), ..setting(n) }, n, 2048, 2);
+            let mut play = ModelTest::new(Setting { drain: Some(60), ..setting(n) }, n, 2048, 2);
             for number in 0..100 {
                 play.open(number);
                 play.go_on(number, flag::ACK);

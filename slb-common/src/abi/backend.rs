@@ -1,6 +1,6 @@
 //! Servers and the next hops that lead to them.
 
-use super::{Address, Reference, Stations};
+use super::{Address, Handle, MacPair};
 
 /// A server as the packet path sees it.
 ///
@@ -12,18 +12,18 @@ pub struct Backend {
     pub address: Address,
     /// Port, in network byte order.
     pub port: u16,
-    /// [`Backend::ALIVE`], [`Backend::NEW`], [`Backend::CUT`], [`Backend::LINGERING`] and [`Backend::ADDED`].
+    /// [`Backend::ALIVE`], [`Backend::NEW`], [`Backend::TERMINATING`], [`Backend::REMOVED`] and [`Backend::ADDED`].
     pub flags: u8,
     /// Weight 0 to 100, for whoever reads the map.
     pub weight: u8,
     /// Index of the next hop; 0 while there is none.
     pub next_hop: u32,
-    /// This use of the id; an unused entry has [`Reference`] 0.
-    pub reference: Reference,
+    /// This use of the id; an unused entry has [`Handle`] 0.
+    pub handle: Handle,
     /// Sum of the words of an outer IPv4 header to this server that are the same in every packet (mode `ipip`).
     pub outer_sum: u32,
     /// The ring it stands in, for whoever reads the map.
-    pub ring: u32,
+    pub lookup_table: u32,
     /// One of the `HEALTH_` values, for whoever reads the map.
     pub health: u32,
     /// [`Backend::endpoint_of`] its address and port: flows of one client endpoint never share it.
@@ -46,9 +46,9 @@ impl Backend {
     /// New flows may be given to it.
     pub const NEW: u8 = 2;
     /// Its connections have had their time: both ends are told that they are over. Never together with the two above.
-    pub const CUT: u8 = 4;
+    pub const TERMINATING: u8 = 4;
     /// Not configured any more: here for the flows it has. For the daemon.
-    pub const LINGERING: u8 = 8;
+    pub const REMOVED: u8 = 8;
     /// Added to a group in use, and has taken no new flows yet. For the daemon.
     pub const ADDED: u8 = 16;
 
@@ -67,8 +67,8 @@ impl Backend {
 
     /// Whether its connections have had their time.
     #[inline(always)]
-    pub const fn is_cut(&self) -> bool {
-        self.flags & Self::CUT != 0
+    pub const fn is_terminating(&self) -> bool {
+        self.flags & Self::TERMINATING != 0
     }
 
     /// No probe has ended yet.
@@ -92,7 +92,7 @@ pub struct NextHop {
     /// The largest IP packet that may leave there, in bytes.
     pub mtu: u32,
     /// From the interface's own hardware address to that of the next hop.
-    pub stations: Stations,
+    pub macs: MacPair,
 }
 
 const _: () = assert!(size_of::<Backend>() == 64);

@@ -17,8 +17,8 @@ mod meta;
 pub use meta::{Meta, UNASSURED, idle_units, persistence_units, state};
 
 #[cfg(doc)]
-use super::Stations;
-use super::{Address, Reference, interface::slot, word::Word};
+use super::MacPair;
+use super::{Address, Handle, interface::slot, shared_word::SharedWord};
 use crate::{hash::mix, net::headers::protocol};
 
 /// Slots, from its home on, that an entry may lie in.
@@ -27,7 +27,7 @@ pub const WINDOW: u32 = 32;
 pub const WORDS: usize = 8;
 
 const META: usize = 0;
-const PLACES: usize = 1;
+const HOP_BITMAP: usize = 1;
 const CLIENT: usize = 2;
 const END: usize = 4;
 /// Of the word [`END`]: port and protocol. Above lie the tag of where packets came from, and the service.
@@ -116,7 +116,7 @@ pub struct Flow {
     /// Tag of the service it came to.
     pub service: u32,
     /// The server it was given to.
-    pub backend: Reference,
+    pub backend: Handle,
     /// How the client is reached (mode `nat`).
     pub client: ClientPath,
     /// [`ClientPath::tag`] of where its packets came from when that path was chosen.
@@ -133,7 +133,7 @@ pub struct ClientPath(pub u64);
 impl ClientPath {
     const MAC: u64 = (1 << 48) - 1;
 
-    /// Behind the interface of this index, the station with this address, in the lower 48 bits as [`Stations::sender`] returns it.
+    /// Behind the interface of this index, the station with this address, in the lower 48 bits as [`MacPair::sender`] returns it.
     #[inline(always)]
     pub const fn new(ifindex: u32, mac: u64) -> Self {
         Self((slot(ifindex) as u64) << 48 | mac & Self::MAC)
@@ -182,12 +182,12 @@ impl Numbers {
 
 /// An entry where it lies in its table: other processors read and write it at the same time.
 #[derive(Debug, Clone, Copy)]
-pub struct FlowEntry<'t>(&'t [Word; WORDS]);
+pub struct FlowEntry<'t>(&'t [SharedWord; WORDS]);
 
 impl<'t> FlowEntry<'t> {
     /// The entry in these words.
     #[inline(always)]
-    pub const fn new(words: &'t [Word; WORDS]) -> Self {
+    pub const fn new(words: &'t [SharedWord; WORDS]) -> Self {
         Self(words)
     }
 
@@ -200,7 +200,7 @@ impl<'t> FlowEntry<'t> {
     /// Of the slots from here on, those that hold an entry whose home this is: bit n for the n-th.
     #[inline(always)]
     pub fn places(self) -> u64 {
-        self.0[PLACES].load()
+        self.0[HOP_BITMAP].load()
     }
 
     /// Whether the entry is one of this client endpoint's, and of which service.
@@ -230,8 +230,8 @@ impl<'t> FlowEntry<'t> {
 
     /// The server the flow was given to.
     #[inline(always)]
-    pub fn backend(self) -> Reference {
-        Reference(self.0[BACKEND].load())
+    pub fn backend(self) -> Handle {
+        Handle(self.0[BACKEND].load())
     }
 
     /// The flow, unless the entry has been replaced since `meta` was read.
@@ -287,7 +287,7 @@ impl<'t> FlowEntry<'t> {
 
     /// Begins to write the entry; `false` if anything has changed since `meta` was read.
     #[inline(always)]
-    pub fn claim(self, meta: Meta) -> bool {
+    pub fn lock(self, meta: Meta) -> bool {
         self.0[META].exchange(meta.0, meta.writing().0)
     }
 
@@ -305,26 +305,26 @@ impl<'t> FlowEntry<'t> {
 
     /// Notes that the n-th slot from this home on holds an entry of this home.
     #[inline(always)]
-    pub fn take_place(self, n: u32) {
-        self.0[PLACES].set(1 << n);
+    pub fn set_hop(self, n: u32) {
+        self.0[HOP_BITMAP].set(1 << n);
     }
 
     /// Notes that it does not any more.
     #[inline(always)]
-    pub fn leave_place(self, n: u32) {
-        self.0[PLACES].clear(1 << n);
+    pub fn clear_hop(self, n: u32) {
+        self.0[HOP_BITMAP].clear(1 << n);
     }
 }
 
 impl FlowEntry<'_> {
     /// Gives the flow to another server, if it is with `from`. Nobody else changes the server of a flow, and whoever reads the
     /// entry meanwhile finds one or the other.
-    pub fn hand(self, from: Reference, to: Reference) -> bool {
+    pub fn hand(self, from: Handle, to: Handle) -> bool {
         self.0[BACKEND].exchange(from.0, to.0)
     }
 
-    /// As [`Self::claim`], for the daemon: the next one frees the entry if this one is killed before it gives it up.
-    pub fn claim_as_daemon(self, meta: Meta) -> bool {
+    /// As [`Self::lock`], for the daemon: the next one frees the entry if this one is killed before it gives it up.
+    pub fn lock_as_daemon(self, meta: Meta) -> bool {
         self.0[META].exchange(meta.0, meta.locked_by_daemon().0)
     }
 

@@ -5,7 +5,7 @@
 //!
 //! The daemon changes entries while packets flow. Each word is read and written whole.
 
-use super::{mac_word, word::Word};
+use super::{mac_word, shared_word::SharedWord};
 
 /// Entries of the table: one for each value of an index's low 16 bits.
 pub const SLOTS: u32 = 1 << 16;
@@ -24,11 +24,11 @@ const MAC: u64 = (1 << 48) - 1;
 #[derive(Debug, Default)]
 pub struct Interface {
     /// Index in the lower half, group in the upper half. 0 in an empty entry.
-    ids: Word,
+    ids: SharedWord,
     /// Hardware address in the lower 48 bits, as the first bytes of a frame to it; flags above.
-    address: Word,
+    address: SharedWord,
     /// Further addresses of its own, or [`NO_MAC`]: virtual routers (VRRP) have one or two at an interface.
-    further: [Word; FURTHER],
+    further: [SharedWord; FURTHER],
 }
 
 /// Further addresses in an entry. What is beyond them lies in a map of its own, whose look-up costs more.
@@ -56,8 +56,8 @@ impl Interface {
     /// An entry of this content.
     pub const fn new(facts: &InterfaceFacts) -> Self {
         let [ids, address, first, second] = facts.words();
-        let further = [Word::new(first), Word::new(second)];
-        Self { ids: Word::new(ids), address: Word::new(address), further }
+        let further = [SharedWord::new(first), SharedWord::new(second)];
+        Self { ids: SharedWord::new(ids), address: SharedWord::new(address), further }
     }
 
     /// The interface's index; 0 in an empty entry.

@@ -1,6 +1,6 @@
 //! Services: what a listener is on one of its VIPs, what a VIP itself is, and the index that finds them.
 
-use super::{Address, MAX_SERVICES, NAME_LEN, Reference};
+use super::{Address, Handle, MAX_SERVICES, NAME_LEN};
 use crate::{
     hash::flow_hash,
     net::{headers::protocol, parse::is_one_host},
@@ -21,9 +21,9 @@ pub struct Service {
     /// One of [`mode`].
     pub mode: u8,
     /// Index of the server table.
-    pub ring: u32,
-    /// This use of the id; an unused entry has [`Reference`] 0.
-    pub reference: Reference,
+    pub lookup_table: u32,
+    /// This use of the id; an unused entry has [`Handle`] 0.
+    pub handle: Handle,
     /// Seconds after which a silent flow is forgotten; up to 1,020.
     pub idle_timeout: u32,
     /// Bits of [`policy`].
@@ -50,8 +50,8 @@ impl Default for Service {
             port: 0,
             protocol: 0,
             mode: mode::NAT,
-            ring: 0,
-            reference: Reference::default(),
+            lookup_table: 0,
+            handle: Handle::default(),
             idle_timeout: 0,
             policy: 0,
             persistence: 0,
@@ -83,16 +83,16 @@ pub mod policy {
     /// All flows of one client address belong to one slot of the table.
     pub const BY_CLIENT: u32 = 4;
     /// New flows get the slots of the table one after the other.
-    pub const TURNS: u32 = 8;
+    pub const ROUND_ROBIN: u32 = 8;
     /// New flows get, of the next slots of the table, the one of the server with the fewest flows for its weight.
-    pub const LEAST: u32 = 16;
+    pub const LEAST_CONNECTIONS: u32 = 16;
     /// New flows of a client go where its last ones went: for [`IndexEntry::persistence`](super::IndexEntry).
     pub const PERSIST: u32 = 32;
     /// What may have begun before a change of [`BY_CLIENT`], and nobody remembers, belongs to the slot that it had before. With
     /// [`TRACK`].
     pub const OTHER_HASH: u32 = 64;
     /// New flows go elsewhere than to the slot of their hash: what cannot be remembered is refused. With [`TRACK`].
-    pub const ELSEWHERE: u32 = TURNS | LEAST | PERSIST;
+    pub const ELSEWHERE: u32 = ROUND_ROBIN | LEAST_CONNECTIONS | PERSIST;
 
     // Of a VIP: of its entry under an ICMP protocol and port 0. Without any of these it answers echo requests, and what no
     // listener takes is passed to the kernel.
@@ -137,10 +137,10 @@ pub struct IndexEntry {
     pub protocol: u8,
     /// One of [`mode`].
     pub mode: u8,
-    /// [`Reference::tag`] of the service.
+    /// [`Handle::tag`] of the service.
     pub service: u32,
     /// Index of the server table.
-    pub ring: u32,
+    pub lookup_table: u32,
     /// What its VIP, port and protocol add to the hash of a flow: [`crate::hash::salt`].
     pub salt: u64,
     /// Bits of [`policy`].

@@ -5,8 +5,8 @@ use super::{
     control::Control,
     decap::{Policy, Tally},
     flow::FlowWords,
+    lookup_table::LookupTable,
     losses::{KernelLayout, Losses},
-    ring::Ring,
     service::{Service, ServiceIndex},
     stats::{Counters, Totals},
 };
@@ -21,6 +21,18 @@ macro_rules! pod {
     };
 }
 
-pod!(Backend, NextHop, Control, FlowWords, Ring, Service, ServiceIndex, Counters, Totals, Policy, Tally);
+pod!(
+    Backend,
+    NextHop,
+    Control,
+    FlowWords,
+    LookupTable,
+    Service,
+    ServiceIndex,
+    Counters,
+    Totals,
+    Policy,
+    Tally
+);
 pod!(KernelLayout, Losses);
 pod!(bench::Control, bench::Stamps);

@@ -45,7 +45,7 @@ pub(super) enum Answered<'t> {
 
 /// Finds the client that a server's packet, which came in by the interface `ifindex`, answers.
 #[inline(always)]
-pub(super) fn to_client<'t, const QUICK: bool, T: Tables>(
+pub(super) fn to_client<'t, const FAST: bool, T: Tables>(
     packet: &Packet,
     ifindex: u32,
     index: &ServiceIndex,
@@ -59,15 +59,15 @@ pub(super) fn to_client<'t, const QUICK: bool, T: Tables>(
     let client = Client::new(&packet.destination, packet.destination_port, packet.protocol);
     let query = flows.query(client);
     let endpoint = Backend::endpoint_of(hash);
-    let distance = if QUICK {
+    let distance = if FAST {
         flows.find_answered_near(&query, endpoint)
     } else {
         tables.find_answered_flow(&query, endpoint)
     };
-    if QUICK && distance == FAR {
+    if FAST && distance == FAR {
         return Answered::Later;
     }
-    match reply::<QUICK, T>(packet, ifindex, &flows, &query, distance, tables) {
+    match reply::<FAST, T>(packet, ifindex, &flows, &query, distance, tables) {
         Some(answered) => answered,
         // Its flow may still be in the flow table that is being replaced.
         None if tables.is_resizing() => Answered::Refused(Reason::NotReady),
@@ -76,7 +76,7 @@ pub(super) fn to_client<'t, const QUICK: bool, T: Tables>(
 }
 
 #[inline(always)]
-fn reply<'t, const QUICK: bool, T: Tables>(
+fn reply<'t, const FAST: bool, T: Tables>(
     packet: &Packet,
     ifindex: u32,
     flows: &Flows<'t, T>,
@@ -91,9 +91,9 @@ fn reply<'t, const QUICK: bool, T: Tables>(
         return None;
     }
     let service = tables.service(found.flow.service & 0xffff)?;
-    if service.reference.tag() != found.flow.service || service.mode != mode::NAT {
+    if service.handle.tag() != found.flow.service || service.mode != mode::NAT {
         // Of a listener whose answers go past SLB; the slow path finds the other one, if there is one.
-        return if QUICK { Some(Answered::Later) } else { None };
+        return if FAST { Some(Answered::Later) } else { None };
     }
     if !is_way_from(backend, ifindex, tables) {
         return Some(Answered::Refused(Reason::WrongInterface));
@@ -106,30 +106,30 @@ fn reply<'t, const QUICK: bool, T: Tables>(
         flows.mark(&found, was | state::RELEASED);
         return None;
     }
-    if QUICK && was & (state::RESET | state::REOPENED) != 0 {
+    if FAST && was & (state::RESET | state::REOPENED) != 0 {
         return Some(Answered::Later);
     }
-    let is_told = backend.is_cut() || (is_expired && (QUICK || flows.is_told(&found, packet)));
-    let mut is_over = packet.protocol == protocol::TCP && is_told;
+    let is_rst_due = backend.is_terminating() || (is_expired && (FAST || flows.is_rst_due(&found, packet)));
+    let mut is_over = packet.protocol == protocol::TCP && is_rst_due;
     if is_over {
         is_over = !packet.flags.rst();
-        if QUICK || (is_over && was & state::RESET != 0) {
+        if FAST || (is_over && was & state::RESET != 0) {
             return Some(Answered::Over);
         }
         flows.mark(&found, was | state::RESET);
         unload(service.policy, was, was | state::RESET, backend, tables);
     } else {
-        let was = was & if !QUICK && is_expired { !state::ENDS } else { !0 };
+        let was = was & if !FAST && is_expired { !state::ENDS } else { !0 };
         let mut seen = if packet.protocol == protocol::TCP {
             after_segment(was, &found, packet)
         } else {
             Seen { bits: was | state::ANSWERED, numbers: found.flow.numbers }
         };
-        if !QUICK && was & state::RESET != 0 && goes_on_after_reset(packet, &found, flows) {
+        if !FAST && was & state::RESET != 0 && goes_on_after_reset(packet, &found, flows) {
             seen.bits &= !state::RESET;
         }
         if seen.begins_anew(was) {
-            if QUICK {
+            if FAST {
                 return Some(Answered::Later);
             }
             // The client's own SYN for a connection that ended unseen. It asks again, and another server is chosen.
@@ -141,7 +141,7 @@ fn reply<'t, const QUICK: bool, T: Tables>(
         if seen.numbers != found.flow.numbers {
             found.advance(seen.numbers);
         }
-        if flows.touch(&found, seen.bits, seen.idle(was, &found, service)) && !QUICK {
+        if flows.touch(&found, seen.bits, seen.idle(was, &found, service)) && !FAST {
             unload(service.policy, was, seen.bits, backend, tables);
         }
     }
@@ -190,7 +190,7 @@ fn after_segment(was: u32, found: &Found<'_>, packet: &Packet) -> Seen {
         return after_syn(was, numbers, &segment);
     }
     let is_answered = was & state::ANSWERED != 0;
-    let is_pickup = was & state::TAKEN_UP != 0;
+    let is_pickup = was & state::PICKED_UP != 0;
     if flags.rst() {
         if was & state::REOPENED != 0 && flags.acknowledges() {
             // It refuses the client's SYN: the connection before it is over. The next SYN may go to another server.

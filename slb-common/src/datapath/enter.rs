@@ -70,14 +70,14 @@ pub fn enter<T: Tables>(
     }
     let flow = Flow {
         service: service.service,
-        backend: backend.reference,
+        backend: backend.handle,
         client,
         arrival: arrival.tag(),
         numbers: numbers(packet, flows.now()),
     };
     let bits = bits(packet, answers_return, new.is_over());
     // In mode `nat` a real client acknowledges the server within seconds. The server of a mid-stream pickup may be silent for long.
-    let is_short = answers_return && bits & state::TAKEN_UP == 0 && service.idle > UNASSURED;
+    let is_short = answers_return && bits & state::PICKED_UP == 0 && service.idle > UNASSURED;
     let idle = if is_short { UNASSURED } else { service.idle };
     put(&flows, &query, new.distance(), &flow, bits, idle, answers_return) == Put::Done
 }
@@ -97,7 +97,7 @@ const fn bits(packet: &Packet, answers_return: bool, is_over: bool) -> u32 {
     // The client receives a RST with its next packet.
     let over = if is_over { state::RESET } else { 0 };
     let fin = if packet.flags.fin() { state::CLIENT_FIN } else { 0 };
-    fin | over | if is_pickup { state::TAKEN_UP } else { 0 }
+    fin | over | if is_pickup { state::PICKED_UP } else { 0 }
 }
 
 #[inline(always)]

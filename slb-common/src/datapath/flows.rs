@@ -1,7 +1,7 @@
 //! The flow table: looks flows up and finds places for new ones.
 //!
 //! The searches of the full path are compiled apart, as functions of their own that the verifier follows once, whatever
-//! calls them: [`find`], [`others`], [`release`] and [`place`], which [`Tables`] calls. They take and return nothing but
+//! calls them: [`find`], [`conflicts`], [`release`] and [`place`], which [`Tables`] calls. They take and return nothing but
 //! numbers.
 
 mod eviction;
@@ -9,7 +9,7 @@ mod eviction;
 use super::tables::Tables;
 use crate::{
     abi::{
-        Reference,
+        Handle,
         backend::Backend,
         flow::{Client, ClientPath, Flow, FlowEntry, Meta, Numbers, WINDOW, state},
         service::{ServiceIndex, mode, policy},
@@ -52,8 +52,8 @@ pub fn find_answered<T: Tables>(query: &Query, endpoint: u32, tables: &T) -> u32
 /// Finds where live flows of the client endpoint to other services lead: [`Backend::endpoint`]s of 16 bits each, the last
 /// four found.
 #[inline(always)]
-pub fn others<T: Tables>(query: &Query, service: u32, tables: &T) -> u64 {
-    tables.index().map_or(0, |index| Flows::open(index, tables).others(query, service))
+pub fn conflicts<T: Tables>(query: &Query, service: u32, tables: &T) -> u64 {
+    tables.index().map_or(0, |index| Flows::open(index, tables).conflicts(query, service))
 }
 
 /// Ends answers of flows of the client endpoint to other services that are over and lead to this [`Backend::endpoint`].
@@ -117,11 +117,11 @@ impl Found<'_> {
     }
 }
 
-/// What [`others`] has found.
+/// What [`conflicts`] has found.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Others(pub(super) u64);
+pub(super) struct Conflicts(pub(super) u64);
 
-impl Others {
+impl Conflicts {
     /// Whether one leads to the same server endpoint, or seems to.
     #[inline(always)]
     pub(super) const fn lead_to(self, backend: &Backend) -> bool {
@@ -208,20 +208,13 @@ impl<'t, T: Tables> Flows<'t, T> {
     /// there had been none: too rare to look for another one.
     #[inline(always)]
     pub(super) fn put(&self, query: &Query, flow: &Flow, bits: u32, idle: u8) -> Put {
-        self.put_at(self.tables.place_for_flow(query.home), false, query, flow, bits, idle)
+        self.put_at(self.tables.slot_for_flow(query.home), false, query, flow, bits, idle)
     }
 
     /// As [`Self::put`], in the place of a flow of the client that has far more than its share of the neighbourhood ([`unfair`]).
     #[inline(always)]
     pub(super) fn put_unfairly_held(&self, query: &Query, flow: &Flow, bits: u32, idle: u8) -> Put {
-        self.put_at(
-            self.tables.unfair_place(query.home, query.client.prefix()),
-            true,
-            query,
-            flow,
-            bits,
-            idle,
-        )
+        self.put_at(self.tables.unfair_slot(query.home, query.client.prefix()), true, query, flow, bits, idle)
     }
 
     #[inline(always)]
@@ -232,14 +225,14 @@ impl<'t, T: Tables> Flows<'t, T> {
         let Some(entry) = self.at(query.home, distance) else { return Put::Full };
         let meta = entry.meta();
         // Somebody has just taken it, or it has become worth more.
-        if meta.is_being_written() || !(is_unfair || self.may_go(meta)) || !entry.claim(meta) {
+        if meta.is_being_written() || !(is_unfair || self.may_go(meta)) || !entry.lock(meta) {
             return Put::Full;
         }
         if meta.is_used() {
             if !self.is_over(meta) && !meta.is_client() {
                 self.tables.count_evicted(meta.state() & state::ASSURED != 0);
             }
-            let is_pickup = meta.state() & (state::TAKEN_UP | state::ANSWERED) == state::TAKEN_UP;
+            let is_pickup = meta.state() & (state::PICKED_UP | state::ANSWERED) == state::PICKED_UP;
             if is_pickup && !self.is_over(meta) && self.matters(entry) {
                 self.tables.count_forgotten();
             }
@@ -248,11 +241,11 @@ impl<'t, T: Tables> Flows<'t, T> {
             if old_distance < WINDOW
                 && let Some(old_home) = self.at(old_home, 0)
             {
-                old_home.leave_place(old_distance);
+                old_home.clear_hop(old_distance);
             }
         }
         if let Some(home) = self.at(query.home, 0) {
-            home.take_place(distance);
+            home.set_hop(distance);
         }
         entry.fill(meta, &query.client, flow, self.now, bits, idle);
         Put::Done
@@ -271,7 +264,7 @@ impl<'t, T: Tables> Flows<'t, T> {
     /// Writes a flow that has been found anew, in its place.
     #[inline(always)]
     pub(super) fn replace(&self, found: &Found<'_>, query: &Query, flow: &Flow, bits: u32, idle: u8) -> Put {
-        if !found.entry.claim(found.meta) {
+        if !found.entry.lock(found.meta) {
             return Put::Full;
         }
         found.entry.fill(found.meta, &query.client, flow, self.now, bits, idle);
@@ -280,8 +273,8 @@ impl<'t, T: Tables> Flows<'t, T> {
 
     /// The server of a flow, unless its id has passed to another one.
     #[inline(always)]
-    pub(super) fn live(&self, reference: Reference) -> Option<&'t Backend> {
-        self.tables.backend(reference.id()).filter(|backend| backend.reference == reference)
+    pub(super) fn live(&self, handle: Handle) -> Option<&'t Backend> {
+        self.tables.backend(handle.id()).filter(|backend| backend.handle == handle)
     }
 
     /// Whether a flow has been silent for too long.
@@ -293,7 +286,7 @@ impl<'t, T: Tables> Flows<'t, T> {
     /// Whether a packet of an expired connection is to become a RST: the daemon has just provoked its ends, and this is what one
     /// of them answers, or the flow's server endpoint serves another flow of this client endpoint.
     #[inline(always)]
-    pub(super) fn is_told(&self, found: &Found<'_>, packet: &Packet) -> bool {
+    pub(super) fn is_rst_due(&self, found: &Found<'_>, packet: &Packet) -> bool {
         let was = found.meta.state();
         let answers = was & state::RESET != 0 && packet.flags.only_acknowledges();
         (was & state::RELEASED != 0)
@@ -399,8 +392,8 @@ impl<'t, T: Tables> Flows<'t, T> {
     }
 
     #[inline(always)]
-    fn others(&self, query: &Query, service: u32) -> u64 {
-        let mut others = hide_long(0, self.unknown);
+    fn conflicts(&self, query: &Query, service: u32) -> u64 {
+        let mut conflicts = hide_long(0, self.unknown);
         self.first(query, |distance| {
             if let Some((entry, meta, other)) = self.glance(query, distance)
                 && other != service
@@ -408,11 +401,11 @@ impl<'t, T: Tables> Flows<'t, T> {
                 && self.answers_return(other)
                 && let Some(backend) = self.live(entry.backend())
             {
-                others = hide_long(others << 16 | u64::from(backend.endpoint), self.unknown);
+                conflicts = hide_long(conflicts << 16 | u64::from(backend.endpoint), self.unknown);
             }
             false
         });
-        others
+        conflicts
     }
 
     #[inline(always)]

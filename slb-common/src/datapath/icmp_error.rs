@@ -5,7 +5,7 @@
 //! too big for anything, the IP header and the eight bytes by which a client finds the connection. Packets with IP options or extension headers are not answered, nor those whose sender is not one host.
 //! Compiled apart, as the searches of [`super::flows`]: takes nothing but the frame and numbers.
 
-use super::{ipip::ethernet, stations};
+use super::{ipip::ethernet, macs};
 use crate::{
     abi::{Address, stats::Reason},
     net::{
@@ -128,7 +128,7 @@ fn answer4<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, message: Me
     let len = (HEADER4 + MESSAGE + QUOTED) as u16;
     const ORIGINAL: usize = HEADER4 + MESSAGE;
     let frame = head.frame();
-    let stations = stations(&frame)?;
+    let macs = macs(&frame)?;
     let ip = frame.header::<Ipv4Hdr>(at)?;
     let may_be_fragmented = message.kind() == Message::TOO_BIG4 && ip.frags[0] & DONT_FRAGMENT == 0;
     if !is_one_host(&Address::v4(ip.src_addr)) || may_be_fragmented {
@@ -138,7 +138,7 @@ fn answer4<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, message: Me
         return None;
     }
     let frame = &mut head.frame();
-    ethernet(frame, at, ORIGINAL, &stations.answer(), ether_type::IPV4)?;
+    ethernet(frame, at, ORIGINAL, &macs.answer(), ether_type::IPV4)?;
     let quoted = frame.header::<Ipv4Hdr>(at + ORIGINAL)?;
     let (client, vip) = (quoted.src_addr, quoted.dst_addr);
     let ip = frame.header_mut::<Ipv4Hdr>(at)?;
@@ -169,7 +169,7 @@ fn answer6<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, message: Me
     const ORIGINAL: usize = HEADER6 + MESSAGE;
     const ADDRESSES: usize = HEADER6 - 32;
     let frame = head.frame();
-    let stations = stations(&frame)?;
+    let macs = macs(&frame)?;
     let ip = frame.header::<Ipv6Hdr>(at)?;
     // Behind extension headers lies what no header says to be there.
     let is_plain = if message.kind() == Message::PARAMETER6 {
@@ -187,7 +187,7 @@ fn answer6<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, message: Me
         return None;
     }
     let frame = &mut head.frame();
-    ethernet(frame, at, ORIGINAL, &stations.answer(), ether_type::IPV6)?;
+    ethernet(frame, at, ORIGINAL, &macs.answer(), ether_type::IPV6)?;
     let quoted = frame.header::<Ipv6Hdr>(at + ORIGINAL)?;
     let (client, vip) = (quoted.src_addr, quoted.dst_addr);
     let ip = frame.header_mut::<Ipv6Hdr>(at)?;

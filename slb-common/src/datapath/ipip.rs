@@ -2,7 +2,7 @@
 
 use crate::{
     abi::{
-        Stations,
+        MacPair,
         backend::{Backend, NextHop},
         service::Tunnel,
         stats::Reason,
@@ -10,7 +10,7 @@ use crate::{
     net::{
         checksum::Delta,
         frame::{Frame, Growing},
-        headers::{Ipv4Hdr, Ipv6Hdr, StationBytes, ether_type, protocol},
+        headers::{Ipv4Hdr, Ipv6Hdr, MacPairBytes, ether_type, protocol},
         parse::Packet,
     },
 };
@@ -66,11 +66,11 @@ pub(super) fn wrap<G: Growing>(
     let at = packet.network;
     if backend.address.is_v4() {
         let inner = inner(frame, at + IPV4_BYTES, packet).ok_or(Reason::Truncated)?;
-        ethernet(frame, at, IPV4_BYTES, &hop.stations, ether_type::IPV4)
+        ethernet(frame, at, IPV4_BYTES, &hop.macs, ether_type::IPV4)
             .and_then(|()| ipv4(frame, at, &inner, backend, tunnel))
     } else {
         let inner = inner(frame, at + IPV6_BYTES, packet).ok_or(Reason::Truncated)?;
-        ethernet(frame, at, IPV6_BYTES, &hop.stations, ether_type::IPV6)
+        ethernet(frame, at, IPV6_BYTES, &hop.macs, ether_type::IPV6)
             .and_then(|()| ipv6(frame, at, &inner, backend, tunnel, flow))
     }
     .ok_or(Reason::Truncated)
@@ -111,7 +111,7 @@ pub(super) fn ethernet(
     frame: &mut Frame<'_>,
     network: usize,
     grown: usize,
-    stations: &Stations,
+    macs: &MacPair,
     kind: u16,
 ) -> Option<()> {
     for tag in 0..2 {
@@ -121,9 +121,9 @@ pub(super) fn ethernet(
             *frame.header_mut::<[u8; 4]>(at)? = bytes;
         }
     }
-    let bytes = frame.header_mut::<StationBytes>(0)?;
-    bytes.head = stations.head.to_ne_bytes();
-    bytes.tail = stations.tail.to_ne_bytes();
+    let bytes = frame.header_mut::<MacPairBytes>(0)?;
+    bytes.head = macs.head.to_ne_bytes();
+    bytes.tail = macs.tail.to_ne_bytes();
     *frame.header_mut::<[u8; 2]>(network.checked_sub(2)?)? = kind.to_ne_bytes();
     Some(())
 }

@@ -5,7 +5,7 @@
 //! Packets with IP options or extension headers are not turned. Compiled apart, as the searches of [`super::flows`]: takes
 //! nothing but the frame and numbers.
 
-use super::{readdress, stations};
+use super::{macs, readdress};
 use crate::net::{
     checksum::Delta,
     ethernet::remove_priority_tags,
@@ -106,8 +106,8 @@ fn segment<G: Growing, const HEADER: usize, const SOURCE: usize>(
         }
         let ports = word(frame, tcp)?;
         put(frame, tcp, ports.rotate_left(16))?;
-        let stations = stations(frame)?;
-        readdress(frame, &stations.answer())?;
+        let macs = macs(frame)?;
+        readdress(frame, &macs.answer())?;
     }
     // Five words long, no window.
     put(frame, tcp + FLAGS, (5 << 28 | turned << 16).to_be())?;

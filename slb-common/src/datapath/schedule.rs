@@ -5,18 +5,18 @@
 //! its weight. Of those nothing but the flow table knows where they are.
 
 use super::{
-    flows::{Flows, Found, Others, Query},
-    slots::{keeper, owner},
+    flows::{Conflicts, Flows, Found, Query},
+    slots::{owner, previous_backend},
     tables::Tables,
 };
 use crate::{
     abi::{
         backend::Backend,
         flow::{Client, Flow, persistence_units, state},
-        ring::{NO_BACKEND, Ring, Slot},
+        lookup_table::{LookupTable, NO_BACKEND, Slot},
         service::{IndexEntry, ServiceIndex, mode, policy},
+        shared_word::SharedWord,
         stats::Reason,
-        word::Word,
     },
     hash::mix,
     net::{headers::protocol, parse::Packet},
@@ -38,12 +38,14 @@ impl Scheduled {
     /// No server.
     pub const NOBODY: Self = Self(Self::REFUSED | Reason::NoServer as u64);
     const ID: u64 = NO_BACKEND as u64;
-    const KEEPER: u32 = 32;
+    const PREVIOUS: u32 = 32;
 
     #[inline(always)]
     fn of(outcome: Result<(u32, u32), Number>) -> Self {
         Self(match outcome {
-            Ok((backend, keeper)) => u64::from(backend) | u64::from(keeper) << Self::KEEPER,
+            Ok((backend, previous_backend)) => {
+                u64::from(backend) | u64::from(previous_backend) << Self::PREVIOUS
+            }
             Err(reason) => Self::REFUSED | u64::from(reason),
         })
     }
@@ -77,13 +79,13 @@ impl Scheduled {
     #[inline(always)]
     const fn is_keepers(self) -> bool {
         let server = self.0 & Self::ID;
-        !self.is_refused() && server != Self::ID && self.0 >> Self::KEEPER & Self::ID == server
+        !self.is_refused() && server != Self::ID && self.0 >> Self::PREVIOUS & Self::ID == server
     }
 
     /// The keeper of the slot, if that has changed hands.
     #[inline(always)]
-    pub(super) const fn keeper(self) -> Option<u32> {
-        let id = self.0 >> Self::KEEPER & Self::ID;
+    pub(super) const fn previous_backend(self) -> Option<u32> {
+        let id = self.0 >> Self::PREVIOUS & Self::ID;
         if id == Self::ID { None } else { Some(id as u32) }
     }
 }
@@ -93,7 +95,7 @@ impl Scheduled {
 pub(super) fn schedule<T: Tables>(
     packet: &Packet,
     service: &IndexEntry,
-    others: Others,
+    conflicts: Conflicts,
     tables: &T,
 ) -> Scheduled {
     let is_tcp = packet.protocol == protocol::TCP;
@@ -102,7 +104,7 @@ pub(super) fn schedule<T: Tables>(
     if !is_tcp && service.mode != mode::NAT && policy & policy::ELSEWHERE != 0 && policy & policy::FOLLOW == 0
     {
         // Begun when the table said where, perhaps.
-        let kept = tables.server_by_hash(packet, service, others.0);
+        let kept = tables.server_by_hash(packet, service, conflicts.0);
         if kept.is_keepers() {
             return kept;
         }
@@ -110,19 +112,19 @@ pub(super) fn schedule<T: Tables>(
     let persists = policy & policy::PERSIST != 0;
     let mut chosen = Scheduled::NOBODY;
     if persists {
-        chosen = tables.kept_server(packet, service, others.0);
+        chosen = tables.affinity_server(packet, service, conflicts.0);
     }
     if chosen.is_refused() {
-        chosen = if policy & (policy::TURNS | policy::LEAST) == 0 {
-            tables.server_by_hash(packet, service, others.0)
+        chosen = if policy & (policy::ROUND_ROBIN | policy::LEAST_CONNECTIONS) == 0 {
+            tables.server_by_hash(packet, service, conflicts.0)
         } else {
-            tables.server_by_turn(packet, service, others.0)
+            tables.server_by_round_robin(packet, service, conflicts.0)
         };
         if persists {
-            chosen = tables.keep_server(packet, service, others.0, chosen);
+            chosen = tables.set_affinity(packet, service, conflicts.0, chosen);
         }
     }
-    if policy & policy::LEAST != 0
+    if policy & policy::LEAST_CONNECTIONS != 0
         && let Ok(backend) = chosen.backend()
         && let Some(load) = tables.load(backend)
     {
@@ -133,20 +135,25 @@ pub(super) fn schedule<T: Tables>(
 
 /// The server that the table says for the hash of the flow, and the keeper of its slot.
 #[inline(always)]
-pub fn by_hash<T: Tables>(packet: &Packet, service: &IndexEntry, others: u64, tables: &T) -> Scheduled {
-    Choice::with(packet, service, others, tables, Choice::by_hash)
+pub fn by_hash<T: Tables>(packet: &Packet, service: &IndexEntry, conflicts: u64, tables: &T) -> Scheduled {
+    Choice::with(packet, service, conflicts, tables, Choice::by_hash)
 }
 
 /// The server whose turn it is, or the one with the fewest flows for its weight of those whose turn is next.
 #[inline(always)]
-pub fn by_turn<T: Tables>(packet: &Packet, service: &IndexEntry, others: u64, tables: &T) -> Scheduled {
-    Choice::with(packet, service, others, tables, Choice::by_turn)
+pub fn by_round_robin<T: Tables>(
+    packet: &Packet,
+    service: &IndexEntry,
+    conflicts: u64,
+    tables: &T,
+) -> Scheduled {
+    Choice::with(packet, service, conflicts, tables, Choice::by_round_robin)
 }
 
 /// The server that the client is kept to.
 #[inline(always)]
-pub fn kept<T: Tables>(packet: &Packet, service: &IndexEntry, others: u64, tables: &T) -> Scheduled {
-    Choice::with(packet, service, others, tables, Choice::kept)
+pub fn kept<T: Tables>(packet: &Packet, service: &IndexEntry, conflicts: u64, tables: &T) -> Scheduled {
+    Choice::with(packet, service, conflicts, tables, Choice::kept)
 }
 
 /// Keeps the client to a server from now on. Returns the one that it is kept to: another processor may have had another flow
@@ -155,11 +162,11 @@ pub fn kept<T: Tables>(packet: &Packet, service: &IndexEntry, others: u64, table
 pub fn keep<T: Tables>(
     packet: &Packet,
     service: &IndexEntry,
-    others: u64,
+    conflicts: u64,
     chosen: Scheduled,
     tables: &T,
 ) -> Scheduled {
-    let first = Choice::with(packet, service, others, tables, |choice| {
+    let first = Choice::with(packet, service, conflicts, tables, |choice| {
         choice.keep(chosen.backend().map_err(|reason| reason as u32)?)
     });
     if first.is_refused() { chosen } else { first }
@@ -168,7 +175,7 @@ pub fn keep<T: Tables>(
 struct Choice<'t, T> {
     packet: &'t Packet,
     service: &'t IndexEntry,
-    others: Others,
+    conflicts: Conflicts,
     tables: &'t T,
     index: &'t ServiceIndex,
 }
@@ -181,12 +188,12 @@ impl<'t, T: Tables> Choice<'t, T> {
     fn with(
         packet: &'t Packet,
         service: &'t IndexEntry,
-        others: u64,
+        conflicts: u64,
         tables: &'t T,
         choose: impl FnOnce(&Self) -> Result<(u32, u32), Number>,
     ) -> Scheduled {
         let Some(index) = tables.index() else { return Scheduled::NOBODY };
-        Scheduled::of(choose(&Self { packet, service, others: Others(others), tables, index }))
+        Scheduled::of(choose(&Self { packet, service, conflicts: Conflicts(conflicts), tables, index }))
     }
 
     #[inline(always)]
@@ -198,7 +205,7 @@ impl<'t, T: Tables> Choice<'t, T> {
     #[inline(always)]
     fn by_hash(&self) -> Result<(u32, u32), Number> {
         let Self { packet, service, tables, .. } = *self;
-        let ring = tables.ring(service.ring).ok_or(self.number(Reason::NotReady))?;
+        let lookup_table = tables.lookup_table(service.lookup_table).ok_or(self.number(Reason::NotReady))?;
         let answers_return = service.mode == mode::NAT;
         let is_tcp = packet.protocol == protocol::TCP;
         // Whoever goes on with a connection that is not remembered began it before the change, if ever. Datagrams tell
@@ -212,16 +219,21 @@ impl<'t, T: Tables> Choice<'t, T> {
         let mut hash =
             if may_be_old { service.old_flow_hash(client, port) } else { service.flow_hash(client, port) };
         for _ in 0..SERVERS_TRIED {
-            let number = Ring::slot_of(ring.size, hash);
-            let slot = ring.slot(number);
-            let keeper = keeper(ring, number, slot, tables);
-            let backend = match keeper {
-                Some(keeper) if may_be_old && (is_tcp || keeper.is_alive()) => keeper,
+            let number = LookupTable::slot_of(lookup_table.size, hash);
+            let slot = lookup_table.slot(number);
+            let previous_backend = previous_backend(lookup_table, number, slot, tables);
+            let backend = match previous_backend {
+                Some(previous_backend) if may_be_old && (is_tcp || previous_backend.is_alive()) => {
+                    previous_backend
+                }
                 _ => owner(packet, slot, tables).map_err(|reason| self.number(reason))?,
             };
             let chosen = (
-                backend.reference.id(),
-                hide(keeper.map_or(NO_BACKEND, |keeper| keeper.reference.id()), self.index.seed),
+                backend.handle.id(),
+                hide(
+                    previous_backend.map_or(NO_BACKEND, |previous_backend| previous_backend.handle.id()),
+                    self.index.seed,
+                ),
             );
             if !answers_return {
                 return Ok(chosen);
@@ -230,7 +242,7 @@ impl<'t, T: Tables> Choice<'t, T> {
                 return Err(self.number(Reason::Hairpin));
             }
             // What begins nothing is in nobody's way.
-            if packet.flags.rst() || !self.others.lead_to(backend) {
+            if packet.flags.rst() || !self.conflicts.lead_to(backend) {
                 return Ok(chosen);
             }
             hash = mix(hash);
@@ -241,15 +253,16 @@ impl<'t, T: Tables> Choice<'t, T> {
     /// The server whose turn it is, or the next one that may have the flow; or of all the candidates the one with the fewest flows
     /// for its weight, of several the first.
     #[inline(always)]
-    fn by_turn(&self) -> Result<(u32, u32), Number> {
-        let ring = self.tables.ring(self.service.ring).ok_or(self.number(Reason::NotReady))?;
+    fn by_round_robin(&self) -> Result<(u32, u32), Number> {
+        let lookup_table =
+            self.tables.lookup_table(self.service.lookup_table).ok_or(self.number(Reason::NotReady))?;
         let turn = self.tables.turn(self.service.id()).ok_or(self.number(Reason::NotReady))?.add(1);
-        if ring.size == 0 {
+        if lookup_table.size == 0 {
             return Err(self.number(Reason::NoServer));
         }
-        let takes_first = self.service.policy & policy::LEAST == 0;
+        let takes_first = self.service.policy & policy::LEAST_CONNECTIONS == 0;
         let unknown = self.index.seed;
-        let (mut turn, mut why) = (turn % u64::from(ring.size), self.number(Reason::NoServer));
+        let (mut turn, mut why) = (turn % u64::from(lookup_table.size), self.number(Reason::NoServer));
         // A load that is more than any.
         let (mut best, mut best_load, mut best_weight) = (hide(NO_BACKEND, unknown), 1, 0);
         for _ in 0..CANDIDATES {
@@ -257,14 +270,14 @@ impl<'t, T: Tables> Choice<'t, T> {
             turn = hide_long(turn, unknown);
             (best, why) = (hide(best, unknown), hide(why, unknown));
             (best_load, best_weight) = (hide_long(best_load, unknown), hide_long(best_weight, unknown));
-            let slot = ring.slot(turn);
+            let slot = lookup_table.slot(turn);
             match self.candidate(slot) {
                 Ok(backend) => {
-                    let id = backend.reference.id();
+                    let id = backend.handle.id();
                     if takes_first {
                         return Ok((id, NO_BACKEND));
                     }
-                    let load = self.tables.load(id).map_or(0, Word::load);
+                    let load = self.tables.load(id).map_or(0, SharedWord::load);
                     // Some may have been counted as ended and not as begun.
                     let load = if load > u64::from(u32::MAX) { 1 } else { load + 1 };
                     let weight = u64::from(backend.share);
@@ -276,8 +289,8 @@ impl<'t, T: Tables> Choice<'t, T> {
             }
             // A heavy server may have a hundred turns in a row: one of them is enough to find that it cannot have the flow.
             turn += slot.next();
-            if turn >= u64::from(ring.size) {
-                turn -= u64::from(ring.size);
+            if turn >= u64::from(lookup_table.size) {
+                turn -= u64::from(lookup_table.size);
             }
         }
         if best == NO_BACKEND { Err(why) } else { Ok((best, NO_BACKEND)) }
@@ -302,7 +315,7 @@ impl<'t, T: Tables> Choice<'t, T> {
             Some(Reason::NoServer)
         } else if answers_return && backend.address.same(&self.packet.source) {
             Some(Reason::Hairpin)
-        } else if answers_return && self.others.lead_to(backend) {
+        } else if answers_return && self.conflicts.lead_to(backend) {
             Some(Reason::PortConflict)
         } else {
             None
@@ -326,7 +339,7 @@ impl<'t, T: Tables> Choice<'t, T> {
             // What is configured has changed.
             flows.replace(&found, &query, &found.flow, found.meta.state(), idle);
         }
-        Ok((backend.reference.id(), NO_BACKEND))
+        Ok((backend.handle.id(), NO_BACKEND))
     }
 
     /// The server that a client is kept to by what has been found, if it still is.
@@ -338,7 +351,7 @@ impl<'t, T: Tables> Choice<'t, T> {
         }
         let backend = flows.live(found.flow.backend)?;
         // The listener may have got another table, and this server not.
-        if backend.ring == self.service.ring && backend.flags & Backend::NEW != 0 {
+        if backend.lookup_table == self.service.lookup_table && backend.flags & Backend::NEW != 0 {
             Some(backend)
         } else {
             None
@@ -354,7 +367,7 @@ impl<'t, T: Tables> Choice<'t, T> {
         let (flows, query) = self.client();
         let service = self.service.service;
         let idle = persistence_units(self.service.persistence);
-        let flow = Flow { service, backend: backend.reference, ..Flow::default() };
+        let flow = Flow { service, backend: backend.handle, ..Flow::default() };
         let found = flows.read(&query, self.tables.find_flow(&query, service));
         match &found {
             Some(found) if self.holds(&flows, found).is_some() => {}
@@ -363,7 +376,7 @@ impl<'t, T: Tables> Choice<'t, T> {
         }
         let first = flows.read(&query, self.tables.find_flow(&query, service)).ok_or(none)?;
         let backend = self.holds(&flows, &first).ok_or(none)?;
-        if self.refused(backend).is_some() { Err(none) } else { Ok((backend.reference.id(), NO_BACKEND)) }
+        if self.refused(backend).is_some() { Err(none) } else { Ok((backend.handle.id(), NO_BACKEND)) }
     }
 
     /// Where it is remembered which server the client is kept to.

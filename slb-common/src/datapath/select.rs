@@ -16,7 +16,7 @@ mod progress;
 use super::{
     client_path,
     enter::NewFlow,
-    flows::{FAR, Flows, Found, NOWHERE, Others, Query},
+    flows::{Conflicts, FAR, Flows, Found, NOWHERE, Query},
     numbers::Segment,
     schedule::schedule,
     slots::{hash_of, owner},
@@ -26,7 +26,7 @@ use crate::{
     abi::{
         backend::{Backend, NextHop},
         flow::{Client, ClientPath, state},
-        ring::Ring,
+        lookup_table::LookupTable,
         service::{IndexEntry, ServiceIndex, mode, policy},
         stats::Reason,
     },
@@ -84,7 +84,7 @@ pub(super) enum ByTable<'t> {
 
 /// Chooses the server of a packet of an untracked flow. [`Reason::Reset`] as in [`tracked`].
 #[inline(always)]
-pub(super) fn by_table<'t, const QUICK: bool, T: Tables>(
+pub(super) fn by_table<'t, const FAST: bool, T: Tables>(
     request: &Request<'t, '_, T>,
     mode: u8,
 ) -> Result<ByTable<'t>, Reason> {
@@ -92,13 +92,13 @@ pub(super) fn by_table<'t, const QUICK: bool, T: Tables>(
     if mode == mode::NAT || service.policy & policy::TRACK != 0 {
         return Ok(ByTable::Tracked);
     }
-    let ring = tables.ring(service.ring).ok_or(Reason::NotReady)?;
-    let slot = ring.slot(Ring::slot_of(ring.size, hash_of(packet, service)));
+    let lookup_table = tables.lookup_table(service.lookup_table).ok_or(Reason::NotReady)?;
+    let slot = lookup_table.slot(LookupTable::slot_of(lookup_table.size, hash_of(packet, service)));
     if slot.has_moved() {
         return Ok(ByTable::Tracked);
     }
     // The slow path has asked before, and knows.
-    if QUICK && index.may_be_martian(&packet.source) {
+    if FAST && index.may_be_martian(&packet.source) {
         return Ok(ByTable::Slow);
     }
     // Datagrams of one flow cannot be told from the first of another.
@@ -110,37 +110,37 @@ pub(super) fn by_table<'t, const QUICK: bool, T: Tables>(
 /// fast path, which then has changed nothing. [`Reason::Reset`] where the client is to be told that the connection is over; the fast path
 /// leaves that, too.
 #[inline(always)]
-pub(super) fn tracked<'t, const QUICK: bool, T: Tables>(
+pub(super) fn tracked<'t, const FAST: bool, T: Tables>(
     request: &Request<'t, '_, T>,
     frame: &Frame<'_>,
 ) -> Result<Option<Chosen<'t>>, Reason> {
-    if !QUICK {
-        return in_table::<QUICK, T>(request);
+    if !FAST {
+        return in_table::<FAST, T>(request);
     }
     let packet = &request.packet.numbered(frame).ok_or(Reason::Truncated)?;
-    in_table::<QUICK, T>(&Request { packet, ..*request })
+    in_table::<FAST, T>(&Request { packet, ..*request })
 }
 
 #[inline(always)]
-fn in_table<'t, const QUICK: bool, T: Tables>(
+fn in_table<'t, const FAST: bool, T: Tables>(
     request: &Request<'t, '_, T>,
 ) -> Result<Option<Chosen<'t>>, Reason> {
     let Request { packet, service, index, tables, .. } = *request;
     let flows = Flows::open(index, tables);
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
     // Nothing to be searched for, as with most new flows.
-    let is_empty = !QUICK && flows.is_empty(&query);
-    let distance = if QUICK {
+    let is_empty = !FAST && flows.is_empty(&query);
+    let distance = if FAST {
         flows.find_near(&query, service.service)
     } else if is_empty {
         NOWHERE
     } else {
         tables.find_flow(&query, service.service)
     };
-    if QUICK && distance == FAR {
+    if FAST && distance == FAR {
         return Ok(None);
     }
-    if QUICK {
+    if FAST {
         let Some(found) = found(&flows, &query, distance, service) else { return Ok(None) };
         return match request.known::<true>(&query, &found, &flows)? {
             Known::Goes(chosen) => Ok(Some(chosen)),
@@ -185,7 +185,7 @@ pub fn known<T: Tables>(
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
     let Some(found) = found(&flows, &query, distance, service) else { return Outcome::NONE };
     match request.known::<false>(&query, &found, &flows) {
-        Ok(Known::Goes(chosen)) => Outcome::goes(chosen.backend.reference.id(), chosen.is_over),
+        Ok(Known::Goes(chosen)) => Outcome::goes(chosen.backend.handle.id(), chosen.is_over),
         Ok(Known::Slow | Known::Anew) => Outcome::ANEW,
         Ok(Known::Stranger) => Outcome::STRANGER,
         Err(reason) => Outcome::refused(reason),
@@ -252,7 +252,7 @@ impl<'t, T: Tables> Request<'t, '_, T> {
 
     /// A packet of a flow in the table.
     #[inline(always)]
-    fn known<const QUICK: bool>(
+    fn known<const FAST: bool>(
         &self,
         query: &Query,
         found: &Found<'t>,
@@ -266,15 +266,16 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         if self.is_stranger(found) {
             // Handshakes last less than a second. The connection that goes on is tracked from then on.
             let is_done = flows.silence(found.meta) >= self.index.hz;
-            return Ok(if QUICK || is_done { Known::Anew } else { Known::Stranger });
+            return Ok(if FAST || is_done { Known::Anew } else { Known::Stranger });
         }
         let Some(backend) = self.keeps(found, flows) else { return Ok(Known::Anew) };
         // Silence at this node is not silence of the connection: it may have come by another one meanwhile.
-        let is_told = backend.is_cut() || (is_expired && (QUICK || flows.is_told(found, packet)));
-        if self.goes_on() && is_told {
+        let is_rst_due =
+            backend.is_terminating() || (is_expired && (FAST || flows.is_rst_due(found, packet)));
+        if self.goes_on() && is_rst_due {
             let was = found.meta.state();
             let is_over = !packet.flags.rst();
-            if QUICK || (is_over && was & state::RESET != 0) {
+            if FAST || (is_over && was & state::RESET != 0) {
                 return Err(Reason::Reset);
             }
             let chosen = Chosen::new(backend, false, tables).map_err(|_| Reason::Reset)?;
@@ -286,14 +287,14 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         let is_away = self.answers_return()
             && (found.flow.arrival != self.arrival.tag() || found.flow.client.mac() == 0);
         let is_in_doubt = found.meta.state() & (state::RESET | state::REOPENED) != 0;
-        if QUICK && (is_away | is_in_doubt || packet.flags.asks()) {
+        if FAST && (is_away | is_in_doubt || packet.flags.asks()) {
             return Ok(Known::Slow);
         }
         let chosen = Chosen::new(backend, false, tables)?;
-        let was = found.meta.state() & if !QUICK && is_expired { !state::ENDS } else { !0 };
+        let was = found.meta.state() & if !FAST && is_expired { !state::ENDS } else { !0 };
         let segment = Segment::of(packet);
         let is_left =
-            if !QUICK && is_in_doubt { self.without_doubt(was, &segment, found, flows) } else { was };
+            if !FAST && is_in_doubt { self.without_doubt(was, &segment, found, flows) } else { was };
         let bits = self.bits_after(is_left, &segment, found, flows);
         let is_assured_now = (bits & !found.meta.state()) & state::ASSURED != 0;
         let is_established = is_assured_now && !packet.flags.rst();
@@ -302,11 +303,11 @@ impl<'t, T: Tables> Request<'t, '_, T> {
             let is_another = !self.answers_return() && (found.meta.state() & !bits) & state::REOPENED != 0;
             self.advance(&segment, found, is_assured_now, is_another);
         }
-        if !QUICK && is_away {
+        if !FAST && is_away {
             self.follow(&segment, found, query);
         }
         // What ends a flow is not for the fast path.
-        if flows.touch(found, bits, idle) && !QUICK {
+        if flows.touch(found, bits, idle) && !FAST {
             unload(service.policy, was, bits, backend, tables);
         }
         Ok(Known::Goes(chosen))
@@ -316,7 +317,7 @@ impl<'t, T: Tables> Request<'t, '_, T> {
     /// where that other one is. The SYN may be forged: on a slot that migrates, it goes to another server than an untracked connection.
     #[inline(always)]
     fn is_stranger(&self, found: &Found<'_>) -> bool {
-        const KNOWN: u32 = state::ASSURED | state::TAKEN_UP;
+        const KNOWN: u32 = state::ASSURED | state::PICKED_UP;
         !self.answers_return()
             && self.goes_on()
             && found.meta.state() & KNOWN == 0
@@ -328,9 +329,9 @@ impl<'t, T: Tables> Request<'t, '_, T> {
     #[inline(always)]
     fn by_hash(&self) -> Result<Chosen<'t>, Reason> {
         let Self { packet, service, tables, .. } = *self;
-        let chosen = tables.server_by_hash(packet, service, Others::default().0);
+        let chosen = tables.server_by_hash(packet, service, Conflicts::default().0);
         let backend = tables.backend(chosen.backend()?).ok_or(Reason::NoServer)?;
-        let is_over = backend.is_cut() && !packet.flags.rst();
+        let is_over = backend.is_terminating() && !packet.flags.rst();
         Ok(Chosen { is_over, ..Chosen::new(backend, false, tables)? })
     }
 
@@ -367,7 +368,7 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         let has_ended = found.meta.is_over() || (!self.answers_return() && was & state::CLIENT_FIN != 0);
         // A RST, and that FIN, may be forged.
         let may_go_on = was & state::ASSURED != 0 && (found.meta.is_reset_alone() || !found.meta.is_over());
-        if backend.is_cut() || (has_ended && !may_go_on) {
+        if backend.is_terminating() || (has_ended && !may_go_on) {
             return None;
         }
         // Of an established connection, its own server decides by a challenge ACK (RFC 5961, 4), whatever takes new flows: the client
@@ -392,17 +393,17 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         if answers_return && goes_on && !is_new_entry {
             return Err(Reason::Reset);
         }
-        let others = if answers_return {
-            Others(tables.other_flows(query, service.service))
+        let conflicts = if answers_return {
+            Conflicts(tables.conflicting_flows(query, service.service))
         } else {
-            Others::default()
+            Conflicts::default()
         };
-        let scheduled = schedule(packet, service, others, tables);
+        let scheduled = schedule(packet, service, conflicts, tables);
         let backend = tables.backend(scheduled.backend()?).ok_or(Reason::NoServer)?;
-        let keeper = scheduled.keeper().and_then(|id| tables.backend(id));
+        let previous_backend = scheduled.previous_backend().and_then(|id| tables.backend(id));
         let is_new = (asks && !packet.flags.rst()) || (answers_return && !self.is_tcp());
         // Before anything is remembered: the packet that gets through is the one that begins the flow.
-        let is_over = goes_on && backend.is_cut() && !packet.flags.rst();
+        let is_over = goes_on && backend.is_terminating() && !packet.flags.rst();
         next_hop(backend, tables)?;
         // What the keeper has need not be remembered where it is the owner too: it is who gets what nobody remembers. But what
         // is remembered of the endpoint's last connection must go: it would be found for this one.
@@ -410,16 +411,16 @@ impl<'t, T: Tables> Request<'t, '_, T> {
             && is_new_entry
             && service.policy & policy::TRACK == 0
             && asks
-            && keeper.is_some_and(|keeper| keeper.reference == backend.reference);
+            && previous_backend.is_some_and(|previous_backend| previous_backend.handle == backend.handle);
         // A RST begins nothing; it is sent on for whoever may still know the connection.
         if is_known || packet.flags.rst() {
             return Chosen::new(backend, is_new, tables).map(|chosen| Chosen { is_over, ..chosen });
         }
         // The most that are told apart.
-        if answers_return && is_new_entry && others.are_too_many() {
+        if answers_return && is_new_entry && conflicts.are_too_many() {
             return Err(Reason::ClientPortBusy);
         }
-        let new = NewFlow::new(backend.reference.id(), distance, is_over);
+        let new = NewFlow::new(backend.handle.id(), distance, is_over);
         let is_entered = tables.enter_flow(packet, service, arrival, new);
         let chosen = Chosen { is_over, ..Chosen::new(backend, is_new, tables)? };
         if is_entered {
@@ -429,7 +430,7 @@ impl<'t, T: Tables> Request<'t, '_, T> {
             // Without an entry its answers could not be translated: the VIP and the client's path are in it.
             return Err(Reason::FlowTableFull);
         }
-        self.without_entry(chosen, keeper, others)
+        self.without_entry(chosen, previous_backend, conflicts)
     }
 
     /// The server of a packet whose flow the table has no room for, where answers are not seen: the one that later packets find, too.
@@ -437,11 +438,11 @@ impl<'t, T: Tables> Request<'t, '_, T> {
     fn without_entry(
         &self,
         chosen: Chosen<'t>,
-        keeper: Option<&'t Backend>,
-        others: Others,
+        previous_backend: Option<&'t Backend>,
+        conflicts: Conflicts,
     ) -> Result<Chosen<'t>, Reason> {
         let Self { packet, service, tables, .. } = *self;
-        match keeper {
+        match previous_backend {
             // Who goes on is found again, for as long as the slot has this keeper.
             Some(_) if !packet.flags.asks() => {
                 tables.count_forgotten();
@@ -449,17 +450,19 @@ impl<'t, T: Tables> Request<'t, '_, T> {
             }
             // Begun with the keeper, a flow is found without being remembered. With anybody else it would break with its
             // second packet.
-            Some(keeper) if keeper.flags & Backend::NEW != 0 => {
+            Some(previous_backend) if previous_backend.flags & Backend::NEW != 0 => {
                 tables.count_forgotten();
-                Chosen::new(keeper, true, tables)
+                Chosen::new(previous_backend, true, tables)
             }
-            Some(keeper) if keeper.reference != chosen.backend.reference => Err(Reason::FlowTableFull),
+            Some(previous_backend) if previous_backend.handle != chosen.backend.handle => {
+                Err(Reason::FlowTableFull)
+            }
             _ if service.policy & policy::ELSEWHERE != 0 && !self.goes_on() => {
                 // Where its hash leads, too, it is found without being remembered.
-                let by_hash = tables.server_by_hash(packet, service, others.0);
-                let is_found = service.policy & (policy::TURNS | policy::LEAST) == 0
-                    && by_hash.keeper().is_none()
-                    && by_hash.backend() == Ok(chosen.backend.reference.id());
+                let by_hash = tables.server_by_hash(packet, service, conflicts.0);
+                let is_found = service.policy & (policy::ROUND_ROBIN | policy::LEAST_CONNECTIONS) == 0
+                    && by_hash.previous_backend().is_none()
+                    && by_hash.backend() == Ok(chosen.backend.handle.id());
                 if is_found { Ok(chosen) } else { Err(Reason::FlowTableFull) }
             }
             _ => Ok(chosen),
@@ -472,10 +475,10 @@ impl<'t, T: Tables> Request<'t, '_, T> {
 #[inline(always)]
 pub(super) fn unload<T: Tables>(policy: u32, was: u32, is: u32, backend: &Backend, tables: &T) {
     const ENDED: u32 = state::CLIENT_FIN | state::RESET | state::RELEASED;
-    if policy & policy::LEAST != 0
+    if policy & policy::LEAST_CONNECTIONS != 0
         && was & ENDED == 0
         && is & ENDED != 0
-        && let Some(load) = tables.load(backend.reference.id())
+        && let Some(load) = tables.load(backend.handle.id())
     {
         load.add(u64::MAX);
     }

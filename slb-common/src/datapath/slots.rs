@@ -4,7 +4,7 @@ use super::tables::Tables;
 use crate::{
     abi::{
         backend::Backend,
-        ring::{Ring, Slot},
+        lookup_table::{LookupTable, Slot},
         service::IndexEntry,
         stats::Reason,
     },
@@ -26,11 +26,11 @@ pub(super) fn owner<'t, T: Tables>(
 ) -> Result<&'t Backend, Reason> {
     let backend = tables.backend(slot.server().ok_or(Reason::NoServer)?).ok_or(Reason::NoServer)?;
     // The table may be about to be replaced. What has just gone is not chosen; what has just died keeps its connections.
-    let goes_on = packet.protocol == protocol::TCP && !packet.flags.asks() && backend.reference.0 != 0;
+    let goes_on = packet.protocol == protocol::TCP && !packet.flags.asks() && backend.handle.0 != 0;
     if backend.is_alive() {
         Ok(backend)
     } else if goes_on {
-        if backend.is_cut() && !packet.flags.rst() { Err(Reason::Reset) } else { Ok(backend) }
+        if backend.is_terminating() && !packet.flags.rst() { Err(Reason::Reset) } else { Ok(backend) }
     } else {
         Err(Reason::NoServer)
     }
@@ -38,8 +38,8 @@ pub(super) fn owner<'t, T: Tables>(
 
 /// The server that has the flows of a slot that nobody remembers, where that is another than the owner.
 #[inline(always)]
-pub(super) fn keeper<'t, T: Tables>(
-    ring: &Ring,
+pub(super) fn previous_backend<'t, T: Tables>(
+    lookup_table: &LookupTable,
     number: u64,
     slot: Slot,
     tables: &'t T,
@@ -47,6 +47,6 @@ pub(super) fn keeper<'t, T: Tables>(
     if !slot.has_moved() {
         return None;
     }
-    let id = tables.ring(ring.keepers)?.slot(number).server()?;
-    tables.backend(id).filter(|backend| backend.reference.0 != 0)
+    let id = tables.lookup_table(lookup_table.previous_backends)?.slot(number).server()?;
+    tables.backend(id).filter(|backend| backend.handle.0 != 0)
 }

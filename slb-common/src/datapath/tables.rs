@@ -14,10 +14,10 @@ use crate::abi::{
     backend::{Backend, NextHop},
     flow::{ClientPath, FlowEntry},
     interface::{self, Interface},
-    ring::Ring,
+    lookup_table::LookupTable,
     service::{IndexEntry, Service, ServiceIndex},
+    shared_word::SharedWord,
     stats::{Action, Limited},
-    word::Word,
 };
 #[cfg(doc)]
 use crate::net::{ethernet, parse};
@@ -70,7 +70,7 @@ pub trait Tables: Sized {
     /// A service by its id.
     fn service(&self, id: u32) -> Option<&Service>;
     /// A server table by its id.
-    fn ring(&self, id: u32) -> Option<&Ring>;
+    fn lookup_table(&self, id: u32) -> Option<&LookupTable>;
     /// A server by its id.
     fn backend(&self, id: u32) -> Option<&Backend>;
     /// A next hop by its id.
@@ -88,9 +88,9 @@ pub trait Tables: Sized {
     /// Jiffies, the low word.
     fn now(&self) -> u32;
     /// New flows of a service so far, where they take turns.
-    fn turn(&self, service: u32) -> Option<&Word>;
+    fn turn(&self, service: u32) -> Option<&SharedWord>;
     /// Flows of a server, where that is of use; a small negative number, or one that is too large, for a while.
-    fn load(&self, backend: u32) -> Option<&Word>;
+    fn load(&self, backend: u32) -> Option<&SharedWord>;
 
     /// The entry of the interface table in this [`slot`](interface::slot), which may be empty; `None` for no slot.
     fn interface_at(&self, slot: u32) -> Option<&Interface>;
@@ -117,42 +117,42 @@ pub trait Tables: Sized {
     fn find_answered_flow(&self, query: &Query, endpoint: u32) -> u32 {
         flows::find_answered(query, endpoint, self)
     }
-    /// [`flows::others`], compiled apart.
-    fn other_flows(&self, query: &Query, service: u32) -> u64 {
-        flows::others(query, service, self)
+    /// [`flows::conflicts`], compiled apart.
+    fn conflicting_flows(&self, query: &Query, service: u32) -> u64 {
+        flows::conflicts(query, service, self)
     }
     /// [`flows::release`], compiled apart.
     fn release_flows(&self, query: &Query, service: u32, endpoint: u32) {
         flows::release(query, service, endpoint, self);
     }
     /// [`schedule::by_hash`], compiled apart.
-    fn server_by_hash(&self, packet: &Packet, service: &IndexEntry, others: u64) -> Scheduled {
-        schedule::by_hash(packet, service, others, self)
+    fn server_by_hash(&self, packet: &Packet, service: &IndexEntry, conflicts: u64) -> Scheduled {
+        schedule::by_hash(packet, service, conflicts, self)
     }
-    /// [`schedule::by_turn`], compiled apart.
-    fn server_by_turn(&self, packet: &Packet, service: &IndexEntry, others: u64) -> Scheduled {
-        schedule::by_turn(packet, service, others, self)
+    /// [`schedule::by_round_robin`], compiled apart.
+    fn server_by_round_robin(&self, packet: &Packet, service: &IndexEntry, conflicts: u64) -> Scheduled {
+        schedule::by_round_robin(packet, service, conflicts, self)
     }
     /// [`schedule::kept`], compiled apart.
-    fn kept_server(&self, packet: &Packet, service: &IndexEntry, others: u64) -> Scheduled {
-        schedule::kept(packet, service, others, self)
+    fn affinity_server(&self, packet: &Packet, service: &IndexEntry, conflicts: u64) -> Scheduled {
+        schedule::kept(packet, service, conflicts, self)
     }
     /// [`schedule::keep`], compiled apart.
-    fn keep_server(
+    fn set_affinity(
         &self,
         packet: &Packet,
         service: &IndexEntry,
-        others: u64,
+        conflicts: u64,
         chosen: Scheduled,
     ) -> Scheduled {
-        schedule::keep(packet, service, others, chosen, self)
+        schedule::keep(packet, service, conflicts, chosen, self)
     }
     /// [`unmatched::decide`], compiled apart.
     fn unmatched(&self, packet: &Packet, reason: u32) -> Decision {
         unmatched::decide(packet, reason, self)
     }
     /// [`flows::place`], compiled apart.
-    fn place_for_flow(&self, home: u32) -> u32 {
+    fn slot_for_flow(&self, home: u32) -> u32 {
         flows::place(home, self)
     }
 
@@ -171,7 +171,7 @@ pub trait Tables: Sized {
         enter::enter(packet, service, arrival, new, self)
     }
     /// [`flows::unfair`], compiled apart.
-    fn unfair_place(&self, home: u32, prefix: u64) -> u32 {
+    fn unfair_slot(&self, home: u32, prefix: u64) -> u32 {
         flows::unfair(home, prefix, self)
     }
 

@@ -1,7 +1,7 @@
 //! Spread of hashes over structured sets of endpoints, such as a client would choose.
 
 use super::*;
-use crate::abi::{flow::Client, ring::Ring, service::ServiceIndex};
+use crate::abi::{flow::Client, lookup_table::LookupTable, service::ServiceIndex};
 
 #[test]
 fn every_part_of_the_tuple_counts() {
@@ -131,8 +131,8 @@ fn unevenly_spread(
             let (mut few, mut many) = (vec![0_u32; 256], vec![0_u32; 65_537]);
             for (address, port) in &set {
                 let hash = hash(seed, address, *port);
-                few[Ring::slot_of(256, hash) as usize] += 1;
-                many[Ring::slot_of(65_537, hash) as usize] += 1;
+                few[LookupTable::slot_of(256, hash) as usize] += 1;
+                many[LookupTable::slot_of(65_537, hash) as usize] += 1;
             }
             // Mean 16.
             let spread = few.iter().map(|&n| f64::from(n * n) / 16.0).sum::<f64>() - SIZE as f64;
@@ -189,7 +189,7 @@ fn endpoints_of_one_prefix_do_not_share_a_slot() {
     for port in 1024..=u16::MAX {
         let low = 0x0123_4567_89ab_cdef_u64.wrapping_sub(u64::from(port) << 24);
         let address = v6(u64::from_le_bytes([0x20, 1, 0xd, 0xb8, 0, 7, 0, 0]), low);
-        slots[Ring::slot_of(65_537, flow_hash(salt, &address, port)) as usize] += 1;
+        slots[LookupTable::slot_of(65_537, flow_hash(salt, &address, port)) as usize] += 1;
     }
     assert!(slots.iter().max() <= Some(&12), "{:?} of 64,512 endpoints have one slot", slots.iter().max());
 }

@@ -23,7 +23,7 @@ pub struct EthernetAddresses {
 /// The same two addresses, in two parts that a word holds each.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub struct StationBytes {
+pub struct MacPairBytes {
     /// Receiver, and the beginning of the sender.
     pub head: [u8; 8],
     /// The rest of the sender.
@@ -35,7 +35,7 @@ pub struct StationBytes {
 #[derive(Debug, Clone, Copy)]
 pub struct EthernetHdr {
     /// Receiver and sender.
-    pub stations: StationBytes,
+    pub macs: MacPairBytes,
     /// Type: one of [`ether_type`], or another one.
     pub ether_type: [u8; 2],
 }
@@ -159,7 +159,7 @@ pub mod protocol {
 // SAFETY: `repr(C)` of bytes and arrays of bytes.
 unsafe impl Header for EthernetAddresses {}
 // SAFETY: as above.
-unsafe impl Header for StationBytes {}
+unsafe impl Header for MacPairBytes {}
 // SAFETY: as above.
 unsafe impl Header for EthernetHdr {}
 // SAFETY: as above.

@@ -14,7 +14,7 @@ use tokio::{
 use super::requests::Refused;
 use crate::{
     config::{self, Loaded},
-    control::room,
+    control::map_limits,
 };
 
 /// Reads the daemon's file, and parses texts.
@@ -79,7 +79,8 @@ impl Loader {
         let loaded = spawn_blocking(move || {
             let mut loaded = load()?;
             loaded.config.daemon.hash_seed.get_or_insert(seed);
-            let fits = room::check(&loaded.config).map_err(|large| Refused::Unfit(format!("error: {large}")));
+            let fits =
+                map_limits::check(&loaded.config).map_err(|large| Refused::Unfit(format!("error: {large}")));
             fits.map(|()| (loaded, Turn { _guard: guard }))
         })
         .await;

@@ -15,7 +15,7 @@ use slb_common::{
         stats::Counters as MapCounters,
         unpad_name,
     },
-    datapath::upkeep::Fill,
+    datapath::flow_gc::Fill,
     net::headers::protocol,
 };
 
@@ -76,7 +76,7 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
     let tracked = tracked(state);
     for (id, service) in &state.services {
         let listeners = balancers.entry(name(&service.load_balancer)).or_default();
-        if service.ring == NO_TABLE {
+        if service.lookup_table == NO_TABLE {
             continue;
         }
         let position = listeners.iter().position(|known| known.name == name(&service.listener));
@@ -91,12 +91,12 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
             let flows = state.index.entries.get(id).and_then(|entry| current.by_service.get(&entry.service));
             listener.current_flows = Some(listener.current_flows.unwrap_or(0) + flows.unwrap_or(&0));
         }
-        let (content, servers) = match tables.entry(service.ring) {
+        let (content, servers) = match tables.entry(service.lookup_table) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
-                let content = maps.content_of(service.ring, &state.backends)?;
-                let of_table = tracked.contains(&service.ring).then_some(&current);
-                let servers = servers(state, service.ring, &content, maps, &context, of_table)?;
+                let content = maps.content_of(service.lookup_table, &state.backends)?;
+                let of_table = tracked.contains(&service.lookup_table).then_some(&current);
+                let servers = servers(state, service.lookup_table, &content, maps, &context, of_table)?;
                 new.insert((content, servers))
             }
         };
@@ -105,7 +105,7 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
         }
         let of_listener = digests.entry((name(&service.load_balancer), name(&service.listener))).or_default();
         of_listener.push((service, content.of_service(service, state.settings.seed)));
-        if shown.insert((service.load_balancer, service.listener, service.ring)) {
+        if shown.insert((service.load_balancer, service.listener, service.lookup_table)) {
             listener.servers.extend_from_slice(servers);
         }
     }
@@ -228,7 +228,7 @@ fn servers(
     state
         .backends
         .iter()
-        .filter(|(_, backend)| backend.ring == table)
+        .filter(|(_, backend)| backend.lookup_table == table)
         // Not configured any more, and without connections.
         .filter(|(_, backend)| backend.flags & GONE != GONE)
         .map(|(id, backend)| {
@@ -241,10 +241,10 @@ fn servers(
                 next_hop: state
                     .next_hops
                     .get(&backend.next_hop)
-                    .map(|hop| NextHop { interface: hop.ifindex, mac: mac(hop.stations.receiver()) }),
+                    .map(|hop| NextHop { interface: hop.ifindex, mac: mac(hop.macs.receiver()) }),
                 slots: content.slots.get(id).copied().unwrap_or(0),
                 counters: counters(maps.backend_counters(*id)?),
-                current_flows: current.map(|all| all.by_server.get(&backend.reference).copied().unwrap_or(0)),
+                current_flows: current.map(|all| all.by_server.get(&backend.handle).copied().unwrap_or(0)),
                 draining: draining(backend, is_drained(context, table, backend), context.now),
             })
         })
@@ -259,8 +259,13 @@ fn is_tracked(service: &Service) -> bool {
 /// The tables all of whose flows are in the flow table.
 fn tracked(state: &State) -> BTreeSet<u32> {
     let untracked = state.services.values().filter(|service| !is_tracked(service));
-    let untracked: BTreeSet<u32> = untracked.map(|service| service.ring).collect();
-    state.services.values().map(|service| service.ring).filter(|ring| !untracked.contains(ring)).collect()
+    let untracked: BTreeSet<u32> = untracked.map(|service| service.lookup_table).collect();
+    state
+        .services
+        .values()
+        .map(|service| service.lookup_table)
+        .filter(|lookup_table| !untracked.contains(lookup_table))
+        .collect()
 }
 
 /// Whether an administrator has a server drained.
@@ -271,7 +276,7 @@ fn is_drained(context: &Context<'_>, table: u32, backend: &Backend) -> bool {
 
 /// That the flows of a server are to end, if so.
 fn draining(backend: &Backend, is_drained: bool, now: Duration) -> Option<Draining> {
-    let is_removed = backend.flags & Backend::LINGERING != 0;
+    let is_removed = backend.flags & Backend::REMOVED != 0;
     let left = u64::from(backend.deadline).saturating_sub(now.as_secs());
     let seconds_left = (backend.deadline != 0).then_some(left);
     (is_removed || is_drained || seconds_left.is_some()).then_some(Draining { seconds_left, is_removed })
@@ -321,7 +326,7 @@ fn name(padded: &[u8; slb_common::abi::NAME_LEN]) -> String {
 }
 
 /// Flags of a server that is in the maps only for the ends of its connections to be told.
-const GONE: u8 = Backend::LINGERING | Backend::CUT;
+const GONE: u8 = Backend::REMOVED | Backend::TERMINATING;
 
 fn health(backend: &Backend) -> Health {
     match backend.health {
@@ -364,7 +369,7 @@ mod tests {
         for health in [Backend::HEALTH_HEALTHY, Backend::HEALTH_UNHEALTHY, Backend::HEALTH_STANDBY] {
             let backend = Backend { health, ..Backend::default() };
             let leaving = Backend { deadline: 1030, flags: Backend::ALIVE, ..backend };
-            let removed = Backend { flags: Backend::ALIVE | Backend::LINGERING, ..leaving };
+            let removed = Backend { flags: Backend::ALIVE | Backend::REMOVED, ..leaving };
             assert_eq!(super::health(&leaving), super::health(&backend));
             assert_eq!(super::health(&removed), super::health(&backend));
             let shown = |seconds_left, is_removed| Some(Draining { seconds_left, is_removed });

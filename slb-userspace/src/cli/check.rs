@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     config::{self, Config, Loaded, Rejected},
-    control::room,
+    control::map_limits,
 };
 
 /// Checks a configuration file: one line on standard output if it can be used, warnings and errors on standard error.
@@ -43,7 +43,7 @@ fn judge(path: &Path, colour: bool) -> Result<Verdict, String> {
     let shown = path.display();
     match config::load(path) {
         Ok(Loaded { config, warnings }) => {
-            if let Err(large) = room::check(&config) {
+            if let Err(large) = map_limits::check(&config) {
                 let count = counted(large.excesses().len(), "error");
                 return Err(format!("error: {large}\n\n{shown}: refused: {count}\n"));
             }

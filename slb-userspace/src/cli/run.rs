@@ -4,7 +4,9 @@ use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{config, control::room, daemon, dataplane::bpf::lifetime::MachineMounts, privileges, telemetry};
+use crate::{
+    config, control::map_limits, daemon, dataplane::bpf::lifetime::MachineMounts, privileges, telemetry,
+};
 
 /// Runs the daemon in the foreground. A configuration that is refused changes nothing.
 pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
@@ -15,7 +17,7 @@ pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    if let Err(large) = room::check(&loaded.config) {
+    if let Err(large) = map_limits::check(&loaded.config) {
         eprintln!("error: {large}");
         return Ok(ExitCode::FAILURE);
     }

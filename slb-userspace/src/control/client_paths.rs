@@ -1,7 +1,7 @@
 //! Paths to clients of mode `nat`. A flow-table entry names the kernel's next hop when the flow began, or came from elsewhere. While a
 //! client is silent, its entry follows the kernel: a gateway with another hardware address, or a route by another gateway.
 //!
-//! [`Samples`] finds clients that stand for others, [`Paths`] compares the kernel's next hops to them with those before, and [`Moves`]
+//! [`Samples`] finds clients that stand for others, [`Paths`] compares the kernel's next hops to them with those before, and [`Rehomed`]
 //! says what follows for each flow. A flow whose station is not the kernel's next hop follows nothing.
 
 use std::{
@@ -106,8 +106,8 @@ impl Paths {
         &mut self,
         hops: impl Iterator<Item = (IpAddr, Option<&'a NextHop>)>,
         is_attached: impl Fn(u32) -> bool,
-    ) -> Moves {
-        let (mut moves, mut last) = (Moves::default(), BTreeMap::new());
+    ) -> Rehomed {
+        let (mut moves, mut last) = (Rehomed::default(), BTreeMap::new());
         for (sample, hop) in hops {
             let before = self.last.remove(&sample);
             let usable = hop.filter(|hop| is_attached(hop.interface_index)).or(before.as_ref());
@@ -126,7 +126,7 @@ impl Paths {
 
 /// Where flows go whose clients are reached by another station: by the path before, the path from now on.
 #[derive(Debug, Default)]
-pub struct Moves {
+pub struct Rehomed {
     has_moved: bool,
     /// Of samples on the link.
     by_client: BTreeMap<(ClientPath, IpAddr), ClientPath>,
@@ -137,7 +137,7 @@ pub struct Moves {
     on_link: BTreeSet<Prefix>,
 }
 
-impl Moves {
+impl Rehomed {
     /// Whether no flow changes.
     pub fn is_empty(&self) -> bool {
         !self.has_moved

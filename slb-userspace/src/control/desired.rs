@@ -439,8 +439,8 @@ fn policy_of(listener: &Listener) -> u32 {
     } | match listener.scheduler {
         Scheduler::Maglev => 0,
         Scheduler::MaglevClient => policy::BY_CLIENT,
-        Scheduler::RoundRobin | Scheduler::WeightedRoundRobin => policy::TURNS,
-        Scheduler::WeightedLeastConnections => policy::LEAST,
+        Scheduler::RoundRobin | Scheduler::WeightedRoundRobin => policy::ROUND_ROBIN,
+        Scheduler::WeightedLeastConnections => policy::LEAST_CONNECTIONS,
     } | match listener.session_persistence {
         None => 0,
         Some(_) => policy::PERSIST,

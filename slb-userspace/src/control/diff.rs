@@ -17,15 +17,15 @@ pub fn diff(held: &State, wanted: &State) -> Vec<Operation> {
     operations.extend(wanted.interfaces.difference(&held.interfaces).map(|i| Operation::PutInterface(*i)));
     operations
         .extend(changed(&held.next_hops, &wanted.next_hops).map(|(id, hop)| Operation::PutNextHop(id, *hop)));
-    let is_cut = |put: &PutBackend| !put.fresh && put.backend.flags & Backend::CUT != 0;
+    let is_terminating = |put: &PutBackend| !put.fresh && put.backend.flags & Backend::TERMINATING != 0;
     // A server that is to be cut gets new flows until no table gives it any.
     let (cut, backends): (Vec<_>, Vec<_>) = changed(&held.backends, &wanted.backends)
         .map(|(id, backend)| PutBackend {
             id,
             backend: *backend,
-            fresh: held.backends.get(&id).is_none_or(|old| old.reference != backend.reference),
+            fresh: held.backends.get(&id).is_none_or(|old| old.handle != backend.handle),
         })
-        .partition(is_cut);
+        .partition(is_terminating);
     if !backends.is_empty() {
         operations.push(Operation::PutBackends(backends));
     }
@@ -41,7 +41,7 @@ pub fn diff(held: &State, wanted: &State) -> Vec<Operation> {
     operations.extend(changed(&held.services, &wanted.services).map(|(id, service)| Operation::PutService {
         id,
         service: Box::new(*service),
-        fresh: held.services.get(&id).is_none_or(|old| old.reference != service.reference),
+        fresh: held.services.get(&id).is_none_or(|old| old.handle != service.handle),
     }));
     if held.index != wanted.index {
         operations.push(Operation::PutIndex(wanted.index.clone()));

@@ -23,14 +23,14 @@ const AGAIN: u32 = 5;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leaving {
     /// Whether its connections have been cut.
-    pub is_cut: bool,
+    pub is_terminating: bool,
     /// [`Backend::deadline`].
     pub deadline: u32,
 }
 
 impl Leaving {
     const fn until(deadline: u32, now: u32) -> Self {
-        Self { is_cut: deadline != 0 && deadline <= now, deadline }
+        Self { is_terminating: deadline != 0 && deadline <= now, deadline }
     }
 }
 
@@ -56,7 +56,7 @@ pub fn lingering(held: &Backend, drain: Option<u32>, has_untold: bool, now: u32)
 
 /// Whether a server has been terminating for so long that it is no previous backend of any slot.
 pub const fn leaves_slots(backend: &Backend, now: u32) -> bool {
-    backend.flags & Backend::CUT != 0 && backend.deadline.saturating_add(ASKED) <= now
+    backend.flags & Backend::TERMINATING != 0 && backend.deadline.saturating_add(ASKED) <= now
 }
 
 /// When anything about these servers changes by itself.
@@ -64,7 +64,7 @@ pub fn next<'a>(backends: impl Iterator<Item = &'a Backend>, now: u32) -> Option
     backends
         .filter(|backend| backend.deadline != 0)
         .filter_map(|backend| {
-            let lingers = backend.flags & Backend::LINGERING != 0;
+            let lingers = backend.flags & Backend::REMOVED != 0;
             let ends = [
                 Some(backend.deadline),
                 Some(backend.deadline.saturating_add(ASKED)),
@@ -88,13 +88,13 @@ const fn sooner(before: u32, deadline: u32) -> u32 {
 mod tests {
     use super::*;
     use crate::control::desired::Health;
-    use slb_common::abi::{Stations, backend::NextHop};
+    use slb_common::abi::{MacPair, backend::NextHop};
 
     const NOW: u32 = 1000;
     const DRAIN: Option<u32> = Some(60);
 
     fn server(weight: u8, health: Health) -> Server {
-        let hop = NextHop { ifindex: 1, mtu: 1500, stations: Stations::default() };
+        let hop = NextHop { ifindex: 1, mtu: 1500, macs: MacPair::default() };
         Server {
             weight,
             aside: None,
@@ -112,11 +112,11 @@ mod tests {
     }
 
     fn open(deadline: u32) -> Leaving {
-        Leaving { is_cut: false, deadline }
+        Leaving { is_terminating: false, deadline }
     }
 
     fn cut(deadline: u32) -> Leaving {
-        Leaving { is_cut: true, deadline }
+        Leaving { is_terminating: true, deadline }
     }
 
     #[test]
@@ -136,7 +136,7 @@ mod tests {
             assert_eq!(configured(Some(&before), &leaving, DRAIN, NOW), open(1060));
             assert_eq!(configured(Some(&held(0, 1060)), &leaving, DRAIN, 1059), open(1060));
             assert_eq!(configured(Some(&held(0, 1060)), &leaving, DRAIN, 1060), cut(1060));
-            assert_eq!(configured(Some(&held(Backend::CUT, 1060)), &leaving, DRAIN, 9000), cut(1060));
+            assert_eq!(configured(Some(&held(Backend::TERMINATING, 1060)), &leaving, DRAIN, 9000), cut(1060));
             assert_eq!(configured(Some(&before), &leaving, None, NOW), open(0), "connections stay");
             assert_eq!(configured(None, &leaving, DRAIN, NOW), open(0), "it has no connections");
         }
@@ -146,7 +146,7 @@ mod tests {
     fn a_server_that_takes_new_flows_again_is_not_cut() {
         let serves = server(100, Health::Healthy);
         assert_eq!(configured(Some(&held(Backend::ALIVE, 1060)), &serves, DRAIN, 1010), open(0));
-        assert_eq!(configured(Some(&held(Backend::CUT, 1060)), &serves, DRAIN, 1070), open(0));
+        assert_eq!(configured(Some(&held(Backend::TERMINATING, 1060)), &serves, DRAIN, 1070), open(0));
     }
 
     #[test]
@@ -167,11 +167,11 @@ mod tests {
     fn a_removed_server_lingers_until_both_ends_have_been_told() {
         let at = |before, now| lingering(&before, DRAIN, false, now);
         assert_eq!(at(held(Backend::ALIVE | Backend::NEW, 0), NOW), Some(open(1060)));
-        let before = held(Backend::ALIVE | Backend::LINGERING, 1060);
+        let before = held(Backend::ALIVE | Backend::REMOVED, 1060);
         assert_eq!(at(before, 1059), Some(open(1060)));
         assert_eq!(at(before, 1060), Some(cut(1060)));
         assert_eq!(at(before, 1060 + TOLD), None);
-        let before = held(Backend::CUT | Backend::LINGERING, 1060);
+        let before = held(Backend::TERMINATING | Backend::REMOVED, 1060);
         assert_eq!(lingering(&before, DRAIN, true, 1060 + TOLD), Some(cut(1060)), "not all of them yet");
         assert_eq!(lingering(&before, DRAIN, true, 9000), Some(cut(1060)));
     }
@@ -180,17 +180,17 @@ mod tests {
     fn without_drain_a_removed_server_is_cut_at_once() {
         let at = |before, now| lingering(&before, None, false, now);
         assert_eq!(at(held(Backend::ALIVE | Backend::NEW, 0), NOW), Some(cut(NOW)));
-        assert_eq!(at(held(Backend::ALIVE | Backend::LINGERING, 1060), NOW), Some(cut(NOW)));
-        assert_eq!(at(held(Backend::CUT | Backend::LINGERING, NOW), NOW + TOLD), None);
+        assert_eq!(at(held(Backend::ALIVE | Backend::REMOVED, 1060), NOW), Some(cut(NOW)));
+        assert_eq!(at(held(Backend::TERMINATING | Backend::REMOVED, NOW), NOW + TOLD), None);
     }
 
     #[test]
     fn the_next_change_is_the_first_to_come() {
         let servers = [
             held(Backend::ALIVE | Backend::NEW, 0),
-            held(Backend::CUT, 900),
+            held(Backend::TERMINATING, 900),
             held(Backend::ALIVE, 1060),
-            held(Backend::CUT | Backend::LINGERING, 995),
+            held(Backend::TERMINATING | Backend::REMOVED, 995),
         ];
         assert_eq!(next(servers.iter(), NOW), Some(995 + TOLD));
         assert_eq!(next(servers[..3].iter(), NOW), Some(1060));

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use slb_common::abi::{Reference, backend::Backend, unpad_name};
+use slb_common::abi::{Handle, backend::Backend, unpad_name};
 
 use crate::dataplane::state::{State, backend_address};
 
@@ -34,7 +34,7 @@ pub enum Change {
 
 /// The drains of now.
 #[derive(Debug, Default)]
-pub struct Drains(Option<BTreeMap<Reference, Drain>>);
+pub struct Drains(Option<BTreeMap<Handle, Drain>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Drain {
@@ -52,8 +52,8 @@ impl Drains {
         let mut events = Vec::new();
         let mut after = BTreeMap::new();
         for backend in held.backends.values() {
-            let known = before.remove(&backend.reference);
-            let is_over = backend.flags & Backend::CUT != 0;
+            let known = before.remove(&backend.handle);
+            let is_over = backend.flags & Backend::TERMINATING != 0;
             let change = match known {
                 None if backend.deadline == 0 => continue,
                 Some(known) if backend.deadline == 0 => (!known.is_over)
@@ -70,7 +70,7 @@ impl Drains {
             };
             if backend.deadline != 0 {
                 let since = known.map_or((!is_first).then_some(now), |known| known.since);
-                after.insert(backend.reference, Drain { since, is_over });
+                after.insert(backend.handle, Drain { since, is_over });
             }
             events.extend(change.map(|change| event(held, backend, change)));
         }
@@ -81,7 +81,7 @@ impl Drains {
 
 fn event(held: &State, backend: &Backend, change: Change) -> Event {
     let name = |padded| unpad_name(padded).unwrap_or("?").to_owned();
-    let services = || held.services.values().filter(|service| service.ring == backend.ring);
+    let services = || held.services.values().filter(|service| service.lookup_table == backend.lookup_table);
     let mut listeners: Vec<_> =
         services().map(|service| (name(&service.load_balancer), name(&service.listener))).collect();
     listeners.sort();
@@ -90,7 +90,7 @@ fn event(held: &State, backend: &Backend, change: Change) -> Event {
         server: backend_address(backend),
         listeners,
         server_group: services().map(|service| name(&service.group)).find(|group| !group.is_empty()),
-        is_removed: backend.flags & Backend::LINGERING != 0,
+        is_removed: backend.flags & Backend::REMOVED != 0,
         change,
     }
 }
@@ -109,13 +109,18 @@ mod tests {
     fn held(backends: &[Backend]) -> State {
         let mut state = State::default();
         let (load_balancer, group) = (pad_name("shop"), pad_name("web"));
-        let service =
-            Service { ring: 4, load_balancer, listener: pad_name("www"), group, ..Service::default() };
+        let service = Service {
+            lookup_table: 4,
+            load_balancer,
+            listener: pad_name("www"),
+            group,
+            ..Service::default()
+        };
         state.services.insert(1, service);
         for (id, backend) in (1..).zip(backends) {
             let address = to_address([10, 0, 0, 1].into());
-            let reference = Reference::new(id, 1);
-            state.backends.insert(id, Backend { address, ring: 4, reference, ..*backend });
+            let handle = Handle::new(id, 1);
+            state.backends.insert(id, Backend { address, lookup_table: 4, handle, ..*backend });
         }
         state
     }
@@ -139,7 +144,7 @@ mod tests {
     #[test]
     fn a_drain_begins_once_and_is_over_at_its_deadline() {
         let (serves, drains) = (backend(SERVES, 0), backend(Backend::ALIVE, 1003));
-        let over = backend(Backend::CUT, 1003);
+        let over = backend(Backend::TERMINATING, 1003);
         let expected = [Change::Began(at(2)), Change::Over(Some(at(2)))];
         assert_eq!(played(&[serves, drains, drains, over, over]), expected);
     }
@@ -149,19 +154,19 @@ mod tests {
         let (serves, drains) = (backend(SERVES, 0), backend(Backend::ALIVE, 1060));
         let expected = [Change::Began(at(59)), Change::Ended(Some(at(1)))];
         assert_eq!(played(&[serves, drains, serves, serves]), expected);
-        let over = backend(Backend::CUT, 1002);
+        let over = backend(Backend::TERMINATING, 1002);
         assert_eq!(played(&[drains, over, serves]), [Change::Over(None)], "it has ended before");
     }
 
     #[test]
     fn a_drain_of_an_earlier_run_has_no_known_beginning() {
-        let (drains, over) = (backend(Backend::ALIVE, 1001), backend(Backend::CUT, 1001));
+        let (drains, over) = (backend(Backend::ALIVE, 1001), backend(Backend::TERMINATING, 1001));
         assert_eq!(played(&[drains, over]), [Change::Over(None)]);
     }
 
     #[test]
     fn without_a_drain_there_is_no_event() {
-        let removed = backend(Backend::CUT | Backend::LINGERING, 1001);
+        let removed = backend(Backend::TERMINATING | Backend::REMOVED, 1001);
         assert_eq!(played(&[backend(SERVES, 0), removed, removed]), []);
     }
 
@@ -169,7 +174,7 @@ mod tests {
     fn an_event_names_the_users_of_the_server() {
         let mut drains = Drains::default();
         drains.follow(&held(&[backend(SERVES, 0)]), at(1000));
-        let removed = backend(Backend::ALIVE | Backend::LINGERING, 1060);
+        let removed = backend(Backend::ALIVE | Backend::REMOVED, 1060);
         let events = drains.follow(&held(&[removed]), at(1000));
         let [event] = &events[..] else { panic!("{events:?}") };
         assert_eq!(event.listeners, [("shop".to_owned(), "www".to_owned())]);

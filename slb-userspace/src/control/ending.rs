@@ -13,18 +13,18 @@ use std::{
 
 use slb_common::{
     abi::{
-        Reference,
+        Handle,
         backend::Backend,
         flow::persistence_units,
         service::{IndexEntry, Service, mode, policy},
     },
-    datapath::upkeep::Fate,
+    datapath::flow_gc::Fate,
     net::headers::protocol,
 };
 
 use super::drain::TOLD;
 use crate::dataplane::{
-    moves::Moves,
+    rehome::Rehomed,
     state::{Remembered, State, backend_address, to_ip},
 };
 
@@ -37,7 +37,7 @@ const LOADS: u32 = 5;
 /// Least time between two looks.
 const SPACING: Duration = Duration::from_secs(1);
 
-const REMOVED: u8 = Backend::LINGERING | Backend::CUT;
+const REMOVED: u8 = Backend::REMOVED | Backend::TERMINATING;
 
 /// A connection that is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,11 +57,11 @@ pub(super) struct Watch<'a> {
     /// Connections that are over.
     pub(super) ended: Vec<Ended>,
     /// Servers that have been removed and cut, and whether there were ends of their connections to tell.
-    removed: BTreeMap<Reference, bool>,
+    removed: BTreeMap<Handle, bool>,
     /// Flows of listeners that have come to another table, which are to be with their servers there.
-    pub(super) moves: Moves,
+    pub(super) moves: Rehomed,
     /// Servers by table and address.
-    servers: OnceCell<BTreeMap<(u32, SocketAddr), Reference>>,
+    servers: OnceCell<BTreeMap<(u32, SocketAddr), Handle>>,
     /// Jiffies until the next connection has been silent for too long.
     next: Option<u32>,
 }
@@ -69,13 +69,13 @@ pub(super) struct Watch<'a> {
 impl<'a> Watch<'a> {
     pub(super) fn new(held: &'a State, hz: u32) -> Self {
         let removed = held.backends.values().filter(|backend| backend.flags & REMOVED == REMOVED);
-        let removed = removed.map(|backend| (backend.reference, false)).collect();
+        let removed = removed.map(|backend| (backend.handle, false)).collect();
         Self {
             held,
             hz,
             ended: Vec::new(),
             removed,
-            moves: Moves::new(),
+            moves: Rehomed::new(),
             servers: OnceCell::new(),
             next: None,
         }
@@ -106,11 +106,11 @@ impl<'a> Watch<'a> {
     /// Notes where something goes that is with a server of another table. Returns whether it goes anywhere.
     fn moves(&mut self, flow: &Remembered, entry: &IndexEntry) -> bool {
         let backend = self.held.backends.get(&flow.backend.id());
-        let Some(backend) = backend.filter(|backend| backend.reference == flow.backend) else { return false };
-        if backend.ring == entry.ring {
+        let Some(backend) = backend.filter(|backend| backend.handle == flow.backend) else { return false };
+        if backend.lookup_table == entry.lookup_table {
             return false;
         }
-        let to = self.server(entry.ring, backend_address(backend));
+        let to = self.server(entry.lookup_table, backend_address(backend));
         self.moves.extend(to.map(|to| ((flow.service, flow.backend), to)));
         to.is_some()
     }
@@ -121,7 +121,7 @@ impl<'a> Watch<'a> {
             return false;
         }
         let backend = self.held.backends.get(&flow.backend.id());
-        let Some(backend) = backend.filter(|backend| backend.reference == flow.backend) else { return false };
+        let Some(backend) = backend.filter(|backend| backend.handle == flow.backend) else { return false };
         if self.moves(flow, entry) {
             return false;
         }
@@ -138,7 +138,7 @@ impl<'a> Watch<'a> {
             return false;
         }
         if let Some(left) = flow.left
-            && backend.flags & Backend::CUT == 0
+            && backend.flags & Backend::TERMINATING == 0
         {
             self.next = Some(self.next.map_or(left, |next| next.min(left)));
             return false;
@@ -156,20 +156,20 @@ impl<'a> Watch<'a> {
     }
 
     /// The entry of a server in a table.
-    fn server(&self, table: u32, address: SocketAddr) -> Option<Reference> {
+    fn server(&self, table: u32, address: SocketAddr) -> Option<Handle> {
         let servers = self.servers.get_or_init(|| {
             let all = self.held.backends.values();
             let (lingering, configured): (Vec<&Backend>, Vec<_>) =
-                all.partition(|backend| backend.flags & Backend::LINGERING != 0);
+                all.partition(|backend| backend.flags & Backend::REMOVED != 0);
             // One that is configured rather than one that has been removed.
             let all = lingering.into_iter().chain(configured);
-            all.map(|backend| ((backend.ring, backend_address(backend)), backend.reference)).collect()
+            all.map(|backend| ((backend.lookup_table, backend_address(backend)), backend.handle)).collect()
         });
         servers.get(&(table, address)).copied()
     }
 
     /// Servers that have been removed and cut, and of whose connections no end was left to tell.
-    pub(super) fn told(&self) -> BTreeSet<Reference> {
+    pub(super) fn told(&self) -> BTreeSet<Handle> {
         let told = self.removed.iter().filter(|(_, has_untold)| !**has_untold);
         told.map(|(server, _)| *server).collect()
     }
@@ -192,7 +192,7 @@ pub(super) fn look_within(held: &State) -> Duration {
     let of = |service: &Service| {
         let ends = service.mode == mode::NAT && service.protocol == protocol::TCP;
         let idle = ends.then_some(service.idle_timeout);
-        let counted = (service.policy & policy::LEAST != 0).then_some(LOADS);
+        let counted = (service.policy & policy::LEAST_CONNECTIONS != 0).then_some(LOADS);
         [idle, counted].into_iter().flatten().min()
     };
     let shortest = held.services.values().filter_map(of).min().map(spaced);
@@ -225,7 +225,7 @@ mod tests {
         let backend = Backend {
             address: to_address(IpAddr::from([10, 0, 0, 1])),
             port: 8080_u16.to_be(),
-            reference: Reference::new(3, 7),
+            handle: Handle::new(3, 7),
             flags,
             ..Backend::default()
         };
@@ -245,7 +245,7 @@ mod tests {
     }
 
     fn flow(left: Option<u32>) -> Remembered {
-        Remembered { left, ..Remembered::sample(1, Reference::new(3, 7)) }
+        Remembered { left, ..Remembered::sample(1, Handle::new(3, 7)) }
     }
 
     const ENDED: Ended = Ended {
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn what_a_cut_server_has_ends() {
-        let held = held(Backend::CUT);
+        let held = held(Backend::TERMINATING);
         let mut watch = Watch::new(&held, HZ);
         assert_eq!(watch.note(&flow(Some(5 * HZ)), &entry()), Fate::Ends);
         assert_eq!(watch.ended, [ENDED]);
@@ -284,11 +284,11 @@ mod tests {
 
     #[test]
     fn what_is_over_or_of_another_kind_is_left_alone() {
-        let held = held(Backend::CUT);
+        let held = held(Backend::TERMINATING);
         let mut watch = Watch::new(&held, HZ);
         assert_eq!(watch.note(&Remembered { is_over: true, ..flow(None) }, &entry()), Fate::Goes);
         assert_eq!(
-            watch.note(&Remembered { backend: Reference::new(3, 6), ..flow(None) }, &entry()),
+            watch.note(&Remembered { backend: Handle::new(3, 6), ..flow(None) }, &entry()),
             Fate::Goes
         );
         assert_eq!(watch.note(&flow(None), &IndexEntry { mode: mode::DSR, ..entry() }), Fate::Goes);
@@ -298,21 +298,21 @@ mod tests {
 
     #[test]
     fn flows_of_a_listener_in_another_table_come_to_their_servers_there() {
-        let mut held = held(Backend::CUT);
-        let elsewhere = IndexEntry { ring: 1, service: 1, ..entry() };
-        let there = Backend { ring: 1, reference: Reference::new(4, 9), ..held.backends[&3] };
-        let gone = Backend { reference: Reference::new(5, 8), flags: REMOVED, ..there };
-        let other = Backend { reference: Reference::new(6, 9), port: 1, ..there };
+        let mut held = held(Backend::TERMINATING);
+        let elsewhere = IndexEntry { lookup_table: 1, service: 1, ..entry() };
+        let there = Backend { lookup_table: 1, handle: Handle::new(4, 9), ..held.backends[&3] };
+        let gone = Backend { handle: Handle::new(5, 8), flags: REMOVED, ..there };
+        let other = Backend { handle: Handle::new(6, 9), port: 1, ..there };
         held.backends.extend([(4, there), (5, gone), (6, other)]);
         for protocol in [protocol::TCP, protocol::UDP] {
             let mut watch = Watch::new(&held, HZ);
             assert_eq!(watch.note(&flow(Some(5 * HZ)), &IndexEntry { protocol, ..elsewhere }), Fate::Goes);
-            assert_eq!(watch.moves, Moves::from([((1, Reference::new(3, 7)), there.reference)]));
+            assert_eq!(watch.moves, Rehomed::from([((1, Handle::new(3, 7)), there.handle)]));
             assert_eq!((watch.ended.len(), watch.next_look()), (0, SPACING));
         }
         let mut watch = Watch::new(&held, HZ);
         assert_eq!(
-            watch.note(&flow(Some(5 * HZ)), &IndexEntry { ring: 2, ..elsewhere }),
+            watch.note(&flow(Some(5 * HZ)), &IndexEntry { lookup_table: 2, ..elsewhere }),
             Fate::Ends,
             "nowhere to go"
         );
@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(watch.note_client(&client, None), Fate::Ends, "the listener is gone");
         assert!(watch.moves.is_empty());
         assert_eq!(watch.note_client(&client, Some(&persists)), Fate::Goes);
-        assert_eq!(watch.moves, Moves::from([((1, Reference::new(3, 7)), there.reference)]));
+        assert_eq!(watch.moves, Rehomed::from([((1, Handle::new(3, 7)), there.handle)]));
     }
 
     #[test]
@@ -340,7 +340,7 @@ mod tests {
             (vec![], 60, None),
             (vec![service(0, 0, 900)], 60, None),
             (vec![service(0, 4, 30)], 30, None),
-            (vec![service(policy::LEAST, 0, 900)], 5, None),
+            (vec![service(policy::LEAST_CONNECTIONS, 0, 900)], 5, None),
             (vec![service(KEEPS, 3600, 900)], 60, Some(60)),
             (vec![service(KEEPS, 3600, 900), service(KEEPS, 8, 900)], 4, Some(4)),
             (vec![service(KEEPS, 40, 10)], 10, Some(20)),
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn one_look_ends_so_many_and_the_next_comes_soon() {
-        let held = held(Backend::CUT);
+        let held = held(Backend::TERMINATING);
         let mut watch = Watch::new(&held, HZ);
         assert_eq!((0..2 * MOST).filter(|_| watch.note(&flow(None), &entry()) == Fate::Ends).count(), MOST);
         assert_eq!(watch.next_look(), SPACING);
@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn a_removed_server_has_been_told_of_when_a_look_finds_nothing_to_end() {
         let removed = held(REMOVED);
-        let server = BTreeSet::from([Reference::new(3, 7)]);
+        let server = BTreeSet::from([Handle::new(3, 7)]);
         let told = |flow: &Remembered, entry: &IndexEntry| {
             let mut watch = Watch::new(&removed, HZ);
             watch.note(flow, entry);
@@ -379,7 +379,7 @@ mod tests {
         assert_eq!(told(&flow(Some(0)), &dsr).0, BTreeSet::new(), "who speaks is told");
         assert_eq!(told(&flow(None), &dsr).0, server);
         assert_eq!(told(&flow(Some(0)), &IndexEntry { protocol: protocol::UDP, ..entry() }).0, server);
-        let drains = held(Backend::ALIVE | Backend::LINGERING);
+        let drains = held(Backend::ALIVE | Backend::REMOVED);
         assert_eq!(Watch::new(&drains, HZ).told(), BTreeSet::new(), "it has not been cut yet");
     }
 }

@@ -97,10 +97,10 @@ impl Failover {
     /// As the maps have it, after a restart.
     pub fn found(config: &Config, held: &State) -> Self {
         let tables: BTreeMap<_, u32> =
-            held.services.values().map(|service| (key_of(service), service.ring)).collect();
-        let configured = held.backends.values().filter(|backend| backend.flags & Backend::LINGERING == 0);
+            held.services.values().map(|service| (key_of(service), service.lookup_table)).collect();
+        let configured = held.backends.values().filter(|backend| backend.flags & Backend::REMOVED == 0);
         let servers: BTreeMap<(u32, SocketAddr), &Backend> =
-            configured.map(|backend| ((backend.ring, backend_address(backend)), backend)).collect();
+            configured.map(|backend| ((backend.lookup_table, backend_address(backend)), backend)).collect();
         let mut over = BTreeMap::new();
         for Part { balancer, listener, vips, members, .. } in parts(config) {
             let keys = vips.iter().map(|vip| key(listener, *vip));

@@ -8,7 +8,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use slb_common::abi::{Reference, service::Service, unpad_name};
+use slb_common::abi::{Handle, service::Service, unpad_name};
 
 use crate::dataplane::state::{NO_TABLE, Remembered, State, backend_address, to_ip};
 
@@ -77,7 +77,7 @@ impl Filter {
     /// # Errors
     /// Nothing has that VIP, listener or server. The text lists what there is.
     pub fn resolve(&self, held: &State) -> Result<Choice, String> {
-        let running = || held.services.iter().filter(|(_, service)| service.ring != NO_TABLE);
+        let running = || held.services.iter().filter(|(_, service)| service.lookup_table != NO_TABLE);
         let is_chosen = |service: &Service| {
             let end = SocketAddr::new(to_ip(&service.address), u16::from_be(service.port));
             self.vip.is_none_or(|vip| vip.is(end))
@@ -96,7 +96,7 @@ impl Filter {
         }
         let servers = self.server.map(|server| {
             let chosen = held.backends.values().filter(|backend| server.is(backend_address(backend)));
-            chosen.map(|backend| backend.reference).collect::<BTreeSet<_>>()
+            chosen.map(|backend| backend.handle).collect::<BTreeSet<_>>()
         });
         if let (Some(server), Some(true)) = (self.server, servers.as_ref().map(BTreeSet::is_empty)) {
             let there = held.backends.values().map(|backend| backend_address(backend).to_string());
@@ -142,7 +142,7 @@ pub struct Choice {
     client: Option<IpNet>,
     /// Tags of services.
     services: Option<BTreeSet<u32>>,
-    servers: Option<BTreeSet<Reference>>,
+    servers: Option<BTreeSet<Handle>>,
     not_assured: bool,
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use slb_common::{
     abi::{
-        MAX_SERVICES, Reference,
+        Handle, MAX_SERVICES,
         backend::{Backend, NextHop},
         flow::idle_units,
         pad_name,
@@ -23,9 +23,9 @@ use slb_common::{
 use super::{
     desired::{Desired, Health, Server, Spread},
     drain::{self, Leaving},
-    parted::left_behind,
     rehash::rehashed,
     slow_start::{self, Begun},
+    table_split::left_behind,
 };
 use crate::dataplane::state::{
     Filter, Index, Member, NO_TABLE, Order, Plan, SPARE_TABLE, Settings, State, Table, backend_address,
@@ -63,7 +63,7 @@ pub struct Moment<'a> {
     /// Seconds since the machine started.
     pub now: u32,
     /// Servers that have been removed and cut, and whose connections' ends have all been told.
-    pub told: &'a BTreeSet<Reference>,
+    pub told: &'a BTreeSet<Handle>,
 }
 
 /// More than the maps hold.
@@ -91,7 +91,7 @@ pub fn assign(
     let origins = origins(desired, held, &tables);
     let parted: BTreeSet<u32> = origins.iter().flatten().copied().chain(left_behind(held)).collect();
     let known = Known::new(held);
-    let in_use: BTreeSet<u32> = held.services.values().map(|service| service.ring).collect();
+    let in_use: BTreeSet<u32> = held.services.values().map(|service| service.lookup_table).collect();
     let mut steps = Vec::new();
     let answering: BTreeSet<usize> = desired
         .services
@@ -119,8 +119,8 @@ pub fn assign(
                 left.push(other);
             }
             let same = known.next_if(|other| other.address == *address && !other.is_over());
-            let (id, reference) = match same.filter(|_| origin.is_none()) {
-                Some(known) => (known.id, known.backend.reference),
+            let (id, handle) = match same.filter(|_| origin.is_none()) {
+                Some(known) => (known.id, known.backend.handle),
                 None => ids.backend(held)?,
             };
             while let Some(other) = known.next_if(|other| other.address == *address) {
@@ -141,19 +141,19 @@ pub fn assign(
             backends.push((
                 number,
                 id,
-                left_as(Backend { reference, next_hop, ring: table, ..backend }, leaving),
+                left_as(Backend { handle, next_hop, lookup_table: table, ..backend }, leaving),
             ));
         }
         left.extend(known);
         for known in left {
             // Nobody has been told of one that has not been cut, however long the time has been over: no daemon may have run.
-            let has_untold = !known.is_over() || !moment.told.contains(&known.backend.reference);
+            let has_untold = !known.is_over() || !moment.told.contains(&known.backend.handle);
             // Flows of the listeners that have parted from this table are with it until the look at the flow table.
             let drain = if parted.contains(&table) { Some(drain.unwrap_or(0).max(PARTING)) } else { drain };
             let leaving = drain::lingering(known.backend, drain, has_untold, moment.now);
             let Some(leaving) = leaving else { continue };
-            let (id, reference) = match origin {
-                None => (known.id, known.backend.reference),
+            let (id, handle) = match origin {
+                None => (known.id, known.backend.handle),
                 Some(_) if known.is_over() => continue,
                 Some(_) => ids.backend(held)?,
             };
@@ -161,9 +161,16 @@ pub fn assign(
                 Some(hop) => ids.next_hop(*hop, held)?,
                 None => 0,
             };
-            let flags = known.backend.flags & Backend::ALIVE | Backend::LINGERING;
-            let backend =
-                Backend { reference, flags, weight: 0, share: 0, ring: table, next_hop, ..*known.backend };
+            let flags = known.backend.flags & Backend::ALIVE | Backend::REMOVED;
+            let backend = Backend {
+                handle,
+                flags,
+                weight: 0,
+                share: 0,
+                lookup_table: table,
+                next_hop,
+                ..*known.backend
+            };
             backends.push((number, id, left_as(backend, leaving)));
         }
         let order = shared(pool.spread, &mut members);
@@ -182,8 +189,8 @@ pub fn assign(
 
     let known: BTreeMap<_, u32> = held.services.iter().map(|(id, service)| (key_of(service), *id)).collect();
     for wanted in &desired.services {
-        let (id, reference) = match known.get(&(wanted.address, wanted.port, wanted.protocol)) {
-            Some(&id) => (id, held.services[&id].reference),
+        let (id, handle) = match known.get(&(wanted.address, wanted.port, wanted.protocol)) {
+            Some(&id) => (id, held.services[&id].handle),
             None => ids.service(held)?,
         };
         let idle_timeout = seconds(wanted.idle);
@@ -200,8 +207,8 @@ pub fn assign(
                 policy,
                 rehashed,
                 persistence: seconds(wanted.persistence),
-                reference,
-                ring: wanted.pool.map_or(NO_TABLE, |pool| tables[pool]),
+                handle,
+                lookup_table: wanted.pool.map_or(NO_TABLE, |pool| tables[pool]),
                 idle_timeout,
                 load_balancer: pad_name(&wanted.load_balancer),
                 listener: pad_name(&wanted.listener),
@@ -240,8 +247,8 @@ pub fn entry(service: &Service, seed: u64) -> IndexEntry {
         port: service.port,
         protocol: service.protocol,
         mode: service.mode,
-        service: service.reference.tag(),
-        ring: service.ring,
+        service: service.handle.tag(),
+        lookup_table: service.lookup_table,
         salt: salt(seed, &service.address, service.port, service.protocol),
         policy: service.policy,
         idle: idle_units(service.idle_timeout),
@@ -262,7 +269,7 @@ struct KnownServer<'a> {
 impl KnownServer<'_> {
     /// Whether it has been removed, and its connections cut: what is configured there is another one.
     const fn is_over(&self) -> bool {
-        const OVER: u8 = Backend::CUT | Backend::LINGERING;
+        const OVER: u8 = Backend::TERMINATING | Backend::REMOVED;
         self.backend.flags & OVER == OVER
     }
 }
@@ -275,14 +282,14 @@ impl<'a> Known<'a> {
         let mut known: Vec<_> = known.collect();
         // What is configured before what lingers.
         known.sort_by_key(|known| {
-            (known.backend.ring, known.address, known.backend.flags & Backend::LINGERING != 0)
+            (known.backend.lookup_table, known.address, known.backend.flags & Backend::REMOVED != 0)
         });
         Self(known)
     }
 
     fn of(&self, table: u32) -> &[KnownServer<'a>] {
-        let first = self.0.partition_point(|known| known.backend.ring < table);
-        let end = self.0.partition_point(|known| known.backend.ring <= table);
+        let first = self.0.partition_point(|known| known.backend.lookup_table < table);
+        let end = self.0.partition_point(|known| known.backend.lookup_table <= table);
         &self.0[first..end]
     }
 }
@@ -293,9 +300,12 @@ fn begun_as(backend: Backend, begun: Begun) -> Backend {
 }
 
 fn left_as(backend: Backend, leaving: Leaving) -> Backend {
-    let Leaving { is_cut, deadline } = leaving;
-    let flags =
-        if is_cut { backend.flags & !(Backend::ALIVE | Backend::NEW) | Backend::CUT } else { backend.flags };
+    let Leaving { is_terminating, deadline } = leaving;
+    let flags = if is_terminating {
+        backend.flags & !(Backend::ALIVE | Backend::NEW) | Backend::TERMINATING
+    } else {
+        backend.flags
+    };
     Backend { flags, deadline, ..backend }
 }
 
@@ -308,8 +318,8 @@ fn tables(desired: &Desired, held: &State) -> Result<Vec<u32>, Full> {
     let now: BTreeMap<_, u32> = held
         .services
         .values()
-        .filter(|service| service.ring != NO_TABLE)
-        .map(|service| (key_of(service), service.ring))
+        .filter(|service| service.lookup_table != NO_TABLE)
+        .map(|service| (key_of(service), service.lookup_table))
         .collect();
     let mut tables: Vec<Option<u32>> = vec![None; desired.pools.len()];
     let in_use: BTreeSet<u32> = now.values().copied().chain(held.tables.keys().copied()).collect();
@@ -344,7 +354,7 @@ fn tables(desired: &Desired, held: &State) -> Result<Vec<u32>, Full> {
 /// The table that each pool's listeners had, where theirs is a new one.
 fn origins(desired: &Desired, held: &State, tables: &[u32]) -> Vec<Option<u32>> {
     let before: BTreeMap<_, u32> =
-        held.services.values().map(|service| (key_of(service), service.ring)).collect();
+        held.services.values().map(|service| (key_of(service), service.lookup_table)).collect();
     let mut origins = vec![None; tables.len()];
     for service in &desired.services {
         if let Some(pool) = service.pool
@@ -425,23 +435,23 @@ impl Ids {
         Ok(id)
     }
 
-    fn backend(&mut self, held: &State) -> Result<(u32, Reference), Full> {
+    fn backend(&mut self, held: &State) -> Result<(u32, Handle), Full> {
         let limit = self.max_backends;
         let id =
             free(&mut self.next_backend, limit, &held.backends).ok_or(Full { what: "servers", limit })?;
-        Ok((id, self.reference(id)))
+        Ok((id, self.handle(id)))
     }
 
-    fn service(&mut self, held: &State) -> Result<(u32, Reference), Full> {
+    fn service(&mut self, held: &State) -> Result<(u32, Handle), Full> {
         let id = free(&mut self.next_service, MAX_SERVICES, &held.services)
             .ok_or(Full { what: "services", limit: MAX_SERVICES })?;
-        Ok((id, self.reference(id)))
+        Ok((id, self.handle(id)))
     }
 
     /// A use of its own for an id. Never generation 0: a reference of 0 names nothing.
-    fn reference(&mut self, id: u32) -> Reference {
+    fn handle(&mut self, id: u32) -> Handle {
         self.generation = self.generation.checked_add(1).unwrap_or(1);
-        Reference::new(id, self.generation)
+        Handle::new(id, self.generation)
     }
 }
 

@@ -24,15 +24,13 @@ use crate::{
 /// serve, and is until its first probe.
 pub fn health(config: &Config, held: &State) -> BTreeMap<Target, Verdict> {
     let tables: BTreeMap<_, u32> =
-        held.services.values().map(|service| (key_of(service), service.ring)).collect();
+        held.services.values().map(|service| (key_of(service), service.lookup_table)).collect();
     let before: BTreeMap<(u32, SocketAddr), bool> = held
         .backends
         .values()
-        .filter(|backend| {
-            backend.flags & Backend::LINGERING == 0 && backend.health != Backend::HEALTH_UNKNOWN
-        })
+        .filter(|backend| backend.flags & Backend::REMOVED == 0 && backend.health != Backend::HEALTH_UNKNOWN)
         .map(|backend| {
-            ((backend.ring, backend_address(backend)), backend.health != Backend::HEALTH_UNHEALTHY)
+            ((backend.lookup_table, backend_address(backend)), backend.health != Backend::HEALTH_UNHEALTHY)
         })
         .collect();
     let members = Members::of(config);

@@ -13,7 +13,7 @@ use std::{
 
 use slb_common::{
     abi::{
-        Address, Reference,
+        Address, Handle,
         backend::Backend,
         service::{IndexEntry, mode},
     },
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Least connections without an answer while none has one.
-const LEAST: u32 = 5;
+const LEAST_CONNECTIONS: u32 = 5;
 /// The same where they are of one client, and the server has answered before: its firewall may drop that client alone.
 const LEAST_OF_ONE_CLIENT: u32 = 20;
 /// Seconds for which a new connection counts: older ones may be from before the route was mended.
@@ -105,7 +105,7 @@ impl Answers {
     /// Whether the server, which has answered before or not, answers none of its new connections.
     fn are_lost(self, has_answered: bool) -> bool {
         let is_one_client = matches!(self.silent_clients, Clients::One(_));
-        let least = if has_answered && is_one_client { LEAST_OF_ONE_CLIENT } else { LEAST };
+        let least = if has_answered && is_one_client { LEAST_OF_ONE_CLIENT } else { LEAST_CONNECTIONS };
         self.answered == 0 && self.silent >= least
     }
 }
@@ -117,7 +117,7 @@ pub(super) const fn is_watched(mode: u8, protocol: u8) -> bool {
 
 /// Counts during one pass over the flow table.
 #[derive(Debug, Default)]
-pub(super) struct Counts(HashMap<Reference, Answers>);
+pub(super) struct Counts(HashMap<Handle, Answers>);
 
 impl Counts {
     /// Looks at a flow.
@@ -141,11 +141,11 @@ impl Counts {
     /// By server, of all its tables. One that is removed is left out.
     pub(super) fn by_server(&self, held: &State) -> BTreeMap<SocketAddr, Answers> {
         let mut all: BTreeMap<SocketAddr, Answers> = BTreeMap::new();
-        for (reference, answers) in &self.0 {
+        for (handle, answers) in &self.0 {
             let backend = held
                 .backends
-                .get(&reference.id())
-                .filter(|backend| backend.reference == *reference && backend.flags & Backend::LINGERING == 0);
+                .get(&handle.id())
+                .filter(|backend| backend.handle == *handle && backend.flags & Backend::REMOVED == 0);
             if let Some(backend) = backend {
                 all.entry(backend_address(backend)).or_default().add(*answers);
             }
@@ -212,12 +212,12 @@ mod tests {
         SocketAddr::from(([10, 0, 0, 1], 8080))
     }
 
-    const THIS: Reference = Reference::new(3, 7);
+    const THIS: Handle = Handle::new(3, 7);
 
     fn held(flags: u8) -> State {
         let mut state = State::default();
         let (address, port) = (to_address(server().ip()), server().port().to_be());
-        state.backends.insert(3, Backend { address, port, reference: THIS, flags, ..Backend::default() });
+        state.backends.insert(3, Backend { address, port, handle: THIS, flags, ..Backend::default() });
         state
     }
 
@@ -248,13 +248,13 @@ mod tests {
             flow(31, Stage::Answered),
             flow(9, Stage::GivenUp),
             Remembered { opening: None, ..flow(9, Stage::Asked) },
-            Remembered { backend: Reference::new(3, 6), ..flow(9, Stage::Asked) },
+            Remembered { backend: Handle::new(3, 6), ..flow(9, Stage::Asked) },
         ];
         let held_now = held(Backend::ALIVE | Backend::NEW);
         let silent_clients = Clients::One(flow(0, Stage::Asked).client);
         let expected = Answers { answered: 2, silent: 2, silent_clients, older_answered: true };
         assert_eq!(counted(&held_now, &tcp(), &all), Some(expected));
-        assert_eq!(counted(&held(Backend::LINGERING), &tcp(), &all), None, "it leaves");
+        assert_eq!(counted(&held(Backend::REMOVED), &tcp(), &all), None, "it leaves");
         for other in [
             IndexEntry { mode: mode::DSR, ..tcp() },
             IndexEntry { mode: mode::IPIP, ..tcp() },

@@ -186,11 +186,11 @@ mod tests {
             targets::{destinations, targets},
         },
     };
-    use slb_common::abi::{Stations, backend::NextHop};
+    use slb_common::abi::{MacPair, backend::NextHop};
 
     /// All servers have a next hop, and those that are checked this verdict.
     fn with(config: &Config, healthy: bool, overrides: &Overrides) -> Desired {
-        let hop = NextHop { ifindex: 1, mtu: 1500, stations: Stations::default() };
+        let hop = NextHop { ifindex: 1, mtu: 1500, macs: MacPair::default() };
         let reached = || Ok(Reached { hop, through_gateway: false });
         let next_hops = destinations(config).into_iter().map(|address| (address, reached())).collect();
         let verdict = || Verdict { healthy, detail: (!healthy).then(|| "connection refused".to_owned()) };

@@ -1,7 +1,7 @@
 //! Carries out what must change, and notices when it could not.
 
 mod flush;
-mod hand_over;
+mod reassigned_slots;
 mod sweep;
 
 use std::{
@@ -12,16 +12,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use slb_common::abi::{Reference, backend::Backend};
+use slb_common::abi::{Handle, backend::Backend};
 
 use super::{
-    apart::{Apart, apart},
     desired::Desired,
     diff::diff,
     ending::{self, Ended},
+    handshakes::{self, watched},
     ids::{Assigned, Moment, Surroundings, assign},
     one_way::{self, Answers},
-    openings::{self, watched},
+    separate_tables::{SeparateTables, apart},
 };
 use crate::{
     dataplane::{
@@ -42,13 +42,13 @@ pub struct Reconciler<D> {
     /// Flows that had been forgotten when the last sweep began, or when the plane was read for the first time.
     forgotten: Option<u64>,
     /// Servers that have been removed and cut, and of whose connections the last look has found no end left to tell.
-    told: BTreeSet<Reference>,
+    told: BTreeSet<Handle>,
     /// As [`Self::wants_look`] says.
     wants_look: bool,
     /// Pools whose new connections count, by table.
     watched: BTreeMap<u32, Pool>,
     /// The same with what has come of the connections, as of the last look.
-    openings: Vec<Pool>,
+    handshakes: Vec<Pool>,
     /// Which servers have answered new connections, as of the last look.
     answers: BTreeMap<SocketAddr, Answers>,
     /// Connections that a look has found over and could not report, because something else failed.
@@ -82,7 +82,7 @@ impl<D: DataPlane> Reconciler<D> {
             // Whoever was in charge before may have died before the look that a change of its had called for.
             wants_look: true,
             watched: BTreeMap::new(),
-            openings: Vec::new(),
+            handshakes: Vec::new(),
             answers: BTreeMap::new(),
             ended: Vec::new(),
         }
@@ -141,7 +141,7 @@ impl<D: DataPlane> Reconciler<D> {
         self.held()?;
         // Not put back after a failure.
         let mut held = self.held.take().unwrap_or_default();
-        let Apart { desired: apart, copies } = apart(desired, &held);
+        let SeparateTables { desired: apart, copies } = apart(desired, &held);
         let assigned = assign(&apart, &held, &self.surroundings, self.moment(now));
         let Assigned { mut state, tables, next } = match assigned {
             Ok(assigned) => assigned,
@@ -176,7 +176,7 @@ impl<D: DataPlane> Reconciler<D> {
 
     /// Whether a slot of a table has changed hands and is not its owner's alone yet.
     pub fn is_handing_over(&self) -> bool {
-        self.held.iter().flat_map(|held| held.tables.values()).any(|table| !table.handover.is_empty())
+        self.held.iter().flat_map(|held| held.tables.values()).any(|table| !table.slot_migration.is_empty())
     }
 
     /// Time within which the flow table is to be looked at, whatever it holds.
@@ -193,7 +193,7 @@ impl<D: DataPlane> Reconciler<D> {
             held.services.values().any(|service| one_way::is_watched(service.mode, service.protocol))
         });
         let (failures, answers) =
-            (self.is_watching().then_some(openings::LOOK), answers_return.then_some(one_way::LOOK));
+            (self.is_watching().then_some(handshakes::LOOK), answers_return.then_some(one_way::LOOK));
         [keeps, failures, answers].into_iter().flatten().min()
     }
 
@@ -215,15 +215,17 @@ impl<D: DataPlane> Reconciler<D> {
 
 /// Whether connections of a server are cut that were not before, or a listener comes to another table.
 fn wants_look(operation: &Operation, held: &State) -> bool {
-    let is_cut = |backend: &Backend| backend.flags & Backend::CUT != 0;
+    let is_terminating = |backend: &Backend| backend.flags & Backend::TERMINATING != 0;
     match operation {
-        Operation::PutBackends(backends) => {
-            backends.iter().any(|put| is_cut(&put.backend) && !held.backends.get(&put.id).is_some_and(is_cut))
-        }
+        Operation::PutBackends(backends) => backends.iter().any(|put| {
+            is_terminating(&put.backend) && !held.backends.get(&put.id).is_some_and(is_terminating)
+        }),
         // The index, and not the service: it is what says of flows where they are to be, and comes last.
         Operation::PutIndex(index) => index.entries.iter().any(|(id, entry)| {
             let before = held.index.entries.get(id);
-            before.is_some_and(|before| before.service == entry.service && before.ring != entry.ring)
+            before.is_some_and(|before| {
+                before.service == entry.service && before.lookup_table != entry.lookup_table
+            })
         }),
         _ => false,
     }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use slb_common::abi::{
-    Reference, Stations,
+    Handle, MacPair,
     backend::{Backend, NextHop},
 };
 
@@ -145,7 +145,7 @@ impl World {
 }
 
 fn hop(n: u8) -> NextHop {
-    NextHop { ifindex: 2, mtu: 1500, stations: Stations::new([2, 0, 0, 0, 0, n], [2, 0, 0, 0, 1, 0]) }
+    NextHop { ifindex: 2, mtu: 1500, macs: MacPair::new([2, 0, 0, 0, 0, n], [2, 0, 0, 0, 1, 0]) }
 }
 
 fn reached(n: u8) -> Reached {
@@ -167,11 +167,11 @@ fn is_at(backend: &Backend, last_octet: u8) -> bool {
 }
 
 fn lingers(backend: &Backend) -> bool {
-    backend.flags & Backend::LINGERING != 0
+    backend.flags & Backend::REMOVED != 0
 }
 
 /// A flow of the listener on a port.
-fn flow(state: &State, port: u16, backend: Reference) -> Remembered {
+fn flow(state: &State, port: u16, backend: Handle) -> Remembered {
     let entry = state.index.entries.values().find(|entry| entry.port == port.to_be()).unwrap();
     Remembered::sample(entry.service, backend)
 }
@@ -276,7 +276,7 @@ fn weight_zero_keeps_flows_and_gets_no_new_ones() {
     let (id, old) = backend(&world.reconcile(&before).unwrap(), 2);
     let state = world.reconcile(&group(&[(1, 100), (2, 0)])).unwrap();
     let (same, new) = backend(&state, 2);
-    assert_eq!((same, new.reference, new.flags), (id, old.reference, Backend::ALIVE));
+    assert_eq!((same, new.handle, new.flags), (id, old.handle, Backend::ALIVE));
     assert!(!members(&state, 0).contains(&id));
 }
 
@@ -354,7 +354,7 @@ fn a_new_pool_gets_no_table_that_a_listener_still_names() {
     world.set_health(1, false);
     world.set_health(2, false);
     let held = world.reconcile(&before).unwrap();
-    let table = held.services.values().map(|service| service.ring).min().unwrap();
+    let table = held.services.values().map(|service| service.lookup_table).min().unwrap();
     let mut world = world.restart();
     let other = forwarding(
         r#"
@@ -371,7 +371,7 @@ fn a_new_pool_gets_no_table_that_a_listener_still_names() {
         "#,
     );
     let after = world.reconcile(&other).unwrap();
-    assert!(after.services.values().all(|service| service.ring != table));
+    assert!(after.services.values().all(|service| service.lookup_table != table));
 }
 
 #[test]
@@ -379,9 +379,9 @@ fn a_server_that_returns_gets_a_reference_of_its_own() {
     let mut world = World::new();
     let both = group(&[(1, 100), (2, 50)]);
     world.all_healthy(&both);
-    let first = backend(&world.reconcile(&both).unwrap(), 2).1.reference;
+    let first = backend(&world.reconcile(&both).unwrap(), 2).1.handle;
     world.reconcile(&group(&[(1, 100)])).unwrap();
-    let second = backend(&world.reconcile(&both).unwrap(), 2).1.reference;
+    let second = backend(&world.reconcile(&both).unwrap(), 2).1.handle;
     assert_ne!(first, second);
 }
 
@@ -401,7 +401,7 @@ fn listeners_that_come_to_be_the_same_keep_their_connections() {
     assert_eq!((before.tables.len(), before.backends.len()), (2, 2));
     let after = world.reconcile(&together).unwrap();
     assert_eq!(after.tables.len(), 2, "flows name servers by their table");
-    let references = |state: &State| -> Vec<_> { state.backends.values().map(|b| b.reference).collect() };
+    let references = |state: &State| -> Vec<_> { state.backends.values().map(|b| b.handle).collect() };
     assert_eq!(references(&after), references(&before));
 }
 

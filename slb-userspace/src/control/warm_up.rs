@@ -51,13 +51,14 @@ impl Serving {
         let mut weights: BTreeMap<u32, u32> = BTreeMap::new();
         for backend in held.backends.values() {
             let is_known = matches!(backend.health, Backend::HEALTH_HEALTHY | Backend::HEALTH_UNCHECKED);
-            if is_known && backend.flags & (Backend::NEW | Backend::LINGERING) == Backend::NEW {
-                *weights.entry(backend.ring).or_default() += u32::from(backend.weight);
+            if is_known && backend.flags & (Backend::NEW | Backend::REMOVED) == Backend::NEW {
+                *weights.entry(backend.lookup_table).or_default() += u32::from(backend.weight);
             }
         }
         let services = held.services.values();
-        let serving = services
-            .map(|service| (key_of(service), weights.get(&service.ring).copied().unwrap_or_default()));
+        let serving = services.map(|service| {
+            (key_of(service), weights.get(&service.lookup_table).copied().unwrap_or_default())
+        });
         Self(serving.collect())
     }
 }
@@ -106,7 +107,7 @@ fn could_serve(server: &Server) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use slb_common::abi::{Stations, backend::NextHop};
+    use slb_common::abi::{MacPair, backend::NextHop};
 
     use super::*;
     use crate::{
@@ -158,7 +159,7 @@ mod tests {
         for target in all {
             let server = target.address.ip();
             if !unreachable.contains(&octet(server)) {
-                let hop = NextHop { ifindex: 1, mtu: 1500, stations: Stations::new([1; 6], [2; 6]) };
+                let hop = NextHop { ifindex: 1, mtu: 1500, macs: MacPair::new([1; 6], [2; 6]) };
                 next_hops.insert(server, Ok(Reached { hop, through_gateway: false }));
             }
             if let Some((_, healthy)) = verdicts.iter().find(|(n, _)| *n == octet(server)) {

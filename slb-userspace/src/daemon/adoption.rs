@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    orders::{Answer, reply},
+    api_commands::{Answer, reply},
     start::FIRST_WORD,
 };
 use crate::{

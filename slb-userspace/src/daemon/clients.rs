@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::Daemon;
 use crate::{
-    control::client_paths::{Moves, Paths, Prefix},
+    control::client_paths::{Paths, Prefix, Rehomed},
     neigh::{Resolution, Resolutions, Resolver},
 };
 
@@ -50,7 +50,7 @@ impl Clients {
     }
 
     /// What follows from what the kernel says. Packets leave through these interfaces.
-    fn moves(&mut self, attached: &BTreeMap<u32, String>) -> Moves {
+    fn moves(&mut self, attached: &BTreeMap<u32, String>) -> Rehomed {
         let resolutions = self.hops.borrow_and_update().clone();
         let hops = resolutions.iter().map(|(sample, resolution)| match resolution {
             Resolution::Resolved(hop) => (*sample, Some(hop)),

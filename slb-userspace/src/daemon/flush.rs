@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use anyhow::Result;
-use slb_common::datapath::upkeep::Flushed;
+use slb_common::datapath::flow_gc::Flushed;
 use tokio::sync::oneshot;
 
 use super::Daemon;

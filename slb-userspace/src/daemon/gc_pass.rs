@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use tokio::time::Instant;
 
-use super::{Daemon, SWEEP, looks::Took};
+use super::{Daemon, SWEEP, gc_schedule::Took};
 use crate::{
     clock::{processor_time, since_start},
     control::{fill, reconcile::Sweep},
@@ -17,15 +17,15 @@ impl Daemon {
         let (begun, worked) = (Instant::now(), processor_time()?);
         self.looks.begin(begun);
         let swept = self.reconciler.sweep(since_start()?, &self.clients.on_link())?;
-        let Sweep { moved, flows, assured, entries, ended, openings, answers, clients, next } = swept;
+        let Sweep { moved, flows, assured, entries, ended, handshakes, answers, clients, next } = swept;
         self.note_fill(assured, entries);
         let answers_return = self.reconciler.answers_return();
         self.clients.watch(if answers_return { clients } else { BTreeSet::new() });
         let is_news = self.facts.note_answers(&answers);
-        if self.facts.weigh(&openings, since_start()?) || is_news {
+        if self.facts.weigh(&handshakes, since_start()?) || is_news {
             self.change_soon();
         }
-        ended.iter().for_each(|ended| self.poker.poke(ended));
+        ended.iter().for_each(|ended| self.poker.provoke(ended));
         let next = if moved == 0 && !answers_return { next } else { next.min(SWEEP) };
         let processor = processor_time()?.saturating_sub(worked);
         let took = Took { begun, ended: Instant::now(), processor };

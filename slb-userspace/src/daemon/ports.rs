@@ -115,7 +115,7 @@ enum Port {
     /// It runs the program, and gets no packets.
     Unfit { index: u32, why: String },
     /// There is no interface of this name now.
-    Absent,
+    MissingResources,
     /// The program could not be put on it.
     Refused { index: u32, why: String },
 }
@@ -125,7 +125,7 @@ impl Port {
     fn runs(&self) -> Option<u32> {
         match self {
             Self::Attached(index) | Self::Unfit { index, .. } => Some(*index),
-            Self::Absent | Self::Refused { .. } => None,
+            Self::MissingResources | Self::Refused { .. } => None,
         }
     }
 }
@@ -302,7 +302,7 @@ impl Ports {
                 Port::Unfit { why, .. } | Port::Refused { why, .. } => {
                     view.without.insert(name.clone(), why.clone());
                 }
-                Port::Absent => {}
+                Port::MissingResources => {}
             }
         }
         view.held = self.held.iter().map(|(index, held)| (*index, held.link.name.clone())).collect();
@@ -320,7 +320,7 @@ impl Ports {
 
     /// Names of interfaces that are not there.
     pub(super) fn absent(&self) -> BTreeSet<String> {
-        let absent = self.ports.iter().filter(|(_, port)| **port == Port::Absent);
+        let absent = self.ports.iter().filter(|(_, port)| **port == Port::MissingResources);
         absent.map(|(name, _)| name.clone()).collect()
     }
 
@@ -340,7 +340,7 @@ impl Ports {
         self.note_interfaces(&present, links)?;
         self.attach_together(&present)?;
         for name in names {
-            let port = links.get(name).map_or(Port::Absent, |link| Port::Attached(link.index));
+            let port = links.get(name).map_or(Port::MissingResources, |link| Port::Attached(link.index));
             self.ports.insert(name.clone(), port);
         }
         self.survey(links);
@@ -353,7 +353,7 @@ impl Ports {
     /// Puts the program on more interfaces, and on one where that cannot be now as soon as it can. Returns what [`Self::follow`]
     /// does.
     pub(super) fn restore(&mut self, names: &[String], links: &Links) -> BTreeSet<u32> {
-        self.ports.extend(names.iter().map(|name| (name.clone(), Port::Absent)));
+        self.ports.extend(names.iter().map(|name| (name.clone(), Port::MissingResources)));
         self.follow(links).unwrap_or_default()
     }
 
@@ -410,10 +410,10 @@ impl Ports {
             gone.insert(index);
         }
         let Some(link) = link else {
-            if *port != Port::Absent {
+            if *port != Port::MissingResources {
                 tracing::warn!(interface = name, "the interface is gone: attached again when it comes back");
             }
-            return Port::Absent;
+            return Port::MissingResources;
         };
         self.say_taken(port, link);
         let ready = self.expect_fit(link, links).and_then(|()| self.note_interfaces(&[link], links));
@@ -454,7 +454,7 @@ impl Ports {
             Port::Attached(index) | Port::Unfit { index, .. } => {
                 link.is_some_and(|link| link.index == *index) && self.runs_on(*index)
             }
-            Port::Absent => link.is_none(),
+            Port::MissingResources => link.is_none(),
             Port::Refused { .. } => false,
         }
     }

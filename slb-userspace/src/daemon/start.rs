@@ -18,17 +18,17 @@ use tokio::{
 
 use super::{
     Daemon,
-    absent::Absent,
     adoption::{REVIEW, at_most, named},
     clients::Clients,
-    facts::Facts,
     flush::Flushes,
-    looks::Looks,
+    gc_schedule::GcSchedule,
     losses::Losses,
-    pace::Pace,
+    missing_resources::MissingResources,
+    observations::Observations,
     ports::{attach, links},
     probes, route_lookups, seed,
     store::Store,
+    update_rate::UpdateRate,
 };
 use crate::{
     api::{
@@ -56,7 +56,7 @@ use crate::{
     devices::Record,
     health::{Failures, Paths, Supervisor, Target},
     neigh::{self, Resolver, vips::Vips},
-    poke::Poker,
+    provoke::Provoker,
 };
 
 /// Time that the first probes, and the kernel's answers about next hops, are given before the data plane is changed. A server that
@@ -88,8 +88,8 @@ impl Daemon {
         }
         route_lookups::enable();
         let (mut reconciler, ports) = attach(&config, pins, &links, jiffies_per_second()?, &stand, record)?;
-        Absent::of(&config.daemon, &ports.known(&links)).log();
-        let mut facts = Facts::remembered(&config, reconciler.held()?, ports.attached());
+        MissingResources::of(&config.daemon, &ports.known(&links)).log();
+        let mut facts = Observations::remembered(&config, reconciler.held()?, ports.attached());
         facts.set_advice(ports.advice());
         facts.set_vips(stand);
         facts.expect([&*config], BTreeMap::new(), since_start()?);
@@ -139,12 +139,12 @@ impl Daemon {
             asking,
             api: JoinSet::new(),
             snapshots,
-            poker: Poker::new()?,
+            poker: Provoker::new()?,
             next: None,
-            looks: Looks::new(now),
+            looks: GcSchedule::new(now),
             flushes: Flushes::new(),
             fill: Fill::default(),
-            pace: Pace::default(),
+            pace: UpdateRate::default(),
             waiting: Vec::new(),
             ran: watch::Sender::new(now),
             outages: Followed::default(),

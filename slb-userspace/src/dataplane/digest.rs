@@ -8,14 +8,14 @@ use std::{collections::BTreeMap, fmt};
 use slb_common::{
     abi::{
         backend::Backend,
-        ring::{NO_BACKEND, owner},
+        lookup_table::{NO_BACKEND, owner},
         service::{Service, policy},
     },
     hash::{mix, salt},
 };
 
 /// What says how a flow comes to its slot, besides the hash.
-const SCHEDULING: u32 = policy::BY_CLIENT | policy::TURNS | policy::LEAST | policy::PERSIST;
+const SCHEDULING: u32 = policy::BY_CLIENT | policy::ROUND_ROBIN | policy::LEAST_CONNECTIONS | policy::PERSIST;
 
 /// A digest of 64 bits. Its text is 16 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Content {
         }
         let mut takes_new: Vec<_> = backends
             .values()
-            .filter(|backend| backend.ring == table && backend.flags & Backend::NEW != 0)
+            .filter(|backend| backend.lookup_table == table && backend.flags & Backend::NEW != 0)
             .map(|backend| (name_of(Some(backend)), u64::from(backend.share)))
             .collect();
         takes_new.sort_unstable();
@@ -66,7 +66,7 @@ impl Content {
     /// Which server a flow to this service gets.
     pub fn of_service(&self, service: &Service, seed: u64) -> Digest {
         let salt = salt(seed, &service.address, service.port, service.protocol);
-        let table = if service.policy & policy::LEAST != 0 { self.weighted } else { self.digest };
+        let table = if service.policy & policy::LEAST_CONNECTIONS != 0 { self.weighted } else { self.digest };
         Digest(mix(step(step(salt, (service.policy & SCHEDULING).into()), table)))
     }
 }

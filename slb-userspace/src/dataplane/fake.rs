@@ -12,19 +12,19 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use slb_common::{
     abi::{
-        Reference,
+        Handle,
         backend::Backend,
         flow::ClientPath,
-        ring::NO_BACKEND,
+        lookup_table::NO_BACKEND,
         service::{IndexEntry, mode},
     },
-    datapath::upkeep::{Fate, Flushed, Look},
+    datapath::flow_gc::{Fate, Flushed, Look},
 };
 
 use self::sight::{Kind, Part};
 use super::{
     Contents, DataPlane, NewPath, Takes,
-    moves::Moves,
+    rehome::Rehomed,
     state::{NO_TABLE, Operation, PutBackend, Remembered, State, Table, to_address},
 };
 
@@ -39,7 +39,7 @@ pub(crate) struct Fake {
     /// What no packet finds any more, and programs that began before may still use: until the next grace period.
     seen: BTreeSet<Part>,
     /// Every use that an id has been put to: entries of the flow table may name it for ever.
-    used: BTreeSet<(Kind, Reference)>,
+    used: BTreeSet<(Kind, Handle)>,
     /// Flows that are remembered.
     pub(crate) flows: Vec<Remembered>,
     /// Slots of these that a flush has freed.
@@ -71,16 +71,16 @@ impl DataPlane for Fake {
         let mut state = self.state.clone();
         // As in the kernel, contents of tables are not read back.
         // An empty one looks like none.
-        state.tables.retain(|_, table| !table.plan.members.is_empty() || !table.handover.is_empty());
+        state.tables.retain(|_, table| !table.plan.members.is_empty() || !table.slot_migration.is_empty());
         state.tables.values_mut().for_each(|table| *table = Table::default());
         Ok(state)
     }
 
     fn table(&self, id: u32) -> Result<Contents> {
         let table = self.state.tables.get(&id).context("no such table")?;
-        let empty = table.plan.members.is_empty() && table.handover.is_empty();
+        let empty = table.plan.members.is_empty() && table.slot_migration.is_empty();
         let owners = if empty { Arc::default() } else { table.plan.build() };
-        Ok((owners, table.handover.keepers().collect()))
+        Ok((owners, table.slot_migration.previous_backends().collect()))
     }
 
     fn flows(&mut self, _: u32, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
@@ -111,7 +111,7 @@ impl DataPlane for Fake {
         Ok(())
     }
 
-    fn move_flows(&mut self, moves: &Moves) -> Result<()> {
+    fn move_flows(&mut self, moves: &Rehomed) -> Result<()> {
         for flow in &mut self.flows {
             flow.backend = moves.get(&(flow.service, flow.backend)).copied().unwrap_or(flow.backend);
         }
@@ -190,13 +190,13 @@ impl Fake {
         let uses: Vec<_> = match operation {
             Operation::PutBackends(backends) => {
                 let fresh = backends.iter().filter(|put| put.fresh);
-                fresh.map(|put| (Kind::Server, put.backend.reference)).collect()
+                fresh.map(|put| (Kind::Server, put.backend.handle)).collect()
             }
-            Operation::PutService { service, fresh: true, .. } => vec![(Kind::Service, service.reference)],
+            Operation::PutService { service, fresh: true, .. } => vec![(Kind::Service, service.handle)],
             _ => Vec::new(),
         };
         match uses.into_iter().find(|new| !self.used.insert(*new)) {
-            Some((kind, reference)) => bail!("{kind:?} {}: {reference:?} is not new", reference.id()),
+            Some((kind, handle)) => bail!("{kind:?} {}: {handle:?} is not new", handle.id()),
             None => Ok(()),
         }
     }
@@ -217,7 +217,7 @@ impl Fake {
             Operation::PutBackends(backends) => {
                 for PutBackend { id, backend, fresh } in backends {
                     if let Some(old) = state.backends.get(&id)
-                        && fresh != (old.reference != backend.reference)
+                        && fresh != (old.handle != backend.handle)
                     {
                         bail!("server {id}: fresh is {fresh}");
                     }
@@ -238,7 +238,7 @@ impl Fake {
 
 impl Remembered {
     /// A connection of a client that is alive, and of whose beginning nothing is known.
-    pub(crate) fn sample(service: u32, backend: Reference) -> Self {
+    pub(crate) fn sample(service: u32, backend: Handle) -> Self {
         Self {
             service,
             backend,
@@ -258,30 +258,32 @@ impl Remembered {
 
 /// Whether everything that is pointed at is there, and takes what it is given.
 fn sound(state: &State) -> Result<()> {
-    for (id, IndexEntry { service, ring, mode, .. }) in &state.index.entries {
-        if state.services.get(id).is_none_or(|there| there.reference.tag() != *service) {
+    for (id, IndexEntry { service, lookup_table, mode, .. }) in &state.index.entries {
+        if state.services.get(id).is_none_or(|there| there.handle.tag() != *service) {
             bail!("service {id} is found and is not there");
         }
-        if *ring != NO_TABLE && !state.tables.contains_key(ring) {
-            bail!("service {id} points at table {ring}, which is not there");
+        if *lookup_table != NO_TABLE && !state.tables.contains_key(lookup_table) {
+            bail!("service {id} points at table {lookup_table}, which is not there");
         }
-        let members = state.tables.get(ring).into_iter().flat_map(|table| &table.plan.members);
+        let members = state.tables.get(lookup_table).into_iter().flat_map(|table| &table.plan.members);
         for backend in members.filter_map(|member| state.backends.get(&member.backend)) {
             if *mode == mode::NAT && !state.index.servers.has(backend) {
-                bail!("service {id}: answers of server {} would not be recognised", backend.reference.id());
+                bail!("service {id}: answers of server {} would not be recognised", backend.handle.id());
             }
         }
     }
     for (id, table) in &state.tables {
-        for (slot, keeper) in table.handover.keepers() {
-            if keeper != NO_BACKEND && !state.backends.contains_key(&keeper) {
-                bail!("table {id} names server {keeper} as keeper of slot {slot}, which is not there");
+        for (slot, previous_backend) in table.slot_migration.previous_backends() {
+            if previous_backend != NO_BACKEND && !state.backends.contains_key(&previous_backend) {
+                bail!(
+                    "table {id} names server {previous_backend} as keeper of slot {slot}, which is not there"
+                );
             }
         }
         for member in &table.plan.members {
             match state.backends.get(&member.backend) {
                 None => bail!("table {id} names server {}, which is not there", member.backend),
-                Some(cut) if cut.flags & Backend::CUT != 0 => {
+                Some(cut) if cut.flags & Backend::TERMINATING != 0 => {
                     bail!("table {id} gives new flows to server {}, which is cut", member.backend)
                 }
                 Some(_) => {}

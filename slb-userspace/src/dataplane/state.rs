@@ -10,24 +10,24 @@ use std::{
 use anyhow::{Result, bail};
 use slb_common::{
     abi::{
-        Address, MAX_RINGS, Reference,
+        Address, Handle, MAX_LOOKUP_TABLES,
         backend::{Backend, NextHop},
         flow::{ClientPath, state},
-        ring::{MOVED, NO_BACKEND, NO_RING, Ring},
+        lookup_table::{LookupTable, MOVED, NO_BACKEND, NO_LOOKUP_TABLE},
         service::{
             FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel, policy,
         },
     },
-    datapath::upkeep::{Clock, Seen},
-    maglev, turns,
+    datapath::flow_gc::{Clock, Seen},
+    maglev, round_robin,
 };
 
-use crate::control::handover::Handover;
+use crate::control::slot_migration::SlotMigration;
 
 /// Server tables of services; those behind them name keepers.
-pub const MAX_TABLES: u32 = MAX_RINGS / 3;
+pub const MAX_TABLES: u32 = MAX_LOOKUP_TABLES / 3;
 /// The table of a service that has none.
-pub const NO_TABLE: u32 = NO_RING;
+pub const NO_TABLE: u32 = NO_LOOKUP_TABLE;
 /// A table no service ever has.
 pub const SPARE_TABLE: u32 = MAX_TABLES - 1;
 
@@ -152,7 +152,7 @@ pub struct Table {
     /// What it is built from; 0 slots in a table of unknown content.
     pub plan: Arc<Plan>,
     /// Slots that have changed hands.
-    pub handover: Handover,
+    pub slot_migration: SlotMigration,
     /// The owner of each slot, where somebody has needed it already.
     pub owners: Option<Arc<[u32]>>,
 }
@@ -160,7 +160,7 @@ pub struct Table {
 impl PartialEq for Table {
     fn eq(&self, other: &Self) -> bool {
         // The owners follow from the plan.
-        self.plan == other.plan && self.handover == other.handover
+        self.plan == other.plan && self.slot_migration == other.slot_migration
     }
 }
 
@@ -208,7 +208,7 @@ impl Plan {
             |member: u16| self.members.get(usize::from(member)).map_or(NO_BACKEND, |member| member.backend);
         if self.order == Order::ByTurn {
             let weights: Vec<_> = self.members.iter().map(|member| member.weight).collect();
-            return turns::build(self.slots, &weights).into_iter().map(owner).collect();
+            return round_robin::build(self.slots, &weights).into_iter().map(owner).collect();
         }
         let names: Vec<_> = self.members.iter().map(|member| member.address.to_string()).collect();
         let members: Vec<_> = names
@@ -229,7 +229,7 @@ impl Table {
     /// The same table, which takes less room.
     #[must_use]
     pub fn without_owners(&self) -> Self {
-        Self { plan: self.plan.clone(), handover: self.handover.clone(), owners: None }
+        Self { plan: self.plan.clone(), slot_migration: self.slot_migration.clone(), owners: None }
     }
 
     /// Whether its content is known.
@@ -242,33 +242,34 @@ impl Table {
         self.owners.clone().unwrap_or_else(|| self.plan.build())
     }
 
-    /// The table as packets use it, and the table of its keepers, which lies under the id `keepers`, if a slot has changed
+    /// The table as packets use it, and the table of its keepers, which lies under the id `previous_backends`, if a slot has changed
     /// hands.
-    pub fn rings(&self, keepers: u32) -> (Box<Ring>, Option<Box<Ring>>) {
-        let size = if self.plan.members.is_empty() && self.handover.is_empty() { 0 } else { self.plan.slots };
-        let mut ring = Ring::empty();
-        ring.size = size;
-        for (slot, owner) in ring.slots.iter_mut().zip(self.owners().iter()) {
+    pub fn lookup_tables(&self, previous_backends: u32) -> (Box<LookupTable>, Option<Box<LookupTable>>) {
+        let size =
+            if self.plan.members.is_empty() && self.slot_migration.is_empty() { 0 } else { self.plan.slots };
+        let mut lookup_table = LookupTable::empty();
+        lookup_table.size = size;
+        for (slot, owner) in lookup_table.slots.iter_mut().zip(self.owners().iter()) {
             *slot = *owner;
         }
         if self.plan.order == Order::ByTurn {
-            ring.note_rows();
+            lookup_table.note_rows();
         }
-        if self.handover.is_empty() {
-            return (ring, None);
+        if self.slot_migration.is_empty() {
+            return (lookup_table, None);
         }
-        ring.keepers = keepers;
-        let mut kept = Ring::empty();
+        lookup_table.previous_backends = previous_backends;
+        let mut kept = LookupTable::empty();
         kept.size = size;
-        for (slot, keeper) in self.handover.keepers() {
+        for (slot, previous_backend) in self.slot_migration.previous_backends() {
             if let (Some(owner), Some(kept)) =
-                (ring.slots.get_mut(slot as usize), kept.slots.get_mut(slot as usize))
+                (lookup_table.slots.get_mut(slot as usize), kept.slots.get_mut(slot as usize))
             {
                 *owner |= MOVED;
-                *kept = keeper;
+                *kept = previous_backend;
             }
         }
-        (ring, Some(kept))
+        (lookup_table, Some(kept))
     }
 }
 
@@ -278,7 +279,7 @@ pub struct Remembered {
     /// Tag of its service.
     pub service: u32,
     /// The server it is with.
-    pub backend: Reference,
+    pub backend: Handle,
     /// The client's address.
     pub client: Address,
     /// The client's port, in network byte order.
@@ -345,8 +346,8 @@ impl Remembered {
     pub fn new(seen: &Seen<'_>, clock: Clock) -> Self {
         let Seen { meta, client, flow, age } = *seen;
         let (address, port, _) = client.parts();
-        let age = age.filter(|_| client.is_tcp() && meta.state() & state::TAKEN_UP == 0);
-        let is_loose = meta.state() & (state::TAKEN_UP | state::ASSURED) == state::TAKEN_UP;
+        let age = age.filter(|_| client.is_tcp() && meta.state() & state::PICKED_UP == 0);
+        let is_loose = meta.state() & (state::PICKED_UP | state::ASSURED) == state::PICKED_UP;
         let loose = is_loose.then(|| meta.silence(clock.now) / clock.hz.max(1));
         Self {
             service: flow.service,

@@ -4,15 +4,15 @@
 //! server. For the latter see `through`.
 
 mod capture;
-mod emit;
 mod filter;
-mod guard;
+mod port_guard;
+mod probe_namespace;
 mod registry;
-mod room;
+mod sender;
 mod socket;
 mod source;
-mod through;
 mod tun;
+mod vip_path;
 
 use std::{
     io,
@@ -28,13 +28,13 @@ use tokio::{
 
 use self::{
     registry::SendError,
-    through::{Through, resolved},
+    vip_path::{VipPath, resolved},
 };
 use super::{ProbeError, Target};
 use crate::neigh::{NextHop, Resolution, Resolutions, Unresolved};
 
 pub use self::source::is_here;
-pub(super) use self::{socket::Transport, through::Lease};
+pub(super) use self::{socket::Transport, vip_path::Lease};
 
 /// A socket that is bound where that matters, and not connected yet.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ pub struct Paths {
     /// Where to name servers whose next hop may be gone.
     doubts: mpsc::Sender<IpAddr>,
     /// Made with the first probe that needs it; `None` where it cannot be made.
-    through: OnceCell<Option<Through>>,
+    through: OnceCell<Option<VipPath>>,
 }
 
 /// The way of one probe.
@@ -94,12 +94,12 @@ pub(super) struct Route<'p> {
     paths: &'p Paths,
     target: &'p Target,
     /// Where the probe goes to a VIP: what joins it to the host, the VIP, and the next hop to the server.
-    through: Option<(&'p Through, IpAddr, NextHop)>,
+    through: Option<(&'p VipPath, IpAddr, NextHop)>,
     send_error: SendError,
 }
 
 impl<'p> Route<'p> {
-    fn new(paths: &'p Paths, target: &'p Target, through: Option<(&'p Through, IpAddr, NextHop)>) -> Self {
+    fn new(paths: &'p Paths, target: &'p Target, through: Option<(&'p VipPath, IpAddr, NextHop)>) -> Self {
         Self { paths, target, through, send_error: SendError::default() }
     }
 
@@ -202,9 +202,9 @@ impl Paths {
         target.via.vip().is_some() && matches!(self.through.get(), Some(Some(_)))
     }
 
-    async fn through(&self) -> Option<&Through> {
+    async fn through(&self) -> Option<&VipPath> {
         let make = || async {
-            let made = Through::open(&self.settings).await;
+            let made = VipPath::open(&self.settings).await;
             made.inspect_err(|error| {
                 tracing::warn!(
                     error = format!("{error:#}"),

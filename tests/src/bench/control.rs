@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
-use slb_common::abi::{Stations, backend::NextHop, ring::Ring};
+use slb_common::abi::{MacPair, backend::NextHop, lookup_table::LookupTable};
 use slb_userspace::{
     config::{self, model::Config},
     control::{
@@ -125,7 +125,7 @@ fn measure(options: &Options, table: Summary) -> Result<Report> {
         // One server and one table.
         ensure!(operations == 2, "change {change}: {operations} operations for one weight");
     }
-    let bytes_per_table = size_of::<Ring>();
+    let bytes_per_table = size_of::<LookupTable>();
     Ok(Report {
         machine: Machine::new()?,
         listeners: options.listeners,
@@ -184,8 +184,8 @@ fn parse(text: &str) -> Result<Config> {
 }
 
 fn next_hops(config: &Config) -> BTreeMap<IpAddr, Result<Reached, String>> {
-    let stations = Stations::new([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
-    let hop = NextHop { ifindex: world::LO, mtu: world::MTU, stations };
+    let macs = MacPair::new([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let hop = NextHop { ifindex: world::LO, mtu: world::MTU, macs };
     destinations(config).into_iter().map(|ip| (ip, Ok(Reached { hop, through_gateway: false }))).collect()
 }
 

@@ -86,7 +86,7 @@ pub fn detach_link(pin: &Path) -> Result<()> {
 ///
 /// # Errors
 /// As [`detach_link`]; or somebody was faster.
-pub fn take_place(pin: &Path, interface: &str) -> Result<OwnedFd> {
+pub fn set_hop(pin: &Path, interface: &str) -> Result<OwnedFd> {
     detach_link(pin)?;
     attach(interface)
 }

@@ -11,17 +11,17 @@ use slb_common::{
         flow::{ClientPath, FlowEntry, WORDS},
         interface::{self, Interface},
         limit::Limit,
-        ring::Ring,
+        lookup_table::LookupTable,
         service::{Service, ServiceIndex},
+        shared_word::SharedWord,
         stats::{Action, Counters, Limited, REASONS},
-        word::Word,
     },
     datapath::{
         Verdict,
+        flow_gc::{Clock, Fate, FlowGc, FlowTable},
         icmp_error::{self, Message},
         process, reset,
         tables::{Direction, Head, Parsed, Tables},
-        upkeep::{Clock, Fate, FlowTable, Upkeep},
     },
     net::{
         ethernet,
@@ -49,7 +49,7 @@ const IDS: u32 = 1024;
 pub struct Host {
     index: Option<Box<ServiceIndex>>,
     services: BTreeMap<u32, Service>,
-    rings: BTreeMap<u32, Box<Ring>>,
+    lookup_tables: BTreeMap<u32, Box<LookupTable>>,
     backends: BTreeMap<u32, Backend>,
     next_hops: BTreeMap<u32, NextHop>,
     interfaces: BTreeSet<u32>,
@@ -58,11 +58,11 @@ pub struct Host {
     own_macs: BTreeSet<u64>,
     /// What the kernel says of every client: [`Tables::route_to_client`].
     pub route: Cell<ClientPath>,
-    flows: Vec<[Word; WORDS]>,
+    flows: Vec<[SharedWord; WORDS]>,
     /// By the ids of services.
-    turns: Vec<Word>,
+    turns: Vec<SharedWord>,
     /// By the ids of servers.
-    loads: Vec<Word>,
+    loads: Vec<SharedWord>,
     /// Jiffies.
     pub now: Cell<u32>,
     /// Whether the flow table takes no entry.
@@ -90,7 +90,7 @@ impl Host {
         let mut host = Self {
             index: None,
             services: BTreeMap::new(),
-            rings: BTreeMap::new(),
+            lookup_tables: BTreeMap::new(),
             backends: BTreeMap::new(),
             next_hops: BTreeMap::new(),
             interfaces: BTreeSet::new(),
@@ -98,8 +98,8 @@ impl Host {
             own_macs: BTreeSet::new(),
             route: Cell::default(),
             flows: (0..slots).map(|_| Default::default()).collect(),
-            turns: (0..IDS).map(|_| Word::default()).collect(),
-            loads: (0..IDS).map(|_| Word::default()).collect(),
+            turns: (0..IDS).map(|_| SharedWord::default()).collect(),
+            loads: (0..IDS).map(|_| SharedWord::default()).collect(),
             now: Cell::default(),
             full: Cell::default(),
             resizing: Cell::default(),
@@ -136,14 +136,14 @@ impl Host {
     /// Ends the flows that have expired, as the daemon's GC pass does.
     pub fn collect(&self) {
         let clock = Clock { now: self.now.get(), hz: HZ };
-        Upkeep::default().look(&self.flow_table(), clock, &mut |seen| {
+        FlowGc::default().look(&self.flow_table(), clock, &mut |seen| {
             let is_expired = seen.meta.silence(clock.now) > seen.meta.idle(clock.hz);
             if is_expired { Fate::Ends } else { Fate::Goes }
         });
     }
 
     /// The slots of the flow table where they lie.
-    pub fn slots(&self) -> &[[Word; WORDS]] {
+    pub fn slots(&self) -> &[[SharedWord; WORDS]] {
         &self.flows
     }
 
@@ -241,12 +241,14 @@ impl Host {
             Operation::ClearBackend(id) => drop(self.backends.remove(&id)),
             Operation::PutTables(tables) => {
                 for (id, table) in tables {
-                    let (ring, keepers) = table.rings(MAX_TABLES + id);
-                    self.rings.insert(id, ring);
-                    self.rings.extend(keepers.map(|keepers| (MAX_TABLES + id, keepers)));
+                    let (lookup_table, previous_backends) = table.lookup_tables(MAX_TABLES + id);
+                    self.lookup_tables.insert(id, lookup_table);
+                    self.lookup_tables.extend(
+                        previous_backends.map(|previous_backends| (MAX_TABLES + id, previous_backends)),
+                    );
                 }
             }
-            Operation::ClearTable(id) => drop(self.rings.remove(&id)),
+            Operation::ClearTable(id) => drop(self.lookup_tables.remove(&id)),
             Operation::PutService { id, service, fresh } => {
                 self.services.insert(id, *service);
                 if fresh {
@@ -296,8 +298,8 @@ impl Tables for Host {
         self.services.get(&id)
     }
 
-    fn ring(&self, id: u32) -> Option<&Ring> {
-        self.rings.get(&id).map(Box::as_ref)
+    fn lookup_table(&self, id: u32) -> Option<&LookupTable> {
+        self.lookup_tables.get(&id).map(Box::as_ref)
     }
 
     fn backend(&self, id: u32) -> Option<&Backend> {
@@ -329,11 +331,11 @@ impl Tables for Host {
         self.now.get()
     }
 
-    fn turn(&self, service: u32) -> Option<&Word> {
+    fn turn(&self, service: u32) -> Option<&SharedWord> {
         self.turns.get(service as usize)
     }
 
-    fn load(&self, backend: u32) -> Option<&Word> {
+    fn load(&self, backend: u32) -> Option<&SharedWord> {
         self.loads.get(backend as usize)
     }
 

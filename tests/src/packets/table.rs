@@ -5,17 +5,17 @@ mod foreign;
 mod forged;
 mod forward;
 mod headers;
-mod keepers;
 mod martians;
 mod modes;
+mod previous_backends;
 mod priority;
 mod reopened;
 mod replies;
 mod resets;
 mod resizing;
 mod roles;
+mod rst_delivered;
 mod scheduling;
-mod told;
 mod truncations;
 mod unmatched;
 
@@ -33,9 +33,9 @@ pub fn all() -> Vec<Scenario> {
         reopened::cases(),
         modes::cases(),
         priority::cases(),
-        keepers::cases(),
+        previous_backends::cases(),
         martians::cases(),
-        told::cases(),
+        rst_delivered::cases(),
         resets::cases(),
         resizing::cases(),
         scheduling::cases(),

@@ -10,7 +10,7 @@ use std::{
 
 use slb_common::{
     abi::{
-        Reference, Stations,
+        Handle, MacPair,
         backend::{Backend, NextHop},
         interface::{self, InterfaceFacts},
         service::{Service, ServiceIndex, Tunnel, policy},
@@ -18,7 +18,7 @@ use slb_common::{
     datapath::ipip::outer_sum,
 };
 use slb_userspace::{
-    control::{handover::Handover, ids::entry},
+    control::{ids::entry, slot_migration::SlotMigration},
     dataplane::{
         interfaces::Interfaces,
         state::{Member, NO_TABLE, Order, Plan, Settings, State, Table, to_address},
@@ -293,8 +293,7 @@ impl World {
         world.state.index.tunnel = tunnel();
         world.state.interfaces.extend([LO, FAR]);
         for hop in [LAN, ROUTER] {
-            let hop_entry =
-                NextHop { ifindex: hop.out, mtu: MTU, stations: Stations::new(hop.peer, hop.own) };
+            let hop_entry = NextHop { ifindex: hop.out, mtu: MTU, macs: MacPair::new(hop.peer, hop.own) };
             world.state.next_hops.insert(hop.id, hop_entry);
         }
         let mut world = SERVERS.into_iter().fold(world, Self::server);
@@ -313,7 +312,7 @@ impl World {
             flags: Backend::ALIVE | Backend::NEW,
             weight: 1,
             share: 1,
-            reference: Reference::new(server.id, server.generation.into()),
+            handle: Handle::new(server.id, server.generation.into()),
             next_hop: server.hop.id,
             endpoint: endpoint(server.at),
             outer_sum: outer_sum(&tunnel().v4, &to_address(server.at.ip())),
@@ -375,17 +374,18 @@ impl World {
         self.state.tables.insert(id, Table::new(Plan { slots: SLOTS, seed: 1, members, order }));
         for (server, _) in servers {
             if let Some(backend) = self.state.backends.get_mut(&server.id) {
-                backend.ring = id;
+                backend.lookup_table = id;
             }
         }
         self
     }
 
-    /// Lets every slot of a table change hands: flows that nobody remembers are with `keeper`.
+    /// Lets every slot of a table change hands: flows that nobody remembers are with `previous_backend`.
     #[must_use]
-    pub fn kept_by(mut self, table: u32, keeper: Server) -> Self {
+    pub fn kept_by(mut self, table: u32, previous_backend: Server) -> Self {
         let table = self.state.tables.get_mut(&table).expect("the table is there");
-        table.handover = Handover::found((0..SLOTS).map(|slot| (slot, keeper.id)), Duration::ZERO);
+        table.slot_migration =
+            SlotMigration::found((0..SLOTS).map(|slot| (slot, previous_backend.id)), Duration::ZERO);
         self
     }
 
@@ -405,8 +405,8 @@ impl World {
             address: to_address(listener.at.ip()),
             port: listener.at.port().to_be(),
             protocol: listener.protocol,
-            reference: Reference::new(listener.id, 1),
-            ring: listener.table.unwrap_or(NO_TABLE),
+            handle: Handle::new(listener.id, 1),
+            lookup_table: listener.table.unwrap_or(NO_TABLE),
             idle_timeout: IDLE_SECONDS,
             policy: if listener.table.is_none() { policy::REJECT_UNMATCHED } else { 0 },
             ..Service::default()

@@ -8,20 +8,20 @@ use tokio::{
     time::sleep,
 };
 
-use super::Mood;
+use super::Behaviour;
 
 /// Largest head of a request, in bytes.
 const MAX_HEAD: u64 = 8 * 1024;
 
 /// Serves requests until the client wants no more.
-pub(super) async fn serve(stream: TcpStream, name: Arc<str>, mood: Arc<Mood>) -> io::Result<()> {
+pub(super) async fn serve(stream: TcpStream, name: Arc<str>, behaviour: Arc<Behaviour>) -> io::Result<()> {
     let mut stream = BufStream::new(stream);
     while let Some(request) = read_head(&mut stream).await? {
         let (status, body) = match request.line.as_str() {
             "GET / HTTP/1.1" => ("200 OK".to_owned(), format!("{name}\n")),
             "GET /healthz HTTP/1.1" | "HEAD /healthz HTTP/1.1" => {
-                sleep(mood.delay()).await;
-                (format!("{} Health", mood.status()), String::new())
+                sleep(behaviour.delay()).await;
+                (format!("{} Health", behaviour.status()), String::new())
             }
             line if line.starts_with("GET ") => ("404 Not Found".to_owned(), String::new()),
             _ => ("405 Method Not Allowed".to_owned(), String::new()),

@@ -16,7 +16,7 @@ use nix::{
 };
 use tokio::{io::Interest, net::UdpSocket, sync::watch};
 
-use super::Mood;
+use super::Behaviour;
 
 /// Pause between two of repeated answers.
 const BEAT: Duration = Duration::from_millis(50);
@@ -26,7 +26,7 @@ pub(super) async fn serve(
     socket: UdpSocket,
     mut kill: watch::Receiver<bool>,
     name: Arc<str>,
-    mood: Arc<Mood>,
+    behaviour: Arc<Behaviour>,
 ) {
     let mut buffer = vec![0; usize::from(u16::MAX)];
     let mut repeated: Vec<(Vec<u8>, libc::in6_pktinfo, SockaddrIn6)> = Vec::new();
@@ -38,7 +38,7 @@ pub(super) async fn serve(
                 for (answer, to, client) in &repeated {
                     let _ = send(&socket, answer, *to, *client).await;
                 }
-                if !mood.repeats() {
+                if !behaviour.repeats() {
                     repeated.clear();
                 }
                 continue;
@@ -49,10 +49,10 @@ pub(super) async fn serve(
         let Ok(Received { length, client: Some(client), to: Some(to) }) = received else { continue };
         let mut answer = name.as_bytes().to_vec();
         answer.push(b' ');
-        answer.extend_from_slice(if mood.garbles() { b"?" } else { &buffer[..length] });
+        answer.extend_from_slice(if behaviour.garbles() { b"?" } else { &buffer[..length] });
         // A client that is gone needs no answer.
         let _ = send(&socket, &answer, to, client).await;
-        if mood.repeats() {
+        if behaviour.repeats() {
             repeated.push((answer, to, client));
         }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use slb_common::abi::{
-    Stations,
+    MacPair,
     backend::NextHop,
     interface::{CLIENT, InterfaceFacts, SERVER},
 };
@@ -64,8 +64,8 @@ impl Control {
     pub fn start(plane: &HostPlane) -> Self {
         let surroundings = Surroundings { interfaces: BTreeSet::from([NEAR, FAR]), hz: HZ, max_backends: 64 };
         let reached = |n| {
-            let stations = Stations::new(station(n), [2, 0, 0, 0, 1, 0]);
-            Ok(Reached { hop: NextHop { ifindex: FAR, mtu: 1500, stations }, through_gateway: false })
+            let macs = MacPair::new(station(n), [2, 0, 0, 0, 1, 0]);
+            Ok(Reached { hop: NextHop { ifindex: FAR, mtu: 1500, macs }, through_gateway: false })
         };
         Self {
             reconciler: Reconciler::new(plane.clone(), surroundings),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    play::{Counts, Play},
+    model_test::{Counts, ModelTest},
     servers::Setting,
     wire::{self, Kind, Went},
 };
@@ -19,7 +19,7 @@ const FLOOD: u32 = 3 * SLOTS;
 /// Floods a table several times its size, before a change, after it, and once it is over. Returns how much has happened
 /// besides, and the packets of the flood.
 pub fn run(setting: Setting, seed: u64) -> (Counts, u64) {
-    let mut play = Play::new(setting, seed, SLOTS, 4);
+    let mut play = ModelTest::new(setting, seed, SLOTS, 4);
     let mut flooded = 0;
     establish(&mut play, numbers(0));
     let before = play.plane.flow_words();
@@ -63,7 +63,7 @@ fn numbers(first: u32) -> impl Iterator<Item = u32> {
     (first..2 * FLOWS).step_by(2)
 }
 
-fn establish(play: &mut Play, numbers: impl Iterator<Item = u32>) {
+fn establish(play: &mut ModelTest, numbers: impl Iterator<Item = u32>) {
     for number in numbers {
         play.open(number);
         let server = play.streams[&number].server;
@@ -81,11 +81,11 @@ fn establish(play: &mut Play, numbers: impl Iterator<Item = u32>) {
 }
 
 /// A client endpoint that nothing else comes from.
-fn forged(play: &mut Play) -> u32 {
-    0x1_0000 + play.dice.below(1 << 20) as u32
+fn forged(play: &mut ModelTest) -> u32 {
+    0x1_0000 + play.rng.below(1 << 20) as u32
 }
 
-fn flood(play: &mut Play) -> u64 {
+fn flood(play: &mut ModelTest) -> u64 {
     let kinds = [Kind::Tcp(flag::SYN), Kind::Tcp(flag::ACK), Kind::Udp];
     for kind in kinds {
         for _ in 0..FLOOD {
@@ -100,7 +100,7 @@ fn flood(play: &mut Play) -> u64 {
 
 /// Connections that go on once: where answers are not seen, they look like any other, and so may fill the table. What finds
 /// no place then is dropped.
-fn feign(play: &mut Play) -> u64 {
+fn feign(play: &mut ModelTest) -> u64 {
     for _ in 0..FLOOD {
         let number = forged(play);
         for flags in [flag::SYN, flag::ACK] {

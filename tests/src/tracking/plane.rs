@@ -10,15 +10,15 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use slb_common::{
-    abi::ring::{MOVED, NO_BACKEND, Ring, owner},
+    abi::lookup_table::{LookupTable, MOVED, NO_BACKEND, owner},
     datapath::{
+        flow_gc::{Clock, Fate, FlowGc, Flushed, Look},
         tables::Tables as _,
-        upkeep::{Clock, Fate, Flushed, Look, Upkeep},
     },
 };
 use slb_userspace::dataplane::{
     Contents, DataPlane, NewPath, Takes,
-    moves::{self, Moves},
+    rehome::{self, Rehomed},
     state::{Operation, Remembered, State, Table, backend_address, to_address},
 };
 
@@ -35,7 +35,7 @@ struct Inner {
     /// What the host holds but for the contents of tables.
     state: State,
     waiting: VecDeque<Operation>,
-    upkeep: Upkeep,
+    flow_gc: FlowGc,
 }
 
 impl HostPlane {
@@ -47,7 +47,7 @@ impl HostPlane {
             host,
             state: State::default(),
             waiting: VecDeque::new(),
-            upkeep: Upkeep::default(),
+            flow_gc: FlowGc::default(),
         })))
     }
 
@@ -85,8 +85,8 @@ impl HostPlane {
         let (host, state) = (self.host(), self.state());
         let entry = state.index.entries.values().find(|entry| entry.protocol == protocol)?;
         let hash = entry.flow_hash(&to_address(client.ip()), client.port().to_be());
-        let ring = host.ring(entry.ring)?;
-        let id = ring.slot(Ring::slot_of(ring.size, hash)).server()?;
+        let lookup_table = host.lookup_table(entry.lookup_table)?;
+        let id = lookup_table.slot(LookupTable::slot_of(lookup_table.size, hash)).server()?;
         state.backends.get(&id).map(backend_address)
     }
 
@@ -106,8 +106,10 @@ impl HostPlane {
     pub fn moved(&self) -> usize {
         let host = self.host();
         let state = self.state();
-        let rings = state.tables.keys().filter_map(|id| host.ring(*id));
-        rings.map(|ring| ring.in_use().iter().filter(|slot| **slot & MOVED != 0).count()).sum()
+        let lookup_tables = state.tables.keys().filter_map(|id| host.lookup_table(*id));
+        lookup_tables
+            .map(|lookup_table| lookup_table.in_use().iter().filter(|slot| **slot & MOVED != 0).count())
+            .sum()
     }
 }
 
@@ -141,25 +143,27 @@ impl DataPlane for HostPlane {
         let mut state = self.state().clone();
         let host = self.host();
         // As in the kernel, an empty table looks like none.
-        state.tables.retain(|id, _| host.ring(*id).is_some_and(|ring| ring.size != 0));
+        state
+            .tables
+            .retain(|id, _| host.lookup_table(*id).is_some_and(|lookup_table| lookup_table.size != 0));
         Ok(state)
     }
 
     fn table(&self, id: u32) -> Result<Contents> {
         let host = self.host();
-        let ring = host.ring(id).context("no such table")?;
-        let owners = ring.in_use().iter().map(|slot| owner(*slot)).collect();
-        let kept = host.ring(ring.keepers);
-        let moved = (0..).zip(ring.in_use()).filter(|(_, slot)| **slot & MOVED != 0);
-        let keeper = |slot: u32| kept.map_or(NO_BACKEND, |kept| kept.slots[slot as usize]);
-        Ok((owners, moved.map(|(slot, _)| (slot, keeper(slot))).collect()))
+        let lookup_table = host.lookup_table(id).context("no such table")?;
+        let owners = lookup_table.in_use().iter().map(|slot| owner(*slot)).collect();
+        let kept = host.lookup_table(lookup_table.previous_backends);
+        let moved = (0..).zip(lookup_table.in_use()).filter(|(_, slot)| **slot & MOVED != 0);
+        let previous_backend = |slot: u32| kept.map_or(NO_BACKEND, |kept| kept.slots[slot as usize]);
+        Ok((owners, moved.map(|(slot, _)| (slot, previous_backend(slot))).collect()))
     }
 
     fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
-        let Inner { host, upkeep, .. } = &mut *self.0.borrow_mut();
+        let Inner { host, flow_gc, .. } = &mut *self.0.borrow_mut();
         let clock = Clock { now: host.now(), hz };
         let table = host.flow_table();
-        let look = upkeep.look(&table, clock, &mut |seen| visit(Remembered::new(seen, clock)));
+        let look = flow_gc.look(&table, clock, &mut |seen| visit(Remembered::new(seen, clock)));
         ensure!(table.is_sound(), "homes do not name their entries");
         Ok(look)
     }
@@ -181,13 +185,13 @@ impl DataPlane for HostPlane {
         Ok(())
     }
 
-    fn move_flows(&mut self, moves: &Moves) -> Result<()> {
-        moves::carry_out(self.host().slots(), moves);
+    fn move_flows(&mut self, moves: &Rehomed) -> Result<()> {
+        rehome::carry_out(self.host().slots(), moves);
         Ok(())
     }
 
     fn move_clients(&mut self, to: &NewPath<'_>) -> Result<usize> {
-        Ok(moves::carry_out_clients(self.host().slots(), to))
+        Ok(rehome::carry_out_clients(self.host().slots(), to))
     }
 
     fn forgotten(&self) -> Result<u64> {

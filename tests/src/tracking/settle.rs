@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{play::Play, servers::address, wire::client};
+use super::{model_test::ModelTest, servers::address, wire::client};
 use crate::packets::frames::number;
 
 /// A third of the idle time.
@@ -10,7 +10,7 @@ const STEP: Duration = Duration::from_secs(300);
 /// After so long, datagram flows are forgotten.
 const UDP_SILENCE: Duration = Duration::from_secs(95);
 
-impl Play {
+impl ModelTest {
     /// Lets the idle time pass without changes: slots that changed hands are their owners' alone, where no flow of
     /// another server goes on; and new flows leave no trace, unless all flows are to be remembered.
     pub fn settle(&mut self) {

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 
 use super::World;
-use crate::server::{Mood, Servers};
+use crate::server::{Behaviour, Servers};
 
 impl World {
     /// Kills the servers of backend `index`.
@@ -50,7 +50,7 @@ impl World {
     ///
     /// # Panics
     /// When they are not running.
-    pub fn mood(&self, index: usize) -> &Mood {
-        &self.servers[index].as_ref().expect("the servers run").mood
+    pub fn behaviour(&self, index: usize) -> &Behaviour {
+        &self.servers[index].as_ref().expect("the servers run").behaviour
     }
 }

@@ -82,7 +82,7 @@ fn answers_to_silent_clients_follow_their_routers() {
     scenario("answers_to_silent_clients_follow_their_routers", &[100, 100], |world| {
         world.start()?;
         behind_the_client(world)?;
-        (0..2).for_each(|server| world.mood(server).set_repeats(true));
+        (0..2).for_each(|server| world.behaviour(server).set_repeats(true));
         let mut streams = Vec::new();
         for family in Family::ALL {
             for source in [distant(family).parse()?, world.net.sources(family)[1]] {

@@ -82,7 +82,7 @@ fn an_unhealthy_server_drains_and_both_ends_are_told() {
         world.plan.connection_drain = Some("10s");
         world.plan.checks.insert(Service::Lines, "kind = \"http\", port = 8080, path = \"/healthz\"");
         drains(world, true, |world| {
-            world.mood(0).set_status(503);
+            world.behaviour(0).set_status(503);
             world.wait_for_health_of(Service::Lines, 0, Health::Unhealthy)?;
             world.wait_for_line(
                 &[&["drain: the server receives no new connections", "left=10s"], &OF_LINES[..]].concat(),

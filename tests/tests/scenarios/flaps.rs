@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use slb_tests::{flaps::wild::Wild, net::Backend, scenario};
+use slb_tests::{flaps::chaos::ChaosDriver, net::Backend, scenario};
 
 const WEIGHTS: [u8; 5] = [50, 30, 20, 40, 30];
 /// How long, unless the variable says otherwise: on a developer's machine, and where `CI` is set.
@@ -41,11 +41,12 @@ fn servers_flap_and_administrators_are_busy() {
     scenario::alone("servers_flap_and_administrators_are_busy", &WEIGHTS, |world| {
         world.net.route_answers()?;
         world.net.backends.iter().try_for_each(Backend::hold_vips)?;
-        Wild::prepare(world);
+        ChaosDriver::prepare(world);
         world.plan.flow_table_entries = FLOWS;
         world.start()?;
-        let (totals, changes) =
-            Wild::new(world, seed)?.run(length).with_context(|| format!("to repeat it, set {repeat}"))?;
+        let (totals, changes) = ChaosDriver::new(world, seed)?
+            .run(length)
+            .with_context(|| format!("to repeat it, set {repeat}"))?;
         println!("{totals}; {changes:?}");
         ensure!(
             totals.began_undisturbed * 10 > totals.began,

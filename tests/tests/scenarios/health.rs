@@ -36,12 +36,12 @@ fn another_status_is_found() {
         service: Service::Http,
         check: "kind = \"http\", path = \"/healthz\"",
         breaks: |world| {
-            world.mood(VICTIM).set_status(503);
+            world.behaviour(VICTIM).set_status(503);
             Ok(())
         },
         details: &["status 503, expected 2xx"],
         mends: |world| {
-            world.mood(VICTIM).set_status(204);
+            world.behaviour(VICTIM).set_status(204);
             Ok(())
         },
     };
@@ -54,12 +54,12 @@ fn a_status_that_is_expected_is_good() {
         service: Service::Http,
         check: "kind = \"http\", method = \"GET\", path = \"/healthz\", host = \"shop.example\", expect = [200, \"4xx\"]",
         breaks: |world| {
-            world.mood(VICTIM).set_status(204);
+            world.behaviour(VICTIM).set_status(204);
             Ok(())
         },
         details: &["status 204, expected 200, 4xx"],
         mends: |world| {
-            world.mood(VICTIM).set_status(404);
+            world.behaviour(VICTIM).set_status(404);
             Ok(())
         },
     };
@@ -84,12 +84,12 @@ fn a_wrong_answer_is_found_by_udp() {
         service: Service::Echo,
         check: "kind = \"udp\", request = \"hex:70696e67\", expect = \"ping\"",
         breaks: |world| {
-            world.mood(VICTIM).set_garbles(true);
+            world.behaviour(VICTIM).set_garbles(true);
             Ok(())
         },
         details: &["the answer is not the expected one: \"b1 ?\""],
         mends: |world| {
-            world.mood(VICTIM).set_garbles(false);
+            world.behaviour(VICTIM).set_garbles(false);
             Ok(())
         },
     };

@@ -2,9 +2,9 @@
 
 mod changes;
 mod clients;
-mod fewest;
 mod flow;
-mod turns;
+mod least_connections;
+mod round_robin;
 
 use anyhow::{Result, ensure};
 use slb_tests::{World, net::Family, server::Service};

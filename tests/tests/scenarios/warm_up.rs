@@ -83,7 +83,7 @@ fn prepare(world: &mut World) {
 }
 
 fn set_delay(world: &World, delay: Duration) {
-    (0..2).for_each(|index| world.mood(index).set_delay(delay));
+    (0..2).for_each(|index| world.behaviour(index).set_delay(delay));
 }
 
 /// Clients are served before the first result.

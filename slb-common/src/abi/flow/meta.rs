@@ -18,7 +18,7 @@ pub mod state {
     /// shown it.
     pub const ASSURED: u32 = 64;
     /// Begun with a packet that asks for nothing: nobody has seen it asked for, or accepted.
-    pub const TAKEN_UP: u32 = 128;
+    pub const PICKED_UP: u32 = 128;
     /// The client has sent a SYN for another connection than the entry's numbers are of. Its server decides: a SYN-ACK begins the flow anew.
     pub const REOPENED: u32 = 256;
     /// Not a flow: where those of a client go ([`Client::whole`](super::Client::whole)). A server that has ended its side has

@@ -2,19 +2,19 @@ use super::*;
 
 #[test]
 fn a_filled_entry_says_what_was_put_into_it() {
-    let words = [const { Word::new(0) }; WORDS];
+    let words = [const { SharedWord::new(0) }; WORDS];
     let entry = FlowEntry::new(&words);
     let client = Client::new(&Address::v4([192, 0, 2, 1]), 80, 6);
     let flow = Flow {
         service: 9,
-        backend: Reference::new(70_000, 3),
+        backend: Handle::new(70_000, 3),
         client: ClientPath::new(2, 0x0909_0909_0909),
         arrival: 0xff,
         numbers: Numbers { client: 5, server: u32::MAX },
     };
     let meta = entry.meta();
-    assert!(!meta.is_used() && entry.claim(meta) && entry.meta().is_being_written());
-    assert!(!entry.claim(meta), "claimed twice");
+    assert!(!meta.is_used() && entry.lock(meta) && entry.meta().is_being_written());
+    assert!(!entry.lock(meta), "claimed twice");
     entry.fill(meta, &client, &flow, 1000, state::ASSURED, idle_units(899));
     let filled = entry.meta();
     assert!(filled.is_used() && meta.replaced(filled));
@@ -64,12 +64,12 @@ fn versions_come_round() {
 /// A packet that has read the path before finds the old one or the new one, and no packet finds the entry locked.
 #[test]
 fn path_is_replaced_only_where_it_is_the_expected_one() {
-    let words = [const { Word::new(0) }; WORDS];
+    let words = [const { SharedWord::new(0) }; WORDS];
     let (entry, client) = (FlowEntry::new(&words), Client::new(&Address::v4([192, 0, 2, 1]), 80, 6));
     let (old, new) = (ClientPath::new(2, 9), ClientPath::new(0x1_0003, 8));
-    let flow = Flow { service: 9, backend: Reference::new(7, 3), client: old, ..Flow::default() };
+    let flow = Flow { service: 9, backend: Handle::new(7, 3), client: old, ..Flow::default() };
     let meta = entry.meta();
-    assert!(entry.claim(meta));
+    assert!(entry.lock(meta));
     entry.fill(meta, &client, &flow, 1000, state::ASSURED, 9);
     let meta = entry.meta();
     assert!(!entry.redirect(new, old) && entry.redirect(old, new));
@@ -79,11 +79,11 @@ fn path_is_replaced_only_where_it_is_the_expected_one() {
 
 #[test]
 fn arrival_is_replaced_and_is_no_part_of_the_endpoint() {
-    let words = [const { Word::new(0) }; WORDS];
+    let words = [const { SharedWord::new(0) }; WORDS];
     let (entry, client) = (FlowEntry::new(&words), Client::new(&Address::v4([192, 0, 2, 1]), 80, 6));
     let flow = Flow { service: 9, arrival: 3, ..Flow::default() };
     let meta = entry.meta();
-    assert!(entry.claim(meta));
+    assert!(entry.lock(meta));
     entry.fill(meta, &client, &flow, 1000, state::ASSURED, 9);
     assert!(!entry.arrive(&client, &Flow { arrival: 4, ..flow }, 5) && entry.arrive(&client, &flow, 5));
     assert_eq!(entry.read(entry.meta()), Some(Flow { arrival: 5, ..flow }));
@@ -94,7 +94,7 @@ fn arrival_is_replaced_and_is_no_part_of_the_endpoint() {
 
 #[test]
 fn numbers_are_replaced_only_where_they_are_the_expected_ones() {
-    let words = [const { Word::new(0) }; WORDS];
+    let words = [const { SharedWord::new(0) }; WORDS];
     let entry = FlowEntry::new(&words);
     let (old, new) = (Numbers::default(), Numbers { client: u32::MAX, server: 7 });
     assert!(!entry.advance(new, old) && entry.advance(old, new));

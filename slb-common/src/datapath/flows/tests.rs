@@ -18,10 +18,10 @@ use crate::{
         backend::NextHop,
         flow::WORDS,
         interface::Interface,
-        ring::Ring,
+        lookup_table::LookupTable,
         service::Service,
+        shared_word::SharedWord,
         stats::{Action, Limited},
-        word::Word,
     },
     datapath::tables::Direction,
 };
@@ -35,7 +35,7 @@ const SEED: u64 = 7;
 
 struct Shared {
     index: Box<ServiceIndex>,
-    entries: Vec<[Word; WORDS]>,
+    entries: Vec<[SharedWord; WORDS]>,
     /// Jiffies.
     now: AtomicU32,
 }
@@ -56,7 +56,7 @@ impl Tables for Shared {
     fn service(&self, _: u32) -> Option<&Service> {
         None
     }
-    fn ring(&self, _: u32) -> Option<&Ring> {
+    fn lookup_table(&self, _: u32) -> Option<&LookupTable> {
         None
     }
     fn backend(&self, _: u32) -> Option<&Backend> {
@@ -77,10 +77,10 @@ impl Tables for Shared {
     fn now(&self) -> u32 {
         self.now.load(Ordering::Relaxed)
     }
-    fn turn(&self, _: u32) -> Option<&Word> {
+    fn turn(&self, _: u32) -> Option<&SharedWord> {
         None
     }
-    fn load(&self, _: u32) -> Option<&Word> {
+    fn load(&self, _: u32) -> Option<&SharedWord> {
         None
     }
     fn interface_at(&self, _: u32) -> Option<&Interface> {
@@ -113,7 +113,7 @@ fn client(n: u32) -> Client {
 fn flow(n: u32, use_: u32) -> Flow {
     let client = ClientPath(u64::from(use_) << 32 | u64::from(n));
     let numbers = Numbers { client: n ^ use_, server: use_ };
-    Flow { service: n, backend: Reference::new(n, use_), client, arrival: n as u8, numbers }
+    Flow { service: n, backend: Handle::new(n, use_), client, arrival: n as u8, numbers }
 }
 
 fn play(shared: &Shared, thread: u32) {
@@ -180,15 +180,15 @@ fn flow_that_has_only_been_reset_makes_room_last() {
     let fill = |shared: &Shared, slot: u32, bits, silence| {
         let (entry, last) = (shared.flow(slot).unwrap(), shared.now.load(Ordering::Relaxed) - silence);
         let meta = entry.meta();
-        assert!(entry.claim(meta));
+        assert!(entry.lock(meta));
         entry.fill(meta, &client(slot), &flow(slot, 1), last, bits, 225);
     };
-    for (others, come_first) in OTHERS {
+    for (conflicts, come_first) in OTHERS {
         let shared = Shared::new();
-        (0..SLOTS).filter(|slot| *slot != 9).for_each(|slot| fill(&shared, slot, others, slot));
+        (0..SLOTS).filter(|slot| *slot != 9).for_each(|slot| fill(&shared, slot, conflicts, slot));
         fill(&shared, 9, state::ASSURED | state::RESET, 100 * HZ);
         let flows = Flows::open(&shared.index, &shared);
-        assert_eq!(flows.place(0) != 9, come_first, "{others:#x}");
+        assert_eq!(flows.place(0) != 9, come_first, "{conflicts:#x}");
         fill(&shared, 9, state::ASSURED | state::RESET | state::REOPENED, 100 * HZ);
         assert!(flows.place(0) != 9, "its server has yet to decide");
     }

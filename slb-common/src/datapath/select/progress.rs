@@ -81,7 +81,7 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         if self.answers_return() {
             return comes_next & (was & state::ANSWERED != 0) & segment.acknowledges(numbers.server);
         }
-        comes_next & ((was & state::TAKEN_UP == 0) | (flows.silence(found.meta) >= self.index.hz))
+        comes_next & ((was & state::PICKED_UP == 0) | (flows.silence(found.meta) >= self.index.hz))
     }
 
     /// Whether a datagram makes the flow assured. In mode `nat` the server has answered, and the flow is 2 s old, as in nf_conntrack.
@@ -92,7 +92,7 @@ impl<'t, T: Tables> Request<'t, '_, T> {
             let age = flows.now().wrapping_sub(found.flow.numbers.client);
             return (was & state::ANSWERED != 0) & (age >= STREAM * self.index.hz);
         }
-        (was & state::TAKEN_UP == 0) | (flows.silence(found.meta) >= self.index.hz)
+        (was & state::PICKED_UP == 0) | (flows.silence(found.meta) >= self.index.hz)
     }
 
     /// Has the numbers of a flow follow a segment. In mode `nat` the server's number stays until the client has acknowledged it; elsewhere

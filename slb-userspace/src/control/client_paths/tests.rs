@@ -20,14 +20,14 @@ fn at(interface: u32, mac: Mac) -> ClientPath {
 }
 
 /// What follows where these were the kernel's next hops, and these are.
-fn moves(steps: &[(&str, NextHop, Option<NextHop>)]) -> Moves {
+fn moves(steps: &[(&str, NextHop, Option<NextHop>)]) -> Rehomed {
     let mut paths = Paths::default();
     let before = paths.update(steps.iter().map(|(ip, hop, _)| (self::ip(ip), Some(hop))), |_| true);
     assert!(before.is_empty(), "nothing was known before");
     paths.update(steps.iter().map(|(ip, _, hop)| (self::ip(ip), hop.as_ref())), |index| index < 9)
 }
 
-fn to(moves: &Moves, client: &str, path: ClientPath) -> Option<ClientPath> {
+fn to(moves: &Rehomed, client: &str, path: ClientPath) -> Option<ClientPath> {
     moves.to(&to_address(ip(client)), path)
 }
 

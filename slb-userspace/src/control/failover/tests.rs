@@ -2,7 +2,7 @@ mod next_hops;
 
 use proptest::{collection::vec, prelude::*};
 
-use slb_common::abi::{Stations, backend::NextHop};
+use slb_common::abi::{MacPair, backend::NextHop};
 
 use super::*;
 use crate::{
@@ -90,7 +90,7 @@ impl World {
     /// Gives a server a next hop, or takes it.
     fn reach(&mut self, server: &str, lost: Option<u64>) {
         let server: IpAddr = server.parse().unwrap();
-        let hop = NextHop { ifindex: 2, mtu: 1500, stations: Stations::default() };
+        let hop = NextHop { ifindex: 2, mtu: 1500, macs: MacPair::default() };
         let reached = Reached { hop, through_gateway: false };
         self.next_hops.insert(server, lost.map_or(Ok(reached), |_| Err("no answer".to_owned())));
         self.lost.remove(&server);
@@ -394,7 +394,7 @@ fn after_a_restart_a_server_of_both_sides_does_not_tell_which_has_the_traffic() 
         world.set(WEB, server, true);
     }
     for address in destinations(&world.config) {
-        let hop = NextHop { ifindex: 2, mtu: 1500, stations: Stations::default() };
+        let hop = NextHop { ifindex: 2, mtu: 1500, macs: MacPair::default() };
         world.next_hops.insert(address, Ok(Reached { hop, through_gateway: false }));
     }
     let mut reconciler =

@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use slb_common::datapath::upkeep::Flushed;
+use slb_common::datapath::flow_gc::Flushed;
 
 use super::Reconciler;
 use crate::{control::flush::Choice, dataplane::DataPlane};
@@ -35,7 +35,7 @@ impl<D: DataPlane> Reconciler<D> {
             && self.is_handing_over()
             && let Some(held) = &mut self.held
         {
-            Arc::make_mut(held).tables.values_mut().for_each(|table| table.handover.wait_anew(now));
+            Arc::make_mut(held).tables.values_mut().for_each(|table| table.slot_migration.wait_anew(now));
         }
         Ok(flushed)
     }

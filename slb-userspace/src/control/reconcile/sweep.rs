@@ -11,22 +11,22 @@ use std::{
 use anyhow::{Context as _, Result};
 use slb_common::{
     abi::{
-        ring::{NO_BACKEND, Ring},
+        lookup_table::{LookupTable, NO_BACKEND},
         service::{mode, policy},
     },
-    datapath::upkeep::{Fate, Look},
+    datapath::flow_gc::{Fate, Look},
     net::headers::protocol,
 };
 
 use super::Reconciler;
 use crate::{
     control::{
-        client_paths::{Moves, Prefix, Samples},
+        client_paths::{Prefix, Rehomed, Samples},
+        connection_counts::ConnectionCounts,
         ending::{Ended, Watch},
-        handover::Elsewhere,
-        loads::Loads,
+        handshakes::{Handshakes, LOOK},
         one_way::{Answers, Counts},
-        openings::{LOOK, Openings},
+        slot_migration::Elsewhere,
     },
     dataplane::{
         DataPlane,
@@ -49,7 +49,7 @@ pub struct Sweep {
     /// Connections that are over, whose ends may not know.
     pub ended: Vec<Ended>,
     /// Pools whose new connections count, with what has come of them.
-    pub openings: Vec<Pool>,
+    pub handshakes: Vec<Pool>,
     /// Servers of mode `nat`, by how many of their new connections are answered.
     pub answers: BTreeMap<SocketAddr, Answers>,
     /// Clients of mode `nat` that stand for the others: their paths are to be followed.
@@ -84,17 +84,17 @@ impl<D: DataPlane> Reconciler<D> {
         self.wants_look = false;
         let next = watch.next_look();
         let next = if self.is_watching() { next.min(LOOK) } else { next };
-        let (ended, openings) = (mem::take(&mut self.ended), mem::take(&mut self.openings));
+        let (ended, handshakes) = (mem::take(&mut self.ended), mem::take(&mut self.handshakes));
         let (answers, clients) = (mem::take(&mut self.answers), samples.chosen());
         let entries = self.plane.flow_slots() as usize;
-        Ok(Sweep { moved, flows, assured, entries, ended, openings, answers, clients, next })
+        Ok(Sweep { moved, flows, assured, entries, ended, handshakes, answers, clients, next })
     }
 
     /// Replaces the client paths of flows whose clients are reached another way. Returns how many changed.
     ///
     /// # Errors
     /// The flow table cannot be written.
-    pub fn move_clients(&mut self, moves: &Moves) -> Result<usize> {
+    pub fn move_clients(&mut self, moves: &Rehomed) -> Result<usize> {
         self.plane
             .move_clients(&|client, link| moves.to(client, link))
             .context("cannot replace the client paths of flows")
@@ -119,18 +119,18 @@ impl<D: DataPlane> Reconciler<D> {
         samples: &mut Samples<'_>,
         now: Duration,
     ) -> Result<(usize, usize, usize)> {
-        let is_due = |(id, table): &(&u32, &Table)| table.handover.is_due(idle_of(&held, **id), now);
+        let is_due = |(id, table): &(&u32, &Table)| table.slot_migration.is_due(idle_of(&held, **id), now);
         let due: Vec<u32> = held.tables.iter().filter(is_due).map(|(id, _)| *id).collect();
         // Without any, the flow table is looked at all the same.
         let parts = if due.is_empty() { vec![due.as_slice()] } else { due.chunks(BATCH).collect() };
         let (mut changed, mut flows, mut forgotten, mut is_whole) = (false, (0, 0), None, true);
-        let mut loads = Loads::default();
+        let mut loads = ConnectionCounts::default();
         for part in parts {
             let owners: Owners = part
                 .iter()
                 .map(|id| Ok((*id, self.plane.table(*id).context("cannot read a table")?.0)))
                 .collect::<Result<_>>()?;
-            loads = Loads::none(&held);
+            loads = ConnectionCounts::none(&held);
             let (elsewhere, look) = self.elsewhere(&held, &owners, now, watch, (&mut loads, samples))?;
             flows = (look.live, look.assured);
             is_whole &= look.unread == 0;
@@ -140,13 +140,15 @@ impl<D: DataPlane> Reconciler<D> {
             forgotten.get_or_insert(now_forgotten);
             if self.forgotten != Some(now_forgotten) {
                 let tables = &mut Arc::make_mut(&mut held).tables;
-                tables.values_mut().for_each(|table| table.handover.wait_anew(now));
+                tables.values_mut().for_each(|table| table.slot_migration.wait_anew(now));
                 break;
             }
             let swept = swept(&held, owners, &elsewhere, look, now);
             let tables = &mut Arc::make_mut(&mut held).tables;
             let differ = |(id, table): &(&u32, &Table)| {
-                tables.get(id).is_none_or(|old| !old.handover.keepers().eq(table.handover.keepers()))
+                tables.get(id).is_none_or(|old| {
+                    !old.slot_migration.previous_backends().eq(table.slot_migration.previous_backends())
+                })
             };
             let put: BTreeMap<u32, Table> =
                 swept.iter().filter(differ).map(|(id, table)| (*id, table.clone())).collect();
@@ -164,7 +166,7 @@ impl<D: DataPlane> Reconciler<D> {
             // What was in force before needs no room any more.
             self.carry_out(&Operation::Settle)?;
         }
-        let left = held.tables.values().map(|table| table.handover.len()).sum();
+        let left = held.tables.values().map(|table| table.slot_migration.len()).sum();
         self.held = Some(held);
         let loads = loads.by_id();
         if !loads.is_empty() {
@@ -182,12 +184,12 @@ impl<D: DataPlane> Reconciler<D> {
         owners: &Owners,
         now: Duration,
         watch: &mut Watch<'_>,
-        (loads, samples): (&mut Loads, &mut Samples<'_>),
+        (loads, samples): (&mut ConnectionCounts, &mut Samples<'_>),
     ) -> Result<(FoundElsewhere, Look)> {
         let entries: BTreeMap<u32, _> =
             held.index.entries.values().map(|entry| (entry.service, entry)).collect();
         let mut elsewhere = FoundElsewhere::new();
-        let mut openings = Openings::new(&self.watched, held);
+        let mut handshakes = Handshakes::new(&self.watched, held);
         let mut answers = Counts::default();
         let look = self.plane.flows(self.surroundings.hz, &mut |flow| {
             let entry = entries.get(&flow.service);
@@ -195,7 +197,7 @@ impl<D: DataPlane> Reconciler<D> {
                 return watch.note_client(&flow, entry.copied());
             }
             let Some(entry) = entry else { return Fate::Goes };
-            openings.note(&flow, entry);
+            handshakes.note(&flow, entry);
             answers.note(&flow, entry);
             let fate = watch.note(&flow, entry);
             loads.note(&flow, entry);
@@ -208,19 +210,22 @@ impl<D: DataPlane> Reconciler<D> {
             if entry.policy & policy::ELSEWHERE != 0 && !is_loose {
                 return fate;
             }
-            let Some(owners) = owners.get(&entry.ring).filter(|owners| !owners.is_empty()) else {
+            let Some(owners) = owners.get(&entry.lookup_table).filter(|owners| !owners.is_empty()) else {
                 return fate;
             };
             let hash = entry.old_flow_hash(&flow.client, flow.port);
-            let slot = Ring::slot_of(owners.len() as u32, hash) as u32;
-            let moved = held.tables.get(&entry.ring).and_then(|table| table.handover.keeper(slot));
+            let slot = LookupTable::slot_of(owners.len() as u32, hash) as u32;
+            let moved = held
+                .tables
+                .get(&entry.lookup_table)
+                .and_then(|table| table.slot_migration.previous_backend(slot));
             if flow.left.is_some() && owners[slot as usize] != flow.backend.id() && moved.is_some() {
                 let seen = |silence: u32| now.saturating_sub(Duration::from_secs(silence.into()));
-                elsewhere.entry((entry.ring, slot)).or_default().note(flow.loose.map(seen));
+                elsewhere.entry((entry.lookup_table, slot)).or_default().note(flow.loose.map(seen));
             }
             fate
         })?;
-        self.openings = openings.pools();
+        self.handshakes = handshakes.pools();
         self.answers = answers.by_server(held);
         Ok((elsewhere, look))
     }
@@ -244,7 +249,7 @@ fn swept(
             _ if look.unread != 0 => Elsewhere::UNKNOWN,
             found => found.copied().unwrap_or_default(),
         };
-        table.handover.sweep(owner, found, idle_of(held, id), now);
+        table.slot_migration.sweep(owner, found, idle_of(held, id), now);
         table.owners = Some(owners);
         swept.insert(id, table);
     }
@@ -255,7 +260,7 @@ fn swept(
 /// tables in force, which begins before it counts.
 fn idle_of(state: &State, table: u32) -> Duration {
     const SLACK: u64 = 10;
-    let services = state.services.values().filter(|service| service.ring == table);
+    let services = state.services.values().filter(|service| service.lookup_table == table);
     let idle = services.map(|service| service.idle_timeout).max().unwrap_or(0);
     Duration::from_secs(u64::from(idle) + SLACK)
 }

@@ -16,11 +16,11 @@ use crate::{
 
 /// The digest of everything, and those of the services by port.
 fn digests(state: &State) -> (Digest, BTreeMap<u16, Digest>) {
-    let services = state.services.values().filter(|service| service.ring != NO_TABLE);
+    let services = state.services.values().filter(|service| service.lookup_table != NO_TABLE);
     let digests: Vec<_> = services
         .map(|service| {
-            let (ring, _) = state.tables[&service.ring].rings(0);
-            let content = Content::new(ring.in_use(), service.ring, &state.backends);
+            let (lookup_table, _) = state.tables[&service.lookup_table].lookup_tables(0);
+            let content = Content::new(lookup_table.in_use(), service.lookup_table, &state.backends);
             (service, content.of_service(service, state.settings.seed))
         })
         .collect();
@@ -58,7 +58,7 @@ fn nodes_of_different_history_have_the_same_digests() {
     assert_ne!(unhealthy, fresh);
     world.set_health(2, true);
     let state = world.reconcile(&config).unwrap();
-    assert!(state.tables.values().any(|table| !table.handover.is_empty()), "slots migrate");
+    assert!(state.tables.values().any(|table| !table.slot_migration.is_empty()), "slots migrate");
     assert_eq!(digests(&state), fresh, "healthy again after a restart");
 }
 

@@ -37,16 +37,13 @@ fn a_removed_server_drains_and_is_cut_and_goes() {
         world.now = Duration::from_secs(1000 + seconds);
         let state = world.reconcile(&after).unwrap();
         assert!(!members(&state, 0).contains(&id));
-        state
-            .backends
-            .get(&id)
-            .map(|backend| (backend.reference == old.reference, backend.flags, backend.deadline))
+        state.backends.get(&id).map(|backend| (backend.handle == old.handle, backend.flags, backend.deadline))
     };
-    let draining = Some((true, Backend::ALIVE | Backend::LINGERING, 1060));
+    let draining = Some((true, Backend::ALIVE | Backend::REMOVED, 1060));
     assert_eq!(at(&mut world, 0), draining);
     let mut world = world.restart();
     assert_eq!(at(&mut world, 59), draining, "another daemon goes on");
-    assert_eq!(at(&mut world, 60), Some((true, Backend::CUT | Backend::LINGERING, 1060)));
+    assert_eq!(at(&mut world, 60), Some((true, Backend::TERMINATING | Backend::REMOVED, 1060)));
     assert!(world.reconciler.wants_look());
     world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap();
     assert!(!world.reconciler.wants_look());
@@ -69,8 +66,15 @@ fn slots_leave_a_terminating_server_before_it_goes() {
             world.now = Duration::from_secs(1000 + seconds);
             let state = world.reconcile(&after).unwrap();
             assert!(state.backends.contains_key(&id));
-            let moved = state.tables[&0].handover.len();
-            (state.tables[&0].handover.keepers().filter(|(_, keeper)| *keeper == id).count(), moved)
+            let moved = state.tables[&0].slot_migration.len();
+            (
+                state.tables[&0]
+                    .slot_migration
+                    .previous_backends()
+                    .filter(|(_, previous_backend)| *previous_backend == id)
+                    .count(),
+                moved,
+            )
         };
         let (kept, moved) = slots_at(0);
         assert!(kept > 50, "{kept} of {moved}");
@@ -90,8 +94,13 @@ fn slots_without_another_server_stay_with_a_terminating_one() {
     world.reconcile(&group(&[(2, 0)])).unwrap();
     world.now += Duration::from_secs(10);
     let state = world.reconcile(&group(&[(2, 0)])).unwrap();
-    assert!(state.tables[&0].handover.keepers().all(|(_, keeper)| keeper == id));
-    assert_eq!(state.tables[&0].handover.len(), 251);
+    assert!(
+        state.tables[&0]
+            .slot_migration
+            .previous_backends()
+            .all(|(_, previous_backend)| previous_backend == id)
+    );
+    assert_eq!(state.tables[&0].slot_migration.len(), 251);
 }
 
 /// What a listener's flows are with is what its own table says, wherever they have begun.
@@ -119,7 +128,7 @@ fn follow(look: fn(&mut World)) {
     let before = drained(&[(1, 100), (2, 50)]);
     world.all_healthy(&before);
     let state = world.reconcile(&before).unwrap();
-    let [one, two] = [1, 2].map(|n| backend(&state, n).1.reference);
+    let [one, two] = [1, 2].map(|n| backend(&state, n).1.handle);
     let flows = [(80, one), (80, two), (81, one), (81, two)].map(|(port, server)| flow(&state, port, server));
     world.reconciler.plane_mut().flows = flows.to_vec();
 
@@ -131,13 +140,13 @@ fn follow(look: fn(&mut World)) {
     let servers = |world: &mut World, state: &State| -> Vec<(bool, u8, u32)> {
         let flows = world.reconciler.plane_mut().flows.clone();
         let of = |flow: &Remembered| {
-            let server = state.backends.values().find(|server| server.reference == flow.backend).unwrap();
+            let server = state.backends.values().find(|server| server.handle == flow.backend).unwrap();
             (flow.is_over, server.flags, server.deadline)
         };
         flows.iter().map(of).collect()
     };
     let serves = (false, Backend::ALIVE | Backend::NEW, 0);
-    let lingers = (false, Backend::ALIVE | Backend::LINGERING, 1060);
+    let lingers = (false, Backend::ALIVE | Backend::REMOVED, 1060);
     assert_eq!(servers(&mut world, &state), [serves, serves, serves, lingers]);
     assert!(world.reconciler.plane_mut().flows[2].backend != one, "it is in the other table now");
 
@@ -153,8 +162,8 @@ fn follow(look: fn(&mut World)) {
     let over = |flags| move |(_, flags_now, _): &(bool, u8, u32)| *flags_now == flags;
     let now = servers(&mut world, &state);
     assert_eq!(now[..2], [serves, serves]);
-    assert!(now[2].0 && over(Backend::CUT)(&now[2]), "{now:?}");
-    assert!(now[3].0 && over(Backend::CUT | Backend::LINGERING)(&now[3]), "{now:?}");
+    assert!(now[2].0 && over(Backend::TERMINATING)(&now[2]), "{now:?}");
+    assert!(now[3].0 && over(Backend::TERMINATING | Backend::REMOVED)(&now[3]), "{now:?}");
 }
 
 /// Until the look at the flow table, flows of a listener that has parted are with the other one's servers.
@@ -164,21 +173,21 @@ fn no_connection_is_cut_for_another_listeners_sake() {
     let before = group(&[(1, 100), (2, 50)]);
     world.all_healthy(&before);
     let state = world.reconcile(&before).unwrap();
-    let two = backend(&state, 2).1.reference;
+    let two = backend(&state, 2).1.handle;
     world.reconciler.plane_mut().flows = vec![flow(&state, 81, two)];
     // The first listener has server 2 no more, and nothing drains.
     let config = two_groups(&[(1, 100)], &[(1, 100), (2, 50)]);
     world.all_healthy(&config);
     let state = world.reconcile(&config).unwrap();
-    let held = state.backends.values().find(|server| server.reference == two).unwrap();
-    assert!(held.is_alive() && !held.is_cut(), "{held:?}");
+    let held = state.backends.values().find(|server| server.handle == two).unwrap();
+    assert!(held.is_alive() && !held.is_terminating(), "{held:?}");
     world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap();
     let followed = world.reconciler.plane_mut().flows[0];
     assert!(followed.backend != two && !followed.is_over);
     world.now += Duration::from_secs(6);
     let state = world.reconcile(&config).unwrap();
-    let of = |reference| state.backends.values().find(|server| server.reference == reference).unwrap();
-    assert!(of(two).is_cut() && of(followed.backend).is_alive());
+    let of = |handle| state.backends.values().find(|server| server.handle == handle).unwrap();
+    assert!(of(two).is_terminating() && of(followed.backend).is_alive());
 }
 
 /// The change is broken off at each of its steps, and another daemon goes on, or the same one.
@@ -191,7 +200,7 @@ fn no_connection_is_cut_where_a_change_is_broken_off() {
             world.all_healthy(&before);
             let state = world.reconcile(&before).unwrap();
             let plane = world.reconciler.plane_mut();
-            plane.flows = vec![flow(&state, 81, backend(&state, 2).1.reference)];
+            plane.flows = vec![flow(&state, 81, backend(&state, 2).1.handle)];
             plane.fail_after = Some(step);
             let config = two_groups(&[(1, 100)], &[(1, 100), (2, 50)]);
             world.all_healthy(&config);
@@ -200,15 +209,15 @@ fn no_connection_is_cut_where_a_change_is_broken_off() {
             world = goes_on(world);
             let state = world.reconcile(&config).unwrap();
             let server = |world: &mut World| {
-                let reference = world.reconciler.plane_mut().flows[0].backend;
-                *state.backends.values().find(|server| server.reference == reference).unwrap()
+                let handle = world.reconciler.plane_mut().flows[0].backend;
+                *state.backends.values().find(|server| server.handle == handle).unwrap()
             };
-            assert!(!server(&mut world).is_cut(), "step {step}");
+            assert!(!server(&mut world).is_terminating(), "step {step}");
             if world.reconciler.wants_look() {
                 world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap();
             }
             let entry = state.index.entries.values().find(|entry| entry.port == 81_u16.to_be()).unwrap();
-            assert_eq!(server(&mut world).ring, entry.ring, "step {step}");
+            assert_eq!(server(&mut world).lookup_table, entry.lookup_table, "step {step}");
             if !is_broken_off {
                 assert!(step > 3, "{step} steps");
                 break;
@@ -224,7 +233,7 @@ fn ends_are_told_although_something_fails() {
     let before = group(&[(1, 100), (2, 50), (3, 100)]);
     world.all_healthy(&before);
     let state = world.reconcile(&before).unwrap();
-    let flow = flow(&state, 80, backend(&state, 3).1.reference);
+    let flow = flow(&state, 80, backend(&state, 3).1.handle);
     let after = group(&[(1, 100), (3, 50)]);
     world.reconcile(&after).unwrap();
     world.now += Duration::from_secs(910);
@@ -252,7 +261,7 @@ fn a_removed_server_goes_when_the_last_of_many_connections_has_been_told() {
     world.all_healthy(&before);
     let state = world.reconcile(&before).unwrap();
     let (id, server) = backend(&state, 2);
-    let flow = flow(&state, 80, server.reference);
+    let flow = flow(&state, 80, server.handle);
     world.reconciler.plane_mut().flows = vec![flow; FLOWS];
     world.reconcile(&after).unwrap();
     let mut ended = 0;
@@ -333,7 +342,7 @@ fn a_configured_server_is_cut_and_stays_so_until_it_takes_new_flows() {
     };
     assert_eq!(at(0), (Backend::ALIVE, 1060, Some(1060)));
     assert_eq!(at(30), (Backend::ALIVE, 1060, Some(1060)));
-    assert_eq!(at(60), (Backend::CUT, 1060, Some(1063)));
-    assert_eq!(at(9000), (Backend::CUT, 1060, None));
+    assert_eq!(at(60), (Backend::TERMINATING, 1060, Some(1063)));
+    assert_eq!(at(9000), (Backend::TERMINATING, 1060, None));
     assert_eq!(backend(&world.reconcile(&drained(&[(1, 100), (2, 50)])).unwrap(), 2), before);
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
-use slb_common::datapath::upkeep::Flushed;
+use slb_common::datapath::flow_gc::Flushed;
 
 use super::{World, backend, flow, group};
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 /// Servers 1 and 2, each with a flow of both listeners, which are at the ports 80 and 81, by clients of both families in turn; and
 /// the client of the first flow is kept to its server. Every second one is not assured.
 fn flows(state: &State) -> Vec<Remembered> {
-    let [one, two] = [1, 2].map(|n| backend(state, n).1.reference);
+    let [one, two] = [1, 2].map(|n| backend(state, n).1.handle);
     let from =
         |address: &str, flow| Remembered { client: to_address(address.parse::<IpAddr>().unwrap()), ..flow };
     let not_assured = |flow| Remembered { is_assured: false, ..flow };

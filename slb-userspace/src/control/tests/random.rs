@@ -7,7 +7,7 @@ use slb_common::abi::backend::Backend;
 
 use super::{World, flow, group, lingers, reached, two_groups};
 use crate::{
-    control::{desired::Verdict, handover::Handover, targets::targets},
+    control::{desired::Verdict, slot_migration::SlotMigration, targets::targets},
     dataplane::{
         fake::Fails,
         state::{State, Table},
@@ -16,15 +16,18 @@ use crate::{
 
 /// The table of the listener on a port.
 fn table(state: &State, port: u16) -> u32 {
-    state.index.entries.values().find(|entry| entry.port == port.to_be()).unwrap().ring
+    state.index.entries.values().find(|entry| entry.port == port.to_be()).unwrap().lookup_table
 }
 
 /// What a daemon can know of a data plane that it finds: not when slots changed hands.
 fn known(state: &State) -> State {
     let mut state = state.clone();
     for table in state.tables.values_mut() {
-        let keepers: Vec<_> = table.handover.keepers().collect();
-        *table = Table { handover: Handover::found(keepers, Duration::ZERO), ..table.without_owners() };
+        let previous_backends: Vec<_> = table.slot_migration.previous_backends().collect();
+        *table = Table {
+            slot_migration: SlotMigration::found(previous_backends, Duration::ZERO),
+            ..table.without_owners()
+        };
     }
     state
 }
@@ -86,9 +89,9 @@ proptest! {
                 Change::Flow(is_second, n) => {
                     let port = if is_second { 81 } else { 80 };
                     let table = table(&before, port);
-                    let servers: Vec<_> = before.backends.values().filter(|b| b.ring == table).collect();
+                    let servers: Vec<_> = before.backends.values().filter(|b| b.lookup_table == table).collect();
                     let with = servers[n % servers.len()];
-                    let flow = flow(&before, port, with.reference);
+                    let flow = flow(&before, port, with.handle);
                     world.reconciler.plane_mut().flows.push(flow);
                 }
                 Change::Look => {
@@ -97,11 +100,11 @@ proptest! {
                         let at = |port| flow.service == self::flow(&before, port, flow.backend).service;
                         let table = table(&before, if at(81) { 81 } else { 80 });
                         let servers = before.backends.values();
-                        let with = servers.clone().find(|server| server.reference == flow.backend);
+                        let with = servers.clone().find(|server| server.handle == flow.backend);
                         // Else it is over, or its server is gone.
                         if let Some(with) = with.filter(|_| !flow.is_over) {
-                            let is_there = |s: &Backend| s.ring == table && s.address == with.address;
-                            prop_assert!(with.ring == table || !servers.clone().any(is_there), "{:?}", flow);
+                            let is_there = |s: &Backend| s.lookup_table == table && s.address == with.address;
+                            prop_assert!(with.lookup_table == table || !servers.clone().any(is_there), "{:?}", flow);
                         }
                     }
                 }
@@ -141,8 +144,8 @@ proptest! {
             prop_assert!(held == known(&after), "the data plane does not hold what it is said to");
             for (id, new) in after.backends.iter().filter(|(_, new)| !lingers(new)) {
                 let mut before = before.backends.iter().filter(|(_, old)| !lingers(old));
-                if let Some((old_id, old)) = before.find(|(_, old)| (old.ring, old.address) == (new.ring, new.address)) {
-                    prop_assert_eq!((old_id, old.reference), (id, new.reference));
+                if let Some((old_id, old)) = before.find(|(_, old)| (old.lookup_table, old.address) == (new.lookup_table, new.address)) {
+                    prop_assert_eq!((old_id, old.handle), (id, new.handle));
                 }
             }
             before = after;

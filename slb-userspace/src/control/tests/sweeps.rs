@@ -77,7 +77,7 @@ fn a_sweep_counts_the_entries_of_the_table_in_use() {
     let mut world = World::new();
     world.all_healthy(&config);
     let state = world.reconcile(&config).unwrap();
-    world.reconciler.plane_mut().flows = vec![flow(&state, 80, backend(&state, 1).1.reference); 3];
+    world.reconciler.plane_mut().flows = vec![flow(&state, 80, backend(&state, 1).1.handle); 3];
     assert_ne!(config.daemon.flow_table_entries, 3);
     assert_eq!(world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap().entries, 3);
 }

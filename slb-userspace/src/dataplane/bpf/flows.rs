@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use slb_common::{
-    abi::Reference,
-    datapath::upkeep::{Clock, Fill, FlowTable},
+    abi::Handle,
+    datapath::flow_gc::{Clock, Fill, FlowTable},
 };
 
 use super::jiffies;
@@ -14,7 +14,7 @@ use super::jiffies;
 #[derive(Debug, Default)]
 pub struct CurrentFlows {
     /// By server.
-    pub by_server: HashMap<Reference, u64>,
+    pub by_server: HashMap<Handle, u64>,
     /// By the tag of their service.
     pub by_service: HashMap<u32, u64>,
     /// How full the table is.

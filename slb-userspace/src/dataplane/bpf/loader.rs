@@ -39,7 +39,7 @@ impl Sizes {
     fn of(self, map: &str) -> Option<u32> {
         match map {
             FLOWS => Some(self.flow_slots()),
-            "BACKENDS" | "BACKEND_COUNTERS" | "LOADS" => Some(self.backends),
+            "BACKENDS" | "BACKEND_COUNTERS" | "CONNECTIONS" => Some(self.backends),
             // One for each server before and after all of them change, and 0, which stands for none.
             "NEXT_HOPS" => Some(2 * self.backends + 1),
             _ => None,

@@ -5,21 +5,21 @@ use std::{ffi::c_void, num::NonZeroUsize, os::fd::AsFd as _, path::Path, ptr::No
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::MapData;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use slb_common::abi::{flow::WORDS, interface::Interface, word::Word};
+use slb_common::abi::{flow::WORDS, interface::Interface, shared_word::SharedWord};
 
 /// A value of an array that may be mapped.
 ///
 /// # Safety
-/// Made of [`Word`]s and nothing else.
+/// Made of [`SharedWord`]s and nothing else.
 pub(super) unsafe trait OfWords {}
 
 // SAFETY: words.
-unsafe impl OfWords for [Word; WORDS] {}
+unsafe impl OfWords for [SharedWord; WORDS] {}
 // SAFETY: `repr(C)` of words.
 unsafe impl OfWords for Interface {}
 
 /// A mapped array; the flow table unless said otherwise.
-pub(super) struct Mapped<T = [Word; WORDS]> {
+pub(super) struct Mapped<T = [SharedWord; WORDS]> {
     slots: NonNull<[T]>,
 }
 

@@ -12,15 +12,15 @@ use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, DevMapHash, Map, MapData, MapInfo, PerCpuArray, PerCpuValues};
 use slb_common::{
     abi::{
-        ABI_VERSION, Reference,
+        ABI_VERSION, Handle,
         backend::{Backend, NextHop},
         control::Control,
         interface::{self, Interface, InterfaceFacts},
-        ring::{MOVED, Ring, owner},
+        lookup_table::{LookupTable, MOVED, owner},
         service::{Service, ServiceIndex},
         stats::{Action, Counters, Reason, Totals},
     },
-    datapath::upkeep::{Clock, Fate, FlowTable, Flushed, Look, Upkeep},
+    datapath::flow_gc::{Clock, Fate, FlowGc, FlowTable, Flushed, Look},
 };
 
 use super::{
@@ -34,7 +34,7 @@ use super::{
 use crate::dataplane::{
     Contents, DataPlane, NewPath, Takes,
     digest::Content,
-    moves::{self, Moves},
+    rehome::{self, Rehomed},
     state::{
         BATCH, Filter, Index, MAX_TABLES, NO_TABLE, Operation, PutBackend, Remembered, SPARE_TABLE, Settings,
         State, Table, build_all,
@@ -49,10 +49,10 @@ pub struct Maps {
     control: Array<MapData, Control>,
     service_index: MapData,
     services: MapData,
-    rings: MapData,
+    lookup_tables: MapData,
     backends: MapData,
     next_hops: MapData,
-    turns: MapData,
+    round_robin: MapData,
     loads: MapData,
     interfaces: DevMapHash<MapData>,
     interface_table: Mapped<Interface>,
@@ -62,7 +62,7 @@ pub struct Maps {
     /// The same map.
     backend_counters_descriptor: MapData,
     flows: Mapped,
-    upkeep: Upkeep,
+    flow_gc: FlowGc,
     /// Processors that counters are kept for.
     processors: usize,
     /// Servers the maps hold.
@@ -72,7 +72,7 @@ pub struct Maps {
     /// Tables of keepers that are not in force any more.
     outdated: Vec<u32>,
     /// Where the keepers of each table are, if it has some, as far as this process has asked.
-    keepers: BTreeMap<u32, Option<u32>>,
+    previous_backends: BTreeMap<u32, Option<u32>>,
 }
 
 impl Maps {
@@ -88,11 +88,11 @@ impl Maps {
             control: pinned(pins, "CONTROL")?,
             service_index: MapData::from_pin(pins.map("SERVICE_INDEX"))?,
             services: MapData::from_pin(pins.map("SERVICES"))?,
-            rings: MapData::from_pin(pins.map("RINGS"))?,
+            lookup_tables: MapData::from_pin(pins.map("LOOKUP_TABLES"))?,
             backends: MapData::from_pin(pins.map("BACKENDS"))?,
             next_hops: MapData::from_pin(pins.map("NEXT_HOPS"))?,
-            turns: MapData::from_pin(pins.map("TURNS"))?,
-            loads: MapData::from_pin(pins.map("LOADS"))?,
+            round_robin: MapData::from_pin(pins.map("ROUND_ROBIN"))?,
+            loads: MapData::from_pin(pins.map("CONNECTIONS"))?,
             interfaces: pinned(pins, "INTERFACES")?,
             interface_table: Mapped::open(&pins.map(INTERFACE_TABLE))?,
             totals: pinned(pins, "TOTALS")?,
@@ -100,14 +100,14 @@ impl Maps {
             backend_counters: pinned(pins, "BACKEND_COUNTERS")?,
             backend_counters_descriptor: MapData::from_pin(pins.map("BACKEND_COUNTERS"))?,
             flows: Mapped::open(&pins.map("FLOWS"))?,
-            upkeep: Upkeep::default(),
+            flow_gc: FlowGc::default(),
             processors: aya::util::nr_cpus().map_err(|(file, error)| {
                 anyhow::Error::new(error).context(format!("cannot count processors: {file}"))
             })?,
             max_backends: MapInfo::from_pin(pins.map("BACKENDS"))?.max_entries(),
             empty: None,
             outdated: Vec::new(),
-            keepers: BTreeMap::new(),
+            previous_backends: BTreeMap::new(),
         };
         let version = maps.control.get(&0, 0)?.abi_version;
         if version != 0 && version != ABI_VERSION {
@@ -147,7 +147,7 @@ impl Maps {
 
     /// What packets find in a table, where these are the servers of all tables.
     pub fn content_of(&self, table: u32, backends: &BTreeMap<u32, Backend>) -> Result<Content> {
-        Ok(Content::new(self.ring(table)?.in_use(), table, backends))
+        Ok(Content::new(self.lookup_table(table)?.in_use(), table, backends))
     }
 
     /// What packets find of an interface.
@@ -163,7 +163,7 @@ impl Maps {
 
     /// Slots of a table that have changed hands.
     pub fn moved_slots(&self, table: u32) -> Result<u32> {
-        Ok(self.ring(table)?.in_use().iter().filter(|slot| **slot & MOVED != 0).count() as u32)
+        Ok(self.lookup_table(table)?.in_use().iter().filter(|slot| **slot & MOVED != 0).count() as u32)
     }
 
     /// The flow table where it lies.
@@ -173,10 +173,10 @@ impl Maps {
 
     /// As [`DataPlane::flows`], at any time.
     pub fn look(&mut self, clock: Clock, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
-        let mut upkeep = std::mem::take(&mut self.upkeep);
+        let mut flow_gc = std::mem::take(&mut self.flow_gc);
         let table = self.flow_table()?;
-        let look = upkeep.look(&table, clock, &mut |seen| visit(Remembered::new(seen, clock)));
-        self.upkeep = upkeep;
+        let look = flow_gc.look(&table, clock, &mut |seen| visit(Remembered::new(seen, clock)));
+        self.flow_gc = flow_gc;
         Ok(look)
     }
 
@@ -223,35 +223,35 @@ impl Maps {
         for part in tables.chunks_mut(BATCH) {
             build_all(part.iter_mut().map(|(_, table)| table));
             let mut kept = Vec::new();
-            let mut rings = Vec::new();
+            let mut lookup_tables = Vec::new();
             let mut outdated = Vec::new();
             let mut known = Vec::new();
             for (id, table) in part {
                 let now = self.keepers_of(*id)?;
                 // Never the one in force: its table and the keepers are put in force together.
                 let aside = MAX_TABLES + 2 * *id + u32::from(now == Some(MAX_TABLES + 2 * *id));
-                let (ring, keepers) = table.rings(aside);
-                if let Some(keepers) = keepers {
-                    kept.push((aside, syscall::array_of(keepers.as_ref())?));
+                let (lookup_table, previous_backends) = table.lookup_tables(aside);
+                if let Some(previous_backends) = previous_backends {
+                    kept.push((aside, syscall::array_of(previous_backends.as_ref())?));
                     self.outdated.retain(|id| *id != aside);
                     known.push((*id, Some(aside)));
                 } else {
                     known.push((*id, None));
                 }
                 outdated.extend(now);
-                rings.push((*id, syscall::array_of(ring.as_ref())?));
+                lookup_tables.push((*id, syscall::array_of(lookup_table.as_ref())?));
                 table.owners = None;
             }
             // In this order, and in one call, which waits once for all processors.
-            kept.append(&mut rings);
+            kept.append(&mut lookup_tables);
             if let Err(error) = self.put_rings(&kept) {
                 // Some may be in force: they are read again.
                 for (id, _) in known {
-                    self.keepers.remove(&id);
+                    self.previous_backends.remove(&id);
                 }
                 return Err(error);
             }
-            self.keepers.extend(known);
+            self.previous_backends.extend(known);
             // Programs that still saw the old tables have ended by the next change.
             self.outdated.extend(outdated);
         }
@@ -260,19 +260,20 @@ impl Maps {
 
     /// Where the keepers of a table are, if it has some.
     fn keepers_of(&self, id: u32) -> Result<Option<u32>> {
-        if let Some(keepers) = self.keepers.get(&id) {
-            return Ok(*keepers);
+        if let Some(previous_backends) = self.previous_backends.get(&id) {
+            return Ok(*previous_backends);
         }
-        Ok(Some(self.ring(id)?.keepers).filter(|keepers| *keepers != NO_TABLE))
+        Ok(Some(self.lookup_table(id)?.previous_backends)
+            .filter(|previous_backends| *previous_backends != NO_TABLE))
     }
 
     /// Puts tables in force; returns when no program that has seen what was there runs any more.
     ///
     /// All at once: one by one, each would wait for all processors.
-    fn put_rings(&mut self, rings: &[(u32, OwnedFd)]) -> Result<()> {
+    fn put_rings(&mut self, lookup_tables: &[(u32, OwnedFd)]) -> Result<()> {
         let (ids, descriptors): (Vec<_>, Vec<_>) =
-            rings.iter().map(|(id, ring)| (*id, ring.as_raw_fd() as u32)).unzip();
-        syscall::update_batch(self.rings.fd().as_fd(), &ids, &descriptors)
+            lookup_tables.iter().map(|(id, lookup_table)| (*id, lookup_table.as_raw_fd() as u32)).unzip();
+        syscall::update_batch(self.lookup_tables.fd().as_fd(), &ids, &descriptors)
             .context("cannot put tables in force")
     }
 
@@ -280,11 +281,11 @@ impl Maps {
     fn clear_rings(&mut self, ids: &[u32]) -> Result<()> {
         let empty = match self.empty.take() {
             Some(empty) => empty,
-            None => syscall::array_of(Ring::empty().as_ref())?,
+            None => syscall::array_of(LookupTable::empty().as_ref())?,
         };
         let empty = self.empty.insert(empty).as_raw_fd() as u32;
         let descriptors = vec![empty; ids.len()];
-        Ok(syscall::update_batch(self.rings.fd().as_fd(), ids, &descriptors)?)
+        Ok(syscall::update_batch(self.lookup_tables.fd().as_fd(), ids, &descriptors)?)
     }
 
     fn put_index(&mut self, index: &Index) -> Result<()> {
@@ -294,10 +295,10 @@ impl Maps {
     }
 
     /// A server table; an empty one where there is none.
-    fn ring(&self, id: u32) -> Result<Box<Ring>> {
-        let mut ring = Ring::empty();
-        look_inside(&self.rings, id, ring.as_mut())?;
-        Ok(ring)
+    fn lookup_table(&self, id: u32) -> Result<Box<LookupTable>> {
+        let mut lookup_table = LookupTable::empty();
+        look_inside(&self.lookup_tables, id, lookup_table.as_mut())?;
+        Ok(lookup_table)
     }
 
     fn index(&self) -> Result<Index> {
@@ -324,12 +325,12 @@ impl DataPlane for Maps {
             ..State::default()
         };
         syscall::for_each(self.services.fd().as_fd(), |id, service: Service| {
-            if service.reference != Reference::default() {
+            if service.handle != Handle::default() {
                 state.services.insert(id, service);
             }
         })?;
         syscall::for_each(self.backends.fd().as_fd(), |id, backend: Backend| {
-            if backend.reference != Reference::default() {
+            if backend.handle != Handle::default() {
                 state.backends.insert(id, backend);
             }
         })?;
@@ -338,9 +339,9 @@ impl DataPlane for Maps {
                 state.next_hops.insert(id, hop);
             }
         })?;
-        let mut ring = Ring::empty();
+        let mut lookup_table = LookupTable::empty();
         for id in 0..MAX_TABLES {
-            if look_inside(&self.rings, id, ring.as_mut())? && ring.size != 0 {
+            if look_inside(&self.lookup_tables, id, lookup_table.as_mut())? && lookup_table.size != 0 {
                 state.tables.insert(id, Table::default());
             }
         }
@@ -351,16 +352,16 @@ impl DataPlane for Maps {
     }
 
     fn table(&self, id: u32) -> Result<Contents> {
-        let ring = self.ring(id)?;
-        let slots = ring.in_use();
+        let lookup_table = self.lookup_table(id)?;
+        let slots = lookup_table.in_use();
         let owners = slots.iter().map(|slot| owner(*slot)).collect();
-        let mut keepers = Vec::new();
+        let mut previous_backends = Vec::new();
         if slots.iter().any(|slot| slot & MOVED != 0) {
-            let kept = self.ring(ring.keepers)?;
+            let kept = self.lookup_table(lookup_table.previous_backends)?;
             let moved = (0..).zip(slots).filter(|(_, slot)| **slot & MOVED != 0);
-            keepers.extend(moved.map(|(slot, _)| (slot, kept.slots[slot as usize])));
+            previous_backends.extend(moved.map(|(slot, _)| (slot, kept.slots[slot as usize])));
         }
-        Ok((owners, keepers))
+        Ok((owners, previous_backends))
     }
 
     fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
@@ -381,14 +382,14 @@ impl DataPlane for Maps {
         Ok(syscall::update_batch(self.loads.fd().as_fd(), &ids, &loads)?)
     }
 
-    fn move_flows(&mut self, moves: &Moves) -> Result<()> {
-        let moved = moves::carry_out(self.flows.slots(), moves);
+    fn move_flows(&mut self, moves: &Rehomed) -> Result<()> {
+        let moved = rehome::carry_out(self.flows.slots(), moves);
         tracing::debug!(moved, "flows have come to the tables of their listeners");
         Ok(())
     }
 
     fn move_clients(&mut self, to: &NewPath<'_>) -> Result<usize> {
-        Ok(moves::carry_out_clients(self.flows.slots(), to))
+        Ok(rehome::carry_out_clients(self.flows.slots(), to))
     }
 
     fn forgotten(&self) -> Result<u64> {
@@ -419,10 +420,10 @@ impl DataPlane for Maps {
             Operation::ClearBackend(id) => set(&self.backends, *id, Backend::default())?,
             Operation::PutTables(tables) => self.put_tables(tables)?,
             Operation::ClearTable(id) => {
-                let keepers = self.keepers_of(*id)?;
+                let previous_backends = self.keepers_of(*id)?;
                 self.clear_rings(&[*id])?;
-                self.clear_rings(keepers.as_slice())?;
-                self.keepers.insert(*id, None);
+                self.clear_rings(previous_backends.as_slice())?;
+                self.previous_backends.insert(*id, None);
             }
             // A change of a map of maps returns when no program that saw the old one runs any more.
             Operation::Settle => {
@@ -432,7 +433,7 @@ impl DataPlane for Maps {
             Operation::PutService { id, service, fresh } => {
                 if *fresh {
                     self.service_counters.set(*id, self.zeros()?, 0)?;
-                    set(&self.turns, *id, 0_u64)?;
+                    set(&self.round_robin, *id, 0_u64)?;
                 }
                 set(&self.services, *id, **service)?;
             }

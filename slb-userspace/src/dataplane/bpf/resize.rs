@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use slb_common::{
     abi::flow::FlowWords,
-    datapath::upkeep::{FlowTable, Migrated},
+    datapath::flow_gc::{FlowTable, Migrated},
 };
 
 use super::{

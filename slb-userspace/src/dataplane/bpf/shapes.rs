@@ -5,12 +5,12 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{MapData, MapInfo, MapType};
 use slb_common::abi::{
-    MAX_INTERFACES, MAX_RINGS, MAX_SERVICES,
+    MAX_INTERFACES, MAX_LOOKUP_TABLES, MAX_SERVICES,
     backend::{Backend, NextHop},
     control::Control,
     flow::FlowWords,
     interface::{Interface, MAX_OWN_MACS, SLOTS},
-    ring::Ring,
+    lookup_table::LookupTable,
     service::{Service, ServiceIndex},
     stats::{Counters, Totals},
 };
@@ -64,13 +64,13 @@ pub(super) const SHAPES: [Shape; 16] = [
     shape("CONTROL", MapType::Array, 4, size_of::<Control>(), 1),
     of_maps("SERVICE_INDEX", size_of::<ServiceIndex>(), 1),
     shape("SERVICES", MapType::Array, 4, size_of::<Service>(), MAX_SERVICES),
-    of_maps("RINGS", size_of::<Ring>(), MAX_RINGS),
+    of_maps("LOOKUP_TABLES", size_of::<LookupTable>(), MAX_LOOKUP_TABLES),
     sized("BACKENDS", MapType::Array, size_of::<Backend>()),
     sized("NEXT_HOPS", MapType::Array, size_of::<NextHop>()),
     shape(RESIZING, MapType::Array, 4, size_of::<u64>(), 1),
     sized(FLOWS, MapType::Array, size_of::<FlowWords>()),
-    shape("TURNS", MapType::Array, 4, size_of::<u64>(), MAX_SERVICES),
-    sized("LOADS", MapType::Array, size_of::<u64>()),
+    shape("ROUND_ROBIN", MapType::Array, 4, size_of::<u64>(), MAX_SERVICES),
+    sized("CONNECTIONS", MapType::Array, size_of::<u64>()),
     shape("INTERFACES", MapType::DevMapHash, 4, 8, MAX_INTERFACES),
     shape(INTERFACE_TABLE, MapType::Array, 4, size_of::<Interface>(), SLOTS),
     shape(OWN_MACS, MapType::Hash, 8, 8, MAX_OWN_MACS),

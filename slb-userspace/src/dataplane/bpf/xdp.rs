@@ -25,7 +25,7 @@ use crate::{config::model, devices::Hook};
 
 /// What the kernel says of the loaded programs.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts {
+pub struct Observations {
     /// Instructions the verifier processed for the program that took it the most.
     pub verified_instructions: Option<u32>,
     /// Bytes of machine code of all programs.
@@ -98,8 +98,8 @@ impl Program {
     }
 
     /// What the kernel says of the programs.
-    pub fn facts(&mut self) -> Result<Facts> {
-        let mut facts = Facts { verified_instructions: None, machine_code_bytes: 0 };
+    pub fn facts(&mut self) -> Result<Observations> {
+        let mut facts = Observations { verified_instructions: None, machine_code_bytes: 0 };
         for name in [self.name].iter().chain(self.tail_called) {
             let info = self.xdp_of(name)?.info()?;
             facts.verified_instructions = facts.verified_instructions.max(info.verified_instruction_count());

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
-use slb_common::abi::ring::NO_BACKEND;
+use slb_common::abi::lookup_table::NO_BACKEND;
 
 use super::super::state::{NO_TABLE, Operation, State};
 
@@ -25,16 +25,20 @@ pub(super) fn visible(state: &State) -> BTreeSet<Part> {
     let mut visible = BTreeSet::new();
     for (id, entry) in &state.index.entries {
         visible.insert((Kind::Service, *id));
-        if entry.ring != NO_TABLE {
-            visible.insert((Kind::Table, entry.ring));
+        if entry.lookup_table != NO_TABLE {
+            visible.insert((Kind::Table, entry.lookup_table));
         }
     }
     for (id, table) in &state.tables {
         if visible.contains(&(Kind::Table, *id)) {
             visible.extend(table.plan.members.iter().map(|member| (Kind::Server, member.backend)));
-            let keepers = table.handover.keepers().map(|(_, keeper)| keeper);
-            visible
-                .extend(keepers.filter(|keeper| *keeper != NO_BACKEND).map(|keeper| (Kind::Server, keeper)));
+            let previous_backends =
+                table.slot_migration.previous_backends().map(|(_, previous_backend)| previous_backend);
+            visible.extend(
+                previous_backends
+                    .filter(|previous_backend| *previous_backend != NO_BACKEND)
+                    .map(|previous_backend| (Kind::Server, previous_backend)),
+            );
         }
     }
     let hops = state.backends.values().map(|backend| backend.next_hop);

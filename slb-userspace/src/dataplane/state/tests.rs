@@ -26,7 +26,7 @@ fn a_full_index_finds_every_service() {
     let entries = (0..MAX_SERVICES).map(|id| {
         let address = to_address(IpAddr::V4(Ipv4Addr::from(0xc000_0200 + id / 50)));
         let port = (8000 + (id % 50) as u16).to_be();
-        let service = Reference::new(id, 1).tag();
+        let service = Handle::new(id, 1).tag();
         (id, IndexEntry { address, port, protocol: 6, service, ..IndexEntry::default() })
     });
     let index = Index { entries: entries.collect(), ..Index::default() };

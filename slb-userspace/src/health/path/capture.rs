@@ -19,7 +19,7 @@ use slb_common::net::headers::ether_type;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{emit::packet_address, filter};
+use super::{filter, sender::packet_address};
 
 /// Room for answers that wait, in bytes: those of as many probes as begin at once, several times.
 const BUFFER: usize = 8 << 20;

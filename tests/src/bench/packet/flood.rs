@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::unistd::geteuid;
 use serde::Serialize;
 use slb_common::abi::backend::Backend;
-use slb_userspace::control::handover::Handover;
+use slb_userspace::control::slot_migration::SlotMigration;
 
 use super::{
     Bench, Options as PacketOptions, SLB,
@@ -136,16 +136,12 @@ fn stateless(bench: &mut Bench<'_>, mode: &Mode, when: When, options: &Options) 
             let old = table.owners();
             Arc::make_mut(&mut table.plan).members.retain(|member| member.backend % 2 == 0);
             table.owners = None;
-            table.handover = Handover::default();
-            table.handover.change(&old, &table.plan.build(), |_| true, Duration::ZERO);
-            ensure!(!table.handover.is_empty(), "no slot of table {id} has changed hands");
+            table.slot_migration = SlotMigration::default();
+            table.slot_migration.change(&old, &table.plan.build(), |_| true, Duration::ZERO);
+            ensure!(!table.slot_migration.is_empty(), "no slot of table {id} has changed hands");
         }
         // Weight 0: what they have, they keep.
-        state
-            .backends
-            .values_mut()
-            .filter(|b| b.reference.id() % 2 == 1)
-            .for_each(|b| b.flags = Backend::ALIVE);
+        state.backends.values_mut().filter(|b| b.handle.id() % 2 == 1).for_each(|b| b.flags = Backend::ALIVE);
         kernel.become_state(&state)?;
     }
     let (mut new_flows, mut looks, mut moved) = (0, 0, 0);

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use slb_common::{
-    abi::{Stations, backend::NextHop, service::mode},
+    abi::{MacPair, backend::NextHop, service::mode},
     bench::FLOW_BITS,
     datapath::ipip,
 };
@@ -248,7 +248,7 @@ impl Mode {
         world.state.index.hz = HZ;
         world.state.index.tunnel = tunnel();
         world.state.interfaces.insert(LO);
-        let hop = NextHop { ifindex: LAN.out, mtu: MTU, stations: Stations::new(LAN.peer, LAN.own) };
+        let hop = NextHop { ifindex: LAN.out, mtu: MTU, macs: MacPair::new(LAN.peer, LAN.own) };
         world.state.next_hops.insert(LAN.id, hop);
         let members = servers.iter().map(|s| Member { backend: s.id, address: s.at, weight: 1 }).collect();
         let plan = Plan { slots: TableSize::DEFAULT.slots(), seed: 1, members, ..Plan::default() };

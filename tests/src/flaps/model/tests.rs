@@ -4,12 +4,12 @@ use crate::{client::Terms, server::Service};
 const BOUNDS: Bounds = Bounds { detection: Duration::from_secs(5), recovery: Duration::from_secs(3) };
 
 /// A model of two servers, and its beginning.
-struct Play {
+struct ModelTest {
     model: Model,
     zero: Instant,
 }
 
-impl Play {
+impl ModelTest {
     fn new() -> Self {
         Self { model: Model::new(BOUNDS, ["b1", "b2"]), zero: Instant::now() }
     }
@@ -54,7 +54,7 @@ fn moved() -> What {
 
 #[test]
 fn flows_of_living_servers_neither_break_nor_move_nor_fail() {
-    let mut play = Play::new();
+    let mut play = ModelTest::new();
     for what in [failed(), broke("b1"), moved(), What::Began { server: "b1".to_owned(), retries: 1 }] {
         assert!(play.is_wrong(Service::Echo, 1, 2, what));
     }
@@ -64,7 +64,7 @@ fn flows_of_living_servers_neither_break_nor_move_nor_fail() {
 /// A datagram that was sent before a server failed was not lost for that, however long its answer is waited for.
 #[test]
 fn a_failure_excuses_no_datagram_that_was_sent_before() {
-    let mut play = Play::new();
+    let mut play = ModelTest::new();
     play.model.fails("b1", play.at(12));
     let again = || What::Began { server: "b2".to_owned(), retries: 1 };
     assert!(play.is_wrong(Service::Echo, 10, 14, again()));
@@ -73,7 +73,7 @@ fn a_failure_excuses_no_datagram_that_was_sent_before() {
 
 #[test]
 fn what_a_server_had_when_it_failed_may_break() {
-    let mut play = Play::new();
+    let mut play = ModelTest::new();
     play.model.fails("b1", play.at(10));
     assert!(!play.is_wrong(Service::Lines, 9, 11, broke("b1")));
     assert!(play.is_wrong(Service::Lines, 9, 11, broke("b2")));
@@ -87,7 +87,7 @@ fn what_a_server_had_when_it_failed_may_break() {
 
 #[test]
 fn new_flows_fail_until_the_failure_must_be_known() {
-    let mut play = Play::new();
+    let mut play = ModelTest::new();
     play.model.fails("b1", play.at(10));
     assert!(play.is_wrong(Service::Http, 8, 9, failed()));
     assert!(!play.is_wrong(Service::Http, 15, 25, failed()));
@@ -96,7 +96,7 @@ fn new_flows_fail_until_the_failure_must_be_known() {
 
 #[test]
 fn who_does_not_run_finds_nothing_out() {
-    let mut play = Play::new();
+    let mut play = ModelTest::new();
     play.model.fails("b1", play.at(10));
     play.model.fails("b2", play.at(14));
     play.model.goes_down(play.at(16));
@@ -111,7 +111,7 @@ fn who_does_not_run_finds_nothing_out() {
 
 #[test]
 fn who_is_to_get_none_gets_none_once_that_was_answered() {
-    let mut play = Play::new();
+    let mut play = ModelTest::new();
     play.model.bar("b1", "http", true, play.during(10, 12));
     assert!(!play.is_wrong(Service::Http, 11, 13, began("b1")));
     assert!(play.is_wrong(Service::Http, 13, 14, began("b1")));
@@ -125,7 +125,7 @@ fn who_is_to_get_none_gets_none_once_that_was_answered() {
 
 #[test]
 fn a_removed_server_takes_its_connections_with_it() {
-    let mut play = Play::new();
+    let mut play = ModelTest::new();
     play.model.is_removed("b1", play.during(10, 12));
     assert!(!play.is_wrong(Service::Lines, 9, 11, broke("b1")));
     assert!(!play.is_wrong(Service::Http, 9, 11, failed()));
@@ -136,8 +136,8 @@ fn a_removed_server_takes_its_connections_with_it() {
 
 #[test]
 fn flows_are_counted_between_two_looks() {
-    let mut play = Play::new();
-    let counted = |play: &mut Play, flows, second| {
+    let mut play = ModelTest::new();
+    let counted = |play: &mut ModelTest, flows, second| {
         let before = play.model.totals().wrong();
         let during = play.during(second, second);
         play.model.count(door(Service::Http), "b1", flows, during);
@@ -160,8 +160,8 @@ fn flows_are_counted_between_two_looks() {
 
 #[test]
 fn packets_find_a_server_unless_one_is_being_found_out() {
-    let mut play = Play::new();
-    let counted = |play: &mut Play, packets, second| {
+    let mut play = ModelTest::new();
+    let counted = |play: &mut ModelTest, packets, second| {
         let before = play.model.totals().unserved;
         let during = play.during(second, second);
         play.model.count_unserved(packets, during);
@@ -185,7 +185,7 @@ fn packets_find_a_server_unless_one_is_being_found_out() {
 
 #[test]
 fn what_is_over_is_forgotten() {
-    let mut play = Play::new();
+    let mut play = ModelTest::new();
     play.model.fails("b1", play.at(10));
     play.model.is_well("b1", play.at(11));
     play.model.forget(play.at(70));
@@ -202,8 +202,8 @@ fn drained() -> Door {
 
 #[test]
 fn connections_end_once_their_server_has_drained() {
-    let mut play = Play::new();
-    let ends = |play: &mut Play, second| {
+    let mut play = ModelTest::new();
+    let ends = |play: &mut ModelTest, second| {
         let before = play.model.totals().broken;
         let during = play.during(second - 1, second);
         play.model.judge(&Told { door: drained(), source: None, during, what: broke("b1") });
@@ -228,7 +228,7 @@ fn connections_end_once_their_server_has_drained() {
 
 #[test]
 fn who_comes_back_unseen_has_drained_until_that_is_found_out() {
-    let mut play = Play::new();
+    let mut play = ModelTest::new();
     play.model.fails("b1", play.at(10));
     play.model.goes_down(play.at(18));
     play.model.is_well("b1", play.at(19));
@@ -243,9 +243,9 @@ fn who_comes_back_unseen_has_drained_until_that_is_found_out() {
 
 #[test]
 fn a_client_stays_with_its_server_while_that_takes_new_flows() {
-    let mut play = Play::new();
+    let mut play = ModelTest::new();
     let door = Door { terms: Terms { persists: true, ..Terms::of(Service::Http) }, ..door(Service::Http) };
-    let strays = |play: &mut Play, client: u8, server, second| {
+    let strays = |play: &mut ModelTest, client: u8, server, second| {
         let before = play.model.totals().strayed;
         let (source, during) = (Some([203, 0, 113, client].into()), play.during(second, second));
         play.model.judge(&Told { door, source, during, what: began(server) });
@@ -265,12 +265,12 @@ fn a_client_stays_with_its_server_while_that_takes_new_flows() {
 
 #[test]
 fn the_traffic_is_with_one_side() {
-    let mut play = Play::new();
+    let mut play = ModelTest::new();
     let primaries = ["b1", "b2", "b3"].map(str::to_owned).into();
     play.model.has_sides(Sides { pool: "sides", primaries, threshold: 2 });
     let door = Door { terms: Terms { pool: "sides", ..Terms::of(Service::Lines) }, ..door(Service::Lines) };
     // To a server of the first side, and to one of the second.
-    let wrong = |play: &mut Play, second| {
+    let wrong = |play: &mut ModelTest, second| {
         ["b3", "b4"].map(|server| {
             let before = play.model.totals().to_other_side;
             let during = play.during(second, second);

@@ -39,7 +39,7 @@ pub(super) fn cases() -> Vec<Scenario> {
         unmatched(Family::Six),
         dropped(),
         passed(),
-        stations(),
+        macs(),
         three_tags(),
     ];
     for family in [Family::Four, Family::Six] {
@@ -153,7 +153,9 @@ impl Family {
     fn ended(self) -> Scenario {
         let (listener, server) = self.lan();
         let mut case = self.case("resets").in_world(
-            World::standard().flags(server, Backend::CUT).kept_by(listener.table.expect("a table"), server),
+            World::standard()
+                .flags(server, Backend::TERMINATING)
+                .kept_by(listener.table.expect("a table"), server),
         );
         for (n, tags) in (0..).zip(NONE.into_iter().chain(SEVEN)) {
             let client = SocketAddr::new(self.client().ip(), 30_000 + n);
@@ -263,7 +265,7 @@ fn passed() -> Scenario {
 }
 
 /// A client's station is the one that it would be without tags.
-fn stations() -> Scenario {
+fn macs() -> Scenario {
     let here = [2, 0, 0, 0, 0, 0xaa];
     let back = Expect::ToClient(HTTP4, WEB4, Hop { peer: here, ..CLIENT });
     let send = |flags| tcp(CLIENT4, HTTP4.at, flags).macs(here, OWN_MAC);

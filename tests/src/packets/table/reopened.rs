@@ -183,7 +183,7 @@ impl Ends {
                 .change(self.moved().flags(server, 0))
                 .frame(self.syn(), self.elsewhere()),
             over("a port used again after a RST: its server is terminating")
-                .change(self.moved().flags(server, Backend::CUT))
+                .change(self.moved().flags(server, Backend::TERMINATING))
                 .frame(self.syn(), self.elsewhere()),
             over("a port used again after a RST: its server is gone")
                 .change(self.moved().without(server))

@@ -76,7 +76,7 @@ impl Ends {
     /// The server takes nothing new, and its connections are cut.
     fn cut_off(self) -> World {
         let table = self.listener.table.expect("a table");
-        World::standard().table(table, &[self.other]).flags(self.server, Backend::CUT)
+        World::standard().table(table, &[self.other]).flags(self.server, Backend::TERMINATING)
     }
 
     fn cut(self) -> Vec<Scenario> {
@@ -121,7 +121,7 @@ impl Ends {
                 .in_world(
                     World::standard()
                         .kept_by(self.listener.table.expect("a table"), self.server)
-                        .flags(self.server, Backend::CUT),
+                        .flags(self.server, Backend::TERMINATING),
                 )
                 .frame(ack(), self.end_server())
                 .frame(ack(), Expect::End)
@@ -130,7 +130,7 @@ impl Ends {
                 .change(
                     self.cut_off()
                         .server(Server { hop: UNRESOLVED, ..self.server })
-                        .flags(self.server, Backend::CUT),
+                        .flags(self.server, Backend::TERMINATING),
                 )
                 .frame(ack(), Expect::End)
                 .frame(answer(), self.end_client()),
@@ -214,19 +214,19 @@ impl Ends {
             Scenario::new("cut: the server is told, and then the client")
                 .in_world(quiet())
                 .frame(self.send(flag::SYN).build(), self.to(Flow::New))
-                .change(moved().flags(self.server, Backend::CUT))
+                .change(moved().flags(self.server, Backend::TERMINATING))
                 .frame(ack(), self.end_server())
                 .frame(ack(), Expect::End)
                 .frame(self.send(flag::RST).build(), self.to(Flow::Old))
                 .frame(self.send(flag::SYN).build(), Expect::ToServer(self.listener, self.other, Flow::New)),
             Scenario::new("cut: nothing can be remembered, and the server is told")
                 .host_only()
-                .in_world(moved().flags(self.server, Backend::CUT))
+                .in_world(moved().flags(self.server, Backend::TERMINATING))
                 .full()
                 .frame(ack(), self.end_server())
                 .frame(ack(), self.end_server()),
             Scenario::new("cut: the table still names it")
-                .in_world(quiet().flags(self.server, Backend::CUT))
+                .in_world(quiet().flags(self.server, Backend::TERMINATING))
                 .frame(ack(), Expect::End)
                 .frame(self.send(flag::RST).build(), self.to(Flow::Old))
                 .frame(self.send(flag::SYN).build(), Expect::Drop(Reason::NoServer)),
@@ -238,7 +238,7 @@ impl Ends {
 fn options() -> Scenario {
     let four = Ends { client: CLIENT4, listener: HTTP4, server: WEB4, other: OTHER4 };
     let six = Ends { client: CLIENT6, listener: HTTP6, server: WEB6, other: OTHER6 };
-    let world = World::standard().flags(WEB4, Backend::CUT).flags(WEB6, Backend::CUT);
+    let world = World::standard().flags(WEB4, Backend::TERMINATING).flags(WEB6, Backend::TERMINATING);
     Scenario::new("options and extension headers are not turned")
         .frame(four.send(flag::SYN).build(), four.to(Flow::New))
         .frame(six.send(flag::SYN).build(), six.to(Flow::New))

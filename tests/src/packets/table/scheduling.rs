@@ -64,7 +64,7 @@ impl Group {
     /// The first server has most of the turns: many in a row.
     fn uneven(&self) -> World {
         let servers = self.servers.iter().zip([100, 1]).map(|(server, weight)| (*server, weight));
-        self.with(policy::TURNS).turns_by_weight(self.table(), servers)
+        self.with(policy::ROUND_ROBIN).turns_by_weight(self.table(), servers)
     }
 
     fn persisting(&self, servers: &[Server]) -> World {
@@ -103,46 +103,45 @@ impl Group {
 
     fn turns(&self) -> Vec<Scenario> {
         let last = self.servers.len() - 1;
-        let case = |name: &str| Scenario::new(name).in_world(self.turning(policy::TURNS));
+        let case = |name: &str| Scenario::new(name).in_world(self.turning(policy::ROUND_ROBIN));
         let round = |case: Scenario, first: u16| {
             (0..self.servers.len())
                 .fold(case, |case, server| case.frame(self.syn(first + server as u16), self.begun(server)))
         };
-        let mut cases =
-            vec![
-                round(round(case("servers take turns"), 0), 100),
-                round(case("what goes on with a flow, or is sent again, is nobody's turn"), 0)
-                    .frame(self.send(0, flag::ACK), self.old(0))
-                    .frame(self.send(last as u16, flag::ACK | flag::PSH), self.old(last))
-                    .frame(self.syn(50), self.begun(0))
-                    .frame(self.syn(51), self.begun(1)),
-                case("a server that takes no new flows is left out")
-                    .change(self.turning(policy::TURNS).flags(self.servers[0], Backend::ALIVE))
-                    .frame(self.syn(0), self.begun(1))
-                    .frame(self.syn(1), self.begun(1)),
-                case("another one's turn is found behind many of a server that takes no new flows")
-                    .change(self.uneven())
-                    .frame(self.syn(0), self.begun(0))
-                    .frame(self.syn(1), self.begun(1))
-                    .change(self.uneven().flags(self.servers[0], Backend::ALIVE))
-                    .frame(self.syn(2), self.begun(1)),
-                case("a table without servers")
-                    .change(self.with(policy::TURNS).turns(self.table(), &[]))
-                    .frame(self.syn(0), Expect::Drop(Reason::NoServer)),
-                case("servers of which none takes new flows")
-                    .change(self.servers.iter().fold(self.turning(policy::TURNS), |world, server| {
-                        world.flags(*server, Backend::ALIVE)
-                    }))
-                    .frame(self.syn(0), Expect::Drop(Reason::NoServer)),
-                case("a flow that cannot be remembered is not begun")
-                    .host_only()
-                    .full()
-                    .frame(self.syn(0), Expect::Drop(Reason::FlowTableFull)),
-                round(case("flows stay when the table changes"), 0)
-                    .change(self.with(policy::TURNS).turns(self.table(), &self.servers[..1]))
-                    .frame(self.send(last as u16, flag::ACK), self.old(last))
-                    .frame(self.syn(60), self.begun(0)),
-            ];
+        let mut cases = vec![
+            round(round(case("servers take turns"), 0), 100),
+            round(case("what goes on with a flow, or is sent again, is nobody's turn"), 0)
+                .frame(self.send(0, flag::ACK), self.old(0))
+                .frame(self.send(last as u16, flag::ACK | flag::PSH), self.old(last))
+                .frame(self.syn(50), self.begun(0))
+                .frame(self.syn(51), self.begun(1)),
+            case("a server that takes no new flows is left out")
+                .change(self.turning(policy::ROUND_ROBIN).flags(self.servers[0], Backend::ALIVE))
+                .frame(self.syn(0), self.begun(1))
+                .frame(self.syn(1), self.begun(1)),
+            case("another one's turn is found behind many of a server that takes no new flows")
+                .change(self.uneven())
+                .frame(self.syn(0), self.begun(0))
+                .frame(self.syn(1), self.begun(1))
+                .change(self.uneven().flags(self.servers[0], Backend::ALIVE))
+                .frame(self.syn(2), self.begun(1)),
+            case("a table without servers")
+                .change(self.with(policy::ROUND_ROBIN).turns(self.table(), &[]))
+                .frame(self.syn(0), Expect::Drop(Reason::NoServer)),
+            case("servers of which none takes new flows")
+                .change(self.servers.iter().fold(self.turning(policy::ROUND_ROBIN), |world, server| {
+                    world.flags(*server, Backend::ALIVE)
+                }))
+                .frame(self.syn(0), Expect::Drop(Reason::NoServer)),
+            case("a flow that cannot be remembered is not begun")
+                .host_only()
+                .full()
+                .frame(self.syn(0), Expect::Drop(Reason::FlowTableFull)),
+            round(case("flows stay when the table changes"), 0)
+                .change(self.with(policy::ROUND_ROBIN).turns(self.table(), &self.servers[..1]))
+                .frame(self.send(last as u16, flag::ACK), self.old(last))
+                .frame(self.syn(60), self.begun(0)),
+        ];
         if self.mode == mode::NAT {
             let of_server =
                 || tcp(SocketAddr::new(self.servers[0].at.ip(), 999), self.listener.at, flag::SYN).build();
@@ -159,7 +158,7 @@ impl Group {
             );
             cases.push(
                 case("a client that has all turns is served by nobody")
-                    .change(self.with(policy::TURNS).turns(self.table(), &self.servers[..1]))
+                    .change(self.with(policy::ROUND_ROBIN).turns(self.table(), &self.servers[..1]))
                     .frame(of_server(), Expect::Drop(Reason::Hairpin)),
             );
         }
@@ -169,11 +168,11 @@ impl Group {
     fn least(&self) -> Vec<Scenario> {
         let last = self.servers.len() - 1;
         let case = |name: &str| {
-            let begun = Scenario::new(name).in_world(self.turning(policy::LEAST));
+            let begun = Scenario::new(name).in_world(self.turning(policy::LEAST_CONNECTIONS));
             (0..=last).fold(begun, |case, server| case.frame(self.syn(server as u16), self.begun(server)))
         };
         let heavy = || {
-            let mut world = self.turning(policy::LEAST);
+            let mut world = self.turning(policy::LEAST_CONNECTIONS);
             world.state.backends.get_mut(&self.servers[1].id).expect("a server").share = 3;
             world
         };
@@ -193,7 +192,7 @@ impl Group {
                 .frame(self.syn(0), self.begun(1))
                 .frame(self.syn(1), self.begun(1)),
             case("a server that takes no new flows is left out")
-                .change(self.turning(policy::LEAST).flags(self.servers[1], Backend::ALIVE))
+                .change(self.turning(policy::LEAST_CONNECTIONS).flags(self.servers[1], Backend::ALIVE))
                 .frame(self.send(1, flag::RST), self.old(1))
                 .frame(self.syn(10), self.begun(0)),
         ];
@@ -246,7 +245,7 @@ impl Group {
                 .change(self.with(0).table(self.table(), &[second]))
                 .frame(self.syn(1), self.begun(1)),
             Scenario::new("servers take turns for clients")
-                .in_world(self.turning(policy::TURNS | policy::PERSIST))
+                .in_world(self.turning(policy::ROUND_ROBIN | policy::PERSIST))
                 .frame(self.syn(0), self.begun(0))
                 .frame(self.syn(1), self.begun(0))
                 .frame(tcp(self.stranger(), self.listener.at, flag::SYN).build(), self.begun(1))
@@ -283,7 +282,7 @@ fn conflict() -> Scenario {
         |listener: Listener, port| tcp(SocketAddr::new(CLIENT4.ip(), port), listener.at, flag::SYN).build();
     let to = |listener, server| Expect::ToServer(listener, server, Flow::New);
     let persist = |service: &mut Service| {
-        service.policy = policy::PERSIST | policy::TURNS | policy::TRACK;
+        service.policy = policy::PERSIST | policy::ROUND_ROBIN | policy::TRACK;
         service.persistence = 60;
     };
     // The same servers by another listener.
@@ -302,7 +301,7 @@ fn datagrams() -> Vec<Scenario> {
         service.policy = policy::PERSIST | policy::TRACK;
         service.persistence = 60;
     };
-    let turn = |service: &mut Service| service.policy = policy::TURNS | policy::TRACK;
+    let turn = |service: &mut Service| service.policy = policy::ROUND_ROBIN | policy::TRACK;
     let world = |servers: &[Server]| World::standard().with(DNS4, persist).table(3, servers);
     let to = |server, flow| Expect::ToServer(DNS4, server, flow);
     vec![

@@ -80,7 +80,7 @@ fn no_answers_go_to_another_station_and_all_follow_a_router() {
         // Or the kernel names no routes to the program.
         world.net.kernel_forwarding(true)?;
         world.start()?;
-        (0..2).for_each(|server| world.mood(server).set_repeats(true));
+        (0..2).for_each(|server| world.behaviour(server).set_repeats(true));
         world.net.client.sysctl("net/ipv4/conf/eth0/arp_notify", "1")?;
         world.net.client.sysctl("net/ipv6/conf/eth0/ndisc_notify", "1")?;
         let (forger, way) = on_clients_side(world)?;

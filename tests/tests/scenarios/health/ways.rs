@@ -89,16 +89,16 @@ fn every_kind_goes_the_way_of_the_traffic() {
             all_healthy(world)?;
             leaves_no_connections(world)?;
 
-            world.mood(VICTIM).set_status(503);
+            world.behaviour(VICTIM).set_status(503);
             unhealthy(
                 world,
                 Service::Http,
                 &["status 503, expected 2xx at ", "; at its own address: status 503"],
             )?;
-            world.mood(VICTIM).set_status(200);
-            world.mood(VICTIM).set_garbles(true);
+            world.behaviour(VICTIM).set_status(200);
+            world.behaviour(VICTIM).set_garbles(true);
             unhealthy(world, Service::Echo, &["the answer is not the expected one: \"b1 ?\" at "])?;
-            world.mood(VICTIM).set_garbles(false);
+            world.behaviour(VICTIM).set_garbles(false);
             all_healthy(world)?;
 
             world.kill_servers(VICTIM);

@@ -18,7 +18,9 @@ fn maps_of_another_shape_are_refused() {
         world.terminate()?;
         let maps = world.plan.pin_dir.join(format!("v{ABI_VERSION}/maps"));
         // Of another number of entries, of another size, of another type.
-        for (name, other) in [("TURNS", "LOADS"), ("SERVICES", "TURNS"), ("CONTROL", "TOTALS")] {
+        for (name, other) in
+            [("ROUND_ROBIN", "CONNECTIONS"), ("SERVICES", "ROUND_ROBIN"), ("CONTROL", "TOTALS")]
+        {
             swap(&maps, name, other)?;
             let words = format!("{} is not a map of this program (type, key size", maps.join(name).display());
             is_refused(world, &[&words, INSTEAD])?;

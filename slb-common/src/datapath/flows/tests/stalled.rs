@@ -4,8 +4,8 @@ use std::{format, rc::Rc};
 
 use super::*;
 use crate::{
-    abi::word::interrupt::{killed, stalled},
-    datapath::upkeep::{Clock, Fate, FlowTable, Upkeep},
+    abi::shared_word::interrupt::{killed, stalled},
+    datapath::flow_gc::{Clock, Fate, FlowGc, FlowTable},
 };
 
 const IDLE: u8 = 225;
@@ -26,7 +26,7 @@ fn put(shared: &Shared, n: u32, use_: u32) {
     let flows = Flows::open(&shared.index, shared);
     let query = flows.query(client(n));
     // Those that come later may be mid-stream pickups.
-    let bits = if n < 100 { state::ANSWERED } else { state::TAKEN_UP };
+    let bits = if n < 100 { state::ANSWERED } else { state::PICKED_UP };
     let _ = match flows.read(&query, shared.find_flow(&query, n)) {
         Some(found) => flows.replace(&found, &query, &flow(n, use_), bits, IDLE),
         None => flows.put(&query, &flow(n, use_), bits, IDLE),
@@ -76,8 +76,8 @@ fn packets(shared: &Shared, use_: u32) {
     (0..OLD).step_by(3).for_each(|n| put(shared, n, use_));
 }
 
-fn gc(shared: &Shared, upkeep: &mut Upkeep, fate: Fate) {
-    upkeep.look(&table(shared), clock(shared), &mut |_| fate);
+fn gc(shared: &Shared, flow_gc: &mut FlowGc, fate: Fate) {
+    flow_gc.look(&table(shared), clock(shared), &mut |_| fate);
 }
 
 fn pass(shared: &Shared, seconds: u32) {
@@ -102,20 +102,20 @@ fn packet_that_stalls_leaves_no_torn_entry_however_long() {
         loop {
             let what = format!("{name}, stalled at access {at}");
             let shared = world();
-            let (others, during) = (shared.clone(), what.clone());
+            let (conflicts, during) = (shared.clone(), what.clone());
             let meanwhile = move || {
-                let mut upkeep = Upkeep::default();
+                let mut flow_gc = FlowGc::default();
                 for round in 0..3 {
-                    gc(&others, &mut upkeep, Fate::Goes);
-                    pass(&others, 20);
-                    packets(&others, 2 + round);
-                    check(&others, &during);
+                    gc(&conflicts, &mut flow_gc, Fate::Goes);
+                    pass(&conflicts, 20);
+                    packets(&conflicts, 2 + round);
+                    check(&conflicts, &during);
                 }
             };
             let has_stalled = stalled(at, meanwhile, || writer(&shared));
             check_end(&shared, &what);
             packets(&shared, 10);
-            gc(&shared, &mut Upkeep::default(), Fate::Goes);
+            gc(&shared, &mut FlowGc::default(), Fate::Goes);
             check_end(&shared, &what);
             if !has_stalled {
                 break;
@@ -130,11 +130,11 @@ fn packet_that_stalls_leaves_no_torn_entry_however_long() {
 type Daemon = (&'static str, fn(&Shared), fn(&Shared, &Shared));
 
 const DAEMONS: [Daemon; 4] = [
-    ("erases", |shared| pass(shared, 1000), |shared, _| gc(shared, &mut Upkeep::default(), Fate::Goes)),
+    ("erases", |shared| pass(shared, 1000), |shared, _| gc(shared, &mut FlowGc::default(), Fate::Goes)),
     (
         "keeps clients to their servers",
         |_| {},
-        |shared, _| gc(shared, &mut Upkeep::default(), Fate::Holds(KEPT + 1)),
+        |shared, _| gc(shared, &mut FlowGc::default(), Fate::Holds(KEPT + 1)),
     ),
     ("migrates", |_| {}, migrate),
     (
@@ -168,9 +168,9 @@ fn daemon_that_is_preempted_leaves_no_torn_entry() {
             let shared = world();
             before(&shared);
             let new = half_copied();
-            let (others, others_new, during) = (shared.clone(), new.clone(), what.clone());
+            let (conflicts, others_new, during) = (shared.clone(), new.clone(), what.clone());
             let meanwhile = move || {
-                for side in [&others, &others_new] {
+                for side in [&conflicts, &others_new] {
                     pass(side, 20);
                     packets(side, 2);
                     check(side, &during);
@@ -206,8 +206,8 @@ fn entry_locked_by_a_killed_daemon_is_freed_by_the_first_pass_of_the_next_one() 
                 let locked = locked(side);
                 packets(side, 2);
                 check(side, &what);
-                let mut upkeep = Upkeep::default();
-                let look = upkeep.look(&table(side), clock(side), &mut |_| Fate::Goes);
+                let mut flow_gc = FlowGc::default();
+                let look = flow_gc.look(&table(side), clock(side), &mut |_| Fate::Goes);
                 check_end(side, &what);
                 assert!(locked <= 1 && look.unread == 0, "{what}: {look:?}");
                 packets(side, 3);

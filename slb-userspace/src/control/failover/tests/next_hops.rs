@@ -8,7 +8,7 @@ fn a_server_behind_a_router_serves_nobody_in_mode_dsr() {
     let mut world = World::new();
     world.set(DB, "10.0.0.31:5432", true);
     let through = |through_gateway| {
-        let hop = NextHop { ifindex: 2, mtu: 1500, stations: Stations::default() };
+        let hop = NextHop { ifindex: 2, mtu: 1500, macs: MacPair::default() };
         Ok(Reached { hop, through_gateway })
     };
     world.next_hops.insert("10.0.0.31".parse().unwrap(), through(true));

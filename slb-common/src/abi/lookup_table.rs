@@ -1,0 +1,146 @@
+//! The table that says which server a flow gets.
+
+use crate::opaque::opaque;
+
+/// The largest table, a prime.
+pub const MAX_LOOKUP_TABLE_SLOTS: u32 = 65_537;
+/// The id of a slot without a server.
+pub const NO_BACKEND: u32 = 0x00ff_ffff;
+/// The index of a table that is not there.
+pub const NO_LOOKUP_TABLE: u32 = u32::MAX;
+/// In a slot: it has changed hands, and some of its flows may be with another server than the one it names.
+pub const MOVED: u32 = 1 << 31;
+
+const ID: u32 = 0x00ff_ffff;
+/// In a slot: how many of the next ones name the same server, as far as there is room for the number.
+const ROW: u32 = !(MOVED | ID);
+const ROW_SHIFT: u32 = ROW.trailing_zeros();
+/// The most that is told of them.
+#[cfg(any(test, feature = "user"))]
+const MOST_IN_ROW: u32 = ROW >> ROW_SHIFT;
+const STORED_SLOTS: usize = MAX_LOOKUP_TABLE_SLOTS as usize + 3;
+
+/// A server table: slot -> index of a server. Filled aside, put in force by one pointer write, never changed after.
+///
+/// While slots have changed hands there is a second one, of the same size, that names their keepers: the servers of
+/// flows begun before the change.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct LookupTable {
+    /// Slots in use, a prime; 0 while no server may be chosen.
+    pub size: u32,
+    /// Index of the table of keepers, where a slot is [`MOVED`].
+    pub previous_backends: u32,
+    /// Index of a server, or [`NO_BACKEND`]; [`MOVED`]; and where servers take turns, how many of the next slots name the same.
+    pub slots: [u32; STORED_SLOTS],
+}
+
+/// What a table says of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot(u32);
+
+impl LookupTable {
+    /// A table without servers, made where it stays: it is too large for a stack.
+    #[cfg(any(test, feature = "user"))]
+    pub fn empty() -> Box<Self> {
+        // SAFETY: integers, for which zero is valid.
+        let mut lookup_table: Box<Self> = unsafe { Box::new_zeroed().assume_init() };
+        lookup_table.previous_backends = NO_LOOKUP_TABLE;
+        lookup_table.slots.fill(NO_BACKEND);
+        lookup_table
+    }
+
+    /// Notes at each slot in use how many of the next ones name the same server: those of a heavy server may be many.
+    #[cfg(any(test, feature = "user"))]
+    pub fn note_rows(&mut self) {
+        let slots = &mut self.slots[..self.size as usize];
+        let mut next = slots.first().map_or(NO_BACKEND, |slot| owner(*slot));
+        let mut row = 0;
+        // The first comes after the last: only from the second time on is known what does.
+        for _ in 0..2 {
+            for slot in slots.iter_mut().rev() {
+                row = if owner(*slot) == next { MOST_IN_ROW.min(row + 1) } else { 0 };
+                next = owner(*slot);
+                *slot = *slot & !ROW | row << ROW_SHIFT;
+            }
+        }
+    }
+
+    /// The slots in use.
+    #[cfg(any(test, feature = "user"))]
+    pub fn in_use(&self) -> &[u32] {
+        &self.slots[..self.size as usize]
+    }
+
+    /// The slot of a flow with this hash; below [`MAX_LOOKUP_TABLE_SLOTS`]. Of 64 bits, or the verifier loses what it knows of it.
+    ///
+    /// The upper half of the hash is scaled to the table by a multiplication, which costs less than a remainder.
+    #[inline(always)]
+    pub const fn slot_of(size: u32, hash: u64) -> u64 {
+        ((hash >> 32) * (size as u64)) >> 32
+    }
+
+    /// What the table says of a slot.
+    #[inline(always)]
+    pub fn slot(&self, slot: u64) -> Slot {
+        let slot = opaque(slot);
+        if slot >= u64::from(MAX_LOOKUP_TABLE_SLOTS) {
+            Slot(NO_BACKEND)
+        } else {
+            Slot(self.slots[slot as usize])
+        }
+    }
+}
+
+/// Index of the server that the word of a slot names, or [`NO_BACKEND`].
+pub const fn owner(slot: u32) -> u32 {
+    slot & ID
+}
+
+impl Slot {
+    /// The server, if there is one.
+    #[inline(always)]
+    pub const fn server(self) -> Option<u32> {
+        let id = owner(self.0);
+        if id == NO_BACKEND { None } else { Some(id) }
+    }
+
+    /// How many slots on another server's is, or one of the same that says how many more; 1 where servers do not take turns.
+    #[inline(always)]
+    pub const fn next(self) -> u64 {
+        ((self.0 & ROW) >> ROW_SHIFT) as u64 + 1
+    }
+
+    /// Whether the slot has changed hands and flows of it may be elsewhere.
+    #[inline(always)]
+    pub const fn has_moved(self) -> bool {
+        self.0 & MOVED != 0
+    }
+}
+
+const _: () = assert!(size_of::<LookupTable>() <= 263_000);
+const _: () = assert!(super::MAX_BACKENDS <= NO_BACKEND);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_told_around_the_end_and_in_parts_where_they_are_long() {
+        let mut lookup_table = LookupTable::empty();
+        lookup_table.size = 300;
+        lookup_table.slots[..300].fill(7);
+        lookup_table.slots[140] = 8;
+        lookup_table.slots[141] = 9 | MOVED;
+        lookup_table.note_rows();
+        let next = |slot| lookup_table.slot(slot).next();
+        assert_eq!((next(139), next(140), next(141)), (1, 1, 1));
+        // Slots 142 to 299 and 0 to 139 are one row.
+        assert_eq!((next(138), next(20), next(12), next(0), next(299)), (2, 120, 128, 128, 128));
+        assert_eq!([7, 140, 141].map(|slot| lookup_table.slot(slot).server()), [Some(7), Some(8), Some(9)]);
+        assert_eq!([140, 141].map(|slot| lookup_table.slot(slot).has_moved()), [false, true]);
+        let noted = lookup_table.slots;
+        lookup_table.note_rows();
+        assert!(lookup_table.slots == noted, "noted twice");
+    }
+}

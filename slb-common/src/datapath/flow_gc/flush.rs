@@ -1,0 +1,130 @@
+//! Erases entries that an administrator chooses, a range of slots at a time.
+
+use std::ops::Range;
+
+use super::{FlowTable, Seen, Slot};
+
+/// Times an entry is read again because a packet has changed it before it was erased.
+const TRIES: u32 = 16;
+
+/// What a flush has come to.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Flushed {
+    /// Entries that have been erased, or would be.
+    pub erased: usize,
+    /// Entries that were locked or changed whenever they were read. They stay, and may be ones to erase.
+    pub locked: usize,
+}
+
+impl FlowTable<'_> {
+    /// Erases those entries in `slots` that `takes` chooses: flows, and clients that are kept to a server. Without `erases` they are
+    /// counted only. An entry that a packet has locked stays: only its writer unlocks it.
+    pub fn flush(
+        &self,
+        slots: Range<u32>,
+        erases: bool,
+        takes: &mut dyn FnMut(&Seen<'_>) -> bool,
+    ) -> Flushed {
+        let mut flushed = Flushed::default();
+        for slot in slots.start..slots.end.min(self.len()) {
+            match self.flush_one(slot, erases, takes) {
+                Some(true) => flushed.erased += 1,
+                Some(false) => {}
+                None => flushed.locked += 1,
+            }
+        }
+        flushed
+    }
+
+    /// Whether the entry is one to erase, and has been erased; `None` if that cannot be found out or done.
+    fn flush_one(&self, slot: u32, erases: bool, takes: &mut dyn FnMut(&Seen<'_>) -> bool) -> Option<bool> {
+        for _ in 0..TRIES {
+            let (meta, client, flow) = match self.read(slot) {
+                // The next GC pass frees what a daemon has left locked.
+                Slot::Free | Slot::Abandoned(_) => return Some(false),
+                Slot::Locked => return None,
+                Slot::Used(meta, client, flow) => (meta, client, flow),
+            };
+            if !takes(&Seen { meta, client: &client, flow: &flow, age: None }) {
+                return Some(false);
+            }
+            if !erases || self.erase(slot, meta) {
+                return Some(true);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tests::{client, table},
+        *,
+    };
+    use crate::abi::flow::state;
+
+    const SEED: u64 = 7;
+
+    /// The ports of the clients that a table has entries of.
+    fn ports(table: &FlowTable<'_>) -> Vec<u16> {
+        let mut ports = Vec::new();
+        table.flush(0..u32::MAX, false, &mut |seen| {
+            ports.push(seen.client.parts().1);
+            false
+        });
+        ports.sort_unstable();
+        ports
+    }
+
+    #[test]
+    fn flush_erases_chosen_entries_of_a_range_and_their_places() {
+        let slots = table(40, state::ASSURED);
+        let table = FlowTable::new(&slots, SEED);
+        let mut odd = |seen: &Seen<'_>| seen.client.parts().1 % 2 == 1;
+        let whole = Flushed { erased: 20, locked: 0 };
+        assert_eq!(table.flush(0..64, false, &mut odd), whole, "counted");
+        assert_eq!(ports(&table).len(), 40, "and not erased");
+        let parts = [0..20, 20..64, 64..1000].map(|part| table.flush(part, true, &mut odd).erased);
+        assert_eq!((parts.iter().sum::<usize>(), parts[2]), (20, 0));
+        assert!(table.is_sound());
+        assert_eq!(ports(&table), (0..40).step_by(2).collect::<Vec<_>>());
+    }
+
+    /// Its writer goes on later, and unlocks it.
+    #[test]
+    fn flush_leaves_locked_entries_to_their_writers() {
+        let slots = table(40, state::ASSURED);
+        let table = FlowTable::new(&slots, SEED);
+        let slot = (0..64).find(|slot| table.at(*slot).meta().is_used()).unwrap();
+        let (entry, meta) = (table.at(slot), table.at(slot).meta());
+        let (client, flow) = (entry.client(), entry.read(meta).unwrap());
+        assert!(entry.lock(meta));
+        assert_eq!(table.flush(0..64, true, &mut |_| true), Flushed { erased: 39, locked: 1 });
+        entry.fill(meta, &client, &flow, 9, state::ASSURED, 1);
+        assert_eq!(ports(&table), [client.parts().1]);
+        assert!(table.is_sound());
+        assert_eq!(table.flush(0..64, true, &mut |_| true), Flushed { erased: 1, locked: 0 });
+        assert!(table.is_sound());
+    }
+
+    #[test]
+    fn flush_looks_again_at_an_entry_that_changes_before_it_is_erased() {
+        let slots = table(1, 0);
+        let table = FlowTable::new(&slots, SEED);
+        let assures = |seen: &Seen<'_>| {
+            let is_one = seen.meta.state() & state::ASSURED == 0;
+            let slot = (0..64).find(|slot| table.at(*slot).meta().is_used()).unwrap();
+            // A packet comes after the entry was read.
+            table.at(slot).touch(seen.meta, 5, seen.meta.state() | state::ASSURED);
+            is_one
+        };
+        assert_eq!(table.flush(0..64, true, &mut { assures }), Flushed::default());
+        assert_eq!(ports(&table), [client(0).parts().1]);
+        let changes = |seen: &Seen<'_>| {
+            let slot = (0..64).find(|slot| table.at(*slot).meta().is_used()).unwrap();
+            table.at(slot).touch(seen.meta, seen.meta.last_seen() + 1, seen.meta.state())
+        };
+        assert_eq!(table.flush(0..64, true, &mut { changes }), Flushed { erased: 0, locked: 1 });
+    }
+}

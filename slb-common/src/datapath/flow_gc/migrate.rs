@@ -1,0 +1,371 @@
+//! Copies the entries of a flow table into one of another size.
+//!
+//! Packets may use both tables meanwhile: the old one until the program over it is replaced, the new one from then on. Entries are
+//! copied before, so that the new program finds them, and once after, for what the old program did in between. Passes after the first
+//! one leave out entries that packets have not changed since: few are left to copy while flows of both tables may be missed.
+
+use super::{Clock, FlowTable, Slot, is_done};
+use crate::abi::{
+    flow::{Client, Flow, FlowEntry, Meta, Numbers, WINDOW, WORDS, state},
+    shared_word::SharedWord,
+};
+
+/// What became of the entries of the old table.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Migrated {
+    /// Entries that the new table holds.
+    pub entries: usize,
+    /// Entries for which the new table has no free slot.
+    pub dropped: usize,
+}
+
+/// An entry of the old table.
+struct Entry {
+    meta: Meta,
+    client: Client,
+    flow: Flow,
+}
+
+impl FlowTable<'_> {
+    /// Copies the entries of a table with the same seed, in the slots `old`, into this one. Entries that the next GC pass would erase
+    /// are left out, and those that packets have not changed for `within` seconds, where that is given. Established flows and clients
+    /// come first, and so get the free slots of a smaller table.
+    pub fn migrate(&self, old: &[[SharedWord; WORDS]], clock: Clock, within: Option<u32>) -> Migrated {
+        let old = FlowTable::new(old, self.seed);
+        let mut migrated = Migrated::default();
+        for is_first in [true, false] {
+            for slot in 0..old.len() {
+                if is_before(old.at(slot).meta(), clock, within) {
+                    continue;
+                }
+                let Slot::Used(meta, client, flow) = old.read(slot) else { continue };
+                if is_done(meta, clock) || is_established(meta) != is_first {
+                    continue;
+                }
+                let is_here = self.copy(&Entry { meta, client, flow }, clock);
+                migrated.entries += usize::from(is_here);
+                migrated.dropped += usize::from(!is_here);
+            }
+        }
+        migrated
+    }
+
+    /// Copies one entry; `false` if there is no free slot for it.
+    fn copy(&self, entry: &Entry, clock: Clock) -> bool {
+        let Some((there, meta)) = self.find(entry) else { return self.insert(entry) };
+        merge(there, meta, entry, clock);
+        true
+    }
+
+    /// The entry of the same client endpoint and service, and its state as it was when it was.
+    fn find(&self, entry: &Entry) -> Option<(FlowEntry<'_>, Meta)> {
+        let (home, _) = self.home(0, &entry.client);
+        let mut places = self.at(home).places();
+        while places != 0 {
+            let there = self.at(home.wrapping_add(places.trailing_zeros()));
+            let meta = there.meta();
+            if meta.is_used() && there.service_of(&entry.client) == Some(entry.flow.service) {
+                return Some((there, meta));
+            }
+            places &= places - 1;
+        }
+        None
+    }
+
+    /// Writes the entry to the first free slot from its home on; `false` if there is none.
+    fn insert(&self, entry: &Entry) -> bool {
+        let (home, _) = self.home(0, &entry.client);
+        for distance in 0..WINDOW {
+            let there = self.at(home.wrapping_add(distance));
+            let meta = there.meta();
+            if meta.is_free() && there.lock_as_daemon(meta) {
+                self.at(home).set_hop(distance);
+                fill(there, meta, entry);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Whether an entry was seen last before these seconds. [`Meta::last_seen`] is exact to a second.
+fn is_before(meta: Meta, Clock { now, hz }: Clock, within: Option<u32>) -> bool {
+    meta.is_used() && within.is_some_and(|seconds| meta.silence(now) / hz.max(1) > seconds + 1)
+}
+
+fn fill(there: FlowEntry<'_>, meta: Meta, entry: &Entry) {
+    let Entry { meta: old, client, flow } = entry;
+    there.fill(meta, client, flow, old.last_seen(), old.state(), old.units());
+}
+
+/// Whether it is a client's entry, or of a flow that goes on.
+fn is_established(meta: Meta) -> bool {
+    meta.is_client() || meta.state() & state::ASSURED != 0 && !meta.is_over()
+}
+
+/// Brings an entry of the new table up to date, unless anything has changed about it since `meta` was read: a packet may have given
+/// the slot to another flow.
+fn merge(there: FlowEntry<'_>, meta: Meta, entry: &Entry, Clock { now, .. }: Clock) {
+    let old = entry.meta;
+    if meta.is_client() != old.is_client() {
+        return;
+    }
+    let is_newer = old.silence(now) < meta.silence(now);
+    let is_elsewhere = there.backend() != entry.flow.backend;
+    // A packet in the middle of the flow has made an entry before the flow was copied. The flow stays with its server.
+    let is_pickup = meta.state() & state::PICKED_UP != 0 && old.state() & state::PICKED_UP == 0;
+    let is_datagram = !entry.client.is_tcp();
+    // Where it is newer, the new program has seen nothing since the copy before, which may be minutes old: server, client path and idle
+    // time may have changed.
+    if is_pickup || is_newer || is_elsewhere && is_datagram {
+        if there.lock_as_daemon(meta) {
+            fill(there, meta, entry);
+        }
+    } else if is_elsewhere {
+        // The new program has seen another connection from the same port.
+    } else {
+        // Of the same second: where the connection has ended, this may be another one from the same port.
+        let bits = old.state() & (state::ANSWERED | state::ASSURED);
+        let flow = there.read(meta);
+        if there.touch(meta, meta.last_seen(), meta.state() | bits)
+            && !old.is_over()
+            && let Some(Flow { numbers, .. }) = flow
+        {
+            there.advance(numbers, latest(numbers, entry.flow.numbers));
+        }
+    }
+}
+
+/// Of each side, the number that has come further. Where the new table has none of the server, the old one's are those of the connection.
+const fn latest(new: Numbers, old: Numbers) -> Numbers {
+    const fn later(new: u32, old: u32) -> u32 {
+        if old.wrapping_sub(new) < 1 << 31 { old } else { new }
+    }
+    if new.server == 0 {
+        return old;
+    }
+    Numbers { client: later(new.client, old.client), server: later(new.server, old.server) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::{
+        Address, Handle,
+        flow::{ClientPath, idle_units, persistence_units},
+    };
+
+    const CLOCK: Clock = Clock { now: 10_000 * HZ, hz: HZ };
+    const HZ: u32 = 250;
+    const SEED: u64 = 7;
+    const IDLE: u32 = 900;
+    const ESTABLISHED: u32 = state::ANSWERED | state::ASSURED;
+
+    fn slots(len: usize) -> Vec<[SharedWord; WORDS]> {
+        (0..len).map(|_| Default::default()).collect()
+    }
+
+    fn client(n: u16) -> Client {
+        Client::new(&Address::v4([192, 0, 2, 1]), n, 6)
+    }
+
+    fn entry(client: Client, server: u32, silence: u32, bits: u32) -> Entry {
+        let words = [const { SharedWord::new(0) }; WORDS];
+        let there = FlowEntry::new(&words);
+        let idle = if bits == state::CLIENT { persistence_units(900) } else { idle_units(IDLE) };
+        let flow = Flow { service: 1, backend: Handle::new(server, 1), ..Flow::default() };
+        there.fill(there.meta(), &client, &flow, CLOCK.now - silence * HZ, bits, idle);
+        Entry { meta: there.meta(), client, flow }
+    }
+
+    /// Server, seconds of silence, and bits of the state, of the client's entry.
+    fn shown(table: &FlowTable<'_>, client: &Client) -> Option<(u32, u32, u32)> {
+        let (there, meta) = table.find(&entry(*client, 0, 0, 0))?;
+        Some((there.backend().id(), meta.silence(CLOCK.now) / HZ, meta.state() & !state::USED))
+    }
+
+    #[test]
+    fn a_larger_table_holds_every_entry_as_it_was() {
+        let (small, large) = (slots(1024), slots(4096));
+        let (small, large) = (FlowTable::new(&small, SEED), FlowTable::new(&large, SEED));
+        let whole = Client::whole(&Address::v4([192, 0, 2, 1]), 1);
+        for n in 0..700 {
+            assert!(small.insert(&entry(client(n), n.into(), u32::from(n), ESTABLISHED)), "{n}");
+        }
+        assert!(small.insert(&entry(whole, 5, 600, state::CLIENT)));
+        assert_eq!(large.migrate(small.slots, CLOCK, None), Migrated { entries: 701, dropped: 0 });
+        assert!(large.is_sound());
+        for n in 0..700 {
+            assert_eq!(shown(&large, &client(n)), Some((n.into(), n.into(), ESTABLISHED)));
+        }
+        assert_eq!(shown(&large, &whole), Some((5, 600, state::CLIENT)));
+        // Again, as after the old program is replaced.
+        assert_eq!(large.migrate(small.slots, CLOCK, None), Migrated { entries: 701, dropped: 0 });
+        assert!(large.is_sound());
+    }
+
+    #[test]
+    fn what_a_smaller_table_has_no_place_for_is_counted() {
+        let (large, small) = (slots(1024), slots(64));
+        let (large, small) = (FlowTable::new(&large, SEED), FlowTable::new(&small, SEED));
+        for n in 0..200 {
+            assert!(large.insert(&entry(client(n), 1, 0, ESTABLISHED)));
+        }
+        let migrated = small.migrate(large.slots, CLOCK, None);
+        assert_eq!(migrated.entries + migrated.dropped, 200);
+        assert!((50..=64).contains(&migrated.entries), "{migrated:?}");
+        assert!(small.is_sound());
+    }
+
+    #[test]
+    fn a_smaller_table_gets_established_flows_first() {
+        let (large, small) = (slots(1024), slots(64));
+        let (large, small) = (FlowTable::new(&large, SEED), FlowTable::new(&small, SEED));
+        for n in 0..400 {
+            let bits =
+                if n % 10 == 0 { ESTABLISHED } else { [0, state::RESET, state::ANSWERED][n as usize % 3] };
+            assert!(large.insert(&entry(client(n), 1, 0, bits)));
+        }
+        small.migrate(large.slots, CLOCK, None);
+        assert!((0..400).step_by(10).all(|n| shown(&small, &client(n)) == Some((1, 0, ESTABLISHED))));
+    }
+
+    #[test]
+    fn entries_that_a_gc_pass_would_erase_are_left_out() {
+        let (old, new) = (slots(64), slots(128));
+        let (old, new) = (FlowTable::new(&old, SEED), FlowTable::new(&new, SEED));
+        let whole = Client::whole(&Address::v4([192, 0, 2, 1]), 1);
+        for gone in [
+            entry(client(1), 1, IDLE + 61, ESTABLISHED),
+            entry(client(2), 1, 241, state::RESET),
+            entry(whole, 1, 1000, state::CLIENT),
+        ] {
+            assert!(old.insert(&gone));
+        }
+        assert!(old.insert(&entry(client(3), 1, IDLE + 59, ESTABLISHED)));
+        assert!(old.insert(&entry(client(4), 1, 239, state::RESET)));
+        assert_eq!(new.migrate(old.slots, CLOCK, None), Migrated { entries: 2, dropped: 0 });
+    }
+
+    /// The last pass has few entries to copy.
+    #[test]
+    fn entries_that_no_packet_has_changed_are_left_out_of_later_passes() {
+        let (old, new) = (slots(64), slots(128));
+        let (old, new) = (FlowTable::new(&old, SEED), FlowTable::new(&new, SEED));
+        for n in 0..10 {
+            assert!(old.insert(&entry(client(n), 1, n.into(), ESTABLISHED)));
+        }
+        assert_eq!(new.migrate(old.slots, CLOCK, Some(4)), Migrated { entries: 6, dropped: 0 });
+        assert_eq!(shown(&new, &client(5)), Some((1, 5, ESTABLISHED)));
+        assert_eq!(shown(&new, &client(6)), None);
+    }
+
+    /// As where a daemon died after it had copied the flow, and another one goes on minutes later.
+    #[test]
+    fn a_flow_that_was_copied_before_gets_its_new_client_path_and_idle_time() {
+        let (old, new) = (slots(64), slots(128));
+        let (old, new) = (FlowTable::new(&old, SEED), FlowTable::new(&new, SEED));
+        let before = entry(client(1), 1, 300, ESTABLISHED);
+        assert!(new.insert(&before));
+        let mut since = entry(client(1), 1, 1, ESTABLISHED);
+        since.flow.client = ClientPath::new(7, 9);
+        since.meta = {
+            let words = [const { SharedWord::new(0) }; WORDS];
+            let there = FlowEntry::new(&words);
+            there.fill(there.meta(), &since.client, &since.flow, CLOCK.now - HZ, ESTABLISHED, idle_units(60));
+            there.meta()
+        };
+        assert!(old.insert(&since));
+        new.migrate(old.slots, CLOCK, None);
+        let (there, meta) = new.find(&since).expect("the flow");
+        assert_eq!(there.read(meta).map(|flow| flow.client), Some(since.flow.client));
+        assert_eq!(meta.units(), idle_units(60));
+    }
+
+    #[test]
+    fn numbers_of_the_same_second_are_those_that_have_come_further() {
+        let cases = [
+            // What the old and the new table hold, and what the new one holds then: bits, numbers of client and server.
+            ("the old program saw the answer", (ESTABLISHED, [101, 501]), (0, [101, 0]), [101, 501]),
+            (
+                "the old program has seen more",
+                (ESTABLISHED, [5, 90_000]),
+                (ESTABLISHED, [u32::MAX - 9, 501]),
+                [5, 90_000],
+            ),
+            (
+                "the new program has seen more of one side",
+                (ESTABLISHED, [101, 90_000]),
+                (ESTABLISHED, [90_000, 501]),
+                [90_000, 90_000],
+            ),
+            (
+                "the connection has ended, and the port is used again",
+                (ESTABLISHED | state::CLIENT_FIN | state::SERVER_FIN, [101, 501]),
+                (0, [77, 0]),
+                [77, 0],
+            ),
+        ];
+        for (name, (before, old_numbers), (after, new_numbers), expected) in cases {
+            let (old, new) = (slots(64), slots(128));
+            let (old, new) = (FlowTable::new(&old, SEED), FlowTable::new(&new, SEED));
+            let with = |bits, [of_client, of_server]: [u32; 2]| {
+                let mut entry = entry(client(1), 1, 1, bits);
+                entry.flow.numbers = Numbers { client: of_client, server: of_server };
+                entry
+            };
+            assert!(old.insert(&with(before, old_numbers)));
+            assert!(new.insert(&with(after, new_numbers)));
+            new.migrate(old.slots, CLOCK, None);
+            let (there, meta) = new.find(&with(0, [0; 2])).expect("the flow");
+            let numbers = there.read(meta).map(|flow| [flow.numbers.client, flow.numbers.server]);
+            assert_eq!(numbers, Some(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_both_tables_know_is_merged() {
+        let both = state::CLIENT_FIN | state::SERVER_FIN;
+        let cases = [
+            // What the old and the new table hold, and what the new one holds then: server, silence, bits.
+            (
+                "the old program saw the end",
+                (1, 1, ESTABLISHED | both),
+                (1, 5, ESTABLISHED),
+                (1, 1, ESTABLISHED | both),
+            ),
+            (
+                "the new program saw the end",
+                (1, 5, ESTABLISHED),
+                (1, 1, ESTABLISHED | both),
+                (1, 1, ESTABLISHED | both),
+            ),
+            ("the old program saw the answer", (1, 1, ESTABLISHED), (1, 1, 0), (1, 1, ESTABLISHED)),
+            ("the ports are used again", (1, 2, ESTABLISHED | both), (1, 1, 0), (1, 1, ESTABLISHED)),
+            ("at another server", (1, 1, ESTABLISHED | both), (2, 1, 0), (2, 1, 0)),
+            ("a packet came first", (1, 1, ESTABLISHED), (2, 0, state::PICKED_UP), (1, 1, ESTABLISHED)),
+            ("at another server since", (2, 1, ESTABLISHED), (1, 5, ESTABLISHED), (2, 1, ESTABLISHED)),
+            (
+                "the ports are used again since",
+                (1, 1, ESTABLISHED),
+                (1, 5, ESTABLISHED | both),
+                (1, 1, ESTABLISHED),
+            ),
+            (
+                "taken up by both",
+                (1, 1, state::PICKED_UP),
+                (1, 0, state::PICKED_UP),
+                (1, 0, state::PICKED_UP),
+            ),
+        ];
+        for (name, before, after, expected) in cases {
+            let (old, new) = (slots(64), slots(128));
+            let (old, new) = (FlowTable::new(&old, SEED), FlowTable::new(&new, SEED));
+            assert!(old.insert(&entry(client(1), before.0, before.1, before.2)));
+            assert!(new.insert(&entry(client(1), after.0, after.1, after.2)));
+            assert_eq!(new.migrate(old.slots, CLOCK, None), Migrated { entries: 1, dropped: 0 });
+            assert_eq!(shown(&new, &client(1)), Some(expected), "{name}");
+            assert!(new.is_sound(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! How many flows servers have, where that decides who gets the next one. Pure.
+//!
+//! The packet path counts what it sees begin and end. It sees neither a flow that falls silent nor one that is pushed out, so
+//! each look at the flow table puts the counts right.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use slb_common::abi::{
+    Handle,
+    service::{IndexEntry, policy},
+};
+
+use crate::dataplane::state::{Remembered, State};
+
+/// Flows of servers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct ConnectionCounts(BTreeMap<Handle, u64>);
+
+impl ConnectionCounts {
+    /// None of any server where it matters.
+    pub(super) fn none(held: &State) -> Self {
+        let matters =
+            held.services.values().filter(|service| service.policy & policy::LEAST_CONNECTIONS != 0);
+        let tables: BTreeSet<u32> = matters.map(|service| service.lookup_table).collect();
+        let servers = held.backends.values().filter(|backend| tables.contains(&backend.lookup_table));
+        Self(servers.map(|backend| (backend.handle, 0)).collect())
+    }
+
+    /// The same by the ids of servers.
+    pub(super) fn by_id(&self) -> BTreeMap<u32, u64> {
+        self.0.iter().map(|(server, load)| (server.id(), *load)).collect()
+    }
+
+    /// Counts a flow.
+    pub(super) fn note(&mut self, flow: &Remembered, entry: &IndexEntry) {
+        if entry.policy & policy::LEAST_CONNECTIONS != 0
+            && flow.left.is_some()
+            && !flow.is_ending
+            && let Some(load) = self.0.get_mut(&flow.backend)
+        {
+            *load += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use slb_common::abi::{backend::Backend, service::Service};
+
+    use super::*;
+
+    #[test]
+    fn flows_that_go_on_count_where_it_matters() {
+        let mut held = State::default();
+        for (id, policy) in
+            [(1, policy::LEAST_CONNECTIONS | policy::TRACK), (2, policy::ROUND_ROBIN | policy::TRACK)]
+        {
+            held.services.insert(id, Service { lookup_table: id, policy, ..Service::default() });
+            for id in [10 * id, 10 * id + 1] {
+                let handle = Handle::new(id, 1);
+                held.backends.insert(id, Backend { lookup_table: id / 10, handle, ..Backend::default() });
+            }
+        }
+        let flow = |server| Remembered::sample(1, Handle::new(server, 1));
+        let mut loads = ConnectionCounts::none(&held);
+        assert_eq!(loads.by_id(), BTreeMap::from([(10, 0), (11, 0)]));
+        let entry = |policy| IndexEntry { policy, ..IndexEntry::default() };
+        loads.note(&flow(11), &entry(policy::LEAST_CONNECTIONS));
+        loads.note(&flow(11), &entry(policy::LEAST_CONNECTIONS));
+        loads.note(&Remembered { is_ending: true, ..flow(11) }, &entry(policy::LEAST_CONNECTIONS));
+        loads.note(&Remembered { left: None, ..flow(10) }, &entry(policy::LEAST_CONNECTIONS));
+        loads.note(&flow(20), &entry(policy::ROUND_ROBIN));
+        loads.note(&flow(99), &entry(policy::LEAST_CONNECTIONS));
+        let before = Handle::new(10, 0);
+        loads.note(&Remembered { backend: before, ..flow(10) }, &entry(policy::LEAST_CONNECTIONS));
+        assert_eq!(loads.by_id(), BTreeMap::from([(10, 0), (11, 2)]));
+    }
+}

@@ -1,0 +1,201 @@
+//! What comes of clients' new connections, counted during a look at the flow table. Pure.
+//!
+//! What goes on with a connection that nobody remembers is not told from what asks for one (nothing of its entry says so): where a
+//! server resets it, or drops it, that counts as a connection that has failed.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use slb_common::abi::{backend::Backend, service::IndexEntry};
+
+use super::desired::{Desired, Health};
+use crate::{
+    dataplane::state::{Opening, Remembered, Stage, State, backend_address},
+    health::passive::{Pool, SILENCE, Signals, Watched},
+};
+
+/// Time between two looks, while connections are watched.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+
+/// The pools whose new connections count, by table, still without signals.
+pub(super) fn watched(desired: &Desired, tables: &[(usize, u32)]) -> BTreeMap<u32, Pool> {
+    let pools = tables.iter().filter_map(|(pool, table)| {
+        let pool = desired.pools.get(*pool)?;
+        let servers = pool.servers.iter().map(|(address, server)| {
+            let can_serve = server.takes_new() || server.stands_by();
+            let is_used = server.weight > 0 && server.aside.is_none();
+            let is_judged = is_used && server.health != Health::Unchecked;
+            (*address, Watched { is_judged, can_serve, signals: Signals::default() })
+        });
+        Some((*table, Pool { terms: pool.passive?, servers: servers.collect() }))
+    });
+    pools.collect()
+}
+
+/// Counts during one look.
+pub(super) struct Handshakes<'a> {
+    watched: &'a BTreeMap<u32, Pool>,
+    held: &'a State,
+    /// By table and server.
+    counts: BTreeMap<(u32, SocketAddr), Signals>,
+}
+
+impl<'a> Handshakes<'a> {
+    pub(super) fn new(watched: &'a BTreeMap<u32, Pool>, held: &'a State) -> Self {
+        Self { watched, held, counts: BTreeMap::new() }
+    }
+
+    /// Looks at a flow.
+    pub(super) fn note(&mut self, flow: &Remembered, entry: &IndexEntry) {
+        let Some(Opening { age, stage }) = flow.opening else { return };
+        let Some(pool) = self.watched.get(&entry.lookup_table) else { return };
+        if u64::from(age) > pool.terms.within.as_secs() {
+            return;
+        }
+        let backend = self.held.backends.get(&flow.backend.id());
+        // Of one that leaves nothing is asked any more.
+        let stays =
+            |backend: &&Backend| backend.handle == flow.backend && backend.flags & Backend::REMOVED == 0;
+        let Some(backend) = backend.filter(stays) else { return };
+        let signals = self.counts.entry((entry.lookup_table, backend_address(backend))).or_default();
+        match stage {
+            Stage::Answered => signals.answered += 1,
+            Stage::Refused => signals.refused += 1,
+            Stage::Asked if age >= SILENCE => signals.silent += 1,
+            Stage::Asked | Stage::GivenUp => {}
+        }
+    }
+
+    /// The pools with what has been counted.
+    pub(super) fn pools(self) -> Vec<Pool> {
+        let Self { watched, counts, .. } = self;
+        let mut pools = watched.clone();
+        for ((table, address), signals) in counts {
+            let server = pools.get_mut(&table).and_then(|pool| pool.servers.get_mut(&address));
+            if let Some(server) = server {
+                server.signals = signals;
+            }
+        }
+        pools.into_values().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use slb_common::abi::Handle;
+
+    use super::*;
+    use crate::{
+        config::samples::forwarding,
+        control::desired::{Known, desired},
+        dataplane::state::to_address,
+        health::passive::Terms,
+    };
+
+    const TERMS: Terms =
+        Terms { failures: 5, within: Duration::from_secs(10), first: Duration::from_secs(10) };
+    const TABLE: u32 = 4;
+
+    fn address() -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], 8080))
+    }
+
+    fn held(flags: u8) -> State {
+        let mut state = State::default();
+        let backend = Backend {
+            address: to_address(address().ip()),
+            port: address().port().to_be(),
+            handle: Handle::new(3, 7),
+            flags,
+            ..Backend::default()
+        };
+        state.backends.insert(3, backend);
+        state
+    }
+
+    fn flow(age: u32, stage: Stage) -> Remembered {
+        Remembered { opening: Some(Opening { age, stage }), ..Remembered::sample(1, Handle::new(3, 7)) }
+    }
+
+    fn pool() -> Pool {
+        let server = Watched { is_judged: true, can_serve: true, signals: Signals::default() };
+        Pool { terms: TERMS, servers: [(address(), server)].into() }
+    }
+
+    /// What is counted of these flows in this table.
+    fn counted(held: &State, table: u32, flows: &[Remembered]) -> Signals {
+        let watched = BTreeMap::from([(TABLE, pool())]);
+        let mut handshakes = Handshakes::new(&watched, held);
+        let entry = IndexEntry { lookup_table: table, ..IndexEntry::default() };
+        flows.iter().for_each(|flow| handshakes.note(flow, &entry));
+        handshakes.pools()[0].servers[&address()].signals
+    }
+
+    #[test]
+    fn connections_count_by_what_has_come_of_them() {
+        let held = held(Backend::ALIVE | Backend::NEW);
+        let all = [
+            flow(0, Stage::Answered),
+            flow(10, Stage::Answered),
+            flow(11, Stage::Answered),
+            flow(0, Stage::Refused),
+            flow(11, Stage::Refused),
+            flow(2, Stage::Asked),
+            flow(3, Stage::Asked),
+            flow(10, Stage::Asked),
+            flow(11, Stage::Asked),
+            flow(5, Stage::GivenUp),
+            Remembered { opening: None, ..flow(5, Stage::Refused) },
+            Remembered { backend: Handle::new(3, 6), ..flow(5, Stage::Refused) },
+        ];
+        assert_eq!(counted(&held, TABLE, &all), Signals { answered: 2, refused: 1, silent: 2 });
+        assert_eq!(counted(&held, TABLE + 1, &all), Signals::default(), "of another table");
+    }
+
+    #[test]
+    fn one_that_leaves_is_not_blamed() {
+        let held = held(Backend::ALIVE | Backend::REMOVED);
+        assert_eq!(counted(&held, TABLE, &[flow(0, Stage::Refused)]), Signals::default());
+    }
+
+    #[test]
+    fn who_gets_no_connections_in_a_table_is_not_judged_by_it() {
+        let listener = |port: u16, group: &str| {
+            format!(
+                "[[load_balancer.listener]]\nname = \"{group}\"\nprotocol = \"tcp\"\nport = {port}\n\
+                 server_group = \"{group}\"\nhealth_check = {{ kind = \"tcp\", passive = {{ failures = 5, within = \"10s\" }} }}\n"
+            )
+        };
+        let group = |name: &str, weight: u8| {
+            format!(
+                "[[server_group]]\nname = \"{name}\"\nservers = [\
+                 {{ address = \"10.0.0.1\", port = 8080, weight = {weight} }}, {{ address = \"10.0.0.2\", port = 8080 }}]\n"
+            )
+        };
+        let balancer = "[[load_balancer]]\nname = \"shop\"\naddresses = [\"192.0.2.10\"]\n";
+        let config = forwarding(
+            &(balancer.to_owned()
+                + &listener(80, "a")
+                + &listener(81, "b")
+                + &group("a", 0)
+                + &group("b", 7)),
+        );
+        let desired = desired(&config, Known::default());
+        let pools = watched(&desired, &[(0, TABLE), (1, TABLE + 1)]);
+        let judged = |table| pools[&table].servers[&address()].is_judged;
+        assert_eq!((judged(TABLE), judged(TABLE + 1)), (false, true));
+    }
+
+    /// Whether one can do without a server is not for the others to say.
+    #[test]
+    fn each_table_is_a_pool() {
+        let held = held(Backend::ALIVE | Backend::NEW);
+        let watched = BTreeMap::from([(TABLE, pool()), (TABLE + 1, pool()), (TABLE + 2, pool())]);
+        let mut handshakes = Handshakes::new(&watched, &held);
+        for lookup_table in [TABLE, TABLE, TABLE + 2, TABLE + 3] {
+            handshakes.note(&flow(1, Stage::Refused), &IndexEntry { lookup_table, ..IndexEntry::default() });
+        }
+        let pools = handshakes.pools();
+        let refused: Vec<_> = pools.iter().map(|pool| pool.servers[&address()].signals.refused).collect();
+        assert_eq!(refused, [2, 0, 1]);
+    }
+}

@@ -1,0 +1,84 @@
+//! Listeners that shared a table and get one of their own: what the slots of the old one say of flows holds for the new one. Pure.
+
+use std::collections::BTreeMap;
+
+use slb_common::abi::{backend::Backend, lookup_table::NO_BACKEND, service::Service};
+
+use crate::dataplane::state::{NO_TABLE, State, backend_address};
+
+/// The table that the listeners of each new one had.
+pub(super) fn parted(held: &State, wanted: &BTreeMap<u32, Service>) -> BTreeMap<u32, u32> {
+    let from = |(id, service): (&u32, &Service)| {
+        let before = held.services.get(id).filter(|before| before.handle == service.handle)?;
+        let is_new = service.lookup_table != NO_TABLE && !held.tables.contains_key(&service.lookup_table);
+        (is_new && before.lookup_table != service.lookup_table)
+            .then_some((service.lookup_table, before.lookup_table))
+    };
+    wanted.iter().filter_map(from).collect()
+}
+
+/// Tables that listeners have left as far as their services say, and not yet as far as the index does: a change was broken off.
+pub(super) fn left_behind(held: &State) -> impl Iterator<Item = u32> {
+    held.index.entries.values().filter_map(|entry| {
+        let service = held.services.get(&entry.id())?;
+        (service.handle.tag() == entry.service && service.lookup_table != entry.lookup_table)
+            .then_some(entry.lookup_table)
+    })
+}
+
+/// The entries in table `new` of the servers that have one in table `old`, by their ids.
+pub(super) fn successors(
+    held: &BTreeMap<u32, Backend>,
+    wanted: &BTreeMap<u32, Backend>,
+    old: u32,
+    new: u32,
+) -> impl Fn(u32) -> u32 {
+    let mut ids = BTreeMap::new();
+    for (id, backend) in wanted.iter().filter(|(_, backend)| backend.lookup_table == new) {
+        let lingers = backend.flags & Backend::REMOVED != 0;
+        let entry = ids.entry(backend_address(backend)).or_insert((lingers, *id));
+        // One that is configured rather than one on its way out.
+        *entry = (*entry).min((lingers, *id));
+    }
+    let of = |(id, backend): (&u32, &Backend)| Some((*id, ids.get(&backend_address(backend))?.1));
+    let there: BTreeMap<u32, u32> =
+        held.iter().filter(|(_, backend)| backend.lookup_table == old).filter_map(of).collect();
+    move |id| there.get(&id).copied().unwrap_or(NO_BACKEND)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::dataplane::state::{Table, to_address};
+
+    fn server(last: u8, lookup_table: u32, flags: u8) -> Backend {
+        let address = to_address(IpAddr::from([10, 0, 0, last]));
+        Backend { address, lookup_table, flags, ..Backend::default() }
+    }
+
+    #[test]
+    fn the_same_server_has_another_entry() {
+        let held = BTreeMap::from([(1, server(1, 0, 3)), (2, server(2, 0, 3)), (3, server(1, 9, 3))]);
+        let mut wanted = held.clone();
+        wanted.insert(4, server(1, 5, Backend::REMOVED));
+        wanted.insert(5, server(1, 5, 3));
+        let successor = successors(&held, &wanted, 0, 5);
+        assert_eq!([1, 2, 3, NO_BACKEND].map(successor), [5, NO_BACKEND, NO_BACKEND, NO_BACKEND]);
+    }
+
+    #[test]
+    fn a_new_table_comes_from_the_one_before() {
+        let mut held = State::default();
+        held.tables.extend([(0, Table::default()), (1, Table::default())]);
+        for (id, lookup_table) in [(1, 0), (2, 0), (3, 1), (4, NO_TABLE)] {
+            held.services.insert(id, Service { lookup_table, ..Service::default() });
+        }
+        let mut wanted = held.services.clone();
+        wanted.get_mut(&2).unwrap().lookup_table = 7;
+        wanted.get_mut(&3).unwrap().lookup_table = 0;
+        wanted.insert(5, Service { lookup_table: 8, ..Service::default() });
+        assert_eq!(parted(&held, &wanted), BTreeMap::from([(7, 0)]));
+    }
+}

@@ -1,0 +1,375 @@
+//! What is known of servers and of the ways to them.
+
+mod durations;
+mod next_hops;
+mod one_way;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use slb_common::abi::backend::NextHop;
+
+use self::durations::Durations;
+use crate::{
+    config::model::Config,
+    control::{
+        desired::{Known, Reached, Verdict},
+        failover::{Change, Decision, Failover, Ways},
+        members::Side,
+        memory,
+        one_way::OneWay,
+        overrides::Overrides,
+        users::{Named, Users},
+    },
+    dataplane::state::State,
+    health::{
+        Event, Health, News, Target,
+        passive::{self, Pool, Suspects, Terms},
+    },
+    neigh::vips::Standings,
+};
+
+/// What is known besides the configuration.
+pub(super) struct Observations {
+    /// Names of the interfaces that run the program, by index.
+    interfaces: BTreeMap<u32, String>,
+    /// Interfaces that should and do not, by index, and why.
+    refused: BTreeMap<u32, String>,
+    /// Names of interfaces that should and are not there.
+    absent: BTreeSet<String>,
+    /// What to do about servers that are reached through interfaces of these names, which do not run the program.
+    advice: BTreeMap<String, String>,
+    /// What is checked, and for whom: verdicts on anything else come too late.
+    users: Users,
+    /// What probes have found.
+    probed: BTreeMap<Target, Verdict>,
+    /// What this host cannot probe at present, and why.
+    not_probed: BTreeMap<Target, String>,
+    /// Who is held out for what has come of connections.
+    suspects: Suspects,
+    /// Servers whose answers do not come back.
+    one_way: OneWay,
+    /// What follows from both.
+    health: BTreeMap<Target, Verdict>,
+    /// Since when probes find what they find.
+    probed_since: Durations<Target, bool>,
+    /// Since when servers are held out, or are no longer.
+    held_out_since: Durations<(SocketAddr, Terms), bool>,
+    failover: Failover,
+    /// Since when sides have the traffic, by load balancer, listener and VIP.
+    sides_since: Durations<(String, String, IpAddr), Side>,
+    next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
+    /// Since when servers have a next hop, or none.
+    ways_since: Durations<IpAddr, bool>,
+    /// Since when the kernel has had no next hop to a server to which it had one.
+    lost: BTreeMap<IpAddr, Duration>,
+    /// Next hops that an earlier run has left.
+    remembered: BTreeMap<IpAddr, NextHop>,
+    vips: Standings,
+}
+
+impl Observations {
+    /// What an earlier run has left in the maps.
+    pub(super) fn remembered(config: &Config, held: &State, interfaces: BTreeMap<u32, String>) -> Self {
+        let health = memory::health(config, held);
+        Self {
+            users: Users::default(),
+            refused: BTreeMap::new(),
+            absent: BTreeSet::new(),
+            advice: BTreeMap::new(),
+            probed: health.clone(),
+            not_probed: BTreeMap::new(),
+            suspects: Suspects::default(),
+            one_way: OneWay::default(),
+            health,
+            probed_since: Durations::default(),
+            held_out_since: Durations::default(),
+            failover: Failover::found(config, held),
+            sides_since: Durations::default(),
+            next_hops: BTreeMap::new(),
+            ways_since: Durations::default(),
+            lost: BTreeMap::new(),
+            remembered: memory::next_hops(held)
+                .into_iter()
+                .filter(|(_, hop)| interfaces.contains_key(&hop.ifindex))
+                .collect(),
+            interfaces,
+            vips: Standings::default(),
+        }
+    }
+
+    pub(super) fn known<'a>(&'a self, overrides: &'a Overrides) -> Known<'a> {
+        Known {
+            health: Some(&self.health),
+            not_probed: Some(&self.not_probed),
+            one_way: Some(self.one_way.servers()),
+            next_hops: Some(&self.next_hops),
+            failover: Some(&self.failover),
+            overrides: Some(overrides),
+            vips: Some(&self.vips),
+        }
+    }
+
+    /// Decides which sides of primary and secondary are to get the traffic.
+    pub(super) fn decide(&self, config: &Config, overrides: &Overrides, now: Duration) -> Decision {
+        let ways = Ways { next_hops: &self.next_hops, lost: &self.lost };
+        self.failover.decide(config, &self.health, ways, Some(overrides), now)
+    }
+
+    /// Takes notice of a decision that has been put in force.
+    pub(super) fn decided(&mut self, decision: Decision, now: Duration) {
+        for Change { load_balancer, listener, vips, to, server_group, check } in decision.changes {
+            let noted = vips.iter().filter_map(|vip| {
+                self.sides_since.note((load_balancer.clone(), listener.clone(), *vip), to, now)
+            });
+            let lasted = noted.max().map(tracing::field::debug);
+            /// Logs with all that tells which listener is meant.
+            macro_rules! log {
+                ($level:ident, $what:literal) => {
+                    tracing::$level!(load_balancer, listener, server_group, ?vips, check, lasted, $what)
+                };
+            }
+            match to {
+                Side::Secondary => log!(warn, "failover: the secondary gets the traffic"),
+                Side::Primary => log!(info, "failback: the primary gets the traffic"),
+            }
+        }
+        self.failover = decision.failover;
+    }
+
+    fn verdict(&self, target: &Target) -> Option<Health> {
+        let verdict = self.probed.get(target)?;
+        Some(if verdict.healthy { Health::Healthy } else { Health::Unhealthy })
+    }
+
+    /// Makes what these configurations check the targets. Those that are new start with the verdict on the same server of the same
+    /// listener under another check, if there is one: a change of the check empties no group.
+    pub(super) fn expect<'a>(
+        &mut self,
+        configs: impl IntoIterator<Item = &'a Config> + Clone,
+        inherited: BTreeMap<Target, Verdict>,
+        now: Duration,
+    ) {
+        self.users = Users::of(configs.clone());
+        for (target, verdict) in inherited {
+            self.probed.entry(target).or_insert(verdict);
+        }
+        self.probed.retain(|target, _| self.users.check(target));
+        self.probed_since.retain(|target| self.users.check(target));
+        self.not_probed.retain(|target, _| self.users.check(target));
+        let watched = self.users.targets().filter_map(watched).collect();
+        self.suspects.retain(&watched);
+        self.held_out_since.retain(|key| watched.contains(key));
+        self.expect_sides(configs, now);
+        self.health = self
+            .probed
+            .iter()
+            .map(|(target, probed)| (target.clone(), self.judged(target, probed)))
+            .collect();
+    }
+
+    /// Notes which sides have the traffic of listeners that are new, and forgets the others.
+    fn expect_sides<'a>(&mut self, configs: impl IntoIterator<Item = &'a Config>, now: Duration) {
+        let mut known = BTreeSet::new();
+        for balancer in configs.into_iter().flat_map(|config| &config.load_balancers) {
+            for listener in balancer.listeners.iter().filter(|listener| listener.target.has_sides()) {
+                for vip in &balancer.addresses {
+                    let key = (balancer.name.to_string(), listener.name.to_string(), *vip);
+                    self.sides_since.begin(key.clone(), self.failover.side(listener, *vip), now);
+                    known.insert(key);
+                }
+            }
+        }
+        self.sides_since.retain(|key| known.contains(key));
+    }
+
+    /// The targets that are checked, with the last verdict on each.
+    pub(super) fn targets(&self) -> BTreeMap<Target, Option<Health>> {
+        self.users.targets().map(|target| (target.clone(), self.verdict(target))).collect()
+    }
+
+    /// Takes notice of the interfaces that run the program, and of those that should and do not.
+    pub(super) fn set_interfaces(
+        &mut self,
+        attached: BTreeMap<u32, String>,
+        refused: BTreeMap<u32, String>,
+        absent: BTreeSet<String>,
+    ) {
+        self.interfaces = attached;
+        self.refused = refused;
+        self.absent = absent;
+    }
+
+    /// Takes notice of what to do about servers that are reached through interfaces of these names.
+    pub(super) fn set_advice(&mut self, advice: BTreeMap<String, String>) {
+        self.advice = advice;
+    }
+
+    /// Whether there is a verdict on a target.
+    pub(super) fn has_verdict_on(&self, target: &Target) -> bool {
+        self.health.contains_key(target)
+    }
+
+    /// Whether the check of a target has failed, as far as is known.
+    pub(super) fn is_unhealthy(&self, target: &Target) -> bool {
+        self.health.get(target).is_some_and(|verdict| !verdict.healthy)
+    }
+
+    /// Whether this host is able to probe a target, as far as is known.
+    pub(super) fn is_probed(&self, target: &Target) -> bool {
+        !self.not_probed.contains_key(target)
+    }
+
+    /// Whether there is a way to a server.
+    pub(super) fn has_way_to(&self, address: &IpAddr) -> bool {
+        self.next_hops.get(address).is_some_and(Result::is_ok)
+    }
+
+    /// Takes notice of what a prober has to say, and logs it.
+    pub(super) fn heed(&mut self, event: Event, now: Duration) {
+        let Event { target, news } = event;
+        if !self.users.check(&target) {
+            return;
+        }
+        let server = target.address;
+        let Named { load_balancer, listener, server_group, check } = self.users.of_target(&target);
+        let lasted = news.health().and_then(|health| {
+            self.probed_since.note(target.clone(), health == Health::Healthy, now).map(tracing::field::debug)
+        });
+        /// Logs with all that tells which server, check and listeners are meant.
+        macro_rules! log {
+            ($level:ident, $($what:tt)*) => {
+                tracing::$level!(%server, load_balancer, listener, server_group, check, $($what)*)
+            };
+        }
+        let probed = match news {
+            News::Healthy => {
+                log!(info, lasted, "healthy");
+                Verdict { healthy: true, detail: None }
+            }
+            News::Unhealthy(detail) => {
+                log!(warn, lasted, detail, "unhealthy");
+                Verdict { healthy: false, detail: Some(detail) }
+            }
+            News::Explained(detail) => {
+                log!(info, detail, "cause of the failed health check");
+                Verdict { healthy: false, detail: Some(detail) }
+            }
+            News::NotProbed(detail) => {
+                log!(warn, detail, "health check could not run; keeping last state");
+                self.not_probed.insert(target, detail);
+                return;
+            }
+            News::Probed => {
+                log!(info, "health check runs again");
+                self.not_probed.remove(&target);
+                return;
+            }
+        };
+        self.not_probed.remove(&target);
+        self.health.insert(target.clone(), self.judged(&target, &probed));
+        self.probed.insert(target, probed);
+    }
+
+    /// Probes are made in another way: what was in their way need not be any more.
+    pub(super) fn forget_not_probed(&mut self) {
+        self.not_probed.clear();
+    }
+
+    /// Takes notice of what has come of new connections. Returns whether that changes anything.
+    pub(super) fn weigh(&mut self, handshakes: &[Pool], now: Duration) -> bool {
+        let changes = self.suspects.judge(handshakes, now);
+        changes.iter().for_each(|change| self.log_held_out(change, now));
+        let changed: BTreeSet<_> = changes.into_iter().map(|change| (change.server, change.terms)).collect();
+        if changed.is_empty() {
+            return false;
+        }
+        let affected = |target: &&Target| watched(target).is_some_and(|key| changed.contains(&key));
+        let affected: Vec<_> = self.probed.keys().filter(affected).cloned().collect();
+        for target in affected {
+            let verdict = self.judged(&target, &self.probed[&target]);
+            self.health.insert(target, verdict);
+        }
+        true
+    }
+
+    fn log_held_out(&mut self, change: &passive::Change, now: Duration) {
+        let passive::Change { server, terms, held } = change;
+        let key = (*server, *terms);
+        let targets: Vec<_> =
+            self.users.targets().filter(|target| watched(target) == Some(key)).cloned().collect();
+        let Named { load_balancer, listener, server_group, check } = self.users.of_targets(&targets);
+        let noted = self.held_out_since.note(key, held.is_some(), now);
+        // The first time it has lasted for as long as its check passes.
+        let lasted =
+            noted.or_else(|| targets.iter().filter_map(|target| self.probed_since.lasts(target, now)).max());
+        let lasted = lasted.map(tracing::field::debug);
+        match held {
+            Some(held) => tracing::warn!(
+                %server,
+                load_balancer,
+                listener,
+                server_group,
+                check,
+                lasted,
+                detail = self.suspects.reason(*server, *terms),
+                ?held,
+                "unhealthy: its traffic fails, and its check does not"
+            ),
+            None => tracing::info!(
+                %server,
+                load_balancer,
+                listener,
+                server_group,
+                check,
+                lasted,
+                "no longer held out for its traffic"
+            ),
+        }
+    }
+
+    /// What follows from what probes have found, and from what has come of connections.
+    fn judged(&self, target: &Target, probed: &Verdict) -> Verdict {
+        let reason = watched(target).and_then(|(server, terms)| self.suspects.reason(server, terms));
+        match reason {
+            Some(reason) if probed.healthy => Verdict { healthy: false, detail: Some(reason.to_owned()) },
+            _ => probed.clone(),
+        }
+    }
+
+    /// How VIPs stand on this host.
+    pub(super) fn vips(&self) -> Standings {
+        self.vips.clone()
+    }
+
+    /// Takes notice of how VIPs stand on this host, and logs what changes.
+    pub(super) fn set_vips(&mut self, vips: Standings) {
+        for (vip, standing) in vips.iter() {
+            let before = self.vips.get(vip);
+            if before.is_some_and(|before| before.is_local != standing.is_local) {
+                let to = if standing.is_local { "added to" } else { "removed from" };
+                tracing::info!(%vip, "VIP {to} this host's addresses");
+            }
+            let unanswered = before.and_then(|before| before.unanswered.as_ref());
+            match &standing.unanswered {
+                Some(why) if unanswered != Some(why) => {
+                    tracing::warn!(%vip, why, "VIP not reachable from a link, unless another host answers there");
+                }
+                None if unanswered.is_some() => tracing::info!(%vip, "VIP answered for on each link"),
+                _ => {}
+            }
+        }
+        self.vips = vips;
+    }
+}
+
+/// Where a server takes traffic, if what comes of that counts, and the terms.
+fn watched(target: &Target) -> Option<(SocketAddr, Terms)> {
+    Some((target.watched?, Terms::of(&target.check)?))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,61 @@
+//! Since when things are in their states: how long a state lasted is part of the log line that ends it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::clock::rounded;
+
+/// States by what is in them, each with the time at which it began.
+#[derive(Debug)]
+pub(super) struct Durations<K, S>(BTreeMap<K, (S, Duration)>);
+
+impl<K, S> Default for Durations<K, S> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord, S: PartialEq> Durations<K, S> {
+    /// Notes a state; returns how long another one lasted before, if that is known.
+    pub(super) fn note(&mut self, key: K, state: S, now: Duration) -> Option<Duration> {
+        let lasted = match self.0.get(&key) {
+            Some((before, _)) if *before == state => return None,
+            known => known.map(|(_, since)| rounded(now.saturating_sub(*since))),
+        };
+        self.0.insert(key, (state, now));
+        lasted
+    }
+
+    /// Notes a state where none is known.
+    pub(super) fn begin(&mut self, key: K, state: S, now: Duration) {
+        self.0.entry(key).or_insert((state, now));
+    }
+
+    /// How long the state lasts by now, if it is known.
+    pub(super) fn lasts(&self, key: &K, now: Duration) -> Option<Duration> {
+        self.0.get(key).map(|(_, since)| rounded(now.saturating_sub(*since)))
+    }
+
+    /// Forgets all but these.
+    pub(super) fn retain(&mut self, is_known: impl Fn(&K) -> bool) {
+        self.0.retain(|key, _| is_known(key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_lasts_from_its_first_note_to_the_first_of_another_one() {
+        let mut since = Durations::default();
+        let at = Duration::from_millis;
+        assert_eq!(since.note("a", true, at(1000)), None, "not known before");
+        assert_eq!(since.note("a", true, at(1500)), None, "no change");
+        assert_eq!(since.note("a", false, at(3000)), Some(at(2000)));
+        assert_eq!(since.note("b", false, at(3000)), None);
+        since.begin("a", true, at(4000));
+        assert_eq!(since.lasts(&"a", at(4500)), Some(at(1500)));
+        since.retain(|key| *key == "b");
+        assert_eq!(since.note("a", true, at(5000)), None);
+    }
+}

@@ -1,0 +1,194 @@
+//! Tracks the next hop of each server, and logs its changes.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use slb_common::abi::{MacPair, backend::NextHop};
+
+use super::Observations;
+use crate::{
+    control::{
+        desired::Reached,
+        users::{Named, list},
+    },
+    dataplane::state::mac,
+    neigh::{Resolution, Resolutions},
+};
+
+/// What has changed about the next hop of a server, and where its packets leave now. Servers of which this is the same share a line.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Change {
+    /// There is none any more.
+    Lost { why: String },
+    /// There is one again.
+    Back(Exit),
+    /// Packets leave by another interface, or to another station.
+    Moved(Exit),
+    /// The path takes larger or smaller packets.
+    Mtu(Exit),
+    /// The server is reached through a router and was not, or the other way round.
+    Gateway(Exit, bool),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Exit {
+    interface: Option<String>,
+    mac: String,
+}
+
+/// A server whose next hop has changed.
+struct Changed {
+    server: IpAddr,
+    /// How long the state before lasted, where it was none or is none.
+    lasted: Option<Duration>,
+    mtu: Option<u32>,
+    /// The MTU before, if it was another one.
+    before: Option<u32>,
+}
+
+impl Observations {
+    /// Takes notice of what the kernel says of next hops. Returns whether there is one that was not, or was another one.
+    pub(in crate::daemon) fn learn(&mut self, neighbours: &Resolutions, now: Duration) -> bool {
+        let mut has_come = false;
+        let mut changes: BTreeMap<Change, Vec<Changed>> = BTreeMap::new();
+        for (address, resolution) in neighbours.iter() {
+            let hop = self.next_hop(address, resolution);
+            let lasted = self.ways_since.note(*address, hop.is_ok(), now);
+            let before = self.next_hops.get(address);
+            if let Some(change) = self.change(before, &hop) {
+                let mtu = |hop: &Result<Reached, _>| hop.as_ref().ok().map(|hop| hop.hop.mtu);
+                let (mtu, mtu_before) = (mtu(&hop), before.and_then(mtu));
+                let before = mtu_before.filter(|_| mtu.is_some() && mtu != mtu_before);
+                let changed = Changed { server: *address, lasted, mtu, before };
+                changes.entry(change).or_default().push(changed);
+            }
+            match &hop {
+                Ok(_) => {
+                    has_come |= before != Some(&hop);
+                    self.lost.remove(address);
+                }
+                Err(_) if matches!(before, Some(Ok(_))) && is_unresolved(resolution) => {
+                    self.lost.insert(*address, now);
+                }
+                Err(_) => {}
+            }
+            self.next_hops.insert(*address, hop);
+        }
+        self.next_hops.retain(|address, _| neighbours.contains_key(address));
+        self.lost.retain(|address, _| neighbours.contains_key(address));
+        self.ways_since.retain(|address| neighbours.contains_key(address));
+        changes.iter().for_each(|(change, servers)| self.log_next_hops(change, servers));
+        has_come
+    }
+
+    /// Compares the next hop of a server with the previous one. Returns `None` if there is nothing to log.
+    fn change(
+        &self,
+        before: Option<&Result<Reached, String>>,
+        hop: &Result<Reached, String>,
+    ) -> Option<Change> {
+        let now = match hop {
+            Ok(reached) => reached,
+            Err(why) => return (before != Some(hop)).then(|| Change::Lost { why: why.clone() }),
+        };
+        let exit = || Exit {
+            interface: self.interfaces.get(&now.hop.ifindex).cloned(),
+            mac: mac(now.hop.macs.receiver()),
+        };
+        let way = |hop: &NextHop| (hop.ifindex, hop.macs);
+        match before? {
+            Err(_) => Some(Change::Back(exit())),
+            Ok(before) if way(&before.hop) != way(&now.hop) => Some(Change::Moved(exit())),
+            Ok(before) if before.through_gateway != now.through_gateway => {
+                Some(Change::Gateway(exit(), now.through_gateway))
+            }
+            Ok(before) => (before.hop.mtu != now.hop.mtu).then(|| Change::Mtu(exit())),
+        }
+    }
+
+    /// Logs one line for all servers with the same change, and at level `debug` one line for each server.
+    fn log_next_hops(&self, change: &Change, servers: &[Changed]) {
+        let addresses: Vec<_> = servers.iter().map(|changed| changed.server).collect();
+        let Named { load_balancer, listener, server_group, check } = self.users.of_servers(&addresses);
+        let (one, several) = match &addresses[..] {
+            [one] => (Some(one), None),
+            all => (None, Some(all.len())),
+        };
+        let server = one.map(tracing::field::display);
+        let named = several.and_then(|_| list(&addresses.iter().collect()));
+        let lasted = servers.iter().filter_map(|changed| changed.lasted).max().map(tracing::field::debug);
+        let sizes = |of: fn(&Changed) -> Option<u32>| {
+            let sizes = servers.iter().filter_map(of).collect();
+            list(&sizes).map(tracing::field::display)
+        };
+        let (mtu, before) = (sizes(|changed| changed.mtu), sizes(|changed| changed.before));
+        /// Logs with all that tells which servers and listeners are meant.
+        macro_rules! log {
+            ($level:ident, $($what:tt)*) => {
+                tracing::$level!(
+                    server, count = several, servers = named, load_balancer, listener, server_group, check, lasted, $($what)*
+                )
+            };
+        }
+        match change {
+            Change::Lost { why } => log!(warn, why, "gets no packets"),
+            Change::Back(Exit { interface, mac }) => {
+                log!(info, interface = interface.as_deref(), mac, mtu, before, "gets packets again");
+            }
+            Change::Moved(Exit { interface, mac }) => {
+                log!(info, interface = interface.as_deref(), mac, mtu, before, "next hop changed");
+            }
+            Change::Mtu(Exit { interface, mac }) => {
+                log!(info, interface = interface.as_deref(), mac, mtu, before, "path MTU changed");
+            }
+            Change::Gateway(Exit { interface, mac }, through) => {
+                let how = if *through { "through" } else { "without" };
+                log!(info, interface = interface.as_deref(), mac, mtu, before, "reached {how} a gateway now");
+            }
+        }
+        for Changed { server, lasted, mtu, before } in servers.iter().filter(|_| several.is_some()) {
+            let lasted = lasted.map(tracing::field::debug);
+            tracing::debug!(%server, lasted, mtu, before, ?change, "next hop");
+        }
+    }
+
+    pub(in crate::daemon) fn remembers_next_hops(&self) -> bool {
+        !self.remembered.is_empty()
+    }
+
+    /// From now on a server that the kernel knows no way to gets no packets.
+    pub(in crate::daemon) fn forget_next_hops(&mut self) {
+        self.remembered.clear();
+    }
+
+    fn next_hop(&self, address: &IpAddr, resolution: &Resolution) -> Result<Reached, String> {
+        match resolution {
+            Resolution::Resolved(hop) if self.interfaces.contains_key(&hop.interface_index) => {
+                let macs = MacPair::new(hop.destination_mac, hop.source_mac);
+                let next_hop = NextHop { ifindex: hop.interface_index, mtu: hop.mtu, macs };
+                Ok(Reached { hop: next_hop, through_gateway: hop.through_gateway })
+            }
+            Resolution::Resolved(hop) if self.refused.contains_key(&hop.interface_index) => {
+                let why = &self.refused[&hop.interface_index];
+                Err(format!("it is reached through {}, which does not forward: {why}", hop.interface))
+            }
+            Resolution::Resolved(hop) if self.absent.contains(&hop.interface) => {
+                Err(format!("it was reached through {}, which is gone", hop.interface))
+            }
+            Resolution::Resolved(hop) => Err(match self.advice.get(&hop.interface) {
+                Some(advice) => format!("it is reached through {}: {advice}", hop.interface),
+                None => {
+                    format!("it is reached through {}, which is not in [daemon] interfaces", hop.interface)
+                }
+            }),
+            Resolution::Unresolved(why) => {
+                // It has been found good enough for whatever used it, and the kernel has said nothing else yet.
+                let hop = self.remembered.get(address).filter(|_| !why.is_verdict()).copied();
+                Ok(Reached { hop: hop.ok_or_else(|| why.to_string())?, through_gateway: false })
+            }
+        }
+    }
+}
+
+fn is_unresolved(resolution: &Resolution) -> bool {
+    matches!(resolution, Resolution::Unresolved(_))
+}

@@ -1,0 +1,349 @@
+//! What is kept of what probers say, and what the log says of it.
+
+use slb_common::abi::MacPair;
+
+use super::*;
+use crate::{
+    config::samples::shop,
+    control::{
+        desired::{self, Server, desired},
+        one_way::Answers,
+        targets::targets,
+    },
+    neigh::{self, Resolution, Unresolved},
+    telemetry::logged,
+};
+
+/// The facts of a daemon that has just started with this configuration, and the check of its first server.
+fn started(config: &Config) -> (Observations, Target) {
+    let mut facts = Observations::remembered(config, &State::default(), BTreeMap::new());
+    facts.expect([config], BTreeMap::new(), Duration::ZERO);
+    let target = targets(config).into_iter().next().unwrap();
+    (facts, target)
+}
+
+fn server_of(config: &Config, facts: &Observations, target: &Target) -> Server {
+    let pools = desired(config, facts.known(&Overrides::new())).pools;
+    let mut servers = pools.into_iter().flat_map(|pool| pool.servers);
+    servers.find(|(address, _)| *address == target.address).unwrap().1
+}
+
+#[test]
+fn what_is_not_probed_keeps_its_health_and_says_so() {
+    use desired::Health::{Healthy, Unhealthy, Unknown};
+    let config = shop(&[]);
+    let (mut facts, target) = started(&config);
+    let mut heard = |news: News| {
+        facts.heed(Event { target: target.clone(), news }, Duration::ZERO);
+        let server = server_of(&config, &facts, &target);
+        (server.health, server.detail.unwrap_or_default())
+    };
+    let is = |health, detail: &str| (health, detail.to_owned());
+    let not_probed = || News::NotProbed("not probed: no way".to_owned());
+    assert_eq!(heard(not_probed()), is(Unknown, "not probed: no way"));
+    assert_eq!(heard(News::Healthy), is(Healthy, ""));
+    assert_eq!(heard(not_probed()), is(Healthy, "not probed: no way"));
+    assert_eq!(heard(News::Probed), is(Healthy, ""));
+    assert_eq!(heard(News::Unhealthy("refused".to_owned())), is(Unhealthy, "refused"));
+    assert_eq!(heard(not_probed()), is(Unhealthy, "refused; not probed: no way"));
+    facts.forget_not_probed();
+    assert_eq!(server_of(&config, &facts, &target).detail.as_deref(), Some("refused"));
+}
+
+#[test]
+fn what_is_found_out_of_a_failure_is_its_detail_and_no_second_one() {
+    let config = shop(&[]);
+    let (mut facts, target) = started(&config);
+    let log = logged(|| {
+        for news in
+            [News::Unhealthy("no answer".to_owned()), News::Explained("no answer at the VIP".to_owned())]
+        {
+            facts.heed(Event { target: target.clone(), news }, Duration::ZERO);
+        }
+    });
+    assert_eq!(log.matches(" unhealthy").count(), 1, "{log}");
+    assert!(log.contains("no answer at the VIP"), "{log}");
+    let server = server_of(&config, &facts, &target);
+    assert_eq!(server.detail.as_deref(), Some("no answer at the VIP"));
+}
+
+/// All of the shop's web servers are checked.
+fn checked() -> Config {
+    shop(&[(
+        "server_group = \"web\"\n",
+        "server_group = \"web\"\nhealth_check = { kind = \"http\", path = \"/\", passive = { failures = 3, within = \"5s\" } }\n",
+    )])
+}
+
+/// Has these fields beside its message.
+#[track_caller]
+fn expect_fields(line: &str, fields: &[&str]) {
+    let users = ["load_balancer=\"shop\"", "listener=\"web\"", "server_group=\"web\"", "check=\"http\""];
+    for field in users.iter().chain(fields) {
+        assert!(line.contains(field), "{field} is missing: {line}");
+    }
+}
+
+#[test]
+fn a_line_on_health_names_its_users_and_how_long_the_state_before_lasted() {
+    let config = checked();
+    let (mut facts, target) = started(&config);
+    let log = logged(|| {
+        let mut heard = |news, second| {
+            facts.heed(Event { target: target.clone(), news }, Duration::from_secs(second));
+        };
+        heard(News::Healthy, 1);
+        heard(News::Unhealthy("refused".to_owned()), 61);
+        heard(News::NotProbed("no way".to_owned()), 62);
+        heard(News::Healthy, 64);
+    });
+    let lines: Vec<_> = log.lines().collect();
+    let [first, unhealthy, not_probed, again] = lines[..] else { panic!("{log}") };
+    expect_fields(first, &["server=10.0.0.11:8080", "healthy"]);
+    assert!(!first.contains("lasted"), "{first}");
+    expect_fields(unhealthy, &["server=10.0.0.11:8080", "lasted=60s", "detail=\"refused\""]);
+    expect_fields(not_probed, &["server=10.0.0.11:8080", "detail=\"no way\""]);
+    expect_fields(again, &["lasted=3s"]);
+}
+
+#[test]
+fn a_line_on_traffic_that_fails_names_its_users_and_how_long_it_went_well() {
+    let config = checked();
+    let (mut facts, target) = started(&config);
+    let (server, terms) = watched(&target).unwrap();
+    let other = passive::Watched { is_judged: true, can_serve: true, signals: passive::Signals::default() };
+    let fails = passive::Signals { silent: 3, ..passive::Signals::default() };
+    let servers = [
+        (server, passive::Watched { signals: fails, ..other }),
+        (SocketAddr::from(([10, 0, 0, 12], 8081)), other),
+    ];
+    let pool = Pool { terms, servers: servers.into() };
+    let log = logged(|| {
+        facts.heed(Event { target: target.clone(), news: News::Healthy }, Duration::from_secs(1));
+        assert!(facts.weigh(std::slice::from_ref(&pool), Duration::from_secs(9)));
+        let well = Pool { terms, servers: servers.map(|(address, _)| (address, other)).into() };
+        assert!(facts.weigh(&[well], Duration::from_secs(29)));
+    });
+    let lines: Vec<_> = log.lines().collect();
+    let [_, held, back] = lines[..] else { panic!("{log}") };
+    expect_fields(held, &["server=10.0.0.11:8080", "lasted=8s", "held=6s"]);
+    expect_fields(back, &["server=10.0.0.11:8080", "lasted=20s"]);
+}
+
+#[test]
+fn a_line_on_a_next_hop_names_its_users_and_what_it_is() {
+    let config = checked();
+    let interfaces = BTreeMap::from([(2, "eth0".to_owned())]);
+    let mut facts = Observations::remembered(&config, &State::default(), interfaces);
+    facts.expect([&config], BTreeMap::new(), Duration::ZERO);
+    let server: IpAddr = [10, 0, 0, 11].into();
+    let log = logged(|| {
+        let mut learn = |resolution: Resolution, second| {
+            facts.learn(&BTreeMap::from([(server, resolution)]).into(), Duration::from_secs(second));
+        };
+        learn(hop(), 1);
+        learn(no_answer(true), 11);
+        learn(hop(), 14);
+        let Resolution::Resolved(hop) = hop() else { panic!() };
+        learn(Resolution::Resolved(neigh::NextHop { destination_mac: [6; 6], ..hop }), 15);
+    });
+    let lines: Vec<_> = log.lines().collect();
+    let [lost, again, other] = lines[..] else { panic!("{log}") };
+    expect_fields(lost, &["server=10.0.0.11", "lasted=10s", "why=\"10.0.0.1 does not answer on eth0\""]);
+    expect_fields(again, &["server=10.0.0.11", "lasted=3s", "interface=\"eth0\""]);
+    expect_fields(
+        other,
+        &["server=10.0.0.11", "interface=\"eth0\"", "mac=\"06:06:06:06:06:06\"", "mtu=1500"],
+    );
+}
+
+/// What the log says of two servers whose next hops become these, one after the other.
+fn logged_of_next_hops(resolutions: &[Resolution]) -> String {
+    let config = checked();
+    let interfaces = BTreeMap::from([(2, "eth0".to_owned())]);
+    let mut facts = Observations::remembered(&config, &State::default(), interfaces);
+    facts.expect([&config], BTreeMap::new(), Duration::ZERO);
+    logged(|| {
+        for (resolution, second) in resolutions.iter().zip(1..) {
+            let servers = [11, 12].map(|last| IpAddr::from([10, 0, 0, last]));
+            let all: BTreeMap<_, _> =
+                servers.into_iter().map(|server| (server, resolution.clone())).collect();
+            facts.learn(&all.into(), Duration::from_secs(second));
+        }
+    })
+}
+
+fn changed(change: impl FnOnce(&mut neigh::NextHop)) -> Resolution {
+    let Resolution::Resolved(mut hop) = hop() else { panic!() };
+    change(&mut hop);
+    Resolution::Resolved(hop)
+}
+
+#[test]
+fn one_gateway_is_one_line_however_many_servers_are_behind_it() {
+    let other = changed(|hop| hop.destination_mac = [6; 6]);
+    let log = logged_of_next_hops(&[hop(), other, no_answer(true), hop()]);
+    let lines: Vec<_> = log.lines().collect();
+    let [changed, lost, again] = lines[..] else { panic!("{log}") };
+    let both = ["count=2", "servers=\"10.0.0.11, 10.0.0.12\""];
+    expect_fields(
+        changed,
+        &[&both[..], &["next hop changed", "mac=\"06:06:06:06:06:06\"", "mtu=1500"]].concat(),
+    );
+    expect_fields(
+        lost,
+        &[&both[..], &["WARN", "gets no packets", "lasted=2s", "why=\"10.0.0.1 does not"]].concat(),
+    );
+    expect_fields(again, &[&both[..], &["gets packets again", "lasted=1s"]].concat());
+}
+
+#[test]
+fn a_line_on_a_next_hop_says_what_has_changed() {
+    let smaller = changed(|hop| hop.mtu = 1400);
+    let routed = changed(|hop| (hop.mtu, hop.through_gateway) = (1400, true));
+    let log = logged_of_next_hops(&[hop(), smaller.clone(), routed, smaller]);
+    let lines: Vec<_> = log.lines().collect();
+    let [mtu, routed, direct] = lines[..] else { panic!("{log}") };
+    expect_fields(mtu, &["path MTU changed", "mtu=1400", "before=1500", "interface=\"eth0\""]);
+    expect_fields(routed, &["reached through a gateway now"]);
+    expect_fields(direct, &["reached without a gateway now"]);
+    assert!(!log.contains("next hop changed"), "{log}");
+}
+
+/// What the log says when five connections to the first web server are unanswered, whose check is this and finds this.
+fn logged_of_silence(check: &str, news: &News) -> String {
+    let group = "server_group = \"web\"\n";
+    let config = shop(&[(group, &format!("{group}{check}"))]);
+    let interfaces = BTreeMap::from([(2, "eth0".to_owned())]);
+    let mut facts = Observations::remembered(&config, &State::default(), interfaces);
+    facts.expect([&config], BTreeMap::new(), Duration::ZERO);
+    for target in targets(&config) {
+        facts.heed(Event { target, news: news.clone() }, Duration::ZERO);
+    }
+    let server = SocketAddr::from(([10, 0, 0, 11], 8080));
+    facts.learn(&BTreeMap::from([(server.ip(), hop())]).into(), Duration::ZERO);
+    let silent = BTreeMap::from([(server, Answers { answered: 0, silent: 5, ..Answers::default() })]);
+    logged(|| {
+        facts.note_answers(&silent);
+    })
+}
+
+#[test]
+fn a_server_without_answers_is_said_to_be_what_its_check_tells() {
+    let (own, other) = ("kind = \"tcp\"", "kind = \"tcp\", port = 9000");
+    let failed = News::Unhealthy("refused".to_owned());
+    let route = "the server passes its check, and its answers do not come back";
+    let unknown = "no answer to new connections of the server passes through SLB";
+    for (check, news, said) in [
+        ("kind = \"none\"", News::Healthy, Some(unknown)),
+        (own, News::Healthy, Some(route)),
+        (own, failed.clone(), None),
+        // They do not ask the port.
+        (other, News::Healthy, Some(unknown)),
+        ("kind = \"icmp\"", News::Healthy, Some(unknown)),
+        (other, failed.clone(), None),
+        ("kind = \"icmp\"", failed, None),
+    ] {
+        let settings =
+            if check.is_empty() { String::new() } else { format!("health_check = {{ {check} }}\n") };
+        let log = logged_of_silence(&settings, &news);
+        let lines = log.lines().filter(|line| line.contains("WARN")).collect::<Vec<_>>();
+        assert_eq!(lines.len(), usize::from(said.is_some()), "{check} {news:?}: {log}");
+        let fields = [said.unwrap_or_default(), "unanswered=5", "within=30s", "server=10.0.0.11:8080"];
+        assert!(said.is_none() || fields.iter().all(|field| log.contains(field)), "{check} {news:?}: {log}");
+    }
+}
+
+#[test]
+fn a_line_on_failover_names_the_group_and_how_long_the_other_side_had_the_traffic() {
+    let sides = "primary = \"web\"\nsecondary = \"spare\"\nfailover_threshold = 1\n\
+                 health_check = { kind = \"http\", path = \"/\" }\n";
+    let spare = "[[server_group]]\nname = \"spare\"\nservers = [{ address = \"10.0.0.31\", port = 80 }]\n\
+                 [[server_group]]\nname = \"web\"\n";
+    let config = shop(&[("server_group = \"web\"\n", sides), ("[[server_group]]\nname = \"web\"\n", spare)]);
+    let mut facts = Observations::remembered(&config, &State::default(), BTreeMap::new());
+    let at = Duration::from_secs;
+    facts.expect([&config], BTreeMap::new(), at(0));
+    let log = logged(|| {
+        let mut play = |healthy: &[&str], second| {
+            for target in targets(&config) {
+                let news = match healthy.contains(&target.address.ip().to_string().as_str()) {
+                    true => News::Healthy,
+                    false => News::Unhealthy("refused".to_owned()),
+                };
+                facts.heed(Event { target, news }, at(second));
+            }
+            let decision = facts.decide(&config, &Overrides::new(), at(second));
+            facts.decided(decision, at(second));
+        };
+        play(&["10.0.0.31"], 7);
+        play(&["10.0.0.11", "10.0.0.12", "10.0.0.31"], 9);
+        // The time of `failback_after` is over.
+        play(&["10.0.0.11", "10.0.0.12", "10.0.0.31"], 309);
+    });
+    let line = |what: &str| log.lines().find(|line| line.contains(what)).unwrap_or_else(|| panic!("{log}"));
+    let over = line("failover: the secondary");
+    assert!(over.contains("server_group=\"spare\"") && over.contains("lasted=7s"), "{over}");
+    assert!(
+        over.contains("load_balancer=\"shop\" listener=\"web\"") && over.contains("check=\"http\""),
+        "{over}"
+    );
+    expect_fields(line("failback: the primary"), &["lasted="]);
+}
+
+const SERVER: [u8; 4] = [10, 0, 0, 1];
+
+fn hop() -> Resolution {
+    Resolution::Resolved(neigh::NextHop {
+        interface_index: 2,
+        interface: "eth0".to_owned(),
+        source_mac: [2; 6],
+        destination_mac: [4; 6],
+        mtu: 1500,
+        through_gateway: false,
+    })
+}
+
+fn no_answer(has_failed: bool) -> Resolution {
+    let interface = "eth0".to_owned();
+    Resolution::Unresolved(Unresolved::NoNeighbour { next_hop: SERVER.into(), interface, has_failed })
+}
+
+fn with_interface() -> Observations {
+    let interfaces = BTreeMap::from([(2, "eth0".to_owned())]);
+    Observations::remembered(&shop(&[]), &State::default(), interfaces)
+}
+
+#[test]
+fn next_hop_that_comes_or_changes_is_urgent_and_one_that_goes_is_noted() {
+    let mut facts = with_interface();
+    let mut learn = |resolution: Resolution, seconds| {
+        let map = BTreeMap::from([(SERVER.into(), resolution)]);
+        let urgent = facts.learn(&map.into(), Duration::from_secs(seconds));
+        (urgent, facts.lost.get(&IpAddr::from(SERVER)).map(Duration::as_secs))
+    };
+    assert_eq!(learn(no_answer(true), 0), (false, None), "it never had one");
+    assert_eq!(learn(hop(), 1), (true, None));
+    assert_eq!(learn(hop(), 2), (false, None));
+    assert_eq!(learn(no_answer(true), 3), (false, Some(3)));
+    assert_eq!(learn(Resolution::Unresolved(Unresolved::NoRoute), 4), (false, Some(3)));
+    assert_eq!(learn(hop(), 5), (true, None));
+    // What the configuration says is no blip.
+    let Resolution::Resolved(other) = hop() else { panic!() };
+    let elsewhere = neigh::NextHop { interface_index: 3, ..other };
+    assert_eq!(learn(Resolution::Resolved(elsewhere), 6), (false, None));
+}
+
+#[test]
+fn next_hop_of_an_earlier_run_ends_with_the_kernels_verdict() {
+    let mut facts = with_interface();
+    let left = NextHop { ifindex: 2, mtu: 1500, macs: MacPair::new([4; 6], [2; 6]) };
+    facts.remembered.insert(SERVER.into(), left);
+    let mut is_used = |resolution: Resolution| {
+        facts.learn(&BTreeMap::from([(SERVER.into(), resolution)]).into(), Duration::ZERO);
+        facts.has_way_to(&SERVER.into())
+    };
+    assert!(is_used(no_answer(false)));
+    assert!(!is_used(no_answer(true)));
+    assert!(!is_used(Resolution::Unresolved(Unresolved::NoRoute)));
+}

@@ -1,0 +1,278 @@
+//! Probes that go the way the traffic goes.
+//!
+//! ```text
+//! room (namespace)                         host
+//! kernel socket -> route -> TUN device --> `Emitter`: to the server's hardware address, or in a tunnel --> server
+//! kernel socket <---------- TUN device <-- `Capture` <----------------------- VIP answers the host's address
+//! ```
+//! A socket of the host (`guard`) holds the port meanwhile, so that the host does not answer in the probe's place.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Result;
+use socket2::Socket;
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::JoinSet,
+    time::sleep,
+};
+
+use super::{
+    Opened, Settings, Transport,
+    capture::Capture,
+    port_guard,
+    probe_namespace::ProbeNamespace,
+    registry::{Entry, Key, Registry, SendError, Way},
+    sender::Emitter,
+    socket, source,
+    tun::Tun,
+};
+use crate::{
+    health::{ProbeError, Target, Via},
+    neigh::{NextHop, Resolution, Resolutions},
+    supervised,
+};
+
+/// The largest packet.
+const PACKET: usize = 65_536;
+
+/// Time until reading is tried again after an error.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The same where an error is of one packet or interface.
+const SHORT_PAUSE: Duration = Duration::from_millis(1);
+
+/// Attempts to find an identifier that no probe under way has.
+const ATTEMPTS: usize = 16;
+
+/// The room, and what joins it to the host.
+#[derive(Debug)]
+pub(super) struct VipPath {
+    room: ProbeNamespace,
+    registry: Arc<Registry>,
+    v4: Arc<Capture>,
+    v6: Arc<Capture>,
+    /// Addresses of the host that the room has, too.
+    shared: Mutex<Vec<IpAddr>>,
+    released: mpsc::UnboundedSender<Released>,
+    /// Set while packets cannot be taken from the room.
+    broken: Arc<AtomicBool>,
+    _pumps: JoinSet<()>,
+}
+
+/// A probe that is over, whose last packets may still have to be sent.
+#[derive(Debug)]
+struct Released {
+    key: Key,
+    _guard: Option<Socket>,
+}
+
+/// Keeps the way of one probe open.
+#[derive(Debug)]
+pub(in crate::health) struct Lease {
+    released: mpsc::UnboundedSender<Released>,
+    probe: Option<Released>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(probe) = self.probe.take() {
+            // Without a receiver there is nobody left to send packets either.
+            let _ = self.released.send(probe);
+        }
+    }
+}
+
+impl VipPath {
+    /// Makes the room and joins it to the host.
+    pub(super) async fn open(settings: &Settings) -> Result<Self> {
+        let (room, tun) = ProbeNamespace::make().await?;
+        let tun = Arc::new(tun);
+        let emitter = Emitter::open(&settings.tunnel_addresses, settings.mark)?;
+        let registry = Arc::new(Registry::default());
+        let [v4, v6] = [Capture::open(true)?, Capture::open(false)?].map(Arc::new);
+        let (released, over) = mpsc::unbounded_channel();
+        let broken = Arc::new(AtomicBool::new(false));
+        let mut pumps = JoinSet::new();
+        let (emitter, over) = (Arc::new(emitter), Arc::new(Mutex::new(over)));
+        let (device, ways, flag) = (Arc::clone(&tun), Arc::clone(&registry), Arc::clone(&broken));
+        pumps.spawn(supervised::run("packets of health checks", move || {
+            let (tun, emitter, registry) = (Arc::clone(&device), Arc::clone(&emitter), Arc::clone(&ways));
+            let (over, broken) = (Arc::clone(&over), Arc::clone(&flag));
+            async move { outwards(&tun, &emitter, &registry, &mut *over.lock().await, &broken).await }
+        }));
+        for capture in [&v4, &v6] {
+            let (capture, tun) = (Arc::clone(capture), Arc::clone(&tun));
+            pumps.spawn(supervised::run("answers to health checks", move || {
+                let (capture, tun) = (Arc::clone(&capture), Arc::clone(&tun));
+                async move { inwards(&capture, &tun).await }
+            }));
+        }
+        Ok(Self { room, registry, v4, v6, shared: Mutex::default(), released, broken, _pumps: pumps })
+    }
+
+    /// Whether packets cannot be taken from the room at present.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// Opens a socket whose packets go to the target's VIP at the target's server.
+    pub(super) async fn socket(
+        &self,
+        target: &Target,
+        vip: IpAddr,
+        transport: Transport,
+        settings: &Settings,
+        hop: &NextHop,
+        send_error: SendError,
+    ) -> Result<Opened, ProbeError> {
+        let server = target.address.ip();
+        let source = source(settings, vip, server, hop)?;
+        let way = match target.via {
+            Via::Dsr { .. } => Way::Dsr { interface: hop.interface_index, mac: hop.destination_mac },
+            Via::Ipip { .. } | Via::Direct => Way::Ipip { server },
+        };
+        let lease = self.enter(source, transport, &Entry { way, send_error })?;
+        let id = lease.probe.as_ref().map_or(0, |probe| probe.key.id);
+        self.share(source).await.map_err(|error| ProbeError::NoWay(format!("{error:#}")))?;
+        let capture = if vip.is_ipv4() { &self.v4 } else { &self.v6 };
+        capture.hear(vip, source)?;
+        let socket = self
+            .room
+            .run(move || {
+                let socket = socket::open(vip, transport, None)?;
+                let port = if transport == Transport::Icmp { 0 } else { id };
+                socket.bind(&std::net::SocketAddr::new(source, port).into())?;
+                Ok(socket)
+            })
+            .await
+            .map_err(|gone| ProbeError::NoWay(gone.to_string()))??;
+        let remote = target.remote();
+        Ok(Opened { socket, remote, id, lease: Some(lease) })
+    }
+
+    /// Finds a port or an identifier, and enters the probe under it.
+    fn enter(&self, source: IpAddr, transport: Transport, entry: &Entry) -> Result<Lease, ProbeError> {
+        for _ in 0..ATTEMPTS {
+            let (guard, id) = match transport {
+                Transport::Icmp => (None, fastrand::u16(..)),
+                _ => {
+                    let (guard, port) = port_guard::hold(source, transport)?;
+                    (Some(guard), port)
+                }
+            };
+            let key = Key { transport, is_v4: source.is_ipv4(), id };
+            // Two addresses of the host may have the same port free.
+            if self.registry.enter(key, entry.clone()) {
+                let probe = Released { key, _guard: guard };
+                return Ok(Lease { released: self.released.clone(), probe: Some(probe) });
+            }
+        }
+        Err(ProbeError::Local(io::ErrorKind::AddrInUse.into()))
+    }
+
+    /// Gives the room an address of the host.
+    async fn share(&self, source: IpAddr) -> Result<()> {
+        let mut shared = self.shared.lock().await;
+        if !shared.contains(&source) {
+            self.room.add_address(source).await?;
+            shared.push(source);
+        }
+        Ok(())
+    }
+}
+
+/// The address that a probe comes from: as configured, else the one towards the server, else one of the interface.
+fn source(settings: &Settings, vip: IpAddr, server: IpAddr, hop: &NextHop) -> Result<IpAddr, ProbeError> {
+    if let Some(source) = settings.source(vip)? {
+        return Ok(source);
+    }
+    if vip.is_ipv4() == server.is_ipv4() {
+        return Ok(source::towards(server)?);
+    }
+    source::of_interface(&hop.interface, vip.is_ipv4()).ok_or_else(|| {
+        let family = if vip.is_ipv4() { "IPv4" } else { "IPv6" };
+        ProbeError::NoWay(format!(
+            "{} has no {family} address that a probe of {vip} could come from: name one as [daemon] probe_source",
+            hop.interface
+        ))
+    })
+}
+
+/// What is known of the way to a server, once it can be gone.
+pub(super) fn resolved(resolutions: &Resolutions, server: IpAddr) -> Option<NextHop> {
+    match resolutions.get(&server)? {
+        Resolution::Resolved(hop) => Some(hop.clone()),
+        Resolution::Unresolved(_) => None,
+    }
+}
+
+/// Sends what leaves the room.
+async fn outwards(
+    tun: &Tun,
+    emitter: &Emitter,
+    registry: &Registry,
+    over: &mut mpsc::UnboundedReceiver<Released>,
+    broken: &AtomicBool,
+) {
+    let mut packet = vec![0; PACKET];
+    let send = |packet: &[u8]| {
+        let Some(Entry { way, send_error }) = registry.entry(packet) else { return };
+        if let Err(error) = emitter.send(packet, way) {
+            // Else it is as a packet that is lost: the probe fails, and its detail says why.
+            tracing::debug!(%error, ?way, "cannot send a packet of a health check");
+            let _ = send_error.set(error);
+        }
+    };
+    loop {
+        tokio::select! {
+            read = tun.read(&mut packet) => match read {
+                Ok(length) => {
+                    broken.store(false, Ordering::Relaxed);
+                    send(&packet[..length]);
+                }
+                Err(error) => {
+                    if !broken.swap(true, Ordering::Relaxed) {
+                        tracing::error!(%error, "packets of health checks cannot be read; trying again");
+                    }
+                    sleep(PAUSE).await;
+                }
+            },
+            probe = over.recv() => {
+                let Some(probe) = probe else { return };
+                // Its socket was closed before: what that sent is in the device by now.
+                while let Some(length) = tun.try_read(&mut packet) {
+                    send(&packet[..length]);
+                }
+                registry.remove(probe.key);
+            }
+        }
+    }
+}
+
+/// Hands answers to the room.
+async fn inwards(capture: &Capture, tun: &Tun) {
+    let mut buffer = vec![MaybeUninit::uninit(); PACKET];
+    loop {
+        match capture.next(&mut buffer).await {
+            Ok(packet) => {
+                if let Err(error) = tun.write(packet) {
+                    tracing::debug!(%error, "cannot take an answer to a health check");
+                }
+            }
+            // An interface went down; others go on. An error that stays must not take a processor.
+            Err(error) => {
+                tracing::debug!(%error, "answers to health checks");
+                sleep(SHORT_PAUSE).await;
+            }
+        }
+    }
+}

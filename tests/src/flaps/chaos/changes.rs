@@ -1,0 +1,266 @@
+//! The changes, each of which is made only where enough servers stay able to serve.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+use anyhow::Result;
+
+use super::{
+    ChaosDriver, PACE, POOLS,
+    more::{self, SIDES, side},
+    state::{Ill, Set},
+};
+use crate::{client::During, server::Service};
+
+/// The kind of change and what was done, unless it was not possible.
+type Changed = Option<(&'static str, String)>;
+
+impl ChaosDriver<'_> {
+    /// One change, if what the dice say is possible.
+    pub(super) fn change(&mut self) -> Result<()> {
+        let index = self.rng.below(self.servers.len() as u64) as usize;
+        let what = self.rng.below(26);
+        let changed = match what {
+            0..=1 => self.fail(index, Ill::Killed)?,
+            2..=3 => self.fail(index, Ill::Hangs)?,
+            4..=8 => self.heal(index)?,
+            9..=12 => self.set_aside(index)?,
+            13..=16 => self.set_back(index)?,
+            17..=18 => self.weigh(index)?,
+            19 => self.remove(index)?,
+            20..=21 => self.add(index)?,
+            22..=23 => self.reweigh(index)?,
+            24 => self.rename()?,
+            _ => self.restart(index)?,
+        };
+        if let Some((kind, words)) = changed {
+            self.note(kind, &words);
+        }
+        Ok(())
+    }
+
+    /// Whether a server of each side serves without this one.
+    fn can_be_spared(&self, index: usize) -> bool {
+        let now = Instant::now();
+        let others = self.servers.iter().enumerate().filter(|(other, _)| *other != index);
+        let able: Vec<_> = others.map(|(_, server)| server).filter(|server| server.serves(now)).collect();
+        SIDES.iter().all(|group| able.iter().any(|server| side(&server.planned.name) == *group))
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.servers[index].planned.name.clone()
+    }
+
+    fn fail(&mut self, index: usize, ill: Ill) -> Result<Changed> {
+        if self.servers[index].ill.is_some() || !self.can_be_spared(index) {
+            return Ok(None);
+        }
+        let name = self.name(index);
+        self.model.fails(&name, Instant::now());
+        self.servers[index].ill = Some(ill);
+        match ill {
+            Ill::Killed => self.world.kill_servers(index),
+            Ill::Hangs => self.world.net.backends[index].hang()?,
+        }
+        Ok(Some(match ill {
+            Ill::Killed => ("servers killed", format!("{name} was killed")),
+            Ill::Hangs => ("servers hung", format!("{name} hangs")),
+        }))
+    }
+
+    pub(super) fn heal(&mut self, index: usize) -> Result<Changed> {
+        let Some(ill) = self.servers[index].ill.take() else { return Ok(None) };
+        match ill {
+            Ill::Killed => self.world.start_servers(index)?,
+            Ill::Hangs => self.world.net.backends[index].recover()?,
+        }
+        let now = Instant::now();
+        self.servers[index].well = now;
+        let name = self.name(index);
+        self.model.is_well(&name, now);
+        Ok(Some(("servers mended", format!("{name} is well again"))))
+    }
+
+    /// Takes a server out of one group, or of all.
+    fn set_aside(&mut self, index: usize) -> Result<Changed> {
+        if !self.servers[index].configured || !self.can_be_spared(index) {
+            return Ok(None);
+        }
+        let (word, set) = match self.rng.below(3) {
+            0 => (&["drain"][..], Set { aside: true, weight: None }),
+            1 => (&["disable"][..], Set { aside: true, weight: None }),
+            _ => (&["set", "--weight", "0"][..], Set { aside: false, weight: Some(0) }),
+        };
+        for pool in self.some_pools() {
+            let mut now = self.servers[index].set.get(pool).copied().unwrap_or_default();
+            now.aside |= set.aside;
+            now.weight = set.weight.or(now.weight);
+            self.order(index, pool, word, now)?;
+        }
+        Ok(Some(("servers taken out by order", format!("{} was told {word:?}", self.name(index)))))
+    }
+
+    /// Takes back what was set for a server.
+    fn set_back(&mut self, index: usize) -> Result<Changed> {
+        if !self.servers[index].configured {
+            return Ok(None);
+        }
+        let mut words = Vec::new();
+        for (pool, set) in self.servers[index].set.clone() {
+            let (word, now) = if self.rng.once_in(2) {
+                ("reset", Set::default())
+            } else {
+                ("enable", Set { aside: false, ..set })
+            };
+            if now.weight.unwrap_or(self.servers[index].planned.weight) == 0 && !self.can_be_spared(index) {
+                continue;
+            }
+            self.order(index, pool, &[word], now)?;
+            words.push(word);
+        }
+        let name = self.name(index);
+        Ok((!words.is_empty()).then(|| ("orders taken back", format!("{name} was told {words:?}"))))
+    }
+
+    fn weigh(&mut self, index: usize) -> Result<Changed> {
+        if !self.servers[index].configured {
+            return Ok(None);
+        }
+        let weight = 1 + self.rng.below(100) as u8;
+        for pool in self.some_pools() {
+            let before = self.servers[index].set.get(pool).copied().unwrap_or_default();
+            let set = Set { weight: Some(weight), ..before };
+            self.order(index, pool, &["set", "--weight", &weight.to_string()], set)?;
+        }
+        Ok(Some(("weights set by order", format!("{} was told weight {weight}", self.name(index)))))
+    }
+
+    fn some_pools(&mut self) -> Vec<&'static str> {
+        if self.rng.once_in(2) {
+            return POOLS.to_vec();
+        }
+        self.rng.one_of(&POOLS).into_iter().collect()
+    }
+
+    /// `slb server`, for all addresses of a server in the group that it stands in of one pool.
+    pub(super) fn order(&mut self, index: usize, pool: &'static str, word: &[&str], set: Set) -> Result<()> {
+        let planned = &self.servers[index].planned;
+        let service = Service::ALL.into_iter().find(|service| service.name() == pool);
+        let port = service.unwrap_or(Service::Lines).backend_port();
+        let entry = |address: &IpAddr| match service {
+            Some(Service::Lines) => address.to_string(),
+            _ => SocketAddr::new(*address, port).to_string(),
+        };
+        let entries: Vec<String> = planned.addresses.iter().map(entry).collect();
+        let group = match service {
+            Some(Service::Lines) => vec!["--default-group", self.world.plan.names.load_balancer.as_str()],
+            Some(_) => vec![pool],
+            None => vec![side(&planned.name)],
+        };
+        let arguments: Vec<&str> = ["server"]
+            .into_iter()
+            .chain(word.iter().copied())
+            // The driver decides by its model, not by what checks have found by now, whom it can spare.
+            .chain(["--force"])
+            .chain(group)
+            .chain(entries.iter().map(String::as_str))
+            .collect();
+        let from = Instant::now();
+        self.world.slb(&arguments)?;
+        self.servers[index].set.insert(pool, set);
+        self.barred(During { from, to: Instant::now() });
+        Ok(())
+    }
+
+    /// Tells the model who gets new flows since a change.
+    fn barred(&mut self, change: During) {
+        for server in &self.servers {
+            for pool in POOLS {
+                self.model.bar(&server.planned.name, pool, server.is_barred(pool), change);
+            }
+        }
+    }
+
+    fn remove(&mut self, index: usize) -> Result<Changed> {
+        if !self.servers[index].configured || !self.can_be_spared(index) {
+            return Ok(None);
+        }
+        let name = self.name(index);
+        self.servers[index].configured = false;
+        let change = self.reload()?;
+        // What is set for an entry goes with it.
+        self.servers[index].set.clear();
+        self.model.is_removed(&name, change);
+        Ok(Some(("servers removed", format!("{name} was removed"))))
+    }
+
+    pub(super) fn add(&mut self, index: usize) -> Result<Changed> {
+        if self.servers[index].configured {
+            return Ok(None);
+        }
+        let name = self.name(index);
+        let server = &mut self.servers[index];
+        server.configured = true;
+        server.well = Instant::now();
+        server.planned.weight = 1 + self.rng.below(100) as u8;
+        let change = self.reload()?;
+        self.servers[index].well = change.to;
+        self.model.is_back(&name, change.to);
+        Ok(Some(("servers added", format!("{name} was added"))))
+    }
+
+    fn reweigh(&mut self, index: usize) -> Result<Changed> {
+        let weight = if self.rng.once_in(4) { 0 } else { 1 + self.rng.below(100) as u8 };
+        if !self.servers[index].configured || (weight == 0 && !self.can_be_spared(index)) {
+            return Ok(None);
+        }
+        self.servers[index].planned.weight = weight;
+        self.reload()?;
+        Ok(Some(("weights configured", format!("{} was configured with weight {weight}", self.name(index)))))
+    }
+
+    fn rename(&mut self) -> Result<Changed> {
+        let names = format!("-{}", self.rng.below(1_000));
+        self.world.plan.names.listeners = names.clone();
+        self.reload()?;
+        Ok(Some(("listeners renamed", format!("listeners were renamed to ...{names}"))))
+    }
+
+    /// Has the daemon read who is configured with which weight.
+    fn reload(&mut self) -> Result<During> {
+        let configured = self.servers.iter().filter(|server| server.configured);
+        self.world.plan.servers = configured.map(|server| server.planned.clone()).collect();
+        more::add(&mut self.world.plan);
+        let from = Instant::now();
+        self.world.reload()?;
+        let change = During { from, to: Instant::now() };
+        self.barred(change);
+        Ok(change)
+    }
+
+    /// Kills the daemon; a server may fail or be mended while it is down.
+    fn restart(&mut self, index: usize) -> Result<Changed> {
+        self.model.goes_down(Instant::now());
+        self.world.kill()?;
+        self.note("daemons killed", "the daemon was killed");
+        let meanwhile = match self.rng.below(4) {
+            0 => self.fail(index, Ill::Killed)?,
+            1 => self.fail(index, Ill::Hangs)?,
+            _ => self.heal(index)?,
+        };
+        if let Some((kind, words)) = meanwhile {
+            self.note(kind, &words);
+        }
+        let pace = 1 + self.rng.below(PACE);
+        self.progress(pace)?;
+        self.world.start()?;
+        let now = Instant::now();
+        self.model.is_up(now);
+        for server in self.servers.iter_mut().filter(|server| !server.serves(now)) {
+            server.well = server.well.max(now);
+        }
+        Ok(Some(("daemons started", "the daemon is ready again".to_owned())))
+    }
+}

@@ -1,0 +1,241 @@
+//! What happens in a play, at random: clients, changes and daemons.
+
+use std::time::Duration;
+
+use super::{Counts, DATAGRAMS, LIVE, ModelTest, SLACK, SLOTS, STREAMS};
+use crate::packets::frames::flag;
+use crate::tracking::{
+    control::{Control, HZ},
+    servers::{SERVERS, Scheduling, Server, Setting, takes_new},
+    wire::{self, Kind},
+};
+
+impl ModelTest {
+    /// Plays so many steps, and what must hold at the end of them.
+    pub fn random(setting: Setting, seed: u64, steps: usize) -> Counts {
+        let mut play = Self::new(setting, seed, SLOTS, 4);
+        play.reschedules = true;
+        for _ in 0..steps {
+            play.step();
+        }
+        play.put_in_force();
+        play.settle();
+        play.counts
+    }
+
+    fn step(&mut self) {
+        match self.rng.below(100) {
+            0..25 => {
+                let number = self.rng.below(STREAMS) as u32;
+                let is_reused = self.streams.contains_key(&number);
+                if (!is_reused && self.streams.len() < LIVE) || self.rng.once_in(20) {
+                    self.open(number);
+                }
+            }
+            25..55 => {
+                if let Some(number) = self.any_stream() {
+                    self.go_on(number, flag::ACK);
+                }
+            }
+            55..60 => self.end_one(),
+            60..80 => {
+                let number = 1000 + self.rng.below(DATAGRAMS) as u32;
+                self.datagram(number);
+            }
+            80..88 => {
+                self.change();
+                // Several changes may come into force as one.
+                if !self.rng.once_in(3) {
+                    self.put_in_force();
+                }
+            }
+            88..90 => self.restart(),
+            90..95 => self.sweep(),
+            _ => self.wait(),
+        }
+    }
+
+    fn change(&mut self) {
+        if self.reschedules && self.rng.once_in(6) {
+            let kinds = Scheduling::ALL;
+            let kind = kinds[self.rng.below(kinds.len() as u64) as usize];
+            // Of one listener, of the other, or of both.
+            let which = self.rng.below(3);
+            if which != 0 {
+                self.setting.scheduling = kind;
+            }
+            if which != 1 {
+                self.setting.datagrams = kind;
+            }
+            self.note(format!("new flows are to go by {kind:?}, those of {which}"));
+            return;
+        }
+        let n = self.rng.below(SERVERS as u64) as usize;
+        let roll = self.rng.below(8);
+        let server = &mut self.wanted[n];
+        match roll {
+            0 | 1 => server.weight = [0, 0, 1, 10, 50, 100][self.rng.below(6) as usize],
+            2 => {
+                server.exists = !server.exists;
+                server.life += u32::from(server.exists);
+            }
+            // More often good news than bad, or soon nobody would serve.
+            3 => server.healthy = None,
+            4 | 5 => server.healthy = Some(false),
+            _ => *server = Server { weight: server.weight.max(1), healthy: Some(true), ..*server },
+        }
+        self.note(format!("server {n} is to be {:?}", self.wanted[n]));
+    }
+
+    /// Puts in force what is wanted; packets come in between the steps.
+    pub fn put_in_force(&mut self) {
+        self.note("put in force".to_owned());
+        self.begin_change();
+        self.carry_out(usize::MAX);
+        self.in_force = self.wanted;
+        if self.scheduling[0] != self.setting.scheduling {
+            self.kept.clear();
+        }
+        self.scheduling = [self.setting.scheduling, self.setting.datagrams];
+        self.leaving[0] = self.leaving[1];
+        self.is_changing = false;
+        self.counts.changes += 1;
+    }
+
+    fn begin_change(&mut self) {
+        self.is_changing = true;
+        let servers = self.wanted.iter().enumerate().zip(&mut self.leaving[1]).zip(&mut self.cut);
+        for (((n, server), since), cut) in servers {
+            if server.is_leaving() {
+                since.get_or_insert(self.now);
+            } else if takes_new(&self.wanted, n)
+                && let Some(since) = since.take()
+                && self
+                    .setting
+                    .drain
+                    .is_some_and(|drain| self.now + SLACK > since + Duration::from_secs(drain))
+            {
+                *cut = self.now;
+            }
+        }
+        self.control.reconcile(&self.setting, &self.wanted, self.now);
+    }
+
+    fn carry_out(&mut self, operations: usize) {
+        for _ in 0..operations {
+            if !self.plane.carry_out() {
+                return;
+            }
+            if self.counts.changes > 0 && self.rng.once_in(2) {
+                self.packets_in_between();
+            }
+        }
+    }
+
+    fn packets_in_between(&mut self) {
+        if let Some(number) = self.any_stream() {
+            self.go_on(number, flag::ACK);
+        }
+        let number = self.rng.below(STREAMS) as u32;
+        if !self.streams.contains_key(&number) && self.rng.once_in(4) {
+            self.open(number);
+        }
+        let number = 1000 + self.rng.below(DATAGRAMS) as u32;
+        self.datagram(number);
+    }
+
+    /// Another daemon takes over, sometimes from one that has crashed amid its work.
+    fn restart(&mut self) {
+        if self.rng.once_in(2) {
+            self.change();
+            self.begin_change();
+            let done = self.rng.below(6) as usize;
+            self.note(format!("put in force, and crash after {done} operations"));
+            self.carry_out(done);
+            self.plane.forget_waiting();
+            if self.rng.once_in(2) {
+                self.wait();
+            }
+        }
+        self.note("restart".to_owned());
+        self.control = Control::start(&self.plane);
+        self.counts.starts += 1;
+        self.put_in_force();
+    }
+
+    /// The daemon looks whether anything is over.
+    pub fn sweep(&mut self) {
+        let left = self.control.sweep(self.now);
+        self.carry_out(usize::MAX);
+        self.note(format!("sweep leaves {left} slots"));
+    }
+
+    fn wait(&mut self) {
+        let seconds = match self.rng.below(10) {
+            0..4 => self.rng.below(5),
+            4..6 => 20 + self.rng.below(60),
+            6..9 => 80 + self.rng.below(700),
+            _ if self.rng.once_in(8) => self.rng.below(16_000_000),
+            _ => 850 + self.rng.below(1000),
+        };
+        let millis = seconds * 1000 + self.rng.below(1000);
+        self.pass(Duration::from_millis(millis));
+        if self.rng.once_in(2) {
+            self.all_go_on();
+        }
+    }
+
+    /// Lets time pass, and the daemon do what is due then.
+    pub fn pass(&mut self, time: Duration) {
+        self.advance(time);
+        while !self.is_changing && self.control.is_due(self.now) {
+            self.put_in_force();
+        }
+    }
+
+    fn advance(&mut self, time: Duration) {
+        self.now += time;
+        // As in the kernel, soon to overflow.
+        let jiffies = self.now.as_millis() as u64 * u64::from(HZ) / 1000;
+        let since = u32::MAX - 300 * HZ;
+        self.plane.host_mut().now.set(since.wrapping_add(jiffies as u32));
+        self.note(format!("{:?}", self.now));
+    }
+
+    /// Every TCP flow sends something.
+    pub fn all_go_on(&mut self) {
+        let numbers: Vec<_> = self.streams.keys().copied().collect();
+        for number in numbers {
+            self.go_on(number, flag::ACK);
+        }
+    }
+
+    fn any_stream(&mut self) -> Option<u32> {
+        let numbers: Vec<_> = self.streams.keys().copied().collect();
+        self.rng.one_of(&numbers)
+    }
+
+    fn end_one(&mut self) {
+        let Some(number) = self.any_stream() else { return };
+        match self.rng.below(4) {
+            0 | 1 => self.go_on(number, flag::RST | flag::ACK),
+            2 => {
+                self.go_on(number, flag::FIN | flag::ACK);
+                if self.setting.mode != "nat" && self.rng.once_in(2) {
+                    // It goes on to take what the server sends.
+                    return;
+                }
+            }
+            // Without a word.
+            _ => {}
+        }
+        if let Some(flow) = self.streams.remove(&number)
+            && self.setting.mode == "nat"
+            && self.is_there(&flow)
+            && self.rng.once_in(2)
+        {
+            wire::to_client(&self.plane, flow.server, number, Kind::Tcp(flag::FIN));
+        }
+        self.note(format!("flow {number} ends"));
+    }
+}
