@@ -6,7 +6,7 @@
 use super::{
     flows::{FAR, Flows, Found, Query},
     numbers::{Segment, after_server},
-    select::unload,
+    select::recount,
     tables::Tables,
 };
 use crate::{
@@ -117,7 +117,7 @@ fn reply<'t, const FAST: bool, T: Tables>(
             return Some(Answered::Over);
         }
         flows.mark(&found, was | state::RESET);
-        unload(service.policy, was, was | state::RESET, backend, tables);
+        recount(service.policy, was, was | state::RESET, backend, tables);
     } else {
         let was = was & if !FAST && is_expired { !state::ENDS } else { !0 };
         let mut seen = if packet.protocol == protocol::TCP {
@@ -132,8 +132,9 @@ fn reply<'t, const FAST: bool, T: Tables>(
             if FAST {
                 return Some(Answered::Later);
             }
-            // The client's own SYN for a connection that ended unseen. It asks again, and another server is chosen.
-            if backend.flags & Backend::NEW == 0 {
+            // The client's own SYN for a connection that ended unseen. It asks again, and another server is chosen. A server that refuses
+            // it says so itself.
+            if packet.flags.syn() && backend.flags & Backend::NEW == 0 {
                 flows.mark(&found, was & !(state::ASSURED | state::REOPENED) | state::RESET);
                 return Some(Answered::Over);
             }
@@ -142,7 +143,7 @@ fn reply<'t, const FAST: bool, T: Tables>(
             found.advance(seen.numbers);
         }
         if flows.touch(&found, seen.bits, seen.idle(was, &found, service)) && !FAST {
-            unload(service.policy, was, seen.bits, backend, tables);
+            recount(service.policy, was, seen.bits, backend, tables);
         }
     }
     let client = found.flow.client;

@@ -280,7 +280,7 @@ impl<'t, T: Tables> Request<'t, '_, T> {
             }
             let chosen = Chosen::new(backend, false, tables).map_err(|_| Reason::Reset)?;
             flows.mark(found, was | state::RESET);
-            unload(service.policy, was, was | state::RESET, backend, tables);
+            recount(service.policy, was, was | state::RESET, backend, tables);
             return Ok(Known::Goes(Chosen { is_over, ..chosen }));
         }
         // Also while a neighbour is not resolved.
@@ -308,7 +308,7 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         }
         // What ends a flow is not for the fast path.
         if flows.touch(found, bits, idle) && !FAST {
-            unload(service.policy, was, bits, backend, tables);
+            recount(service.policy, was, bits, backend, tables);
         }
         Ok(Known::Goes(chosen))
     }
@@ -366,8 +366,11 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         // A client that uses its port again, or repeats itself. An ended flow is begun anew. Where answers are not seen, the client's
         // FIN is all there is to see of an end.
         let has_ended = found.meta.is_over() || (!self.answers_return() && was & state::CLIENT_FIN != 0);
-        // A RST, and that FIN, may be forged.
-        let may_go_on = was & state::ASSURED != 0 && (found.meta.is_reset_alone() || !found.meta.is_over());
+        // A RST, and that FIN, may be forged: then the connection goes on. Where answers are not seen, a client's next connection must not
+        // be taken for it for ever.
+        let is_recent = self.answers_return() || !flows.is_half_closed_for_long(found.meta);
+        let is_doubtful = found.meta.is_reset_alone() || !found.meta.is_over();
+        let may_go_on = was & state::ASSURED != 0 && is_doubtful && is_recent;
         if backend.is_terminating() || (has_ended && !may_go_on) {
             return None;
         }
@@ -470,17 +473,17 @@ impl<'t, T: Tables> Request<'t, '_, T> {
     }
 }
 
-/// Counts a flow less for its server, where that is of use, once it has ended. A client's FIN is an end: of the server's,
-/// nothing is seen in most modes.
+/// Keeps a server's count of connections, where a scheduler needs it: one fewer when a flow ends, one more when it turns out to go on, or
+/// begins anew. A client's FIN is an end: of the server's, nothing is seen in most modes.
 #[inline(always)]
-pub(super) fn unload<T: Tables>(policy: u32, was: u32, is: u32, backend: &Backend, tables: &T) {
+pub(super) fn recount<T: Tables>(policy: u32, was: u32, is: u32, backend: &Backend, tables: &T) {
     const ENDED: u32 = state::CLIENT_FIN | state::RESET | state::RELEASED;
+    let (had_ended, has_ended) = (was & ENDED != 0, is & ENDED != 0);
     if policy & policy::LEAST_CONNECTIONS != 0
-        && was & ENDED == 0
-        && is & ENDED != 0
-        && let Some(load) = tables.load(backend.handle.id())
+        && had_ended != has_ended
+        && let Some(connections) = tables.load(backend.handle.id())
     {
-        load.add(u64::MAX);
+        connections.add(if has_ended { u64::MAX } else { 1 });
     }
 }
 

@@ -17,9 +17,9 @@ pub enum Command {
     /// filters that are given.
     #[command(after_help = "\
 What becomes of connections whose entries are erased:
-  nat          The server's packets do not reach the client until the client sends one. That one goes to the server of its hash, or
-               of a slot that migrates to the previous one: with the schedulers maglev and maglev-client mostly the same server, and
-               the connection goes on. Another server answers by a RST: connections of rr, wrr, wlc, of session_persistence, or that
+  nat          The server's packets do not reach the client until the client sends one. The client's packet goes to the server of its
+               hash; on a migrating slot it goes to the previous backend. With the schedulers maglev and maglev-client that is mostly
+               the same server, and the connection goes on. Another server answers by a RST: connections of rr, wrr, wlc, of session_persistence, or that
                began before or during a change of the servers, may end.
   dsr, ipip    Packets go by the hash: connections go on where nothing is tracked. Else as in mode nat.
 With --not-assured, established connections keep their entries. A connection that is being opened loses packets, which are sent again;

@@ -332,7 +332,9 @@ impl Stage {
         match bits & (state::ANSWERED | state::RESET | state::ASSURED | state::CLIENT_FIN) {
             0 => Self::Asked,
             bits if bits & state::ANSWERED == 0 => Self::GivenUp,
-            bits if bits & (state::RESET | state::ASSURED) == state::RESET => Self::Refused,
+            bits if bits & (state::RESET | state::ASSURED | state::CLIENT_FIN) == state::RESET => {
+                Self::Refused
+            }
             _ => Self::Answered,
         }
     }

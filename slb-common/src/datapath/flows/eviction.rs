@@ -124,12 +124,18 @@ impl<T: Tables> Flows<'_, T> {
         best
     }
 
+    /// Whether a flow has been silent for longer than one whose client has closed its half.
+    #[inline(always)]
+    pub(in crate::datapath) const fn is_half_closed_for_long(&self, meta: Meta) -> bool {
+        self.silence(meta) >= HALF_CLOSED * self.hz
+    }
+
     /// Whether a slot may be given to another flow.
     #[inline(always)]
     pub(super) fn may_go(&self, meta: Meta) -> bool {
         // Closed by the client, and the server's answers are not seen: over, unless it still takes what the server sends.
         let closed = meta.state() & (state::CLIENT_FIN | state::ANSWERED) == state::CLIENT_FIN
-            && meta.silence(self.now) >= HALF_CLOSED * self.hz;
+            && self.is_half_closed_for_long(meta);
         !meta.is_used() || self.is_over(meta) || closed || meta.state() & state::ASSURED == 0
     }
 }

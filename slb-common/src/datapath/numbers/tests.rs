@@ -68,3 +68,22 @@ fn resets_end_a_connection_where_it_is_and_nowhere_else() {
     assert!(finishes(0) && finishes(LAG - 1) && finishes(0_u32.wrapping_sub(LAG)));
     assert!(![LAG, 1 << 31, 0_u32.wrapping_sub(LAG + 1)].into_iter().any(finishes));
 }
+
+#[test]
+fn acknowledgements_count_from_the_number_they_must_have_to_one_lag_above() {
+    let of = |acknowledges| Segment { sequence: 0, end: 0, acknowledges };
+    let next = u32::MAX - 9;
+    for (off, is_one) in [(0, true), (LAG - 1, true), (LAG, false), (0_u32.wrapping_sub(1), false)] {
+        assert_eq!(of(next.wrapping_add(off)).acknowledges(next), is_one, "{off}");
+    }
+    // A SYN-ACK may acknowledge less: a server may leave data of the SYN (TCP Fast Open) for later.
+    for (off, is_one) in [
+        (0, true),
+        (LAG - 1, true),
+        (LAG, false),
+        (0_u32.wrapping_sub(LAG), true),
+        (0_u32.wrapping_sub(LAG + 1), false),
+    ] {
+        assert_eq!(of(next.wrapping_add(off)).accepts(next), is_one, "{off}");
+    }
+}

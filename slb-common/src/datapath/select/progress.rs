@@ -39,9 +39,11 @@ impl<'t, T: Tables> Request<'t, '_, T> {
             return was | if reopens { state::REOPENED } else { 0 };
         }
         if flags.rst() {
-            // The client has heard the server: the server has not refused the connection.
-            let heard = if was & state::ANSWERED != 0 { state::ASSURED } else { 0 };
-            return was | if segment.ends(next) { state::RESET | heard } else { 0 };
+            // A client that gives up what the server has accepted ends its half, too. It has not shown the server's number: the flow is not
+            // assured by that.
+            let accepted = was & (state::ANSWERED | state::ASSURED) == state::ANSWERED;
+            let half = if accepted { state::CLIENT_FIN } else { 0 };
+            return was | if segment.ends(next) { state::RESET | half } else { 0 };
         }
         let fin = if flags.fin() && segment.finishes(next) { state::CLIENT_FIN } else { 0 };
         let is_assured = was & state::ASSURED != 0 || self.assures(segment, found, flows);

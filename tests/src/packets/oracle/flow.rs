@@ -84,7 +84,9 @@ impl Flow {
         if flags & flag::RST != 0 {
             if (0..BEHIND).contains(&off) {
                 self.ended.insert(End::Reset);
-                self.assured |= self.answered;
+                if self.answered && !self.assured {
+                    self.ended.insert(End::Client);
+                }
             }
         } else {
             if flags & flag::FIN != 0 && is_next {

@@ -179,6 +179,22 @@ impl Ends {
                 .frame(self.syn(), self.to(Flow::Old))
                 .frame(self.accept(), Expect::End)
                 .frame(self.syn(), self.elsewhere()),
+            self.established("a server that takes no new flows refuses a SYN, and the client hears it")
+                .change(self.moved().flags(server, Backend::ALIVE))
+                .frame(self.syn(), self.to(Flow::Old))
+                .frame(refusal(), self.back()),
+            self.begun("a client that resets what its server has accepted assures no flow")
+                .frame(self.answer(flag::SYN | flag::ACK, FIRST, NEXT), self.back())
+                .frame(self.sent(flag::RST, NEXT, 0), self.to(Flow::Old))
+                .change(self.moved())
+                .frame(self.syn(), self.elsewhere()),
+            Scenario::new("nor does one that resets a connection that its server does not know")
+                .in_world(World::standard())
+                .frame(self.sent(flag::ACK, NEXT, NEXT), self.to(Flow::Old))
+                .frame(self.answer(flag::RST, NEXT, 0), self.back())
+                .frame(self.sent(flag::RST, NEXT, 0), self.to(Flow::Old))
+                .change(self.moved())
+                .frame(self.syn(), self.elsewhere()),
             over("a port used again after a RST: its server fails its checks")
                 .change(self.moved().flags(server, 0))
                 .frame(self.syn(), self.elsewhere()),
@@ -319,6 +335,11 @@ fn past_slb() -> Vec<Scenario> {
             };
             let leaving = || moved().flags(WEB4, Backend::ALIVE);
             cases.extend([
+                established(&format!("a port used again a minute after a {what} is scheduled anew"))
+                    .host_only()
+                    .frame(sent(flags, NEXT + 17), to(Flow::Old))
+                    .clock(60 * HZ)
+                    .frame(sent(flag::SYN, AGAIN), elsewhere),
                 reused(&format!("a port used again after a {what}: the new connection has not ended"))
                     .change(leaving())
                     .frame(sent(flag::SYN, 77), to(Flow::Old)),

@@ -196,6 +196,22 @@ impl Group {
                 .frame(self.send(1, flag::RST), self.old(1))
                 .frame(self.syn(10), self.begun(0)),
         ];
+        if self.mode != mode::NAT {
+            let again = |case: Scenario| {
+                case.frame(self.syn(1), self.old(1))
+                    .frame(self.send(1, flag::ACK), self.old(1))
+                    .frame(self.send(1, flag::ACK | flag::FIN), self.old(1))
+            };
+            let ended = case("a port that is used again and again counts for one connection at a time")
+                .frame(self.send(1, flag::ACK), self.old(1))
+                .frame(self.send(1, flag::ACK | flag::FIN), self.old(1));
+            cases.push(
+                again(again(ended))
+                    .frame(self.syn(10), self.begun(1))
+                    .frame(self.syn(11), self.begun(1))
+                    .frame(self.syn(12), self.begun(0)),
+            );
+        }
         if self.mode == mode::NAT {
             let answer = |flags| tcp(self.servers[1].at, self.client(1), flags).build();
             let back = Expect::ToClient(self.listener, self.servers[1], CLIENT);
