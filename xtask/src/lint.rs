@@ -1,4 +1,6 @@
-//! `cargo xtask lint`: formatting, clippy on host and BPF crates, licences and sources of dependencies.
+//! `cargo xtask lint`: formatting, clippy on host and BPF crates, links of documents, licences and sources of dependencies.
+
+mod documents;
 
 use std::{path::PathBuf, process::Command};
 
@@ -14,6 +16,7 @@ const DENY: [&str; 3] = ["--", "-D", "warnings"];
 pub(crate) fn run() -> Result<()> {
     let search = Search::from_env();
     process::run(&mut cargo(&["fmt", "--all", "--check"])?)?;
+    documents::check(&workspace()?)?;
     let host = ["clippy", "--workspace", "--exclude", "slb-ebpf", "--all-targets", "--all-features"];
     process::run(cargo(&host)?.args(DENY))?;
     for debug_log in [false, true] {
