@@ -1,12 +1,16 @@
-//! The packet path: what becomes of one frame.
+//! The packet path: decides on one frame, and rewrites it.
 //!
-//! Invariants: a frame that is passed has not been changed, and one that is sent on is changed only after every check that
-//! could refuse it; every call counts the frame under exactly one action and reason; the kernel is asked through [`tables::Tables`] alone.
+//! The fast path ([`fast`]) handles untagged TCP and UDP without options whose flow needs no new entry: nearly all
+//! packets. Each address family has its own code with constant offsets. Every other frame goes to the slow path
+//! ([`slow`]), a BPF program behind a tail call, which starts from the beginning. Until then the frame is unchanged. Of
+//! the flow table the fast path may have marked finished flows, as the slow path would do too.
 //!
-//! Nearly all packets are untagged TCP or UDP without options, of a flow that needs no new entry. For them there is a fast
-//! path ([`fast`]) for each family, with every offset a constant. Packets that it does not decide on take the slow path
-//! ([`slow`]) from its beginning, which is a BPF program of its own behind a tail call. Until then the frame is as it was, and of
-//! the flow table nothing has changed that would not be changed again.
+//! Invariants:
+//!
+//! - A frame that is passed has not been changed.
+//! - A frame that is sent on is changed only after every check that could refuse it.
+//! - Every call counts the frame under exactly one action and one reason.
+//! - Maps and kernel helpers are reached through [`tables::Tables`] alone.
 
 pub mod enter;
 #[cfg(any(test, feature = "user"))]
@@ -50,20 +54,20 @@ use icmp_error::{IcmpError, Message};
 use select::{ByTable, Chosen, Request};
 use tables::{Direction, Head, Parsed, Tables};
 
-/// What is to be done with the frame.
+/// What the program does with the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Send it back out of the interface it came in.
+    /// Sends it back out of the interface that it arrived on.
     Transmit,
-    /// Send it out of the interface with this index, as [`Tables::redirect`] has prepared.
+    /// Sends it out of the interface with this index, which [`Tables::redirect`] has prepared.
     Redirect(u32),
-    /// Leave it to the kernel, unchanged.
+    /// Passes it to the kernel, unchanged.
     Pass,
-    /// Drop it.
+    /// Drops it.
     Drop,
 }
 
-/// Decides on a frame that came in through the interface `ifindex`, and rewrites it as the verdict needs.
+/// Decides on a frame that arrived on the interface `ifindex`, and rewrites it for the verdict.
 #[inline(always)]
 pub fn process<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Verdict {
     match fast(head, ifindex, tables) {
@@ -72,7 +76,7 @@ pub fn process<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Ve
     }
 }
 
-/// The fast path of [`process`]; `None` where the frame is for the slow path, and has not been changed.
+/// The fast path of [`process`]. Returns `None` where the slow path must decide; the frame is unchanged then.
 #[inline(always)]
 pub fn fast<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Option<Verdict> {
     let decided = decide_fast(head, ifindex, tables).transpose()?;
@@ -92,7 +96,7 @@ fn count<T: Tables>(decided: Result<Sent, Refusal>, tables: &T) -> Verdict {
         Ok(Sent { verdict, action, reason }) => (verdict, action, reason as u32),
         Err(Refusal::Pass(reason)) => (Verdict::Pass, Action::Pass, reason),
         Err(Refusal::Drop(reason)) => (Verdict::Drop, Action::Drop, reason),
-        // The full path has told the sender where it can.
+        // The slow path has answered by an ICMP error or a RST where it could.
         Err(Refusal::Tell(error)) => (Verdict::Drop, Action::Drop, error.reason as u32),
         Err(Refusal::Reset(reason)) => (Verdict::Drop, Action::Drop, reason as u32),
         Err(Refusal::Unmatched(reason)) => (Verdict::Pass, Action::Pass, reason),
@@ -107,17 +111,17 @@ struct Sent {
     reason: Reason,
 }
 
-/// What is not sent on.
+/// Why a frame is not sent on.
 enum Refusal {
-    /// Left to the kernel, for the reason of this number.
+    /// Passed to the kernel. Holds the number of the reason.
     Pass(u32),
-    /// Dropped, for the reason of this number.
+    /// Dropped. Holds the number of the reason.
     Drop(u32),
-    /// The sender is told so.
+    /// Dropped, and its sender receives an ICMP error.
     Tell(IcmpError),
-    /// The sender is told by a RST that there is no such connection.
+    /// Dropped, and its sender receives a RST: there is no such connection.
     Reset(Reason),
-    /// No listener takes it, and it answers no flow, for the reason of this number. The full path alone decides what follows.
+    /// No listener takes the packet and it answers no flow. Holds the number of the reason; the slow path decides.
     Unmatched(u32),
 }
 
@@ -142,7 +146,7 @@ fn decide_fast<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Re
     let Some(index) = tables.index() else { return Err(pass(Reason::NotOurs)) };
     let interface = tables.interface(ifindex).ok_or(pass(Reason::OtherHost))?;
     let frame = head.frame();
-    // The slow path counts frames that are too short, and those to a group of stations.
+    // The slow path counts truncated frames and those to group addresses.
     let Some(ethernet) = frame.header::<EthernetHdr>(0) else { return Ok(None) };
     let macs = MacPair::from(ethernet.macs);
     let receiver = macs.receiver();
@@ -150,13 +154,13 @@ fn decide_fast<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Re
         if is_group(receiver) {
             return Ok(None);
         }
-        // A switch floods frames for other hosts, and a promiscuous NIC hands them over.
+        // A switch floods frames for other hosts, and a promiscuous NIC accepts them.
         if !tables.is_own_mac(ifindex, receiver) {
             return Err(pass(Reason::OtherHost));
         }
     }
     let fast_path = Path::<T, true> { ifindex, roles: interface.flags(), index, tables };
-    // Each family has code of its own.
+    // Each address family has code of its own, with constant offsets.
     match u16::from_ne_bytes(ethernet.ether_type) {
         ether_type::IPV4 => match plain_ipv4(&frame) {
             Some(packet) => fast_path.flow(head, &packet),
@@ -182,7 +186,7 @@ fn decide_slow<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Re
     } else if matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6) {
         full.echo(head, packet)
     } else {
-        // The full path decides.
+        // The slow path always returns a decision.
         full.flow(head, packet).and_then(|sent| sent.ok_or(drop(Reason::NotReady)))
     };
     let refusal = match decided {
@@ -197,23 +201,24 @@ fn decide_slow<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Re
     }
 }
 
-/// What all steps of a packet's path need.
+/// Inputs that all steps of the packet path share.
 struct Path<'t, T, const FAST: bool> {
-    /// The interface it came in through.
+    /// Index of the interface that the frame arrived on.
     ifindex: u32,
-    /// What may come in by it: [`CLIENT`] and [`SERVER`].
+    /// Roles of that interface: [`CLIENT`] and [`SERVER`].
     roles: u16,
     index: &'t ServiceIndex,
     tables: &'t T,
 }
 
 impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
-    /// A packet of TCP or UDP; `None` where that is not for the quick path.
+    /// Decides on a TCP or UDP packet; `None` where the slow path must decide.
     #[inline(always)]
     fn flow<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Option<Sent>, Refusal> {
         match self.index.find(&packet.destination, packet.destination_port, packet.protocol) {
             Some(_) if self.roles & CLIENT == 0 => Err(drop(Reason::WrongInterface)),
-            // The fast path asks where it tracks nothing; where it does, the slow path has begun the flow.
+            // The fast path checks untracked flows itself. For tracked flows the slow path has checked when the flow
+            // began.
             Some(_) if !FAST && self.index.is_martian(&packet.source) => Err(drop(Reason::MartianSource)),
             Some(service) => self.to_server(head, packet, service),
             None if self.roles & SERVER == 0 => self.no_flow(packet),
@@ -221,7 +226,7 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
         }
     }
 
-    /// A packet of ICMP or `ICMPv6`, which is an echo request.
+    /// Answers an ICMP or `ICMPv6` echo request to a VIP.
     #[inline(always)]
     fn echo<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Sent, Refusal> {
         let found = self.index.find(&packet.destination, 0, packet.protocol);
@@ -251,7 +256,7 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
     ) -> Result<Option<Sent>, Refusal> {
         let Self { ifindex, index, tables, .. } = *self;
         let mode = service.mode;
-        // In mode `dsr` SLB is no router.
+        // In mode `dsr` SLB does not act as a router.
         if packet.hop_limit <= 1 && mode != mode::DSR {
             return Self::refuse(IcmpError {
                 reason: Reason::HopLimit,
@@ -262,7 +267,7 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
         let sender = macs(&frame).ok_or(Reason::Truncated)?.sender();
         let request = Request { packet, arrival: ClientPath::new(ifindex, sender), service, index, tables };
         let chosen = match select::by_table::<FAST, T>(&request, mode) {
-            // The fast path has code of its own for it, which is shorter than that of tracked flows.
+            // The fast path has separate code for untracked flows, which is shorter.
             Ok(ByTable::Chosen(chosen)) if FAST => {
                 return self.forward(head, packet, sender, service, mode, &chosen);
             }
@@ -279,7 +284,7 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
         }
     }
 
-    /// Sends a packet from `sender` on to its server.
+    /// Rewrites a packet and sends it to its server. `sender` is the source hardware address of the frame.
     #[inline(always)]
     fn forward<G: Head>(
         &self,
@@ -301,7 +306,7 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
                 message: Message::too_big(packet.destination.is_v4(), mtu),
             });
         }
-        // A server that does not hold the VIP, and routes back to us, would otherwise get it for ever.
+        // A server that does not hold the VIP would route the packet back to SLB, in an endless loop.
         if mode == mode::DSR && sender == hop.macs.receiver() {
             return Err(drop(Reason::Loop));
         }
@@ -333,19 +338,19 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
         Ok(Some(Sent { verdict, action: Action::Forward, reason }))
     }
 
-    /// Refuses a packet whose sender is to be told.
+    /// Refuses a packet whose sender receives an ICMP error. Only the slow path sends it.
     #[inline(always)]
     const fn refuse(error: IcmpError) -> Result<Option<Sent>, Refusal> {
         if FAST { Ok(None) } else { Err(Refusal::Tell(error)) }
     }
 
-    /// Refuses a packet of a connection that is over, and whose sender is to be told.
+    /// Refuses a segment of a finished connection, whose sender receives a RST. Only the slow path sends it.
     #[inline(always)]
     const fn end() -> Result<Option<Sent>, Refusal> {
         if FAST { Ok(None) } else { Err(Refusal::Reset(Reason::Reset)) }
     }
 
-    /// Tells the sender that there is no such connection, if that may be.
+    /// Answers a packet by a RST, if it is no RST itself and the rate limit allows one more.
     #[inline(always)]
     fn reset<G: Head>(&self, head: &mut G, packet: &Packet, reason: Reason) -> Result<Sent, Refusal> {
         // RFC 9293, 3.10.7.1: a RST is not answered.
@@ -356,8 +361,8 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
         Ok(Sent { verdict: Verdict::Transmit, action: Action::Answer, reason })
     }
 
-    /// What becomes of a packet that no listener takes, and that answers no flow: because of the reason of this number, or because
-    /// the parser has refused it for that.
+    /// Decides on a packet that no listener takes and that answers no flow. `reason` is the number of
+    /// [`Reason::NotOurs`], or of the reason for which the parser refused the packet.
     #[inline(always)]
     fn unmatched(&self, packet: &Packet, reason: u32) -> Refusal {
         let decision = self.tables.unmatched(packet, reason);
@@ -374,13 +379,14 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
         }
     }
 
-    /// Takes the priority tags off a frame that is changed and sent: from then on the packet's offsets are the frame's.
+    /// Removes priority tags from a frame that is rewritten and sent. From then on the packet's offsets are those of
+    /// the frame.
     #[inline(always)]
     fn untag<G: Head>(head: &mut G) -> Result<(), Refusal> {
         if FAST || head.remove_priority_tags() { Ok(()) } else { Err(drop(Reason::NoHeadroom)) }
     }
 
-    /// Turns a packet into a RST without priority tags, if that may be.
+    /// Rewrites a segment to a RST without priority tags, if the rate limit allows one more.
     #[inline(always)]
     fn turn<G: Head>(
         &self,
@@ -396,7 +402,7 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
         }
     }
 
-    /// Tells the sender, if that may be.
+    /// Answers a packet by an ICMP error, if the rate limit allows one more.
     #[inline(always)]
     fn tell<G: Head>(&self, head: &mut G, packet: &Packet, error: IcmpError) -> Result<Sent, Refusal> {
         let limited = match error.reason {
@@ -404,7 +410,7 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
             Reason::TooBig => Limited::TooBig,
             _ => Limited::HopLimit,
         };
-        // Asked first: a flood beyond the rate costs no work.
+        // Checked first: a flood beyond the rate limit costs no further work.
         if self.tables.may_send(limited, self.index.hz) && head.answer_error(packet.network, error.message) {
             Ok(Sent { verdict: Verdict::Transmit, action: Action::Answer, reason: error.reason })
         } else {
@@ -412,7 +418,7 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
         }
     }
 
-    /// A packet that no listener takes, and that answers no flow.
+    /// Refuses a packet that no listener takes and that answers no flow.
     #[inline(always)]
     fn no_flow(&self, packet: &Packet) -> Result<Option<Sent>, Refusal> {
         match self.index.may_be_vip(&packet.destination) {
@@ -470,7 +476,7 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
         self.tables.count_backend(backend, Direction::In, bytes, is_new);
     }
 
-    /// How a frame leaves through the interface `out`.
+    /// The verdict for a frame that leaves through the interface `out`.
     #[inline(always)]
     fn leave(&self, out: u32, packet: &Packet) -> Result<Verdict, Reason> {
         if out == self.ifindex {

@@ -1,7 +1,7 @@
-//! Which client a server's packet answers (mode `nat`), and what it shows of the flow.
+//! Finds the flow that a server's packet answers (mode `nat`), and updates its entry.
 //!
-//! A server's packet counts only if it comes in by the server's interface. So a server's SYN begins a connection, and its segments
-//! advance the numbers of both sides.
+//! A server's packet counts only if it arrives by the path to that server. So it is trusted: a server's SYN-ACK begins
+//! a connection, and its segments advance the sequence numbers of both sides.
 
 use super::{
     flows::{FAR, Flows, Found, Query},
@@ -20,30 +20,30 @@ use crate::{
     net::{headers::protocol, parse::Packet},
 };
 
-/// The client of an answer, and the service it spoke to.
+/// The client that a reply goes to, and the service whose VIP becomes its source.
 pub(super) struct Reply<'t> {
     pub(super) service: &'t Service,
     pub(super) backend: u32,
     pub(super) client: ClientPath,
-    /// Whether the connection is over, and the client to be told.
+    /// Whether the connection is finished: the packet goes to the client as a RST.
     pub(super) is_over: bool,
 }
 
 /// The flow that a server's packet answers, or why there is none.
 pub(super) enum Answered<'t> {
-    /// This is it.
+    /// The packet answers this flow.
     Client(Reply<'t>),
     /// The packet answers no flow.
     NoFlow,
     /// The packet is dropped.
     Refused(Reason),
-    /// The connection is over, and the server to be told.
+    /// The connection is finished. The server receives a RST.
     Over,
-    /// That is not for the fast path.
+    /// The slow path must decide.
     Later,
 }
 
-/// Finds the client that a server's packet, which came in by the interface `ifindex`, answers.
+/// Finds the flow that a server's packet answers. `ifindex` is the interface that the packet arrived on.
 #[inline(always)]
 pub(super) fn to_client<'t, const FAST: bool, T: Tables>(
     packet: &Packet,
@@ -69,7 +69,7 @@ pub(super) fn to_client<'t, const FAST: bool, T: Tables>(
     }
     match reply::<FAST, T>(packet, ifindex, &flows, &query, distance, tables) {
         Some(answered) => answered,
-        // Its flow may still be in the flow table that is being replaced.
+        // The flow may still have its entry in the table that this one replaces.
         None if tables.is_resizing() => Answered::Refused(Reason::NotReady),
         None => Answered::NoFlow,
     }
@@ -86,13 +86,13 @@ fn reply<'t, const FAST: bool, T: Tables>(
 ) -> Option<Answered<'t>> {
     let found = flows.read(query, distance)?;
     let backend = flows.live(found.flow.backend)?;
-    // The number of an endpoint may be another one's too.
+    // Two server endpoints may have the same 16-bit number.
     if backend.port != packet.source_port || !backend.address.same(&packet.source) {
         return None;
     }
     let service = tables.service(found.flow.service & 0xffff)?;
     if service.handle.tag() != found.flow.service || service.mode != mode::NAT {
-        // Of a listener whose answers go past SLB; the slow path finds the other one, if there is one.
+        // Replies of this listener do not pass SLB. The slow path searches for a flow of a `nat` listener.
         return if FAST { Some(Answered::Later) } else { None };
     }
     if !is_way_from(backend, ifindex, tables) {
@@ -100,8 +100,8 @@ fn reply<'t, const FAST: bool, T: Tables>(
     }
     let was = found.meta.state();
     let is_expired = flows.is_expired(found.meta);
-    // A server that accepts on an ended flow talks to a client that came to it directly: a SYN through the VIP would have begun the flow
-    // anew, or reopened it.
+    // A SYN-ACK on a finished flow belongs to a connection past the VIP. A client's SYN through the VIP would have
+    // begun the flow anew, or set `REOPENED`.
     if packet.flags.syn() && was & state::REOPENED == 0 && (is_expired || found.meta.is_over()) {
         flows.mark(&found, was | state::RELEASED);
         return None;
@@ -132,8 +132,9 @@ fn reply<'t, const FAST: bool, T: Tables>(
             if FAST {
                 return Some(Answered::Later);
             }
-            // The client's own SYN for a connection that ended unseen. It asks again, and another server is chosen. A server that refuses
-            // it says so itself.
+            // The client's SYN was for a connection whose end SLB has not seen, and this server takes no new flows.
+            // After the RST the client connects again, to another server. A server that refuses the SYN sends a RST
+            // itself.
             if packet.flags.syn() && backend.flags & Backend::NEW == 0 {
                 flows.mark(&found, was & !(state::ASSURED | state::REOPENED) | state::RESET);
                 return Some(Answered::Over);
@@ -150,7 +151,7 @@ fn reply<'t, const FAST: bool, T: Tables>(
     Some(Answered::Client(Reply { service, backend: found.flow.backend.id(), client, is_over }))
 }
 
-/// Whether a server's packets may come in by this interface: that of its next hop, or one with the role `server` alone.
+/// Whether a server's packets may arrive on this interface: that of its next hop, or one with the role `server` alone.
 #[inline(always)]
 fn is_way_from<T: Tables>(backend: &Backend, ifindex: u32, tables: &T) -> bool {
     let Some(hop) = tables.next_hop(backend.next_hop).filter(|hop| hop.ifindex != 0) else { return true };
@@ -162,7 +163,7 @@ fn is_way_from<T: Tables>(backend: &Backend, ifindex: u32, tables: &T) -> bool {
     arrival.group() == hop.ifindex || roles == interface::SERVER
 }
 
-/// What a server's packet shows of a flow.
+/// State and sequence numbers of a flow after a server's packet.
 struct Seen {
     bits: u32,
     numbers: Numbers,
@@ -194,11 +195,12 @@ fn after_segment(was: u32, found: &Found<'_>, packet: &Packet) -> Seen {
     let is_pickup = was & state::PICKED_UP != 0;
     if flags.rst() {
         if was & state::REOPENED != 0 && flags.acknowledges() {
-            // It refuses the client's SYN: the connection before it is over. The next SYN may go to another server.
+            // The server refuses the client's SYN, so the connection before it is finished. The next SYN may go to
+            // another server.
             return Seen { bits: was & !(state::ASSURED | state::REOPENED) | state::RESET, numbers };
         }
-        // Of a connection that it does not know, the server takes the number that the client has acknowledged. A connection that it
-        // refuses it acknowledges (RFC 9293, 3.10.7.1).
+        // For a connection that it does not know, the server's RST takes the number that the client has acknowledged. A
+        // RST that refuses a connection acknowledges the SYN (RFC 9293, 3.10.7.1).
         let of_known = (is_answered | is_pickup) & segment.ends(numbers.server);
         let of_new = !is_answered & segment.acknowledges(numbers.client);
         let reset = if of_known | of_new { state::RESET | state::ANSWERED } else { 0 };
@@ -206,22 +208,22 @@ fn after_segment(was: u32, found: &Found<'_>, packet: &Packet) -> Seen {
     }
     if !is_answered {
         if !is_pickup {
-            // Of another connection: it does not answer the SYN.
+            // The segment does not answer the SYN: it belongs to another connection.
             return Seen { bits: was, numbers };
         }
-        // The server knows a connection whose beginning has not been seen: it is established.
+        // The server continues a connection that was picked up mid-stream: it is established.
         let known = Numbers { client: segment.acknowledges, server: segment.end };
         let fin = if flags.fin() { state::SERVER_FIN } else { 0 };
         return Seen { bits: was | fin | state::ANSWERED | state::ASSURED, numbers: known };
     }
     let fin = if flags.fin() && segment.finishes(numbers.server) { state::SERVER_FIN } else { 0 };
-    // While the client has not shown that it has heard the server's SYN, its number stays.
+    // The server's number stays until the client has acknowledged its SYN.
     let next = if was & state::ASSURED != 0 { after_server(numbers, &segment) } else { None };
     Seen { bits: was | fin, numbers: next.unwrap_or(numbers) }
 }
 
-/// A server's SYN: it accepts the connection that the client has asked for. Where the client has not asked, or has asked for another one,
-/// the SYN changes nothing.
+/// State and numbers after a server's SYN: it accepts the connection that the client has asked for. It changes nothing
+/// if it accepts another one, or if the client has not asked.
 #[inline(always)]
 const fn after_syn(was: u32, numbers: Numbers, segment: &Segment) -> Seen {
     let is_begun = was & state::ASSURED == 0 && segment.accepts(numbers.client);

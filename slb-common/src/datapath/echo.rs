@@ -9,13 +9,12 @@ use crate::net::{
 
 const ICMP_ECHO_REPLY: u8 = 0;
 const ICMPV6_ECHO_REPLY: u8 = 129;
-/// RFC 1700 and what Linux sends.
+/// As in RFC 1700 and Linux.
 const HOP_LIMIT: u8 = 64;
 
-/// Turns a request into its reply.
+/// Rewrites an echo request to its reply. `None` if the frame is truncated.
 ///
-/// Sender and receiver change places, which leaves sums over both as they were; only the type, and the TTL of IPv4,
-/// change a checksum.
+/// Source and destination are exchanged, which changes no checksum. The new type, and the new TTL of IPv4, do.
 #[inline(always)]
 pub(super) fn answer(frame: &mut Frame<'_>, packet: &Packet) -> Option<()> {
     let ethernet = frame.header_mut::<EthernetAddresses>(0)?;
@@ -39,7 +38,7 @@ pub(super) fn answer(frame: &mut Frame<'_>, packet: &Packet) -> Option<()> {
     let old = u16::from_ne_bytes([icmp.type_, icmp.code]);
     icmp.type_ = reply;
     let check = Delta::default().word(old, u16::from_ne_bytes([icmp.type_, icmp.code])).apply(icmp.check);
-    // All ones stand for zero too, and unlike zero are right over a message of nothing but zeros (RFC 1624, 3).
+    // 0xffff stands for zero, too. Unlike 0 it is also right for a message of zeros alone (RFC 1624, 3).
     icmp.check = if u16::from_ne_bytes(check) == 0 { [0xff, 0xff] } else { check };
     Some(())
 }

@@ -1,4 +1,4 @@
-//! Enters flows into the flow table. A BPF subprogram of the slow path, with a stack frame of its own.
+//! Inserts flows into the flow table. A BPF subprogram of the slow path, with a stack frame of its own.
 
 use super::{
     client_path,
@@ -14,7 +14,8 @@ use crate::{
     net::{headers::protocol, parse::Packet},
 };
 
-/// The server of a new flow and the entry that it replaces, packed into a word: BPF subprograms take at most five arguments.
+/// Server of a new flow and the entry that it replaces, packed into 64 bits: BPF subprograms take five arguments at
+/// most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewFlow(pub u64);
 
@@ -22,8 +23,8 @@ impl NewFlow {
     const DISTANCE: u32 = 32;
     const OVER: u64 = 1 << 40;
 
-    /// A flow to the server with this id. `distance` is that of the entry from its home that it replaces, or
-    /// [`NOWHERE`](super::flows::NOWHERE); `is_over` whether its connection is over.
+    /// A flow of the server with the id `backend`. `distance` is that of the entry to replace from its home bucket, or
+    /// [`NOWHERE`](super::flows::NOWHERE). `is_over` says whether the connection is finished.
     #[inline(always)]
     pub(super) const fn new(backend: u32, distance: u32, is_over: bool) -> Self {
         let over = is_over as u64 * Self::OVER;
@@ -46,7 +47,8 @@ impl NewFlow {
     }
 }
 
-/// Enters the flow of a packet that came from `arrival`; `false` if there is no room for it.
+/// Inserts the flow of a client's packet; `false` if the table has no slot for it. `arrival` is where the packet came
+/// from.
 #[inline(always)]
 pub fn enter<T: Tables>(
     packet: &Packet,
@@ -76,7 +78,8 @@ pub fn enter<T: Tables>(
         numbers: numbers(packet, flows.now()),
     };
     let bits = bits(packet, answers_return, new.is_over());
-    // In mode `nat` a real client acknowledges the server within seconds. The server of a mid-stream pickup may be silent for long.
+    // In mode `nat` a real client acknowledges the server within seconds. After a mid-stream pickup the server may stay
+    // silent for long.
     let is_short = answers_return && bits & state::PICKED_UP == 0 && service.idle > UNASSURED;
     let idle = if is_short { UNASSURED } else { service.idle };
     put(&flows, &query, new.distance(), &flow, bits, idle, answers_return) == Put::Done

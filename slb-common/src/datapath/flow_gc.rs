@@ -1,7 +1,8 @@
-//! Upkeep of the flow table: a look at all of it, which shows the flows and erases what nobody needs any more. The daemon's
-//! part, done while packets are forwarded on other processors.
+//! Flow-table GC: the daemon scans the whole table, reports flows and erases expired entries, while other processors
+//! forward packets.
 //!
-//! Times of flows are low words of jiffies, which come round: what lay in the table for long enough would look alive again.
+//! Last-seen times are the low word of jiffies, which wraps around. An entry that stays too long would look alive
+//! again.
 
 mod ages;
 mod flush;
@@ -18,101 +19,105 @@ use crate::abi::{
     shared_word::SharedWord,
 };
 
-/// Seconds an expired flow stays in the table: in that time both ends receive a RST, or one of them goes on with it.
+/// Seconds that an expired flow stays in the table. In that time both ends receive a RST, or one of them continues the
+/// connection.
 const GRACE: u32 = 60;
-/// Seconds of silence after which a flow that is over is erased: longer than either side waits to send its last packet again.
+/// Seconds of silence after which a finished flow is erased: longer than either end waits to retransmit its last
+/// segment.
 const OVER: u32 = 240;
-/// Times an entry is read while somebody writes it.
+/// Reads of an entry that stays locked before it counts as unread.
 const TRIES: u32 = 1000;
 
-/// The flow table where it lies.
+/// The flow table in memory that the packet path shares.
 #[derive(Debug, Clone, Copy)]
 pub struct FlowTable<'t> {
     slots: &'t [[SharedWord; WORDS]],
     seed: u64,
 }
 
-/// What time it is.
+/// The time of a GC pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     /// Jiffies, the low word.
     pub now: u32,
-    /// Jiffies in a second.
+    /// Jiffies per second.
     pub hz: u32,
 }
 
-/// A flow that a look shows.
+/// An entry that a GC pass reports.
 #[derive(Debug)]
 pub struct Seen<'a> {
-    /// State and times.
+    /// State, idle time and last-seen time.
     pub meta: Meta,
     /// The client endpoint.
     pub client: &'a Client,
-    /// The flow.
+    /// The flow, or the server of an affinity entry.
     pub flow: &'a Flow,
-    /// Seconds since a look has seen it for the first time; `None` if that is minutes ago, or it was there before the
-    /// first look.
+    /// Seconds since a GC pass first saw the flow. `None` if that is more than 600 s ago, or the flow is older than the
+    /// first pass.
     pub age: Option<u32>,
 }
 
-/// How full a flow table is.
+/// Fill level of a flow table.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Fill {
-    /// Entries that it has.
+    /// Slots of the table.
     pub entries: usize,
-    /// Entries that are used, for whatever.
+    /// Used entries, affinity entries among them.
     pub used: usize,
-    /// Of these, assured flows that are neither over nor expired: they make no room for others.
+    /// Of these, assured flows that are neither finished nor expired: they are not evictable.
     pub assured: usize,
 }
 
-/// What a look at the flow table has found.
+/// Result of a GC pass.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
-    /// Flows that are neither over nor expired.
+    /// Flows that are neither finished nor expired.
     pub live: usize,
-    /// Entries that a new flow cannot have: assured flows that are neither over nor expired.
+    /// Assured flows that are neither finished nor expired: they are not evictable.
     pub assured: usize,
-    /// Flows that have been erased.
+    /// Entries that have been erased.
     pub erased: usize,
-    /// Clients that are kept to servers.
+    /// Affinity entries.
     pub clients: usize,
-    /// Entries that could not be read: there may be a flow in each.
+    /// Entries that stayed locked: each may hold a flow.
     pub unread: usize,
 }
 
-/// What becomes of a flow that has been shown.
+/// What a GC pass does with an entry that it has reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// Nothing.
     Goes,
-    /// It is marked as over: its ends are told when they speak, if it has expired or its server's connections have been cut. A
-    /// client is kept no more.
+    /// A flow is marked `RESET`. Its ends receive a RST with their next segment if it has expired or its server is
+    /// terminating. An affinity entry is erased.
     Ends,
-    /// Its client is kept to its server as if the flow had begun now, for these [`persistence_units`].
+    /// The client's affinity entry is refreshed, if it names the flow's server. Its idle time becomes this number of
+    /// [`persistence_units`].
     ///
     /// [`persistence_units`]: crate::abi::flow::persistence_units
     Holds(u8),
 }
 
-/// What a slot holds.
+/// Content of a slot.
 #[derive(Debug, PartialEq, Eq)]
 enum Slot {
     Free,
     Used(Meta, Client, Flow),
-    /// A packet was writing it whenever it was read.
+    /// A packet had it locked at each read.
     Locked,
-    /// A daemon was killed while it wrote it.
+    /// Locked by a daemon that was killed.
     Abandoned(Meta),
 }
 
 impl<'t> FlowTable<'t> {
-    /// The table in these slots, whose number is a power of two, with the seed of its hash.
+    /// The table in `slots`, whose number is a power of two. `seed` is the seed of its hash.
     pub const fn new(slots: &'t [[SharedWord; WORDS]], seed: u64) -> Self {
         Self { slots, seed }
     }
 
-    /// Whether each home's places are exactly its entries'. For tests, and only while nobody writes.
+    /// Whether each hop bitmap names exactly the slots of its bucket's entries. For tests, while nothing writes the
+    /// table.
     pub fn is_sound(&self) -> bool {
         let mut places = vec![0; self.slots.len()];
         for slot in 0..self.len() {
@@ -132,8 +137,8 @@ impl<'t> FlowTable<'t> {
         FlowEntry::new(&self.slots[(slot & (self.len() - 1)) as usize])
     }
 
-    /// Visits every flow that is neither over nor expired, and returns how full the table is. Changes nothing; entries that are being
-    /// written all the time are left out.
+    /// Visits every flow that is neither finished nor expired, and returns the fill level. Changes nothing, and leaves
+    /// out entries that stay locked.
     pub fn live(&self, Clock { now, hz }: Clock, visit: &mut dyn FnMut(&Flow)) -> Fill {
         let mut fill = Fill { entries: self.slots.len(), ..Fill::default() };
         for slot in 0..self.len() {
@@ -147,7 +152,7 @@ impl<'t> FlowTable<'t> {
         fill
     }
 
-    /// The home of a client endpoint's entries, and how far from it a slot is.
+    /// Home bucket of a client endpoint, and the distance of `slot` from it.
     fn home(&self, slot: u32, client: &Client) -> (u32, u32) {
         let home = client.home(self.seed) & (self.len() - 1);
         (home, slot.wrapping_sub(home) & (self.len() - 1))
@@ -175,7 +180,8 @@ impl<'t> FlowTable<'t> {
         Slot::Locked
     }
 
-    /// Notes where a client's flows go as seen just now, if they go where this one does.
+    /// Refreshes the affinity entry of a flow's client, if it names the flow's server. An assured flow makes the
+    /// affinity entry assured.
     fn hold(&self, meta: Meta, client: &Client, flow: &Flow, now: u32, idle: u8) {
         let whole = Client::whole(&client.parts().0, flow.service);
         let (home, _) = self.home(0, &whole);
@@ -201,7 +207,7 @@ impl<'t> FlowTable<'t> {
         }
     }
 
-    /// Erases a flow, unless anything has changed about it since `meta` was read.
+    /// Erases an entry; `false` if anything has changed about it since `meta` was read.
     fn erase(&self, slot: u32, meta: Meta) -> bool {
         let claimed = self.at(slot).lock_as_daemon(meta);
         if claimed {
@@ -210,7 +216,8 @@ impl<'t> FlowTable<'t> {
         claimed
     }
 
-    /// Frees an entry that nobody else writes. In this order: whoever finds it free may set its bit anew.
+    /// Releases an entry that the daemon has locked. The bitmap first: once the entry is free, a packet may lock it and
+    /// set the bit anew.
     fn vacate(&self, slot: u32, meta: Meta) {
         let entry = self.at(slot);
         let (home, distance) = self.home(slot, &entry.client());
@@ -220,8 +227,8 @@ impl<'t> FlowTable<'t> {
         entry.free(meta);
     }
 
-    /// Frees an entry that another daemon has locked, and was killed before it unlocked it. Which client it wrote, and whether it had
-    /// noted that in a bitmap, is not known: the slot is removed from every bitmap that may hold it.
+    /// Releases an entry that a killed daemon left locked. Its client, and so its home bucket, is uncertain. So the
+    /// slot is cleared in every hop bitmap that may name it.
     fn recover(&self, slot: u32, meta: Meta) {
         for distance in 0..WINDOW {
             self.at(slot.wrapping_sub(distance)).clear_hop(distance);
@@ -230,38 +237,40 @@ impl<'t> FlowTable<'t> {
     }
 }
 
-/// Whether a GC pass erases the entry: it has expired, or its connection is over, for long enough.
+/// Whether a GC pass erases the entry: expired, or finished, for long enough.
 fn is_done(meta: Meta, Clock { now, hz }: Clock) -> bool {
     let (silence, idle) = (meta.silence(now), meta.idle(hz));
     if meta.is_client() {
         return silence > idle;
     }
-    // Only assured flows are kept for their ends to be reset.
+    // Only assured flows stay for their ends to be reset.
     if meta.state() & state::ASSURED == 0 && silence > idle {
         return true;
     }
-    // A flow that has expired is over as well once its ends receive RSTs.
+    // A flow that has expired gets `RESET` when its ends are provoked. That is no reason to erase it sooner.
     let is_over = meta.is_over() && silence > OVER * hz && silence <= idle;
     is_over || silence > idle + GRACE * hz
 }
 
-/// Marks a flow as over, unless anything has changed about it since `meta` was read. It stays for a while: its ends may be slow to
-/// answer. One that has expired does so again now: the packet path counts from there how long its ends may take.
+/// Marks a flow `RESET`, unless anything has changed about it since `meta` was read. It stays for a while, as its ends
+/// may answer late. The age of an expired flow becomes just expired: the packet path counts the ends' time to answer
+/// from there.
 fn reset(entry: FlowEntry<'_>, meta: Meta, Clock { now, hz }: Clock) {
     let idle = meta.idle(hz);
     let seen = if meta.silence(now) > idle { now.wrapping_sub(idle + 1) } else { now };
     entry.touch(meta, seen, meta.state() | state::RESET);
 }
 
-/// Looks after a flow table. One at a time may, and no other thread of its process writes the table meanwhile: locks of daemons that
-/// it finds are those of processes that have ended.
+/// GC of a flow table. One runs at a time, and no other thread of its process writes the table meanwhile. So a daemon's
+/// lock that it finds belongs to a process that has ended.
 #[derive(Debug, Default)]
 pub struct FlowGc {
     ages: Ages,
 }
 
 impl FlowGc {
-    /// Shows every flow, and every client that is kept to a server, and erases those that have expired, or are over, for long. `visit` says what becomes of the others.
+    /// Runs a GC pass: erases entries that are long expired or finished, and reports all others to `visit`, which
+    /// decides on them.
     pub fn look(
         &mut self,
         table: &FlowTable<'_>,

@@ -1,8 +1,7 @@
-//! The flow table: looks flows up and finds places for new ones.
+//! The flow table on the packet path: lookup, insert and eviction.
 //!
-//! The searches of the full path are compiled apart, as functions of their own that the verifier follows once, whatever
-//! calls them: [`find`], [`conflicts`], [`release`] and [`place`], which [`Tables`] calls. They take and return nothing but
-//! numbers.
+//! The searches of the slow path are BPF subprograms, which the verifier follows once: [`find`], [`find_answered`],
+//! [`conflicts`], [`release`], [`place`] and [`unfair`]. [`Tables`] calls them. They take and return numbers only.
 
 mod eviction;
 
@@ -18,45 +17,47 @@ use crate::{
     opaque::{hide, hide_long},
 };
 
-/// What a search in the flow table is about.
+/// A client endpoint and where its entries lie.
 #[derive(Debug, Clone, Copy)]
 pub struct Query {
-    /// The client endpoint.
+    /// Address, port and protocol of the client.
     pub client: Client,
-    /// Its home, reduced to the table.
+    /// Home bucket: index of a slot of this table.
     pub home: u32,
 }
 
-/// A distance from home that is none.
+/// No distance from a home bucket: nothing found.
 pub const NOWHERE: u32 = WINDOW;
-/// A distance that the quick path does not know.
+/// The fast path cannot tell: the entry may lie farther from its home bucket than [`NEAR`].
 pub(super) const FAR: u32 = NOWHERE + 1;
-/// Seconds within which an end answers what the daemon has provoked it with.
+/// Seconds within which an end answers a provoking segment of the daemon.
 const PROVOKED: u32 = 5;
-/// Distances from home that the quick path looks at.
+/// Slots from the home bucket on in which the fast path searches.
 const NEAR: u32 = 4;
 
-/// Finds a flow of the service with this tag: [`NOWHERE`], or its distance from home. Whether it has expired is not asked.
+/// Finds the entry of a service's flow by the service's [`Handle::tag`]. Returns its distance from the home bucket, or
+/// [`NOWHERE`]. The entry may have expired.
 #[inline(always)]
 pub fn find<T: Tables>(query: &Query, service: u32, tables: &T) -> u32 {
     tables.index().map_or(NOWHERE, |index| Flows::open(index, tables).find(query, service))
 }
 
-/// Finds a flow that a packet answers, of the server with this [`Backend::endpoint`]: [`NOWHERE`], or its distance from
-/// home.
+/// Finds the flow that a server's packet answers; `endpoint` is the server's [`Backend::endpoint`]. Returns the
+/// distance of its entry from the home bucket, or [`NOWHERE`].
 #[inline(always)]
 pub fn find_answered<T: Tables>(query: &Query, endpoint: u32, tables: &T) -> u32 {
     tables.index().map_or(NOWHERE, |index| Flows::open(index, tables).find_answered(query, endpoint))
 }
 
-/// Finds where live flows of the client endpoint to other services lead: [`Backend::endpoint`]s of 16 bits each, the last
-/// four found.
+/// Finds reverse-tuple conflicts: live `nat` flows of the client endpoint to other services. Returns the
+/// [`Backend::endpoint`]s of their servers, 16 bits each, for the last four found.
 #[inline(always)]
 pub fn conflicts<T: Tables>(query: &Query, service: u32, tables: &T) -> u64 {
     tables.index().map_or(0, |index| Flows::open(index, tables).conflicts(query, service))
 }
 
-/// Ends answers of flows of the client endpoint to other services that are over and lead to this [`Backend::endpoint`].
+/// Sets [`state::RELEASED`] on finished flows of the client endpoint to other services whose server has this
+/// [`Backend::endpoint`].
 #[inline(always)]
 pub fn release<T: Tables>(query: &Query, service: u32, endpoint: u32, tables: &T) {
     if let Some(index) = tables.index() {
@@ -64,33 +65,34 @@ pub fn release<T: Tables>(query: &Query, service: u32, endpoint: u32, tables: &T
     }
 }
 
-/// Finds a place for a new flow: [`NOWHERE`], or its distance from home.
+/// Finds a slot for a new flow: free, or with an evictable entry. Returns its distance from the home bucket, or
+/// [`NOWHERE`].
 #[inline(always)]
 pub fn place<T: Tables>(home: u32, tables: &T) -> u32 {
     tables.index().map_or(NOWHERE, |index| Flows::open(index, tables).place(home))
 }
 
-/// Finds a place for a new flow of the client with this [`Client::prefix`], where all places hold assured flows: that of a client that
-/// has more than its share. [`NOWHERE`], or its distance from home.
+/// Finds a slot for a new flow where all slots of the neighbourhood hold assured flows: that of a client with more than
+/// its share. `prefix` is the new flow's [`Client::prefix`]. Returns the distance from the home bucket, or [`NOWHERE`].
 #[inline(always)]
 pub fn unfair<T: Tables>(home: u32, prefix: u64, tables: &T) -> u32 {
     tables.index().map_or(NOWHERE, |index| Flows::open(index, tables).unfair(home, prefix))
 }
 
-/// The flow table, as a packet sees it.
+/// The flow table as one packet sees it, at one moment.
 pub(super) struct Flows<'t, T> {
     tables: &'t T,
-    /// Slots less one.
+    /// Slots of the table less one; their number is a power of two.
     mask: u32,
-    /// Jiffies in a second.
+    /// Jiffies per second.
     hz: u32,
-    /// Jiffies.
+    /// Jiffies when the table was opened, the low word.
     now: u32,
-    /// Anything that is never compared, to hide things by.
+    /// A number that the verifier does not know, for [`hide`].
     unknown: u64,
 }
 
-/// A flow in its place.
+/// A consistent copy of an entry, and the entry itself.
 #[derive(Clone, Copy)]
 pub(super) struct Found<'t> {
     entry: FlowEntry<'t>,
@@ -99,13 +101,13 @@ pub(super) struct Found<'t> {
 }
 
 impl Found<'_> {
-    /// Replaces the flow's numbers. A concurrent change wins.
+    /// Replaces the sequence numbers. A concurrent change wins.
     #[inline(always)]
     pub(super) fn advance(&self, numbers: Numbers) {
         self.entry.advance(self.flow.numbers, numbers);
     }
 
-    /// Replaces the path to the flow's client and the tag of its arrival. A concurrent change wins.
+    /// Replaces the client path and the arrival tag. A concurrent change wins.
     #[inline(always)]
     pub(super) fn redirect(&self, query: &Query, path: ClientPath, arrival: ClientPath) {
         if path != self.flow.client {
@@ -117,54 +119,54 @@ impl Found<'_> {
     }
 }
 
-/// What [`conflicts`] has found.
+/// The result of [`conflicts`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Conflicts(pub(super) u64);
 
 impl Conflicts {
-    /// Whether one leads to the same server endpoint, or seems to.
+    /// Whether a flow leads to the same server endpoint. Two endpoints may have the same number.
     #[inline(always)]
     pub(super) const fn lead_to(self, backend: &Backend) -> bool {
         let same = self.0 ^ (backend.endpoint as u64).wrapping_mul(0x1_0001_0001_0001);
         same & 0xffff == 0 || same >> 16 & 0xffff == 0 || same >> 32 & 0xffff == 0 || same >> 48 == 0
     }
 
-    /// Whether one more could not be told from them.
+    /// Whether four flows were found: a fifth could not be told from them.
     #[inline(always)]
     pub(super) const fn are_too_many(self) -> bool {
         self.0 >> 48 != 0
     }
 }
 
-/// What became of a flow that was to be remembered.
+/// Result of an insert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Put {
-    /// It is.
+    /// The entry is published.
     Done,
-    /// All places hold flows that are worth more.
+    /// No slot of the neighbourhood is free or evictable, or another processor was faster.
     Full,
 }
 
 impl<'t, T: Tables> Flows<'t, T> {
-    /// The flow table of these tables.
+    /// Opens the flow table for one packet.
     #[inline(always)]
     pub(super) fn open(index: &ServiceIndex, tables: &'t T) -> Self {
         Self { tables, mask: tables.flow_mask(), hz: index.hz, now: tables.now(), unknown: index.seed }
     }
 
-    /// A search for flows of a client endpoint.
+    /// A search for entries of a client endpoint.
     #[inline(always)]
     pub(super) fn query(&self, client: Client) -> Query {
         Query { client, home: self.home(&client) }
     }
 
-    /// Whether no entry has this home.
+    /// Whether the hop bitmap of the home bucket is empty.
     #[inline(always)]
     pub(super) fn is_empty(&self, query: &Query) -> bool {
         self.places(query.home) == 0
     }
 
-    /// As the function [`find`], but [`FAR`] where it may be further from home than the quick path looks.
+    /// As the function [`find`], but [`FAR`] where entries lie farther from the home bucket than [`NEAR`].
     #[inline(always)]
     pub(super) fn find_near(&self, query: &Query, service: u32) -> u32 {
         let mut left = self.places(query.home);
@@ -177,8 +179,8 @@ impl<'t, T: Tables> Flows<'t, T> {
         hide(if left == 0 { NOWHERE } else { FAR }, self.unknown)
     }
 
-    /// As the function [`find_answered`], but [`FAR`] where it may be further from home than the quick path looks. Written out
-    /// as the one before: with a closure in common the program needs more stack than BPF has.
+    /// As the function [`find_answered`], but [`FAR`] where entries lie farther from the home bucket than [`NEAR`].
+    /// Repeats the code of [`Self::find_near`]: a shared closure would need more stack than BPF has.
     #[inline(always)]
     pub(super) fn find_answered_near(&self, query: &Query, endpoint: u32) -> u32 {
         let mut left = self.places(query.home);
@@ -191,7 +193,8 @@ impl<'t, T: Tables> Flows<'t, T> {
         hide(if left == 0 { NOWHERE } else { FAR }, self.unknown)
     }
 
-    /// The flow of a client endpoint at a distance from its home.
+    /// Reads the entry at a distance from the home bucket; `None` if it is free, locked, replaced meanwhile, or of
+    /// another client endpoint.
     #[inline(always)]
     pub(super) fn read(&self, query: &Query, distance: u32) -> Option<Found<'t>> {
         if distance >= NOWHERE {
@@ -204,14 +207,14 @@ impl<'t, T: Tables> Flows<'t, T> {
         if meta.is_used() { Some(Found { entry, meta, flow }) } else { None }
     }
 
-    /// Remembers a flow that is not in the table. Another processor may take the same place at the same moment, which is as if
-    /// there had been none: too rare to look for another one.
+    /// Inserts a flow that has no entry; `idle` is in [`idle_units`](crate::abi::flow::idle_units). Another processor
+    /// may lock the same slot first. That counts as [`Put::Full`]: it is too rare for a second search.
     #[inline(always)]
     pub(super) fn put(&self, query: &Query, flow: &Flow, bits: u32, idle: u8) -> Put {
         self.put_at(self.tables.slot_for_flow(query.home), false, query, flow, bits, idle)
     }
 
-    /// As [`Self::put`], in the place of a flow of the client that has far more than its share of the neighbourhood ([`unfair`]).
+    /// As [`Self::put`], in the slot of a client with far more than its share of the neighbourhood ([`unfair`]).
     #[inline(always)]
     pub(super) fn put_unfairly_held(&self, query: &Query, flow: &Flow, bits: u32, idle: u8) -> Put {
         self.put_at(self.tables.unfair_slot(query.home, query.client.prefix()), true, query, flow, bits, idle)
@@ -224,7 +227,7 @@ impl<'t, T: Tables> Flows<'t, T> {
         }
         let Some(entry) = self.at(query.home, distance) else { return Put::Full };
         let meta = entry.meta();
-        // Somebody has just taken it, or it has become worth more.
+        // Another processor has just locked it, or its flow has become assured.
         if meta.is_being_written() || !(is_unfair || self.may_go(meta)) || !entry.lock(meta) {
             return Put::Full;
         }
@@ -251,8 +254,8 @@ impl<'t, T: Tables> Flows<'t, T> {
         Put::Done
     }
 
-    /// Whether a flow that is pushed out may be missed by a slot that has changed hands. Datagrams that go elsewhere anyway are
-    /// many, and nobody can tell whether they began before.
+    /// Whether an evicted flow may be older than the change of its slot, so that the migration must go on. Evicted
+    /// datagrams of services that do not follow the hash do not count: they are many, and do not show their age.
     #[inline(always)]
     fn matters(&self, entry: FlowEntry<'_>) -> bool {
         let service = self.tables.service(entry.service() & 0xffff);
@@ -261,7 +264,7 @@ impl<'t, T: Tables> Flows<'t, T> {
         })
     }
 
-    /// Writes a flow that has been found anew, in its place.
+    /// Writes a new flow over an entry that was found.
     #[inline(always)]
     pub(super) fn replace(&self, found: &Found<'_>, query: &Query, flow: &Flow, bits: u32, idle: u8) -> Put {
         if !found.entry.lock(found.meta) {
@@ -271,20 +274,20 @@ impl<'t, T: Tables> Flows<'t, T> {
         Put::Done
     }
 
-    /// The server of a flow, unless its id has passed to another one.
+    /// The server of this handle; `None` if the id belongs to another server now.
     #[inline(always)]
     pub(super) fn live(&self, handle: Handle) -> Option<&'t Backend> {
         self.tables.backend(handle.id()).filter(|backend| backend.handle == handle)
     }
 
-    /// Whether a flow has been silent for too long.
+    /// Whether a flow has been silent for longer than its idle time.
     #[inline(always)]
     pub(super) fn is_expired(&self, meta: Meta) -> bool {
         self.silence(meta) > meta.idle(self.hz)
     }
 
-    /// Whether a packet of an expired connection is to become a RST: the daemon has just provoked its ends, and this is what one
-    /// of them answers, or the flow's server endpoint serves another flow of this client endpoint.
+    /// Whether a segment of an expired connection becomes a RST. It does if it answers a provoking segment of the
+    /// daemon, or if the server endpoint passed to another flow of the client endpoint.
     #[inline(always)]
     pub(super) fn is_rst_due(&self, found: &Found<'_>, packet: &Packet) -> bool {
         let was = found.meta.state();
@@ -293,8 +296,8 @@ impl<'t, T: Tables> Flows<'t, T> {
             | (answers & (self.silence(found.meta) <= found.meta.idle(self.hz) + PROVOKED * self.hz))
     }
 
-    /// Whether a plausible segment shows that the connection has survived the RST that its entry is marked with: it comes a second or more
-    /// after it. Segments that were under way come before that.
+    /// Whether a plausible segment takes back the RST that the entry is marked with. It must come a second or more
+    /// after the RST: segments that were under way come earlier.
     #[inline(always)]
     pub(super) fn survives_reset(&self, found: &Found<'_>) -> bool {
         found.meta.is_reset_alone() && self.silence(found.meta) >= self.hz
@@ -306,8 +309,8 @@ impl<'t, T: Tables> Flows<'t, T> {
         meta.silence(self.now)
     }
 
-    /// Notes a packet of a flow. Writes only what has changed, the time no more than once a second: the entry's cache line
-    /// stays shared between the processors that serve the two directions. Returns whether it has been written.
+    /// Updates state, idle time and last-seen time; returns whether it has written the entry. It writes only changes,
+    /// and the time once a second at most. So both directions' processors share the cache line.
     #[inline(always)]
     pub(super) fn touch(&self, found: &Found<'_>, bits: u32, idle: u8) -> bool {
         if bits == found.meta.state() && found.meta.silence(self.now) < self.hz {
@@ -316,13 +319,13 @@ impl<'t, T: Tables> Flows<'t, T> {
         found.entry.touch_idle(found.meta, self.now, bits, idle)
     }
 
-    /// Jiffies.
+    /// Jiffies, the low word.
     #[inline(always)]
     pub(super) const fn now(&self) -> u32 {
         self.now
     }
 
-    /// Changes the state of a flow that is over. Its time of silence goes on.
+    /// Changes the state of a finished flow, and not its last-seen time.
     #[inline(always)]
     pub(super) fn mark(&self, found: &Found<'_>, bits: u32) {
         found.entry.touch(found.meta, found.meta.last_seen(), bits);
@@ -341,7 +344,8 @@ impl<'t, T: Tables> Flows<'t, T> {
         })
     }
 
-    /// The first distance from home at which an entry of this home lies that is sought, or [`NOWHERE`].
+    /// The smallest distance from the home bucket whose slot holds an entry of this bucket that `is_sought` accepts;
+    /// else [`NOWHERE`].
     #[inline(always)]
     fn first(&self, query: &Query, mut is_sought: impl FnMut(u32) -> bool) -> u32 {
         let mut left = self.places(query.home);
@@ -357,8 +361,8 @@ impl<'t, T: Tables> Flows<'t, T> {
         NOWHERE
     }
 
-    /// A flow of the client endpoint at a distance from its home, as far as that is needed to know what it is: with its state and
-    /// the tag of its service. What else is read of it may be of another flow, unless the state can be changed.
+    /// Entry, sequence word and service tag of a flow of the client endpoint. Other words may be of a later flow,
+    /// unless a change of the sequence word succeeds.
     #[inline(always)]
     fn glance(&self, query: &Query, distance: u32) -> Option<(FlowEntry<'t>, Meta, u32)> {
         let entry = self.at(query.home, distance)?;
@@ -367,25 +371,25 @@ impl<'t, T: Tables> Flows<'t, T> {
         if meta.is_used() { Some((entry, meta, service)) } else { None }
     }
 
-    /// Whether the flow at a distance from home is the client endpoint's, to the service with this tag.
+    /// Whether the entry at `distance` is the client endpoint's flow to the service with this tag.
     #[inline(always)]
     fn is(&self, query: &Query, distance: u32, service: u32) -> bool {
         self.at(query.home, distance)
             .is_some_and(|entry| entry.service_of(&query.client) == Some(service) && entry.meta().is_used())
     }
 
-    /// Whether a packet of the server with this [`Backend::endpoint`] answers the flow at a distance from home.
+    /// Whether a packet of the server with this [`Backend::endpoint`] answers the flow at `distance`.
     #[inline(always)]
     fn is_answered(&self, query: &Query, distance: u32, endpoint: u32) -> bool {
         let Some((entry, meta, _)) = self.glance(query, distance) else { return false };
         let Some(backend) = self.live(entry.backend()) else { return false };
-        // Datagrams do not say whether the client has gone without a word, and talks to the server directly now.
+        // Datagrams do not show whether an expired flow continues, or the client now talks to the server past the VIP.
         backend.endpoint == endpoint
             && meta.state() & state::RELEASED == 0
             && (query.client.is_tcp() || !self.is_expired(meta))
     }
 
-    /// Whether answers of a service come back through SLB.
+    /// Whether replies of a service pass SLB. Takes the service's tag.
     #[inline(always)]
     fn answers_return(&self, tag: u32) -> bool {
         self.tables.service(tag & 0xffff).is_some_and(|service| service.mode == mode::NAT)
@@ -422,13 +426,13 @@ impl<'t, T: Tables> Flows<'t, T> {
         });
     }
 
-    /// Whether a flow has ended, or been silent for too long.
+    /// Whether a flow is finished or expired.
     #[inline(always)]
     fn is_over(&self, meta: Meta) -> bool {
         meta.is_over() || self.is_expired(meta)
     }
 
-    /// As [`Self::is_over`], and not by a RST alone, which may be forged.
+    /// As [`Self::is_over`], but a RST alone does not count: it may be forged.
     #[inline(always)]
     fn is_ended(&self, meta: Meta) -> bool {
         (meta.is_over() && !meta.is_reset_alone()) || self.is_expired(meta)
@@ -444,7 +448,7 @@ impl<'t, T: Tables> Flows<'t, T> {
         self.at(home, 0).map_or(0, FlowEntry::places)
     }
 
-    /// The slot at a distance from a home.
+    /// The slot at a distance from a home bucket.
     #[inline(always)]
     fn at(&self, home: u32, distance: u32) -> Option<FlowEntry<'t>> {
         self.tables.flow(home.wrapping_add(distance) & self.mask)

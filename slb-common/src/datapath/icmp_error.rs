@@ -1,9 +1,10 @@
-//! Tells a client that its packet cannot go on, or that the VIP has no such port or protocol, in the name of the VIP (RFC 792,
-//! RFC 1191; RFC 4443, 3.1 to 3.4).
+//! Answers a client's packet by an ICMP error from the VIP (RFC 792, RFC 1191; RFC 4443, 3.1 to 3.4): it cannot be
+//! forwarded, or the VIP has no such port or protocol.
 //!
-//! The message holds as much of the packet as makes it 576 bytes long, or 1,280 in IPv6; of a shorter packet, which is not
-//! too big for anything, the IP header and the eight bytes by which a client finds the connection. Packets with IP options or extension headers are not answered, nor those whose sender is not one host.
-//! Compiled apart, as the searches of [`super::flows`]: takes nothing but the frame and numbers.
+//! The message quotes as much of the packet as makes it 576 bytes long (IPv6: 1,280 bytes). Of a shorter packet, for
+//! which no link is too small, it quotes the IP header and eight bytes: enough for the client to find its connection.
+//! Packets with IP options or extension headers are not answered, nor packets whose source is not a single host. A BPF
+//! subprogram, as the searches of [`super::flows`]: takes the frame and numbers only.
 
 use super::{ipip::ethernet, macs};
 use crate::{
@@ -17,18 +18,18 @@ use crate::{
     },
 };
 
-/// Why a packet cannot go on.
+/// Why a packet is refused, and the ICMP error for its sender.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct IcmpError {
     pub(super) reason: Reason,
-    /// What its sender is told.
+    /// The ICMP error that the sender receives.
     pub(super) message: Message,
 }
 
-/// What an ICMP error says: type and code as they stand at its beginning, and the lower half of its second word, which is an MTU (no
-/// packet is larger), an offset in the packet, or zero.
+/// Content of an ICMP error. The upper half holds type and code, as in its first two bytes. The lower half holds that
+/// of its second word: an MTU (no packet is larger), an offset in the packet, or 0.
 ///
-/// A number and no enumeration: the verifier follows the making of a message once, whatever it says.
+/// A number and no enumeration, so that the verifier follows the building of a message once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message(pub u32);
 
@@ -46,51 +47,52 @@ impl Message {
         self.0 >> 16
     }
 
-    /// TTL or hop limit of the packet are used up.
+    /// The packet's TTL or hop limit is used up.
     #[inline(always)]
     pub(super) const fn hop_limit(is_v4: bool) -> Self {
         Self::new(if is_v4 { 11 << 8 } else { 3 << 8 }, 0)
     }
 
-    /// The packet is larger than `mtu`.
+    /// The packet is larger than `mtu` bytes.
     #[inline(always)]
     pub(super) const fn too_big(is_v4: bool, mtu: u32) -> Self {
         Self::new(if is_v4 { Self::TOO_BIG4 } else { 2 << 8 }, mtu)
     }
 
-    /// The VIP has no such port.
+    /// The VIP has no listener on the port.
     #[inline(always)]
     pub(super) const fn no_port(is_v4: bool) -> Self {
         Self::new(if is_v4 { 3 << 8 | 3 } else { 1 << 8 | 4 }, 0)
     }
 
-    /// The VIP does not speak this protocol: in IPv6, the byte that names it is not understood.
+    /// The VIP has no such protocol. In IPv6 the error points to the next-header field, which the VIP does not
+    /// recognise.
     #[inline(always)]
     pub(super) const fn no_protocol(is_v4: bool) -> Self {
         if is_v4 { Self::new(3 << 8 | 2, 0) } else { Self::new(Self::PARAMETER6, NEXT_HEADER6) }
     }
 }
 
-/// RFC 1700 and what Linux sends.
+/// As in RFC 1700 and Linux.
 const HOP_LIMIT: u8 = 64;
 const DONT_FRAGMENT: u8 = 0x40;
-/// Version 4, and no options.
+/// Version 4, without options.
 const PLAIN4: u8 = 0x45;
 const HEADER4: usize = size_of::<Ipv4Hdr>();
 const HEADER6: usize = size_of::<Ipv6Hdr>();
-/// Type, code, checksum and four bytes that depend on the type.
+/// Length of type, code, checksum and the four bytes that depend on the type.
 const MESSAGE: usize = 8;
 const CHECK: usize = 2;
-/// Offset of the next header in the header of IPv6.
+/// Offset of the next-header field in the IPv6 header.
 const NEXT_HEADER6: u32 = 6;
-/// Bytes of the packet that are sent back: of a long one, and of a short one.
+/// Bytes of the packet that a message quotes: of a long packet and of a short one.
 const LONG4: usize = 576 - HEADER4 - MESSAGE;
 const LONG6: usize = 1280 - HEADER6 - MESSAGE;
 const SHORT4: usize = HEADER4 + 8;
 const SHORT6: usize = HEADER6 + 8;
 
-/// Turns a packet, whose IP header lies at `at` in the frame without priority tags, into an ICMP error. `None` if its source
-/// may not be sent one, or there is no room: the frame is of no use then.
+/// Rewrites a packet to an ICMP error. `at` is the offset of its IP header in the frame without priority tags. Returns
+/// `None` if its source may not receive one, or if there is no room: the frame must be dropped then.
 #[inline(always)]
 pub fn answer<G: Growing>(head: &mut G, at: usize, message: Message) -> Option<()> {
     remove_priority_tags(head)?;
@@ -171,7 +173,7 @@ fn answer6<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, message: Me
     let frame = head.frame();
     let macs = macs(&frame)?;
     let ip = frame.header::<Ipv6Hdr>(at)?;
-    // Behind extension headers lies what no header says to be there.
+    // Behind extension headers the quoted bytes need not be a transport header.
     let is_plain = if message.kind() == Message::PARAMETER6 {
         !matches!(
             ip.next_hdr,
@@ -210,7 +212,7 @@ fn answer6<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, message: Me
     Some(())
 }
 
-/// Writes type and code, no checksum, and the second word.
+/// Writes type and code, a checksum of 0, and the second word.
 #[inline(always)]
 fn write(frame: &mut Frame<'_>, at: usize, message: Message) -> Option<()> {
     *frame.header_mut::<[u8; 4]>(at)? = (message.kind() << 16).to_be_bytes();

@@ -1,4 +1,4 @@
-//! Mode `ipip`: the packet is put into another IP packet, to the server (RFC 2003, RFC 2473, RFC 4213).
+//! Mode `ipip`: puts the packet into an IP packet to the server (RFC 2003, RFC 2473, RFC 4213).
 
 use crate::{
     abi::{
@@ -15,28 +15,28 @@ use crate::{
     },
 };
 
-/// Bytes by which a packet grows on its way to an IPv4 server.
+/// Bytes that encapsulation adds towards an IPv4 server.
 pub const IPV4_BYTES: usize = size_of::<Ipv4Hdr>();
-/// Bytes by which a packet grows on its way to an IPv6 server.
+/// Bytes that encapsulation adds towards an IPv6 server.
 pub const IPV6_BYTES: usize = size_of::<Ipv6Hdr>();
 
-/// RFC 1700 and what Linux sends.
+/// As in RFC 1700 and Linux.
 const HOP_LIMIT: u8 = 64;
-/// Do not fragment: what is too long is dropped before it gets here.
+/// Do not fragment: packets that are too long have been refused before.
 const DONT_FRAGMENT: u16 = 0x4000_u16.to_be();
 const VERSION_4: u8 = 0x45;
-/// Between the addresses and the type of a frame lie its VLAN tags.
+/// Offset of the type of an untagged frame, behind its hardware addresses. VLAN tags are inserted here.
 const STATIONS: usize = 12;
 const UNTAGGED: usize = 14;
 
-/// Bytes by which a packet grows on its way to a server.
+/// Bytes that encapsulation adds towards a server.
 #[inline(always)]
 pub(super) const fn grown(backend: &Backend) -> usize {
     if backend.address.is_v4() { IPV4_BYTES } else { IPV6_BYTES }
 }
 
-/// The sum of the words of an outer IPv4 header that are the same in every packet from `source` to `destination`, both in
-/// IPv4: all but length and class of service. As [`Backend::outer_sum`].
+/// Sum of the words of an outer IPv4 header that are the same in every packet from `source` to `destination`: all but
+/// length and class of service. Both addresses are IPv4. The value of [`Backend::outer_sum`].
 pub fn outer_sum(source: &crate::abi::Address, destination: &crate::abi::Address) -> u32 {
     let (s, d) = (source.0[3], destination.0[3]);
     let ttl = u32::from(u16::from_ne_bytes([HOP_LIMIT, 0]));
@@ -49,7 +49,7 @@ pub fn outer_sum(source: &crate::abi::Address, destination: &crate::abi::Address
         + u32::from(DONT_FRAGMENT)
 }
 
-/// Puts the packet into one to the server. The inner TTL or hop limit goes down by one, as in a router.
+/// Encapsulates the packet to the server. Decrements the inner TTL or hop limit, as a router does.
 #[inline(always)]
 pub(super) fn wrap<G: Growing>(
     head: &mut G,
@@ -76,9 +76,9 @@ pub(super) fn wrap<G: Growing>(
     .ok_or(Reason::Truncated)
 }
 
-/// What the outer header takes from the inner one.
+/// Fields that the outer header takes from the inner one.
 struct Inner {
-    /// Bytes of the inner packet: what does not fit into another one has been found too big.
+    /// Length of the inner packet in bytes. The sum with the outer header fits: longer packets have been refused.
     len: u16,
     /// TOS or traffic class.
     class: u8,
@@ -105,7 +105,7 @@ fn inner(frame: &mut Frame<'_>, at: usize, packet: &Packet) -> Option<Inner> {
     }
 }
 
-/// Writes the Ethernet header of the grown frame; VLAN tags move to the new front.
+/// Writes the Ethernet header of the grown frame, with the VLAN tags of the old one.
 #[inline(always)]
 pub(super) fn ethernet(
     frame: &mut Frame<'_>,
@@ -141,7 +141,7 @@ fn ipv4(
     let protocol = u16::from_ne_bytes([0, inner.protocol]);
     let sum = Delta::of(backend.outer_sum).plus(len).plus(class).plus(protocol);
     let ip = frame.header_mut::<Ipv4Hdr>(network)?;
-    // Field by field: a header put together first would lie on the stack.
+    // Field by field: a header built first would lie on the stack.
     ip.vihl = VERSION_4;
     ip.tos = inner.class;
     ip.tot_len = len.to_ne_bytes();
@@ -155,7 +155,7 @@ fn ipv4(
     Some(())
 }
 
-/// The flow label is the flow's own, so that routers on the way spread flows, not packets (RFC 6438).
+/// The flow label is a hash of the flow, so that routers spread flows, not packets (RFC 6438).
 #[inline(always)]
 fn ipv6(
     frame: &mut Frame<'_>,

@@ -1,6 +1,6 @@
-//! Mode `nat`: the destination of what goes to a server, and the source of what comes back, are rewritten.
+//! Mode `nat`: rewrites the destination of packets to a server, and the source of its replies.
 //!
-//! The TTL or hop limit goes down by one in both directions, as in a router.
+//! TTL or hop limit is decremented in both directions, as a router does.
 
 use crate::{
     abi::Address,
@@ -12,7 +12,8 @@ use crate::{
     },
 };
 
-/// Sends a client's packet to `address` and `port` (network byte order).
+/// Rewrites the destination of a client's packet to `address` and `port` (network byte order). `None` if the frame is
+/// truncated.
 #[inline(always)]
 pub(super) fn to_server(frame: &mut Frame<'_>, packet: &Packet, address: &Address, port: u16) -> Option<()> {
     if packet.destination.is_v4() {
@@ -32,7 +33,8 @@ pub(super) fn to_server(frame: &mut Frame<'_>, packet: &Packet, address: &Addres
     )
 }
 
-/// Sends a server's packet to its client as if it came from `address` and `port` (network byte order).
+/// Rewrites the source of a server's packet to `address` and `port` (network byte order). `None` if the frame is
+/// truncated.
 #[inline(always)]
 pub(super) fn to_client(frame: &mut Frame<'_>, packet: &Packet, address: &Address, port: u16) -> Option<()> {
     if packet.source.is_v4() {

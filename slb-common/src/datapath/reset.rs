@@ -1,9 +1,10 @@
-//! Tells the ends of a connection that it is over, without knowing its numbers: a segment of one end becomes a RST that goes
-//! on to the other, at the place in the sequence where that waits for it, or a RST that goes back, with the number that its
-//! sender waits for (RFC 9293, 3.5.2 and 3.10.7.4; RFC 5961, 3.2).
+//! Rewrites a TCP segment to a RST, without the connection's exact sequence numbers.
 //!
-//! Packets with IP options or extension headers are not turned. Compiled apart, as the searches of [`super::flows`]: takes
-//! nothing but the frame and numbers.
+//! A RST that continues to the segment's receiver keeps the segment's number, which the receiver expects next. A RST
+//! back to the segment's sender takes the number that the sender expects (RFC 9293, 3.5.2 and 3.10.7.4; RFC 5961, 3.2).
+//!
+//! Segments with IP options or extension headers are not rewritten. A BPF subprogram, as the searches of
+//! [`super::flows`]: takes the frame and numbers only.
 
 use super::{macs, readdress};
 use crate::net::{
@@ -13,9 +14,9 @@ use crate::net::{
     headers::{Ipv4Hdr, Ipv6Hdr, protocol},
 };
 
-/// RFC 1700 and what Linux sends.
+/// As in RFC 1700 and Linux.
 const HOP_LIMIT: u8 = 64;
-/// Version 4, and no options.
+/// Version 4, without options.
 const PLAIN4: u8 = 0x45;
 const HEADER4: usize = size_of::<Ipv4Hdr>();
 const HEADER6: usize = size_of::<Ipv6Hdr>();
@@ -23,11 +24,11 @@ const HEADER6: usize = size_of::<Ipv6Hdr>();
 const SOURCE4: usize = 12;
 const SOURCE6: usize = 8;
 
-/// A TCP header without options.
+/// Length of a TCP header without options.
 const TCP: usize = 20;
 const SEQUENCE: usize = 4;
 const ACKNOWLEDGED: usize = 8;
-/// Length of the header, flags, and window.
+/// Offset of header length, flags and window.
 const FLAGS: usize = 12;
 const CHECK: usize = 16;
 const FIN: u32 = 1;
@@ -35,9 +36,9 @@ const SYN: u32 = 2;
 const RST: u32 = 4;
 const ACK: u32 = 16;
 
-/// Turns a TCP segment, whose IP header lies at `at` in the frame without priority tags, into a RST: one that goes `back` to its
-/// sender in the name of its receiver, or one that goes on as the segment would. `None` if that cannot be: the frame is of no use
-/// then.
+/// Rewrites a TCP segment to a RST. `at` is the offset of its IP header in the frame without priority tags. With `back`
+/// the RST returns to the segment's sender, from its receiver's address; else it continues to the receiver. After
+/// `None` the frame must be dropped.
 #[inline(always)]
 pub fn turn<G: Growing>(head: &mut G, at: usize, back: bool) -> Option<()> {
     remove_priority_tags(head)?;
@@ -66,7 +67,8 @@ pub fn turn<G: Growing>(head: &mut G, at: usize, back: bool) -> Option<()> {
     }
 }
 
-/// Cuts the segment to its header, makes a RST of it, and where it goes back exchanges all addresses. Leaves the checksums.
+/// Cuts the segment to its header and sets RST. With `back` it exchanges hardware addresses, addresses and ports.
+/// Writes the TCP checksum, not the IP header's.
 #[inline(always)]
 fn segment<G: Growing, const HEADER: usize, const SOURCE: usize>(
     head: &mut G,
@@ -86,7 +88,7 @@ fn segment<G: Growing, const HEADER: usize, const SOURCE: usize>(
         let (sequence, acknowledged) = if acknowledges != 0 {
             (word(frame, tcp + ACKNOWLEDGED)?, 0)
         } else {
-            // What its sender would have acknowledged.
+            // The number after the segment, as its receiver would acknowledge it.
             let offset = (flags >> 12) as usize * 4;
             let len =
                 (room.checked_sub(offset)? as u32).wrapping_add(flags & FIN).wrapping_add((flags & SYN) >> 1);
@@ -109,7 +111,7 @@ fn segment<G: Growing, const HEADER: usize, const SOURCE: usize>(
         let macs = macs(frame)?;
         readdress(frame, &macs.answer())?;
     }
-    // Five words long, no window.
+    // Header length of five words; window 0.
     put(frame, tcp + FLAGS, (5 << 28 | turned << 16).to_be())?;
     put(frame, tcp + CHECK, 0)?;
     // With the pseudo-header: addresses, length, protocol (RFC 9293, 3.1; RFC 8200, 8.1).
@@ -147,7 +149,7 @@ fn finish6(frame: &mut Frame<'_>, at: usize, back: bool) -> Option<()> {
     Some(())
 }
 
-/// Four bytes as they stand.
+/// Four bytes in network byte order.
 #[inline(always)]
 fn word(frame: &Frame<'_>, at: usize) -> Option<u32> {
     frame.header::<[u8; 4]>(at).map(|bytes| u32::from_ne_bytes(*bytes))

@@ -1,8 +1,11 @@
-//! Which server a flow gets that nobody remembers. The full path's alone, and compiled apart.
+//! Selects the server of a flow without an entry. Only the slow path calls it, as BPF subprograms.
 //!
-//! Where the listener does not say otherwise, the slot of its hash decides. In its place, a new flow may get the server of
-//! its client's last one, the next slot of the table, or of the next slots the one whose server has the fewest flows for
-//! its weight. Of those nothing but the flow table knows where they are.
+//! By default the slot of the flow's hash decides. Other policies select the server of a new flow otherwise, and only
+//! the flow table finds such flows again:
+//!
+//! - session affinity: the server of the client's affinity entry
+//! - round robin: the server of the next slot
+//! - least connections: of the servers of the next slots, the one with the fewest connections for its weight
 
 use super::{
     flows::{Conflicts, Flows, Found, Query},
@@ -23,19 +26,19 @@ use crate::{
     opaque::{hide, hide_long},
 };
 
-/// Slots of the table tried for a new flow, when the servers of those before have a live flow of the same client
-/// endpoint through another listener: replies of the two could not be told apart.
+/// Slots tried for a new flow of mode `nat`. The next one is tried if the slot's server has a live flow of the same
+/// client endpoint through another listener (reverse-tuple conflict).
 const SERVERS_TRIED: usize = 3;
-/// Slots, or rows of slots of one server, of which the one is chosen whose server has the fewest flows for its weight.
+/// Candidates for least connections: slots of the table, where a run of slots with one server counts once.
 pub const CANDIDATES: u32 = 16;
 
-/// Ids of the server and of its slot's keeper, or the number of a reason.
+/// Ids of a server and of its slot's previous backend, or the number of a [`Reason`], packed into 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scheduled(pub u64);
 
 impl Scheduled {
     const REFUSED: u64 = 1 << 63;
-    /// No server.
+    /// No server ([`Reason::NoServer`]).
     pub const NOBODY: Self = Self(Self::REFUSED | Reason::NoServer as u64);
     const ID: u64 = NO_BACKEND as u64;
     const PREVIOUS: u32 = 32;
@@ -50,13 +53,13 @@ impl Scheduled {
         })
     }
 
-    /// Whether there is no server.
+    /// Whether a reason stands in place of a server.
     #[inline(always)]
     pub(super) const fn is_refused(self) -> bool {
         self.0 & Self::REFUSED != 0
     }
 
-    /// The server, or why there is none.
+    /// Id of the server, or the reason why there is none.
     #[inline(always)]
     pub(super) const fn backend(self) -> Result<u32, Reason> {
         const HAIRPIN: u32 = Reason::Hairpin as u32;
@@ -75,14 +78,14 @@ impl Scheduled {
         })
     }
 
-    /// Whether the server is the keeper of its slot.
+    /// Whether the server is its slot's previous backend.
     #[inline(always)]
     const fn is_keepers(self) -> bool {
         let server = self.0 & Self::ID;
         !self.is_refused() && server != Self::ID && self.0 >> Self::PREVIOUS & Self::ID == server
     }
 
-    /// The keeper of the slot, if that has changed hands.
+    /// Id of the slot's previous backend; `None` if the slot does not migrate.
     #[inline(always)]
     pub(super) const fn previous_backend(self) -> Option<u32> {
         let id = self.0 >> Self::PREVIOUS & Self::ID;
@@ -90,7 +93,7 @@ impl Scheduled {
     }
 }
 
-/// Chooses a server for the flow of a packet, and notes what the next choice depends on.
+/// Selects a server for a packet's flow. Updates affinity entry, round-robin position and connection count.
 #[inline(always)]
 pub(super) fn schedule<T: Tables>(
     packet: &Packet,
@@ -103,7 +106,7 @@ pub(super) fn schedule<T: Tables>(
     let policy = if begins { service.policy } else { 0 };
     if !is_tcp && service.mode != mode::NAT && policy & policy::ELSEWHERE != 0 && policy & policy::FOLLOW == 0
     {
-        // Begun when the table said where, perhaps.
+        // The datagram may belong to an untracked flow of the slot's previous backend.
         let kept = tables.server_by_hash(packet, service, conflicts.0);
         if kept.is_keepers() {
             return kept;
@@ -133,13 +136,13 @@ pub(super) fn schedule<T: Tables>(
     chosen
 }
 
-/// The server that the table says for the hash of the flow, and the keeper of its slot.
+/// Selects by the hash of the flow. Returns the server and its slot's previous backend.
 #[inline(always)]
 pub fn by_hash<T: Tables>(packet: &Packet, service: &IndexEntry, conflicts: u64, tables: &T) -> Scheduled {
     Choice::with(packet, service, conflicts, tables, Choice::by_hash)
 }
 
-/// The server whose turn it is, or the one with the fewest flows for its weight of those whose turn is next.
+/// Selects the next server in round robin, or by least connections if the policy says so.
 #[inline(always)]
 pub fn by_round_robin<T: Tables>(
     packet: &Packet,
@@ -150,14 +153,14 @@ pub fn by_round_robin<T: Tables>(
     Choice::with(packet, service, conflicts, tables, Choice::by_round_robin)
 }
 
-/// The server that the client is kept to.
+/// Selects the server of the client's affinity entry.
 #[inline(always)]
 pub fn kept<T: Tables>(packet: &Packet, service: &IndexEntry, conflicts: u64, tables: &T) -> Scheduled {
     Choice::with(packet, service, conflicts, tables, Choice::kept)
 }
 
-/// Keeps the client to a server from now on. Returns the one that it is kept to: another processor may have had another flow
-/// of it at the same moment.
+/// Records the server in the client's affinity entry. Returns the server that the entry then names: another processor
+/// may have recorded one for another flow of the client.
 #[inline(always)]
 pub fn keep<T: Tables>(
     packet: &Packet,
@@ -180,7 +183,7 @@ struct Choice<'t, T> {
     index: &'t ServiceIndex,
 }
 
-/// Why there is no server, as a number that the verifier need not know.
+/// Number of a [`Reason`], so that the verifier need not follow each reason apart.
 type Number = u32;
 
 impl<'t, T: Tables> Choice<'t, T> {
@@ -201,15 +204,15 @@ impl<'t, T: Tables> Choice<'t, T> {
         hide(reason as u32, self.index.seed)
     }
 
-    /// The server that the table says, and the keeper of its slot.
+    /// The server that the table names for the flow's hash, and its slot's previous backend.
     #[inline(always)]
     fn by_hash(&self) -> Result<(u32, u32), Number> {
         let Self { packet, service, tables, .. } = *self;
         let lookup_table = tables.lookup_table(service.lookup_table).ok_or(self.number(Reason::NotReady))?;
         let answers_return = service.mode == mode::NAT;
         let is_tcp = packet.protocol == protocol::TCP;
-        // Whoever goes on with a connection that is not remembered began it before the change, if ever. Datagrams tell
-        // nothing; in mode `nat` all that are still in use are remembered.
+        // A mid-stream segment without an entry belongs to a connection from before the change. A datagram may; in mode
+        // `nat` all UDP flows in use are tracked.
         let may_be_old = if is_tcp {
             !packet.flags.asks()
         } else {
@@ -241,7 +244,7 @@ impl<'t, T: Tables> Choice<'t, T> {
             if backend.address.same(&packet.source) {
                 return Err(self.number(Reason::Hairpin));
             }
-            // What begins nothing is in nobody's way.
+            // A RST begins no flow, so it cannot conflict with one.
             if packet.flags.rst() || !self.conflicts.lead_to(backend) {
                 return Ok(chosen);
             }
@@ -250,8 +253,8 @@ impl<'t, T: Tables> Choice<'t, T> {
         Err(self.number(Reason::PortConflict))
     }
 
-    /// The server whose turn it is, or the next one that may have the flow; or of all the candidates the one with the fewest flows
-    /// for its weight, of several the first.
+    /// Round robin: the next server that may have the flow. Least connections: of all candidates the first with the
+    /// fewest connections for its weight.
     #[inline(always)]
     fn by_round_robin(&self) -> Result<(u32, u32), Number> {
         let lookup_table =
@@ -263,10 +266,10 @@ impl<'t, T: Tables> Choice<'t, T> {
         let takes_first = self.service.policy & policy::LEAST_CONNECTIONS == 0;
         let unknown = self.index.seed;
         let (mut turn, mut why) = (turn % u64::from(lookup_table.size), self.number(Reason::NoServer));
-        // A load that is more than any.
+        // Load 1 with weight 0 is more than the load of any server.
         let (mut best, mut best_load, mut best_weight) = (hide(NO_BACKEND, unknown), 1, 0);
         for _ in 0..CANDIDATES {
-            // Whatever has been found out, each round begins as the first one did.
+            // The verifier joins the rounds of the loop if it knows nothing of these values.
             turn = hide_long(turn, unknown);
             (best, why) = (hide(best, unknown), hide(why, unknown));
             (best_load, best_weight) = (hide_long(best_load, unknown), hide_long(best_weight, unknown));
@@ -278,7 +281,7 @@ impl<'t, T: Tables> Choice<'t, T> {
                         return Ok((id, NO_BACKEND));
                     }
                     let load = self.tables.load(id).map_or(0, SharedWord::load);
-                    // Some may have been counted as ended and not as begun.
+                    // A count may be negative for a while: a flow's end was counted, and not its beginning.
                     let load = if load > u64::from(u32::MAX) { 1 } else { load + 1 };
                     let weight = u64::from(backend.share);
                     if load * best_weight < best_load * weight {
@@ -287,7 +290,8 @@ impl<'t, T: Tables> Choice<'t, T> {
                 }
                 Err(reason) => why = reason,
             }
-            // A heavy server may have a hundred turns in a row: one of them is enough to find that it cannot have the flow.
+            // A server with a high weight may have a hundred slots in a run. One try is enough to see that it cannot
+            // have the flow.
             turn += slot.next();
             if turn >= u64::from(lookup_table.size) {
                 turn -= u64::from(lookup_table.size);
@@ -296,7 +300,7 @@ impl<'t, T: Tables> Choice<'t, T> {
         if best == NO_BACKEND { Err(why) } else { Ok((best, NO_BACKEND)) }
     }
 
-    /// The server of a slot, if the flow may be given to it.
+    /// The server of a slot, if it may have the new flow.
     #[inline(always)]
     fn candidate(&self, slot: Slot) -> Result<&'t Backend, Number> {
         let backend = slot.server().and_then(|id| self.tables.backend(id));
@@ -307,7 +311,7 @@ impl<'t, T: Tables> Choice<'t, T> {
         }
     }
 
-    /// Why a new flow may not be given to a server.
+    /// Why a server may not have a new flow; `None` if it may.
     #[inline(always)]
     fn refused(&self, backend: &Backend) -> Option<Reason> {
         let answers_return = self.service.mode == mode::NAT;
@@ -322,7 +326,7 @@ impl<'t, T: Tables> Choice<'t, T> {
         }
     }
 
-    /// The server that the client is kept to.
+    /// The server of the client's affinity entry. Refreshes the entry.
     #[inline(always)]
     fn kept(&self) -> Result<(u32, u32), Number> {
         let none = self.number(Reason::NoServer);
@@ -336,21 +340,21 @@ impl<'t, T: Tables> Choice<'t, T> {
         if found.meta.units() == idle {
             flows.touch(&found, found.meta.state(), idle);
         } else {
-            // What is configured has changed.
+            // The configured persistence has changed.
             flows.replace(&found, &query, &found.flow, found.meta.state(), idle);
         }
         Ok((backend.handle.id(), NO_BACKEND))
     }
 
-    /// The server that a client is kept to by what has been found, if it still is.
+    /// The server that an affinity entry names; `None` if the entry has expired, or its server takes no new flows.
     #[inline(always)]
     fn holds(&self, flows: &Flows<'t, T>, found: &Found<'t>) -> Option<&'t Backend> {
-        // When it was seen last is no more exact than a second.
+        // Last-seen times are exact to one second.
         if flows.silence(found.meta) > (u32::from(self.service.persistence) + 1) * self.index.hz {
             return None;
         }
         let backend = flows.live(found.flow.backend)?;
-        // The listener may have got another table, and this server not.
+        // The listener may have another server table now, without this server.
         if backend.lookup_table == self.service.lookup_table && backend.flags & Backend::NEW != 0 {
             Some(backend)
         } else {
@@ -358,8 +362,8 @@ impl<'t, T: Tables> Choice<'t, T> {
         }
     }
 
-    /// Keeps the client to a server, unless it is kept to another one already: another processor may have been faster, or it is
-    /// this flow alone that cannot go there. Returns the one that the flow is to go to for that.
+    /// Records a server in the client's affinity entry, unless that names another one already. Another processor may
+    /// have been faster, or the named server cannot take this flow. Returns the server that the flow goes to.
     #[inline(always)]
     fn keep(&self, id: u32) -> Result<(u32, u32), Number> {
         let none = self.number(Reason::NoServer);
@@ -379,7 +383,7 @@ impl<'t, T: Tables> Choice<'t, T> {
         if self.refused(backend).is_some() { Err(none) } else { Ok((backend.handle.id(), NO_BACKEND)) }
     }
 
-    /// Where it is remembered which server the client is kept to.
+    /// The flow table, and the search for the client's affinity entry.
     #[inline(always)]
     fn client(&self) -> (Flows<'t, T>, Query) {
         let flows = Flows::open(self.index, self.tables);

@@ -1,15 +1,17 @@
-//! Which server a client's packet goes to.
+//! Selects the server of a client's packet.
 //!
-//! A table of servers answers for every flow, for as long as it does not change. Where it has changed, a slot names two
-//! servers: its owner, which gets new flows, and its keeper, which has the flows begun before. A flow of such a slot is
-//! remembered with its first packet after the change: what asks for a connection goes to the owner, what goes on with
-//! one to the keeper. Elsewhere nothing is remembered or looked up, unless answers come back through SLB (mode `nat`), which
-//! must be recognised as such, or the listener asks for it.
+//! While a server table does not change, the hash of a flow alone decides, and no flow needs an entry. A migrating slot
+//! names two servers. Its current backend receives new flows; its previous backend has the flows from before the
+//! change. The first packet of a flow after the change makes an entry: a SYN with the current backend, a mid-stream
+//! segment with the previous one. On other slots flows are tracked only in mode `nat`, whose replies must be
+//! translated, or where the listener asks for it.
 //!
-//! Invariants: a TCP connection stays with its server for as long as that is configured; a datagram for as long as the
-//! server is able to serve, and has a next hop. A packet that asks for a connection never goes to a server that takes no new flows, but
-//! for a SYN of an established connection, which its own server answers. In mode `nat`, flows of one client endpoint that lead to the same server endpoint never live side by side: answers could not
-//! be told apart.
+//! Invariants:
+//!
+//! - A TCP connection stays with its server for as long as the configuration allows.
+//! - A datagram stays with its server while that is able to serve and has a next hop.
+//! - A SYN never goes to a server that takes no new flows. Exception: an established connection, whose own server answers.
+//! - Mode `nat`: live flows of one client endpoint lead to different server endpoints, so that replies can be told apart.
 
 mod progress;
 
@@ -33,13 +35,13 @@ use crate::{
     net::{frame::Frame, headers::protocol, parse::Packet},
 };
 
-/// The server of a packet.
+/// The server selected for a packet.
 pub(super) struct Chosen<'t> {
     pub(super) backend: &'t Backend,
     pub(super) hop: &'t NextHop,
-    /// Whether the packet begins a flow, as far as can be told.
+    /// Whether the packet begins a flow. False for datagrams of untracked flows, which do not show it.
     pub(super) is_new: bool,
-    /// Whether the connection is over, and the server to be told.
+    /// Whether the connection is finished: the packet goes to the server as a RST.
     pub(super) is_over: bool,
 }
 
@@ -50,39 +52,40 @@ impl<'t> Chosen<'t> {
     }
 }
 
-/// A client's packet, and what decides on it.
+/// A client's packet and the inputs of the selection.
 pub(super) struct Request<'t, 'p, T> {
     pub(super) packet: &'p Packet,
-    /// Where it came from.
+    /// Interface and hardware address that the packet came from.
     pub(super) arrival: ClientPath,
     pub(super) service: &'t IndexEntry,
     pub(super) index: &'t ServiceIndex,
     pub(super) tables: &'t T,
 }
 
-/// What a packet finds that belongs to a flow in the table.
+/// What a flow-table entry says about a packet.
 enum Known<'t> {
-    /// It goes to the flow's server.
+    /// The packet goes to the flow's server.
     Goes(Chosen<'t>),
-    /// That is not for the fast path.
+    /// The slow path must decide.
     Slow,
-    /// The flow does not hold for it: a server is chosen anew.
+    /// The entry does not hold for the packet. A server is selected anew, and the entry is replaced.
     Anew,
-    /// It is of another connection of the endpoint than the flow: it goes where it would without an entry, and changes none.
+    /// The packet belongs to another connection of the endpoint. It goes where it would go without an entry, and
+    /// changes none.
     Stranger,
 }
 
-/// What the table of servers alone says of a client's packet.
+/// What the server table alone says about a client's packet.
 pub(super) enum ByTable<'t> {
-    /// Its server.
+    /// The server of an untracked flow.
     Chosen(Chosen<'t>),
-    /// That is not for the fast path, which has changed nothing.
+    /// The slow path must decide. Nothing has been changed.
     Slow,
-    /// Its flow is tracked: [`tracked`] decides.
+    /// The flow is tracked: [`tracked`] decides.
     Tracked,
 }
 
-/// Chooses the server of a packet of an untracked flow. [`Reason::Reset`] as in [`tracked`].
+/// Selects the server of a packet of an untracked flow. Returns [`Reason::Reset`] in the cases that [`tracked`] names.
 #[inline(always)]
 pub(super) fn by_table<'t, const FAST: bool, T: Tables>(
     request: &Request<'t, '_, T>,
@@ -97,18 +100,19 @@ pub(super) fn by_table<'t, const FAST: bool, T: Tables>(
     if slot.has_moved() {
         return Ok(ByTable::Tracked);
     }
-    // The slow path has asked before, and knows.
+    // The slow path has already checked for martian sources.
     if FAST && index.may_be_martian(&packet.source) {
         return Ok(ByTable::Slow);
     }
-    // Datagrams of one flow cannot be told from the first of another.
+    // The first datagram of a flow looks like all others.
     let is_new = packet.flags.asks() && !packet.flags.rst();
     Chosen::new(owner(packet, slot, tables)?, is_new, tables).map(ByTable::Chosen)
 }
 
-/// Chooses the server of a packet, which `frame` holds, whose flow is in the flow table, or is to be; `None` where that is not for the
-/// fast path, which then has changed nothing. [`Reason::Reset`] where the client is to be told that the connection is over; the fast path
-/// leaves that, too.
+/// Selects the server of a packet of a tracked flow; `frame` holds the packet.
+///
+/// Returns `None` where the slow path must decide; nothing has been changed then. Returns [`Reason::Reset`] where the
+/// connection is finished and the client receives a RST. The fast path leaves the RST to the slow path, too.
 #[inline(always)]
 pub(super) fn tracked<'t, const FAST: bool, T: Tables>(
     request: &Request<'t, '_, T>,
@@ -128,7 +132,7 @@ fn in_table<'t, const FAST: bool, T: Tables>(
     let Request { packet, service, index, tables, .. } = *request;
     let flows = Flows::open(index, tables);
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
-    // Nothing to be searched for, as with most new flows.
+    // Most new flows find an empty home bucket, which saves the call of the search.
     let is_empty = !FAST && flows.is_empty(&query);
     let distance = if FAST {
         flows.find_near(&query, service.service)
@@ -159,7 +163,7 @@ fn in_table<'t, const FAST: bool, T: Tables>(
     }
 }
 
-/// The flow of a service at a distance from home.
+/// The entry at `distance` from the home bucket, if it is a flow of this service.
 #[inline(always)]
 fn found<'t, T: Tables>(
     flows: &Flows<'t, T>,
@@ -170,7 +174,8 @@ fn found<'t, T: Tables>(
     flows.read(query, distance).filter(|found| found.flow.service == service.service)
 }
 
-/// A packet of the slow path that came from `arrival`, of the flow at this distance from its home.
+/// Decides on a packet of a tracked flow in the slow path. `distance` is that of its entry from the home bucket. A BPF
+/// subprogram ([`Tables::known_flow`]).
 #[inline(always)]
 pub fn known<T: Tables>(
     packet: &Packet,
@@ -192,18 +197,18 @@ pub fn known<T: Tables>(
     }
 }
 
-/// What becomes of a packet of a flow in the table, as a number.
+/// What a flow-table entry says about a packet, packed into 64 bits as the result of a BPF subprogram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome(pub u64);
 
 impl Outcome {
     const REFUSED: u64 = 1 << 63;
     const OVER: u64 = 1 << 32;
-    /// There is no flow.
+    /// There is no entry.
     pub const NONE: Self = Self(1 << 62);
-    /// The flow does not hold for it: a server is chosen anew.
+    /// The entry does not hold for the packet. A server is selected anew.
     const ANEW: Self = Self(1 << 61);
-    /// It is of another connection than the flow.
+    /// The packet belongs to another connection than the entry.
     const STRANGER: Self = Self(1 << 60);
 
     #[inline(always)]
@@ -217,7 +222,7 @@ impl Outcome {
         Self(Self::REFUSED | reason as u64)
     }
 
-    /// The server, `None` where one is to be chosen, or why the packet is refused.
+    /// The server; `None` where one must be selected; or the reason for which the packet is refused.
     #[inline(always)]
     fn chosen<T: Tables>(self, tables: &T) -> Result<Option<Chosen<'_>>, Reason> {
         const RESET: u64 = Outcome::refused(Reason::Reset).0;
@@ -245,12 +250,12 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         self.packet.protocol == protocol::TCP
     }
 
-    /// Whether it goes on with a connection.
+    /// Whether the packet is a segment of an existing connection: TCP, and no SYN without ACK.
     const fn goes_on(&self) -> bool {
         self.is_tcp() && !self.packet.flags.asks()
     }
 
-    /// A packet of a flow in the table.
+    /// Decides on a packet that has an entry, and updates the entry.
     #[inline(always)]
     fn known<const FAST: bool>(
         &self,
@@ -264,12 +269,12 @@ impl<'t, T: Tables> Request<'t, '_, T> {
             return Ok(Known::Anew);
         }
         if self.is_stranger(found) {
-            // Handshakes last less than a second. The connection that goes on is tracked from then on.
+            // Handshakes take less than a second. After that the connection that continues takes the entry.
             let is_done = flows.silence(found.meta) >= self.index.hz;
             return Ok(if FAST || is_done { Known::Anew } else { Known::Stranger });
         }
         let Some(backend) = self.keeps(found, flows) else { return Ok(Known::Anew) };
-        // Silence at this node is not silence of the connection: it may have come by another one meanwhile.
+        // The entry may have expired at this node alone: packets may have taken another node meanwhile.
         let is_rst_due =
             backend.is_terminating() || (is_expired && (FAST || flows.is_rst_due(found, packet)));
         if self.goes_on() && is_rst_due {
@@ -283,7 +288,7 @@ impl<'t, T: Tables> Request<'t, '_, T> {
             recount(service.policy, was, was | state::RESET, backend, tables);
             return Ok(Known::Goes(Chosen { is_over, ..chosen }));
         }
-        // Also while a neighbour is not resolved.
+        // Hardware address 0 means that the client's neighbour was not resolved.
         let is_away = self.answers_return()
             && (found.flow.arrival != self.arrival.tag() || found.flow.client.mac() == 0);
         let is_in_doubt = found.meta.state() & (state::RESET | state::REOPENED) != 0;
@@ -306,15 +311,17 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         if !FAST && is_away {
             self.follow(&segment, found, query);
         }
-        // What ends a flow is not for the fast path.
+        // Only the slow path sees packets that end a flow, so it alone corrects connection counts.
         if flows.touch(found, bits, idle) && !FAST {
             recount(service.policy, was, bits, backend, tables);
         }
         Ok(Known::Goes(chosen))
     }
 
-    /// Whether a segment goes on with another connection than the one that a SYN has asked for, where answers are not seen and the hash says
-    /// where that other one is. The SYN may be forged: on a slot that migrates, it goes to another server than an untracked connection.
+    /// Whether a segment continues another connection of the endpoint than the one whose SYN made the entry. Asked only
+    /// where replies are not seen and the hash leads to the other connection.
+    ///
+    /// The SYN may be forged. On a migrating slot it goes to another server than an untracked connection.
     #[inline(always)]
     fn is_stranger(&self, found: &Found<'_>) -> bool {
         const KNOWN: u32 = state::ASSURED | state::PICKED_UP;
@@ -325,7 +332,7 @@ impl<'t, T: Tables> Request<'t, '_, T> {
             && !Segment::of(self.packet).finishes(found.flow.numbers.client)
     }
 
-    /// The server that a segment without an entry goes on with, which is not entered.
+    /// The server of a mid-stream segment by the hash alone. Makes no entry.
     #[inline(always)]
     fn by_hash(&self) -> Result<Chosen<'t>, Reason> {
         let Self { packet, service, tables, .. } = *self;
@@ -335,8 +342,8 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         Ok(Chosen { is_over, ..Chosen::new(backend, false, tables)? })
     }
 
-    /// Has the answers of a flow take the kernel's path to its client, where packets come from elsewhere. Where the kernel names none,
-    /// or has not resolved the neighbour, they go to where a plausible segment comes from.
+    /// Updates the client path of an entry when its packets arrive from elsewhere. The kernel's route decides. Without
+    /// a route, or while its neighbour is not resolved, the origin of a plausible segment does.
     #[inline(always)]
     fn follow(&self, segment: &Segment, found: &Found<'_>, query: &Query) {
         let route = self.tables.route_to_client(self.packet);
@@ -345,14 +352,15 @@ impl<'t, T: Tables> Request<'t, '_, T> {
             && found.meta.state() & state::ASSURED != 0
             && segment.is_plausible(numbers.client, numbers.server);
         let path = client_path::choose(route, self.arrival, self.tables);
-        // A datagram has no numbers. The route leads to the client's own link, where a forger could answer ARP as well.
+        // A datagram has no sequence numbers. This route leads to the client's own link, where an attacker could forge
+        // ARP as well.
         let is_believed = is_vouched_for || (route.0 != 0 && !self.is_tcp());
         if path.mac() != 0 && (route.mac() != 0 || is_believed) {
             found.redirect(query, path, self.arrival);
         }
     }
 
-    /// The server a flow in the table stays with, if it may.
+    /// The server that a tracked flow stays with; `None` if a server must be selected anew.
     #[inline(always)]
     fn keeps(&self, found: &Found<'_>, flows: &Flows<'t, T>) -> Option<&'t Backend> {
         let backend = flows.live(found.flow.backend)?;
@@ -363,36 +371,39 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         if self.goes_on() {
             return Some(backend);
         }
-        // A client that uses its port again, or repeats itself. An ended flow is begun anew. Where answers are not seen, the client's
-        // FIN is all there is to see of an end.
+        // The client reuses its port or retransmits its SYN. A finished flow begins anew. Where replies are not seen,
+        // the client's FIN is the only sign of an end.
         let has_ended = found.meta.is_over() || (!self.answers_return() && was & state::CLIENT_FIN != 0);
-        // A RST, and that FIN, may be forged: then the connection goes on. Where answers are not seen, a client's next connection must not
-        // be taken for it for ever.
+        // The RST or the FIN may be forged, and the connection may continue. Where replies are not seen, that doubt
+        // ends after a time: a port that is used again must not stay with the old connection for ever.
         let is_recent = self.answers_return() || !flows.is_half_closed_for_long(found.meta);
         let is_doubtful = found.meta.is_reset_alone() || !found.meta.is_over();
         let may_go_on = was & state::ASSURED != 0 && is_doubtful && is_recent;
         if backend.is_terminating() || (has_ended && !may_go_on) {
             return None;
         }
-        // Of an established connection, its own server decides by a challenge ACK (RFC 5961, 4), whatever takes new flows: the client
-        // may not have sent this SYN. A server that fails its checks decides nothing. Where answers are not seen, and the connection
-        // seems to have ended, a server that takes no new flows would get one.
+        // The server of an established connection answers the SYN by a challenge ACK (RFC 5961, 4), even if it takes no
+        // new flows: the SYN may be forged. An unhealthy server gets no SYN. Where replies are not seen, a server that
+        // takes no new flows gets no SYN of a connection that seems finished: it would accept it.
         let decides = backend.is_alive() && (self.answers_return() || !has_ended);
         let is_live = was & state::ASSURED != 0 && decides;
         if backend.flags & Backend::NEW != 0 || is_live { Some(backend) } else { None }
     }
 
-    /// A packet of no flow in the table, or of the one at this distance from home, which does not hold for it.
+    /// Selects a server for a packet without an entry, or with one that does not hold for it. `distance` is that of the
+    /// entry to replace, or [`NOWHERE`].
     #[inline(always)]
     fn begin(&self, query: &Query, distance: u32) -> Result<Chosen<'t>, Reason> {
         let Self { packet, arrival, service, tables, .. } = *self;
         let (answers_return, goes_on) = (self.answers_return(), self.goes_on());
         let (asks, is_new_entry) = (packet.flags.asks(), distance == NOWHERE);
-        // Its server may be another one than is chosen now. TCP sends the packet again.
+        // The flow's entry may still be in the table that this one replaces, with another server. TCP retransmits the
+        // segment.
         if goes_on && is_new_entry && tables.is_resizing() {
             return Err(Reason::NotReady);
         }
-        // The server is gone. In the other modes another one answers for it. A RST is not answered.
+        // The flow's server is gone, so its connection cannot continue. In the other modes another server answers the
+        // segment.
         if answers_return && goes_on && !is_new_entry {
             return Err(Reason::Reset);
         }
@@ -405,21 +416,21 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         let backend = tables.backend(scheduled.backend()?).ok_or(Reason::NoServer)?;
         let previous_backend = scheduled.previous_backend().and_then(|id| tables.backend(id));
         let is_new = (asks && !packet.flags.rst()) || (answers_return && !self.is_tcp());
-        // Before anything is remembered: the packet that gets through is the one that begins the flow.
+        // Before an entry is made: the packet that gets through is the one that begins the flow.
         let is_over = goes_on && backend.is_terminating() && !packet.flags.rst();
         next_hop(backend, tables)?;
-        // What the keeper has need not be remembered where it is the owner too: it is who gets what nobody remembers. But what
-        // is remembered of the endpoint's last connection must go: it would be found for this one.
+        // A flow of the previous backend needs no entry if that is the current backend, too: the hash finds it. But an
+        // old entry of the endpoint must be replaced, or later packets would match it.
         let is_known = !answers_return
             && is_new_entry
             && service.policy & policy::TRACK == 0
             && asks
             && previous_backend.is_some_and(|previous_backend| previous_backend.handle == backend.handle);
-        // A RST begins nothing; it is sent on for whoever may still know the connection.
+        // A RST begins no flow. It is forwarded to the end that may still have the connection.
         if is_known || packet.flags.rst() {
             return Chosen::new(backend, is_new, tables).map(|chosen| Chosen { is_over, ..chosen });
         }
-        // The most that are told apart.
+        // [`Conflicts`] holds four flows; a fifth could not be told from them.
         if answers_return && is_new_entry && conflicts.are_too_many() {
             return Err(Reason::ClientPortBusy);
         }
@@ -430,13 +441,14 @@ impl<'t, T: Tables> Request<'t, '_, T> {
             return Ok(chosen);
         }
         if answers_return {
-            // Without an entry its answers could not be translated: the VIP and the client's path are in it.
+            // Without an entry replies cannot be translated: it holds the VIP and the client path.
             return Err(Reason::FlowTableFull);
         }
         self.without_entry(chosen, previous_backend, conflicts)
     }
 
-    /// The server of a packet whose flow the table has no room for, where answers are not seen: the one that later packets find, too.
+    /// The server of a packet whose flow got no entry, in modes where replies are not seen. Later packets must find the
+    /// same server.
     #[inline(always)]
     fn without_entry(
         &self,
@@ -446,13 +458,13 @@ impl<'t, T: Tables> Request<'t, '_, T> {
     ) -> Result<Chosen<'t>, Reason> {
         let Self { packet, service, tables, .. } = *self;
         match previous_backend {
-            // Who goes on is found again, for as long as the slot has this keeper.
+            // The hash leads later packets to the same server, for as long as the slot keeps this previous backend.
             Some(_) if !packet.flags.asks() => {
                 tables.count_forgotten();
                 Ok(chosen)
             }
-            // Begun with the keeper, a flow is found without being remembered. With anybody else it would break with its
-            // second packet.
+            // The hash finds a new flow of the previous backend without an entry. With any other server the second
+            // packet would break the flow.
             Some(previous_backend) if previous_backend.flags & Backend::NEW != 0 => {
                 tables.count_forgotten();
                 Chosen::new(previous_backend, true, tables)
@@ -461,7 +473,7 @@ impl<'t, T: Tables> Request<'t, '_, T> {
                 Err(Reason::FlowTableFull)
             }
             _ if service.policy & policy::ELSEWHERE != 0 && !self.goes_on() => {
-                // Where its hash leads, too, it is found without being remembered.
+                // If the hash leads to the selected server, later packets find it without an entry.
                 let by_hash = tables.server_by_hash(packet, service, conflicts.0);
                 let is_found = service.policy & (policy::ROUND_ROBIN | policy::LEAST_CONNECTIONS) == 0
                     && by_hash.previous_backend().is_none()
@@ -473,8 +485,8 @@ impl<'t, T: Tables> Request<'t, '_, T> {
     }
 }
 
-/// Keeps a server's count of connections, where a scheduler needs it: one fewer when a flow ends, one more when it turns out to go on, or
-/// begins anew. A client's FIN is an end: of the server's, nothing is seen in most modes.
+/// Updates a server's connection count for the `wlc` scheduler. It falls when a flow ends, and rises when that flow
+/// continues or begins anew. The client's FIN counts as the end: most modes do not see the server's.
 #[inline(always)]
 pub(super) fn recount<T: Tables>(policy: u32, was: u32, is: u32, backend: &Backend, tables: &T) {
     const ENDED: u32 = state::CLIENT_FIN | state::RESET | state::RELEASED;

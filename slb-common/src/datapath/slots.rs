@@ -1,4 +1,4 @@
-//! Whom a slot of a server table names.
+//! Current and previous backend of a slot.
 
 use super::tables::Tables;
 use crate::{
@@ -11,13 +11,14 @@ use crate::{
     net::{headers::protocol, parse::Packet},
 };
 
-/// What the slot of a packet follows from.
+/// Hash of a packet's flow, which selects the slot.
 #[inline(always)]
 pub(super) fn hash_of(packet: &Packet, service: &IndexEntry) -> u64 {
     service.flow_hash(&packet.source, packet.source_port)
 }
 
-/// The server that a slot names.
+/// The current backend of a slot, for a packet. [`Reason::NoServer`] if it may not have the packet; [`Reason::Reset`]
+/// for a segment of a terminating server's connection.
 #[inline(always)]
 pub(super) fn owner<'t, T: Tables>(
     packet: &Packet,
@@ -25,7 +26,8 @@ pub(super) fn owner<'t, T: Tables>(
     tables: &'t T,
 ) -> Result<&'t Backend, Reason> {
     let backend = tables.backend(slot.server().ok_or(Reason::NoServer)?).ok_or(Reason::NoServer)?;
-    // The table may be about to be replaced. What has just gone is not chosen; what has just died keeps its connections.
+    // A new table may be about to replace this one. A server whose entry is cleared gets nothing. One that is not able
+    // to serve keeps its connections.
     let goes_on = packet.protocol == protocol::TCP && !packet.flags.asks() && backend.handle.0 != 0;
     if backend.is_alive() {
         Ok(backend)
@@ -36,7 +38,8 @@ pub(super) fn owner<'t, T: Tables>(
     }
 }
 
-/// The server that has the flows of a slot that nobody remembers, where that is another than the owner.
+/// The previous backend of a slot: it has the flows without an entry. `None` if the slot does not migrate, or the
+/// server is gone.
 #[inline(always)]
 pub(super) fn previous_backend<'t, T: Tables>(
     lookup_table: &LookupTable,

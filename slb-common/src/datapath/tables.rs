@@ -1,4 +1,4 @@
-//! What the packet path needs of its surroundings: maps and helpers in BPF, vectors in tests.
+//! The packet path's access to maps and kernel helpers. Tests implement it over vectors.
 
 use super::{
     enter::{self, NewFlow},
@@ -33,39 +33,39 @@ pub enum Direction {
     Out,
 }
 
-/// The frame, where it is.
+/// The frame in the kernel's buffer, and the subprograms that read or rewrite it.
 pub trait Head: Growing {
-    /// What has been read of a frame, wherever it lies.
+    /// A parsed packet, by value or by reference.
     type Packet: Borrow<Packet>;
 
-    /// [`parse::parse`], compiled apart; `None` where there is no room for a packet. No packet of read-only data stands in for it: before
-    /// Linux 6.15 BPF subprograms take no pointer to such data.
+    /// [`parse::parse`]; `None` where there is no memory for the packet. A BPF subprogram. No constant packet can stand
+    /// in for it: before Linux 6.15, subprograms take no pointer to read-only data.
     fn parse(&mut self) -> Option<Parsed<Self::Packet>>;
-    /// [`ethernet::remove_priority_tags`], compiled apart; `false` if the frame is of no use any more.
+    /// [`ethernet::remove_priority_tags`], a BPF subprogram. After `false` the frame must be dropped.
     fn remove_priority_tags(&mut self) -> bool;
-    /// [`icmp_error::answer`], compiled apart; `false` if the frame is of no use any more.
+    /// [`icmp_error::answer`], a BPF subprogram. After `false` the frame must be dropped.
     fn answer_error(&mut self, network: usize, message: Message) -> bool;
-    /// [`reset::turn`], compiled apart; `false` if the frame is of no use any more.
+    /// [`reset::turn`], a BPF subprogram. After `false` the frame must be dropped.
     fn turn_into_reset(&mut self, network: usize, back: bool) -> bool;
 }
 
-/// What has been read of a frame.
+/// Result of the parser.
 #[derive(Debug, Clone, Copy)]
 pub struct Parsed<P> {
-    /// Number of the [`Reason`](crate::abi::stats::Reason) for which it is refused, or [`Self::SOUND`].
+    /// Number of the [`Reason`](crate::abi::stats::Reason) for which the frame is refused, or [`Self::SOUND`].
     pub outcome: u32,
-    /// The packet, or what is known of it.
+    /// The packet; of a refused frame, what the parser has read of it.
     pub packet: P,
 }
 
 impl<P> Parsed<P> {
-    /// The outcome of a frame that is not refused.
+    /// Outcome of a frame that is not refused.
     pub const SOUND: u32 = u32::MAX;
 }
 
-/// The tables. Look-ups hand out references and never fail but for absence.
+/// The maps and helpers of the packet path. A lookup returns a reference, or `None` where there is no such entry.
 pub trait Tables: Sized {
-    /// The index of services in force.
+    /// The active service index.
     fn index(&self) -> Option<&ServiceIndex>;
     /// A service by its id.
     fn service(&self, id: u32) -> Option<&Service>;
@@ -79,65 +79,68 @@ pub trait Tables: Sized {
     fn flow_mask(&self) -> u32;
     /// A slot of the flow table.
     fn flow(&self, slot: u32) -> Option<FlowEntry<'_>>;
-    /// Whether flows are being copied into this flow table: one that is not found may still be in the table that it replaces.
+    /// Whether the daemon copies flows into this flow table. A flow without an entry may still have one in the table
+    /// that it replaces.
     fn is_resizing(&self) -> bool {
         false
     }
-    /// What the flow table's hash is secretly seeded with.
+    /// Secret seed of the flow table's hash.
     fn flow_seed(&self) -> u64;
     /// Jiffies, the low word.
     fn now(&self) -> u32;
-    /// New flows of a service so far, where they take turns.
+    /// Round-robin position of a service: its new flows so far.
     fn turn(&self, service: u32) -> Option<&SharedWord>;
-    /// Flows of a server, where that is of use; a small negative number, or one that is too large, for a while.
+    /// Connection count of a server, for least connections. For a while it may be too large, or a small negative
+    /// number: it wraps around.
     fn load(&self, backend: u32) -> Option<&SharedWord>;
 
     /// The entry of the interface table in this [`slot`](interface::slot), which may be empty; `None` for no slot.
     fn interface_at(&self, slot: u32) -> Option<&Interface>;
-    /// The interface of this index; `None` if the program does not run there.
+    /// The interface with this index; `None` if the program does not run there.
     #[inline(always)]
     fn interface(&self, ifindex: u32) -> Option<&Interface> {
         self.interface_at(interface::slot(ifindex)).filter(|interface| interface.ifindex() == ifindex)
     }
-    /// Whether the hardware address `mac`, in the lower 48 bits, is one of an interface that its entry has no room for.
+    /// Whether `mac` is one of the interface's further hardware addresses outside the interface table. The address is
+    /// in the lower 48 bits.
     fn is_own_mac(&self, ifindex: u32, mac: u64) -> bool;
 
-    /// The kernel's path for answers to a packet: 0 where it has no route, or one through an interface that does not run the program;
-    /// with hardware address 0 where the neighbour is not resolved.
+    /// The client path by the kernel's route for replies to a packet. Returns 0 without a route, or if it leaves by an
+    /// interface that does not run the program. The hardware address is 0 while the neighbour is not resolved.
     fn route_to_client(&self, packet: &Packet) -> ClientPath;
-    /// Sends the frame out of another interface once the program has ended with [`Redirect`](super::Verdict::Redirect); `false` if
-    /// packets may not leave there.
+    /// Prepares to send the frame out of another interface: the program must end with
+    /// [`Redirect`](super::Verdict::Redirect). Returns `false` if packets may not leave there.
     fn redirect(&self, ifindex: u32) -> bool;
 
-    /// [`flows::find`], compiled apart.
+    /// [`flows::find`], a BPF subprogram.
     fn find_flow(&self, query: &Query, service: u32) -> u32 {
         flows::find(query, service, self)
     }
-    /// [`flows::find_answered`], compiled apart.
+    /// [`flows::find_answered`], a BPF subprogram.
     fn find_answered_flow(&self, query: &Query, endpoint: u32) -> u32 {
         flows::find_answered(query, endpoint, self)
     }
-    /// [`flows::conflicts`], compiled apart.
+    /// [`flows::conflicts`], a BPF subprogram.
     fn conflicting_flows(&self, query: &Query, service: u32) -> u64 {
         flows::conflicts(query, service, self)
     }
-    /// [`flows::release`], compiled apart.
+    /// [`flows::release`], a BPF subprogram.
     fn release_flows(&self, query: &Query, service: u32, endpoint: u32) {
         flows::release(query, service, endpoint, self);
     }
-    /// [`schedule::by_hash`], compiled apart.
+    /// [`schedule::by_hash`], a BPF subprogram.
     fn server_by_hash(&self, packet: &Packet, service: &IndexEntry, conflicts: u64) -> Scheduled {
         schedule::by_hash(packet, service, conflicts, self)
     }
-    /// [`schedule::by_round_robin`], compiled apart.
+    /// [`schedule::by_round_robin`], a BPF subprogram.
     fn server_by_round_robin(&self, packet: &Packet, service: &IndexEntry, conflicts: u64) -> Scheduled {
         schedule::by_round_robin(packet, service, conflicts, self)
     }
-    /// [`schedule::kept`], compiled apart.
+    /// [`schedule::kept`], a BPF subprogram.
     fn affinity_server(&self, packet: &Packet, service: &IndexEntry, conflicts: u64) -> Scheduled {
         schedule::kept(packet, service, conflicts, self)
     }
-    /// [`schedule::keep`], compiled apart.
+    /// [`schedule::keep`], a BPF subprogram.
     fn set_affinity(
         &self,
         packet: &Packet,
@@ -147,16 +150,16 @@ pub trait Tables: Sized {
     ) -> Scheduled {
         schedule::keep(packet, service, conflicts, chosen, self)
     }
-    /// [`unmatched::decide`], compiled apart.
+    /// [`unmatched::decide`], a BPF subprogram.
     fn unmatched(&self, packet: &Packet, reason: u32) -> Decision {
         unmatched::decide(packet, reason, self)
     }
-    /// [`flows::place`], compiled apart.
+    /// [`flows::place`], a BPF subprogram.
     fn slot_for_flow(&self, home: u32) -> u32 {
         flows::place(home, self)
     }
 
-    /// [`select::known`], compiled apart.
+    /// [`select::known`], a BPF subprogram.
     fn known_flow(
         &self,
         packet: &Packet,
@@ -166,26 +169,26 @@ pub trait Tables: Sized {
     ) -> Outcome {
         select::known(packet, service, arrival, distance, self)
     }
-    /// [`enter::enter`], compiled apart.
+    /// [`enter::enter`], a BPF subprogram.
     fn enter_flow(&self, packet: &Packet, service: &IndexEntry, arrival: ClientPath, new: NewFlow) -> bool {
         enter::enter(packet, service, arrival, new, self)
     }
-    /// [`flows::unfair`], compiled apart.
+    /// [`flows::unfair`], a BPF subprogram.
     fn unfair_slot(&self, home: u32, prefix: u64) -> u32 {
         flows::unfair(home, prefix, self)
     }
 
     /// Counts one packet under an action and the number of a reason.
     fn count(&self, action: Action, reason: u32);
-    /// Whether one more answer of a kind may be sent in this second; `hz` is jiffies in it.
+    /// Whether the rate limit allows one more generated packet of a kind; counts it if so. `hz` is jiffies per second.
     fn may_send(&self, what: Limited, hz: u32) -> bool;
     /// Counts one flow under [`Totals::forgotten`](crate::abi::stats::Totals::forgotten).
     fn count_forgotten(&self);
     /// Counts one flow under [`Totals::evicted`](crate::abi::stats::Totals::evicted), or
     /// [`Totals::evicted_assured`](crate::abi::stats::Totals::evicted_assured).
     fn count_evicted(&self, is_assured: bool);
-    /// Counts one packet of a service.
+    /// Counts one packet of a service; `bytes` are those of the frame.
     fn count_service(&self, id: u32, direction: Direction, bytes: usize, new_flow: bool);
-    /// Counts one packet of a server.
+    /// Counts one packet of a server; `bytes` are those of the frame.
     fn count_backend(&self, id: u32, direction: Direction, bytes: usize, new_flow: bool);
 }

@@ -1,9 +1,10 @@
-//! Packets for a VIP that no listener takes (RFC 1122, 3.2.2 and 4.2.2; RFC 4443, 3.1 and 3.4).
+//! Unmatched packets: for a VIP, and no listener takes them (RFC 1122, 3.2.2 and 4.2.2; RFC 4443, 3.1 and 3.4).
 //!
-//! A VIP that is routed to SLB is no address of the host. The kernel would route such a packet back to the router, which routes it
-//! to SLB again, until its TTL is used up. What is an address of the host as well is passed to the kernel whole.
+//! A VIP that is routed to SLB is no address of the host. The kernel would route such a packet back to the router,
+//! which routes it to SLB again, until its TTL is used up. If the VIP is also an address of the host, the kernel gets
+//! the packet unchanged.
 //!
-//! Compiled apart, as the searches of [`super::flows`]: takes what has been parsed, and returns a number.
+//! A BPF subprogram, as the searches of [`super::flows`]: takes the parsed packet and returns a number.
 
 use super::{icmp_error::Message, tables::Tables};
 use crate::{
@@ -15,15 +16,15 @@ use crate::{
 pub const PASS: u32 = 0;
 /// The packet is dropped.
 pub const DROP: u32 = 1;
-/// The sender gets a RST.
+/// The sender receives a RST.
 pub const RESET: u32 = 2;
-/// The sender gets the ICMP error in the upper half.
+/// The sender receives the ICMP error in the upper half.
 pub const TELL: u32 = 3;
 
-/// The packet is dropped: it is from an address that is no client's.
+/// The packet is dropped: its source is martian.
 pub const MARTIAN: u32 = 4;
 
-/// One of the above, and an ICMP error in the upper half.
+/// One of the actions above in the lower half, an ICMP error in the upper half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision(pub u64);
 
@@ -38,33 +39,33 @@ impl Decision {
         Self((message.0 as u64) << 32 | TELL as u64)
     }
 
-    /// What becomes of the packet.
+    /// The action.
     #[inline(always)]
     pub(super) const fn what(self) -> u32 {
         self.0 as u32
     }
 
-    /// The ICMP error.
+    /// The ICMP error of [`TELL`].
     #[inline(always)]
     pub(super) const fn message(self) -> Message {
         Message((self.0 >> 32) as u32)
     }
 }
 
-/// Decides on a packet that is for no listener, and answers none. `reason` is the number of what the parser has refused it for, or of
-/// [`Reason::NotOurs`]; what the parser has not read of it is zero.
+/// Decides on a packet that no listener takes and that answers no flow. `reason` is the number of [`Reason::NotOurs`],
+/// or of the reason for which the parser refused the packet. Fields that the parser has not read are zero.
 #[inline(always)]
 pub fn decide<T: Tables>(packet: &Packet, reason: u32, tables: &T) -> Decision {
     let Some(index) = tables.index() else { return Decision::of(PASS) };
     let Some(vip) = index.vip(&packet.destination) else { return Decision::of(PASS) };
     if vip.policy & (policy::DROP_UNMATCHED | policy::REJECT_UNMATCHED) == 0 {
-        // The kernel would reset the connection that a fragment is of, were it put together.
+        // The kernel would reassemble the listener's fragments and reset their connection.
         let is_listeners = reason == Reason::Fragment as u32
             && packet.destination_port != 0
             && index.find(&packet.destination, packet.destination_port, packet.protocol).is_some();
         return Decision::of(if is_listeners { DROP } else { PASS });
     }
-    // Of what the parser has refused, the source may not have been read.
+    // The parser may not have read the source of a packet that it has refused.
     if is_whole(reason) && index.is_martian(&packet.source) {
         return Decision::of(MARTIAN);
     }
@@ -76,14 +77,14 @@ pub fn decide<T: Tables>(packet: &Packet, reason: u32, tables: &T) -> Decision {
     match packet.protocol {
         protocol::TCP if is_sound && !packet.flags.rst() => Decision::of(RESET),
         protocol::UDP if is_sound => Decision::tell(Message::no_port(is_v4)),
-        // An ICMP error is never answered by another one, and no host answers messages that it does not know.
+        // No ICMP error answers an ICMP error, and no host answers unknown ICMP messages.
         protocol::ICMP | protocol::ICMPV6 | protocol::NO_NEXT_HEADER => Decision::of(DROP),
         _ if reason == Reason::OtherProtocol as u32 => Decision::tell(Message::no_protocol(is_v4)),
         _ => Decision::of(DROP),
     }
 }
 
-/// Whether a packet whose reason this is has been read, and is refused for what it is alone.
+/// Whether the parser has read the packet in full: it is refused only for its destination or protocol.
 #[inline(always)]
 pub(super) const fn is_whole(reason: u32) -> bool {
     reason == Reason::NotOurs as u32 || reason == Reason::OtherProtocol as u32

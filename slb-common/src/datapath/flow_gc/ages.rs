@@ -1,26 +1,25 @@
-//! How long flows have been in the table, as far as looks at it have seen: entries tell when a flow was last seen, not when
-//! it began.
+//! Ages of flows, as GC passes have seen them. An entry holds when its flow was last seen, not when it began.
 
 use super::{Clock, FlowTable};
 use crate::abi::flow::Meta;
 
-/// Seconds up to which ages are told apart.
+/// Greatest age that is reported, in seconds.
 const LONGEST: u32 = 600;
-/// The second of a flow that is older than that, or that was there before the first look.
+/// Mark of a flow that is older, or was there before the first pass.
 const OLD: u16 = 0;
-/// Seconds go round; one value stands for none.
+/// Seconds count modulo this number, which leaves one value for [`OLD`].
 const ROUND: u16 = u16::MAX;
 
-/// What is remembered of every slot.
+/// Ages of all slots.
 #[derive(Debug, Default)]
 pub(super) struct Ages {
     births: Vec<Birth>,
-    /// Seconds of the looks, and jiffies when the last of them was over.
+    /// Second of the last pass, modulo [`ROUND`]; `at` is the jiffies at which that second began.
     second: u16,
     at: u32,
 }
 
-/// Which entry was in a slot, and since when.
+/// Version of the entry in a slot, and the second in which a pass first saw it, plus one; or [`OLD`].
 #[derive(Debug, Clone, Copy)]
 struct Birth {
     version: u16,
@@ -28,7 +27,7 @@ struct Birth {
 }
 
 impl Ages {
-    /// Begins a look: what has come since the last one is new now.
+    /// Begins a pass: entries that were inserted since the last one are new.
     pub(super) fn begin(&mut self, table: &FlowTable<'_>, Clock { now, hz }: Clock) {
         if self.births.len() != table.len() as usize {
             let birth = |slot| Birth { version: table.at(slot).meta().version(), second: OLD };
@@ -37,7 +36,7 @@ impl Ages {
             return;
         }
         let passed = now.wrapping_sub(self.at);
-        // A look that was said to be earlier is of this second, too.
+        // A pass may be given an earlier time than the one before. It counts to the same second.
         if passed.cast_signed() > 0 {
             let seconds = passed / hz.max(1);
             self.at = self.at.wrapping_add(seconds * hz.max(1));
@@ -45,7 +44,7 @@ impl Ages {
         }
     }
 
-    /// Seconds since the flow in a slot was seen for the first time; `None` if that is long ago, or nobody knows.
+    /// Seconds since a pass first saw the flow in a slot; `None` if that is longer ago than [`LONGEST`], or unknown.
     pub(super) fn age(&mut self, slot: u32, meta: Meta) -> Option<u32> {
         let now = self.second;
         let birth = self.births.get_mut(slot as usize)?;

@@ -1,24 +1,25 @@
-//! Erases entries that an administrator chooses, a range of slots at a time.
+//! Flush: erases the entries that an administrator chooses, a range of slots at a time.
 
 use std::ops::Range;
 
 use super::{FlowTable, Seen, Slot};
 
-/// Times an entry is read again because a packet has changed it before it was erased.
+/// Reads of an entry that packets keep changing before it is given up.
 const TRIES: u32 = 16;
 
-/// What a flush has come to.
+/// Result of a flush.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Flushed {
-    /// Entries that have been erased, or would be.
+    /// Entries that were erased; in a dry run, that would be.
     pub erased: usize,
-    /// Entries that were locked or changed whenever they were read. They stay, and may be ones to erase.
+    /// Entries that stayed locked, or changed before each attempt. They remain in the table, and may be among those to
+    /// erase.
     pub locked: usize,
 }
 
 impl FlowTable<'_> {
-    /// Erases those entries in `slots` that `takes` chooses: flows, and clients that are kept to a server. Without `erases` they are
-    /// counted only. An entry that a packet has locked stays: only its writer unlocks it.
+    /// Erases the entries in `slots` that `takes` accepts: flows and affinity entries. Without `erases` it only counts
+    /// them. A locked entry stays: only its writer unlocks it.
     pub fn flush(
         &self,
         slots: Range<u32>,
@@ -36,11 +37,11 @@ impl FlowTable<'_> {
         flushed
     }
 
-    /// Whether the entry is one to erase, and has been erased; `None` if that cannot be found out or done.
+    /// Whether the entry was to be erased, and has been. `None` if it stays locked or keeps changing.
     fn flush_one(&self, slot: u32, erases: bool, takes: &mut dyn FnMut(&Seen<'_>) -> bool) -> Option<bool> {
         for _ in 0..TRIES {
             let (meta, client, flow) = match self.read(slot) {
-                // The next GC pass frees what a daemon has left locked.
+                // The next GC pass releases an entry that a killed daemon left locked.
                 Slot::Free | Slot::Abandoned(_) => return Some(false),
                 Slot::Locked => return None,
                 Slot::Used(meta, client, flow) => (meta, client, flow),
@@ -66,7 +67,7 @@ mod tests {
 
     const SEED: u64 = 7;
 
-    /// The ports of the clients that a table has entries of.
+    /// Ports of the clients of all entries, sorted.
     fn ports(table: &FlowTable<'_>) -> Vec<u16> {
         let mut ports = Vec::new();
         table.flush(0..u32::MAX, false, &mut |seen| {
@@ -91,7 +92,7 @@ mod tests {
         assert_eq!(ports(&table), (0..40).step_by(2).collect::<Vec<_>>());
     }
 
-    /// Its writer goes on later, and unlocks it.
+    /// The writer continues later, and unlocks the entry.
     #[test]
     fn flush_leaves_locked_entries_to_their_writers() {
         let slots = table(40, state::ASSURED);
@@ -115,7 +116,7 @@ mod tests {
         let assures = |seen: &Seen<'_>| {
             let is_one = seen.meta.state() & state::ASSURED == 0;
             let slot = (0..64).find(|slot| table.at(*slot).meta().is_used()).unwrap();
-            // A packet comes after the entry was read.
+            // A packet changes the entry after it was read.
             table.at(slot).touch(seen.meta, 5, seen.meta.state() | state::ASSURED);
             is_one
         };

@@ -1,8 +1,9 @@
 //! Copies the entries of a flow table into one of another size.
 //!
-//! Packets may use both tables meanwhile: the old one until the program over it is replaced, the new one from then on. Entries are
-//! copied before, so that the new program finds them, and once after, for what the old program did in between. Passes after the first
-//! one leave out entries that packets have not changed since: few are left to copy while flows of both tables may be missed.
+//! Packets may use both tables meanwhile: the old one until its program is replaced, the new one from then on. A first
+//! pass copies before the replacement, so that the new program finds the entries. A last pass copies what the old
+//! program changed after that. Later passes skip entries that packets have not changed since. So few are left to copy
+//! while packets may find no entry in the new table.
 
 use super::{Clock, FlowTable, Slot, is_done};
 use crate::abi::{
@@ -10,10 +11,10 @@ use crate::abi::{
     shared_word::SharedWord,
 };
 
-/// What became of the entries of the old table.
+/// Result of a copy.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Migrated {
-    /// Entries that the new table holds.
+    /// Entries of the old table that the new table now holds.
     pub entries: usize,
     /// Entries for which the new table has no free slot.
     pub dropped: usize,
@@ -27,9 +28,11 @@ struct Entry {
 }
 
 impl FlowTable<'_> {
-    /// Copies the entries of a table with the same seed, in the slots `old`, into this one. Entries that the next GC pass would erase
-    /// are left out, and those that packets have not changed for `within` seconds, where that is given. Established flows and clients
-    /// come first, and so get the free slots of a smaller table.
+    /// Copies the entries of a table with the same hash seed, in the slots `old`, into this table.
+    ///
+    /// Entries that the next GC pass would erase are left out. With `within`, so are those that packets have not
+    /// changed for that many seconds. Established flows and affinity entries come first, and so get the free slots of a
+    /// smaller table.
     pub fn migrate(&self, old: &[[SharedWord; WORDS]], clock: Clock, within: Option<u32>) -> Migrated {
         let old = FlowTable::new(old, self.seed);
         let mut migrated = Migrated::default();
@@ -57,7 +60,7 @@ impl FlowTable<'_> {
         true
     }
 
-    /// The entry of the same client endpoint and service, and its state as it was when it was.
+    /// The entry of the same client endpoint and service in this table, and its sequence word.
     fn find(&self, entry: &Entry) -> Option<(FlowEntry<'_>, Meta)> {
         let (home, _) = self.home(0, &entry.client);
         let mut places = self.at(home).places();
@@ -72,7 +75,7 @@ impl FlowTable<'_> {
         None
     }
 
-    /// Writes the entry to the first free slot from its home on; `false` if there is none.
+    /// Writes the entry to the first free slot of its neighbourhood; `false` if there is none.
     fn insert(&self, entry: &Entry) -> bool {
         let (home, _) = self.home(0, &entry.client);
         for distance in 0..WINDOW {
@@ -88,7 +91,7 @@ impl FlowTable<'_> {
     }
 }
 
-/// Whether an entry was seen last before these seconds. [`Meta::last_seen`] is exact to a second.
+/// Whether a used entry was last seen more than `within` seconds ago. [`Meta::last_seen`] is exact to one second.
 fn is_before(meta: Meta, Clock { now, hz }: Clock, within: Option<u32>) -> bool {
     meta.is_used() && within.is_some_and(|seconds| meta.silence(now) / hz.max(1) > seconds + 1)
 }
@@ -98,13 +101,13 @@ fn fill(there: FlowEntry<'_>, meta: Meta, entry: &Entry) {
     there.fill(meta, client, flow, old.last_seen(), old.state(), old.units());
 }
 
-/// Whether it is a client's entry, or of a flow that goes on.
+/// Whether the entry is an affinity entry, or an assured flow that is not finished.
 fn is_established(meta: Meta) -> bool {
     meta.is_client() || meta.state() & state::ASSURED != 0 && !meta.is_over()
 }
 
-/// Brings an entry of the new table up to date, unless anything has changed about it since `meta` was read: a packet may have given
-/// the slot to another flow.
+/// Updates an entry of the new table, unless anything has changed about it since `meta` was read: a packet may have
+/// given the slot to another flow.
 fn merge(there: FlowEntry<'_>, meta: Meta, entry: &Entry, Clock { now, .. }: Clock) {
     let old = entry.meta;
     if meta.is_client() != old.is_client() {
@@ -112,11 +115,11 @@ fn merge(there: FlowEntry<'_>, meta: Meta, entry: &Entry, Clock { now, .. }: Clo
     }
     let is_newer = old.silence(now) < meta.silence(now);
     let is_elsewhere = there.backend() != entry.flow.backend;
-    // A packet in the middle of the flow has made an entry before the flow was copied. The flow stays with its server.
+    // A mid-stream segment made an entry before the flow was copied. The flow stays with its server.
     let is_pickup = meta.state() & state::PICKED_UP != 0 && old.state() & state::PICKED_UP == 0;
     let is_datagram = !entry.client.is_tcp();
-    // Where it is newer, the new program has seen nothing since the copy before, which may be minutes old: server, client path and idle
-    // time may have changed.
+    // If the old entry is newer, the new program has seen no packet of the flow since the previous copy. That may be
+    // minutes ago: server, client path and idle time may have changed.
     if is_pickup || is_newer || is_elsewhere && is_datagram {
         if there.lock_as_daemon(meta) {
             fill(there, meta, entry);
@@ -124,7 +127,8 @@ fn merge(there: FlowEntry<'_>, meta: Meta, entry: &Entry, Clock { now, .. }: Clo
     } else if is_elsewhere {
         // The new program has seen another connection from the same port.
     } else {
-        // Of the same second: where the connection has ended, this may be another one from the same port.
+        // Both were seen in the same second. If the old connection has ended, the new entry may be of another one from
+        // the same port.
         let bits = old.state() & (state::ANSWERED | state::ASSURED);
         let flow = there.read(meta);
         if there.touch(meta, meta.last_seen(), meta.state() | bits)
@@ -136,7 +140,8 @@ fn merge(there: FlowEntry<'_>, meta: Meta, entry: &Entry, Clock { now, .. }: Clo
     }
 }
 
-/// Of each side, the number that has come further. Where the new table has none of the server, the old one's are those of the connection.
+/// The later number of each side. If the new table has no number of the server, those of the old table are the
+/// connection's.
 const fn latest(new: Numbers, old: Numbers) -> Numbers {
     const fn later(new: u32, old: u32) -> u32 {
         if old.wrapping_sub(new) < 1 << 31 { old } else { new }
@@ -178,7 +183,7 @@ mod tests {
         Entry { meta: there.meta(), client, flow }
     }
 
-    /// Server, seconds of silence, and bits of the state, of the client's entry.
+    /// Server id, seconds of silence and state bits, without `USED`, of the client's entry.
     fn shown(table: &FlowTable<'_>, client: &Client) -> Option<(u32, u32, u32)> {
         let (there, meta) = table.find(&entry(*client, 0, 0, 0))?;
         Some((there.backend().id(), meta.silence(CLOCK.now) / HZ, meta.state() & !state::USED))
@@ -199,7 +204,7 @@ mod tests {
             assert_eq!(shown(&large, &client(n)), Some((n.into(), n.into(), ESTABLISHED)));
         }
         assert_eq!(shown(&large, &whole), Some((5, 600, state::CLIENT)));
-        // Again, as after the old program is replaced.
+        // A second pass runs after the old program is replaced.
         assert_eq!(large.migrate(small.slots, CLOCK, None), Migrated { entries: 701, dropped: 0 });
         assert!(large.is_sound());
     }
@@ -260,7 +265,7 @@ mod tests {
         assert_eq!(shown(&new, &client(6)), None);
     }
 
-    /// As where a daemon died after it had copied the flow, and another one goes on minutes later.
+    /// A daemon was killed after it had copied the flow, and the next one continues minutes later.
     #[test]
     fn a_flow_that_was_copied_before_gets_its_new_client_path_and_idle_time() {
         let (old, new) = (slots(64), slots(128));
@@ -285,7 +290,8 @@ mod tests {
     #[test]
     fn numbers_of_the_same_second_are_those_that_have_come_further() {
         let cases = [
-            // What the old and the new table hold, and what the new one holds then: bits, numbers of client and server.
+            // Entries of the old and the new table, and of the new one after the copy: state bits, numbers of client
+            // and server.
             ("the old program saw the answer", (ESTABLISHED, [101, 501]), (0, [101, 0]), [101, 501]),
             (
                 "the old program has seen more",
@@ -327,7 +333,8 @@ mod tests {
     fn what_both_tables_know_is_merged() {
         let both = state::CLIENT_FIN | state::SERVER_FIN;
         let cases = [
-            // What the old and the new table hold, and what the new one holds then: server, silence, bits.
+            // Entries of the old and the new table, and of the new one after the copy: server, seconds of silence,
+            // state bits.
             (
                 "the old program saw the end",
                 (1, 1, ESTABLISHED | both),

@@ -11,7 +11,7 @@ const SEED: u64 = 7;
 const SLOTS: usize = 64;
 const IDLE: u32 = 900;
 
-/// A table with a flow of each of these clients, seen last at 0, each in the first free slot from its home on.
+/// A table with a flow of each of these clients, last seen at 0, in the first free slot of its neighbourhood.
 pub(super) fn table(clients: u16, bits: u32) -> Vec<[SharedWord; WORDS]> {
     let slots: Vec<[SharedWord; WORDS]> = (0..SLOTS).map(|_| Default::default()).collect();
     let table = FlowTable::new(&slots, SEED);
@@ -146,7 +146,7 @@ fn flows_have_the_age_that_looks_have_seen() {
         });
         ages
     };
-    // Jiffies come round meanwhile.
+    // Jiffies wrap around meanwhile.
     let start = 0_u32.wrapping_sub(2 * HZ);
     let at = |seconds: u32| start.wrapping_add(seconds * HZ);
     let put = |port: u16, slot: u32| {

@@ -1,4 +1,4 @@
-//! Which entry makes room for a new flow.
+//! Selects the entry that a new flow evicts.
 
 use super::{Flows, NOWHERE};
 use crate::{
@@ -8,17 +8,17 @@ use crate::{
     opaque::{hide, hide_long},
 };
 
-/// Seconds for which a client that has closed its half, and still takes what the server sends, may be silent.
+/// Seconds of silence after which a flow that its client has closed is evictable. Until then the server may still send.
 const HALF_CLOSED: u32 = 60;
-/// Flows of one client in a neighbourhood that are more than a share of a full flow table: a quarter. A NAT gateway with thousands of
-/// users has a hundredth of the default table.
+/// Assured flows of one client in a neighbourhood from which it has more than its share: a quarter of the slots. A NAT
+/// gateway with thousands of users has a hundredth of the default table.
 const SHARE: u32 = WINDOW / 4;
-/// Entries of a full neighbourhood of which the client is asked for.
+/// Entries of a full neighbourhood whose clients are counted.
 const SAMPLES: u32 = 4;
 
 impl<T: Tables> Flows<'_, T> {
-    /// A free slot, else that of a flow that is over, else of one that is not assured, else of one that nothing but a RST says is over;
-    /// of several the one longest silent.
+    /// Selects a free slot, else a finished or expired flow, else one that is not assured, else an assured one that may
+    /// have ended. Of several it takes the one with the longest silence.
     #[inline(always)]
     pub(super) fn place(&self, home: u32) -> u32 {
         const OVER: u32 = 1 << 31;
@@ -30,7 +30,7 @@ impl<T: Tables> Flows<'_, T> {
             if meta.is_free() {
                 return distance;
             }
-            // More than none, and less than the bit.
+            // At least 1, and below the bits above.
             let silence = 1 + (meta.silence(self.now) >> 3);
             let worth = if meta.is_being_written() || !self.may_go(meta) {
                 0
@@ -46,16 +46,19 @@ impl<T: Tables> Flows<'_, T> {
                 best_worth = worth;
                 best = distance;
             }
-            // Whatever has been compared, the next round begins as this one did.
+            // The verifier joins the rounds of the loop if it knows nothing of these values.
             best_worth = hide(best_worth, self.unknown);
             best = hide(best, self.unknown);
         }
         best
     }
 
-    /// Of four entries of the neighbourhood, the client address (of IPv6: the /64) with the most assured flows in it: its flow that is
-    /// longest silent, if it has a quarter of all, and more than the new flow's client; else the datagrams that are longest silent. Of mode
-    /// `nat` alone: in other modes a forged source can have assured flows.
+    /// Selects an assured flow to evict in mode `nat`, where all slots of the neighbourhood hold assured flows.
+    ///
+    /// It samples four entries and takes the client address (IPv6: the /64) with the most assured flows. That client
+    /// loses its longest-silent flow if it has a quarter of the neighbourhood, and more than the new flow's client.
+    /// Otherwise the longest-silent UDP flow is evicted. Other modes are left out: a forged source can have assured
+    /// flows there.
     #[inline(always)]
     pub(super) fn unfair(&self, home: u32, prefix: u64) -> u32 {
         let own = hide(self.held_by(home, prefix), self.unknown);
@@ -69,7 +72,7 @@ impl<T: Tables> Flows<'_, T> {
             if held > most {
                 (most, whose) = (held, other);
             }
-            // Whatever has been compared, the next round begins as this one did.
+            // The verifier joins the rounds of the loop if it knows nothing of these values.
             (most, whose) = (hide(most, self.unknown), hide_long(whose, self.unknown));
         }
         if most < SHARE || most <= own + 1 {
@@ -78,8 +81,8 @@ impl<T: Tables> Flows<'_, T> {
         self.longest_silent(home, |entry| self.is_held_by(entry, whose))
     }
 
-    /// Whether an entry holds a UDP flow of mode `nat`. Forged sources can make any number of them, and an evicted one continues by its
-    /// hash.
+    /// Whether an entry holds a UDP flow of mode `nat`. Forged sources can make any number of them. An evicted one
+    /// continues with the server of its hash.
     #[inline(always)]
     fn is_datagrams(&self, entry: FlowEntry<'_>) -> bool {
         let meta = entry.meta();
@@ -89,7 +92,7 @@ impl<T: Tables> Flows<'_, T> {
             && self.answers_return(entry.service())
     }
 
-    /// How many assured flows of mode `nat` a client has in a neighbourhood.
+    /// Assured flows of mode `nat` of one client in a neighbourhood.
     #[inline(always)]
     fn held_by(&self, home: u32, prefix: u64) -> u32 {
         let mut held = hide(0, self.unknown);
@@ -124,16 +127,17 @@ impl<T: Tables> Flows<'_, T> {
         best
     }
 
-    /// Whether a flow has been silent for longer than one whose client has closed its half.
+    /// Whether a flow has been silent for [`HALF_CLOSED`] seconds.
     #[inline(always)]
     pub(in crate::datapath) const fn is_half_closed_for_long(&self, meta: Meta) -> bool {
         self.silence(meta) >= HALF_CLOSED * self.hz
     }
 
-    /// Whether a slot may be given to another flow.
+    /// Whether an entry is free or evictable.
     #[inline(always)]
     pub(super) fn may_go(&self, meta: Meta) -> bool {
-        // Closed by the client, and the server's answers are not seen: over, unless it still takes what the server sends.
+        // The client has closed its side and replies are not seen. The flow has ended, unless the client still receives
+        // data.
         let closed = meta.state() & (state::CLIENT_FIN | state::ANSWERED) == state::CLIENT_FIN
             && self.is_half_closed_for_long(meta);
         !meta.is_used() || self.is_over(meta) || closed || meta.state() & state::ASSURED == 0

@@ -1,4 +1,4 @@
-//! The flow table under several processors at once.
+//! Concurrent writers of the flow table, and the order of eviction.
 
 extern crate std;
 
@@ -36,7 +36,7 @@ const SEED: u64 = 7;
 struct Shared {
     index: Box<ServiceIndex>,
     entries: Vec<[SharedWord; WORDS]>,
-    /// Jiffies.
+    /// Jiffies, the low word.
     now: AtomicU32,
 }
 
@@ -109,7 +109,7 @@ fn client(n: u32) -> Client {
     Client::new(&Address::v4([10, 0, 0, n as u8]), n as u16, 6)
 }
 
-/// Every word of a flow says the same two numbers.
+/// A flow whose words all hold `n` and `use_`, so that a mix of two flows shows.
 fn flow(n: u32, use_: u32) -> Flow {
     let client = ClientPath(u64::from(use_) << 32 | u64::from(n));
     let numbers = Numbers { client: n ^ use_, server: use_ };

@@ -26,7 +26,7 @@ fn numbers_advance_by_whole_lags_and_around_zero() {
         after_server(NUMBERS, &segment(5_000, LAG, next)),
         Some(Numbers { server: 5_000 + LAG, ..NUMBERS })
     );
-    // What comes again, or late, takes nothing back.
+    // Retransmitted and late segments move no number back.
     assert_eq!(after_client(NUMBERS, &segment(next.wrapping_sub(LAG), 10, 5_000)), None);
 }
 
@@ -53,11 +53,11 @@ fn one_number_of_a_servers_segment_vouches_for_the_other() {
         assert_eq!(heard, Some(Numbers { client, ..NUMBERS }), "{off}");
         assert_eq!(after_server(NUMBERS, &segment(server, LAG, client)), None, "both, {off}");
     }
-    // Sent again, as far back as a window is wide.
+    // A retransmission, as far back as the window is wide.
     assert_eq!(after_server(NUMBERS, &segment(5_000_u32.wrapping_sub(WINDOW - 10), 10, next)), None);
 }
 
-/// Of all numbers, a blind RST may have so many.
+/// Of all sequence numbers, [`LAG`] end a connection: a blind RST hits one of 2^18.
 #[test]
 fn resets_end_a_connection_where_it_is_and_nowhere_else() {
     let next = NUMBERS.client;

@@ -1,4 +1,4 @@
-//! What a client's packet shows of its flow: the state and the numbers after it.
+//! What a client's packet changes in its flow's entry: the state and the sequence numbers.
 
 use super::Request;
 use crate::{
@@ -10,11 +10,11 @@ use crate::{
     },
 };
 
-/// Seconds after which datagrams that are answered are a stream, and no single request (`nf_conntrack_udp`: 2).
+/// Age in seconds from which an answered UDP flow is a stream and no single request (`nf_conntrack_udp`: 2).
 const STREAM: u32 = 2;
 
 impl<'t, T: Tables> Request<'t, '_, T> {
-    /// The state of a flow after this packet.
+    /// The state of a flow after this packet, as bits of [`state`].
     #[inline(always)]
     pub(super) fn bits_after(
         &self,
@@ -30,7 +30,8 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         let next = found.flow.numbers.client;
         if flags.asks() {
             let is_assured = was & state::ASSURED != 0;
-            // Where answers are not seen, the next segment may be of another connection only if this one seems to have ended.
+            // Where replies are not seen, the next segment can belong to another connection only if this one seems
+            // finished.
             let reopens = if self.answers_return() {
                 is_assured || segment.end != next
             } else {
@@ -39,8 +40,8 @@ impl<'t, T: Tables> Request<'t, '_, T> {
             return was | if reopens { state::REOPENED } else { 0 };
         }
         if flags.rst() {
-            // A client that gives up what the server has accepted ends its half, too. It has not shown the server's number: the flow is not
-            // assured by that.
+            // A client that resets what its server has accepted ends its half as well. Its RST does not show the
+            // server's number, so it does not make the flow assured.
             let accepted = was & (state::ANSWERED | state::ASSURED) == state::ANSWERED;
             let half = if accepted { state::CLIENT_FIN } else { 0 };
             return was | if segment.ends(next) { state::RESET | half } else { 0 };
@@ -50,8 +51,9 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         was | fin | if is_assured { state::ASSURED } else { 0 }
     }
 
-    /// What is left of the state of a flow of which a RST has been seen, or a SYN for another connection. A plausible segment shows that
-    /// the connection goes on. Where answers are not seen, the SYN may have begun another one: a segment after it goes on with either.
+    /// The state of an assured flow without the doubt that a RST or a SYN has left. A plausible segment shows that the
+    /// connection continues. Where replies are not seen, the SYN may have begun another connection. Then the next
+    /// segment continues one of the two, and decides.
     #[inline(always)]
     pub(super) fn without_doubt(
         &self,
@@ -73,8 +75,11 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         was & !(state::REOPENED | if flows.survives_reset(found) { state::RESET } else { 0 })
     }
 
-    /// Whether a segment makes the flow assured. In mode `nat` it acknowledges the server's number, which a blind sender does not know. Elsewhere a flow that was asked for is assured once it goes on, and one picked up mid-stream
-    /// once it does so a second or more later: if it is evicted before, it is picked up again.
+    /// Whether a segment makes the flow assured.
+    ///
+    /// In mode `nat` it must acknowledge the server's number, which a blind sender does not know. In the other modes a
+    /// flow that began with a SYN is assured by its next segment. One picked up mid-stream must continue a second or
+    /// more later: if it is evicted before that, it is picked up again.
     #[inline(always)]
     fn assures(&self, segment: &Segment, found: &Found<'_>, flows: &Flows<'t, T>) -> bool {
         let was = found.meta.state();
@@ -86,7 +91,8 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         comes_next & ((was & state::PICKED_UP == 0) | (flows.silence(found.meta) >= self.index.hz))
     }
 
-    /// Whether a datagram makes the flow assured. In mode `nat` the server has answered, and the flow is 2 s old, as in nf_conntrack.
+    /// Whether a datagram makes the flow assured. In mode `nat` the server has answered and the flow is 2 s old, as in
+    /// nf_conntrack.
     #[inline(always)]
     fn assures_datagrams(&self, found: &Found<'_>, flows: &Flows<'t, T>) -> bool {
         let was = found.meta.state();
@@ -97,8 +103,8 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         (was & state::PICKED_UP == 0) | (flows.silence(found.meta) >= self.index.hz)
     }
 
-    /// Has the numbers of a flow follow a segment. In mode `nat` the server's number stays until the client has acknowledged it; elsewhere
-    /// a flow picked up mid-stream may have come far before it is assured.
+    /// Updates the flow's sequence numbers from a segment. In mode `nat` the server's number stays until the client has
+    /// acknowledged it. In the other modes a flow picked up mid-stream may have advanced far before it is assured.
     #[inline(always)]
     pub(super) fn advance(
         &self,
@@ -110,14 +116,14 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         let numbers = found.flow.numbers;
         let is_assured = found.meta.state() & state::ASSURED != 0;
         if self.packet.flags.asks() {
-            // Where answers are seen, the server's SYN-ACK says which one it has accepted.
+            // Where replies are seen, the server's SYN-ACK shows which SYN it has accepted.
             if !is_assured && !self.answers_return() {
                 found.advance(Numbers { client: segment.end, server: 0 });
             }
         } else if is_another && !segment.is_plausible(numbers.client, numbers.server) {
             found.advance(Numbers { client: segment.end, server: segment.acknowledges });
         } else if is_assured_now && !self.answers_return() {
-            // Nothing else tells of the server's.
+            // Nothing else shows the server's number.
             found.advance(Numbers { server: segment.acknowledges, ..numbers });
         } else if (is_assured || !self.answers_return())
             && let Some(next) = after_client(numbers, segment)

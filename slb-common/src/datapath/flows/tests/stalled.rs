@@ -1,4 +1,4 @@
-//! Writers of the flow table that stall between any two accesses to it, or are killed there.
+//! Writers of the flow table that stall, or are killed, between any two accesses.
 
 use std::{format, rc::Rc};
 
@@ -9,9 +9,9 @@ use crate::{
 };
 
 const IDLE: u8 = 225;
-/// Idle time of the clients' entries.
+/// Idle time of affinity entries, in `persistence_units`.
 const KEPT: u8 = 60;
-/// Clients whose flows are there from the beginning.
+/// Clients with flows from the beginning.
 const OLD: u32 = 20;
 
 fn table(shared: &Shared) -> FlowTable<'_> {
@@ -25,7 +25,7 @@ fn clock(shared: &Shared) -> Clock {
 fn put(shared: &Shared, n: u32, use_: u32) {
     let flows = Flows::open(&shared.index, shared);
     let query = flows.query(client(n));
-    // Those that come later may be mid-stream pickups.
+    // Later clients may have mid-stream pickups.
     let bits = if n < 100 { state::ANSWERED } else { state::PICKED_UP };
     let _ = match flows.read(&query, shared.find_flow(&query, n)) {
         Some(found) => flows.replace(&found, &query, &flow(n, use_), bits, IDLE),
@@ -33,7 +33,7 @@ fn put(shared: &Shared, n: u32, use_: u32) {
     };
 }
 
-/// Notes where the client's flows go, as the packet path does.
+/// Records the server of a client's flows in its affinity entry, as the packet path does.
 fn put_client(shared: &Shared, n: u32, use_: u32) {
     let flows = Flows::open(&shared.index, shared);
     let query = flows.query(Client::whole(&client(n).parts().0, n));
@@ -48,7 +48,7 @@ fn world() -> Rc<Shared> {
     Rc::new(shared)
 }
 
-/// No entry that a packet takes for sound holds words of two flows.
+/// No entry that the packet path can read holds words of two flows.
 fn check(shared: &Shared, what: &str) {
     for (slot, words) in shared.entries.iter().enumerate() {
         let entry = FlowEntry::new(words);
@@ -61,7 +61,7 @@ fn check(shared: &Shared, what: &str) {
     }
 }
 
-/// Nobody writes any more.
+/// Called once no writer is left.
 fn check_end(shared: &Shared, what: &str) {
     check(shared, what);
     assert!(table(shared).is_sound(), "a bitmap does not say what is in the table: {what}");
@@ -70,7 +70,7 @@ fn check_end(shared: &Shared, what: &str) {
     }
 }
 
-/// Packets of other clients: new flows, as many as there are slots, and known ones.
+/// Packets of other clients: three times as many flows as slots. Also packets of known flows.
 fn packets(shared: &Shared, use_: u32) {
     (0..3 * SLOTS).for_each(|n| put(shared, 100 + n % CLIENTS, use_));
     (0..OLD).step_by(3).for_each(|n| put(shared, n, use_));
@@ -84,7 +84,7 @@ fn pass(shared: &Shared, seconds: u32) {
     shared.now.fetch_add(seconds * HZ, Ordering::Relaxed);
 }
 
-/// Each writer, before each of its accesses, for longer than anybody would wait.
+/// Each writer stalls before each of its accesses, while more packets arrive than there are slots.
 #[test]
 fn packet_that_stalls_leaves_no_torn_entry_however_long() {
     type Writer = fn(&Shared);
@@ -126,7 +126,7 @@ fn packet_that_stalls_leaves_no_torn_entry_however_long() {
     }
 }
 
-/// What happens before, and what the daemon does to a table, and another table that it may copy entries to.
+/// Name, preparation, and what the daemon does to a table and to another one that it may copy entries to.
 type Daemon = (&'static str, fn(&Shared), fn(&Shared, &Shared));
 
 const DAEMONS: [Daemon; 4] = [
@@ -151,7 +151,7 @@ fn migrate(shared: &Shared, new: &Shared) {
     table(new).migrate(&shared.entries, clock(shared), None);
 }
 
-/// Half of the entries have been copied before; the new program has picked up one flow itself.
+/// Half of the entries have been copied. The new program has picked up one flow mid-stream.
 fn half_copied() -> Rc<Shared> {
     let new = Shared::new();
     (0..OLD).step_by(2).for_each(|n| put(&new, n, 1));
