@@ -1,8 +1,11 @@
-//! Layouts of the maps that the daemon fills and the XDP program reads.
+//! Layouts of the maps that the daemon writes and the XDP program reads.
 //!
-//! Invariants: every type is `repr(C)` without implicit padding; addresses, ports and hardware addresses stand as
-//! they do in a packet; what the daemon changes while packets flow is one aligned word, or is replaced as a whole.
-//! Any change of a layout or of a meaning raises [`ABI_VERSION`], which is part of the path of the pins.
+//! Invariants:
+//!
+//! - Every type is `repr(C)` without implicit padding.
+//! - Addresses, ports and hardware addresses have the byte order of a packet.
+//! - The daemon changes single aligned words while packets flow, or replaces a whole entry.
+//! - Any change of a layout or its meaning raises [`ABI_VERSION`], which is part of the pins' path.
 
 pub mod backend;
 pub mod control;
@@ -22,27 +25,27 @@ mod user;
 
 use crate::net::headers::MacPairBytes;
 
-/// Version of everything in this module.
+/// Version of all layouts in this module.
 pub const ABI_VERSION: u32 = 10;
 
-/// Services (one per VIP, port and protocol, and one per VIP for echo) the maps hold.
+/// Most services in the maps: one per VIP, port and protocol, and one per VIP for ICMP.
 pub const MAX_SERVICES: u32 = 4096;
-/// Servers the maps hold unless configuration says otherwise; a server that stands in two differently checked groups
-/// counts twice.
+/// Servers in the maps by default. A server counts once for each server table that it is in.
 pub const DEFAULT_BACKENDS: u32 = 16_384;
-/// Servers the maps can hold at most: what a slot of a server table can name.
+/// Most servers in the maps: those that a slot of a server table can name.
 pub const MAX_BACKENDS: u32 = 1 << 20;
-/// Server tables the maps hold: 4,096 of services, and for each of them two of keepers, one in force and one aside.
+/// Most server tables in the maps: 4,096 of services, and for each two of previous backends, one active and one to
+/// replace it.
 pub const MAX_LOOKUP_TABLES: u32 = 3 * 4096;
-/// Interfaces packets may leave through.
+/// Most interfaces that packets may leave through.
 pub const MAX_INTERFACES: u32 = 256;
-/// Bytes of a name, padded with zeros.
+/// Length of a name in bytes, padded with zeros.
 pub const NAME_LEN: usize = 64;
 
-/// An IP address as four words in network byte order; IPv4 stands as the mapped `::ffff:a.b.c.d` of RFC 4291, 2.5.5.2.
+/// An IP address as four words in network byte order. IPv4 addresses are mapped: `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
 ///
-/// Aligned to eight bytes, as is everything that lies on the packet path's stack: the BPF object is compiled for
-/// unaligned access, which packets allow and the stack does not.
+/// Aligned to eight bytes, as everything on the packet path's stack. The BPF object is compiled for unaligned access,
+/// which packets allow and the stack does not.
 #[repr(C, align(8))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Address(pub [u32; 4]);
@@ -50,13 +53,13 @@ pub struct Address(pub [u32; 4]);
 impl Address {
     const MAPPED: u32 = 0xffff_u32.to_be();
 
-    /// An IPv4 address, as its bytes stand in a packet.
+    /// An IPv4 address, in network byte order.
     #[inline(always)]
     pub const fn v4(bytes: [u8; 4]) -> Self {
         Self([0, 0, Self::MAPPED, u32::from_ne_bytes(bytes)])
     }
 
-    /// An IPv6 address, as its bytes stand in a packet.
+    /// An IPv6 address, in network byte order.
     #[inline(always)]
     pub const fn v6(b: [u8; 16]) -> Self {
         Self([
@@ -67,13 +70,13 @@ impl Address {
         ])
     }
 
-    /// Bytes of the IPv4 address; meaningful only where [`Self::is_v4`].
+    /// Bytes of the IPv4 address; meaningful only if [`Self::is_v4`].
     #[inline(always)]
     pub const fn v4_bytes(&self) -> [u8; 4] {
         self.0[3].to_ne_bytes()
     }
 
-    /// Bytes of the IPv6 address.
+    /// Bytes of the IPv6 address; of an IPv4 address, those of the mapped one.
     #[inline(always)]
     pub const fn v6_bytes(&self) -> [u8; 16] {
         let [a, b, c, d] = self.0;
@@ -95,8 +98,7 @@ impl Address {
         [a as u64 | (b as u64) << 32, c as u64 | (d as u64) << 32]
     }
 
-    /// Compares without branches, and without the call of `bcmp` that a derived comparison may become, which BPF does
-    /// not have.
+    /// Compares without branches. A derived comparison may become a call of `bcmp`, which BPF does not have.
     #[inline(always)]
     pub const fn same(&self, other: &Self) -> bool {
         let ([a, b], [c, d]) = (self.halves(), other.halves());
@@ -104,15 +106,13 @@ impl Address {
     }
 }
 
-/// Names one use of an id: ids are used again, the pair of id and generation is not.
-///
-/// Zero names nothing.
+/// Handle: id and generation, which name one use of an id. Ids are reused, handles are not. 0 names nothing.
 #[repr(transparent)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Handle(pub u64);
 
 impl Handle {
-    /// The use number `generation` (not 0) of `id`.
+    /// The handle of `id` in this generation, which is not 0.
     #[inline(always)]
     pub const fn new(id: u32, generation: u32) -> Self {
         Self((generation as u64) << 32 | id as u64)
@@ -124,54 +124,55 @@ impl Handle {
         self.0 as u32
     }
 
-    /// Id and generation in one word, for ids below 65,536: not the same again until 65,535 more uses have been given out.
+    /// Id and generation in 32 bits, for ids below 65,536. The same tag returns after 65,535 other generations.
     #[inline(always)]
     pub const fn tag(self) -> u32 {
         ((self.0 >> 32) as u32 % GENERATIONS) << 16 | self.id() & 0xffff
     }
 }
 
-/// Generations before a [`Handle::tag`] comes again.
+/// Generations that a [`Handle::tag`] tells apart.
 const GENERATIONS: u32 = 1 << 16;
 
-/// The two hardware addresses a frame begins with, as words: arrays of bytes on the stack would be written unaligned.
+/// The two hardware addresses at the beginning of a frame, as words: byte arrays on the stack would be written
+/// unaligned.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MacPair {
-    /// The first eight bytes: the receiver, and the beginning of the sender.
+    /// The first eight bytes: the destination, and the beginning of the source.
     pub head: u64,
-    /// The other four bytes, of the sender.
+    /// The last four bytes of the source.
     pub tail: u32,
     /// Keeps the size a multiple of eight.
     pub reserved: u32,
 }
 
 impl MacPair {
-    /// A frame from `sender` to `receiver`.
+    /// The addresses of a frame from `sender` to `receiver`.
     pub const fn new(receiver: [u8; 6], sender: [u8; 6]) -> Self {
         Self::from_words(mac_word(receiver), mac_word(sender))
     }
 
-    /// The receiver, in the lower 48 bits.
+    /// The destination address, in the lower 48 bits.
     #[inline(always)]
     pub const fn receiver(&self) -> u64 {
         self.head & 0xffff_ffff_ffff
     }
 
-    /// The sender, in the lower 48 bits.
+    /// The source address, in the lower 48 bits.
     #[inline(always)]
     pub const fn sender(&self) -> u64 {
         self.head >> 48 | (self.tail as u64) << 16
     }
 
-    /// A frame the other way.
+    /// The addresses of a frame in the other direction.
     #[inline(always)]
     #[must_use]
     pub const fn answer(&self) -> Self {
         Self::from_words(self.sender(), self.receiver())
     }
 
-    /// A frame from `sender` to `receiver`, each in the lower 48 bits.
+    /// The addresses of a frame from `sender` to `receiver`, each in the lower 48 bits.
     pub const fn of(receiver: u64, sender: u64) -> Self {
         Self::from_words(receiver, sender)
     }
@@ -189,12 +190,12 @@ impl From<MacPairBytes> for MacPair {
     }
 }
 
-/// A hardware address in the lower 48 bits, as the first bytes of a frame to it.
+/// A hardware address in the lower 48 bits, in the byte order of a frame.
 pub const fn mac_word(b: [u8; 6]) -> u64 {
     u64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], 0, 0])
 }
 
-/// Stores `name` padded with zeros; what does not fit is cut off.
+/// Pads `name` with zeros. Bytes that do not fit are cut off.
 pub fn pad_name(name: &str) -> [u8; NAME_LEN] {
     let mut padded = [0; NAME_LEN];
     for (to, from) in padded.iter_mut().zip(name.as_bytes()) {
@@ -203,7 +204,7 @@ pub fn pad_name(name: &str) -> [u8; NAME_LEN] {
     padded
 }
 
-/// Reads a name stored by [`pad_name`]; `None` where it is not UTF-8.
+/// Reads a name stored by [`pad_name`]; `None` if it is not UTF-8.
 pub fn unpad_name(padded: &[u8; NAME_LEN]) -> Option<&str> {
     let len = padded.iter().position(|b| *b == 0).unwrap_or(NAME_LEN);
     core::str::from_utf8(&padded[..len]).ok()

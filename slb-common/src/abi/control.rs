@@ -1,6 +1,6 @@
-//! What the maps as a whole are.
+//! Identity of a set of maps.
 
-/// Who made the maps, and how far ids have been given out.
+/// Version, last generation and seeds of a set of maps.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Control {

@@ -1,17 +1,17 @@
-//! Layouts of the maps of the decapsulator, `slb-decap`, which has nothing in common with those of the daemon.
+//! Layouts of the maps of the decapsulator, `slb-decap`. They share nothing with those of the daemon.
 //!
-//! Invariants: a policy is written before a program sees it and never changed afterwards, so that program and policy
-//! are replaced in one step; every frame is counted under exactly one reason.
+//! Invariants: a policy is written before a program uses it and never changes after that. So program and policy are
+//! replaced in one step. Every frame counts under exactly one reason.
 
 use super::{Address, named::named};
 
-/// Version of everything in this module, part of the path of the pins.
+/// Version of all layouts in this module, part of the pins' path.
 pub const DECAP_ABI_VERSION: u32 = 1;
 
-/// Addresses in each list of a policy.
+/// Most addresses in each list of a policy.
 pub const MAX_ADDRESSES: usize = 64;
 
-/// Whose packets are stripped, and for whom.
+/// Which tunnel packets are decapsulated.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
@@ -19,9 +19,9 @@ pub struct Policy {
     zero: u32,
     /// Keeps the size a multiple of eight.
     reserved: u32,
-    /// Outer sources whose packets are stripped: none if the list is empty.
+    /// Outer sources whose packets are decapsulated; an empty list allows none.
     sources: Addresses,
-    /// Inner destinations that may be reached: any if the list is empty.
+    /// Inner destinations that packets may have; an empty list allows all.
     destinations: Addresses,
 }
 
@@ -35,7 +35,7 @@ struct Addresses {
 }
 
 impl Policy {
-    /// A policy; `None` if a list is too long.
+    /// A policy; `None` if a list has more than [`MAX_ADDRESSES`] addresses.
     #[must_use]
     pub fn new(sources: &[Address], destinations: &[Address]) -> Option<Self> {
         Some(Self {
@@ -46,29 +46,29 @@ impl Policy {
         })
     }
 
-    /// The outer sources whose packets are stripped.
+    /// Outer sources whose packets are decapsulated; empty for none.
     pub fn sources(&self) -> &[Address] {
         self.sources.as_slice()
     }
 
-    /// The only inner destinations that may be reached, unless there are none.
+    /// Inner destinations that packets may have; empty for all.
     pub fn destinations(&self) -> &[Address] {
         self.destinations.as_slice()
     }
 
-    /// Whether packets from this outer source are stripped.
+    /// Whether packets from this outer source are decapsulated.
     #[inline(always)]
     pub fn allows(&self, source: &Address) -> bool {
         self.sources.contain(source)
     }
 
-    /// Whether this inner destination may be reached.
+    /// Whether packets may have this inner destination.
     #[inline(always)]
     pub fn accepts(&self, destination: &Address) -> bool {
         self.destinations.len == 0 || self.destinations.contain(destination)
     }
 
-    /// Returns `value`, of which the verifier knows nothing any more: paths that differ only in an offset are joined.
+    /// Returns `value`, of which the verifier then knows nothing. Paths that differ only in an offset are joined.
     #[inline(always)]
     pub fn hide(&self, value: usize) -> usize {
         // SAFETY: a reference to an aligned word; volatile, for the compiler not to learn that nobody writes it.
@@ -102,18 +102,18 @@ impl Addresses {
 }
 
 named! {
-    /// What becomes of a frame.
+    /// What the program does with a frame.
     enum Action:
-    /// The inner packet goes to the kernel in place of the tunnel packet.
+    /// Decapsulated: the inner packet goes to the kernel in place of the tunnel packet.
     Strip = "strip",
-    /// The frame is left to the kernel, unchanged.
+    /// Passed to the kernel, unchanged.
     Pass = "pass",
-    /// The frame is dropped.
+    /// Dropped.
     Drop = "drop",
 }
 
 named! {
-    /// Why. The reason decides the action.
+    /// Why the program takes an action. The reason decides the action.
     enum Reason:
     /// IPv4 in IPv4.
     V4InV4 = "ipv4_in_ipv4",
@@ -123,36 +123,36 @@ named! {
     V4InV6 = "ipv4_in_ipv6",
     /// IPv6 in IPv6.
     V6InV6 = "ipv6_in_ipv6",
-    /// A frame to a group of stations.
+    /// A frame to a group address.
     LinkMulticast = "link_multicast",
     /// Neither IPv4 nor IPv6.
     NotIp = "not_ip",
-    /// An IP packet that carries no other.
+    /// An IP packet that contains no other.
     NotTunnel = "not_tunnel",
-    /// A frame that ends before its headers do, or an outer header that contradicts itself or the frame.
+    /// The frame ends within its headers, or the outer header contradicts itself or the frame.
     BadOuter = "bad_outer",
     /// A fragment of a tunnel packet.
     Fragment = "fragment",
-    /// More, or longer, IPv6 destination options than are walked.
+    /// IPv6 destination options that are more, or longer, than the program reads.
     ExtensionHeaders = "extension_headers",
-    /// A tunnel packet of a source that is not in the policy.
+    /// A tunnel packet whose source is not in the policy.
     SourceNotAllowed = "source_not_allowed",
-    /// The inner packet is not of the version that the outer header says.
+    /// The inner packet does not have the IP version that the outer header names.
     InnerVersion = "inner_version",
     /// The inner header contradicts itself or the length of the outer packet.
     BadInner = "bad_inner",
-    /// TTL or hop limit of the inner packet used up.
+    /// TTL or hop limit of the inner packet is used up.
     InnerHopLimit = "inner_hop_limit",
     /// The inner destination is not in the policy.
     DestinationNotAccepted = "destination_not_accepted",
-    /// Congestion was experienced on the way, and the inner packet has no place to say so (RFC 6040, 4.2).
+    /// Routers marked congestion in the outer header, and the inner packet is not ECN-capable (RFC 6040, 4.2).
     Congestion = "congestion",
-    /// The kernel has not cut the outer header off.
+    /// The kernel refused to cut the outer header off.
     NotCut = "not_cut",
 }
 
 impl Reason {
-    /// What becomes of the frame.
+    /// The action of this reason.
     #[inline(always)]
     pub const fn action(self) -> Action {
         match self {
@@ -174,7 +174,7 @@ impl Reason {
     }
 }
 
-/// Room for reasons, a power of two.
+/// Size of the array by reason, a power of two.
 pub const REASONS: usize = 32;
 
 /// Frames by reason on one processor.

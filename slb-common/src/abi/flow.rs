@@ -1,16 +1,21 @@
-//! Flows that are remembered. One entry serves both directions, so the two can never be forgotten one without the other.
+//! Layout of the flow table: an array of entries, one cache line each. One entry serves both directions, so they cannot
+//! be evicted separately.
 //!
-//! The table is an array of entries of one cache line each. Both directions know the client's endpoint and the protocol: their
-//! hash names an entry's *home*, and the entry lies there or in one of the [`WINDOW`] slots from there on. Each home has a
-//! word of *places* that says in which, so a look-up reads no slot that holds nothing of its home.
+//! The table is a hopscotch hash. The hash of client endpoint and protocol, which both directions know, names an
+//! entry's *home bucket*. The entry lies in that slot or in one of the next [`WINDOW`] - 1. Each home bucket has a *hop
+//! bitmap* of the slots that hold its entries, so a lookup reads no others.
 //!
-//! Several processors read and write at once. Every word is written whole. The word *meta* holds a version, which is odd
-//! while the entry is being written: whoever reads an entry compares the versions before and after. Whoever writes one has
-//! made the version odd by compare-and-exchange, so nobody else writes it, nor its bit in its home's places.
-//! Only the writer that has locked an entry unlocks it, however long it stalls: a virtual processor may be paused for minutes.
-//! BPF programs always get to their end. A daemon may be killed, so its lock is marked: the next daemon frees the entry. The
-//! lock on the pins, which a process keeps until its last thread has ended, lets one daemon at a time write.
-//! Loads and stores need no more order than acquire and release, which x86-64 keeps by itself, whatever BPF asks for.
+//! All processors read and write at once, each word as a whole. The *sequence word* holds a version, which is odd while
+//! the entry is locked (seqlock). A reader compares the versions before and after. A writer locks the entry by
+//! compare-and-exchange; then it alone writes the entry and its bit in the hop bitmap.
+//!
+//! Only the writer that locked an entry unlocks it, however long it stalls: a virtual processor may be paused for
+//! minutes. BPF programs always run to their end. A daemon may be killed, so its lock has a mark, and the next daemon
+//! frees the entry. A process keeps the lock on the pins until its last thread has ended. So one daemon at a time
+//! writes the table.
+//!
+//! Loads and stores need acquire and release order only, which x86-64 provides for plain accesses, whatever BPF asks
+//! for.
 
 mod meta;
 
@@ -21,7 +26,7 @@ use super::MacPair;
 use super::{Address, Handle, interface::slot, shared_word::SharedWord};
 use crate::{hash::mix, net::headers::protocol};
 
-/// Slots, from its home on, that an entry may lie in.
+/// Slots of a neighbourhood: an entry lies in its home bucket or in one of the slots after it.
 pub const WINDOW: u32 = 32;
 /// Words of an entry.
 pub const WORDS: usize = 8;
@@ -30,52 +35,52 @@ const META: usize = 0;
 const HOP_BITMAP: usize = 1;
 const CLIENT: usize = 2;
 const END: usize = 4;
-/// Of the word [`END`]: port and protocol. Above lie the tag of where packets came from, and the service.
+/// Port and protocol in the word [`END`]. Above them lie the arrival tag and the service tag.
 const ENDPOINT: u64 = 0xff_ffff;
 const ARRIVAL: u32 = 24;
 const BACKEND: usize = 5;
 const PATH: usize = 6;
 const NUMBERS: usize = 7;
 
-/// An entry as a copy of it.
+/// A copy of an entry.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FlowWords([u64; WORDS]);
 
-/// What both directions of a flow have in common.
+/// A client endpoint and protocol, which both directions of a flow have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
     halves: [u64; 2],
-    /// Port and protocol; what is above them is free.
+    /// Port and protocol in the lower 24 bits, 0 above.
     end: u64,
 }
 
 impl Client {
-    /// The client endpoint; the port in network byte order.
+    /// A client endpoint; `port` is in network byte order.
     #[inline(always)]
     pub const fn new(address: &Address, port: u16, protocol: u8) -> Self {
         Self { halves: address.halves(), end: port as u64 | (protocol as u64) << 16 }
     }
 
-    /// The home of its entries, not yet reduced to the table. It depends on a secret of the table, or a client could
-    /// choose its ports such that its flows push each other out.
+    /// Hash of the client endpoint, which the caller reduces to a home bucket of the table. `seed` is secret: otherwise
+    /// a client could choose ports whose flows evict each other.
     #[inline(always)]
     pub const fn home(&self, seed: u64) -> u32 {
         let [high, low] = self.halves;
         if high == 0 {
-            // IPv4: address, port and protocol side by side in one word. No two are the same before they are mixed.
+            // IPv4: address, port and protocol fit in one word, so different endpoints differ before they are mixed.
             return mix(seed ^ ((low & 0xffff_ffff_0000_0000) | self.end)) as u32;
         }
         mix(mix(mix(high ^ seed).wrapping_add(low)) ^ self.end) as u32
     }
 
-    /// What a client address is remembered by as such, with the service of this id: no packet is of protocol 0.
+    /// Key of the affinity entry of a client address and the service with this id. No flow has it: its protocol is 0.
     #[inline(always)]
     pub const fn whole(address: &Address, service: u32) -> Self {
         Self { halves: address.halves(), end: service as u64 & 0xffff }
     }
 
-    /// What one client has at least: an IPv4 address, or the /64 of an IPv6 address, as a number.
+    /// Client address as a number: an IPv4 address, or the /64 of an IPv6 address.
     #[inline(always)]
     pub const fn prefix(&self) -> u64 {
         let [high, low] = self.halves;
@@ -88,13 +93,13 @@ impl Client {
         self.end >> 16 & 0xff == protocol::TCP as u64
     }
 
-    /// The client endpoint as numbers.
+    /// The client endpoint as numbers, for BPF subprograms.
     #[inline(always)]
     pub const fn words(&self) -> [u64; 3] {
         [self.halves[0], self.halves[1], self.end]
     }
 
-    /// The client endpoint of these numbers.
+    /// The client endpoint of [`Self::words`].
     #[inline(always)]
     pub const fn from_words([high, low, end]: [u64; 3]) -> Self {
         Self { halves: [high, low], end }
@@ -110,22 +115,22 @@ impl Client {
     }
 }
 
-/// What the flow table holds of a flow, but for [`Meta`].
+/// Content of an entry, without [`Meta`] and client endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flow {
-    /// Tag of the service it came to.
+    /// [`Handle::tag`] of its service.
     pub service: u32,
-    /// The server it was given to.
+    /// The server of the flow.
     pub backend: Handle,
-    /// How the client is reached (mode `nat`).
+    /// Client path (mode `nat`).
     pub client: ClientPath,
-    /// [`ClientPath::tag`] of where its packets came from when that path was chosen.
+    /// [`ClientPath::tag`] of where the client's packets came from when the path was chosen.
     pub arrival: u8,
-    /// How far both directions have come.
+    /// Sequence numbers of both sides.
     pub numbers: Numbers,
 }
 
-/// How a client is reached: an interface, and the hardware address of the next hop behind it.
+/// Client path: an interface, and the hardware address of the next hop behind it. 0 is none.
 #[repr(transparent)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientPath(pub u64);
@@ -133,7 +138,8 @@ pub struct ClientPath(pub u64);
 impl ClientPath {
     const MAC: u64 = (1 << 48) - 1;
 
-    /// Behind the interface of this index, the station with this address, in the lower 48 bits as [`MacPair::sender`] returns it.
+    /// The path through the interface with this index to the hardware address `mac`. That is in the lower 48 bits, as
+    /// [`MacPair::sender`] returns it.
     #[inline(always)]
     pub const fn new(ifindex: u32, mac: u64) -> Self {
         Self((slot(ifindex) as u64) << 48 | mac & Self::MAC)
@@ -145,26 +151,26 @@ impl ClientPath {
         (self.0 >> 48) as u32
     }
 
-    /// The hardware address, in the lower 48 bits.
+    /// The hardware address in the lower 48 bits; 0 while it is not resolved.
     #[inline(always)]
     pub const fn mac(self) -> u64 {
         self.0 & Self::MAC
     }
 
-    /// A hash of it.
+    /// An 8-bit hash of the path.
     #[inline(always)]
     pub const fn tag(self) -> u8 {
         (self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
     }
 }
 
-/// Of TCP, the next sequence number of each side, as far as the flow table follows it (`datapath::numbers`). Of UDP, when the flow
-/// began.
+/// TCP: the next sequence number of each side, with the lag that `datapath::numbers` allows. UDP: the time when the
+/// flow began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Numbers {
-    /// The client's next sequence number. Of UDP, jiffies when the flow began.
+    /// TCP: the client's next sequence number. UDP: jiffies when the flow began, the low word.
     pub client: u32,
-    /// The server's next sequence number; 0 while it has not sent anything.
+    /// TCP: the server's next sequence number; 0 before its first segment.
     pub server: u32,
 }
 
@@ -180,7 +186,7 @@ impl Numbers {
     }
 }
 
-/// An entry where it lies in its table: other processors read and write it at the same time.
+/// An entry in the shared table. Other processors may read and write it at any time.
 #[derive(Debug, Clone, Copy)]
 pub struct FlowEntry<'t>(&'t [SharedWord; WORDS]);
 
@@ -191,19 +197,19 @@ impl<'t> FlowEntry<'t> {
         Self(words)
     }
 
-    /// State and times.
+    /// The sequence word: state, idle time and last-seen time.
     #[inline(always)]
     pub fn meta(self) -> Meta {
         Meta(self.0[META].load())
     }
 
-    /// Of the slots from here on, those that hold an entry whose home this is: bit n for the n-th.
+    /// The hop bitmap of this home bucket: bit n says that the n-th slot from here holds one of its entries.
     #[inline(always)]
     pub fn places(self) -> u64 {
         self.0[HOP_BITMAP].load()
     }
 
-    /// Whether the entry is one of this client endpoint's, and of which service.
+    /// The service tag, if the entry is of this client endpoint.
     #[inline(always)]
     pub fn service_of(self, client: &Client) -> Option<u32> {
         let end = self.0[END].load();
@@ -222,19 +228,19 @@ impl<'t> FlowEntry<'t> {
         }
     }
 
-    /// Tag of the service the flow came to.
+    /// [`Handle::tag`] of the flow's service.
     #[inline(always)]
     pub fn service(self) -> u32 {
         (self.0[END].load() >> 32) as u32
     }
 
-    /// The server the flow was given to.
+    /// The server of the flow.
     #[inline(always)]
     pub fn backend(self) -> Handle {
         Handle(self.0[BACKEND].load())
     }
 
-    /// The flow, unless the entry has been replaced since `meta` was read.
+    /// The content; `None` if the entry was locked or replaced after `meta` was read.
     #[inline(always)]
     pub fn read(self, meta: Meta) -> Option<Flow> {
         let end = self.0[END].load();
@@ -248,7 +254,7 @@ impl<'t> FlowEntry<'t> {
         if meta.replaced(self.meta()) { None } else { Some(flow) }
     }
 
-    /// Changes when the flow was last seen and its state; `false` if anything has changed since `meta` was read.
+    /// Changes last-seen time and state; `false` if the sequence word has changed since `meta` was read.
     #[inline(always)]
     pub fn touch(self, meta: Meta, now: u32, state: u32) -> bool {
         self.0[META].exchange(meta.0, meta.with(now, state).0)
@@ -260,7 +266,8 @@ impl<'t> FlowEntry<'t> {
         self.0[META].exchange(meta.0, meta.with_idle(idle).with(now, state).0)
     }
 
-    /// Changes the numbers, if they are `from`. They may be another flow's by then, which has the same numbers as good as never.
+    /// Changes the sequence numbers if they are `from`. The entry may hold another flow by then; that one having equal
+    /// numbers is next to impossible.
     #[inline(always)]
     pub fn advance(self, from: Numbers, to: Numbers) -> bool {
         self.0[NUMBERS].exchange(from.word(), to.word())
@@ -271,27 +278,27 @@ impl<'t> FlowEntry<'t> {
         client.end | (arrival as u64) << ARRIVAL | (service as u64) << 32
     }
 
-    /// Changes where packets came from when the flow's path was chosen, if that is `flow`'s.
+    /// Changes the arrival tag, if client endpoint, service and tag are those of `client` and `flow`.
     #[inline(always)]
     pub fn arrive(self, client: &Client, flow: &Flow, arrival: u8) -> bool {
         let from = Self::end(client, flow.service, flow.arrival);
         self.0[END].exchange(from, Self::end(client, flow.service, arrival))
     }
 
-    /// Has the flow lead to another station, if it leads to `from`. The entry is not locked for that: a packet that finds a locked
-    /// entry finds no flow, and the daemon may be preempted.
+    /// Changes the client path if it is `from`. Does not lock the entry: a packet that finds it locked finds no flow,
+    /// and the daemon may be preempted.
     #[inline(always)]
     pub fn redirect(self, from: ClientPath, to: ClientPath) -> bool {
         self.0[PATH].exchange(from.0, to.0)
     }
 
-    /// Begins to write the entry; `false` if anything has changed since `meta` was read.
+    /// Locks the entry; `false` if the sequence word has changed since `meta` was read.
     #[inline(always)]
     pub fn lock(self, meta: Meta) -> bool {
         self.0[META].exchange(meta.0, meta.writing().0)
     }
 
-    /// Fills an entry that has been claimed, and gives it up. `meta` is what it was claimed with.
+    /// Publishes an entry that the caller has locked. `meta` is the sequence word from before [`Self::lock`].
     #[inline(always)]
     pub fn fill(self, meta: Meta, client: &Client, flow: &Flow, now: u32, state: u32, idle: u8) {
         self.0[CLIENT].store(client.halves[0]);
@@ -303,13 +310,13 @@ impl<'t> FlowEntry<'t> {
         self.0[META].store(meta.next(now, state | state::USED, u64::from(idle)).0);
     }
 
-    /// Notes that the n-th slot from this home on holds an entry of this home.
+    /// Sets bit n of this home bucket's hop bitmap.
     #[inline(always)]
     pub fn set_hop(self, n: u32) {
         self.0[HOP_BITMAP].set(1 << n);
     }
 
-    /// Notes that it does not any more.
+    /// Clears bit n of this home bucket's hop bitmap.
     #[inline(always)]
     pub fn clear_hop(self, n: u32) {
         self.0[HOP_BITMAP].clear(1 << n);
@@ -317,18 +324,17 @@ impl<'t> FlowEntry<'t> {
 }
 
 impl FlowEntry<'_> {
-    /// Gives the flow to another server, if it is with `from`. Nobody else changes the server of a flow, and whoever reads the
-    /// entry meanwhile finds one or the other.
+    /// Changes the flow's server if it is `from`. Only the daemon does this. A reader finds the old or the new server.
     pub fn hand(self, from: Handle, to: Handle) -> bool {
         self.0[BACKEND].exchange(from.0, to.0)
     }
 
-    /// As [`Self::lock`], for the daemon: the next one frees the entry if this one is killed before it gives it up.
+    /// As [`Self::lock`], for the daemon. If it is killed before it unlocks the entry, the next daemon frees it.
     pub fn lock_as_daemon(self, meta: Meta) -> bool {
         self.0[META].exchange(meta.0, meta.locked_by_daemon().0)
     }
 
-    /// Gives up an entry that has been claimed, with no flow in it. `meta` is what it was claimed with.
+    /// Frees an entry that the caller has locked. `meta` is the sequence word from before the lock.
     pub fn free(self, meta: Meta) {
         self.0[META].store(meta.next(0, 0, 0).0);
     }

@@ -1,20 +1,19 @@
-//! The interface table: what the packet path knows of the interfaces that run the program.
+//! The interface table: the interfaces that run the program, as the packet path sees them.
 //!
-//! An array of [`SLOTS`] entries, keyed by the low 16 bits of the interface's index. Members of a bond have entries of their own,
-//! because frames come in by them.
-//!
-//! The daemon changes entries while packets flow. Each word is read and written whole.
+//! An array of [`SLOTS`] entries; the slot is the low 16 bits of the interface's index. Members of a bond have entries
+//! of their own, because frames arrive on them. The daemon changes entries while packets flow. Each word is read and
+//! written as a whole.
 
 use super::{mac_word, shared_word::SharedWord};
 
 /// Entries of the table: one for each value of an index's low 16 bits.
 pub const SLOTS: u32 = 1 << 16;
-/// Further hardware addresses of interfaces that the map holds.
+/// Most hardware addresses in the map `OWN_MACS`.
 pub const MAX_OWN_MACS: u32 = 8192;
 
-/// Packets of clients may come in.
+/// Role `client`: packets for VIPs may arrive.
 pub const CLIENT: u16 = 1;
-/// Answers of servers may come in.
+/// Role `server`: replies of servers may arrive.
 pub const SERVER: u16 = 2;
 
 const MAC: u64 = (1 << 48) - 1;
@@ -25,15 +24,15 @@ const MAC: u64 = (1 << 48) - 1;
 pub struct Interface {
     /// Index in the lower half, group in the upper half. 0 in an empty entry.
     ids: SharedWord,
-    /// Hardware address in the lower 48 bits, as the first bytes of a frame to it; flags above.
+    /// Hardware address in the lower 48 bits, in the byte order of a frame; flags above.
     address: SharedWord,
-    /// Further addresses of its own, or [`NO_MAC`]: virtual routers (VRRP) have one or two at an interface.
+    /// Further own addresses, or [`NO_MAC`]. Virtual routers (VRRP) have one or two at an interface.
     further: [SharedWord; FURTHER],
 }
 
-/// Further addresses in an entry. What is beyond them lies in a map of its own, whose look-up costs more.
+/// Further addresses in an entry. More of them are in the map `OWN_MACS`, whose lookup costs more.
 pub const FURTHER: usize = 2;
-/// Stands for no further address: no interface has the broadcast address.
+/// No further address. No interface has the broadcast address.
 pub const NO_MAC: [u8; 6] = [0xff; 6];
 
 /// The content of an entry.
@@ -41,19 +40,19 @@ pub const NO_MAC: [u8; 6] = [0xff; 6];
 pub struct InterfaceFacts {
     /// The interface's index; not 0.
     pub ifindex: u32,
-    /// Index of the bond that it is a member of, else its own index. Next hops leave through a bond and frames come in by its
+    /// Index of the bond that it is a member of, else its own index. Next hops name a bond, and frames arrive on its
     /// members: both have the same group.
     pub group: u32,
     /// Its hardware address.
     pub mac: [u8; 6],
-    /// [`CLIENT`] and [`SERVER`].
+    /// Roles: [`CLIENT`] and [`SERVER`].
     pub flags: u16,
-    /// Further addresses of its own, or [`NO_MAC`].
+    /// Further own addresses, or [`NO_MAC`].
     pub further: [[u8; 6]; FURTHER],
 }
 
 impl Interface {
-    /// An entry of this content.
+    /// An entry with this content.
     pub const fn new(facts: &InterfaceFacts) -> Self {
         let [ids, address, first, second] = facts.words();
         let further = [SharedWord::new(first), SharedWord::new(second)];
@@ -78,21 +77,21 @@ impl Interface {
         self.address.load() & MAC
     }
 
-    /// [`CLIENT`] and [`SERVER`].
+    /// Roles: [`CLIENT`] and [`SERVER`].
     #[inline(always)]
     pub fn flags(&self) -> u16 {
         (self.address.load() >> 48) as u16
     }
 
-    /// Whether a hardware address, in the lower 48 bits, is one in this entry.
+    /// Whether this entry has the hardware address `mac`, which is in the lower 48 bits.
     #[inline(always)]
     pub fn has(&self, mac: u64) -> bool {
         let [first, second] = &self.further;
         self.mac() == mac || first.load() == mac || second.load() == mac
     }
 
-    /// Replaces the content. A packet meanwhile finds each address that was there before and is there afterwards. Of another interface it
-    /// finds nothing before it finds the new content.
+    /// Replaces the content. Meanwhile a packet finds each address that both the old and the new content have. If the
+    /// interface changes, a packet finds no entry before it finds the new content.
     pub fn store(&self, facts: &InterfaceFacts) {
         let [ids, address, first, second] = facts.words();
         if self.ifindex() != facts.ifindex {
@@ -152,13 +151,13 @@ const fn bytes(mac: u64) -> [u8; 6] {
     [a, b, c, d, e, f]
 }
 
-/// Where the entry of an interface lies.
+/// Slot of an interface in the table.
 #[inline(always)]
 pub const fn slot(ifindex: u32) -> u32 {
     ifindex & (SLOTS - 1)
 }
 
-/// Key of a further hardware address of an interface: the address in the lower 48 bits, the interface's [`slot`] above.
+/// Key of a further hardware address in `OWN_MACS`: the address in the lower 48 bits, the interface's [`slot`] above.
 #[inline(always)]
 pub const fn own_mac_key(ifindex: u32, mac: u64) -> u64 {
     (slot(ifindex) as u64) << 48 | mac

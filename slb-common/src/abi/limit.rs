@@ -1,21 +1,20 @@
-//! So many a second, and no more.
+//! Fixed-window rate limiter, per CPU.
 
-/// What one processor has sent of late.
+/// Window of one processor.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limit {
-    /// Jiffies when the present second began.
+    /// Jiffies when the window of one second began.
     since: u32,
-    /// Sent since then.
+    /// Packets in this window.
     sent: u32,
 }
 
 impl Limit {
-    /// Packets of a kind that a processor sends in a second: as many as Linux sends ICMP errors by default
-    /// (`icmp_msgs_per_sec`).
+    /// Packets per second, CPU and kind: as many as Linux's default for ICMP errors (`icmp_msgs_per_sec`).
     pub const A_SECOND: u32 = 1000;
 
-    /// Whether one more may be sent; `now` is jiffies, `hz` jiffies in a second.
+    /// Whether one more packet may be sent; counts it if so. `now` is jiffies, `hz` jiffies per second.
     #[inline(always)]
     pub const fn take(&mut self, now: u32, hz: u32) -> bool {
         if now.wrapping_sub(self.since) >= hz {

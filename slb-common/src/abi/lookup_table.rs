@@ -1,46 +1,46 @@
-//! The table that says which server a flow gets.
+//! Server tables: slot -> server.
 
 use crate::opaque::opaque;
 
-/// The largest table, a prime.
+/// Most slots of a table, a prime.
 pub const MAX_LOOKUP_TABLE_SLOTS: u32 = 65_537;
-/// The id of a slot without a server.
+/// The id in a slot without a server.
 pub const NO_BACKEND: u32 = 0x00ff_ffff;
-/// The index of a table that is not there.
+/// The index of no table.
 pub const NO_LOOKUP_TABLE: u32 = u32::MAX;
-/// In a slot: it has changed hands, and some of its flows may be with another server than the one it names.
+/// Bit of a slot's word: the slot migrates. Some of its flows may be with another server than its current backend.
 pub const MOVED: u32 = 1 << 31;
 
 const ID: u32 = 0x00ff_ffff;
-/// In a slot: how many of the next ones name the same server, as far as there is room for the number.
+/// Bits of a slot's word: how many of the next slots have the same server, up to 127.
 const ROW: u32 = !(MOVED | ID);
 const ROW_SHIFT: u32 = ROW.trailing_zeros();
-/// The most that is told of them.
+/// Greatest number of next slots that a word can hold.
 #[cfg(any(test, feature = "user"))]
 const MOST_IN_ROW: u32 = ROW >> ROW_SHIFT;
 const STORED_SLOTS: usize = MAX_LOOKUP_TABLE_SLOTS as usize + 3;
 
-/// A server table: slot -> index of a server. Filled aside, put in force by one pointer write, never changed after.
+/// A server table. The daemon builds a new one, activates it by one pointer write, and never changes it after that.
 ///
-/// While slots have changed hands there is a second one, of the same size, that names their keepers: the servers of
-/// flows begun before the change.
+/// While slots migrate, a second table of the same size names their previous backends.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct LookupTable {
-    /// Slots in use, a prime; 0 while no server may be chosen.
+    /// Slots in use, a prime; 0 while no server may be selected.
     pub size: u32,
-    /// Index of the table of keepers, where a slot is [`MOVED`].
+    /// Index of the table of previous backends, for slots with [`MOVED`].
     pub previous_backends: u32,
-    /// Index of a server, or [`NO_BACKEND`]; [`MOVED`]; and where servers take turns, how many of the next slots name the same.
+    /// Words of the slots: id of a server or [`NO_BACKEND`], and [`MOVED`]. With round robin also the number of next
+    /// slots with the same server.
     pub slots: [u32; STORED_SLOTS],
 }
 
-/// What a table says of a slot.
+/// The word of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot(u32);
 
 impl LookupTable {
-    /// A table without servers, made where it stays: it is too large for a stack.
+    /// A table without servers. On the heap: it is too large for a stack.
     #[cfg(any(test, feature = "user"))]
     pub fn empty() -> Box<Self> {
         // SAFETY: integers, for which zero is valid.
@@ -50,13 +50,14 @@ impl LookupTable {
         lookup_table
     }
 
-    /// Notes at each slot in use how many of the next ones name the same server: those of a heavy server may be many.
+    /// Writes to each slot in use how many of the next ones have the same server. Servers with a high weight may have
+    /// long runs.
     #[cfg(any(test, feature = "user"))]
     pub fn note_rows(&mut self) {
         let slots = &mut self.slots[..self.size as usize];
         let mut next = slots.first().map_or(NO_BACKEND, |slot| owner(*slot));
         let mut row = 0;
-        // The first comes after the last: only from the second time on is known what does.
+        // The first slot follows the last one, so runs at the end are known in the second round.
         for _ in 0..2 {
             for slot in slots.iter_mut().rev() {
                 row = if owner(*slot) == next { MOST_IN_ROW.min(row + 1) } else { 0 };
@@ -72,15 +73,16 @@ impl LookupTable {
         &self.slots[..self.size as usize]
     }
 
-    /// The slot of a flow with this hash; below [`MAX_LOOKUP_TABLE_SLOTS`]. Of 64 bits, or the verifier loses what it knows of it.
+    /// The slot of a flow with this hash; below [`MAX_LOOKUP_TABLE_SLOTS`]. 64 bits wide, or the verifier loses its
+    /// bounds.
     ///
-    /// The upper half of the hash is scaled to the table by a multiplication, which costs less than a remainder.
+    /// A multiplication scales the upper half of the hash to the table, which costs less than a remainder.
     #[inline(always)]
     pub const fn slot_of(size: u32, hash: u64) -> u64 {
         ((hash >> 32) * (size as u64)) >> 32
     }
 
-    /// What the table says of a slot.
+    /// The word of a slot.
     #[inline(always)]
     pub fn slot(&self, slot: u64) -> Slot {
         let slot = opaque(slot);
@@ -92,26 +94,26 @@ impl LookupTable {
     }
 }
 
-/// Index of the server that the word of a slot names, or [`NO_BACKEND`].
+/// Id of the server in a slot's word, or [`NO_BACKEND`].
 pub const fn owner(slot: u32) -> u32 {
     slot & ID
 }
 
 impl Slot {
-    /// The server, if there is one.
+    /// Id of the server; `None` if there is none.
     #[inline(always)]
     pub const fn server(self) -> Option<u32> {
         let id = owner(self.0);
         if id == NO_BACKEND { None } else { Some(id) }
     }
 
-    /// How many slots on another server's is, or one of the same that says how many more; 1 where servers do not take turns.
+    /// Distance to the next slot with another server, at most 128. Without round robin always 1.
     #[inline(always)]
     pub const fn next(self) -> u64 {
         ((self.0 & ROW) >> ROW_SHIFT) as u64 + 1
     }
 
-    /// Whether the slot has changed hands and flows of it may be elsewhere.
+    /// Whether the slot migrates: flows of it may be with another server.
     #[inline(always)]
     pub const fn has_moved(self) -> bool {
         self.0 & MOVED != 0
@@ -135,7 +137,7 @@ mod tests {
         lookup_table.note_rows();
         let next = |slot| lookup_table.slot(slot).next();
         assert_eq!((next(139), next(140), next(141)), (1, 1, 1));
-        // Slots 142 to 299 and 0 to 139 are one row.
+        // Slots 142 to 299 and 0 to 139 are one run.
         assert_eq!((next(138), next(20), next(12), next(0), next(299)), (2, 120, 128, 128, 128));
         assert_eq!([7, 140, 141].map(|slot| lookup_table.slot(slot).server()), [Some(7), Some(8), Some(9)]);
         assert_eq!([140, 141].map(|slot| lookup_table.slot(slot).has_moved()), [false, true]);

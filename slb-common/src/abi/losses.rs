@@ -1,5 +1,5 @@
-//! What the kernel loses after the XDP program has decided, counted by a program at its tracepoints. Not pinned: it is
-//! counted while the daemon runs.
+//! Counters of frames that the kernel drops after the XDP verdict. A program at tracepoints counts them. They are not
+//! pinned, so they count only while the daemon runs.
 
 pub use super::MAX_INTERFACES;
 
@@ -7,16 +7,16 @@ pub use super::MAX_INTERFACES;
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Losses {
-    /// Redirects to this interface that failed (tracepoint `xdp_redirect_err`): it does not take redirected frames.
+    /// Redirects to this interface that failed (tracepoint `xdp_redirect_err`): it does not accept redirected frames.
     pub redirect: u64,
-    /// Redirected frames that the driver of this interface dropped (tracepoint `xdp_devmap_xmit`): its queue was full, or the other
-    /// end does not receive.
+    /// Redirected frames that the driver of this interface dropped (tracepoint `xdp_devmap_xmit`): its queue was full,
+    /// or the other end does not receive.
     pub transmit: u64,
-    /// Frames received here whose XDP verdict failed (tracepoint `xdp_exception`).
+    /// Frames received on this interface whose XDP verdict failed (tracepoint `xdp_exception`).
     pub exception: u64,
 }
 
-/// Where the kernel that runs keeps what is to be read of an interface: offsets in bytes.
+/// Byte offsets of fields in the running kernel's structures, and the network namespace to watch.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KernelLayout {
@@ -26,6 +26,6 @@ pub struct KernelLayout {
     pub namespace: u64,
     /// `net.net_cookie`.
     pub cookie: u64,
-    /// The cookie of the network namespace whose interfaces are watched.
+    /// Cookie of the network namespace whose interfaces are watched.
     pub watched: u64,
 }

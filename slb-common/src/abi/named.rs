@@ -1,6 +1,6 @@
-//! Enumerations whose values index an array of a map, and whose names people see.
+//! Enumerations whose values index an array in a map, and whose names users see.
 
-/// Makes an enumeration numbered from 0, the list of its values, and their names.
+/// Defines an enumeration numbered from 0, with the list of its values and their names.
 macro_rules! named {
     (
         $(#[$about:meta])*
@@ -15,10 +15,10 @@ macro_rules! named {
         }
 
         impl $type {
-            /// All, in the order of their numbers.
+            /// All values, in the order of their numbers.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
-            /// The name people see.
+            /// The name that users see.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)+

@@ -1,6 +1,6 @@
-//! Slots of the map `PROGRAMS`: what `slb` tail-calls.
+//! Slots of the map `PROGRAMS`, whose programs `slb` tail-calls.
 
 /// The slow path.
 pub const SLOW: u32 = 0;
-/// How many there are.
+/// Number of slots.
 pub const COUNT: u32 = 1;

@@ -1,4 +1,4 @@
-//! Services: what a listener is on one of its VIPs, what a VIP itself is, and the index that finds them.
+//! Services, VIPs, and the service index that packets look them up in.
 
 use super::{Address, Handle, MAX_SERVICES, NAME_LEN};
 use crate::{
@@ -6,9 +6,9 @@ use crate::{
     net::{headers::protocol, parse::is_one_host},
 };
 
-/// One VIP, protocol and port; with an ICMP protocol and port 0, the VIP itself.
+/// A service: one VIP, protocol and port. With an ICMP protocol and port 0, the VIP itself.
 ///
-/// For answers, which find it by its id, and for whoever reads the map. Packets to a VIP find its [`IndexEntry`].
+/// Replies look it up by its id, and tools read its names. Packets to a VIP look up its [`IndexEntry`].
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Service {
@@ -22,24 +22,24 @@ pub struct Service {
     pub mode: u8,
     /// Index of the server table.
     pub lookup_table: u32,
-    /// This use of the id; an unused entry has [`Handle`] 0.
+    /// Handle of the service; an unused entry has [`Handle`] 0.
     pub handle: Handle,
-    /// Seconds after which a silent flow is forgotten; up to 1,020.
+    /// Idle timeout of flows in seconds, up to 1,020.
     pub idle_timeout: u32,
     /// Bits of [`policy`].
     pub policy: u32,
-    /// Seconds after its last flow for which a client is kept to its server; up to 3,600.
+    /// Session persistence in seconds after the client's last flow, up to 3,600.
     pub persistence: u32,
-    /// When [`policy::BY_CLIENT`] changed, in seconds since the machine started (`CLOCK_BOOTTIME`), for as long as flows may be
-    /// remembered for that; else 0. For the daemon.
+    /// When [`policy::BY_CLIENT`] changed, in seconds since boot (`CLOCK_BOOTTIME`); 0 outside a hash-function
+    /// transition. For the daemon.
     pub rehashed: u32,
     /// Keeps the size a power of two.
     pub reserved: [u32; 4],
-    /// Name of the load balancer, for whoever reads the map.
+    /// Name of the load balancer. For tools.
     pub load_balancer: [u8; NAME_LEN],
-    /// Name of the listener, for whoever reads the map.
+    /// Name of the listener. For tools.
     pub listener: [u8; NAME_LEN],
-    /// Name of the server group, empty for the default group, for whoever reads the map.
+    /// Name of the server group, empty for the default server group. For tools.
     pub group: [u8; NAME_LEN],
 }
 
@@ -64,68 +64,71 @@ impl Default for Service {
     }
 }
 
-/// How packets reach the server.
+/// Modes: how packets reach the server.
 pub mod mode {
-    /// Destination address and port are rewritten; answers come back through SLB.
+    /// Destination address and port are rewritten. Replies return through SLB.
     pub const NAT: u8 = 0;
-    /// Hardware addresses are rewritten; answers go directly to the client.
+    /// Hardware addresses are rewritten. Replies go directly to the client.
     pub const DSR: u8 = 1;
-    /// The packet is put into another IP packet, to the server; answers go directly to the client.
+    /// The packet is encapsulated in an IP packet to the server. Replies go directly to the client.
     pub const IPIP: u8 = 2;
 }
 
-/// How flows of a service are remembered.
+/// Policies of a service or a VIP, as bits.
 pub mod policy {
-    /// Every flow is remembered, not only those that the table would move. Always so in mode `nat`.
+    /// All flows are tracked, not only those of migrating slots. Mode `nat` implies it.
     pub const TRACK: u32 = 1;
-    /// Datagrams of unknown flows go where the table says, in place of where it said before.
+    /// Untracked UDP flows go to the current backend of their slot, not to the previous one.
     pub const FOLLOW: u32 = 2;
-    /// All flows of one client address belong to one slot of the table.
+    /// The hash covers the client address without its port (`maglev-client`).
     pub const BY_CLIENT: u32 = 4;
-    /// New flows get the slots of the table one after the other.
+    /// Round robin: each new flow takes the next slot of the server table.
     pub const ROUND_ROBIN: u32 = 8;
-    /// New flows get, of the next slots of the table, the one of the server with the fewest flows for its weight.
+    /// Least connections: of the next slots, a new flow takes the one whose server has the fewest connections for its
+    /// weight.
     pub const LEAST_CONNECTIONS: u32 = 16;
-    /// New flows of a client go where its last ones went: for [`IndexEntry::persistence`](super::IndexEntry).
+    /// Session affinity: a new flow goes to the server of the client's last flow, for
+    /// [`IndexEntry::persistence`](super::IndexEntry).
     pub const PERSIST: u32 = 32;
-    /// What may have begun before a change of [`BY_CLIENT`], and nobody remembers, belongs to the slot that it had before. With
+    /// Hash-function transition: untracked flows belong to the slot of the hash before a change of [`BY_CLIENT`]. With
     /// [`TRACK`].
     pub const OTHER_HASH: u32 = 64;
-    /// New flows go elsewhere than to the slot of their hash: what cannot be remembered is refused. With [`TRACK`].
+    /// New flows may be pinned to another backend than that of their hash. Such a flow is refused if it gets no entry.
+    /// With [`TRACK`].
     pub const ELSEWHERE: u32 = ROUND_ROBIN | LEAST_CONNECTIONS | PERSIST;
 
-    // Of a VIP: of its entry under an ICMP protocol and port 0. Without any of these it answers echo requests, and what no
-    // listener takes is passed to the kernel.
+    // The following are policies of a VIP, in its entry with an ICMP protocol and port 0. Without any of them it
+    // answers echo requests, and unmatched packets are passed to the kernel.
 
     /// The VIP answers no echo request: its load balancer has no running listener.
     pub const NO_ECHO: u32 = 128;
-    /// Packets for the VIP that no listener takes are dropped.
+    /// Unmatched packets for the VIP are dropped.
     pub const DROP_UNMATCHED: u32 = 256;
-    /// Packets for the VIP that no listener takes are answered as a host answers for a closed port, or dropped.
+    /// Unmatched packets for the VIP are answered as a host answers for a closed port, or dropped.
     pub const REJECT_UNMATCHED: u32 = 512;
 }
 
-/// Slots of the index: four times the services, so that probes stay short.
+/// Slots of the index: four times the services, so that probe sequences stay short.
 pub const INDEX_SLOTS: usize = 4 * MAX_SERVICES as usize;
-/// Slots a look-up tries at most.
+/// Most slots that a lookup probes.
 pub const INDEX_PROBES: usize = 16;
 
 const INDEX_BITS: u32 = INDEX_SLOTS.trailing_zeros();
-/// 2^20 bits: at 10,000 servers one in a hundred passing packets is taken for a server's, and looked up in the flow table.
+/// 2^20 bits: with 10,000 servers, one in a hundred other packets passes the filter and is looked up in the flow table.
 const FILTER_BITS: u32 = 20;
 
-/// Multiplier of the hashes of addresses, odd.
+/// Odd multiplier of the address hashes.
 const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-/// 2^16 bits: few enough to stay in a cache, as all packets that are none of SLB's look at one.
+/// 2^16 bits: small enough to stay in a cache, as all packets that are not for SLB read it.
 const VIP_BITS: u32 = 16;
 
-/// Words of the filter of VIPs.
+/// Words of the VIP filter.
 pub const VIP_WORDS: usize = 1 << (VIP_BITS - u64::BITS.trailing_zeros());
 
-/// Words of the filter of servers.
+/// Words of the server filter.
 pub const FILTER_WORDS: usize = 1 << (FILTER_BITS - u64::BITS.trailing_zeros());
 
-/// What a client's packet needs to know of a service.
+/// A service as the packet path reads it for a client's packet.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct IndexEntry {
@@ -141,15 +144,15 @@ pub struct IndexEntry {
     pub service: u32,
     /// Index of the server table.
     pub lookup_table: u32,
-    /// What its VIP, port and protocol add to the hash of a flow: [`crate::hash::salt`].
+    /// Contribution of VIP, port and protocol to the hash of a flow: [`crate::hash::salt`].
     pub salt: u64,
     /// Bits of [`policy`].
     pub policy: u32,
-    /// [`super::flow::idle_units`] of the time after which a silent flow is forgotten.
+    /// Idle timeout of flows, in [`super::flow::idle_units`].
     pub idle: u8,
-    /// Keeps the next one aligned.
+    /// Padding.
     pub reserved: u8,
-    /// Seconds after its last flow for which a client is kept to its server.
+    /// Session persistence in seconds after the client's last flow.
     pub persistence: u16,
     /// Keeps the size a power of two.
     pub unused: [u32; 3],
@@ -162,13 +165,13 @@ impl IndexEntry {
         self.service & 0xffff
     }
 
-    /// What a flow's slot in the server table follows from; the port in network byte order.
+    /// Hash of a client's flow, which selects its slot; `port` is in network byte order.
     #[inline(always)]
     pub const fn flow_hash(&self, client: &Address, port: u16) -> u64 {
         self.hash_by(self.policy & policy::BY_CLIENT != 0, client, port)
     }
 
-    /// The same for what may have begun long ago.
+    /// Hash of a flow that may be older than a hash-function transition.
     #[inline(always)]
     pub const fn old_flow_hash(&self, client: &Address, port: u16) -> u64 {
         let is_other = self.policy & policy::OTHER_HASH != 0;
@@ -182,8 +185,8 @@ impl IndexEntry {
     }
 }
 
-/// An open-addressed table of services, with what all packets need to know. Filled aside, put in force by one pointer
-/// write, never changed after.
+/// The service index: a hash table with open addressing, and the settings that all packets need. The daemon builds a
+/// new one, activates it by one pointer write, and never changes it after that.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct ServiceIndex {
@@ -191,17 +194,17 @@ pub struct ServiceIndex {
     pub seed: u64,
     /// Padding; zero.
     pub reserved: u32,
-    /// Jiffies in a second: the unit of every time on the packet path.
+    /// Jiffies per second, the unit of time on the packet path.
     pub hz: u32,
-    /// Where tunnels begin (mode `ipip`).
+    /// Source addresses of mode `ipip`.
     pub tunnel: Tunnel,
-    /// One bit for each server whose answers come back through SLB: packets from elsewhere are no answers.
+    /// Filter of the servers whose replies return through SLB (mode `nat`), one bit per hash.
     pub servers: [u64; FILTER_WORDS],
-    /// Bits of the VIPs for which what no listener takes is not passed to the kernel.
+    /// Filter of the VIPs whose unmatched packets are not passed to the kernel.
     pub vips: [u64; VIP_WORDS],
-    /// Bits of all VIPs: no packet of a client comes from one.
+    /// Filter of all VIPs. No client's packet has one as its source.
     pub all_vips: [u64; VIP_WORDS],
-    /// The services.
+    /// The slots of the hash table.
     pub entries: [IndexEntry; INDEX_SLOTS],
 }
 
@@ -216,44 +219,45 @@ pub struct Tunnel {
 }
 
 impl ServiceIndex {
-    /// An index of nothing, made where it stays: it is too large for a stack.
+    /// An empty index. On the heap: it is too large for a stack.
     #[cfg(any(test, feature = "user"))]
     pub fn empty() -> Box<Self> {
         // SAFETY: integers, for which zero is valid.
         unsafe { Box::new_zeroed().assume_init() }
     }
 
-    /// A hash of an endpoint; its upper bits say where an entry or a bit is.
+    /// Hash of an endpoint. Its upper bits select a slot or a filter bit.
     #[inline(always)]
     pub const fn hash(seed: u64, address: &Address, port: u16, protocol: u8) -> u64 {
         let [high, low] = address.halves();
         let rest = (port as u64) << 8 | protocol as u64;
-        // Between address and port lies a multiplication, or endpoints whose port makes up for their address had one hash.
+        // A multiplication separates address and port. Otherwise endpoints whose ports make up for their addresses
+        // would have one hash.
         let h = (high.wrapping_mul(ODD) ^ low ^ seed).wrapping_mul(ODD);
         (h ^ h >> 32 ^ rest).wrapping_mul(ODD)
     }
 
-    /// Hash of a server's endpoint: its upper bits say where its bit in the filter is, and some of them are its
+    /// Hash of a server's endpoint. Its upper bits select the bit in the server filter; some of them are its
     /// [`Backend::endpoint`](super::backend::Backend).
     #[inline(always)]
     pub const fn server_hash(address: &Address, port: u16) -> u64 {
         Self::hash(0, address, port, 0)
     }
 
-    /// The slot a probe for this hash starts at.
+    /// The slot at which the probes for this hash begin.
     #[inline(always)]
     pub const fn home(hash: u64) -> usize {
         (hash >> (u64::BITS - INDEX_BITS)) as usize
     }
 
-    /// The word and the bit of a server with this hash in the filter.
+    /// Word and bit of this hash in the server filter.
     #[inline(always)]
     pub const fn filter_place(hash: u64) -> (usize, u64) {
         let place = hash >> (u64::BITS - FILTER_BITS);
         ((place >> 6) as usize, 1 << (place & 63))
     }
 
-    /// The service of an endpoint.
+    /// The service at an endpoint; `port` is in network byte order.
     #[inline(always)]
     pub fn find(&self, address: &Address, port: u16, protocol: u8) -> Option<&IndexEntry> {
         let home = Self::home(Self::hash(self.seed, address, port, protocol));
@@ -262,7 +266,7 @@ impl ServiceIndex {
             if entry.protocol == 0 {
                 return None;
             }
-            // One comparison: port and protocol lie side by side.
+            // One comparison for both.
             let is_same = u32::from(entry.port ^ port) | u32::from(entry.protocol ^ protocol);
             if is_same == 0 && entry.address.same(address) {
                 return Some(entry);
@@ -271,7 +275,7 @@ impl ServiceIndex {
         None
     }
 
-    /// The word and the bit of a VIP in [`Self::vips`].
+    /// Word and bit of a VIP in [`Self::vips`] and [`Self::all_vips`].
     #[inline(always)]
     pub const fn vip_place(address: &Address) -> (usize, u64) {
         let [high, low] = address.halves();
@@ -279,41 +283,43 @@ impl ServiceIndex {
         ((place >> 6) as usize, 1 << (place & 63))
     }
 
-    /// Whether what no listener takes of the packets for an address may be SLB's: never says no where it is.
+    /// Whether an address may be a VIP whose unmatched packets SLB handles. May be wrong for other addresses, never for
+    /// such a VIP.
     #[inline(always)]
     pub fn may_be_vip(&self, address: &Address) -> bool {
         let (word, bit) = Self::vip_place(address);
         self.vips[word & (VIP_WORDS - 1)] & bit != 0
     }
 
-    /// Whether an address may be a VIP: never says no for one.
+    /// Whether an address may be a VIP. May be wrong for other addresses, never for a VIP.
     #[inline(always)]
     pub fn may_be_any_vip(&self, address: &Address) -> bool {
         let (word, bit) = Self::vip_place(address);
         self.all_vips[word & (VIP_WORDS - 1)] & bit != 0
     }
 
-    /// What is configured of an address as a VIP.
+    /// The entry of an address as a VIP.
     #[inline(always)]
     pub fn vip(&self, address: &Address) -> Option<&IndexEntry> {
         let icmp = if address.is_v4() { protocol::ICMP } else { protocol::ICMPV6 };
         self.find(address, 0, icmp)
     }
 
-    /// Whether no client has this address (RFC 1812, 5.3.7): it is not one host's, or it is a VIP. Servers behind two VIPs would
-    /// answer each other for ever.
+    /// Whether a source address is martian (RFC 1812, 5.3.7): it is not a single host's, or it is a VIP. Servers behind
+    /// two VIPs would answer each other for ever.
     #[inline(always)]
     pub fn is_martian(&self, source: &Address) -> bool {
         !is_one_host(source) || (self.may_be_any_vip(source) && self.vip(source).is_some())
     }
 
-    /// The same without a search in the index: never says no for such an address.
+    /// The same without a lookup in the index. May be wrong for other addresses, never for a martian source.
     #[inline(always)]
     pub fn may_be_martian(&self, source: &Address) -> bool {
         !is_one_host(source) || self.may_be_any_vip(source)
     }
 
-    /// Whether the endpoint with this [`Self::server_hash`] may be a server's: never says no for one.
+    /// Whether the endpoint with this [`Self::server_hash`] may be a server's. May be wrong for other endpoints, never
+    /// for a server's.
     #[inline(always)]
     pub fn may_be_server(&self, hash: u64) -> bool {
         let (word, bit) = Self::filter_place(hash);

@@ -1,13 +1,13 @@
 //! A word that several processors read and write at once.
 //!
-//! The standard library has no compare-and-exchange for BPF, though BPF has: there the compiler's own functions are
-//! called, on the host the standard library's. Volatile loads and stores of a word are atomic there: LLVM knows no others
-//! for BPF. On the host, too, the compiler keeps their order: the daemon writes words that the program reads. On x86-64 that
-//! costs nothing.
+//! The standard library has no compare-and-exchange for BPF, although BPF has the instruction. So BPF code calls the
+//! compiler's intrinsics, and host code the standard library. Volatile loads and stores of a word are atomic on BPF:
+//! LLVM knows no others there. Host code uses acquire and release, because the daemon writes words that the program
+//! reads. On x86-64 that costs nothing.
 
 use core::sync::atomic::AtomicU64;
 
-/// A word that is always read and written whole.
+/// A word that is always read and written as a whole.
 #[repr(transparent)]
 #[derive(Debug, Default)]
 pub struct SharedWord(AtomicU64);
@@ -24,31 +24,31 @@ impl SharedWord {
         imp::load(&self.0)
     }
 
-    /// Puts another value in its place.
+    /// Replaces the value.
     #[inline(always)]
     pub fn store(&self, value: u64) {
         imp::store(&self.0, value);
     }
 
-    /// Puts `new` in the place of `old`; `false` if something else is there.
+    /// Compare-and-exchange: replaces `old` by `new`; `false` if the value is not `old`.
     #[inline(always)]
     pub fn exchange(&self, old: u64, new: u64) -> bool {
         imp::exchange(&self.0, old, new)
     }
 
-    /// Adds to the value, which may go round; returns what it was.
+    /// Adds to the value, which may wrap around; returns the old value.
     #[inline(always)]
     pub fn add(&self, value: u64) -> u64 {
         imp::add(&self.0, value)
     }
 
-    /// Sets the bits that are set in `bits`.
+    /// Sets the bits of `bits`.
     #[inline(always)]
     pub fn set(&self, bits: u64) {
         imp::or(&self.0, bits);
     }
 
-    /// Clears the bits that are set in `bits`.
+    /// Clears the bits of `bits`.
     #[inline(always)]
     pub fn clear(&self, bits: u64) {
         imp::and(&self.0, !bits);
@@ -131,7 +131,7 @@ mod imp {
 
     #[inline(always)]
     pub(super) fn add(word: &AtomicU64, value: u64) -> u64 {
-        // Not relaxed: for that LLVM takes an instruction that does not return what was there.
+        // Not relaxed: LLVM would emit an instruction that does not return the old value.
         // SAFETY: as above.
         unsafe { atomic_xadd::<u64, u64, { AcqRel }>(word.as_ptr(), value) }
     }

@@ -10,98 +10,99 @@ pub struct Counters {
     pub packets_in: u64,
     /// Bytes of frames from clients.
     pub bytes_in: u64,
-    /// Packets to clients.
+    /// Packets to clients, in mode `nat` only.
     pub packets_out: u64,
-    /// Bytes of frames to clients.
+    /// Bytes of frames to clients, in mode `nat` only.
     pub bytes_out: u64,
-    /// Flows begun.
+    /// Flows that have begun.
     pub new_flows: u64,
 }
 
 named! {
-    /// What became of a packet.
+    /// What the packet path did with a packet.
     enum Action:
-    /// Sent on.
+    /// Forwarded to a server or a client.
     Forward = "forward",
-    /// Answered.
+    /// Answered by SLB itself.
     Answer = "answer",
-    /// Left to the kernel.
+    /// Passed to the kernel, unchanged.
     Pass = "pass",
     /// Dropped.
     Drop = "drop",
 }
 
 named! {
-    /// Why. Every packet is counted under exactly one action and one reason.
+    /// Why the packet path took an action. Every packet counts under exactly one action and one reason.
     enum Reason:
-    /// A packet of a client, sent to its server.
+    /// A client's packet, forwarded to its server.
     ToServer = "to_server",
-    /// A packet of a server, sent to its client.
+    /// A server's packet, forwarded to its client.
     ToClient = "to_client",
     /// An echo request to a VIP.
     Echo = "echo",
     /// Neither IPv4 nor IPv6.
     NotIp = "not_ip",
-    /// A frame to a group of stations.
+    /// A frame to a group address.
     LinkMulticast = "link_multicast",
-    /// No listener on that address, port and protocol, and no flow it answers.
+    /// No listener at this address, port and protocol, and no flow that it answers.
     NotOurs = "not_ours",
-    /// Another protocol than TCP, UDP and echo, or another kind of ICMP message.
+    /// Another protocol than TCP, UDP and echo, or another ICMP message.
     OtherProtocol = "other_protocol",
-    /// The frame ends before the headers do.
+    /// The frame ends within its headers.
     Truncated = "truncated",
-    /// A version or header length that cannot be.
+    /// A version or header length that no packet has.
     BadHeader = "bad_header",
     /// A length field that contradicts the frame or the headers.
     BadLength = "bad_length",
     /// A fragment.
     Fragment = "fragment",
-    /// More IPv6 extension headers than are walked, or one that hides the transport header.
+    /// More IPv6 extension headers than the parser reads, or one that hides the transport header.
     ExtensionHeaders = "extension_headers",
-    /// TTL or hop limit used up.
+    /// TTL or hop limit is used up.
     HopLimit = "hop_limit",
-    /// From an address that is no client's: a VIP, loopback, multicast, broadcast, or not specified.
+    /// A martian source: a VIP, loopback, multicast, broadcast or unspecified address.
     MartianSource = "martian_source",
-    /// The server chosen is the client itself.
+    /// The selected server is the client itself.
     Hairpin = "hairpin",
-    /// No server may be given this flow.
+    /// No server may have this flow.
     NoServer = "no_server",
-    /// The way to the server is not known yet.
+    /// The server's next hop is not resolved yet.
     NoNextHop = "no_next_hop",
-    /// The client endpoint has live flows through other listeners to every server that was tried.
+    /// Reverse-tuple conflict: the client endpoint has live flows through other listeners to every server that was
+    /// tried.
     PortConflict = "port_conflict",
-    /// The client endpoint has as many live flows through other listeners as can be remembered.
+    /// The client endpoint has as many live flows through other listeners as SLB can tell apart.
     ClientPortBusy = "client_port_busy",
-    /// The flow table took no entry.
+    /// The flow table has no slot for a flow that needs one.
     FlowTableFull = "flow_table_full",
-    /// The way out is an interface that does not run the program, or is gone.
+    /// The outgoing interface does not run the program, or is gone.
     NoInterface = "no_interface",
-    /// A tagged frame whose way out is another interface: its VLAN means nothing there.
+    /// A tagged frame that would leave by another interface, where its VLAN means nothing.
     VlanCrossing = "vlan_crossing",
-    /// An IPv6 packet that its sender routes.
+    /// An IPv6 packet with a routing header that still names hops.
     SourceRoute = "source_route",
-    /// Larger, inside its outer header, than may leave.
+    /// Larger than the MTU towards the server, with its outer header.
     TooBig = "too_big",
     /// The frame has no room for an outer header.
     NoHeadroom = "no_headroom",
-    /// Sent by the server it would be sent to.
+    /// A packet of mode `dsr` that its own server has sent.
     Loop = "loop",
-    /// Of a connection that is over: whose server's connections are cut, or that has been silent for too long. One of its ends
-    /// is told.
+    /// A segment of a finished connection: its server is terminating or gone, or it was silent for too long. It becomes
+    /// a RST, or a RST answers it.
     Reset = "reset",
     /// The daemon has not filled the maps yet.
     NotReady = "not_ready",
-    /// For a VIP, and no listener takes it.
+    /// Unmatched: for a VIP, and no listener takes it.
     Unmatched = "unmatched",
-    /// For a VIP, by an interface that has not the role `client`; or from a server, and not by the way to it.
+    /// For a VIP, by an interface without the role `client`; or from a server, by another path than that to it.
     WrongInterface = "wrong_interface",
-    /// The neighbour by which the kernel reaches the client is not resolved yet.
+    /// The neighbour on the kernel's route to the client is not resolved yet.
     NoClientHop = "no_client_hop",
     /// To a hardware address that is not the interface's own (the kernel's PACKET_OTHERHOST).
     OtherHost = "other_host",
 }
 
-/// Room for reasons, a power of two.
+/// Size of the arrays by reason, a power of two.
 pub const REASONS: usize = 32;
 
 /// Packets by action and reason on one processor.
@@ -110,34 +111,33 @@ pub const REASONS: usize = 32;
 pub struct Totals {
     /// `packets[action][reason]`.
     pub packets: [[u64; REASONS]; Action::ALL.len()],
-    /// Flows that have been forgotten, or could not be remembered, although they may be older than the last change of their
-    /// table.
+    /// Flows that were evicted, or got no entry, and may be older than the last change of their server table.
     pub forgotten: u64,
-    /// Live flows that were not assured and have made room for others.
+    /// Live flows that were evicted and not assured.
     pub evicted: u64,
-    /// Assured flows that have made room for those of other clients: theirs had far more than a share of a full flow table.
+    /// Assured flows that were evicted before they were finished or expired.
     pub evicted_assured: u64,
-    /// Answers sent of late: `limits[kind]`.
+    /// Rate limits of generated packets: `limits[kind]`.
     pub limits: [Limit; Limited::COUNT],
 }
 
-/// Answers of the program whose rate is limited, each kind by itself.
+/// Generated packets, each kind with a rate limit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limited {
-    /// ICMP errors about packets of listeners that have used up their hops.
+    /// ICMP errors about packets for listeners whose TTL or hop limit is used up.
     HopLimit,
-    /// ICMP errors about packets of listeners that are too big: path-MTU discovery waits for them.
+    /// ICMP errors about packets for listeners that exceed the MTU. Path-MTU discovery waits for them.
     TooBig,
     /// Echo replies.
     Echo,
-    /// Resets of connections of listeners.
+    /// RSTs for connections of listeners.
     Resets,
-    /// ICMP errors and resets for packets that no listener takes: a scan leaves the others their rate.
+    /// ICMP errors and RSTs for unmatched packets: a port scan uses up no other limit.
     Unmatched,
 }
 
 impl Limited {
-    /// How many kinds there are.
+    /// Number of kinds.
     pub const COUNT: usize = 5;
 }
 

@@ -24,7 +24,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// The numbers of a TCP packet that was [`numbered`](Packet::numbered).
+    /// The numbers of a TCP packet whose numbers have been read ([`Packet::numbered`]).
     #[inline(always)]
     pub const fn of(packet: &Packet) -> Self {
         let flags = packet.flags.syn() as u32 + packet.flags.fin() as u32;
@@ -62,7 +62,7 @@ impl Segment {
         self.acknowledges.wrapping_sub(next).wrapping_add(LAG) < 2 * LAG
     }
 
-    /// Whether both numbers are within [`WINDOW`] of the entry's: `own` of the sender, `other` of the other side.
+    /// Whether both numbers are within 1 MiB of the entry's: `own` of the sender, `other` of the other side.
     #[inline(always)]
     pub const fn is_plausible(&self, own: u32, other: u32) -> bool {
         is_near(self.sequence, own) && is_near(self.acknowledges, other)

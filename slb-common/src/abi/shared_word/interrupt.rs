@@ -1,4 +1,5 @@
-//! Interrupts a thread before one of its accesses to words: for tests of writers that stall, or are killed, at any point.
+//! Interrupts a thread before one of its accesses to words. For tests of writers that stall, or are killed, at any
+//! point.
 
 use std::{
     boxed::Box,
@@ -9,7 +10,7 @@ use std::{
 type Interrupt = (usize, Box<dyn FnOnce()>);
 
 std::thread_local! {
-    /// Accesses until the interrupt, and what runs then.
+    /// Accesses until the interrupt, and the function that it runs.
     static NEXT: RefCell<Option<Interrupt>> = const { RefCell::new(None) };
 }
 
@@ -28,14 +29,15 @@ pub(super) fn before_access() {
     }
 }
 
-/// Runs `writer`, and `meanwhile` before its access number `at`, counted from 0. Returns whether it has so many accesses.
+/// Runs `writer`, and `meanwhile` before access number `at` of it, counted from 0. Returns whether `writer` has that
+/// access.
 pub(crate) fn stalled(at: usize, meanwhile: impl FnOnce() + 'static, writer: impl FnOnce()) -> bool {
     NEXT.set(Some((at, Box::new(meanwhile))));
     writer();
     NEXT.take().is_none()
 }
 
-/// Runs `writer` up to its access number `at`, counted from 0. Returns whether it has so many accesses.
+/// Runs `writer` up to access number `at`, counted from 0. Returns whether `writer` has that access.
 pub(crate) fn killed(at: usize, writer: impl FnOnce()) -> bool {
     struct Killed;
     NEXT.set(Some((at, Box::new(|| resume_unwind(Box::new(Killed))))));
