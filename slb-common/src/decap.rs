@@ -1,17 +1,18 @@
-//! The decapsulator: takes the outer header off packets that a load balancer has put into IPv4 or IPv6 (RFC 2003, RFC
-//! 4213, RFC 2473), on a server whose kernel has no tunnel device.
+//! The decapsulator: removes the outer IPv4 or IPv6 header of a load balancer's tunnel packets (RFC 2003, RFC 4213, RFC
+//! 2473). It runs on a server whose kernel has no tunnel device.
 //!
 //! An open decapsulator lets anyone send packets from within the network (CVE-2020-10136, CVE-2024-7596), so:
-//! - Only packets whose outer source is in the [`Policy`] are stripped. All others are left to the kernel as they are,
-//!   which may have tunnels of its own, and counted.
-//! - A packet is stripped once: a tunnel packet inside a tunnel packet goes to the kernel as it is.
-//! - The inner packet has passed a router: its TTL or hop limit goes down, so that no loop runs for ever.
-//! - Where the policy names inner destinations, there are no others.
 //!
-//! The outer destination is not compared: the frame is for this machine by its hardware address, and the kernel drops
-//! what is for another one after this program as before it.
+//! - Only packets whose outer source is in the [`Policy`] are decapsulated. All others are counted and passed to the
+//!   kernel unchanged, which may have tunnels of its own.
+//! - A packet is decapsulated once. A tunnel packet inside a tunnel packet goes to the kernel unchanged.
+//! - The inner packet has passed a router: its TTL or hop limit is decremented, so that no loop is endless.
+//! - If the policy names inner destinations, the inner packet must have one of them.
 //!
-//! Invariants: a frame is changed only after every check that could refuse it; nothing in here calls the kernel.
+//! The outer destination is not compared. The frame has this machine's hardware address, and the kernel drops packets for
+//! other machines.
+//!
+//! Invariants: a frame is changed only after every check that could refuse it; this module calls no kernel helper.
 
 mod ecn;
 mod inner;
@@ -25,18 +26,19 @@ use crate::{
     net::frame::Frame,
 };
 
-/// What has become of a frame.
+/// The decision on a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
-    /// Why; [`Reason::action`] says what.
+    /// Why. [`Reason::action`] is the action.
     pub reason: Reason,
-    /// Bytes to be cut off the head of a stripped frame; what is left begins with its Ethernet header.
+    /// Bytes to cut off the head of a decapsulated frame; the rest begins with its Ethernet header. 0 in any other
+    /// frame.
     pub cut: usize,
 }
 
-/// Decides on a frame. One to be stripped is changed, up to the bytes that must be cut off.
+/// Decides on a frame, and rewrites one that is decapsulated. The caller cuts [`Outcome::cut`] bytes off it.
 ///
-/// Nothing else may be done with a frame once its head has been cut: its old place is gone.
+/// After the cut the caller must not use `frame` any more: the frame has moved.
 #[inline(always)]
 pub fn process(frame: &mut Frame<'_>, policy: &Policy) -> Outcome {
     match strip(frame, policy) {

@@ -1,8 +1,8 @@
-//! Hashes of the packet path: the same on every node, cheap in BPF, with no table.
+//! Hashes of the packet path: equal on every node, cheap in BPF, without tables.
 
 use crate::abi::Address;
 
-/// Spreads every bit of `h` over the result (two rounds of xor-shift and multiplication).
+/// Makes every bit of `h` change the whole result: two rounds of xor-shift and multiplication.
 #[inline(always)]
 pub const fn mix(h: u64) -> u64 {
     round(round(h ^ h >> 32))
@@ -15,22 +15,24 @@ const fn round(h: u64) -> u64 {
     h ^ h >> 32
 }
 
-/// What a service adds to the hash of its flows, from what is the same on every node; the port in network byte order.
+/// A service's contribution to the hash of its flows. All inputs are equal on every node; `port` is in network byte
+/// order.
 pub const fn salt(seed: u64, address: &Address, port: u16, protocol: u8) -> u64 {
     let [high, low] = address.halves();
     let h = mix(mix(seed ^ high).wrapping_add(low));
     mix(h.wrapping_add((port as u64) << 8 | protocol as u64))
 }
 
-/// Hash of a flow of the service with this salt, from the client's address and port (network byte order).
+/// Hash of a flow of the service with this salt; `port` is in network byte order.
 ///
-/// A client chooses the port and the lower half of an IPv6 address, and a forger the whole of it. Between any two of them lie
-/// multiplications of a number that neither knows: no relation between address and port gives many flows one hash.
+/// A client chooses its port and the lower half of an IPv6 address; an attacker with forged sources chooses the whole
+/// address. Multiplications that involve the secret salt separate these inputs. So no relation between address and port
+/// gives many flows one hash.
 #[inline(always)]
 pub const fn flow_hash(salt: u64, client: &Address, port: u16) -> u64 {
     let [high, low] = client.halves();
     if client.is_v4() {
-        // All of it fits in one word.
+        // Address and port fit in one word.
         mix((low & 0xffff_ffff_0000_0000 | port as u64) ^ salt)
     } else {
         let h = high ^ salt;
@@ -38,7 +40,7 @@ pub const fn flow_hash(salt: u64, client: &Address, port: u16) -> u64 {
     }
 }
 
-/// What the routers on the way to a server tell flows apart by; costs what [`mix`] costs.
+/// IPv6 flow label, by which routers on the path to a server tell flows apart. Costs as much as [`mix`].
 #[inline(always)]
 pub const fn flow_label(salt: u64, client: &Address, port: u16) -> u32 {
     let [_, low] = client.halves();

@@ -1,7 +1,7 @@
 //! The map layouts of SLB and its whole packet path, as ordinary Rust.
 //!
-//! The same code is compiled into the XDP program and into host tests. Nothing here calls a BPF helper, allocates
-//! on the packet path, or depends on aya (but for the `user` feature, which marks the map layouts as plain data).
+//! The same code is compiled into the XDP program and into host tests. It calls no BPF helper and allocates nothing on
+//! the packet path. It depends on aya only with the `user` feature, which marks the map layouts as plain data.
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 #![cfg_attr(
     target_arch = "bpf",

@@ -1,4 +1,4 @@
-//! Frames, headers and checksums: everything that knows how packets are laid out.
+//! Frames, headers and checksums.
 
 pub mod checksum;
 pub mod ethernet;

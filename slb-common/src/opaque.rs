@@ -1,13 +1,13 @@
-//! Values that the compiler, or the verifier, knows nothing of. None of it costs more than an instruction or two.
+//! Verifier barriers: values that the compiler or the verifier knows nothing about. Each costs one or two instructions.
 
-/// Returns `value`, of which the compiler then knows nothing: it uses the number that has been compared, and not another
-/// one that it could derive from the same. The verifier knows only of the first that it is small enough.
+/// Returns `value`, about which the compiler then knows nothing. So it compares and uses the same number, not another
+/// one that it derives from the same source. The verifier knows a bound only of the compared number.
 #[inline(always)]
 pub fn opaque(value: u64) -> u64 {
     #[cfg(target_arch = "bpf")]
     {
         let mut value = value;
-        // An instruction at least: two lines of source for one instruction make line information that the kernel refuses.
+        // At least one instruction: two source lines for one instruction make line information that the kernel refuses.
         // SAFETY: copies a register onto itself.
         unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack)) };
         value
@@ -16,35 +16,34 @@ pub fn opaque(value: u64) -> u64 {
     value
 }
 
-/// Returns `value` as an index below `N`, a power of two, with a mask that stays.
+/// Returns `value` as an index below `N`, a power of two, by a mask that stays in the code.
 ///
-/// The compiler drops a mask of a value that it knows to be small. The verifier may not know it: Linux 6.1 loses the bounds of
-/// a value that was spilled to the stack as 32 bits, and refuses the access.
+/// The compiler drops the mask of a value that it knows to be small. The verifier may not know it: Linux 6.1 loses the
+/// bounds of a value that was spilled to the stack as 32 bits, and refuses the access.
 #[inline(always)]
 pub fn masked<const N: usize>(value: u64) -> usize {
     const { assert!(N.is_power_of_two()) };
     opaque(value) as usize & (N - 1)
 }
 
-/// Returns `value`, of which the verifier then knows nothing, by means of anything it knows nothing of.
+/// Returns `value`, about which the verifier then knows nothing. `unknown` is any number that it does not know.
 ///
-/// The verifier follows every path on which it knows another value, for as long as the value decides anything: offsets,
-/// places and reasons are many. Where the value is hidden, such paths are followed once.
+/// The verifier follows a path again for each value that it tells apart, while that value still decides anything.
+/// Offsets, slots and reasons have many values. With a hidden value, such paths are followed once.
 #[inline(always)]
 pub fn hide(value: u32, unknown: u64) -> u32 {
     hide_long(value.into(), unknown) as u32
 }
 
-/// The same of a longer number.
+/// As [`hide`], for 64 bits.
 #[inline(always)]
 pub fn hide_long(value: u64, unknown: u64) -> u64 {
-    // Zero, which the verifier does not see.
+    // The two numbers cancel out, which the verifier does not see.
     value ^ unknown ^ opaque(unknown)
 }
 
-/// Returns `value`, which depends on `offset`. Where that is no constant, the compiler may not use another number in the
-/// place of the one that is compared, nor take an addition apart again: the verifier knows nothing of one from what it
-/// has learnt of another.
+/// Returns `value`, which depends on `offset`. If that is no constant, the compiler may neither replace the number that
+/// is compared, nor split an addition. The verifier would not apply what it learnt of one number to another.
 #[inline(always)]
 pub fn settled(value: usize, offset: usize) -> usize {
     #[cfg(target_arch = "bpf")]

@@ -1,23 +1,24 @@
-//! The order in which servers take turns.
+//! The order of servers in the table of a (weighted) round-robin service.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-/// Exact enough to tell two different quotients apart whose denominators are at most 100.
+/// Scale at which two different quotients differ, if their denominators are at most 100.
 const SCALE: u64 = 1 << 16;
 
-/// The member whose turn it is in each of so many slots, for members of these weights (1 to 100). After any number of slots
-/// each has had its share of the weight, to less than a turn more or less.
+/// The member of each slot. Weights are 1 to 100. After any number of slots each member has had its share by weight,
+/// less than one slot more or less.
 ///
-/// Each turn of a member has a time within which it belongs, as in the queueing discipline WF2Q (Bennett and Zhang, INFOCOM
-/// 1996): of those whose time has begun, the one is next whose time ends first.
+/// Each turn of a member has a time window, as in the queueing discipline WF2Q (Bennett and Zhang, INFOCOM 1996). Of
+/// the turns whose window has begun, the one whose window ends first is next.
 ///
 /// # Panics
+///
 /// There are no members, or more than 65,535.
 pub fn build(slots: u32, weights: &[u8]) -> Vec<u16> {
     assert!(!weights.is_empty(), "no members");
     let members = u16::try_from(weights.len()).expect("few members");
     let all: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
-    // When the turn with this number begins, in slots, rounded up.
+    // Slot from which a turn may happen, rounded up.
     let begin = |turn: u64, weight: u64| (turn * all).div_ceil(weight);
     let mut waiting: BinaryHeap<_> = (0..members).map(|member| Reverse((0, member, 0))).collect();
     let mut begun = BinaryHeap::new();
@@ -30,7 +31,7 @@ pub fn build(slots: u32, weights: &[u8]) -> Vec<u16> {
             let weight = u64::from(weights[usize::from(member)]);
             begun.push(Reverse(((turn + 1) * SCALE / weight, member, turn)));
         }
-        // There is always one: as many turns have been had as slots are gone.
+        // Never empty: as many turns have happened as slots have passed.
         let Some(Reverse((_, member, turn))) = begun.pop() else { break };
         round_robin.push(member);
         let weight = u64::from(weights[usize::from(member)]);

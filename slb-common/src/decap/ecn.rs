@@ -1,4 +1,4 @@
-//! What becomes of Explicit Congestion Notification at the end of a tunnel (RFC 6040, 4.2).
+//! Explicit Congestion Notification at the end of a tunnel (RFC 6040, 4.2).
 
 /// Not ECN-capable.
 pub(super) const NOT_ECT: u32 = 0;
@@ -7,7 +7,7 @@ pub(super) const ECT_1: u32 = 1;
 /// Congestion experienced.
 pub(super) const CE: u32 = 3;
 
-/// Returns the ECN field of the inner packet once it has left the tunnel; `None` if it must be dropped.
+/// The ECN field of the inner packet behind the tunnel; `None` if the packet must be dropped.
 #[inline(always)]
 pub(super) const fn combine(outer: u32, inner: u32) -> Option<u32> {
     match (outer & 3, inner & 3) {
@@ -25,8 +25,8 @@ mod tests {
 
     const ECT_0: u32 = 2;
 
-    /// Figure 4 of RFC 6040: a row for each inner field, a column for each outer one, both in the order Not-ECT,
-    /// ECT(0), ECT(1), CE.
+    /// Figure 4 of RFC 6040: a row per inner field and a column per outer field, both in the order Not-ECT, ECT(0),
+    /// ECT(1), CE.
     #[test]
     fn the_table_of_the_rfc() {
         const ORDER: [u32; 4] = [NOT_ECT, ECT_0, ECT_1, CE];

@@ -1,4 +1,4 @@
-//! The inner packet: checked against the outer one, then one hop older.
+//! The inner packet: checks it against the outer one, and forwards it by one hop.
 
 use super::{ecn, outer::Outer};
 use crate::{
@@ -13,18 +13,20 @@ use crate::{
     },
 };
 
-/// Makes the inner packet one that has come out of a tunnel, and returns its Ethernet type, as it stands in a frame, and
-/// the reason to strip it.
+/// Rewrites the inner packet as one that has left a tunnel: ECN field, TTL or hop limit. Returns its Ethernet type, in
+/// network byte order, and the reason for the decapsulation.
 ///
 /// # Errors
-/// It must be dropped, and is unchanged.
+///
+/// The packet must be dropped, and is unchanged.
 #[inline(always)]
 pub(super) fn forward(
     frame: &mut Frame<'_>,
     outer: &Outer,
     policy: &Policy,
 ) -> Result<(u16, Reason), Reason> {
-    // Two bytes where one would do: a bound of one byte is compiled to a comparison that teaches the verifier nothing.
+    // Two bytes where one would do: for one byte the compiler emits a comparison from which the verifier learns
+    // nothing.
     let version = frame.header::<[u8; 2]>(outer.inner).ok_or(Reason::BadInner)?[0] >> 4;
     if version != if outer.carries_v4 { 4 } else { 6 } {
         return Err(Reason::InnerVersion);
@@ -73,7 +75,7 @@ fn ipv6(frame: &mut Frame<'_>, outer: &Outer, policy: &Policy) -> Result<(), Rea
         return Err(Reason::BadInner);
     }
     let destination = Address::v6(ip.dst_addr);
-    // A mapped address (RFC 4942, 2.2) would be taken for an IPv4 one.
+    // A mapped address (RFC 4942, 2.2) would look like an IPv4 address.
     if destination.is_v4() || !policy.accepts(&destination) {
         return Err(Reason::DestinationNotAccepted);
     }

@@ -1,4 +1,4 @@
-//! The Ethernet header, moved from before the outer packet to before the inner one.
+//! Moves the Ethernet header from the outer to the inner packet.
 
 use crate::{
     abi::decap::Policy,
@@ -9,11 +9,11 @@ use crate::{
     },
 };
 
-/// Writes the header of the packet at `network`, with its VLAN tags, before the packet at `inner`, and returns how many
-/// bytes then lie before it.
+/// Writes the Ethernet header of the packet at `network`, with its VLAN tags, before the packet at `inner`. Returns the
+/// number of bytes before it. `None` if the frame is truncated.
 ///
-/// The old place and the new one may overlap: everything is read before anything is written, word by word, for arrays of
-/// bytes would be copied byte by byte.
+/// The old and the new header may overlap, so all reads precede all writes. Words are used because byte arrays would be
+/// copied byte by byte.
 #[inline(always)]
 pub(super) fn move_header(
     frame: &mut Frame<'_>,
@@ -23,12 +23,13 @@ pub(super) fn move_header(
     policy: &Policy,
 ) -> Option<usize> {
     let tags = network.checked_sub(UNTAGGED)? / size_of::<VlanTag>();
-    // What the compiler knows of the new place by comparisons made before, the verifier does not: they are made again.
+    // The compiler knows bounds of the new offset from earlier comparisons; the verifier does not. So they are checked
+    // again.
     let cut = policy.hide(inner.checked_sub(network)?);
     let type_at = policy.hide(inner.checked_sub(size_of::<u16>())?);
 
     let addresses = (read(frame, 0)?, read(frame, 4)?, read(frame, 8)?);
-    // A type and the tag it announces.
+    // A type and the tag behind it.
     let first = if tags > 0 { read(frame, ETHERNET_TYPE)? } else { 0 };
     let second = if tags > 1 { read(frame, ETHERNET_TYPE + 4)? } else { 0 };
 

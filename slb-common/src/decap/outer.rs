@@ -1,4 +1,4 @@
-//! The outer header: whether a frame holds a tunnel packet, and whose.
+//! The outer header: whether a frame is a tunnel packet, and its source.
 
 use crate::{
     abi::{
@@ -12,9 +12,9 @@ use crate::{
     },
 };
 
-/// Destination options that are walked: one holds the tunnel encapsulation limit (RFC 2473, 4.1.1).
+/// Most destination-options headers that are read. One holds the tunnel encapsulation limit (RFC 2473, 4.1.1).
 const MAX_OPTION_HEADERS: usize = 2;
-/// RFC 8200 sets no bound; that limit needs eight bytes.
+/// RFC 8200 sets no bound. The tunnel encapsulation limit needs eight bytes.
 const MAX_OPTION_BYTES: usize = 64;
 
 /// A tunnel packet.
@@ -24,20 +24,20 @@ pub(super) struct Outer {
     pub(super) network: usize,
     /// Offset of the inner IP header.
     pub(super) inner: usize,
-    /// Bytes of the outer packet from there on.
+    /// Length of the outer packet behind its headers, in bytes.
     pub(super) room: usize,
-    /// Sender.
+    /// Outer source address.
     pub(super) source: Address,
     /// Whether the outer header is IPv4.
     pub(super) is_v4: bool,
-    /// Whether the inner one is to be, which is what the protocol number says.
+    /// Whether the protocol number says that the inner header is IPv4.
     pub(super) carries_v4: bool,
-    /// Explicit Congestion Notification.
+    /// Explicit Congestion Notification of the outer header, two bits.
     pub(super) ecn: u32,
 }
 
 impl Outer {
-    /// The same, of which the verifier knows nothing any more: it follows what comes next once, not once for every
+    /// The same values, about which the verifier then knows nothing. It follows the next steps once, not for each
     /// combination of tags, options and versions.
     #[inline(always)]
     pub(super) fn hidden(self, policy: &Policy) -> Self {
@@ -56,7 +56,8 @@ impl Outer {
 /// Finds the inner packet.
 ///
 /// # Errors
-/// There is none, or its place is not certain: every reason is one to pass the frame.
+///
+/// The frame is no tunnel packet, or its inner offset is uncertain. For each of these reasons the frame is passed.
 #[inline(always)]
 pub(super) fn read(frame: &Frame<'_>) -> Result<Outer, Reason> {
     let addresses = frame.header::<EthernetAddresses>(0).ok_or(Reason::BadOuter)?;
@@ -87,7 +88,7 @@ fn ipv4(frame: &Frame<'_>, network: usize) -> Result<Outer, Reason> {
     {
         return Err(Reason::BadOuter);
     }
-    // More fragments, or an offset. The kernel may put them together for a tunnel of its own.
+    // More-fragments flag or an offset. The kernel may reassemble the packet for a tunnel of its own.
     if u16::from_be_bytes(ip.frags) & 0x3fff != 0 {
         return Err(Reason::Fragment);
     }
@@ -139,7 +140,7 @@ fn ipv6(frame: &Frame<'_>, network: usize) -> Result<Outer, Reason> {
     if !is_v6 || payload < options || frame.len() < network + size_of::<Ipv6Hdr>() + payload {
         return Err(Reason::BadOuter);
     }
-    // Mapped addresses never stand in a packet (RFC 4942, 2.2): this one would be taken for an IPv4 source.
+    // Mapped addresses occur in no valid packet (RFC 4942, 2.2). This one would look like an IPv4 source.
     if source.is_v4() {
         return Err(Reason::SourceNotAllowed);
     }

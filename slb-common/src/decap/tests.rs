@@ -1,4 +1,4 @@
-//! What comes out of a tunnel, against frames and expectations built with etherparse.
+//! Decapsulated frames, compared with frames and expectations built with etherparse.
 
 use etherparse::{
     EtherType, Ethernet2Header, IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder,
@@ -21,7 +21,7 @@ const SERVER6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10]
 const VIP4: [u8; 4] = [198, 51, 100, 10];
 const VIP6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];
 
-/// A tunnel packet to be built.
+/// A tunnel packet to build.
 #[derive(Debug, Clone)]
 struct Tunnel {
     outer_v4: bool,
@@ -41,7 +41,7 @@ fn policy() -> Policy {
     Policy::new(&sources, &[]).unwrap()
 }
 
-/// The packet inside, with another TTL or hop limit and ECN field if it is to be.
+/// The inner packet, with this TTL or hop limit and ECN field.
 fn inner(tunnel: &Tunnel, hop_limit: u8, ecn: u8) -> Vec<u8> {
     let mut packet = Vec::new();
     let builder = if tunnel.inner_v4 {
@@ -108,7 +108,7 @@ fn encapsulated(tunnel: &Tunnel) -> Vec<u8> {
     bytes
 }
 
-/// What must come out; `None` where congestion cannot be told (RFC 6040, 4.2).
+/// The expected frame; `None` if congestion cannot be signalled (RFC 6040, 4.2).
 fn expected(tunnel: &Tunnel) -> Option<Vec<u8>> {
     let ecn = match (tunnel.outer_ecn, tunnel.inner_ecn) {
         (3, 0) => return None,
@@ -122,7 +122,7 @@ fn expected(tunnel: &Tunnel) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Runs the decapsulator, and returns the reason and the frame that the kernel gets.
+/// Runs the decapsulator. Returns the reason and the frame that the kernel receives.
 fn run(frame: &[u8], policy: &Policy) -> (Reason, Vec<u8>) {
     let mut bytes = frame.to_vec();
     let outcome = process(&mut Frame::from_slice(&mut bytes), policy);
@@ -213,7 +213,7 @@ proptest! {
     }
 }
 
-/// An IPv6 source that is written as an IPv4 one is not that IPv4 source.
+/// A mapped IPv6 source is not the IPv4 source that it maps.
 #[test]
 fn a_mapped_source_is_nobody() {
     let tunnel = Tunnel {

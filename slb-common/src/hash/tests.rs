@@ -1,4 +1,4 @@
-//! Spread of hashes over structured sets of endpoints, such as a client would choose.
+//! Spread of hashes over structured sets of endpoints, such as a client could choose.
 
 use super::*;
 use crate::abi::{flow::Client, lookup_table::LookupTable, service::ServiceIndex};
@@ -42,11 +42,11 @@ fn consecutive_ports_and_addresses_spread_evenly() {
             v6[(flow_hash(salt, &Address::v6(bytes), port) >> 58) as usize] += 1;
         }
     }
-    // 65,536 flows over 64 buckets: mean 1,024, standard deviation 32; six of them on either side.
+    // 65,536 flows in 64 buckets: mean 1,024, standard deviation 32. The bounds are six of them away.
     assert!(v4.iter().chain(&v6).all(|&n| (832..=1216).contains(&n)), "{v4:?} {v6:?}");
 }
 
-/// Endpoints of one set: address, and port in network byte order.
+/// One set of endpoints: addresses, and ports in network byte order.
 type Endpoints = Vec<(Address, u16)>;
 
 const SIZE: u64 = 4096;
@@ -57,8 +57,8 @@ fn v6(high: u64, low: u64) -> Address {
     Address::v6(core::array::from_fn(|n| if n < 8 { a[n] } else { b[n - 8] }))
 }
 
-/// Sets of one IPv6 /64 or /48 in which a linear relation ties the endpoints together: the low half of the address and the port,
-/// shifted to each place, have the same sum, difference or exclusive or; so have the two halves.
+/// Sets of one IPv6 /64 or /48 whose endpoints have a linear relation. The low half of the address and the shifted port
+/// have the same sum, difference or exclusive or. So have the two halves of the address.
 fn related() -> impl Iterator<Item = (String, Endpoints)> {
     let prefix = u64::from_le_bytes([0x20, 1, 0xd, 0xb8, 0, 7, 0, 0]);
     let base = 0x0123_4567_89ab_cdef_u64;
@@ -91,7 +91,7 @@ fn related() -> impl Iterator<Item = (String, Endpoints)> {
     of_ports.chain(of_prefix_and_port).chain(of_halves)
 }
 
-/// Endpoints that follow each other, with each stride of a power of two, by address and by port.
+/// Consecutive endpoints by address and by port, for each stride that is a power of two.
 fn strided() -> impl Iterator<Item = (String, Endpoints)> {
     let prefix = u64::from_le_bytes([0x20, 1, 0xd, 0xb8, 0, 7, 0, 0]);
     let v6 = (0..=52).map(move |shift| {
@@ -114,11 +114,11 @@ fn strided() -> impl Iterator<Item = (String, Endpoints)> {
     v6.chain(v4).chain(ports)
 }
 
-/// Chi square of random sets over 256 slots: mean 255, standard deviation 22.6.
+/// Limit of chi square over 256 slots. Random sets have a mean of 255 and a standard deviation of 22.6.
 const RANDOM: f64 = 420.0;
 
-/// Sets whose endpoints, by this hash, spread worse over 256 slots than this chi square, for any of the seeds; and those of which one
-/// slot of 65,537 has more than it ever would at random.
+/// Names of the sets that this hash spreads unevenly for any of the seeds. Over 256 slots their chi square exceeds
+/// `limit`, or one of 65,537 slots has more endpoints than random sets give it.
 fn unevenly_spread(
     limit: f64,
     sets: impl Iterator<Item = (String, Endpoints)>,
@@ -134,7 +134,7 @@ fn unevenly_spread(
                 few[LookupTable::slot_of(256, hash) as usize] += 1;
                 many[LookupTable::slot_of(65_537, hash) as usize] += 1;
             }
-            // Mean 16.
+            // The mean of a slot is 16.
             let spread = few.iter().map(|&n| f64::from(n * n) / 16.0).sum::<f64>() - SIZE as f64;
             let fullest = many.iter().max().copied().unwrap();
             if spread > limit || fullest > 8 {
@@ -159,7 +159,7 @@ fn random_sets_spread_as_the_tests_below_expect() {
     );
 }
 
-/// The slot in a server table.
+/// Hash that selects the slot of a server table.
 #[test]
 fn endpoints_with_a_linear_relation_spread_over_server_tables_like_random_ones() {
     let vip = Address::v6([0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
@@ -167,21 +167,21 @@ fn endpoints_with_a_linear_relation_spread_over_server_tables_like_random_ones()
     assert_eq!(unevenly_spread(RANDOM, related().chain(strided()), hash), [""; 0]);
 }
 
-/// The home in the flow table.
+/// Hash that selects the home bucket in the flow table.
 #[test]
 fn endpoints_with_a_linear_relation_spread_over_the_flow_table_like_random_ones() {
     let home = |seed, address: &Address, port| u64::from(Client::new(address, port, 6).home(seed)) << 32;
     assert_eq!(unevenly_spread(RANDOM, related().chain(strided()), home), [""; 0]);
 }
 
-/// What a listener adds to the hash of its flows.
+/// The salt of a listener.
 #[test]
 fn salts_of_vips_with_a_linear_relation_spread_like_random_ones() {
     let salt = |seed, address: &Address, port| salt(seed, address, port, 6);
     assert_eq!(unevenly_spread(RANDOM, related().chain(strided()), salt), [""; 0]);
 }
 
-/// 64,512 endpoints of one /64, all that have the same sum of low half and port, had one slot of 65,537.
+/// Once 64,512 endpoints of one /64, with the same sum of low half and port, had one slot of 65,537.
 #[test]
 fn endpoints_of_one_prefix_do_not_share_a_slot() {
     let salt = salt(0x5eed, &Address::v4([198, 51, 100, 10]), 80_u16.to_be(), 6);
@@ -194,8 +194,8 @@ fn endpoints_of_one_prefix_do_not_share_a_slot() {
     assert!(slots.iter().max() <= Some(&12), "{:?} of 64,512 endpoints have one slot", slots.iter().max());
 }
 
-/// Configurations have VIPs and servers of one prefix with ports that fit their addresses. This hash may spread regular sets less
-/// evenly, as clients do not choose them, but not put them into one place.
+/// Configurations have VIPs and servers of one prefix, with ports that correlate with their addresses. Clients do not
+/// choose them. So this hash may spread regular sets less evenly, but must not collapse them into one slot.
 #[test]
 fn endpoints_of_vips_and_servers_have_places_of_their_own() {
     let related = related().chain(strided());
@@ -205,7 +205,7 @@ fn endpoints_of_vips_and_servers_have_places_of_their_own() {
     assert_eq!(uneven, [""; 0]);
 }
 
-/// Ports that follow each other have labels a little less even than random ones.
+/// Consecutive ports have labels that are a little less even than random ones.
 #[test]
 fn flow_labels_of_endpoints_with_a_linear_relation_spread() {
     let label = |seed, address: &Address, port| u64::from(flow_label(seed, address, port)) << 44;

@@ -1,4 +1,4 @@
-//! How good a table is: who owns how much of it, and what a change of members moves.
+//! Quality of tables: slots per server, and slots that a change of members reassigns.
 
 /// Counts the slots of each of `members` members.
 #[must_use]
@@ -12,23 +12,23 @@ pub fn owned(table: &[u16], members: usize) -> Vec<u32> {
     owned
 }
 
-/// What the change of one member's weight moved between two tables.
+/// Slots that a change of one member's weight has reassigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moved {
-    /// Slots that came to the member or left it; no table could do without moving as many.
+    /// Slots that the member gained or lost. Every table must reassign as many.
     pub needed: u32,
-    /// Slots that moved between two other members.
+    /// Slots that passed between two other members.
     pub needless: u32,
-    /// Slots that need not have moved: all but the needed ones.
+    /// Slots that need not be reassigned: all but [`Self::needed`].
     pub bystanders: u32,
 }
 
 impl Moved {
-    /// Compares two tables over the same list of members, between which the weight of `member` changed.
+    /// Compares two tables of the same members, between which the weight of `member` changed.
     ///
     /// # Panics
     ///
-    /// If the tables differ in size.
+    /// The tables differ in size.
     #[must_use]
     pub fn between(before: &[u16], after: &[u16], member: u16) -> Self {
         assert_eq!(before.len(), after.len(), "tables of different sizes cannot be compared slot by slot");
@@ -43,13 +43,13 @@ impl Moved {
         Self { needed, needless, bystanders: before.len() as u32 - needed }
     }
 
-    /// All slots that changed hands.
+    /// All reassigned slots.
     #[must_use]
     pub const fn total(self) -> u32 {
         self.needed + self.needless
     }
 
-    /// The needless moves as a part of all slots that need not have moved, 0 to 1.
+    /// [`Self::needless`] as a fraction of [`Self::bystanders`], 0 to 1.
     #[must_use]
     pub fn needless_share(self) -> f64 {
         f64::from(self.needless) / f64::from(self.bystanders.max(1))

@@ -1,8 +1,8 @@
-//! Prime numbers, for the sizes of tables: only in a prime number of slots is every stride a permutation.
+//! Primes, for table sizes: only with a prime number of slots every stride is a permutation.
 
 use super::{MAX_SIZE, MIN_SIZE};
 
-/// Whether `n` is a prime number.
+/// Whether `n` is a prime.
 #[must_use]
 pub const fn is_prime(n: u32) -> bool {
     if n < 4 {
@@ -12,7 +12,7 @@ pub const fn is_prime(n: u32) -> bool {
         return false;
     }
     let mut divisor = 3;
-    // Division instead of a square, which could overflow.
+    // A division, because the square could overflow.
     while divisor <= n / divisor {
         if n.is_multiple_of(divisor) {
             return false;
@@ -22,12 +22,12 @@ pub const fn is_prime(n: u32) -> bool {
     true
 }
 
-/// Finds the table sizes nearest to `n`, the largest not above it and the smallest not below it, for the hint of an
-/// error message. Both are the same if `n` itself is a table size, or lies outside of the range of sizes.
+/// The table sizes nearest to `n`, for the hint of an error message: the largest one up to `n`, and the smallest one
+/// from `n` on. Both are equal if `n` is a table size or outside the range of sizes.
 #[must_use]
 pub fn nearest_primes(n: u32) -> (u32, u32) {
     let n = n.clamp(MIN_SIZE, MAX_SIZE);
-    // Both ends of the range are primes, so neither search leaves it.
+    // Both ends of the range are primes, so both searches find one.
     let below = (MIN_SIZE..=n).rev().find(|&n| is_prime(n)).unwrap_or(MIN_SIZE);
     let above = (n..=MAX_SIZE).find(|&n| is_prime(n)).unwrap_or(MAX_SIZE);
     (below, above)

@@ -1,21 +1,23 @@
-//! How many slots each server is to own.
+//! Slots of each server, by the largest-remainder method.
 //!
-//! Largest remainder: everybody gets the whole part of its ideal share, `size * weight / total`, and what is left
-//! goes one by one to the largest fractions. So nobody is a whole slot away from the ideal, and equal weights differ
-//! by at most one. The exception are servers whose ideal share is less than one slot: a server with a weight must
-//! not be left without clients, so they get one, and the others share the rest.
+//! A server gets the whole part of its ideal share, `size * weight / total`. The remaining slots go one by one to the
+//! largest fractions. So every server is less than one slot away from its ideal share, and equal weights differ by at
+//! most one slot.
+//!
+//! Exception: a server whose ideal share is below one slot gets one, because a server with a weight must receive
+//! clients. The others share the remaining slots.
 
 use super::Runner;
 
-/// Sets the quotas, which add up to `size` unless there are no runners.
+/// Sets the quotas. Their sum is `size`, unless there are no runners.
 ///
-/// `runners` is sorted by falling weight, and equal weights in an order all nodes agree on.
+/// `runners` is sorted by descending weight. All nodes must have equal weights in the same order.
 pub(super) fn share_out(size: u32, runners: &mut [Runner]) {
     let mut slots = u64::from(size);
     let mut total: u64 = runners.iter().map(|runner| u64::from(runner.weight)).sum();
     let mut sharing = runners.len();
     if slots >= runners.len() as u64 {
-        // Lightest first: each slot given away makes the share of the others smaller, never that of those before.
+        // Lightest first: each slot given away reduces the shares of the heavier ones, never of those before.
         for runner in runners.iter_mut().rev() {
             if u64::from(runner.weight) * slots >= total {
                 break;
@@ -35,7 +37,7 @@ pub(super) fn share_out(size: u32, runners: &mut [Runner]) {
     }
     let fraction = |runner: &Runner| slots * u64::from(runner.weight) % total;
     let mut by_fraction: Vec<usize> = (0..runners.len()).collect();
-    // Stable: equal fractions stay in the agreed order.
+    // Stable sort: equal fractions keep the order that all nodes have.
     by_fraction.sort_by_key(|&at| std::cmp::Reverse(fraction(&runners[at])));
     for &at in by_fraction.iter().take(left as usize) {
         runners[at].quota += 1;
@@ -66,7 +68,7 @@ mod tests {
         assert_eq!(quotas(251, &[100, 100, 1, 1]), [125, 124, 1, 1]);
         // Ideal for the lightest: 0.84. The others share 250 slots: 84.18, 84.18, 81.65.
         assert_eq!(quotas(251, &[100, 100, 97, 1]), [84, 84, 82, 1]);
-        // One slot for everybody, and one that is left for the heaviest.
+        // One slot for each, and one more for the heaviest.
         let mut weights = vec![100; 2];
         weights.extend([1; 249]);
         let mut expected = vec![1; 251];

@@ -1,28 +1,28 @@
-//! The race for the slots: who comes first to a slot owns it, until its quota is full.
+//! The race for slots: the first server to visit a slot gets it, until its quota is full.
 //!
-//! Time is counted in rounds. A server of the largest weight takes one step per round, one of half that weight one
-//! step every second round: step `k` of weight `w` falls into round `ceil(k * heaviest / w)`. Servers that meet at a
-//! slot in the same round are told apart by their place in the list. All claims `(round, place, slot)` thus have one
-//! order, and the table is what granting them in this order gives.
+//! Time is counted in rounds. A server with the largest weight takes one step per round, one with half that weight one
+//! step every second round. Step `k` of weight `w` happens in round `ceil(k * heaviest / w)`. If servers visit a slot
+//! in the same round, the order of the list decides. So all claims `(round, place, slot)` have one order, and the table
+//! grants them in it.
 //!
-//! Walking all steps would be slow at the end, when hardly a slot is free and nearly all steps are lost. So the
-//! walk stops when few claims are left that could still be granted, and these are computed and sorted: same result.
+//! Towards the end few slots are free, and nearly all steps are lost. So the walk stops when few claims are left that
+//! could still be granted. These are computed and sorted, with the same result.
 
 use super::{EMPTY, Runner, mix};
 
-/// Fills a table of `size` slots, a prime, with the indexes of the runners, as many slots each as its quota says.
+/// Fills a table of `size` slots, a prime, with the indexes of the runners. Each gets as many slots as its quota.
 ///
-/// `runners` is sorted by falling weight, and equal weights in an order all nodes agree on.
+/// `runners` is sorted by descending weight. All nodes must have equal weights in the same order.
 pub(super) fn fill(size: u32, runners: &[Runner]) -> Vec<u16> {
     let mut race = Race::new(size, runners);
-    // Up to this many claims sorting is cheaper than walking on.
+    // For up to this many claims, sorting is cheaper than more steps.
     race.walk_until(u64::from(size / 4));
     race.grant_the_rest();
     race.table
 }
 
-/// The order in which a server comes to the slots: a start and a stride. As the number of slots is a prime, every
-/// stride comes to all of them.
+/// The order in which a server visits the slots: a start and a stride. With a prime number of slots every stride visits
+/// all of them.
 #[derive(Debug, Clone, Copy)]
 struct Permutation {
     start: u32,
@@ -32,12 +32,12 @@ struct Permutation {
 impl Permutation {
     fn new(key: u64, size: u32) -> Self {
         let size = u64::from(size);
-        // Two independent draws; the golden ratio keeps key 0 from being its own second draw.
+        // Two independent draws. The golden ratio keeps key 0 from being its own second draw.
         let second = mix(key.wrapping_add(0x9e37_79b9_7f4a_7c15));
         Self { start: (key % size) as u32, stride: (1 + second % (size - 1)) as u32 }
     }
 
-    /// Computes the inverse of the stride: the exponent of Fermat's little theorem, by squaring.
+    /// Inverse of the stride modulo `size`, by Fermat's little theorem.
     fn inverse_stride(self, size: u32) -> u64 {
         let modulus = u64::from(size);
         let (mut result, mut base, mut exponent) = (1, u64::from(self.stride), size - 2);
@@ -52,21 +52,21 @@ impl Permutation {
     }
 }
 
-/// A server that still wants slots.
+/// A server that needs more slots.
 #[derive(Debug, Clone, Copy)]
 struct Walker {
-    /// The slot of its next step.
+    /// Slot of its next step.
     at: u32,
     stride: u32,
-    /// Slots it still wants.
+    /// Slots that it still needs.
     wants: u32,
-    /// Its place in the list of runners.
+    /// Its index in the list of runners.
     place: u16,
-    /// What it writes to its slots.
+    /// The value that it writes to its slots.
     index: u16,
 }
 
-/// The walkers of one weight: they all take their steps in the same rounds.
+/// Walkers of one weight, which take their steps in the same rounds.
 #[derive(Debug)]
 struct Team {
     weight: u32,
@@ -82,7 +82,7 @@ struct Race<'a> {
     runners: &'a [Runner],
     size: u32,
     heaviest: u32,
-    /// By falling weight, none without walkers.
+    /// By descending weight; none is empty.
     teams: Vec<Team>,
     table: Vec<u16>,
     free: u32,
@@ -108,7 +108,7 @@ impl<'a> Race<'a> {
         Self { runners, size, heaviest, teams, table: vec![EMPTY; size as usize], free: size }
     }
 
-    /// Walks round by round until at most `claims` claims are left that could still be granted.
+    /// Runs rounds until at most `claims` claims are left that could still be granted.
     fn walk_until(&mut self, claims: u64) {
         let mut walking: usize = self.teams.iter().map(|team| team.walkers.len()).sum();
         let mut round = 0;
@@ -132,7 +132,7 @@ impl<'a> Race<'a> {
         }
     }
 
-    /// Grants the claims of all walkers to all free slots, in their order.
+    /// Grants the claims of all walkers to the free slots, in their order.
     fn grant_the_rest(&mut self) {
         let free: Vec<u32> = (0..self.size).filter(|&slot| self.table[slot as usize] == EMPTY).collect();
         let mut claims = Vec::new();
@@ -162,9 +162,10 @@ impl<'a> Race<'a> {
 }
 
 impl Team {
-    /// Lets every walker take one step, drops those that have all they want, and returns how many slots were taken.
+    /// Moves every walker by one step and drops those that need no more slots. Returns the number of slots that were
+    /// taken.
     ///
-    /// Without branches: no processor could foresee whether a slot is free.
+    /// Without branches: no processor could predict whether a slot is free.
     fn take_step(&mut self, table: &mut [u16]) -> u32 {
         let size = table.len() as u32;
         let (mut taken, mut finished) = (0, false);
@@ -186,7 +187,7 @@ impl Team {
     }
 }
 
-/// Computes the round of a step. Below 2^24, as there are at most 65,537 steps and weights are at most 100.
+/// Round of a step. Below 2^24: there are at most 65,537 steps, and weights are at most 100.
 fn round_of(step: u32, heaviest: u32, weight: u32) -> u32 {
     (step * heaviest).div_ceil(weight)
 }
@@ -206,7 +207,7 @@ mod tests {
         runners
     }
 
-    /// The definition, word by word: all claims of all runners to all slots, sorted and granted.
+    /// The definition: all claims of all runners to all slots, sorted and granted.
     fn by_definition(size: u32, runners: &[Runner]) -> Vec<u16> {
         let mut claims = Vec::new();
         for (place, runner) in runners.iter().enumerate() {

@@ -4,7 +4,7 @@ use super::measure::{Moved, owned};
 use super::*;
 use proptest::prelude::*;
 
-/// Servers named like real ones.
+/// Names like those of real servers.
 fn names(count: usize) -> Vec<Vec<u8>> {
     (0..count).map(|n| format!("10.0.{}.{}:80", n / 250, n % 250 + 1).into_bytes()).collect()
 }
@@ -13,7 +13,7 @@ fn members<'a>(names: &'a [Vec<u8>], weights: &[u8]) -> Vec<Member<'a>> {
     names.iter().zip(weights).map(|(name, &weight)| Member { name, weight }).collect()
 }
 
-/// What each step of `change` to one of 100 equal servers moves, worst first by needless moves.
+/// The change of one of 100 equal servers that reassigns most slots needlessly.
 fn worst_of_all(seed: u64, changed_weight: u8) -> Moved {
     let names = names(100);
     let equal = members(&names, &[50; 100]);
@@ -33,7 +33,7 @@ fn removing_any_of_100_moves_few_other_slots() {
     for seed in [0, 42] {
         let worst = worst_of_all(seed, 0);
         assert!((655..=656).contains(&worst.needed), "{worst:?}");
-        // The needed part is the same for all but one slot, so the most needless moves are the most moves, too.
+        // The needed slots differ by one at most, so the most needless moves are the most moves, too.
         assert!(worst.total() < 1_100, "{worst:?}");
         assert!(worst.needless_share() <= 0.0065, "{worst:?}");
     }
@@ -80,7 +80,7 @@ fn a_table_without_weights_is_empty() {
 
 #[test]
 fn equal_names_share_like_any_others() {
-    // The same name twice is a mistake of the caller, and the nearest thing to a collision of two keys.
+    // Two equal names are a caller's mistake. They stand in for a collision of two keys.
     let twice = [Member { name: b"a", weight: 1 }, Member { name: b"a", weight: 1 }];
     let owned = owned(&build(251, 0, &twice), 2);
     assert_eq!(owned.iter().sum::<u32>(), 251);
@@ -209,7 +209,7 @@ proptest! {
 
     #[test]
     fn a_server_that_returns_finds_the_table_it_left((size, seed, weights) in inputs(), at: prop::sample::Index, weight in 1u8..=100) {
-        // And what its going moves beyond its own slots is bounded also where tables are small and servers many.
+        // Needless moves are also bounded in small tables with many servers.
         let names = names(weights.len());
         let at = at.index(weights.len());
         let mut all = members(&names, &weights);

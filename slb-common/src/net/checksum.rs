@@ -1,16 +1,15 @@
-//! The internet checksum (RFC 1071), changed by what changed (RFC 1624) and never computed afresh.
+//! The internet checksum (RFC 1071), updated from changes (RFC 1624).
 //!
-//! One's complement sums do not care in which byte order words are added, so everything stays as it stands in the
-//! packet.
+//! One's complement sums do not depend on byte order, so words are added as they stand in the packet.
 
 use crate::{abi::Address, opaque::opaque};
 
-/// What a set of changes adds to a checksum.
+/// A sum of changes to a checksum, or of the words that it covers.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Delta(u64);
 
 impl Delta {
-    /// A sum of words that is known already.
+    /// A sum of words that was computed before.
     #[inline(always)]
     pub const fn of(sum: u32) -> Self {
         Self(sum as u64)
@@ -23,7 +22,8 @@ impl Delta {
         Self(self.0 + word as u64)
     }
 
-    /// Adds bytes, of which there is a multiple of four. One after the other: together they would fill the stack of BPF.
+    /// Adds bytes; their number is a multiple of four. One word at a time: all of them together would fill the stack of
+    /// BPF.
     #[inline(always)]
     #[must_use]
     pub fn bytes<const N: usize>(self, bytes: &[u8; N]) -> Self {
@@ -38,20 +38,20 @@ impl Delta {
         Self(sum)
     }
 
-    /// The checksum over what has been added (RFC 1071).
+    /// The checksum over the words that were added (RFC 1071).
     #[inline(always)]
     pub const fn checksum(self) -> [u8; 2] {
         self.apply([0xff, 0xff])
     }
 
-    /// Notes that the word `old` has become `new`.
+    /// Adds the change of the word `old` to `new`.
     #[inline(always)]
     #[must_use]
     pub const fn word(self, old: u16, new: u16) -> Self {
         Self(self.0 + (!old) as u64 + new as u64)
     }
 
-    /// Notes that `old` has become `new`. Both are of the same family: what mapped addresses share cancels out.
+    /// Adds the change of `old` to `new`. Both are of the same family: the common words of mapped addresses cancel out.
     #[inline(always)]
     #[must_use]
     pub const fn address(self, old: &Address, new: &Address) -> Self {
@@ -75,8 +75,8 @@ impl Delta {
         (!(sum as u16)).to_ne_bytes()
     }
 
-    /// The checksum of a UDP datagram after the changes: 0 says "none" and stays, a computed 0 is sent as 0xffff
-    /// (RFC 768).
+    /// The checksum of a UDP datagram after the changes (RFC 768). 0 means no checksum and stays; a computed 0 becomes
+    /// 0xffff.
     #[inline(always)]
     pub const fn apply_udp(self, checksum: [u8; 2]) -> [u8; 2] {
         if u16::from_ne_bytes(checksum) == 0 {
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Written from RFC 1071 alone: sums big-endian words one by one.
+    /// Full computation, written from RFC 1071 alone: sums big-endian words one by one.
     fn full(bytes: &[u8]) -> u16 {
         let mut sum = 0u32;
         for pair in bytes.chunks(2) {
@@ -121,8 +121,7 @@ mod tests {
             data[10..12].copy_from_slice(&port);
             let applied = u16::from_be_bytes(delta.apply(before.to_be_bytes()));
             let recomputed = full(&data);
-            // Zero has two representations in one's complement; RFC 1624 keeps clear of the wrong one unless all
-            // of the data is zero.
+            // Zero has two representations in one's complement. RFC 1624 avoids the wrong one, unless all data is zero.
             prop_assert!(applied == recomputed || data.iter().all(|b| *b == 0), "{applied:04x} {recomputed:04x}");
         }
 

@@ -1,7 +1,7 @@
 //! The Ethernet header and its VLAN tags.
 //!
-//! `parse` walks them itself: through [`network`], LLVM 22 has the daemon's program store a register that was never
-//! written, which the verifier refuses.
+//! `parse` reads the tags itself, not by [`network`]: LLVM 22 would have the daemon's program store a register that was
+//! never written, which the verifier refuses.
 
 use super::{
     frame::{Frame, Growing},
@@ -11,20 +11,21 @@ use super::{
 /// Offset of the network header in a frame without VLAN tag.
 pub const UNTAGGED: usize = ETHERNET_TYPE + 2;
 
-/// VLAN tags that are walked.
+/// Most VLAN tags that are read.
 pub const MAX_VLAN_TAGS: usize = 2;
 
 /// Offset of the first type field.
 pub const ETHERNET_TYPE: usize = size_of::<EthernetAddresses>();
 
-/// Whether a hardware address, as the first bytes of a frame in the lower 48 bits, is one of a group of stations (IEEE 802, 8.2.2).
+/// Whether a hardware address is a group address (IEEE 802, 8.2.2). It is in the lower 48 bits, in the byte order of a
+/// frame.
 #[inline(always)]
 pub const fn is_group(mac: u64) -> bool {
     mac.to_ne_bytes()[0] & 1 != 0
 }
 
-/// Returns the type behind up to two VLAN tags (IEEE 802.1Q, 9.6), as it stands in the frame, and the offset behind it;
-/// `None` where the frame ends before.
+/// The type behind up to two VLAN tags (IEEE 802.1Q, 9.6), in network byte order, and the offset behind it. `None` if
+/// the frame is truncated.
 #[inline(always)]
 pub fn network(frame: &Frame<'_>) -> Option<(u16, usize)> {
     let mut kind = u16::from_ne_bytes(*frame.header::<[u8; 2]>(ETHERNET_TYPE)?);
@@ -39,15 +40,15 @@ pub fn network(frame: &Frame<'_>) -> Option<(u16, usize)> {
     Some((kind, offset))
 }
 
-/// Takes the priority tags off (IEEE 802.1Q, table 9-2). `None` if that cannot be done: the frame is of no use then.
+/// Removes priority tags (IEEE 802.1Q, table 9-2). After `None` the frame must be dropped.
 #[inline(always)]
 pub fn remove_priority_tags<G: Growing>(head: &mut G) -> Option<()> {
-    // The inner tag first: then the outer one is still where it was.
+    // The inner tag first, so that the outer one keeps its offset.
     remove_priority_tag::<G, { ETHERNET_TYPE + size_of::<VlanTag>() }>(head)?;
     remove_priority_tag::<G, ETHERNET_TYPE>(head)
 }
 
-/// Takes the tag off whose type lies at `AT`, if it is a priority tag.
+/// Removes the tag whose type is at the offset `AT`, if it is a priority tag.
 #[inline(always)]
 fn remove_priority_tag<G: Growing, const AT: usize>(head: &mut G) -> Option<()> {
     let frame = &mut head.frame();
@@ -57,7 +58,7 @@ fn remove_priority_tag<G: Growing, const AT: usize>(head: &mut G) -> Option<()> 
     {
         return Some(());
     }
-    // What lies before it moves, the last word first.
+    // Moves the bytes before the tag, the last word first.
     let mut end = AT;
     while end > 0 {
         let word = *frame.header::<[u8; 4]>(end - 4)?;

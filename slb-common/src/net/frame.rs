@@ -1,19 +1,20 @@
-//! One frame, and the only place that turns offsets into references.
+//! One frame. The only place that turns offsets into references.
 
 use core::marker::PhantomData;
 
 use crate::opaque::settled;
 
-/// A type that may stand anywhere in a packet.
+/// A type that may lie at any offset of a packet.
 ///
 /// # Safety
+///
 /// Alignment 1, no padding, every bit pattern valid.
 pub unsafe trait Header {}
 
 // SAFETY: bytes.
 unsafe impl<const N: usize> Header for [u8; N] {}
 
-/// A frame, from its first byte to behind its last.
+/// The bytes of a frame.
 pub struct Frame<'a> {
     start: usize,
     end: usize,
@@ -21,12 +22,13 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// Largest offset of a header. Keeps offsets within what the verifier follows; no header SLB reads lies deeper.
+    /// Largest offset of a header. Keeps offsets within what the verifier tracks; SLB reads no header beyond it.
     pub const MAX_OFFSET: usize = 511;
 
-    /// A frame that lies between two addresses.
+    /// The frame between two addresses.
     ///
     /// # Safety
+    ///
     /// `start..end` is readable and writable for `'a`, and nothing else refers to it.
     #[inline(always)]
     pub const unsafe fn from_raw(start: usize, end: usize) -> Self {
@@ -40,7 +42,7 @@ impl<'a> Frame<'a> {
         Self { start, end: start + bytes.len(), bytes: PhantomData }
     }
 
-    /// Bytes in the frame.
+    /// Length in bytes.
     #[inline(always)]
     pub const fn len(&self) -> usize {
         self.end - self.start
@@ -52,29 +54,29 @@ impl<'a> Frame<'a> {
         self.len() == 0
     }
 
-    /// The frame from `offset` on, which lies in it.
+    /// The frame from `offset` on, which must be within it.
     #[inline(always)]
     pub const fn behind(&self, offset: usize) -> Frame<'_> {
         Frame { start: self.start + offset, end: self.end, bytes: PhantomData }
     }
 
-    /// The header at `offset`, if the frame reaches behind it.
+    /// The header at `offset`; `None` if the frame ends before the header does.
     #[inline(always)]
     pub fn header<T: Header>(&self, offset: usize) -> Option<&T> {
-        // SAFETY: `locate` has shown the bytes to lie in the frame; `T: Header` may stand anywhere; the frame is
-        // borrowed for as long as the reference lives.
+        // SAFETY: `locate` has shown that the bytes are in the frame; `T: Header` may lie anywhere; the frame is borrowed for
+        // as long as the reference lives.
         self.locate::<T>(offset).map(|at| unsafe { &*at })
     }
 
-    /// The header at `offset`, to be changed, if the frame reaches behind it.
+    /// The header at `offset`, mutable; `None` if the frame ends before the header does.
     #[inline(always)]
     pub fn header_mut<T: Header>(&mut self, offset: usize) -> Option<&mut T> {
         // SAFETY: as in `header`; the frame is borrowed mutably, so this is the only reference.
         self.locate::<T>(offset).map(|at| unsafe { &mut *at })
     }
 
-    /// Compares `start + offset + SIZE > end` in this shape on purpose: the verifier learns the bound from it, and
-    /// from no comparison of lengths.
+    /// Address of the header at `offset`. The comparison has the shape `start + offset + SIZE > end` on purpose: the
+    /// verifier learns a bound from it, and none from comparisons of lengths.
     #[inline(always)]
     fn locate<T: Header>(&self, offset: usize) -> Option<*mut T> {
         const { assert!(align_of::<T>() == 1) };
@@ -94,11 +96,12 @@ impl<'a> Frame<'a> {
 pub trait Growing {
     /// The frame as it is now.
     fn frame(&mut self) -> Frame<'_>;
-    /// Puts `bytes` bytes of unknown content before the frame; `false` if there is no room, and nothing has changed.
+    /// Adds `bytes` bytes of unknown content before the frame. `false` if there is no room; nothing has changed then.
     fn grow(&mut self, bytes: usize) -> bool;
-    /// Takes the first `bytes` bytes off a frame that is longer; `false` if that cannot be done, and nothing has changed.
+    /// Removes the first `bytes` bytes of a longer frame. `false` if that fails; nothing has changed then.
     fn shrink(&mut self, bytes: usize) -> bool;
-    /// Leaves the first `bytes` bytes of a frame that is longer; `false` if that cannot be done, and nothing has changed.
+    /// Keeps the first `bytes` bytes of a longer frame, and removes the rest. `false` if that fails; nothing has
+    /// changed then.
     fn cut(&mut self, bytes: usize) -> bool;
 }
 

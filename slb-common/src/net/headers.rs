@@ -1,5 +1,5 @@
-//! Headers that may stand in a frame. Those of IP and above are network-types'; its Ethernet header has alignment 2
-//! and is not used.
+//! Headers in a frame. Those of IP and above come from network-types. Its Ethernet header has alignment 2 and is not
+//! used.
 
 pub use network_types::{
     icmp::Icmpv4Hdr as IcmpHdr,
@@ -10,23 +10,23 @@ pub use network_types::{
 
 use super::frame::Header;
 
-/// The two addresses a frame begins with (IEEE 802.3, 3.1.1).
+/// The two addresses at the beginning of a frame (IEEE 802.3, 3.1.1).
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct EthernetAddresses {
-    /// Receiver.
+    /// Destination address.
     pub destination: [u8; 6],
-    /// Sender.
+    /// Source address.
     pub source: [u8; 6],
 }
 
-/// The same two addresses, in two parts that a word holds each.
+/// The same two addresses, in two parts that each fit in a word.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct MacPairBytes {
-    /// Receiver, and the beginning of the sender.
+    /// Destination address, and the beginning of the source address.
     pub head: [u8; 8],
-    /// The rest of the sender.
+    /// The rest of the source address.
     pub tail: [u8; 4],
 }
 
@@ -34,26 +34,26 @@ pub struct MacPairBytes {
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct EthernetHdr {
-    /// Receiver and sender.
+    /// Destination and source address.
     pub macs: MacPairBytes,
-    /// Type: one of [`ether_type`], or another one.
+    /// Type, such as those of [`ether_type`].
     pub ether_type: [u8; 2],
 }
 
-/// One VLAN tag without the type before it (IEEE 802.1Q, 9.6), and the type behind it.
+/// A VLAN tag without the type before it (IEEE 802.1Q, 9.6), and the type behind it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct VlanTag {
-    /// Priority, drop eligibility, VLAN.
+    /// Priority, drop eligibility, VLAN id.
     pub control: [u8; 2],
-    /// Type of what follows.
+    /// Type of the next header.
     pub ether_type: [u8; 2],
 }
 
 impl VlanTag {
     const VLAN_ID: u16 = 0x0fff_u16.to_be();
 
-    /// Whether it is a priority tag: VLAN 0 is none (IEEE 802.1Q, table 9-2).
+    /// Whether it is a priority tag: VLAN 0 is no VLAN (IEEE 802.1Q, table 9-2).
     #[inline(always)]
     pub const fn is_priority(&self) -> bool {
         u16::from_ne_bytes(self.control) & Self::VLAN_ID == 0
@@ -64,13 +64,13 @@ impl VlanTag {
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct FragmentHeader {
-    /// Type of what follows the header of the first fragment.
+    /// Protocol of the header behind that of the first fragment.
     pub next_header: u8,
     /// Zero.
     pub reserved: u8,
-    /// Offset in units of eight bytes, in the upper 13 bits, and whether more fragments follow, in the lowest one.
+    /// Offset in units of eight bytes in the upper 13 bits; more-fragments flag in the lowest bit.
     pub offset: [u8; 2],
-    /// Common to all fragments of a packet.
+    /// Identification, equal in all fragments of a packet.
     pub identification: [u8; 4],
 }
 
@@ -78,37 +78,37 @@ pub struct FragmentHeader {
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct ExtensionHeader {
-    /// Type of what follows.
+    /// Protocol of the next header.
     pub next_header: u8,
-    /// Length in units of eight bytes, the first eight not counted.
+    /// Length in units of eight bytes, without the first eight.
     pub length: u8,
-    /// In a routing header, its kind.
+    /// Routing type, in a routing header.
     pub kind: u8,
-    /// In a routing header, stations still to be visited (RFC 8200, 4.4).
+    /// Segments left, in a routing header (RFC 8200, 4.4).
     pub segments_left: u8,
 }
 
-/// Ports, at the same place in TCP and UDP.
+/// Ports, at the same offset in TCP and UDP.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Ports {
-    /// Port of the sender.
+    /// Source port.
     pub source: [u8; 2],
-    /// Port of the receiver.
+    /// Destination port.
     pub destination: [u8; 2],
 }
 
-/// A TCP header with its flags in one byte (RFC 9293, 3.1).
+/// A TCP header without options, with its flags in one byte (RFC 9293, 3.1).
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct TcpNumbers {
-    /// Ports of sender and receiver.
+    /// Source and destination port.
     pub ports: Ports,
     /// Sequence number.
     pub sequence: [u8; 4],
     /// Acknowledgement number.
     pub acknowledges: [u8; 4],
-    /// Length of the header in words of 32 bits, in the upper half.
+    /// Header length in words of 32 bits, in the upper half.
     pub offset: u8,
     /// Flags.
     pub flags: u8,
@@ -116,7 +116,7 @@ pub struct TcpNumbers {
     pub after: [u8; 6],
 }
 
-/// Numbers of RFC 7042 and IEEE 802.1Q, as they stand in a frame.
+/// Ethernet types (RFC 7042, IEEE 802.1Q), in network byte order.
 pub mod ether_type {
     /// IPv4.
     pub const IPV4: u16 = 0x0800_u16.to_be();
@@ -150,7 +150,7 @@ pub mod protocol {
     pub const ROUTING: u8 = IpProto::Ipv6Route as u8;
     /// IPv6 fragment header.
     pub const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
-    /// Nothing follows (RFC 8200, 4.7).
+    /// No next header (RFC 8200, 4.7).
     pub const NO_NEXT_HEADER: u8 = IpProto::Ipv6NoNxt as u8;
     /// IPv6 destination options.
     pub const DESTINATION_OPTIONS: u8 = IpProto::Ipv6Opts as u8;

@@ -1,4 +1,4 @@
-//! From a frame to what the packet path needs of it. Reads only; every length is checked against every other.
+//! The parser: reads the headers of a frame. Checks every length against every other, and changes nothing.
 
 use super::{
     ethernet::{ETHERNET_TYPE, MAX_VLAN_TAGS, UNTAGGED},
@@ -10,10 +10,10 @@ use super::{
 };
 use crate::abi::{Address, stats::Reason};
 
-/// A packet whose headers have been found sound. Offsets are those in the frame without priority tags.
+/// A packet whose headers are valid. Offsets are those in the frame without priority tags.
 ///
-/// The order of the small fields matters: the compiler writes neighbours together, and on the stack of BPF only where that
-/// is aligned.
+/// The order of the small fields matters: the compiler writes neighbours together, and BPF's stack allows that only
+/// where they are aligned.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
@@ -21,40 +21,41 @@ pub struct Packet {
     pub network: usize,
     /// Offset of the transport header.
     pub transport: usize,
-    /// Bytes of the IP packet.
+    /// Length of the IP packet in bytes.
     pub len: usize,
-    /// Sender.
+    /// Source address.
     pub source: Address,
-    /// Receiver.
+    /// Destination address.
     pub destination: Address,
-    /// Port of the sender, in network byte order; 0 in an echo request.
+    /// Source port, in network byte order; 0 in an echo request.
     pub source_port: u16,
-    /// Port of the receiver, in network byte order; 0 in an echo request.
+    /// Destination port, in network byte order; 0 in an echo request.
     pub destination_port: u16,
     /// IP protocol number: TCP, UDP, or an ICMP protocol for an echo request.
     pub protocol: u8,
     /// TTL or hop limit.
     pub hop_limit: u8,
-    /// Flags of TCP; none set in anything else.
+    /// TCP flags; none set in other protocols.
     pub flags: TcpFlags,
-    /// Sequence number of TCP.
+    /// TCP sequence number.
     pub sequence: u32,
-    /// Acknowledgement number of TCP.
+    /// TCP acknowledgement number.
     pub acknowledges: u32,
-    /// Bytes behind the TCP header.
+    /// TCP payload in bytes.
     pub payload: u32,
     /// Keeps the size a multiple of eight.
     pub reserved: u32,
 }
 
 impl Packet {
-    /// Whether the frame is in a VLAN.
+    /// Whether the frame has a VLAN tag that is no priority tag.
     #[inline(always)]
     pub const fn is_tagged(&self) -> bool {
         self.network != UNTAGGED
     }
 
-    /// The same packet with its TCP numbers, which the readers of plain packets leave out.
+    /// The same packet with its TCP numbers, which [`plain_ipv4`] and [`plain_ipv6`] do not read. `None` if the frame
+    /// is truncated.
     #[inline(always)]
     #[must_use]
     pub fn numbered(&self, frame: &Frame<'_>) -> Option<Self> {
@@ -72,7 +73,7 @@ impl Packet {
     }
 }
 
-/// The flags of a TCP header, as its fourteenth byte has them (RFC 9293, 3.1).
+/// The flags of a TCP header: its fourteenth byte (RFC 9293, 3.1).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TcpFlags(pub u32);
 
@@ -81,40 +82,40 @@ impl TcpFlags {
     const SYN: u32 = 2;
     const RST: u32 = 4;
     const ACK: u32 = 16;
-    /// All of RFC 9293; the two of RFC 3168 say nothing of the connection.
+    /// Without CWR and ECE of RFC 3168, which say nothing about the connection.
     const CONTROL: u32 = 0x3f;
 
-    /// Finish.
+    /// FIN.
     #[inline(always)]
     pub const fn fin(self) -> bool {
         self.0 & Self::FIN != 0
     }
 
-    /// Synchronise.
+    /// SYN.
     #[inline(always)]
     pub const fn syn(self) -> bool {
         self.0 & Self::SYN != 0
     }
 
-    /// Whether it acknowledges and does nothing else, as a challenge ACK (RFC 5961) does. Data that is not pushed looks alike.
+    /// Whether ACK is the only flag, as in a challenge ACK (RFC 5961). Data without PSH looks the same.
     #[inline(always)]
     pub const fn only_acknowledges(self) -> bool {
         self.0 & Self::CONTROL == Self::ACK
     }
 
-    /// Whether it has an acknowledgement number.
+    /// ACK: the acknowledgement number is valid.
     #[inline(always)]
     pub const fn acknowledges(self) -> bool {
         self.0 & Self::ACK != 0
     }
 
-    /// Reset.
+    /// RST.
     #[inline(always)]
     pub const fn rst(self) -> bool {
         self.0 & Self::RST != 0
     }
 
-    /// Whether it ends a connection, or one side of it.
+    /// Whether it ends the connection or one side of it: FIN or RST.
     #[inline(always)]
     pub const fn ends(self) -> bool {
         self.0 & (Self::FIN | Self::RST) != 0
@@ -128,13 +129,13 @@ impl TcpFlags {
 }
 
 const MAX_EXTENSION_HEADERS: usize = 6;
-/// RFC 8200 sets no bound; what is longer than this has no business here.
+/// RFC 8200 sets no bound. Longer headers are refused.
 const MAX_EXTENSION_BYTES: usize = 256;
 const ICMP_ECHO_REQUEST: u8 = 8;
 const ICMPV6_ECHO_REQUEST: u8 = 128;
-/// Router solicitation, the first message of neighbour discovery (RFC 4861, 4).
+/// Router solicitation, the first message type of neighbour discovery (RFC 4861, 4).
 const ICMPV6_ND_FIRST: u8 = 133;
-/// Redirect, the last one.
+/// Redirect, the last message type.
 const ICMPV6_ND_LAST: u8 = 137;
 
 /// A packet of which nothing has been read.
@@ -155,9 +156,9 @@ pub const NOTHING: Packet = Packet {
     reserved: 0,
 };
 
-/// Whether an address may be one host's: whoever sends from another one gets no answer. Not 0.0.0.0/8, 127.0.0.0/8, multicast and
-/// what lies behind it (RFC 1122, 3.2.2); not the unspecified address and loopback, with all that begins as they do, and multicast
-/// (RFC 4443, 2.4).
+/// Whether an address may be a single host's, so that an answer can reach its sender. IPv4: not 0.0.0.0/8, 127.0.0.0/8,
+/// multicast and above (RFC 1122, 3.2.2). IPv6: not multicast, and nothing in ::/32, which has the unspecified address
+/// and loopback (RFC 4443, 2.4).
 #[inline(always)]
 pub const fn is_one_host(address: &Address) -> bool {
     let first = address.0[0].to_ne_bytes()[0];
@@ -169,11 +170,14 @@ pub const fn is_one_host(address: &Address) -> bool {
     }
 }
 
-/// Reads the headers of a frame. Offsets in the packet are at most [`Frame::MAX_OFFSET`].
+/// Reads the headers of a frame. Offsets in `packet` are at most [`Frame::MAX_OFFSET`].
+///
+/// `packet` is an argument and no result: copies in each refusal would cost the verifier much.
 ///
 /// # Errors
-/// Why the frame is refused. `packet` is then what has been read of it: zero is what has not, and ports are those of a first fragment.
-/// It is written where it stays: copies in each refusal would cost the verifier much.
+///
+/// The reason for which the frame is refused. `packet` then holds what has been read; all other fields are zero. A
+/// first fragment has ports.
 #[inline(always)]
 pub fn parse(frame: &Frame<'_>, packet: &mut Packet) -> Result<(), Reason> {
     *packet = NOTHING;
@@ -203,8 +207,8 @@ pub fn parse(frame: &Frame<'_>, packet: &mut Packet) -> Result<(), Reason> {
     }
 }
 
-/// Reads the headers behind the Ethernet header of an untagged IPv4 packet of TCP or UDP without IP options, as nearly all are:
-/// all offsets are constants. `None` for anything else, sound or not.
+/// Reads an untagged IPv4 packet of TCP or UDP without IP options: nearly all are such. All offsets are constants.
+/// `None` for any other packet, valid or not. Leaves out the TCP numbers.
 #[inline(always)]
 pub fn plain_ipv4(frame: &Frame<'_>) -> Option<Packet> {
     const TRANSPORT: usize = UNTAGGED + size_of::<Ipv4Hdr>();
@@ -227,7 +231,7 @@ pub fn plain_ipv4(frame: &Frame<'_>) -> Option<Packet> {
     plain_transport(frame, packet, total - size_of::<Ipv4Hdr>())
 }
 
-/// The same of IPv6 without extension headers.
+/// The same for IPv6 without extension headers.
 #[inline(always)]
 pub fn plain_ipv6(frame: &Frame<'_>) -> Option<Packet> {
     const TRANSPORT: usize = UNTAGGED + size_of::<Ipv6Hdr>();
@@ -257,7 +261,7 @@ fn plain_transport(frame: &Frame<'_>, mut packet: Packet, room: usize) -> Option
     let at = packet.transport;
     if packet.protocol == protocol::TCP {
         let tcp = Tcp::read(frame, at)?;
-        // What ends a connection is rare, and noted with more care.
+        // Segments that end a connection are rare. The slow path handles them.
         if tcp.header_len < size_of::<TcpHdr>() || tcp.header_len > room || tcp.flags.ends() {
             return None;
         }
@@ -276,9 +280,9 @@ fn plain_transport(frame: &Frame<'_>, mut packet: Packet, room: usize) -> Option
     Some(packet)
 }
 
-/// What the packet path needs of a TCP header.
+/// Fields of a TCP header.
 struct Tcp {
-    /// Bytes of the header as it says itself.
+    /// Length that the header states, in bytes.
     header_len: usize,
     ports: Ports,
     flags: TcpFlags,
@@ -299,7 +303,8 @@ impl Tcp {
         })
     }
 
-    /// `room` bytes of the packet, no fewer than the header's, follow the IP headers.
+    /// Writes the fields to `packet`. `room` is the length of the packet behind its IP headers in bytes, at least the
+    /// TCP header's.
     #[inline(always)]
     fn note(self, room: usize, packet: &mut Packet) {
         packet.flags = self.flags;
@@ -328,7 +333,7 @@ fn ipv4(frame: &Frame<'_>, network: usize, packet: &mut Packet) -> Result<(), Re
     if total < header_len || frame.len() < network + total {
         return Err(Reason::BadLength);
     }
-    // More fragments, or an offset.
+    // More-fragments flag or an offset.
     let fragment = u16::from_be_bytes(ip.frags) & 0x3fff;
     if fragment != 0 {
         return Err(fragment_of(frame, network + header_len, fragment & 0x1fff == 0, packet));
@@ -336,7 +341,7 @@ fn ipv4(frame: &Frame<'_>, network: usize, packet: &mut Packet) -> Result<(), Re
     transport(frame, network + header_len, total - header_len, packet)
 }
 
-/// Refuses a fragment, of which the first one has ports, at `at`.
+/// Refuses a fragment. Reads the ports of a first fragment, at the offset `at`.
 #[inline(always)]
 fn fragment_of(frame: &Frame<'_>, at: usize, is_first: bool, packet: &mut Packet) -> Reason {
     if is_first
@@ -394,8 +399,8 @@ fn ipv6(frame: &Frame<'_>, network: usize, packet: &mut Packet) -> Result<(), Re
         let is_first = u16::from_be_bytes(header.offset) & 0xfff8 == 0;
         return Err(fragment_of(frame, at + size_of::<FragmentHeader>(), is_first, packet));
     }
-    // Mapped addresses never stand in a packet (RFC 4942, 2.2). From here on they would be taken for IPv4. Any earlier,
-    // this costs the verifier four times the work.
+    // Mapped addresses occur in no valid packet (RFC 4942, 2.2). From here on they would look like IPv4. An earlier
+    // check costs the verifier four times the work.
     if source.is_v4() | destination.is_v4() {
         *packet = NOTHING;
         return Err(Reason::NotOurs);
@@ -408,7 +413,7 @@ fn ipv6(frame: &Frame<'_>, network: usize, packet: &mut Packet) -> Result<(), Re
     transport(frame, at, payload - extensions, packet)
 }
 
-/// Reads the transport header, at `at`; `room` bytes of the packet follow the IP headers.
+/// Reads the transport header at the offset `at`. `room` is the length of the packet behind its IP headers in bytes.
 #[inline(always)]
 fn transport(frame: &Frame<'_>, at: usize, room: usize, packet: &mut Packet) -> Result<(), Reason> {
     match packet.protocol {
@@ -446,7 +451,8 @@ fn transport(frame: &Frame<'_>, at: usize, room: usize, packet: &mut Packet) -> 
             if (packet.protocol, icmp.type_) == request && icmp.code == 0 {
                 return Ok(());
             }
-            // The kernel's, for any address: a neighbour verifies that SLB's host is there. It has crossed no router (RFC 4861).
+            // The kernel handles neighbour discovery for every address: neighbours verify SLB's host by it. Hop limit
+            // 255 shows that no router has forwarded it (RFC 4861).
             if packet.protocol == protocol::ICMPV6
                 && !packet.destination.is_v4()
                 && matches!(icmp.type_, ICMPV6_ND_FIRST..=ICMPV6_ND_LAST)
