@@ -9,8 +9,8 @@
 //! - The inner packet has passed a router: its TTL or hop limit is decremented, so that no loop is endless.
 //! - If the policy names inner destinations, the inner packet must have one of them.
 //!
-//! The outer destination is not compared. The frame has this machine's hardware address, and the kernel drops packets for
-//! other machines.
+//! The outer destination is not compared. The frame has this machine's hardware address, and the kernel drops packets
+//! for other machines.
 //!
 //! Invariants: a frame is changed only after every check that could refuse it; this module calls no kernel helper.
 

@@ -1,20 +1,22 @@
 //! Builds server tables: weighted consistent hashing in the manner of Maglev (Eisenbud et al., NSDI 2016).
 //!
-//! A table is a pure function of its size, the seed and the set of (name, weight). Nodes that share these build the same
-//! table, in whatever order they list the servers.
+//! A table is a pure function of its size, the seed and the set of (name, weight). Nodes that share these build the
+//! same table, in whatever order they list the servers.
 //!
 //! # How a table is filled
 //!
 //! 1. Every server gets a **quota** of slots from its weight alone (`quota`), so the balance is exact by construction.
-//! 2. Every server visits the slots in an order of its own, a **permutation** drawn from its name and the seed. Its pace is
-//!    proportional to its weight. The first server to visit a slot gets it. A server whose quota is full stops (`race`).
+//! 2. Every server visits the slots in an order of its own, a **permutation** drawn from its name and the seed. Its
+//!    pace is proportional to its weight. The first server to visit a slot gets it. A server whose quota is full stops
+//!    (`race`).
 //!
-//! Maglev differs in the second step. There a server that visits a taken slot continues at once until it finds a free one.
-//! Its later claims then depend on all claims before them, and the removal of one server shifts claims all over the table.
+//! Maglev differs in the second step. There a server that visits a taken slot continues at once until it finds a free
+//! one. Its later claims then depend on all claims before them, and the removal of one server shifts claims all over
+//! the table.
 //!
-//! Here the step to a taken slot is lost. So the time at which a server visits a slot depends on the two alone. Without
-//! quotas a change would move hardly more slots than it must. The other moves are the cost of exact balance: about half of
-//! those of Maglev. `examples/maglev_figures.rs` prints the figures.
+//! Here the step to a taken slot is lost. So the time at which a server visits a slot depends on its permutation and
+//! weight alone. Without quotas a change would move hardly more slots than it must. The other moves are the cost of
+//! exact balance: about half of those of Maglev. `examples/maglev_figures.rs` prints the figures.
 
 pub mod measure;
 mod prime;

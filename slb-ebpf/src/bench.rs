@@ -1,12 +1,12 @@
-//! The measuring wrapper: makes a frame, takes the time, and lets the program under test have it.
+//! The benchmark wrapper: writes a frame, takes the time and calls the program under test.
 //!
-//! `BPF_PROG_TEST_RUN` repeats a program over one frame and does not restore it in between. So the program that is
-//! repeated is [`measure`]: it undoes what the one before did to the head, writes the head anew for the next flow, and
-//! calls the program under test, which returns to the kernel. What the wrapper itself costs is in every figure, and
-//! is what [`floor_return`] is measured for.
+//! `BPF_PROG_TEST_RUN` repeats a program over one frame and does not restore the frame in between. So it repeats
+//! [`measure`], which undoes the changes of the previous run and writes the head of the next flow. Then it calls the
+//! program under test, which returns to the kernel. Every result contains the cost of the wrapper; [`floor_return`]
+//! measures that cost.
 #![no_std]
 #![no_main]
-// The target has locked instructions, but core has none of its atomic operations for it.
+// The target has locked instructions, but core has no atomic operations for it.
 #![feature(asm_experimental_arch)]
 
 mod runtime;
@@ -33,10 +33,10 @@ static STAMPS: Array<Stamps, 1> = Array::new();
 #[btf_map]
 static PROGRAMS: ProgramArray<MAX_PROGRAMS> = ProgramArray::new();
 
-/// Bytes an outer IPv4 header takes.
+/// Length of an outer IPv4 header.
 const OUTER_HEADER: i32 = 20;
 
-/// Sends one packet to the program under test. Fails with `XDP_ABORTED`, which no workload expects.
+/// Sends one packet to the program under test. Returns `XDP_ABORTED` on failure, which no workload expects.
 #[xdp]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn measure(ctx: XdpContext) -> u32 {
@@ -47,7 +47,7 @@ fn measure(ctx: XdpContext) -> u32 {
     xdp_action::XDP_ABORTED
 }
 
-/// Makes the next frame, and returns which program is to have it.
+/// Writes the next frame. Returns the slot of the program under test.
 #[inline(always)]
 fn prepare(ctx: &XdpContext) -> Option<u32> {
     let control = CONTROL.get_ptr_mut(0)?;
@@ -63,14 +63,14 @@ fn prepare(ctx: &XdpContext) -> Option<u32> {
     control.sequence += 1;
 
     let found = (ctx.data_end() - ctx.data()) as u64;
-    // Through memory on purpose: the compiler would make one 32-bit subtraction of this and the next, and the verifier
+    // Through memory on purpose: the compiler would join this subtraction and the next to one of 32 bits. The verifier
     // allows packet pointers to be subtracted as 64-bit numbers only.
     // SAFETY: a reference to an aligned word.
     let found = unsafe {
         (&raw mut control.found).write_volatile(found);
         (&raw const control.found).read_volatile()
     };
-    // Called even where there is nothing to undo: all programs pay alike.
+    // Called even if there is nothing to undo, so that all programs have the same cost.
     if !adjust_head(ctx, found.wrapping_sub(control.length) as i32) {
         return None;
     }
@@ -81,10 +81,11 @@ fn prepare(ctx: &XdpContext) -> Option<u32> {
     Some(control.program)
 }
 
-/// Waits until all stores have left for the cache: the program under test would else load what has just been stored in
-/// other sizes, and wait for that.
+/// Waits until all stores have reached the cache. Otherwise the program under test would load just-stored words in
+/// other sizes, and stall.
 ///
 /// # Safety
+///
 /// `word` is valid for reads and writes, and aligned.
 #[inline(always)]
 unsafe fn drain_stores(word: *mut u64) {
@@ -92,21 +93,21 @@ unsafe fn drain_stores(word: *mut u64) {
     unsafe { asm!("lock *(u64 *)({word} + 0) += {one}", word = in(reg) word, one = in(reg) 1_u64) };
 }
 
-/// The least a program can do.
+/// The least that a program can do.
 #[xdp]
 fn floor_return(_: XdpContext) -> u32 {
     xdp_action::XDP_TX
 }
 
-/// The least a program can do to forward: exchanges the hardware addresses.
+/// The least that a forwarding program can do: exchanges the hardware addresses.
 #[xdp]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn floor_mac_swap(ctx: XdpContext) -> u32 {
     if swap(&mut frame(&ctx), 0).is_some() { xdp_action::XDP_TX } else { xdp_action::XDP_ABORTED }
 }
 
-/// The least a program can do to encapsulate: makes room for an outer header, which it does not write, and writes
-/// the Ethernet header before it.
+/// The least that an encapsulating program can do. It makes room for an outer header, which it does not write, and
+/// writes the Ethernet header before it.
 #[xdp]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn floor_grow(ctx: XdpContext) -> u32 {
@@ -117,7 +118,7 @@ fn floor_grow(ctx: XdpContext) -> u32 {
     }
 }
 
-/// An Ethernet header, in words: of addresses as arrays the compiler makes single bytes.
+/// An Ethernet header in words: the compiler would access address arrays byte by byte.
 #[repr(C, packed)]
 #[derive(Clone, Copy)]
 struct Ethernet {
@@ -131,7 +132,7 @@ struct Ethernet {
 // SAFETY: packed, so its alignment is 1; integers.
 unsafe impl Header for Ethernet {}
 
-/// Writes the Ethernet header at the start of a frame: the one at `from`, with its addresses exchanged.
+/// Writes the Ethernet header at `from` to the start of the frame, with its addresses exchanged.
 #[inline(always)]
 fn swap(frame: &mut Frame<'_>, from: usize) -> Option<()> {
     let old = *frame.header::<Ethernet>(from)?;

@@ -1,4 +1,4 @@
-//! The XDP program of a server that takes its packets out of tunnels: a thin shell around `slb_common::decap`.
+//! The XDP program of the decapsulator, a thin layer over `slb_common::decap`. It runs on a server.
 #![no_std]
 #![no_main]
 
@@ -23,7 +23,7 @@ static DECAP_POLICY: Array<Policy, 1> = Array::new();
 #[btf_map]
 static DECAP_TALLY: PerCpuArray<Tally, 1> = PerCpuArray::new();
 
-/// Strips tunnel packets of allowed sources, leaves everything else to the kernel.
+/// Decapsulates tunnel packets of allowed sources; passes everything else to the kernel, or drops it.
 #[xdp]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn slb_decap(ctx: XdpContext) -> u32 {

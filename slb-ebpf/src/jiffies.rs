@@ -1,5 +1,5 @@
-//! Returns the lower half of the kernel's jiffies, the packet path's clock, to a daemon that runs it once (`BPF_PROG_TEST_RUN`).
-//! It is never attached.
+//! Returns the low word of the kernel's jiffies, the packet path's clock. The daemon runs it with `BPF_PROG_TEST_RUN`,
+//! and never attaches it.
 #![no_std]
 #![no_main]
 

@@ -1,6 +1,8 @@
-//! Counts frames that the kernel drops after the XDP verdict, which the XDP program does not see: failed redirects
-//! (`xdp_redirect_err`), frames that the driver of the outgoing interface dropped (`xdp_devmap_xmit`), and failed verdicts
-//! (`xdp_exception`).
+//! Counts frames that the kernel drops after the XDP verdict, which the XDP program does not see.
+//!
+//! - Failed redirects (`xdp_redirect_err`).
+//! - Frames that the driver of the outgoing interface dropped (`xdp_devmap_xmit`).
+//! - Failed verdicts (`xdp_exception`).
 #![no_std]
 #![no_main]
 
@@ -19,7 +21,7 @@ use slb_common::abi::{
 
 #[btf_map]
 static LOSSES_LAYOUT: Array<KernelLayout, 1> = Array::new();
-/// The interfaces of one network namespace that are watched.
+/// Losses of the watched interfaces, by index. All are in one network namespace.
 #[btf_map]
 static LOSSES: HashMap<u32, Losses, { MAX_INTERFACES as usize }> = HashMap::new();
 
@@ -37,7 +39,8 @@ fn slb_redirect_err(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// `xdp_devmap_xmit(from_dev, to_dev, sent, drops, error)`: once for each bundle of frames, nearly always without drops.
+/// `xdp_devmap_xmit(from_dev, to_dev, sent, drops, error)`: called once per bulk of frames, nearly always without
+/// drops.
 #[raw_tracepoint(tracepoint = "xdp_devmap_xmit")]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn slb_devmap_xmit(ctx: RawTracePointContext) -> i32 {
@@ -65,7 +68,7 @@ fn slb_exception(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// The index of a `net_device` of the watched network namespace.
+/// The index of a `net_device`; `None` if it is not in the watched network namespace.
 #[inline(always)]
 fn index_of(device: u64) -> Option<u32> {
     let layout = LOSSES_LAYOUT.get(0)?;

@@ -1,4 +1,4 @@
-//! The XDP program: a thin shell around slb-common, where everything that decides anything lives.
+//! The XDP programs, a thin layer over slb-common, which makes all decisions.
 #![no_std]
 #![no_main]
 
@@ -34,14 +34,14 @@ use slb_common::{
 };
 use tables::Maps;
 
-/// The frame of this run of the program.
+/// The kernel's context of one run, and so its frame.
 struct Context(*mut xdp_md);
 
 impl Growing for Context {
     #[inline(always)]
     fn frame(&mut self) -> Frame<'_> {
-        // Read afresh each time, hence volatile: the verifier then forgets what it has found of the frame so far, which
-        // differs from path to path.
+        // Volatile, so that bounds are read each time. The verifier then forgets the bounds that it has checked before,
+        // which differ from path to path.
         // SAFETY: the context is the kernel's, which hands the frame to this program alone until it returns.
         unsafe {
             let (start, end) = (&raw const (*self.0).data, &raw const (*self.0).data_end);
@@ -96,8 +96,8 @@ impl Head for Context {
     }
 }
 
-/// [`parse`], as a function that the verifier follows once. Leaves the packet in a map, of whose content the verifier knows
-/// nothing: kinds of packets share what comes after.
+/// [`parse`], a BPF subprogram. It writes the packet to a map, whose values the verifier does not know. So packet kinds
+/// share the code after it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_parse(ctx: *mut xdp_md) -> u64 {
@@ -110,28 +110,28 @@ extern "C" fn slb_parse(ctx: *mut xdp_md) -> u64 {
     }
 }
 
-/// [`ethernet::remove_priority_tags`], as a function that the verifier follows once.
+/// [`ethernet::remove_priority_tags`], a BPF subprogram.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_remove_priority_tags(ctx: *mut xdp_md) -> u64 {
     ethernet::remove_priority_tags(&mut Context(ctx)).is_some().into()
 }
 
-/// [`icmp_error::answer`], as a function that the verifier follows once.
+/// [`icmp_error::answer`], a BPF subprogram.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_answer_error(ctx: *mut xdp_md, network: u64, message: u64) -> u64 {
     icmp_error::answer(&mut Context(ctx), network as usize, Message(message as u32)).is_some().into()
 }
 
-/// [`reset::turn`], as a function that the verifier follows once.
+/// [`reset::turn`], a BPF subprogram.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_turn_into_reset(ctx: *mut xdp_md, network: u64, back: u64) -> u64 {
     reset::turn(&mut Context(ctx), network as usize, back != 0).is_some().into()
 }
 
-/// Forwards packets of listeners, and passes all others to the kernel: the fast path, and the entry.
+/// The fast path, and the entry of the XDP hook. Frames that it does not decide on go to the slow path.
 #[xdp]
 #[inline(always)]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
@@ -141,7 +141,7 @@ fn slb(ctx: XdpContext) -> u32 {
     }
     // SAFETY: nothing here waits to be dropped.
     unsafe { PROGRAMS.tail_call(&ctx, programs::SLOW) };
-    // There is no such program: the host must still be reached.
+    // The tail call failed. The host must stay reachable, so the frame is passed.
     Maps(ctx.ctx).count(Action::Pass, Reason::NotReady as u32);
     xdp_action::XDP_PASS
 }

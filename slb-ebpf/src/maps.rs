@@ -1,4 +1,4 @@
-//! The maps. Names are part of the pins; sizes of what configuration decides are set by the loader.
+//! The maps. Their names are part of the pins' paths. The loader sets the sizes that the configuration decides.
 
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, PerCpuArray, ProgramArray},
@@ -20,10 +20,10 @@ use slb_common::net::parse::Packet;
 
 use crate::route::Lookup;
 
-/// BPF_F_MMAPABLE: the daemon reads it without a system call for each entry, and entries lie on cache lines of their own.
+/// BPF_F_MMAPABLE: the daemon reads entries without a system call for each. Entries lie on cache lines of their own.
 const MMAPABLE: usize = 1 << 10;
 
-/// The programs that `slb` tail-calls: each load of the object has its own.
+/// The programs that `slb` tail-calls. Each load of the object has its own array.
 #[btf_map]
 pub(crate) static PROGRAMS: ProgramArray<{ programs::COUNT as usize }> = ProgramArray::new();
 #[btf_map]
@@ -41,19 +41,19 @@ pub(crate) static BACKENDS: Array<Backend, { DEFAULT_BACKENDS as usize }> = Arra
 pub(crate) static NEXT_HOPS: Array<NextHop, { 2 * DEFAULT_BACKENDS as usize + 1 }> = Array::new();
 #[btf_map]
 pub(crate) static FLOWS: Array<[SharedWord; WORDS], 1024, MMAPABLE> = Array::new();
-/// Slots of [`FLOWS`] less one, as the loader sets it. A constant of each program, so that a program over one flow table can
-/// replace a program over another one.
-// LLVM merges equal constants, and the loader would change them all. It merges none whose section is named.
+/// Slots of [`FLOWS`] less one, as the loader sets it. A constant of each program, so that a program over one flow
+/// table can replace a program over another one.
+// LLVM merges equal constants, and the loader would change them all. It does not merge constants in a named section.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".rodata")]
 pub(crate) static FLOW_MASK: u32 = 0;
-/// Not zero while the daemon copies flows into [`FLOWS`] from a flow table of another size.
+/// Not 0 while the daemon copies flows into [`FLOWS`] from a flow table of another size.
 #[btf_map]
 pub(crate) static RESIZING: Array<SharedWord, 1> = Array::new();
-/// New flows so far of each service whose servers take turns.
+/// Round-robin position of each service: its new flows so far.
 #[btf_map]
 pub(crate) static ROUND_ROBIN: Array<SharedWord, { MAX_SERVICES as usize }> = Array::new();
-/// Flows of each server, where that is of use.
+/// Connection count of each server, for least connections.
 #[btf_map]
 pub(crate) static CONNECTIONS: Array<SharedWord, { DEFAULT_BACKENDS as usize }> = Array::new();
 #[btf_map]
@@ -64,10 +64,10 @@ pub(crate) static INTERFACE_TABLE: Array<Interface, { SLOTS as usize }, MMAPABLE
 /// Further hardware addresses of interfaces, by [`own_mac_key`](slb_common::abi::interface::own_mac_key).
 #[btf_map]
 pub(crate) static OWN_MACS: HashMap<u64, u64, { MAX_OWN_MACS as usize }> = HashMap::new();
-/// What has been read of the frame in hand, on each processor.
+/// The parsed packet of the current frame, per processor.
 #[btf_map]
 pub(crate) static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
-/// What the kernel is asked for a route by, and what it answers, on each processor.
+/// Argument and result of a route lookup, per processor.
 #[btf_map]
 pub(crate) static ROUTE: PerCpuArray<Lookup, 1> = PerCpuArray::new();
 #[btf_map]

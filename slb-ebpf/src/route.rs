@@ -1,4 +1,4 @@
-//! The kernel's routes, asked for the path to a client.
+//! Looks up the kernel's route to a client.
 
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_fib_lookup};
 use slb_common::{
@@ -8,8 +8,8 @@ use slb_common::{
 
 use crate::maps::{INTERFACE_TABLE, ROUTE};
 
-/// Index of `lo`, in each network namespace: the look-up is that of a packet of this host. The kernel looks up only for interfaces
-/// with forwarding enabled, which the daemon sees to for this one.
+/// Index of `lo` in each network namespace: the lookup is that of a packet of this host. The kernel answers lookups
+/// only for interfaces with forwarding, which the daemon enables for this one.
 const LOOPBACK: u32 = 1;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -18,20 +18,20 @@ const SUCCESS: i64 = 0;
 /// `BPF_FIB_LKUP_RET_NO_NEIGH`: there is a route, and its neighbour is not resolved.
 const NO_NEIGHBOUR: i64 = 7;
 
-/// `struct bpf_fib_lookup`: what the kernel is asked, and what it answers.
+/// `struct bpf_fib_lookup`: argument and result of the lookup.
 #[repr(C)]
 pub(crate) struct Lookup {
     family: u8,
     protocol: u8,
     source_port: u16,
     destination_port: u16,
-    /// 0: no MTU is checked.
+    /// 0: the lookup compares no MTU.
     total_length: u16,
-    /// Where the packet came in; after the look-up, where it leaves.
+    /// Before the lookup the incoming interface, after it the outgoing one.
     ifindex: u32,
     /// Traffic class and flow label of IPv6, TOS of IPv4.
     flow_info: u32,
-    /// The address, of IPv4 the first word.
+    /// Source address; of IPv4 the first word.
     source: [u32; 4],
     destination: [u32; 4],
     vlan: u32,
@@ -41,7 +41,8 @@ pub(crate) struct Lookup {
 
 const _: () = assert!(size_of::<Lookup>() == 64);
 
-/// The path for answers to a packet, as [`Tables::route_to_client`](slb_common::datapath::tables::Tables::route_to_client) returns it.
+/// The client path for replies to a packet, as
+/// [`Tables::route_to_client`](slb_common::datapath::tables::Tables::route_to_client) returns it; `None` for 0.
 #[inline(always)]
 pub(crate) fn to_client(ctx: *mut xdp_md, packet: &Packet) -> Option<ClientPath> {
     let place = ROUTE.get_ptr_mut(0)?;

@@ -1,4 +1,4 @@
-//! What every program of this package needs besides its entry.
+//! Panic handler and licence, which every program of this package needs.
 
 #[cfg(not(test))]
 #[panic_handler]

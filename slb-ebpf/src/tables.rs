@@ -1,4 +1,4 @@
-//! The packet path's tables, as maps.
+//! Implements the packet path's [`Tables`] over maps and helpers, with its BPF subprograms.
 
 use core::ptr::null_mut;
 
@@ -34,10 +34,10 @@ use crate::{
     route,
 };
 
-/// The maps of this program, and the kernel's context of its run; null where nothing is asked of the kernel.
+/// The maps of this program, and the kernel's context of its run. The context is null where no helper needs it.
 pub(crate) struct Maps(pub(crate) *mut xdp_md);
 
-/// The maps alone.
+/// The maps without a context.
 const MAPS: Maps = Maps(null_mut());
 
 impl Tables for Maps {
@@ -68,7 +68,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn flow_mask(&self) -> u32 {
-        // Volatile: the value is the loader's, not the compiler's.
+        // Volatile: the loader sets the value, which the compiler does not know.
         // SAFETY: a valid static, read-only once the program is loaded.
         unsafe { (&raw const FLOW_MASK).read_volatile() }
     }
@@ -149,7 +149,7 @@ impl Tables for Maps {
         slb_release_flows(high, low, end, query.home.into(), what);
     }
 
-    // Opaque: what the compiler knows of these functions, the verifier does not.
+    // Opaque: the compiler knows the range of these functions' results, and the verifier does not.
 
     #[inline(always)]
     fn server_by_hash(&self, packet: &Packet, service: &IndexEntry, conflicts: u64) -> Scheduled {
@@ -274,10 +274,10 @@ fn add(counters: Option<*mut Counters>, direction: Direction, bytes: usize, new_
     counters.new_flows += u64::from(new_flow);
 }
 
-// Global functions, in the verifier's word: followed once each, for any numbers, and not again for every path that calls
-// them. Their names are exported for that alone.
+// BPF subprograms: global functions, which the verifier follows once for any arguments, not once for each caller. Their
+// names are exported for that reason alone.
 
-/// Whether a key is in [`OWN_MACS`]. The key lies on a stack of its own.
+/// Whether a key is in [`OWN_MACS`]. The key lies in a stack frame of its own.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_is_own_mac(key: u64) -> u64 {
@@ -320,11 +320,11 @@ extern "C" fn slb_conflicting_flows(high: u64, low: u64, end: u64, home: u64, se
 #[inline(never)]
 extern "C" fn slb_release_flows(high: u64, low: u64, end: u64, home: u64, what: u64) -> u64 {
     flows::release(&query(high, low, end, home), (what >> 32) as u32, what as u32, &MAPS);
-    // A global function returns a number.
+    // A global function must return a number.
     0
 }
 
-/// A function that is handed the packet and its service, and numbers.
+/// Defines a subprogram that takes the packet, its service and numbers.
 macro_rules! scheduling {
     ($name:ident($($number:ident),+) = $function:path, $($argument:expr),+) => {
         #[doc = concat!("[`", stringify!($function), "`].")]

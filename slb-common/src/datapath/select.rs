@@ -10,8 +10,10 @@
 //!
 //! - A TCP connection stays with its server for as long as the configuration allows.
 //! - A datagram stays with its server while that is able to serve and has a next hop.
-//! - A SYN never goes to a server that takes no new flows. Exception: an established connection, whose own server answers.
-//! - Mode `nat`: live flows of one client endpoint lead to different server endpoints, so that replies can be told apart.
+//! - A SYN never goes to a server that takes no new flows. Exception: an established connection, whose own server
+//!   answers.
+//! - Mode `nat`: live flows of one client endpoint lead to different server endpoints, so that replies can be told
+//!   apart.
 
 mod progress;
 

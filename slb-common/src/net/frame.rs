@@ -63,8 +63,8 @@ impl<'a> Frame<'a> {
     /// The header at `offset`; `None` if the frame ends before the header does.
     #[inline(always)]
     pub fn header<T: Header>(&self, offset: usize) -> Option<&T> {
-        // SAFETY: `locate` has shown that the bytes are in the frame; `T: Header` may lie anywhere; the frame is borrowed for
-        // as long as the reference lives.
+        // SAFETY: `locate` has shown that the bytes are in the frame; `T: Header` may lie anywhere; the frame is
+        // borrowed for as long as the reference lives.
         self.locate::<T>(offset).map(|at| unsafe { &*at })
     }
 

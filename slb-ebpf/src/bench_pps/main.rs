@@ -1,5 +1,4 @@
-//! XDP programs for `slb-bench pps`: a source of frames, a sink that counts them, and two that forward with the least
-//! work possible.
+//! XDP programs for `slb-bench pps`: a source of frames, a sink that counts them, and two minimal forwarders.
 #![no_std]
 #![no_main]
 
@@ -22,20 +21,20 @@ static SOURCE: Array<Source, 1> = Array::new();
 static EXPECTED: Array<Expected, 1> = Array::new();
 #[btf_map]
 static ARRIVED: PerCpuArray<Arrived, 1> = PerCpuArray::new();
-/// Interface [`swap_redirect`] sends through.
+/// Index of the interface that [`swap_redirect`] sends through.
 #[btf_map]
 static OUT: Array<u32, 1> = Array::new();
 
-/// Client addresses begin here: 198.18.0.0/15 is for benchmarks.
+/// First client address: 198.18.0.0/15 is for benchmarks.
 const CLIENTS: u32 = 0xc612_0000;
-/// Client ports begin here.
+/// First client port.
 const FIRST_PORT: u32 = 1024;
 /// Length of Ethernet, IPv4 and TCP headers.
 const HEADERS: usize = 14 + 20 + 20;
-/// EtherType of IPv4, as a 16-bit load from the frame yields it.
+/// Ethernet type of IPv4, in network byte order.
 const IPV4: u16 = 0x0800_u16.to_be();
 
-/// Makes the whole frame anew, as its buffer holds what became of an earlier one, and sends it on its way.
+/// Writes the whole frame and redirects it. The buffer holds what an earlier frame became.
 #[xdp]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn source(ctx: XdpContext) -> u32 {
@@ -48,17 +47,17 @@ fn source(ctx: XdpContext) -> u32 {
     }
     let flow = (source.sent as u32).wrapping_mul(source.stride) & source.mask;
     source.sent += 1;
-    // 256 addresses, then 32,768 ports, then more addresses.
+    // Flow numbers select 256 addresses, then 32,768 ports, then more addresses.
     let address = (CLIENTS + (flow & 0xff) + (flow >> 23 << 8)).to_be();
     let port = u32::from(((FIRST_PORT + (flow >> 8 & 0x7fff)) as u16).to_be());
     let varying = (address & 0xffff) + (address >> 16);
     let ip_checksum = checksum(source.ip_sum + varying);
     let tcp_checksum = checksum(source.tcp_sum + varying + port);
     let words = start as *mut u64;
-    // What varies is put into whole words first: a small write before a large load of the same place stalls.
+    // Varying fields are merged into whole words: a small store before a large load of the same bytes stalls.
     for (n, template) in source.frame.iter().enumerate() {
         let word = match n {
-            // Bytes 24 and 25 are the header's checksum, 26 to 29 the source address.
+            // Bytes 24 and 25: the IPv4 header checksum. Bytes 26 to 29: the source address.
             3 => template | ip_checksum | u64::from(address) << 16,
             // Bytes 34 and 35: the source port.
             4 => template | u64::from(port) << 16,
@@ -80,7 +79,7 @@ fn checksum(sum: u32) -> u64 {
     u64::from(!(sum as u16))
 }
 
-/// Counts IPv4 frames and drops them; leaves the rest to the kernel, which has to answer ARP.
+/// Counts and drops IPv4 frames; passes all others to the kernel, which must answer ARP.
 #[xdp]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn sink(ctx: XdpContext) -> u32 {
@@ -114,14 +113,14 @@ fn sink(ctx: XdpContext) -> u32 {
     xdp_action::XDP_DROP
 }
 
-/// Swaps the hardware addresses and sends the frame back.
+/// Exchanges the hardware addresses and sends the frame back.
 #[xdp]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn swap_back(ctx: XdpContext) -> u32 {
     if swap(&ctx) { xdp_action::XDP_TX } else { xdp_action::XDP_ABORTED }
 }
 
-/// Swaps the hardware addresses and sends the frame through another interface.
+/// Exchanges the hardware addresses and sends the frame through another interface.
 #[xdp]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn swap_redirect(ctx: XdpContext) -> u32 {
@@ -150,10 +149,11 @@ fn swap(ctx: &XdpContext) -> bool {
     true
 }
 
-/// Reads from the frame.
+/// Reads a value at `offset` of the frame that begins at `start`.
 ///
 /// # Safety
-/// The frame must be long enough.
+///
+/// The frame must reach beyond the value.
 #[inline(always)]
 unsafe fn load<T: Copy>(start: usize, offset: usize) -> T {
     // SAFETY: the caller's promise.
