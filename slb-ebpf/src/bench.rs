@@ -41,7 +41,7 @@ const OUTER_HEADER: i32 = 20;
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn measure(ctx: XdpContext) -> u32 {
     if let Some(program) = prepare(&ctx) {
-        // SAFETY: nothing here waits to be dropped.
+        // SAFETY: no value here needs to be dropped.
         unsafe { PROGRAMS.tail_call(&ctx, program) };
     }
     xdp_action::XDP_ABORTED

@@ -51,7 +51,7 @@ impl Growing for Context {
 
     #[inline(always)]
     fn grow(&mut self, bytes: usize) -> bool {
-        // SAFETY: the context is the kernel's. Frames made before borrow this value, so none is used after.
+        // SAFETY: the context is the kernel's. Earlier frames borrow this value, so none is used afterwards.
         unsafe { bpf_xdp_adjust_head(self.0, -(bytes as i32)) == 0 }
     }
 
@@ -139,7 +139,7 @@ fn slb(ctx: XdpContext) -> u32 {
     if let Some(verdict) = fast(&mut Context(ctx.ctx), ctx.ingress_ifindex() as u32, &Maps(ctx.ctx)) {
         return action(&ctx, verdict);
     }
-    // SAFETY: nothing here waits to be dropped.
+    // SAFETY: no value here needs to be dropped.
     unsafe { PROGRAMS.tail_call(&ctx, programs::SLOW) };
     // The tail call failed. The host must stay reachable, so the frame is passed.
     Maps(ctx.ctx).count(Action::Pass, Reason::NotReady as u32);

@@ -289,7 +289,7 @@ extern "C" fn slb_is_own_mac(key: u64) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_route_to_client(ctx: *mut xdp_md, packet: *const Packet) -> u64 {
-    // SAFETY: the verifier lets nothing pass but null and what is of that size; maps hold integers.
+    // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
     let packet = unsafe { packet.as_ref() };
     packet.and_then(|packet| route::to_client(ctx, packet)).unwrap_or_default().0
 }
@@ -331,7 +331,7 @@ macro_rules! scheduling {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $name(packet: *const Packet, service: *const IndexEntry, $($number: u64),+) -> u64 {
-            // SAFETY: the verifier lets nothing pass but null and what is of that size; maps hold integers.
+            // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
             match unsafe { (packet.as_ref(), service.as_ref()) } {
                 (Some(packet), Some(service)) => $function(packet, service, $($argument),+, &MAPS).0,
                 _ => Scheduled::NOBODY.0,
@@ -349,7 +349,7 @@ scheduling!(slb_set_affinity(conflicts, chosen) = schedule::keep, conflicts, Sch
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_unmatched(packet: *const Packet, reason: u64) -> u64 {
-    // SAFETY: the verifier lets nothing pass but null and what is of that size; maps hold integers.
+    // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
     unsafe { packet.as_ref() }.map_or(0, |packet| unmatched::decide(packet, reason as u32, &MAPS).0)
 }
 
@@ -370,7 +370,7 @@ extern "C" fn slb_known_flow(
     arrival: u64,
     distance: u64,
 ) -> u64 {
-    // SAFETY: the verifier lets nothing pass but null and what is of that size; maps hold integers.
+    // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
     match unsafe { (packet.as_ref(), service.as_ref()) } {
         (Some(packet), Some(service)) => {
             select::known(packet, service, ClientPath(arrival), distance as u32, &Maps(ctx)).0
@@ -389,7 +389,7 @@ extern "C" fn slb_enter_flow(
     arrival: u64,
     new: u64,
 ) -> u64 {
-    // SAFETY: the verifier lets nothing pass but null and what is of that size; maps hold integers.
+    // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
     match unsafe { (packet.as_ref(), service.as_ref()) } {
         (Some(packet), Some(service)) => {
             enter::enter(packet, service, ClientPath(arrival), NewFlow(new), &Maps(ctx)).into()

@@ -71,7 +71,7 @@ impl Policy {
     /// Returns `value`, of which the verifier then knows nothing. Paths that differ only in an offset are joined.
     #[inline(always)]
     pub fn hide(&self, value: usize) -> usize {
-        // SAFETY: a reference to an aligned word; volatile, for the compiler not to learn that nobody writes it.
+        // SAFETY: a reference to an aligned word; volatile, so that the compiler does not learn that it never changes.
         (value as u32 ^ unsafe { (&raw const self.zero).read_volatile() }) as usize
     }
 }

@@ -132,8 +132,8 @@ fn reply<'t, const FAST: bool, T: Tables>(
             if FAST {
                 return Some(Answered::Later);
             }
-            // The client's SYN was for a connection whose end SLB has not seen, and this server takes no new flows.
-            // After the RST the client connects again, to another server. A server that refuses the SYN sends a RST
+            // The client has asked for a new connection, and this server takes no new flows. A RST answers its SYN-ACK.
+            // The client repeats its SYN, which goes to another server. A server that refuses the SYN sends a RST
             // itself.
             if packet.flags.syn() && backend.flags & Backend::NEW == 0 {
                 flows.mark(&found, was & !(state::ASSURED | state::REOPENED) | state::RESET);

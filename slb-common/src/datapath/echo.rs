@@ -9,7 +9,7 @@ use crate::net::{
 
 const ICMP_ECHO_REPLY: u8 = 0;
 const ICMPV6_ECHO_REPLY: u8 = 129;
-/// As in RFC 1700 and Linux.
+/// Default TTL of RFC 1700 and Linux.
 const HOP_LIMIT: u8 = 64;
 
 /// Rewrites an echo request to its reply. `None` if the frame is truncated.

@@ -56,7 +56,7 @@ pub fn conflicts<T: Tables>(query: &Query, service: u32, tables: &T) -> u64 {
     tables.index().map_or(0, |index| Flows::open(index, tables).conflicts(query, service))
 }
 
-/// Sets [`state::RELEASED`] on finished flows of the client endpoint to other services whose server has this
+/// Sets [`state::RELEASED`] on finished or expired flows of the client endpoint to other services whose server has this
 /// [`Backend::endpoint`].
 #[inline(always)]
 pub fn release<T: Tables>(query: &Query, service: u32, endpoint: u32, tables: &T) {

@@ -73,7 +73,7 @@ impl Message {
     }
 }
 
-/// As in RFC 1700 and Linux.
+/// Default TTL of RFC 1700 and Linux.
 const HOP_LIMIT: u8 = 64;
 const DONT_FRAGMENT: u8 = 0x40;
 /// Version 4, without options.

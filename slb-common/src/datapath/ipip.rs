@@ -20,7 +20,7 @@ pub const IPV4_BYTES: usize = size_of::<Ipv4Hdr>();
 /// Bytes that encapsulation adds towards an IPv6 server.
 pub const IPV6_BYTES: usize = size_of::<Ipv6Hdr>();
 
-/// As in RFC 1700 and Linux.
+/// Default TTL of RFC 1700 and Linux.
 const HOP_LIMIT: u8 = 64;
 /// Do not fragment: packets that are too long have been refused before.
 const DONT_FRAGMENT: u16 = 0x4000_u16.to_be();

@@ -14,7 +14,7 @@ use crate::net::{
     headers::{Ipv4Hdr, Ipv6Hdr, protocol},
 };
 
-/// As in RFC 1700 and Linux.
+/// Default TTL of RFC 1700 and Linux.
 const HOP_LIMIT: u8 = 64;
 /// Version 4, without options.
 const PLAIN4: u8 = 0x45;

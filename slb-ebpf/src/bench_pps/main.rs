@@ -65,7 +65,7 @@ fn source(ctx: XdpContext) -> u32 {
             6 => template | tcp_checksum << 16,
             _ => *template,
         };
-        // SAFETY: the frame is that long, as was checked; the target allows unaligned access to frames.
+        // SAFETY: the length was checked above; the target allows unaligned access to frames.
         unsafe { words.add(n).write_unaligned(word) };
     }
     // SAFETY: takes and returns numbers.
@@ -137,7 +137,7 @@ fn swap(ctx: &XdpContext) -> bool {
     if start + HEADERS > ctx.data_end() {
         return false;
     }
-    // SAFETY: the frame is longer than this, as was checked.
+    // SAFETY: the length was checked above.
     unsafe {
         let destination = (load::<u32>(start, 0), load::<u16>(start, 4));
         let source = (load::<u32>(start, 6), load::<u16>(start, 10));
