@@ -65,7 +65,8 @@ pub struct Fill {
     pub entries: usize,
     /// Used entries, affinity entries among them.
     pub used: usize,
-    /// Of these, assured flows that are neither finished nor expired: they are not evictable.
+    /// Of these, assured flows that are neither finished nor expired. New flows evict them in exceptional cases only
+    /// (`flows::eviction`).
     pub assured: usize,
 }
 
@@ -74,7 +75,7 @@ pub struct Fill {
 pub struct Look {
     /// Flows that are neither finished nor expired.
     pub live: usize,
-    /// Assured flows that are neither finished nor expired: they are not evictable.
+    /// Assured flows that are neither finished nor expired. New flows evict them in exceptional cases only.
     pub assured: usize,
     /// Entries that have been erased.
     pub erased: usize,
