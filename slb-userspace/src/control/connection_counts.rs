@@ -1,7 +1,7 @@
-//! How many flows servers have, where that decides who gets the next one. Pure.
+//! Connection counts of servers, for least connections (`wlc`). Pure.
 //!
-//! The packet path counts what it sees begin and end. It sees neither a flow that falls silent nor one that is pushed out, so
-//! each look at the flow table puts the counts right.
+//! The data path counts the flows that it sees begin and end. It sees no flow expire and counts none that is evicted,
+//! so each GC pass corrects the counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,12 +12,12 @@ use slb_common::abi::{
 
 use crate::dataplane::state::{Remembered, State};
 
-/// Flows of servers.
+/// Open flows by server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ConnectionCounts(BTreeMap<Handle, u64>);
 
 impl ConnectionCounts {
-    /// None of any server where it matters.
+    /// Zero for each server in a table of a `wlc` service.
     pub(super) fn none(held: &State) -> Self {
         let matters =
             held.services.values().filter(|service| service.policy & policy::LEAST_CONNECTIONS != 0);
@@ -26,12 +26,12 @@ impl ConnectionCounts {
         Self(servers.map(|backend| (backend.handle, 0)).collect())
     }
 
-    /// The same by the ids of servers.
+    /// The counts by server id.
     pub(super) fn by_id(&self) -> BTreeMap<u32, u64> {
         self.0.iter().map(|(server, load)| (server.id(), *load)).collect()
     }
 
-    /// Counts a flow.
+    /// Counts a flow of a `wlc` service, unless it has expired or its client has ended it.
     pub(super) fn note(&mut self, flow: &Remembered, entry: &IndexEntry) {
         if entry.policy & policy::LEAST_CONNECTIONS != 0
             && flow.left.is_some()

@@ -1,4 +1,4 @@
-//! What the data plane should hold, from the configuration and what is known of servers and neighbours. Pure.
+//! The desired state of the data plane, computed from configuration, health, next hops, failover and overrides. Pure.
 
 use std::{
     collections::BTreeMap,
@@ -30,64 +30,64 @@ use crate::{
     neigh::vips::Standing,
 };
 
-/// What is known besides the configuration.
+/// Observations, besides the configuration. `None` means that nothing of the kind is known.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Known<'a> {
-    /// Verdicts on what is checked; what is not in here has not been decided yet.
+    /// Results of health checks. A target without a result is missing.
     pub health: Option<&'a BTreeMap<Target, Verdict>>,
-    /// What this host cannot probe, and why. The verdict of before stands, if there is one.
+    /// Targets that this host cannot probe, and why. They keep their last verdict.
     pub not_probed: Option<&'a BTreeMap<Target, String>>,
-    /// Servers of mode `nat` whose answers do not come back.
+    /// Servers of mode `nat` whose answers do not return through SLB.
     pub one_way: Option<&'a BTreeMap<SocketAddr, Evidence>>,
-    /// Next hops, or why there is none; what is not in here is not resolved yet.
+    /// Next hops, or why there is none. An unresolved one is missing.
     pub next_hops: Option<&'a BTreeMap<IpAddr, Result<Reached, String>>>,
-    /// The listeners whose traffic goes to their secondary side.
+    /// Listeners whose traffic goes to their secondary side.
     pub failover: Option<&'a Failover>,
-    /// What is set for single servers in place of what is configured.
+    /// Weights and admin states set at run time.
     pub overrides: Option<&'a Overrides>,
-    /// How VIPs stand on this host. One that is not in here may be its address.
+    /// Whether each VIP is local. A missing VIP may be an address of this host.
     pub vips: Option<&'a BTreeMap<IpAddr, Standing>>,
 }
 
-/// How a server is reached.
+/// The path to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reached {
-    /// Where packets leave.
+    /// Next hop of the packets.
     pub hop: NextHop,
-    /// Whether a router is in between.
+    /// Whether the path has a gateway.
     pub through_gateway: bool,
 }
 
-/// What a health check has found.
+/// The state that a health check's results lead to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// Whether the server is able to serve.
+    /// Whether the server can serve.
     pub healthy: bool,
-    /// Why not, or what the last failure was.
+    /// The reason if unhealthy, or else the last failure.
     pub detail: Option<String>,
 }
 
-/// What the data plane should hold, still without ids.
+/// The desired state, without ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desired {
-    /// Seed of the flow hash and of the tables.
+    /// Seed of the flow hash and of the server tables.
     pub seed: u64,
-    /// Services; (address, port, protocol) is unique.
+    /// Services. Address, port and protocol together are unique.
     pub services: Vec<Service>,
-    /// Pools, which services name by their index.
+    /// Server pools. Services name them by index.
     pub pools: Vec<Pool>,
-    /// Where tunnels begin.
+    /// Source addresses of tunnel packets.
     pub tunnel: Tunnel,
 }
 
-/// One VIP, port and protocol.
+/// A service: a listener at one VIP, or a VIP itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// The VIP.
     pub address: IpAddr,
-    /// Port; 0 for the VIP itself.
+    /// Port, in host byte order; 0 for the VIP itself.
     pub port: u16,
-    /// IP protocol number.
+    /// IP protocol number; ICMP or ICMPv6 for the VIP itself.
     pub protocol: u8,
     /// Name of the load balancer.
     pub load_balancer: String,
@@ -97,43 +97,44 @@ pub struct Service {
     pub group: Option<String>,
     /// Index of the pool; `None` for the VIP itself.
     pub pool: Option<usize>,
-    /// Idle time after which a flow is forgotten.
+    /// Idle time after which a flow expires.
     pub idle: Duration,
     /// One of [`slb_common::abi::service::mode`].
     pub mode: u8,
     /// Bits of [`slb_common::abi::service::policy`].
     pub policy: u32,
-    /// How long after its last flow a client is kept to its server.
+    /// Time that session persistence lasts after a client's last flow; 0 without it.
     pub persistence: Duration,
 }
 
-/// Servers that are checked in one way, of one address family where packets are translated: what a table is built of.
+/// A server pool: the servers of one server table, with the settings that they share. In mode `nat` all have one
+/// address family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
     /// Slots of the table.
     pub slots: TableSize,
-    /// How servers share its slots.
+    /// How the servers share the slots.
     pub spread: Spread,
-    /// How long connections of a server go on that takes no new flows; `None` for as long as it is configured.
+    /// Time from the start of a drain to its deadline. `None` for no deadline while the server is configured.
     pub drain: Option<Duration>,
-    /// Time in which servers come to their weight; `None` for at once.
+    /// Time in which a server reaches its weight; `None` for at once.
     pub slow_start: Option<Duration>,
-    /// When servers are held out because of what comes of their connections, if ever.
+    /// Ejection policy for passive signals; `None` without outlier detection.
     pub passive: Option<Terms>,
-    /// Servers in the order of their addresses, which are unique.
+    /// Servers by address. Addresses are unique.
     pub servers: Vec<(SocketAddr, Server)>,
 }
 
 /// How servers share the slots of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Spread {
-    /// By the hash of flows, and by weight.
+    /// Consistent hashing (`maglev`, `maglev-client`), by weight.
     Hashed,
-    /// In turns, one like the other.
+    /// Round robin (`rr`): every server in turn, without weights.
     Evenly,
-    /// In turns, by weight.
+    /// Weighted round robin (`wrr`).
     ByWeight,
-    /// In turns, such that of the next slots one belongs to the server with the fewest flows.
+    /// Weighted least connections (`wlc`): the servers of the next slots are compared.
     ByFlows,
 }
 
@@ -142,42 +143,42 @@ pub enum Spread {
 pub struct Server {
     /// Weight, 0 to 100.
     pub weight: u8,
-    /// Why it takes no new flows, where an administrator has said so.
+    /// Admin state that stops new flows; `None` if enabled.
     pub aside: Option<Aside>,
-    /// Its entry, where something is set for it in place of what is configured.
+    /// Its configuration entry, if it has an override.
     pub overridden: Option<Place>,
-    /// Health.
+    /// Health check state.
     pub health: Health,
-    /// Why it is in that state, where there is something to say.
+    /// Reason for the state, if there is one.
     pub detail: Option<String>,
-    /// Where packets to it leave; `None` while unresolved.
+    /// Next hop; `None` if there is none.
     pub next_hop: Option<NextHop>,
-    /// Whether it stands by: the other side of primary and secondary gets the traffic.
+    /// Whether the other side of the listener has the traffic.
     pub is_standby: bool,
-    /// Whether it receives new flows although it is not known to be healthy: no server of the pool is.
+    /// Whether it receives new flows without being known to be healthy, because no server of the pool is.
     pub is_last_resort: bool,
 }
 
 /// Health of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
-    /// Checked, but no result yet. Receives new flows only while no server of its pool is known to be healthy.
+    /// No result yet. It receives new flows only while no server of its pool is known to be healthy.
     Unknown,
     /// Able to serve.
     Healthy,
     /// Not able to serve.
     Unhealthy,
-    /// Not checked; taken as able to serve.
+    /// No health check. It counts as able to serve.
     Unchecked,
 }
 
 impl Server {
-    /// Whether new flows may be given to it.
+    /// Whether it receives new flows.
     pub fn takes_new(&self) -> bool {
         !self.is_standby && self.could_take_new()
     }
 
-    /// Whether it would take new flows, had its side the traffic.
+    /// Whether it is standby and would receive new flows if its side had the traffic.
     pub fn stands_by(&self) -> bool {
         self.is_standby && self.could_take_new()
     }
@@ -189,30 +190,31 @@ impl Server {
             && (self.is_last_resort || matches!(self.health, Health::Healthy | Health::Unchecked))
     }
 
-    /// Whether it takes no new flows until somebody changes that: its connections have as long as the listener grants.
+    /// Whether it takes no new flows because of weight, admin state or health. Its connections then have until the
+    /// drain deadline.
     pub fn is_leaving(&self) -> bool {
         self.weight == 0 || self.aside.is_some() || !self.is_alive()
     }
 
-    /// Whether it is able to serve, as far as is known.
+    /// Whether it is not unhealthy, or serves as a last resort.
     pub fn is_alive(&self) -> bool {
         self.health != Health::Unhealthy || self.is_last_resort
     }
 }
 
-/// What makes two listeners share a pool.
+/// Listeners with equal keys share a pool.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct PoolKey<'a> {
     servers: ServersKey<'a>,
     check: Option<&'a HealthCheck>,
     drain: Option<Duration>,
-    /// Modes ask different things of servers.
+    /// Servers have different duties in each mode.
     mode: Mode,
-    /// Where servers are checked at the VIP, whose.
+    /// The VIPs at which servers are probed, if they are.
     checked_at: Option<&'a [IpAddr]>,
-    /// Only servers of this family; any where packets are not translated.
+    /// Address family of the servers in mode `nat`; `None` for any.
     is_v4: Option<bool>,
-    /// Which side gets the traffic.
+    /// The side that has the traffic.
     side: Side,
     on_no_healthy: OnNoHealthy,
     spread: Spread,
@@ -226,7 +228,7 @@ enum ServersKey<'a> {
     Groups { primary: &'a Name, secondary: &'a Name },
 }
 
-/// Works out what the data plane should hold.
+/// Computes the desired state.
 pub fn desired(config: &Config, known: Known<'_>) -> Desired {
     let members = Members::of(config);
     let mut services = Vec::new();
@@ -260,8 +262,8 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
     Desired { seed: config.daemon.seed(), services, pools, tunnel: tunnel(config) }
 }
 
-/// What a first start begins with: the VIPs, and no listener yet. Until the first servers are known to be well, packets for them are
-/// dropped, as those of clients that come again in a moment, in place of going back to the router.
+/// The desired state at a first start: VIPs without listeners. Packets are dropped until the first servers are known to
+/// be healthy. Clients retransmit, and no packet goes back to the router.
 pub fn vips_alone(config: &Config, vips: &BTreeMap<IpAddr, Standing>) -> Desired {
     let known = Known { vips: Some(vips), ..Known::default() };
     let services = config
@@ -280,7 +282,7 @@ pub fn vips_alone(config: &Config, vips: &BTreeMap<IpAddr, Standing>) -> Desired
     }
 }
 
-/// The VIPs one of which is probed at each server: what one load balancer's servers hold, another's need not.
+/// The VIPs at which servers of `dsr` and `ipip` are probed. Servers of another load balancer need not hold them.
 fn checked_at<'a>(balancer: &'a LoadBalancer, listener: &Listener) -> Option<&'a [IpAddr]> {
     (listener.mode != Mode::Nat && listener.health_check.is_some()).then_some(balancer.addresses.as_slice())
 }
@@ -304,7 +306,7 @@ fn servers_key<'a>(balancer: &'a LoadBalancer, listener: &'a Listener) -> Server
     }
 }
 
-/// What is known of the health of what is checked, and the detail.
+/// Health of a target, with the detail. `Unchecked` without a target.
 pub(super) fn health_of(
     target: Option<&Target>,
     health: Option<&BTreeMap<Target, Verdict>>,
@@ -317,7 +319,7 @@ pub(super) fn health_of(
     }
 }
 
-/// Where packets of a listener to a server leave, or why they do not; `None` where that is not known yet.
+/// Next hop of a listener's packets to a server, or why there is none; `None` if it is not resolved yet.
 pub(super) fn reach(
     listener: &Listener,
     next_hops: &BTreeMap<IpAddr, Result<Reached, String>>,
@@ -355,8 +357,8 @@ fn pool(
     Pool { slots, spread: spread(listener), drain: listener.connection_drain, slow_start, passive, servers }
 }
 
-/// Whether a server receives new flows while no server of its pool is known to be healthy. One that has not been checked yet
-/// does: no result is not a failure, and without it the pool would drop everything until the first result.
+/// Whether a server receives new flows while no server of its pool is known to be healthy. An unknown server does: no
+/// result is not a failure. Otherwise the pool would drop every packet until the first result.
 fn is_last_resort(listener: &Listener, server: &Server) -> bool {
     let is_allowed = listener.on_no_healthy == OnNoHealthy::All || server.health == Health::Unknown;
     is_allowed && !server.is_standby
@@ -381,7 +383,7 @@ fn server(
             Some(Err(why)) => (None, Some(format!("gets no packets: {why}"))),
             None => (None, None),
         };
-    // Who is not on the side that has the traffic stands by with what is set for its own.
+    // A server that is only on the other side is standby, with that side's weight and override.
     let (weight, side, is_standby) = match member.weight(side) {
         Some(weight) => (weight, side, false),
         None => (member.weight(side.other()).unwrap_or(0), side.other(), true),
@@ -399,7 +401,6 @@ fn server(
     }
 }
 
-/// All that there is to say.
 fn joined(words: [Option<String>; 3]) -> Option<String> {
     let words: Vec<_> = words.into_iter().flatten().collect();
     (!words.is_empty()).then(|| words.join("; "))
@@ -457,7 +458,8 @@ fn spread(listener: &Listener) -> Spread {
     }
 }
 
-/// What SLB does for a VIP itself, if anything: answers echo requests, while a listener runs, and takes what no listener does.
+/// The service of a VIP itself: echo replies while a listener runs, and what happens to unmatched packets. `None` if
+/// SLB passes both to the kernel.
 fn vip(balancer: &LoadBalancer, address: IpAddr, known: Known<'_>) -> Option<Service> {
     let echo = if balancer.running().next().is_some() { 0 } else { policy::NO_ECHO };
     let unmatched = match unmatched(balancer, address, known.vips) {
@@ -483,14 +485,14 @@ fn vip(balancer: &LoadBalancer, address: IpAddr, known: Known<'_>) -> Option<Ser
     })
 }
 
-/// What becomes of packets for a VIP that no listener takes.
+/// What happens to packets for a VIP that no running listener takes.
 pub fn unmatched(
     balancer: &LoadBalancer,
     address: IpAddr,
     vips: Option<&BTreeMap<IpAddr, Standing>>,
 ) -> Unmatched {
     balancer.unmatched.unwrap_or_else(|| {
-        // What is not known may be the host's own: that is never taken from it.
+        // An unknown address may be this host's own. Its packets must reach the kernel.
         let is_local = vips.and_then(|vips| vips.get(&address)).is_none_or(|standing| standing.is_local);
         Unmatched::of(is_local)
     })

@@ -1,5 +1,5 @@
-//! The operations that lead from what the data plane holds to what it should hold, in an order in which every packet
-//! in between finds either the old or the new, and nothing that points nowhere. Pure.
+//! Operations that turn the actual state into the desired one. After each of them a packet finds the old or the new
+//! state, and no dangling id. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,7 @@ use slb_common::abi::backend::Backend;
 
 use crate::dataplane::state::{Index, Operation, PutBackend, State};
 
-/// Works out the operations. What is pointed at comes before what points at it; what goes away goes in the reverse
-/// order.
+/// Returns the operations in order. An object is written before the objects that name it, and removed after them.
 pub fn diff(held: &State, wanted: &State) -> Vec<Operation> {
     let mut operations = Vec::new();
     if held.settings != wanted.settings {
@@ -18,7 +17,7 @@ pub fn diff(held: &State, wanted: &State) -> Vec<Operation> {
     operations
         .extend(changed(&held.next_hops, &wanted.next_hops).map(|(id, hop)| Operation::PutNextHop(id, *hop)));
     let is_terminating = |put: &PutBackend| !put.fresh && put.backend.flags & Backend::TERMINATING != 0;
-    // A server that is to be cut gets new flows until no table gives it any.
+    // A server becomes terminating only once no table gives it new flows.
     let (cut, backends): (Vec<_>, Vec<_>) = changed(&held.backends, &wanted.backends)
         .map(|(id, backend)| PutBackend {
             id,
@@ -31,7 +30,7 @@ pub fn diff(held: &State, wanted: &State) -> Vec<Operation> {
     }
     let tables: BTreeMap<_, _> =
         changed(&held.tables, &wanted.tables).map(|(id, table)| (id, table.clone())).collect();
-    // Before the first flow is given to a server, its answers are recognised.
+    // Answers of a server must be recognised before it receives its first flow.
     if let Some(servers) = held.index.servers.with(&wanted.index.servers) {
         operations.push(Operation::PutIndex(Index { servers, ..held.index.clone() }));
     }
@@ -55,14 +54,14 @@ pub fn diff(held: &State, wanted: &State) -> Vec<Operation> {
     operations.extend(gone(&held.backends, &wanted.backends).map(Operation::ClearBackend));
     operations.extend(gone(&held.next_hops, &wanted.next_hops).map(Operation::ClearNextHop));
     operations.extend(held.interfaces.difference(&wanted.interfaces).map(|i| Operation::RemoveInterface(*i)));
-    // What is cleared may have gone out of use with an earlier change, or with one that failed: a program may still see it.
+    // An earlier change, or a failed one, may have stopped the use of what is cleared. A program may still see it.
     if operations[switched..].iter().any(|last| switched != 0 || clears(last)) {
         operations.insert(switched, Operation::Settle);
     }
     operations
 }
 
-/// Whether an operation clears something that packets are forwarded by.
+/// Whether an operation clears an entry that packets are forwarded by.
 const fn clears(operation: &Operation) -> bool {
     matches!(
         operation,
@@ -73,7 +72,7 @@ const fn clears(operation: &Operation) -> bool {
     )
 }
 
-/// What is not held as it is wanted.
+/// Desired entries that are missing or different in the actual state.
 fn changed<'a, T: PartialEq>(
     held: &'a BTreeMap<u32, T>,
     wanted: &'a BTreeMap<u32, T>,
@@ -81,12 +80,13 @@ fn changed<'a, T: PartialEq>(
     beside(wanted, held).filter(|(_, value, old)| *old != Some(*value)).map(|(id, value, _)| (id, value))
 }
 
-/// What is held and not wanted.
+/// Ids of actual entries that are not desired.
 fn gone<'a, T>(held: &'a BTreeMap<u32, T>, wanted: &'a BTreeMap<u32, T>) -> impl Iterator<Item = u32> {
     beside(held, wanted).filter(|(_, _, new)| new.is_none()).map(|(id, _, _)| id)
 }
 
-/// All of `these`, each with what `those` have under its id. One walk over both: there may be a hundred thousand.
+/// All of `these`, each with the entry of `those` under the same id. A single merge pass, as there may be 100,000
+/// entries.
 fn beside<'a, T>(
     these: &'a BTreeMap<u32, T>,
     those: &'a BTreeMap<u32, T>,

@@ -1,28 +1,27 @@
-//! Servers that take no new flows any more: how long their connections go on, and when these are cut. Pure.
+//! Drain and termination of servers. Pure.
 //!
-//! A server that is configured and takes nothing new, because of its weight or its health, has until its deadline, if the
-//! listener drains at all. One that is not configured any more *lingers* in the maps: until its deadline, or else not at all;
-//! and then, cut, for long enough that both ends of its connections can be told, and for as long as there are any left to tell.
+//! A configured server that takes no new flows gets a drain deadline, if its listener has `connection_drain`. A removed
+//! server is *draining* in the maps until its deadline; without `connection_drain` it terminates at once. A removed
+//! server stays in the maps for at least 20 s after the deadline, and until all RSTs are delivered.
 //!
-//! Deadlines are kept in the maps, in seconds since the machine started: another daemon goes on with them.
+//! The maps store deadlines in seconds since boot, so the next daemon continues them.
 
 use slb_common::abi::backend::Backend;
 
 use super::desired::Server;
 
-/// Seconds that a server lingers at least whose connections have been cut: an end may be slow to answer.
+/// Seconds that a removed server stays terminating at least. An end may answer late.
 pub(super) const TOLD: u32 = 20;
-/// Seconds for which a terminating server still has the packets of flows without an entry, as their slots' previous backend: who
-/// speaks in that time receives a RST at both ends. Later packets without an entry may be of connections that began with the
-/// current backend at another node.
+/// Seconds that a terminating server stays previous backend of its slots. In this time packets without an entry are
+/// reset at both ends. Later ones may belong to a connection that began with the current backend at another node.
 const ASKED: u32 = 3;
-/// Seconds after which it is asked again whether all ends have been told.
+/// Seconds between two checks whether all RSTs are delivered.
 const AGAIN: u32 = 5;
 
-/// Where a server is on its way out.
+/// Progress of a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leaving {
-    /// Whether its connections have been cut.
+    /// Whether the deadline has passed, so that the server's connections are reset.
     pub is_terminating: bool,
     /// [`Backend::deadline`].
     pub deadline: u32,
@@ -34,32 +33,32 @@ impl Leaving {
     }
 }
 
-/// What is to be of a server that is configured. `drain` is how long connections may go on, in seconds; `now` is seconds
-/// since the machine started.
+/// Drain state of a configured server. `drain` is `connection_drain` in seconds. `now` is seconds since boot.
 pub fn configured(held: Option<&Backend>, server: &Server, drain: Option<u32>, now: u32) -> Leaving {
     let before = held.map_or(0, |held| held.deadline);
     let deadline = match (held, drain) {
         (Some(_), Some(drain)) if server.is_leaving() => sooner(before, now + drain),
-        // Neither good news nor bad: it has not been checked again, or nobody knows the way to it. One that stands by could serve.
+        // No reason to begin or end a drain: its health is unknown, or it has no next hop. A standby server could
+        // serve.
         (Some(_), Some(_)) if !server.takes_new() && !server.stands_by() => before,
         _ => 0,
     };
     Leaving::until(deadline, now)
 }
 
-/// What is to be of a server that is not configured any more; `None` where it goes. `has_untold` is whether it may have
-/// connections whose ends have not been told.
+/// Drain state of a removed server; `None` if it can be cleared. `has_untold` says whether RSTs may be outstanding.
+/// `drain` and `now` are as for [`configured`].
 pub fn lingering(held: &Backend, drain: Option<u32>, has_untold: bool, now: u32) -> Option<Leaving> {
     let leaving = Leaving::until(sooner(held.deadline, now + drain.unwrap_or(0)), now);
     (has_untold || now < gone(leaving.deadline)).then_some(leaving)
 }
 
-/// Whether a server has been terminating for so long that it is no previous backend of any slot.
+/// Whether a server has been terminating for so long that it is no previous backend any more.
 pub const fn leaves_slots(backend: &Backend, now: u32) -> bool {
     backend.flags & Backend::TERMINATING != 0 && backend.deadline.saturating_add(ASKED) <= now
 }
 
-/// When anything about these servers changes by itself.
+/// When the drain state of any of these servers next changes by time, in seconds since boot.
 pub fn next<'a>(backends: impl Iterator<Item = &'a Backend>, now: u32) -> Option<u32> {
     backends
         .filter(|backend| backend.deadline != 0)
@@ -79,7 +78,7 @@ const fn gone(deadline: u32) -> u32 {
     deadline.saturating_add(TOLD)
 }
 
-/// The sooner of two deadlines, of which the first may be none.
+/// The earlier of two deadlines. `before` may be 0, which means none.
 const fn sooner(before: u32, deadline: u32) -> u32 {
     if before != 0 && before < deadline { before } else { deadline }
 }

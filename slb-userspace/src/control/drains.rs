@@ -1,4 +1,4 @@
-//! Servers whose connections are to end: when that begins, and how it ends. Events for the log. Pure.
+//! Drain events for the log: when a server's drain begins and how it ends. Pure.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -6,46 +6,47 @@ use slb_common::abi::{Handle, backend::Backend, unpad_name};
 
 use crate::dataplane::state::{State, backend_address};
 
-/// Something has changed about a server whose connections are to end.
+/// A drain has begun or ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// The server.
     pub server: SocketAddr,
-    /// The listeners of its table, each with its load balancer.
+    /// The listeners of the server's table, as (load balancer, listener).
     pub listeners: Vec<(String, String)>,
-    /// Name of their server group; `None` for the default group.
+    /// Name of the listeners' server group; `None` for the default group.
     pub server_group: Option<String>,
-    /// Whether it is configured no more.
+    /// Whether the configuration no longer names the server.
     pub is_removed: bool,
     /// What has changed.
     pub change: Change,
 }
 
-/// What has changed.
+/// A change of a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// Its connections may go on for so long.
+    /// The drain began, with this time until the deadline.
     Began(Duration),
-    /// Their time is over, after so long if that is known: those that are left are reset.
+    /// The deadline passed after this time, and the remaining connections are reset. The time is `None` if the drain
+    /// began in an earlier run of the daemon.
     Over(Option<Duration>),
-    /// It receives new flows again before that, after so long.
+    /// The server takes new flows again before the deadline, after this time, if known.
     Ended(Option<Duration>),
 }
 
-/// The drains of now.
+/// The present drains, by server; `None` before the first call of [`Self::follow`].
 #[derive(Debug, Default)]
 pub struct Drains(Option<BTreeMap<Handle, Drain>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Drain {
-    /// `None` where an earlier run has begun it.
+    /// Start as time since boot; `None` if an earlier run of the daemon began the drain.
     since: Option<Duration>,
     is_over: bool,
 }
 
 impl Drains {
-    /// Replaces them by those of what the maps hold at `now`; returns what that changes. The first time nothing is known to have
-    /// changed.
+    /// Updates the drains to those in `held` at `now`, the time since boot, and returns the events. The first call
+    /// returns none.
     pub fn follow(&mut self, held: &State, now: Duration) -> Vec<Event> {
         let is_first = self.0.is_none();
         let mut before = self.0.take().unwrap_or_default();
@@ -58,11 +59,11 @@ impl Drains {
                 None if backend.deadline == 0 => continue,
                 Some(known) if backend.deadline == 0 => (!known.is_over)
                     .then(|| Change::Ended(known.since.map(|since| now.saturating_sub(since)))),
-                // Without a drain, it is over with the change that removes the server, which has a line of its own.
+                // Without `connection_drain` the removal terminates the server at once, and has a log line of its own.
                 None if is_first || is_over => None,
                 None => {
                     let deadline = Duration::from_secs(backend.deadline.into());
-                    // Deadlines are in whole seconds.
+                    // Rounds `now` down too, because deadlines are whole seconds.
                     Some(Change::Began(deadline.saturating_sub(Duration::from_secs(now.as_secs()))))
                 }
                 Some(known) => (is_over && !known.is_over)
@@ -131,7 +132,7 @@ mod tests {
 
     const SERVES: u8 = Backend::ALIVE | Backend::NEW;
 
-    /// What each of these entries of one server changes, a second apart.
+    /// The changes that these entries of one server cause, one second apart.
     fn played(entries: &[Backend]) -> Vec<Change> {
         let mut drains = Drains::default();
         let changes = (1000..).zip(entries).flat_map(|(second, entry)| {

@@ -1,8 +1,8 @@
-//! Connections that nobody goes on with, but whose ends do not know: a look at the flow table finds them, and those whose
-//! listener has come to another table. Pure.
+//! Finished flows: what a flow-table GC pass does with each entry. Pure.
 //!
-//! These are connections of mode `nat` that have been silent for too long, and those of servers whose time to drain has
-//! passed. Elsewhere answers do not come by, so nothing is known of silence; who speaks is told.
+//! A pass ends connections whose ends may not know that they are over. It also finds flows to rehome after a table
+//! split. It ends TCP connections of mode `nat` that have expired, and those of terminating servers. In `dsr` and
+//! `ipip` SLB does not see the answers, so silence proves nothing: an end receives its RST when it sends.
 
 use std::{
     cell::OnceCell,
@@ -28,41 +28,41 @@ use crate::dataplane::{
     state::{Remembered, State, backend_address, to_ip},
 };
 
-/// Connections that one look ends at most.
+/// Connections that one GC pass ends at most.
 pub const MOST: usize = 1000;
-/// Time between two looks at the flow table, whatever else: what has expired is to be erased before jiffies come round.
+/// Longest time between two GC passes. Expired entries must be erased before the wraparound of jiffies.
 const LOOK: Duration = Duration::from_secs(60);
-/// The same in seconds where it matters how many flows servers have.
+/// Longest time between two GC passes, in seconds, where connection counts matter (`wlc`).
 const LOADS: u32 = 5;
-/// Least time between two looks.
+/// Shortest time between two GC passes.
 const SPACING: Duration = Duration::from_secs(1);
 
 const REMOVED: u8 = Backend::REMOVED | Backend::TERMINATING;
 
-/// A connection that is over.
+/// A connection that a GC pass has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
-    /// The client's end.
+    /// The client endpoint.
     pub client: SocketAddr,
-    /// What the client takes for the other end.
+    /// The VIP and port that the client connected to.
     pub vip: SocketAddr,
-    /// The server's end.
+    /// The server endpoint.
     pub server: SocketAddr,
 }
 
-/// What is looked for.
+/// The state of one GC pass.
 pub(super) struct Watch<'a> {
     held: &'a State,
     hz: u32,
-    /// Connections that are over.
+    /// Connections that this pass has ended.
     pub(super) ended: Vec<Ended>,
-    /// Servers that have been removed and cut, and whether there were ends of their connections to tell.
+    /// Removed terminating servers, each with whether the pass has found RSTs outstanding.
     removed: BTreeMap<Handle, bool>,
-    /// Flows of listeners that have come to another table, which are to be with their servers there.
+    /// Flows and affinity entries to rehome after a table split: (service, old server) -> server in the new table.
     pub(super) moves: Rehomed,
-    /// Servers by table and address.
+    /// Servers by table and endpoint, built at the first use.
     servers: OnceCell<BTreeMap<(u32, SocketAddr), Handle>>,
-    /// Jiffies until the next connection has been silent for too long.
+    /// Jiffies until the next connection expires; 0 if the pass left some for the next one.
     next: Option<u32>,
 }
 
@@ -81,7 +81,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Looks at a flow, and says what becomes of it.
+    /// Decides the fate of a flow's entry.
     pub(super) fn note(&mut self, flow: &Remembered, entry: &IndexEntry) -> Fate {
         if self.ends(flow, entry) {
             Fate::Ends
@@ -92,7 +92,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Looks at a client that is kept to a server of this service, if there is one.
+    /// Decides the fate of an affinity entry. `entry` is `None` if its service no longer exists.
     pub(super) fn note_client(&mut self, client: &Remembered, entry: Option<&IndexEntry>) -> Fate {
         match entry {
             Some(entry) if entry.policy & policy::PERSIST != 0 => {
@@ -103,7 +103,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Notes where something goes that is with a server of another table. Returns whether it goes anywhere.
+    /// Records the new server of an entry whose server is in another table. Returns whether there is one.
     fn moves(&mut self, flow: &Remembered, entry: &IndexEntry) -> bool {
         let backend = self.held.backends.get(&flow.backend.id());
         let Some(backend) = backend.filter(|backend| backend.handle == flow.backend) else { return false };
@@ -115,7 +115,7 @@ impl<'a> Watch<'a> {
         to.is_some()
     }
 
-    /// Whether a flow is to end.
+    /// Whether this pass ends the flow. If so, it is added to `ended`.
     fn ends(&mut self, flow: &Remembered, entry: &IndexEntry) -> bool {
         if flow.is_over {
             return false;
@@ -128,7 +128,7 @@ impl<'a> Watch<'a> {
         if entry.protocol != protocol::TCP {
             return false;
         }
-        // Elsewhere one that has been silent for too long is not told of anyway.
+        // In `dsr` and `ipip` no RST is provoked for an expired flow, so none is outstanding.
         if (entry.mode == mode::NAT || flow.left.is_some())
             && let Some(has_untold) = self.removed.get_mut(&flow.backend)
         {
@@ -155,31 +155,31 @@ impl<'a> Watch<'a> {
         true
     }
 
-    /// The entry of a server in a table.
+    /// The handle of a server in a table.
     fn server(&self, table: u32, address: SocketAddr) -> Option<Handle> {
         let servers = self.servers.get_or_init(|| {
             let all = self.held.backends.values();
             let (lingering, configured): (Vec<&Backend>, Vec<_>) =
                 all.partition(|backend| backend.flags & Backend::REMOVED != 0);
-            // One that is configured rather than one that has been removed.
+            // Configured servers come last, so that they replace removed ones.
             let all = lingering.into_iter().chain(configured);
             all.map(|backend| ((backend.lookup_table, backend_address(backend)), backend.handle)).collect()
         });
         servers.get(&(table, address)).copied()
     }
 
-    /// Servers that have been removed and cut, and of whose connections no end was left to tell.
+    /// Removed terminating servers for which the pass has found no RST outstanding.
     pub(super) fn told(&self) -> BTreeSet<Handle> {
         let told = self.removed.iter().filter(|(_, has_untold)| !**has_untold);
         told.map(|(server, _)| *server).collect()
     }
 
-    /// Time until the next look is of use.
+    /// Time until the next GC pass.
     pub(super) fn next_look(&self) -> Duration {
         let next = self.next.map(|left| Duration::from_secs((left / self.hz.max(1)).into()) + SPACING);
         let removed = self.removed.values().any(|has_untold| *has_untold);
         let removed = removed.then(|| Duration::from_secs(TOLD.into()));
-        // Where they come to, they may be over.
+        // Rehomed flows may be finished with their new server.
         let moves = (!self.moves.is_empty()).then_some(SPACING);
         let within = look_within(self.held);
         let next = [next, removed, moves].into_iter().flatten().min();
@@ -187,7 +187,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Time within which the flow table is to be looked at, whatever it holds.
+/// Longest time until the next GC pass, whatever the flow table contains.
 pub(super) fn look_within(held: &State) -> Duration {
     let of = |service: &Service| {
         let ends = service.mode == mode::NAT && service.protocol == protocol::TCP;
@@ -199,14 +199,14 @@ pub(super) fn look_within(held: &State) -> Duration {
     shortest.into_iter().chain(looks_keep_clients(held)).min().unwrap_or(LOOK)
 }
 
-/// Time between two looks for which no client is forgotten while one of its flows goes on: half of the shortest time that clients
-/// are kept. `None` where none is kept.
+/// Longest time between two GC passes at which no affinity entry expires while a flow of its client continues. It is
+/// half of the shortest session persistence. `None` without session persistence.
 pub(super) fn looks_keep_clients(held: &State) -> Option<Duration> {
     let keeping = held.services.values().filter(|service| service.policy & policy::PERSIST != 0);
     keeping.map(|service| service.persistence / 2).min().map(spaced)
 }
 
-/// So many, as far as looks can be that far apart.
+/// This many seconds, clamped to the permitted time between passes.
 fn spaced(seconds: u32) -> Duration {
     Duration::from_secs(seconds.into()).clamp(SPACING, LOOK)
 }

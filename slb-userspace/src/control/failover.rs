@@ -1,10 +1,12 @@
-//! Which side of primary and secondary gets the traffic. Pure.
+//! Failover and failback between primary and secondary servers. Pure.
 //!
-//! Traffic goes to the secondary when as many servers of the primary side are unhealthy as the threshold says, and comes back when
-//! there are fewer, one of which is known to be well, and have been for the time that is configured. It does not go where
-//! nobody could serve it while somebody of the primary side still can. A server whose next hop is lost counts as unhealthy once a check
-//! would have found it so: with a blip of the network, traffic stays where it is. In mode `nat` this is decided for each address family
-//! by itself: servers of the other one cannot serve its clients.
+//! Traffic goes to the secondary side when the threshold of unhealthy primary servers is reached. It returns when fewer
+//! are unhealthy, one is known to be healthy, and this has lasted for `failback_after`. It does not go to a side where
+//! no server can serve while a primary server can.
+//!
+//! A server without a next hop counts as unhealthy once its check would have found it so. A short network interruption
+//! therefore moves no traffic. In mode `nat` each address family decides for itself, because a client needs a server of
+//! its own family.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,38 +28,39 @@ use crate::{
     health::Target,
 };
 
-/// What a listener is known by, whatever its name, at one of its VIPs: the VIP, the port and the protocol number.
+/// Key of a listener at one of its VIPs, independent of its name: VIP, port, protocol number.
 type Key = (IpAddr, u16, u8);
 
-/// The listeners whose traffic goes to the secondary side.
+/// Failover state of all listeners: which of them have their traffic on the secondary side.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Failover {
-    /// At each VIP.
+    /// By VIP. A listener whose traffic is on the primary side is missing.
     over: BTreeMap<Key, Over>,
 }
 
-/// What is remembered of a listener whose traffic goes to the secondary side.
+/// State of a listener whose traffic is on the secondary side.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Over {
-    /// The time since which the primary side could take the traffic back, if it could.
+    /// Time since boot from which the primary side has been able to serve; `None` while it is not.
     since: Option<Duration>,
-    /// The servers of the primary side when there was last reason for that. Others have nothing to do with it.
+    /// Primary servers when failover was last required. Servers added later have not failed.
     primary: BTreeSet<SocketAddr>,
-    /// Those of the secondary side.
+    /// Secondary servers after the last decision.
     secondary: BTreeSet<SocketAddr>,
 }
 
-/// The ways to servers.
+/// Next hops of servers.
 #[derive(Debug, Clone, Copy)]
 pub struct Ways<'a> {
-    /// Next hops, or why there is none; what is not in here is not resolved yet.
+    /// Next hops, or why there is none. An unresolved one is missing.
     pub next_hops: &'a BTreeMap<IpAddr, Result<Reached, String>>,
-    /// Since when the kernel has had no next hop to a server to which it had one.
+    /// Time since boot at which the kernel lost a next hop that it had.
     pub lost: &'a BTreeMap<IpAddr, Duration>,
 }
 
 impl Ways<'_> {
-    /// Until when a server without a next hop counts as reached on the side that has the traffic; `None` where it has one.
+    /// Time until which a server without a next hop does not count as failed on the active side. `None` if it has a
+    /// next hop, or none is resolved yet.
     fn lost_until(&self, listener: &Listener, server: IpAddr) -> Option<Duration> {
         let Some(Err(_)) = reach(listener, self.next_hops, server) else { return None };
         let window = listener.health_check.as_ref().map_or(DEFAULT_WINDOW, HealthCheck::window);
@@ -65,27 +68,27 @@ impl Ways<'_> {
     }
 }
 
-/// What follows from what is known; not in force yet.
+/// The result of [`Failover::decide`]. The caller applies it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// The listeners whose traffic is to go to the secondary side.
+    /// The new failover state.
     pub failover: Failover,
-    /// Those whose traffic is to change sides.
+    /// Listeners whose traffic changes sides.
     pub changes: Vec<Change>,
-    /// When to ask again at the latest.
+    /// When to decide again at the latest, as time since boot; `None` if only a changed input matters.
     pub next: Option<Duration>,
 }
 
-/// A listener whose traffic goes to the other side.
+/// A failover or failback of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// Name of the load balancer.
     pub load_balancer: String,
     /// Name of the listener.
     pub listener: String,
-    /// Its VIPs that this is about.
+    /// The affected VIPs.
     pub vips: Vec<IpAddr>,
-    /// The side that gets the traffic.
+    /// The side that receives the traffic.
     pub to: Side,
     /// Name of the server group on that side; `None` for the default group.
     pub server_group: Option<String>,
@@ -94,7 +97,7 @@ pub struct Change {
 }
 
 impl Failover {
-    /// As the maps have it, after a restart.
+    /// Failover state as the maps show it after a restart.
     pub fn found(config: &Config, held: &State) -> Self {
         let tables: BTreeMap<_, u32> =
             held.services.values().map(|service| (key_of(service), service.lookup_table)).collect();
@@ -106,7 +109,7 @@ impl Failover {
             let keys = vips.iter().map(|vip| key(listener, *vip));
             let table = keys.clone().find_map(|key| tables.get(&key).copied());
             let of = |side: Side, tells: fn(&Backend) -> bool| {
-                // One that is on both sides tells nothing.
+                // A server on both sides does not show which side is active.
                 let mut members = members.iter().filter(|member| member.is_of(side));
                 members.any(|member| {
                     table.and_then(|table| servers.get(&(table, member.address))).is_some_and(|b| tells(b))
@@ -131,12 +134,13 @@ impl Failover {
         Self { over }
     }
 
-    /// The side that gets the traffic of a listener at a VIP.
+    /// The side that has the traffic of a listener at a VIP.
     pub fn side(&self, listener: &Listener, vip: IpAddr) -> Side {
         if self.over.contains_key(&key(listener, vip)) { Side::Secondary } else { Side::Primary }
     }
 
-    /// Decides anew, by what is known of the servers at `now`. Until what follows is in force, the old decision stands.
+    /// Decides by the inputs at `now`, the time since boot. The present state stays valid until the decision is active
+    /// in the maps.
     pub fn decide(
         &self,
         config: &Config,
@@ -148,10 +152,10 @@ impl Failover {
         let (mut over, mut changes, mut next) = (BTreeMap::new(), Vec::new(), None::<Duration>);
         for part in parts(config) {
             let Part { balancer, listener, vips, sides, .. } = &part;
-            // A VIP that is added gets its traffic from where that of the others goes.
+            // An added VIP has its traffic on the same side as the others.
             let was = vips.iter().find_map(|vip| self.over.get(&key(listener, *vip)));
             let was_over = was.is_some();
-            // Where nobody is left who had it, the listener begins with the primary side.
+            // If every secondary server was replaced, the listener begins with its primary side.
             let was = was.filter(|was| part.has_any(Side::Secondary, &was.secondary));
             let secondary = || part.on(Side::Secondary);
             let stays =
@@ -166,7 +170,7 @@ impl Failover {
                     }
                     (Judgement::MustNotBeOver, _) | (_, None) => None,
                     (Judgement::MayStay, Some(was)) => Some(stays(was, None)),
-                    // Servers that have come in place of the failed ones have nothing to make good.
+                    // Servers that replaced the failed ones need no `failback_after`.
                     (Judgement::MayComeBack, Some(was)) if !part.has_any(Side::Primary, &was.primary) => None,
                     (Judgement::MayComeBack, Some(was)) => {
                         let since = was.since.unwrap_or(now);
@@ -177,7 +181,7 @@ impl Failover {
                     }
                 }
             } else {
-                // Nobody knows how its servers are; it is decided when it starts.
+                // A stopped listener has no health results. It decides when it starts.
                 was.map(|was| stays(was, None))
             };
             if is.is_some() != was_over {
@@ -199,7 +203,7 @@ impl Failover {
     }
 }
 
-/// VIPs of a listener with two sides, which are served by the same servers.
+/// The VIPs of a listener that are served by servers of the same address families.
 struct Part<'a> {
     balancer: &'a LoadBalancer,
     listener: &'a Listener,
@@ -208,19 +212,20 @@ struct Part<'a> {
     sides: Sides,
 }
 
-/// How the servers of a part are.
+/// What the servers permit.
 enum Judgement {
     MustBeOver,
-    /// Nobody could serve on the secondary side.
+    /// No secondary server can serve while a primary one might.
     MustNotBeOver,
-    /// It is not to be over, but may be if it is: of the primary side, nobody is known to be well yet.
+    /// Failover is not required, and no primary server is known to be healthy yet: the traffic stays where it is.
     MayStay,
-    /// It is not to be over, but may be for a while if it is.
+    /// Failover is not required, and a primary server can serve: failback follows after `failback_after`.
     MayComeBack,
 }
 
 impl Part<'_> {
-    /// How the servers are, where one side has the traffic, and when that is to be judged again.
+    /// Judges the servers while `current` has the traffic. Also returns when to judge again, if time alone can change
+    /// the result.
     fn judge(
         &self,
         current: Side,
@@ -231,7 +236,7 @@ impl Part<'_> {
     ) -> (Judgement, Option<Duration>) {
         let (balancer, listener) = (self.balancer, self.listener);
         let mut again = None;
-        // Those on a side that are out of service, of all; and whether anybody there can serve.
+        // Counts servers of a side: out of service, in total, and whether any can serve.
         let mut count = |side: Side| {
             let (mut out, mut all, mut can) = (0, 0, false);
             for member in &self.members {
@@ -239,15 +244,15 @@ impl Part<'_> {
                 let target = Target::of(balancer, listener, member.address).filter(|_| member.is_checked);
                 let health = health_of(target.as_ref(), Some(health)).0;
                 let (_, set) = overridden(member, side, balancer, listener, overrides);
-                // One that is configured for no traffic is nobody's loss.
+                // A server with configured weight 0 serves nothing, so its failure does not count.
                 if weight == 0 && set.weight.is_none() {
                     continue;
                 }
                 let lost_until = ways.lost_until(listener, member.address.ip());
-                // Traffic does not move to a side that is not reached now, and not away for a blip.
+                // A lost next hop is tolerated for a time on the active side. On the other side it counts at once.
                 let may_be_blip = |until: &Duration| side == current && now < *until;
                 again = sooner(again, lost_until.filter(may_be_blip));
-                // Who is taken out of service, or cannot be reached, is as good as unhealthy.
+                // A server that an operator took out of service, or without a next hop, counts as unhealthy.
                 let is_out = set.state.is_some()
                     || set.weight.unwrap_or(weight) == 0
                     || lost_until.is_some_and(|until| !may_be_blip(&until));
@@ -259,7 +264,7 @@ impl Part<'_> {
         };
         let (out, primaries, primary_can) = count(Side::Primary);
         let (_, secondaries, secondary_can) = count(Side::Secondary);
-        // The threshold may be more than there are of a family.
+        // An address family may have fewer servers than the threshold.
         let is_reached = out >= self.sides.threshold.min(primaries);
         let judgement = if is_reached && secondaries > 0 && (secondary_can || !primary_can) {
             Judgement::MustBeOver
@@ -273,19 +278,19 @@ impl Part<'_> {
         (judgement, again)
     }
 
-    /// The servers on a side.
+    /// Addresses of the servers on a side.
     fn on(&self, side: Side) -> BTreeSet<SocketAddr> {
         let on = self.members.iter().filter(|member| member.weight(side).is_some());
         on.map(|member| member.address).collect()
     }
 
-    /// Whether any of these servers is on a side.
+    /// Whether any of `servers` is on a side.
     fn has_any(&self, side: Side, servers: &BTreeSet<SocketAddr>) -> bool {
         !self.on(side).is_disjoint(servers)
     }
 }
 
-/// The parts of all listeners with two sides, whether they forward or not.
+/// All listeners with two sides, running or stopped, split by address family where that matters.
 fn parts(config: &Config) -> impl Iterator<Item = Part<'_>> {
     let members = Members::of(config);
     let listeners = config.load_balancers.iter();

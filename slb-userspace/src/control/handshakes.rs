@@ -1,7 +1,7 @@
-//! What comes of clients' new connections, counted during a look at the flow table. Pure.
+//! Handshake outcomes: counts what becomes of clients' new connections during a GC pass. Pure.
 //!
-//! What goes on with a connection that nobody remembers is not told from what asks for one (nothing of its entry says so): where a
-//! server resets it, or drops it, that counts as a connection that has failed.
+//! An entry does not show whether an untracked connection continues or a new one begins. If a server resets or ignores
+//! such a connection, that counts as a failed handshake.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -13,10 +13,10 @@ use crate::{
     health::passive::{Pool, SILENCE, Signals, Watched},
 };
 
-/// Time between two looks, while connections are watched.
+/// Time between two GC passes while the outlier detector is active.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 
-/// The pools whose new connections count, by table, still without signals.
+/// The pools with an ejection policy, by table, with empty signals. `tables` lists pool indexes with their table ids.
 pub(super) fn watched(desired: &Desired, tables: &[(usize, u32)]) -> BTreeMap<u32, Pool> {
     let pools = tables.iter().filter_map(|(pool, table)| {
         let pool = desired.pools.get(*pool)?;
@@ -31,11 +31,11 @@ pub(super) fn watched(desired: &Desired, tables: &[(usize, u32)]) -> BTreeMap<u3
     pools.collect()
 }
 
-/// Counts during one look.
+/// Handshake outcomes of one GC pass.
 pub(super) struct Handshakes<'a> {
     watched: &'a BTreeMap<u32, Pool>,
     held: &'a State,
-    /// By table and server.
+    /// By table id and server.
     counts: BTreeMap<(u32, SocketAddr), Signals>,
 }
 
@@ -44,7 +44,7 @@ impl<'a> Handshakes<'a> {
         Self { watched, held, counts: BTreeMap::new() }
     }
 
-    /// Looks at a flow.
+    /// Counts a flow if its handshake is recent enough.
     pub(super) fn note(&mut self, flow: &Remembered, entry: &IndexEntry) {
         let Some(Opening { age, stage }) = flow.opening else { return };
         let Some(pool) = self.watched.get(&entry.lookup_table) else { return };
@@ -52,7 +52,7 @@ impl<'a> Handshakes<'a> {
             return;
         }
         let backend = self.held.backends.get(&flow.backend.id());
-        // Of one that leaves nothing is asked any more.
+        // Outcomes of a removed server no longer matter.
         let stays =
             |backend: &&Backend| backend.handle == flow.backend && backend.flags & Backend::REMOVED == 0;
         let Some(backend) = backend.filter(stays) else { return };
@@ -65,7 +65,7 @@ impl<'a> Handshakes<'a> {
         }
     }
 
-    /// The pools with what has been counted.
+    /// The pools with their counted outcomes.
     pub(super) fn pools(self) -> Vec<Pool> {
         let Self { watched, counts, .. } = self;
         let mut pools = watched.clone();
@@ -121,7 +121,7 @@ mod tests {
         Pool { terms: TERMS, servers: [(address(), server)].into() }
     }
 
-    /// What is counted of these flows in this table.
+    /// The signals counted for these flows in this table.
     fn counted(held: &State, table: u32, flows: &[Remembered]) -> Signals {
         let watched = BTreeMap::from([(TABLE, pool())]);
         let mut handshakes = Handshakes::new(&watched, held);
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!((judged(TABLE), judged(TABLE + 1)), (false, true));
     }
 
-    /// Whether one can do without a server is not for the others to say.
+    /// One pool must not decide whether another one can spare a server.
     #[test]
     fn each_table_is_a_pool() {
         let held = held(Backend::ALIVE | Backend::NEW);

@@ -1,8 +1,7 @@
-//! Gives everything desired a place in the maps. Pure.
+//! Slot allocation in the maps: ids and handles for the desired state. Pure.
 //!
-//! What is there already keeps its id and its reference, so flows that name them go on. A new use of an id gets a
-//! generation of its own, and no id that the maps still hold, or that something in them names, is used for something
-//! else.
+//! Existing objects keep their ids and handles, so their flows continue. Each new use of an id gets its own generation.
+//! An id that the maps still hold, or that an entry in them names, is not reused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -32,41 +31,41 @@ use crate::dataplane::state::{
     to_address, to_ip,
 };
 
-/// Seconds within which flows have followed their listener to another table.
+/// Seconds within which a GC pass has rehomed the flows of a table split.
 const PARTING: u32 = 5;
 
-/// What the maps are, whatever is configured.
+/// Limits and properties of the maps and the host that do not depend on the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Surroundings {
-    /// Indexes of the interfaces packets may leave through.
+    /// Indexes of the interfaces through which packets may leave.
     pub interfaces: BTreeSet<u32>,
-    /// Jiffies in a second.
+    /// Kernel ticks (`HZ`) per second.
     pub hz: u32,
-    /// Servers the maps hold.
+    /// Server entries in the maps (`max_servers`).
     pub max_backends: u32,
 }
 
-/// Places for everything.
+/// The desired state with its ids.
 #[derive(Debug, Clone)]
 pub struct Assigned {
-    /// What the data plane should hold.
+    /// The desired state of the maps.
     pub state: State,
     /// Id of each pool's table, in the order of the pools.
     pub tables: Vec<u32>,
-    /// When anything changes by itself, in seconds since the machine started.
+    /// When the state next changes by time alone, in seconds since boot.
     pub next: Option<u32>,
 }
 
-/// What is known besides what is desired and held.
+/// Inputs besides the desired and the actual state.
 #[derive(Clone, Copy)]
 pub struct Moment<'a> {
-    /// Seconds since the machine started.
+    /// Seconds since boot.
     pub now: u32,
-    /// Servers that have been removed and cut, and whose connections' ends have all been told.
+    /// Removed terminating servers whose connections have all delivered their RSTs.
     pub told: &'a BTreeSet<Handle>,
 }
 
-/// More than the maps hold.
+/// The maps have too few entries for the desired state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "more than {limit} {what} are needed, counting those that are to be replaced, which is all the maps hold: nothing was \
@@ -77,7 +76,10 @@ pub struct Full {
     limit: u32,
 }
 
-/// Gives `desired` places, next to what the data plane holds now. Which slots of its tables change hands is not said yet.
+/// Assigns ids to `desired`, next to the actual state `held`. It does not yet say which slots of the tables migrate.
+///
+/// # Errors
+/// [`Full`] if the maps have no free entry of a kind.
 pub fn assign(
     desired: &Desired,
     held: &State,
@@ -105,7 +107,8 @@ pub fn assign(
         let mut members = Vec::with_capacity(pool.servers.len());
         let drain = pool.drain.map(seconds);
         let slow_start = pool.slow_start.map(seconds);
-        // Its listeners' flows come to a new table from the one they had: what serves or ends there does so here.
+        // A table split: the flows of the pool's listeners come from the table `origin`, so its servers get entries
+        // here too.
         let origin = origins[number];
         let is_in_use = in_use.contains(&origin.unwrap_or(table));
         let mut known = known.of(origin.unwrap_or(table)).iter().peekable();
@@ -146,9 +149,10 @@ pub fn assign(
         }
         left.extend(known);
         for known in left {
-            // Nobody has been told of one that has not been cut, however long the time has been over: no daemon may have run.
+            // A server that is not terminating yet has RSTs outstanding, even if its deadline passed while no daemon
+            // ran.
             let has_untold = !known.is_over() || !moment.told.contains(&known.backend.handle);
-            // Flows of the listeners that have parted from this table are with it until the look at the flow table.
+            // Flows of listeners that left this table name its servers until a GC pass rehomes them.
             let drain = if parted.contains(&table) { Some(drain.unwrap_or(0).max(PARTING)) } else { drain };
             let leaving = drain::lingering(known.backend, drain, has_untold, moment.now);
             let Some(leaving) = leaving else { continue };
@@ -175,7 +179,7 @@ pub fn assign(
         }
         let order = shared(pool.spread, &mut members);
         let plan = Plan { slots: pool.slots.slots(), seed: desired.seed, members, order };
-        // Shared where it does not change, so that nobody need compare it again.
+        // An unchanged plan is shared, so that comparing it is cheap.
         let plan = match held.tables.get(&table) {
             Some(held) if *held.plan == plan => held.plan.clone(),
             _ => plan.into(),
@@ -225,13 +229,13 @@ pub fn assign(
     Ok(Assigned { state, tables, next })
 }
 
-/// How the members of a pool share the slots of its table: as the order of the table, and by their weights in it.
+/// Chooses the order of a table's slots, and sets the members' weights for it.
 fn shared(spread: Spread, members: &mut [Member]) -> Order {
     let is_even = match spread {
         Spread::Hashed => return Order::ByHash,
         Spread::Evenly => true,
         Spread::ByWeight => false,
-        // Where all of them are among the next ones, none is the less likely to be found for its weight.
+        // If every member is among the next slots, weights would not change how often each is compared.
         Spread::ByFlows => members.len() <= CANDIDATES as usize,
     };
     if is_even {
@@ -240,7 +244,7 @@ fn shared(spread: Spread, members: &mut [Member]) -> Order {
     Order::ByTurn
 }
 
-/// What packets find of a service.
+/// The service's entry in the index that packets look up.
 pub fn entry(service: &Service, seed: u64) -> IndexEntry {
     IndexEntry {
         address: service.address,
@@ -257,7 +261,7 @@ pub fn entry(service: &Service, seed: u64) -> IndexEntry {
     }
 }
 
-/// Servers that are held, in the order of their tables and addresses.
+/// Actual servers, sorted by table and address.
 struct Known<'a>(Vec<KnownServer<'a>>);
 
 struct KnownServer<'a> {
@@ -267,7 +271,7 @@ struct KnownServer<'a> {
 }
 
 impl KnownServer<'_> {
-    /// Whether it has been removed, and its connections cut: what is configured there is another one.
+    /// Whether the server is removed and terminating. A configured server at its address is a new one.
     const fn is_over(&self) -> bool {
         const OVER: u8 = Backend::TERMINATING | Backend::REMOVED;
         self.backend.flags & OVER == OVER
@@ -280,7 +284,7 @@ impl<'a> Known<'a> {
         let known =
             known.map(|(id, backend)| KnownServer { address: backend_address(backend), id: *id, backend });
         let mut known: Vec<_> = known.collect();
-        // What is configured before what lingers.
+        // Configured servers sort before removed ones.
         known.sort_by_key(|known| {
             (known.backend.lookup_table, known.address, known.backend.flags & Backend::REMOVED != 0)
         });
@@ -313,7 +317,7 @@ fn seconds(time: Duration) -> u32 {
     u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
-/// A pool keeps the table its services have now; whatever else changed about it, its servers keep their places.
+/// Table id of each pool. A pool keeps the table of its services, so its servers keep their ids and handles.
 fn tables(desired: &Desired, held: &State) -> Result<Vec<u32>, Full> {
     let now: BTreeMap<_, u32> = held
         .services
@@ -351,7 +355,7 @@ fn tables(desired: &Desired, held: &State) -> Result<Vec<u32>, Full> {
         .collect()
 }
 
-/// The table that each pool's listeners had, where theirs is a new one.
+/// For each pool with a table new to its listeners, the table that they had.
 fn origins(desired: &Desired, held: &State, tables: &[u32]) -> Vec<Option<u32>> {
     let before: BTreeMap<_, u32> =
         held.services.values().map(|service| (key_of(service), service.lookup_table)).collect();
@@ -369,7 +373,7 @@ fn origins(desired: &Desired, held: &State, tables: &[u32]) -> Vec<Option<u32>> 
 }
 
 fn backend(address: SocketAddr, server: &Server, tunnel: &Tunnel) -> Backend {
-    // Without a next hop nothing reaches it, whatever its check says.
+    // Packets cannot reach a server without a next hop, whatever its health check says.
     let alive = if server.is_alive() && server.next_hop.is_some() { Backend::ALIVE } else { 0 };
     let new = if server.takes_new() { Backend::NEW } else { 0 };
     let ip = to_address(address.ip());
@@ -395,13 +399,13 @@ pub(super) fn key_of(service: &Service) -> (IpAddr, u16, u8) {
     (to_ip(&service.address), u16::from_be(service.port), service.protocol)
 }
 
-/// Hands out ids that are free: from the lowest up, each once.
+/// Allocates free ids in ascending order, each once.
 struct Ids {
     generation: u32,
     max_backends: u32,
-    /// Ids of the next hops that are wanted.
+    /// Desired next hops with their ids.
     hops: BTreeMap<NextHop, u32>,
-    /// Ids of the next hops that are held.
+    /// Next hops in the maps with their ids.
     held_hops: BTreeMap<NextHop, u32>,
     next_hop: u32,
     next_backend: u32,
@@ -427,7 +431,7 @@ impl Ids {
         }
         let id = match self.held_hops.get(&hop) {
             Some(&id) => id,
-            // One for each server before and after all of them change, and 0, which stands for none.
+            // Enough for the next hops of all servers before and after a change. Id 0 means none.
             None => free(&mut self.next_hop, 2 * self.max_backends + 1, &held.next_hops)
                 .ok_or(Full { what: "next hops", limit: 2 * self.max_backends })?,
         };
@@ -448,14 +452,14 @@ impl Ids {
         Ok((id, self.handle(id)))
     }
 
-    /// A use of its own for an id. Never generation 0: a reference of 0 names nothing.
+    /// A new handle for an id. Its generation is never 0: handle 0 names nothing.
     fn handle(&mut self, id: u32) -> Handle {
         self.generation = self.generation.checked_add(1).unwrap_or(1);
         Handle::new(id, self.generation)
     }
 }
 
-/// The first id from `next` on that is not held; the next call goes on behind it.
+/// The first free id from `next` on, below `end`. Advances `next` past it.
 fn free<T>(next: &mut u32, end: u32, held: &BTreeMap<u32, T>) -> Option<u32> {
     let id = (*next..end).find(|id| !held.contains_key(id))?;
     *next = id + 1;

@@ -1,4 +1,4 @@
-//! Who is behind the listeners of a configuration. Pure.
+//! The servers behind the listeners of a configuration. Pure.
 
 use std::{
     collections::BTreeMap,
@@ -11,34 +11,34 @@ use crate::config::model::{
     Config, Listener, LoadBalancer, Mode, Name, PrimarySecondaryGroup, ServerGroup, TableSize, Target, Weight,
 };
 
-/// The listeners that forward, each with its load balancer.
+/// The running listeners, each with its load balancer.
 pub(super) fn running(config: &Config) -> impl Iterator<Item = (&LoadBalancer, &Listener)> {
     config.load_balancers.iter().flat_map(|balancer| balancer.running().map(move |l| (balancer, l)))
 }
 
-/// Who is behind the listeners of a configuration.
+/// The server groups of a configuration, by name.
 pub(super) struct Members<'a> {
     groups: BTreeMap<&'a Name, &'a ServerGroup>,
     pairs: BTreeMap<&'a Name, &'a PrimarySecondaryGroup>,
 }
 
-/// The servers behind a listener, and the size of their table.
+/// The servers behind a listener, and the slots of their table.
 pub(super) struct Behind {
     pub(super) slots: TableSize,
     pub(super) servers: Vec<Member>,
 }
 
-/// One of the two sides of a listener. Where it has none, all of it is the primary one.
+/// A side of a listener. A listener without primary and secondary has only the primary side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
-    /// Gets the traffic, as long as enough of its servers are healthy.
+    /// Has the traffic while enough of its servers are healthy.
     Primary,
-    /// Gets it otherwise.
+    /// Has the traffic otherwise.
     Secondary,
 }
 
 impl Side {
-    /// The other one.
+    /// The opposite side.
     pub(super) const fn other(self) -> Self {
         match self {
             Self::Primary => Self::Secondary,
@@ -51,11 +51,11 @@ impl Side {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
     pub(super) address: SocketAddr,
-    /// Its weight on the primary side, if it is there.
+    /// Configured weight on the primary side; `None` if it is not on that side.
     primary: Option<u8>,
-    /// Its weight on the secondary side, if it is there.
+    /// Configured weight on the secondary side; `None` if it is not on that side.
     secondary: Option<u8>,
-    /// Whether it is subject to the listener's health check.
+    /// Whether the listener's health check applies to it.
     pub(super) is_checked: bool,
 }
 
@@ -68,7 +68,7 @@ impl Member {
         }
     }
 
-    /// Its weight on a side, if it is there.
+    /// Configured weight on a side; `None` if it is not on that side.
     pub(super) const fn weight(&self, side: Side) -> Option<u8> {
         match side {
             Side::Primary => self.primary,
@@ -82,11 +82,11 @@ impl Member {
     }
 }
 
-/// The family of the servers that can serve a VIP; `None` where any can.
+/// Whether the servers of a VIP must have IPv4 (`true`) or IPv6 (`false`) addresses; `None` for any.
 pub(super) fn family(listener: &Listener, vip: IpAddr) -> Option<bool> {
     match listener.mode {
         Mode::Nat => Some(vip.is_ipv4()),
-        // The packet arrives as it is: what counts is that the server holds the VIP.
+        // The packet reaches the server untranslated, so the server needs only the VIP.
         Mode::Dsr | Mode::Ipip => None,
     }
 }
@@ -99,7 +99,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// Time in which the servers behind a listener come to their weight.
+    /// Time in which servers on a side reach their weight; `None` for at once.
     pub(super) fn slow_start(
         &self,
         balancer: &LoadBalancer,
@@ -113,12 +113,12 @@ impl<'a> Members<'a> {
                 let name = if side == Side::Primary { primary } else { secondary };
                 self.groups.get(name)?.slow_start
             }
-            // At any time all traffic belongs to one server.
+            // One server has all traffic at any time.
             Target::PrimarySecondaryGroup(_) => None,
         }
     }
 
-    /// The servers behind a listener, each once.
+    /// The servers behind a listener. A server on both sides is one member.
     pub(super) fn behind(&self, balancer: &LoadBalancer, listener: &Listener) -> Behind {
         match &listener.target {
             Target::DefaultGroup { backend_port } => {
@@ -139,7 +139,7 @@ impl<'a> Members<'a> {
                     let secondary = Member::new(pair.secondary, Side::Secondary, Weight::MAX);
                     vec![primary, Member { is_checked: false, ..secondary }]
                 };
-                // Small: at any time all of it belongs to one server.
+                // The smallest table suffices: one server has all slots at any time.
                 Behind { slots: TableSize::MIN, servers: self.pairs.get(name).map_or_else(Vec::new, of) }
             }
             Target::PrimarySecondary { primary, secondary, .. } => {
@@ -156,7 +156,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// The sides of a listener, if it has any.
+    /// Failover settings of a listener; `None` if it has no secondary side.
     pub(super) fn sides(&self, listener: &Listener) -> Option<Sides> {
         match &listener.target {
             Target::DefaultGroup { .. } | Target::ServerGroup(_) => None,
@@ -169,7 +169,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// The servers of a group. The model promises that it exists.
+    /// The servers of a group. Validation guarantees that the group exists.
     fn group(&self, name: &Name) -> impl Iterator<Item = (SocketAddr, u8)> + 'a {
         let servers = self.groups.get(name).map(|group| group.servers.as_slice()).unwrap_or_default();
         servers.iter().map(|server| (SocketAddr::new(server.address, server.port), server.weight.value()))
@@ -180,7 +180,7 @@ impl<'a> Members<'a> {
     }
 }
 
-/// The named group that a listener has on a side; `None` for the default group.
+/// The named group of a listener on a side; `None` for the default group.
 pub(super) const fn group_of(listener: &Listener, side: Side) -> Option<&Name> {
     match &listener.target {
         Target::DefaultGroup { .. } => None,
@@ -192,15 +192,15 @@ pub(super) const fn group_of(listener: &Listener, side: Side) -> Option<&Name> {
     }
 }
 
-/// The sides of a listener.
+/// Failover settings of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sides {
-    /// Unhealthy servers of the primary side that make traffic change sides.
+    /// Unhealthy primary servers at which traffic goes to the secondary side.
     pub(super) threshold: usize,
     pub(super) failback_after: Duration,
 }
 
-/// What is set for a server on a side, and where.
+/// The override of a server on a side, with its configuration entry. Without an override, `None` and an empty setting.
 pub(super) fn overridden(
     member: &Member,
     side: Side,

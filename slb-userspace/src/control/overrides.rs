@@ -1,4 +1,4 @@
-//! What an administrator has set at run time for single servers, in place of what the configuration says. Pure.
+//! Overrides: weights and admin states of single servers, set at run time in place of configured ones. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use crate::config::{
 };
 use crate::dataplane::state::State;
 
-/// A server's entry in the configuration.
+/// A server's entry in the configuration, to which an override applies.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// In a named server group.
@@ -37,12 +37,12 @@ pub enum Place {
     },
 }
 
-/// What is set for a server.
+/// The override of one server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Setting {
-    /// Its weight.
+    /// Weight, 0 to 100; `None` for the configured one.
     pub weight: Option<u8>,
-    /// Why it takes no new flows.
+    /// Admin state; `None` if enabled.
     pub state: Option<Aside>,
 }
 
@@ -56,11 +56,11 @@ pub enum Aside {
     Disabled,
 }
 
-/// What is set, by server.
+/// Overrides by configuration entry.
 pub type Overrides = BTreeMap<Place, Setting>;
 
 impl Place {
-    /// The entry of the server that takes a listener's traffic on `address`, on this side.
+    /// The entry of the server `address` behind a listener, on one of its sides.
     pub(super) fn behind(
         balancer: &LoadBalancer,
         listener: &Listener,
@@ -79,12 +79,12 @@ impl Place {
         }
     }
 
-    /// Whether there is such an entry.
+    /// Whether the configuration has this entry.
     pub fn exists(&self, config: &Config) -> bool {
         self.entries(config).is_some_and(|entries| entries.contains(self))
     }
 
-    /// All entries of this one's group; `None` where there is no such group.
+    /// All entries of this entry's group; `None` if the group does not exist.
     pub fn entries(&self, config: &Config) -> Option<Vec<Self>> {
         match self {
             Self::Group { group, .. } => {
@@ -107,7 +107,7 @@ impl Place {
         }
     }
 
-    /// This entry, where its group has another name after renames of `old`.
+    /// This entry in the renamed group, as `renames` maps names of `old`. `None` if the group was not renamed.
     fn renamed(&self, old: &Config, renames: &Renames) -> Option<Self> {
         match self {
             Self::Group { group, server } => {
@@ -123,7 +123,7 @@ impl Place {
         }
     }
 
-    /// The groups there are of this one's kind, by name.
+    /// Names of all groups of this entry's kind: named groups, or load balancers for default groups.
     pub fn groups(&self, config: &Config) -> Vec<String> {
         let names: Vec<&Name> = match self {
             Self::Group { .. } => {
@@ -135,7 +135,7 @@ impl Place {
         names.into_iter().map(ToString::to_string).collect()
     }
 
-    /// The server, as it is written.
+    /// The server as the configuration writes it.
     pub fn server(&self) -> String {
         match self {
             Self::Group { server, .. } => server.to_string(),
@@ -143,7 +143,7 @@ impl Place {
         }
     }
 
-    /// The group, in words.
+    /// The group, for messages.
     pub fn group(&self) -> String {
         match self {
             Self::Group { group, .. } => format!("server group {group}"),
@@ -152,8 +152,8 @@ impl Place {
     }
 }
 
-/// What is set for entries of groups that have other names in the configuration `new` than in `old`: for these names as well,
-/// in place of what was set for them before. What is set for the old names stays: `old` may come back.
+/// Overrides after a change from configuration `old` to `new`. An override of a renamed group is copied to the new name
+/// and replaces one set there. The old name keeps it too, because `old` may be rolled back to.
 pub fn carried<V: Clone>(set: &BTreeMap<Place, V>, old: &Config, new: &Config) -> BTreeMap<Place, V> {
     if old == new {
         return set.clone();
@@ -162,7 +162,7 @@ pub fn carried<V: Clone>(set: &BTreeMap<Place, V>, old: &Config, new: &Config) -
     let (used, uses) = (Uses::of(old), Uses::of(new));
     let was = |place: &Place| follow(place, &uses, &used, (new, old), &back);
     let is = |place: &Place| follow(place, &used, &uses, (old, new), &there);
-    // Also where nothing is set for the old name any more.
+    // Drops overrides of the new names first, so that one removed under the old name goes too.
     let mut carried = set.clone();
     carried.retain(|place, _| was(place).is_empty());
     for (place, value) in set {
@@ -171,8 +171,8 @@ pub fn carried<V: Clone>(set: &BTreeMap<Place, V>, old: &Config, new: &Config) -
     carried
 }
 
-/// Where an entry is found in the configuration `new`, if its group has gone: where its listeners are, which may be several
-/// groups, or else in the one that has the same servers.
+/// The entries in `new` that correspond to one whose group no longer exists. Groups that its listeners now use come
+/// first, else the group with the same servers.
 fn follow(
     place: &Place,
     used: &Uses,
@@ -184,7 +184,7 @@ fn follow(
     if followed.is_empty() { place.renamed(old, renames).into_iter().collect() } else { followed }
 }
 
-/// The same at the start, by what an earlier run has left in the maps. What is set for the new names already holds.
+/// As [`carried`] at a start, from the services that the maps hold. An override of the new name has priority.
 pub fn carried_since<V: Clone>(set: &BTreeMap<Place, V>, held: &State, new: &Config) -> BTreeMap<Place, V> {
     let (used, uses) = (Uses::found(held), Uses::of(new));
     let mut carried = set.clone();
@@ -203,7 +203,7 @@ impl fmt::Display for Place {
 }
 
 impl Setting {
-    /// Whether nothing is set.
+    /// Whether the override changes nothing.
     pub fn is_empty(self) -> bool {
         self == Self::default()
     }
@@ -240,7 +240,7 @@ mod tests {
         dataplane::fake::Fake,
     };
 
-    /// Without checks: those of the group are not known to serve otherwise.
+    /// Without health checks, so that the servers count as able to serve.
     fn config() -> Config {
         shop(&[("tcp", "udp")])
     }
@@ -307,7 +307,7 @@ mod tests {
             both.iter().filter(|(place, _)| place.exists(&before)).eq(&set),
             "it may come back: {both:?}"
         );
-        // What is changed under the new name holds when the old one comes back.
+        // An override changed under the new name stays when the old name returns.
         let mut changed = both.clone();
         changed.remove(&renamed(&one));
         changed.insert(renamed(&two), 3);
@@ -334,7 +334,7 @@ mod tests {
         let back = carried(&changed, &after, &before);
         assert!(!back.contains_key(&one), "reset under its other name: {back:?}");
 
-        // As the next start finds it, whichever names were used meanwhile.
+        // The next start finds the override under whichever name is configured.
         let mut reconciler =
             Reconciler::new(Fake::default(), Surroundings { max_backends: 8, ..Surroundings::default() });
         reconciler.reconcile(&desired(&before, Known::default()), Default::default()).unwrap();
@@ -345,7 +345,7 @@ mod tests {
         let newer = set.clone().into_iter().chain([(www("10.0.0.11:8080"), 3)]).collect();
         assert_eq!(carried_since(&newer, held, &after), newer);
 
-        // A group that others use already is not the same under another name.
+        // A group that other listeners use already is not the renamed one.
         let other = |web: &str| {
             shop(&[
                 ("tcp", "udp"),
@@ -362,7 +362,7 @@ mod tests {
         assert_eq!(carried(&set, &before, &after), set);
     }
 
-    /// Two listeners of one group get one each.
+    /// Two listeners of one group get one group each.
     #[test]
     fn what_is_set_goes_to_each_group_that_one_is_split_into() {
         let group = |name: &str| {
@@ -391,7 +391,7 @@ mod tests {
         assert_eq!(in_force(&both, &two), [(at("web-a"), 1), (at("web-b"), 1)]);
         assert_eq!(in_force(&carried(&both, &two, &one), &one), [(at("web"), 1)]);
 
-        // Of groups that look alike, each goes with its listener, whatever their order.
+        // Equal groups are told apart by their listeners, in any order.
         let before = config("a", "b", &["a", "b"]);
         let after = config("c", "d", &["d", "c"]);
         let set = carried(&[(at("a"), 1)].into(), &before, &after);

@@ -1,4 +1,4 @@
-//! Carries out what must change, and notices when it could not.
+//! Reconciles the data plane with the desired state, and reads it again after a failure.
 
 mod flush;
 mod reassigned_slots;
@@ -33,45 +33,45 @@ use crate::{
 
 pub use sweep::Sweep;
 
-/// The data plane, and what it is known to hold.
+/// The data plane and its actual state as far as known.
 pub struct Reconciler<D> {
     plane: D,
-    /// `None` when it must be read afresh: at the start, and after a failure.
+    /// `None` at the start and after a failure: the maps must be read again.
     held: Option<Arc<State>>,
     surroundings: Surroundings,
-    /// Flows that had been forgotten when the last sweep began, or when the plane was read for the first time.
+    /// Evictions counted before the last GC pass began, or at the first read of the maps.
     forgotten: Option<u64>,
-    /// Servers that have been removed and cut, and of whose connections the last look has found no end left to tell.
+    /// Removed terminating servers for which the last GC pass found no RST outstanding.
     told: BTreeSet<Handle>,
-    /// As [`Self::wants_look`] says.
+    /// See [`Self::wants_look`].
     wants_look: bool,
-    /// Pools whose new connections count, by table.
+    /// Pools with an ejection policy, by table.
     watched: BTreeMap<u32, Pool>,
-    /// The same with what has come of the connections, as of the last look.
+    /// The same pools with the handshake outcomes of the last GC pass.
     handshakes: Vec<Pool>,
-    /// Which servers have answered new connections, as of the last look.
+    /// Which servers answered new connections, from the last GC pass.
     answers: BTreeMap<SocketAddr, Answers>,
-    /// Connections that a look has found over and could not report, because something else failed.
+    /// Connections that a GC pass ended and could not report, because a later step failed.
     ended: Vec<Ended>,
 }
 
-/// What has been put in force.
+/// The result of a successful [`Reconciler::reconcile`].
 #[derive(Debug, Clone)]
 pub struct InForce {
-    /// What the data plane holds.
+    /// The new actual state.
     pub state: Arc<State>,
-    /// Pools by number, each with the id of its table; one has several where it has come from several.
+    /// Pool index and table id of each table. A pool whose services had several tables keeps all of them.
     pub tables: Vec<(usize, u32)>,
-    /// Operations it took.
+    /// Number of operations.
     pub operations: usize,
     /// Whether server tables were built.
     pub has_built: bool,
-    /// When something must change although nothing else does, in the time that was said to be now.
+    /// When the state next changes by time alone, as time since boot; `None` if it does not.
     pub next: Option<Duration>,
 }
 
 impl<D: DataPlane> Reconciler<D> {
-    /// Takes charge of `plane`.
+    /// A reconciler that has not read `plane` yet.
     pub fn new(plane: D, surroundings: Surroundings) -> Self {
         Self {
             plane,
@@ -79,7 +79,7 @@ impl<D: DataPlane> Reconciler<D> {
             surroundings,
             forgotten: None,
             told: BTreeSet::new(),
-            // Whoever was in charge before may have died before the look that a change of its had called for.
+            // The previous daemon may have died between a change and the GC pass that the change required.
             wants_look: true,
             watched: BTreeMap::new(),
             handshakes: Vec::new(),
@@ -98,8 +98,8 @@ impl<D: DataPlane> Reconciler<D> {
         self.plane
     }
 
-    /// Makes these the interfaces packets may leave through, from the next change on. Those that are `gone` have taken their
-    /// entries along.
+    /// Sets the interfaces through which packets may leave, from the next change on. The kernel has already removed the
+    /// entries of interfaces in `gone`.
     pub fn set_interfaces(&mut self, interfaces: BTreeSet<u32>, gone: &BTreeSet<u32>) {
         self.surroundings.interfaces = interfaces;
         if let Some(held) = &mut self.held
@@ -109,7 +109,10 @@ impl<D: DataPlane> Reconciler<D> {
         }
     }
 
-    /// What the data plane holds.
+    /// The actual state. Reads the maps if it is not known.
+    ///
+    /// # Errors
+    /// The maps cannot be read.
     pub fn held(&mut self) -> Result<&State> {
         let held = match self.held.take() {
             Some(held) => held,
@@ -123,7 +126,10 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(self.held.insert(held))
     }
 
-    /// Whether the maps have room for what is desired. Changes nothing.
+    /// Checks that the maps have enough entries for `desired`. Changes nothing.
+    ///
+    /// # Errors
+    /// They have too few, or cannot be read.
     pub fn check(&mut self, desired: &Desired) -> Result<()> {
         let surroundings = self.surroundings.clone();
         self.held()?;
@@ -132,14 +138,14 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(())
     }
 
-    /// Makes the data plane hold what is desired. `now` is the time since the machine started: deadlines outlive the daemon.
+    /// Makes `desired` the actual state. `now` is the time since boot, because deadlines outlive the daemon.
     ///
     /// # Errors
-    /// More is desired than the maps hold: nothing was changed. Or an operation failed: what was put in force before
-    /// it stays, and the next call starts from what the maps then hold.
+    /// The maps have too few entries, and nothing was changed. Or an operation failed: earlier operations stay active,
+    /// and the next call starts from the maps as they then are.
     pub fn reconcile(&mut self, desired: &Desired, now: Duration) -> Result<InForce> {
         self.held()?;
-        // Not put back after a failure.
+        // A failure leaves `None`, so that the maps are read again.
         let mut held = self.held.take().unwrap_or_default();
         let SeparateTables { desired: apart, copies } = apart(desired, &held);
         let assigned = assign(&apart, &held, &self.surroundings, self.moment(now));
@@ -154,7 +160,7 @@ impl<D: DataPlane> Reconciler<D> {
         let operations = diff(&held, &state);
         self.wants_look |= operations.iter().any(|operation| wants_look(operation, &held));
         operations.iter().try_for_each(|operation| self.carry_out(operation))?;
-        // They can be built again, and take much room.
+        // Current backends can be computed again, and take 262 KB for each table.
         state.tables.values_mut().for_each(|table| table.owners = None);
         let state = Arc::new(state);
         self.held = Some(state.clone());
@@ -169,23 +175,23 @@ impl<D: DataPlane> Reconciler<D> {
     }
 
     fn moment(&self, now: Duration) -> Moment<'_> {
-        // A deadline of 0 is none.
+        // At least 1, because a deadline of 0 means none.
         let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX).max(1);
         Moment { now, told: &self.told }
     }
 
-    /// Whether a slot of a table has changed hands and is not its owner's alone yet.
+    /// Whether a slot of any table migrates.
     pub fn is_handing_over(&self) -> bool {
         self.held.iter().flat_map(|held| held.tables.values()).any(|table| !table.slot_migration.is_empty())
     }
 
-    /// Time within which the flow table is to be looked at, whatever it holds.
+    /// Longest time until the next GC pass, whatever the flow table contains.
     pub fn look_within(&self) -> Duration {
         self.held.as_ref().map_or(Duration::ZERO, |held| ending::look_within(held))
     }
 
-    /// Time between two looks at the flow table for which no client is forgotten while one of its flows goes on, and no failure of
-    /// a new connection missed; `None` where neither matters.
+    /// Longest time between two GC passes at which no affinity entry of a live flow expires and no failed handshake is
+    /// missed. `None` if neither matters.
     pub fn most_between_looks(&self) -> Option<Duration> {
         let held = self.held.as_deref();
         let keeps = held.and_then(ending::looks_keep_clients);
@@ -197,13 +203,13 @@ impl<D: DataPlane> Reconciler<D> {
         [keeps, failures, answers].into_iter().flatten().min()
     }
 
-    /// Whether new connections are watched.
+    /// Whether the outlier detector needs handshake outcomes.
     fn is_watching(&self) -> bool {
         !self.watched.is_empty()
     }
 
-    /// Whether servers have been cut off, listeners have come to other tables, or new connections are watched, since the last
-    /// look at the flow table, or there has been none.
+    /// Whether a GC pass is due at once. That is so at a start, after servers become terminating, after a table split,
+    /// and when the outlier detector becomes active.
     pub fn wants_look(&self) -> bool {
         self.wants_look
     }
@@ -213,14 +219,14 @@ impl<D: DataPlane> Reconciler<D> {
     }
 }
 
-/// Whether connections of a server are cut that were not before, or a listener comes to another table.
+/// Whether the operation terminates a server or gives a service another table.
 fn wants_look(operation: &Operation, held: &State) -> bool {
     let is_terminating = |backend: &Backend| backend.flags & Backend::TERMINATING != 0;
     match operation {
         Operation::PutBackends(backends) => backends.iter().any(|put| {
             is_terminating(&put.backend) && !held.backends.get(&put.id).is_some_and(is_terminating)
         }),
-        // The index, and not the service: it is what says of flows where they are to be, and comes last.
+        // The index decides which table a flow's packets use, and it is written after the services.
         Operation::PutIndex(index) => index.entries.iter().any(|(id, entry)| {
             let before = held.index.entries.get(id);
             before.is_some_and(|before| {
@@ -231,7 +237,7 @@ fn wants_look(operation: &Operation, held: &State) -> bool {
     }
 }
 
-/// The name of an operation without its values, which may be long.
+/// The operation's name for error messages, without its values, which may be long.
 fn name_of(operation: &Operation) -> &'static str {
     match operation {
         Operation::PutSettings(_) => "PutSettings",

@@ -1,20 +1,20 @@
-//! Keeps apart what has tables of its own: listeners that come to have the same servers, checked in the same way, could
-//! share a table from now on, but then the flows of all but one would lose their servers' entries. Pure.
+//! Keeps separate tables separate. Listeners that get equal servers and checks later could share one table. Then the
+//! flows of all but one listener would lose their servers' entries. Pure.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{desired::Desired, ids::key_of};
 use crate::dataplane::state::{NO_TABLE, State};
 
-/// What is desired, with a pool for each table its services have now. Pools that are added come last.
+/// The desired state with one pool for each table that its services have now. Added pools come last.
 pub struct SeparateTables<'a> {
-    /// It.
+    /// Borrowed if no pool was added.
     pub desired: Cow<'a, Desired>,
-    /// The pool that each of the added ones is a copy of.
+    /// For each added pool, the index of the pool that it copies.
     pub copies: Vec<usize>,
 }
 
-/// Keeps services of one pool apart whose tables differ in `held`.
+/// Gives each service of a pool its own copy of the pool if its table in `held` differs from that of the first service.
 pub fn apart<'a>(desired: &'a Desired, held: &State) -> SeparateTables<'a> {
     let tables: BTreeMap<_, u32> = held
         .services

@@ -1,30 +1,31 @@
-//! Slots of a server table that have changed hands: who had them before, and for how long that matters. Pure.
+//! Slot migration: which slots of a server table migrate, their previous backends, and when a migration ends. Pure.
 //!
-//! Invariant: whatever flow of a slot nobody remembers, and that is still in use, is with the slot's keeper. A slot that is
-//! not in here is its own keeper's: the server that the table names.
+//! Invariant: a live flow without a flow-table entry is served by its slot's previous backend. A slot that is not
+//! listed here does not migrate: its current backend, which the table names, is also its previous backend.
 //!
-//! A slot gets in here when its owner changes. From then on the packet path remembers its flows, new ones with the owner,
-//! older ones with the keeper. Whoever was silent for the whole idle time since the last change is gone, so after it the
-//! owner is keeper too; and once no flow is remembered to be with another server, the slot is forgotten.
+//! A slot is listed when its current backend changes. From then on the packet path tracks its flows: new flows with the
+//! current backend, mid-stream packets with the previous one. Every untracked flow has expired after the whole idle
+//! time since the last change. The current backend then becomes the previous backend too. The slot is removed from the
+//! list once no tracked flow of it is pinned to another backend.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use slb_common::abi::lookup_table::NO_BACKEND;
 
-/// Flows of a slot that are remembered to be with another server than its owner.
+/// Tracked flows of a slot that are pinned to another backend than the current one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Elsewhere {
     /// Whether there are any.
     pub any: bool,
-    /// When the one of them was last seen that has been silent longest, of those that could be pushed out of the flow table.
+    /// Earliest last packet of the evictable flows among them, as time since boot. `None` if none is evictable.
     pub loose_since: Option<Duration>,
 }
 
 impl Elsewhere {
-    /// Nobody knows.
+    /// Used if entries could not be read: there may be such flows, and they may be of any age.
     pub const UNKNOWN: Self = Self { any: true, loose_since: Some(Duration::ZERO) };
 
-    /// Notes one more flow, and when it was last seen if it could be pushed out.
+    /// Counts one more flow. `loose` is the time of its last packet if it is evictable.
     pub fn note(&mut self, loose: Option<Duration>) {
         self.any = true;
         self.loose_since = match (self.loose_since, loose) {
@@ -34,51 +35,52 @@ impl Elsewhere {
     }
 }
 
-/// The slots of one table that have changed hands.
+/// The migrating slots of one server table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SlotMigration {
-    /// Shared by what is in force and what is wanted, for as long as they do not differ.
+    /// Shared by the actual and the desired state while they are equal.
     slots: Arc<BTreeMap<u32, Moved>>,
 }
 
-/// A slot that has changed hands.
+/// A migrating slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Moved {
-    /// Id of the server that has the flows nobody remembers; [`NO_BACKEND`] where there are none.
+    /// Id of the backend that serves the slot's untracked flows; [`NO_BACKEND`] if none does.
     previous_backend: u32,
-    /// When the slot changed hands last.
+    /// Time since boot at which the slot was last reassigned.
     since: Duration,
 }
 
 impl SlotMigration {
-    /// Slots found in the maps, with their keepers. When they changed hands is not known: it may have been just now.
+    /// Migrating slots read from the maps, with their previous backends. The maps do not store when a slot was
+    /// reassigned, so each counts as reassigned at `now`.
     pub fn found(previous_backends: impl IntoIterator<Item = (u32, u32)>, now: Duration) -> Self {
         let moved = |(slot, previous_backend)| (slot, Moved { previous_backend, since: now });
         Self { slots: Arc::new(previous_backends.into_iter().map(moved).collect()) }
     }
 
-    /// Whether no slot has changed hands.
+    /// Whether no slot migrates.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// Slots that have changed hands.
+    /// Number of migrating slots.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// The keeper of a slot that has changed hands, or [`NO_BACKEND`].
+    /// The previous backend of a migrating slot, or [`NO_BACKEND`] if it has none. `None` if the slot does not migrate.
     pub fn previous_backend(&self, slot: u32) -> Option<u32> {
         self.slots.get(&slot).map(|moved| moved.previous_backend)
     }
 
-    /// The slots that have changed hands, with their keepers.
+    /// The migrating slots with their previous backends, by slot.
     pub fn previous_backends(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         self.slots.iter().map(|(slot, moved)| (*slot, moved.previous_backend))
     }
 
-    /// Notes that a table of owners takes the place of another one of the same length. `exists` says whether a server is
-    /// still there.
+    /// Records that `new` replaces `old`, a table of the same length. Both list the current backend of each slot.
+    /// `exists` says whether a backend still has an entry.
     pub fn change(&mut self, old: &[u32], new: &[u32], exists: impl Fn(u32) -> bool, now: Duration) {
         let slots = Arc::make_mut(&mut self.slots);
         for (slot, (&before, &after)) in (0..).zip(old.iter().zip(new)) {
@@ -88,7 +90,7 @@ impl SlotMigration {
             match slots.get_mut(&slot) {
                 Some(moved) => {
                     if !exists(moved.previous_backend) {
-                        // Its flows have ended with it.
+                        // The previous backend's flows ended with it.
                         moved.previous_backend = after;
                     }
                     if before != after {
@@ -103,18 +105,20 @@ impl SlotMigration {
         }
     }
 
-    /// Notes that flows of every slot are to be looked for before the table is asked; what nobody remembers is with its owner, one
-    /// of these, unless the slot has changed hands.
+    /// Makes every slot migrate, because new flows may be pinned to another backend, or no longer are. The previous
+    /// backend of a slot that did not migrate is its current one, from `owners`.
     pub fn look_for_all(&mut self, owners: &[u32], exists: impl Fn(u32) -> bool, now: Duration) {
         let slots = Arc::make_mut(&mut self.slots);
         for (slot, &owner) in (0..).zip(owners) {
             let previous_backend = if exists(owner) { owner } else { NO_BACKEND };
-            // Nobody has remembered what was begun until now with a keeper that was owner, too.
+            // Also for slots that migrate already: flows of a previous backend that was current backend until now are
+            // untracked.
             slots.entry(slot).or_insert(Moved { previous_backend, since: now }).since = now;
         }
     }
 
-    /// Notes which servers are still there, where the table of owners has not changed.
+    /// Replaces previous backends that no longer exist by the current ones. For a table whose slots were not
+    /// reassigned.
     pub fn forget(&mut self, owner: impl Fn(u32) -> u32, exists: impl Fn(u32) -> bool) {
         for (slot, moved) in Arc::make_mut(&mut self.slots) {
             if !exists(moved.previous_backend) {
@@ -123,8 +127,8 @@ impl SlotMigration {
         }
     }
 
-    /// Makes the current backend of a slot its previous one, too, where that serves nothing any more. A slot without a current
-    /// backend is left alone: its packets can still be reset.
+    /// Makes the current backend the previous one too, if the previous backend `serves_nothing`. A slot without a
+    /// current backend keeps its previous one, so that its packets can still be reset.
     pub fn pass_on(&mut self, owner: impl Fn(u32) -> u32, serves_nothing: impl Fn(u32) -> bool) {
         if !self.slots.values().any(|moved| serves_nothing(moved.previous_backend)) {
             return;
@@ -137,20 +141,21 @@ impl SlotMigration {
         }
     }
 
-    /// Whether there is a slot that changed hands longer than `idle` ago.
+    /// Whether a slot was last reassigned more than `idle` ago.
     pub fn is_due(&self, idle: Duration, now: Duration) -> bool {
         self.slots.values().any(|moved| now.saturating_sub(moved.since) > idle)
     }
 
-    /// Begins all waiting anew: a flow has been forgotten, and it may be any one's of a keeper.
+    /// Restarts the wait of every slot at `now`, because an entry was evicted or flushed. Its flow may belong to any
+    /// previous backend.
     pub fn wait_anew(&mut self, now: Duration) {
         if !self.is_empty() {
             Arc::make_mut(&mut self.slots).values_mut().for_each(|moved| moved.since = now);
         }
     }
 
-    /// Ends what is over: slots that changed hands longer than `idle` ago and of which no flow is remembered with
-    /// another server than the owner, as `elsewhere` says.
+    /// Ends migrations of slots that were last reassigned more than `idle` ago and have no flow pinned to another
+    /// backend, as `elsewhere` says.
     pub fn sweep(
         &mut self,
         owner: impl Fn(u32) -> u32,
@@ -165,11 +170,12 @@ impl SlotMigration {
             }
             let is_kept_by_another = moved.previous_backend != owner(*slot);
             let Elsewhere { any, loose_since } = elsewhere(*slot);
-            // Pushed out, it must find its keeper. One seen only later is none of those that had begun before the change.
+            // Such a flow may predate the change and must find its previous backend after an eviction. A flow first
+            // seen after `due` does not predate it.
             if is_kept_by_another && loose_since.is_some_and(|seen| seen <= due) {
                 return true;
             }
-            // In two steps: what is remembered until the owner is keeper in force, the next look at the flows will see.
+            // Two passes: the next one sees the flows that become tracked before this previous backend is active.
             moved.previous_backend = owner(*slot);
             is_kept_by_another || any
         });

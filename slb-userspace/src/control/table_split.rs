@@ -1,4 +1,4 @@
-//! Listeners that shared a table and get one of their own: what the slots of the old one say of flows holds for the new one. Pure.
+//! Table split: listeners that shared a table get tables of their own, which inherit its migrating slots. Pure.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use slb_common::abi::{backend::Backend, lookup_table::NO_BACKEND, service::Servi
 
 use crate::dataplane::state::{NO_TABLE, State, backend_address};
 
-/// The table that the listeners of each new one had.
+/// For each new table, the table that its listeners leave: new id -> old id.
 pub(super) fn parted(held: &State, wanted: &BTreeMap<u32, Service>) -> BTreeMap<u32, u32> {
     let from = |(id, service): (&u32, &Service)| {
         let before = held.services.get(id).filter(|before| before.handle == service.handle)?;
@@ -17,7 +17,7 @@ pub(super) fn parted(held: &State, wanted: &BTreeMap<u32, Service>) -> BTreeMap<
     wanted.iter().filter_map(from).collect()
 }
 
-/// Tables that listeners have left as far as their services say, and not yet as far as the index does: a change was broken off.
+/// Tables that the index still names although the services do not. An interrupted change leaves such a difference.
 pub(super) fn left_behind(held: &State) -> impl Iterator<Item = u32> {
     held.index.entries.values().filter_map(|entry| {
         let service = held.services.get(&entry.id())?;
@@ -26,7 +26,7 @@ pub(super) fn left_behind(held: &State) -> impl Iterator<Item = u32> {
     })
 }
 
-/// The entries in table `new` of the servers that have one in table `old`, by their ids.
+/// Maps the id of a server in table `old` to its id in table `new`; [`NO_BACKEND`] if it has no entry there.
 pub(super) fn successors(
     held: &BTreeMap<u32, Backend>,
     wanted: &BTreeMap<u32, Backend>,
@@ -37,7 +37,7 @@ pub(super) fn successors(
     for (id, backend) in wanted.iter().filter(|(_, backend)| backend.lookup_table == new) {
         let lingers = backend.flags & Backend::REMOVED != 0;
         let entry = ids.entry(backend_address(backend)).or_insert((lingers, *id));
-        // One that is configured rather than one on its way out.
+        // Prefers a configured server to a removed one.
         *entry = (*entry).min((lingers, *id));
     }
     let of = |(id, backend): (&u32, &Backend)| Some((*id, ids.get(&backend_address(backend))?.1));

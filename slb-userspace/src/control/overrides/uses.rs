@@ -1,4 +1,4 @@
-//! Which listeners use a group: a group that has another name and other servers, too, is known by that. Pure.
+//! Which listeners use a server group. This identifies a group that has changed both name and servers. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,17 +17,17 @@ use crate::{
     dataplane::state::State,
 };
 
-/// Where a group is used: VIP, port and protocol number of a listener, and its side.
+/// A use of a group: VIP, port and protocol number of a listener, and the side.
 type Use = (IpAddr, u16, u8, Side);
 
-/// The groups that listeners use.
+/// The group of each use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Uses(BTreeMap<Use, Group>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Group {
     Named(String),
-    /// Of this load balancer.
+    /// The default group of this load balancer.
     Default(String),
 }
 
@@ -40,7 +40,7 @@ impl Group {
         }
     }
 
-    /// The entry of the server of `place` in this group, which is of the same kind.
+    /// The entry of `place`'s server in this group; `None` if the group is of the other kind.
     fn entry(&self, place: &Place) -> Option<Place> {
         match (self, place) {
             (Self::Named(group), Place::Group { server, .. }) => {
@@ -55,7 +55,7 @@ impl Group {
 }
 
 impl Uses {
-    /// By a configuration.
+    /// The uses in a configuration.
     pub(super) fn of(config: &Config) -> Self {
         let mut uses = BTreeMap::new();
         for balancer in &config.load_balancers {
@@ -80,7 +80,7 @@ impl Uses {
         Self(uses)
     }
 
-    /// By the listeners that an earlier run has left in the maps. These do not tell of secondary sides.
+    /// The uses in the maps, as an earlier run left them. The maps do not name secondary groups.
     pub(super) fn found(held: &State) -> Self {
         let of = |service| {
             let (vip, port, protocol) = key_of(service);
@@ -93,8 +93,7 @@ impl Uses {
         Self(held.services.values().filter_map(of).collect())
     }
 
-    /// The entries of a server in the configuration `new`, where its group has gone: in the groups that have come and are used by
-    /// its listeners.
+    /// The entries in `new` of a server whose group no longer exists: in the added groups that its listeners now use.
     pub(super) fn followed(&self, place: &Place, used: &Self, new: &Config) -> BTreeSet<Place> {
         if place.entries(new).is_some() {
             return BTreeSet::new();

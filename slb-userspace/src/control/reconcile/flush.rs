@@ -1,4 +1,4 @@
-//! Erasing flow-table entries on an administrator's demand.
+//! `slb flows flush`: erases flow-table entries.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -9,13 +9,14 @@ use super::Reconciler;
 use crate::{control::flush::Choice, dataplane::DataPlane};
 
 impl<D: DataPlane> Reconciler<D> {
-    /// Slots of the flow table in use.
+    /// Number of slots of the flow table.
     pub fn flow_slots(&self) -> u32 {
         self.plane.flow_slots()
     }
 
-    /// Erases the chosen entries in these slots of the flow table; without `erases` it counts them only. A flow that goes on without
-    /// an entry goes to the previous backend of its slot, if the slot migrates: slots migrate for as long as such a flow may come.
+    /// Erases the chosen entries in these slots of the flow table, or only counts them if not `erases`. Flows without
+    /// an entry are served by the previous backend of a migrating slot. So migrating slots start their wait again at
+    /// `now`.
     ///
     /// # Errors
     /// The maps cannot be read.

@@ -1,4 +1,4 @@
-//! Which slots of the wanted tables have changed hands.
+//! Computes which slots of the desired tables migrate.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,11 +26,14 @@ use crate::{
 };
 
 impl<D: DataPlane> Reconciler<D> {
-    /// Works out which slots of the wanted tables have changed hands. What is held is said to be what is wanted where that
-    /// is found to be so.
+    /// Computes the slot migrations of the desired tables. A table of unknown content that proves equal to the desired
+    /// one is replaced by it in `held`.
+    ///
+    /// # Errors
+    /// A table cannot be read.
     pub(super) fn hand_over(&self, held: &mut Arc<State>, wanted: &mut State, now: Duration) -> Result<()> {
         let State { tables, backends, services, .. } = wanted;
-        // Asked for every slot that has changed hands.
+        // A vector, because it is asked for every reassigned slot.
         let mut there = vec![false; backends.last_key_value().map_or(0, |(id, _)| *id as usize + 1)];
         backends.keys().for_each(|id| there[*id as usize] = true);
         let exists = |id: u32| there.get(id as usize) == Some(&true);
@@ -75,7 +78,7 @@ impl<D: DataPlane> Reconciler<D> {
                 table.slot_migration.change(&before, &after, exists, now);
             }
         }
-        // An empty one that has been found looks like none.
+        // A table that was found in the maps and has no server looks like no table.
         for id in scattered.iter().filter(|id| !held.tables.contains_key(id)) {
             if let Some(table) = tables.get_mut(id) {
                 let owners = table.owners();
@@ -98,7 +101,7 @@ impl<D: DataPlane> Reconciler<D> {
                 }
             }
             if replaced.len() > BATCH {
-                // They take more room than building them again takes time.
+                // Building them again costs less time than keeping all of them costs memory.
                 part_of(tables, part).for_each(|table| table.owners = None);
             }
         }
@@ -108,8 +111,8 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(())
     }
 
-    /// Works out which slots change hands when `table`, which has been built, takes the place of `old`. Returns whether the
-    /// data plane, of which that was not known, holds it already.
+    /// Computes the slot migrations when `table`, which has its current backends, replaces `old`. Returns whether a
+    /// table of unknown content in the data plane equals `table`.
     fn replace(
         &self,
         id: u32,
@@ -119,7 +122,7 @@ impl<D: DataPlane> Reconciler<D> {
         exists: impl Fn(u32) -> bool + Copy,
     ) -> Result<bool> {
         let Change { is_remembered, left, now } = change;
-        // To read it takes much less time than to build it.
+        // Reading it takes much less time than building it.
         let (before, previous_backends) = self.plane.table(id).context("cannot read a table")?;
         let found = if old.is_known() {
             old.slot_migration.clone()
@@ -141,19 +144,19 @@ impl<D: DataPlane> Reconciler<D> {
     }
 }
 
-/// What else a change of a table depends on.
+/// Further inputs of a table's change.
 #[derive(Clone, Copy)]
 struct Change<'a> {
-    /// Whether all of its flows have an entry.
+    /// Whether every flow of the table has an entry, so that no slot needs to migrate.
     is_remembered: bool,
-    /// Servers that are no previous backends any more.
+    /// Terminating servers that are previous backends no longer ([`leaves_slots`]).
     left: &'a BTreeSet<u32>,
     now: Duration,
 }
 
-/// Whether slots of two tables correspond.
+/// Whether two tables have equally many slots, so that slots correspond.
 fn are_alike(before: &[u32], after: &[u32]) -> bool {
-    // Empty where no server could be chosen.
+    // A table is empty if no server takes new flows.
     if before.len() != after.len() && !before.is_empty() {
         tracing::warn!(
             before = before.len(),
@@ -164,7 +167,8 @@ fn are_alike(before: &[u32], after: &[u32]) -> bool {
     before.len() == after.len()
 }
 
-/// Tables whose flows are all remembered, as they have been: nobody looks for one in the slot that it had.
+/// Tables whose services pin all flows to their backend, before and after the change. Their untracked flows do not
+/// exist, so slots need not migrate.
 fn remembered(held: &State, wanted: &BTreeMap<u32, Service>) -> BTreeSet<u32> {
     let goes_by_table = |service: &&Service| service.policy & policy::ELSEWHERE == 0;
     let by_table: BTreeSet<u32> = held
@@ -177,10 +181,10 @@ fn remembered(held: &State, wanted: &BTreeMap<u32, Service>) -> BTreeSet<u32> {
     held.tables.keys().filter(|id| !by_table.contains(id)).copied().collect()
 }
 
-/// Tables by which new flows are given servers from now on, or are no longer. What is remembered is to be found, and what is
-/// not is with the server that its slot had.
+/// Tables of `dsr` and `ipip` whose services begin or cease to pin new flows to another backend. Tracked flows must be
+/// found from now on, and untracked ones belong to the backend of their slot.
 fn scattered(held: &State, wanted: &BTreeMap<u32, Service>) -> BTreeSet<u32> {
-    // Where answers return, all flows are remembered anyway.
+    // In mode `nat` every flow is tracked anyway.
     let goes_elsewhere = |service: &Service| {
         service.mode != mode::NAT && (service.policy & policy::ELSEWHERE != 0 || service.rehashed != 0)
     };
@@ -191,7 +195,7 @@ fn scattered(held: &State, wanted: &BTreeMap<u32, Service>) -> BTreeSet<u32> {
     wanted.iter().filter(is_scattered).map(|(_, service)| service.lookup_table).collect()
 }
 
-/// The tables with these ids, which are sorted.
+/// The tables with these ids. `ids` must be sorted.
 fn part_of<'a>(tables: &'a mut BTreeMap<u32, Table>, ids: &[u32]) -> impl Iterator<Item = &'a mut Table> {
     tables.iter_mut().filter(|(id, _)| ids.binary_search(id).is_ok()).map(|(_, table)| table)
 }

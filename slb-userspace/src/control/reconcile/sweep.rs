@@ -1,4 +1,4 @@
-//! A look at the flow table, and what follows from it.
+//! A flow-table GC pass and what follows from it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,50 +35,51 @@ use crate::{
     health::passive::Pool,
 };
 
-/// What a look at the flow table has come to.
+/// The result of a GC pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sweep {
-    /// Slots that have changed hands and are not their owners' alone yet.
+    /// Migrating slots.
     pub moved: usize,
-    /// Flows that are neither over nor expired.
+    /// Flows that are neither finished nor expired.
     pub flows: usize,
-    /// Assured flows among them, for which new flows wait in vain.
+    /// Assured flows among them, which new flows cannot evict.
     pub assured: usize,
-    /// Entries of the flow table in use, whatever is configured: a resize may have failed.
+    /// Slots of the flow table. It differs from the configured number after a failed resize.
     pub entries: usize,
-    /// Connections that are over, whose ends may not know.
+    /// Connections that the pass has ended. Their idle ends are to be provoked.
     pub ended: Vec<Ended>,
-    /// Pools whose new connections count, with what has come of them.
+    /// Pools with an ejection policy, with their handshake outcomes.
     pub handshakes: Vec<Pool>,
-    /// Servers of mode `nat`, by how many of their new connections are answered.
+    /// Servers of mode `nat`, with how many of their new connections they answered.
     pub answers: BTreeMap<SocketAddr, Answers>,
-    /// Clients of mode `nat` that stand for the others: their paths are to be followed.
+    /// A sample of the clients of mode `nat`, whose client paths are to be followed.
     pub clients: BTreeSet<IpAddr>,
-    /// Time until the next look is of use.
+    /// Time until the next GC pass.
     pub next: Duration,
 }
 
-/// Owners of the slots of tables, by table.
+/// Current backend of each slot, by table id.
 type Owners = BTreeMap<u32, Arc<[u32]>>;
 
-/// Flows found elsewhere than with the owner of their slot, by table and slot.
+/// Flows pinned to another backend than the current one of their slot, by table id and slot.
 type FoundElsewhere = BTreeMap<(u32, u32), Elsewhere>;
 
 impl<D: DataPlane> Reconciler<D> {
-    /// Makes a pass over the flow table: ends connections that are over and migrations of slots that are complete, and samples the
-    /// clients of mode `nat`. Clients in the prefixes `on_link` are neighbours of this host.
+    /// Runs a GC pass over the flow table. It ends finished connections and complete slot migrations, and samples the
+    /// clients of mode `nat`. Clients in the prefixes `on_link` are neighbours of this host. `now` is the time since
+    /// boot.
     ///
     /// # Errors
     /// As [`Self::reconcile`].
     pub fn sweep(&mut self, now: Duration, on_link: &BTreeSet<Prefix>) -> Result<Sweep> {
         self.held()?;
-        // Not put back after a failure.
+        // A failure leaves `None`, so that the maps are read again.
         let held = self.held.take().unwrap_or_default();
         let before = held.clone();
         let mut watch = Watch::new(&before, self.surroundings.hz);
         let mut samples = Samples::new(on_link);
         let swept = self.sweep_with(held, &mut watch, &mut samples, now);
-        // They are marked as over: no other look finds those.
+        // Kept even if the pass failed: these entries are marked as finished, and no other pass reports them.
         self.ended.append(&mut watch.ended);
         let (moved, flows, assured) = swept?;
         self.wants_look = false;
@@ -90,7 +91,8 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(Sweep { moved, flows, assured, entries, ended, handshakes, answers, clients, next })
     }
 
-    /// Replaces the client paths of flows whose clients are reached another way. Returns how many changed.
+    /// Replaces the client paths of flows whose clients are now reached by another path. Returns the number of changed
+    /// entries.
     ///
     /// # Errors
     /// The flow table cannot be written.
@@ -100,18 +102,18 @@ impl<D: DataPlane> Reconciler<D> {
             .context("cannot replace the client paths of flows")
     }
 
-    /// How many answers have been dropped because the neighbour of their client was not resolved; 0 where that cannot be read.
+    /// Answers dropped because the neighbour of their client was not resolved; 0 if the counter cannot be read.
     pub fn unresolved(&self) -> u64 {
         self.plane.unresolved().unwrap_or(0)
     }
 
-    /// Whether answers come back through SLB.
+    /// Whether any service has mode `nat`, so that answers return through SLB.
     pub fn answers_return(&self) -> bool {
         let entries = self.held.iter().flat_map(|held| held.index.entries.values());
         entries.into_iter().any(|entry| entry.mode == mode::NAT)
     }
 
-    /// Returns how many slots are not their owners' alone, how many flows live, and how many of these are assured.
+    /// Returns the numbers of migrating slots, of live flows, and of assured live flows.
     fn sweep_with(
         &mut self,
         mut held: Arc<State>,
@@ -121,7 +123,7 @@ impl<D: DataPlane> Reconciler<D> {
     ) -> Result<(usize, usize, usize)> {
         let is_due = |(id, table): &(&u32, &Table)| table.slot_migration.is_due(idle_of(&held, **id), now);
         let due: Vec<u32> = held.tables.iter().filter(is_due).map(|(id, _)| *id).collect();
-        // Without any, the flow table is looked at all the same.
+        // Without a due migration there is still one pass.
         let parts = if due.is_empty() { vec![due.as_slice()] } else { due.chunks(BATCH).collect() };
         let (mut changed, mut flows, mut forgotten, mut is_whole) = (false, (0, 0), None, true);
         let mut loads = ConnectionCounts::default();
@@ -134,8 +136,8 @@ impl<D: DataPlane> Reconciler<D> {
             let (elsewhere, look) = self.elsewhere(&held, &owners, now, watch, (&mut loads, samples))?;
             flows = (look.live, look.assured);
             is_whole &= look.unread == 0;
-            // Asked after the look, which then has seen whatever has not been forgotten; the next time, all that is
-            // forgotten after the first one counts.
+            // Read after the pass, which has seen every entry not evicted by then. The next pass compares with the
+            // count of the first part, so that no later eviction is missed.
             let now_forgotten = self.plane.forgotten().context("cannot read the counters")?;
             forgotten.get_or_insert(now_forgotten);
             if self.forgotten != Some(now_forgotten) {
@@ -163,7 +165,7 @@ impl<D: DataPlane> Reconciler<D> {
             self.plane.move_flows(&watch.moves).context("cannot move flows")?;
         }
         if changed {
-            // What was in force before needs no room any more.
+            // Lets the old tables' memory be used again.
             self.carry_out(&Operation::Settle)?;
         }
         let left = held.tables.values().map(|table| table.slot_migration.len()).sum();
@@ -176,8 +178,8 @@ impl<D: DataPlane> Reconciler<D> {
         Ok((left, flows.0, flows.1))
     }
 
-    /// Slots that have changed hands of which flows are remembered to be with another server than the owner, each with
-    /// its table, of the tables with these owners.
+    /// Runs one pass over the flow table. Returns the flows of migrating slots that are pinned to another backend, for
+    /// the tables in `owners`.
     fn elsewhere(
         &mut self,
         held: &State,
@@ -204,8 +206,8 @@ impl<D: DataPlane> Reconciler<D> {
             if entry.mode == mode::NAT && flow.left.is_some() && !flow.is_over {
                 samples.note(&flow.client, flow.path);
             }
-            // Remembered for good: it is not for the table to say where it is, unless it is pushed out. Of datagrams nobody can
-            // tell whether they began before.
+            // Such a flow always has an entry, so its slot does not matter unless the entry is evicted. UDP does not
+            // show whether a flow predates the change.
             let is_loose = flow.loose.is_some() && entry.protocol == protocol::TCP;
             if entry.policy & policy::ELSEWHERE != 0 && !is_loose {
                 return fate;
@@ -231,7 +233,7 @@ impl<D: DataPlane> Reconciler<D> {
     }
 }
 
-/// The tables with these owners, as they are to be after a look at the flow table.
+/// The tables in `owners` as they are after the pass.
 fn swept(
     held: &State,
     owners: Owners,
@@ -245,7 +247,7 @@ fn swept(
         let mut table = table.clone();
         let owner = |slot: u32| owners.get(slot as usize).copied().unwrap_or(NO_BACKEND);
         let found = |slot| match elsewhere.get(&(id, slot)) {
-            // It may be a flow of any slot.
+            // An unread entry may be a flow of any slot.
             _ if look.unread != 0 => Elsewhere::UNKNOWN,
             found => found.copied().unwrap_or_default(),
         };
@@ -256,8 +258,8 @@ fn swept(
     swept
 }
 
-/// The time after which flows of a table are forgotten: the longest of its services', and as long as it may take to put
-/// tables in force, which begins before it counts.
+/// Time after which untracked flows of a table have expired: the longest idle timeout of its services, plus slack. A
+/// change starts the wait before its tables are active.
 fn idle_of(state: &State, table: u32) -> Duration {
     const SLACK: u64 = 10;
     let services = state.services.values().filter(|service| service.lookup_table == table);
