@@ -1,6 +1,6 @@
-//! The data plane: what the XDP program forwards by, as values that can be compared, and the maps that hold it.
+//! The data plane: its state as comparable values, and the maps that hold it.
 //!
-//! Invariants: aya is used in [`bpf`] and nowhere else; only the control loop applies operations.
+//! Invariants: only [`bpf`] uses aya. Only the event loop applies operations.
 
 pub mod bpf;
 pub mod digest;
@@ -21,23 +21,23 @@ use slb_common::{
 use rehome::Rehomed;
 use state::{Operation, Remembered, State};
 
-/// Something that holds a [`State`].
+/// A data plane that holds a [`State`].
 pub trait DataPlane {
-    /// What it holds now. Contents of server tables are not read back: a table found is of unknown content.
+    /// Reads the actual state. It does not read the slots of server tables back: their content is unknown.
     fn observe(&self) -> anyhow::Result<State>;
 
-    /// The owners of a table's slots, and the keepers of those that have changed hands.
+    /// Reads the current backend of each slot of a table, and the previous backends of migrating slots.
     fn table(&self, id: u32) -> anyhow::Result<Contents>;
 
-    /// Shows every flow that is remembered, but for those that could not be read, and erases those that nobody needs any
-    /// more; `hz` is jiffies in a second. `visit` says what becomes of each.
+    /// Runs a GC pass: shows `visit` every entry that could be read, and erases expired ones. `visit` decides each
+    /// entry's fate. `hz` is jiffies per second.
     fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> Fate) -> anyhow::Result<Look>;
 
-    /// Slots of the flow table in use.
+    /// Number of slots of the flow table.
     fn flow_slots(&self) -> u32;
 
-    /// Erases those entries in these slots of the flow table that `takes` chooses; without `erases` it counts them only. `hz` is
-    /// jiffies in a second.
+    /// Erases the entries in `slots` that `takes` chooses, or only counts them if not `erases`. `hz` is jiffies per
+    /// second.
     fn flush(
         &mut self,
         slots: Range<u32>,
@@ -46,32 +46,31 @@ pub trait DataPlane {
         takes: &mut Takes<'_>,
     ) -> anyhow::Result<Flushed>;
 
-    /// Says how many flows servers have, by their ids.
+    /// Writes connection counts, by server id.
     fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> anyhow::Result<()>;
 
-    /// Has flows be with other servers' entries than they are.
+    /// Rehomes flows to other server entries.
     fn move_flows(&mut self, moves: &Rehomed) -> anyhow::Result<()>;
 
-    /// Replaces the links of flows, where `to` returns another one for the client and its link. Returns how many changed.
+    /// Replaces the client paths of flows for which `to` returns one. Returns the number of changed entries.
     fn move_clients(&mut self, to: &NewPath<'_>) -> anyhow::Result<usize>;
 
-    /// How many flows have been forgotten, or could not be remembered, that may be older than the last change of their
-    /// table.
+    /// Counts flows that were evicted or could not be tracked although they may predate their table's last change.
     fn forgotten(&self) -> anyhow::Result<u64>;
-    /// How many answers have been dropped because the neighbour of their client was not resolved.
+    /// Counts answers dropped because their client's neighbour was not resolved.
     fn unresolved(&self) -> anyhow::Result<u64> {
         Ok(0)
     }
 
-    /// Carries out one operation.
+    /// Applies one operation.
     fn apply(&mut self, operation: &Operation) -> anyhow::Result<()>;
 }
 
-/// The link of a flow from now on, by the address of its client and its link so far; `None` where that stays.
+/// Maps a client address and the present client path of a flow to the new path; `None` keeps the path.
 pub type NewPath<'a> = dyn Fn(&Address, ClientPath) -> Option<ClientPath> + 'a;
 
-/// Whether an entry of the flow table is chosen.
+/// Whether a flush erases an entry.
 pub type Takes<'a> = dyn FnMut(&Remembered) -> bool + 'a;
 
-/// Owners by slot; slots that have changed hands, with their keepers.
+/// Current backend by slot, and the migrating slots with their previous backends.
 pub type Contents = (Arc<[u32]>, Vec<(u32, u32)>);

@@ -1,4 +1,4 @@
-//! What the data plane holds, and the operations that change it.
+//! The state of the data plane, and the operations that change it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,59 +24,60 @@ use slb_common::{
 
 use crate::control::slot_migration::SlotMigration;
 
-/// Server tables of services; those behind them name keepers.
+/// Server tables of services. Higher ids are tables of previous backends, two for each server table.
 pub const MAX_TABLES: u32 = MAX_LOOKUP_TABLES / 3;
-/// The table of a service that has none.
+/// Table id of a service without a table.
 pub const NO_TABLE: u32 = NO_LOOKUP_TABLE;
-/// A table no service ever has.
+/// A table id that no service uses; writing it causes a grace period.
 pub const SPARE_TABLE: u32 = MAX_TABLES - 1;
 
-/// Everything the data plane holds. Ids are indexes into the maps.
+/// The state of the data plane. Ids are indexes into the maps.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
-    /// Settings of the maps.
+    /// Settings in the control map.
     pub settings: Settings,
     /// Services by id.
     pub services: BTreeMap<u32, Service>,
-    /// What packets find.
+    /// The index in which packets look up services.
     pub index: Index,
     /// Server tables by id.
     pub tables: BTreeMap<u32, Table>,
     /// Servers by id.
     pub backends: BTreeMap<u32, Backend>,
-    /// Next hops by id; never 0, which stands for none.
+    /// Next hops by id. Id 0 means none and is not used.
     pub next_hops: BTreeMap<u32, NextHop>,
-    /// Indexes of the interfaces packets may leave through.
+    /// Indexes of the interfaces through which packets may leave.
     pub interfaces: BTreeSet<u32>,
 }
 
-/// Settings of the maps.
+/// Settings in the control map.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Seed of the server tables.
+    /// Seed of the flow hash and of the server tables.
     pub seed: u64,
-    /// The last generation given to an id.
+    /// The last generation given to a handle.
     pub generation: u32,
 }
 
-/// What packets find, replaced as a whole.
+/// The index in which packets look up services. It is replaced as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Index {
-    /// Jiffies in a second.
+    /// Jiffies per second.
     pub hz: u32,
-    /// Where tunnels begin.
+    /// Source addresses of tunnel packets.
     pub tunnel: Tunnel,
     /// Services by id.
     pub entries: BTreeMap<u32, IndexEntry>,
-    /// Servers whose answers come back through SLB.
+    /// Servers of mode `nat`, whose answers return through SLB.
     pub servers: Filter,
 }
 
 impl Index {
-    /// The index as packets use it. Finds a seed under which every service lies within reach of a probe.
+    /// Builds the index in its map layout. It searches for a seed with which every service is within [`INDEX_PROBES`]
+    /// slots of its hash.
     ///
     /// # Errors
-    /// There is no such seed.
+    /// 1,000 seeds have failed.
     pub fn build(&self) -> Result<Box<ServiceIndex>> {
         const SEEDS: u64 = 1000;
         let mut built = ServiceIndex::empty();
@@ -106,7 +107,7 @@ impl Index {
     }
 }
 
-/// The bits of servers, as [`ServiceIndex::servers`].
+/// Filter of servers, one bit by hash, in the layout of [`ServiceIndex::servers`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Filter(pub Box<[u64]>);
 
@@ -123,14 +124,14 @@ impl fmt::Debug for Filter {
 }
 
 impl Filter {
-    /// The servers of both, if `other` has one that this has not.
+    /// The union of both, or `None` if `other` adds nothing.
     #[must_use]
     pub fn with(&self, other: &Self) -> Option<Self> {
         let both: Box<[u64]> = self.0.iter().zip(&other.0).map(|(a, b)| a | b).collect();
         (both != self.0).then_some(Self(both))
     }
 
-    /// Whether answers of a server are recognised.
+    /// Whether the server's bit is set.
     #[cfg(test)]
     pub(crate) fn has(&self, backend: &Backend) -> bool {
         let hash = ServiceIndex::server_hash(&backend.address, backend.port);
@@ -138,7 +139,7 @@ impl Filter {
         self.0[word] & bit != 0
     }
 
-    /// Lets answers of a server be recognised.
+    /// Adds a server.
     pub fn insert(&mut self, backend: &Backend) {
         let hash = ServiceIndex::server_hash(&backend.address, backend.port);
         let (word, bit) = ServiceIndex::filter_place(hash);
@@ -149,29 +150,29 @@ impl Filter {
 /// A server table.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
-    /// What it is built from; 0 slots in a table of unknown content.
+    /// Inputs of the table. 0 slots mean that its content is unknown.
     pub plan: Arc<Plan>,
-    /// Slots that have changed hands.
+    /// The migrating slots.
     pub slot_migration: SlotMigration,
-    /// The owner of each slot, where somebody has needed it already.
+    /// Current backend of each slot, if computed already.
     pub owners: Option<Arc<[u32]>>,
 }
 
 impl PartialEq for Table {
     fn eq(&self, other: &Self) -> bool {
-        // The owners follow from the plan.
+        // `owners` follows from the plan.
         self.plan == other.plan && self.slot_migration == other.slot_migration
     }
 }
 
-/// What a server table is built from.
+/// The inputs of a server table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Slots, a prime.
+    /// Number of slots, a prime.
     pub slots: u32,
     /// Seed of the table.
     pub seed: u64,
-    /// The servers that may be given new flows.
+    /// The servers that receive new flows.
     pub members: Vec<Member>,
     /// How they share the slots.
     pub order: Order,
@@ -180,10 +181,10 @@ pub struct Plan {
 /// How servers share the slots of a table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Order {
-    /// A flow's hash says its slot: few slots change hands with the servers.
+    /// Maglev: a flow's hash leads to its slot. Few slots are reassigned when the servers change.
     #[default]
     ByHash,
-    /// Flows get the slots one after the other.
+    /// Round robin: new flows receive the slots in turn.
     ByTurn,
 }
 
@@ -192,14 +193,14 @@ pub enum Order {
 pub struct Member {
     /// Id of the server in the maps.
     pub backend: u32,
-    /// What the table is computed from: the same on every node.
+    /// Endpoint, from which the table is computed, so that all nodes compute the same one.
     pub address: SocketAddr,
     /// Weight, 1 to 100.
     pub weight: u8,
 }
 
 impl Plan {
-    /// The owner of each slot; [`NO_BACKEND`] everywhere where there is no server.
+    /// Computes the current backend of each slot; [`NO_BACKEND`] in every slot if there is no member.
     pub fn build(&self) -> Arc<[u32]> {
         if self.members.is_empty() {
             return vec![NO_BACKEND; self.slots as usize].into();
@@ -221,29 +222,29 @@ impl Plan {
 }
 
 impl Table {
-    /// A table of this content in which no slot has changed hands.
+    /// A table in which no slot migrates.
     pub fn new(plan: impl Into<Arc<Plan>>) -> Self {
         Self { plan: plan.into(), ..Self::default() }
     }
 
-    /// The same table, which takes less room.
+    /// The same table without its current backends, to save memory.
     #[must_use]
     pub fn without_owners(&self) -> Self {
         Self { plan: self.plan.clone(), slot_migration: self.slot_migration.clone(), owners: None }
     }
 
-    /// Whether its content is known.
+    /// Whether the content is known.
     pub fn is_known(&self) -> bool {
         self.plan.slots != 0
     }
 
-    /// The owner of each slot.
+    /// Current backend of each slot; computes it if necessary.
     pub fn owners(&self) -> Arc<[u32]> {
         self.owners.clone().unwrap_or_else(|| self.plan.build())
     }
 
-    /// The table as packets use it, and the table of its keepers, which lies under the id `previous_backends`, if a slot has changed
-    /// hands.
+    /// The table in its map layout, and the table of its previous backends if a slot migrates. `previous_backends` is
+    /// the id under which the caller writes the latter.
     pub fn lookup_tables(&self, previous_backends: u32) -> (Box<LookupTable>, Option<Box<LookupTable>>) {
         let size =
             if self.plan.members.is_empty() && self.slot_migration.is_empty() { 0 } else { self.plan.slots };
@@ -273,61 +274,60 @@ impl Table {
     }
 }
 
-/// A flow that is remembered, as far as tables matter to it.
+/// A tracked flow, or an affinity entry, as read from the flow table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Remembered {
     /// Tag of its service.
     pub service: u32,
-    /// The server it is with.
+    /// Its server.
     pub backend: Handle,
-    /// The client's address.
+    /// Client address.
     pub client: Address,
-    /// The client's port, in network byte order.
+    /// Client port, in network byte order.
     pub port: u16,
-    /// How the client is reached.
+    /// Client path.
     pub path: ClientPath,
-    /// Seconds since its last packet, where it may be older than the last change of its table and yet be pushed out by another
-    /// flow.
+    /// Seconds since its last packet, if it is evictable: a mid-stream pickup that is not assured.
     pub loose: Option<u32>,
-    /// Whether it is no flow, but says where those of a client go.
+    /// Whether this is an affinity entry, not a flow.
     pub is_client: bool,
     /// Whether both sides have shown that they hear each other.
     pub is_assured: bool,
-    /// Whether its ends have ended it, or somebody else has.
+    /// Whether it is finished or terminated.
     pub is_over: bool,
-    /// Whether the client at least has ended its side.
+    /// Whether the client has ended its side, or the flow is finished.
     pub is_ending: bool,
-    /// Jiffies until nobody takes it for alive any more, unless it goes on.
+    /// Jiffies until it expires without a packet; `None` if it has expired.
     pub left: Option<u32>,
-    /// What has come of asking for it, where it is a TCP connection whose beginning has been seen.
+    /// Handshake outcome of a TCP connection whose SYN was seen.
     pub opening: Option<Opening>,
 }
 
-/// How a connection has begun, as far as packets of both directions tell.
+/// The handshake of a connection, as far as its packets show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opening {
-    /// Seconds since it has been seen for the first time.
+    /// Seconds since its first packet.
     pub age: u32,
-    /// What came of it.
+    /// The outcome.
     pub stage: Stage,
 }
 
-/// What has come of asking for a connection.
+/// Outcome of a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Nothing yet.
+    /// No answer yet.
     Asked,
-    /// The server has answered, and has not refused it.
+    /// The server has answered without a reset.
     Answered,
-    /// The server has reset it, and the client has sent nothing more than its question.
+    /// The server has reset it, and the client has sent only SYNs.
     Refused,
-    /// The client has given up before.
+    /// The client ended or reset it before an answer.
     GivenUp,
 }
 
 impl Stage {
-    /// From the bits of [`state`]. A client goes on with what a server accepts: a reset before that is the first thing
-    /// the server has said. One that the client sends counts as going on.
+    /// Reads the bits of [`state`]. A client continues a connection that its server accepts, so a reset before that is
+    /// the server's first answer. A RST of the client counts as continuing.
     fn of(bits: u32) -> Self {
         match bits & (state::ANSWERED | state::RESET | state::ASSURED | state::CLIENT_FIN) {
             0 => Self::Asked,
@@ -340,11 +340,11 @@ impl Stage {
     }
 }
 
-/// Seconds by which the clocks of whoever looks at a flow may differ.
+/// Seconds by which the clocks of the data path and of the reader may differ.
 const SLACK: u32 = 2;
 
 impl Remembered {
-    /// What the flow table says of a flow.
+    /// Reads one entry of the flow table.
     pub fn new(seen: &Seen<'_>, clock: Clock) -> Self {
         let Seen { meta, client, flow, age } = *seen;
         let (address, port, _) = client.parts();
@@ -368,56 +368,56 @@ impl Remembered {
     }
 }
 
-/// A server that is to be written.
+/// A server entry to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PutBackend {
-    /// Id.
+    /// Server id.
     pub id: u32,
-    /// Entry.
+    /// The entry.
     pub backend: Backend,
-    /// Whether the id is put to a new use: its counters begin at zero.
+    /// Whether this is a new use of the id, with counters at zero.
     pub fresh: bool,
 }
 
-/// One change of the data plane.
+/// A change of the data plane.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Operation {
-    /// Changes the settings.
+    /// Writes the settings.
     PutSettings(Settings),
     /// Lets packets leave through an interface.
     PutInterface(u32),
-    /// Ends that.
+    /// Lets no packets leave through an interface.
     RemoveInterface(u32),
     /// Writes a next hop.
     PutNextHop(u32, NextHop),
-    /// Forgets a next hop.
+    /// Clears a next hop.
     ClearNextHop(u32),
     /// Writes servers.
     PutBackends(Vec<PutBackend>),
-    /// Forgets a server.
+    /// Clears a server.
     ClearBackend(u32),
-    /// Builds server tables aside and puts each in force in one step.
+    /// Builds server tables aside and replaces each by one write.
     PutTables(BTreeMap<u32, Table>),
-    /// Puts the empty table in force.
+    /// Replaces a server table by the empty one.
     ClearTable(u32),
-    /// Writes a service; `fresh` sets its counters to zero first.
+    /// Writes a service. If `fresh`, its counters are set to zero first.
     PutService {
-        /// Id.
+        /// Service id.
         id: u32,
-        /// Entry.
+        /// The entry.
         service: Box<Service>,
-        /// Whether the id is put to a new use.
+        /// Whether this is a new use of the id.
         fresh: bool,
     },
-    /// Waits until no packet is being forwarded by what was in force before.
+    /// Waits for a grace period: programs that saw earlier state have ended.
     Settle,
-    /// Forgets a service.
+    /// Clears a service.
     ClearService(u32),
-    /// Builds an index aside and puts it in force in one step.
+    /// Builds an index aside and replaces the active one by one write.
     PutIndex(Index),
 }
 
-/// The address as it stands in a packet.
+/// The address in the layout of the maps.
 pub fn to_address(ip: IpAddr) -> Address {
     match ip {
         IpAddr::V4(ip) => Address::v4(ip.octets()),
@@ -425,26 +425,26 @@ pub fn to_address(ip: IpAddr) -> Address {
     }
 }
 
-/// The hardware address in the lower 48 bits of a word, as it stands in memory.
+/// Formats the hardware address in the first six bytes of a word in memory.
 pub fn mac(word: u64) -> String {
     let [a, b, c, d, e, f, ..] = word.to_ne_bytes();
     [a, b, c, d, e, f].map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// The address as people write it.
+/// The address as an [`IpAddr`].
 pub fn to_ip(address: &Address) -> IpAddr {
     if address.is_v4() { IpAddr::from(address.v4_bytes()) } else { IpAddr::from(address.v6_bytes()) }
 }
 
-/// Address and port of a server.
+/// Endpoint of a server.
 pub fn backend_address(backend: &Backend) -> SocketAddr {
     SocketAddr::new(to_ip(&backend.address), u16::from_be(backend.port))
 }
 
-/// Tables that are worked on at a time: the owners of one take 262 KB.
+/// Tables that are processed at a time. The current backends of one take 262 KB.
 pub const BATCH: usize = 64;
 
-/// Builds the owners of tables that have none yet, on all processors.
+/// Computes missing current backends of tables, in parallel on all CPUs.
 pub fn build_all<'a>(tables: impl Iterator<Item = &'a mut Table>) {
     let mut tables: Vec<_> = tables.filter(|table| table.owners.is_none()).collect();
     let build = |tables: &mut [&mut Table]| {

@@ -165,7 +165,7 @@ impl<D: DataPlane> Reconciler<D> {
             self.plane.move_flows(&watch.moves).context("cannot move flows")?;
         }
         if changed {
-            // Lets the old tables' memory be used again.
+            // A grace period, which also frees the replaced tables of previous backends.
             self.carry_out(&Operation::Settle)?;
         }
         let left = held.tables.values().map(|table| table.slot_migration.len()).sum();

@@ -1,8 +1,9 @@
 //! The decapsulator in the kernel: one program, policy and tally for each interface.
 //!
-//! Pins: `ROOT/<ifindex>/link`, by which everything goes on without this process, and `ROOT/<ifindex>/tally-v<version>`,
-//! which the next program goes on counting in. Program and policy belong together: both are made anew and put in force
-//! by one replacement in the link, which misses no packet. What is in force is read from the program's own maps.
+//! Pins: `ROOT/<ifindex>/link`, which keeps the program attached without this process, and
+//! `ROOT/<ifindex>/tally-v<version>`, the counters that the next program continues. Program and policy are made
+//! together and become active by one replacement in the link, which misses no packet. The active policy is read from
+//! the program's own maps.
 
 use std::{
     fs::{self, File},
@@ -33,7 +34,7 @@ const PROGRAM: &str = "slb_decap";
 const POLICY: &str = "DECAP_POLICY";
 const TALLY: Shape = shape("DECAP_TALLY", MapType::PerCpuArray, 4, size_of::<Tally>(), 1);
 const LINK: &str = "link";
-/// What decides where the pins lie.
+/// The option that chooses the directory, for messages.
 const SETTING: &str = "--pin-dir";
 
 /// The directory of the pins of one network namespace.
@@ -43,7 +44,7 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// The pins under `root`, a directory on a BPF file system that need not exist yet.
+    /// `root` must be on a BPF file system. It need not exist yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: Root::new(root.into(), SETTING) }
     }
@@ -53,23 +54,23 @@ impl Pins {
         self.root.path()
     }
 
-    /// Makes the directory, mounting a BPF file system at its usual place if none is there.
+    /// Makes the directory. Mounts a BPF file system at its usual place if there is none.
     pub fn create(&self) -> Result<()> {
         self.root.ensure_bpf_fs()?;
         self.root.make()
     }
 
-    /// Claims the pins for this process.
+    /// Locks the pins for this process.
     ///
     /// # Errors
-    /// Another process has them.
+    /// Another process has the lock.
     pub fn lock(&self) -> Result<Flock<File>> {
         self.root
             .lock()?
             .with_context(|| format!("another slb-decap is at work in {}: try again", self.root().display()))
     }
 
-    /// Indexes of the interfaces that have pins; none if there is no directory.
+    /// Sorted indexes of the interfaces that have pins; none if there is no directory.
     pub fn interfaces(&self) -> Result<Vec<u32>> {
         let entries = bpffs::entries(self.root())?;
         let index = |entry: &PathBuf| entry.file_name()?.to_str()?.parse::<u32>().ok();
@@ -78,10 +79,10 @@ impl Pins {
         Ok(indexes)
     }
 
-    /// Takes the program off an interface and removes its pins; `false` if there were none.
+    /// Detaches the program from an interface and removes its pins. Returns `false` if there were none.
     ///
     /// # Errors
-    /// The directory holds something else, which stays.
+    /// The directory is not on a BPF file system, or a pin cannot be removed.
     pub fn remove(&self, ifindex: u32) -> Result<bool> {
         let directory = self.of(ifindex);
         if !directory.exists() {
@@ -91,7 +92,7 @@ impl Pins {
             bail!("{} is not on a BPF file system: these are not pins", directory.display());
         }
         fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
-        // Kept by the pins of other interfaces.
+        // Fails while other interfaces have pins.
         let _ = fs::remove_dir(self.root());
         Ok(true)
     }
@@ -101,7 +102,7 @@ impl Pins {
         self.of(ifindex).join(LINK)
     }
 
-    /// What the pinned link of an interface binds; `None` if there is no link.
+    /// Interface and program of an interface's pinned link; `None` if there is no link.
     pub fn bound(&self, ifindex: u32) -> Result<Option<Bound>> {
         Link::open(&self.link(ifindex))?.map(|link| link.bound()).transpose()
     }
@@ -126,7 +127,7 @@ impl Pins {
     }
 }
 
-/// Loads the program with a policy of its own. It counts where the interface's last one did.
+/// Loads the program with a policy. It continues the interface's pinned counters.
 pub fn load(pins: &Pins, ifindex: u32, policy: &Policy) -> Result<Program> {
     bpffs::make(&pins.of(ifindex))?;
     let path = pins.tally(ifindex);
@@ -136,30 +137,30 @@ pub fn load(pins: &Pins, ifindex: u32, policy: &Policy) -> Result<Program> {
     let mut loader = EbpfLoader::new();
     loader.map_pin_path(TALLY.name, path);
     let mut program = Program::load(&mut loader, OBJECT, PROGRAM)?;
-    // No packet has met the program yet.
+    // The program is not attached yet, so no packet sees it without a policy.
     let mut map = Array::<_, Policy>::try_from(program.map(POLICY)?)?;
     map.set(0, policy, 0).context("cannot write the policy")?;
     Ok(program)
 }
 
-/// Frames by reason, as a loaded program counts them; what has not happened is left out.
+/// Frames by reason, as a loaded program counts them, without zeros.
 pub fn tally(program: &mut Program) -> Result<Vec<(Reason, u64)>> {
     sum(&PerCpuArray::try_from(program.map(TALLY.name)?)?)
 }
 
-/// What is in force on an interface.
+/// Policy and counters of an interface's active program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// Whose packets are stripped, and for whom.
+    /// Which packets are decapsulated: outer sources and inner destinations.
     pub policy: Policy,
-    /// Frames by reason since the first program was attached; what has not happened is left out.
+    /// Frames by reason since the first program was attached, without zeros.
     pub tally: Vec<(Reason, u64)>,
 }
 
-/// Reads what is in force from the maps of a program.
+/// Reads policy and counters from the maps of a program.
 ///
 /// # Errors
-/// The program is gone, or is none of this version's.
+/// The program is gone, or of another version.
 pub fn read(program: u32) -> Result<State> {
     let info = loaded_programs()
         .find_map(|info| info.map(|info| (info.id() == program).then_some(info)).transpose())

@@ -1,4 +1,4 @@
-//! The pinned maps, typed, and the operations on them.
+//! The pinned maps with their types, and the operations on them.
 
 use std::{
     collections::BTreeMap,
@@ -41,10 +41,10 @@ use crate::dataplane::{
     },
 };
 
-/// Servers that are written in one call.
+/// Servers written in one call.
 const PART: usize = 1024;
 
-/// The maps.
+/// The pinned maps.
 pub struct Maps {
     control: Array<MapData, Control>,
     service_index: MapData,
@@ -59,19 +59,20 @@ pub struct Maps {
     totals: PerCpuArray<MapData, Totals>,
     service_counters: PerCpuArray<MapData, Counters>,
     backend_counters: PerCpuArray<MapData, Counters>,
-    /// The same map.
+    /// `backend_counters` again, for batch updates.
     backend_counters_descriptor: MapData,
     flows: Mapped,
     flow_gc: FlowGc,
-    /// Processors that counters are kept for.
+    /// Possible CPUs, each with its own counters.
     processors: usize,
-    /// Servers the maps hold.
+    /// Server entries in the maps.
     max_backends: u32,
-    /// Stands for every table that is not there.
+    /// The empty table that replaces each cleared one; `None` before its first use.
     empty: Option<OwnedFd>,
-    /// Tables of keepers that are not in force any more.
+    /// Ids of replaced tables of previous backends, to be cleared after a grace period.
     outdated: Vec<u32>,
-    /// Where the keepers of each table are, if it has some, as far as this process has asked.
+    /// By server table, the id of its table of previous backends, if it has one. Missing if this process has not read
+    /// it.
     previous_backends: BTreeMap<u32, Option<u32>>,
 }
 
@@ -79,7 +80,7 @@ impl Maps {
     /// Opens the maps behind the pins.
     ///
     /// # Errors
-    /// A pin is missing, or is not a map this program can read.
+    /// A pin is missing, or its map has another shape or ABI version.
     pub fn open(pins: &Pins) -> Result<Self> {
         for shape in &SHAPES {
             shape.verify(&pins.map(shape.name))?;
@@ -120,17 +121,17 @@ impl Maps {
         Ok(maps)
     }
 
-    /// Traffic of a service, summed over all processors.
+    /// Traffic of a service, summed over all CPUs.
     pub fn service_counters(&self, id: u32) -> Result<Counters> {
         Ok(sum(&self.service_counters.get(&id, 0)?))
     }
 
-    /// Traffic of a server, summed over all processors.
+    /// Traffic of a server, summed over all CPUs.
     pub fn backend_counters(&self, id: u32) -> Result<Counters> {
         Ok(sum(&self.backend_counters.get(&id, 0)?))
     }
 
-    /// Packets by action and reason, summed over all processors; what has not happened is left out.
+    /// Packets by action and reason, summed over all CPUs, without zeros.
     pub fn totals(&self) -> Result<Vec<(Action, Reason, u64)>> {
         let totals = self.totals.get(&0, 0)?;
         let mut counted = Vec::new();
@@ -145,33 +146,33 @@ impl Maps {
         Ok(counted)
     }
 
-    /// What packets find in a table, where these are the servers of all tables.
+    /// The content of a table, for digests. `backends` are the servers of all tables.
     pub fn content_of(&self, table: u32, backends: &BTreeMap<u32, Backend>) -> Result<Content> {
         Ok(Content::new(self.lookup_table(table)?.in_use(), table, backends))
     }
 
-    /// What packets find of an interface.
+    /// The interface table's entry of an interface.
     pub fn interface(&self, ifindex: u32) -> Option<InterfaceFacts> {
         let entry = self.interface_table.slots().get(interface::slot(ifindex) as usize)?;
         entry.facts().filter(|facts| facts.ifindex == ifindex)
     }
 
-    /// Servers the maps hold.
+    /// Server entries in the maps (`max_servers`).
     pub fn max_backends(&self) -> u32 {
         self.max_backends
     }
 
-    /// Slots of a table that have changed hands.
+    /// Number of migrating slots of a table.
     pub fn moved_slots(&self, table: u32) -> Result<u32> {
         Ok(self.lookup_table(table)?.in_use().iter().filter(|slot| **slot & MOVED != 0).count() as u32)
     }
 
-    /// The flow table where it lies.
+    /// The flow table, mapped into memory.
     pub fn flow_table(&self) -> Result<FlowTable<'_>> {
         Ok(FlowTable::new(self.flows.slots(), self.control.get(&0, 0)?.flow_seed))
     }
 
-    /// As [`DataPlane::flows`], at any time.
+    /// As [`DataPlane::flows`], with the caller's clock.
     pub fn look(&mut self, clock: Clock, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
         let mut flow_gc = std::mem::take(&mut self.flow_gc);
         let table = self.flow_table()?;
@@ -180,19 +181,19 @@ impl Maps {
         Ok(look)
     }
 
-    /// Flows that are neither over nor expired, as of now; `hz` is jiffies in a second. Reads the whole flow table.
+    /// Counts flows that are neither finished nor expired. `hz` is jiffies per second. Reads the whole flow table.
     pub fn current_flows(&self, hz: u32) -> Result<CurrentFlows> {
         Ok(CurrentFlows::of(&self.flow_table()?, flows::clock(hz)?))
     }
 
-    /// Live flows that have made room for others: not assured, and assured.
+    /// Live flows that have been evicted: not assured ones, and assured ones.
     pub fn evicted(&self) -> Result<[u64; 2]> {
         let totals = self.totals.get(&0, 0)?;
         let sum = |count: fn(&Totals) -> u64| totals.iter().map(count).sum();
         Ok([sum(|totals| totals.evicted), sum(|totals| totals.evicted_assured)])
     }
 
-    /// Counters of something that has had no traffic yet.
+    /// Zero counters for each CPU.
     fn zeros(&self) -> Result<PerCpuValues<Counters>> {
         Ok(PerCpuValues::try_from(vec![Counters::default(); self.processors])?)
     }
@@ -200,7 +201,7 @@ impl Maps {
     fn put_settings(&mut self, settings: Settings) -> Result<()> {
         let mut control = self.control.get(&0, 0)?;
         if control.abi_version == 0 {
-            // Flows are found by it: it stays for as long as they do.
+            // Entries lie where this seed puts them, so it stays as long as the flow table.
             control.flow_seed = random()?;
         }
         control.abi_version = ABI_VERSION;
@@ -228,7 +229,7 @@ impl Maps {
             let mut known = Vec::new();
             for (id, table) in part {
                 let now = self.keepers_of(*id)?;
-                // Never the one in force: its table and the keepers are put in force together.
+                // Never the id in use: the new table and its previous backends become active together.
                 let aside = MAX_TABLES + 2 * *id + u32::from(now == Some(MAX_TABLES + 2 * *id));
                 let (lookup_table, previous_backends) = table.lookup_tables(aside);
                 if let Some(previous_backends) = previous_backends {
@@ -242,23 +243,24 @@ impl Maps {
                 lookup_tables.push((*id, syscall::array_of(lookup_table.as_ref())?));
                 table.owners = None;
             }
-            // In this order, and in one call, which waits once for all processors.
+            // Previous backends first, so that a table never names one that is not there. One call waits for one grace
+            // period.
             kept.append(&mut lookup_tables);
             if let Err(error) = self.put_rings(&kept) {
-                // Some may be in force: they are read again.
+                // Some tables may be active already, so their ids are read again.
                 for (id, _) in known {
                     self.previous_backends.remove(&id);
                 }
                 return Err(error);
             }
             self.previous_backends.extend(known);
-            // Programs that still saw the old tables have ended by the next change.
+            // The old tables are cleared with the next grace period, when no program uses them.
             self.outdated.extend(outdated);
         }
         Ok(())
     }
 
-    /// Where the keepers of a table are, if it has some.
+    /// Id of a table's table of previous backends, if it has one.
     fn keepers_of(&self, id: u32) -> Result<Option<u32>> {
         if let Some(previous_backends) = self.previous_backends.get(&id) {
             return Ok(*previous_backends);
@@ -267,9 +269,8 @@ impl Maps {
             .filter(|previous_backends| *previous_backends != NO_TABLE))
     }
 
-    /// Puts tables in force; returns when no program that has seen what was there runs any more.
-    ///
-    /// All at once: one by one, each would wait for all processors.
+    /// Writes tables. On return no program that saw the old ones runs. One call writes all of them, because each call
+    /// waits for a grace period.
     fn put_rings(&mut self, lookup_tables: &[(u32, OwnedFd)]) -> Result<()> {
         let (ids, descriptors): (Vec<_>, Vec<_>) =
             lookup_tables.iter().map(|(id, lookup_table)| (*id, lookup_table.as_raw_fd() as u32)).unzip();
@@ -277,7 +278,7 @@ impl Maps {
             .context("cannot put tables in force")
     }
 
-    /// Puts the one empty table in the place of tables, whose memory the kernel then frees.
+    /// Replaces tables by the empty one. The kernel then frees their memory.
     fn clear_rings(&mut self, ids: &[u32]) -> Result<()> {
         let empty = match self.empty.take() {
             Some(empty) => empty,
@@ -294,7 +295,7 @@ impl Maps {
         Ok(syscall::update_batch(self.service_index.fd().as_fd(), &[0], &[aside.as_raw_fd() as u32])?)
     }
 
-    /// A server table; an empty one where there is none.
+    /// Reads a server table; an empty one if there is none.
     fn lookup_table(&self, id: u32) -> Result<Box<LookupTable>> {
         let mut lookup_table = LookupTable::empty();
         look_inside(&self.lookup_tables, id, lookup_table.as_mut())?;
@@ -405,12 +406,12 @@ impl DataPlane for Maps {
         match operation {
             Operation::PutSettings(settings) => self.put_settings(*settings)?,
             Operation::PutInterface(ifindex) => {
-                // One that is gone must not keep everything else from being put in force.
+                // A removed interface must not make the whole change fail.
                 if let Err(error) = self.interfaces.insert(*ifindex, *ifindex, None, 0) {
                     tracing::warn!(ifindex, %error, "nothing can leave through this interface");
                 }
             }
-            // An interface that is gone has left the map by itself.
+            // The kernel removes a deleted interface from the map itself.
             Operation::RemoveInterface(ifindex) => drop(self.interfaces.remove(*ifindex)),
             Operation::PutNextHop(id, hop) => set(&self.next_hops, *id, *hop)?,
             Operation::ClearNextHop(id) => set(&self.next_hops, *id, NextHop::default())?,
@@ -425,7 +426,7 @@ impl DataPlane for Maps {
                 self.clear_rings(previous_backends.as_slice())?;
                 self.previous_backends.insert(*id, None);
             }
-            // A change of a map of maps returns when no program that saw the old one runs any more.
+            // A change of a map of maps returns after a grace period.
             Operation::Settle => {
                 let outdated = std::mem::take(&mut self.outdated);
                 self.clear_rings(&[&[SPARE_TABLE], outdated.as_slice()].concat())?;
@@ -449,7 +450,7 @@ fn set<T: aya::Pod>(map: &MapData, id: u32, value: T) -> Result<()> {
     Ok(syscall::update_batch(map.fd().as_fd(), &[id], &[value])?)
 }
 
-/// A number that nobody else knows.
+/// A secret random number.
 ///
 /// # Errors
 /// The kernel's source of random numbers cannot be read.
@@ -459,10 +460,10 @@ pub fn random() -> Result<u64> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
-/// The seed of the flow hash that packets use; `None` where no daemon has configured the maps yet.
+/// The seed of the flow hash in the maps; `None` before a daemon has configured them.
 ///
 /// # Errors
-/// The maps are there and cannot be read.
+/// The maps exist and cannot be read.
 pub fn seed_in_use(pins: &Pins) -> Result<Option<u64>> {
     if !pins.exist()? {
         return Ok(None);
@@ -472,7 +473,7 @@ pub fn seed_in_use(pins: &Pins) -> Result<Option<u64>> {
     Ok((control.abi_version != 0).then_some(control.seed))
 }
 
-/// The seed of the flow table's hash.
+/// The seed of the hash by which flow-table entries are found.
 pub(super) fn flow_seed(pins: &Pins) -> Result<u64> {
     Ok(pinned::<Array<_, Control>>(pins, "CONTROL")?.get(&0, 0)?.flow_seed)
 }

@@ -1,4 +1,4 @@
-//! Where pins lie, who may change them, and how they go away.
+//! The pins of SLB on the BPF file system: paths, lock, removal.
 
 use std::{
     fs::{self, File},
@@ -15,9 +15,9 @@ use super::{
 };
 use crate::neigh;
 
-/// What decides where the pins lie.
+/// The setting that chooses the directory, for messages.
 const SETTING: &str = "pin_dir";
-/// Directory of the links, in that of a version.
+/// Directory of the links, within that of a version.
 const LINKS: &str = "links";
 
 /// The directory of one SLB's pins.
@@ -27,7 +27,7 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// The pins under `root`, a directory on a BPF file system that need not exist yet.
+    /// `root` must be on a BPF file system. It need not exist yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: Root::new(root.into(), SETTING) }
     }
@@ -37,12 +37,12 @@ impl Pins {
         self.root.path()
     }
 
-    /// Path of a map.
+    /// Path of a map's pin.
     pub fn map(&self, name: &str) -> PathBuf {
         self.version().join("maps").join(name)
     }
 
-    /// Pins of maps.
+    /// Paths of all pins of maps.
     ///
     /// # Errors
     /// Their directory cannot be read.
@@ -55,12 +55,12 @@ impl Pins {
         self.version().join(LINKS)
     }
 
-    /// Path of the link to an interface. Named by the index: a name may pass to another interface.
+    /// Path of the link to an interface. It contains the index, because a name may pass to another interface.
     pub fn link(&self, ifindex: u32) -> PathBuf {
         self.links().join(ifindex.to_string())
     }
 
-    /// The links of this version: pins, and what each binds.
+    /// The links of this version, each with its pin.
     ///
     /// # Errors
     /// A pin cannot be read.
@@ -68,8 +68,11 @@ impl Pins {
         bound_in(&self.links())
     }
 
-    /// Fails where pins, of whatever version, are of interfaces of another network namespace. `links` are the interfaces of this
-    /// one. Indexes of interfaces mean something in one namespace only; a program is on the same interface in all of them.
+    /// Refuses pins, of any version, of interfaces in another network namespace. `links` are the interfaces of this
+    /// one. Interface indexes are valid in one namespace only, so the program on the interface is compared.
+    ///
+    /// # Errors
+    /// There is such a pin, or a pin cannot be read.
     pub fn expect_here(&self, links: &[neigh::Link]) -> Result<()> {
         for version in self.versions()? {
             if let Some((pin, bound)) =
@@ -90,7 +93,7 @@ impl Pins {
         self.root().join(format!("v{ABI_VERSION}"))
     }
 
-    /// Names of the directories of other ABI versions, as far as they can be seen.
+    /// Directory names of other ABI versions, as far as they can be read.
     pub fn other_versions(&self) -> Vec<String> {
         let versions = self.versions().unwrap_or_default();
         let names =
@@ -98,16 +101,16 @@ impl Pins {
         names.map(|name| name.to_string_lossy().into_owned()).collect()
     }
 
-    /// Whether there are pins of this version.
+    /// Whether pins of this version exist.
     ///
     /// # Errors
-    /// This user may not look.
+    /// This user may not read the directory.
     pub fn exist(&self) -> Result<bool> {
         let control = self.map("CONTROL");
         control.try_exists().with_context(|| format!("cannot look at {}: it needs root", control.display()))
     }
 
-    /// Makes the directories, mounting a BPF file system at its usual place if none is there.
+    /// Makes the directories. Mounts a BPF file system at its usual place if there is none.
     pub fn create(&self) -> Result<()> {
         self.root.ensure_bpf_fs()?;
         self.refuse_other_versions()?;
@@ -118,28 +121,29 @@ impl Pins {
         Ok(())
     }
 
-    /// What tells this directory from another one of the same name; `None` if there is none.
+    /// Identity of the directory (device, inode), which another one at the same path does not have. `None` if it does
+    /// not exist.
     pub fn identity(&self) -> Option<(u64, u64)> {
         self.root.identity()
     }
 
-    /// Claims the pins for this process; `None` while another one has them.
+    /// Locks the pins for this process; `None` while another process has the lock.
     pub fn lock(&self) -> Result<Option<Flock<File>>> {
         self.root.lock()
     }
 
-    /// Checks that the directory holds nothing but pins of SLB, of whatever version.
+    /// Checks that the directory contains only pins of SLB, of any version.
     ///
     /// # Errors
-    /// It does not.
+    /// It contains something else, or cannot be read.
     pub fn expect_own(&self) -> Result<()> {
         self.versions().map(drop)
     }
 
-    /// Removes every pin of every version: links first, so that nothing forwards by maps that are going away.
+    /// Removes the pins of all versions. Links go first, so that no program forwards by maps that are going away.
     ///
     /// # Errors
-    /// The directory is not one of SLB's pins, and nothing was removed; or a pin cannot be removed.
+    /// The directory contains something else, and nothing was removed. Or a pin cannot be removed.
     pub fn remove(&self) -> Result<()> {
         let versions = self.versions()?;
         let mut pins = Vec::new();
@@ -153,7 +157,7 @@ impl Pins {
             directories.push(version.clone());
         }
         directories.push(self.root().to_owned());
-        // "links" sorts before "maps".
+        // Removes "links" before "maps", which sorts after it.
         pins.sort();
         for (_, pin) in pins {
             fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;
@@ -167,7 +171,7 @@ impl Pins {
     /// The directories of all versions.
     ///
     /// # Errors
-    /// There is something else.
+    /// The directory contains something else.
     fn versions(&self) -> Result<Vec<PathBuf>> {
         if !bpffs::is_bpf_fs(self.root())? {
             bail!("{} is not on a BPF file system: these are not SLB's pins", self.root().display());

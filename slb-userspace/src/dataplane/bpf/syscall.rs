@@ -1,4 +1,4 @@
-//! Calls of bpf(2) that aya has no function for.
+//! bpf(2) commands for which aya has no function.
 
 use std::{
     cell::UnsafeCell,
@@ -21,7 +21,7 @@ const ARRAY_OF_MAPS: u32 = 12;
 /// BPF_F_MMAPABLE.
 const MMAPABLE: u32 = 1 << 10;
 
-/// The beginning of `union bpf_attr` for BPF_MAP_CREATE; the kernel takes what is not given as zero.
+/// The start of `union bpf_attr` for BPF_MAP_CREATE. The kernel takes missing fields as zero.
 #[repr(C)]
 #[derive(Default)]
 struct Create {
@@ -45,7 +45,7 @@ struct Element {
     flags: u64,
 }
 
-/// Makes an array map of one element, this one: aya's maps do not show their descriptors.
+/// Makes an array map of one element with this value. (aya's maps do not expose their descriptors.)
 pub(super) fn array_of<T: aya::Pod>(value: &T) -> io::Result<OwnedFd> {
     let map = create(&array(size_of::<T>()))?;
     let key = 0_u32;
@@ -62,7 +62,7 @@ pub(super) fn array_of<T: aya::Pod>(value: &T) -> io::Result<OwnedFd> {
     Ok(map)
 }
 
-/// Makes an array of `entries` maps, each an array of one element of `value_size` bytes.
+/// Makes an array of `entries` maps. Each inner map is an array of one element of `value_size` bytes.
 pub(super) fn array_of_maps(name: &str, value_size: usize, entries: u32) -> io::Result<OwnedFd> {
     let inner = create(&array(value_size))?;
     create(&Create {
@@ -74,7 +74,7 @@ pub(super) fn array_of_maps(name: &str, value_size: usize, entries: u32) -> io::
     })
 }
 
-/// Makes an array of `entries` elements that can be mapped into memory.
+/// Makes an array of `entries` elements of `value_size` bytes that can be mapped into memory.
 pub(super) fn mmapable_array(name: &str, value_size: usize, entries: u32) -> io::Result<OwnedFd> {
     create(&Create {
         max_entries: entries,
@@ -86,7 +86,7 @@ pub(super) fn mmapable_array(name: &str, value_size: usize, entries: u32) -> io:
 
 fn map_name(name: &str) -> [u8; 16] {
     let mut map_name = [0; 16];
-    // The last byte stays zero.
+    // The kernel needs a zero at the end.
     map_name.iter_mut().take(15).zip(name.bytes()).for_each(|(to, byte)| *to = byte);
     map_name
 }
@@ -104,12 +104,12 @@ fn array(value_size: usize) -> Create {
 fn create(attributes: &Create) -> io::Result<OwnedFd> {
     // SAFETY: the attributes have the kernel's layout.
     let map = unsafe { bpf(MAP_CREATE, attributes) }?;
-    // SAFETY: the kernel has just opened it for us.
+    // SAFETY: the kernel has returned a new descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(map) })
 }
 
-/// Reads an element of an array, or of an array of maps, into `value`: aya's arrays return theirs on the stack. `false`
-/// if there is none.
+/// Reads an element of an array, or of an array of maps, into `value`. Returns `false` if there is none. (aya's arrays
+/// return large values on the stack.)
 pub(super) fn look_up<T: aya::Pod>(map: BorrowedFd<'_>, key: u32, value: &mut T) -> io::Result<bool> {
     let element = Element {
         map_fd: map.as_raw_fd() as u32,
@@ -157,7 +157,7 @@ pub(super) struct LinkInfo {
     /// Id of the program in the link.
     pub(super) program: u32,
     padding: u32,
-    /// Index of the interface, 0 where the link is on none any more.
+    /// Index of the interface; 0 if the interface is gone or the link is detached.
     pub(super) ifindex: u32,
     rest: [u32; 11],
 }
@@ -167,18 +167,18 @@ pub(super) fn open_pin(path: &CStr) -> io::Result<OwnedFd> {
     let object = Object { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
     // SAFETY: the attributes have the kernel's layout; the path outlives the call.
     let descriptor = unsafe { bpf(OBJ_GET, &object) }?;
-    // SAFETY: the kernel has just opened it for us.
+    // SAFETY: the kernel has returned a new descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Pins what a descriptor is of.
+/// Pins a BPF object at `path`.
 pub(super) fn pin(object: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
     let object = Object { pathname: path.as_ptr() as u64, bpf_fd: object.as_raw_fd() as u32, file_flags: 0 };
     // SAFETY: the attributes have the kernel's layout; the path outlives the call.
     unsafe { bpf(OBJ_PIN, &object) }.map(drop)
 }
 
-/// What the kernel says of a link.
+/// Reads `struct bpf_link_info` of a link.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut info = LinkInfo::default();
     let question = Info {
@@ -186,7 +186,7 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         info_len: size_of::<LinkInfo>() as u32,
         info: (&raw mut info) as u64,
     };
-    // SAFETY: the attributes have the kernel's layout; there is as much room as is said, and it outlives the call.
+    // SAFETY: the attributes have the kernel's layout; `info` has `info_len` bytes and outlives the call.
     unsafe { bpf(OBJ_GET_INFO_BY_FD, &UnsafeCell::new(question)) }?;
     Ok(info)
 }
@@ -196,7 +196,7 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 /// # Safety
 /// `attributes` is what the kernel expects for `command`, and its pointers are valid.
 unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<i32> {
-    // SAFETY: the kernel reads as many bytes as are said to be there.
+    // SAFETY: the kernel reads `size_of::<T>()` bytes, which `attributes` has.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attributes, size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
@@ -205,7 +205,7 @@ unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<i32> {
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// BPF_MAP_UPDATE_BATCH of `enum bpf_cmd`.
 const MAP_UPDATE_BATCH: libc::c_long = 26;
-/// Elements that are read in one call.
+/// Elements read in one call.
 const PART: usize = 4096;
 
 /// `struct batch` of `union bpf_attr`.
@@ -222,11 +222,11 @@ struct Batch {
     flags: u64,
 }
 
-/// Sets elements of a map, in one call: one that changes a map of maps waits once for all processors. Each element takes as
-/// many of `values` as there are for each key: one, or one for each processor.
+/// Sets elements of a map in one call. A change of a map of maps so waits for one grace period only. `values` has as
+/// many elements for each key as the map: one, or one for each CPU.
 ///
 /// # Errors
-/// The kernel refuses one of them; those before it have been set.
+/// The kernel refuses an element. Those before it have been set.
 pub(super) fn update_batch<T: aya::Pod>(map: BorrowedFd<'_>, keys: &[u32], values: &[T]) -> io::Result<()> {
     if keys.is_empty() {
         return Ok(());
@@ -238,12 +238,13 @@ pub(super) fn update_batch<T: aya::Pod>(map: BorrowedFd<'_>, keys: &[u32], value
         map_fd: map.as_raw_fd() as u32,
         ..Batch::default()
     };
-    // SAFETY: the attributes have the kernel's layout; keys are as many as are said to be there, values are plain data of
-    // the map's sizes, and both outlive the call. The kernel writes the number of elements set to `count`, which nobody reads.
+    // SAFETY: the attributes have the kernel's layout. `keys` has `count` elements, and `values` has plain data of the
+    // map's size for each. Both outlive the call. The kernel writes the number of set elements to `count`, which is not
+    // read.
     unsafe { bpf(MAP_UPDATE_BATCH, &UnsafeCell::new(batch)) }.map(drop)
 }
 
-/// Shows all elements of an array.
+/// Calls `visit` with each key and element of an array.
 pub(super) fn for_each<T: aya::Pod + Default>(
     map: BorrowedFd<'_>,
     mut visit: impl FnMut(u32, T),
@@ -259,8 +260,8 @@ pub(super) fn for_each<T: aya::Pod + Default>(
     };
     loop {
         let attributes = UnsafeCell::new(Batch { count: PART as u32, ..batch });
-        // SAFETY: the attributes have the kernel's layout; there is room for as many keys and values as are asked for, of the
-        // map's sizes, and they outlive the call.
+        // SAFETY: the attributes have the kernel's layout. `keys` and `values` have room for `PART` elements of the
+        // map's sizes and outlive the call.
         let result = unsafe { bpf(MAP_LOOKUP_BATCH, &attributes) };
         let is_last = match result {
             Ok(_) => false,
@@ -272,7 +273,7 @@ pub(super) fn for_each<T: aya::Pod + Default>(
         if is_last {
             return Ok(());
         }
-        // Where the last call has stopped.
+        // The next call continues where this one stopped.
         batch.in_batch = batch.out_batch;
     }
 }

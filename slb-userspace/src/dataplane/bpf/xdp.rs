@@ -1,4 +1,4 @@
-//! An XDP program: loaded, tried out, put on interfaces, replaced there in one step.
+//! An XDP program: load, test run, attach, and replacement in its links.
 
 use std::{
     fs,
@@ -23,23 +23,23 @@ use super::link::Link;
 use crate::advice::{Tried, explained};
 use crate::{config::model, devices::Hook};
 
-/// What the kernel says of the loaded programs.
+/// Facts about the loaded programs, from the kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct Observations {
-    /// Instructions the verifier processed for the program that took it the most.
+    /// Instructions the verifier processed, for the program that needed most. `None` if the kernel does not say.
     pub verified_instructions: Option<u32>,
     /// Bytes of machine code of all programs.
     pub machine_code_bytes: u32,
 }
 
-/// How an interface came to run the program.
+/// How the program was attached to an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attachment {
-    /// The link of an earlier run carries the new program now; no packet was missed.
+    /// It replaced the program in the pinned link of an earlier run; no packet was missed.
     Replaced,
-    /// The program was attached in the driver.
+    /// Attached in the driver.
     Native,
-    /// The program was attached in the generic hook.
+    /// Attached in the generic hook.
     Generic,
 }
 
@@ -51,7 +51,7 @@ pub enum Attachment {
 )]
 pub struct Occupied;
 
-/// Another XDP program has been put into SLB's link.
+/// SLB's link holds another XDP program.
 #[derive(Debug, thiserror::Error)]
 #[error("program {program} {name} has been put into SLB's link {}: `rm` that pin to take it off", pin.display())]
 pub struct Replaced {
@@ -60,7 +60,7 @@ pub struct Replaced {
     pin: PathBuf,
 }
 
-/// An object in the kernel: its maps, the XDP program that interfaces run, and those that it tail-calls.
+/// A loaded BPF object: its maps, the XDP program for interfaces, and the programs that it tail-calls.
 pub struct Program {
     ebpf: Ebpf,
     name: &'static str,
@@ -68,7 +68,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Makes the maps of an object as `loader` says, and loads its program.
+    /// Loads the maps of an object as `loader` says, and its program `name`.
     pub(super) fn load(loader: &mut EbpfLoader<'_>, object: &[u8], name: &'static str) -> Result<Self> {
         let loaded = loader.load(object).map_err(|error| explained(error.into(), Tried::MakeMap));
         let ebpf = loaded.context("cannot load the BPF object")?;
@@ -77,7 +77,7 @@ impl Program {
         Ok(program)
     }
 
-    /// Loads programs of the object, and puts each into the slot of its position in the map `programs`, a program array.
+    /// Loads programs of the object and writes each to the program array `programs`, at its position in `names`.
     pub(super) fn load_tail_called(&mut self, programs: &str, names: &'static [&'static str]) -> Result<()> {
         for (slot, name) in (0..).zip(names) {
             self.verify(name)?;
@@ -89,7 +89,7 @@ impl Program {
         Ok(())
     }
 
-    /// Has the verifier check a program, and loads it.
+    /// Loads a program, which runs the verifier.
     fn verify(&mut self, name: &str) -> Result<()> {
         let verified = self.xdp_of(name)?.load();
         verified
@@ -97,7 +97,7 @@ impl Program {
             .with_context(|| format!("the kernel refuses the XDP program `{name}`"))
     }
 
-    /// What the kernel says of the programs.
+    /// Facts about the programs, from the kernel.
     pub fn facts(&mut self) -> Result<Observations> {
         let mut facts = Observations { verified_instructions: None, machine_code_bytes: 0 };
         for name in [self.name].iter().chain(self.tail_called) {
@@ -108,13 +108,13 @@ impl Program {
         Ok(facts)
     }
 
-    /// Its id in the kernel.
+    /// The program's id in the kernel.
     pub fn id(&mut self) -> Result<u32> {
         Ok(self.xdp()?.info()?.id())
     }
 
-    /// Puts the program on an interface in this hook and pins the link, or into the link that is pinned there, in the hook
-    /// that it is in.
+    /// Attaches the program to an interface in this hook and pins the link. If `pin` holds a link already, it replaces
+    /// the program there, in the link's own hook.
     ///
     /// # Errors
     /// As [`Self::attach`].
@@ -129,10 +129,11 @@ impl Program {
         )
     }
 
-    /// Puts the program on an interface and pins the link, or into the link that is pinned there.
+    /// Attaches the program to an interface and pins the link, or replaces the program in the link at `pin`.
     ///
     /// # Errors
-    /// Another program is on the interface ([`Occupied`]), the mode is not to be had, or the link cannot be pinned.
+    /// Another program is on the interface ([`Occupied`]) or in the link ([`Replaced`]), the interface does not support
+    /// the mode, or the link cannot be pinned.
     pub fn attach(&mut self, pin: &Path, ifindex: u32, mode: model::XdpMode) -> Result<Attachment> {
         let name = self.name;
         let program = self.xdp()?;
@@ -159,8 +160,8 @@ impl Program {
         Ok(attachment)
     }
 
-    /// Puts the program into pinned links, but for those that hold another one, or cannot be opened: attaching to these says why.
-    /// Returns whether no link keeps an earlier load of this program.
+    /// Replaces the program in pinned links. A link that cannot be opened, or holds another program, is left for
+    /// [`Self::attach`] to report. Returns whether no link keeps an earlier load of this program.
     pub(super) fn replace_in(&mut self, pins: &[PathBuf]) -> bool {
         let name = self.name;
         let mut all = true;
@@ -173,16 +174,15 @@ impl Program {
         all
     }
 
-    /// Pins the program itself, for others to run or to measure; attaching it needs no such pin.
+    /// Pins the program, so that other processes can run or measure it. Attaching needs no such pin.
     pub fn pin(&mut self, path: &Path) -> Result<()> {
         self.xdp()?.pin(path).with_context(|| format!("cannot pin the program at {}", path.display()))
     }
 
-    /// Runs the program once over `frame`, as if it had come in through the loopback interface.
-    ///
-    /// Returns the XDP action and the frame as the program left it.
+    /// Runs the program once over `frame`, as if it had arrived at the loopback interface. Returns the XDP action and
+    /// the frame as the program left it.
     pub fn test_run(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
-        // The program may put headers before it: of IPv6, and of an ICMP message.
+        // Room for headers that the program may put before the frame: IPv6 and ICMP.
         let mut out = vec![0; frame.len() + size_of::<Ipv6Hdr>() + 8];
         let result = self.xdp()?.test_run(TestRunOptions {
             data_in: Some(frame),
@@ -193,7 +193,7 @@ impl Program {
         Ok((result.return_value, out))
     }
 
-    /// Prints what the program logs, until the runtime ends.
+    /// Prints the program's log until the runtime ends.
     #[cfg(feature = "debug-log")]
     pub fn follow_log(&mut self) -> Result<()> {
         use tokio::io::{Interest, unix::AsyncFd};
@@ -209,7 +209,7 @@ impl Program {
         Ok(())
     }
 
-    /// Pins a map again.
+    /// Pins a map whose pin is gone.
     pub(super) fn pin_map(&self, name: &str, path: &Path) -> Result<()> {
         let map = self.ebpf.map(name).with_context(|| format!("the BPF object has no map {name}"))?;
         map.pin(path).with_context(|| format!("cannot pin {}", path.display()))
@@ -220,7 +220,7 @@ impl Program {
         self.ebpf.map_mut(name).with_context(|| format!("the BPF object has no map {name}"))
     }
 
-    /// The kernel's id of a map of the object.
+    /// Id in the kernel of a program array of the object.
     pub(super) fn map_id(&mut self, name: &str) -> Result<u32> {
         match self.map(name)? {
             Map::ProgramArray(map) => Ok(map.info()?.id()),
@@ -245,16 +245,16 @@ pub(super) fn maps_of(program: u32) -> Result<Vec<u32>> {
     Ok(maps.flatten().unwrap_or_default())
 }
 
-/// The name of a loaded program, if it still is and has one.
+/// Name of a loaded program; `None` if it is gone or has none.
 pub fn name_of(id: u32) -> Option<String> {
     let found = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id)?;
     found.name_as_str().filter(|name| !name.is_empty()).map(str::to_owned)
 }
 
-/// Puts a program into a pinned link; `false` if there is none that still holds.
+/// Replaces the program in a pinned link. Returns `false` if there is no link, or its interface is gone.
 ///
 /// # Errors
-/// The link holds a program of another name: it stays there ([`Replaced`]).
+/// The link holds a program of another name, which stays ([`Replaced`]).
 fn replace(program: &mut Xdp, name: &str, pin: &Path) -> Result<bool> {
     let Some(link) = Link::open(pin)? else { return Ok(false) };
     let bound = link.bound()?;
@@ -269,11 +269,11 @@ fn replace(program: &mut Xdp, name: &str, pin: &Path) -> Result<bool> {
         .with_context(|| format!("{} is not the link of an XDP program", pin.display()))?;
     match program.attach_to_link(link) {
         Ok(id) => {
-            // The pin keeps the link; this handle is not needed.
+            // The pin keeps the link, so this handle is not needed.
             drop(program.take_link(id)?);
             Ok(true)
         }
-        // The interface the link was for is gone.
+        // The link's interface is gone.
         Err(ProgramError::SyscallError(error)) if errno(&error.io_error) == Some(Errno::ENOLINK) => {
             fs::remove_file(pin)?;
             Ok(false)
@@ -298,7 +298,7 @@ fn attach_in(program: &mut Xdp, ifindex: u32, mode: XdpMode) -> Result<FdLink> {
             return Err(explained(error.into(), tried));
         }
     };
-    // A link that the kernel did not make as a file descriptor ends with this process: dropping it detaches.
+    // A link that is not a file descriptor detaches when this process ends, or drops it.
     FdLink::try_from(program.take_link(id)?)
         .context("the kernel made no link that can be pinned (it needs Linux 5.9 or later)")
 }
