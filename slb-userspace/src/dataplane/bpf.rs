@@ -1,7 +1,7 @@
-//! The data plane in the kernel: the only user of aya.
+//! The data plane in the kernel; the only module that uses aya.
 //!
-//! Maps and links are pinned under `PIN_DIR/v<ABI_VERSION>/{maps,links}`; forwarding needs nothing else, so it goes
-//! on without this process. Whoever opens the pins sees what is in force. The decapsulator has pins of its own.
+//! Maps and links are pinned under `PIN_DIR/v<ABI_VERSION>/{maps,links}`. Forwarding needs only the pins and continues
+//! without this process. A process that opens the pins sees the active state. The decapsulator has pins of its own.
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("the flow table relies on the order of loads and stores of x86-64: see slb_common::abi::flow");

@@ -1,7 +1,8 @@
-//! Digests of what decides which server a flow gets, for comparing nodes. Pure.
+//! Digests of all that decides which server a flow reaches, to compare nodes. Pure.
 //!
-//! Two nodes with the same configuration, the same `hash_seed` and the same health have the same digests, whatever their
-//! ids, slot numbers and changes before. Previous backends of migrating slots are left out: they follow from a node's history.
+//! Two nodes with the same configuration, `hash_seed` and health have the same digests. Ids, slots of the index and
+//! earlier changes do not matter. Previous backends of migrating slots are left out, because they depend on a node's
+//! history.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -14,7 +15,7 @@ use slb_common::{
     hash::{mix, salt},
 };
 
-/// What says how a flow comes to its slot, besides the hash.
+/// Policy bits that decide how a flow reaches its slot, besides the hash.
 const SCHEDULING: u32 = policy::BY_CLIENT | policy::ROUND_ROBIN | policy::LEAST_CONNECTIONS | policy::PERSIST;
 
 /// A digest of 64 bits. Its text is 16 hexadecimal digits.
@@ -27,10 +28,10 @@ impl fmt::Display for Digest {
     }
 }
 
-/// What packets find in a server table.
+/// Content of a server table.
 #[derive(Debug, Clone)]
 pub struct Content {
-    /// Slots of each server, by id.
+    /// Number of slots of each server, by id.
     pub slots: BTreeMap<u32, u32>,
     digest: u64,
     /// The same with the weights that `wlc` compares.
@@ -38,7 +39,7 @@ pub struct Content {
 }
 
 impl Content {
-    /// From the slots of the table with this id, and the servers of all tables.
+    /// From the slots of the table `table`. `backends` are the servers of all tables.
     pub fn new(slots: &[u32], table: u32, backends: &BTreeMap<u32, Backend>) -> Self {
         let mut known: BTreeMap<u32, (u64, u32)> = BTreeMap::new();
         let mut digest = slots.len() as u64;
@@ -48,7 +49,7 @@ impl Content {
             *count += 1;
             digest = step(digest, *name);
         }
-        // A table without servers has no slots, unless some of them migrate.
+        // A table without servers has no slots unless some migrate.
         if known.keys().all(|id| *id == NO_BACKEND) {
             digest = 0;
         }
@@ -63,7 +64,7 @@ impl Content {
         Self { slots, digest: mix(digest), weighted: mix(weighted) }
     }
 
-    /// Which server a flow to this service gets.
+    /// Digest of a service that uses this table. `seed` is the seed of the flow hash.
     pub fn of_service(&self, service: &Service, seed: u64) -> Digest {
         let salt = salt(seed, &service.address, service.port, service.protocol);
         let table = if service.policy & policy::LEAST_CONNECTIONS != 0 { self.weighted } else { self.digest };
@@ -71,7 +72,7 @@ impl Content {
     }
 }
 
-/// The digest of several, in the order of their VIPs, ports and protocols.
+/// The digest of several services, whatever their order.
 pub fn all<'a>(services: impl IntoIterator<Item = (&'a Service, Digest)>) -> Digest {
     let mut sorted: Vec<_> = services
         .into_iter()
@@ -83,7 +84,7 @@ pub fn all<'a>(services: impl IntoIterator<Item = (&'a Service, Digest)>) -> Dig
     Digest(mix(sorted.iter().fold(sorted.len() as u64, |h, (.., digest)| step(h, *digest))))
 }
 
-/// The same on every node for one address and port; 0 for none.
+/// A hash of the server's endpoint, equal on every node; 0 for none.
 fn name_of(backend: Option<&Backend>) -> u64 {
     backend.map_or(0, |backend| {
         let [high, low] = backend.address.halves();

@@ -1,4 +1,4 @@
-//! A data plane in memory that refuses what would send a packet nowhere, and the reuse of what a program may still see.
+//! A data plane in memory. It refuses dangling ids, and the reuse of an id that a program may still see.
 
 mod sight;
 
@@ -28,49 +28,48 @@ use super::{
     state::{NO_TABLE, Operation, PutBackend, Remembered, State, Table, to_address},
 };
 
-/// Holds a [`State`]; each operation leaves it sound, or is refused.
+/// Holds a [`State`]. Each operation leaves it consistent, or is refused.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Fake {
     pub(crate) state: State,
-    /// Operations to carry out before one fails; `None` for no failure.
+    /// Operations that succeed before one fails; `None` for no failure.
     pub(crate) fail_after: Option<usize>,
-    /// How much of the one that fails is carried out.
+    /// How much of the failing operation is carried out.
     pub(crate) fails: Fails,
-    /// What no packet finds any more, and programs that began before may still use: until the next grace period.
+    /// Objects that no packet finds any more but that earlier programs may still use, until the next grace period.
     seen: BTreeSet<Part>,
-    /// Every use that an id has been put to: entries of the flow table may name it for ever.
+    /// Every handle that was ever used. Flow-table entries may name any of them.
     used: BTreeSet<(Kind, Handle)>,
-    /// Flows that are remembered.
+    /// Tracked flows and affinity entries.
     pub(crate) flows: Vec<Remembered>,
-    /// Slots of these that a flush has freed.
+    /// Indexes in `flows` that a flush has erased.
     pub(crate) freed: BTreeSet<usize>,
-    /// How many flows servers were said to have last.
+    /// The last connection counts written, by server id.
     pub(crate) loads: BTreeMap<u32, u64>,
-    /// Flows that have been pushed out.
+    /// Evicted flows.
     pub(crate) forgotten: u64,
-    /// Entries of flows that somebody is writing.
+    /// Entries that a GC pass cannot read.
     pub(crate) unread: usize,
-    /// Looks at the flows.
+    /// Number of GC passes.
     pub(crate) looks: usize,
 }
 
-/// How much of an operation is carried out that fails.
+/// How much of a failing operation is carried out.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fails {
     /// Nothing.
     #[default]
     Before,
-    /// Of a batch, the first half.
+    /// The first half of a batch.
     Halfway,
-    /// All of it: the answer alone is lost.
+    /// All of it: only the answer is lost.
     After,
 }
 
 impl DataPlane for Fake {
     fn observe(&self) -> Result<State> {
         let mut state = self.state.clone();
-        // As in the kernel, contents of tables are not read back.
-        // An empty one looks like none.
+        // As in the kernel, the content of tables is not read back. An empty table looks like none.
         state.tables.retain(|_, table| !table.plan.members.is_empty() || !table.slot_migration.is_empty());
         state.tables.values_mut().for_each(|table| *table = Table::default());
         Ok(state)
@@ -149,7 +148,7 @@ impl DataPlane for Fake {
 }
 
 impl Fails {
-    /// What is carried out of an operation that fails.
+    /// The part of a failing operation that is carried out.
     fn part_of(self, operation: &Operation) -> Option<Operation> {
         match (self, operation.clone()) {
             (Self::Before, _) => None,
@@ -173,7 +172,7 @@ impl Fake {
         self.expect_new_use(&operation)?;
         let before = sight::visible(&self.state);
         let is_grace_period = matches!(operation, Operation::Settle);
-        // A packet of a connection that its server's end has ended anyway may be dropped for lack of a next hop.
+        // A packet of a connection that its server's removal ends anyway may be dropped for lack of a next hop.
         let ends_server = matches!(operation, Operation::ClearBackend(_));
         self.change(operation)?;
         let after = sight::visible(&self.state);
@@ -185,7 +184,7 @@ impl Fake {
         sound(&self.state)
     }
 
-    /// Refuses to put an id to a use that it has had before.
+    /// Refuses a handle that was used before.
     fn expect_new_use(&mut self, operation: &Operation) -> Result<()> {
         let uses: Vec<_> = match operation {
             Operation::PutBackends(backends) => {
@@ -237,7 +236,7 @@ impl Fake {
 }
 
 impl Remembered {
-    /// A connection of a client that is alive, and of whose beginning nothing is known.
+    /// A live TCP connection of a client, with an unknown beginning.
     pub(crate) fn sample(service: u32, backend: Handle) -> Self {
         Self {
             service,
@@ -256,7 +255,7 @@ impl Remembered {
     }
 }
 
-/// Whether everything that is pointed at is there, and takes what it is given.
+/// Checks that every id that is named exists, and that its object accepts what it is given.
 fn sound(state: &State) -> Result<()> {
     for (id, IndexEntry { service, lookup_table, mode, .. }) in &state.index.entries {
         if state.services.get(id).is_none_or(|there| there.handle.tag() != *service) {

@@ -1,4 +1,4 @@
-//! What the packet path is to know of interfaces, as values that can be compared.
+//! Facts about interfaces for the data path, as comparable values.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,21 +7,21 @@ use slb_common::abi::{
     mac_word,
 };
 
-/// The interface table and the further addresses of its interfaces.
+/// The interface table and the further hardware addresses of its interfaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Interfaces {
     /// By [`slot`].
     entries: BTreeMap<u32, InterfaceFacts>,
-    /// By [`own_mac_key`].
+    /// As [`own_mac_key`].
     own_macs: BTreeSet<u64>,
 }
 
 impl Interfaces {
-    /// Puts an interface into the table, with the addresses that are its own besides the one in `facts`. The first ones go into the entry:
-    /// those of VRRP (RFC 9568, 7.3) are small numbers.
+    /// Adds an interface with the hardware addresses that it has besides the one in `facts`. The lowest ones go into
+    /// the entry: addresses of VRRP (RFC 9568, 7.3) are small numbers.
     ///
     /// # Errors
-    /// The index of another interface in the table, which has the same low 16 bits.
+    /// The table has another interface whose index has the same low 16 bits. Returns its index.
     pub fn insert(&mut self, mut facts: InterfaceFacts, own_macs: &BTreeSet<[u8; 6]>) -> Result<(), u32> {
         let slot = slot(facts.ifindex);
         if let Some(other) = self.entries.get(&slot).filter(|other| other.ifindex != facts.ifindex) {
@@ -34,12 +34,12 @@ impl Interfaces {
         Ok(())
     }
 
-    /// What a kernel's table holds.
+    /// The content of the maps.
     pub(super) fn held(entries: impl Iterator<Item = InterfaceFacts>, own_macs: BTreeSet<u64>) -> Self {
         Self { entries: entries.map(|facts| (slot(facts.ifindex), facts)).collect(), own_macs }
     }
 
-    /// Takes out a further address that the kernel has no room for.
+    /// Removes a further address that the kernel has refused.
     pub(super) fn forget_own_mac(&mut self, key: u64) {
         self.own_macs.remove(&key);
     }

@@ -1,4 +1,4 @@
-//! Flows that are to be with another entry of their server: the one in the table that their listener has now.
+//! Rehomes flows to the entry of their server in the table that their listener uses now.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use slb_common::abi::{
 
 use super::NewPath;
 
-/// By a service's tag and the server its flows are with, the server they are to be with.
+/// By service tag and present server of a flow: the server entry it is rehomed to.
 pub type Rehomed = BTreeMap<(u32, Handle), Handle>;
 
-/// Moves flows in a table that is in use. Returns how many.
+/// Rehomes flows in a flow table that packets use meanwhile. Returns how many changed.
 pub fn carry_out(slots: &[[SharedWord; WORDS]], moves: &Rehomed) -> usize {
     let entries = slots.iter().map(FlowEntry::new);
     let moved = entries.filter(|entry| {
@@ -27,7 +27,7 @@ pub fn carry_out(slots: &[[SharedWord; WORDS]], moves: &Rehomed) -> usize {
     moved.count()
 }
 
-/// Replaces the client paths of flows of a table that packets use meanwhile. Returns how many changed.
+/// Replaces client paths in a flow table that packets use meanwhile. Returns how many changed.
 pub fn carry_out_clients(slots: &[[SharedWord; WORDS]], to: &NewPath<'_>) -> usize {
     let entries = slots.iter().map(FlowEntry::new);
     let moved = entries.filter(|entry| {
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(carry_out(&slots, &Rehomed::from([((1, old), new)])), 0);
     }
 
-    /// The versions stay: a packet that reads an entry meanwhile is not lost.
+    /// The sequence words stay: a packet that reads an entry meanwhile is not lost.
     #[test]
     fn flows_lead_to_the_new_station_and_nothing_else_of_them_changes() {
         let path = |mac| ClientPath::new(2, mac);

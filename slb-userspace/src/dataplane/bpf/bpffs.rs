@@ -1,4 +1,4 @@
-//! Directories on a BPF file system: found, made, restricted, locked.
+//! Directories on a BPF file system.
 
 use std::{
     fs::{self, File},
@@ -16,14 +16,14 @@ use nix::{
 
 use crate::advice::{Tried, explained};
 
-/// Where the BPF file system is mounted.
+/// The usual mount point of the BPF file system.
 const BPF_FS: &str = "/sys/fs/bpf";
 
-/// The directory everything of one program is pinned in. It need not exist yet.
+/// The directory of all pins of one program. It need not exist yet.
 #[derive(Debug, Clone)]
 pub(super) struct Root {
     path: PathBuf,
-    /// How its place is chosen.
+    /// The setting that chooses the path, for messages.
     setting: &'static str,
 }
 
@@ -36,10 +36,10 @@ impl Root {
         &self.path
     }
 
-    /// Mounts a BPF file system at its usual place if the directory is to lie there and none is.
+    /// Mounts a BPF file system at its usual place if `path` is there and none is mounted.
     ///
     /// # Errors
-    /// The directory is not on a BPF file system.
+    /// The directory is not on a BPF file system, or mounting failed.
     pub(super) fn ensure_bpf_fs(&self) -> Result<()> {
         let Self { path, setting } = self;
         if path.starts_with(BPF_FS) && !is_of_bpf(Path::new(BPF_FS), Tried::MountBpfFs)? {
@@ -60,11 +60,11 @@ impl Root {
         Ok(())
     }
 
-    /// Makes the directory if it is not there, and keeps other users out: whoever can open a pin can change what becomes
-    /// of packets.
+    /// Makes the directory if it does not exist, and restricts it to this user. A process that opens a pin can change
+    /// how packets are forwarded.
     ///
     /// # Errors
-    /// The directory is another user's.
+    /// The directory belongs to another user.
     pub(super) fn make(&self) -> Result<()> {
         use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
         let Self { path, setting } = self;
@@ -79,14 +79,15 @@ impl Root {
             .with_context(|| format!("cannot restrict access to {}", path.display()))
     }
 
-    /// What tells this directory from another one of the same name; `None` if there is none.
+    /// Identity of the directory (device, inode), which another one at the same path does not have. `None` if it does
+    /// not exist.
     pub(super) fn identity(&self) -> Option<(u64, u64)> {
         use std::os::unix::fs::MetadataExt as _;
         let metadata = fs::metadata(&self.path).ok()?;
         Some((metadata.dev(), metadata.ino()))
     }
 
-    /// Claims the directory for this process; `None` while another one has it.
+    /// Locks the directory for this process; `None` while another process has the lock.
     pub(super) fn lock(&self) -> Result<Option<Flock<File>>> {
         let file = File::open(&self.path).with_context(|| format!("cannot open {}", self.path.display()))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -109,7 +110,7 @@ fn is_of_bpf(path: &Path, tried: Tried) -> Result<bool> {
     Ok(info.filesystem_type() == BPF_FS_MAGIC)
 }
 
-/// What is in a directory, which may be missing.
+/// Paths of a directory's entries; none if it does not exist.
 pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
     match fs::read_dir(directory) {
         Ok(entries) => Ok(entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?),
@@ -118,7 +119,7 @@ pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// Makes a directory that may be there already.
+/// Makes a directory unless it exists.
 pub(super) fn make(directory: &Path) -> Result<()> {
     match fs::create_dir(directory) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {

@@ -1,24 +1,24 @@
-//! Offsets of members of the kernel's structures, from the types that it describes itself by (BTF).
+//! Offsets of members of kernel structures, from the kernel's BTF.
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 const KERNEL: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u16 = 0xeb9f;
-/// Sizes of `struct btf_type` and of a member.
+/// Bytes of `struct btf_type` and of `struct btf_member`.
 const TYPE: usize = 12;
 const MEMBER: usize = 12;
 
-/// Types of a kernel.
+/// BTF types of a kernel.
 pub(super) struct Btf {
     types: Vec<u8>,
     strings: Vec<u8>,
 }
 
 impl Btf {
-    /// Those of the kernel that runs.
+    /// BTF of the running kernel.
     ///
     /// # Errors
-    /// It does not describe itself (`CONFIG_DEBUG_INFO_BTF`).
+    /// The kernel has no BTF (`CONFIG_DEBUG_INFO_BTF`), or it cannot be parsed.
     pub(super) fn of_kernel() -> Result<Self> {
         Self::parse(&std::fs::read(KERNEL).with_context(|| format!("cannot read {KERNEL}"))?)
     }
@@ -41,7 +41,7 @@ impl Btf {
             let (kind, count) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
             let follows = at + TYPE;
             if kind == STRUCT && self.is(name, structure) {
-                // Bit fields keep their size in the upper bits of the offset.
+                // The offset of a bit field has the field's size in its upper bits.
                 let is_bit_field = info >> 31 != 0;
                 let members = (0..count).map(|index| follows + index * MEMBER);
                 for place in members {
@@ -69,7 +69,7 @@ impl Btf {
 /// BTF_KIND_STRUCT.
 const STRUCT: u32 = 4;
 
-/// Bytes that follow a type of a kind, in words of the kernel's `include/uapi/linux/btf.h`.
+/// Bytes that follow a `struct btf_type` of a kind, as in the kernel's `include/uapi/linux/btf.h`.
 fn more(kind: u32, count: usize) -> Result<usize> {
     Ok(match kind {
         // INT, VAR, DECL_TAG.
@@ -98,7 +98,7 @@ mod tests {
     fn sample() -> Vec<u8> {
         let strings = b"\0int\0a\0x\0y\0";
         let words: &[u32] = &[
-            // INT `int`, and what follows one.
+            // INT `int`, and the word that follows it.
             1,
             1 << 24,
             4,

@@ -1,4 +1,4 @@
-//! What is counted in the flow table, and its clock.
+//! Counts of live flows, and the clock of the data path.
 
 use std::collections::HashMap;
 
@@ -10,19 +10,19 @@ use slb_common::{
 
 use super::jiffies;
 
-/// Flows that are neither over nor expired.
+/// Flows that are neither finished nor expired.
 #[derive(Debug, Default)]
 pub struct CurrentFlows {
     /// By server.
     pub by_server: HashMap<Handle, u64>,
-    /// By the tag of their service.
+    /// By service tag.
     pub by_service: HashMap<u32, u64>,
-    /// How full the table is.
+    /// How full the flow table is.
     pub fill: Fill,
 }
 
 impl CurrentFlows {
-    /// Counts them. Reads the whole table.
+    /// Counts the flows. Reads the whole table.
     pub(super) fn of(table: &FlowTable<'_>, clock: Clock) -> Self {
         let mut current = Self::default();
         let fill = table.live(clock, &mut |flow| {
@@ -34,7 +34,7 @@ impl CurrentFlows {
     }
 }
 
-/// The packet path's clock; `hz` is jiffies in a second.
+/// The clock of the data path. `hz` is jiffies per second.
 ///
 /// # Errors
 /// As [`jiffies::now`].
@@ -62,7 +62,7 @@ mod tests {
         real.filter_map(|number| number.parse::<u64>().ok()).max().map(|jiffies| jiffies as u32)
     }
 
-    /// Containers hide the file that shows them.
+    /// Containers hide the file that shows the kernel's jiffies.
     #[test]
     fn jiffies_are_the_kernels_where_proc_hides_them() {
         if !geteuid().is_root() {

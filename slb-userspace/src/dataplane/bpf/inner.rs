@@ -1,4 +1,4 @@
-//! The maps in a map of maps.
+//! Reads inner maps of a map of maps.
 
 use std::{io, os::fd::AsFd as _};
 
@@ -7,10 +7,10 @@ use aya::maps::{MapData, MapError};
 
 use super::syscall;
 
-/// Times that a map in a map of maps is looked for, while others come in its place.
+/// Attempts to open an inner map while others replace it.
 const LOOKS: u32 = 16;
 
-/// Reads the one value of a map in a map of maps; `false` if there is none.
+/// Reads the one element of an inner map; `false` if there is no inner map.
 pub(super) fn look_inside<T: aya::Pod>(outer: &MapData, key: u32, value: &mut T) -> Result<bool> {
     for look in 1.. {
         let mut id = 0_u32;
@@ -19,7 +19,7 @@ pub(super) fn look_inside<T: aya::Pod>(outer: &MapData, key: u32, value: &mut T)
         }
         match MapData::from_id(id) {
             Ok(inner) => return Ok(syscall::look_up(inner.fd().as_fd(), 0, value)?),
-            // The id is read first and opened then: another map has come in its place meanwhile, and this one is gone.
+            // Another map has replaced this one between reading its id and opening it.
             Err(MapError::SyscallError(error))
                 if look < LOOKS && error.io_error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
@@ -37,7 +37,7 @@ mod tests {
 
     use super::*;
 
-    /// So many that some fall between a reader's look for the id and its opening of the map.
+    /// Enough that some fall between a reader's read of the id and its opening of the map.
     const EXCHANGES: u32 = 300;
 
     #[test]

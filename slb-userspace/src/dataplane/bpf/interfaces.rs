@@ -12,19 +12,19 @@ use super::{
 };
 use crate::dataplane::interfaces::Interfaces;
 
-/// The pinned interface table and further addresses.
+/// The pinned interface table and the map of further hardware addresses.
 pub struct InterfaceTable {
     table: Mapped<Interface>,
     own_macs: HashMap<MapData, u64, u64>,
-    /// What is in both.
+    /// The content of both maps.
     held: Interfaces,
 }
 
 impl InterfaceTable {
-    /// Opens the maps behind the pins, and reads what an earlier run has left.
+    /// Opens the maps behind the pins and reads what an earlier run left in them.
     ///
     /// # Errors
-    /// A pin is missing, or cannot be read.
+    /// A pin is missing, or a map cannot be read.
     pub fn open(pins: &Pins) -> Result<Self> {
         let table: Mapped<Interface> = Mapped::open(&pins.map(INTERFACE_TABLE))?;
         let own_macs: HashMap<MapData, u64, u64> = pinned(pins, OWN_MACS)?;
@@ -35,19 +35,20 @@ impl InterfaceTable {
         Ok(Self { table, own_macs, held })
     }
 
-    /// What the table holds.
+    /// The actual content.
     pub fn held(&self) -> &Interfaces {
         &self.held
     }
 
-    /// Makes the table hold this. A packet meanwhile finds the addresses of an interface before, or those after, or both.
+    /// Makes `interfaces` the actual content. During the change a packet finds an interface's old addresses, its new
+    /// ones, or both.
     ///
     /// # Errors
     /// The kernel refuses a further address. All others are written.
     pub fn put(&mut self, interfaces: &Interfaces) -> Result<()> {
         let mut refused = Ok(());
         let mut held = interfaces.clone();
-        // New addresses first: one that becomes the interface's further one stays its own.
+        // New addresses first, so that an address that moves out of the entry stays known.
         for key in interfaces.own_macs().difference(self.held.own_macs()) {
             if let Err(error) = self.own_macs.insert(key, 1, 0) {
                 held.forget_own_mac(*key);
@@ -65,7 +66,7 @@ impl InterfaceTable {
             self.table.slots()[*slot as usize].clear();
         }
         for key in self.held.own_macs().difference(interfaces.own_macs()) {
-            // It may have gone: nothing else removes it, but then nothing is left to do.
+            // An error means that it is gone already, although nothing else removes it.
             let _ = self.own_macs.remove(key);
         }
         self.held = held;

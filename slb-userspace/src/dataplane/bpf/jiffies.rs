@@ -1,5 +1,5 @@
-//! The kernel's jiffies, which are the packet path's clock. No file shows them in every container, and the monotonic clock falls
-//! behind or ahead of them by lost ticks and NTP. A BPF program reads them.
+//! Reads the kernel's jiffies, the clock of the data path, by a BPF program. No file shows them in every container. The
+//! monotonic clock deviates from them by lost ticks and NTP.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -12,13 +12,13 @@ use aya::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb-jiffies.o"));
 const PROGRAM: &str = "slb_jiffies";
 
-/// What an XDP program takes at least: an Ethernet header.
+/// The shortest frame that an XDP test run takes: an Ethernet header.
 const FRAME: [u8; 14] = [0; 14];
 
-/// The program; loaded when it is asked first.
+/// The program, loaded at the first call.
 static LOADED: Mutex<Option<Ebpf>> = Mutex::new(None);
 
-/// The lower half of `jiffies_64`.
+/// The lower 32 bits of `jiffies_64`.
 ///
 /// # Errors
 /// This process may not load BPF programs, or not run them.

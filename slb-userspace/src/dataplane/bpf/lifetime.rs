@@ -1,4 +1,4 @@
-//! How long pins last: as long as their file system is mounted somewhere.
+//! Lifetime of pins: they exist as long as their file system is mounted somewhere.
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
@@ -7,30 +7,30 @@ use nix::libc;
 /// Inode of the initial PID namespace (`PROC_PID_INIT_INO` of the kernel).
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
-/// When pins go away, if nothing removes them.
+/// When pins go away if nothing removes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
-    /// With the machine: its first process has their file system mounted.
+    /// At the end of the machine's uptime: the machine's first process has their file system mounted.
     Machine,
-    /// With the mount namespace of this process: their file system is mounted nowhere else.
+    /// With the mount namespace of this process: no other one has their file system mounted.
     MountNamespace,
-    /// Not known: this process does not see the first process of the machine.
+    /// Unknown: this process does not see the machine's first process.
     Unknown,
 }
 
-/// The mounts of the machine's first process.
+/// The mounts of the machine's first process; `None` if they cannot be read.
 #[derive(Debug)]
 pub struct MachineMounts(Option<String>);
 
 impl MachineMounts {
-    /// Reads them, which takes CAP_SYS_PTRACE.
+    /// Reads the mounts, which needs CAP_SYS_PTRACE.
     pub fn read() -> Self {
         let is_initial =
             fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == INITIAL_PID_NAMESPACE);
         Self(is_initial.then(|| fs::read_to_string("/proc/1/mountinfo").ok()).flatten())
     }
 
-    /// How long pins in a directory last.
+    /// Lifetime of the pins in a directory.
     pub fn lifetime(&self, pins: &Path) -> Lifetime {
         let (Some(mounts), Ok(metadata)) = (&self.0, fs::metadata(pins)) else { return Lifetime::Unknown };
         let device = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
@@ -38,7 +38,7 @@ impl MachineMounts {
     }
 }
 
-/// Whether a device is in the lines of a mountinfo (proc_pid_mountinfo(5)): `36 35 0:31 / /sys/fs/bpf rw - bpf bpf rw`.
+/// Whether a device is mounted, by a mountinfo (proc_pid_mountinfo(5)): `36 35 0:31 / /sys/fs/bpf rw - bpf bpf rw`.
 fn is_mounted(mounts: &str, (major, minor): (u32, u32)) -> bool {
     let device = format!("{major}:{minor}");
     mounts.lines().any(|line| line.split_whitespace().nth(2) == Some(&device))

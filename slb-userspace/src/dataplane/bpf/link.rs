@@ -1,4 +1,4 @@
-//! The pinned links of programs, as the kernel has them now.
+//! Pinned links of XDP programs, as the kernel has them.
 
 use std::{
     ffi::CString,
@@ -14,24 +14,24 @@ use anyhow::{Context as _, Result};
 use super::syscall;
 use crate::neigh;
 
-/// A link that this process has a descriptor of. The link lives as long as its pin or a descriptor does.
+/// A link with an open descriptor. It exists as long as its pin or a descriptor does.
 #[derive(Debug)]
 pub struct Link {
     descriptor: OwnedFd,
     pin: PathBuf,
 }
 
-/// What a link binds together.
+/// Interface and program of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bound {
-    /// Index of the interface in its network namespace; `None` where the interface is gone, or the link was detached.
+    /// Index of the interface in its network namespace; `None` if the interface is gone or the link is detached.
     pub interface: Option<u32>,
     /// Id of the program.
     pub program: u32,
 }
 
 impl Bound {
-    /// Whether the program is on an interface that is none of these. A link that is on no interface is nowhere.
+    /// Whether the program is on an interface that is not in `links`. `false` for a link without an interface.
     pub fn is_elsewhere(&self, links: &[neigh::Link]) -> bool {
         let here = |index: u32| {
             let link = links.iter().find(|link| link.index == index);
@@ -45,7 +45,7 @@ impl Link {
     /// Opens a pin; `None` if there is none.
     ///
     /// # Errors
-    /// It is not a pin, or may not be opened.
+    /// The file is not a pin, or may not be opened.
     pub fn open(pin: &Path) -> Result<Option<Self>> {
         let exists = pin.try_exists().with_context(|| format!("cannot look at {}", pin.display()))?;
         if !exists {
@@ -56,14 +56,14 @@ impl Link {
         Ok(Some(Self { descriptor, pin: pin.to_owned() }))
     }
 
-    /// What it binds now.
+    /// Its present interface and program.
     pub fn bound(&self) -> Result<Bound> {
         let info = syscall::link_info(self.descriptor.as_fd())
             .with_context(|| format!("cannot read the link {}", self.pin.display()))?;
         Ok(Bound { interface: Some(info.ifindex).filter(|index| *index != 0), program: info.program })
     }
 
-    /// Whether its pin is there, and is its own.
+    /// Whether its pin exists and still is a pin of this link.
     pub fn is_pinned(&self) -> bool {
         let own = syscall::link_info(self.descriptor.as_fd());
         let pinned =
@@ -71,10 +71,10 @@ impl Link {
         matches!((own, pinned), (Ok(own), Some(Ok(pinned))) if own.id == pinned.id)
     }
 
-    /// Pins it again where its pin has gone.
+    /// Restores a missing pin.
     ///
     /// # Errors
-    /// Something else is there.
+    /// The path is in use.
     pub fn pin_again(&self) -> Result<()> {
         syscall::pin(self.descriptor.as_fd(), &path(&self.pin)?)
             .with_context(|| format!("cannot pin {}", self.pin.display()))

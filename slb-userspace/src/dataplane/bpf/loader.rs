@@ -1,4 +1,4 @@
-//! The daemon's program over its pinned maps.
+//! Loads the daemon's program over its pinned maps.
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
@@ -14,40 +14,40 @@ use super::{
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb.o"));
 const PROGRAM: &str = "slb";
-/// What it tail-calls: in the order of [`programs`](slb_common::abi::programs).
+/// The programs that it tail-calls, in the order of [`programs`](slb_common::abi::programs).
 const TAIL_CALLED: [&str; programs::COUNT as usize] = ["slb_slow"];
-/// The map of what it tail-calls. Each load has a map of its own, which is pinned by this name and its id: the kernel empties a
+/// The program array for tail calls. Each load has its own, pinned by this name and the map's id. The kernel empties a
 /// program array that has neither a pin nor a descriptor.
 const PROGRAMS: &str = "PROGRAMS";
 
-/// Sizes of the maps that configuration decides, where they are made.
+/// Configured sizes, for maps that are made now.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
-    /// Connections; rounded up to a power of two.
+    /// Flow-table entries; rounded up to a power of two.
     pub flows: u32,
-    /// Servers.
+    /// Server entries (`max_servers`).
     pub backends: u32,
 }
 
 impl Sizes {
-    /// Slots of the flow table.
+    /// Number of slots of the flow table.
     pub(super) fn flow_slots(self) -> u32 {
         self.flows.next_power_of_two()
     }
 
-    /// Entries of a map, where configuration decides.
+    /// Configured number of entries of a map; `None` if its shape fixes it.
     fn of(self, map: &str) -> Option<u32> {
         match map {
             FLOWS => Some(self.flow_slots()),
             "BACKENDS" | "BACKEND_COUNTERS" | "CONNECTIONS" => Some(self.backends),
-            // One for each server before and after all of them change, and 0, which stands for none.
+            // Enough for the next hops of all servers before and after a change. Id 0 means none.
             "NEXT_HOPS" => Some(2 * self.backends + 1),
             _ => None,
         }
     }
 }
 
-/// Loads the program. Maps that are pinned are used as they are, others are made and pinned.
+/// Loads the program. It uses pinned maps as they are, and makes and pins the others.
 pub fn load(pins: &Pins, sizes: Sizes) -> Result<Program> {
     let mut loader = EbpfLoader::new();
     let mut flow_mask = 0;
@@ -69,7 +69,7 @@ pub fn load(pins: &Pins, sizes: Sizes) -> Result<Program> {
     Ok(program)
 }
 
-/// Where the map of what the program tail-calls is pinned.
+/// Path of the pin of the program array for tail calls.
 fn programs_pin(program: &mut Program, pins: &Pins) -> Result<PathBuf> {
     Ok(pins.map(&format!("{PROGRAMS}_{}", program.map_id(PROGRAMS)?)))
 }
@@ -90,22 +90,22 @@ pub fn remove_unused_programs(program: &mut Program, pins: &Pins) -> Result<()> 
     Ok(())
 }
 
-/// Entries of the map, if they are not its shape's: those of a map that is pinned, or those `wanted`.
+/// Entries of a map whose shape does not fix them: those of the pinned map, or else `wanted`.
 fn entries(pins: &Pins, shape: &Shape, wanted: Option<u32>) -> Result<Option<u32>> {
     let path = pins.map(shape.name);
     if !path.exists() {
         shape.create_pinned(&path)?;
         return Ok(wanted);
     }
-    // It keeps its size. The flow table has been resized before, if that could be.
+    // A pinned map keeps its size. A resize of the flow table has happened before, if it was possible.
     let found = shape.verify(&path)?.max_entries();
     Ok(wanted.map(|_| found))
 }
 
-/// A map of the program, and where it is pinned.
+/// Name of a map of the program, and the path of its pin.
 pub type MapPin = (&'static str, PathBuf);
 
-/// The maps whose pins are not there.
+/// The maps whose pins are missing.
 pub fn unpinned(program: &mut Program, pins: &Pins) -> Result<Vec<MapPin>> {
     let mut all: Vec<MapPin> = SHAPES.iter().map(|shape| (shape.name, pins.map(shape.name))).collect();
     all.push((PROGRAMS, programs_pin(program, pins)?));
@@ -113,12 +113,12 @@ pub fn unpinned(program: &mut Program, pins: &Pins) -> Result<Vec<MapPin>> {
     Ok(all)
 }
 
-/// Pins maps of the program again.
+/// Restores missing pins of the program's maps.
 pub fn pin_again(program: &Program, maps: &[MapPin]) -> Result<()> {
     maps.iter().try_for_each(|(name, pin)| program.pin_map(name, pin))
 }
 
-/// Takes the program off every interface but these.
+/// Detaches the program from every interface whose index is not in `keep`.
 pub fn detach_others(pins: &Pins, keep: &BTreeSet<u32>) -> Result<()> {
     for entry in fs::read_dir(pins.links())? {
         let entry = entry?;

@@ -1,5 +1,5 @@
-//! Counts frames that the kernel loses after the XDP program has decided: a program at the kernel's tracepoints, for as long
-//! as this process runs.
+//! Counts frames that the kernel loses after the XDP program's verdict. The programs are at the kernel's tracepoints
+//! for as long as this process runs.
 
 use std::{collections::BTreeSet, os::fd::AsRawFd as _, sync::Mutex};
 
@@ -21,18 +21,18 @@ const PROGRAMS: [(&str, &str); 3] = [
     ("slb_exception", "xdp_exception"),
 ];
 
-/// The counters of this network namespace.
+/// The loss counters of this network namespace.
 pub struct Counted {
-    /// Its programs end with it.
+    /// Dropping it detaches its programs.
     _programs: Ebpf,
     losses: Mutex<HashMap<MapData, u32, Losses>>,
 }
 
 impl Counted {
-    /// Starts to count.
+    /// Attaches the programs. No interface is counted yet.
     ///
     /// # Errors
-    /// The kernel lacks what that takes: BTF types, or tracepoints for BPF.
+    /// The kernel has no BTF, or no tracepoints for BPF.
     pub fn start() -> Result<Self> {
         let mut ebpf = Ebpf::load(OBJECT).context("cannot load the BPF object")?;
         let where_from = ebpf.map_mut("LOSSES_LAYOUT").context("the BPF object has no map LOSSES_LAYOUT")?;
@@ -48,7 +48,7 @@ impl Counted {
         Ok(Self { _programs: ebpf, losses: Mutex::new(HashMap::try_from(losses)?) })
     }
 
-    /// Counts at these interfaces, from zero on at those that are new, and at no others.
+    /// Counts at `interfaces` only. Counters of added interfaces begin at zero.
     pub fn watch(&self, interfaces: &BTreeSet<u32>) -> Result<()> {
         let mut losses = self.losses.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let known = losses.keys().collect::<Result<BTreeSet<u32>, _>>()?;
@@ -61,7 +61,7 @@ impl Counted {
         Ok(())
     }
 
-    /// What has been lost at an interface since it has been watched.
+    /// Losses at an interface since it has been watched; zero for others.
     pub fn at(&self, interface: u32) -> Losses {
         let losses = self.losses.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         losses.get(&interface, 0).unwrap_or_default()
@@ -78,11 +78,11 @@ fn layout() -> Result<KernelLayout> {
     })
 }
 
-/// What identifies this network namespace until the machine restarts.
+/// Cookie of this network namespace, unique until the machine restarts.
 fn cookie() -> Result<u64> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").context("cannot open a socket")?;
     let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
-    // SAFETY: the kernel writes as many bytes as are said to be there.
+    // SAFETY: the kernel writes at most `length` bytes, the size of `cookie`.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),

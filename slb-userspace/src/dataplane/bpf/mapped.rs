@@ -1,4 +1,4 @@
-//! Arrays of the program, mapped into memory: each word is read and written whole, without a system call.
+//! Array maps mapped into memory. Each word is read and written whole, without a system call.
 
 use std::{ffi::c_void, num::NonZeroUsize, os::fd::AsFd as _, path::Path, ptr::NonNull};
 
@@ -7,10 +7,10 @@ use aya::maps::MapData;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use slb_common::abi::{flow::WORDS, interface::Interface, shared_word::SharedWord};
 
-/// A value of an array that may be mapped.
+/// A value of an array that may be mapped into memory.
 ///
 /// # Safety
-/// Made of [`SharedWord`]s and nothing else.
+/// The type consists of [`SharedWord`]s only.
 pub(super) unsafe trait OfWords {}
 
 // SAFETY: words.
@@ -18,7 +18,7 @@ unsafe impl OfWords for [SharedWord; WORDS] {}
 // SAFETY: `repr(C)` of words.
 unsafe impl OfWords for Interface {}
 
-/// A mapped array; the flow table unless said otherwise.
+/// A mapped array. `T` defaults to a slot of the flow table.
 pub(super) struct Mapped<T = [SharedWord; WORDS]> {
     slots: NonNull<[T]>,
 }
@@ -46,7 +46,7 @@ impl<T: OfWords> Mapped<T> {
 }
 
 impl<T> Mapped<T> {
-    /// The values of the array.
+    /// The elements of the array.
     pub(super) fn slots(&self) -> &[T] {
         // SAFETY: the mapping lives as long as this value; its words are aligned, and only ever read and written whole.
         unsafe { self.slots.as_ref() }

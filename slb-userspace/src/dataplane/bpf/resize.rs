@@ -1,15 +1,20 @@
-//! A flow table of another size takes the place of the pinned one, with its entries. Forwarding goes on.
+//! Resize of the flow table at a start: a map of another size replaces the pinned one and receives its entries.
+//! Forwarding continues.
 //!
-//! 1. [`begin`]: the pin of the flow table passes to a new, empty map; the old map gets a pin of its own, [`OLD`] and its id.
+//! 1. [`begin`]: the pin of the flow table passes to a new, empty map. The old map gets a pin of its own, [`OLD`] and
+//!    its id.
 //! 2. The program is loaded over the new map. The old program forwards meanwhile.
-//! 3. [`migrate`]: the new map gets the entries, and once more those that packets have changed meanwhile. Then RESIZING is set: both
-//!    programs drop packets of flows that they do not find, as such a flow may be in the other map. TCP sends them again.
+//! 3. [`migrate`]: copies all entries to the new map, then those that packets have changed meanwhile. It then sets
+//!    RESIZING: both programs drop packets of flows that they do not find, because the flow may be in the other map. TCP
+//!    retransmits them.
 //! 4. The new program replaces the old one in each pinned link.
-//! 5. The new map gets what the old program has changed since the pass before. RESIZING is cleared, and the pin of the old map goes.
+//! 5. The entries that the old program changed since the last pass are copied. RESIZING is cleared, and the pin of the
+//!    old map is removed.
 //!
-//! So packets are dropped in step 4 and 5 only: of flows that began in the last two passes, and what servers of mode `nat` send from
-//! their port to clients that have not come to a VIP.
-//! A daemon that ends in between leaves the pin of the old map, and the next one goes on with step 2.
+//! So packets are dropped in steps 4 and 5 only. Some belong to flows that began in the last two passes. Others come from a
+//! port of a `nat` server and go to clients that did not connect to a VIP.
+//!
+//! If the daemon ends in between, the pin of the old map stays, and the next daemon continues with step 2.
 
 use std::{
     fs,
@@ -37,19 +42,19 @@ use super::{
 };
 use crate::clock::rounded;
 
-/// The pin of a new map until it has the name of the old one.
+/// Temporary pin of a new flow table, until it replaces the old one.
 const NEW: &str = "NEW_FLOWS";
-/// What names of pins of old flow tables begin with.
+/// Prefix of the pins of old flow tables.
 const OLD: &str = "OLD_FLOWS_";
 
-/// Gives the pin of the flow table to an empty map, if the pinned one has another size.
+/// Step 1: replaces the pinned flow table by an empty map if its size differs from `sizes`.
 ///
 /// # Errors
-/// There is no memory for it: the old one stays.
+/// The map cannot be made, for example for lack of memory: the old one stays. Or a pin cannot be changed.
 pub fn begin(pins: &Pins, sizes: Sizes) -> Result<()> {
     let (current, new) = (pins.map(FLOWS), pins.map(NEW));
     if new.exists() {
-        // No program uses it: a daemon ended before step 2.
+        // No program uses it: an earlier daemon ended before step 2.
         fs::remove_file(&new)?;
     }
     if !current.exists() {
@@ -72,7 +77,7 @@ pub fn begin(pins: &Pins, sizes: Sizes) -> Result<()> {
     Ok(())
 }
 
-/// Steps 3 to 5, where there is an old flow table. `hz` is jiffies in a second.
+/// Steps 3 to 5, if there is an old flow table. `hz` is jiffies per second.
 ///
 /// # Errors
 /// A table cannot be mapped into memory, or a pin cannot be removed.
@@ -89,13 +94,13 @@ pub fn migrate(pins: &Pins, program: &mut Program, hz: u32) -> Result<()> {
     let switch = Instant::now();
     set_resizing(pins, true)?;
     let replaced = replace(&tables, second, pins, program);
-    // After an error, too: programs would drop packets until the next start.
+    // Also after an error: otherwise the programs drop packets until the next start.
     set_resizing(pins, false)?;
     let switched_in = rounded(switch.elapsed());
     let (is_everywhere, last) = replaced?;
     dropped = dropped.max(last.dropped);
     if !is_everywhere {
-        // A program uses the old map: the next start needs its entries.
+        // A program still uses the old map, and the next start needs its entries.
         tracing::warn!(
             entries,
             "the old flow table stays until the next start, which goes on with the resize"
@@ -118,15 +123,15 @@ pub fn migrate(pins: &Pins, program: &mut Program, hz: u32) -> Result<()> {
     Ok(())
 }
 
-/// Puts the program into all pinned links, and copies what packets have changed since the last pass began. Returns whether no link
-/// keeps the program over an old map, and what has become of the entries.
+/// Replaces the program in all pinned links, and copies the entries that packets changed since `since`. Returns whether
+/// no link keeps a program over an old map, and the copy's result.
 fn replace(tables: &Tables, since: Instant, pins: &Pins, program: &mut Program) -> Result<(bool, Migrated)> {
     let is_everywhere = program.replace_in(&bpffs::entries(&pins.links())?);
     wait_for_programs()?;
     Ok((is_everywhere, tables.copy(Some(since))?))
 }
 
-/// The flow tables, mapped into memory.
+/// The old and new flow tables, mapped into memory.
 struct Tables {
     old: Vec<Mapped>,
     new: Mapped,
@@ -140,7 +145,7 @@ impl Tables {
         Ok(Self { old, new: Mapped::open(&pins.map(FLOWS))?, seed: maps::flow_seed(pins)?, hz })
     }
 
-    /// Copies all entries, or those that packets have changed since then.
+    /// Copies all entries, or those that packets have changed since `since`.
     fn copy(&self, since: Option<Instant>) -> Result<Migrated> {
         let new = FlowTable::new(self.new.slots(), self.seed);
         let within = since.map(|since| since.elapsed().as_secs() as u32 + 1);
@@ -159,7 +164,7 @@ fn set_resizing(pins: &Pins, resizing: bool) -> Result<()> {
     syscall::update_batch(map.fd().as_fd(), &[0], &[u64::from(resizing)]).context("cannot set RESIZING")
 }
 
-/// Waits until no program runs that ran before: the kernel does so where a map of maps changes.
+/// Waits for a grace period. The kernel does so when a map of maps changes.
 fn wait_for_programs() -> Result<()> {
     let (outer, inner) = (syscall::array_of_maps("GRACE", 4, 1)?, syscall::array_of(&0_u32)?);
     Ok(syscall::update_batch(outer.as_fd(), &[0], &[inner.as_raw_fd() as u32])?)

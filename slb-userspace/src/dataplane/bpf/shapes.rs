@@ -1,4 +1,4 @@
-//! What the pinned maps are, and whether what is found is that.
+//! The shapes of the pinned maps, and checks of pinned maps against them.
 
 use std::path::Path;
 
@@ -19,15 +19,15 @@ use crate::advice::{Tried, explained};
 
 use super::syscall;
 
-/// What the kernel must say of a pinned map before it is used again.
+/// Properties of a pinned map. A pinned map with other ones is not used.
 pub(super) struct Shape {
     pub(super) name: &'static str,
     kind: MapType,
     key: usize,
     value: usize,
-    /// `None` where configuration decides.
+    /// `None` if the configuration decides.
     entries: Option<u32>,
-    /// Bytes of the one value in each map of an array of maps; 0 for other maps.
+    /// Bytes of the one element in each inner map of an array of maps; 0 for other maps.
     inner: usize,
 }
 
@@ -51,15 +51,15 @@ const fn of_maps(name: &'static str, inner: usize, entries: u32) -> Shape {
 
 /// Name of the flow table.
 pub(super) const FLOWS: &str = "FLOWS";
-/// Name of the word that says whether it gets the flows of another one.
+/// Name of the map that says whether a resize of the flow table is in its last steps.
 pub(super) const RESIZING: &str = "RESIZING";
 
 /// Name of the interface table.
 pub(super) const INTERFACE_TABLE: &str = "INTERFACE_TABLE";
-/// Name of the further hardware addresses of interfaces.
+/// Name of the map of further hardware addresses of interfaces.
 pub(super) const OWN_MACS: &str = "OWN_MACS";
 
-/// Every map that is pinned.
+/// All pinned maps of the daemon, except the program arrays.
 pub(super) const SHAPES: [Shape; 16] = [
     shape("CONTROL", MapType::Array, 4, size_of::<Control>(), 1),
     of_maps("SERVICE_INDEX", size_of::<ServiceIndex>(), 1),
@@ -79,17 +79,17 @@ pub(super) const SHAPES: [Shape; 16] = [
     sized("BACKEND_COUNTERS", MapType::PerCpuArray, size_of::<Counters>()),
 ];
 
-/// As [`Shape::verify`], of the map of this name.
+/// As [`Shape::verify`], for the map `name`.
 pub(super) fn verify(name: &str, path: &Path) -> Result<MapInfo> {
     let shape = SHAPES.iter().find(|shape| shape.name == name);
     shape.with_context(|| format!("there is no map {name}"))?.verify(path)
 }
 
 impl Shape {
-    /// Makes and pins an array of maps. The loader makes every other map.
+    /// Makes and pins the map if it is an array of maps. The loader makes every other map.
     ///
-    /// Linux 6.1 refuses a program over the arrays of maps that aya makes: their inner maps have BTF, which the inner maps that
-    /// the daemon puts in do not.
+    /// Linux 6.1 refuses a program over the arrays of maps that aya makes. Their inner maps have BTF, unlike the inner
+    /// maps that the daemon writes.
     pub(super) fn create_pinned(&self, path: &Path) -> Result<()> {
         let (Some(entries), true) = (self.entries, self.kind == MapType::ArrayOfMaps) else { return Ok(()) };
         let map = syscall::array_of_maps(self.name, self.inner, entries)
@@ -98,7 +98,10 @@ impl Shape {
         MapData::from_fd(map)?.pin(path).with_context(|| format!("cannot pin the map {}", path.display()))
     }
 
-    /// Refuses a pinned map that is not what this program makes: it would be misread.
+    /// Checks that a pinned map has this shape, so that it is not misread.
+    ///
+    /// # Errors
+    /// It has another shape, or cannot be opened.
     pub(super) fn verify(&self, path: &Path) -> Result<MapInfo> {
         let info =
             MapInfo::from_pin(path).with_context(|| format!("cannot open the map {}", path.display()))?;

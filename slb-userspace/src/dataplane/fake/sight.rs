@@ -1,5 +1,5 @@
-//! What packets find, and what programs that have begun may still use of it: a grace period must pass before that is cleared, or put to
-//! another use.
+//! What packets find, and what programs that began earlier may still use. It may be cleared or reused only after a
+//! grace period.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use slb_common::abi::lookup_table::NO_BACKEND;
 
 use super::super::state::{NO_TABLE, Operation, State};
 
-/// What an id is of.
+/// The kind of object that an id names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Service,
@@ -17,10 +17,10 @@ pub(super) enum Kind {
     NextHop,
 }
 
-/// An element of a map.
+/// An object in a map.
 pub(super) type Part = (Kind, u32);
 
-/// Everything that the index leads to. Servers are found by flows, too: all of them lead to their next hops.
+/// Everything that packets reach from the index. Flows name any server, so all servers' next hops count.
 pub(super) fn visible(state: &State) -> BTreeSet<Part> {
     let mut visible = BTreeSet::new();
     for (id, entry) in &state.index.entries {
@@ -46,7 +46,7 @@ pub(super) fn visible(state: &State) -> BTreeSet<Part> {
     visible
 }
 
-/// Refuses to clear, or to put to another use, what a program may still see.
+/// Refuses to clear or reuse an object that a program may still see.
 pub(super) fn expect_unseen(operation: &Operation, state: &State, seen: &BTreeSet<Part>) -> Result<()> {
     let parts: Vec<Part> = match operation {
         Operation::PutNextHop(id, _) | Operation::ClearNextHop(id) => vec![(Kind::NextHop, *id)],
