@@ -1,8 +1,8 @@
-//! The control loop: the single owner of all change.
+//! The control plane: computes all changes of the data plane.
 //!
-//! Configuration, health and neighbours come in; [`failover`] takes sides, [`desired`] says what follows, [`ids`] gives it places in
-//! the maps, [`diff`] says what must change and in which order, and [`reconcile`] carries it out. All but the last are
-//! pure: no clock, no sockets, no tokio.
+//! Inputs are configuration, health, next hops and overrides. [`failover`] chooses the sides, and [`desired`] computes
+//! the desired state. [`ids`] allocates ids for it, [`diff`] orders the operations, and [`reconcile`] applies them. All
+//! but the last are pure: no clock, no sockets, no tokio.
 
 pub mod client_paths;
 mod connection_counts;

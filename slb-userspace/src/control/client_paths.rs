@@ -1,8 +1,9 @@
-//! Paths to clients of mode `nat`. A flow-table entry names the kernel's next hop when the flow began, or came from elsewhere. While a
-//! client is silent, its entry follows the kernel: a gateway with another hardware address, or a route by another gateway.
+//! Client paths of mode `nat`. A flow's entry stores the next hop to the client. The data path looks it up when the flow
+//! begins, and when its packets come from elsewhere than before. While the client is silent, its entry follows the
+//! kernel's route: to another gateway, or to a gateway's new hardware address.
 //!
-//! [`Samples`] finds clients that stand for others, [`Paths`] compares the kernel's next hops to them with those before, and [`Rehomed`]
-//! says what follows for each flow. A flow whose station is not the kernel's next hop follows nothing.
+//! [`Samples`] finds representative clients, [`Paths`] detects changes of the kernel's next hops to them, and [`Rehomed`]
+//! maps each flow to its new path. A flow whose path is not the kernel's next hop keeps its path.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -13,18 +14,19 @@ use slb_common::abi::{Address, flow::ClientPath, mac_word};
 
 use crate::{dataplane::state::to_ip, neigh::NextHop};
 
-/// Samples at most. The kernel is asked for the route to each, and verifies their neighbours.
+/// Samples at most. For each, SLB asks the kernel for the route and verifies the neighbour.
 const MOST: usize = 256;
-/// Places that are counted at most, to choose the samples from.
+/// Groups counted at most, from which the samples are chosen.
 const MOST_COUNTED: usize = 16 * MOST;
 
-/// Addresses on the way by a default route, of no host (RFC 5737, RFC 3849): the default gateways are known before the first client.
+/// Addresses of no host (RFC 5737, RFC 3849) behind the default routes. With them the default gateways are known before
+/// the first client.
 const DEFAULT_ROUTE: [IpAddr; 2] = [
     IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
     IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
 
-/// Addresses that share their routes: the longest prefixes that networks announce to each other.
+/// Addresses that share their routes: /24 in IPv4, /48 in IPv6, the longest prefixes in routing between networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix(IpAddr);
 
@@ -37,13 +39,13 @@ impl Prefix {
     }
 }
 
-/// The path of a flow whose client the kernel reaches so.
+/// The client path by a next hop of the kernel.
 fn path(hop: &NextHop) -> ClientPath {
     ClientPath::new(hop.interface_index, mac_word(hop.destination_mac))
 }
 
-/// Clients that stand for those of the same station and prefix, gathered in a pass over the flow table. Clients on the link stand for
-/// themselves.
+/// Clients sampled in a GC pass. One client represents all with the same client path and prefix. A client on the link
+/// represents itself only.
 #[derive(Debug)]
 pub struct Samples<'a> {
     on_link: &'a BTreeSet<Prefix>,
@@ -51,12 +53,12 @@ pub struct Samples<'a> {
 }
 
 impl<'a> Samples<'a> {
-    /// None yet. Clients in these prefixes are on the link.
+    /// No samples yet. Clients in the prefixes `on_link` are on the link.
     pub fn new(on_link: &'a BTreeSet<Prefix>) -> Self {
         Self { on_link, found: HashMap::new() }
     }
 
-    /// Takes notice of a flow.
+    /// Counts a flow of a client.
     pub fn note(&mut self, client: &Address, path: ClientPath) {
         let client = to_ip(client);
         let prefix = Prefix::of(client);
@@ -68,12 +70,13 @@ impl<'a> Samples<'a> {
             return;
         }
         let (sample, count) = self.found.entry(key).or_insert((client, 0));
-        // The same one in each pass.
+        // The lowest address, so that each pass chooses the same sample.
         *sample = client.min(*sample);
         *count = count.saturating_add(1);
     }
 
-    /// The samples with the most flows. At most half are unresolved: forged sources make any number of these.
+    /// The samples with the most flows. At most half have an unresolved path, because forged sources can create any
+    /// number of these.
     pub fn chosen(self) -> BTreeSet<IpAddr> {
         let found = self.found.into_iter().map(|((path, _), found)| (path.mac() == 0, found));
         let (mut unresolved, mut resolved): (Vec<_>, Vec<_>) =
@@ -87,7 +90,7 @@ impl<'a> Samples<'a> {
     }
 }
 
-/// The kernel's next hops to samples, as they were last.
+/// The kernel's last known next hops to the samples.
 #[derive(Debug, Default)]
 pub struct Paths {
     last: BTreeMap<IpAddr, NextHop>,
@@ -95,13 +98,13 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Prefixes of which a sample is on the link.
+    /// Prefixes with a sample on the link.
     pub fn on_link(&self) -> &BTreeSet<Prefix> {
         &self.on_link
     }
 
-    /// Takes the next hops of all samples, `None` where there is none at present; returns what has changed. Packets leave through
-    /// these interfaces.
+    /// Replaces the next hops by `hops`, with `None` for a sample that has none now, and returns the changed paths. A
+    /// sample keeps its last next hop while it has none through an interface that `is_attached`.
     pub fn update<'a>(
         &mut self,
         hops: impl Iterator<Item = (IpAddr, Option<&'a NextHop>)>,
@@ -124,21 +127,22 @@ impl Paths {
     }
 }
 
-/// Where flows go whose clients are reached by another station: by the path before, the path from now on.
+/// Changed client paths: from the path before to the present one.
 #[derive(Debug, Default)]
 pub struct Rehomed {
     has_moved: bool,
-    /// Of samples on the link.
+    /// For samples on the link.
     by_client: BTreeMap<(ClientPath, IpAddr), ClientPath>,
-    /// Of samples behind gateways.
+    /// For samples behind gateways, by prefix.
     by_prefix: BTreeMap<(ClientPath, Prefix), ClientPath>,
-    /// What all samples behind a gateway have in common, by family. Where they differ, the path stays.
+    /// The new path that all samples behind a gateway share, by family (`true` for IPv4). If they differ, the path
+    /// stays.
     by_path: BTreeMap<(ClientPath, bool), ClientPath>,
     on_link: BTreeSet<Prefix>,
 }
 
 impl Rehomed {
-    /// Whether no flow changes.
+    /// Whether no path has changed.
     pub fn is_empty(&self) -> bool {
         !self.has_moved
     }
@@ -160,7 +164,7 @@ impl Rehomed {
         }
     }
 
-    /// The path of a flow from now on, if that is another one.
+    /// The new path of a flow; `None` if its path stays.
     pub fn to(&self, client: &Address, path: ClientPath) -> Option<ClientPath> {
         let client = to_ip(client);
         let prefix = Prefix::of(client);

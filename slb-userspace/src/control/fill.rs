@@ -1,27 +1,27 @@
-//! When the flow table is said to be nearly full. Pure.
+//! Warnings that the flow table is nearly full. Pure.
 
-/// Part of the entries that assured flows hold, in percent, from which on that is said.
+/// Percentage of entries with assured flows from which the table counts as nearly full.
 const FULL: usize = 80;
-/// Part below which that is over.
+/// Percentage below which it no longer does.
 const ROOMY: usize = 70;
 
-/// How full the flow table was.
+/// Whether the flow table was nearly full after the last GC pass.
 #[derive(Debug, Default)]
 pub struct Fill {
     is_full: bool,
 }
 
-/// What has changed.
+/// A change of the fill level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// The table is nearly full.
     Full,
-    /// It is no longer.
+    /// The table is no longer nearly full.
     Roomy,
 }
 
 impl Fill {
-    /// Takes the assured flows that a pass over the table has found, of so many entries.
+    /// Takes the numbers of assured flows and of entries after a GC pass. Returns a change, if there is one.
     pub fn note(&mut self, assured: usize, entries: usize) -> Option<Change> {
         let (part, was_full) = (100 * assured / entries.max(1), self.is_full);
         self.is_full = part >= if was_full { ROOMY } else { FULL };

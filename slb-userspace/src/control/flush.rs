@@ -1,4 +1,4 @@
-//! Which flow-table entries an administrator has erased (`slb flows flush`). Pure.
+//! Selects the flow-table entries that `slb flows flush` erases. Pure.
 
 use std::{
     collections::BTreeSet,
@@ -12,10 +12,10 @@ use slb_common::abi::{Handle, service::Service, unpad_name};
 
 use crate::dataplane::state::{NO_TABLE, Remembered, State, backend_address, to_ip};
 
-/// Names that a refusal lists at most.
+/// Names that an error lists at most.
 const LISTED: usize = 10;
 
-/// An address, with a port or of any port.
+/// An address, with a port or for any port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoint {
     address: IpAddr,
@@ -51,31 +51,31 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// What entries must be to be erased: all that is given here. Without anything, every entry.
+/// Conditions of a flush. An entry is erased if it meets all that are set; without conditions every entry is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// The client's address lies in this prefix.
+    /// Client addresses.
     pub client: Option<IpNet>,
-    /// They are of this VIP.
+    /// VIP, with or without a port.
     pub vip: Option<Endpoint>,
-    /// They are of this listener, `LOAD_BALANCER/LISTENER`.
+    /// Listener, as `LOAD_BALANCER/LISTENER`.
     pub listener: Option<String>,
-    /// They are with this server.
+    /// Server, with or without a port.
     pub server: Option<Endpoint>,
-    /// They are not assured.
+    /// Only entries that are not assured.
     pub not_assured: bool,
 }
 
 impl Filter {
-    /// Whether every entry passes it.
+    /// Whether there is no condition.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// The same for what the data plane holds now.
+    /// Resolves the filter to ids in the actual state.
     ///
     /// # Errors
-    /// Nothing has that VIP, listener or server. The text lists what there is.
+    /// No running listener has this VIP or name, or no server this address. The text lists the existing ones.
     pub fn resolve(&self, held: &State) -> Result<Choice, String> {
         let running = || held.services.iter().filter(|(_, service)| service.lookup_table != NO_TABLE);
         let is_chosen = |service: &Service| {
@@ -136,11 +136,11 @@ fn listed(names: impl Iterator<Item = String>) -> String {
     }
 }
 
-/// A [`Filter`] in terms of the flow table.
+/// A [`Filter`] resolved to ids of the flow table.
 #[derive(Debug, Clone)]
 pub struct Choice {
     client: Option<IpNet>,
-    /// Tags of services.
+    /// Service tags.
     services: Option<BTreeSet<u32>>,
     servers: Option<BTreeSet<Handle>>,
     not_assured: bool,

@@ -1,7 +1,8 @@
-//! Whether the maps have room for a configuration. Pure.
+//! Checks a configuration against the size of the maps. Pure.
 //!
-//! `slbd check`, `slbd run`, `reload`, `apply` and `diff` all ask here, so none accepts what another one refuses. What only the
-//! running daemon can know, the room for old and new entries side by side, is decided by [`super::ids`].
+//! `slbd check`, `slbd run`, `reload`, `apply` and `diff` all use this check, so none accepts what another one refuses.
+//! During a change old and new entries exist side by side. Only the running daemon knows that, and [`super::ids`]
+//! checks it.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -10,13 +11,13 @@ use slb_common::abi::{MAX_BACKENDS, MAX_SERVICES};
 use super::desired::{Desired, Known, desired};
 use crate::{config::Config, dataplane::state::SPARE_TABLE};
 
-/// What a configuration needs more of than the maps hold.
+/// A limit of the maps that a configuration exceeds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Excess {
     what: &'static str,
     needed: usize,
     limit: u32,
-    /// The load balancer that needs most of them, and how many.
+    /// The load balancer that needs most entries, and how many.
     largest: Option<(String, usize)>,
     instead: String,
 }
@@ -32,7 +33,7 @@ impl fmt::Display for Excess {
     }
 }
 
-/// A configuration that the maps have no room for. Each line names one limit.
+/// A configuration that exceeds limits of the maps. Its text has a line for each limit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", lines(.0))]
 pub struct TooLarge(Vec<Excess>);
@@ -48,10 +49,10 @@ fn lines(excesses: &[Excess]) -> String {
     excesses.iter().map(Excess::to_string).collect::<Vec<_>>().join("\nerror: ")
 }
 
-/// Checks that empty maps hold everything that a configuration describes.
+/// Checks that empty maps have enough entries for a configuration.
 ///
 /// # Errors
-/// They do not: every limit that is exceeded.
+/// They have not: all exceeded limits.
 pub fn check(config: &Config) -> Result<(), TooLarge> {
     let needed = desired(config, Known::default());
     let excesses: Vec<_> = [services(&needed), tables(&needed), servers(&needed, config.daemon.max_servers)]
@@ -127,7 +128,7 @@ fn pools(needed: &Desired) -> BTreeMap<usize, &String> {
     first
 }
 
-/// The name with the largest sum, where there are several names.
+/// The name with the largest sum; `None` if there are fewer than two names.
 fn largest<'a>(counts: impl Iterator<Item = (&'a String, usize)>) -> Option<(String, usize)> {
     let mut sums = BTreeMap::new();
     for (name, count) in counts {
@@ -175,14 +176,14 @@ mod tests {
 
     #[test]
     fn services_beyond_the_maps_are_refused_with_their_number() {
-        // A listener each, and a service for echo requests for each 50 of them.
+        // One service for each listener, and one for echo requests for each 50 listeners.
         let with = |listeners| balancers(listeners, |_| String::new()) + &group(2);
         assert_eq!(checked("", &with(4015)), [""; 0]);
         let refused = checked("", &with(4016));
         assert_eq!(refused.len(), 1, "{refused:?}");
         assert!(refused[0].starts_with("the configuration needs 4097 services, and the maps hold 4096 ("));
         assert!(refused[0].contains("use fewer listeners or VIPs"), "{refused:?}");
-        // Stopped listeners take none.
+        // A stopped listener needs no service.
         let stopped = with(4016).replacen("port = 1\n", "port = 1\nstate = \"stopped\"\n", 1);
         assert_eq!(checked("", &stopped), [""; 0]);
     }

@@ -1,6 +1,7 @@
-//! What a daemon that starts learns from the maps an earlier one has left. Pure.
+//! What a starting daemon reads from the maps of an earlier one. Pure.
 //!
-//! Until probes and neighbours have spoken, the last that was known holds: a restart moves no flow and empties no table.
+//! Until the first probes and neighbour entries arrive, the last known state remains valid. A restart moves no flow and
+//! empties no table.
 
 use std::{
     collections::BTreeMap,
@@ -20,8 +21,7 @@ use crate::{
     health::Target,
 };
 
-/// Verdicts on the servers of each listener as they were in force. A server that was not checked was taken as able to
-/// serve, and is until its first probe.
+/// Last health results of each listener's servers. A server that was unchecked counts as healthy until its first probe.
 pub fn health(config: &Config, held: &State) -> BTreeMap<Target, Verdict> {
     let tables: BTreeMap<_, u32> =
         held.services.values().map(|service| (key_of(service), service.lookup_table)).collect();
@@ -51,7 +51,7 @@ pub fn health(config: &Config, held: &State) -> BTreeMap<Target, Verdict> {
     health
 }
 
-/// Next hops as they were in force.
+/// Next hops in the maps, by server address.
 pub fn next_hops(held: &State) -> BTreeMap<IpAddr, NextHop> {
     held.backends
         .values()

@@ -1,9 +1,11 @@
-//! Servers of mode `nat` whose answers do not come back: SLB forwards connections to them and sees no answer. Pure.
+//! Servers of mode `nat` whose answers do not return through SLB: SLB forwards connections to them and sees no answer.
+//! Pure.
 //!
-//! If the check of such a server's port passes, whose probes come from SLB's own address, mostly the server's route to the clients
-//! leads past SLB. Of a server without such a check nothing more is known: it may be down, too, or its accept queue full. Only TCP
-//! counts: a server answers every SYN, with a RST where the port is closed. It answers SYNs with forged sources, too, so these count
-//! as others do.
+//! Probes come from SLB's own address. If a check of the server's port passes, the server's route to its clients
+//! usually bypasses SLB. Without such a check the server may also be down, or its accept queue full.
+//!
+//! Only TCP counts, because a server answers every SYN, with a RST if the port is closed. It answers SYNs with forged
+//! sources too, so these count like others.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -25,13 +27,13 @@ use crate::{
     health::passive::SILENCE,
 };
 
-/// Least connections without an answer while none has one.
+/// Unanswered new connections at which a server counts as one-way, if none is answered.
 const LEAST_CONNECTIONS: u32 = 5;
-/// The same where they are of one client, and the server has answered before: its firewall may drop that client alone.
+/// The same if all come from one client and the server has answered before. Its firewall may drop that client only.
 const LEAST_OF_ONE_CLIENT: u32 = 20;
-/// Seconds for which a new connection counts: older ones may be from before the route was mended.
+/// Seconds for which a new connection counts. Older ones may predate a repair of the route.
 pub const WINDOW: u32 = 30;
-/// Time between two passes over the flow table in which each connection is seen while it counts.
+/// Time between two GC passes, so that each pass sees a connection while it counts.
 pub(super) const LOOK: Duration = Duration::from_secs(WINDOW as u64 / 2);
 
 /// What health checks say about a server's port.
@@ -39,12 +41,12 @@ pub(super) const LOOK: Duration = Duration::from_secs(WINDOW as u64 / 2);
 pub enum Evidence {
     /// A check of its port passes.
     CheckPasses,
-    /// No check asks its port.
+    /// No check probes its port.
     Unchecked,
 }
 
 impl Evidence {
-    /// What the status shows of a server that answers no connections.
+    /// The detail that the status shows for a server that answers no connections.
     pub const fn detail(self) -> &'static str {
         match self {
             Self::CheckPasses => {
@@ -59,28 +61,28 @@ impl Evidence {
     }
 }
 
-/// New connections of a server.
+/// New connections of a server, by answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Answers {
-    /// With an answer of any kind.
+    /// Connections with an answer of any kind.
     pub answered: u32,
-    /// Without one for [`SILENCE`].
+    /// Connections without an answer for [`SILENCE`] seconds.
     pub silent: u32,
-    /// The clients of those.
+    /// The clients of the unanswered connections.
     pub silent_clients: Clients,
-    /// Whether older ones have been answered.
+    /// Whether older connections have been answered.
     pub older_answered: bool,
 }
 
-/// How many clients there are, as far as it matters.
+/// Whether there are no, one or several clients.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Clients {
-    /// None.
+    /// No client.
     #[default]
     None,
-    /// One.
+    /// One client.
     One(Address),
-    /// Several.
+    /// Several clients.
     Several,
 }
 
@@ -102,7 +104,7 @@ impl Answers {
         self.older_answered |= other.older_answered;
     }
 
-    /// Whether the server, which has answered before or not, answers none of its new connections.
+    /// Whether the server answers none of its new connections. `has_answered` says whether it answered earlier ones.
     fn are_lost(self, has_answered: bool) -> bool {
         let is_one_client = matches!(self.silent_clients, Clients::One(_));
         let least = if has_answered && is_one_client { LEAST_OF_ONE_CLIENT } else { LEAST_CONNECTIONS };
@@ -110,17 +112,17 @@ impl Answers {
     }
 }
 
-/// Whether answers of the servers of such a listener pass through SLB, and each SYN has one.
+/// Whether SLB sees the answers of a listener's servers, and each SYN has one.
 pub(super) const fn is_watched(mode: u8, protocol: u8) -> bool {
     mode == mode::NAT && protocol == protocol::TCP
 }
 
-/// Counts during one pass over the flow table.
+/// Answers counted in one GC pass, by server.
 #[derive(Debug, Default)]
 pub(super) struct Counts(HashMap<Handle, Answers>);
 
 impl Counts {
-    /// Looks at a flow.
+    /// Counts a flow.
     pub(super) fn note(&mut self, flow: &Remembered, entry: &IndexEntry) {
         let Some(Opening { age, stage }) = flow.opening else { return };
         if !is_watched(entry.mode, entry.protocol) {
@@ -138,7 +140,7 @@ impl Counts {
         self.0.entry(flow.backend).or_default().add(answers);
     }
 
-    /// By server, of all its tables. One that is removed is left out.
+    /// Answers by server endpoint, over all its tables. Removed servers are left out.
     pub(super) fn by_server(&self, held: &State) -> BTreeMap<SocketAddr, Answers> {
         let mut all: BTreeMap<SocketAddr, Answers> = BTreeMap::new();
         for (handle, answers) in &self.0 {
@@ -154,26 +156,26 @@ impl Counts {
     }
 }
 
-/// A server whose answers do not come back any more, or do again.
+/// The answers of a server no longer return, or return again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// None of so many new connections has an answer.
+    /// None of this many new connections has an answer.
     Lost(SocketAddr, Evidence, u32),
-    /// One has.
+    /// A new connection has an answer.
     Back(SocketAddr),
 }
 
-/// The servers whose answers do not come back.
+/// The servers whose answers do not return through SLB.
 #[derive(Debug, Default)]
 pub struct OneWay {
     lost: BTreeMap<SocketAddr, Evidence>,
-    /// Servers that have answered, and not failed a check since.
+    /// Servers that have answered, and have failed no check since.
     answered: BTreeSet<SocketAddr>,
 }
 
 impl OneWay {
-    /// Updates the servers with the counts of one pass over the flow table, and returns what has changed. `evidence` returns what
-    /// health checks say about a server's port; `None` if no answers are expected, for example while a check fails.
+    /// Updates the servers with the counts of one GC pass, and returns the changes. `evidence` says what health checks
+    /// say about a server's port; `None` if no answers are expected, for example while a check fails.
     pub fn judge(
         &mut self,
         counted: &BTreeMap<SocketAddr, Answers>,
@@ -197,7 +199,7 @@ impl OneWay {
         changes
     }
 
-    /// The servers.
+    /// The servers, with what health checks say about them.
     pub const fn servers(&self) -> &BTreeMap<SocketAddr, Evidence> {
         &self.lost
     }
@@ -239,7 +241,7 @@ mod tests {
     fn a_connection_counts_once_it_is_answered_or_silent_and_while_it_is_new() {
         let all = [
             flow(0, Stage::Answered),
-            // A closed port answers.
+            // A closed port answers with a RST.
             flow(0, Stage::Refused),
             flow(2, Stage::Asked),
             flow(3, Stage::Asked),
@@ -271,7 +273,7 @@ mod tests {
         one_way.judge(&[(server(), answers)].into(), |_| evidence)
     }
 
-    /// As where a server's firewall drops a scanner.
+    /// For example, a server's firewall drops a scanner.
     #[test]
     fn one_client_without_answers_must_try_often_where_the_server_has_answered() {
         let client = |last: u8| Clients::One(to_address([192, 0, 2, last].into()));

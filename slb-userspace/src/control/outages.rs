@@ -1,4 +1,4 @@
-//! Listeners without a server that receives new flows: found, and followed from change to change. Pure.
+//! Outages: listeners without a server that receives new flows. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,10 +12,10 @@ use super::{
     overrides::Aside,
 };
 
-/// Servers that an outage names at most.
+/// Servers that an outage's text names at most.
 const NAMED: usize = 3;
 
-/// A listener, at those of its VIPs that share one set of servers.
+/// A listener, with those of its VIPs that share a server pool.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// Name of the load balancer.
@@ -24,7 +24,7 @@ pub struct Place {
     pub listener: String,
     /// The VIPs, sorted.
     pub vips: Vec<IpAddr>,
-    /// Port.
+    /// Port, in host byte order.
     pub port: u16,
     /// IP protocol number.
     pub protocol: u8,
@@ -35,19 +35,19 @@ pub struct Place {
 pub struct Outage {
     /// Name of the server group; `None` for the default group.
     pub group: Option<String>,
-    /// The state of the servers, in words.
+    /// The state of the servers, as a text.
     pub why: String,
 }
 
-/// All listeners without a server that receives new flows.
+/// All outages, by listener.
 pub type Outages = BTreeMap<Place, Outage>;
 
-/// Names of load balancer and listener, port, protocol, and the index of the pool.
+/// Load balancer, listener, port, protocol, index of the pool.
 type Key<'a> = (&'a str, &'a str, u16, u8, usize);
 /// VIPs, and the name of the server group.
 type At<'a> = (Vec<IpAddr>, Option<&'a str>);
 
-/// Finds them.
+/// Finds all outages in a desired state.
 pub fn outages(desired: &Desired) -> Outages {
     let mut vips: BTreeMap<Key<'_>, At<'_>> = BTreeMap::new();
     for service in &desired.services {
@@ -81,7 +81,7 @@ fn why(pool: &Pool) -> String {
     words.join("; ")
 }
 
-/// What keeps new flows from a server.
+/// Why a server receives no new flows.
 fn state(server: &Server) -> String {
     let detail = || server.detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
     match server {
@@ -96,29 +96,29 @@ fn state(server: &Server) -> String {
     }
 }
 
-/// What has changed for a listener.
+/// A change for a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// No server receives new flows any more; for so long one did before, if that is known.
+    /// The outage began. Before that a server received new flows for this time; `None` if there never was one.
     Began(Place, Outage, Option<Duration>),
-    /// A server receives new flows again, after this time.
+    /// The outage ended after this time.
     Ended(Place, Outage, Duration),
 }
 
 /// A VIP, port and protocol.
 type ServiceKey = (IpAddr, u16, u8);
 
-/// The outages of now, and since when each lasts.
+/// The present outages, each with its beginning.
 #[derive(Debug, Clone, Default)]
 pub struct Followed {
     out: BTreeMap<Place, (Outage, Duration)>,
-    /// Since when the other services have a server.
+    /// Services without an outage, each with the time since boot from which it has a server.
     well: BTreeMap<ServiceKey, Duration>,
 }
 
 impl Followed {
-    /// Replaces them by those of what is desired at `now`; returns what that changes. A listener that was removed or stopped neither
-    /// fails nor returns.
+    /// Updates the outages to those of `desired` at `now`, and returns the changes. The removal or stop of a listener
+    /// begins and ends no outage.
     pub fn follow(&mut self, desired: &Desired, now: Duration) -> Vec<Change> {
         let mut changes = Vec::new();
         let found = outages(desired);
@@ -162,7 +162,7 @@ impl Followed {
     }
 }
 
-/// Listeners that have a server in `before` and none in `after`, as `load balancer/listener`.
+/// Listeners with an outage in `after` and none in `before`, as `load balancer/listener`.
 pub fn lost(before: &Desired, after: &Desired) -> Vec<String> {
     let before = outages(before);
     let lost = outages(after).into_iter().filter(|(place, _)| !before.contains_key(place));
@@ -188,7 +188,7 @@ mod tests {
     };
     use slb_common::abi::{MacPair, backend::NextHop};
 
-    /// All servers have a next hop, and those that are checked this verdict.
+    /// The desired state with a next hop for every server, and this result for every health check.
     fn with(config: &Config, healthy: bool, overrides: &Overrides) -> Desired {
         let hop = NextHop { ifindex: 1, mtu: 1500, macs: MacPair::default() };
         let reached = || Ok(Reached { hop, through_gateway: false });

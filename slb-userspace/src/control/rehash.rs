@@ -1,15 +1,16 @@
-//! Listeners whose flows get another hash: what began before belongs to the slot it had. Pure.
+//! Hash-function transition: a listener changes between `maglev` and `maglev-client`. Pure.
 //!
-//! For the idle time every flow is remembered. Whoever goes on with one that is not goes where the hash of before leads; then
-//! there is nobody left who could.
+//! For the idle time every flow is tracked. Mid-stream packets without an entry follow the old hash. After the idle
+//! time no untracked flow of the old hash is left.
 
 use slb_common::abi::service::{Service, mode, policy};
 
-/// Seconds that it may take until a change is in force, and counts.
+/// Seconds that a change may take until it is active.
 const SLACK: u32 = 10;
 
-/// What becomes of the policy of a service that is held as `held` and wanted with another one, since when that has been so, and
-/// when it ends.
+/// Returns the policy of a service, the start of its transition (0 for none) and the end of it. `held` is its actual
+/// entry and `wanted` its configured policy. `idle` is the idle timeout in seconds. `now` and both times are seconds
+/// since boot.
 pub(super) fn rehashed(
     held: Option<&Service>,
     wanted: u32,
@@ -17,7 +18,7 @@ pub(super) fn rehashed(
     idle: u32,
     now: u32,
 ) -> (u32, u32, Option<u32>) {
-    // Where answers return, all flows are remembered anyway.
+    // In mode `nat` every flow is tracked anyway.
     let Some(held) = held.filter(|held| mode != mode::NAT && held.mode != mode::NAT) else {
         return (wanted, 0, None);
     };

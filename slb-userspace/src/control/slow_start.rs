@@ -1,16 +1,16 @@
-//! Servers that come to their weight in steps, once they take new flows: one that has been unhealthy, set aside or had no
-//! weight, and one that is added to a group that is in use. Pure.
+//! Slow start: a server that begins to take new flows reaches its weight in steps. Pure.
 //!
-//! When a server began is kept in the maps, in seconds since the machine started: another daemon goes on with it.
+//! It applies to a server that was unhealthy, disabled, draining or of weight 0, and to one added to a group in use.
+//! The maps store when it began, in seconds since boot, so the next daemon continues it.
 
 use slb_common::abi::backend::Backend;
 
 use super::desired::Server;
 
-/// Steps in which a server comes to its weight: from a tenth to all of it.
+/// Steps from a tenth of the weight to all of it.
 const STEPS: u32 = 10;
 
-/// How a server has begun to take new flows.
+/// Slow-start state of a server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Begun {
     /// [`Backend::since`].
@@ -19,8 +19,8 @@ pub struct Begun {
     pub is_added: bool,
 }
 
-/// How a server begins, or has begun. `is_in_use` is whether its group has been in use before; `now` is seconds since the
-/// machine started.
+/// Slow-start state of a server after a change. `is_in_use` says whether its group was in use before. `now` is seconds
+/// since boot.
 pub fn begun(held: Option<&Backend>, server: &Server, is_in_use: bool, now: u32) -> Begun {
     let was_added = held.map_or(is_in_use, |held| held.flags & Backend::ADDED != 0);
     if !server.takes_new() {
@@ -28,7 +28,7 @@ pub fn begun(held: Option<&Backend>, server: &Server, is_in_use: bool, now: u32)
     }
     let since = match held {
         Some(held) if held.flags & Backend::NEW != 0 => held.since,
-        // It comes back. What has not been checked until now, or could not be reached, serves as it did before.
+        // It takes new flows again. A server that only lacked a health result or next hop keeps its weight.
         Some(held) if held.health == Backend::HEALTH_UNHEALTHY || held.weight == 0 || was_aside(held) => now,
         _ if was_added => now,
         _ => 0,
@@ -36,12 +36,13 @@ pub fn begun(held: Option<&Backend>, server: &Server, is_in_use: bool, now: u32)
     Begun { since, is_added: false }
 }
 
-/// Whether a server that took no new flows could have: an administrator had set it aside.
+/// Whether a server that received no new flows could have. Then an administrator had drained or disabled it.
 fn was_aside(held: &Backend) -> bool {
     held.next_hop != 0 && matches!(held.health, Backend::HEALTH_HEALTHY | Backend::HEALTH_UNCHECKED)
 }
 
-/// The weight of a server that began at `since` and comes to `full` within `time` seconds, and when that changes.
+/// The weight at `now` of a server that began at `since` and reaches `full` after `time` seconds, and when it next
+/// changes. All times are in seconds since boot.
 pub fn weight(full: u8, since: u32, time: Option<u32>, now: u32) -> (u8, Option<u32>) {
     let (Some(time), true) = (time.filter(|time| *time > 0), since != 0) else { return (full, None) };
     let step = now.saturating_sub(since).saturating_mul(STEPS) / time + 1;

@@ -1,17 +1,16 @@
-//! What a configuration has followed besides the data plane: targets of health checks, servers whose next hops are resolved, and
-//! VIPs. Pure.
+//! What the daemon observes for a configuration: health-check targets, next hops of servers, and VIPs. Pure.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use super::members::{Members, running};
 use crate::{config::model::Config, health::Target};
 
-/// All VIPs, of load balancers that are stopped too.
+/// All VIPs, also those of stopped load balancers.
 pub fn addresses(config: &Config) -> BTreeSet<IpAddr> {
     config.load_balancers.iter().flat_map(|balancer| balancer.addresses.iter().copied()).collect()
 }
 
-/// What is to be checked.
+/// All targets of health checks.
 pub fn targets(config: &Config) -> BTreeSet<Target> {
     let members = Members::of(config);
     running(config)
@@ -22,7 +21,7 @@ pub fn targets(config: &Config) -> BTreeSet<Target> {
         .collect()
 }
 
-/// The servers, whose next hops must be known.
+/// Addresses of all servers of running listeners. Their next hops are resolved.
 pub fn destinations(config: &Config) -> BTreeSet<IpAddr> {
     let members = Members::of(config);
     running(config)

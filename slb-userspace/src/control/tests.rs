@@ -1,4 +1,4 @@
-//! The control side from configuration to data plane, without kernel, clock or sockets.
+//! The control plane from configuration to data plane, without kernel, clock or sockets.
 
 mod digests;
 mod ends;
@@ -40,7 +40,7 @@ use crate::{
 
 const HZ: u32 = 250;
 
-/// One group of servers `(last octet, weight)` behind a TCP and, sharing it, a second TCP listener.
+/// A TCP listener on port 80 and one on port 81 that share one group of servers `(last octet, weight)`.
 fn group(servers: &[(u8, u8)]) -> Config {
     let servers: Vec<_> = servers
         .iter()
@@ -70,11 +70,11 @@ fn group(servers: &[(u8, u8)]) -> Config {
     ))
 }
 
-/// As [`group`], with another group behind the second listener.
+/// As [`group`], but the second listener has a group of its own.
 fn two_groups(first: &[(u8, u8)], second: &[(u8, u8)]) -> Config {
     let mut config = group(first);
     let other = group(second).server_groups.remove(0);
-    // Names are of no account here, but for being others.
+    // Any name will do that differs from the first group's.
     let name = config.load_balancers[0].name.clone();
     config.load_balancers[0].listeners[1].target = model::Target::ServerGroup(name.clone());
     config.server_groups.push(ServerGroup { name, ..other });
@@ -99,13 +99,13 @@ impl World {
         .looked()
     }
 
-    /// The first look at the flow table, which comes before any change.
+    /// Runs the first GC pass, which precedes any change.
     fn looked(self) -> Self {
         assert!(self.reconciler.wants_look());
         self.looked_again()
     }
 
-    /// A look that comes before the next change, where one is called for.
+    /// Runs a GC pass before the next change, if one is due.
     fn looked_again(mut self) -> Self {
         if self.reconciler.wants_look() {
             self.reconciler.sweep(self.now, &BTreeSet::new()).unwrap();
@@ -136,7 +136,7 @@ impl World {
         Ok(Arc::unwrap_or_clone(self.reconciler.reconcile(&desired(config, known), self.now)?.state))
     }
 
-    /// A daemon that starts over what another has left.
+    /// A new daemon over the data plane of the previous one.
     fn restart(self) -> Self {
         let Self { reconciler, health, next_hops, now } = self;
         let reconciler = Reconciler::new(reconciler.into_plane(), surroundings());
@@ -170,7 +170,7 @@ fn lingers(backend: &Backend) -> bool {
     backend.flags & Backend::REMOVED != 0
 }
 
-/// A flow of the listener on a port.
+/// A flow of the listener on `port`.
 fn flow(state: &State, port: u16, backend: Handle) -> Remembered {
     let entry = state.index.entries.values().find(|entry| entry.port == port.to_be()).unwrap();
     Remembered::sample(entry.service, backend)
@@ -188,12 +188,12 @@ fn listeners_of_one_group_and_check_share_a_table() {
     let state = world.reconcile(&config).unwrap();
     assert_eq!(state.tables.len(), 1);
     assert_eq!(state.backends.len(), 2);
-    // Two listeners and the right to answer echo requests.
+    // Two listeners, and the VIP's echo replies.
     assert_eq!(state.services.len(), 3);
     assert_eq!(state.index.entries.len(), 3);
 }
 
-/// Listeners that come to have the same servers in the same way keep their tables, and so their flows.
+/// Listeners whose servers and checks become equal keep their tables, and so their flows.
 #[test]
 fn listeners_that_come_together_keep_their_tables() {
     let with_checks = |second: &str| {
@@ -232,7 +232,7 @@ fn listeners_that_come_together_keep_their_tables() {
     let mut world = world.restart();
     assert_eq!(world.reconcile(&same).unwrap(), before);
     assert_eq!(world.reconcile(&differing).unwrap(), before);
-    // From nothing, they share.
+    // Without previous state they share a table.
     let mut world = World::new();
     world.all_healthy(&same);
     assert_eq!(world.reconcile(&same).unwrap().tables.len(), 1);
@@ -298,7 +298,7 @@ fn a_server_without_a_way_to_it_gets_no_new_flows() {
     world.next_hops.insert(IpAddr::from([10, 0, 0, 2]), Err("no answer".to_owned()));
     let state = world.reconcile(&config).unwrap();
     assert_eq!(members(&state, 0), [backend(&state, 1).0]);
-    // Its datagrams go to another server at once. Its connections stay, without a deadline: it may be reached again.
+    // Its datagrams go to another server at once. Its connections stay, without a deadline, as it may be reached again.
     let lost = backend(&state, 2).1;
     assert_eq!((lost.flags, lost.deadline, lost.next_hop), (0, 0, 0));
     world.next_hops.insert(IpAddr::from([10, 0, 0, 2]), Ok(reached(1)));
@@ -347,7 +347,7 @@ fn what_was_in_force_is_remembered_for_each_listener_of_its_own() {
 
 #[test]
 fn a_new_pool_gets_no_table_that_a_listener_still_names() {
-    // Both servers are dead: the table is empty, which looks like none to a daemon that starts.
+    // Both servers are unhealthy, so the table is empty, which a starting daemon cannot tell from no table.
     let before = group(&[(1, 100), (2, 50)]);
     let mut world = World::new();
     world.all_healthy(&before);

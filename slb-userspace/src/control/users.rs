@@ -1,4 +1,4 @@
-//! Which listeners use a server or a health check: what log lines about it name. Pure.
+//! The listeners that use a server or a health check, for the fields of log lines. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,7 @@ use std::{
 use super::members::{Members, Side, group_of, running};
 use crate::{config::model::Config, health::Target};
 
-/// Names that a log line lists of one kind.
+/// Names of one kind that a log line lists at most.
 const NAMED: usize = 3;
 
 /// A listener, with the server group of one of its sides.
@@ -20,31 +20,31 @@ struct User {
     check: Option<&'static str>,
 }
 
-/// The running listeners, by what they use.
+/// The running listeners, by server and health check.
 #[derive(Debug, Default)]
 pub struct Users {
     all: Vec<User>,
     targets: BTreeMap<Target, Vec<usize>>,
     servers: BTreeMap<SocketAddr, Vec<usize>>,
-    /// The checks of a server on this port. One of them may go to another port.
+    /// The health checks of a server endpoint. They may probe another port.
     checks: BTreeMap<SocketAddr, BTreeSet<Target>>,
 }
 
-/// Users in words: three names of each kind at most, then how many more. A field is `None` where there is no name.
+/// Users as texts: at most three names of each kind, then how many more. A field is `None` if there is no name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Named {
     /// Names of load balancers.
     pub load_balancer: Option<String>,
-    /// Names of listeners; as `load balancer/listener` where those are of several load balancers.
+    /// Names of listeners; as `load balancer/listener` if there are several load balancers.
     pub listener: Option<String>,
-    /// Names of server groups; default groups have none.
+    /// Names of server groups. A default group has none.
     pub server_group: Option<String>,
     /// Kinds of health checks.
     pub check: Option<String>,
 }
 
 impl Users {
-    /// The users in these configurations.
+    /// The users in these configurations together.
     pub fn of<'a>(configs: impl IntoIterator<Item = &'a Config>) -> Self {
         let mut known = BTreeMap::new();
         let mut users = Self::default();
@@ -79,39 +79,39 @@ impl Users {
         users
     }
 
-    /// What is checked.
+    /// All targets of health checks.
     pub fn targets(&self) -> impl Iterator<Item = &Target> {
         self.targets.keys()
     }
 
-    /// Whether a target is checked.
+    /// Whether the target has a health check.
     pub fn check(&self, target: &Target) -> bool {
         self.targets.contains_key(target)
     }
 
-    /// The users of a check.
+    /// The users of a health check.
     pub fn of_target(&self, target: &Target) -> Named {
         self.named(self.targets.get(target).into_iter().flatten().copied())
     }
 
-    /// The users of checks, together.
+    /// The users of several health checks together.
     pub fn of_targets<'a>(&self, targets: impl IntoIterator<Item = &'a Target>) -> Named {
         self.named(targets.into_iter().filter_map(|target| self.targets.get(target)).flatten().copied())
     }
 
-    /// The users of the servers with these addresses.
+    /// The users of the servers with these addresses, on any port.
     pub fn of_servers(&self, addresses: &[IpAddr]) -> Named {
         let ports = |address: &IpAddr| SocketAddr::new(*address, 0)..=SocketAddr::new(*address, u16::MAX);
         let servers = addresses.iter().flat_map(|address| self.servers.range(ports(address)));
         self.named(servers.flat_map(|(_, users)| users).copied())
     }
 
-    /// The users of a server on this port.
+    /// The users of a server endpoint.
     pub fn of_endpoint(&self, server: &SocketAddr) -> Named {
         self.named(self.servers.get(server).into_iter().flatten().copied())
     }
 
-    /// The checks of a server on this port.
+    /// The health checks of a server endpoint.
     pub fn checks_of(&self, server: &SocketAddr) -> impl Iterator<Item = &Target> + use<'_> {
         self.checks.get(server).into_iter().flatten()
     }
@@ -121,14 +121,14 @@ impl Users {
     }
 }
 
-/// The kind of health check that a listener has in a configuration.
+/// Kind of the health check of a listener; `None` if it has none or does not exist.
 pub fn check_of(config: &Config, load_balancer: &str, listener: &str) -> Option<&'static str> {
     let balancer = config.load_balancers.iter().find(|balancer| balancer.name.as_str() == load_balancer)?;
     let listener = balancer.listeners.iter().find(|known| known.name.as_str() == listener)?;
     listener.health_check.as_ref().map(|check| check.kind.name())
 }
 
-/// Listeners of a configuration, each with its load balancer, that share a server group.
+/// Names of these listeners, as (load balancer, listener), and of the server group that they share.
 pub fn of_listeners(config: &Config, listeners: &[(String, String)], server_group: Option<&str>) -> Named {
     let user = |(load_balancer, listener): &(String, String)| User {
         check: check_of(config, load_balancer, listener),
@@ -154,14 +154,14 @@ fn named(users: &BTreeSet<&User>) -> Named {
     }
 }
 
-/// Notes a user that may have been noted last.
+/// Adds a user unless it was added last.
 fn note(users: &mut Vec<usize>, user: usize) {
     if users.last() != Some(&user) {
         users.push(user);
     }
 }
 
-/// The first names, and how many more; `None` without any.
+/// The first names, and how many more there are; `None` without names.
 pub fn list<T: ToString>(names: &BTreeSet<T>) -> Option<String> {
     let mut words: Vec<_> = names.iter().take(NAMED).map(ToString::to_string).collect();
     let last = words.pop()?;

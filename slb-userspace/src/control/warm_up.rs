@@ -1,7 +1,7 @@
-//! Which servers of a new configuration are to be known before it replaces the active one. Pure.
+//! Warm up: which servers need a health result or next hop before a new configuration replaces the active one. Pure.
 //!
-//! A pool is to have as much weight of healthy servers after the change as before. Where it would have less, those of its servers
-//! that have no check result or no next hop yet are waited for, and the old servers go on receiving new flows.
+//! A pool must not lose weight of healthy servers in a change. If it would, the change waits for its servers without a
+//! health result or next hop. The old servers receive new flows meanwhile.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{config::model::Config, dataplane::state::State, health::Target};
 
-/// What is waited for.
+/// What the change waits for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Awaited {
     /// Health checks without a result.
@@ -27,26 +27,26 @@ pub struct Awaited {
 }
 
 impl Awaited {
-    /// Whether nothing is waited for.
+    /// Whether the change waits for nothing.
     pub fn is_empty(&self) -> bool {
         self.targets.is_empty() && self.servers.is_empty()
     }
 }
 
-/// A listener at one of its VIPs: the VIP, the port and the protocol number.
+/// A listener at one of its VIPs: VIP, port, protocol number.
 type Key = (IpAddr, u16, u8);
 
-/// Weight of the servers of each service that receive new flows and are known to be healthy, or are not checked.
+/// For each service, the weight of its servers that receive new flows and are healthy or unchecked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Serving(BTreeMap<Key, u32>);
 
 impl Serving {
-    /// As a configuration asks for it.
+    /// From a desired state.
     pub fn desired(desired: &Desired) -> Self {
         Self(pools(desired).map(|(key, pool)| (key, healthy_weight(pool))).collect())
     }
 
-    /// As an earlier run has left it in the maps.
+    /// From the maps, as an earlier run left them.
     pub fn held(held: &State) -> Self {
         let mut weights: BTreeMap<u32, u32> = BTreeMap::new();
         for backend in held.backends.values() {
@@ -63,7 +63,7 @@ impl Serving {
     }
 }
 
-/// What is to be known before `config`, from which `after` follows, replaces what serves `before`.
+/// What the change to `config` waits for. `after` is its desired state, and `before` the weight that serves now.
 pub fn awaited(before: &Serving, config: &Config, after: &Desired) -> Awaited {
     let pools: BTreeMap<_, _> = pools(after).collect();
     let mut awaited = Awaited::default();
@@ -100,7 +100,7 @@ fn healthy_weight(pool: &Pool) -> u32 {
     pool.servers.iter().filter(healthy).map(|(_, server)| u32::from(server.weight)).sum()
 }
 
-/// Whether a server would receive new flows if its check succeeded and its next hop were known.
+/// Whether a server would receive new flows with a healthy result and a next hop.
 fn could_serve(server: &Server) -> bool {
     server.weight > 0 && server.aside.is_none() && !server.is_standby && server.health != Health::Unhealthy
 }
@@ -118,7 +118,7 @@ mod tests {
         },
     };
 
-    /// Servers by the last octet of their addresses, behind a listener.
+    /// A listener with servers, given by the last octet of their addresses.
     fn config(servers: &[u8], more: &str) -> Config {
         let servers: Vec<_> =
             servers.iter().map(|n| format!("{{ address = \"10.0.0.{n}\", port = 514 }}")).collect();
@@ -142,7 +142,7 @@ mod tests {
         ))
     }
 
-    /// What is waited for where these servers have been found healthy, or not, and all but some have a next hop.
+    /// What the change waits for, given health results (last octet, healthy) and servers without a next hop.
     fn waits(
         before: &Config,
         after: &Config,

@@ -19,7 +19,7 @@ fn at(interface: u32, mac: Mac) -> ClientPath {
     ClientPath::new(interface, mac_word(mac))
 }
 
-/// What follows where these were the kernel's next hops, and these are.
+/// The changed paths, given the kernel's next hop to each sample before and now.
 fn moves(steps: &[(&str, NextHop, Option<NextHop>)]) -> Rehomed {
     let mut paths = Paths::default();
     let before = paths.update(steps.iter().map(|(ip, hop, _)| (self::ip(ip), Some(hop))), |_| true);
@@ -67,7 +67,7 @@ fn default_route_stands_for_clients_that_are_no_samples_yet() {
 
 #[test]
 fn client_on_the_link_is_not_taken_for_one_behind_it() {
-    // A router that is a client, too; its floating address goes to another one.
+    // A router is a client too, and its floating address moves to another router.
     let moves = moves(&[
         ("203.0.113.1", hop(2, OLD, true), Some(hop(2, NEW, true))),
         ("10.0.0.1", hop(2, OLD, false), Some(hop(2, OLD, false))),
@@ -117,7 +117,7 @@ fn clients_whose_neighbour_is_not_resolved_are_samples_each_and_half_of_all_at_m
     let chosen = samples.chosen();
     assert_eq!(chosen.len(), MOST + 2);
     assert!(["203.0.113.1", "203.0.113.2"].into_iter().all(|client| chosen.contains(&ip(client))));
-    // As with forged sources on a network behind another interface.
+    // For example, forged sources on a network behind another interface.
     let mut samples = Samples::new(&on_link);
     for client in 0..300_u32 {
         samples.note(&to_address(IpAddr::from((0x0a00_0000 + client).to_be_bytes())), at(3, [0; 6]));

@@ -87,7 +87,7 @@ impl World {
         Ways { next_hops: &self.next_hops, lost: &self.lost }
     }
 
-    /// Gives a server a next hop, or takes it.
+    /// Gives a server a next hop, or removes it. `lost` is the time of the loss in seconds since boot.
     fn reach(&mut self, server: &str, lost: Option<u64>) {
         let server: IpAddr = server.parse().unwrap();
         let hop = NextHop { ifindex: 2, mtu: 1500, macs: MacPair::default() };
@@ -108,7 +108,7 @@ impl World {
         self.failover.decide(&self.config, &self.health, self.ways(), Some(&self.overrides), now)
     }
 
-    /// Whether the listeners' traffic is with the secondary side, and when to ask again.
+    /// Decides and applies. Returns whether each listener's traffic is on the secondary side, and when to decide again.
     fn at(&mut self, seconds: u64) -> ([bool; 2], Option<Duration>) {
         let before = [DB, WEB].map(|n| self.is_over(n, "192.0.2.10"));
         let Decision { failover, changes, next } = self.decide(seconds);
@@ -131,7 +131,7 @@ impl World {
         self.failover.side(listener, vip.parse().unwrap()) == Side::Secondary
     }
 
-    /// Another configuration, with pieces of [`TEXT`] replaced.
+    /// Replaces the configuration by [`TEXT`] with these replacements.
     fn change(&mut self, replaced: &[(&str, &str)]) {
         self.config = forwarding(&replaced.iter().fold(TEXT.to_owned(), |text, (from, to)| {
             assert!(text.contains(from), "{from:?} must stand in the text");
@@ -174,7 +174,7 @@ fn the_threshold_counts_unhealthy_servers() {
     assert_eq!(world.at(2).0, [false, true]);
 }
 
-/// It is not unhealthy, and whether it is does not matter.
+/// A server of weight 0 does not count as unhealthy, whatever its health is.
 #[test]
 fn a_server_that_is_configured_for_no_traffic_counts_for_nothing() {
     let mut world = World::new();
@@ -219,7 +219,7 @@ fn nothing_goes_where_nobody_can_serve_it() {
     assert_eq!(world.at(4).0, [false, true]);
 }
 
-/// The primary side of `web` is down, and then well again, from 10 s on.
+/// The primary side of `web` has failed, and is healthy again from 10 s on.
 fn waiting_to_fall_back() -> World {
     let mut world = World::new();
     for server in ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"] {
@@ -248,7 +248,7 @@ fn a_change_of_the_configuration_ends_no_waiting() {
     assert!(!world.is_over(WEB, "192.0.2.1"));
 }
 
-/// A failback must not go where it is not known yet whether anybody can serve.
+/// A failback must wait until a primary server is known to be able to serve.
 #[test]
 fn servers_in_place_of_failed_ones_get_the_traffic_once_they_are_known_to_be_well() {
     let mut world = World::new();
@@ -259,7 +259,7 @@ fn servers_in_place_of_failed_ones_get_the_traffic_once_they_are_known_to_be_wel
     world.set(DB, "10.0.0.31:5432", false);
     assert_eq!(world.at(0).0, [true, true]);
     world.change(&[("10.0.0.", "10.0.9.")]);
-    // Of `db`, nobody has stayed.
+    // All servers of `db` were replaced.
     assert_eq!(world.at(1), ([false, true], None));
     world.set(WEB, "10.0.9.1:80", true);
     assert_eq!(world.at(2), ([false, false], None), "nothing was wrong with it");
@@ -270,7 +270,7 @@ fn another_pair_begins_with_its_primary() {
     let mut world = waiting_to_fall_back();
     world.change(&[("10.0.0.", "10.0.8."), ("10.0.1.", "10.0.9.")]);
     assert_eq!(world.at(20), ([false, false], None));
-    // One that has taken over for as long as it must, too, where the other one is another.
+    // The waiting primary side also receives the traffic at once if all secondary servers are replaced.
     let mut world = waiting_to_fall_back();
     world.change(&[("10.0.1.", "10.0.9.")]);
     world.set(WEB, "10.0.9.1:80", true);
@@ -295,7 +295,7 @@ fn what_could_not_be_put_in_force_is_decided_again() {
     let decision = world.decide(1);
     assert_eq!(decision.changes.len(), 1);
     assert_eq!(world.decide(1), decision);
-    // Nor does a configuration that did not come into force end what was decided before.
+    // A decision for a configuration that was not applied changes nothing.
     let world = waiting_to_fall_back();
     let without = Config { load_balancers: Vec::new(), ..world.config.clone() };
     let now = Duration::from_secs(15);
@@ -324,18 +324,18 @@ fn families_change_sides_each_by_itself() {
     assert_eq!(over(&mut world, 0), [false, false]);
     world.set(WEB, "10.0.0.1:80", false);
     assert_eq!(over(&mut world, 1), [false, false]);
-    // Two are unhealthy, but only one of each family; of IPv6 that is all there are.
+    // Two servers are unhealthy, one of each family. The IPv6 side has only one server.
     world.set(WEB, "[fd00::1]:80", false);
     let changes = world.decide(2).changes;
     assert_eq!(changes[0].vips, ["2001:db8::10".parse::<IpAddr>().unwrap()]);
     assert_eq!(over(&mut world, 2), [false, true]);
     world.set(WEB, "10.0.0.2:80", false);
     assert_eq!(over(&mut world, 3), [true, true]);
-    // Nobody of the other family helps.
+    // Servers of the other family do not help.
     world.set(WEB, "10.0.0.2:80", true);
     world.set(WEB, "10.0.1.1:80", false);
     assert_eq!(over(&mut world, 4), [false, true]);
-    // Packets of mode `dsr` arrive as they are: any server serves any VIP.
+    // Packets of mode `dsr` are not translated, so any server can serve any VIP.
     let dsr = ("port = 80\nprimary", "port = 80\nmode = \"dsr\"\nprimary");
     world.change(&[both.as_slice(), &[dsr]].concat());
     world.failover = Failover::default();
@@ -347,7 +347,7 @@ fn families_change_sides_each_by_itself() {
     assert_eq!(over(&mut world, 1), [true, true], "two of three");
 }
 
-/// 10.0.0.3 stands in both groups.
+/// 10.0.0.3 is in both groups.
 const IN_BOTH: (&str, &str) = ("10.0.1.2\", port = 80 }", "10.0.0.3\", port = 80, weight = 7 }");
 
 #[test]
@@ -372,7 +372,7 @@ fn each_side_has_its_own_weight_and_settings_of_a_server() {
     assert_eq!(seen(servers(&world, false)), (100, None, false));
     assert_eq!(seen(servers(&world, true)), (7, Some(Aside::Disabled), false));
 
-    // It counts for each side as that side has it.
+    // The server counts for each side, with that side's weight and override.
     for server in ["10.0.0.1:80", "10.0.0.3:80", "10.0.1.1:80"] {
         world.set(WEB, server, true);
     }
@@ -419,7 +419,7 @@ fn after_a_restart_a_server_of_both_sides_does_not_tell_which_has_the_traffic() 
     world.set(WEB, "10.0.0.1:80", false);
     world.set(WEB, "10.0.0.2:80", false);
     assert!(found(&mut world, 1001));
-    // Only the one on both sides takes flows, and the primary side waits.
+    // Only the server on both sides takes flows, while the primary side waits for failback.
     world.set(WEB, "10.0.1.1:80", false);
     world.set(WEB, "10.0.0.1:80", true);
     assert!(found(&mut world, 1002));
@@ -428,7 +428,7 @@ fn after_a_restart_a_server_of_both_sides_does_not_tell_which_has_the_traffic() 
 }
 
 proptest! {
-    /// Whatever happens: who is asked again at the time that was said, has everything in force.
+    /// No change is missed if decisions are made only at the announced times.
     #[test]
     fn nothing_changes_before_it_is_said_to(steps in vec((0usize..5, any::<bool>(), 0u64..40), 1..60)) {
         let servers = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.1.1:80", "10.0.1.2:80"];

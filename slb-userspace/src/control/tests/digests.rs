@@ -1,4 +1,4 @@
-//! Digests of tables: equal where nodes choose the same servers, whatever they have been through.
+//! Digests of tables: equal if nodes choose the same servers, whatever their history.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// The digest of everything, and those of the services by port.
+/// The digest of all services, and the digest of each by port.
 fn digests(state: &State) -> (Digest, BTreeMap<u16, Digest>) {
     let services = state.services.values().filter(|service| service.lookup_table != NO_TABLE);
     let digests: Vec<_> = services
@@ -28,7 +28,7 @@ fn digests(state: &State) -> (Digest, BTreeMap<u16, Digest>) {
     (all(digests), by_port)
 }
 
-/// Those of a node that has had these configurations, with all servers healthy, a second apart.
+/// Digests of a node that had these configurations one after the other, a second apart, with healthy servers only.
 fn of_node(configs: &[&Config]) -> (Digest, BTreeMap<u16, Digest>) {
     let mut world = World::new();
     let mut state = State::default();
@@ -109,7 +109,7 @@ fn what_decides_nothing_leaves_the_digest_alone() {
     other.server_groups[0].servers.reverse();
     other.load_balancers[0].listeners[0].connection_drain = Some(Duration::from_secs(60));
     assert_eq!(of_node(&[&other]), of_node(&[&config]));
-    // Twice the weights, the same shares.
+    // Half the weights in the same ratio.
     assert_eq!(of_node(&[&group(&[(1, 50), (2, 25)])]), of_node(&[&config]));
 }
 

@@ -1,4 +1,4 @@
-//! Servers that go, and those that come: drain, cut, slow start.
+//! Servers that are removed or added: drain, termination, slow start.
 
 use std::{collections::BTreeSet, mem, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     dataplane::state::{Remembered, State},
 };
 
-/// The group of [`group`], drained for a minute.
+/// As [`group`], with a `connection_drain` of one minute.
 fn drained(servers: &[(u8, u8)]) -> Config {
     let mut config = group(servers);
     drain(&mut config);
@@ -50,7 +50,7 @@ fn a_removed_server_drains_and_is_cut_and_goes() {
     assert_eq!(at(&mut world, 80), None);
 }
 
-/// A connection that begins with the current backend at another node may come to this one.
+/// A connection that began with the current backend at another node may arrive at this one.
 #[test]
 fn slots_leave_a_terminating_server_before_it_goes() {
     let servers = [(1, 100), (2, 100), (3, 100)];
@@ -84,7 +84,7 @@ fn slots_leave_a_terminating_server_before_it_goes() {
     }
 }
 
-/// Nobody else could have the packets: they are reset.
+/// No other server could receive the packets: they are reset.
 #[test]
 fn slots_without_another_server_stay_with_a_terminating_one() {
     let mut world = World::new();
@@ -103,7 +103,7 @@ fn slots_without_another_server_stay_with_a_terminating_one() {
     assert_eq!(state.tables[&0].slot_migration.len(), 251);
 }
 
-/// What a listener's flows are with is what its own table says, wherever they have begun.
+/// The table of a flow's own listener decides about it, whichever table it began in.
 #[test]
 fn flows_follow_their_listener_to_another_table() {
     follow(|world| {
@@ -112,7 +112,7 @@ fn flows_follow_their_listener_to_another_table() {
     });
 }
 
-/// A daemon dies between the change and the look that follows.
+/// A daemon dies between the change and the GC pass that follows.
 #[test]
 fn the_next_daemon_has_flows_follow_their_listener() {
     follow(|world| *world = mem::replace(world, World::new()).restart());
@@ -132,7 +132,7 @@ fn follow(look: fn(&mut World)) {
     let flows = [(80, one), (80, two), (81, one), (81, two)].map(|(port, server)| flow(&state, port, server));
     world.reconciler.plane_mut().flows = flows.to_vec();
 
-    // Server 1 is in both groups, server 2 is not in the second listener's any more.
+    // Server 1 is in both groups. Server 2 has left the second listener's group.
     let config = apart(&[(1, 100)]);
     world.all_healthy(&config);
     let state = world.reconcile(&config).unwrap();
@@ -150,7 +150,7 @@ fn follow(look: fn(&mut World)) {
     assert_eq!(servers(&mut world, &state), [serves, serves, serves, lingers]);
     assert!(world.reconciler.plane_mut().flows[2].backend != one, "it is in the other table now");
 
-    // The server drains in the second group, and not in the first.
+    // The server drains in the second group only.
     world.now += Duration::from_secs(10);
     let state = world.reconcile(&apart(&[(1, 0)])).unwrap();
     let drains = (false, Backend::ALIVE, 1070);
@@ -166,7 +166,7 @@ fn follow(look: fn(&mut World)) {
     assert!(now[3].0 && over(Backend::TERMINATING | Backend::REMOVED)(&now[3]), "{now:?}");
 }
 
-/// Until the look at the flow table, flows of a listener that has parted are with the other one's servers.
+/// Until the GC pass, flows of a listener with a new table name server entries of the old one.
 #[test]
 fn no_connection_is_cut_for_another_listeners_sake() {
     let mut world = World::new();
@@ -175,7 +175,7 @@ fn no_connection_is_cut_for_another_listeners_sake() {
     let state = world.reconcile(&before).unwrap();
     let two = backend(&state, 2).1.handle;
     world.reconciler.plane_mut().flows = vec![flow(&state, 81, two)];
-    // The first listener has server 2 no more, and nothing drains.
+    // The first listener loses server 2. No listener has `connection_drain`.
     let config = two_groups(&[(1, 100)], &[(1, 100), (2, 50)]);
     world.all_healthy(&config);
     let state = world.reconcile(&config).unwrap();
@@ -190,7 +190,7 @@ fn no_connection_is_cut_for_another_listeners_sake() {
     assert!(of(two).is_terminating() && of(followed.backend).is_alive());
 }
 
-/// The change is broken off at each of its steps, and another daemon goes on, or the same one.
+/// The change fails at each of its steps. Then another daemon continues, or the same one.
 #[test]
 fn no_connection_is_cut_where_a_change_is_broken_off() {
     for goes_on in [|world: World| world.restart(), World::looked_again] {
@@ -226,7 +226,7 @@ fn no_connection_is_cut_where_a_change_is_broken_off() {
     }
 }
 
-/// What a look has found over is marked so, and found no more.
+/// A GC pass marks the connections that it ends, and later passes do not report them.
 #[test]
 fn ends_are_told_although_something_fails() {
     let mut world = World::new();
@@ -239,7 +239,7 @@ fn ends_are_told_although_something_fails() {
     world.now += Duration::from_secs(910);
     world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap();
     world.now += Duration::from_secs(910);
-    // A server that is cut asks for a look.
+    // A terminating server requires a GC pass.
     world.reconcile(&group(&[(1, 100)])).unwrap();
     assert!(world.reconciler.wants_look());
     let plane = world.reconciler.plane_mut();
@@ -252,7 +252,7 @@ fn ends_are_told_although_something_fails() {
     assert_eq!(world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap().ended.len(), 0, "told once");
 }
 
-/// One look tells the ends of so many connections only.
+/// One GC pass ends a limited number of connections.
 #[test]
 fn a_removed_server_goes_when_the_last_of_many_connections_has_been_told() {
     const FLOWS: usize = 30 * MOST;

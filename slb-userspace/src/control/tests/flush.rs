@@ -1,4 +1,4 @@
-//! Erasing flow-table entries on an administrator's demand.
+//! `slb flows flush`.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -11,8 +11,8 @@ use crate::{
     dataplane::state::{Remembered, State, to_address},
 };
 
-/// Servers 1 and 2, each with a flow of both listeners, which are at the ports 80 and 81, by clients of both families in turn; and
-/// the client of the first flow is kept to its server. Every second one is not assured.
+/// Flows of both listeners (ports 80 and 81) to servers 1 and 2, with alternating client families. Every second flow is
+/// not assured. The last entry is the affinity entry of the first flow's client.
 fn flows(state: &State) -> Vec<Remembered> {
     let [one, two] = [1, 2].map(|n| backend(state, n).1.handle);
     let from =
@@ -37,7 +37,7 @@ fn world() -> (World, State) {
     (world, state)
 }
 
-/// The slots that a flush erases, in two parts.
+/// The slots that a flush in two parts erases.
 fn erased(filter: &Filter) -> Vec<usize> {
     let (mut world, state) = world();
     let choice = filter.resolve(&state).unwrap();
@@ -103,7 +103,7 @@ fn flush_of_what_is_not_there_is_refused() {
     }
 }
 
-/// A flow that goes on without its entry goes to the previous backend of its slot.
+/// A flow without an entry is served by the previous backend of its slot.
 #[test]
 fn slots_migrate_for_as_long_as_erased_flows_may_come_back() {
     let (mut world, _) = world();

@@ -14,12 +14,12 @@ use crate::{
     },
 };
 
-/// The table of the listener on a port.
+/// The table of the listener on `port`.
 fn table(state: &State, port: u16) -> u32 {
     state.index.entries.values().find(|entry| entry.port == port.to_be()).unwrap().lookup_table
 }
 
-/// What a daemon can know of a data plane that it finds: not when slots changed hands.
+/// What a daemon can read of the state. The maps do not tell when slots were reassigned.
 fn known(state: &State) -> State {
     let mut state = state.clone();
     for table in state.tables.values_mut() {
@@ -34,18 +34,18 @@ fn known(state: &State) -> State {
 
 #[derive(Debug, Clone)]
 enum Change {
-    /// Of the first listener's group.
+    /// Servers of the first listener's group.
     Servers(Vec<(u8, u8)>),
-    /// Of the second listener's; it has the first one's until it has its own.
+    /// Servers of the second listener's group. Without this change it has the first one's.
     Second(Vec<(u8, u8)>),
-    /// A flow of one of the listeners begins with one of its servers.
+    /// A flow of the first or second (`true`) listener to one of its servers.
     Flow(bool, usize),
     Look,
     Later(u64),
     Health(u8, bool),
     Neighbour(u8, Option<u8>),
     Restart,
-    /// After so many operations; and whether the daemon ends then.
+    /// The data plane fails after this many operations. `true` restarts the daemon then.
     Fail(usize, Fails, bool),
 }
 
@@ -72,8 +72,8 @@ fn change() -> impl Strategy<Value = Change> {
 }
 
 proptest! {
-    /// The fake refuses every state in which a packet would find something that is not there; a server that stays
-    /// keeps its id and reference, whatever happens around it; and a look brings every flow to its listener's own table.
+    /// The fake refuses every state with a dangling id. A server that stays keeps its id and handle, whatever else
+    /// changes. A GC pass rehomes every flow to its listener's own table.
     #[test]
     fn any_sequence_of_changes_is_sound_at_every_step(changes in prop::collection::vec(change(), 1..40)) {
         let mut world = World::new();
@@ -101,7 +101,7 @@ proptest! {
                         let table = table(&before, if at(81) { 81 } else { 80 });
                         let servers = before.backends.values();
                         let with = servers.clone().find(|server| server.handle == flow.backend);
-                        // Else it is over, or its server is gone.
+                        // Otherwise the flow is finished, or its server is gone.
                         if let Some(with) = with.filter(|_| !flow.is_over) {
                             let is_there = |s: &Backend| s.lookup_table == table && s.address == with.address;
                             prop_assert!(with.lookup_table == table || !servers.clone().any(is_there), "{:?}", flow);

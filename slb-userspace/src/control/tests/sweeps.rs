@@ -1,4 +1,4 @@
-//! Looks at the flow table.
+//! Flow-table GC passes.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -8,7 +8,7 @@ use crate::{
     dataplane::state::BATCH,
 };
 
-/// Groups of two servers, each behind a listener of its own.
+/// Groups of two servers, each behind its own listener.
 fn groups(number: usize) -> Config {
     let listeners: String = (0..number)
         .map(|n| {
@@ -70,7 +70,7 @@ fn a_sweep_takes_tables_in_parts_and_ends_nothing_that_it_could_not_see() {
     assert_eq!(world.reconciler.plane_mut().state, held);
 }
 
-/// A resize that failed leaves a table of another size than the configured one.
+/// A failed resize leaves a table whose size differs from the configured one.
 #[test]
 fn a_sweep_counts_the_entries_of_the_table_in_use() {
     let config = group(&[(1, 100)]);

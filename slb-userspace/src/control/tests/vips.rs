@@ -1,4 +1,4 @@
-//! What becomes of packets for a VIP that no listener takes.
+//! Packets for a VIP that no listener takes.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -38,7 +38,7 @@ fn standings() -> BTreeMap<IpAddr, Standing> {
     BTreeMap::from([(LOCAL.parse().unwrap(), standing(true)), (ROUTED.parse().unwrap(), standing(false))])
 }
 
-/// Policies of the two VIPs, where they have an entry.
+/// Policies of the two VIPs; `None` without a service.
 fn policies(desired: &Desired) -> [Option<u32>; 2] {
     [LOCAL, ROUTED].map(|vip| {
         let vip: IpAddr = vip.parse().unwrap();
@@ -62,7 +62,7 @@ fn unmatched_packets_are_rejected_unless_the_vip_is_the_hosts_own() {
         let known = Known { vips: Some(&standings), ..Known::default() };
         assert_eq!(policies(&desired(&config(lines), known)), policies_of_vips, "{lines}");
     }
-    // Nothing is taken from a host of which nothing is known.
+    // A VIP of unknown standing may be the host's own, so its packets are passed.
     assert_eq!(policies(&desired(&config(""), Known::default())), [Some(0), Some(0)]);
 }
 

@@ -5,14 +5,14 @@
 //!    its id.
 //! 2. The program is loaded over the new map. The old program forwards meanwhile.
 //! 3. [`migrate`]: copies all entries to the new map, then those that packets have changed meanwhile. It then sets
-//!    RESIZING: both programs drop packets of flows that they do not find, because the flow may be in the other map. TCP
-//!    retransmits them.
+//!    RESIZING: both programs drop packets of flows that they do not find, because the flow may be in the other map.
+//!    TCP retransmits them.
 //! 4. The new program replaces the old one in each pinned link.
 //! 5. The entries that the old program changed since the last pass are copied. RESIZING is cleared, and the pin of the
 //!    old map is removed.
 //!
-//! So packets are dropped in steps 4 and 5 only. Some belong to flows that began in the last two passes. Others come from a
-//! port of a `nat` server and go to clients that did not connect to a VIP.
+//! So packets are dropped in steps 4 and 5 only. Some belong to flows that began in the last two passes. Others come
+//! from a port of a `nat` server and go to clients that did not connect to a VIP.
 //!
 //! If the daemon ends in between, the pin of the old map stays, and the next daemon continues with step 2.
 

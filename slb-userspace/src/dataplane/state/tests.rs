@@ -11,7 +11,7 @@ fn stages_are_told_apart() {
         (0, Stage::Asked),
         (ANSWERED, Stage::Answered),
         (ANSWERED | RESET, Stage::Refused),
-        // Accepted, and reset by either end.
+        // Accepted, then reset by either end.
         (ANSWERED | ASSURED | RESET, Stage::Answered),
         (ANSWERED | ASSURED | CLIENT_FIN | SERVER_FIN, Stage::Answered),
         (RESET, Stage::GivenUp),

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Its frames would have to reach it as they are.
+/// In mode `dsr` frames must reach the server without a router.
 #[test]
 fn a_server_behind_a_router_serves_nobody_in_mode_dsr() {
     let mut world = World::new();
@@ -57,7 +57,7 @@ fn next_hop_counts_as_lost_once_a_check_would_have_failed() {
     assert_eq!(world.at(16), ([false, false], None), "a blip");
     world.reach("10.0.0.31", Some(20));
     assert_eq!(world.at(26), ([true, false], None));
-    // The same holds for the secondary while it has the traffic, and for neither to get it.
+    // The same holds for the active secondary side. Without any reachable server the traffic stays where it is.
     world.reach("10.0.0.32", Some(30));
     assert_eq!(world.at(30), ([true, false], Some(Duration::from_secs(36))));
     assert_eq!(world.at(36).0, [true, false], "no reason to move: neither can serve");
