@@ -1,7 +1,7 @@
 //! Connection counts of servers, for least connections (`wlc`). Pure.
 //!
-//! The data path counts the flows that it sees begin and end. It sees no flow expire and counts none that is evicted,
-//! so each GC pass corrects the counts.
+//! The data path counts the flows that it sees begin and end. It does not see flows expire or be evicted, so each GC
+//! pass corrects the counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 

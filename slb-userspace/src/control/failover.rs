@@ -215,7 +215,7 @@ struct Part<'a> {
 /// What the servers permit.
 enum Judgement {
     MustBeOver,
-    /// No secondary server can serve while a primary one might.
+    /// No secondary server can serve, and failover is not required.
     MustNotBeOver,
     /// Failover is not required, and no primary server is known to be healthy yet: the traffic stays where it is.
     MayStay,

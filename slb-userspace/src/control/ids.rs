@@ -39,7 +39,7 @@ const PARTING: u32 = 5;
 pub struct Surroundings {
     /// Indexes of the interfaces through which packets may leave.
     pub interfaces: BTreeSet<u32>,
-    /// Kernel ticks (`HZ`) per second.
+    /// Jiffies per second.
     pub hz: u32,
     /// Server entries in the maps (`max_servers`).
     pub max_backends: u32,
@@ -235,7 +235,8 @@ fn shared(spread: Spread, members: &mut [Member]) -> Order {
         Spread::Hashed => return Order::ByHash,
         Spread::Evenly => true,
         Spread::ByWeight => false,
-        // If every member is among the next slots, weights would not change how often each is compared.
+        // So few members are all among the next slots if they share the slots evenly. By weight some would be compared
+        // less often.
         Spread::ByFlows => members.len() <= CANDIDATES as usize,
     };
     if is_even {

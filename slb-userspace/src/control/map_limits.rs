@@ -1,8 +1,8 @@
 //! Checks a configuration against the size of the maps. Pure.
 //!
 //! `slbd check`, `slbd run`, `reload`, `apply` and `diff` all use this check, so none accepts what another one refuses.
-//! During a change old and new entries exist side by side. Only the running daemon knows that, and [`super::ids`]
-//! checks it.
+//! During a change old and new entries exist side by side. Only the running daemon knows both, and
+//! [`super::ids`] checks them.
 
 use std::{collections::BTreeMap, fmt};
 

@@ -33,7 +33,7 @@ const LEAST_CONNECTIONS: u32 = 5;
 const LEAST_OF_ONE_CLIENT: u32 = 20;
 /// Seconds for which a new connection counts. Older ones may predate a repair of the route.
 pub const WINDOW: u32 = 30;
-/// Time between two GC passes, so that each pass sees a connection while it counts.
+/// Time between two GC passes, so that a pass sees each connection while it counts.
 pub(super) const LOOK: Duration = Duration::from_secs(WINDOW as u64 / 2);
 
 /// What health checks say about a server's port.

@@ -99,7 +99,7 @@ fn state(server: &Server) -> String {
 /// A change for a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// The outage began. Before that a server received new flows for this time; `None` if there never was one.
+    /// The outage began. Before that a server received new flows for this time, if known.
     Began(Place, Outage, Option<Duration>),
     /// The outage ended after this time.
     Ended(Place, Outage, Duration),

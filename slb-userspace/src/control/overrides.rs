@@ -46,13 +46,13 @@ pub struct Setting {
     pub state: Option<Aside>,
 }
 
-/// Why a server that is able to serve takes no new flows.
+/// Admin state of a server that takes no new flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Aside {
-    /// Its flows are to end.
+    /// Its flows continue until they end or its drain deadline passes.
     Draining,
-    /// It is taken out of service.
+    /// Out of service. Health checks continue.
     Disabled,
 }
 

@@ -15,7 +15,7 @@ use slb_common::abi::lookup_table::NO_BACKEND;
 /// Tracked flows of a slot that are pinned to another backend than the current one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Elsewhere {
-    /// Whether there are any.
+    /// Whether there is such a flow.
     pub any: bool,
     /// Earliest last packet of the evictable flows among them, as time since boot. `None` if none is evictable.
     pub loose_since: Option<Duration>,

@@ -57,7 +57,7 @@ pub(crate) struct Fake {
 /// How much of a failing operation is carried out.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fails {
-    /// Nothing.
+    /// No part of it.
     #[default]
     Before,
     /// The first half of a batch.

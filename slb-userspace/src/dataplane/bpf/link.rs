@@ -31,7 +31,8 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Whether the program is on an interface that is not in `links`. `false` for a link without an interface.
+    /// Whether no interface in `links` has the link's index and runs its program. `false` for a link without an
+    /// interface.
     pub fn is_elsewhere(&self, links: &[neigh::Link]) -> bool {
         let here = |index: u32| {
             let link = links.iter().find(|link| link.index == index);
