@@ -132,8 +132,8 @@ impl Program {
     /// Attaches the program to an interface and pins the link, or replaces the program in the link at `pin`.
     ///
     /// # Errors
-    /// Another program is on the interface ([`Occupied`]) or in the link ([`Replaced`]), the interface does not support
-    /// the mode, or the link cannot be pinned.
+    /// Another program is on the interface ([`Occupied`]) or in the link ([`Replaced`]). Or the interface does not
+    /// support the mode, or the link cannot be pinned.
     pub fn attach(&mut self, pin: &Path, ifindex: u32, mode: model::XdpMode) -> Result<Attachment> {
         let name = self.name;
         let program = self.xdp()?;
