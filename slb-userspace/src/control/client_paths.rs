@@ -1,9 +1,9 @@
-//! Client paths of mode `nat`. A flow's entry stores the next hop to the client. The data path looks it up when the flow
-//! begins, and when its packets come from elsewhere than before. While the client is silent, its entry follows the
-//! kernel's route: to another gateway, or to a gateway's new hardware address.
+//! Client paths of mode `nat`. A flow's entry stores the next hop to the client. The data path looks it up when the
+//! flow begins, and when its packets come from elsewhere than before. While the client is silent, its entry follows
+//! the kernel's route: to another gateway, or to a gateway's new hardware address.
 //!
-//! [`Samples`] finds representative clients, and [`Paths`] detects changes of the kernel's next hops to them. [`Rehomed`]
-//! maps each flow to its new path. A flow whose path is not the kernel's next hop keeps its path.
+//! [`Samples`] finds representative clients, and [`Paths`] detects changes of the kernel's next hops to them.
+//! [`Rehomed`] maps each flow to its new path. A flow whose path is not the kernel's next hop keeps its path.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
