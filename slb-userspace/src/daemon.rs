@@ -1,4 +1,4 @@
-//! `slbd run`: brings everything together and keeps it so.
+//! `slbd run`: starts the daemon and runs its control loop.
 
 mod adoption;
 mod api_commands;
@@ -80,22 +80,23 @@ use crate::{
     provoke::Provoker,
 };
 
-/// Time for which next hops that an earlier run has left hold, while the kernel has none: long enough to ask for them.
+/// Time after the start for which next hops of an earlier run stay valid while the kernel has none. It suffices to ask
+/// the kernel.
 const NEXT_HOPS_HOLD: Duration = Duration::from_secs(5);
 
-/// Most time between two looks at the flow table, while parts of server tables change hands.
+/// Longest time between two flow-table GC passes while slots migrate, or while answers return through SLB.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// Time until an interface that another XDP program is on is tried again.
+/// Time between two attempts to attach to an interface that has refused the program.
 const RETRY_PORTS: Duration = Duration::from_secs(1);
-/// Time between two looks at what no notification tells of: links, pins, peers, lost packets.
+/// Polling interval for what sends no notification: links, pins, peers, lost packets.
 const WATCH: Duration = Duration::from_millis(500);
 
-/// Runs until SIGTERM or SIGINT. Forwarding goes on afterwards, as long as the pins last. SIGHUP reads `file` again, from which
-/// `config` has come.
+/// Runs until SIGTERM or SIGINT. Forwarding continues afterwards for as long as the pins exist. SIGHUP reloads `file`,
+/// which `config` was read from.
 ///
-/// # Errors
-/// The daemon cannot start: a first start then leaves nothing behind, and what an earlier run left stays in force.
+/// # Errors The daemon cannot start. A failed first start leaves nothing behind; otherwise the configuration of the
+/// earlier run stays active.
 pub async fn run(file: PathBuf, config: Config, mounts: &MachineMounts) -> Result<()> {
     let mut signals = Signals::new()?;
     descriptors::raise()?;
@@ -133,7 +134,7 @@ pub async fn run(file: PathBuf, config: Config, mounts: &MachineMounts) -> Resul
     daemon.run(&mut signals, lifetime).await
 }
 
-/// Says how long forwarding lasts, where that is not as long as the machine runs.
+/// Logs how long forwarding lasts, unless it lasts as long as the machine runs.
 fn announce(lifetime: Lifetime, pins: &Path) {
     let pins = pins.display();
     match lifetime {
@@ -152,65 +153,65 @@ fn announce(lifetime: Lifetime, pins: &Path) {
     }
 }
 
-/// A daemon whose configuration is in force.
+/// A daemon with an active configuration.
 struct Daemon {
-    /// The configuration that is in force.
+    /// The active configuration.
     config: Arc<Config>,
-    /// Reads it from its file.
+    /// Reads the configuration file.
     loader: Loader,
-    /// The one that was read from it last.
+    /// The configuration that was last loaded from the file.
     filed: Arc<Config>,
-    /// Where it is one that falls back unless it is confirmed: to which, and when.
+    /// Set while a commit-confirmed change is pending: the configuration to roll back to, and when.
     trial: Option<PendingConfirmation>,
-    /// The configuration that is to replace it.
+    /// The configuration that is to replace the active one.
     adoption: Option<Adoption>,
     reconciler: Reconciler<Maps>,
     ports: Ports,
     losses: Losses,
     facts: Observations,
-    /// What is set at run time for single servers.
+    /// Overrides: weights and admin states set at run time.
     store: Store,
-    /// Probes end when it is dropped.
+    /// Dropping it stops all probes.
     supervisor: Supervisor,
-    /// Failures of health checks, kept for the next start.
+    /// Failures of health checks, kept across restarts.
     failures: Failures,
-    /// Where probes report to.
+    /// Sender that probes report their events to.
     events: mpsc::Sender<Event>,
     verdicts: mpsc::Receiver<Event>,
-    /// Neighbours are followed until it is dropped.
+    /// Dropping it stops the neighbour subscription.
     resolver: Resolver,
     neighbours: watch::Receiver<Resolutions>,
-    /// Paths to clients.
+    /// Client paths of mode `nat`.
     clients: Clients,
     links_changed: watch::Receiver<LinkChange>,
-    /// How VIPs stand is followed until it is dropped.
+    /// Dropping it stops watching whether VIPs are local and answered for.
     vips: Vips,
     standings: watch::Receiver<Standings>,
-    /// What is asked over the API.
+    /// Requests from the API.
     requests: mpsc::Receiver<Request>,
-    /// Where it is asked.
+    /// Sender side of `requests`.
     asking: mpsc::Sender<Request>,
-    /// The API ends when it is dropped.
+    /// Dropping it stops the API.
     api: JoinSet<()>,
     snapshots: watch::Sender<Arc<Snapshot>>,
-    /// Tells the ends of connections that are over.
+    /// Provokes idle peers of ended connections into a challenge ACK (RFC 5961).
     poker: Provoker,
-    /// When something must change although nothing else does.
+    /// When the data plane must change although no event arrives.
     next: Option<Instant>,
-    /// When the flow table is to be looked at.
+    /// When the next flow-table GC pass is due.
     looks: GcSchedule,
-    /// Flushes of the flow table.
+    /// Flushes of the flow table that are queued or running.
     flushes: Flushes,
     fill: Fill,
-    /// When the data plane is to be changed.
+    /// Rate limiter for changes of the data plane.
     pace: UpdateRate,
-    /// Who is answered once the data plane has been changed.
+    /// Requests that are answered once the data plane has been changed.
     waiting: Vec<Waiting>,
-    /// When this loop has run last.
+    /// When the control loop last ran, for the liveness check.
     ran: watch::Sender<Instant>,
-    /// Listeners without a server.
+    /// Listeners without a server that receives new flows.
     outages: Followed,
-    /// Servers whose connections are to end.
+    /// Servers that are draining.
     drains: Drains,
 }
 
@@ -286,22 +287,22 @@ impl Daemon {
         }
     }
 
-    /// Takes notice of what the kernel says of next hops, and has the data plane changed for it.
+    /// Reads the kernel's next hops and schedules a change of the data plane.
     fn learn(&mut self) {
         self.look_for_next_hops();
         self.change_soon();
     }
 
-    /// Takes notice of what the kernel says of next hops. One that has come does not wait for the next build of tables.
+    /// Reads the kernel's next hops. A new or changed one is applied before the next regular build of tables.
     fn look_for_next_hops(&mut self) {
-        // A clock that cannot be read is no reason to hold on to what is lost.
+        // If the clock cannot be read, lost next hops must still be dropped.
         let now = since_start().unwrap_or_default();
         if self.facts.learn(&self.neighbours.borrow_and_update(), now) {
             self.pace.urgent(Instant::now());
         }
     }
 
-    /// Changes the data plane: for another configuration if one is ready, else for what has become known.
+    /// Changes the data plane: applies the next configuration if it is ready, otherwise the current observations.
     fn change(&mut self) {
         if self.adoption.as_ref().is_some_and(Adoption::is_ready) {
             return self.finish();
@@ -313,13 +314,13 @@ impl Daemon {
         self.answer_waiting(&applied);
     }
 
-    /// Has the data plane changed together with what else comes soon.
+    /// Schedules a change of the data plane, merged with other changes that arrive soon.
     fn change_soon(&mut self) {
         self.pace.soon(Instant::now());
     }
 
-    /// Has the program know the hardware addresses of the interfaces: until then frames to a new one are the kernel's, which resets
-    /// connections to a VIP that is its own.
+    /// Writes the hardware addresses of the interfaces to the interface table. Until then, frames to a new address pass
+    /// to the kernel, which resets connections to a VIP that is a local address.
     async fn follow_addresses(&mut self) {
         match links().await {
             Ok(links) => self.ports.note_addresses(&links),
@@ -327,7 +328,7 @@ impl Daemon {
         }
     }
 
-    /// Takes notice of interfaces that have come, gone, or come back.
+    /// Reads the list of interfaces again and attaches or detaches as needed.
     async fn follow_links(&mut self) {
         let links = match links().await {
             Ok(links) => links,
@@ -342,7 +343,7 @@ impl Daemon {
         }
     }
 
-    /// Looks at what no notification tells of.
+    /// Polls what sends no notification.
     async fn watch(&mut self) {
         self.ran.send_replace(Instant::now());
         let view = self.ports.view().borrow().clone();
@@ -358,8 +359,8 @@ impl Daemon {
         }
     }
 
-    /// Lets packets leave through the interfaces that run the program, but for these; those that are `gone` are not what they
-    /// were.
+    /// Makes the attached interfaces, except those named in `without`, the exits of the data plane. Interfaces in
+    /// `gone` were removed, even if an interface has the same index again.
     fn use_ports(&mut self, without: &[String], gone: &BTreeSet<u32>) {
         let attached = self.ports.attached_without(without);
         self.reconciler.set_interfaces(self.ports.exits(without), gone);
@@ -368,13 +369,14 @@ impl Daemon {
         self.look_for_next_hops();
     }
 
-    /// Puts in force what follows from what is known.
+    /// Applies the active configuration with the current observations. Makes a GC pass first if the reconciler requires
+    /// one.
     fn apply(&mut self) -> Result<()> {
         self.before_change().inspect_err(|_| self.pace.failed(Instant::now()))?;
         self.apply_without_look()
     }
 
-    /// As [`Self::apply`], whether or not something waits for a look at the flow table.
+    /// As [`Self::apply`], without the GC pass.
     fn apply_without_look(&mut self) -> Result<()> {
         let (now, begun) = (since_start()?, Instant::now());
         let overrides = self.store.settings();
@@ -395,7 +397,7 @@ impl Daemon {
         }
         self.looks.by(Instant::now() + look, self.reconciler.most_between_looks());
         if self.reconciler.wants_look() {
-            // Connections wait for it that else would be cut.
+            // Otherwise these connections would be reset before they are rehomed or terminated.
             self.looks.at_once(Instant::now());
         }
         tracing::debug!(in_force.operations, "the data plane is as desired");
@@ -407,8 +409,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Has connections that wait for a look at the flow table have it: another change may take away what they are to leave. Where
-    /// looks fail again and again, dead servers are not kept for that.
+    /// Makes the GC pass that connections require before the next change, which may remove the server that they leave.
+    /// After repeated failures of the pass the change goes ahead, so that dead servers do not stay in service.
     fn before_change(&mut self) -> Result<()> {
         if self.reconciler.wants_look() {
             match self.looks.wait(Instant::now()) {
@@ -422,7 +424,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Has probes made in another way, if the configuration says so. What is known of servers stays.
+    /// Restarts all probes if a setting for all health checks has changed. Known health is kept.
     fn renew_probes(&mut self, before: &Config) {
         if probes(before) != probes(&self.config) {
             let (neighbours, doubts) = (self.neighbours.clone(), self.resolver.doubts());
@@ -433,7 +435,7 @@ impl Daemon {
     }
 }
 
-/// What the configuration says of health checks as a whole.
+/// Settings that apply to all health checks.
 fn probes(config: &Config) -> path::Settings {
     path::Settings {
         sources: config.daemon.probe_source.clone(),

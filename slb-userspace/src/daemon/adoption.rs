@@ -1,4 +1,4 @@
-//! A configuration that is to replace the active one, and what it waits for.
+//! A reconfiguration: the configuration that is to replace the active one, and what it waits for.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
@@ -15,47 +15,47 @@ use crate::{
     health::Target,
 };
 
-/// Time for which a next hop is waited for: the kernel gives up after 3 s.
+/// Longest wait for a next hop: the kernel gives up resolving after 3 s.
 const NEXT_HOP: Duration = Duration::from_secs(4);
-/// Time beyond its timeout for which the first result of a check is waited for.
+/// Longest wait for the first result of a check, in addition to its timeout.
 const MARGIN: Duration = Duration::from_secs(1);
-/// Time between two reviews of what is waited for: the old servers may have failed.
+/// Interval of reviews while waiting: the old servers may have failed.
 pub(super) const REVIEW: Duration = Duration::from_secs(1);
-/// Servers that a message names at most.
+/// Most servers that a message names.
 const NAMED: usize = 5;
 
 /// A configuration that is to replace the active one.
 pub(super) struct Adoption {
     pub(super) config: Arc<Config>,
-    /// What it changes, in words.
+    /// The differences, in words.
     pub(super) changes: Vec<String>,
-    /// Interfaces that it adds, which are attached to already.
+    /// Interfaces that it adds. The program is already attached to them.
     pub(super) added: Vec<String>,
     /// Interfaces that it removes.
     pub(super) removed: Vec<String>,
-    /// What follows.
+    /// The command that started it, and how it is answered.
     pub(super) then: Then,
     begun: Instant,
-    /// What is new, for [`FIRST_WORD`]; then what replaces healthy servers.
+    /// All new servers for [`FIRST_WORD`], then only those that replace healthy servers.
     awaited: Awaited,
-    /// What was waited for after [`FIRST_WORD`].
+    /// What it still waited for after [`FIRST_WORD`], in words.
     waited_for: Vec<String>,
     review: Instant,
     is_ready: bool,
 }
 
-/// What follows an adoption.
+/// The command that started a reconfiguration.
 pub(super) enum Then {
-    /// The file has been read again. A signal asks without waiting for the answer.
+    /// Reload. SIGHUP does not wait for the answer.
     Reload { warnings: String, answers: Vec<(By, Answer)> },
-    /// A configuration has been given.
+    /// Apply of a given configuration.
     Apply { warnings: String, by: By, answer: Answer, confirm_within: Option<Duration> },
-    /// A configuration was not confirmed.
+    /// Rollback of an unconfirmed configuration to this one.
     FallBack(Arc<Config>),
 }
 
 impl Then {
-    /// The command, for messages.
+    /// The command's name in messages.
     pub(super) const fn name(&self) -> &'static str {
         match self {
             Self::Reload { .. } => "reload",
@@ -64,8 +64,8 @@ impl Then {
         }
     }
 
-    /// A later command takes the place of this one. Reading the file later is what an earlier reload has asked for as well; any other
-    /// command is answered that it was replaced.
+    /// Replaces this command with a later one. A later reload also answers an earlier reload. Any other earlier command
+    /// is answered that it was superseded.
     pub(super) fn superseded_by(self, later: Self) -> Self {
         match (self, later) {
             (Self::Reload { mut answers, .. }, Self::Reload { warnings, answers: later }) => {
@@ -111,17 +111,17 @@ impl Adoption {
         }
     }
 
-    /// Waits for [`FIRST_WORD`] for all that is new.
+    /// Waits for all new servers, for [`FIRST_WORD`].
     pub(super) fn wait_for(&mut self, targets: BTreeSet<Target>, servers: BTreeSet<IpAddr>) {
         self.awaited = Awaited { targets, servers };
     }
 
-    /// Whether all that is new is still waited for.
+    /// Whether the wait for all new servers is still running.
     pub(super) fn is_first_wait(&self, now: Instant) -> bool {
         now < self.begun + FIRST_WORD
     }
 
-    /// Waits for these, each as long as its check may take.
+    /// Waits for these, each for as long as its check or its resolution may take.
     pub(super) fn wait_on(&mut self, mut awaited: Awaited, now: Instant) {
         awaited.targets.retain(|target| now < self.begun + patience(target));
         awaited.servers.retain(|_| now < self.begun + NEXT_HOP);
@@ -146,19 +146,19 @@ impl Adoption {
         self.awaited.servers.retain(|address| !has_way(address));
     }
 
-    /// Notes whether nothing is waited for any more. Returns whether that is new.
+    /// Becomes ready if nothing is awaited any more. Returns whether it has become ready now.
     pub(super) fn check(&mut self) -> bool {
         let is_new = !self.is_ready && self.awaited.is_empty();
         self.is_ready |= is_new;
         is_new
     }
 
-    /// Whether nothing is waited for any more.
+    /// Whether nothing is awaited any more.
     pub(super) const fn is_ready(&self) -> bool {
         self.is_ready
     }
 
-    /// When to look again what is waited for.
+    /// When to review what is awaited; `None` once ready.
     pub(super) fn review_at(&self) -> Option<Instant> {
         (!self.is_ready).then_some(self.review)
     }
@@ -172,7 +172,7 @@ impl Adoption {
         }
     }
 
-    /// What has been waited for, in words, if it took longer than [`FIRST_WORD`].
+    /// What it waited for after [`FIRST_WORD`], in words; `None` if nothing.
     pub(super) fn waited(&self, now: Instant) -> Option<String> {
         let took = now.saturating_duration_since(self.begun).as_secs();
         let servers = self.waited_for.join(", ");
@@ -181,7 +181,7 @@ impl Adoption {
     }
 }
 
-/// The longest time for which a target is waited for: its first result decides, and comes within the timeout.
+/// Longest wait for a target: its first result decides, and arrives within the timeout.
 fn patience(target: &Target) -> Duration {
     target.check.timeout + MARGIN
 }

@@ -1,4 +1,4 @@
-//! What the daemon is told while it runs: to read its file again, to try or keep another configuration.
+//! API commands: reload, apply, confirm, overrides.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -32,7 +32,7 @@ pub(super) struct PendingConfirmation {
     ends: Instant,
 }
 
-/// Something that has been set for servers and is written: it is answered once it is in force.
+/// An override that has been written. Its request is answered once the override is applied.
 #[derive(Debug)]
 pub(super) struct Waiting {
     what: &'static str,
@@ -44,7 +44,7 @@ pub(super) struct Waiting {
 pub(super) type Answer = oneshot::Sender<Result<Changed, Refused>>;
 
 impl Daemon {
-    /// Carries out what is asked over the API, and says what came of it.
+    /// Executes an API request and answers it.
     pub(super) async fn answer(&mut self, request: Request) {
         match request {
             Request::Order { order, by, answer } => {
@@ -80,13 +80,13 @@ impl Daemon {
             Request::Flush { filter, erases, by, answer } => self.begin_flush(filter, erases, by, answer),
             Request::Examine { config, answer } => {
                 let outcome = self.examine(&config).await.map(|absent| absent.warnings().collect());
-                // A caller that has gone needs no answer.
+                // The caller may have disconnected.
                 let _ = answer.send(Examined { running: self.config.clone(), outcome });
             }
         }
     }
 
-    /// Answers those who have set something, now that it is in force, or has been tried to be.
+    /// Answers the requests whose overrides were applied, or failed to be.
     pub(super) fn answer_waiting(&mut self, applied: &Result<()>) {
         for Waiting { what, by, changes, answer } in self.waiting.drain(..) {
             let result = match applied {
@@ -99,7 +99,7 @@ impl Daemon {
         }
     }
 
-    /// Reads the file again, as SIGHUP asks.
+    /// Reloads the configuration file on SIGHUP.
     pub(super) fn reload_for_signal(&self) {
         let (loader, asking) = (self.loader.clone(), self.asking.clone());
         tokio::spawn(async move {
@@ -107,7 +107,7 @@ impl Daemon {
             match loader.file().await {
                 Ok((loaded, turn)) => {
                     let order = Order::Reload { loaded: Box::new(loaded) };
-                    // A daemon that ends has no use for it.
+                    // If the daemon is stopping, the reload is moot.
                     let _ = asking.send(Request::Order { order, by, answer }).await;
                     drop(turn);
                 }
@@ -116,7 +116,7 @@ impl Daemon {
         });
     }
 
-    /// A configuration that can be adopted, and what its author should know.
+    /// Validates a configuration that is to become active. Returns it with its warnings.
     async fn examined(&mut self, what: &str, loaded: Loaded) -> Result<(Arc<Config>, String), Refused> {
         self.refuse_during_trial(what)?;
         let Loaded { config, warnings } = loaded;
@@ -135,7 +135,7 @@ impl Daemon {
         }
     }
 
-    /// Says what came of an adoption that has ended; `before` was active before.
+    /// Reports the outcome of a finished reconfiguration. `before` is the configuration that was active before it.
     pub(super) fn conclude(&mut self, then: Then, before: Arc<Config>, adopted: Result<Changed>) {
         let refused = |error: anyhow::Error| {
             Refused::Failed(format!("error: {error:#}: the active configuration is unchanged"))
@@ -211,10 +211,10 @@ impl Daemon {
         }
     }
 
-    /// Sets something for servers: for all of them or, if one is not there, for none. Returns what that changes; it is not in force
-    /// yet.
+    /// Sets an override for all of these servers, or for none if one does not exist. Returns the changes in words; they
+    /// are not applied yet.
     fn set(&mut self, places: &[Place], set: Set, force: bool, by: &By) -> Result<Vec<String>, Refused> {
-        // What is not there is as it is configured.
+        // A missing server has no override: enable and reset are no-ops for it.
         if !matches!(set, Set::Enable | Set::Reset) {
             places.iter().try_for_each(|place| self.find(place))?;
         }
@@ -234,12 +234,12 @@ impl Daemon {
                 let now = changed(record, place, set, by, &at);
                 records.extend(now.map(|record| (place.clone(), record)));
             }
-            // The next start knows groups by their names in the file.
+            // After a restart, groups are found by their names in the file.
             *records = under_names_of(records, &self.config, &self.filed);
         });
         replaced.map_err(|error| Refused::Conflict(format!("{error:#}")))?;
         if let Some(directory) = self.store.directory() {
-            // It may have been of no use before.
+            // It may have become usable only now.
             self.ports.keep_record_in(directory);
         }
         let now = self.store.settings();
@@ -248,7 +248,7 @@ impl Daemon {
         Ok(changes.map(|place| format!("{place}: {}", of(now, place))).collect())
     }
 
-    /// Fails if there is no such entry; says which there are.
+    /// Fails if the server does not exist, and names those that do.
     fn find(&self, place: &Place) -> Result<(), Refused> {
         let refused = match place.entries(&self.config) {
             Some(entries) if entries.contains(place) => return Ok(()),
@@ -264,8 +264,9 @@ impl Daemon {
         Err(Refused::Unfit(format!("{refused}: nothing was changed")))
     }
 
-    /// What is set ends with its server's entry; not yet where the entry may come back, with the next start at the latest.
-    /// Returns what that ends, in words.
+    /// Deletes overrides of servers that are no longer configured. While a change awaits confirmation they stay,
+    /// because a rollback may restore the servers; the next start deletes them at the latest. Returns the deleted ones
+    /// in words.
     fn end_overrides(&mut self) -> Vec<String> {
         let ended = match self.trial {
             None => self.store.prune(&[&self.config, &self.filed]),
@@ -275,17 +276,17 @@ impl Daemon {
         ended
     }
 
-    /// When the configuration on trial falls back.
+    /// When the unconfirmed configuration is rolled back.
     pub(super) fn trial_ends(&self) -> Option<Instant> {
         self.trial.as_ref().map(|trial| trial.ends)
     }
 
-    /// The configuration that the active one falls back to unless it is confirmed.
+    /// The configuration to roll back to unless the active one is confirmed.
     pub(super) fn falls_back_to(&self) -> Option<&Arc<Config>> {
         self.trial.as_ref().map(|trial| &trial.before)
     }
 
-    /// Begins to adopt again what was active before the configuration on trial.
+    /// Begins to roll back the unconfirmed configuration.
     pub(super) async fn fall_back(&mut self) {
         let Some(PendingConfirmation { before, .. }) = self.trial.take() else { return };
         let active = self.config.clone();
@@ -312,7 +313,7 @@ impl Daemon {
         }
     }
 
-    /// Says that the daemon ends, and whether forwarding does.
+    /// Logs that the daemon stops, and whether forwarding continues.
     pub(super) fn stop(&self, signal: &str, pins: Lifetime) {
         if self.trial.is_some() {
             tracing::warn!("the running configuration has not been confirmed: the next start uses the file");
@@ -339,7 +340,7 @@ impl Daemon {
         }
     }
 
-    /// What is in force, for the API.
+    /// The active configuration and its state, for the API.
     pub(super) fn running(&self) -> Running {
         Running {
             config: self.config.clone(),
@@ -352,13 +353,13 @@ impl Daemon {
         }
     }
 
-    /// Tells the API what is in force, where the data plane does not change.
+    /// Publishes the active configuration to the API when the data plane has not changed.
     pub(super) fn publish(&self) {
         self.snapshots.send_modify(|snapshot| Arc::make_mut(snapshot).running = self.running());
     }
 }
 
-/// What a change makes of what is set for a server.
+/// Applies a command to the override of a server.
 fn setting(set: Set, before: Setting) -> Setting {
     match set {
         Set::Weight(weight) => Setting { weight: Some(weight), ..before },
@@ -369,7 +370,7 @@ fn setting(set: Set, before: Setting) -> Setting {
     }
 }
 
-/// What is set for a server after a change; `None` for nothing.
+/// The record of a server's override after a command; `None` if there is none.
 fn changed(record: Option<Override>, place: &Place, set: Set, by: &By, at: &str) -> Option<Override> {
     let before = record.as_ref().map(|record| Setting { weight: record.weight, state: record.state });
     let before = before.unwrap_or_default();
@@ -389,7 +390,7 @@ fn changed(record: Option<Override>, place: &Place, set: Set, by: &By, at: &str)
     (!now.is_empty()).then(|| record.at(place))
 }
 
-/// Answers all who have asked for the same.
+/// Answers all requests that this result is for.
 fn answer_all(what: &str, answers: Vec<(By, Answer)>, result: &Result<Changed, Refused>) {
     for (by, answer) in answers {
         reply(what, &by, answer, result.clone());
@@ -398,7 +399,7 @@ fn answer_all(what: &str, answers: Vec<(By, Answer)>, result: &Result<Changed, R
 
 pub(super) fn reply(what: &str, by: &By, answer: Answer, result: Result<Changed, Refused>) {
     log(what, by, &result);
-    // Whoever has asked may be gone.
+    // The caller may have disconnected.
     let _ = answer.send(result);
 }
 

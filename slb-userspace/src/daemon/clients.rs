@@ -1,4 +1,4 @@
-//! The paths to clients of mode `nat`, followed while the daemon runs.
+//! Client paths of mode `nat`, kept up to date while the daemon runs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,15 +15,16 @@ use crate::{
     neigh::{Resolution, Resolutions, Resolver},
 };
 
-/// Time between two flow-table passes, at most, while answers wait for a client's neighbour: its SYN comes again after a second.
+/// Longest time between two GC passes while answers are dropped for an unresolved client neighbour. The client repeats
+/// its SYN after 1 s.
 const UNRESOLVED: Duration = Duration::from_secs(1);
 
-/// Follows them until it is dropped.
+/// Client paths. Dropping it stops the neighbour subscription.
 pub(super) struct Clients {
     resolver: Resolver,
     hops: watch::Receiver<Resolutions>,
     paths: Paths,
-    /// Answers that have been dropped because the neighbour of their client was not resolved.
+    /// Answers dropped so far because the neighbour of their client was unresolved.
     unresolved: u64,
 }
 
@@ -33,23 +34,23 @@ impl Clients {
         Ok(Self { resolver, hops, paths: Paths::default(), unresolved: 0 })
     }
 
-    /// Prefixes of which clients are on the link.
+    /// On-link prefixes: each client there is its own next hop.
     pub(super) fn on_link(&self) -> BTreeSet<Prefix> {
         self.paths.on_link().clone()
     }
 
-    /// Makes these the clients whose paths are followed.
+    /// Sets the clients whose paths are resolved, one sample for each path.
     pub(super) fn watch(&self, samples: BTreeSet<IpAddr>) {
         tracing::debug!(?samples, "paths to clients are followed");
         self.resolver.watch(samples);
     }
 
-    /// Waits until the kernel says something else of the paths.
+    /// Waits until the kernel's paths change.
     pub(super) async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
         self.hops.changed().await
     }
 
-    /// What follows from what the kernel says. Packets leave through these interfaces.
+    /// Compares the kernel's paths with the current ones. `attached` are the interfaces that packets may leave by.
     fn moves(&mut self, attached: &BTreeMap<u32, String>) -> Rehomed {
         let resolutions = self.hops.borrow_and_update().clone();
         let hops = resolutions.iter().map(|(sample, resolution)| match resolution {
@@ -61,7 +62,8 @@ impl Clients {
 }
 
 impl Daemon {
-    /// Looks for clients whose neighbour is not resolved, where answers have been dropped for that: nothing but the daemon asks for it.
+    /// Schedules a GC pass that finds clients with an unresolved neighbour, if answers were dropped for one. Only the
+    /// daemon resolves it.
     pub(super) fn find_unresolved_clients(&mut self) {
         let unresolved = self.reconciler.unresolved();
         if std::mem::replace(&mut self.clients.unresolved, unresolved) != unresolved {
@@ -69,12 +71,12 @@ impl Daemon {
         }
     }
 
-    /// Has flows follow the kernel's paths to their clients.
+    /// Rewrites the client paths of flows to the kernel's current ones.
     pub(super) fn follow_clients(&mut self) {
         let before = self.clients.on_link();
         let moves = self.clients.moves(&self.ports.attached());
         if self.clients.on_link() != before {
-            // There each client stands for itself.
+            // On an on-link prefix each client has its own path.
             self.looks.by(Instant::now(), None);
         }
         if moves.is_empty() {

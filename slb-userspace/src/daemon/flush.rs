@@ -1,4 +1,5 @@
-//! Flushes of the flow table (`slb flows flush`), which the control loop makes part by part: other events wait for one part at most.
+//! Flushes of the flow table (`slb flows flush`). The control loop flushes one part at a time, so other events wait for
+//! at most one part.
 
 use std::collections::VecDeque;
 
@@ -17,18 +18,18 @@ use crate::{
     control::flush::{Choice, Filter},
 };
 
-/// Slots of one part: a sixteenth of the default table.
+/// Slots per part: 1/16 of the default table.
 const PART: u32 = 1 << 14;
-/// Its name, for the log.
+/// The command's name in the log.
 const NAME: &str = "flows flush";
 
-/// Where the answer goes.
+/// Channel for the answer.
 pub(super) type Answer = oneshot::Sender<Result<flows::Flushed, Refused>>;
 
-/// Flushes that are under way or wait, the oldest first.
+/// Running and queued flushes, oldest first.
 pub(super) type Flushes = VecDeque<Flush>;
 
-/// A flush that is under way.
+/// A running flush.
 pub(super) struct Flush {
     filter: Filter,
     choice: Choice,
@@ -41,7 +42,7 @@ pub(super) struct Flush {
 }
 
 impl Daemon {
-    /// Begins a flush, or refuses it.
+    /// Queues a flush, or refuses it.
     pub(super) fn begin_flush(&mut self, filter: Filter, erases: bool, by: By, answer: Answer) {
         match self.choose(&filter) {
             Ok(choice) => {
@@ -53,14 +54,14 @@ impl Daemon {
     }
 
     fn choose(&mut self, filter: &Filter) -> Result<Choice, Refused> {
-        // Expired entries go first, and clients that are kept to a server become assured as their flows are.
+        // Expired entries are erased first, and affinity entries become assured like their flows.
         let failed = |error| Refused::Failed(format!("error: {error:#}: nothing was erased; try again"));
         self.sweep().map_err(failed)?;
         let held = self.reconciler.held().map_err(failed)?;
         filter.resolve(held).map_err(|why| Refused::Unfit(format!("{why}: nothing was erased")))
     }
 
-    /// Goes on with the oldest flush.
+    /// Flushes the next part for the oldest flush.
     pub(super) fn flush_on(&mut self) {
         let Some(mut flush) = self.flushes.pop_front() else { return };
         match self.flush_part(&mut flush) {
@@ -74,7 +75,7 @@ impl Daemon {
         }
     }
 
-    /// Returns whether it was the last part.
+    /// Flushes one part. Returns whether it was the last one.
     fn flush_part(&mut self, flush: &mut Flush) -> Result<bool> {
         let slots = self.reconciler.flow_slots();
         let part = flush.next..flush.next.saturating_add(PART).min(slots);
@@ -91,7 +92,7 @@ impl Daemon {
         if erases {
             let By { uid, user, pid } = &by;
             tracing::info!(what = NAME, uid, user, pid, %filter, erased, locked, "flow-table entries erased");
-            // Connection counts of servers follow from the table.
+            // The GC pass corrects the connection counts of servers.
             if let Err(error) = self.sweep() {
                 tracing::error!(error = format!("{error:#}"), "flow-table pass failed");
                 self.change_soon();
@@ -106,6 +107,6 @@ fn conclude(by: &By, answer: Answer, result: Result<flows::Flushed, Refused>) {
     if let Err(refused) = &result {
         log_refused(NAME, by, refused);
     }
-    // A caller that has gone needs no answer.
+    // The caller may have disconnected.
     let _ = answer.send(result);
 }

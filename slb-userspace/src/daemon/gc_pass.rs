@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Daemon {
-    /// Makes a GC pass over the flow table, and acts on what it finds: connections that are over, openings, answers, clients.
+    /// Makes a GC pass and processes its findings: ended connections, handshake outcomes, answers of servers, clients.
     pub(super) fn sweep(&mut self) -> Result<()> {
         let (begun, worked) = (Instant::now(), processor_time()?);
         self.looks.begin(begun);

@@ -1,5 +1,5 @@
-//! When the flow table is looked at: as soon as a look is of use, and all looks together for a small part of the time; for up to
-//! half of it where clients would be forgotten, or failures not seen, for that.
+//! When flow-table GC passes run: as soon as a pass is useful, within a small share of time. The share rises to half
+//! where longer pauses would lose affinity entries or miss failures of new connections.
 
 use std::time::Duration;
 
@@ -7,51 +7,52 @@ use tokio::time::Instant;
 
 use super::update_rate::RETRY;
 
-/// Looks take one part in so many of a processor's time.
+/// Passes take at most 1/50 of a processor's time.
 const PART: u32 = 50;
-/// Looks that must not be put off take one part in so many of the daemon's time: it does nothing else meanwhile.
+/// Passes that cannot be postponed take at most half of the daemon's time. The control loop does nothing else
+/// meanwhile.
 const LARGEST_PART: u32 = 2;
-/// Looks that may fail, one after the other, before what waits for one goes on without.
+/// Consecutive failed passes after which work that waits for a pass proceeds without one.
 const PATIENCE: u32 = 3;
 
-/// The times of looks.
+/// Schedule of GC passes.
 #[derive(Debug)]
 pub(super) struct GcSchedule {
     due: Instant,
-    /// When the last one began that has come to its end.
+    /// When the last completed pass began.
     last: Instant,
-    /// Least time from then on to the next one.
+    /// Minimum time from `last` to the next pass, for every pass.
     least: Duration,
-    /// The same where it may be put off.
+    /// Minimum time from `last` to the next pass, for passes that may be postponed.
     pause: Duration,
-    /// How many have failed since.
+    /// Failed passes since the last completed one.
     failed: u32,
 }
 
-/// What a look has taken.
+/// Cost of a GC pass.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Took {
     /// When it began.
     pub(super) begun: Instant,
-    /// When it was over.
+    /// When it ended.
     pub(super) ended: Instant,
-    /// For how long a processor has worked for it.
+    /// CPU time that it used.
     pub(super) processor: Duration,
 }
 
-/// What something that waits for a look is to do.
+/// What work that waits for a GC pass is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// Look now.
+    /// Make a pass now.
     Over,
-    /// Wait on: a look has failed, and the next one is not due.
+    /// Keep waiting: a pass has failed, and the next one is not due.
     On,
-    /// Go on without.
+    /// Proceed without a pass: too many have failed.
     InVain,
 }
 
 impl GcSchedule {
-    /// The first one is due at once.
+    /// The first pass is due at once.
     pub(super) fn new(now: Instant) -> Self {
         Self { due: now, last: now, least: Duration::ZERO, pause: Duration::ZERO, failed: 0 }
     }
@@ -61,7 +62,7 @@ impl GcSchedule {
         self.due
     }
 
-    /// What is to be done about something that waits for a look.
+    /// What work that waits for a pass is to do.
     pub(super) fn wait(&self, now: Instant) -> Wait {
         match self.failed {
             0 => Wait::Over,
@@ -71,30 +72,31 @@ impl GcSchedule {
         }
     }
 
-    /// A look is of use by then, and not to be put off for longer than `most` after the last one, but for what that one took.
+    /// A pass is useful by `time`. It may be postponed, to limit its cost, to at most `most` after the last one, or to
+    /// twice its duration.
     pub(super) fn by(&mut self, time: Instant, most: Option<Duration>) {
         if self.failed > 0 {
-            // It is tried again in time.
+            // The retry is already scheduled.
             return;
         }
         let pause = most.map_or(self.pause, |most| self.pause.min(most));
         self.due = self.due.min(time).max(self.last + pause.max(self.least));
     }
 
-    /// Something waits for a look. It comes at once unless looks fail.
+    /// Work waits for a pass: it is due at once unless passes fail.
     pub(super) fn at_once(&mut self, now: Instant) {
         if self.failed == 0 {
             self.due = now;
         }
     }
 
-    /// A look begins. If it is not heard of any more, it has failed.
+    /// A pass begins. It counts as failed until [`Self::end`].
     pub(super) fn begin(&mut self, now: Instant) {
         self.due = now + RETRY;
         self.failed += 1;
     }
 
-    /// A look has come to its end. The next one is of use after the time `next`, and not to be put off for longer than `most`.
+    /// A pass has completed. The next one is useful after `next` and may be postponed to at most `most` after it.
     pub(super) fn end(&mut self, took: Took, next: Duration, most: Option<Duration>) {
         let Took { begun, ended, processor } = took;
         let due = begun + next;
@@ -102,7 +104,7 @@ impl GcSchedule {
             due,
             last: begun,
             least: (ended - begun) * LARGEST_PART,
-            // One that has been held up costs no more.
+            // Only CPU time counts: a preempted pass costs no more.
             pause: processor * PART,
             failed: 0,
         };
@@ -116,7 +118,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Looks of which one, begun at the time that is returned, has taken so long.
+    /// A schedule after one pass of this duration, and when that pass began.
     fn took(took: Duration, next: Duration, most: Option<Duration>) -> (GcSchedule, Instant) {
         let begun = Instant::now();
         let mut looks = GcSchedule::new(begun);
@@ -170,7 +172,7 @@ mod tests {
         assert_eq!(looks.due(), begun + 9 * SECOND);
     }
 
-    /// A look fails, and whatever waits for it neither has the next one before its time nor waits for ever.
+    /// After a failed pass, waiting work neither gets the next pass early nor waits for ever.
     #[test]
     fn looks_that_fail_are_a_second_apart_and_waited_for_for_a_while() {
         let begun = Instant::now();

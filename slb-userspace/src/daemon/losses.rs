@@ -1,4 +1,4 @@
-//! What the kernel loses after the program has decided: counted, and said.
+//! Counts and logs packets that the kernel loses after the XDP verdict.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,19 +10,19 @@ use tokio::time::Instant;
 
 use crate::dataplane::bpf::losses::Counted;
 
-/// Least time between two lines about one interface.
+/// Minimum time between two log lines for one interface.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// The counters, and what has been said of them.
+/// The counters, and what was logged of them.
 pub(super) struct Losses {
     counted: Option<Arc<Counted>>,
     said: BTreeMap<u32, (u64, Instant)>,
-    /// Why not all interfaces are watched, if so.
+    /// Why not every interface is watched, if so.
     trouble: Option<String>,
 }
 
 impl Losses {
-    /// Starts to count, where the kernel allows it.
+    /// Starts counting, if the kernel allows it.
     pub(super) fn start() -> Self {
         let counted = Counted::start().map(Arc::new);
         if let Err(error) = &counted {
@@ -34,12 +34,12 @@ impl Losses {
         Self { counted: counted.ok(), said: BTreeMap::new(), trouble: None }
     }
 
-    /// The counters, if there are some.
+    /// The counters, if counting has started.
     pub(super) fn counted(&self) -> Option<Arc<Counted>> {
         self.counted.clone()
     }
 
-    /// Says what has been lost at these interfaces, of these names, since it was said last.
+    /// Logs new losses at these interfaces, given by index and name.
     pub(super) fn look(&mut self, interfaces: &BTreeMap<u32, String>) {
         let Some(counted) = &self.counted else { return };
         let indexes: BTreeSet<u32> = interfaces.keys().copied().collect();

@@ -1,12 +1,12 @@
-//! What the configuration names and this machine does not have, but may get: at boot the daemon may come before it. It is
-//! warned of, at a start and with another configuration, and nothing is refused for it.
+//! Configured interfaces and addresses that this machine does not have yet: at boot the daemon may start before them.
+//! They cause warnings and are never refused.
 
 use std::net::IpAddr;
 
 use super::ports::{Links, missing};
 use crate::{config::model::Daemon, health::path};
 
-/// What is named and not there.
+/// Configured resources that do not exist now.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct MissingResources {
     interfaces: Vec<String>,
@@ -14,7 +14,7 @@ pub(super) struct MissingResources {
 }
 
 impl MissingResources {
-    /// What these settings name and is not there now; `links` are the interfaces that are.
+    /// Resources of these settings that do not exist now. `links` are the existing interfaces.
     pub(super) fn of(settings: &Daemon, links: &Links) -> Self {
         Self {
             interfaces: missing(&settings.interfaces, links),
@@ -27,7 +27,7 @@ impl MissingResources {
         }
     }
 
-    /// Says so in the log.
+    /// Logs a warning for each.
     pub(super) fn log(&self) {
         for name in &self.interfaces {
             tracing::warn!(interface = name, "there is no such interface yet: attached when it comes");
@@ -37,7 +37,7 @@ impl MissingResources {
         }
     }
 
-    /// Warnings for whoever has asked.
+    /// The warnings, for the answer to the caller.
     pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
         let of_interface =
             |name: &String| format!("warning: there is no interface {name} yet: attached when it comes");
@@ -48,7 +48,7 @@ impl MissingResources {
     }
 }
 
-/// What comes of a source of probes that is not there.
+/// Consequence of a missing probe source.
 const UNTIL: &str = "servers of its family are not probed until it comes";
 
 #[cfg(test)]
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_named() {
-        // An address of every machine, and one that is for documentation only.
+        // An address of every machine, and one reserved for documentation (RFC 5737).
         let text = "[daemon]\ninterfaces = [\"lo\", \"absent0\"]\nprobe_source = [\"198.51.100.1\"]\n";
         let mut settings = parsed(text).daemon;
         let lo = crate::neigh::Link {

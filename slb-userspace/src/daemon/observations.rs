@@ -1,4 +1,4 @@
-//! What is known of servers and of the ways to them.
+//! Observations of servers and next hops.
 
 mod durations;
 mod next_hops;
@@ -32,47 +32,47 @@ use crate::{
     neigh::vips::Standings,
 };
 
-/// What is known besides the configuration.
+/// Everything except the configuration that the desired state depends on.
 pub(super) struct Observations {
     /// Names of the interfaces that run the program, by index.
     interfaces: BTreeMap<u32, String>,
-    /// Interfaces that should and do not, by index, and why.
+    /// Configured interfaces that exist and do not forward, by index, with the reason.
     refused: BTreeMap<u32, String>,
-    /// Names of interfaces that should and are not there.
+    /// Configured interfaces that do not exist.
     absent: BTreeSet<String>,
-    /// What to do about servers that are reached through interfaces of these names, which do not run the program.
+    /// What to do about servers behind interfaces without the program, by interface name.
     advice: BTreeMap<String, String>,
-    /// What is checked, and for whom: verdicts on anything else come too late.
+    /// Health-check targets and the listeners that use them. Results for other targets come too late and are ignored.
     users: Users,
-    /// What probes have found.
+    /// Results of health checks.
     probed: BTreeMap<Target, Verdict>,
-    /// What this host cannot probe at present, and why.
+    /// Targets that this host cannot probe now, with the reason.
     not_probed: BTreeMap<Target, String>,
-    /// Who is held out for what has come of connections.
+    /// The outlier detector: which servers passive signals have ejected.
     suspects: Suspects,
-    /// Servers whose answers do not come back.
+    /// Servers whose answers do not return through SLB.
     one_way: OneWay,
-    /// What follows from both.
+    /// The health that follows from results of checks and from ejections.
     health: BTreeMap<Target, Verdict>,
-    /// Since when probes find what they find.
+    /// Since when health checks have had their current result.
     probed_since: Durations<Target, bool>,
-    /// Since when servers are held out, or are no longer.
+    /// Since when servers have been ejected, or no longer ejected.
     held_out_since: Durations<(SocketAddr, Terms), bool>,
     failover: Failover,
-    /// Since when sides have the traffic, by load balancer, listener and VIP.
+    /// Since when each side has had the traffic, by load balancer, listener and VIP.
     sides_since: Durations<(String, String, IpAddr), Side>,
     next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
-    /// Since when servers have a next hop, or none.
+    /// Since when servers have had a next hop, or none.
     ways_since: Durations<IpAddr, bool>,
-    /// Since when the kernel has had no next hop to a server to which it had one.
+    /// When the kernel lost a next hop that it had, by server.
     lost: BTreeMap<IpAddr, Duration>,
-    /// Next hops that an earlier run has left.
+    /// Next hops that an earlier run left in the maps.
     remembered: BTreeMap<IpAddr, NextHop>,
     vips: Standings,
 }
 
 impl Observations {
-    /// What an earlier run has left in the maps.
+    /// Observations at the start: health and next hops that an earlier run left in the maps.
     pub(super) fn remembered(config: &Config, held: &State, interfaces: BTreeMap<u32, String>) -> Self {
         let health = memory::health(config, held);
         Self {
@@ -113,20 +113,20 @@ impl Observations {
         }
     }
 
-    /// Decides which sides of primary and secondary are to get the traffic.
+    /// Decides which side of each primary/secondary listener receives the traffic.
     pub(super) fn decide(&self, config: &Config, overrides: &Overrides, now: Duration) -> Decision {
         let ways = Ways { next_hops: &self.next_hops, lost: &self.lost };
         self.failover.decide(config, &self.health, ways, Some(overrides), now)
     }
 
-    /// Takes notice of a decision that has been put in force.
+    /// Records and logs a failover decision that has been applied.
     pub(super) fn decided(&mut self, decision: Decision, now: Duration) {
         for Change { load_balancer, listener, vips, to, server_group, check } in decision.changes {
             let noted = vips.iter().filter_map(|vip| {
                 self.sides_since.note((load_balancer.clone(), listener.clone(), *vip), to, now)
             });
             let lasted = noted.max().map(tracing::field::debug);
-            /// Logs with all that tells which listener is meant.
+            /// Logs with the fields that identify the listener.
             macro_rules! log {
                 ($level:ident, $what:literal) => {
                     tracing::$level!(load_balancer, listener, server_group, ?vips, check, lasted, $what)
@@ -145,8 +145,8 @@ impl Observations {
         Some(if verdict.healthy { Health::Healthy } else { Health::Unhealthy })
     }
 
-    /// Makes what these configurations check the targets. Those that are new start with the verdict on the same server of the same
-    /// listener under another check, if there is one: a change of the check empties no group.
+    /// Makes the checks of these configurations the targets. A new target inherits the health of the same server and
+    /// listener under another check, so that a change of the check empties no pool.
     pub(super) fn expect<'a>(
         &mut self,
         configs: impl IntoIterator<Item = &'a Config> + Clone,
@@ -171,7 +171,7 @@ impl Observations {
             .collect();
     }
 
-    /// Notes which sides have the traffic of listeners that are new, and forgets the others.
+    /// Records which side has the traffic of new listeners, and drops listeners that are not configured.
     fn expect_sides<'a>(&mut self, configs: impl IntoIterator<Item = &'a Config>, now: Duration) {
         let mut known = BTreeSet::new();
         for balancer in configs.into_iter().flat_map(|config| &config.load_balancers) {
@@ -191,7 +191,7 @@ impl Observations {
         self.users.targets().map(|target| (target.clone(), self.verdict(target))).collect()
     }
 
-    /// Takes notice of the interfaces that run the program, and of those that should and do not.
+    /// Sets the interfaces that forward, and the configured ones that do not or do not exist.
     pub(super) fn set_interfaces(
         &mut self,
         attached: BTreeMap<u32, String>,
@@ -203,32 +203,32 @@ impl Observations {
         self.absent = absent;
     }
 
-    /// Takes notice of what to do about servers that are reached through interfaces of these names.
+    /// Sets what to do about servers behind interfaces without the program, by interface name.
     pub(super) fn set_advice(&mut self, advice: BTreeMap<String, String>) {
         self.advice = advice;
     }
 
-    /// Whether there is a verdict on a target.
+    /// Whether a target has a health.
     pub(super) fn has_verdict_on(&self, target: &Target) -> bool {
         self.health.contains_key(target)
     }
 
-    /// Whether the check of a target has failed, as far as is known.
+    /// Whether a target is known to be unhealthy.
     pub(super) fn is_unhealthy(&self, target: &Target) -> bool {
         self.health.get(target).is_some_and(|verdict| !verdict.healthy)
     }
 
-    /// Whether this host is able to probe a target, as far as is known.
+    /// Whether this host can probe a target, as far as is known.
     pub(super) fn is_probed(&self, target: &Target) -> bool {
         !self.not_probed.contains_key(target)
     }
 
-    /// Whether there is a way to a server.
+    /// Whether a server has a next hop.
     pub(super) fn has_way_to(&self, address: &IpAddr) -> bool {
         self.next_hops.get(address).is_some_and(Result::is_ok)
     }
 
-    /// Takes notice of what a prober has to say, and logs it.
+    /// Records and logs an event of a health check. Events of targets that are no longer configured are ignored.
     pub(super) fn heed(&mut self, event: Event, now: Duration) {
         let Event { target, news } = event;
         if !self.users.check(&target) {
@@ -239,7 +239,7 @@ impl Observations {
         let lasted = news.health().and_then(|health| {
             self.probed_since.note(target.clone(), health == Health::Healthy, now).map(tracing::field::debug)
         });
-        /// Logs with all that tells which server, check and listeners are meant.
+        /// Logs with the fields that identify the server, the check and its listeners.
         macro_rules! log {
             ($level:ident, $($what:tt)*) => {
                 tracing::$level!(%server, load_balancer, listener, server_group, check, $($what)*)
@@ -274,12 +274,12 @@ impl Observations {
         self.probed.insert(target, probed);
     }
 
-    /// Probes are made in another way: what was in their way need not be any more.
+    /// Forgets which targets could not be probed: probes have new settings that may remove the cause.
     pub(super) fn forget_not_probed(&mut self) {
         self.not_probed.clear();
     }
 
-    /// Takes notice of what has come of new connections. Returns whether that changes anything.
+    /// Passes outcomes of new connections to the outlier detector. Returns whether the health of a server may change.
     pub(super) fn weigh(&mut self, handshakes: &[Pool], now: Duration) -> bool {
         let changes = self.suspects.judge(handshakes, now);
         changes.iter().for_each(|change| self.log_held_out(change, now));
@@ -303,7 +303,7 @@ impl Observations {
             self.users.targets().filter(|target| watched(target) == Some(key)).cloned().collect();
         let Named { load_balancer, listener, server_group, check } = self.users.of_targets(&targets);
         let noted = self.held_out_since.note(key, held.is_some(), now);
-        // The first time it has lasted for as long as its check passes.
+        // Before the first ejection, the server was well for as long as its check has passed.
         let lasted =
             noted.or_else(|| targets.iter().filter_map(|target| self.probed_since.lasts(target, now)).max());
         let lasted = lasted.map(tracing::field::debug);
@@ -331,7 +331,7 @@ impl Observations {
         }
     }
 
-    /// What follows from what probes have found, and from what has come of connections.
+    /// The health that follows from the check's result and from ejection.
     fn judged(&self, target: &Target, probed: &Verdict) -> Verdict {
         let reason = watched(target).and_then(|(server, terms)| self.suspects.reason(server, terms));
         match reason {
@@ -340,12 +340,12 @@ impl Observations {
         }
     }
 
-    /// How VIPs stand on this host.
+    /// The state of VIPs on this host.
     pub(super) fn vips(&self) -> Standings {
         self.vips.clone()
     }
 
-    /// Takes notice of how VIPs stand on this host, and logs what changes.
+    /// Sets the state of VIPs on this host, and logs changes.
     pub(super) fn set_vips(&mut self, vips: Standings) {
         for (vip, standing) in vips.iter() {
             let before = self.vips.get(vip);
@@ -366,7 +366,7 @@ impl Observations {
     }
 }
 
-/// Where a server takes traffic, if what comes of that counts, and the terms.
+/// The endpoint that is watched for passive signals and its ejection policy, if passive checks are configured.
 fn watched(target: &Target) -> Option<(SocketAddr, Terms)> {
     Some((target.watched?, Terms::of(&target.check)?))
 }

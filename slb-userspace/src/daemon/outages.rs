@@ -1,5 +1,4 @@
-//! Listeners that no server takes new flows for, and servers whose connections are to end: logged as events. Outages are shown,
-//! and not brought about by accident.
+//! Logs listeners without a server and servers that drain. Shows outages, and refuses commands that would cause one.
 
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use crate::{
 };
 
 impl Daemon {
-    /// Logs which listeners have lost their last server, and which have one again.
+    /// Logs which listeners have lost their last server that receives new flows, and which have one again.
     pub(super) fn follow_outages(&mut self, desired: &Desired, now: Duration) {
         for change in self.outages.follow(desired, now) {
             match change {
@@ -45,13 +44,13 @@ impl Daemon {
         }
     }
 
-    /// Logs of which servers the connections are to end, and how that ends.
+    /// Logs the begin and the end of drains.
     pub(super) fn follow_drains(&mut self, held: &State, now: Duration) {
         for event in self.drains.follow(held, now) {
             let Event { server, listeners, server_group, is_removed, change } = event;
             let Named { load_balancer, listener, server_group, check } =
                 of_listeners(&self.config, &listeners, server_group.as_deref());
-            /// Logs with all that tells which server and listeners are meant.
+            /// Logs with the fields that identify the server and its listeners.
             macro_rules! log {
                 ($($what:tt)*) => {
                     tracing::info!(
@@ -91,7 +90,7 @@ impl Daemon {
         shown
     }
 
-    /// Refuses what would take the last server that receives new flows from a listener.
+    /// Refuses a command that would take a listener's last server that receives new flows.
     pub(super) fn refuse_outage(
         &self,
         before: &Overrides,

@@ -1,5 +1,5 @@
-//! The interfaces the program is to run on: put there at the start and by changes of the configuration, and again where one
-//! has gone away and come back.
+//! Interfaces with the XDP program. The daemon attaches at the start, when the configuration changes, and when an
+//! interface reappears.
 
 mod attach;
 pub(super) mod merged;
@@ -41,10 +41,10 @@ use crate::{
     neigh::{self, Link, vips::Standings},
 };
 
-/// Interfaces by each of their names.
+/// Interfaces by name; alternative names are keys too.
 pub(super) type Links = BTreeMap<String, Link>;
 
-/// The interfaces that there are now.
+/// Reads the interfaces of this network namespace.
 pub(super) async fn links() -> Result<Links> {
     Ok(by_names(neigh::links().await?))
 }
@@ -57,71 +57,71 @@ fn by_names(links: Vec<Link>) -> Links {
         .collect()
 }
 
-/// The configured interfaces, and the program that runs on them.
+/// The configured interfaces and the XDP program that is attached to them.
 pub(super) struct Ports {
     program: Program,
-    /// Its id in the kernel.
+    /// Program id in the kernel.
     id: u32,
     pins: Pins,
     mode: XdpMode,
-    /// Why the generic hook is taken where `auto` would have taken the native one.
+    /// Why `auto` chose generic XDP instead of native XDP.
     why_generic: Option<String>,
     claim: pinned::Claim,
-    /// Why pins are missing, if so.
+    /// Why pins are missing, if they are.
     pins_trouble: Option<String>,
     ports: BTreeMap<String, Port>,
-    /// Present names of interfaces that are known by another one.
+    /// Current names of renamed interfaces, by configured name.
     renamed: BTreeMap<String, String>,
-    /// The interfaces that the program has been put on, by index.
+    /// Interfaces that the program was attached to, by index.
     held: BTreeMap<u32, Held>,
     stacked: stacked::Stacked,
-    /// What the program knows of interfaces.
+    /// The data path's interface table.
     table: InterfaceTable,
     /// Roles by configured name, as in the configuration.
     roles: BTreeMap<String, InterfaceRole>,
-    /// The interfaces as they were when the table was brought up to date last.
+    /// The interfaces as of the last update of the table.
     seen: Links,
-    /// Interfaces that the table has no slot for.
+    /// Pairs of interfaces that collide in the table.
     clashes: Vec<(u32, u32)>,
-    /// For the next run, and for `slbd detach`.
+    /// State for the next run and for `slbd detach`.
     record: Record,
     view: channel::Sender<Arc<View>>,
 }
 
-/// An interface that the program has been put on.
+/// An interface that the program was attached to.
 struct Held {
-    /// As it was when that was found out last.
+    /// As last read from the kernel.
     link: Link,
-    /// What binds the program to it.
+    /// The pinned BPF link between program and interface.
     pinned: Pinned,
     hook: Hook,
-    /// Why it would be refused now, if so: it has become a member of a bond or a VRF.
+    /// Why the next start would refuse it, if so. Example: it has become a member of a bond or a VRF.
     misfit: Option<String>,
-    /// Why it could not be found out at the last look what it can do, if so.
+    /// Why its capabilities could not be read at the last poll, if so.
     trouble: Option<String>,
-    /// Times in a row that it could not take part in native forwarding.
+    /// Consecutive polls in which it could not take part in native forwarding.
     misses: u8,
-    /// Indexes of the interfaces below it, where it is in the generic hook: they must not merge frames.
+    /// Indexes of its lower interfaces, for the generic hook. They must not merge frames (GRO).
     below: BTreeSet<u32>,
-    /// What is special about it.
+    /// Remarks that are shown for it.
     notes: Vec<String>,
 }
 
-/// An interface, as far as the program is concerned.
+/// State of a configured interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Port {
-    /// It runs the program.
+    /// It runs the program and forwards.
     Attached(u32),
-    /// It runs the program, and gets no packets.
+    /// It runs the program and cannot forward.
     Unfit { index: u32, why: String },
-    /// There is no interface of this name now.
+    /// No interface has this name now.
     MissingResources,
-    /// The program could not be put on it.
+    /// The program could not be attached.
     Refused { index: u32, why: String },
 }
 
 impl Port {
-    /// Index of the interface that runs the program.
+    /// Index of the interface, if it runs the program.
     fn runs(&self) -> Option<u32> {
         match self {
             Self::Attached(index) | Self::Unfit { index, .. } => Some(*index),
@@ -130,15 +130,14 @@ impl Port {
     }
 }
 
-/// Loads the program and puts it on the interfaces, once it is known that the maps have room for what is configured. An
-/// interface that is not there gets it when it comes: a machine's may come after the daemon.
+/// Loads the program and attaches it to the interfaces, after checking that the configuration fits the maps. An absent
+/// interface is attached when it appears: at boot it may come up after the daemon.
 ///
-/// Returns the maps' keeper and the interfaces. `hz` is jiffies in a second, `vips` how VIPs stand on this host, `record` what an
-/// earlier run has left.
+/// Returns the reconciler and the interfaces. `hz` is the kernel's jiffies per second, `vips` the state of VIPs on this
+/// host, `record` the record of an earlier run.
 ///
-/// # Errors
-/// No interface is there. If one cannot be attached to, none is that was not before; where an earlier run's program has been replaced
-/// already, the new one stays.
+/// # Errors None of the interfaces exists, or the configuration does not fit the maps. If one interface cannot be
+/// attached, no new attachment stays. A program of an earlier run that has already been replaced stays replaced.
 pub(super) fn attach(
     config: &Config,
     pins: &Pins,
@@ -213,7 +212,7 @@ pub(super) fn attach(
     Ok((reconciler, ports))
 }
 
-/// What to do where the maps of an earlier run hold another number of servers than is configured.
+/// Explains how to change `max_servers` if the existing maps have another capacity.
 fn kept_room(configured: u32, held: u32) -> Option<String> {
     (configured != held).then(|| {
         format!(
@@ -224,7 +223,7 @@ fn kept_room(configured: u32, held: u32) -> Option<String> {
     })
 }
 
-/// Fails if there is no interface of any of these names.
+/// Fails if none of the named interfaces exists.
 pub(super) fn some_there(names: &[String], links: &Links) -> Result<()> {
     match names.first() {
         Some(name) if missing(names, links).len() == names.len() => {
@@ -235,12 +234,12 @@ pub(super) fn some_there(names: &[String], links: &Links) -> Result<()> {
     }
 }
 
-/// Fails if the program is of no use on interfaces of the names `new`, for a reason that the names `old` had not.
+/// Fails if the program cannot work on interfaces `new`, for a reason that does not apply to `old`.
 pub(super) fn expect_fit(old: &[String], new: &[String], links: &Links) -> Result<()> {
     devices::refusal(old, new, links).map_or(Ok(()), |why| bail!("[daemon] interfaces: {why}"))
 }
 
-/// Those of these names that there is no interface of.
+/// Names without an interface.
 pub(super) fn missing(names: &[String], links: &Links) -> Vec<String> {
     names.iter().filter(|name| !links.contains_key(*name)).cloned().collect()
 }
@@ -251,13 +250,13 @@ impl Ports {
         self.attached_without(&[])
     }
 
-    /// Names, as configured, of the interfaces that run the program.
+    /// Configured names of the interfaces that run the program and forward.
     pub(super) fn attached_names(&self) -> BTreeSet<String> {
         let attached = self.ports.iter().filter(|(_, port)| matches!(port, Port::Attached(_)));
         attached.map(|(name, _)| name.clone()).collect()
     }
 
-    /// [`Self::attached`] without these names: an interface may have several.
+    /// [`Self::attached`] without the interfaces of these names. An interface may have several names.
     pub(super) fn attached_without(&self, names: &[String]) -> BTreeMap<u32, String> {
         let attached = |(name, port): (&String, &Port)| match port {
             Port::Attached(index) => Some((*index, name.clone())),
@@ -266,7 +265,7 @@ impl Ports {
         self.ports.iter().filter(|(name, _)| !names.contains(name)).filter_map(attached).collect()
     }
 
-    /// Interfaces that are there and do not forward, by index, and why not.
+    /// Existing interfaces that do not forward, by index, with the reason.
     pub(super) fn refused(&self) -> BTreeMap<u32, String> {
         let refused = |port: &Port| match port {
             Port::Refused { index, why } | Port::Unfit { index, why } => Some((*index, why.clone())),
@@ -275,17 +274,17 @@ impl Ports {
         self.ports.values().filter_map(refused).collect()
     }
 
-    /// What is shown of the interfaces, whenever it changes.
+    /// Publishes the interfaces as the API shows them, at each change.
     pub(super) fn view(&self) -> channel::Receiver<Arc<View>> {
         self.view.subscribe()
     }
 
-    /// Why pins are missing, if so.
+    /// Why pins are missing, if they are.
     pub(super) fn pins_trouble(&self) -> Option<&str> {
         self.pins_trouble.as_deref()
     }
 
-    /// Keeps for the next run, and for `slbd detach`, what they must know.
+    /// Persists the record in `directory`, for the next run and for `slbd detach`.
     pub(super) fn keep_record_in(&self, directory: &Path) {
         self.record.keep_in(directory);
     }
@@ -318,23 +317,23 @@ impl Ports {
         Shown { name: name.to_owned(), hook: held.hook, notes }
     }
 
-    /// Names of interfaces that are not there.
+    /// Configured names without an interface.
     pub(super) fn absent(&self) -> BTreeSet<String> {
         let absent = self.ports.iter().filter(|(_, port)| **port == Port::MissingResources);
         absent.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Whether an interface that is there does not run the program.
+    /// Whether the program could not be attached to an existing interface.
     pub(super) fn are_refused(&self) -> bool {
         self.ports.values().any(|port| matches!(port, Port::Refused { .. }))
     }
 
-    /// Puts the program on more interfaces. One that is not there gets it when it comes.
+    /// Attaches the program to more interfaces. An absent one is attached when it appears.
     ///
     /// # Errors
-    /// If one cannot be attached to, none is that was not before.
+    /// If one interface cannot be attached, no new attachment stays.
     pub(super) fn add(&mut self, names: &[String], links: &Links) -> Result<()> {
-        // By index: several names may be one interface's.
+        // By index: one interface may have several of these names.
         let present = names.iter().filter_map(|name| links.get(name)).map(|link| (link.index, link));
         let present: Vec<&Link> = present.collect::<BTreeMap<_, _>>().into_values().collect();
         self.note_interfaces(&present, links)?;
@@ -350,14 +349,14 @@ impl Ports {
         Ok(())
     }
 
-    /// Puts the program on more interfaces, and on one where that cannot be now as soon as it can. Returns what [`Self::follow`]
-    /// does.
+    /// Attaches the program to more interfaces, and retries later where that fails now. Returns the same as
+    /// [`Self::follow`], empty instead of `None`.
     pub(super) fn restore(&mut self, names: &[String], links: &Links) -> BTreeSet<u32> {
         self.ports.extend(names.iter().map(|name| (name.clone(), Port::MissingResources)));
         self.follow(links).unwrap_or_default()
     }
 
-    /// Takes the program off interfaces.
+    /// Detaches the program from interfaces.
     pub(super) fn remove(&mut self, names: &[String]) {
         for name in names {
             if let Some(index) = self.ports.remove(name).as_ref().and_then(Port::runs)
@@ -370,11 +369,11 @@ impl Ports {
         self.publish();
     }
 
-    /// Takes notice of interfaces that have come, gone, or come back. Returns the indexes of those that have gone, even if
-    /// they are back; `None` if nothing has changed.
+    /// Compares with the interfaces of the kernel, and attaches or detaches as needed. Returns the indexes of removed
+    /// interfaces, also where they exist again; `None` if nothing has changed.
     pub(super) fn follow(&mut self, links: &Links) -> Option<BTreeSet<u32>> {
         let links = &self.with_renamed(links);
-        // Before programs are attached, which may take long.
+        // First, because attaching programs may take long.
         self.note_addresses(links);
         let (mut changed, mut gone) = (false, BTreeSet::new());
         for (name, port) in mem::take(&mut self.ports) {
@@ -404,7 +403,7 @@ impl Ports {
         gone: &mut BTreeSet<u32>,
     ) -> Port {
         let before = port.runs();
-        // One of the same index may be the same: then its link still holds, and is kept.
+        // The same index may be the same interface. Then its BPF link is still valid and is kept.
         if let Some(index) = before.filter(|index| link.is_none_or(|link| link.index != *index)) {
             self.unpin(name, index);
             gone.insert(index);
@@ -439,7 +438,7 @@ impl Ports {
         }
     }
 
-    /// The pin of a link goes, and with it the link.
+    /// Removes the pin of a BPF link, which detaches the program.
     fn unpin(&mut self, name: &str, index: u32) {
         self.held.remove(&index);
         match fs::remove_file(self.pins.link(index)) {
@@ -448,7 +447,7 @@ impl Ports {
         }
     }
 
-    /// Whether nothing need be done about an interface.
+    /// Whether the state of an interface needs no action.
     fn holds(&self, port: &Port, link: Option<&Link>) -> bool {
         match port {
             Port::Attached(index) | Port::Unfit { index, .. } => {
@@ -459,7 +458,7 @@ impl Ports {
         }
     }
 
-    /// Says how an interface that is still there has lost the program.
+    /// Logs how an existing interface has lost the program.
     fn say_taken(&self, port: &Port, link: &Link) {
         let held = port.runs().filter(|index| link.index == *index).and_then(|index| self.held.get(&index));
         let Some(held) = held else { return };
@@ -479,7 +478,7 @@ impl Ports {
         }
     }
 
-    /// Whether the program that runs on an interface is this one.
+    /// Whether the interface runs this program.
     fn runs_on(&self, index: u32) -> bool {
         let bound = self.held.get(&index).and_then(|held| held.pinned.bound().ok());
         bound.is_some_and(|bound| bound.interface == Some(index) && bound.program == self.id)

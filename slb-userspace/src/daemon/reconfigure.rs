@@ -1,5 +1,5 @@
-//! Replaces the active configuration while traffic goes on, in an order that leaves no gap: probes and next hops of what
-//! is new come first, then the change itself, then the end of what is old. The control loop goes on meanwhile.
+//! Replaces the active configuration without interrupting traffic. Order: new servers are health-checked and their next
+//! hops resolved; the change is applied; what is removed ends. The control loop runs meanwhile.
 
 use std::{collections::BTreeSet, mem, sync::Arc};
 
@@ -26,21 +26,20 @@ use crate::{
     neigh::vips,
 };
 
-/// How a configuration comes into force.
+/// How a configuration becomes active.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Coming {
-    /// Somebody has asked for it: as a whole or not at all.
+    /// A user has requested it: it is applied as a whole or not at all.
     New,
-    /// It has been in force before, and is again, whatever has become of its interfaces.
+    /// A rollback: it is applied even if its interfaces are missing or refuse the program.
     Back,
 }
 
 impl Daemon {
-    /// Checks whether a configuration can replace the active one. Changes nothing. Whether it fits the maps has been checked where it
-    /// was loaded. Returns the interfaces that it names and that are absent now; they may come later, as after a start.
+    /// Checks whether a configuration can replace the active one. Changes nothing. Whether it fits the map sizes was
+    /// checked when it was loaded. Returns the interfaces that it names and that are absent now; they may appear later.
     ///
-    /// # Errors
-    /// It cannot; the error says why.
+    /// # Errors The configuration cannot become active; the error says why.
     pub(super) async fn examine(&mut self, config: &Config) -> Result<MissingResources, Refused> {
         let fixed = fixed::refusals(&self.config.daemon, &config.daemon);
         let errors: Vec<_> = fixed.iter().map(|refusal| format!("error: {refusal}")).collect();
@@ -51,7 +50,7 @@ impl Daemon {
         let interfaces = &config.daemon.interfaces;
         let links = self.ports.known(&ports::links().await.map_err(unfit)?);
         let (added, removed) = changed_interfaces(&self.config, config);
-        // Those that stay may all be away for a while: that is no reason against any other change.
+        // The interfaces that stay may all be absent for a while. That must not block an unrelated change.
         if !added.is_empty() || !removed.is_empty() {
             ports::some_there(interfaces, &links).map_err(unfit)?;
             ports::expect_fit(&self.config.daemon.interfaces, interfaces, &links).map_err(unfit)?;
@@ -61,11 +60,12 @@ impl Daemon {
         Ok(MissingResources::of(&config.daemon, &links))
     }
 
-    /// Begins to replace the active configuration: probes what is new and resolves its next hops. The control loop replaces it
-    /// once [`Adoption::is_ready`].
+    /// Begins to replace the active configuration: probes new servers and resolves their next hops. The control loop
+    /// applies it once [`Adoption::is_ready`].
     ///
     /// # Errors
-    /// Interfaces cannot be attached to; nothing has changed.
+    /// The program cannot be attached to new interfaces, or the state of VIPs or maps cannot be read. Nothing has
+    /// changed.
     pub(super) async fn begin(
         &mut self,
         config: Arc<Config>,
@@ -77,7 +77,7 @@ impl Daemon {
             Err(error) => return Err((error, then)),
         }
         let (added, removed) = changed_interfaces(&self.config, &config);
-        // What another adoption has attached stays attached.
+        // Interfaces that a superseded reconfiguration has attached stay attached.
         let before = self.adoption.take();
         let attached = before.as_ref().map_or(&[][..], |before| &before.added);
         self.ports.add_roles(&added, &config.daemon.roles);
@@ -128,7 +128,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Ends an adoption that another one replaces, which uses the interfaces `added`.
+    /// Ends a reconfiguration that a later one replaces. The later one uses the interfaces `added`.
     fn supersede(&mut self, before: Adoption, added: &[String], then: Then) -> Then {
         let unused: Vec<_> = before.added.iter().filter(|name| !added.contains(name)).cloned().collect();
         self.ports.remove(&unused);
@@ -137,7 +137,7 @@ impl Daemon {
         before.then.superseded_by(then)
     }
 
-    /// Looks what the adoption still waits for.
+    /// Reviews what the reconfiguration still waits for.
     pub(super) fn review(&mut self) {
         let Some(mut adoption) = self.adoption.take() else { return };
         let now = Instant::now();
@@ -156,7 +156,7 @@ impl Daemon {
         self.publish();
     }
 
-    /// Takes notice of what the adoption may wait for.
+    /// Removes from the pending reconfiguration what has arrived: the result of `target`, or for `None` the next hops.
     pub(super) fn heard_of(&mut self, target: Option<&Target>) {
         let Some(adoption) = &mut self.adoption else { return };
         if let Some(target) = target {
@@ -169,20 +169,20 @@ impl Daemon {
         }
     }
 
-    /// Replaces the active configuration by the one whose servers are known now, and says what came of it.
+    /// Makes the pending configuration active, and reports the outcome.
     pub(super) fn finish(&mut self) {
         let Some(adoption) = self.adoption.take() else { return };
         let Adoption { ref config, ref added, ref removed, .. } = adoption;
         let before = self.config.clone();
         let mut changes = adoption.changes.clone();
-        // Before the change: a server that is out of service gets nothing under its group's other name either.
+        // First, so that a disabled server receives no traffic under the new name of its group.
         if let Err(error) = self.store.carry(&before, config) {
             let unwritten = format!("what is set for renamed groups is not written: {error:#}");
             tracing::error!("{unwritten}");
             changes.push(unwritten);
         }
         let applied = self.switch(config.clone(), removed);
-        // Those that are not used any more, whichever configuration is in force.
+        // Detach from the interfaces that the active configuration, new or old, does not use.
         self.ports.remove(if applied.is_ok() { removed } else { added });
         self.use_ports(&[], &BTreeSet::new());
         let waited = adoption.waited(Instant::now());
@@ -193,7 +193,7 @@ impl Daemon {
         }
     }
 
-    /// Makes a configuration the one that is in force, or leaves the one that is.
+    /// Makes a configuration active; on an error the previous one stays active.
     fn switch(&mut self, config: Arc<Config>, removed: &[String]) -> Result<()> {
         let before = mem::replace(&mut self.config, config);
         self.ports.set_roles(self.config.daemon.roles.clone());
@@ -202,7 +202,7 @@ impl Daemon {
         if applied.is_err() {
             self.config = before;
             self.ports.set_roles(self.config.daemon.roles.clone());
-            // What has been changed of the maps is changed back.
+            // Schedules a change that reverts what has reached the maps.
             self.pace.at_once(Instant::now());
         } else {
             self.renew_probes(&before);
@@ -211,8 +211,8 @@ impl Daemon {
         applied
     }
 
-    /// Makes the servers of the configuration, of the one that is to replace it, and of the one that it may fall back to those that
-    /// are probed and that next hops are resolved of.
+    /// Sets the targets of health checks and the servers whose next hops are resolved. They come from the active
+    /// configuration, the pending one, and the one to roll back to.
     pub(super) fn expect(&mut self) -> Result<()> {
         let others = [self.adoption.as_ref().map(|adoption| &adoption.config), self.falls_back_to()];
         let configs: Vec<Arc<Config>> =
@@ -228,7 +228,7 @@ impl Daemon {
     }
 }
 
-/// Interfaces that are added, and those that are removed.
+/// Interfaces that `new` adds, and those that it removes.
 fn changed_interfaces(old: &Config, new: &Config) -> (Vec<String>, Vec<String>) {
     let without = |these: &Config, those: &Config| {
         let interfaces = these.daemon.interfaces.iter();

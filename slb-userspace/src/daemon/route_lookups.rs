@@ -1,18 +1,19 @@
-//! The kernel's permission to look up routes for the XDP program.
+//! Enables route look-ups of the XDP program.
 
 use std::fs;
 
-/// Settings that `bpf_fib_lookup` depends on: it answers for interfaces with forwarding enabled only. The program asks for `lo`, where
-/// that lets no packet through: packets of `lo` are this host's own.
+/// Settings for `bpf_fib_lookup`, which answers only for interfaces with forwarding enabled. The program asks for `lo`.
+/// Forwarding on `lo` lets no packet through, because packets of `lo` are local.
 const V4: &str = "net.ipv4.conf.lo.forwarding";
 const V6: &str = "net.ipv6.conf.lo.forwarding";
-/// Flags of routes: a default router, learnt from a router advertisement (`RTF_DEFAULT`, `RTF_ADDRCONF`).
+/// Flags of a default route from a router advertisement (`RTF_DEFAULT`, `RTF_ADDRCONF`).
 const ADVERTISED: u32 = 0x5_0000;
 
-/// Enables route look-ups in this network namespace, and logs where that fails: answers then go to where clients' packets come from.
+/// Enables route look-ups in this network namespace. Logs a failure: answers then leave towards the hardware address
+/// that the client's packets came from.
 pub(super) fn enable() {
     enable_setting(V4);
-    // When forwarding is enabled on any interface, the kernel deletes the default routes that routers have advertised.
+    // When forwarding is enabled on any interface, the kernel deletes default routes from router advertisements.
     let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap_or_default();
     if !is_enabled(V6) && has_advertised_default(&routes) {
         tracing::warn!(
@@ -28,7 +29,7 @@ fn path(setting: &str) -> String {
     format!("/proc/sys/{}", setting.replace('.', "/"))
 }
 
-/// Whether a setting is on, or does not exist: without IPv6 there are no routes to look up.
+/// Whether a setting is 1 or does not exist. Without IPv6 there are no routes to look up.
 fn is_enabled(setting: &str) -> bool {
     fs::read_to_string(path(setting)).map_or(true, |value| value.trim() == "1")
 }
@@ -45,7 +46,7 @@ fn enable_setting(setting: &str) {
     }
 }
 
-/// Whether a table, as `/proc/net/ipv6_route` shows it, has a default route of a router advertisement.
+/// Whether a table in the format of `/proc/net/ipv6_route` has a default route from a router advertisement.
 fn has_advertised_default(routes: &str) -> bool {
     let flags = |line: &str| u32::from_str_radix(line.split_whitespace().nth(8)?, 16).ok();
     routes.lines().filter_map(flags).any(|flags| flags & ADVERTISED == ADVERTISED)

@@ -1,6 +1,6 @@
-//! The seed of the flow hash where none is configured: made at the first start, and kept in `[daemon] state_dir`.
+//! Seed of the flow hash if none is configured: made at the first start and stored in `[daemon] state_dir`.
 //!
-//! The seed that packets use comes first: a start that lost the file, or `hash_seed`, moves no connection.
+//! The seed in the maps takes precedence over the file, so losing the file or removing `hash_seed` moves no connection.
 
 use std::{
     io::ErrorKind,
@@ -16,7 +16,7 @@ use crate::{config::model::Config, dataplane::bpf::maps::random, state_file};
 const FILE: &str = "hash-seed.json";
 const VERSION: u32 = 1;
 
-/// What stands in the file.
+/// The content of the file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
@@ -33,11 +33,10 @@ enum Origin {
     Made,
 }
 
-/// Gives the configuration a seed if it names none: the one `in_use`, else the one kept in `directory`, else a new one, which is then
-/// kept there. `directory` is this daemon's state directory, where it has one.
+/// Sets the seed of a configuration without one. Precedence: the seed `in_use` in the maps, the one stored in
+/// `directory`, a new random one. Stores the seed in `directory`, this daemon's state directory, if there is one.
 ///
-/// # Errors
-/// There are no random numbers.
+/// # Errors No random numbers are available.
 pub(super) fn fill_in(
     mut config: Arc<Config>,
     in_use: Option<u64>,
@@ -77,11 +76,11 @@ fn choose(
     if let Some(known) = known.into_iter().find_map(|(seed, origin)| Some((seed?, origin))) {
         return Ok(known);
     }
-    // It fits in the integers of TOML, and can be written into configurations.
+    // Fits TOML's signed integers, so that it can be written into a configuration.
     Ok(((random()? >> 1).max(1), Origin::Made))
 }
 
-/// Keeps a seed for the next start that finds no maps. A configured one is not kept, nor 0.
+/// Stores a seed for a start without maps. A configured seed and seed 0 are not stored.
 fn keep(seed: u64, origin: Origin, kept: Result<Option<u64>>, directory: Option<&Path>) {
     if origin == Origin::Configured || seed == 0 {
         return;
@@ -116,7 +115,7 @@ fn read(directory: &Path) -> Result<Option<u64>> {
         read => read.with_context(|| format!("cannot read {}", path.display()))?.0,
     };
     let parsed = || -> Result<u64> {
-        // Another version may differ in everything else.
+        // Other versions may have another format.
         let Versioned { version } = serde_json::from_slice(&text)?;
         ensure!(version == VERSION, "it is of version {version}, and this slbd knows version {VERSION}");
         Ok(serde_json::from_slice::<Document>(&text)?.hash_seed)

@@ -1,17 +1,17 @@
-//! The signals of the daemon.
+//! Signals that the daemon handles: SIGTERM, SIGINT, SIGHUP.
 
 use anyhow::Result;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What a signal asks for.
+/// What a signal requests.
 pub(super) enum Signal {
-    /// To end; the signal's name.
+    /// Stop. Holds the signal's name.
     Stop(&'static str),
-    /// To read the configuration again.
+    /// Reload the configuration.
     Reload,
 }
 
-/// The signals that the daemon heeds.
+/// Handlers of the signals.
 pub(super) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
@@ -35,7 +35,7 @@ impl Signals {
         }
     }
 
-    /// Waits for a signal to end, whose name it returns. A reload that is asked for meanwhile waits for [`Self::wait`].
+    /// Waits for SIGTERM or SIGINT, and returns its name. A SIGHUP meanwhile stays pending for [`Self::wait`].
     pub(super) async fn stopped(&mut self) -> &'static str {
         stop(&mut self.terminate, &mut self.interrupt).await
     }

@@ -1,4 +1,4 @@
-//! The start: over an empty data plane, or over what an earlier run has left, which forwards meanwhile.
+//! Start-up, with empty maps or with those of an earlier run, which forward meanwhile.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -59,17 +59,18 @@ use crate::{
     provoke::Provoker,
 };
 
-/// Time that the first probes, and the kernel's answers about next hops, are given before the data plane is changed. A server that
-/// has no check result by then receives new flows only while no server of its pool is known to be healthy.
+/// Time that the first probes and the kernel's next hops get before the data plane is changed. A server without a check
+/// result by then receives new flows only while no server of its pool is known to be healthy.
 pub(super) const FIRST_WORD: Duration = Duration::from_secs(1);
-/// Time for which a start waits at most for servers that replace those of the earlier run: what is asked of the daemon waits too.
+/// Longest time that the start waits for servers that replace those of the earlier run. The daemon executes no commands
+/// meanwhile.
 const START: Duration = Duration::from_secs(15);
-/// Changes that wait for their turn.
+/// Capacity of the queue of API requests.
 const QUEUE: usize = 16;
 
 impl Daemon {
-    /// Starts, and applies `config`, which has been read from `file`. The API answers from then on, or while the start waits for
-    /// servers. `record` is what an earlier run has left.
+    /// Starts, and applies `config`, which was read from `file`. The API answers from then on, or already while the
+    /// start waits for servers. `record` is the record of an earlier run.
     pub(super) async fn start(
         file: PathBuf,
         config: Arc<Config>,
@@ -150,20 +151,21 @@ impl Daemon {
             outages: Followed::default(),
             drains: Drains::default(),
         };
-        // What comes in time spares a second change, and the first healthy server all the load.
+        // Results that arrive in time save a second change. They also keep the first healthy server from receiving all
+        // the load.
         let config = daemon.config.clone();
         daemon.listen(targets(&config), destinations(&config), FIRST_WORD).await;
         daemon.serve(sockets, pins)?;
         daemon.wait_for_successors().await?;
         if let Err(error) = daemon.sweep() {
-            // It is tried again; what can be forwarded meanwhile is.
+            // The pass is retried later. What can be forwarded is forwarded meanwhile.
             tracing::error!(error = format!("{error:#}"), "flow-table pass failed; retrying");
         }
         daemon.apply_without_look()?;
         Ok(daemon)
     }
 
-    /// Serves the API as soon as there is a snapshot to show.
+    /// Serves the API once the first snapshot is published.
     fn serve(&mut self, sockets: Sockets, pins: &Pins) -> Result<()> {
         let shown = Sources {
             snapshots: self.snapshots.subscribe(),
@@ -181,7 +183,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Takes notice of what is found out until each of these has been heard of, or for a while: before the first change.
+    /// Processes events until every target has a health and every server a next hop, or until `limit` has passed.
     async fn listen(
         &mut self,
         mut targets: BTreeSet<Target>,
@@ -189,13 +191,14 @@ impl Daemon {
         limit: Duration,
     ) {
         let patience = Instant::now() + limit;
-        // What is left of both is what is waited for: with thousands of them, not all may be looked at for each that is heard of.
+        // Both sets shrink to what is outstanding. With thousands of targets, not all may be checked again at each
+        // event.
         targets.retain(|target| !self.facts.has_verdict_on(target));
         servers.retain(|address| !self.facts.has_way_to(address));
         while !(targets.is_empty() && servers.is_empty()) {
             tokio::select! {
                 biased;
-                // First: there may be more news than time.
+                // First: a steady stream of events must not starve the deadline.
                 () = sleep_until(patience) => return,
                 Some(event) = self.verdicts.recv() => {
                     targets.remove(&event.target);
@@ -209,8 +212,8 @@ impl Daemon {
         }
     }
 
-    /// The file may have changed while no daemon ran: waits for servers that replace healthy ones of the earlier run, which forwards
-    /// meanwhile; until one of those that it forwards to has failed.
+    /// The file may have changed while no daemon ran. Waits for servers that replace healthy ones of the earlier run,
+    /// while its maps still forward. Stops waiting when one of the healthy servers has failed.
     async fn wait_for_successors(&mut self) -> Result<()> {
         let held = Arc::new(self.reconciler.held()?.clone());
         let before = Serving::held(&held);
@@ -238,7 +241,7 @@ impl Daemon {
         }
     }
 
-    /// Shows what the earlier run has left, and what the start waits for.
+    /// Publishes the state that the earlier run left, and what the start waits for.
     fn show_held(&self, held: &Arc<State>, awaited: &Awaited, ends: Instant) {
         let mut snapshot = Snapshot::new(self.config.clone());
         snapshot.state = Arc::clone(held);
@@ -248,7 +251,7 @@ impl Daemon {
     }
 }
 
-/// The kernel's tick rate: the coarse clock advances once a jiffy.
+/// The kernel's tick rate in Hz, from the resolution of the coarse clock: it advances once per jiffy.
 fn jiffies_per_second() -> Result<u32> {
     let resolution = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)?;
     let nanoseconds = u32::try_from(resolution.tv_nsec()).unwrap_or(0);

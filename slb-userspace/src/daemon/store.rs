@@ -1,7 +1,7 @@
-//! What an administrator has set at run time, kept in a file that outlives the daemon.
+//! Overrides: weights and admin states set at run time, in a file that outlives the daemon.
 //!
-//! The file is replaced as a whole, by renaming, so that it holds what was set before a change or after it. One that cannot
-//! be understood is left as it is and not used; nothing can be set then until it has been moved away.
+//! The file is replaced as a whole by a rename, so it holds the state before or after a change, never a mixture. A file
+//! that cannot be parsed stays as it is and is not used. Until it is moved away, no override can be set.
 
 use std::{
     collections::BTreeMap,
@@ -26,21 +26,21 @@ use crate::{
 
 const FILE: &str = "overrides.json";
 const VERSION: u32 = 1;
-/// Neither through a symbolic link nor, waiting for a writer, from a pipe.
+/// Opens no symbolic link, and does not block on a pipe.
 const NOT_ELSEWHERE: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-/// Larger than any that this program writes.
+/// Maximum size that is read, in bytes. The daemon writes no larger file.
 const LARGEST: u64 = 64 << 20;
 
 /// The overrides and their file.
 pub(super) struct Store {
     directory: PathBuf,
-    /// Held for as long as the file is this process's to write; or why it is not.
+    /// The lock on the directory, or why this daemon cannot use it.
     lock: Result<Flock<File>, String>,
     records: BTreeMap<Place, Override>,
     settings: Overrides,
 }
 
-/// What stands in the file.
+/// The content of the file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
@@ -49,7 +49,7 @@ struct Document {
 }
 
 impl Store {
-    /// Reads what has been set. Where that cannot be, nothing is set, and the log says why.
+    /// Reads the overrides. If that fails, it logs the reason and there are no overrides.
     pub(super) fn open(directory: &Path) -> Self {
         let mut store = Self {
             directory: directory.to_owned(),
@@ -63,33 +63,32 @@ impl Store {
         store
     }
 
-    /// What is set.
+    /// The overrides.
     pub(super) fn settings(&self) -> &Overrides {
         &self.settings
     }
 
-    /// What is set, by whom and when.
+    /// The overrides, with who set them and when.
     pub(super) fn records(&self) -> &BTreeMap<Place, Override> {
         &self.records
     }
 
-    /// The directory, if it is this daemon's alone.
+    /// The directory, if this daemon has locked it.
     pub(super) fn directory(&self) -> Option<&Path> {
         self.lock.is_ok().then_some(&self.directory)
     }
 
-    /// Why nothing can be set, if so.
+    /// Why no override can be set, if so.
     pub(super) fn trouble(&self) -> Option<&str> {
         self.lock.as_ref().err().map(String::as_str)
     }
 
-    /// Changes what is set, once that has been written.
+    /// Writes the changed overrides to the file, then uses them.
     ///
-    /// # Errors
-    /// Nothing was changed.
+    /// # Errors The file could not be written. Nothing has changed.
     pub(super) fn replace(&mut self, change: impl FnOnce(&mut BTreeMap<Place, Override>)) -> Result<()> {
         if self.lock.is_err() {
-            // What was in the way may have been moved.
+            // The obstacle may have been moved away.
             self.reopen().map_err(anyhow::Error::msg)?;
         }
         let mut records = self.records.clone();
@@ -101,15 +100,14 @@ impl Store {
         Ok(())
     }
 
-    /// Has what is set go with groups that have other names in the configuration `new` than in `old`.
+    /// Moves overrides along with groups whose names differ between the configurations `old` and `new`.
     ///
-    /// # Errors
-    /// It does, but that could not be written: the next start does not know.
+    /// # Errors The file could not be written. The overrides are moved, but the next start will not know them.
     pub(super) fn carry(&mut self, old: &Config, new: &Config) -> Result<()> {
         self.put(under_names_of(&self.records, old, new))
     }
 
-    /// The same at the start, by what an earlier run has left in the maps.
+    /// As [`Self::carry`] for a start: `held` is the state that an earlier run left in the maps.
     ///
     /// # Errors
     /// As [`Self::carry`].
@@ -126,14 +124,14 @@ impl Store {
         written
     }
 
-    /// Ends what is set for entries that none of these configurations has. Returns what that ends, in words.
+    /// Deletes overrides of servers that none of these configurations has. Returns them in words.
     pub(super) fn prune(&mut self, configs: &[&Config]) -> Vec<String> {
         let is_gone = |place: &&Place| !configs.iter().any(|config| place.exists(config));
         let gone: Vec<_> = self.records.keys().filter(is_gone).cloned().collect();
         if gone.is_empty() {
             return Vec::new();
         }
-        // What has gone with a group that has another name goes on.
+        // An override that moved along with a renamed group continues to apply.
         let goes_on = |place: &&Place| {
             self.records.iter().any(|(other, record)| {
                 !gone.contains(other)
@@ -176,7 +174,7 @@ impl Store {
     }
 }
 
-/// What is set, also under the names that groups have in the configuration `new`, where those of `old` are others.
+/// The overrides of `old`, also under the names that renamed groups have in `new`.
 pub(super) fn under_names_of(
     records: &BTreeMap<Place, Override>,
     old: &Config,
@@ -193,7 +191,7 @@ fn setting(record: &Override) -> Setting {
     Setting { weight: record.weight, state: record.state }
 }
 
-/// Makes the directory if it is not there, and claims it.
+/// Creates the directory if it is missing, and locks it.
 fn lock(directory: &Path) -> Result<Flock<File>> {
     let shown = directory.display();
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
@@ -235,7 +233,7 @@ fn parse(text: &str) -> Result<BTreeMap<Place, Override>> {
     struct Versioned {
         version: u32,
     }
-    // Another version may differ in everything else.
+    // Other versions may have another format.
     let Versioned { version } = serde_json::from_str(text)?;
     ensure!(version == VERSION, "it is of version {version}, and this slbd knows version {VERSION}");
     let Document { overrides, .. } = serde_json::from_str(text)?;
@@ -364,7 +362,7 @@ mod tests {
     fn what_cannot_be_written_is_not_set() {
         let (_home, directory) = home();
         let mut store = Store::open(&directory);
-        // In the way of the part, and not removed with it.
+        // It blocks the temporary file and is not removed with it.
         fs::create_dir_all(directory.join("overrides.json.new/theirs")).unwrap();
         let refused = set(&mut store, record("10.0.0.11:8080", Some(5), None)).unwrap_err();
         let refused = format!("{refused:#}");
@@ -389,7 +387,7 @@ mod tests {
         let (_home, directory) = home();
         let words = "clear its place, or set it to another directory: ";
         fs::write(&directory, "mine").unwrap();
-        // Where nobody can make one, not even root.
+        // Where not even root can make one.
         for (directory, why) in [
             (directory.clone(), "File exists"),
             (directory.join("below"), "Not a directory"),

@@ -1,28 +1,28 @@
-//! When changes are put in force: the first one after a quiet time at once, what follows within a second together. However
-//! servers flap, tables are built once a second at most, but for next hops that have come: their servers would get nothing, or frames
-//! with a wrong address, until then.
+//! Update rate limiter. The first change after a quiet period is applied almost at once; changes of the following
+//! second are merged. However often servers flap, tables are built once per second at most. New next hops are applied
+//! sooner, because their servers would receive nothing, or frames with a wrong address.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Changes that come within this time of one another are put in force together.
+/// Changes that arrive within this time are applied together.
 const GATHER: Duration = Duration::from_millis(10);
-/// Least time between two changes of which the first has built tables.
+/// Minimum time between a change that built tables and the next change.
 const SPACING: Duration = Duration::from_secs(1);
-/// The same before one for a next hop that has come.
+/// The same before a change for a new next hop.
 const URGENT_SPACING: Duration = Duration::from_millis(100);
-/// Changes for next hops take no more than one part in this many of the time.
+/// Changes for new next hops take at most 1/5 of the time.
 const MAX_SHARE_OF_TIME: u32 = 5;
-/// Time until a failed change is tried again.
+/// Time after which a failed change is retried.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
-/// The times of changes.
+/// Schedule of changes.
 #[derive(Debug, Default)]
 pub(super) struct UpdateRate {
-    /// When tables were built last, and how long that took.
+    /// When tables were last built, and how long that took.
     built: Option<(Instant, Duration)>,
-    /// When the next change is due, if anything calls for one.
+    /// When the next change is due, if one is needed.
     due: Option<Instant>,
 }
 
@@ -32,17 +32,17 @@ impl UpdateRate {
         self.due
     }
 
-    /// The first time at which a change may be put in force.
+    /// The earliest time at which the next change may be applied.
     pub(super) fn free(&self, now: Instant) -> Instant {
         self.built.map_or(now, |(built, _)| now.max(built + SPACING))
     }
 
-    /// Something calls for a change.
+    /// A change is needed.
     pub(super) fn soon(&mut self, now: Instant) {
         self.by(self.free(now + GATHER));
     }
 
-    /// A next hop has come that is to be used.
+    /// A change is needed for a new or changed next hop.
     pub(super) fn urgent(&mut self, now: Instant) {
         let soon = now + GATHER;
         let free = self.built.map_or(soon, |(built, took)| {
@@ -56,12 +56,13 @@ impl UpdateRate {
         self.due = Some(self.due.map_or(time, |due| due.min(time)));
     }
 
-    /// What has been changed by half is to be set right.
+    /// A partly applied change must be reverted: the next one is due at once.
     pub(super) fn at_once(&mut self, now: Instant) {
         self.due = Some(now);
     }
 
-    /// Everything that called for a change since `begun` has been put in force, or some of it before an error.
+    /// Everything that needed a change before `begun` has been applied, or part of it before an error. `has_built`:
+    /// whether tables were built.
     pub(super) fn changed(&mut self, has_built: Result<bool, ()>, begun: Instant, now: Instant) {
         self.due = has_built.is_err().then(|| now + RETRY);
         if has_built.unwrap_or(true) {
@@ -69,7 +70,7 @@ impl UpdateRate {
         }
     }
 
-    /// A change has failed.
+    /// A change has failed: it is retried after [`RETRY`].
     pub(super) fn failed(&mut self, now: Instant) {
         self.changed(Err(()), now, now);
     }
@@ -132,7 +133,7 @@ mod tests {
         assert_eq!(pace.due(), Some(begun + 20 * MS));
     }
 
-    /// Something changes every few milliseconds, for a minute.
+    /// A change is needed every few milliseconds, for a minute.
     #[test]
     fn tables_are_built_once_a_second_at_most() {
         let (mut pace, begun) = (UpdateRate::default(), Instant::now());

@@ -1,10 +1,11 @@
-//! Since when things are in their states: how long a state lasted is part of the log line that ends it.
+//! How long things have been in their state. The log line for a change of state includes how long the previous one
+//! lasted.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::clock::rounded;
 
-/// States by what is in them, each with the time at which it began.
+/// The state of each key, and when it began.
 #[derive(Debug)]
 pub(super) struct Durations<K, S>(BTreeMap<K, (S, Duration)>);
 
@@ -15,7 +16,7 @@ impl<K, S> Default for Durations<K, S> {
 }
 
 impl<K: Ord, S: PartialEq> Durations<K, S> {
-    /// Notes a state; returns how long another one lasted before, if that is known.
+    /// Sets a state. Returns how long a different previous state lasted, if there was one.
     pub(super) fn note(&mut self, key: K, state: S, now: Duration) -> Option<Duration> {
         let lasted = match self.0.get(&key) {
             Some((before, _)) if *before == state => return None,
@@ -25,17 +26,17 @@ impl<K: Ord, S: PartialEq> Durations<K, S> {
         lasted
     }
 
-    /// Notes a state where none is known.
+    /// Sets the state of a key that has none.
     pub(super) fn begin(&mut self, key: K, state: S, now: Duration) {
         self.0.entry(key).or_insert((state, now));
     }
 
-    /// How long the state lasts by now, if it is known.
+    /// How long the current state has lasted, if there is one.
     pub(super) fn lasts(&self, key: &K, now: Duration) -> Option<Duration> {
         self.0.get(key).map(|(_, since)| rounded(now.saturating_sub(*since)))
     }
 
-    /// Forgets all but these.
+    /// Removes all other keys.
     pub(super) fn retain(&mut self, is_known: impl Fn(&K) -> bool) {
         self.0.retain(|key, _| is_known(key));
     }

@@ -14,18 +14,18 @@ use crate::{
     neigh::{Resolution, Resolutions},
 };
 
-/// What has changed about the next hop of a server, and where its packets leave now. Servers of which this is the same share a line.
+/// A change of a server's next hop, and where its packets leave now. Servers with equal changes share a log line.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Change {
-    /// There is none any more.
+    /// There is no next hop any more.
     Lost { why: String },
-    /// There is one again.
+    /// There is a next hop again.
     Back(Exit),
-    /// Packets leave by another interface, or to another station.
+    /// Packets leave by another interface, or to another hardware address.
     Moved(Exit),
-    /// The path takes larger or smaller packets.
+    /// The path MTU has changed.
     Mtu(Exit),
-    /// The server is reached through a router and was not, or the other way round.
+    /// The server is now reached through a router and was not, or the reverse.
     Gateway(Exit, bool),
 }
 
@@ -38,15 +38,15 @@ struct Exit {
 /// A server whose next hop has changed.
 struct Changed {
     server: IpAddr,
-    /// How long the state before lasted, where it was none or is none.
+    /// How long the server had, or had not, a next hop before, if that has changed.
     lasted: Option<Duration>,
     mtu: Option<u32>,
-    /// The MTU before, if it was another one.
+    /// The previous MTU, if it differs.
     before: Option<u32>,
 }
 
 impl Observations {
-    /// Takes notice of what the kernel says of next hops. Returns whether there is one that was not, or was another one.
+    /// Records the kernel's next hops. Returns whether a server has a new or changed one.
     pub(in crate::daemon) fn learn(&mut self, neighbours: &Resolutions, now: Duration) -> bool {
         let mut has_come = false;
         let mut changes: BTreeMap<Change, Vec<Changed>> = BTreeMap::new();
@@ -121,7 +121,7 @@ impl Observations {
             list(&sizes).map(tracing::field::display)
         };
         let (mtu, before) = (sizes(|changed| changed.mtu), sizes(|changed| changed.before));
-        /// Logs with all that tells which servers and listeners are meant.
+        /// Logs with the fields that identify the servers and their listeners.
         macro_rules! log {
             ($level:ident, $($what:tt)*) => {
                 tracing::$level!(
@@ -155,7 +155,7 @@ impl Observations {
         !self.remembered.is_empty()
     }
 
-    /// From now on a server that the kernel knows no way to gets no packets.
+    /// Drops next hops of an earlier run. From now on a server without a next hop in the kernel receives no packets.
     pub(in crate::daemon) fn forget_next_hops(&mut self) {
         self.remembered.clear();
     }
@@ -181,7 +181,7 @@ impl Observations {
                 }
             }),
             Resolution::Unresolved(why) => {
-                // It has been found good enough for whatever used it, and the kernel has said nothing else yet.
+                // Traffic has used this next hop, and the kernel has not contradicted it yet.
                 let hop = self.remembered.get(address).filter(|_| !why.is_verdict()).copied();
                 Ok(Reached { hop: hop.ok_or_else(|| why.to_string())?, through_gateway: false })
             }

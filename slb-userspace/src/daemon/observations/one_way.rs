@@ -1,4 +1,4 @@
-//! Servers whose answers do not come back: said once, and shown.
+//! Servers whose answers do not return through SLB. A change is logged once.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Observations {
-    /// Takes notice of which servers have answered new connections. Returns whether that changes anything.
+    /// Records which servers have answered new connections. Returns whether the set of one-way servers has changed.
     pub(in crate::daemon) fn note_answers(&mut self, counted: &BTreeMap<SocketAddr, Answers>) -> bool {
         let mut one_way = std::mem::take(&mut self.one_way);
         let changes = one_way.judge(counted, |server| self.evidence(server));
@@ -21,7 +21,7 @@ impl Observations {
         for change in &changes {
             let (Change::Lost(server, ..) | Change::Back(server)) = change;
             let Named { load_balancer, listener, server_group, check } = self.users.of_endpoint(server);
-            /// Logs with all that tells which server and listeners are meant.
+            /// Logs with the fields that identify the server and its listeners.
             macro_rules! log {
                 ($level:ident, $($what:tt)*) => {
                     tracing::$level!(%server, load_balancer, listener, server_group, check, $($what)*)
@@ -49,14 +49,14 @@ impl Observations {
         !changes.is_empty()
     }
 
-    /// What health checks say about a server's port; `None` if no answers are expected from it.
+    /// What health checks prove about a server's port; `None` if they give no reason to expect answers.
     fn evidence(&self, server: &SocketAddr) -> Option<Evidence> {
         let checks = self.users.checks_of(server).filter(|target| target.via == Via::Direct);
         let (asking, other): (Vec<&Target>, Vec<_>) = checks.partition(|target| asks_port(target, server));
         if asking.iter().any(|target| self.passes(target)) {
             return Some(Evidence::CheckPasses);
         }
-        // Checks of another port, and echo requests, say nothing of this one as long as they pass.
+        // Passing checks of another port, and echo requests, prove nothing about this port.
         let is_unknown = asking.is_empty() && other.iter().all(|target| self.passes(target));
         (is_unknown && self.has_way_to(&server.ip())).then_some(Evidence::Unchecked)
     }
@@ -66,7 +66,7 @@ impl Observations {
     }
 }
 
-/// Whether a check asks the port of the server.
+/// Whether a check connects to the server's port.
 fn asks_port(target: &Target, server: &SocketAddr) -> bool {
     target.address.port() == server.port()
         && !matches!(target.check.kind, CheckKind::Icmp | CheckKind::Udp(_))

@@ -1,4 +1,4 @@
-//! What is kept of what probers say, and what the log says of it.
+//! Tests: what health-check events and next hops change, and what is logged.
 
 use slb_common::abi::MacPair;
 
@@ -14,7 +14,7 @@ use crate::{
     telemetry::logged,
 };
 
-/// The facts of a daemon that has just started with this configuration, and the check of its first server.
+/// Observations of a daemon that has just started with this configuration, and the check of its first server.
 fn started(config: &Config) -> (Observations, Target) {
     let mut facts = Observations::remembered(config, &State::default(), BTreeMap::new());
     facts.expect([config], BTreeMap::new(), Duration::ZERO);
@@ -67,7 +67,7 @@ fn what_is_found_out_of_a_failure_is_its_detail_and_no_second_one() {
     assert_eq!(server.detail.as_deref(), Some("no answer at the VIP"));
 }
 
-/// All of the shop's web servers are checked.
+/// All web servers of the shop are checked.
 fn checked() -> Config {
     shop(&[(
         "server_group = \"web\"\n",
@@ -75,7 +75,7 @@ fn checked() -> Config {
     )])
 }
 
-/// Has these fields beside its message.
+/// Expects these fields in a log line, beside those that identify its listener.
 #[track_caller]
 fn expect_fields(line: &str, fields: &[&str]) {
     let users = ["load_balancer=\"shop\"", "listener=\"web\"", "server_group=\"web\"", "check=\"http\""];
@@ -157,7 +157,7 @@ fn a_line_on_a_next_hop_names_its_users_and_what_it_is() {
     );
 }
 
-/// What the log says of two servers whose next hops become these, one after the other.
+/// The log of two servers that get these next hops one after the other.
 fn logged_of_next_hops(resolutions: &[Resolution]) -> String {
     let config = checked();
     let interfaces = BTreeMap::from([(2, "eth0".to_owned())]);
@@ -210,7 +210,7 @@ fn a_line_on_a_next_hop_says_what_has_changed() {
     assert!(!log.contains("next hop changed"), "{log}");
 }
 
-/// What the log says when five connections to the first web server are unanswered, whose check is this and finds this.
+/// The log after five unanswered connections to the first web server, with this check and this result of it.
 fn logged_of_silence(check: &str, news: &News) -> String {
     let group = "server_group = \"web\"\n";
     let config = shop(&[(group, &format!("{group}{check}"))]);
@@ -238,7 +238,7 @@ fn a_server_without_answers_is_said_to_be_what_its_check_tells() {
         ("kind = \"none\"", News::Healthy, Some(unknown)),
         (own, News::Healthy, Some(route)),
         (own, failed.clone(), None),
-        // They do not ask the port.
+        // They do not check the port.
         (other, News::Healthy, Some(unknown)),
         ("kind = \"icmp\"", News::Healthy, Some(unknown)),
         (other, failed.clone(), None),
@@ -278,7 +278,7 @@ fn a_line_on_failover_names_the_group_and_how_long_the_other_side_had_the_traffi
         };
         play(&["10.0.0.31"], 7);
         play(&["10.0.0.11", "10.0.0.12", "10.0.0.31"], 9);
-        // The time of `failback_after` is over.
+        // `failback_after` has passed.
         play(&["10.0.0.11", "10.0.0.12", "10.0.0.31"], 309);
     });
     let line = |what: &str| log.lines().find(|line| line.contains(what)).unwrap_or_else(|| panic!("{log}"));
@@ -328,7 +328,7 @@ fn next_hop_that_comes_or_changes_is_urgent_and_one_that_goes_is_noted() {
     assert_eq!(learn(no_answer(true), 3), (false, Some(3)));
     assert_eq!(learn(Resolution::Unresolved(Unresolved::NoRoute), 4), (false, Some(3)));
     assert_eq!(learn(hop(), 5), (true, None));
-    // What the configuration says is no blip.
+    // A next hop on an unconfigured interface is no loss.
     let Resolution::Resolved(other) = hop() else { panic!() };
     let elsewhere = neigh::NextHop { interface_index: 3, ..other };
     assert_eq!(learn(Resolution::Resolved(elsewhere), 6), (false, None));

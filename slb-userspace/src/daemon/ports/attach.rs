@@ -1,4 +1,4 @@
-//! Puts the program on interfaces, in a hook that forwards between all of them.
+//! Attaches the program to interfaces, all in the same hook.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,21 +20,21 @@ use crate::{
     neigh::Link,
 };
 
-/// Another program is on an interface.
+/// Another program is attached to the interface.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}, or leave the interface out of [daemon] interfaces")]
 struct Taken(Occupied);
 
-/// The interfaces cannot forward to each other natively.
+/// The interfaces cannot forward to each other in native XDP.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Unable(String);
 
 impl Ports {
-    /// Puts the program on these interfaces: all in one hook, that of those which run it already where there are some.
+    /// Attaches the program to these interfaces, in one hook: the hook of interfaces that already run it, if there are
+    /// any.
     ///
-    /// # Errors
-    /// None of these runs it that did not before.
+    /// # Errors No interface runs the program that did not run it before.
     pub(super) fn attach_together(&mut self, links: &[&Link]) -> Result<()> {
         let running = self.running_hook(links);
         let first = match (running, self.mode) {
@@ -68,7 +68,7 @@ impl Ports {
         }
     }
 
-    /// Puts the program on an interface that has come while others run it, in their hook.
+    /// Attaches the program to an interface that has appeared while others run it, in their hook.
     pub(super) fn attach_later(&mut self, link: &Link) -> Result<Attachment> {
         let replaced = self.keeps(link);
         self.attach_together(&[link])?;
@@ -79,7 +79,7 @@ impl Ports {
         })
     }
 
-    /// The hook of interfaces that run the program already, these among them; native where some do so.
+    /// The hook of interfaces that already run the program, including these. Native takes precedence.
     fn running_hook(&self, links: &[&Link]) -> Option<Hook> {
         let kept = links.iter().filter(|link| self.keeps(link));
         let kept = kept.filter_map(|link| link.xdp.map(|xdp| hook(xdp.native)));
@@ -87,7 +87,7 @@ impl Ports {
         if hooks.contains(&Hook::Native) { Some(Hook::Native) } else { hooks.first().copied() }
     }
 
-    /// Whether an earlier run's link is on an interface.
+    /// Whether a BPF link of an earlier run binds the interface.
     fn keeps(&self, link: &Link) -> bool {
         let pinned = Pinned::open(&self.pins.link(link.index)).ok().flatten();
         let bound = pinned.and_then(|pinned| pinned.bound().ok());
@@ -103,14 +103,14 @@ impl Ports {
         let running: BTreeMap<u32, Link> =
             running.chain(kept.into_iter().cloned()).map(|link| (link.index, link)).collect();
         if Role::of(running.len()) != role {
-            // What was enough for one that runs the program alone need not be among others.
+            // An interface that sufficed as the only one may not suffice among several.
             let running: Vec<&Link> =
                 running.values().filter(|link| new.iter().all(|new| new.index != link.index)).collect();
             self.expect_able(&running, hook, role, true)?;
         }
         let attached = self.expect_able(&new, hook, role, false);
         let attached = attached.and_then(|()| links.iter().try_for_each(|link| self.attach(link, hook)));
-        // What some drivers can do shows only once the program runs there.
+        // Some drivers show their capabilities only while a program is attached.
         let attached = attached.and_then(|()| self.expect_able(&new, hook, role, true));
         if attached.is_err() {
             for link in new {
@@ -162,7 +162,7 @@ impl Ports {
     }
 }
 
-/// Whether an error says that native XDP is not possible, and not that there is no interface, or no way to ask.
+/// Whether an error means that native XDP is impossible. Missing interfaces, descriptors or permissions do not.
 fn is_of_native(error: &anyhow::Error) -> bool {
     !error.is::<Taken>()
         && !matches!(

@@ -1,4 +1,4 @@
-//! Keeps frames whole below interfaces that run the program in the generic hook.
+//! Switches off frame merging (GRO, LRO) below interfaces with generic XDP.
 
 use std::collections::BTreeSet;
 
@@ -8,11 +8,12 @@ use crate::{
     neigh::Link,
 };
 
-/// Kinds whose frames come from containers or virtual machines, with checksums and segmentation left to a NIC.
+/// Kinds of interfaces whose frames come from containers or virtual machines, which leave checksums and segmentation to
+/// a NIC.
 const GUESTS: [&str; 2] = ["veth", "tun"];
 
 impl Ports {
-    /// Switches off what merges frames below interfaces of the generic hook: a merged frame is larger than any MTU.
+    /// Switches off frame merging below interfaces with generic XDP: a merged frame exceeds any MTU.
     pub(super) fn unmerge(&mut self, links: &Links) {
         for held in self.held.values_mut().filter(|held| held.hook == Hook::Generic) {
             let Some(link) = links.values().find(|link| link.index == held.link.index) else { continue };
@@ -21,19 +22,19 @@ impl Ports {
         }
     }
 
-    /// Switches on again what has been switched off below interfaces that do not run the program any more.
+    /// Restores frame merging below interfaces that do not run the program any more.
     pub(super) fn merge_again(&self) {
         let needed: BTreeSet<u32> = self.held.values().flat_map(|held| &held.below).copied().collect();
         log_undone(self.record.undo_unneeded(&needed));
     }
 }
 
-/// Says what has become of features that SLB had switched off.
+/// Logs the restoration of features that SLB had switched off.
 pub(in crate::daemon) fn log_undone(undone: Vec<Undone>) {
     for Undone { outcome, said } in undone {
         match outcome {
             Outcome::Restored => tracing::info!("{said}"),
-            // As each time that a container below a bridge ends.
+            // Frequent: happens whenever a container below a bridge ends.
             Outcome::Gone => tracing::debug!("{said}"),
             Outcome::Failed => tracing::warn!("{said}"),
         }
@@ -41,7 +42,7 @@ pub(in crate::daemon) fn log_undone(undone: Vec<Undone>) {
 }
 
 impl Held {
-    /// Switches off what merges frames below it.
+    /// Switches off frame merging in its lower interfaces.
     fn unmerge(&mut self, links: &Links, record: &Record) {
         let below = devices::below(&self.link, links);
         self.below = below.iter().map(|lower| lower.index).collect();
@@ -100,7 +101,7 @@ impl Held {
         }
     }
 
-    /// Logs a note the first time.
+    /// Logs a note unless it is already present.
     fn warn_once(&self, note: &str) {
         if !self.notes.iter().any(|known| known == note) {
             tracing::warn!(interface = self.link.name, "{note}");

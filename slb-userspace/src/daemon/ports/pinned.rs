@@ -1,4 +1,4 @@
-//! Keeps the pins: without them forwarding ends with the daemon, and the next one begins with empty maps.
+//! Restores missing pins. Without pins forwarding ends with the daemon, and the next one starts with empty maps.
 
 use std::fs::File;
 
@@ -8,22 +8,22 @@ use nix::fcntl::Flock;
 use super::Ports;
 use crate::dataplane::bpf::loader::{self, MapPin};
 
-/// The directory of the pins, as this process has claimed it.
+/// The pin directory that this process has locked.
 pub(super) struct Claim {
     identity: Option<(u64, u64)>,
-    /// Of a directory that has come in place of the first one.
+    /// Lock of a directory that has replaced the first one.
     _lock: Option<Flock<File>>,
 }
 
 impl Claim {
-    /// The directory that is there, which the caller has locked.
+    /// The existing directory, which the caller has locked.
     pub(super) fn of(identity: Option<(u64, u64)>) -> Self {
         Self { identity, _lock: None }
     }
 }
 
 impl Ports {
-    /// Pins again what has lost its pin. Returns whether what is shown of that has changed.
+    /// Restores missing pins. Returns whether the reported problem has changed.
     pub(super) fn keep_pins(&mut self) -> bool {
         let maps = loader::unpinned(&mut self.program, &self.pins).unwrap_or_default();
         let links = self.held.values().filter(|held| !held.pinned.is_pinned()).count();

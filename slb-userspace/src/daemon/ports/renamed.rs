@@ -1,5 +1,5 @@
-//! Interfaces that are called otherwise than the configuration says: the kernel keeps index, program and addresses of an interface
-//! that is renamed, and so does SLB.
+//! Renamed interfaces. The kernel keeps index, program and addresses of a renamed interface, and SLB keeps forwarding
+//! through it.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::{Links, Ports};
 use crate::{dataplane::bpf::pins::Pins, devices::Record};
 
-/// Present names, by configured name, of interfaces that have been renamed since an earlier run: they are bound by a pinned link.
+/// Interfaces renamed since an earlier run: current name by configured name. A pinned BPF link identifies them.
 ///
 /// # Errors
 /// A pin cannot be read.
@@ -30,7 +30,7 @@ pub(super) fn since(
     Ok(renamed)
 }
 
-/// The interfaces, those that have been renamed under their old names as well.
+/// The interfaces, with renamed ones also under their old names.
 pub(super) fn under_old_names(renamed: &BTreeMap<String, String>, links: &Links) -> Links {
     let mut all = links.clone();
     for (name, now) in renamed.iter().filter(|(name, _)| !links.contains_key(*name)) {
@@ -39,7 +39,7 @@ pub(super) fn under_old_names(renamed: &BTreeMap<String, String>, links: &Links)
     all
 }
 
-/// What to do about a name that an interface has no more.
+/// What to do about a configured name that the interface no longer has.
 pub(super) fn advice(name: &str, now: &str) -> String {
     format!(
         "{name} is called {now} now: write {now} in [daemon] interfaces, or keep the name: `ip link property add dev {now} \
@@ -52,12 +52,12 @@ fn say(name: &str, now: &str) {
 }
 
 impl Ports {
-    /// The interfaces, those that have been renamed under their old names as well.
+    /// The interfaces, with renamed ones also under their old names.
     pub(in crate::daemon) fn known(&self, links: &Links) -> Links {
         under_old_names(&self.renamed, links)
     }
 
-    /// Takes notice of interfaces that have been renamed. Returns what [`Self::known`] does then.
+    /// Detects renamed interfaces. Returns the interfaces as [`Self::known`].
     pub(super) fn with_renamed(&mut self, links: &Links) -> Links {
         let running = self.ports.iter().filter_map(|(name, port)| Some((name, port.runs()?)));
         for (name, index) in running {
@@ -69,7 +69,7 @@ impl Ports {
                 say(name, &link.name);
             }
         }
-        // Another interface may have the name by now, and those that are not configured any more have none.
+        // Another interface may have the old name by now, and an unconfigured interface needs no entry.
         let ports = &self.ports;
         self.renamed.retain(|name, now| {
             let index = ports.get(name).and_then(super::Port::runs);

@@ -1,4 +1,4 @@
-//! Follows what lies below and above the interfaces that run the program: members of bonds, VLAN devices, VRFs.
+//! Interfaces above and below those that run the program: members of bonds, VLAN devices, VRFs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,44 +8,44 @@ use slb_common::abi::MAX_INTERFACES;
 use super::{Links, Ports};
 use crate::{devices, neigh::Link};
 
-/// What has been found.
+/// The interfaces above and below.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Stacked {
-    /// Indexes of the members of bonds that run the program, and of the bond of each.
+    /// Bond of each member, by index. The bonds run the program.
     members: BTreeMap<u32, u32>,
-    /// Names of further members, by the index of the bond: answers to what comes in by them are dropped.
+    /// Names of members without a slot in the maps, by bond index. Answers to requests that arrive by them are dropped.
     without_room: BTreeMap<u32, Vec<String>>,
-    /// What to do about servers that are reached through interfaces of these names.
+    /// What to do about servers behind interfaces without the program, by interface name.
     advice: BTreeMap<String, String>,
 }
 
 impl Ports {
-    /// Indexes of the interfaces that packets leave through, without those of these names: answers through a bond leave by the
-    /// member that the request came in by.
+    /// Indexes of the interfaces that packets leave by, except those named in `without`. It includes members of bonds:
+    /// an answer through a bond leaves by the member that its request arrived by.
     pub(in crate::daemon) fn exits(&self, without: &[String]) -> BTreeSet<u32> {
         let attached: BTreeSet<u32> = self.attached_without(without).into_keys().collect();
         let members = self.stacked.members.iter().filter(|(_, bond)| attached.contains(bond));
         members.map(|(member, _)| *member).chain(attached.iter().copied()).collect()
     }
 
-    /// Indexes of members of bonds that have gone, with their entries among the exits.
+    /// Indexes of removed members of bonds that were exits.
     pub(super) fn gone_members(&self, links: &Links) -> BTreeSet<u32> {
         let there = |index: &u32| links.values().any(|link| link.index == *index);
         self.stacked.members.keys().copied().filter(|index| !there(index)).collect()
     }
 
-    /// What to do about servers that are reached through interfaces of these names, which do not run the program.
+    /// What to do about servers behind interfaces without the program, by interface name.
     pub(in crate::daemon) fn advice(&self) -> BTreeMap<String, String> {
         self.stacked.advice.clone()
     }
 
-    /// Finds out what lies below and above the interfaces that run the program. Returns whether that has changed.
+    /// Reads the interfaces above and below. Returns whether they have changed.
     pub(super) fn survey(&mut self, links: &Links) -> bool {
         for held in self.held.values_mut() {
             let link = links.values().find(|link| link.index == held.link.index);
             let misfit = link.and_then(|link| devices::unfit(link, links));
             if let Some(why) = misfit.as_ref().filter(|_| misfit != held.misfit) {
-                // What is established through it may go on: the program stays where it is.
+                // The program stays attached, because established flows through the interface may still work.
                 tracing::warn!(interface = held.link.name, why, "the next start refuses this interface");
             }
             held.misfit = misfit;
@@ -71,12 +71,12 @@ impl Ports {
         changed
     }
 
-    /// What to do about members of an interface that the maps have no room for.
+    /// What to do about members of a bond without a slot in the maps.
     pub(super) fn note_on_members(&self, index: u32) -> Option<String> {
         self.stacked.without_room.get(&index).map(|members| no_room(members))
     }
 
-    /// Fails if the program is of no use on an interface that has come.
+    /// Fails if the program cannot work on an interface that has appeared.
     pub(super) fn expect_fit(&self, link: &Link, links: &Links) -> Result<()> {
         let held = self.held.values().map(|held| held.link.name.clone()).collect::<Vec<_>>();
         let why = devices::unfit(link, links)
@@ -86,7 +86,8 @@ impl Ports {
     }
 }
 
-/// Splits the members of bonds into those that the maps have room for beside so many interfaces, and the names of the others by bond.
+/// Splits members of bonds into those with a slot in the maps beside this many interfaces, and the names of the others
+/// by bond.
 fn with_room(
     members: BTreeMap<u32, u32>,
     interfaces: usize,

@@ -1,4 +1,4 @@
-//! The interface table follows the interfaces that run the program: their hardware addresses, and the members of bonds.
+//! Keeps the interface table up to date: hardware addresses and members of bonds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,23 +16,23 @@ use crate::{
     neigh::{Link, Mac},
 };
 
-/// Two interfaces, by index, that the table has one slot for; the first has it.
+/// Indexes of two interfaces that need the same slot of the table; the first one has it.
 type Clash = (u32, u32);
 
 impl Ports {
-    /// Brings the interface table up to date with the addresses of interfaces that run the program.
+    /// Updates the interface table with the current hardware addresses.
     pub(in crate::daemon) fn note_addresses(&mut self, links: &Links) {
-        // Fails for interfaces that are about to come only.
+        // It can fail only for interfaces that are about to be attached, of which there are none.
         let _ = self.note_interfaces(&[], links);
     }
 
-    /// Gives the interfaces other roles, by configured name.
+    /// Replaces the roles of interfaces, by configured name.
     pub(in crate::daemon) fn set_roles(&mut self, roles: BTreeMap<String, InterfaceRole>) {
         self.roles = roles;
         self.note_addresses(&self.seen.clone());
     }
 
-    /// Gives interfaces that are about to be added the roles that a configuration gives them.
+    /// Sets the roles of interfaces that are about to be attached.
     pub(in crate::daemon) fn add_roles(&mut self, added: &[String], roles: &BTreeMap<String, InterfaceRole>) {
         for name in added {
             match roles.get(name) {
@@ -42,11 +42,11 @@ impl Ports {
         }
     }
 
-    /// Brings the interface table up to date, with entries of interfaces that are about to get the program: an entry is there before the
-    /// first frame.
+    /// Updates the interface table, including entries for interfaces that are about to be attached: they need an entry
+    /// before their first frame.
     ///
     /// # Errors
-    /// One of `coming` cannot be told from another interface. Nothing is written then.
+    /// An interface of `coming` needs the slot of another one. The table is unchanged.
     pub(super) fn note_interfaces(&mut self, coming: &[&Link], links: &Links) -> Result<()> {
         let coming: BTreeSet<u32> = coming.iter().map(|link| link.index).collect();
         let running = self.held.keys().copied().chain(coming.iter().copied()).collect();
@@ -78,7 +78,7 @@ impl Ports {
     }
 }
 
-/// What the table is to hold where the interfaces of these indexes run the program.
+/// The content of the table if interfaces of these indexes run the program.
 fn interfaces(
     running: &BTreeSet<u32>,
     roles: &BTreeMap<String, InterfaceRole>,
@@ -87,13 +87,13 @@ fn interfaces(
     let stack = Stack::of(links.values());
     let own = running.iter().map(|index| (*index, *index));
     let (mut interfaces, mut clashes) = (Interfaces::default(), Vec::new());
-    // Members last: an interface of the configuration goes before them.
+    // Members last: a configured interface takes precedence.
     for (index, group) in own.chain(devices::members(running, links)) {
         let Some(link) = stack.link(index) else { continue };
         let facts = InterfaceFacts {
             ifindex: index,
             group,
-            // Without one it carries no Ethernet frames.
+            // An interface without a hardware address carries no Ethernet frames.
             mac: link.mac.unwrap_or_default(),
             flags: flags(group, roles, links),
             ..InterfaceFacts::default()
@@ -105,7 +105,7 @@ fn interfaces(
     (interfaces, clashes)
 }
 
-/// Names of interfaces that run the program and whose hardware address has changed, each with the old and the new one.
+/// Names of attached interfaces whose hardware address has changed, with the old and the new address.
 fn changed_addresses<'links>(
     running: &BTreeSet<u32>,
     before: &Links,
@@ -125,7 +125,7 @@ fn mac_text(address: Mac) -> String {
     mac(mac_word(address))
 }
 
-/// What comes in by an interface. One that has several names has what all of these allow.
+/// Role flags of an interface. An interface with several names has the flags that all their roles share.
 fn flags(index: u32, roles: &BTreeMap<String, InterfaceRole>, links: &Links) -> u16 {
     let own = roles.iter().filter(|(name, _)| links.get(*name).is_some_and(|link| link.index == index));
     own.fold(CLIENT | SERVER, |flags, (_, role)| {
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!((entries, clashes), (vec![(2, 4), (3, 4), (4, 4)], Vec::new()));
         assert_eq!(table.entries()[&2].mac, [2, 0, 0, 0, 0, 2]);
         assert_eq!(table.entries()[&2].flags, CLIENT | SERVER);
-        // The bond's at either member, and both members' at the bond.
+        // Either member has the bond's address as well, and the bond has those of both members.
         let further = |index| table.entries()[&index].further.map(|mac: [u8; 6]| mac[5]);
         assert_eq!([further(2), further(3), further(4)], [[4, 0xff], [4, 0xff], [2, 2]]);
     }

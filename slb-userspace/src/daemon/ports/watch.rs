@@ -1,27 +1,28 @@
-//! Watches what no notification tells of.
+//! Polls what sends no notification.
 
 use std::{collections::BTreeMap, mem};
 
 use super::{Held, Port, Ports};
 use crate::devices::{self, Hook, Role};
 
-/// What a look has found.
+/// The result of a poll.
 #[derive(Debug, Default)]
 pub(in crate::daemon) struct Found {
-    /// An interface can forward that could not, or the other way round.
+    /// An interface has become able or unable to forward.
     pub(in crate::daemon) changed: bool,
     /// An interface has lost the program.
     pub(in crate::daemon) lost: bool,
 }
 
-/// Looks in a row after which an interface that does not deliver is given up: peers exchange their programs.
+/// Consecutive failed polls after which an interface is unfit. One failure may be a veth peer that replaces its
+/// program.
 const MISSES: u8 = 2;
 
 impl Ports {
-    /// Looks at links, pins and peers.
+    /// Polls BPF links, pins and peers.
     pub(in crate::daemon) fn watch(&mut self) -> Found {
         let lost = self.held.keys().any(|index| !self.runs_on(*index));
-        // Links that are not on their interface are made anew, with pins of their own.
+        // If a link is lost, attaching again makes a new one with its own pin.
         let pins = !lost && self.keep_pins();
         let changed = self.judge(false);
         if changed || pins {
@@ -30,7 +31,8 @@ impl Ports {
         Found { changed, lost }
     }
 
-    /// Gives up interfaces that do not deliver frames of native XDP, at once or when that lasts, and takes them back.
+    /// Marks interfaces that cannot deliver frames of native XDP as unfit, at once or after repeated polls, and marks
+    /// them fit again.
     pub(super) fn judge(&mut self, at_once: bool) -> bool {
         let native = self.held.values().any(|held| held.hook == Hook::Native);
         if !native {
@@ -43,7 +45,7 @@ impl Ports {
             let now = held.map_or_else(
                 || port.clone(),
                 |held| {
-                    // Once for each interface, which may have several names.
+                    // Once per interface: it may have several names.
                     let judgement = judgements.entry(held.link.index);
                     judgement.or_insert_with(|| judged(&port, held, role, at_once)).clone()
                 },
