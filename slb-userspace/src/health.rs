@@ -1,10 +1,10 @@
 //! Health checks: which servers can take new flows.
 //!
 //! - [`state`] decides from a sequence of probe results whether a server is healthy. It has no clock and no socket.
-//! - [`passive`] decides from what comes of clients' connections whether a server is held out although its check passes.
+//! - [`passive`] decides from outcomes of clients' connections whether a server is ejected although its check passes.
 //! - [`probe`] makes one probe: `tcp`, `http`, `tls`, `udp`, `icmp`.
-//! - [`path`] opens the sockets for it, so that its packets go the way the traffic goes.
-//! - [`supervisor`] probes every target on its own cadence and reports what changed.
+//! - [`path`] opens the probe's sockets so that its packets take the path of the traffic.
+//! - [`supervisor`] probes every target at its interval and reports changes.
 
 mod compare;
 mod error;

@@ -1,12 +1,13 @@
-//! Next hops: through which interface, and to which MAC address, packets for an IP address leave this host.
+//! Next hops: the interface and the MAC address by which packets to an IP address leave this host.
 //!
-//! The answers are the kernel's own: its routes (policy rules included, for a packet of this host without a mark) and
-//! its neighbour table. A [`Resolver`] watches a set of destinations, keeps their neighbours warm, and follows changes.
+//! They come from the kernel's routes and its neighbour table. Policy rules apply, for a local packet without a mark. A
+//! [`Resolver`] watches a set of destinations, keeps their neighbour entries fresh, and follows changes.
 //!
 //! Invariants:
-//! - Never a wrong MAC address: a destination is resolved with the address of the kernel's usable neighbour entry, or with the last
-//!   one while the kernel resolves it again (`hold`). The last one ends with the kernel's verdict: another address, the entry's
-//!   state `FAILED`, or after 10 s without any of these. It ends after 250 ms where the link is down or the route gone.
+//! - Never a wrong MAC address: a destination resolves to the kernel's usable neighbour entry, or to the last one while
+//!   the kernel resolves it again (`hold`).
+//! - The last address ends with the kernel's verdict: another address, state `FAILED`, or 10 s without either. It ends
+//!   after 250 ms if the link is down or the route is gone.
 //! - A published map has exactly the destinations that were watched when it was made.
 
 mod follow;
@@ -31,15 +32,15 @@ pub use resolver::Resolver;
 /// An Ethernet address.
 pub type Mac = [u8; 6];
 
-/// What is known of every watched destination.
+/// Resolution of every watched destination.
 pub type Resolutions = Arc<BTreeMap<IpAddr, Resolution>>;
 
-/// What is known of the next hop to a destination.
+/// Whether a destination has a next hop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolution {
-    /// Packets can be sent.
+    /// The next hop is usable.
     Resolved(NextHop),
-    /// Packets cannot be sent, and why.
+    /// There is no usable next hop, with the reason.
     Unresolved(Unresolved),
 }
 
@@ -50,11 +51,11 @@ pub struct NextHop {
     pub interface_index: u32,
     /// Name of the outgoing interface.
     pub interface: String,
-    /// The outgoing interface's own address.
+    /// MAC address of the outgoing interface.
     pub source_mac: Mac,
-    /// Address of the destination, or of the gateway to it.
+    /// MAC address of the destination, or of the gateway to it.
     pub destination_mac: Mac,
-    /// The largest IP packet the route and the outgoing interface take, in bytes.
+    /// Largest IP packet in bytes: the smaller of route MTU and interface MTU.
     pub mtu: u32,
     /// Whether the destination is reached through a gateway.
     pub through_gateway: bool,
@@ -63,22 +64,22 @@ pub struct NextHop {
 /// Why there is no next hop to a destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unresolved {
-    /// No route, or one that discards, rejects or replicates packets.
+    /// No route, or one of a type other than unicast and local, such as blackhole or multicast.
     NoRoute,
     /// The destination is an address of this host.
     Local,
-    /// The next hop has not answered on this interface, or no longer does.
+    /// The next hop does not answer on this interface.
     NoNeighbour {
-        /// Address that was asked for: the destination, or the gateway to it.
+        /// Address that was solicited: the destination, or the gateway to it.
         next_hop: IpAddr,
         /// Name of the outgoing interface.
         interface: String,
-        /// Whether the kernel has given it up, and is not asking for the first time.
+        /// Whether the kernel's entry has failed. If not, the kernel is still resolving.
         has_failed: bool,
     },
-    /// The kernel has no room for an entry of the next hop.
+    /// The kernel's neighbour table is full.
     NoRoom {
-        /// Address to ask for: the destination, or the gateway to it.
+        /// Address without an entry: the destination, or the gateway to it.
         next_hop: IpAddr,
     },
     /// The outgoing interface is down or has no carrier.
@@ -94,7 +95,7 @@ pub enum Unresolved {
 }
 
 impl Unresolved {
-    /// Whether this is the kernel's last word, and not only what it does not know yet.
+    /// Whether this is final, not only a resolution that is still running.
     pub fn is_verdict(&self) -> bool {
         match self {
             Self::NoNeighbour { has_failed, .. } => *has_failed,
@@ -132,37 +133,37 @@ pub struct Link {
     pub index: u32,
     /// Name, unique in the network namespace.
     pub name: String,
-    /// Its alternative names, which are unique, too.
+    /// Alternative names, unique like `name`.
     pub altnames: Vec<String>,
-    /// Address, if it is an Ethernet interface.
+    /// MAC address of an Ethernet interface.
     pub mac: Option<Mac>,
-    /// Whether it is up and has a carrier.
+    /// Whether it is up and has carrier.
     pub up: bool,
-    /// What the kernel calls its kind (`veth`, `bond`, ...); most physical interfaces have none.
+    /// The kernel's name for its kind (`veth`, `bond`, ...); most physical interfaces have none.
     pub kind: Option<String>,
-    /// The XDP program it runs.
+    /// The attached XDP program.
     pub xdp: Option<Xdp>,
-    /// The largest IP packet it takes, in bytes.
+    /// MTU in bytes.
     pub mtu: u32,
-    /// Index of the bridge, bond or VRF that it is a port of.
+    /// Index of the bridge, bond or VRF that it belongs to.
     pub master: Option<u32>,
-    /// The interface it lies upon (of a VLAN, ...), or its peer (of a veth).
+    /// The lower interface (of a VLAN, ...), or the peer (of a veth).
     pub below: Option<Below>,
 }
 
-/// The interface that another one lies upon, or its peer.
+/// A lower interface or veth peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Below {
-    /// Its index.
+    /// Index of the interface.
     pub index: u32,
-    /// What the kernel calls the other network namespace it is in.
+    /// The kernel's id (nsid) of the network namespace it is in, if that is another one.
     pub namespace: Option<i32>,
 }
 
 /// An XDP program on an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Xdp {
-    /// Whether it runs in the driver, not in the kernel's generic hook.
+    /// Whether it is native XDP, not generic XDP.
     pub native: bool,
     /// Id of the program.
     pub program: u32,

@@ -1,16 +1,16 @@
-//! Tells "does not answer" from "answers, but not the way the traffic goes".
+//! Distinguishes a server that does not answer from one that answers, but not over the traffic's path.
 
 use super::{Paths, ProbeError, Target, Via, probe::probe};
 use crate::config::model::{CheckKind, UdpCheck};
 
-/// Adds to the error of a probe of a VIP what the server says at its own address, which is asked now.
+/// Probes the server at its own address, and adds the result to the error of a probe of a VIP.
 pub(super) async fn explain(target: &Target, error: ProbeError, paths: &Paths) -> ProbeError {
     let Some(comparison) = compare(target, &error, paths).await else { return error };
     ProbeError::Compared { error: Box::new(error), comparison }
 }
 
 async fn compare(target: &Target, error: &ProbeError, paths: &Paths) -> Option<String> {
-    // Nothing has been sent that could have gone another way.
+    // Nothing was sent, so another path makes no difference.
     if !paths.differ(target) || matches!(error, ProbeError::Unreachable(_)) {
         return None;
     }
@@ -25,7 +25,7 @@ async fn compare(target: &Target, error: &ProbeError, paths: &Paths) -> Option<S
         ),
     };
     if let CheckKind::Udp(UdpCheck { expect: None, .. }) = target.check.kind {
-        // Silence would say nothing.
+        // Silence would prove nothing.
         return Some(way);
     }
     Some(match probe(&target.directly(), paths).await {

@@ -1,4 +1,4 @@
-//! Why a probe did not succeed.
+//! Errors of probes.
 
 use std::{io, time::Duration};
 
@@ -6,88 +6,88 @@ use nix::errno::Errno;
 
 use crate::neigh::Unresolved;
 
-/// Why a probe did not succeed. The text is what operators read beside an unhealthy server.
+/// Why a probe failed. Operators read the text beside an unhealthy server.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// The server answered with a reset.
+    /// The server answered with a RST.
     #[error("connection refused")]
     Refused,
     /// The server reset the connection after it was open.
     #[error("connection reset")]
     Reset,
-    /// The server closed the connection and had not answered.
+    /// The server closed the connection without an answer.
     #[error("connection closed without an answer")]
     Closed,
-    /// Nothing came back in time.
+    /// No answer within the timeout.
     #[error("no answer within {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
-    /// The kernel gave up before the time was over.
+    /// The kernel gave up before the timeout.
     #[error("no answer")]
     NoAnswer,
-    /// There is no way to the server's host.
+    /// No path to the server's host.
     #[error("host unreachable")]
     HostUnreachable,
-    /// There is no route to the server's network.
+    /// No route to the server's network.
     #[error("network unreachable")]
     NetworkUnreachable,
-    /// The server has no next hop that answers.
+    /// The server's next hop does not resolve.
     #[error("cannot be reached: {0}")]
     Unreachable(Unresolved),
-    /// The server's host says that nothing takes datagrams on this port.
+    /// The server's host reports that no socket receives on this port.
     #[error("port unreachable")]
     PortUnreachable,
-    /// Another status than the expected ones.
+    /// An unexpected status code.
     #[error("status {status}, expected {expected}")]
     Status {
-        /// The status.
+        /// The status code.
         status: u16,
-        /// What would have been good.
+        /// The expected status codes.
         expected: String,
     },
-    /// What came is no answer of HTTP/1.
+    /// The answer is not HTTP/1.
     #[error("not an answer of HTTP/1: {0}")]
     NotHttp(httparse::Error),
-    /// The head of the answer does not end.
+    /// The head of the answer is too long.
     #[error("the head of the answer is longer than {} KiB, or a line of it longer than {} KiB", total >> 10, line >> 10)]
     HeadTooLong {
-        /// Most bytes of a line.
+        /// Limit for a line, in bytes.
         line: usize,
-        /// Most bytes of all lines.
+        /// Limit for all lines, in bytes.
         total: usize,
     },
-    /// TLS could not be agreed on, or the certificate is not good.
+    /// The TLS handshake failed, or the certificate is not accepted.
     #[error("TLS: {0}")]
     Tls(String),
-    /// The server demands a certificate, and this client has none.
+    /// The server demands a client certificate; checks have none.
     #[error(
         "TLS: the server demands a client certificate, which checks do not have; kind \"tls\" does without"
     )]
     ClientCertificate,
-    /// A datagram came back that does not hold what is expected.
+    /// The answer to a datagram does not contain the expected text.
     #[error("the answer is not the expected one: {0}")]
     Answer(String),
-    /// The probe failed in another way.
+    /// Any other failure.
     #[error("{0}")]
     Failed(io::Error),
-    /// The probe failed on the way the traffic goes, and the server's own address has been tried too.
+    /// The probe failed on the traffic's path, and the server's own address was probed for comparison.
     #[error("{error} {comparison}")]
     Compared {
-        /// What happened on the way the traffic goes.
+        /// The failure on the traffic's path.
         error: Box<Self>,
-        /// Which way that is, and what happened on the other.
+        /// What that path is, and the result at the server's own address.
         comparison: String,
     },
-    /// This host could not send: it was short of descriptors, memory or ports, its firewall forbids it, or its interface is down. It
-    /// says nothing about the server.
+    /// This host could not send: no descriptors, memory or ports, a firewall rule, or an interface that is down. It
+    /// proves nothing about the server.
     #[error("not probed: {}", local_cause(.0))]
     Local(io::Error),
-    /// This host has no way to probe the server. It says nothing about the server.
+    /// This host has no path for the probe. It proves nothing about the server.
     #[error("not probed: {0}")]
     NoWay(String),
 }
 
 impl ProbeError {
-    /// Whether the error is a statement about the server, and not about this host.
+    /// Whether the error is about the server, not about this host.
     pub fn blames_server(&self) -> bool {
         !matches!(self, Self::Local(_) | Self::NoWay(_))
     }
@@ -119,7 +119,7 @@ impl From<io::Error> for ProbeError {
     }
 }
 
-/// What an error of this host means, and where to look.
+/// Explains an error of this host, and where to look.
 fn local_cause(error: &io::Error) -> String {
     let cause = match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EPERM | Errno::EACCES) => {

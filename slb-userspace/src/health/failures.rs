@@ -1,9 +1,10 @@
-//! What must not begin anew with each start, in a file: failures in a row that have not made a server unhealthy yet, and for how long
-//! probes have waited for a server in vain. A daemon that is restarted faster than a check's timeout loses every probe of a server
-//! that hangs.
+//! State that must survive restarts, in a file: consecutive failures of servers that are still healthy, and how long
+//! probes have waited without an answer. Without it, a daemon that restarts more often than a check's timeout loses
+//! every probe of a hanging server.
 //!
-//! A lost probe proves nothing: its answer may have been under way. So silence over restarts counts once it is twice the timeout. One
-//! restart cannot make that of a server that answers in time: the lost probe and the one after it both wait for less than the timeout.
+//! A lost probe proves nothing: its answer may have been on the way. Silence across restarts therefore counts once it
+//! is twice the timeout. One restart cannot reach that for a server that answers in time: the lost probe and the next
+//! one each wait for less than the timeout.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,60 +21,60 @@ use super::Target;
 use crate::state_file;
 
 const FILE: &str = "failures.json";
-/// Age from which a file says nothing about the servers of now. Results come at least every 350 s.
+/// Age from which a file is ignored. Results arrive at least every 350 s.
 const OLD: Duration = Duration::from_secs(600);
-/// Most failures in a row without a verdict: `unhealthy_threshold` is 10 at most.
+/// Most consecutive failures of a healthy server: `unhealthy_threshold` is at most 10.
 const MOST_FAILURES: u8 = 9;
-/// Silence from which it is written. Servers that answer sooner cause no writes.
+/// Minimum silence that is saved. Servers that answer sooner cause no writes.
 const SILENT: Duration = Duration::from_millis(500);
-/// Least time that a probe has to answer, however long the silence before it.
+/// Minimum time for a probe to be answered, however long the silence before it.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// The failures in a row of all targets that have any, and the silence of those that do not answer.
+/// Consecutive failures and silence of all targets that have any.
 #[derive(Debug, Clone, Default)]
 pub struct Failures {
     counts: Arc<Mutex<Counts>>,
-    /// Wakes who saves.
+    /// Wakes the task that saves.
     urgent: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     by_target: BTreeMap<String, Entry>,
-    /// What the file holds.
+    /// Content of the file.
     written: BTreeMap<String, Record>,
     path: Option<PathBuf>,
-    /// Counters that there have been.
+    /// Number of counters made so far; ids of counters.
     counters: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Entry {
     record: Record,
-    /// Start of the probe that is under way.
+    /// Start of the running probe.
     since: Option<Instant>,
-    /// The counter that may change it; 0 as long as it is an earlier run's.
+    /// Id of the counter that may change it; 0 while it is an earlier run's.
     counter: u64,
 }
 
-/// What the file says of a target.
+/// The state of a target in the file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     failures: u8,
-    /// Time for which probes without a verdict have waited while a daemon ran.
+    /// Total time that probes without a result have waited, over all runs.
     #[serde(default, skip_serializing_if = "Duration::is_zero")]
     silence: Duration,
 }
 
-/// What stands in the file.
+/// Content of the file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Document {
     targets: BTreeMap<String, Record>,
 }
 
 impl Failures {
-    /// Those that an earlier run has left in a directory of this daemon alone; what cannot be read counts as none. Without a
-    /// directory they are counted, and not kept.
+    /// Failures that an earlier run left in `directory`, which must be this daemon's alone. An unreadable file counts
+    /// as none. Without a directory failures are counted and not saved.
     pub fn open(directory: Option<&Path>) -> Self {
         let Some(directory) = directory else { return Self::default() };
         let path = directory.join(FILE);
@@ -86,12 +87,12 @@ impl Failures {
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        // A count is changed by one assignment: it is whole whoever has panicked.
+        // Each change is one assignment, so the count is consistent even after a panic.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The counter of a target from now on: earlier ones of this target change nothing any more. It goes on with the failures that
-    /// have been counted, and with silence only of an earlier run: this run ends probes when they are to go another way.
+    /// A new counter for a target; earlier counters of it have no effect any more. It continues with the counted
+    /// failures. It keeps silence only of an earlier run, because this run ends probes when their path changes.
     pub(super) fn counter(&self, target: &Target) -> Counter {
         let key = key(target);
         let mut counts = self.counts();
@@ -106,21 +107,20 @@ impl Failures {
         Counter { failures: self.clone(), key, timeout: target.check.timeout, counter }
     }
 
-    /// Drops those of all other targets, whose counters change nothing any more.
+    /// Drops all other targets. Their counters have no effect any more.
     pub(super) fn keep_only<'a>(&self, targets: impl Iterator<Item = &'a Target>) {
         let keys: BTreeSet<_> = targets.map(key).collect();
         self.counts().by_target.retain(|key, _| keys.contains(key));
     }
 
-    /// Waits for a verdict that the next run does not know of: this one may be killed before the next regular save.
+    /// Waits for a result that is not saved yet: the daemon may be killed before the next regular save.
     pub(super) async fn urgent(&self) {
         self.urgent.notified().await;
     }
 
-    /// Writes what has changed, by renaming.
+    /// Writes the file if anything has changed, atomically by a rename.
     ///
-    /// # Errors
-    /// The file cannot be written. It is tried again with the next change.
+    /// # Errors The file cannot be written. The next change tries again.
     pub fn save(&self, now: Instant) -> Result<()> {
         let (path, text) = {
             let mut counts = self.counts();
@@ -146,13 +146,13 @@ pub(super) struct Counter {
 }
 
 impl Counter {
-    /// Failures in a row.
+    /// Consecutive failures.
     pub(super) fn failures(&self) -> u8 {
         self.change(|entry| entry.record.failures).unwrap_or_default()
     }
 
-    /// Notes that a probe starts whose silence counts. Returns the time that it has to answer: the check's timeout, or less after
-    /// silence of earlier runs.
+    /// Records the start of a probe whose silence counts. Returns its timeout: the check's, or less after silence of
+    /// earlier runs.
     pub(super) fn start(&self, now: Instant) -> Duration {
         let silence = self.change(|entry| {
             entry.since = Some(now);
@@ -162,7 +162,7 @@ impl Counter {
         left.max(GRACE).min(self.timeout)
     }
 
-    /// Notes the failures in a row after a verdict.
+    /// Records the consecutive failures after a result.
     pub(super) fn verdict(&self, failures: u8) {
         let record = Record { failures, silence: Duration::ZERO };
         self.change(|entry| *entry = Entry { record, since: None, ..*entry });
@@ -172,7 +172,7 @@ impl Counter {
         }
     }
 
-    /// Notes that a probe has ended that says nothing of the server.
+    /// Records that a probe has ended without a result about the server.
     pub(super) fn no_verdict(&self) {
         self.change(|entry| entry.since = None);
     }
@@ -184,7 +184,7 @@ impl Counter {
     }
 }
 
-/// What is worth a write: not each probe that has just started.
+/// The records worth a write: probes that have just started are left out.
 fn lasting(by_target: &BTreeMap<String, Entry>, now: Instant) -> BTreeMap<String, Record> {
     let records = by_target.iter().filter_map(|(key, Entry { record, since, .. })| {
         let waited =
@@ -195,7 +195,7 @@ fn lasting(by_target: &BTreeMap<String, Entry>, now: Instant) -> BTreeMap<String
     records.collect()
 }
 
-/// All that a target is, so that another check begins anew, and the next version of this program finds it.
+/// All settings of a target: another check has another key, and later versions of this program find the same one.
 fn key(target: &Target) -> String {
     target.in_words()
 }
@@ -207,7 +207,7 @@ fn read(path: &Path) -> Option<BTreeMap<String, Record>> {
     }
     let mut targets = serde_json::from_slice::<Document>(&text).ok()?.targets;
     for Record { failures, silence } in targets.values_mut() {
-        // Whatever has been written there.
+        // The file may hold any value.
         (*failures, *silence) = ((*failures).min(MOST_FAILURES), (*silence).min(OLD));
     }
     Some(targets)

@@ -1,6 +1,6 @@
-//! Probes a server with an HTTP request (RFC 9112) and looks at the status of the answer.
+//! Probes a server with an HTTP request (RFC 9112) and checks the status code.
 //!
-//! Nothing beyond the head of the answer is read: the connection is reset then, as a probe of kind `tcp` does.
+//! Only the head of the answer is read. Then the connection is reset, as in a `tcp` check.
 
 mod head;
 
@@ -13,10 +13,10 @@ use super::{ProbeError, path::Route, tcp, tls};
 use crate::config::model::HttpCheck;
 
 const USER_AGENT: &str = concat!("slb-health/", env!("CARGO_PKG_VERSION"));
-/// Bytes that are read at a time: thousands of probes are under way together.
+/// Bytes per read: thousands of probes run at once.
 const PIECE: usize = 1_024;
 
-/// Sends the request and looks at the status of the answer.
+/// Sends the request and checks the status code.
 pub(super) async fn probe(route: &Route<'_>, check: &HttpCheck) -> Result<(), ProbeError> {
     let mut connection = tcp::connect(route).await?;
     let remote = connection.remote;
@@ -38,7 +38,7 @@ pub(super) async fn probe(route: &Route<'_>, check: &HttpCheck) -> Result<(), Pr
     Err(ProbeError::Status { status, expected: expected.join(", ") })
 }
 
-/// The host and, where it is not the scheme's own, the port (RFC 9110, section 7.2).
+/// The host, with the port unless it is the scheme's default (RFC 9110, section 7.2).
 fn authority(remote: SocketAddr, tls: bool) -> String {
     let default = if tls { 443 } else { 80 };
     match (remote, remote.port() == default) {
@@ -48,7 +48,7 @@ fn authority(remote: SocketAddr, tls: bool) -> String {
     }
 }
 
-/// Sends the request and returns the status of the answer.
+/// Sends the request and returns the status code.
 async fn ask(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     check: &HttpCheck,

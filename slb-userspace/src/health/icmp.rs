@@ -1,7 +1,7 @@
 //! Probes a host with an echo request (RFC 792, RFC 4443 section 4).
 //!
-//! The socket is raw, as ping sockets are for groups that the host has to name, and connected, so that the kernel hands
-//! it what comes from the probed address only.
+//! The socket is raw, because ping sockets require a group in `net.ipv4.ping_group_range`. It is connected, so that the
+//! kernel delivers packets from the probed address only.
 
 use std::{io, mem::MaybeUninit};
 
@@ -15,13 +15,13 @@ use super::{
     path::{Route, Transport},
 };
 
-/// Type, code, checksum, identifier, sequence number, and something to tell probes by in captures.
+/// Bytes: type, code, checksum, identifier, sequence number, and a mark that identifies probes in captures.
 const REQUEST: usize = 16;
 const MARK: &[u8; 8] = b"slbprobe";
-/// An IPv4 header with all its options and an echo reply.
+/// Bytes: an IPv4 header with all options and an echo reply.
 const ANSWER: usize = 128;
 
-/// Types of messages in one family.
+/// ICMP message types of an address family.
 struct Types {
     request: u8,
     reply: u8,
@@ -34,7 +34,7 @@ const V6: Types = Types { request: 128, reply: 129 };
 pub(super) async fn probe(route: &Route<'_>) -> Result<(), ProbeError> {
     let opened = route.open(Transport::Icmp).await?;
     let (id, is_v4) = (opened.id, opened.remote.is_ipv4());
-    // Without this, a host that cannot be reached is as silent as one that does not answer.
+    // Without this, an unreachable host looks like a silent one.
     let heard = match is_v4 {
         true => setsockopt(&opened.socket, sockopt::Ipv4RecvErr, &true),
         false => setsockopt(&opened.socket, sockopt::Ipv6RecvErr, &true),
@@ -51,7 +51,7 @@ pub(super) async fn probe(route: &Route<'_>) -> Result<(), ProbeError> {
     Ok(())
 }
 
-/// An echo request. The kernel fills in the checksum of IPv6, which covers the addresses.
+/// An echo request. For IPv6 the kernel fills in the checksum, which covers the addresses.
 fn request(is_v4: bool, id: u16, sequence: u16) -> [u8; REQUEST] {
     let types = if is_v4 { V4 } else { V6 };
     let mut request = [0; REQUEST];
@@ -67,7 +67,7 @@ fn request(is_v4: bool, id: u16, sequence: u16) -> [u8; REQUEST] {
     request
 }
 
-/// Takes what has come until the reply is among it.
+/// Receives until the reply has arrived.
 fn receive(socket: &Socket, is_v4: bool, id: u16, sequence: u16) -> io::Result<()> {
     loop {
         let mut answer = [MaybeUninit::uninit(); ANSWER];
@@ -81,7 +81,7 @@ fn receive(socket: &Socket, is_v4: bool, id: u16, sequence: u16) -> io::Result<(
     }
 }
 
-/// Whether this is the reply, and not one to somebody else. Raw sockets of IPv4 hand out the IP header, too.
+/// Whether this is the reply to this probe. Raw IPv4 sockets deliver the IP header too.
 fn is_reply(packet: &[u8], is_v4: bool, id: u16, sequence: u16) -> bool {
     let header = match packet.first() {
         Some(first) if is_v4 => usize::from(first & 15) * 4,

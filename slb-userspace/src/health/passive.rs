@@ -1,20 +1,20 @@
-//! Passive signals: what comes of clients' new connections decides, too, whether a server is healthy. Pure.
+//! Passive health checks: an outlier detector that ejects servers for the outcomes of clients' new connections. Pure.
 //!
-//! A check may pass where traffic fails: it goes to another port, or asks for less. In mode `nat` both directions are seen, and
-//! a connection that a server resets at once, or does not answer, is a sign.
+//! A check may pass where traffic fails: it uses another port, or asks for less. Mode `nat` sees both directions, so a
+//! connection that a server resets at once, or does not answer, is a signal.
 //!
 //! Rules:
-//! - A server is held out when so many new connections to it as configured have failed in the configured time and none has
-//!   succeeded. An answer of any kind but a reset is a success: clients that ask and never go on (a flood of forged SYNs)
-//!   make no server look dead.
-//! - At most half of the servers of a pool are held out at once, and none unless another one can serve: what fails
-//!   everywhere is not the servers' fault, and a doubtful server is better than none.
-//! - A server of several pools with the same terms is judged by what comes of its connections in all of them, and is held
-//!   out of all or none: of none where one of them cannot spare it.
-//! - It comes back when its time is over and its health check says that it is well; the time is as long as the check
-//!   takes to say so, at least. It doubles each time, up to [`LONGEST`], or else a server whose check passes and whose
-//!   traffic fails would take its share of connections down again and again. It begins anew once the server has gone well
-//!   for as long as it was held out.
+//! - A server is ejected when the configured number of new connections has failed within the configured time and none
+//!   has succeeded. Any answer except a reset is a success. A flood of forged SYNs therefore ejects no server.
+//! - At most half of the servers of a pool are ejected at once, and none unless another one can serve. Failures
+//!   everywhere are not the servers' fault, and a doubtful server is better than none.
+//! - A server of several pools with the same ejection policy is judged by its connections in all of them. It is ejected
+//!   from all of them, or from none if one pool cannot spare it.
+//! - It returns when its ejection time has passed and its health check passes. The ejection time is at least what the
+//!   check takes to pass.
+//! - The ejection time doubles with each ejection, up to [`LONGEST`]. Otherwise a server whose check passes and whose
+//!   traffic fails would repeatedly take its share of connections.
+//! - The ejection time is reset once the server has gone without failures for as long as it was ejected.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,40 +25,40 @@ use std::{
 
 use crate::config::model::HealthCheck;
 
-/// Seconds after which a connection that is not answered has failed: its client has asked twice by then, if not three times.
+/// Seconds without an answer after which a connection has failed. Its client has sent at least two SYNs by then.
 pub const SILENCE: u32 = 3;
-/// Longest time a server is held out, unless its check alone takes longer.
+/// Longest ejection time, unless the check alone takes longer.
 pub const LONGEST: Duration = Duration::from_secs(300);
 
-/// When a server is held out, and for how long.
+/// Ejection policy: when a server is ejected, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Terms {
-    /// Least connections that fail while none succeeds.
+    /// Minimum number of failed connections while none succeeds.
     pub failures: u32,
-    /// Time in which they are opened.
+    /// Time window in which they are opened.
     pub within: Duration,
-    /// For how long it is held out the first time.
+    /// Duration of the first ejection.
     pub first: Duration,
 }
 
 impl Terms {
-    /// Those of a health check, if it has any.
+    /// The policy of a health check; `None` without passive checks.
     pub fn of(check: &HealthCheck) -> Option<Self> {
         let passive = check.passive?;
-        // By then nothing counts that was opened before, and the check has had the time to see for itself.
+        // By then no earlier connection counts any more, and the check has had time to decide.
         let first = passive.within.max(check.interval * u32::from(check.healthy_threshold));
         Some(Self { failures: passive.failures, within: passive.within, first })
     }
 }
 
-/// New connections of a server by what has come of them.
+/// Outcomes of new connections to a server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Signals {
-    /// The server has answered.
+    /// Connections that the server has answered.
     pub answered: u32,
-    /// The server has reset them at once.
+    /// Connections that the server has reset at once.
     pub refused: u32,
-    /// The server has not answered for [`SILENCE`].
+    /// Connections that the server has not answered for [`SILENCE`].
     pub silent: u32,
 }
 
@@ -91,58 +91,58 @@ impl fmt::Display for Signals {
 /// The servers that share the traffic of some listeners.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
-    /// When they are held out.
+    /// Their ejection policy.
     pub terms: Terms,
-    /// Servers by where they take traffic.
+    /// Servers by endpoint.
     pub servers: BTreeMap<SocketAddr, Watched>,
 }
 
 impl Pool {
-    /// Servers of which it counts what comes of their connections.
+    /// Servers whose outcomes count.
     fn judged(&self) -> impl Iterator<Item = SocketAddr> {
         self.servers.iter().filter(|(_, server)| server.is_judged).map(|(address, _)| *address)
     }
 }
 
-/// A server of a pool.
+/// State of a server in a pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Watched {
-    /// Whether what comes of its connections counts. Who is not checked is not judged either; and who is set aside here, and
-    /// held out elsewhere, is missed by nobody here.
+    /// Whether its outcomes count. They do not count without a health check. A server that this pool does not use can
+    /// be ejected elsewhere, because this pool does not need it.
     pub is_judged: bool,
     /// Whether it takes new connections, or would if its side had the traffic.
     pub can_serve: bool,
-    /// What has come of those it got.
+    /// Outcomes of its new connections.
     pub signals: Signals,
 }
 
-/// A server that is held out, or no longer is.
+/// An ejection, or the end of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Where it takes traffic.
+    /// The server's endpoint.
     pub server: SocketAddr,
-    /// On whose terms.
+    /// The ejection policy.
     pub terms: Terms,
-    /// For how long it is held out; `None` if it no longer is.
+    /// Duration of the ejection; `None` if it has ended.
     pub held: Option<Duration>,
 }
 
-/// Servers that are held out, or were not long ago.
+/// The outlier detector: ejected servers, and those whose ejection ended recently.
 #[derive(Debug, Default)]
 pub struct Suspects(BTreeMap<(SocketAddr, Terms), Record>);
 
 #[derive(Debug)]
 struct Record {
-    /// Why it is held out; `None` if it no longer is.
+    /// Why it is ejected; `None` if the ejection has ended.
     reason: Option<String>,
-    /// For how long it is or was.
+    /// Duration of the current or last ejection.
     held: Duration,
-    /// When that ends or ended.
+    /// When the ejection ends or ended.
     until: Duration,
 }
 
 impl Suspects {
-    /// Decides by what new connections have come to by `now`, a time that only grows.
+    /// Judges outcomes of connections up to `now`, which must not decrease. Returns ejections and their ends.
     pub fn judge(&mut self, pools: &[Pool], now: Duration) -> Vec<Change> {
         let mut changes = Vec::new();
         pools.iter().for_each(|pool| self.release(pool, now, &mut changes));
@@ -153,21 +153,21 @@ impl Suspects {
         self.0.retain(|(server, terms), record| {
             if record.reason.is_none() && !pools.iter().any(|pool| pool.terms == *terms && goes(pool, server))
             {
-                // Whoever gets no connections does not go well either.
+                // Without connections a server proves nothing: the time does not count.
                 record.until = now;
             }
-            // Whoever has gone well for long enough is as good as new.
+            // After long enough without failures, the next ejection is as short as the first.
             record.reason.is_some() || now <= record.until + record.held
         });
         changes
     }
 
-    /// Why a server is held out, if it is.
+    /// Why a server is ejected; `None` if it is not.
     pub fn reason(&self, server: SocketAddr, terms: Terms) -> Option<&str> {
         self.0.get(&(server, terms))?.reason.as_deref()
     }
 
-    /// Forgets all servers but these.
+    /// Drops all other servers.
     pub fn retain(&mut self, known: &BTreeSet<(SocketAddr, Terms)>) {
         self.0.retain(|key, _| known.contains(key));
     }
@@ -186,7 +186,7 @@ impl Suspects {
         }
     }
 
-    /// Holds out whoever fails, out of all pools with the terms.
+    /// Ejects failing servers from all pools with their policy.
     fn hold(&mut self, pools: &[Pool], now: Duration, changes: &mut Vec<Change>) {
         let mut of: BTreeMap<(SocketAddr, Terms), Vec<&Pool>> = BTreeMap::new();
         for pool in pools {
@@ -210,7 +210,7 @@ impl Suspects {
         }
     }
 
-    /// Whether a pool has another server that can serve, and not half of its servers held out.
+    /// Whether a pool has another server that can serve, and would have at most half of its servers ejected.
     fn can_spare(&self, pool: &Pool, server: SocketAddr) -> bool {
         let is_held =
             |address: SocketAddr, of: &Watched| of.is_judged && self.reason(address, pool.terms).is_some();
@@ -240,7 +240,7 @@ mod tests {
         Signals { silent, ..Signals::default() }
     }
 
-    /// Servers 1, 2, ... with these signals, all of which can serve unless they are held out.
+    /// Servers 1, 2, ... with these signals. All can serve unless they are ejected.
     fn pool(suspects: &Suspects, signals: &[Signals]) -> Pool {
         let servers = (1..).zip(signals).map(|(n, signals)| {
             let can_serve = suspects.reason(server(n), TERMS).is_none();
@@ -249,7 +249,7 @@ mod tests {
         Pool { terms: TERMS, servers: servers.collect() }
     }
 
-    /// Judges, and returns the servers that are held out then.
+    /// Judges, and returns the servers that are ejected afterwards.
     fn judge(suspects: &mut Suspects, signals: &[Signals], seconds: u64) -> Vec<u8> {
         let pool = pool(suspects, signals);
         suspects.judge(&[pool], at(seconds));
@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(judge(&[dead, dead]), [1]);
         assert_eq!(judge(&[dead, dead, dead]), [1]);
         assert_eq!(judge(&[dead, dead, dead, dead]), [1, 2]);
-        // The other one is out for another reason.
+        // The other one is out of service for another reason.
         let mut suspects = Suspects::default();
         let mut pool = pool(&suspects, &[dead, silent(0)]);
         pool.servers.insert(server(2), Watched::default());
@@ -358,15 +358,15 @@ mod tests {
         let two = Pool { terms: TERMS, servers: [(server(1), dead), (server(2), well)].into() };
         let alone = Pool { terms: TERMS, servers: [(server(1), well)].into() };
         let held = Change { server: server(1), terms: TERMS, held: Some(TERMS.first) };
-        // Where it fails nobody goes on, and where it serves it answers: it is not the server.
+        // The other pool shows answers of the server, so the server is not at fault.
         let busy = Watched { signals: Signals { answered: 1, ..Signals::default() }, ..well };
         let answers = Pool { terms: TERMS, servers: [(server(1), busy), (server(2), well)].into() };
         for (other, expected) in [
             (alone.clone(), vec![]),
             (answers, vec![]),
-            // On other terms it is held out of this pool, and not of that one.
+            // Under another policy it is ejected from this pool only.
             (Pool { terms: Terms { failures: 6, ..TERMS }, ..alone.clone() }, vec![held.clone()]),
-            // Nothing is held against it there.
+            // Its outcomes do not count there.
             (
                 Pool { servers: [(server(1), Watched { is_judged: false, ..well })].into(), ..alone.clone() },
                 vec![held.clone()],
@@ -397,7 +397,7 @@ mod tests {
             assert_eq!(judge(&mut suspects, &well, now + held - 1), [1], "{held}");
             now += held;
             assert_eq!(judge(&mut suspects, &well, now), [0; 0], "{held}");
-            // Fails again before it has gone well for longer.
+            // It fails again before it has been well for longer than it was ejected.
             now += held;
         }
         assert_eq!(judge(&mut suspects, &well, now + 1), [0; 0]);

@@ -1,7 +1,7 @@
-//! The ways that probes go, and the sockets for them.
+//! Paths of probes, and their sockets.
 //!
-//! Probes go where the traffic goes: in mode `nat` to the server's own address, in `dsr` and `ipip` to a VIP at the
-//! server. For the latter see `through`.
+//! Probes take the path of the traffic: in mode `nat` to the server's own address, in `dsr` and `ipip` to a VIP at the
+//! server. For the latter see `vip_path`.
 
 mod capture;
 mod filter;
@@ -36,35 +36,34 @@ use crate::neigh::{NextHop, Resolution, Resolutions, Unresolved};
 pub use self::source::is_here;
 pub(super) use self::{socket::Transport, vip_path::Lease};
 
-/// A socket that is bound where that matters, and not connected yet.
+/// A socket that is not connected yet, bound if its source address matters.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) socket: Socket,
-    /// What it is to be connected to.
+    /// The endpoint to connect to.
     pub(super) remote: SocketAddr,
-    /// Identifier for echo requests.
+    /// Identifier for ICMP echo requests.
     pub(super) id: u16,
-    /// Keeps the way open for the packets of this socket.
+    /// Keeps the path open for this socket's packets.
     pub(super) lease: Option<Lease>,
 }
 
-/// What the configuration says of probes.
+/// Settings for all probes.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Addresses that probes come from, one of each family at most; the kernel's choice otherwise.
+    /// Source addresses, at most one per address family. The kernel chooses for a family without one.
     pub sources: Vec<IpAddr>,
-    /// Mark of the packets of probes, by which this host's firewall and routes can know them.
+    /// `SO_MARK` of probe packets, for this host's firewall and routing rules.
     pub mark: Option<u32>,
-    /// Where tunnels begin.
+    /// Source addresses of tunnels.
     pub tunnel_addresses: Vec<IpAddr>,
 }
 
 impl Settings {
-    /// Where probes to this address come from, if that is configured.
+    /// The configured source address for probes to this address, if any.
     ///
-    /// # Errors
-    /// It is not an address of this host. An echo request on the way of the traffic would be sent from it nonetheless, and the
-    /// silence be taken for the server's.
+    /// # Errors The address is not local. An echo request on the VIP path would still be sent from it, and the missing
+    /// answer would be blamed on the server.
     fn source(&self, to: IpAddr) -> Result<Option<IpAddr>, ProbeError> {
         let source = self.sources.iter().find(|source| source.is_ipv4() == to.is_ipv4()).copied();
         match source {
@@ -76,24 +75,24 @@ impl Settings {
     }
 }
 
-/// How probes leave this host.
+/// Opens paths for probes.
 #[derive(Debug)]
 pub struct Paths {
     settings: Settings,
-    /// Next hops to servers.
+    /// Next hops of servers.
     neighbours: watch::Receiver<Resolutions>,
-    /// Where to name servers whose next hop may be gone.
+    /// Channel for servers whose next hop may be stale.
     doubts: mpsc::Sender<IpAddr>,
-    /// Made with the first probe that needs it; `None` where it cannot be made.
+    /// The VIP path, opened by the first probe that needs it; `None` if it cannot be opened.
     through: OnceCell<Option<VipPath>>,
 }
 
-/// The way of one probe.
+/// The path of one probe.
 #[derive(Debug)]
 pub(super) struct Route<'p> {
     paths: &'p Paths,
     target: &'p Target,
-    /// Where the probe goes to a VIP: what joins it to the host, the VIP, and the next hop to the server.
+    /// For a probe to a VIP: the VIP path, the VIP, and the next hop to the server.
     through: Option<(&'p VipPath, IpAddr, NextHop)>,
     send_error: SendError,
 }
@@ -119,20 +118,20 @@ impl<'p> Route<'p> {
         Ok(Opened { socket, remote, id: fastrand::u16(..), lease: None })
     }
 
-    /// Whether packets of probes do not leave this host: what becomes of a probe says nothing about the server.
+    /// Whether probe packets cannot leave this host. Then the result says nothing about the server.
     pub(super) fn is_broken(&self) -> bool {
         self.through.as_ref().is_some_and(|(through, ..)| through.is_broken())
     }
 
-    /// Why this host did not send a packet of the probe, where that says nothing about the server.
+    /// Why this host did not send a packet of the probe, if the reason is not the server's.
     pub(super) fn send_error(&self) -> Option<ProbeError> {
-        // An error cannot be copied; what it says can.
+        // `io::Error` is not `Clone`; the errno is enough.
         let error = self.send_error.get()?.raw_os_error().map(io::Error::from_raw_os_error)?;
         Some(ProbeError::from(error)).filter(|error| !error.blames_server())
     }
 
-    /// Tells the silence of a server, which may be as good as an answer, from that of one that cannot be reached. Whether it
-    /// can is looked into for the next time: the kernel alone may take a minute to notice.
+    /// Distinguishes silence of a server, which some checks accept, from silence of an unreachable one. It also
+    /// requests a check of the next hop for the next probe, because the kernel alone may take a minute to notice.
     pub(super) fn silence(&self) -> Result<(), ProbeError> {
         use Unresolved::{InterfaceDown, NoNeighbour, NoRoom, NoRoute};
         let server = self.target.address.ip();
@@ -143,21 +142,21 @@ impl<'p> Route<'p> {
         {
             return Err(ProbeError::Unreachable(why.clone()));
         }
-        // Too many to look into, or nobody to do so: the next silence asks again.
+        // If the queue is full or closed, the next silence requests it again.
         let _ = self.paths.doubts.try_send(server);
         Ok(())
     }
 }
 
 impl Default for Paths {
-    /// As the kernel likes, and to the servers' own addresses.
+    /// Probes to the servers' own addresses, with the kernel's choice of source address.
     fn default() -> Self {
         Self::new(Settings::default(), watch::channel(Resolutions::default()).1, mpsc::channel(1).0)
     }
 }
 
 impl Paths {
-    /// Ways as the traffic's, which the next hops say. Who is silent is named to `doubts`.
+    /// Paths that follow the next hops in `neighbours`. Silent servers are sent to `doubts`.
     pub fn new(
         settings: Settings,
         neighbours: watch::Receiver<Resolutions>,
@@ -166,8 +165,8 @@ impl Paths {
         Self { settings, neighbours, doubts, through: OnceCell::new() }
     }
 
-    /// Finds the way to a target, for which a neighbour may have to answer first. Returns by when the probe is to be over, which
-    /// leaves out what it takes to be able to go any such way: that is not the server's time.
+    /// Finds the path to a target, which may have to wait for its next hop. Returns the path and the deadline of the
+    /// probe. The time to open the VIP path does not count towards the timeout.
     pub(super) async fn route<'p>(
         &'p self,
         target: &'p Target,
@@ -197,7 +196,7 @@ impl Paths {
         }
     }
 
-    /// Whether probes of a target have gone another way than to the server's own address.
+    /// Whether probes of a target take another path than to the server's own address.
     pub(super) fn differ(&self, target: &Target) -> bool {
         target.via.vip().is_some() && matches!(self.through.get(), Some(Some(_)))
     }

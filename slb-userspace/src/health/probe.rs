@@ -5,11 +5,9 @@ use tokio::time::timeout_at;
 use super::{Paths, ProbeError, Target, http, icmp, tcp, tls, udp};
 use crate::config::model::CheckKind;
 
-/// Probes a target once, on its way and within its timeout.
+/// Probes a target once, over its path and within its timeout.
 ///
-/// # Errors
-///
-/// Says what was wrong. Not every error is a statement about the server: see [`ProbeError::blames_server`].
+/// # Errors The reason for the failure. Not every error is about the server: see [`ProbeError::blames_server`].
 pub async fn probe(target: &Target, paths: &Paths) -> Result<(), ProbeError> {
     let timeout = target.check.timeout;
     let (route, deadline) = paths.route(target, timeout).await?;
@@ -18,12 +16,12 @@ pub async fn probe(target: &Target, paths: &Paths) -> Result<(), ProbeError> {
         CheckKind::Http(check) => timeout_at(deadline, http::probe(&route, check)).await,
         CheckKind::Tls(check) => timeout_at(deadline, tls::probe(&route, check)).await,
         CheckKind::Icmp => timeout_at(deadline, icmp::probe(&route)).await,
-        // Only who has sent something knows what silence means.
+        // The meaning of silence depends on whether a datagram was sent.
         CheckKind::Udp(check) => udp::probe(&route, check, deadline).await,
     };
     let is_udp = matches!(target.check.kind, CheckKind::Udp(_));
     match outcome.unwrap_or(Err(ProbeError::TimedOut(timeout))) {
-        // Without an answer: a server that was sent nothing is not silent.
+        // A server that was sent nothing is not silent.
         outcome
             if (outcome.is_err() || is_udp)
                 && let Some(error) = route.send_error() =>

@@ -1,6 +1,6 @@
 //! Decides from a sequence of probe results whether a server is healthy.
 //!
-//! After a start the first decision must come fast, and must not be made in haste where flows depend on it:
+//! After a start the first decision must be fast, and must not be hasty where flows depend on it:
 //!
 //! | before the first result | first success | first failure |
 //! |---|---|---|
@@ -8,34 +8,34 @@
 //! | remembered as unhealthy | healthy at once | unhealthy confirmed at once |
 //! | remembered as healthy | healthy confirmed at once | counts towards the unhealthy threshold |
 //!
-//! The one case that waits is the remembered healthy server: a daemon that restarts must not empty a group that serves
-//! because one packet was lost. After the first decision only the thresholds count.
+//! Only a server remembered as healthy waits: a restart of the daemon must not empty a serving group for one lost
+//! packet. After the first decision only the thresholds count.
 
 use crate::config::model::HealthCheck;
 
 /// Whether a server can take new flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Health {
-    /// It answers its health check.
+    /// It passes its health check.
     Healthy,
-    /// It does not.
+    /// It fails its health check.
     Unhealthy,
 }
 
-/// The state of one target.
+/// Health state of one target.
 #[derive(Debug, Clone)]
 pub struct State {
     healthy_threshold: u8,
     unhealthy_threshold: u8,
     health: Option<Health>,
-    /// Whether a result of this run has led to `health`, or has confirmed it.
+    /// Whether a result of this run has set or confirmed `health`.
     decided: bool,
-    /// Results in a row that contradict `health`.
+    /// Consecutive results that contradict `health`.
     contrary: u8,
 }
 
 impl State {
-    /// Starts from what an earlier run left behind, if anything.
+    /// Starts with the health from an earlier run, if known.
     pub fn new(check: &HealthCheck, remembered: Option<Health>) -> Self {
         Self {
             healthy_threshold: check.healthy_threshold,
@@ -46,7 +46,7 @@ impl State {
         }
     }
 
-    /// Goes on with failures in a row that an earlier run has counted: the next one may be the last that was missing.
+    /// Continues with the consecutive failures that an earlier run counted: the next one may reach the threshold.
     #[must_use]
     pub fn after(self, failures: u8) -> Self {
         match self.health {
@@ -55,19 +55,18 @@ impl State {
         }
     }
 
-    /// The health that results have led to, or that an earlier run has left.
+    /// The health from results, or from an earlier run.
     pub fn health(&self) -> Option<Health> {
         self.health
     }
 
-    /// Failures in a row that have not made it unhealthy yet.
+    /// Consecutive failures that have not made it unhealthy yet.
     pub fn failures(&self) -> u8 {
         if self.health == Some(Health::Healthy) { self.contrary } else { 0 }
     }
 
-    /// Takes the next result, and returns the health if this result decided it for the first time or changed it.
-    ///
-    /// The first decision is returned even where it confirms what was remembered.
+    /// Processes a result. Returns the health if this result changed it, or was the first decision of this run. A first
+    /// decision that confirms the remembered health is returned too.
     pub fn observe(&mut self, result: Health) -> Option<Health> {
         if self.health == Some(result) {
             self.contrary = 0;
@@ -85,7 +84,7 @@ impl State {
         Some(result)
     }
 
-    /// Results in a row that it takes to become `result`.
+    /// Consecutive results needed to become `result`.
     fn needed(&self, result: Health) -> u8 {
         match (self.health, result) {
             (None, _) => 1,
@@ -167,7 +166,7 @@ mod tests {
         assert_eq!(run(&check(2, 3), None, &results), expected);
     }
 
-    /// What the rules say, computed anew for each prefix from the whole history and without any counter.
+    /// The expected decisions, computed for each prefix from the whole history without a counter.
     fn oracle(check: &HealthCheck, remembered: Option<Health>, results: &[Health]) -> Vec<Option<Health>> {
         let mut health = remembered;
         let mut decided = false;

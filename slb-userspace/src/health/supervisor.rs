@@ -1,13 +1,12 @@
-//! Probes every target on its own cadence and reports what changed.
+//! Probes every target at its interval and reports changes.
 //!
 //! Invariants:
-//! - One task per target, so that equal targets of several groups are probed once.
-//! - A target that stays wanted is never disturbed: neither its state nor its cadence starts anew.
-//! - No event is lost: a task waits until its event is taken, and ends when nobody can take it any more.
-//! - Probes wait for nothing but their own time: servers that do not answer hold nobody else's probes up, however many they
-//!   are, as long as there are descriptors for all of them.
-//! - A probe that this host cannot make (no descriptors, no address) delays a decision and is reported; it never counts as
-//!   a failure of the server.
+//! - One task per target: equal targets of several groups are probed once.
+//! - A target that stays configured is never disturbed: neither its state nor its schedule restarts.
+//! - No event is lost: a task waits until its event is received, and ends when the receiver is gone.
+//! - Servers that do not answer delay no other probes, however many they are, as long as there are descriptors for all.
+//! - A probe that this host cannot make (no descriptors, no address) delays a decision and is reported. It never counts
+//!   as a failure of the server.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,46 +26,46 @@ use super::{
 };
 use crate::{descriptors, supervised};
 
-/// File descriptors of a probe, on the way of the traffic.
+/// File descriptors per probe on the traffic's path.
 const PER_PROBE: u64 = 2;
-/// File descriptors that are left to everything else: maps, the API, netlink.
+/// File descriptors reserved for everything else: maps, the API, netlink.
 const LEFT: u64 = 2_048;
-/// Probes under way at the same time, however few descriptors there are.
+/// Minimum number of concurrent probes, however few descriptors there are.
 const FEWEST: u64 = 128;
 
-/// Time between two looks whether failures are to be saved.
+/// Interval of checks whether failures must be saved.
 const SAVING: Duration = Duration::from_millis(500);
-/// Time for which verdicts are gathered that are to be saved at once.
+/// Time in which urgent results are gathered before they are saved together.
 const GATHERING: Duration = Duration::from_millis(50);
 /// Time between the first probes of two targets that are added together.
 const FIRST_PROBE_SPACING: Duration = Duration::from_micros(100);
 
-/// There is something to say of a target.
+/// A report about a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// The target. Its removal may have overtaken the event.
+    /// The target. It may have been removed since.
     pub target: Target,
-    /// What there is to say.
+    /// What has changed.
     pub news: News,
 }
 
-/// What there is to say of a target.
+/// A change of a target's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// It was found healthy: for the first time, or after it was not.
+    /// It has become healthy, or is healthy after a start.
     Healthy,
-    /// It was found unhealthy, for the first time or after it was not, and why the last probe failed.
+    /// It has become unhealthy, or is unhealthy after a start. Holds why the last probe failed.
     Unhealthy(String),
-    /// The same, with what was found out about it since.
+    /// It is still unhealthy. Holds a more precise reason.
     Explained(String),
-    /// This host cannot probe it, and why: said once for each reason. What was found before stands.
+    /// This host cannot probe it. Holds the reason; each reason is reported once. Its health is unchanged.
     NotProbed(String),
-    /// It is probed again. What was found before still stands.
+    /// It is probed again. Its health is unchanged.
     Probed,
 }
 
 impl News {
-    /// What was found, if something was.
+    /// The new health; `None` if it is unchanged.
     pub fn health(&self) -> Option<Health> {
         match self {
             Self::Healthy => Some(Health::Healthy),
@@ -76,13 +75,13 @@ impl News {
     }
 }
 
-/// The health checks of all targets. Dropping it ends them.
+/// The health checks of all targets. Dropping it stops them.
 #[derive(Debug)]
 pub struct Supervisor {
     events: mpsc::Sender<Event>,
     paths: Arc<Paths>,
     permits: Arc<Semaphore>,
-    /// Probes that may be under way at the same time.
+    /// Most concurrent probes.
     at_once: usize,
     tasks: BTreeMap<Target, Task>,
     failures: Failures,
@@ -90,8 +89,8 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Creates a supervisor without targets that reports to `events`, and whose probes go these ways: as many at once as this
-    /// process has file descriptors for.
+    /// Creates a supervisor without targets that reports to `events` and probes over `paths`. Concurrent probes are
+    /// limited by this process's file descriptors.
     pub fn new(events: mpsc::Sender<Event>, paths: Paths) -> Self {
         Self::limited(events, paths, probes_at_once(descriptors::limit()))
     }
@@ -102,7 +101,7 @@ impl Supervisor {
         Self { events, paths: Arc::new(paths), permits, at_once, tasks, failures, _saving: None }
     }
 
-    /// Goes on with failures that an earlier run has counted, and keeps them for the next one.
+    /// Continues with failures that an earlier run has counted, and saves them for the next run.
     ///
     /// # Panics
     ///
@@ -113,9 +112,7 @@ impl Supervisor {
         Self { failures, _saving: Some(saving), ..self }
     }
 
-    /// Makes `wanted` the targets that are probed, each with its health from an earlier run if there is one.
-    ///
-    /// What is remembered matters for new targets only.
+    /// Sets the targets. Each comes with its health from an earlier run, if known, which matters for new targets only.
     ///
     /// # Panics
     ///
@@ -124,8 +121,7 @@ impl Supervisor {
         self.tasks.retain(|target, _| wanted.contains_key(target));
         self.failures.keep_only(wanted.keys());
         wanted.retain(|target, _| !self.tasks.contains_key(target));
-        // `wanted` now holds the new targets. Their first probes are spread so that many targets do not all fire in one
-        // instant, and yet each comes within its interval.
+        // `wanted` now holds the new targets. Their first probes are spread over time, and each is within its interval.
         let now = Instant::now();
         let new = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         for (position, (target, remembered)) in (0..new).zip(wanted) {
@@ -147,7 +143,7 @@ impl Supervisor {
     }
 }
 
-/// Saves failures that have been counted, off the control loop: a disk may hang.
+/// Saves counted failures, off the control loop because a disk may hang.
 async fn save(failures: Failures) {
     let mut is_told = false;
     let mut due = interval(SAVING);
@@ -171,7 +167,7 @@ async fn save(failures: Failures) {
     }
 }
 
-/// A task that ends when its handle is dropped.
+/// A task that is aborted when its handle is dropped.
 #[derive(Debug)]
 struct Task(JoinHandle<()>);
 
@@ -189,7 +185,7 @@ struct Prober {
     paths: Arc<Paths>,
     permits: Arc<Semaphore>,
     at_once: usize,
-    /// Why the last probe could not be made, if so.
+    /// Why the last probe could not be made; `None` if it could.
     not_probed: Option<String>,
     /// When the next probe is due.
     due: Instant,
@@ -210,7 +206,7 @@ impl Prober {
         loop {
             let due = self.due;
             sleep_until(due).await;
-            // The semaphore is never closed; if it were, there would be nothing left to do.
+            // The semaphore is never closed.
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
             let start = Instant::now();
             self.warn_if_late(start - due);
@@ -219,14 +215,14 @@ impl Prober {
             if !self.take(outcome).await {
                 return;
             }
-            // Counted from when the probe was due: on a busy machine delays must not add up, or a dead server would be
-            // found later than promised. A probe that outlasts the interval is followed by the next one at once, and
-            // probes that were missed are not made up for.
+            // Based on the due time: on a busy machine delays must not add up, or a dead server would be detected later
+            // than promised. A probe that outlasts the interval is followed by the next one at once. Missed probes are
+            // not made up for.
             self.due = (due + jittered(self.target.check.interval)).max(Instant::now());
         }
     }
 
-    /// Probes once. The server has less time to answer where earlier runs have waited for it in vain.
+    /// Probes once. The timeout is shorter where earlier runs have already waited for an answer.
     async fn probe_once(&self) -> Result<(), ProbeError> {
         let limit = self.target.check.timeout;
         let patience = if self.counts_silence() { self.counter.start(Instant::now()) } else { limit };
@@ -237,19 +233,19 @@ impl Prober {
         timeout(patience, probing).await.unwrap_or(Err(ProbeError::TimedOut(limit)))
     }
 
-    /// Only a healthy server's failures are counted, and not where silence is a good answer.
+    /// Counts silence of healthy servers only, and only for checks that silence fails.
     fn counts_silence(&self) -> bool {
         self.state.health() == Some(Health::Healthy) && self.target.check.is_failed_by_silence()
     }
 
-    /// Takes a result in and reports what it changed. Returns false when nobody takes reports any more.
+    /// Processes a result and reports changes. Returns false if the receiver of events is gone.
     async fn take(&mut self, outcome: Result<(), ProbeError>) -> bool {
         let (result, error) = match outcome {
             Ok(()) => (Health::Healthy, None),
             Err(error) if error.blames_server() => (Health::Unhealthy, Some(error)),
             Err(error) => {
                 let why = error.to_string();
-                // Neither an answer nor silence.
+                // It proves neither an answer nor silence.
                 self.counter.no_verdict();
                 if self.not_probed.as_ref() == Some(&why) {
                     return !self.events.is_closed();
@@ -275,18 +271,18 @@ impl Prober {
         if !self.tell(News::Unhealthy(why.clone())).await {
             return false;
         }
-        // It may take a probe more, for which nobody waits.
+        // An explanation may need another probe, which is not urgent.
         let Ok(_permit) = self.permits.acquire().await else { return false };
         let explained = explain(&self.target, error, &self.paths).await.to_string();
         explained == why || self.tell(News::Explained(explained)).await
     }
 
-    /// Returns false when nobody takes reports any more.
+    /// Returns false if the receiver of events is gone.
     async fn tell(&self, news: News) -> bool {
         self.events.send(Event { target: self.target.clone(), news }).await.is_ok()
     }
 
-    /// Says so when this one was held up for longer than its interval.
+    /// Warns if this probe was late by more than its interval.
     fn warn_if_late(&self, late: Duration) {
         if late > self.target.check.interval {
             warn!(
@@ -300,16 +296,14 @@ impl Prober {
     }
 }
 
-/// Probes for which there are file descriptors.
+/// Number of concurrent probes that the file descriptors allow.
 fn probes_at_once(descriptors: u64) -> usize {
     let probes = (descriptors.saturating_sub(LEFT) / PER_PROBE).max(FEWEST);
     usize::try_from(probes).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
 }
 
-/// Shortens an interval by up to a twentieth.
-///
-/// Targets thus drift apart and stay apart, and as no interval ever gets longer, neither does the time it takes to
-/// notice a dead server.
+/// Shortens an interval by up to 1/20. Targets drift apart and stay apart. No interval gets longer, so detection of a
+/// dead server is not delayed.
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(1.0 - fastrand::f64() / 20.0)
 }

@@ -1,4 +1,4 @@
-//! What is probed, and which way.
+//! Targets of health checks, and the paths of their probes.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,30 +7,30 @@ use crate::config::{
     model::{CheckKind, HealthCheck, Listener, LoadBalancer, Mode},
 };
 
-/// What is probed, and how.
+/// The target of a health check.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
-    /// The server, with the port the probe goes to.
+    /// The server's address, and the port that is probed.
     pub address: SocketAddr,
-    /// Which way the probe's packets go.
+    /// The path of the probe.
     pub via: Via,
-    /// How it is probed. Its `port` is already part of `address`.
+    /// The health check. Its `port` is already part of `address`.
     pub check: HealthCheck,
-    /// Where it takes traffic, if what comes of that counts, too.
+    /// The endpoint that takes traffic, if passive signals count too.
     pub watched: Option<SocketAddr>,
 }
 
-/// Which way the packets of a probe go: the way of the traffic.
+/// The path of a probe: the path of the traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Via {
-    /// To the server's own address.
+    /// To the server's own address (mode `nat`).
     Direct,
-    /// To the VIP, at the server's hardware address.
+    /// To the VIP, with the server's hardware address (mode `dsr`).
     Dsr {
         /// The VIP.
         vip: IpAddr,
     },
-    /// To the VIP, in a tunnel to the server.
+    /// To the VIP, in an IP tunnel to the server (mode `ipip`).
     Ipip {
         /// The VIP.
         vip: IpAddr,
@@ -38,7 +38,7 @@ pub enum Via {
 }
 
 impl Via {
-    /// The VIP that is probed, if one is.
+    /// The VIP that is probed; `None` for [`Self::Direct`].
     pub fn vip(self) -> Option<IpAddr> {
         match self {
             Self::Direct => None,
@@ -48,10 +48,10 @@ impl Via {
 }
 
 impl Target {
-    /// The target of a server that takes traffic on `server`, whose port the check may override.
+    /// The target of the server endpoint `server`. The check may override the port.
     pub fn new(server: SocketAddr, via: Via, check: &HealthCheck) -> Self {
         let port = match check.kind {
-            // All services of a host share the one check that knows no ports.
+            // An ICMP check has no port, so all endpoints of a host share it.
             CheckKind::Icmp => 0,
             _ => check.port.unwrap_or(server.port()),
         };
@@ -60,10 +60,10 @@ impl Target {
         Self { address, via, check: HealthCheck { port: None, ..check.clone() }, watched }
     }
 
-    /// The target of a server of a listener, if the listener checks its servers.
+    /// The target of a server of a listener; `None` if the listener has no health check.
     ///
-    /// Where packets go to the VIP, one VIP stands for all of the load balancer: the first of the server's family, else
-    /// the first.
+    /// In modes `dsr` and `ipip` one VIP stands for all of the load balancer: the first of the server's address family,
+    /// else the first.
     pub fn of(balancer: &LoadBalancer, listener: &Listener, server: SocketAddr) -> Option<Self> {
         let check = listener.health_check.as_ref()?;
         let same_family = |vip: &&IpAddr| vip.is_ipv4() == server.is_ipv4();
@@ -76,7 +76,7 @@ impl Target {
         Some(Self::new(server, via, check))
     }
 
-    /// All that it is, in words that later builds write in the same way.
+    /// All fields as text, in a format that later versions keep.
     pub fn in_words(&self) -> String {
         let Self { address, via, check, watched } = self;
         let via = match via {
@@ -93,7 +93,7 @@ impl Target {
         Self { via: Via::Direct, ..self.clone() }
     }
 
-    /// Where the probe's packets are addressed to.
+    /// The destination of the probe's packets.
     pub fn remote(&self) -> SocketAddr {
         SocketAddr::new(self.via.vip().unwrap_or(self.address.ip()), self.address.port())
     }

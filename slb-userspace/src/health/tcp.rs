@@ -12,12 +12,12 @@ use super::{
     path::{Lease, Route, Transport},
 };
 
-/// A connection that is reset when it is dropped, and the way it goes.
+/// A connection that is reset when dropped, and its path.
 #[derive(Debug)]
 pub(super) struct Connection {
-    // Dropped first: the reset needs the way.
+    // Dropped first: the RST needs the path.
     pub(super) stream: TcpStream,
-    /// The other end.
+    /// The server's endpoint.
     pub(super) remote: SocketAddr,
     _lease: Option<Lease>,
 }

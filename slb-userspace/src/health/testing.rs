@@ -1,4 +1,4 @@
-//! What the tests of probes share.
+//! Shared by the tests of probes.
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -1,7 +1,7 @@
-//! TLS for probes of kind `https` and `tls`, spoken by OpenSSL.
+//! TLS for checks of kind `https` and `tls`, with OpenSSL.
 //!
-//! Without `verify` a probe takes whatever a client may take: TLS 1.0 to 1.3, every cipher with a certificate, small
-//! keys, certificates of any age and signature. With it OpenSSL's own rules hold, as they do for curl.
+//! Without `verify` a probe accepts whatever a client may accept: TLS 1.0 to 1.3, every cipher with a certificate,
+//! small keys, certificates of any age and signature. With `verify` OpenSSL's own rules apply, as for curl.
 
 mod cause;
 
@@ -22,14 +22,14 @@ pub(super) use self::cause::after_the_handshake;
 use super::{ProbeError, path::Route, tcp};
 use crate::config::model::{Tls, TlsCheck};
 
-/// Every cipher that comes with a certificate.
+/// Every cipher that authenticates with a certificate.
 const ANY_CIPHER: &str = "ALL:!aNULL:!eNULL:@SECLEVEL=0";
 
-/// Servers that know nothing of secure renegotiation are spoken to (`SSL_OP_LEGACY_SERVER_CONNECT`).
+/// Accepts servers without secure renegotiation (`SSL_OP_LEGACY_SERVER_CONNECT`).
 const LEGACY_SERVER_CONNECT: SslOptions = SslOptions::from_bits_retain(1 << 2);
 
-/// Opens a connection, agrees on TLS and resets the connection. A server that demands a client certificate has shown
-/// its own, and is there for clients that have one.
+/// Opens a connection, makes the TLS handshake and resets the connection. A server that demands a client certificate
+/// passes: it has shown its own, and serves clients that have one.
 pub(super) async fn probe(route: &Route<'_>, check: &TlsCheck) -> Result<(), ProbeError> {
     let mut connection = tcp::connect(route).await?;
     let address = connection.remote.ip();
@@ -40,7 +40,7 @@ pub(super) async fn probe(route: &Route<'_>, check: &TlsCheck) -> Result<(), Pro
     }
 }
 
-/// Agrees on TLS with the server. Its name is that of `host`, or the address that is probed.
+/// Makes the TLS handshake. The expected name is that of `host`, or the probed address.
 pub(super) async fn connect<'a>(
     stream: &'a mut TcpStream,
     host: &str,
@@ -62,7 +62,7 @@ async fn handshake(stream: &mut TcpStream, ssl: Ssl) -> Result<SslStream<&mut Tc
     }
 }
 
-/// What the server is to be called.
+/// The name that the server's certificate must have.
 #[derive(Debug, PartialEq, Eq)]
 enum Name {
     Dns(String),
@@ -70,7 +70,7 @@ enum Name {
 }
 
 impl Name {
-    /// The name in a `Host`, without the port; `address` if there is none.
+    /// The name in a `Host` header without the port; `address` if there is none.
     fn of(host: &str, address: IpAddr) -> Self {
         let name = match host.strip_prefix('[') {
             Some(rest) => rest.split(']').next().unwrap_or_default(),
@@ -83,7 +83,7 @@ impl Name {
         }
     }
 
-    /// The end of a connection to this server. An address is no name to ask for (RFC 6066, section 3).
+    /// The client side of a connection to this server. An address is not sent as server name (RFC 6066, section 3).
     fn client(&self, context: &SslContext) -> Result<Ssl, ProbeError> {
         let mut ssl = Ssl::new(context).map_err(ours)?;
         match self {
@@ -95,7 +95,7 @@ impl Name {
     }
 }
 
-/// OpenSSL failed on this machine, before the server was asked.
+/// OpenSSL failed on this host before it contacted the server.
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn ours(error: ErrorStack) -> ProbeError {
     ProbeError::NoWay(format!("OpenSSL: {error}"))
@@ -105,7 +105,7 @@ fn unverified() -> Result<&'static SslContext, ProbeError> {
     static CONTEXT: OnceLock<Result<SslContext, ErrorStack>> = OnceLock::new();
     let make = || {
         let mut builder = SslContext::builder(SslMethod::tls_client())?;
-        // What the machine's openssl.cnf asks of clients does not hold here.
+        // Overrides client settings of this host's openssl.cnf.
         builder.set_security_level(0);
         builder.set_min_proto_version(Some(SslVersion::TLS1))?;
         builder.set_max_proto_version(None)?;
@@ -117,7 +117,7 @@ fn unverified() -> Result<&'static SslContext, ProbeError> {
     CONTEXT.get_or_init(make).as_ref().map_err(|error| ours(error.clone()))
 }
 
-/// The context that asks this machine's roots, which are read once.
+/// The context that verifies against this host's root certificates, which are read once.
 fn verified() -> Result<&'static SslContext, ProbeError> {
     static CONTEXT: OnceLock<Result<Option<SslContext>, ErrorStack>> = OnceLock::new();
     let make = || roots()?.map(trusting).transpose();
@@ -134,7 +134,7 @@ fn trusting(roots: X509Store) -> Result<SslContext, ErrorStack> {
     Ok(builder.build())
 }
 
-/// This machine's roots, if it has any. What is no certificate is passed over.
+/// This host's root certificates; `None` if there are none. Entries that cannot be parsed are skipped.
 fn roots() -> Result<Option<X509Store>, ErrorStack> {
     let found = rustls_native_certs::load_native_certs().certs;
     let roots: Vec<_> = found.iter().filter_map(|der| X509::from_der(der).ok()).collect();

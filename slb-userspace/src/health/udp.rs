@@ -1,7 +1,7 @@
 //! Probes a server with a UDP datagram.
 //!
-//! A connected socket hears the ICMP errors that its datagrams cause (RFC 1122, section 4.1.3.3): port unreachable says
-//! that nothing takes them.
+//! A connected socket receives the ICMP errors that its datagrams cause (RFC 1122, section 4.1.3.3). Port unreachable
+//! means that no socket receives them.
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
@@ -15,13 +15,13 @@ use super::{
 };
 use crate::config::model::UdpCheck;
 
-/// Most bytes of an answer that are looked at.
+/// Maximum length of an answer in bytes; the rest is cut off.
 const LONGEST_ANSWER: usize = 2_048;
-/// Most characters of an answer that an error shows.
+/// Maximum number of characters of an answer in an error.
 const SHOWN: usize = 60;
 
-/// Sends the request and looks at the first answer. Where any answer is good, so is silence until the deadline: whoever took
-/// the datagram was free not to answer it, if it can have come to anybody.
+/// Sends the request and checks the first answer. If any answer is accepted, silence until the deadline is accepted
+/// too, provided that the datagram can have reached the server: the service need not answer.
 pub(super) async fn probe(
     route: &Route<'_>,
     check: &UdpCheck,
@@ -40,7 +40,7 @@ pub(super) async fn probe(
 
 async fn open(route: &Route<'_>) -> Result<(UdpSocket, Option<Lease>), ProbeError> {
     let opened = route.open(Transport::Udp).await?;
-    // Without this, a host that cannot be reached is as silent as one that does not answer.
+    // Without this, an unreachable host looks like a silent one.
     let heard = match opened.remote.is_ipv4() {
         true => setsockopt(&opened.socket, sockopt::Ipv4RecvErr, &true),
         false => setsockopt(&opened.socket, sockopt::Ipv6RecvErr, &true),
@@ -65,7 +65,7 @@ fn contains(answer: &[u8], expected: &[u8]) -> bool {
     answer.windows(expected.len()).any(|part| part == expected)
 }
 
-/// The beginning of an answer, safe to show.
+/// The beginning of an answer, escaped for display.
 fn shown(answer: &[u8]) -> String {
     let text = answer.escape_ascii().to_string();
     match text.char_indices().nth(SHOWN) {
@@ -136,7 +136,7 @@ mod tests {
         probed(&server, check("", None), short).await.unwrap();
         let error = probed(&server, check("ping", Some("pong")), short).await.unwrap_err();
         assert!(matches!(error, ProbeError::TimedOut(_)), "{error}");
-        // Any answer will do, at once.
+        // Any answer is accepted, at once.
         let fresh = self::server().await;
         let (probed, ()) =
             tokio::join!(probed(&fresh, check("x", None), GENEROUS), answer(&fresh, "x", b"?"));

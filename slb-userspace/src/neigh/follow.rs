@@ -1,4 +1,4 @@
-//! What follows the kernel over netlink sockets, and opens them anew where they fail.
+//! Tasks that follow the kernel over netlink sockets, which they reopen after failures.
 
 use std::time::Duration;
 
@@ -8,30 +8,29 @@ use tracing::warn;
 
 use crate::supervised;
 
-/// Pause before the netlink sockets are opened anew.
+/// Pause before netlink sockets are reopened.
 const RECONNECT: Duration = Duration::from_secs(1);
 
-/// Something that follows the kernel.
+/// A task that follows the kernel.
 pub(super) trait Follower: Send {
-    /// What is followed, for the log: plural.
+    /// What it follows, for the log: plural.
     const WHAT: &'static str;
-    /// Its sockets; dropping them closes them.
+    /// Its sockets. Dropping them closes them.
     type Connections: Send;
 
-    /// Opens them.
+    /// Opens the sockets.
     fn open() -> Result<Self::Connections>;
 
-    /// Follows the kernel until [`Self::is_needed`] does not hold.
+    /// Follows the kernel while [`Self::is_needed`] holds.
     ///
-    /// # Errors
-    /// A socket fails.
+    /// # Errors A socket has failed.
     fn follow(&mut self, connections: Self::Connections) -> impl Future<Output = Result<()>> + Send;
 
-    /// Whether there is a receiver of what is found.
+    /// Whether the results still have a receiver.
     fn is_needed(&self) -> bool;
 }
 
-/// Follows the kernel while that is needed. After a failure or a panic, which it logs, it opens new sockets.
+/// Runs a follower while it is needed. After an error or a panic it logs that and reopens the sockets.
 pub(super) async fn run<F: Follower>(follower: F, connections: F::Connections) {
     run_pausing(RECONNECT, follower, connections).await;
 }
@@ -71,7 +70,7 @@ mod tests {
 
     use super::*;
 
-    /// Fails as often as this, by a panic every second time, and is needed for as long.
+    /// Fails this many times, every second time by a panic, and is needed for four calls.
     struct Fails(u32, Arc<AtomicU32>);
 
     impl Follower for Fails {

@@ -1,7 +1,8 @@
-//! Next hops that stay in use while the kernel resolves them again. Pure.
+//! Keeps next hops in use while the kernel resolves them again. Pure.
 //!
-//! A neighbour entry that goes, or a link or route that is away for a moment, says nothing of a server: the kernel queues
-//! packets meanwhile and loses none. A next hop that has been good is therefore used until the kernel says otherwise.
+//! A deleted neighbour entry, or a link or route that is briefly absent, proves nothing about a server: the kernel
+//! queues packets meanwhile and loses none. A next hop that was good is therefore used until the kernel reports
+//! otherwise.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -16,15 +17,15 @@ use super::{
     kernel::{Neighbour, NeighbourKey},
 };
 
-/// How long a next hop without a usable neighbour entry stays in use where the kernel does not say that the neighbour has
-/// failed. It says so within three seconds, unless it has no room for an entry or other settings (`mcast_solicit`,
-/// `retrans_time_ms`).
+/// How long a next hop without a usable neighbour entry stays in use if the kernel reports no failure. The kernel
+/// reports it within 3 s. Exceptions: the table is full, or `mcast_solicit` or `retrans_time_ms` are changed.
 const VERDICT: Duration = Duration::from_secs(10);
 
-/// How long a next hop stays in use whose link or route is away. No network converges faster, and no check notices less.
+/// How long a next hop stays in use after its link or route has gone. No network converges faster, and no check notices
+/// less.
 const BLIP: Duration = Duration::from_millis(250);
 
-/// What was good last, and since when it is in doubt.
+/// The last good value, and since when it has been in doubt.
 #[derive(Debug)]
 struct Held<T> {
     last: T,
@@ -36,42 +37,42 @@ impl<T> Held<T> {
         Self { last, since: None }
     }
 
-    /// Puts it in doubt, and returns since when it has been.
+    /// Marks it as in doubt. Returns since when it has been.
     fn doubt(&mut self, now: Instant) -> Instant {
         *self.since.get_or_insert(now)
     }
 }
 
-/// Next hops in use, whatever the kernel's tables say at the moment.
+/// Next hops in use, including those that the kernel's tables lack.
 #[derive(Debug, Default)]
 pub(super) struct Holds {
-    /// The last usable address of each neighbour.
+    /// The last usable MAC address of each neighbour.
     macs: HashMap<NeighbourKey, Held<Mac>>,
-    /// Neighbours that do not answer, by the kernel's own verdict, and have not since.
+    /// Neighbours whose resolution has failed and that have not answered since.
     failed: HashSet<NeighbourKey>,
-    /// The last next hop to each destination, and the neighbour that it is.
+    /// The last next hop to each destination, with its neighbour.
     hops: BTreeMap<IpAddr, Held<(NeighbourKey, NextHop)>>,
-    /// When the first of those in doubt ends.
+    /// When the first hold that no notification may end expires.
     due: Option<Instant>,
 }
 
 impl Holds {
-    /// The kernel has given a neighbour up.
+    /// The kernel reports that a neighbour has failed.
     pub(super) fn fail(&mut self, key: NeighbourKey) {
         self.failed.insert(key);
     }
 
-    /// An entry was deleted. The kernel reports an entry that is deleted as failed first, which then is no verdict.
+    /// The kernel reports a deleted entry. It reports such an entry as failed first, which is then no verdict.
     pub(super) fn delete(&mut self, key: NeighbourKey) {
         self.failed.remove(&key);
     }
 
-    /// Whether the kernel has given a neighbour up.
+    /// Whether the resolution of a neighbour has failed.
     pub(super) fn has_failed(&self, key: &NeighbourKey) -> bool {
         self.failed.contains(key)
     }
 
-    /// Takes the entries as they have been read, of the neighbours that routes lead to now.
+    /// Processes the kernel's entries of all neighbours that routes lead to.
     pub(super) fn update(&mut self, entries: &HashMap<NeighbourKey, Option<Neighbour>>, now: Instant) {
         for (&key, entry) in entries {
             match entry {
@@ -88,29 +89,30 @@ impl Holds {
                 self.macs.remove(&key);
             }
         }
-        // A route that is away for a moment comes back to the same neighbour.
+        // When a route returns after a short absence, it has the same neighbour.
         let used: HashSet<_> = self.hops.values().map(|held| held.last.0).collect();
         self.macs.retain(|key, _| entries.contains_key(key) || used.contains(key));
         self.failed.retain(|key| entries.contains_key(key));
     }
 
-    /// The address of a neighbour to send to.
+    /// The MAC address to use for a neighbour.
     pub(super) fn mac(&self, key: &NeighbourKey) -> Option<Mac> {
         self.macs.get(key).map(|held| held.last)
     }
 
-    /// Begins a round of [`Self::resolve`], one for each of these destinations.
+    /// Begins a round of [`Self::resolve`], which is called once for each watched destination.
     pub(super) fn begin(&mut self, is_watched: impl Fn(&IpAddr) -> bool) {
         self.due = None;
         self.hops.retain(|destination, _| is_watched(destination));
     }
 
-    /// When a next hop in doubt ends of which there may be no notification.
+    /// When the first hold that no notification may end expires.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// The next hop to use to a destination, where the tables say `found`, and name this neighbour.
+    /// The next hop to use to a destination. `found` is the result from the kernel's tables, `neighbour` the route's
+    /// neighbour.
     pub(super) fn resolve(
         &mut self,
         destination: IpAddr,
@@ -130,7 +132,7 @@ impl Holds {
         let is_link_away = matches!(why, Unresolved::InterfaceDown { .. });
         let is_blip = is_link_away || why == Unresolved::NoRoute;
         if let Some(held) = self.hops.get_mut(&destination) {
-            // Until the neighbour that the route has moved to answers, or fails.
+            // The route has moved to another neighbour, which has neither answered nor failed yet.
             let has_moved = neighbour.is_some_and(|key| key != held.last.0 && !self.failed.contains(&key));
             let bound = match why {
                 _ if is_blip => BLIP,
@@ -153,7 +155,7 @@ impl Holds {
             self.hops.remove(&destination);
         }
         if is_link_away && let Some(key) = neighbour {
-            // Another machine may be behind it when it comes back.
+            // When the link returns, another machine may be connected to it.
             self.macs.remove(&key);
         }
         Resolution::Unresolved(why)
@@ -167,10 +169,10 @@ mod tests {
     const MAC: Mac = [2, 0, 0, 0, 0, 1];
     const SERVER: [u8; 4] = [198, 51, 100, 1];
     const MS: Duration = Duration::from_millis(1);
-    /// Of the route to the server, whether its next hop is resolved or held.
+    /// MTU of the route to the server, for a resolved next hop and for a held one.
     const ROUTE_MTU: u32 = 1400;
 
-    /// What the kernel's tables say, for one server behind a gateway.
+    /// The kernel's tables, for one server behind a gateway.
     struct Tables {
         holds: Holds,
         links: HashMap<u32, Link>,
@@ -204,7 +206,7 @@ mod tests {
             tables
         }
 
-        /// Which interface is used `ms` after the beginning, where this is the address in the gateway's entry.
+        /// The interface in use `ms` after the beginning, if the gateway's entry has this address.
         fn at(&mut self, ms: u32, mac: Option<Mac>) -> Result<u32, Unresolved> {
             let now = self.begun + ms * MS;
             let entry = mac.map(|mac| Neighbour { mac: Some(mac), dynamic: true, failed: false });
@@ -293,7 +295,7 @@ mod tests {
         assert_eq!(tables.at(50, None), Err(Unresolved::NoRoute));
     }
 
-    /// As an interface of the host does that is set down and up: its routes and entries go.
+    /// Like a local interface that is set down and up: its routes and entries vanish.
     #[test]
     fn route_and_entry_that_go_together_for_a_moment_change_nothing() {
         let mut tables = Tables::new();

@@ -1,4 +1,4 @@
-//! Questions to the kernel's routing and neighbour tables over rtnetlink (RFC 3549).
+//! Queries the kernel's links, routes, addresses and neighbours over rtnetlink (RFC 3549).
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -26,16 +26,16 @@ use super::{Below, Link, Mac, Xdp};
 ///
 /// # Errors
 ///
-/// When the kernel cannot be asked.
+/// The query fails.
 pub async fn links() -> Result<Vec<Link>> {
     Ok(Kernel::connect()?.links().await?.into_values().collect())
 }
 
-/// Returns those of these addresses that the kernel takes for its own, on whatever interface or by a local route.
+/// Returns those of these addresses that are local: on any interface or by a local route.
 ///
 /// # Errors
 ///
-/// When the kernel cannot be asked.
+/// The query fails.
 pub async fn local_of(addresses: &BTreeSet<IpAddr>) -> Result<Vec<IpAddr>> {
     let kernel = Kernel::connect()?;
     let mut local = Vec::new();
@@ -57,13 +57,13 @@ pub fn links_now() -> Result<Vec<Link>> {
     runtime.block_on(links())
 }
 
-/// A neighbour: an address on an interface.
+/// A neighbour: interface index and address.
 pub(super) type NeighbourKey = (u32, IpAddr);
 
 /// Where the kernel would send a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Route {
-    /// Nowhere.
+    /// No route.
     None,
     /// To this host.
     Local,
@@ -71,32 +71,30 @@ pub(super) enum Route {
     Via(NeighbourKey),
 }
 
-/// A neighbour entry.
+/// An entry of the neighbour table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Neighbour {
-    /// The address, while it may be used.
+    /// Its MAC address, if the entry is usable.
     pub(super) mac: Option<Mac>,
-    /// Whether the kernel maintains the entry, and not an administrator or another program.
+    /// Whether the kernel maintains the entry, as opposed to a permanent or `NOARP` one.
     pub(super) dynamic: bool,
-    /// Whether the kernel has asked in vain.
+    /// Whether resolution has failed.
     pub(super) failed: bool,
 }
 
-/// An address of this host.
+/// A local address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OwnAddress {
     /// Index of the interface it is on.
     pub(super) interface: u32,
     pub(super) address: IpAddr,
-    /// Length of the prefix of the hosts on the same link.
+    /// Length of the on-link prefix.
     pub(super) prefix: u8,
-    /// Whether no other host may have it.
+    /// Whether the address is neither tentative nor a duplicate (RFC 4862).
     pub(super) is_usable: bool,
 }
 
-/// A connection for questions.
-///
-/// Notifications come over another one, so that a burst of them cannot crowd out an answer.
+/// A connection for queries. Notifications use another connection, so that a burst of them cannot displace a reply.
 pub(super) struct Kernel {
     handle: Handle,
     connection: JoinSet<()>,
@@ -124,7 +122,7 @@ impl Kernel {
         Ok(replies.iter().filter_map(neighbour).collect())
     }
 
-    /// The addresses of this host, on all interfaces.
+    /// All local addresses.
     pub(super) async fn addresses(&mut self) -> Result<Vec<OwnAddress>> {
         let replies: Vec<AddressMessage> =
             self.handle.address().get().execute().try_collect().await.context("cannot list addresses")?;
@@ -132,7 +130,7 @@ impl Kernel {
         Ok(replies.iter().filter_map(own_address).collect())
     }
 
-    /// The addresses that this host may answer for as a proxy, each on an interface.
+    /// Proxy entries: the addresses this host may answer for, each with an interface.
     pub(super) async fn proxied(&mut self) -> Result<HashSet<NeighbourKey>> {
         let replies: Vec<NeighbourMessage> = self
             .handle
@@ -147,19 +145,19 @@ impl Kernel {
         Ok(replies.iter().filter_map(key_of).collect())
     }
 
-    /// Whether packets for an address are for this host.
+    /// Whether packets to an address are delivered locally.
     pub(super) async fn is_local(&self, address: IpAddr) -> Result<bool> {
         Ok(self.route(address).await?.0 == Route::Local)
     }
 
-    /// The route a packet of this host to `destination` would take, and the largest packet that may take it, where the route says so:
-    /// as configured, or as the kernel has learnt from routers on the way.
+    /// The route of a local packet to `destination`, and the route's MTU if it has one: configured, or learnt by path
+    /// MTU discovery.
     pub(super) async fn route(&self, destination: IpAddr) -> Result<(Route, Option<u32>)> {
         let prefix = if destination.is_ipv4() { 32 } else { 128 };
         let question = RouteMessageBuilder::<IpAddr>::new().destination_prefix(destination, prefix)?.build();
         match self.handle.route().get(question).execute().next().await {
             Some(Ok(reply)) => Ok((route(&reply, destination), mtu(&reply))),
-            // An error in reply is the kernel's way to say that there is no route.
+            // The kernel reports an error if there is no route.
             Some(Err(Error::NetlinkError(error))) => {
                 debug!(%destination, error = %error.to_io(), "no route");
                 Ok((Route::None, None))
@@ -171,10 +169,10 @@ impl Kernel {
         }
     }
 
-    /// Makes the kernel resolve a neighbour, or verify the entry it has, as if a packet were sent to it.
+    /// Makes the kernel resolve a neighbour, or verify its entry, as if a packet were sent to it (`NTF_USE`).
     ///
-    /// Only for dynamic entries, and for those that do not exist yet: recent kernels turn a permanent entry into a
-    /// dynamic one when it is used so. Returns whether there is room for an entry.
+    /// Only for dynamic entries and missing ones: recent kernels turn a permanent entry into a dynamic one. Returns
+    /// false if the neighbour table is full.
     pub(super) async fn solicit(&self, (interface, address): NeighbourKey) -> Result<bool> {
         let asked = self
             .handle
@@ -191,8 +189,8 @@ impl Kernel {
         }
     }
 
-    /// Makes the kernel verify an entry now, although it may take it for good: one that is not answered for fails within
-    /// seconds. It goes on being used meanwhile. Only for dynamic entries with an address.
+    /// Makes the kernel verify an entry now, even if it considers it reachable. Without an answer the entry fails
+    /// within seconds; until then it stays in use. Only for dynamic entries with a MAC address.
     pub(super) async fn verify(&self, (interface, address): NeighbourKey) -> Result<()> {
         self.handle
             .neighbours()
@@ -204,19 +202,19 @@ impl Kernel {
             .with_context(|| format!("cannot verify {address}"))
     }
 
-    /// Fails when the connection broke, in which case a list that ended may be a list that was cut off.
+    /// Fails if the connection broke: a list may then be incomplete.
     fn ensure_alive(&mut self) -> Result<()> {
         ensure!(self.connection.try_join_next().is_none(), "the netlink socket was closed");
         Ok(())
     }
 }
 
-/// Whether the neighbour table has had no room.
+/// Whether an error means that the neighbour table is full.
 fn is_table_full(error: &Error) -> bool {
     matches!(error, Error::NetlinkError(error) if error.to_io().raw_os_error() == Some(Errno::ENOBUFS as i32))
 }
 
-/// Reads a link message, unless it has no name.
+/// Parses a link message; `None` if it has no name.
 pub(crate) fn link(message: LinkMessage) -> Option<Link> {
     let header = message.header;
     let mut link = Link {
@@ -262,7 +260,7 @@ pub(crate) fn link(message: LinkMessage) -> Option<Link> {
     (!link.name.is_empty()).then_some(link)
 }
 
-/// The program on an interface, if it has one.
+/// The XDP program on an interface, if any.
 fn xdp(facts: &[LinkXdp]) -> Option<Xdp> {
     let native = facts.iter().find_map(|fact| match fact {
         LinkXdp::Attached(XdpAttached::Driver | XdpAttached::Hardware) => Some(true),
@@ -276,7 +274,7 @@ fn xdp(facts: &[LinkXdp]) -> Option<Xdp> {
     Some(Xdp { native, program })
 }
 
-/// The neighbour that a message is about, if it is an IP neighbour.
+/// The neighbour of a message, if it is an IP neighbour.
 fn key_of(message: &NeighbourMessage) -> Option<NeighbourKey> {
     let address = message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::V4(*address)),
@@ -286,12 +284,12 @@ fn key_of(message: &NeighbourMessage) -> Option<NeighbourKey> {
     Some((message.header.ifindex, address))
 }
 
-/// Reads an address message.
+/// Parses an address message.
 fn own_address(message: &AddressMessage) -> Option<OwnAddress> {
     let (mut local, mut address) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            // Of a point-to-point link, the other one is the peer's.
+            // On a point-to-point link, `Address` is the peer's.
             AddressAttribute::Local(own) => local = Some(*own),
             AddressAttribute::Address(own) => address = Some(*own),
             _ => {}
@@ -307,7 +305,7 @@ fn own_address(message: &AddressMessage) -> Option<OwnAddress> {
     })
 }
 
-/// Reads a neighbour message, unless it is not about an IP neighbour.
+/// Parses a neighbour message; `None` if it is about no IP neighbour.
 pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(NeighbourKey, Neighbour)> {
     let header = &message.header;
     if header.flags.contains(NeighbourFlags::Proxy) {
@@ -319,14 +317,14 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(NeighbourKey, Nei
         _ => None,
     });
     use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
-    // Stale, delay and probe: the kernel itself goes on sending to such an entry while it verifies it.
+    // While the kernel verifies a stale, delay or probe entry, it still sends to it.
     let usable = matches!(header.state, Reachable | Stale | Delay | Probe | Noarp | Permanent);
     let dynamic = !matches!(header.state, Noarp | Permanent);
     let failed = header.state == NeighbourState::Failed;
     Some((key, Neighbour { mac: mac.filter(|_| usable), dynamic, failed }))
 }
 
-/// Reads the reply to a route look-up.
+/// Parses the reply to a route look-up.
 fn route(reply: &RouteMessage, destination: IpAddr) -> Route {
     match reply.header.kind {
         RouteType::Unicast => {}
@@ -350,7 +348,7 @@ fn route(reply: &RouteMessage, destination: IpAddr) -> Route {
     interface.map_or(Route::None, |index| Route::Via((index, next_hop)))
 }
 
-/// The MTU in the reply to a route look-up; 0 stands for none.
+/// The MTU in the reply to a route look-up. 0 means none.
 fn mtu(reply: &RouteMessage) -> Option<u32> {
     let metrics = reply.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Metrics(metrics) => Some(metrics),

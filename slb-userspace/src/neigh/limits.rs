@@ -1,33 +1,33 @@
-//! How many neighbours the kernel's table holds, and what to set where that is too few.
+//! Capacity of the kernel's neighbour tables, and the sysctls to raise it.
 
 use std::{fs, net::IpAddr};
 
 use tracing::{info, warn};
 
-/// The table of an address family. All network namespaces of a machine share it.
+/// The neighbour table of an address family. All network namespaces of a machine share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Family {
     V4,
     V6,
 }
 
-/// Sizes of a table. Below the first, the kernel collects nothing.
+/// Garbage-collection thresholds of a table, in entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Thresholds {
-    /// `gc_thresh2`: above it, the kernel drops entries that have not been used for five seconds.
+    /// `gc_thresh2`: above it, the kernel drops entries that were unused for five seconds.
     soft: usize,
-    /// `gc_thresh3`: above it, there is no room for another entry.
+    /// `gc_thresh3`: above it, the table is full.
     hard: usize,
 }
 
-/// What has been said of each table.
+/// The last warning about each table.
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     said: [Option<String>; 2],
 }
 
 impl Limits {
-    /// Warns where a table is too small for the neighbours that are watched, or has refused one of them. Says nothing twice.
+    /// Warns if a table is too small for the watched neighbours, or has refused one. Logs changes only.
     pub(super) fn check(
         &mut self,
         watched: impl Iterator<Item = IpAddr>,
@@ -70,7 +70,7 @@ impl Family {
         }
     }
 
-    /// `None` where they cannot be read: the files are in the machine's first network namespace only.
+    /// `None` if unreadable: these files exist only in the initial network namespace.
     fn thresholds(self) -> Option<Thresholds> {
         let directory = format!("/proc/sys/{}", self.sysctl().replace('.', "/"));
         let read = |name: &str| fs::read_to_string(format!("{directory}/{name}")).ok()?.trim().parse().ok();
@@ -79,7 +79,7 @@ impl Family {
 
     fn complaint(self, watched: usize, is_full: bool, thresholds: Option<Thresholds>) -> Option<String> {
         let (table, sysctl) = (self.table(), self.sysctl());
-        // A table that is full holds entries of others, too.
+        // A full table also has entries of other programs.
         let present = thresholds.filter(|_| is_full).map_or(0, |thresholds| thresholds.hard);
         let need = watched.max(present).saturating_mul(2).next_power_of_two();
         let set = format!("set {sysctl}.gc_thresh2={need} and gc_thresh3={}", need.saturating_mul(2));
@@ -98,7 +98,7 @@ impl Family {
     }
 }
 
-/// The settings that decide how many neighbours of the family of an address the kernel knows.
+/// The sysctls that limit the neighbour table of an address's family.
 pub(super) fn sysctls(address: IpAddr) -> String {
     let sysctl = Family::of(address).sysctl();
     format!("{sysctl}.gc_thresh2 and gc_thresh3")
@@ -124,7 +124,7 @@ mod tests {
             "the kernel's IPv4 neighbour table holds 1024 entries (gc_thresh3), and 3000 next hops need one: \
              set net.ipv4.neigh.default.gc_thresh2=8192 and gc_thresh3=16384"
         );
-        // Others' entries count, too.
+        // Entries of other programs count too.
         let said_of_others = said(100, true, DEFAULT).unwrap();
         assert!(said_of_others.ends_with("gc_thresh2=2048 and gc_thresh3=4096"), "{said_of_others}");
         assert_eq!(said(3000, false, None), None);

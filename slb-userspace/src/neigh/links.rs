@@ -1,5 +1,5 @@
-//! Says when interfaces may have changed. Which there are is asked afresh by whoever acts on it: what he has done to them
-//! since must not look undone.
+//! Announces that interfaces may have changed. Receivers read the interfaces themselves, so that their own changes
+//! since the notification are included.
 
 use std::time::Duration;
 
@@ -16,24 +16,24 @@ use super::{
     notifications::Notifications,
 };
 
-/// How long changes are gathered: one interface that comes is told of several times.
+/// Time in which notifications are merged: one new interface causes several.
 const DEBOUNCE: Duration = Duration::from_millis(20);
-/// How often there may be a change though nothing was heard.
+/// Interval of announcements without a notification.
 const REFRESH: Duration = Duration::from_secs(20);
 
-/// How far a change of interfaces has come.
+/// Progress of a change of interfaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkChange {
-    /// The kernel has said something, and may say more of it: only what cannot wait should be done.
+    /// A notification has arrived and more may follow: do only what is urgent.
     Begun,
-    /// The kernel has said nothing more for a moment.
+    /// No more notifications have arrived for a moment.
     Settled,
 }
 
-/// Tells of changes to interfaces of the current network namespace until the receiver is dropped.
+/// Announces changes of interfaces in the current network namespace until the receiver is dropped.
 ///
 /// # Errors
-/// A netlink socket cannot be opened. Later failures are logged, and it is opened anew.
+/// A netlink socket cannot be opened. After later failures, which are logged, it is reopened.
 pub fn follow() -> Result<watch::Receiver<LinkChange>> {
     let notifications = Interfaces::open()?;
     let (changed, changes) = watch::channel(LinkChange::Settled);
@@ -41,10 +41,10 @@ pub fn follow() -> Result<watch::Receiver<LinkChange>> {
     Ok(changes)
 }
 
-/// Tells of changes.
+/// The announcing task.
 struct Interfaces {
     changed: watch::Sender<LinkChange>,
-    /// Whether changes may have been missed.
+    /// Whether notifications may have been missed.
     has_failed: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Notifications of the kernel over rtnetlink.
+//! Rtnetlink notifications.
 
 use std::{
     convert::Infallible,
@@ -19,8 +19,8 @@ use rtnetlink::{
 };
 use tokio::task::JoinSet;
 
-/// What changes the routes that the kernel chooses, and the interfaces they lead to. A nexthop object may change without a
-/// notification of the routes that use it.
+/// Groups of events that change the kernel's choice of routes, or their interfaces. A change of a nexthop object need
+/// not cause a notification of its routes.
 pub(super) const ROUTES: [MulticastGroup; 8] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
@@ -32,15 +32,15 @@ pub(super) const ROUTES: [MulticastGroup; 8] = [
     MulticastGroup::Nexthop,
 ];
 
-/// What the kernel says of its own accord.
+/// A notification of the kernel.
 pub(super) type Notification = NetlinkMessage<Content>;
 
-/// What a notification is about.
+/// Content of a notification.
 #[derive(Debug)]
 pub(super) enum Content {
-    /// Something that the netlink library knows.
+    /// A message that the netlink library can parse.
     Known(RouteNetlinkMessage),
-    /// Something else: a nexthop object, or a message of a later kernel.
+    /// Any other message: a nexthop object, or one of a later kernel.
     Unknown,
 }
 
@@ -52,7 +52,7 @@ impl NetlinkDeserializable for Content {
     }
 }
 
-/// A connection asks for it. Nothing is ever sent over one of notifications.
+/// A connection requires this. Nothing is sent over a connection for notifications.
 impl NetlinkSerializable for Content {
     fn message_type(&self) -> u16 {
         match self {

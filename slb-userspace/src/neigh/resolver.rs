@@ -1,8 +1,8 @@
-//! Follows the kernel's tables and publishes what they mean for the watched destinations.
+//! Follows the kernel's tables, and publishes the next hops of the watched destinations.
 //!
-//! Notifications only say *that* something changed. What is published always comes from the tables as they are read
-//! afterwards, so a notification that is lost, late or out of order cannot leave a wrong address behind for longer than
-//! the periodic pass takes to come.
+//! A notification only shows *that* something has changed. Published next hops always come from tables that are read
+//! afterwards. A notification that is lost, late or reordered can therefore leave a wrong address only until the next
+//! periodic pass.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,17 +28,17 @@ use super::{
     view::{Outdated, View},
 };
 
-/// How long changes are gathered before the tables are read. A link that has a carrier again is seen after this time, and its
-/// neighbours, once they answer, after this time again: until then packets are lost. [`View::rested_at`] bounds the work.
+/// Time in which notifications are merged before the tables are read. After a link regains carrier, packets are lost
+/// for this time, and for it again once its neighbours answer. [`View::rested_at`] bounds the work.
 const DEBOUNCE: Duration = Duration::from_millis(10);
 
-/// How long one pass may take before the netlink sockets are given up and opened anew.
+/// Longest time of one pass, after which the netlink sockets are reopened.
 const PASS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Doubts that wait to be looked into. More are dropped: whoever still hears nothing doubts again.
+/// Capacity of the queue of doubts. Further doubts are dropped; a server that stays silent is doubted again.
 const DOUBTS: usize = 1_024;
 
-/// Resolves destinations for as long as it exists.
+/// Resolves destinations until dropped.
 #[derive(Debug)]
 pub struct Resolver {
     watched: watch::Sender<BTreeSet<IpAddr>>,
@@ -46,13 +46,13 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// Starts to resolve in the current network namespace, with no destination watched.
+    /// Starts to resolve in the current network namespace, without destinations.
     ///
-    /// The receiver sees a new map whenever anything in it changes. The work ends when either half is dropped.
+    /// The receiver gets a new map after each change. The task ends when either half is dropped.
     ///
     /// # Errors
     ///
-    /// When netlink sockets cannot be opened. Later failures of a socket are logged, and it is opened anew.
+    /// Netlink sockets cannot be opened. After later failures, which are logged, they are reopened.
     ///
     /// # Panics
     ///
@@ -66,13 +66,13 @@ impl Resolver {
         Ok((Self { watched, doubts }, resolutions))
     }
 
-    /// Where to name a watched destination from which nothing is heard: its next hop is verified at once, and not only when
-    /// the kernel sees a reason to.
+    /// Channel for watched destinations that do not answer. Their next hops are verified at once, even if the kernel
+    /// has no reason to.
     pub fn doubts(&self) -> mpsc::Sender<IpAddr> {
         self.doubts.clone()
     }
 
-    /// Makes `destinations` the watched ones.
+    /// Replaces the watched destinations.
     pub fn watch(&self, destinations: BTreeSet<IpAddr>) {
         self.watched.send_if_modified(|watched| {
             let changed = *watched != destinations;
@@ -82,7 +82,7 @@ impl Resolver {
     }
 }
 
-/// Both sockets; dropping it closes them.
+/// Both sockets. Dropping it closes them.
 struct Connections {
     kernel: Kernel,
     notifications: Notifications,
@@ -110,7 +110,7 @@ impl Follower for Worker {
         Connections::open()
     }
 
-    /// Publishes until either half is dropped, or a socket fails.
+    /// Publishes until either half is dropped or a socket fails.
     async fn follow(&mut self, mut connections: Connections) -> Result<()> {
         let mut outdated = Outdated::Everything;
         let mut pass_at = Instant::now();

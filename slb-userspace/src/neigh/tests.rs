@@ -1,4 +1,4 @@
-//! Tests against the kernel: two network namespaces of their own, joined by a veth pair. They need root.
+//! Tests against the kernel: two network namespaces joined by a veth pair. They need root.
 
 mod vips;
 
@@ -47,7 +47,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// Makes the calling thread's namespace `near`'s.
+    /// The calling thread ends up in `near`'s namespace.
     async fn create() -> Self {
         let far_namespace = File::open("/proc/thread-self/ns/net").unwrap();
         let far = connect();
@@ -105,7 +105,7 @@ impl Pair {
     }
 }
 
-/// Runs commands of the shell, each of which must succeed.
+/// Runs shell commands, each of which must succeed.
 fn run(lines: &str) {
     let output = std::process::Command::new("sh").args(["-ec", lines]).output().unwrap();
     assert!(output.status.success(), "{lines}: {}", String::from_utf8_lossy(&output.stderr));
@@ -117,7 +117,7 @@ fn connect() -> Handle {
     handle
 }
 
-/// Gives the interface its addresses and sets it up. The calling thread is in its namespace.
+/// Adds the interface's addresses and sets it up. The calling thread is in its namespace.
 async fn prepare(handle: &Handle, name: &str, mac: Mac, host: u8) -> u32 {
     let index = links().await.unwrap().into_iter().find(|link| link.name == name).unwrap().index;
     change(handle, LinkUnspec::new_with_index(index).address(mac.to_vec()).up()).await;
@@ -134,7 +134,7 @@ async fn change(handle: &Handle, link: LinkMessageBuilder<LinkUnspec>) {
     handle.link().change(link.build()).execute().await.unwrap();
 }
 
-/// Runs a test on a thread in a network namespace of its own; without the right to make one, says so and returns.
+/// Runs a test on a thread in a network namespace of its own. Without root it is skipped with a message.
 fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     if !geteuid().is_root() {
         eprintln!("skipped: a network namespace of its own needs root");
@@ -239,7 +239,7 @@ fn follows_neighbours() {
         pair.delete_neighbour(silent).await;
         until(&mut seen, silent, &no_neighbour(silent)).await;
 
-        // Whatever the entry said: once it is gone, the neighbour itself is asked.
+        // Whatever the entry said, the neighbour itself is solicited once the entry is deleted.
         pair.add_permanent(ip(peer), OTHER_MAC).await;
         until(&mut seen, peer, &pair.resolved(OTHER_MAC)).await;
         pair.delete_neighbour(peer).await;
@@ -256,7 +256,7 @@ fn leaves_permanent_entries_permanent() {
         let (resolver, mut seen) = Resolver::spawn().unwrap();
         resolver.watch(set([peer]));
         until(&mut seen, peer, &pair.resolved(OTHER_MAC)).await;
-        // What comes of one more destination is published after the first pass is over, soliciting included.
+        // The resolution of another destination is published after the first pass, including its solicitations.
         resolver.watch(set([peer, "192.0.2.1"]));
         until(&mut seen, "192.0.2.1", &LOCAL).await;
         let entries = Kernel::connect().unwrap().neighbours().await.unwrap();
@@ -305,7 +305,7 @@ fn follows_routes_and_links() {
     });
 }
 
-/// A route may take less than the interface.
+/// A route's MTU may be smaller than the interface's.
 #[test]
 fn the_mtu_is_the_routes() {
     in_namespace(|| async {
@@ -351,7 +351,7 @@ fn lists_links() {
             xdp: None,
             mtu: 1500,
             master: None,
-            // The peer, in the only other namespace that this one knows.
+            // The peer, in the only other namespace that this one knows (nsid 0).
             below: Some(Below { index: pair.far_index, namespace: Some(0) }),
         };
         assert_eq!(*near, expected);

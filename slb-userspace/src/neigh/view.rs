@@ -1,4 +1,4 @@
-//! What the resolver knows of the kernel's tables, and what that means for each destination.
+//! The resolver's view of the kernel's tables, and the next hops that follow from it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -19,59 +19,58 @@ use super::{
     notifications::{Content, Notification},
 };
 
-/// How often neighbours are kept warm, and everything is read, at the least.
+/// Longest interval at which neighbours are solicited and everything is read.
 pub(super) const REFRESH: Duration = Duration::from_secs(20);
 
-/// How often everything is read though nothing was heard, where that takes little time: the kernel does not announce the path MTUs
-/// that it learns (RFC 1191, RFC 8201).
+/// Interval at which everything is read without a notification, if that takes little time. The kernel does not announce
+/// path MTUs that it learns (RFC 1191, RFC 8201).
 const REREAD: Duration = Duration::from_secs(2);
 
-/// Reading everything though nothing was heard takes no more than one part in this many of the time, as long as [`REFRESH`] is longer.
+/// Reading everything without a notification takes at most 1/50 of the time, unless [`REFRESH`] requires it.
 const REREAD_SHARE_OF_TIME: u32 = 50;
 
-/// How often a neighbour that does not answer is asked again.
-///
-/// The kernel asks three times, a second apart: it goes on asking as it would for traffic of its own.
+/// Interval of solicitations of a neighbour that does not answer. The kernel solicits three times, one second apart, so
+/// it solicits continuously, as for traffic of its own.
 pub(super) const RETRY: Duration = Duration::from_secs(3);
 
-/// How often the same neighbour is verified: longer than that takes.
+/// Minimum interval between verifications of a neighbour: longer than one takes.
 const VERIFY: Duration = Duration::from_secs(5);
 
-/// Reading takes no more than one part in this many of the time, however often routes change.
+/// Reading takes at most 1/5 of the time, however often routes change.
 const MAX_SHARE_OF_TIME: u32 = 5;
 
 /// What a notification makes outdated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Outdated {
-    /// Nothing of what is known.
+    /// Nothing.
     Nothing,
     /// Neighbour entries.
     Neighbours,
-    /// Anything, routes and links included.
+    /// Everything, including routes and links.
     Everything,
 }
 
-/// The part of the kernel's tables that matters to the watched destinations.
+/// The part of the kernel's tables that concerns the watched destinations.
 pub(super) struct View {
     links: HashMap<u32, Link>,
-    /// One for each destination.
+    /// The route to each destination.
     routes: BTreeMap<IpAddr, Route>,
-    /// The largest packets that routes take, for destinations whose route says so.
+    /// Route MTUs, of destinations whose route has one.
     mtus: BTreeMap<IpAddr, u32>,
-    /// Entries of the next hops in `routes`; `None` where the kernel has none.
+    /// Entries of the next hops in `routes`; `None` if the kernel has none.
     neighbours: HashMap<NeighbourKey, Option<Neighbour>>,
-    /// What is used while the tables lack it.
+    /// Next hops that stay in use while the tables lack them.
     holds: Holds,
-    /// When each next hop was solicited last.
+    /// When each next hop was last solicited.
     solicited: HashMap<NeighbourKey, Instant>,
-    /// Next hops for which the kernel had no room.
+    /// Next hops for which the neighbour table was full.
     no_room: HashSet<NeighbourKey>,
     limits: Limits,
-    /// When each next hop was verified last because somebody doubted it.
+    /// When each next hop was last verified because of a doubt.
     verified: HashMap<NeighbourKey, Instant>,
-    /// When the next pass may start at the earliest.
+    /// The earliest time of the next pass.
     pub(super) rested_at: Instant,
-    /// When everything is to be read again though nothing is heard. Passes over neighbours alone do not delay it.
+    /// When everything is due to be read without a notification. Passes over neighbours alone do not postpone it.
     full_due: Instant,
 }
 
@@ -94,7 +93,7 @@ impl Default for View {
 }
 
 impl View {
-    /// Reads the tables: neighbours always, and routes and links if `everything`.
+    /// Reads the kernel's tables: always neighbours, and with `everything` also routes and links.
     pub(super) async fn read(
         &mut self,
         kernel: &mut Kernel,
@@ -129,7 +128,7 @@ impl View {
         Ok(())
     }
 
-    /// Sets when the next passes may start, and when the next one over everything is due.
+    /// Sets the earliest time of the next pass, and when everything is due to be read.
     fn note_pass(&mut self, start: Instant, end: Instant, everything: bool) {
         let took = end - start;
         self.rested_at = end + took * (MAX_SHARE_OF_TIME - 1);
@@ -138,7 +137,7 @@ impl View {
         }
     }
 
-    /// The next hop to use to each destination that was asked for when everything was read last.
+    /// The next hop to use to each destination of the last pass over everything.
     pub(super) fn resolutions(&mut self) -> BTreeMap<IpAddr, Resolution> {
         let now = Instant::now();
         self.holds.begin(|destination| self.routes.contains_key(destination));
@@ -155,14 +154,14 @@ impl View {
         resolutions
     }
 
-    /// What the tables say of a destination.
+    /// The resolution of a destination by the kernel's tables alone.
     fn found(&self, destination: &IpAddr, route: &Route) -> Resolution {
         let key = match route {
             Route::Via(key) => key,
             Route::Local => return Resolution::Unresolved(Unresolved::Local),
             Route::None => return Resolution::Unresolved(Unresolved::NoRoute),
         };
-        // A link that came after the links were read, or went before the route was: a notification is on its way.
+        // The link appeared after links were read, or vanished before the route was read. A notification will follow.
         let Some(link) = self.links.get(&key.0) else { return Resolution::Unresolved(Unresolved::NoRoute) };
         let interface = link.name.clone();
         let Some(source_mac) = link.mac else {
@@ -191,13 +190,13 @@ impl View {
         }
     }
 
-    /// The address in the kernel's entry.
+    /// The MAC address in the kernel's entry.
     fn mac(&self, key: &NeighbourKey) -> Option<Mac> {
         self.neighbours.get(key).copied().flatten()?.mac
     }
 
-    /// Solicits the next hops whose turn it is: the usable ones to keep them so, the others to make them so. Returns whether the
-    /// kernel has room for others than before.
+    /// Solicits the next hops that are due: usable ones to keep them fresh, others to resolve them. Returns whether the
+    /// set of next hops without room in the table has changed.
     pub(super) async fn solicit(&mut self, kernel: &Kernel) -> bool {
         let now = Instant::now();
         let mut failed = 0_u32;
@@ -206,7 +205,7 @@ impl View {
         for (&key, neighbour) in &self.neighbours {
             let ethernet = self.links.get(&key.0).is_some_and(|link| link.up && link.mac.is_some());
             let pause = match neighbour {
-                // Without an entry the kernel is not asking.
+                // Without an entry the kernel is not soliciting.
                 None => Duration::ZERO,
                 Some(Neighbour { mac: None, .. }) => RETRY,
                 Some(Neighbour { mac: Some(_), .. }) => REFRESH,
@@ -234,7 +233,7 @@ impl View {
         has_changed
     }
 
-    /// Has the next hop to a destination verified, which somebody has heard nothing from.
+    /// Verifies the next hop to a destination that does not answer.
     pub(super) async fn doubt(&mut self, kernel: &Kernel, destination: IpAddr) {
         let Some(Route::Via(key)) = self.routes.get(&destination).copied() else { return };
         let Some(Some(Neighbour { mac: Some(_), dynamic: true, .. })) = self.neighbours.get(&key) else {
@@ -246,12 +245,12 @@ impl View {
         }
         self.verified.insert(key, now);
         if let Err(error) = kernel.verify(key).await {
-            // Its entry may have gone a moment ago.
+            // Its entry may just have been deleted.
             debug!(error = format!("{error:#}"), "neighbour not verified");
         }
     }
 
-    /// When the next pass is due though nothing is heard.
+    /// When the next pass is due without a notification.
     pub(super) fn next_pass(&self, now: Instant) -> Instant {
         let is_complete = self.neighbours.keys().all(|key| self.mac(key).is_some());
         let neighbours = now + if is_complete { REFRESH } else { RETRY };
@@ -259,14 +258,14 @@ impl View {
         self.holds.due().map_or(pass, |due| due.min(pass))
     }
 
-    /// Whether a pass reads routes and links, too.
+    /// Whether a pass reads routes and links too.
     pub(super) fn reads_everything(&self, outdated: Outdated, now: Instant) -> bool {
-        // What is no longer used because the tables lack it may have come back unannounced.
+        // When a hold expires, the missing entry may have returned without a notification.
         let ends_hold = || outdated == Outdated::Nothing && self.holds.due().is_some_and(|due| due <= now);
         outdated == Outdated::Everything || now >= self.full_due || ends_hold()
     }
 
-    /// Takes notice of the kernel's verdicts; returns what of the view a notification makes outdated.
+    /// Records the kernel's verdicts. Returns what a notification makes outdated.
     pub(super) fn heed(&mut self, notification: &Notification) -> Outdated {
         let NetlinkPayload::InnerMessage(message) = &notification.payload else {
             // An overrun: notifications were lost.
@@ -285,12 +284,12 @@ impl View {
         if is_deleted {
             self.holds.delete(key);
         } else if neighbour.failed {
-            // It may ask again, and the entry say so, before it is read.
+            // The kernel may solicit again, and change the entry, before it is read.
             self.holds.fail(key);
         }
         let mac = neighbour.mac.filter(|_| !is_deleted);
         let is_verdict = neighbour.failed && !is_deleted && !had_failed;
-        // Most notifications are of an entry that was verified or ages, which changes nothing here.
+        // Most notifications are of an entry that ages or was verified, which changes nothing here.
         if is_verdict || self.mac(&key) != mac { Outdated::Neighbours } else { Outdated::Nothing }
     }
 }
@@ -337,7 +336,7 @@ mod tests {
         let begin = Instant::now();
         let at = |milliseconds| begin + Duration::from_millis(milliseconds);
         for mac in [Some(MAC), None] {
-            // Less than 2 % of 2 s, more, and more than 2 % of 20 s.
+            // Reading takes less than 2 % of 2 s, more than that, and more than 2 % of 20 s.
             for (took, due) in [(1, 2_001), (100, 5_100), (600, 20_600)] {
                 let mut view = view(mac);
                 view.note_pass(begin, at(took), true);

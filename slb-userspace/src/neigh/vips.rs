@@ -1,5 +1,5 @@
-//! How VIPs stand on this host: whether they are its addresses, and whether it answers ARP and neighbour discovery for them. Follows
-//! the kernel's tables, as [`super::Resolver`] does.
+//! State of VIPs on this host: whether they are local, and whether the host answers ARP and neighbour discovery for
+//! them. Follows the kernel's tables as [`super::Resolver`] does.
 
 mod answers;
 
@@ -24,42 +24,41 @@ use super::{
 };
 use answers::Host;
 
-/// How long changes are gathered before the tables are read.
+/// Time in which notifications are merged before the tables are read.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-/// How often everything is read though nothing was heard.
+/// Interval at which everything is read without a notification.
 const REFRESH: Duration = Duration::from_secs(20);
-/// How long one pass may take.
+/// Longest time of one pass.
 const PASS_TIMEOUT: Duration = Duration::from_secs(10);
-/// Reading takes no more than one part in this many of the time, however often routes change.
+/// Reading takes at most 1/5 of the time, however often routes change.
 const MAX_SHARE_OF_TIME: u32 = 5;
 
-/// How a VIP stands on this host.
+/// State of a VIP on this host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// Whether it is an address of this host, on whatever interface, or routed to the host itself.
+    /// Whether it is local: an address of any interface, or a local route.
     pub is_local: bool,
-    /// Of one that lies in the subnet of an interface: why hosts there do not reach it, and what to do.
+    /// For a VIP in the subnet of an interface: why hosts there do not reach it, and what to do.
     pub unanswered: Option<String>,
 }
 
-/// What is known of every VIP that is watched.
+/// State of every watched VIP.
 pub type Standings = Arc<BTreeMap<IpAddr, Standing>>;
 
-/// Follows how VIPs stand for as long as it exists.
+/// Follows the state of VIPs until dropped.
 #[derive(Debug)]
 pub struct Vips {
     watched: watch::Sender<BTreeSet<IpAddr>>,
 }
 
 impl Vips {
-    /// Reads how VIPs stand in the current network namespace, and follows it.
+    /// Reads the state of VIPs in the current network namespace, and follows it.
     ///
-    /// The receiver sees a new map whenever anything in it changes. The work ends when either half is dropped.
+    /// The receiver gets a new map after each change. The task ends when either half is dropped.
     ///
-    /// # Errors
-    /// The kernel cannot be asked. Later failures are logged, and it is asked again.
+    /// # Errors The kernel cannot be queried. After later failures, which are logged, the query is repeated.
     pub async fn spawn(vips: BTreeSet<IpAddr>) -> Result<(Self, watch::Receiver<Standings>)> {
-        // Before the first reading: what changes after it is noticed.
+        // Subscribe before the first reading, so that later changes are noticed.
         let notifications = Notifications::subscribe(&notifications::ROUTES)?;
         let first = read(&vips).await?;
         let (watched, wanted) = watch::channel(vips);
@@ -68,7 +67,7 @@ impl Vips {
         Ok((Self { watched }, standings))
     }
 
-    /// Makes `vips` the watched ones.
+    /// Replaces the watched VIPs.
     pub fn watch(&self, vips: BTreeSet<IpAddr>) {
         self.watched.send_if_modified(|watched| {
             let changed = *watched != vips;
@@ -78,10 +77,9 @@ impl Vips {
     }
 }
 
-/// How VIPs stand now.
+/// The current state of VIPs.
 ///
-/// # Errors
-/// The kernel cannot be asked, or does not answer in time.
+/// # Errors The kernel cannot be queried, or does not answer in time.
 pub async fn read(vips: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, Standing>> {
     let reading = async {
         let mut kernel = Kernel::connect()?;
@@ -109,7 +107,7 @@ impl Follower for Worker {
         Notifications::subscribe(&notifications::ROUTES)
     }
 
-    /// Publishes until either half is dropped, or a socket fails.
+    /// Publishes until either half is dropped or a socket fails.
     async fn follow(&mut self, mut notifications: Notifications) -> Result<()> {
         let mut pass_at = Instant::now();
         let mut rested_at = pass_at;

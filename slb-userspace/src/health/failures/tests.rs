@@ -24,10 +24,11 @@ fn server(check: CheckKind) -> Target {
     target("10.0.0.1:80".parse().unwrap(), check, TIMEOUT)
 }
 
-/// A server whose answers take `answer`, under daemons that live for so long each, the last one for ever.
+/// A server that answers after `answer`. Daemons run one after the other, each for a time of `lives`, and the last one
+/// forever.
 struct Case<'a> {
     lives: &'a [f64],
-    /// Time between two daemons.
+    /// Seconds between two daemons.
     down: f64,
     answer: Duration,
     threshold: u8,
@@ -36,7 +37,7 @@ struct Case<'a> {
 const HANGS: Duration = Duration::from_secs(1_000_000);
 
 impl Case<'_> {
-    /// Time that daemons have lived for when the server becomes unhealthy.
+    /// Total running time of the daemons when the server becomes unhealthy.
     fn unhealthy_after(&self) -> Option<Duration> {
         let directory = tempfile::tempdir().unwrap();
         let mut target = server(CheckKind::Tcp);
@@ -53,7 +54,7 @@ impl Case<'_> {
                     tick += TICK;
                 }
             };
-            // A moment after the saves.
+            // Shortly after the saves.
             let mut start = seconds(0.001);
             while start < life {
                 save_until(start);
@@ -105,7 +106,7 @@ fn hanging_server_becomes_unhealthy_although_restarts_come_before_each_timeout()
     for life in [1.0, 1.3, 2.0, 3.0, 4.9] {
         let case = Case { lives: &[life; 200], down: 0.2, answer: HANGS, threshold: 3 };
         let at = case.unhealthy_after().expect("it becomes unhealthy");
-        // What a daemon has waited for since its last save is lost.
+        // Waiting time since the last save is lost with the daemon.
         let lost = life / (life - 0.5);
         let most = (TIMEOUT * 2).mul_f64(lost * 3.0) + seconds(life * 3.0);
         assert!((TIMEOUT * 6 - seconds(life * 3.0)..=most).contains(&at), "restarts every {life} s: {at:?}");
@@ -122,7 +123,7 @@ fn answering_server_stays_healthy_under_restarts() {
             assert_eq!(case.unhealthy_after(), None, "answer after {answer} s, restarts every {life} s");
         }
     }
-    // Restarts that are sooner than the answer.
+    // The daemon restarts before the answer arrives.
     for lives in [[2.9, 2.9], [0.5, 2.9], [2.9, 1.0]] {
         let case = Case { lives: &lives, down: 30.0, answer: seconds(3.0), threshold: 1 };
         assert_eq!(case.unhealthy_after(), None, "{lives:?}");
@@ -154,7 +155,7 @@ fn probes_that_the_daemon_has_ended_itself_are_no_silence() {
     let (now, before) = (Instant::now(), failures.counter(&target));
     before.verdict(2);
     before.start(now);
-    // A reload that changes where probes come from.
+    // A reload that changes the source address of probes.
     let after = failures.counter(&target);
     assert_eq!(
         lasting(&failures.counts().by_target, now + TIMEOUT).into_values().next(),
@@ -213,7 +214,7 @@ fn probes_that_are_answered_soon_cause_no_writes() {
     assert!(directory.path().join(FILE).exists());
 }
 
-/// Whether there is a verdict that is to be saved at once.
+/// Whether a result waits to be saved at once.
 async fn is_urgent(failures: &Failures) -> bool {
     timeout(Duration::ZERO, failures.urgent()).await.is_ok()
 }
@@ -234,7 +235,7 @@ async fn failing_server_becomes_unhealthy_however_soon_restarts_come() {
             assert_eq!(run, 3);
             return;
         }
-        // The daemon is killed before it saves once more.
+        // The daemon is killed before its next save.
         assert!(is_urgent(&failures).await, "run {run}");
         failures.save(Instant::now()).unwrap();
     }

@@ -1,35 +1,35 @@
-//! The head of an answer, as it comes in.
+//! The head of an HTTP/1 answer, parsed while it arrives.
 //!
-//! Only the status counts. Fields are passed over without a look, so a check is no stricter than a client: curl, whose
-//! limits these are, takes folded fields, spaces before a colon, and a head that ends with the connection.
+//! Only the status code counts. Header fields are skipped, so a check is no stricter than a client. Like curl, whose
+//! limits these are, it accepts folded fields, spaces before a colon, and a head that ends with the connection.
 
 use httparse::{EMPTY_HEADER, ParserConfig, Response};
 
 use crate::health::ProbeError;
 
-/// Most bytes of heads that are read, those of interim answers included.
+/// Limit in bytes for all heads, interim responses included.
 pub(super) const LONGEST: usize = 300 * 1024;
-/// Most bytes of one line of a head.
+/// Limit in bytes for one line of a head.
 pub(super) const LONGEST_LINE: usize = 100 * 1024;
-/// What is looked at of a status line before its end has come: enough for the status.
+/// Bytes of an incomplete status line that are parsed: enough for the status code.
 const START: usize = 64;
 
-/// What has been read so far.
+/// State of the parser.
 #[derive(Debug, Default)]
 pub(super) struct Head {
     total: usize,
     /// The beginning of the status line, up to `START` bytes.
     start: Vec<u8>,
-    /// Bytes of the line that is not complete yet.
+    /// Length in bytes of the incomplete line.
     line: usize,
-    /// Whether that line has anything but a CR.
+    /// Whether the incomplete line has anything except CR and LF.
     is_filled: bool,
-    /// From the status line, once that is complete.
+    /// From the status line, once it is complete.
     status: Option<u16>,
 }
 
 impl Head {
-    /// Takes what has come, and returns the status once the head is complete.
+    /// Parses further bytes. Returns the status code once the head is complete.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Option<u16>, ProbeError> {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             self.total += piece.len();
@@ -54,12 +54,12 @@ impl Head {
         Ok(None)
     }
 
-    /// The status, if the connection ended here: the head is over then, too.
+    /// The status code if the connection ends here, which also ends the head.
     pub(super) fn at_the_end(&self) -> Option<u16> {
         self.status.filter(|status| !is_interim(*status))
     }
 
-    /// The status at the empty line. After an interim answer another one follows (RFC 9110, section 15.2).
+    /// The status code at the empty line. Another response follows an interim one (RFC 9110, section 15.2).
     fn end(&mut self) -> Option<u16> {
         let status = self.status.take();
         self.start.clear();
@@ -73,7 +73,7 @@ impl Head {
         let name = line.len().min(b"HTTP".len());
         line[..name].make_ascii_uppercase();
         if ends {
-            // The rest of the reason is not looked at, nor are the fields: none follow here.
+            // Cut the rest of the reason phrase, and add the end of a head without fields.
             line.truncate(line.trim_ascii_end().len());
             line.extend_from_slice(b"\r\n\r\n");
         }
@@ -88,7 +88,7 @@ impl Head {
     }
 }
 
-/// Whether another answer follows. After 101, which was not asked for, none does.
+/// Whether another response follows. None follows 101, which is answered only to a request for an upgrade.
 fn is_interim(status: u16) -> bool {
     (100..200).contains(&status) && status != 101
 }
@@ -158,7 +158,7 @@ mod tests {
     }
 
     proptest! {
-        /// However the bytes are cut, the result is that of the whole.
+        /// The result does not depend on how the bytes are split.
         #[test]
         fn pieces_make_the_whole(
             pieces in vec(select(&["HTTP/1.1 ", "http", "100 ", "204 ", "\r\n", "\n", "A: b", "ß"][..]), 0..12),

@@ -26,7 +26,8 @@ fn check() -> HttpCheck {
     }
 }
 
-/// Probes a server that sends `answer` to whatever is asked; returns the request, too, and how the connection ended.
+/// Probes a server that answers any request with `answer`. Returns the result, the request, and how the connection
+/// ended.
 async fn probed(
     check: HttpCheck,
     answer: &[u8],
@@ -45,13 +46,13 @@ async fn probed_within(
         let (stream, _) = listener.accept().await.unwrap();
         let mut stream = BufReader::new(stream);
         let mut request = Vec::new();
-        // What speaks TLS ends no line: its first piece is answered.
+        // A TLS client hello ends no line: the server answers its first bytes.
         while !request.ends_with(b"\r\n\r\n") && !request.starts_with(&[22]) {
             let part = stream.fill_buf().await.unwrap().to_vec();
             stream.consume(part.len());
             request.extend(part);
         }
-        // The other end may have had enough of it before it is all sent.
+        // The probe may reset the connection before everything is sent.
         let _ = stream.get_mut().write_all(answer).await;
         let _ = stream.get_mut().shutdown().await;
         let end = stream.read(&mut [0; 1]).await;
@@ -73,7 +74,7 @@ async fn asks_as_it_is_told() {
             "HEAD / HTTP/1.1\r\nHost: {address}\r\nUser-Agent: {USER_AGENT}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
         )
     );
-    // What is left of the answer is not waited for.
+    // The probe does not wait for the rest of the answer.
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 
     let other = HttpCheck {
@@ -106,7 +107,7 @@ async fn answers_that_are_none_are_told_apart() {
         let paths = Paths::default();
         let close = async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            // Read first: with data unread, closing is a reset.
+            // Read first: closing a socket with unread data sends a RST.
             let _ = stream.read(&mut [0; 1_024]).await;
             drop(stream);
         };
@@ -122,7 +123,7 @@ async fn answers_that_are_none_are_told_apart() {
     assert!(matches!(long.unwrap_err(), ProbeError::HeadTooLong { .. }));
 }
 
-/// Answers that curl 7.88 takes, each with its status.
+/// Answers that curl 7.88 accepts, each with its status code.
 fn answers_that_curl_takes() -> Vec<(&'static str, Vec<u8>, u16)> {
     let head = |fields: &[u8]| [b"HTTP/1.1 200 OK\r\n", fields, b"\r\n"].concat();
     let field = |length: usize| [&b"X: "[..], &vec![b'x'; length - 5], b"\r\n"].concat();
@@ -155,7 +156,7 @@ fn answers_that_curl_takes() -> Vec<(&'static str, Vec<u8>, u16)> {
 async fn answers_that_curl_takes_are_taken() {
     let mut wrong = Vec::new();
     for (what, answer, status) in answers_that_curl_takes() {
-        // A status that is not expected is named.
+        // The error names an unexpected status code.
         let expect = vec![Status::Code(599)];
         let short = Duration::from_secs(2);
         let (probed, ..) = probed_within(short, HttpCheck { expect, ..check() }, &answer).await;

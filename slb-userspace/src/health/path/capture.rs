@@ -1,7 +1,8 @@
-//! Hears the answers that servers send from VIPs.
+//! Captures answers that servers send from VIPs.
 //!
-//! They arrive at an address of the host, and the host's own IP would drop them where it holds the VIP itself (their
-//! source would be its own address), or refuse them, as their sockets are elsewhere. A packet socket hears them before.
+//! They are addressed to this host. Its IP stack drops them if the VIP is local, because their source is a local
+//! address. Otherwise it refuses them, because their sockets are in another namespace. A packet socket receives them
+//! first.
 
 use std::{
     collections::BTreeSet,
@@ -21,10 +22,10 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{filter, sender::packet_address};
 
-/// Room for answers that wait, in bytes: those of as many probes as begin at once, several times.
+/// Receive buffer in bytes, for several times the probes that start at once.
 const BUFFER: usize = 8 << 20;
 
-/// Hears packets of one family, of all interfaces.
+/// Captures packets of one address family on all interfaces.
 #[derive(Debug)]
 pub(super) struct Capture {
     socket: AsyncFd<Socket>,
@@ -32,7 +33,7 @@ pub(super) struct Capture {
     known: Mutex<Known>,
 }
 
-/// Whose packets are heard.
+/// The addresses whose packets are captured.
 #[derive(Debug, Default)]
 struct Known {
     vips: BTreeSet<IpAddr>,
@@ -40,16 +41,16 @@ struct Known {
 }
 
 impl Capture {
-    /// Hears nothing yet.
+    /// Opens a capture that receives nothing yet.
     pub(super) fn open(is_v4: bool) -> io::Result<Self> {
-        // Of no protocol, and so deaf until the filter is there.
+        // Protocol 0: it receives nothing before the filter is attached.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM.nonblocking().cloexec(), None)?;
         socket.attach_filter(&filter::nothing())?;
-        // Beyond the limit for those who are not root.
+        // Exceeds `net.core.rmem_max`, which requires `CAP_NET_ADMIN`.
         setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
         socket.bind(&packet_address(libc::sockaddr_ll {
             sll_family: libc::AF_PACKET as libc::sa_family_t,
-            // Constants of the packet path are in the order of the wire. What the host sends is not of this type.
+            // The constants are in network byte order. Outgoing packets do not match this type.
             sll_protocol: if is_v4 { ether_type::IPV4 } else { ether_type::IPV6 },
             sll_ifindex: 0,
             sll_hatype: 0,
@@ -62,7 +63,7 @@ impl Capture {
         Ok(Self { socket, is_v4, known: Mutex::default() })
     }
 
-    /// From now on hears what this VIP sends to this address.
+    /// Also captures what this VIP sends to this address.
     pub(super) fn hear(&self, vip: IpAddr, source: IpAddr) -> io::Result<()> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.vips.insert(vip) | known.sources.insert(source) {
@@ -72,7 +73,7 @@ impl Capture {
         Ok(())
     }
 
-    /// The next packet.
+    /// Receives the next packet.
     pub(super) async fn next<'a>(&self, buffer: &'a mut [MaybeUninit<u8>]) -> io::Result<&'a [u8]> {
         let length = self.socket.async_io(Interest::READABLE, |socket| socket.recv(buffer)).await?;
         // SAFETY: the kernel has written the first `length` bytes.

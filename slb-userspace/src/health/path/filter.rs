@@ -1,27 +1,27 @@
-//! Filters of sockets, in the kernel's classic BPF.
+//! Socket filters in classic BPF.
 
 use std::net::IpAddr;
 
 use nix::libc::{BPF_ABS, BPF_JA, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use socket2::SockFilter;
 
-/// Longest filter that the kernel takes.
+/// Maximum length of a filter, in instructions.
 const LONGEST: usize = 4_096;
 
-/// Lets nothing through.
+/// Passes nothing.
 pub(super) fn nothing() -> [SockFilter; 1] {
     [returns(0)]
 }
 
-/// Lets packets of a family through that go from one of some addresses to one of others; with more addresses than fit,
-/// those from anywhere. Packets begin with their IP header.
+/// Passes packets of an address family from any address of `from` to any of `to`. If `from` does not fit, any source
+/// passes. Packets start with the IP header.
 pub(super) fn between(is_v4: bool, from: &[IpAddr], to: &[IpAddr]) -> Vec<SockFilter> {
     let (source, destination) = if is_v4 { (12, 16) } else { (8, 24) };
     let [from, to] = [from, to].map(|addresses| {
         addresses.iter().filter(|address| address.is_ipv4() == is_v4).map(words).collect::<Vec<_>>()
     });
     let mut checks = any_of(source, &from);
-    // What any of the sources passes.
+    // Reached by a packet from any of the sources.
     checks.push(returns(u32::MAX));
     if checks.len() > LONGEST / 2 {
         checks = vec![returns(u32::MAX)];
@@ -31,8 +31,7 @@ pub(super) fn between(is_v4: bool, from: &[IpAddr], to: &[IpAddr]) -> Vec<SockFi
     filter
 }
 
-/// Goes on after the last of these instructions if the address at `offset` is one of `addresses`; lets the packet not
-/// through otherwise.
+/// Continues after these instructions if the address at `offset` is one of `addresses`. Otherwise drops the packet.
 fn any_of(offset: u32, addresses: &[Vec<u32>]) -> Vec<SockFilter> {
     let width = addresses.first().map_or(0, |words| 2 * words.len() + 1);
     let total = width * addresses.len() + 1;
@@ -40,7 +39,7 @@ fn any_of(offset: u32, addresses: &[Vec<u32>]) -> Vec<SockFilter> {
     for words in addresses {
         for (index, word) in (0..).zip(words) {
             filter.push(statement(BPF_LD | BPF_W | BPF_ABS, offset + 4 * index));
-            // To the next address: over the other words' two instructions each, and the last one.
+            // Skip to the next address: two instructions for each remaining word, and the final jump.
             let skipped = 2 * (words.len() as u8 - 1 - index as u8) + 1;
             filter.push(SockFilter::new((BPF_JMP | BPF_JEQ | BPF_K) as u16, 0, skipped, *word));
         }
@@ -51,7 +50,7 @@ fn any_of(offset: u32, addresses: &[Vec<u32>]) -> Vec<SockFilter> {
     filter
 }
 
-/// An address as the kernel's loads see it.
+/// An address as 32-bit words in host byte order, as BPF loads return them.
 fn words(address: &IpAddr) -> Vec<u32> {
     match address {
         IpAddr::V4(v4) => vec![v4.to_bits()],
@@ -81,7 +80,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether a filter lets a packet through, as the kernel says.
+    /// Whether the kernel passes a packet through a filter.
     fn passes(filter: &[SockFilter], packet: &[u8]) -> bool {
         let (sender, receiver) = UnixDatagram::pair().unwrap();
         SockRef::from(&receiver).attach_filter(filter).unwrap();

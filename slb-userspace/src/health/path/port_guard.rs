@@ -1,7 +1,7 @@
-//! Keeps the host's own stack from answering what comes to a probe's port.
+//! Keeps the host's IP stack from answering packets to a probe's port.
 //!
-//! The probe's socket is in another namespace: to the host, an answer from the VIP belongs to no connection, and it would
-//! be reset. So a socket of the host holds the port and drops everything.
+//! The probe's socket is in another namespace, so the host has no connection for an answer from the VIP and would send
+//! a RST. A host socket therefore holds the port and drops everything.
 
 use std::{
     io,
@@ -15,13 +15,13 @@ use super::{
     socket::{self, Transport},
 };
 
-/// Takes a port of the host's address that is free, and returns it with the socket that holds it.
+/// Binds a free port of the source address. Returns the socket and the port.
 pub(super) fn hold(source: IpAddr, transport: Transport) -> io::Result<(Socket, u16)> {
     let socket = socket::open(source, transport, None)?;
     socket.attach_filter(&filter::nothing())?;
     socket.bind(&SocketAddr::new(source, 0).into())?;
     if transport == Transport::Tcp {
-        // A port that is only bound is as good as closed.
+        // TCP treats a bound port without a listener as closed.
         socket.listen(1)?;
     }
     let port = socket.local_addr()?.as_socket().map_or(0, |address| address.port());

@@ -1,8 +1,8 @@
-//! The room that probes through another way start from: a network namespace of its own.
+//! Probe namespace: a network namespace in which probes of `dsr` and `ipip` start.
 //!
-//! There no VIP is local and no route leads anywhere but into the TUN device, so that the kernel's own TCP can be used
-//! for packets that the host itself would keep, or send elsewhere. The host's routes, rules and addresses stay as they
-//! are, and all of it is gone with the process.
+//! No VIP is local there, and every route leads into the TUN device. The kernel's TCP can therefore be used for packets
+//! that the host would deliver locally or route elsewhere. The host's routes, rules and addresses are unchanged, and
+//! the namespace ends with the process.
 
 use std::{
     fs, io,
@@ -37,19 +37,19 @@ use super::tun::{self, Tun};
 
 const DEVICE: &str = "slb-probe";
 
-/// The smallest MTU of IPv6 (RFC 8200, section 5): it fits into any tunnel.
+/// Minimum IPv6 MTU (RFC 8200, section 5): it fits into any tunnel.
 const MTU: u32 = 1_280;
 
-/// Packets that may wait in the device: as many as probes begin at once, several times.
+/// Queue length in packets, for several times the probes that start at once.
 const QUEUE: u32 = 4_096;
 
-/// Most time until an address is in use, and time between two looks whether it is.
+/// Longest wait until an address is usable, and the polling interval.
 const SETTLED: Duration = Duration::from_secs(2);
 const SETTLING: Duration = Duration::from_millis(1);
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The namespace; it goes when this is dropped, and the last socket is closed.
+/// The namespace. It ends when this is dropped and the last socket is closed.
 #[derive(Debug)]
 pub(super) struct ProbeNamespace {
     jobs: mpsc::Sender<Job>,
@@ -58,7 +58,7 @@ pub(super) struct ProbeNamespace {
     _connection: JoinSet<()>,
 }
 
-/// What is made inside, by the thread that lives there.
+/// Resources made inside the namespace, by its thread.
 struct Made {
     device: fs::File,
     index: u32,
@@ -67,16 +67,16 @@ struct Made {
 }
 
 impl ProbeNamespace {
-    /// Makes the room and its device.
+    /// Makes the namespace and its TUN device.
     pub(super) async fn make() -> Result<(Self, Tun)> {
         let (jobs, work) = mpsc::channel::<Job>();
         let (ready, made) = oneshot::channel();
         let runtime = runtime::Handle::current();
         thread::Builder::new().name("slb-probe".to_owned()).spawn(move || {
-            // The runtime takes the sockets that are made here.
+            // Netlink sockets made here belong to this runtime.
             let _entered = runtime.enter();
             if ready.send(furnish()).is_ok() {
-                // One that panics is answered as one that could not be run.
+                // A job that panics drops its channel, which its caller sees as an error.
                 work.into_iter().for_each(|job| drop(catch_unwind(AssertUnwindSafe(job))));
             }
         })?;
@@ -86,31 +86,31 @@ impl ProbeNamespace {
         Ok((room, Tun::new(device)?))
     }
 
-    /// Runs a closure inside.
+    /// Runs a closure in the namespace.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         call: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<io::Result<T>> {
         let (done, result) = oneshot::channel();
-        // Whoever asked may have given up.
+        // The caller may have given up.
         let job = Box::new(move || drop(done.send(call())));
         let gone = || anyhow!("the thread of the probes' namespace does not answer");
         self.jobs.send(job).map_err(|_| gone())?;
         result.await.map_err(|_| gone())
     }
 
-    /// Makes an address one of the room's own, so that probes can come from it.
+    /// Adds an address to the namespace, so that probes can have it as source.
     pub(super) async fn add_address(&self, address: IpAddr) -> Result<()> {
         let prefix = if address.is_ipv4() { 32 } else { 128 };
         let mut request = self.netlink.address().add(self.device, address, prefix);
-        // Its owner is this host: there is nobody to ask (RFC 4862, section 5.4).
+        // No duplicate address detection (RFC 4862, section 5.4): the address belongs to this host.
         request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         request.replace().execute().await.with_context(|| format!("cannot add {address}"))?;
         timeout(SETTLED, self.receives(address)).await.with_context(|| format!("{address} is not in use"))?
     }
 
-    /// Waits until what comes to an address of the room is received. The kernel routes an IPv6 address to itself some time
-    /// after it has become one of its own: a probe that was quicker than that would not hear its answer.
+    /// Waits until packets to an address of the namespace are delivered. The kernel installs the local route of an IPv6
+    /// address some time after adding the address. A faster probe would lose its answer.
     async fn receives(&self, address: IpAddr) -> Result<()> {
         let prefix = if address.is_ipv4() { 32 } else { 128 };
         loop {
@@ -123,7 +123,7 @@ impl ProbeNamespace {
         }
     }
 
-    /// Everything leaves through the device.
+    /// Brings up the device and routes everything through it.
     async fn connect(&self) -> Result<()> {
         let up = LinkUnspec::new_with_index(self.device).mtu(MTU).txqueuelen(QUEUE).up().build();
         self.netlink.link().change(up).execute().await.context("cannot bring up the device")?;
@@ -140,10 +140,10 @@ impl ProbeNamespace {
     }
 }
 
-/// Leaves the host's namespace for one of the calling thread's own.
+/// Moves the calling thread into a new network namespace.
 fn furnish() -> Result<Made> {
     unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
-    // What the host has switched off for its own interfaces is of no concern here; without IPv6 there are no such files.
+    // Settings copied from the host may disable IPv6. Without IPv6 these files do not exist.
     for conf in ["all", "default"] {
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{conf}/disable_ipv6"), "0");
     }

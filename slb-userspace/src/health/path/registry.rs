@@ -1,4 +1,4 @@
-//! Which probe a packet belongs to, and where it is to be sent.
+//! Running probes: which one a packet belongs to, and where it is sent.
 
 use std::{
     collections::HashMap,
@@ -12,40 +12,40 @@ use slb_common::net::headers::protocol;
 use super::Transport;
 use crate::neigh::Mac;
 
-/// What tells the packets of one probe from those of all others under way.
+/// Identifies the packets of one running probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) transport: Transport,
     pub(super) is_v4: bool,
-    /// Source port, or identifier of echo requests.
+    /// Source port, or identifier of ICMP echo requests.
     pub(super) id: u16,
 }
 
-/// Where the packets of a probe are sent.
+/// How the packets of a probe are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
-    /// As they are, to a hardware address.
+    /// Unchanged, to a hardware address.
     Dsr { interface: u32, mac: Mac },
-    /// In a tunnel.
+    /// In an IP tunnel.
     Ipip { server: IpAddr },
 }
 
 /// Why this host did not send a packet of a probe, if so.
 pub(super) type SendError = Arc<OnceLock<io::Error>>;
 
-/// A probe under way.
+/// A running probe.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) way: Way,
     pub(super) send_error: SendError,
 }
 
-/// The probes under way.
+/// The running probes.
 #[derive(Debug, Default)]
 pub(super) struct Registry(Mutex<HashMap<Key, Entry>>);
 
 impl Registry {
-    /// Enters a probe, unless there is one that has the same packets.
+    /// Adds a probe. Returns false if a running probe has the same key.
     pub(super) fn enter(&self, key: Key, entry: Entry) -> bool {
         let mut probes = self.lock();
         let free = !probes.contains_key(&key);
@@ -60,18 +60,18 @@ impl Registry {
         self.lock().remove(&key);
     }
 
-    /// The probe that a packet is of, if any.
+    /// The probe that a packet belongs to, if any.
     pub(super) fn entry(&self, packet: &[u8]) -> Option<Entry> {
         self.lock().get(&key_of(packet)?).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
-        // Nothing that holds the lock can panic half-way.
+        // No holder of the lock panics while the map is inconsistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Reads a packet that this host's own kernel has made: without extension headers or fragments.
+/// Parses a packet of this host's own kernel. It has no extension headers and is no fragment.
 fn key_of(packet: &[u8]) -> Option<Key> {
     let is_v4 = match packet.first()? >> 4 {
         4 => true,
@@ -83,7 +83,7 @@ fn key_of(packet: &[u8]) -> Option<Key> {
     } else {
         (*packet.get(6)?, packet.get(40..)?)
     };
-    /// Of both families: echo requests.
+    /// ICMP type of echo requests: IPv4, IPv6.
     const ECHO: [u8; 2] = [8, 128];
     let (transport, at) = match number {
         protocol::TCP => (Transport::Tcp, 0),
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(key_of(&v4(17, &[0, 9])), key(Transport::Udp, true, 9));
         assert_eq!(key_of(&v4(1, &[8, 0, 0, 0, 0xab, 0xcd])), key(Transport::Icmp, true, 0xabcd));
         assert_eq!(key_of(&v6(58, &[128, 0, 0, 0, 0, 1])), key(Transport::Icmp, false, 1));
-        // What the kernel sends of its own accord: a router solicitation, an error.
+        // Other ICMP packets of the kernel: a router solicitation, an error.
         assert_eq!(key_of(&v6(58, &[133, 0, 0, 0, 0, 0])), None);
         assert_eq!(key_of(&v4(1, &[3, 3, 0, 0, 0, 0])), None);
         for cut in 0..26 {

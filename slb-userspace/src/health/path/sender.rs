@@ -1,4 +1,4 @@
-//! Sends packets of probes the way the traffic goes.
+//! Sends probe packets on the path of the traffic.
 
 use std::{
     io,
@@ -13,14 +13,14 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use super::{filter, registry::Way};
 use crate::neigh::Mac;
 
-/// Sockets that send packets as they are, and in tunnels.
+/// Sockets for unchanged packets and for tunnels.
 #[derive(Debug)]
 pub(super) struct Emitter {
     frames: Socket,
     tunnels: Vec<Tunnel>,
 }
 
-/// A socket that puts packets of one family into packets of one family.
+/// A socket that encapsulates packets of one address family in another or the same one.
 #[derive(Debug)]
 struct Tunnel {
     inner_v4: bool,
@@ -29,7 +29,7 @@ struct Tunnel {
 }
 
 impl Emitter {
-    /// Opens the sockets; tunnels begin at these addresses.
+    /// Opens the sockets. Tunnels have these source addresses.
     pub(super) fn open(tunnel_addresses: &[IpAddr], mark: Option<u32>) -> io::Result<Self> {
         let mut tunnels = Vec::new();
         for address in tunnel_addresses {
@@ -38,7 +38,7 @@ impl Emitter {
                 tunnels.push(Tunnel { inner_v4, outer_v4: address.is_ipv4(), socket });
             }
         }
-        // Of no protocol: it receives nothing.
+        // Protocol 0: it receives nothing.
         let frames = Socket::new(Domain::PACKET, Type::DGRAM.nonblocking().cloexec(), None)?;
         if let Some(mark) = mark {
             frames.set_mark(mark)?;
@@ -56,7 +56,7 @@ impl Emitter {
             Way::Ipip { server } => {
                 let fits = |tunnel: &&Tunnel| tunnel.inner_v4 == is_v4 && tunnel.outer_v4 == server.is_ipv4();
                 let tunnel = self.tunnels.iter().find(fits).ok_or(io::ErrorKind::AddrNotAvailable)?;
-                // The kernel writes the outer header, and finds the route.
+                // The kernel adds the outer header and looks up the route.
                 tunnel.socket.send_to(packet, &SocketAddr::new(server, 0).into())?;
             }
         }
@@ -64,13 +64,13 @@ impl Emitter {
     }
 }
 
-/// A raw socket of the protocol that says what is inside (RFC 2003, RFC 2473, RFC 4213).
+/// A raw socket whose protocol number is that of the inner packet (RFC 2003, RFC 2473, RFC 4213).
 fn tunnel(from: IpAddr, inner_v4: bool, mark: Option<u32>) -> io::Result<Socket> {
     let domain = if from.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let number = if inner_v4 { protocol::IPV4 } else { protocol::IPV6 };
     let protocol = Protocol::from(i32::from(number));
     let socket = Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(protocol))?;
-    // Answers do not come in tunnels.
+    // Answers are not encapsulated.
     socket.attach_filter(&filter::nothing())?;
     if let Some(mark) = mark {
         socket.set_mark(mark)?;
@@ -79,13 +79,13 @@ fn tunnel(from: IpAddr, inner_v4: bool, mark: Option<u32>) -> io::Result<Socket>
     Ok(socket)
 }
 
-/// Where a frame goes.
+/// The destination of a frame.
 fn station(interface: u32, mac: Mac, is_v4: bool) -> SockAddr {
     let mut sll_addr = [0; 8];
     sll_addr[..mac.len()].copy_from_slice(&mac);
     packet_address(libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as libc::sa_family_t,
-        // Constants of the packet path are in the order of the wire.
+        // The constants are in network byte order.
         sll_protocol: if is_v4 { ether_type::IPV4 } else { ether_type::IPV6 },
         sll_ifindex: interface.cast_signed(),
         sll_hatype: 0,
@@ -95,7 +95,7 @@ fn station(interface: u32, mac: Mac, is_v4: bool) -> SockAddr {
     })
 }
 
-/// An address of a packet socket.
+/// Converts an address of a packet socket.
 pub(super) fn packet_address(address: libc::sockaddr_ll) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: `sockaddr_ll` is an address that fits into the storage.

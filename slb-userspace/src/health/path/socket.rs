@@ -5,7 +5,7 @@ use std::{io, net::IpAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// What a probe speaks.
+/// The protocol of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::health) enum Transport {
     /// TCP.
@@ -16,7 +16,7 @@ pub(in crate::health) enum Transport {
     Icmp,
 }
 
-/// Opens a socket, not blocking, whose packets bear the mark.
+/// Opens a non-blocking socket with `SO_MARK`.
 pub(super) fn open(to: IpAddr, transport: Transport, mark: Option<u32>) -> io::Result<Socket> {
     let (kind, protocol) = match (transport, to) {
         (Transport::Tcp, _) => (Type::STREAM, Protocol::TCP),
@@ -32,7 +32,7 @@ pub(super) fn open(to: IpAddr, transport: Transport, mark: Option<u32>) -> io::R
     Ok(socket)
 }
 
-/// Binds a socket to an address. The port is chosen when it is connected, so that one may be in use to many servers.
+/// Binds a socket to an address. The kernel chooses the port at connect, so one port can be used towards many servers.
 pub(super) fn bind_address(socket: &Socket, source: IpAddr) -> io::Result<()> {
     if socket.r#type()? == Type::STREAM {
         setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;

@@ -1,4 +1,4 @@
-//! Which address of this host a probe comes from.
+//! Source addresses of probes.
 
 use std::{
     io,
@@ -7,8 +7,8 @@ use std::{
 
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags, sys::socket::SockaddrLike as _};
 
-/// Whether this host has an address, as far as can be known. Not whether a socket may be bound to it: with `ip_nonlocal_bind`
-/// that is any. Only to an address of its own it speaks from the same.
+/// Whether an address is local, as far as can be known. A bind does not show it, because `ip_nonlocal_bind` allows any
+/// address. The kernel uses an address as source towards itself only if it is local.
 pub fn is_here(address: IpAddr) -> bool {
     match towards(address) {
         Ok(own) => own == address,
@@ -21,7 +21,7 @@ pub fn is_here(address: IpAddr) -> bool {
     }
 }
 
-/// The address this host uses towards a server; nothing is sent.
+/// The source address that the kernel chooses towards a server. Sends nothing.
 pub(super) fn towards(server: IpAddr) -> io::Result<IpAddr> {
     let any: IpAddr = if server.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
     let socket = UdpSocket::bind((any, 0))?;
@@ -29,7 +29,7 @@ pub(super) fn towards(server: IpAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// The first address of a family of an interface that others can answer to.
+/// The first address of a family on an interface that others can answer to: neither loopback nor IPv6 link-local.
 pub(super) fn of_interface(name: &str, is_v4: bool) -> Option<IpAddr> {
     let addresses = getifaddrs().ok()?.filter(|interface| {
         interface.interface_name == name && !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK)

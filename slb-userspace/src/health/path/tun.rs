@@ -1,4 +1,4 @@
-//! A TUN device: what the kernel routes to it is read, and what is written to it the kernel receives.
+//! A TUN device. Reads return the packets that the kernel routes to it; the kernel receives what is written.
 
 use std::{
     fs::{File, OpenOptions},
@@ -9,20 +9,20 @@ use std::{
 use nix::libc;
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Where TUN devices are made.
+/// Device file of the TUN driver.
 const DEVICE: &str = "/dev/net/tun";
 
-/// A device, which is gone when this is dropped.
+/// A device, which is removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Tun(AsyncFd<File>);
 
-/// Makes a device in the network namespace of the calling thread.
+/// Creates a device in the network namespace of the calling thread.
 pub(super) fn make(name: &str) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE)?;
     // SAFETY: all fields are integers, or arrays of them, for which zeroes are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // The last byte stays zero.
+    // The name ends with a zero byte.
     let room = request.ifr_name.len() - 1;
     for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
@@ -36,23 +36,23 @@ pub(super) fn make(name: &str) -> io::Result<File> {
 }
 
 impl Tun {
-    /// Takes a device that has been made.
+    /// Wraps a created device.
     pub(super) fn new(device: File) -> io::Result<Self> {
         // SAFETY: a `File` owns its descriptor and returns the same one for as long as it lives.
         Ok(Self(unsafe { AsyncFd::register(device) }?))
     }
 
-    /// Reads the next packet that leaves through it.
+    /// Reads the next packet.
     pub(super) async fn read(&self, packet: &mut [u8]) -> io::Result<usize> {
         self.0.async_io(Interest::READABLE, |mut device| device.read(packet)).await
     }
 
-    /// Reads a packet if there is one.
+    /// Reads a packet, if there is one.
     pub(super) fn try_read(&self, packet: &mut [u8]) -> Option<usize> {
         self.0.get_ref().read(packet).ok()
     }
 
-    /// Has the kernel receive a packet.
+    /// Makes the kernel receive a packet.
     pub(super) fn write(&self, packet: &[u8]) -> io::Result<()> {
         self.0.get_ref().write_all(packet)
     }

@@ -1,11 +1,11 @@
-//! Probes that go the way the traffic goes.
+//! VIP path: how probes of `dsr` and `ipip` reach a VIP at a server.
 //!
 //! ```text
-//! room (namespace)                         host
+//! probe namespace                          host
 //! kernel socket -> route -> TUN device --> `Emitter`: to the server's hardware address, or in a tunnel --> server
 //! kernel socket <---------- TUN device <-- `Capture` <----------------------- VIP answers the host's address
 //! ```
-//! A socket of the host (`guard`) holds the port meanwhile, so that the host does not answer in the probe's place.
+//! A host socket (`port_guard`) holds the port meanwhile, so that the host does not answer in the probe's place.
 
 use std::{
     io,
@@ -42,40 +42,40 @@ use crate::{
     supervised,
 };
 
-/// The largest packet.
+/// Maximum packet length in bytes.
 const PACKET: usize = 65_536;
 
-/// Time until reading is tried again after an error.
+/// Time after which reading is retried after an error.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The same where an error is of one packet or interface.
+/// The same after an error of one packet or interface.
 const SHORT_PAUSE: Duration = Duration::from_millis(1);
 
-/// Attempts to find an identifier that no probe under way has.
+/// Attempts to find an identifier that no running probe has.
 const ATTEMPTS: usize = 16;
 
-/// The room, and what joins it to the host.
+/// The probe namespace, and its connection to the host.
 #[derive(Debug)]
 pub(super) struct VipPath {
     room: ProbeNamespace,
     registry: Arc<Registry>,
     v4: Arc<Capture>,
     v6: Arc<Capture>,
-    /// Addresses of the host that the room has, too.
+    /// Addresses of the host that the namespace has too.
     shared: Mutex<Vec<IpAddr>>,
     released: mpsc::UnboundedSender<Released>,
-    /// Set while packets cannot be taken from the room.
+    /// Set while packets cannot be read from the namespace.
     broken: Arc<AtomicBool>,
     _pumps: JoinSet<()>,
 }
 
-/// A probe that is over, whose last packets may still have to be sent.
+/// A finished probe, whose last packets may still have to be sent.
 #[derive(Debug)]
 struct Released {
     key: Key,
     _guard: Option<Socket>,
 }
 
-/// Keeps the way of one probe open.
+/// Keeps the path of one probe open until dropped.
 #[derive(Debug)]
 pub(in crate::health) struct Lease {
     released: mpsc::UnboundedSender<Released>,
@@ -85,14 +85,14 @@ pub(in crate::health) struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(probe) = self.probe.take() {
-            // Without a receiver there is nobody left to send packets either.
+            // Without a receiver no packets are sent any more.
             let _ = self.released.send(probe);
         }
     }
 }
 
 impl VipPath {
-    /// Makes the room and joins it to the host.
+    /// Makes the namespace and connects it to the host.
     pub(super) async fn open(settings: &Settings) -> Result<Self> {
         let (room, tun) = ProbeNamespace::make().await?;
         let tun = Arc::new(tun);
@@ -119,7 +119,7 @@ impl VipPath {
         Ok(Self { room, registry, v4, v6, shared: Mutex::default(), released, broken, _pumps: pumps })
     }
 
-    /// Whether packets cannot be taken from the room at present.
+    /// Whether packets cannot be read from the namespace now.
     pub(super) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
     }
@@ -159,7 +159,7 @@ impl VipPath {
         Ok(Opened { socket, remote, id, lease: Some(lease) })
     }
 
-    /// Finds a port or an identifier, and enters the probe under it.
+    /// Finds a free port or identifier, and registers the probe with it.
     fn enter(&self, source: IpAddr, transport: Transport, entry: &Entry) -> Result<Lease, ProbeError> {
         for _ in 0..ATTEMPTS {
             let (guard, id) = match transport {
@@ -170,7 +170,7 @@ impl VipPath {
                 }
             };
             let key = Key { transport, is_v4: source.is_ipv4(), id };
-            // Two addresses of the host may have the same port free.
+            // Two addresses of the host may both have the port free.
             if self.registry.enter(key, entry.clone()) {
                 let probe = Released { key, _guard: guard };
                 return Ok(Lease { released: self.released.clone(), probe: Some(probe) });
@@ -179,7 +179,7 @@ impl VipPath {
         Err(ProbeError::Local(io::ErrorKind::AddrInUse.into()))
     }
 
-    /// Gives the room an address of the host.
+    /// Adds an address of the host to the namespace.
     async fn share(&self, source: IpAddr) -> Result<()> {
         let mut shared = self.shared.lock().await;
         if !shared.contains(&source) {
@@ -190,7 +190,7 @@ impl VipPath {
     }
 }
 
-/// The address that a probe comes from: as configured, else the one towards the server, else one of the interface.
+/// The source address of a probe: the configured one, else the one towards the server, else one of the interface.
 fn source(settings: &Settings, vip: IpAddr, server: IpAddr, hop: &NextHop) -> Result<IpAddr, ProbeError> {
     if let Some(source) = settings.source(vip)? {
         return Ok(source);
@@ -207,7 +207,7 @@ fn source(settings: &Settings, vip: IpAddr, server: IpAddr, hop: &NextHop) -> Re
     })
 }
 
-/// What is known of the way to a server, once it can be gone.
+/// The next hop of a server, if it is resolved.
 pub(super) fn resolved(resolutions: &Resolutions, server: IpAddr) -> Option<NextHop> {
     match resolutions.get(&server)? {
         Resolution::Resolved(hop) => Some(hop.clone()),
@@ -215,7 +215,7 @@ pub(super) fn resolved(resolutions: &Resolutions, server: IpAddr) -> Option<Next
     }
 }
 
-/// Sends what leaves the room.
+/// Sends the packets that leave the namespace.
 async fn outwards(
     tun: &Tun,
     emitter: &Emitter,
@@ -227,7 +227,7 @@ async fn outwards(
     let send = |packet: &[u8]| {
         let Some(Entry { way, send_error }) = registry.entry(packet) else { return };
         if let Err(error) = emitter.send(packet, way) {
-            // Else it is as a packet that is lost: the probe fails, and its detail says why.
+            // Other errors are as a lost packet: the probe fails, and its detail says why.
             tracing::debug!(%error, ?way, "cannot send a packet of a health check");
             let _ = send_error.set(error);
         }
@@ -248,7 +248,7 @@ async fn outwards(
             },
             probe = over.recv() => {
                 let Some(probe) = probe else { return };
-                // Its socket was closed before: what that sent is in the device by now.
+                // The probe's socket was closed first, so its last packets are in the device by now.
                 while let Some(length) = tun.try_read(&mut packet) {
                     send(&packet[..length]);
                 }
@@ -258,7 +258,7 @@ async fn outwards(
     }
 }
 
-/// Hands answers to the room.
+/// Passes answers to the namespace.
 async fn inwards(capture: &Capture, tun: &Tun) {
     let mut buffer = vec![MaybeUninit::uninit(); PACKET];
     loop {
@@ -268,7 +268,8 @@ async fn inwards(capture: &Capture, tun: &Tun) {
                     tracing::debug!(%error, "cannot take an answer to a health check");
                 }
             }
-            // An interface went down; others go on. An error that stays must not take a processor.
+            // An interface may have gone down; others still work. The pause keeps a persistent error from using a whole
+            // CPU.
             Err(error) => {
                 tracing::debug!(%error, "answers to health checks");
                 sleep(SHORT_PAUSE).await;

@@ -27,7 +27,7 @@ fn check(threshold: u8) -> HealthCheck {
     }
 }
 
-/// A port of the loopback address that stays reserved while servers on it come and go.
+/// A port of the loopback address that stays reserved while servers on it start and stop.
 struct Port {
     address: SocketAddr,
     _reservation: TcpSocket,
@@ -59,7 +59,7 @@ async fn next(events: &mut mpsc::Receiver<Event>) -> Event {
     timeout(DEADLINE, events.recv()).await.expect("an event before the deadline").expect("a sender")
 }
 
-/// What is said of a server that does not listen.
+/// The event of a server that does not listen.
 fn refused() -> News {
     News::Unhealthy("connection refused".to_owned())
 }
@@ -105,7 +105,7 @@ async fn follows_a_server_up_down_and_up_again() {
 #[tokio::test]
 async fn first_result_decides_at_once_and_thresholds_later() {
     let port = Port::reserve();
-    // One more probe than the first one would come an hour later.
+    // A second probe would run only an hour later.
     let slow = HealthCheck { interval: Duration::from_secs(3_600), ..check(3) };
     let target = Target::new(port.address, Via::Direct, &slow);
     let (sender, mut events) = mpsc::channel(16);
@@ -191,7 +191,7 @@ async fn what_cannot_be_probed_is_said_once_for_each_reason_and_until_it_can() {
         (Ok(()), vec![]),
         (refuses(), vec![]),
         (no_way("b"), not_probed("b")),
-        // Neither an answer nor a failure: the count goes on.
+        // Proves neither an answer nor a failure: counting continues.
         (refuses(), vec![refused()]),
         (no_way("b"), not_probed("b")),
         (refuses(), vec![News::Probed]),
@@ -202,7 +202,7 @@ async fn what_cannot_be_probed_is_said_once_for_each_reason_and_until_it_can() {
     }
 }
 
-/// A server whose kernel takes connections, and which answers nothing, and its check.
+/// A server whose kernel accepts connections and that never answers, with its check.
 fn hanging(timeout: Duration, unhealthy_threshold: u8) -> (Port, TcpListener, Target) {
     let port = Port::reserve();
     let listener = port.listen();
@@ -231,12 +231,12 @@ async fn silence_over_a_restart_counts_once() {
     };
     let begin = Instant::now();
     let first = run();
-    // Its silence is saved by then.
+    // By then its silence has been saved.
     sleep(Duration::from_millis(1_200)).await;
     drop(first);
     let _second = run();
     assert_eq!(next(&mut events).await.news, News::Unhealthy("no answer within 2s".to_owned()));
-    // As without a restart, or later by the lost probe.
+    // As late as without a restart, plus the lost probe at most.
     let took = begin.elapsed();
     assert!(took >= timeout * 2, "unhealthy after {took:?}");
 }
@@ -280,7 +280,7 @@ async fn a_slow_receiver_loses_nothing() {
     let (sender, mut events) = mpsc::channel(1);
     let mut supervisor = Supervisor::new(sender, Paths::default());
     supervisor.set_targets(wanted.clone());
-    // The channel holds one event, so that all other tasks must wait.
+    // The channel holds one event, so all other tasks must wait.
     while events.is_empty() {
         tokio::task::yield_now().await;
     }
@@ -352,7 +352,7 @@ async fn servers_that_do_not_answer_hold_nobody_up() {
     let _listener = alive.listen();
     let alive = Target::new(alive.address, Via::Direct, &check(1));
     wanted.insert(alive.clone(), None);
-    // After the others.
+    // After the other probes.
     let under_way = || supervisor.at_once - supervisor.permits.available_permits();
     while under_way() < SILENT as usize && supervisor.permits.available_permits() > 0 {
         tokio::task::yield_now().await;
@@ -375,7 +375,7 @@ fn a_check_may_name_its_own_port() {
     let host: IpAddr = "192.0.2.1".parse().unwrap();
     let target = Target::new(SocketAddr::new(host, 80), Via::Direct, &check);
     assert_eq!(target.address.port(), 8_080);
-    // Two ports of one server that are checked on the same port share one target.
+    // Two endpoints of a host that are checked on the same port share one target.
     assert_eq!(target, Target::new(SocketAddr::new(host, 443), Via::Direct, &check));
 }
 

@@ -1,4 +1,4 @@
-//! Why TLS failed, in words.
+//! Explains TLS failures.
 
 use std::{ffi::c_int, io};
 
@@ -8,9 +8,9 @@ use crate::health::ProbeError;
 
 /// OpenSSL's `ERR_LIB_SSL`.
 const LIBRARY: c_int = 20;
-/// Reasons of OpenSSL that are alerts of the other end: this and the alert's number (`SSL_AD_REASON_OFFSET`).
+/// OpenSSL's reason for an alert of the peer is the alert's number plus this (`SSL_AD_REASON_OFFSET`).
 const ALERTS: c_int = 1_000;
-/// Reasons of OpenSSL (`sslerr.h`).
+/// OpenSSL's reasons (`sslerr.h`).
 const CERTIFICATE_VERIFY_FAILED: c_int = 134;
 const HTTP_REQUEST: c_int = 156;
 const PACKET_LENGTH_TOO_LONG: c_int = 198;
@@ -24,9 +24,9 @@ const CERTIFICATE_REQUIRED: c_int = 116;
 /// Alerts about certificates: no_certificate, bad, unsupported, unknown, unknown CA, access denied.
 const OF_CERTIFICATES: [c_int; 6] = [41, 42, 43, 46, 48, 49];
 
-/// Why the handshake failed.
+/// The reason for a failed handshake.
 pub(super) fn of(error: &ssl::Error, ssl: &SslRef) -> ProbeError {
-    // A server that refuses after its certificate was taken misses one of this client.
+    // A server that refuses after it has shown its certificate demands one of this client.
     let is_shown = ssl.peer_certificate().is_some();
     if let Some(io) = error.io_error() {
         return broken(io);
@@ -46,8 +46,8 @@ pub(super) fn of(error: &ssl::Error, ssl: &SslRef) -> ProbeError {
     }
 }
 
-/// Why a connection failed on which TLS was agreed, if TLS says so: in TLS 1.3 a server asks for the client's
-/// certificate when the client's part of the handshake is over.
+/// The reason for a failure after the handshake, if it is an alert. In TLS 1.3 a server rejects a missing client
+/// certificate only after the client has finished its handshake.
 pub(in crate::health) fn after_the_handshake(error: io::Error) -> ProbeError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<ssl::Error>()).and_then(reason) {
         Some((code, text)) => named(code, text),
@@ -55,7 +55,7 @@ pub(in crate::health) fn after_the_handshake(error: io::Error) -> ProbeError {
     }
 }
 
-/// The code and the text of the first error of OpenSSL's TLS.
+/// Code and text of the first error of OpenSSL's TLS library.
 fn reason(error: &ssl::Error) -> Option<(c_int, &str)> {
     let first = error.ssl_error()?.errors().iter().find(|error| error.library_code() == LIBRARY)?;
     Some((first.reason_code(), first.reason().unwrap_or("unknown error")))
@@ -74,7 +74,7 @@ fn named(code: c_int, text: &str) -> ProbeError {
     })
 }
 
-/// What the server means by an alert.
+/// Explains an alert of the server.
 fn in_words(alert: c_int) -> String {
     let words = match alert {
         HANDSHAKE_FAILURE => "it supports no version, cipher or group that was offered (handshake_failure)",
@@ -89,7 +89,7 @@ fn in_words(alert: c_int) -> String {
     format!("the server refuses the handshake: {words}")
 }
 
-/// The connection broke.
+/// The reason for a broken connection.
 fn broken(error: &io::Error) -> ProbeError {
     let copy = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
     match ProbeError::from(copy) {

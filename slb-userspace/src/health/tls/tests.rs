@@ -1,4 +1,4 @@
-//! Servers of many ages on the loopback address, spoken to by OpenSSL's own server side.
+//! Tests with old and new TLS servers on the loopback address, by OpenSSL's server side.
 
 use std::{net::Ipv4Addr, sync::LazyLock, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::{
 };
 
 const GENEROUS: Duration = Duration::from_secs(30);
-/// X.509 versions as they are written: one less than they are called.
+/// Encoded X.509 versions: one less than their names.
 const V1: i32 = 0;
 const V3: i32 = 2;
 const DAY: i64 = 86_400;
@@ -43,7 +43,7 @@ fn ec(curve: Nid) -> Key {
     PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
 }
 
-/// A self-signed certificate for `shop.example` that ends `days` from now.
+/// A self-signed certificate for `shop.example` that expires in `days`.
 fn certificate(key: &Key, version: i32, digest: MessageDigest, days: i64) -> X509 {
     let mut name = X509Name::builder().unwrap();
     name.append_entry_by_nid(Nid::COMMONNAME, "shop.example").unwrap();
@@ -62,7 +62,7 @@ fn certificate(key: &Key, version: i32, digest: MessageDigest, days: i64) -> X50
     builder.build()
 }
 
-/// A server with a certificate, which takes whatever `adjust` does not forbid.
+/// A server with a certificate that accepts what `adjust` does not forbid.
 fn server(
     key: &Key,
     certificate: &X509,
@@ -83,7 +83,7 @@ fn ordinary(adjust: impl FnOnce(&mut SslContextBuilder) -> Result<(), ErrorStack
     server(&RSA, &certificate(&RSA, V3, MessageDigest::sha256(), 30), adjust)
 }
 
-/// Speaks one version only.
+/// Supports one TLS version only.
 fn only(version: SslVersion) -> impl Fn(&mut SslContextBuilder) -> Result<(), ErrorStack> {
     move |builder| {
         builder.set_min_proto_version(Some(version))?;
@@ -91,7 +91,7 @@ fn only(version: SslVersion) -> impl Fn(&mut SslContextBuilder) -> Result<(), Er
     }
 }
 
-/// Speaks TLS 1.2 with these ciphers only.
+/// Supports TLS 1.2 with these ciphers only.
 fn ciphers(list: &'static str) -> impl Fn(&mut SslContextBuilder) -> Result<(), ErrorStack> {
     move |builder| {
         only(SslVersion::TLS1_2)(builder)?;
@@ -100,7 +100,7 @@ fn ciphers(list: &'static str) -> impl Fn(&mut SslContextBuilder) -> Result<(), 
     }
 }
 
-/// Demands a certificate of its client.
+/// Demands a client certificate.
 fn demanding(version: SslVersion) -> impl Fn(&mut SslContextBuilder) -> Result<(), ErrorStack> {
     move |builder| {
         only(version)(builder)?;
@@ -119,7 +119,7 @@ fn https(tls: Tls) -> CheckKind {
     })
 }
 
-/// Probes a server once; also returns the name that the client asked for.
+/// Probes a server once. Returns the result and the server name (SNI) of the client.
 async fn probed(context: &SslContext, kind: CheckKind) -> (Result<(), ProbeError>, Option<String>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let target = target(listener.local_addr().unwrap(), kind, GENEROUS);
@@ -139,7 +139,7 @@ async fn probed(context: &SslContext, kind: CheckKind) -> (Result<(), ProbeError
     tokio::join!(probe(&target, &paths), serve)
 }
 
-/// Servers that OpenSSL's and curl's defaults, or those of some years ago, speak to.
+/// Servers that the defaults of OpenSSL and curl, today's or earlier ones, connect to.
 fn servers_of_many_ages() -> Vec<(&'static str, SslContext)> {
     let sha256 = MessageDigest::sha256;
     let with_key = |key: &Key| server(key, &certificate(key, V3, sha256(), 30), |_| Ok(()));
@@ -203,11 +203,11 @@ async fn a_handshake_is_enough_for_kind_tls() {
         for context in [ordinary(only(version)), ordinary(demanding(version))] {
             let (probed, name) = probed(&context, handshake()).await;
             probed.unwrap();
-            // An address is no name.
+            // An address is not sent as SNI.
             assert_eq!(name, None);
         }
     }
-    // Anonymous ciphers show no certificate.
+    // Anonymous ciphers have no certificate.
     let (anonymous, _) = probed(&ordinary(ciphers("ADH-AES128-SHA256")), handshake()).await;
     assert_eq!(
         anonymous.unwrap_err().to_string(),
@@ -232,7 +232,7 @@ async fn a_certificate_is_verified_if_wished() {
     }
 }
 
-/// Whether a server of that certificate passes where the certificate itself is the root.
+/// Probes a server whose certificate is its own root. Returns whether it passes.
 async fn is_trusted(name: &Name, days: i64) -> Result<(), ProbeError> {
     let certificate = certificate(&RSA, V3, MessageDigest::sha256(), days);
     let mut roots = X509StoreBuilder::new().unwrap();
@@ -272,7 +272,7 @@ async fn connections_that_end_in_the_handshake_are_named() {
         let target = target(listener.local_addr().unwrap(), https(Tls::Any), GENEROUS);
         let end = async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            // All of the client's first message: with some of it unread, closing is a reset.
+            // Read all of the client hello: closing a socket with unread data sends a RST.
             let _ = stream.read(&mut [0; 16_384]).await;
             socket2::SockRef::from(&stream).set_linger(linger).unwrap();
         };

@@ -1,4 +1,4 @@
-//! Entries that go for a moment, and what the kernel says in the end.
+//! Entries that vanish for a moment, and the kernel's final verdict.
 
 use std::time::Instant;
 
@@ -6,10 +6,10 @@ use futures_util::TryStreamExt as _;
 
 use super::*;
 
-/// The kernel asks three times, a second apart, before it gives up.
+/// The kernel solicits three times, one second apart, before it gives up.
 const VERDICT: Duration = Duration::from_secs(2);
 
-/// On the link, and behind a gateway of either family.
+/// On-link destinations, and destinations behind a gateway, of either family.
 const DESTINATIONS: [&str; 4] = ["192.0.2.2", "2001:db8::2", "198.51.100.7", "198.51.101.7"];
 
 impl Pair {
@@ -40,7 +40,7 @@ impl Pair {
         self.delete_neighbour("2001:db8::2").await;
     }
 
-    /// Whether the kernel has addresses of both gateways.
+    /// Whether the kernel has entries of both gateways.
     async fn has_neighbours(&self) -> bool {
         let entries = Kernel::connect().unwrap().neighbours().await.unwrap();
         let has = |address| entries.get(&(self.near_index, ip(address))).is_some_and(|e| e.mac.is_some());
@@ -56,7 +56,7 @@ impl Pair {
         timeout(DEADLINE, found).await.expect("the kernel asks the neighbours");
     }
 
-    /// The far end answers nothing any more.
+    /// The far end stops answering.
     async fn silence(&self) {
         let addresses: Vec<_> = self.far.address().get().execute().try_collect().await.unwrap();
         for address in addresses {
@@ -67,12 +67,12 @@ impl Pair {
     }
 }
 
-/// Whether there is no next hop to one of the destinations.
+/// Whether one of the destinations has no next hop.
 fn lacks(map: &Resolutions) -> bool {
     map.values().any(|resolution| matches!(resolution, Resolution::Unresolved(_)))
 }
 
-/// What is published while `blips` goes on.
+/// The maps that are published while `blips` runs.
 async fn published(seen: &watch::Receiver<Resolutions>, blips: impl Future<Output = ()>) -> Vec<Resolutions> {
     let (mut seen, mut maps) = (seen.clone(), Vec::new());
     seen.mark_unchanged();
@@ -98,7 +98,7 @@ fn flushed_entry_that_is_resolved_again_changes_nothing() {
                 pair.flush().await;
                 pair.until_neighbours().await;
             }
-            // Longer than changes are gathered.
+            // Longer than the debounce time.
             tokio::time::sleep(Duration::from_millis(200)).await;
         });
         let maps = maps.await;
@@ -149,7 +149,7 @@ fn link_that_is_down_for_a_moment_changes_nothing() {
             change(&pair.far, LinkUnspec::new_with_index(pair.far_index).down()).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
             change(&pair.far, LinkUnspec::new_with_index(pair.far_index).up()).await;
-            // Going down has taken it.
+            // Setting the link down has removed it.
             let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
             let mut request = pair.far.address().add(pair.far_index, v6.into(), 64);
             request.message_mut().header.flags = AddressHeaderFlags::Nodad;
@@ -171,7 +171,7 @@ fn routes_that_go_for_a_moment_change_nothing() {
             for route in pair.routes() {
                 pair.near.route().del(route).execute().await.unwrap();
             }
-            // Long enough to be noticed.
+            // Long enough for the change to be noticed.
             tokio::time::sleep(Duration::from_millis(100)).await;
             for route in pair.routes() {
                 pair.add_route(route).await;
@@ -183,7 +183,7 @@ fn routes_that_go_for_a_moment_change_nothing() {
     });
 }
 
-/// Packets are lost until then. The best of several times: the machine may be busy.
+/// Packets are lost until then. Takes the best of several runs, because the machine may be busy.
 #[test]
 fn link_that_comes_back_is_used_as_soon_as_its_neighbour_answers() {
     const LIMIT: Duration = Duration::from_millis(80);

@@ -1,9 +1,9 @@
-//! Routes through nexthop objects (`ip nexthop`). What changes an object changes its routes, and of that the kernel may send no
-//! notification about a route: a deleted IPv4 object never causes one, and with `nexthop_compat_mode` 0 no change does.
+//! Routes through nexthop objects (`ip nexthop`). A change of an object changes its routes, and the kernel may send no
+//! notification about them. A deleted IPv4 object never causes one, and with `nexthop_compat_mode` 0 no change does.
 
 use super::*;
 
-/// Shorter than the time after which everything is read though nothing was heard.
+/// Less than the time after which everything is read without a notification.
 const SOON: Duration = Duration::from_secs(5);
 
 struct Routes {
@@ -38,7 +38,7 @@ fn changed_nexthop_objects_are_followed() {
         }
         let (peer, other) =
             (pair.resolved_through_gateway(PEER_MAC), pair.resolved_through_gateway(OTHER_MAC));
-        // A black hole of IPv6 lies there.
+        // The kernel has an IPv6 black hole on `lo`.
         run("ip link set lo up");
         for compat in [1, 0] {
             run(&format!("echo {compat} >/proc/sys/net/ipv4/nexthop_compat_mode"));
@@ -88,7 +88,7 @@ fn changed_nexthop_objects_are_followed() {
     });
 }
 
-/// Paths of a multipath route without objects.
+/// Paths of a multipath route without nexthop objects.
 #[test]
 fn changed_paths_of_a_multipath_route_are_followed() {
     in_namespace(|| async {

@@ -1,4 +1,4 @@
-//! The kernel learns path MTUs from routers, as route exceptions, and announces nothing.
+//! The kernel learns path MTUs as route exceptions, and sends no notification.
 
 use std::{net::UdpSocket, os::fd::AsRawFd as _};
 
@@ -10,12 +10,12 @@ use tokio::time::{interval, sleep};
 
 use super::*;
 
-/// Four times the time between two readings of the routes, which take 2 % of the time: a busy machine may need more of it.
+/// Four times the interval of reading routes, which takes 2 % of the time: a busy machine may be slower.
 const SOON: Duration = Duration::from_secs(8);
 const DISTANT: [&str; 2] = ["198.51.100.7", "2001:db8:9::7"];
 const MTU: u16 = 1_400;
 
-/// Other neighbours change all the time meanwhile, and a server in the subnet of the interface does not answer.
+/// Meanwhile other neighbours change all the time, and a server in the interface's subnet does not answer.
 #[test]
 fn learnt_mtus_are_used_soon_although_neighbours_change_or_do_not_answer() {
     in_namespace(|| async {
@@ -40,7 +40,7 @@ fn learnt_mtus_are_used_soon_although_neighbours_change_or_do_not_answer() {
             }
         };
         let learn = async {
-            // In the middle between two readings.
+            // Half-way between two readings.
             sleep(Duration::from_secs(1)).await;
             learn_from("192.0.2.1:4000", DISTANT[0], say_too_big);
             learn_from("[2001:db8::1]:4000", DISTANT[1], say_too_big_v6);
@@ -57,7 +57,7 @@ fn learnt_mtus_are_used_soon_although_neighbours_change_or_do_not_answer() {
     });
 }
 
-/// Sends a datagram and has a router say that it was too big.
+/// Sends a datagram, to which a router reports that it was too big.
 fn learn_from(own: &str, distant: &str, say: impl Fn()) {
     let client = UdpSocket::bind(own).unwrap();
     client.connect((ip(distant), 9)).unwrap();
@@ -80,7 +80,7 @@ fn say_too_big() {
     send(Family::Inet, SockProtocol::Icmp, &SockaddrIn::new(192, 0, 2, 1, 0), &message);
 }
 
-/// Sends this host "packet too big" (RFC 4443) about a datagram. The kernel fills the checksum in.
+/// Sends this host "packet too big" (RFC 4443) about a datagram. The kernel fills in the checksum.
 fn say_too_big_v6() {
     let mut message = vec![2, 0, 0, 0, 0, 0];
     message.extend(MTU.to_be_bytes());

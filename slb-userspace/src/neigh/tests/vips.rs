@@ -1,4 +1,4 @@
-//! How VIPs stand on a host.
+//! State of VIPs on a host.
 
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::{
@@ -40,7 +40,7 @@ fn follows_whether_vips_are_addresses_of_the_host() {
     });
 }
 
-/// What the kernel answers is found out by asking it from the other end of the link.
+/// Compares the prediction with the kernel's answers to requests from the other end of the link.
 #[test]
 fn knows_for_which_vips_the_host_answers_on_the_link() {
     in_namespace(|| async {
@@ -79,13 +79,13 @@ fn knows_for_which_vips_the_host_answers_on_the_link() {
         ] {
             assert!(parts.iter().all(|part| why(vip).contains(part)), "{vip}: {}", why(vip));
         }
-        // Elsewhere routers ask, and for the way here only.
+        // Routed VIPs are not on a link: routers have a route and ask for its gateway only.
         let routed = super::super::vips::read(&set(["198.51.100.7"])).await.unwrap();
         assert_eq!(routed[&ip("198.51.100.7")].unanswered, None);
     });
 }
 
-/// The VIPs for which the host answers, as it says itself and as a host on the link finds out.
+/// The VIPs that the host answers for, by prediction and by requests from a host on the link, which must agree.
 async fn compare(pair: &Pair, vips: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
     let standings = super::super::vips::read(vips).await.unwrap();
     let said: BTreeSet<_> = vips.iter().filter(|vip| standings[vip].unanswered.is_none()).copied().collect();

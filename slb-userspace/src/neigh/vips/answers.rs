@@ -1,5 +1,5 @@
-//! Whether the kernel answers ARP (RFC 826) and neighbour solicitations (RFC 4861) for a VIP, as Linux does by default and by its settings
-//! (`arp_ignore`, `proxy_ndp`).
+//! Whether the kernel answers ARP (RFC 826) and neighbour solicitations (RFC 4861) for a VIP. This depends on Linux
+//! defaults and settings (`arp_ignore`, `proxy_ndp`).
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -14,7 +14,7 @@ use crate::neigh::{
     kernel::{Kernel, NeighbourKey, OwnAddress},
 };
 
-/// What of the host decides about it.
+/// The state of the host that the answer depends on.
 pub(super) struct Host {
     links: HashMap<u32, Link>,
     addresses: Vec<OwnAddress>,
@@ -22,12 +22,12 @@ pub(super) struct Host {
     settings: Settings,
 }
 
-/// Settings of interfaces, by their path below `/proc/sys/net`, read once.
+/// Values of interface settings by path, read once.
 #[derive(Default)]
 struct Settings(BTreeMap<String, u32>);
 
 impl Settings {
-    /// A setting of an interface; 0 where it cannot be read.
+    /// A setting of an interface; 0 if it cannot be read.
     fn get(&mut self, family: &str, interface: &str, name: &str) -> u32 {
         let path = format!("/proc/sys/net/{family}/conf/{interface}/{name}");
         *self.0.entry(path).or_insert_with_key(|path| {
@@ -46,13 +46,13 @@ impl Host {
         })
     }
 
-    /// Whether an address is on one of the interfaces.
+    /// Whether an interface has the address.
     pub(super) fn has(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| own.address == address)
     }
 
-    /// Why hosts in the subnet that a VIP lies in do not reach it, and what to do, if so; `is_local` is whether it is an address of the
-    /// host.
+    /// Why hosts in the VIP's subnet do not reach it, and what to do; `None` if they do. `is_local`: whether the VIP is
+    /// local.
     pub(super) fn unanswered(&mut self, vip: IpAddr, is_local: bool) -> Option<String> {
         let on_link: Vec<OwnAddress> =
             self.addresses.iter().filter(|own| contains(own, vip)).copied().collect();
@@ -79,13 +79,13 @@ impl Host {
         self.addresses.iter().any(|own| (own.interface, own.address) == (interface, vip) && own.is_usable)
     }
 
-    /// The kernel answers on any interface for all addresses of the host, unless `arp_ignore` says otherwise.
+    /// The kernel answers on any interface for all local addresses, unless `arp_ignore` restricts that.
     fn without_arp(&mut self, vip: IpAddr, is_local: bool, interface: u32, name: &str) -> Option<String> {
         let setting = |name: &str, settings: &mut Settings| settings.get("ipv4", name, "arp_ignore");
         let ignore = setting("all", &mut self.settings).max(setting(name, &mut self.settings));
         let is_on = self.is_on(vip, interface);
         match ignore {
-            // A proxy entry has conditions of its own, which routes decide.
+            // A proxy entry depends on routes instead.
             _ if self.proxied.contains(&(interface, vip)) => None,
             0 | 3 if is_local => None,
             1 | 2 if is_on => None,
@@ -99,7 +99,7 @@ impl Host {
         }
     }
 
-    /// The kernel answers for addresses of the interface that it is asked on, and for those of proxy entries.
+    /// The kernel answers for addresses of the receiving interface and for its proxy entries.
     fn without_discovery(&mut self, vip: IpAddr, interface: u32, name: &str) -> Option<String> {
         if self.is_on(vip, interface) {
             return None;
@@ -123,7 +123,7 @@ impl Host {
     }
 }
 
-/// Whether an address lies on the link of another one: in its subnet, or is itself.
+/// Whether an address is in the on-link subnet of a local one.
 fn contains(own: &OwnAddress, address: IpAddr) -> bool {
     let ((own_bits, width), (bits, other)) = (bits(own.address), bits(address));
     width == other && own.prefix > 0 && own.prefix < width && (own_bits ^ bits) >> (width - own.prefix) == 0
@@ -140,7 +140,7 @@ fn network(own: &OwnAddress) -> IpAddr {
     }
 }
 
-/// An address as a number, and how many bits that has.
+/// An address as a number, and its width in bits.
 fn bits(address: IpAddr) -> (u128, u8) {
     match address {
         IpAddr::V4(address) => (u32::from(address).into(), 32),
