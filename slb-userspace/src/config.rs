@@ -1,8 +1,8 @@
 //! Configuration: from a TOML file to a model that holds only valid values.
 //!
-//! The way is `file` (bytes that may be trusted) -> `raw` (what serde read, with positions) -> `parse` (every rule)
-//! -> [`model`]. `raw` never leaves this module, and a [`Config`] can only come out of it whole: either every rule
-//! holds, or the text is [`Rejected`] with all the places that break one.
+//! The stages are `file` (trusted bytes) -> `raw` (serde's values with positions) -> `parse` (all rules) -> [`model`].
+//! `raw` is private to this module. A [`Config`] is always complete: either all rules hold, or the text is [`Rejected`]
+//! with every violation.
 
 use std::path::{Path, PathBuf};
 
@@ -25,16 +25,16 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 
-/// A configuration that may be used, and what its author should know about it.
+/// A valid configuration with its warnings.
 #[derive(Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// Warnings, in the order of the file; no errors.
+    /// Warnings in file order; contains no errors.
     pub warnings: Report,
 }
 
-/// Why a configuration cannot be used. The text names the file and says what to do.
+/// Why a configuration cannot be used. The text names the file and a remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejected {
     /// The file could not be opened or read.
@@ -42,7 +42,7 @@ pub enum Rejected {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         error: std::io::Error,
     },
@@ -52,7 +52,7 @@ pub enum Rejected {
         /// The directory.
         path: PathBuf,
     },
-    /// Everyone on the machine may change the file, and so send traffic anywhere.
+    /// Everyone on the machine may change the file, and so redirect traffic.
     #[error(
         "error: {path}: everyone on this machine may write to it (mode {mode:04o}), and so redirect traffic: \
          run `chmod o-w {path}` and check its content",

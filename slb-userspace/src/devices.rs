@@ -1,4 +1,4 @@
-//! What interfaces can do: which hook of XDP forwards between them, and what must be switched off below them.
+//! Capabilities of interfaces: the XDP hook that forwards between them, and the offloads to switch off below them.
 
 mod addresses;
 mod features;

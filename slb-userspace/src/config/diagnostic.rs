@@ -1,25 +1,25 @@
-//! Problems with their places in the text, and how they are shown.
+//! Diagnostics with their position in the text, and their rendering.
 
 use std::{fmt, ops::Range};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untrusted_str};
 
-/// A place in the text, in bytes.
+/// A byte range of the text.
 pub(super) type Span = Range<usize>;
 
-/// Problems shown in full; a file with more than this has one cause, and each of them costs a pass over the text.
+/// Most diagnostics that are rendered. A file with more has a common cause, and each one costs a pass over the text.
 const SHOWN: usize = 100;
 
-/// Whether a problem forbids the use of a configuration.
+/// Whether a diagnostic makes a configuration invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
     /// The configuration cannot be used.
     Error,
-    /// The configuration can be used, but hardly does what its author wants.
+    /// The configuration is valid, but probably not what its author wants.
     Warning,
 }
 
-/// A problem of a configuration: what is wrong, where, and what to write instead.
+/// A diagnostic: what is wrong, where, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
     severity: Severity,
@@ -31,7 +31,7 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// Creates an error at a place; the label stands under it.
+    /// Creates an error at `span`, with a label below it.
     pub(super) fn error(span: Span, message: impl Into<String>, label: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
@@ -43,12 +43,12 @@ impl Diagnostic {
         }
     }
 
-    /// Creates a warning at a place; the label stands under it.
+    /// Creates a warning at `span`, with a label below it.
     pub(super) fn warning(span: Span, message: impl Into<String>, label: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(span, message, label) }
     }
 
-    /// Adds a second place that explains the first one.
+    /// Adds a second position that explains the first one.
     pub(super) fn related(mut self, span: Span, label: impl Into<String>) -> Self {
         self.related = Some((span, label.into()));
         self
@@ -60,12 +60,12 @@ impl Diagnostic {
         self
     }
 
-    /// Returns whether the problem forbids the use of the configuration.
+    /// Whether the diagnostic makes the configuration invalid.
     pub fn severity(&self) -> Severity {
         self.severity
     }
 
-    /// Returns what is wrong, in one line.
+    /// What is wrong, in one line.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -89,7 +89,7 @@ impl Diagnostic {
     }
 }
 
-/// Problems of one text, in its order.
+/// Diagnostics of one text, in its order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     source: Source,
@@ -103,18 +103,18 @@ struct Source {
 }
 
 impl Report {
-    /// Collects the problems of a text; `name` says where the text comes from.
+    /// Collects the diagnostics of a text. `name` is the text's origin.
     pub(super) fn new(name: &str, text: &str, mut diagnostics: Vec<Diagnostic>) -> Self {
         diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
         Self { source: Source { name: name.to_owned(), text: text.to_owned() }, diagnostics }
     }
 
-    /// Returns the problems, in the order of the text.
+    /// The diagnostics in the order of the text.
     pub fn diagnostics(&self) -> &[Diagnostic] {
         &self.diagnostics
     }
 
-    /// Returns the problems as text to show, with the colours of a terminal if `colour`; nothing if there is none.
+    /// Renders the diagnostics, with terminal colours if `colour`. Empty if there are none.
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
         let mut shown: Vec<String> = self

@@ -1,6 +1,6 @@
-//! What differs between two configurations, in words. Pure.
+//! Differences between two configurations, in words. Pure.
 //!
-//! Every field of the model is named in here, so that one that is added cannot be forgotten: it does not compile.
+//! Every field of the model is destructured here, so a new field without comparison does not compile.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ use super::model::{
 mod check;
 pub mod pairs;
 
-/// Says of each field that differs what it was and what it is; fields after the semicolon are compared elsewhere.
+/// Describes each field that differs by its old and new value. Fields after the semicolon are compared elsewhere.
 macro_rules! fields {
     ($old:expr, $new:expr, $type:ident { $($field:ident: $word:expr),* $(; $($other:ident),*)? }) => {{
         let $type { $($field: _,)* $($($other: _,)*)? } = $old;
@@ -36,8 +36,7 @@ macro_rules! fields {
     }};
 }
 
-/// Works out what must change for `new` to be in force in place of `old`: one line each, nothing if there is no
-/// difference.
+/// Describes what changes when `new` replaces `old`, one line per change. Empty if they are equal.
 pub fn difference(old: &Config, new: &Config) -> Vec<String> {
     let Config { daemon: _, load_balancers: _, server_groups: _, primary_secondary_groups: _ } = new;
     let mut words = daemon(&old.daemon, &new.daemon);
@@ -125,7 +124,7 @@ fn listener(old: &Listener, new: &Listener) -> Vec<String> {
         session_persistence: or_off;
         name, idle_timeout, health_check
     });
-    // Under the name it has in the file, where it stands for TCP only: that of UDP is always the same.
+    // Under the name of the setting, which applies to TCP only. The idle timeout of UDP is constant.
     if old.protocol == new.protocol && old.idle_timeout != new.idle_timeout {
         words.push(format!("established timeout {:?} -> {:?}", old.idle_timeout, new.idle_timeout));
     }
@@ -210,7 +209,7 @@ fn servers<K: Ord + Display>(
     }
 }
 
-/// What stands in a list, without regard to its order.
+/// Added and removed items of a list, regardless of order.
 fn list<T: PartialEq + Display>(what: &str, old: &[T], new: &[T], words: &mut Vec<String>) {
     words.extend(old.iter().filter(|item| !new.contains(item)).map(|item| format!("{what} {item} removed")));
     words.extend(new.iter().filter(|item| !old.contains(item)).map(|item| format!("{what} {item} added")));
@@ -268,7 +267,7 @@ fn slots(size: &TableSize) -> u32 {
     size.slots()
 }
 
-/// A variant's name, as it stands in the file.
+/// A variant's name, as in the file.
 fn word(value: &impl Debug) -> String {
     format!("{value:?}").to_lowercase()
 }

@@ -1,4 +1,4 @@
-//! Checks of single values. Each problem is noted and the check goes on, so that one run reports all of them.
+//! Checks of single values. Each check records its diagnostic and continues, so that one run reports all problems.
 
 use std::{
     collections::HashMap, fmt::Display, hash::Hash, ops::RangeInclusive, path::PathBuf, time::Duration,
@@ -15,31 +15,31 @@ use super::{
 
 pub(super) mod address;
 
-/// A time that is none.
+/// The word for a disabled duration.
 pub(super) const OFF: &str = "off";
-/// Time in which servers come to their weight.
+/// Range of `slow_start`.
 const SLOW_START: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
 
-/// Collects the problems found so far.
+/// Collects diagnostics.
 #[derive(Debug, Default)]
 pub(super) struct Checker {
-    /// The problems, in the order of their finding.
+    /// The diagnostics, in the order of detection.
     pub(super) diagnostics: Vec<Diagnostic>,
 }
 
 impl Checker {
-    /// Notes a problem.
+    /// Records a diagnostic.
     pub(super) fn note(&mut self, diagnostic: Diagnostic) {
         self.diagnostics.push(diagnostic);
     }
 
-    /// Notes an error and returns `None`, for the value that cannot be had.
+    /// Records an error and returns `None` in place of the value.
     pub(super) fn refuse<T>(&mut self, diagnostic: Diagnostic) -> Option<T> {
         self.note(diagnostic);
         None
     }
 
-    /// Takes a field that must be there; `example` is a line that would do.
+    /// Checks that a required field is present. `example` is a valid line.
     pub(super) fn required<'a, T>(
         &mut self,
         value: Option<&'a T>,
@@ -93,13 +93,13 @@ impl Checker {
         self.integer(key, value, 1..=u16::MAX)
     }
 
-    /// Checks a weight; an absent one is the largest.
+    /// Checks a weight. The default is the maximum.
     pub(super) fn weight(&mut self, value: Option<&Value>) -> Option<Weight> {
         let Some(value) = value else { return Some(Weight(Weight::MAX)) };
         self.integer("weight", value, 0..=Weight::MAX).map(Weight)
     }
 
-    /// Checks a table size; an absent one is the default.
+    /// Checks a table size. The default is [`TableSize::DEFAULT`].
     pub(super) fn table_size(&mut self, value: Option<&Value>) -> Option<TableSize> {
         let Some(value) = value else { return Some(TableSize::DEFAULT) };
         let slots = self.integer("table_size", value, maglev::MIN_SIZE..=maglev::MAX_SIZE)?;
@@ -117,7 +117,7 @@ impl Checker {
         )
     }
 
-    /// Checks a time that may be off, as it is by default: `Some(None)`.
+    /// Checks a duration that may be off. The default is off, which is `Some(None)`.
     pub(super) fn optional_duration(
         &mut self,
         key: &str,
@@ -131,7 +131,7 @@ impl Checker {
         }
     }
 
-    /// The same, where no time at all is in the range, and so another word for off.
+    /// Checks a duration whose range includes zero; zero means off.
     pub(super) fn duration_or_none(
         &mut self,
         key: &str,
@@ -144,12 +144,12 @@ impl Checker {
         }
     }
 
-    /// Checks the time in which servers of a group come to their weight.
+    /// Checks the duration of slow start.
     pub(super) fn slow_start(&mut self, value: Option<&Value>) -> Option<Option<Duration>> {
         self.optional_duration("slow_start", value, SLOW_START)
     }
 
-    /// Checks that a value is a string; `expected` says of what.
+    /// Checks that a value is a string. `expected` describes the string.
     pub(super) fn text<'a>(&mut self, key: &str, value: &'a Value, expected: &str) -> Option<&'a str> {
         match value.as_ref() {
             Scalar::Text(text) => Some(text),
@@ -171,7 +171,7 @@ impl Checker {
         }
     }
 
-    /// Checks a value that is one of a few words.
+    /// Checks that a value is one of these words.
     pub(super) fn choice<T: Copy>(&mut self, key: &str, value: &Value, words: &[(&str, T)]) -> Option<T> {
         let all = words.iter().map(|(word, _)| *word);
         let allowed = format!(
@@ -213,7 +213,7 @@ impl Checker {
         Some(Name(text.to_owned()))
     }
 
-    /// Checks a duration: an integer and a unit, such as "1500ms", "2s", "1m" or "1h".
+    /// Checks a duration: an integer with a unit, such as "1500ms", "2s", "1m" or "1h".
     pub(super) fn duration(
         &mut self,
         key: &str,
@@ -223,7 +223,7 @@ impl Checker {
         self.duration_or(key, value, allowed, "")
     }
 
-    /// The same; `besides` says what else could be written.
+    /// Checks a duration. `besides` names an alternative, for messages.
     fn duration_or(
         &mut self,
         key: &str,
@@ -264,7 +264,7 @@ impl Checker {
         }
     }
 
-    /// Checks an absolute path; an absent one is the default.
+    /// Checks an absolute path; `default` applies if it is absent.
     pub(super) fn absolute_path(
         &mut self,
         key: &str,
@@ -284,7 +284,7 @@ impl Checker {
         Some(path)
     }
 
-    /// Checks that a key has not been seen before; `what` is the key in words.
+    /// Checks that a key is unique. `what` describes the key.
     pub(super) fn unique<K: Hash + Eq>(
         &mut self,
         seen: &mut HashMap<K, Span>,
@@ -302,7 +302,7 @@ impl Checker {
         }
     }
 
-    /// Notes that a reference names nothing that exists.
+    /// Records an error for a reference to something undefined.
     pub(super) fn unknown(&mut self, what: &str, name: &str, span: Span, names: &[&str]) {
         let label = match closest(name, names.iter().copied()) {
             Some(near) => format!("did you mean \"{near}\"?"),
@@ -318,7 +318,7 @@ impl Checker {
     }
 }
 
-/// The time that is written as an integer and a unit.
+/// Parses a duration that is an integer with a unit.
 fn time(text: &str) -> Option<Duration> {
     match text.trim_start_matches(|c: char| c.is_ascii_digit()) {
         "ms" | "s" | "m" | "h" => humantime::parse_duration(text).ok(),

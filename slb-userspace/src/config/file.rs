@@ -1,6 +1,6 @@
-//! Reads a configuration file, if its content may be trusted.
+//! Reads a configuration file that only trusted users can write.
 //!
-//! Every check is made on the opened file, so it cannot be exchanged between check and use.
+//! Every check is made on the opened file, so the file cannot be replaced between check and use.
 
 use std::{
     fs::File,
@@ -11,10 +11,10 @@ use std::{
 
 use super::Rejected;
 
-/// The largest file that is read, in bytes.
+/// Maximum file size in bytes.
 pub(super) const MAX_BYTES: u64 = 16 << 20;
 
-/// Returns the text of a file. Pipes may be read too, so that `--config <(generator)` works.
+/// Returns the text of a file. Pipes are allowed, so that `--config <(generator)` works.
 ///
 /// # Errors
 ///
@@ -31,7 +31,7 @@ pub(super) fn read(path: &Path) -> Result<String, Rejected> {
         return Err(Rejected::WorldWritable { path: path.to_owned(), mode });
     }
     let mut bytes = Vec::new();
-    // One byte more than allowed tells a file that is too large, whatever its metadata says.
+    // One byte more than allowed reveals a file that is too large, whatever its metadata says.
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(Rejected::TooLarge { path: path.to_owned() });

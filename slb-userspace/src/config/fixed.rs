@@ -1,10 +1,10 @@
-//! What cannot change while the daemon runs. Pure.
+//! Settings that cannot change while the daemon runs. Pure.
 
 use std::{fmt::Display, net::IpAddr};
 
 use super::model::{Daemon, XdpMode};
 
-/// Says of each setting that cannot become what is `wanted` while `running` is in force why, and what to do instead.
+/// For each setting of `wanted` that differs from `running` and cannot change: the reason and what to do instead.
 pub fn refusals(running: &Daemon, wanted: &Daemon) -> Vec<String> {
     const RESTART: &str = "restart slbd for it to take effect: forwarding goes on meanwhile";
     const DETACH: &str = "stop slbd, run `slbd detach`, which interrupts forwarding, and start it again";
@@ -30,7 +30,7 @@ pub fn refusals(running: &Daemon, wanted: &Daemon) -> Vec<String> {
     let seed = "restart slbd for it to take effect: connections that are not remembered then move";
     fixed("hash_seed", &running.seed(), &wanted.seed(), seed);
     fixed("xdp_mode", &mode(running.xdp_mode), &mode(wanted.xdp_mode), DETACH);
-    // Servers and tables would have to change in one instant: headers between would have a wrong checksum.
+    // Servers and tables would have to change atomically: tunnel headers in between would have a wrong checksum.
     for address in
         running.tunnel_addresses.iter().filter(|address| !wanted.tunnel_addresses.contains(address))
     {

@@ -1,4 +1,4 @@
-//! What a configuration means, once it has been found valid: no value in here needs to be checked again.
+//! The model of a valid configuration: no value needs another check.
 
 use std::{
     collections::BTreeMap,
@@ -34,41 +34,41 @@ pub struct Config {
 pub struct Daemon {
     /// Interfaces the XDP program is attached to. At least one, no duplicates.
     pub interfaces: Vec<String>,
-    /// What comes in by each of them, where that is not [`InterfaceRole::Both`].
+    /// Roles of interfaces that are not [`InterfaceRole::Both`].
     pub roles: BTreeMap<String, InterfaceRole>,
-    /// How the program is attached.
+    /// The XDP hook.
     pub xdp_mode: XdpMode,
     /// Directory on a BPF file system that holds the pinned maps and links. Absolute.
     pub pin_dir: PathBuf,
     /// Unix socket of the API. Absolute.
     pub socket: PathBuf,
-    /// Unix socket of the part of the API that changes nothing, for all users. Absolute; another one than `socket`.
+    /// Unix socket of the read-only part of the API, for all users. Absolute; differs from `socket`.
     pub read_only_socket: Option<PathBuf>,
-    /// Directory of what is changed by hand at run time and must outlive the daemon. Absolute.
+    /// Directory of the state that outlives the daemon, such as overrides. Absolute.
     pub state_dir: PathBuf,
-    /// Connections the flow table holds. 1,024 to 16,777,216.
+    /// Capacity of the flow table, in entries. 1,024 to 16,777,216.
     pub flow_table_entries: u32,
-    /// Servers the maps have room for. 1,024 to 1,048,576.
+    /// Capacity of the maps, in servers. 1,024 to 1,048,576.
     pub max_servers: u32,
-    /// Where tunnels begin (mode `ipip`): at most one address of each family.
+    /// Source addresses of tunnels (mode `ipip`): at most one per address family.
     pub tunnel_addresses: Vec<IpAddr>,
-    /// Seed of the flow hash and of the server tables, the same on every node that shares VIPs; `None` where the daemon is to use one
-    /// of its own.
+    /// Seed of the flow hash and of the server tables. All nodes of a VIP need the same one. `None` if none is
+    /// configured: the daemon then fills in its own.
     pub hash_seed: Option<u64>,
-    /// Addresses of this host that health checks come from: at most one of each family; the kernel's choice otherwise.
+    /// Source addresses of health checks: at most one per address family. The kernel chooses otherwise.
     pub probe_source: Vec<IpAddr>,
-    /// Mark of the packets of health checks. Not 0.
+    /// `SO_MARK` of health-check packets. Not 0.
     pub probe_mark: Option<u32>,
 }
 
 impl Daemon {
-    /// The seed of the flow hash and of the server tables, once the daemon has filled it in where none is configured; before that 0.
+    /// The seed of the flow hash and of the server tables; 0 until the daemon has filled in a missing one.
     pub fn seed(&self) -> u64 {
         self.hash_seed.unwrap_or(0)
     }
 }
 
-/// What comes in by an interface.
+/// Which packets may arrive at an interface.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum InterfaceRole {
     /// Packets of clients.
@@ -80,14 +80,14 @@ pub enum InterfaceRole {
     Both,
 }
 
-/// How the XDP program is attached to an interface.
+/// The XDP hook of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum XdpMode {
-    /// Native where the driver can, otherwise generic; the one in force is reported.
+    /// Native if all drivers support it, else generic. The status shows the active one.
     Auto,
-    /// In the driver, or not at all.
+    /// Native XDP only.
     Native,
-    /// In the kernel's generic hook.
+    /// Generic XDP only.
     Generic,
 }
 
@@ -96,63 +96,63 @@ pub enum XdpMode {
 pub struct LoadBalancer {
     /// Unique name.
     pub name: Name,
-    /// Whether it forwards.
+    /// Whether it is running or stopped.
     pub state: RunState,
-    /// Virtual IP addresses. At least one; each belongs to one load balancer only.
+    /// VIPs. At least one; each belongs to one load balancer only.
     pub addresses: Vec<IpAddr>,
-    /// What becomes of packets for them that no listener takes; `None` for what [`Unmatched::of`] says of each.
+    /// Action for unmatched packets; `None` for the default by VIP, [`Unmatched::of`].
     pub unmatched: Option<Unmatched>,
-    /// Servers of the default group; they have no port of their own.
+    /// Servers of the default server group. They have no port of their own.
     pub servers: Vec<DefaultServer>,
-    /// Table of the default group.
+    /// Slots of the default server group's table.
     pub table_size: TableSize,
-    /// Time in which a server of the default group comes to its weight; `None` for at once. 1 s to 300 s.
+    /// Duration of slow start in the default server group; `None` for off. 1 s to 300 s.
     pub slow_start: Option<Duration>,
     /// Listeners. At most 50; names unique, and (protocol, port) unique, within the load balancer.
     pub listeners: Vec<Listener>,
 }
 
-/// Whether a load balancer or a listener forwards.
+/// Whether a load balancer or a listener is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunState {
-    /// It does.
+    /// It forwards.
     Running,
-    /// It is configured, and takes no packets.
+    /// It is configured and takes no packets.
     Stopped,
 }
 
-/// What becomes of packets for a VIP that no running listener takes.
+/// Action for packets to a VIP that no running listener takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmatched {
-    /// They are dropped.
+    /// Drop them.
     Drop,
-    /// They are answered as a host answers for a closed port.
+    /// Answer as a host does for a closed port.
     Reject,
-    /// They are passed to the kernel.
+    /// Pass them to the kernel.
     Pass,
 }
 
 impl Unmatched {
-    /// What becomes of them where nothing is configured. The kernel answers for an address of this host; what is for any other VIP it
-    /// would route back to the router it came from.
+    /// The default action. The kernel answers for local addresses. Packets for any other VIP it would route back to the
+    /// router they came from.
     pub const fn of(is_local: bool) -> Self {
         if is_local { Self::Pass } else { Self::Reject }
     }
 }
 
 impl LoadBalancer {
-    /// The listeners that forward.
+    /// The running listeners of a running load balancer.
     pub fn running(&self) -> impl Iterator<Item = &Listener> {
         self.listeners.iter().filter(|listener| self.runs(listener))
     }
 
-    /// Whether a listener of this load balancer forwards.
+    /// Whether a listener of this load balancer is running, and the load balancer too.
     pub fn runs(&self, listener: &Listener) -> bool {
         self.state == RunState::Running && listener.state == RunState::Running
     }
 }
 
-/// Where new flows of one protocol and port go.
+/// A protocol and port on all VIPs, with servers behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
     /// Name, unique within the load balancer.
@@ -161,43 +161,43 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Port on the VIPs. 1 to 65,535.
     pub port: u16,
-    /// Whether it forwards.
+    /// Whether it is running or stopped.
     pub state: RunState,
     /// The servers behind it.
     pub target: Target,
     /// How packets reach the server.
     pub mode: Mode,
-    /// Which flows are remembered.
+    /// Which flows have flow-table entries.
     pub tracking: Tracking,
-    /// What becomes of datagrams of flows that are not remembered, where the table has changed.
+    /// Where untracked UDP goes after a change of the server table.
     pub unknown_datagrams: UnknownDatagrams,
-    /// How long connections of a server go on once it takes no new flows; `None` for as long as it is configured. 10 s to
-    /// 900 s.
+    /// Time from the begin of a drain to its deadline, at which remaining connections are reset; `None` for no
+    /// deadline. 10 s to 900 s.
     pub connection_drain: Option<Duration>,
-    /// Silence after which a flow is forgotten. 10 s to 900 s.
+    /// Idle timeout of flows. 10 s to 900 s.
     pub idle_timeout: Duration,
-    /// How servers are checked; `None` takes every server as able to serve.
+    /// Health check; `None` counts every server as able to serve.
     pub health_check: Option<HealthCheck>,
     /// Where new flows go while no server is able to serve.
     pub on_no_healthy: OnNoHealthy,
-    /// What decides which server a new flow goes to.
+    /// What chooses the server of a new flow.
     pub scheduler: Scheduler,
-    /// How long after its last flow a client's new ones go to the same server; `None` for not at all. 1 s to 3,600 s.
+    /// Time after a client's last flow in which its new flows go to the same server; `None` for off. 1 s to 3,600 s.
     pub session_persistence: Option<Duration>,
 }
 
-/// What decides which server a new flow goes to.
+/// What chooses the server of a new flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheduler {
-    /// The flow: its client's address and port.
+    /// Weighted consistent hashing of the client's address and port.
     Maglev,
-    /// The client's address alone: all its flows go to one server, for as long as the table does not change for it.
+    /// Weighted consistent hashing of the client's address: all its flows go to one server until the table changes.
     MaglevClient,
-    /// Servers take turns, each as often as any other one.
+    /// Round robin, without weights.
     RoundRobin,
-    /// Servers take turns, by weight.
+    /// Weighted round robin.
     WeightedRoundRobin,
-    /// How many flows the servers have: the one gets it that has the fewest for its weight.
+    /// Weighted least connections.
     WeightedLeastConnections,
 }
 
@@ -215,7 +215,7 @@ pub enum OnNoHealthy {
 pub enum Target {
     /// The load balancer's default server group, on this port.
     DefaultGroup {
-        /// Port on every server of the default group. 1 to 65,535.
+        /// Port on every server of the default server group. 1 to 65,535.
         backend_port: u16,
     },
     /// The named server group, on each server's own port. The group exists.
@@ -224,13 +224,13 @@ pub enum Target {
     PrimarySecondaryGroup(Name),
     /// Primary/secondary mode: two server groups, which exist and differ.
     PrimarySecondary {
-        /// Gets the traffic, as long as enough of its servers are healthy.
+        /// Receives the traffic as long as enough of its servers are healthy.
         primary: Name,
-        /// Gets it otherwise.
+        /// Receives the traffic otherwise.
         secondary: Name,
-        /// Unhealthy servers of the primary group at which traffic goes to the secondary one. At least 1.
+        /// Number of unhealthy servers in the primary group that causes failover. At least 1.
         failover_threshold: u16,
-        /// How long the primary group must have enough healthy servers before traffic comes back. 0 to 1 h.
+        /// Time that the primary group must have enough healthy servers before failback. 0 to 1 h.
         failback_after: Duration,
     },
 }
@@ -247,27 +247,27 @@ impl Target {
 pub enum Mode {
     /// Destination address and port are rewritten; replies return through SLB.
     Nat,
-    /// Hardware addresses are rewritten: the server is on the same network, and holds the VIP. Replies go directly.
+    /// Hardware addresses are rewritten: the server is on the same link and holds the VIP. Replies go directly.
     Dsr,
-    /// The packet is put into another one, to the server, which holds the VIP. Replies go directly.
+    /// The packet is encapsulated in an IP packet to the server, which holds the VIP. Replies go directly.
     Ipip,
 }
 
-/// Which flows of a listener are remembered. In mode `nat` all are.
+/// Which flows of a listener have flow-table entries. In mode `nat` all have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tracking {
-    /// Those that a change of the table would move.
+    /// Flows of migrating slots.
     Auto,
-    /// All.
+    /// All flows.
     Always,
 }
 
-/// What becomes of datagrams of flows that are not remembered, on a part of the table that has changed hands.
+/// Where untracked UDP on a migrating slot goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownDatagrams {
-    /// They go where they went before, for the idle time: no flow moves, and new ones follow the table later.
+    /// To the previous backend, until the idle timeout: no flow moves, and new flows reach the current backend later.
     Keep,
-    /// They go where the table says now.
+    /// To the current backend.
     Follow,
 }
 
@@ -299,20 +299,20 @@ pub struct ServerGroup {
     pub servers: Vec<Server>,
     /// Slots of the group's table.
     pub table_size: TableSize,
-    /// Time in which a server comes to its weight; `None` for at once. 1 s to 300 s.
+    /// Duration of slow start; `None` for off. 1 s to 300 s.
     pub slow_start: Option<Duration>,
 }
 
-/// A primary server, and one that takes its place. Only the primary is checked.
+/// A primary server and a secondary one. Only the primary has a health check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrimarySecondaryGroup {
     /// Unique name.
     pub name: Name,
-    /// Gets all traffic while it is healthy; never a VIP.
+    /// Receives all traffic while it is healthy; never a VIP.
     pub primary: SocketAddr,
-    /// Gets all traffic while the primary is unhealthy; never a VIP, and not the primary.
+    /// Receives all traffic while the primary is unhealthy; never a VIP, and not the primary.
     pub secondary: SocketAddr,
-    /// How long the primary must be healthy before traffic comes back. 0 to 1 h.
+    /// Time that the primary must be healthy before failback. 0 to 1 h.
     pub failback_after: Duration,
 }
 
@@ -356,7 +356,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// A weight: 0 to 100. Zero takes no new flows and keeps the ones it has.
+/// A weight: 0 to 100. A server of weight 0 receives no new flows and keeps its established ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Weight(pub(super) u8);
 
@@ -370,14 +370,14 @@ impl Weight {
     }
 }
 
-/// Slots of a table: a prime from 251 to 65,537.
+/// Slots of a server table: a prime from 251 to 65,537.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableSize(pub(super) u32);
 
 impl TableSize {
-    /// The smallest.
+    /// The minimum.
     pub const MIN: Self = Self(251);
-    /// The default, and the largest.
+    /// The default and the maximum.
     pub const DEFAULT: Self = Self(65_537);
 
     /// The number of slots.

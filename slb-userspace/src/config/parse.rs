@@ -1,7 +1,7 @@
-//! From text to model: every rule of the configuration.
+//! Parses text into the model and checks every rule.
 //!
-//! All problems of a text are found in one run. What crosses tables is collected first (VIPs, names of server
-//! groups) from whatever is readable, so that one mistake does not cause a second message somewhere else.
+//! One run finds all problems of a text. References across tables (VIPs, names of server groups) are collected first
+//! from whatever can be read, so that one mistake causes one message.
 
 use std::collections::{HashMap, HashSet};
 
@@ -27,11 +27,11 @@ mod target;
 mod unweighted;
 mod vips;
 
-/// Reads and checks the text of a configuration; `name` stands for its file in messages.
+/// Parses and checks the text of a configuration. `name` is its file name in messages.
 ///
 /// # Errors
 ///
-/// [`Rejected::Invalid`] with everything that is wrong.
+/// [`Rejected::Invalid`] with all errors.
 pub fn parse(name: &str, text: &str) -> Result<Loaded, Rejected> {
     let document: raw::Document = toml::from_str(text)
         .map_err(|error| Rejected::Invalid(Report::new(name, text, vec![syntax::explain(&error, text)])))?;
@@ -42,7 +42,7 @@ pub fn parse(name: &str, text: &str) -> Result<Loaded, Rejected> {
     match config {
         Some(config) if !refused => Ok(Loaded { config, warnings: Report::new(name, text, diagnostics) }),
         _ => {
-            // What is wrong with a refused text may well be the reason for its warnings.
+            // The errors may be the cause of the warnings.
             diagnostics.retain(|diagnostic| diagnostic.severity() == Severity::Error);
             Err(Rejected::Invalid(Report::new(name, text, diagnostics)))
         }

@@ -1,7 +1,7 @@
-//! The configuration as it stands in the file: every field optional, every value with its position.
+//! The configuration as written in the file: all fields are optional, all values have positions.
 //!
-//! Only unknown fields and values of a wholly wrong shape are refused here; `parse` judges everything else, so that
-//! all problems of a file can be reported at once.
+//! Only unknown fields and values of the wrong shape are refused here. `parse` checks everything else, so that it can
+//! report all problems at once.
 
 use serde::Deserialize;
 use toml::Spanned;

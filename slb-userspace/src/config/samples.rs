@@ -1,8 +1,8 @@
-//! Configurations that tests begin with.
+//! Configurations for tests.
 
 use super::{Config, parse};
 
-/// One without problems: a load balancer with a listener of its default group and one of a server group.
+/// A valid configuration: a load balancer with one listener on its default server group and one on a server group.
 pub(crate) const SHOP: &str = r#"[daemon]
 interfaces = ["eth0"]
 
@@ -33,17 +33,17 @@ servers = [
 ]
 "#;
 
-/// Parses a text that is without errors.
+/// Parses a text without errors.
 pub(crate) fn parsed(text: &str) -> Config {
     parse("sample.toml", text).unwrap_or_else(|rejected| panic!("{rejected}\n{text}")).config
 }
 
-/// Parses what stands behind the settings of the daemon.
+/// Parses a text that is preceded by `[daemon]` settings.
 pub(crate) fn forwarding(text: &str) -> Config {
     parsed(&format!("[daemon]\ninterfaces = [\"eth0\"]\n{text}"))
 }
 
-/// [`SHOP`] with pieces replaced, each of which stands in it.
+/// [`SHOP`] with replacements. Each replaced text must occur in it.
 pub(crate) fn shop(replaced: &[(&str, &str)]) -> Config {
     parsed(&replaced.iter().fold(SHOP.to_owned(), |text, (from, to)| {
         assert!(text.contains(from), "{from:?} must stand in the base");

@@ -1,6 +1,6 @@
-//! "Did you mean": the nearest of the words that would have been right.
+//! "Did you mean": the nearest valid word.
 
-/// Returns the candidate a writer of `word` most likely meant, or `None` if none is near.
+/// The candidate that is most likely meant by `word`; `None` if none is near.
 pub(super) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     // A third of the letters may be wrong, so that "udp" is never offered for "tcp".
@@ -13,7 +13,7 @@ pub(super) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-/// Returns the words as a list for a reader: "`a`, `b`, `c`", the first `most` of them.
+/// Formats the first `most` words as a list: "`a`, `b`, `c`".
 pub(super) fn listed<'a>(words: impl IntoIterator<Item = &'a str>, most: usize) -> String {
     let mut words = words.into_iter();
     let mut text = words.by_ref().take(most).map(quoted).collect::<Vec<_>>().join(", ");
@@ -24,7 +24,7 @@ pub(super) fn listed<'a>(words: impl IntoIterator<Item = &'a str>, most: usize) 
     text
 }
 
-/// Returns text from a file between backticks, safe to print on a terminal and never longer than a line.
+/// Quotes text from a file in backticks. Control characters are escaped and the length is limited.
 pub(super) fn quoted(text: &str) -> String {
     const LONGEST: usize = 64;
     let mut shown: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();

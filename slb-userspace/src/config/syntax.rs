@@ -1,11 +1,11 @@
-//! Words for what the TOML reader itself refuses: syntax, unknown fields, values of the wrong shape.
+//! Explains errors of the TOML parser: syntax, unknown fields, values of the wrong shape.
 
 use super::{
     diagnostic::{Diagnostic, Span},
     suggest::{closest, listed, quoted},
 };
 
-/// Returns the reader's refusal of a text as a diagnostic.
+/// Converts an error of the TOML parser into a diagnostic.
 pub(super) fn explain(error: &toml::de::Error, text: &str) -> Diagnostic {
     let span = span_of(error);
     let message = error.message();
@@ -54,7 +54,7 @@ fn unknown_field(span: Span, key: &str, message: &str) -> Diagnostic {
         .help(format!("allowed here: {}", listed(allowed, usize::MAX)))
 }
 
-/// serde says "invalid type: string \"x\", expected a list"; returns what was found and what was expected.
+/// serde says "invalid type: string \"x\", expected a list". Returns what was found and what was expected.
 fn wrong_shape(message: &str) -> Option<(&'static str, &str)> {
     let (found, expected) = message.strip_prefix("invalid type: ")?.rsplit_once(", expected ")?;
     let found = match found.split([' ', '`']).next() {

@@ -1,4 +1,4 @@
-//! Tests of the whole way from text to model.
+//! Tests from text to model.
 
 mod accepted;
 mod broken;
@@ -7,7 +7,7 @@ mod warned;
 
 use super::{Config, Diagnostic, Rejected, Report, Severity, parse, samples::SHOP as BASE};
 
-/// Returns the base with one piece replaced; the piece must stand in it once.
+/// The base with one replacement. The replaced text must occur exactly once.
 fn changed(from: &str, to: &str) -> String {
     assert_eq!(BASE.matches(from).count(), 1, "{from:?} must stand in the base once");
     BASE.replace(from, to)

@@ -1,15 +1,15 @@
-//! The hardware addresses by which the kernel takes a frame for this host, by the interface that it comes in by.
+//! Hardware addresses of frames that the kernel receives as PACKET_HOST, by receiving interface.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::neigh::{Link, Mac};
 
-/// Kinds of interfaces that take frames from the one they lie upon by an address of their own.
+/// Kinds of interfaces that receive frames from their lower interface by an address of their own.
 const ABOVE: [&str; 2] = ["vlan", "macvlan"];
-/// Kinds of interfaces that take all frames of their ports.
+/// Kinds of interfaces that receive all frames of their ports.
 const MASTERS: [&str; 4] = ["bridge", "bond", "team", "openvswitch"];
 
-/// Which interfaces lie upon which, and which belong to which.
+/// The relations between interfaces: upper and lower, master and port.
 #[derive(Debug, Default)]
 pub struct Stack<'links> {
     by_index: BTreeMap<u32, &'links Link>,
@@ -18,7 +18,7 @@ pub struct Stack<'links> {
 }
 
 impl<'links> Stack<'links> {
-    /// Of these interfaces; each may be among them more than once.
+    /// Of these interfaces. Each may occur more than once, under several names.
     pub fn of(links: impl IntoIterator<Item = &'links Link>) -> Self {
         let mut stack = Self::default();
         for link in links {
@@ -42,8 +42,13 @@ impl<'links> Stack<'links> {
         self.by_index.get(&index).copied()
     }
 
-    /// The addresses of an interface, of the bridge or bond that it belongs to, of VLAN devices and macvlans that lie upon one of these and
-    /// are up, of ports and members, and of what a VLAN device lies upon. Interfaces in other network namespaces are other hosts.
+    /// The hardware addresses for which frames by `link` are this host's:
+    ///
+    /// - of the interface, and of the bridge or bond that it belongs to
+    /// - of VLAN devices and macvlans above one of these that are up
+    /// - of its ports or members, and of the lower interface of a VLAN device
+    ///
+    /// Interfaces in other network namespaces are other hosts.
     pub fn own_macs(&self, link: &Link) -> BTreeSet<Mac> {
         let mut reached = BTreeSet::new();
         let mut next = vec![link.index];
@@ -57,8 +62,8 @@ impl<'links> Stack<'links> {
         reached.iter().filter_map(|index| self.link(*index)?.mac).collect()
     }
 
-    /// The bridge or bond that an interface belongs to. The ports of Open vSwitch belong to one that has no address of use: those of its
-    /// bridges are of the same kind.
+    /// The bridges or the bond that an interface belongs to. The master of an Open vSwitch port has no usable address;
+    /// the switch's bridges are interfaces of the same kind.
     fn masters(&self, link: &Link) -> Vec<u32> {
         let master = link.master.and_then(|master| self.link(master));
         match master.filter(|master| has_kind(master, &MASTERS)) {
@@ -71,7 +76,7 @@ impl<'links> Stack<'links> {
         }
     }
 
-    /// The interfaces that hand frames to one, and whose own address the kernel compares first.
+    /// Adds the interfaces that deliver frames to `link`. The kernel compares their own address first.
     fn reach_down(&self, link: &Link, reached: &mut BTreeSet<u32>) {
         let mut next = vec![link.index];
         let mut seen = BTreeSet::new();
@@ -99,7 +104,7 @@ mod tests {
     use super::*;
     use crate::{devices::tests::link, neigh::Below};
 
-    /// An interface whose address ends in its index.
+    /// An interface whose hardware address ends in its index.
     fn at(index: u32, kind: &'static str) -> Link {
         let kind = Some(kind).filter(|kind| !kind.is_empty());
         Link { mac: Some(mac(index)), ..link(index, &format!("if{index}"), kind) }
@@ -117,7 +122,7 @@ mod tests {
         Link { master: Some(master), ..link }
     }
 
-    /// Last bytes of the addresses that are an interface's own.
+    /// Last bytes of an interface's own addresses.
     fn own(links: &[Link], index: u32) -> Vec<u8> {
         let stack = Stack::of(links.iter().chain(links));
         let macs = stack.own_macs(stack.link(index).unwrap());
@@ -145,9 +150,9 @@ mod tests {
             upon(1, at(8, "veth")),
         ];
         assert_eq!(own(&links, 1), [1, 2, 3, 4]);
-        // Frames to the address of what it lies upon, with its tag, are its own too.
+        // Tagged frames to the address of its lower interface are its own too.
         assert_eq!(own(&links, 3), [1, 3, 4]);
-        // The driver hands a macvlan nothing but frames to its own address.
+        // The driver delivers to a macvlan only frames to its own address.
         assert_eq!(own(&links, 2), [2]);
     }
 

@@ -1,5 +1,5 @@
-//! What an interface's driver can do for XDP, as the kernel says it: from Linux 6.3 on in words of its own (the netdev
-//! family), before that only by what kind of interface it is.
+//! Native XDP capabilities of drivers. Linux 6.3 and later report them (netdev netlink family). On earlier kernels they
+//! follow from the interface's kind.
 
 use anyhow::{Context as _, Result};
 use nix::libc;
@@ -17,28 +17,27 @@ const BASIC: u64 = 1;
 const REDIRECT: u64 = 2;
 const NDO_XMIT: u64 = 4;
 
-/// Kinds of interfaces that have no native XDP in any kernel: frames are in socket buffers already when they come to them.
+/// Kinds of interfaces without native XDP in any kernel: they receive socket buffers.
 const GENERIC_ONLY: [&str; 11] =
     ["bridge", "vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "vrf", "dummy", "ifb", "macsec", "vxlan"];
 
-/// What a native XDP program can do at an interface, and if not, why.
+/// What a native XDP program can do at an interface; each error says why not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Native {
-    /// It runs there.
+    /// It can be attached.
     pub run: Result<(), String>,
-    /// Its frames can leave by other interfaces.
+    /// `XDP_REDIRECT` of its frames to other interfaces works.
     pub redirect: Result<(), String>,
-    /// Frames that come from other interfaces can leave there.
+    /// Frames redirected from other interfaces are transmitted.
     pub receive: Result<(), String>,
-    /// Its frames can leave where they came in.
+    /// `XDP_TX` works.
     pub back: Result<(), String>,
 }
 
-/// Finds out what native XDP can do at an interface. Before the program runs there, some drivers do not say yet that frames
-/// can be sent: `runs` tells whether it does.
+/// Reads the native XDP capabilities of an interface. Some drivers report that they transmit redirected frames only
+/// while a program is attached: `runs` says whether one is.
 ///
-/// # Errors
-/// The kernel cannot be asked.
+/// # Errors The kernel cannot be queried.
 pub fn native(link: &Link, runs: bool) -> Result<Native> {
     let able = Native { run: Ok(()), redirect: Ok(()), receive: Ok(()), back: Ok(()) };
     match link.kind.as_deref() {
@@ -67,7 +66,7 @@ fn read(name: &str, features: u64, runs: bool) -> Native {
     }
 }
 
-/// The features of an interface; `None` where the kernel does not tell them.
+/// XDP features of an interface; `None` if the kernel does not report them.
 fn features(index: u32) -> Result<Option<u64>> {
     let Some(netdev) = Family::open("netdev")? else { return Ok(None) };
     match netdev.request(DEV_GET, &[attribute(IFINDEX, index.to_ne_bytes())]) {
@@ -80,12 +79,12 @@ fn features(index: u32) -> Result<Option<u64>> {
     }
 }
 
-/// A veth delivers frames of native XDP only where its peer polls, and what XDP sends back (`XDP_TX`) only where that runs a
-/// native XDP program: `veth_xdp_flush` in drivers/net/veth.c, the same from Linux 5.13 to 6.18.
+/// A veth delivers redirected frames only if its peer polls with NAPI, and `XDP_TX` frames only if the peer runs a
+/// native XDP program. See `veth_xdp_flush` in drivers/net/veth.c, unchanged from Linux 5.13 to 6.18.
 fn veth(link: &Link) -> Result<(), String> {
     let name = &link.name;
     let look = |namespace, index| netlink::link_in(namespace, index).map(neigh::link);
-    // Read afresh: the peer may have been moved to another network namespace.
+    // Read again: the peer may have moved to another network namespace.
     let peer = look(None, link.index).map(|own| own.and_then(|own| own.below));
     let peer = peer.and_then(|peer| peer.map_or(Ok(None), |peer| look(peer.namespace, peer.index)));
     match peer {
@@ -119,7 +118,7 @@ mod tests {
 
     #[test]
     fn the_kernel_is_asked_about_the_loopback_interface() {
-        // Old kernels do not know; newer ones say that it has nothing.
+        // Old kernels do not report features; newer ones report none for `lo`.
         assert!(matches!(features(1).unwrap(), None | Some(0)));
         assert_eq!(features(u32::MAX >> 1).unwrap(), None);
     }

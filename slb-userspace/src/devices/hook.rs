@@ -1,22 +1,22 @@
-//! Which hook of XDP can forward between interfaces.
+//! The XDP hook that can forward between all interfaces.
 //!
-//! A native program hands frames to the driver of another interface, which takes them only if it knows how to send such
-//! frames; what it does not take is lost in the kernel, after the program has counted it as forwarded. The generic hook sends
-//! socket buffers, which every interface takes.
+//! A native program redirects frames to another interface's driver, which must support that. Otherwise the kernel drops
+//! the frame after the program has counted it as forwarded. Generic XDP sends socket buffers, which every interface
+//! transmits.
 
 use super::Native;
 
-/// Where a program runs.
+/// An XDP hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
-    /// In the driver.
+    /// Native XDP: in the driver.
     Native,
-    /// In the kernel, after the driver.
+    /// Generic XDP: behind the driver, on socket buffers.
     Generic,
 }
 
 impl Hook {
-    /// Its name in configuration and status.
+    /// The name in configuration and status.
     pub fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
@@ -25,23 +25,23 @@ impl Hook {
     }
 }
 
-/// What an interface has to do.
+/// What forwarding requires of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// It is the only one: frames leave by the interface they came in by.
+    /// It is the only interface: frames leave by the interface they arrived at.
     Alone,
-    /// Frames leave by other interfaces, too.
+    /// Frames leave by other interfaces too.
     Among,
 }
 
 impl Role {
-    /// The role of each of so many interfaces.
+    /// The role of each of this many interfaces.
     pub fn of(interfaces: usize) -> Self {
         if interfaces > 1 { Self::Among } else { Self::Alone }
     }
 }
 
-/// Why an interface cannot take part where programs run natively, if so.
+/// Why an interface cannot take part in native forwarding; `None` if it can.
 pub fn conflict(native: &Native, role: Role) -> Option<&str> {
     let needed = match role {
         Role::Alone => &[&native.run, &native.back][..],

@@ -1,6 +1,6 @@
-//! Merged frames: an interface below another one may join segments (GRO, LRO) before the upper one sees them. The generic
-//! hook of the upper one then gets frames larger than any MTU, which cannot be forwarded. The kernel switches merging off
-//! at the interface that has a generic program, and not at those below it.
+//! Frame merging: a lower interface may join TCP segments (GRO, LRO) before the upper one receives them. Generic XDP on
+//! the upper one then receives frames that exceed any MTU and cannot be forwarded. The kernel switches LRO and GRO off
+//! at the interface with the program, and not at its lower interfaces.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,12 +27,12 @@ const BIT: u16 = 1;
 const NAME: u16 = 2;
 const VALUE: u16 = 3;
 
-/// Features that join frames, as `ethtool -k` calls them in the kernel.
+/// Features that merge frames, by the kernel's names.
 const MERGE: [&str; 3] = ["rx-gro", "rx-gro-hw", "rx-lro"];
-/// Kinds whose `IFLA_LINK` is the interface below them.
+/// Kinds whose `IFLA_LINK` is their lower interface.
 pub(super) const ABOVE_LINK: [&str; 6] = ["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"];
 
-/// The interfaces whose frames come to `top` when they have been received, and perhaps merged.
+/// The interfaces below `top`, whose received and perhaps merged frames it gets.
 pub fn below<'links>(top: &Link, links: &'links BTreeMap<String, Link>) -> Vec<&'links Link> {
     let (mut found, mut seen, mut open) = (Vec::new(), BTreeSet::from([top.index]), vec![top.clone()]);
     while let Some(upper) = open.pop() {
@@ -51,29 +51,27 @@ pub fn below<'links>(top: &Link, links: &'links BTreeMap<String, Link>) -> Vec<&
     found
 }
 
-/// Features that merge frames at an interface now.
+/// Merging features that are active at an interface.
 ///
-/// # Errors
-/// They cannot be read.
+/// # Errors They cannot be read.
 pub fn merging(link: &Link) -> Result<Vec<String>> {
     let Some(ethtool) = Family::open("ethtool")? else { return Ok(Vec::new()) };
     active(&ethtool, link).with_context(|| format!("cannot read the features of {}", link.name))
 }
 
-/// Switches features off that [`merging`] has found. Returns those that merge frames afterwards.
+/// Switches merging features off. Returns those that are still active.
 ///
-/// # Errors
-/// Which of them are off is not known.
+/// # Errors The result cannot be read.
 pub(super) fn switch_off(link: &Link, features: &[String]) -> Result<Vec<String>> {
     let ethtool = Family::open("ethtool")?.context("the kernel has no ethtool over netlink")?;
     request(&ethtool, link, features, false);
     active(&ethtool, link).with_context(|| format!("cannot read the features of {}", link.name))
 }
 
-/// Switches features on again that [`switch_off`] has switched off.
+/// Switches merging features on that [`switch_off`] has switched off.
 ///
 /// # Errors
-/// One of them stays off.
+/// A feature stays off.
 pub(super) fn switch_on(link: &Link, features: &[String]) -> Result<()> {
     let ethtool = Family::open("ethtool")?.context("the kernel has no ethtool over netlink")?;
     request(&ethtool, link, features, true);
@@ -84,13 +82,13 @@ pub(super) fn switch_on(link: &Link, features: &[String]) -> Result<()> {
 }
 
 fn request(ethtool: &Family, link: &Link, features: &[String], on: bool) {
-    // One by one: a feature that is fixed must not keep the others.
+    // One request per feature: a fixed feature must not block the others.
     for name in features {
         let mut bit = vec![attribute(NAME, text(name))];
-        // Of a list with a mask, which this is, a bit without it is to be off.
+        // In a bitset without mask attribute, a bit without value means off.
         bit.extend(on.then(|| attribute(VALUE, [])));
         let bits = nest(BITS, &[nest(BIT, &bit)]);
-        // The caller checks what came of it.
+        // The caller reads the result.
         let _ = ethtool.request(FEATURES_SET, &[header(link), nest(WANTED, &[bits])]);
     }
 }
@@ -105,7 +103,7 @@ fn active(ethtool: &Family, link: &Link) -> io::Result<Vec<String>> {
     names(reply.get(&ACTIVE).map_or(&[][..], Vec::as_slice)).map_err(io::Error::other)
 }
 
-/// Those of a bitset that merge.
+/// Names of the merging features in a bitset.
 fn names(bitset: &[u8]) -> Result<Vec<String>> {
     let mut merging = Vec::new();
     let bits = netlink::attributes(bitset)?.into_iter().filter(|(kind, _)| *kind == BITS);
@@ -137,7 +135,7 @@ mod tests {
         let parent = link(3, "eth0", None);
         let mut port = link(4, "v0", Some("veth"));
         port.master = Some(1);
-        // Its peer, not an interface below it.
+        // The peer of a veth is not its lower interface.
         port.below = Some(Below { index: 5, namespace: None });
         let peer = link(5, "v1", Some("veth"));
         let mut away = link(6, "eth0.8", Some("vlan"));
@@ -152,7 +150,7 @@ mod tests {
         assert_eq!(names(&bridge), ["eth0", "eth0.7", "v0"]);
         assert_eq!(names(&vlan), ["eth0"]);
         assert_eq!(names(&away), [""; 0]);
-        // A loop that cannot be, and must not hang.
+        // An impossible loop must not hang.
         bridge.master = Some(1);
         assert_eq!(names(&bridge), ["eth0", "eth0.7", "v0"]);
     }

@@ -1,4 +1,4 @@
-//! Questions over netlink that are answered at once, on the calling thread: the kernel replies before `send` returns.
+//! Synchronous netlink queries: the kernel has replied when `send` returns.
 
 use std::{collections::BTreeMap, ffi::CStr, io};
 
@@ -24,13 +24,14 @@ const NLA_TYPE: u16 = !(3 << 14);
 /// Sizes of `nlmsghdr` and `genlmsghdr`.
 const HEADER: usize = 16;
 const GENERIC_HEADER: usize = 4;
-/// Generic netlink's own family, its command `CTRL_CMD_GETFAMILY`, and attributes `CTRL_ATTR_FAMILY_ID` and `_NAME`.
+/// Generic netlink's controller family, its command `CTRL_CMD_GETFAMILY`, and attributes `CTRL_ATTR_FAMILY_ID` and
+/// `_NAME`.
 const CONTROLLER: u16 = 16;
 const GET_FAMILY: u8 = 3;
 const FAMILY_ID: u16 = 1;
 const FAMILY_NAME: u16 = 2;
 
-/// Attributes of a message by type; of several of one type, the last.
+/// Attributes of a message by type. The last one of a type wins.
 pub(super) type Attributes = BTreeMap<u16, Vec<u8>>;
 
 /// An attribute of a request.
@@ -38,17 +39,17 @@ pub(super) fn attribute(kind: u16, value: impl Into<Vec<u8>>) -> DefaultNla {
     DefaultNla::new(kind, value.into())
 }
 
-/// An attribute that consists of others.
+/// A nested attribute.
 pub(super) fn nest(kind: u16, of: &[DefaultNla]) -> DefaultNla {
     DefaultNla::new(kind | NESTED, bytes(of))
 }
 
-/// A text as the kernel expects it.
+/// A zero-terminated string.
 pub(super) fn text(text: &str) -> Vec<u8> {
     text.bytes().chain([0]).collect()
 }
 
-/// Reads attributes one after the other, those of one type too.
+/// Parses attributes in order. A type may occur several times.
 pub(super) fn attributes(bytes: &[u8]) -> Result<Vec<(u16, Vec<u8>)>> {
     let read = |nla: Result<rtnetlink::packet_core::NlaBuffer<&[u8]>, _>| {
         let nla = nla.context("cannot read netlink attributes")?;
@@ -57,19 +58,19 @@ pub(super) fn attributes(bytes: &[u8]) -> Result<Vec<(u16, Vec<u8>)>> {
     NlasIterator::new(bytes).map(read).collect()
 }
 
-/// The text of an attribute.
+/// The string in an attribute.
 pub(super) fn read_text(bytes: &[u8]) -> Option<&str> {
     CStr::from_bytes_until_nul(bytes).ok()?.to_str().ok()
 }
 
-/// A family of generic netlink, as `ethtool`.
+/// A generic netlink family, such as `ethtool`.
 pub(super) struct Family {
     socket: Socket,
     id: u16,
 }
 
 impl Family {
-    /// Finds the family; `None` where the kernel has none of this name.
+    /// Looks up the family; `None` if the kernel does not have it.
     pub(super) fn open(name: &str) -> Result<Option<Self>> {
         let socket = connect(protocols::NETLINK_GENERIC)?;
         let found = ask(&socket, CONTROLLER, generic(GET_FAMILY, &[attribute(FAMILY_NAME, text(name))]));
@@ -86,14 +87,14 @@ impl Family {
         }
     }
 
-    /// Sends a command; returns the attributes of the reply, none where the kernel only acknowledges.
+    /// Sends a command. Returns the attributes of the reply; none if the kernel only acknowledges.
     pub(super) fn request(&self, command: u8, of: &[DefaultNla]) -> io::Result<Attributes> {
         let reply = ask(&self.socket, self.id, generic(command, of))?;
         of_generic(&reply).map_err(io::Error::other)
     }
 }
 
-/// The interface of this index in the network namespace that the calling one knows by this id, or in the calling one.
+/// The interface with this index: in the network namespace with this nsid, or in the calling thread's.
 pub(super) fn link_in(namespace: Option<i32>, index: u32) -> Result<LinkMessage> {
     let socket = connect(protocols::NETLINK_ROUTE)?;
     let mut question = LinkMessage::default();
@@ -127,7 +128,7 @@ fn bytes(of: &[DefaultNla]) -> Vec<u8> {
     bytes
 }
 
-/// A body of generic netlink. All commands that are sent here are of version 1.
+/// Body of a generic netlink message. All commands used here have version 1.
 fn generic(command: u8, of: &[DefaultNla]) -> Vec<u8> {
     [&[command, 1, 0, 0][..], &bytes(of)].concat()
 }
@@ -136,7 +137,7 @@ fn of_generic(reply: &[u8]) -> Result<Attributes> {
     Ok(attributes(reply.get(GENERIC_HEADER..).unwrap_or_default())?.into_iter().collect())
 }
 
-/// Sends a request and reads until it is acknowledged; returns the body of the reply, if there was one.
+/// Sends a request and reads until its acknowledgement. Returns the body of the reply, empty if there was none.
 fn ask(socket: &Socket, kind: u16, body: Vec<u8>) -> io::Result<Vec<u8>> {
     let mut header = NetlinkHeader::default();
     header.length = (HEADER + body.len()) as u32;

@@ -1,5 +1,5 @@
-//! What a later run, or `slbd detach`, must know of interfaces: under which configured name an interface runs the program, and what
-//! SLB has switched off. In a file of the state directory.
+//! State of interfaces for later runs and for `slbd detach`, in a file of the state directory: configured names, and
+//! features that SLB has switched off.
 
 mod off;
 
@@ -21,51 +21,51 @@ use off::{SwitchedOff, find, namespace};
 
 const FILE: &str = "interfaces.json";
 
-/// The record. Clones are the same one.
+/// The record. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Record(Arc<Mutex<Kept>>);
 
 #[derive(Debug)]
 struct Kept {
-    /// Its file, if it is kept.
+    /// Its file, if it is persisted.
     path: Option<PathBuf>,
-    /// Whether the file says what `document` says.
+    /// Whether the file matches `document`.
     is_written: bool,
-    /// Why the file could not be written the last time.
+    /// Why the last write of the file failed; `None` if it succeeded.
     trouble: Option<String>,
     document: Document,
-    /// Features that have stayed on when they were switched off, by index of the interface.
+    /// Features that could not be switched off, by interface index.
     stuck: BTreeMap<u32, Vec<String>>,
-    /// What has been said of interfaces whose features stay off.
+    /// Failures to restore features that have been logged.
     said: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Document {
-    /// Indexes of interfaces mean something until the machine restarts.
+    /// Boot id: interface indexes are valid until the machine restarts.
     boot: String,
-    /// The pins that it belongs to: daemons with other pins may be in another network namespace.
+    /// The pins that it belongs to. Daemons with other pins may be in another network namespace.
     pins: PathBuf,
-    /// Index of the interface that runs the program, by configured name.
+    /// Index of the attached interface, by configured name.
     names: BTreeMap<String, u32>,
-    /// Features that SLB has switched off, by index of the interface.
+    /// Features that SLB has switched off, by interface index.
     switched_off: BTreeMap<u32, SwitchedOff>,
 }
 
-/// What has come of switching features off.
+/// The result of switching features off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Switched {
-    /// Those that are off now.
+    /// Features that are off now.
     pub off: Vec<String>,
-    /// Those that stay on.
+    /// Features that stay on.
     pub on: Vec<String>,
-    /// Whether the next run, and `slbd detach`, know of those that are off.
+    /// Whether the features that are off are persisted for the next run and for `slbd detach`.
     pub is_kept: bool,
 }
 
 impl Record {
-    /// What an earlier run with these pins has left in a directory; nothing where there is none, or after a restart of the machine.
-    /// A file that cannot be read counts as none, and the log says so.
+    /// Reads the record of an earlier run with these pins. It is empty if there is none, or after a restart of the
+    /// machine. An unreadable file counts as none and is logged.
     pub fn open(directory: &Path, pins: &Path) -> Self {
         Self::read(directory, pins).unwrap_or_else(|error| {
             tracing::warn!(
@@ -80,7 +80,7 @@ impl Record {
     /// As [`Self::open`].
     ///
     /// # Errors
-    /// There is a file that cannot be read.
+    /// The file exists and cannot be read.
     pub fn read(directory: &Path, pins: &Path) -> Result<Self> {
         Ok(Self::new(read(directory, pins)?, pins))
     }
@@ -98,11 +98,11 @@ impl Record {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        // Each change is one assignment, so that a panic leaves it whole.
+        // Each change is one assignment, so the record is consistent even after a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the record in a directory of this daemon alone, from now on.
+    /// Persists the record in a directory from now on. The directory must be this daemon's alone.
     pub fn keep_in(&self, directory: &Path) {
         let (mut kept, path) = (self.kept(), Some(directory.join(FILE)));
         if kept.path != path {
@@ -111,20 +111,19 @@ impl Record {
         }
     }
 
-    /// The interface that has had a configured name.
+    /// Index of the interface that had a configured name.
     pub fn index_of(&self, name: &str) -> Option<u32> {
         self.kept().document.names.get(name).copied()
     }
 
-    /// Notes under which configured names interfaces run the program.
+    /// Sets the index of the attached interfaces by configured name.
     pub fn note_names(&self, names: BTreeMap<String, u32>) {
         self.kept().change(|document| document.names = names);
     }
 
-    /// Switches features off that merge frames, and keeps which of them are off.
+    /// Switches merging features off, and records those that are off.
     ///
-    /// # Errors
-    /// What came of it is not known.
+    /// # Errors The result cannot be read.
     pub fn switch_off(&self, link: &Link, features: &[String]) -> Result<Switched> {
         self.switch_off_by(link, features, switch_off)
     }
@@ -138,8 +137,8 @@ impl Record {
         let stuck = self.kept().stuck.get(&link.index).cloned().unwrap_or_default();
         let without =
             |on: &[String]| features.iter().filter(|name| !on.contains(name)).cloned().collect::<Vec<_>>();
-        // Before it happens: a daemon that dies meanwhile leaves nothing that is not known. What stayed on the last time is left
-        // out, or each attempt would write the file twice.
+        // First, so that a daemon that is killed meanwhile leaves nothing unrecorded. Features that stayed on at the
+        // last attempt are left out; otherwise each attempt would write the file twice.
         self.note_switched_off(link, &without(&stuck));
         let on = switch_off(link, features)?;
         let off = without(&on);
@@ -148,7 +147,7 @@ impl Record {
         Ok(Switched { off, on, is_kept })
     }
 
-    /// Notes what is off at an interface. Returns whether the next run, and `slbd detach`, know of it.
+    /// Records features as switched off. Returns whether the record is persisted.
     fn note_switched_off(&self, link: &Link, features: &[String]) -> bool {
         let namespace = namespace();
         self.kept().change(|document| {
@@ -165,7 +164,7 @@ impl Record {
         })
     }
 
-    /// Notes which features of an interface have stayed on.
+    /// Records features that could not be switched off.
     fn note_on(&self, link: &Link, features: &[String]) {
         let mut kept = self.kept();
         kept.stuck.insert(link.index, features.to_vec());
@@ -178,7 +177,7 @@ impl Record {
         });
     }
 
-    /// What SLB has switched off at an interface of this network namespace.
+    /// Features that SLB has switched off at an interface of this network namespace.
     pub fn switched_off(&self, link: &Link) -> Vec<String> {
         let kept = self.kept();
         let noted = kept.document.switched_off.get(&link.index);
@@ -186,13 +185,13 @@ impl Record {
         noted.map_or_else(Vec::new, SwitchedOff::features)
     }
 
-    /// Switches on again all that SLB has switched off, as far as it is in this network namespace. Returns what came of it.
+    /// Restores all features that SLB has switched off in this network namespace. Returns the results.
     pub fn undo(&self) -> Vec<Undone> {
         self.undo_by(|_, _| true, namespace(), find, switch_on)
     }
 
-    /// As [`Self::undo`], but at interfaces of this network namespace only, and not at those of the indexes `needed`. What has
-    /// failed is tried again with each call, and returned once.
+    /// As [`Self::undo`], without interfaces of other network namespaces and without those in `needed`. A failure is
+    /// retried with each call and returned once.
     pub fn undo_unneeded(&self, needed: &BTreeSet<u32>) -> Vec<Undone> {
         let here = namespace();
         let is_over = |index: u32, off: &SwitchedOff| off.namespace == here && !needed.contains(&index);
@@ -201,7 +200,7 @@ impl Record {
         undone
     }
 
-    /// Leaves out failures that are the same as the last time.
+    /// Removes failures that were already returned by the last call.
     fn leave_out_known(&self, undone: &mut Vec<Undone>) {
         let failures = undone.iter().filter(|undone| undone.outcome == Outcome::Failed);
         let failures = failures.map(|undone| undone.said.clone()).collect();
@@ -223,7 +222,7 @@ impl Record {
                     return true;
                 }
                 let came = off.undo(*index, here, &find, &switch_on);
-                // What is off is still to be restored.
+                // It still has to be restored.
                 let stays = came.outcome == Outcome::Failed;
                 undone.push(came);
                 stays
@@ -232,15 +231,15 @@ impl Record {
         undone
     }
 
-    /// Removes the file of the pins that have been removed; that of others stays. What could not be restored stays in it, for the
-    /// next `slbd detach`.
+    /// Removes the file if it belongs to these pins, which have been removed. If features could not be restored, they
+    /// stay in the file for the next `slbd detach`.
     pub fn forget(&self, directory: &Path) {
         let pins = self.kept().document.pins.clone();
         if !matches!(read(directory, &pins), Ok(Some(_))) {
             return;
         }
         if self.kept().document.switched_off.is_empty() {
-            // Should it stay, the next start finds no interface of its pins in it.
+            // If it stays, the next start finds no interface of its pins in it.
             let _ = fs::remove_file(directory.join(FILE));
         } else {
             self.note_names(BTreeMap::new());
@@ -250,7 +249,7 @@ impl Record {
 }
 
 impl Kept {
-    /// Returns whether the file says the same.
+    /// Changes the document and saves it. Returns whether the file matches.
     fn change(&mut self, change: impl FnOnce(&mut Document)) -> bool {
         let before = self.document.clone();
         change(&mut self.document);
@@ -258,7 +257,7 @@ impl Kept {
         self.save()
     }
 
-    /// Writes the file, if there is one, and it does not say the same. Returns whether it does then.
+    /// Writes the file if it is outdated. Returns whether it matches.
     fn save(&mut self) -> bool {
         let Some(path) = self.path.as_ref().filter(|_| !self.is_written) else { return self.is_written };
         let written = serde_json::to_vec(&self.document).map_err(Into::into);
@@ -279,7 +278,7 @@ impl Kept {
     }
 }
 
-/// What an earlier run with these pins has left since the machine started.
+/// The record of an earlier run with these pins since the machine started.
 fn read(directory: &Path, pins: &Path) -> Result<Option<Document>> {
     let path = directory.join(FILE);
     let cannot = || format!("cannot read {}", path.display());

@@ -1,5 +1,4 @@
-//! Interfaces that lie upon others (VLAN devices, bonds, VRFs): which of them SLB can run on, and by which of them frames come
-//! in.
+//! Stacked interfaces (VLAN devices, bonds, VRFs): which of them SLB can run on, and which of them receive the frames.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,10 +7,10 @@ use slb_common::abi::MAX_INTERFACES;
 use super::merging::ABOVE_LINK;
 use crate::neigh::Link;
 
-/// Interfaces by each of their names.
+/// Interfaces by name; alternative names are keys too.
 type Links = BTreeMap<String, Link>;
 
-/// Why no server is reached where the program runs on this interface, and what works instead.
+/// Why the program on this interface would reach no server, and what to configure instead; `None` if it can.
 pub fn unfit(link: &Link, links: &Links) -> Option<String> {
     let name = &link.name;
     if kind(link) == Some("vrf") {
@@ -37,7 +36,7 @@ pub fn unfit(link: &Link, links: &Links) -> Option<String> {
     ))
 }
 
-/// Why the program cannot run on an interface beside those of these names.
+/// Why the program cannot run on an interface beside those in `names`: its lower interface is one of them.
 pub fn shadowed(link: &Link, names: &[String], links: &Links) -> Option<String> {
     let lower = lower(link, links)?;
     let is_named = names.iter().filter_map(|name| links.get(name)).any(|named| named.index == lower.index);
@@ -51,7 +50,7 @@ pub fn shadowed(link: &Link, names: &[String], links: &Links) -> Option<String> 
     })
 }
 
-/// Why the maps have no room for the interfaces of these names and the members of the bonds among them, by which frames leave.
+/// Why the maps have no room for these interfaces and the members of their bonds.
 pub fn crowded<'n>(names: impl Iterator<Item = &'n String>, links: &Links) -> Option<String> {
     let named: BTreeSet<u32> = names.filter_map(|name| links.get(name)).map(|link| link.index).collect();
     let mut by_bond: BTreeMap<u32, usize> = BTreeMap::new();
@@ -69,8 +68,8 @@ pub fn crowded<'n>(names: impl Iterator<Item = &'n String>, links: &Links) -> Op
     })
 }
 
-/// The first reason of [`unfit`] and [`shadowed`] against interfaces of the names `new`, unless it was one against `old`, or that of
-/// [`crowded`].
+/// The reason to refuse interfaces `new`: the first of [`unfit`] and [`shadowed`] that did not apply to `old`, else
+/// that of [`crowded`].
 pub fn refusal(old: &[String], new: &[String], links: &Links) -> Option<String> {
     let reason = |name: &String, names: &[String]| {
         let link = links.get(name).filter(|_| names.contains(name))?;
@@ -81,8 +80,7 @@ pub fn refusal(old: &[String], new: &[String], links: &Links) -> Option<String> 
     of_one.or_else(|| crowded(old.iter().chain(new), links).filter(|_| has_more))
 }
 
-/// What to do about a server that is reached through `name`, which does not run the program, while others do: `runs` tells
-/// which.
+/// What to do about a server behind interface `name`, which does not run the program. `runs` says which interfaces do.
 pub fn advice(name: &str, links: &Links, runs: impl Fn(u32) -> bool) -> Option<String> {
     let link = links.get(name)?;
     if kind(link) == Some("vrf") || masters(link, links).iter().any(|master| kind(master) == Some("vrf")) {
@@ -96,8 +94,8 @@ pub fn advice(name: &str, links: &Links, runs: impl Fn(u32) -> bool) -> Option<S
     ))
 }
 
-/// The members of bonds among the interfaces of these indexes, and the bond of each. The driver of a bond runs the program on its
-/// members: frames come in by these, and answers leave by them.
+/// Members of the bonds among these interfaces, each with its bond. The bonding driver runs the program on its members:
+/// frames arrive and leave by these.
 pub fn members(indexes: &BTreeSet<u32>, links: &Links) -> BTreeMap<u32, u32> {
     let bonds = links.values().filter(|link| is_bond(link) && indexes.contains(&link.index));
     let bonds: BTreeSet<u32> = bonds.map(|bond| bond.index).collect();
@@ -113,19 +111,19 @@ fn is_bond(link: &Link) -> bool {
     matches!(kind(link), Some("bond" | "team"))
 }
 
-/// The interface that one lies upon, if it is in this network namespace.
+/// The lower interface, if it is in this network namespace.
 fn lower<'links>(link: &Link, links: &'links Links) -> Option<&'links Link> {
     let is_above = kind(link).is_some_and(|kind| ABOVE_LINK.contains(&kind));
     let below = link.below.filter(|below| is_above && below.namespace.is_none())?;
     links.values().find(|other| other.index == below.index)
 }
 
-/// The interfaces that one belongs to, nearest first.
+/// The masters of an interface, nearest first.
 fn masters<'links>(link: &Link, links: &'links Links) -> Vec<&'links Link> {
     let mut masters: Vec<&Link> = Vec::new();
     let mut next = link.master;
     while let Some(master) = next.and_then(|index| links.values().find(|other| other.index == index)) {
-        // Links are read one after the other, and may change meanwhile: a circle ends here.
+        // Interfaces are read one after the other and may change meanwhile, which can produce a cycle.
         if masters.iter().any(|known| known.index == master.index) {
             break;
         }
@@ -153,7 +151,7 @@ mod tests {
             link(5, "bond0", Some("bond")),
             link(6, "red", Some("vrf")),
             upon(5, None, link(7, "bond0.100", Some("vlan"))),
-            // What it lies upon is in another network namespace, where 5 is something else.
+            // Its lower interface is in another network namespace, where index 5 is another interface.
             upon(5, Some(1), link(8, "eth9.5", Some("vlan"))),
             Link { master: Some(10), ..link(9, "eth3", None) },
             Link { master: Some(6), ..link(10, "br0", Some("bridge")) },
@@ -206,7 +204,7 @@ mod tests {
     #[test]
     fn a_reload_is_refused_for_what_it_changes_only() {
         let reload = |old: &[&str], new: &[&str]| refusal(&names(old), &names(new), &machine());
-        // It belonged to no bond when the program was put there.
+        // It was not a member of a bond when the program was attached.
         assert_eq!(reload(&["eth0"], &["eth0", "lo"]), None);
         assert!(reload(&["lo"], &["eth0", "lo"]).is_some());
         assert!(reload(&["bond0.100"], &["bond0.100", "bond0"]).is_some());
@@ -237,12 +235,12 @@ mod tests {
             links
         };
         let (new, old) = (names(&["team0", "lo"]), names(&["bond0"]));
-        // eth4 is a member, too.
+        // eth4 is a member too.
         let full = MAX_INTERFACES - 3;
         assert_eq!(refusal(&[], &new, &with(full)), None);
         let why = refusal(&[], &new, &with(full + 1)).unwrap();
         assert!(why.contains("257 interfaces are needed") && why.contains("team0 has 255"), "{why}");
-        // Entries of old ones go when the new ones are there.
+        // Entries of old interfaces are removed after new ones are added.
         assert!(refusal(&old, &new, &with(full - 2)).unwrap().contains("257 interfaces"));
         assert_eq!(refusal(&new, &new, &with(full + 1)), None);
         assert_eq!(refusal(&new, &names(&["lo"]), &with(full + 1)), None);

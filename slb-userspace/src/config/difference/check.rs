@@ -1,16 +1,16 @@
-//! Health checks in words, as they stand in the file.
+//! Health checks in words, as in the file.
 
 use humantime::format_duration;
 
 use super::{debug, listed};
 use crate::config::model::{CheckKind, HealthCheck, HttpCheck, Passive, Tls, TlsCheck, UdpCheck};
 
-/// What a check that is added does.
+/// Summary of a check that is added.
 pub(super) fn in_words(check: &HealthCheck) -> String {
     format!("{} every {}", kind(&check.kind), debug(&check.interval))
 }
 
-/// All settings of a check. Checks that differ have different words, and the words are the same in every build.
+/// All settings of a check. Different checks have different texts, and the format is the same in every build.
 pub fn in_full(check: &HealthCheck) -> String {
     let HealthCheck { kind, port, interval, timeout, healthy_threshold, unhealthy_threshold, passive } =
         check;
@@ -29,7 +29,7 @@ pub(super) fn kind(kind: &CheckKind) -> String {
         CheckKind::Tcp => "tcp".to_owned(),
         CheckKind::Icmp => "icmp".to_owned(),
         CheckKind::Udp(UdpCheck { request, expect }) => {
-            // Without a request an empty datagram is sent, and nothing can be expected.
+            // Without a request an empty datagram is sent, and `expect` is not allowed.
             let request = (!request.is_empty()).then(|| format!("request {}", bytes(request)));
             let expect = expect.as_deref().map(|expect| format!("expect {}", bytes(expect)));
             let settings: Vec<_> = request.into_iter().chain(expect).collect();
@@ -66,7 +66,7 @@ pub(super) fn port(port: &Option<u16>) -> String {
     port.map_or_else(|| "the server's".to_owned(), |port| port.to_string())
 }
 
-/// Text in quotes, or else bytes in hexadecimal: what differs is never written in the same way.
+/// Quoted text, or else hexadecimal bytes. Different values have different texts.
 fn bytes(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.chars().any(char::is_control) && !text.starts_with("hex:") => format!("{text:?}"),

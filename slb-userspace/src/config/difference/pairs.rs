@@ -1,21 +1,21 @@
-//! What of two configurations is the same thing, whatever its name. Pure.
+//! Matches objects of two configurations, including renamed ones. Pure.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::config::model::{Config, LoadBalancer, Name, PrimarySecondaryGroup, ServerGroup};
 
-/// What has another name in the configuration that takes the place of one: old names with the new ones.
+/// Renamed objects: new names by old name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Renames {
-    /// Load balancers, which keep their addresses.
+    /// Load balancers with the same VIPs.
     pub load_balancers: BTreeMap<String, String>,
-    /// Server groups, which keep their servers.
+    /// Server groups with the same servers.
     pub server_groups: BTreeMap<String, String>,
-    /// Primary/secondary server groups, which keep their servers.
+    /// Primary/secondary server groups with the same servers.
     pub primary_secondary_groups: BTreeMap<String, String>,
 }
 
-/// Works out what has another name in `new` than in `old`.
+/// Finds the objects that have another name in `new` than in `old`.
 pub fn renames(old: &Config, new: &Config) -> Renames {
     Renames {
         load_balancers: renamed(&balancers(old, new), |balancer| &balancer.name),
@@ -57,7 +57,7 @@ pub(super) fn primary_secondary_groups<'a>(
     Pairs::of(old, new, |pair| pair.name.clone(), |pair| (pair.primary, pair.secondary))
 }
 
-/// What stands in two lists, in the order of the lists.
+/// Objects in both lists or in one of them, in the order of the lists.
 pub(super) struct Pairs<'a, T> {
     pub(super) both: Vec<(&'a T, &'a T)>,
     pub(super) removed: Vec<&'a T>,
@@ -65,7 +65,7 @@ pub(super) struct Pairs<'a, T> {
 }
 
 impl<'a, T> Pairs<'a, T> {
-    /// Pairs what has the same name; and of the rest, which has been renamed, what is otherwise the same.
+    /// Pairs objects of the same name. Of the rest it pairs those that are otherwise equal: they were renamed.
     pub(super) fn of<N: Ord, I: Ord>(
         old: &'a [T],
         new: &'a [T],
@@ -87,7 +87,7 @@ fn paired<'a, T, K: Ord>(
     key: impl Fn(&T) -> K,
 ) -> Paired<'a, T> {
     let new: Vec<_> = new.collect();
-    // Several that cannot be told apart are taken in their order.
+    // Equal objects are paired in their order.
     let mut by_key: BTreeMap<K, VecDeque<usize>> = BTreeMap::new();
     for (index, item) in new.iter().enumerate() {
         by_key.entry(key(item)).or_default().push_back(index);

@@ -1,4 +1,4 @@
-//! Each kind of difference, in its words.
+//! Tests the text of each kind of difference.
 
 use super::difference;
 use crate::config::{
@@ -6,7 +6,7 @@ use crate::config::{
     samples::{SHOP, parsed, shop},
 };
 
-/// What differs after pieces of the base have been replaced.
+/// The differences after replacements in the base.
 fn changed(replaced: &[(&str, &str)]) -> Vec<String> {
     difference(&shop(&[]), &shop(replaced))
 }
@@ -89,7 +89,7 @@ fn health_checks() {
     );
 }
 
-/// As they stand in the file; what is not the same is not shown as the same.
+/// As in the file. Different values have different texts.
 #[test]
 fn kinds_of_checks() {
     let udp = |settings: &str| {
@@ -115,7 +115,7 @@ fn kinds_of_checks() {
         ),
         "udp (request \"hex:ff00\", expect \"pong\") -> udp (request \"hex:fe00\", expect \"hex:6865783a0d\")"
     );
-    // Text that would be read as bytes in hexadecimal.
+    // Text that would be read as hexadecimal bytes.
     assert_eq!(
         kinds(&udp(", request = \"hex:6865783a\""), &udp(", request = \"HEX:\"")),
         "udp (request \"hex:6865783a\") -> udp (request \"HEX:\")"
@@ -147,7 +147,7 @@ fn silence_of_connections() {
         changed(&[("protocol = \"tcp\"", timeout)]),
         ["listener shop/web: established timeout 900s -> 60s"]
     );
-    // Nobody has set the time of the other protocol.
+    // The timeout of the other protocol was not configured.
     let words = changed(&[("protocol = \"udp\"", "protocol = \"tcp\"\nhealth_check = { kind = \"none\" }")]);
     assert_eq!(words, ["listener shop/dns: protocol udp -> tcp"]);
 }

@@ -1,4 +1,4 @@
-//! Checks of IP addresses: what is not one, and which ones no packet can be forwarded to.
+//! Checks of IP addresses: syntax, and addresses that packets cannot be forwarded to.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -28,7 +28,7 @@ impl Checker {
     }
 }
 
-/// Guesses what else was written in place of an address.
+/// Guesses what was meant by text that is not an IP address.
 fn misread(text: &str) -> Option<String> {
     if let Ok(socket) = text.parse::<SocketAddr>() {
         return Some(format!("write \"{}\": ports have a field of their own", socket.ip()));
@@ -47,7 +47,7 @@ fn misread(text: &str) -> Option<String> {
     name.then(|| "host names are not looked up: write the address".to_owned())
 }
 
-/// Returns what kind of address this is and why no packet can be forwarded to it.
+/// The kind of an address that packets cannot be forwarded to, and the reason.
 fn unusable(address: IpAddr) -> Option<(&'static str, &'static str)> {
     if address.is_unspecified() {
         return Some(("the unspecified address", "it names no machine: write the address itself"));
@@ -62,12 +62,12 @@ fn unusable(address: IpAddr) -> Option<(&'static str, &'static str)> {
         IpAddr::V4(v4) if v4.is_broadcast() => {
             Some(("the broadcast address", "connections have one address at each end"))
         }
-        // RFC 4291, 2.5.6: routers must not forward packets with link-local addresses.
+        // RFC 4291, section 2.5.6: routers must not forward packets with link-local addresses.
         IpAddr::V6(v6) if v6.is_unicast_link_local() => Some((
             "a link-local address",
             "it is valid on one link only and never forwarded: write a global or unique local address",
         )),
-        // RFC 4291, 2.5.5.2: a way to write IPv4 addresses in programs, not on the wire.
+        // RFC 4291, section 2.5.5.2: IPv4 addresses in programs, not on the wire.
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
             Some(("an IPv4-mapped address", "write the IPv4 address itself"))
         }

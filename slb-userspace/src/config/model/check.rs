@@ -1,4 +1,4 @@
-//! What a health check sends, and what it takes for an answer.
+//! Health checks: what is sent, and which answers pass.
 
 use std::{fmt, time::Duration};
 
@@ -7,17 +7,17 @@ use std::{fmt, time::Duration};
 pub struct HealthCheck {
     /// What is sent and expected.
     pub kind: CheckKind,
-    /// Port to probe in place of the server's own.
+    /// Port to probe, if not the server's own.
     pub port: Option<u16>,
-    /// From one probe's start to the next one's. 1 s to 50 s.
+    /// Time between the starts of two probes. 1 s to 50 s.
     pub interval: Duration,
-    /// How long an answer may take. 1 s to 300 s.
+    /// Time limit for an answer. 1 s to 300 s.
     pub timeout: Duration,
-    /// Successes in a row that make a server healthy. 1 to 10.
+    /// Consecutive successes after which a server is healthy. 1 to 10.
     pub healthy_threshold: u8,
-    /// Failures in a row that make a server unhealthy. 1 to 10.
+    /// Consecutive failures after which a server is unhealthy. 1 to 10.
     pub unhealthy_threshold: u8,
-    /// Whether what comes of clients' new connections counts, too. Only for TCP in mode `nat`.
+    /// Passive checks, if configured. Only for TCP in mode `nat`.
     pub passive: Option<Passive>,
 }
 
@@ -25,23 +25,23 @@ pub struct HealthCheck {
 pub const DEFAULT_WINDOW: Duration = Duration::from_secs(6);
 
 impl HealthCheck {
-    /// Time for which failures go on that make a server unhealthy.
+    /// Detection window: time in which failures of a dead server make it unhealthy.
     pub fn window(&self) -> Duration {
         self.interval * self.unhealthy_threshold.into()
     }
 
-    /// Whether a server that does not answer fails it.
+    /// Whether a server that does not answer fails the check.
     pub fn is_failed_by_silence(&self) -> bool {
         !matches!(&self.kind, CheckKind::Udp(UdpCheck { expect: None, .. }))
     }
 }
 
-/// When new connections of clients that fail make a server unhealthy.
+/// When failed connections of clients eject a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Passive {
-    /// Least connections that fail while none succeeds. 2 to 1,000.
+    /// Minimum number of failed connections while none succeeds. 2 to 1,000.
     pub failures: u32,
-    /// Time in which they are opened. 5 s to 60 s.
+    /// Time window in which they are opened. 5 s to 60 s.
     pub within: Duration,
 }
 
@@ -61,7 +61,7 @@ pub enum CheckKind {
 }
 
 impl CheckKind {
-    /// The kind as it is configured.
+    /// The kind's name in the configuration.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -74,41 +74,41 @@ impl CheckKind {
     }
 }
 
-/// An HTTP request and the statuses that are good answers.
+/// An HTTP request and the accepted status codes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HttpCheck {
     /// Method.
     pub method: Method,
     /// Request target. 1 to 1,024 visible ASCII characters, the first of them `/`.
     pub path: String,
-    /// `Host`, and the name of the server in TLS; the address that is probed if `None`. ASCII.
+    /// `Host` header and TLS server name; `None` for the probed address. ASCII.
     pub host: Option<String>,
-    /// Good statuses. Not empty.
+    /// Accepted status codes. Not empty.
     pub expect: Vec<Status>,
-    /// Whether and how TLS is spoken.
+    /// TLS settings; `None` for plain HTTP.
     pub tls: Option<Tls>,
 }
 
 /// A TLS handshake, after which the connection is reset.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TlsCheck {
-    /// The name of the server; none if `None`. ASCII, and a port may follow.
+    /// TLS server name, perhaps with a port; `None` for no name. ASCII.
     pub host: Option<String>,
-    /// What is asked of the server's certificate.
+    /// How the server's certificate is verified.
     pub verify: Tls,
 }
 
-/// Method of a request.
+/// HTTP method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Method {
-    /// The head of the answer only.
+    /// Requests the head of the answer only.
     Head,
-    /// The body, too, which is not read.
+    /// Requests the body too, which is not read.
     Get,
 }
 
 impl Method {
-    /// The method as it stands in a request.
+    /// The method's name in a request.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Head => "HEAD",
@@ -117,26 +117,26 @@ impl Method {
     }
 }
 
-/// What is asked of a server's certificate.
+/// How the server's certificate is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tls {
-    /// Nothing: the check asks whether the server answers, not who it is.
+    /// Not at all: the check shows whether the server answers, not who it is.
     Any,
-    /// That one of this machine's roots vouches for it, and for its name.
+    /// By this machine's root certificates, including its name.
     Verified,
 }
 
-/// A status, or a class of them.
+/// A status code, or a class of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {
-    /// All whose first digit this is. 2 to 5.
+    /// All codes with this first digit. 2 to 5.
     Class(u8),
-    /// One. 200 to 599.
+    /// One code. 200 to 599.
     Code(u16),
 }
 
 impl Status {
-    /// Whether `code` is meant.
+    /// Whether `code` is included.
     pub fn matches(self, code: u16) -> bool {
         match self {
             Self::Class(class) => code / 100 == u16::from(class),
@@ -154,11 +154,11 @@ impl fmt::Display for Status {
     }
 }
 
-/// A datagram, and what its answer holds.
+/// A request datagram and the expected answer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UdpCheck {
-    /// What is sent; empty by default.
+    /// Payload of the request; empty by default.
     pub request: Vec<u8>,
-    /// What the first answer must contain. Without it silence is as good as any answer.
+    /// Text or bytes that the first answer must contain; `None` accepts any answer, and silence.
     pub expect: Option<Vec<u8>>,
 }

@@ -18,15 +18,15 @@ use crate::config::{
     raw,
 };
 
-/// Listeners a load balancer may have.
+/// Maximum number of listeners of a load balancer.
 const MOST_LISTENERS: usize = 50;
 
 const UNMATCHED: [(&str, Unmatched); 3] =
     [("drop", Unmatched::Drop), ("reject", Unmatched::Reject), ("pass", Unmatched::Pass)];
 
-/// What lies around a load balancer in the file.
+/// Context of a load balancer in the file.
 pub(super) struct Scope<'s, 'a> {
-    /// Where problems go.
+    /// Collects diagnostics.
     pub(super) checker: &'s mut Checker,
     /// The VIPs of all load balancers.
     pub(super) vips: &'s Vips,
@@ -34,17 +34,17 @@ pub(super) struct Scope<'s, 'a> {
     pub(super) groups: &'s Index<'a>,
     /// The primary/secondary server groups of the file.
     pub(super) pairs: &'s Index<'a>,
-    /// Families of the addresses that tunnels begin at, where they could be read.
+    /// Address families of tunnel source addresses, if they could be read.
     pub(super) tunnels: Option<Families>,
-    /// The groups that listeners have named so far.
+    /// Server groups that listeners have referred to so far.
     pub(super) used: &'s mut HashSet<&'a str>,
-    /// The primary/secondary groups that listeners have named so far.
+    /// Primary/secondary groups that listeners have referred to so far.
     pub(super) used_pairs: &'s mut HashSet<&'a str>,
-    /// The names of load balancers so far.
+    /// Names of load balancers so far.
     pub(super) names: &'s mut HashMap<String, Span>,
 }
 
-/// Checks a load balancer; its addresses have been checked before.
+/// Checks a load balancer. Its addresses have already been checked.
 pub(super) fn build(
     scope: &mut Scope<'_, '_>,
     table: &raw::Table<raw::LoadBalancer>,
@@ -138,7 +138,7 @@ fn listeners(
     listeners.into_iter().collect()
 }
 
-/// Warns of a load balancer without listeners, and of default servers that none of its listeners uses.
+/// Warns of a load balancer without listeners, and of default servers that no listener uses.
 fn warn_of_idle(checker: &mut Checker, raw: &raw::LoadBalancer, at: &Span) {
     if raw.listener.0.is_empty() {
         checker.note(

@@ -19,11 +19,11 @@ use crate::config::{
     raw::{self, List, Value},
 };
 
-/// Where the BPF file system is mounted.
+/// Mount point of the BPF file system.
 const BPF_FS: &str = "/sys/fs/bpf";
 const PIN_DIR: &str = "/sys/fs/bpf/slb";
 const SOCKET: &str = "/run/slb/slbd.sock";
-/// No socket.
+/// The word for no read-only socket.
 const OFF: &str = "off";
 const STATE_DIR: &str = "/var/lib/slb";
 const FLOW_TABLE_ENTRIES: u32 = 262_144;
@@ -97,7 +97,7 @@ fn hash_seed(checker: &mut Checker, value: Option<&Value>) -> Option<Option<u64>
 
 fn pin_dir(checker: &mut Checker, value: Option<&Value>) -> Option<PathBuf> {
     let path = checker.absolute_path("pin_dir", value, PIN_DIR)?;
-    // The kernel answers EPERM: names with dots are reserved (bpf_lookup in kernel/bpf/inode.c).
+    // The kernel returns EPERM: names with dots are reserved (bpf_lookup in kernel/bpf/inode.c).
     let has_dot = path.strip_prefix(BPF_FS).is_ok_and(|below| below.to_string_lossy().contains('.'));
     match value {
         Some(value) if has_dot => checker.refuse(
@@ -113,7 +113,7 @@ fn pin_dir(checker: &mut Checker, value: Option<&Value>) -> Option<PathBuf> {
 }
 
 fn socket_path(checker: &mut Checker, key: &str, value: Option<&Value>, default: &str) -> Option<PathBuf> {
-    /// The kernel's `sun_path` without the closing zero, unix(7).
+    /// The kernel's `sun_path` without the terminating zero, unix(7).
     const LONGEST: usize = 107;
     let path = checker.absolute_path(key, value, default)?;
     let bytes = path.as_os_str().len();
@@ -151,7 +151,7 @@ fn read_only_socket(
     Some(Some(path))
 }
 
-/// Checks addresses of this host: one of each family at most.
+/// Checks local addresses: at most one per address family.
 fn one_of_each_family(
     checker: &mut Checker,
     key: &str,

@@ -1,4 +1,4 @@
-//! How flows of a listener end that their ends do not end themselves.
+//! Drain deadline and idle timeout of a listener.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -7,17 +7,17 @@ use crate::config::{diagnostic::Diagnostic, field::Checker, model::Protocol, raw
 const DRAIN: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(900);
 const ESTABLISHED: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(900);
 const DEFAULT_ESTABLISHED: Duration = Duration::from_secs(900);
-/// Silence after which a datagram flow is forgotten.
+/// Idle timeout of UDP flows.
 const DATAGRAMS: Duration = Duration::from_secs(90);
 
-/// How flows of a listener end.
+/// Drain deadline and idle timeout.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ending {
     pub(super) connection_drain: Option<Duration>,
     pub(super) idle_timeout: Duration,
 }
 
-/// Checks how long connections may drain, and how long they may be silent.
+/// Checks drain deadline and idle timeout.
 pub(super) fn build(
     checker: &mut Checker,
     raw: &raw::Listener,

@@ -1,8 +1,8 @@
-//! Address families: packets of a family for which a group has no server are dropped.
+//! Address families: packets of a family without a server in the group are dropped.
 
 use std::{fmt, net::IpAddr};
 
-/// Which address families occur.
+/// A set of address families.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Families {
     v4: bool,
@@ -10,12 +10,12 @@ pub(super) struct Families {
 }
 
 impl Families {
-    /// Returns the families of `self` that `other` lacks.
+    /// The families in `self` that `other` lacks.
     pub(super) fn without(self, other: Self) -> Self {
         Self { v4: self.v4 && !other.v4, v6: self.v6 && !other.v6 }
     }
 
-    /// Returns whether no family is in it.
+    /// Whether the set is empty.
     pub(super) fn is_empty(self) -> bool {
         self == Self::default()
     }

@@ -1,4 +1,4 @@
-//! `[[server_group]]`, and the names by which listeners find groups of either kind.
+//! `[[server_group]]`, and the index by which listeners find groups of either kind.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,17 +14,17 @@ use crate::config::{
     suggest::quoted,
 };
 
-/// Servers a group may have.
+/// Maximum number of servers of a group.
 const MOST_SERVERS: usize = 1_024;
 
-/// The groups of one kind of a file, by name.
+/// The groups of one kind, by name.
 #[derive(Debug)]
 pub(super) struct Index<'a> {
     kind: &'static str,
-    /// What names such a group in a listener.
+    /// The setting of a listener that refers to such a group.
     key: &'static str,
     groups: HashMap<&'a str, Entry>,
-    /// In the order of the file, so that messages do not depend on hashes.
+    /// In file order, so that messages do not depend on hashes.
     names: Vec<&'a str>,
 }
 
@@ -33,39 +33,39 @@ struct Entry {
     span: Span,
     families: Families,
     all_families: Families,
-    /// Ports of its servers, as far as they can be read.
+    /// Ports of its servers, if they could be read.
     ports: Vec<(u16, Span)>,
     servers: usize,
 }
 
-/// A group as it stands in the file.
+/// A group as written in the file.
 pub(super) struct Listed<'a> {
-    /// Its name, if it has one.
+    /// Its name, if present.
     pub(super) name: Option<&'a Value>,
     /// Address, port and weight of its servers.
     pub(super) servers: Vec<ListedServer<'a>>,
 }
 
-/// Address, port and weight of a server, as far as they are there.
+/// Address, port and weight of a server, if present.
 pub(super) type ListedServer<'a> = (Option<&'a Value>, Option<&'a Value>, Option<&'a Value>);
 
-/// What a listener needs to know of its servers.
+/// What a listener needs to know of a group.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Found<'i, 'a> {
     pub(super) name: &'a str,
-    /// Families of the servers that take new connections.
+    /// Address families of the servers that receive new flows.
     pub(super) families: Families,
-    /// Families of all of them: one that takes nothing new may have connections.
+    /// Address families of all servers: one without new flows may still have established ones.
     pub(super) all_families: Families,
     /// Their ports.
     pub(super) ports: &'i [(u16, Span)],
-    /// How many there are.
+    /// Number of servers.
     pub(super) servers: usize,
 }
 
 impl<'a> Index<'a> {
-    /// Collects the groups and reports names that appear twice, or are among those `seen` of another kind: at run time, servers
-    /// are found by the name of their group alone. A group with a bad name can be found by it, too.
+    /// Collects the groups. Reports duplicate names, also across kinds (`seen`), because `slb server` finds servers by
+    /// the name of their group. A group with an invalid name can be found too.
     pub(super) fn collect(
         checker: &mut Checker,
         kind: &'static str,
@@ -88,7 +88,7 @@ impl<'a> Index<'a> {
         index
     }
 
-    /// Finds the group a listener names.
+    /// Finds the group that a listener refers to.
     pub(super) fn find(&self, checker: &mut Checker, name: &str, span: Span) -> Option<Found<'_, 'a>> {
         if let Some((name, entry)) = self.groups.get_key_value(name) {
             let Entry { families, all_families, ports, servers, .. } = entry;
@@ -111,7 +111,7 @@ impl<'a> Index<'a> {
     }
 }
 
-/// The server groups of a file, as they stand there.
+/// The server groups as written in the file.
 pub(super) fn listed(tables: &[raw::Table<raw::ServerGroup>]) -> impl Iterator<Item = Listed<'_>> {
     tables.iter().map(|table| {
         let raw::ServerGroup { name, servers, .. } = &table.as_ref().0;
@@ -154,7 +154,7 @@ pub(super) fn build(
     })
 }
 
-/// Returns the families of the servers that take new connections, as far as they can be read.
+/// Address families of the servers that receive new flows, if they could be read.
 pub(super) fn serving<'a>(servers: impl Iterator<Item = (Option<&'a Value>, Option<&'a Value>)>) -> Families {
     of_all(
         servers
@@ -163,7 +163,7 @@ pub(super) fn serving<'a>(servers: impl Iterator<Item = (Option<&'a Value>, Opti
     )
 }
 
-/// Returns the families of the servers, as far as they can be read.
+/// Address families of the servers, if they could be read.
 pub(super) fn of_all<'a>(servers: impl Iterator<Item = Option<&'a Value>>) -> Families {
     let addresses: Vec<_> = servers
         .filter_map(|address| match address?.as_ref() {
@@ -174,7 +174,7 @@ pub(super) fn of_all<'a>(servers: impl Iterator<Item = Option<&'a Value>>) -> Fa
     addresses.iter().collect()
 }
 
-/// Checks the number of servers of a group, against the limit and against the slots of its table.
+/// Checks the number of servers of a group against the maximum and against the slots of its table.
 pub(super) fn check_count(
     checker: &mut Checker,
     servers: &[Span],
@@ -220,7 +220,7 @@ fn build_server(
     Some(Server { address: endpoint.ip(), port: endpoint.port(), weight: weight? })
 }
 
-/// Checks address and port of a server.
+/// Checks a server's address and port.
 pub(super) fn endpoint(
     checker: &mut Checker,
     span: &Span,

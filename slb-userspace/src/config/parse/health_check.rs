@@ -21,10 +21,10 @@ const TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::fro
 const THRESHOLD: RangeInclusive<u8> = 1..=10;
 const THRESHOLD_DEFAULT: u8 = 3;
 
-/// Checks a health check. Without one, TCP listeners have the default and UDP listeners have none: a TCP connection
-/// says nothing of a UDP service, unless its operator knows that it does.
+/// Checks a health check. Without one, TCP listeners get the default check and UDP listeners none: a TCP connection
+/// proves nothing about a UDP service unless the operator knows that it does.
 ///
-/// Returns `None` after a problem, and `Some(None)` for no check.
+/// Returns `None` after an error, and `Some(None)` for no check.
 pub(super) fn build(
     checker: &mut Checker,
     table: Option<&raw::Table<raw::HealthCheck>>,
@@ -72,7 +72,7 @@ pub(super) fn build(
     }))
 }
 
-/// The check of a TCP listener that says nothing of one.
+/// The check of a TCP listener without `health_check`.
 fn default() -> HealthCheck {
     let (interval, timeout) = Kind::Tcp.timing();
     HealthCheck {

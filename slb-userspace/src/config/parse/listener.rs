@@ -14,17 +14,17 @@ const STATES: [(&str, RunState); 2] = [("running", RunState::Running), ("stopped
 const ON_NO_HEALTHY: [(&str, OnNoHealthy); 2] = [("drop", OnNoHealthy::Drop), ("all", OnNoHealthy::All)];
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 
-/// What the load balancer around a listener has.
+/// Properties of the load balancer that a listener needs.
 pub(super) struct Surroundings {
-    /// Families of its VIPs.
+    /// Address families of its VIPs.
     pub(super) vips: Families,
-    /// Families of its default servers that take new connections, if there is any server.
+    /// Address families of its default servers that receive new flows; `None` without default servers.
     pub(super) default_servers: Option<Families>,
-    /// Families of all its default servers, also of those that take nothing new.
+    /// Address families of all its default servers.
     pub(super) all_default_servers: Families,
 }
 
-/// What the listeners of a load balancer have taken so far.
+/// Names and ports that listeners of a load balancer use so far.
 #[derive(Default)]
 pub(super) struct Seen {
     names: HashMap<String, Span>,
@@ -89,7 +89,7 @@ pub(super) fn build(
     })
 }
 
-/// Checks whether a load balancer or a listener is to forward; an absent value says yes.
+/// Checks whether a load balancer or a listener is running, which is the default.
 pub(super) fn state(checker: &mut Checker, value: Option<&Value>) -> Option<RunState> {
     value.map_or(Some(RunState::Running), |value| checker.choice("state", value, &STATES))
 }

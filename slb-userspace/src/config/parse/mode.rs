@@ -1,4 +1,4 @@
-//! What a listener's mode asks of its servers, and of the daemon.
+//! What a listener's mode requires of its servers and of the daemon.
 
 use super::{balancer::Scope, families::Families, group::Found};
 use crate::config::{
@@ -12,7 +12,7 @@ const TRACKING: [(&str, Tracking); 2] = [("auto", Tracking::Auto), ("always", Tr
 const UNKNOWN_DATAGRAMS: [(&str, UnknownDatagrams); 2] =
     [("keep", UnknownDatagrams::Keep), ("follow", UnknownDatagrams::Follow)];
 
-/// How a listener's packets reach their server, and which flows are remembered.
+/// How a listener's packets reach their server, and which flows are tracked.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Forwarding {
     pub(super) mode: Mode,
@@ -20,7 +20,7 @@ pub(super) struct Forwarding {
     pub(super) unknown_datagrams: UnknownDatagrams,
 }
 
-/// Checks mode, tracking and what becomes of unknown datagrams.
+/// Checks mode, tracking and `unknown_datagrams`.
 pub(super) fn build(
     scope: &mut Scope<'_, '_>,
     raw: &raw::Listener,
@@ -50,8 +50,7 @@ pub(super) fn build(
     Some(Forwarding { mode: mode?, tracking: tracking?, unknown_datagrams: unknown_datagrams? })
 }
 
-/// Checks that packets of a listener arrive at servers that listen for them: where they are not translated, on the
-/// listener's own port.
+/// Checks that packets arrive at a port that the server listens on. Without NAT that is the listener's own port.
 pub(super) fn check_port(scope: &mut Scope<'_, '_>, mode: Mode, listener: (u16, Span), server: (u16, Span)) {
     if mode == Mode::Nat || listener.0 == server.0 {
         return;
@@ -67,7 +66,7 @@ pub(super) fn check_port(scope: &mut Scope<'_, '_>, mode: Mode, listener: (u16, 
     );
 }
 
-/// Checks the same of all servers of a group; the first that differs is reported.
+/// [`check_port`] for all servers of a group. Reports the first that differs.
 pub(super) fn check_ports(
     scope: &mut Scope<'_, '_>,
     mode: Mode,
@@ -79,7 +78,7 @@ pub(super) fn check_ports(
     }
 }
 
-/// Checks that there is an address for tunnels to these servers to begin at.
+/// Checks that a tunnel source address exists for these servers' address families.
 pub(super) fn check_tunnels(scope: &mut Scope<'_, '_>, mode: &Value, servers: Families) {
     let Some(tunnels) = scope.tunnels else { return };
     let missing = servers.without(tunnels);

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::config::{diagnostic::Diagnostic, field::Checker, model::PrimarySecondaryGroup, raw};
 
-/// The groups of a file, as they stand there.
+/// The groups as written in the file.
 pub(super) fn listed(tables: &[raw::Table<raw::PrimarySecondaryGroup>]) -> impl Iterator<Item = Listed<'_>> {
     tables.iter().map(|table| {
         let raw::PrimarySecondaryGroup { name, primary, secondary, .. } = &table.as_ref().0;
@@ -21,7 +21,7 @@ pub(super) fn listed(tables: &[raw::Table<raw::PrimarySecondaryGroup>]) -> impl 
     })
 }
 
-/// Checks a group.
+/// Checks a primary/secondary server group.
 pub(super) fn build(
     checker: &mut Checker,
     table: &raw::Table<raw::PrimarySecondaryGroup>,

@@ -1,4 +1,4 @@
-//! Which server a new flow of a listener goes to.
+//! Scheduler and session persistence of a listener.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -17,14 +17,14 @@ const SCHEDULERS: [(&str, Scheduler); 5] = [
 ];
 const PERSISTENCE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
-/// Which server a new flow goes to.
+/// Scheduler and session persistence.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scheduling {
     pub(super) scheduler: Scheduler,
     pub(super) session_persistence: Option<Duration>,
 }
 
-/// Checks what decides about new flows.
+/// Checks scheduler and session persistence.
 pub(super) fn build(checker: &mut Checker, raw: &raw::Listener) -> Option<Scheduling> {
     let scheduler = raw.scheduler.as_ref();
     let scheduler =
@@ -34,7 +34,7 @@ pub(super) fn build(checker: &mut Checker, raw: &raw::Listener) -> Option<Schedu
     Some(Scheduling { scheduler: scheduler?, session_persistence: session_persistence? })
 }
 
-/// Whether a scheduler, as it is written, gives all servers the same share, whatever their weight.
+/// Whether a scheduler, as written, ignores weights.
 pub(super) fn takes_turns_evenly(value: &Value) -> bool {
     let Scalar::Text(text) = value.as_ref() else { return false };
     SCHEDULERS.iter().any(|(word, scheduler)| word == text && *scheduler == Scheduler::RoundRobin)

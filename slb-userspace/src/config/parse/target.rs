@@ -1,4 +1,4 @@
-//! Which servers are behind a listener: exactly one of the four ways to say so.
+//! The servers behind a listener: exactly one of four ways to specify them.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -11,15 +11,15 @@ use crate::config::{
     suggest::quoted,
 };
 
-/// How long a primary must have recovered before traffic comes back.
+/// Range of `failback_after`.
 const FAILBACK: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 
-/// Checks how long to wait before traffic comes back; not at all if nothing is said.
+/// Checks the time before failback. The default is zero.
 pub(super) fn failback_after(checker: &mut Checker, value: Option<&Value>) -> Option<Duration> {
     value.map_or(Some(Duration::ZERO), |value| checker.duration("failback_after", value, FAILBACK))
 }
 
-/// Checks that a listener has exactly one set of servers, and that it can serve the VIPs.
+/// Checks that a listener has exactly one set of servers, and that these can serve its VIPs.
 pub(super) fn build(
     scope: &mut Scope<'_, '_>,
     raw: &raw::Listener,
@@ -67,7 +67,7 @@ pub(super) fn build(
     }
 }
 
-/// Warns where nothing ever fails over.
+/// Warns of a secondary that never receives traffic, because nothing checks the primary.
 pub(super) fn warn_of_no_check(checker: &mut Checker, raw: &raw::Listener, target: &Target) {
     let value = match target {
         Target::PrimarySecondaryGroup(_) => &raw.primary_secondary_group,
@@ -107,7 +107,7 @@ fn refuse(checker: &mut Checker, span: &Span, named: &[(&str, &Value)]) -> Optio
     }
 }
 
-/// Primary/secondary mode.
+/// Parses primary/secondary mode.
 fn two_groups(servers: &mut Servers<'_, '_, '_>, raw: &raw::Listener, span: &Span) -> Option<Target> {
     let checker = &mut *servers.scope.checker;
     let primary = checker.required(raw.primary.as_ref(), "primary", span, "primary = \"web-a\"");
@@ -159,13 +159,13 @@ fn name(found: &Found<'_, '_>) -> Name {
     Name(found.name.to_owned())
 }
 
-/// Servers that are to serve the VIPs in a mode.
+/// The servers of a listener, checked against its VIPs and its mode.
 struct Servers<'r, 's, 'a> {
     scope: &'r mut Scope<'s, 'a>,
     vips: Families,
     mode: Option<Mode>,
     mode_value: Option<&'r Value>,
-    /// The listener's.
+    /// The listener's port.
     port: Option<(u16, Span)>,
 }
 
@@ -223,7 +223,7 @@ impl<'s, 'a> Servers<'_, 's, 'a> {
         }
     }
 
-    /// Where packets are not translated, any server that holds the VIP can serve it.
+    /// Without NAT, a server of either address family that holds the VIP can serve it.
     fn warn_of_families(&mut self, at: &Value, group: &str, families: Families) {
         let missing = match self.mode {
             Some(Mode::Nat) => self.vips.without(families),

@@ -1,4 +1,4 @@
-//! What groups say of the shares of their servers, and `rr` leaves out of account.
+//! Weights and `slow_start` of groups that scheduler `rr` ignores.
 
 use std::collections::HashMap;
 
@@ -13,13 +13,13 @@ use crate::config::{
 /// The listeners of a group.
 #[derive(Debug, Default)]
 struct Listeners {
-    /// Where the first one says `rr`.
+    /// Position of the first `rr`.
     evenly: Option<Span>,
-    /// Whether one goes by weight.
+    /// Whether a listener uses weights.
     by_weight: bool,
 }
 
-/// Warns of groups whose `slow_start`, or weights, do nothing.
+/// Warns of groups whose `slow_start` or weights have no effect.
 pub(super) fn warn(checker: &mut Checker, document: &raw::Document) {
     let mut groups: HashMap<&str, Listeners> = HashMap::new();
     for table in &document.load_balancer.0 {
@@ -60,7 +60,7 @@ impl Listeners {
         }
     }
 
-    /// Warns of what a group with these listeners says in vain.
+    /// Warns of a group's settings that these listeners ignore.
     fn warn<'a>(
         &self,
         checker: &mut Checker,
@@ -83,7 +83,7 @@ impl Listeners {
                 "remove `slow_start`",
             );
         }
-        // Where another listener goes by them they are there for that one.
+        // If another listener uses weights, they are meant for that one.
         if let (false, Some(value)) = (self.by_weight, unequal(weights)) {
             note(
                 value,
@@ -95,7 +95,7 @@ impl Listeners {
     }
 }
 
-/// A weight above 0, as it is written, that is not the one of another server.
+/// The value of a weight above 0 that differs from another server's.
 fn unequal<'a>(weights: impl Iterator<Item = Option<&'a Value>>) -> Option<&'a Value> {
     let number = |value: Option<&Value>| match value.map(Value::as_ref) {
         Some(Scalar::Integer(weight)) => *weight,
@@ -104,6 +104,6 @@ fn unequal<'a>(weights: impl Iterator<Item = Option<&'a Value>>) -> Option<&'a V
     let mut above_zero = weights.filter(|value| number(*value) != 0);
     let first = above_zero.next()?;
     let other = above_zero.find(|value| number(*value) != number(first))?;
-    // At most one of two that differ is the default.
+    // At most one of two different weights is the default.
     other.or(first)
 }

@@ -1,4 +1,4 @@
-//! The virtual IP addresses of all load balancers: each belongs to one of them, and to no server.
+//! The VIPs of all load balancers. Each belongs to one of them, and is no server's address.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -9,7 +9,7 @@ use crate::config::{
     suggest::quoted,
 };
 
-/// Who has which VIP.
+/// Which load balancer has which VIP.
 #[derive(Debug, Default)]
 pub(super) struct Vips {
     owners: HashMap<IpAddr, Owner>,
@@ -21,7 +21,8 @@ struct Owner {
     load_balancer: String,
 }
 
-/// Checks the addresses of all load balancers; returns who has which, and each one's own, in the order of the file.
+/// Checks the addresses of all load balancers. Returns the index of VIPs, and the addresses of each load balancer in
+/// file order.
 pub(super) fn collect(
     checker: &mut Checker,
     tables: &[raw::Table<raw::LoadBalancer>],
@@ -32,7 +33,7 @@ pub(super) fn collect(
 }
 
 impl Vips {
-    /// Checks that a server's address is not a VIP: its packets would come back to SLB for ever.
+    /// Checks that a server's address is not a VIP: packets to it would return to SLB forever.
     pub(super) fn refuse_server(&self, checker: &mut Checker, address: IpAddr, value: &Value) {
         if let Some(owner) = self.owners.get(&address) {
             let message = format!("server address `{address}` is a VIP");

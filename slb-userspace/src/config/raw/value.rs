@@ -1,4 +1,4 @@
-//! Values as serde reads them: nothing is refused here for its type that a better message can be given for later.
+//! Values as serde reads them. No type is refused here for which a later check has a better message.
 
 use std::{fmt, marker::PhantomData};
 
@@ -11,10 +11,10 @@ use serde::{
 };
 use toml::Spanned;
 
-/// A value where an integer, a string or a boolean is expected, or a list of such where one or several may stand.
+/// An integer, a string, a boolean, or a list of them where several values are allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::config) enum Scalar {
-    /// An integer; those beyond `i128` are read as its largest.
+    /// An integer. Values beyond `i128` become its maximum.
     Integer(i128),
     /// A string.
     Text(String),
@@ -22,15 +22,15 @@ pub(in crate::config) enum Scalar {
     Boolean(bool),
     /// A list.
     List(Vec<Spanned<Scalar>>),
-    /// Something else, named for a message.
+    /// Any other type, by its name for messages.
     Other(&'static str),
 }
 
-/// A list of values. Anything else is refused.
+/// A list of values. Other types are refused.
 #[derive(Debug)]
 pub(in crate::config) struct List<T>(pub(in crate::config) Vec<T>);
 
-/// A table of named fields. Anything else is refused: serde by itself would take a list of the fields in order.
+/// A table of named fields. Other types are refused: serde alone would accept a list of the fields in order.
 #[derive(Debug)]
 pub(in crate::config) struct Fields<T>(pub(in crate::config) T);
 
@@ -42,7 +42,7 @@ pub(in crate::config) enum ScalarOr<T> {
 }
 
 impl Scalar {
-    /// Returns what the value is, for a message.
+    /// The type's name, for messages.
     pub(in crate::config) fn kind(&self) -> &'static str {
         match self {
             Self::Integer(_) => "an integer",
@@ -100,7 +100,7 @@ impl<'de> Deserialize<'de> for Scalar {
                 Ok(Scalar::List(values))
             }
 
-            // toml hands dates over as maps as well.
+            // The toml crate presents dates as maps.
             fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<Scalar, A::Error> {
                 while table.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
                 Ok(Scalar::Other("a table or date"))

@@ -1,4 +1,4 @@
-//! What is accepted: defaults, limits, and the example that is shipped.
+//! Valid configurations: defaults, limits, and the shipped example.
 
 use std::{net::IpAddr, path::Path, time::Duration};
 
@@ -388,7 +388,7 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         assert!(text.contains(&format!("{setting} =")), "{setting}");
     }
 
-    // What the comments call a default is one.
+    // The example's comments name the defaults correctly.
     let defaults = accepted(BASE);
     assert_eq!(config.daemon, defaults.daemon);
     let [shop, data] = config.load_balancers.as_slice() else { panic!("{config:?}") };

@@ -1,5 +1,4 @@
-//! Broken configurations: each rule is broken alone, and the single error must be at the right place and say how to
-//! put it right.
+//! Invalid configurations: each breaks one rule. The single error must be at the right position and name a remedy.
 
 mod listeners;
 mod modes;
@@ -8,7 +7,7 @@ mod values;
 
 use super::{BASE, assert_single, changed, errors};
 
-/// What is replaced, by what, where the error is, and what it says.
+/// The replaced text, its replacement, the error's position, and words of the error.
 type Case<'a> = (&'a str, &'a str, &'a str, &'a [&'a str]);
 
 fn check(cases: &[Case<'_>]) {
@@ -48,7 +47,7 @@ fn syntax_and_shape() {
             &["expected a list, found a string", "between brackets"],
         ),
         (WEB_TARGET, "health_check = \"tcp\"", "21:16", &["expected a table, found a string", "braces"]),
-        // serde alone would take the fields in the order of their declaration.
+        // serde alone would accept the fields in declaration order.
         (
             "{ address = \"10.0.0.11\", port = 8080 }",
             "[\"10.0.0.11\", 8080]",

@@ -1,4 +1,4 @@
-//! Texts that nobody would write: reading and reporting them never panics, whatever they hold.
+//! Random texts: parsing and reporting them never panics.
 
 use proptest::{prelude::*, sample::Index};
 
@@ -6,7 +6,7 @@ use crate::config::{Rejected, Severity, parse};
 
 const EXAMPLE: &str = include_str!("../../../../config/slb.toml");
 
-/// Pieces that put a text in odd places of the rules rather than of the syntax.
+/// Pieces that violate rules rather than syntax.
 const PIECES: [&str; 24] = [
     "\"\"",
     "\"tcp\"",
@@ -36,15 +36,15 @@ const PIECES: [&str; 24] = [
 
 #[derive(Debug, Clone)]
 enum Mutation {
-    /// Removes a run of characters.
+    /// Removes characters.
     Remove(Index, usize),
     /// Inserts any character.
     Insert(Index, char),
-    /// Puts one of the pieces in place of a whole value.
+    /// Replaces a value by one of the pieces.
     Value(Index, Index),
-    /// Repeats a line somewhere else.
+    /// Copies a line to another position.
     Line(Index, Index),
-    /// Ends the text.
+    /// Truncates the text.
     Cut(Index),
 }
 
@@ -88,7 +88,7 @@ fn mutate(text: &str, mutation: &Mutation) -> String {
     chars.into_iter().collect()
 }
 
-/// Reads a text and shows what there is to show; returns whether it was accepted.
+/// Parses a text and renders its diagnostics. Returns whether it is valid.
 fn survives(text: &str) -> bool {
     match parse("mutated.toml", text) {
         Ok(loaded) => {

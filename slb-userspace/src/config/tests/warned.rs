@@ -1,4 +1,4 @@
-//! Configurations that are accepted with a warning.
+//! Valid configurations with a warning.
 
 use super::{assert_single, changed, warnings};
 
@@ -113,7 +113,7 @@ fn a_primary_that_is_never_left_is_warned_of() {
     }
 }
 
-/// `rr` knows no weights but 0: what is said of shares in vain is told, and nothing else is.
+/// `rr` ignores weights except 0: settings that it ignores cause a warning, and nothing else does.
 #[test]
 fn shares_that_round_robin_leaves_out_of_account_are_warned_of() {
     const LISTENER: &str = "server_group = \"web\"";
@@ -148,7 +148,7 @@ fn shares_that_round_robin_leaves_out_of_account_are_warned_of() {
     super::accepted(&weighted("rr", 100));
     super::accepted(&weighted("rr", 0));
 
-    // Weights may be there for another listener of the group; a server comes to its share too fast all the same.
+    // Weights may be meant for another listener of the group. Slow start still does not work for this one.
     let second =
         "\n[[load_balancer.listener]]\nname = \"b\"\nprotocol = \"tcp\"\nport = 81\nserver_group = \"web\"\n";
     let shared = |text: String| text.replace("\n[[server_group]]", &format!("{second}\n[[server_group]]"));

@@ -1,4 +1,4 @@
-//! What SLB has switched off at one interface, and how it comes on again.
+//! Features that SLB has switched off at one interface, and their restoration.
 
 use std::{collections::BTreeSet, fs, io, os::unix::fs::MetadataExt as _};
 
@@ -10,34 +10,35 @@ use crate::{
     neigh::{self, Link},
 };
 
-/// Index and network namespace identify the interface while the machine runs: its name may change.
+/// Features switched off at one interface. Index and network namespace identify it while the machine runs; its name may
+/// change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SwitchedOff {
     /// Its name when the features were switched off.
     pub interface: String,
-    /// The network namespace: an index may be another interface's in another one.
+    /// Inode of the network namespace: indexes are unique only within one.
     #[serde(default)]
     pub namespace: u64,
     pub features: BTreeSet<String>,
 }
 
-/// What has become of features that SLB had switched off at an interface.
+/// The result of restoring features at one interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Undone {
-    /// Whether they are on again.
+    /// Whether they are restored.
     pub outcome: Outcome,
-    /// The same in words; if they are off, with the command that switches them on.
+    /// The result in words; on a failure with the command that restores them.
     pub said: String,
 }
 
-/// Whether features are on again.
+/// Whether features are restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// They are.
+    /// They are on again.
     Restored,
-    /// There is no such interface any more.
+    /// The interface no longer exists.
     Gone,
-    /// They are off.
+    /// They are still off.
     Failed,
 }
 
@@ -46,7 +47,7 @@ impl SwitchedOff {
         self.features.iter().cloned().collect()
     }
 
-    /// Switches them on. `here` is the present network namespace, and `find` finds an interface in it.
+    /// Restores the features. `here` is the current network namespace, in which `find` looks up an interface.
     pub(super) fn undo(
         &self,
         index: u32,
@@ -80,15 +81,14 @@ impl SwitchedOff {
     }
 }
 
-/// The command that switches features on.
+/// The command that restores features.
 pub fn restoring(interface: &str, features: &[String]) -> String {
     format!("ethtool -K {interface} {} on", features.join(" on "))
 }
 
-/// The interface of this index in this network namespace, if there is one.
+/// The interface with this index in this network namespace, if there is one.
 ///
-/// # Errors
-/// The kernel does not tell.
+/// # Errors The kernel cannot be queried.
 pub(super) fn find(index: u32) -> Result<Option<Link>> {
     match link_in(None, index) {
         Ok(message) => Ok(neigh::link(message)),
@@ -102,7 +102,7 @@ fn is_absent(error: &anyhow::Error) -> bool {
     error.and_then(io::Error::raw_os_error) == Some(nix::libc::ENODEV)
 }
 
-/// What tells this process's network namespace from others.
+/// Inode of this process's network namespace; 0 if it cannot be read.
 pub(super) fn namespace() -> u64 {
     fs::metadata("/proc/self/ns/net").map_or(0, |found| found.ino())
 }

@@ -31,7 +31,7 @@ fn record_is_found_with_the_same_pins_only() {
     assert!(!directory.path().join(FILE).exists());
 }
 
-/// Undoes what is not needed, where there are these interfaces; returns what came of it, and which have been changed.
+/// Restores features of interfaces not in `needed`, where `links` exist. Returns the results, and what was switched on.
 fn undone(record: &Record, links: &[Link], here: u64, needed: &[u32]) -> (Vec<Undone>, Vec<String>) {
     let changed = RefCell::new(Vec::new());
     let switch_on = |link: &Link, features: &[String]| {
@@ -181,7 +181,7 @@ fn features_that_stay_on_are_not_noted_as_off() {
     let result = |off: &[&str]| Switched { off: names(off), on: names(&["rx-gro-hw"]), is_kept: true };
     assert_eq!(switched(&both, &both), result(&["rx-gro"]));
     assert_eq!(open(directory.path(), "/pins/a").switched_off(&eth1), ["rx-gro"]);
-    // A line feed more shows whether the file is written again.
+    // An extra line feed shows whether the file is written again.
     let text = fs::read(&file).unwrap();
     fs::write(&file, [&text[..], b"\n"].concat()).unwrap();
     assert_eq!(switched(&["rx-gro-hw"], &["rx-gro"]), result(&[]));

@@ -13,7 +13,7 @@ use crate::config::{
     suggest::quoted,
 };
 
-/// For messages.
+/// A valid line, for messages.
 pub(super) const EXAMPLE: &str = "interfaces = [\"eth0\"]";
 const WITH_ROLE: &str = "{ name = \"eth1\", role = \"server\" }";
 
@@ -22,7 +22,7 @@ const ROLES: [(&str, InterfaceRole); 3] =
 
 type Interfaces = Spanned<List<Spanned<ScalarOr<raw::Interface>>>>;
 
-/// Checks the interfaces; returns their names, and the roles of those that have not both.
+/// Checks the interfaces. Returns their names, and the roles other than `both`.
 pub(super) fn build(
     checker: &mut Checker,
     list: Option<&Interfaces>,
@@ -60,7 +60,7 @@ pub(super) fn build(
     Some((all.into_iter().map(|(name, _)| name).collect(), roles))
 }
 
-/// A name in quotes, or a table.
+/// Parses a name in quotes, or a table.
 fn interface(
     checker: &mut Checker,
     value: &Spanned<ScalarOr<raw::Interface>>,
@@ -84,7 +84,7 @@ fn interface(
 }
 
 fn interface_name(checker: &mut Checker, value: &Value, seen: &mut HashMap<String, Span>) -> Option<String> {
-    /// The kernel's IFNAMSIZ without the closing zero.
+    /// The kernel's IFNAMSIZ without the terminating zero.
     const LONGEST: usize = 15;
     let name = checker.text("interfaces", value, "the name of an interface in quotes")?;
     let valid = (1..=LONGEST).contains(&name.len())

@@ -1,4 +1,4 @@
-//! Settings of HTTP checks.
+//! Settings of HTTP and TLS checks.
 
 use crate::config::{
     diagnostic::Diagnostic,
@@ -46,7 +46,7 @@ fn path(checker: &mut Checker, value: &Value) -> Option<String> {
     } else if text.len() > LONGEST_PATH {
         Some(format!("allowed: up to {LONGEST_PATH} characters"))
     } else {
-        // RFC 9112, 3.2: the request line ends where a space or a line end stands.
+        // RFC 9112, section 3.2: a space or a line end would end the request target.
         let wrong = text.chars().find(|c| !c.is_ascii_graphic() || *c == '#');
         wrong.map(|c| {
             format!(

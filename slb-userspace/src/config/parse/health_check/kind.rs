@@ -1,4 +1,4 @@
-//! Kinds of health checks: their words, their defaults, and which settings each has.
+//! Kinds of health checks: their names, defaults and settings.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::config::{
     raw::{self, Value},
 };
 
-/// A kind of health check as it is written.
+/// A kind of health check, as in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Tcp,
@@ -20,7 +20,7 @@ pub(super) enum Kind {
     None,
 }
 
-/// A setting that not every kind has: its name, its value, and the kinds that have it.
+/// A setting of some kinds: its name, its value, and the kinds that have it.
 type Special<'a> = (&'static str, &'a Option<Value>, &'static [Kind]);
 
 impl Kind {
@@ -34,7 +34,7 @@ impl Kind {
         ("none", Self::None),
     ];
 
-    /// The default interval and timeout: silence is an answer to a UDP probe, and takes longer.
+    /// The default interval and timeout. They are longer for UDP, where silence may be the answer.
     pub(super) fn timing(self) -> (Duration, Duration) {
         match self {
             Self::Udp => (Duration::from_secs(5), Duration::from_secs(10)),

@@ -14,7 +14,7 @@ const FAILURES_DEFAULT: u32 = 5;
 const WITHIN: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(60);
 const WITHIN_DEFAULT: Duration = Duration::from_secs(10);
 
-/// Checks when failing connections count.
+/// Checks the ejection policy.
 pub(super) fn build(checker: &mut Checker, table: &raw::Table<raw::Passive>) -> Option<Passive> {
     let raw = &table.as_ref().0;
     let failures = raw.failures.as_ref();
@@ -24,7 +24,7 @@ pub(super) fn build(checker: &mut Checker, table: &raw::Table<raw::Passive>) -> 
     Some(Passive { failures: failures?, within: within? })
 }
 
-/// Refuses it where nothing is checked.
+/// Refuses `passive` without a health check.
 pub(super) fn refuse_alone<T>(checker: &mut Checker, table: &raw::Table<raw::Passive>) -> Option<T> {
     checker.refuse(
         Diagnostic::error(
@@ -36,7 +36,7 @@ pub(super) fn refuse_alone<T>(checker: &mut Checker, table: &raw::Table<raw::Pas
     )
 }
 
-/// Refuses it where answers say nothing, or are not seen.
+/// Refuses `passive` where outcomes of connections prove nothing or are not seen.
 pub(in crate::config::parse) fn check(
     checker: &mut Checker,
     check: Option<&raw::Table<raw::HealthCheck>>,

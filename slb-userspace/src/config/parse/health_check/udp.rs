@@ -7,10 +7,10 @@ use crate::config::{
     raw::{self, Value},
 };
 
-/// Characters of a request, or of what is expected.
+/// Maximum number of characters of `request` and `expect`.
 const LONGEST: usize = 500;
 
-/// What begins bytes that are not text.
+/// Prefix of hexadecimal bytes.
 const HEX: &str = "hex:";
 
 /// Checks the settings of a UDP check.
@@ -30,7 +30,7 @@ pub(super) fn build(checker: &mut Checker, raw: &raw::HealthCheck) -> Option<Udp
     Some(UdpCheck { request: request?, expect: expect? })
 }
 
-/// Reads text, or bytes in hexadecimal after `hex:`.
+/// Parses text, or hexadecimal bytes after `hex:`.
 fn bytes(checker: &mut Checker, key: &str, value: &Value) -> Option<Vec<u8>> {
     let expected = "text, or bytes as in \"hex:0d0a\"";
     let text = checker.text(key, value, expected)?;

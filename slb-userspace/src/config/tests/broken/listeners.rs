@@ -1,4 +1,4 @@
-//! Listeners and health checks that break a rule, and more of anything than is allowed.
+//! Invalid listeners and health checks, and limits of counts.
 
 use super::{super::accepted, assert_single, changed, check, errors};
 

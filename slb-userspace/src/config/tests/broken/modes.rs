@@ -1,4 +1,4 @@
-//! Modes, and what they ask of servers and of the daemon.
+//! Modes, and what they require of servers and of the daemon.
 
 use super::{
     super::{BASE, accepted, warnings},
@@ -9,9 +9,9 @@ const WEB_TARGET: &str = "server_group = \"web\"";
 const DNS_TARGET: &str = "backend_port = 5353";
 const TUNNELS: &str = "tunnel_addresses = [\"10.0.0.1\", \"fd00::1\"]";
 
-/// The base, in which both listeners are ready for modes that do not translate, and the daemon for tunnels.
+/// The base with both listeners ready for modes without NAT, and the daemon for tunnels.
 ///
-/// Line 3 has the addresses of tunnels, 17 the mode of `dns`, 24 that of `web`.
+/// Line 3 has the tunnel addresses, 17 the mode of `dns`, 24 that of `web`.
 fn untranslated(mode: &str) -> String {
     BASE.replace("interfaces = [\"eth0\"]", &format!("interfaces = [\"eth0\"]\n{TUNNELS}"))
         .replace(DNS_TARGET, &format!("backend_port = 53\nmode = \"{mode}\""))
@@ -30,9 +30,9 @@ fn broken(text: &str, from: &str, to: &str, at: &str, words: &[&str]) {
 fn both_modes_are_taken() {
     accepted(&untranslated("dsr"));
     accepted(&untranslated("ipip"));
-    // Only tunnels need an address to begin at.
+    // Only tunnels need a source address.
     accepted(&untranslated("dsr").replace(&format!("{TUNNELS}\n"), ""));
-    // A server of either family may serve a VIP of either.
+    // A server of either address family can serve a VIP of either.
     accepted(&untranslated("dsr").replace(TUNNELS, "tunnel_addresses = []").replace("10.0.0.", "fd00::"));
 }
 
@@ -105,7 +105,7 @@ fn ports_that_nobody_translates() {
             ],
         );
     }
-    // Of a group, one server is enough to say so.
+    // One server of a group is enough for the error.
     let text = untranslated("dsr").replace(", port = 80 }", ", port = 8080 }");
     assert_single(&errors(&text), "29:35", &["port 8080 is not the listener's"], &text);
 }
@@ -126,7 +126,7 @@ fn tunnels_without_a_beginning() {
     let six = without("\"10.0.0.1\"").replace("10.0.0.21", "fd00::21");
     assert_single(&errors(&six), "17:8", &[&needed("IPv6"), "a source address", help], &six);
 
-    // A server that takes nothing new may still have connections.
+    // A server without new flows may still have established ones.
     let draining =
         without("\"10.0.0.1\"").replace("\"10.0.0.12\", port = 80", "\"fd00::12\", port = 80, weight = 0");
     assert_single(&errors(&draining), "24:8", &[&needed("IPv6")], &draining);
@@ -149,7 +149,7 @@ fn beginnings_of_tunnels() {
     ] {
         broken(&text, TUNNELS, &format!("tunnel_addresses = [{addresses}]"), at, &words);
     }
-    // What is wrong elsewhere in the table does not hide what it has.
+    // Another error in the table does not hide its other values.
     broken(&text, "\"eth0\"", "\"a b\"", "2:15", &["`a b` cannot be the name"]);
     broken(
         &text,
@@ -164,7 +164,7 @@ fn beginnings_of_tunnels() {
 fn groups_that_translate_nothing_serve_vips_of_both_families() {
     let six = untranslated("dsr").replace("[\"192.0.2.10\"]", "[\"192.0.2.10\", \"2001:db8::10\"]");
     accepted(&six);
-    // In mode `nat` it matters.
+    // In mode `nat` the address family matters.
     let text = changed("[\"192.0.2.10\"]", "[\"192.0.2.10\", \"2001:db8::10\"]");
     assert_eq!(warnings(&text).diagnostics().len(), 2);
 }

@@ -1,4 +1,4 @@
-//! Primary and secondary, and what else says who serves.
+//! Primary and secondary servers, and conflicting ways to specify servers.
 
 use super::{super::accepted, WEB_TARGET, assert_single, changed, check, errors};
 
@@ -81,7 +81,7 @@ fn two_groups() {
         ),
     ] {
         assert_eq!(good.matches(from).count(), 1, "{from}");
-        // A group that is not used is no error.
+        // An unused group is no error.
         let text = with(&good.replace(from, to));
         assert_single(&errors(&text), at, words, &text);
     }
