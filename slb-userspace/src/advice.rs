@@ -1,31 +1,32 @@
-//! What to do about errors of the kernel, by what was tried: an error number alone says neither what is wrong nor what mends it.
+//! Remedies for kernel errors, by the operation that failed: an errno alone says neither what is wrong nor how to fix
+//! it.
 
 use std::io;
 
 use nix::errno::Errno;
 
-/// What was tried.
+/// The operation that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tried {
-    /// To make a BPF map.
+    /// Creating a BPF map.
     MakeMap,
-    /// To load a BPF program.
+    /// Loading a BPF program.
     LoadProgram,
-    /// To put a program on an interface, in its driver.
+    /// Attaching a program in native XDP.
     AttachNatively,
-    /// To put a program on an interface, in the generic hook.
+    /// Attaching a program in generic XDP.
     AttachGenerically,
-    /// To mount a BPF file system.
+    /// Mounting a BPF file system.
     MountBpfFs,
-    /// To make directories of a BPF file system, or to examine them.
+    /// Creating or reading directories of a BPF file system.
     UseBpfFs,
-    /// To bind a unix socket.
+    /// Binding a Unix socket.
     Bind,
-    /// To make or write files in a directory that is configured.
+    /// Creating or writing files in a configured directory.
     Write,
 }
 
-/// Adds what to do to an error that has one of the kernel's error numbers among its causes, if there is something to say.
+/// Adds the remedy to an error with an errno among its causes, if one is known.
 pub fn explained(error: anyhow::Error, tried: Tried) -> anyhow::Error {
     match errno(&error).and_then(|errno| of(tried, errno)) {
         Some(advice) => error.context(advice),
@@ -33,7 +34,7 @@ pub fn explained(error: anyhow::Error, tried: Tried) -> anyhow::Error {
     }
 }
 
-/// The kernel's error number among the causes of an error.
+/// The errno among the causes of an error.
 pub fn errno(error: &anyhow::Error) -> Option<Errno> {
     error.chain().find_map(|cause| {
         let io = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
@@ -45,7 +46,7 @@ const NO_BPF: &str = "this process may not use BPF: it needs the capabilities CA
                       --privileged, or --cap-add), and neither a seccomp profile nor kernel lockdown \
                       (/sys/kernel/security/lockdown) that forbids BPF";
 
-/// What to do.
+/// The remedy, if one is known.
 fn of(tried: Tried, errno: Errno) -> Option<&'static str> {
     match tried {
         Tried::MakeMap => of_maps(errno),
@@ -175,7 +176,7 @@ mod tests {
         assert_eq!(format!("{plain:#}"), "no number");
     }
 
-    /// What users meet has an answer that names something to do.
+    /// Common errors have a remedy that names an action.
     #[test]
     fn usual_errors_have_advice_for_what_was_tried() {
         for (tried, numbers, words) in [
@@ -204,7 +205,7 @@ mod tests {
         }
     }
 
-    /// A directory that is there is on a mounted file system.
+    /// An existing directory is on a mounted file system.
     #[test]
     fn advice_to_mount_is_only_for_what_was_not_mounted() {
         for number in [Errno::EPERM, Errno::EACCES, Errno::ENOENT, Errno::EROFS, Errno::ENOTDIR] {

@@ -1,4 +1,4 @@
-//! The API: what the daemon says of itself, as JSON over HTTP on a unix socket.
+//! The API: state and commands of the daemon, as JSON over HTTP on a Unix socket.
 
 pub mod client;
 pub mod flows;

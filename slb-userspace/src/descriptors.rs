@@ -1,17 +1,16 @@
-//! How many files this process may have open: every map and every socket is one.
+//! The limit of open file descriptors (`RLIMIT_NOFILE`): every map and every socket is one.
 
 use anyhow::{Context as _, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Enough for 10,000 health checks none of which is answered, and as much again.
+/// Enough for 10,000 unanswered health checks, and as many descriptors again.
 const ENOUGH: u64 = 65_536;
-/// What a process has when nobody says anything else.
+/// The usual default limit.
 const USUAL: u64 = 1_024;
 
-/// Raises the limit: to what is allowed, and beyond that to what is enough, where this process may.
+/// Raises the soft limit to the hard limit. Raises both to 65,536 if the hard limit is lower and this process may.
 ///
-/// # Errors
-/// The kernel refuses even what it allows.
+/// # Errors The kernel refuses a value within the hard limit.
 pub fn raise() -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if hard < ENOUGH && setrlimit(Resource::RLIMIT_NOFILE, ENOUGH, ENOUGH).is_ok() {
@@ -20,7 +19,7 @@ pub fn raise() -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")
 }
 
-/// The limit.
+/// The soft limit; the usual default if it cannot be read.
 pub fn limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(USUAL, |(soft, _)| soft)
 }

@@ -1,4 +1,4 @@
-//! The control side of SLB: configuration, health checks, the control loop, the data plane's maps, and the API.
+//! The userspace part of SLB: configuration, health checks, control loop, maps of the data plane, and API.
 
 pub mod advice;
 pub mod api;

@@ -1,6 +1,6 @@
-//! Pokes the ends of connections that are over: each gets a segment from the other that lies outside of any window, which a
-//! connection that lives answers with its own numbers (RFC 9293, 3.10.7.4). The packet path turns the answer into a reset
-//! that fits.
+//! Provokes idle peers of ended connections. Each peer receives a segment in the other one's name that is outside its
+//! window. A live connection answers with an ACK that has its own numbers (RFC 9293, section 3.10.7.4; challenge ACK in
+//! RFC 5961). The data path rewrites that ACK to a RST with valid numbers.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -15,7 +15,7 @@ use slb_common::net::{checksum::Delta, headers::protocol};
 
 use crate::control::ending::Ended;
 
-/// Sends segments in anybody's name.
+/// Sends segments with any source address, over raw sockets.
 #[derive(Debug)]
 pub struct Provoker {
     v4: OwnedFd,
@@ -26,17 +26,18 @@ impl Provoker {
     /// Opens the sockets.
     ///
     /// # Errors
-    /// This process may not.
+    /// This process lacks `CAP_NET_RAW`.
     pub fn new() -> Result<Self> {
         let open = |family| {
             let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-            // IP headers are written by whoever sends: raw(7), raw(7) for IPv6.
+            // The sender writes the IP header, for IPv6 too: raw(7).
             socket(family, SockType::Raw, flags, SockProtocol::Raw).context("cannot open a raw socket")
         };
         Ok(Self { v4: open(AddressFamily::Inet)?, v6: open(AddressFamily::Inet6)? })
     }
 
-    /// Pokes both ends of a connection. What is lost is not sent again: who speaks later is told then.
+    /// Provokes both ends of a connection. Lost segments are not repeated: a peer receives its RST when it next sends a
+    /// packet.
     pub fn provoke(&self, ended: &Ended) {
         let Ended { client, vip, server } = *ended;
         for (from, to) in [(vip, client), (client, server)] {
@@ -49,7 +50,7 @@ impl Provoker {
     fn send(&self, from: SocketAddr, to: SocketAddr) -> Result<()> {
         let packet = segment(from, to, fastrand::u32(..), fastrand::u32(..)).context("two families")?;
         let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };
-        // The port would be a protocol.
+        // For raw sockets the port would be a protocol.
         let to = SockaddrStorage::from(SocketAddr::new(to.ip(), 0));
         sendto(socket.as_raw_fd(), &packet, &to, MsgFlags::empty())?;
         Ok(())
@@ -59,20 +60,20 @@ impl Provoker {
 const HEADER: usize = 20;
 const HOP_LIMIT: u8 = 64;
 
-/// An IP packet with a segment that acknowledges and carries nothing; `None` if the ends are of two families.
+/// An IP packet with a TCP ACK without data; `None` if the addresses differ in family.
 fn segment(from: SocketAddr, to: SocketAddr, sequence: u32, acknowledged: u32) -> Option<Vec<u8>> {
     let mut tcp = [0; HEADER];
     tcp[0..2].copy_from_slice(&from.port().to_be_bytes());
     tcp[2..4].copy_from_slice(&to.port().to_be_bytes());
     tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
     tcp[8..12].copy_from_slice(&acknowledged.to_be_bytes());
-    // Five words; ACK.
+    // Data offset of five words; flag ACK.
     tcp[12..14].copy_from_slice(&[5 << 4, 16]);
     let sum =
         Delta::default().plus((HEADER as u16).to_be()).plus(u16::from(protocol::TCP).to_be()).bytes(&tcp);
     let (mut packet, check) = match (from.ip(), to.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
-            // The kernel fills in what is left open.
+            // The kernel fills in id and checksum.
             let mut ip = vec![0x45, 0, 0, 2 * HEADER as u8, 0, 0, 0x40, 0, HOP_LIMIT, protocol::TCP, 0, 0];
             ip.extend([from.octets(), to.octets()].concat());
             (ip, sum.bytes(&from.octets()).bytes(&to.octets()).checksum())

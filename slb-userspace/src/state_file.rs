@@ -14,24 +14,23 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-/// Neither through a symbolic link nor, waiting for a writer, from a pipe.
+/// Opens no symbolic link, and does not block on a pipe.
 const NOT_ELSEWHERE: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
 
-/// The identity of this start of the machine: times since it, and indexes of interfaces, mean nothing after another one.
+/// Identifies the boot of the machine. Times since the start, and interface indexes, are invalid after a restart.
 pub(crate) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
-/// Whether a daemon has claimed a state directory.
+/// Whether a daemon has locked a state directory.
 pub(crate) fn is_claimed(directory: &Path) -> bool {
     let Ok(opened) = File::open(directory) else { return false };
     matches!(Flock::lock(opened, FlockArg::LockExclusiveNonblock), Err((_, Errno::EWOULDBLOCK)))
 }
 
-/// What stands in a file, and when it was written.
+/// Reads a file. Returns its content and modification time.
 ///
-/// # Errors
-/// It cannot be read.
+/// # Errors The file cannot be read.
 pub(crate) fn read(path: &Path) -> io::Result<(Vec<u8>, SystemTime)> {
     let mut file = OpenOptions::new().read(true).custom_flags(NOT_ELSEWHERE).open(path)?;
     let written = file.metadata()?.modified()?;
@@ -40,10 +39,9 @@ pub(crate) fn read(path: &Path) -> io::Result<(Vec<u8>, SystemTime)> {
     Ok((text, written))
 }
 
-/// Replaces a file by renaming.
+/// Replaces a file atomically by a rename. A crash of the machine may lose the change.
 ///
-/// # Errors
-/// It cannot be written.
+/// # Errors The file cannot be written.
 pub(crate) fn replace(path: &Path, text: &[u8]) -> Result<()> {
     let part = path.with_extension("part");
     if let Some(directory) = path.parent() {
@@ -56,13 +54,12 @@ pub(crate) fn replace(path: &Path, text: &[u8]) -> Result<()> {
     fs::rename(&part, path).with_context(|| path.display().to_string())
 }
 
-/// As [`replace`], and on the disk when it returns.
+/// As [`replace`], and the content is on disk when it returns.
 ///
-/// # Errors
-/// It cannot be written; the file is as it was.
+/// # Errors The file cannot be written; it is unchanged.
 pub(crate) fn replace_durably(path: &Path, text: &[u8]) -> io::Result<()> {
     let part = path.with_extension("json.new");
-    // Left by one that was killed.
+    // Left by a daemon that was killed.
     if let Err(error) = fs::remove_file(&part)
         && error.kind() != io::ErrorKind::NotFound
     {

@@ -1,4 +1,4 @@
-//! Tasks that must not end: one that panics is logged, counted and started again.
+//! Tasks that must not end: after a panic they are logged, counted and restarted.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -9,24 +9,24 @@ use std::{
 use futures_util::FutureExt as _;
 use tokio::time::sleep;
 
-/// Pause before a task is started again.
+/// Pause before a task is restarted.
 pub const PAUSE: Duration = Duration::from_secs(1);
 
 static RESTARTED: AtomicU64 = AtomicU64::new(0);
 
-/// Times that a task has been started again, of all tasks.
+/// Number of restarts of all tasks.
 pub fn restarted() -> u64 {
     RESTARTED.load(Ordering::Relaxed)
 }
 
-/// Runs a task until it ends by itself; after a panic, again. The panic itself is logged by the hook of [`crate::telemetry`].
+/// Runs a task until it ends by itself, and restarts it after a panic. The hook of [`crate::telemetry`] logs the panic.
 pub async fn run<F: Future<Output = ()>>(what: &str, mut task: impl FnMut() -> F) {
     while attempt(what, task()).await.is_none() {
         sleep(PAUSE).await;
     }
 }
 
-/// Runs a task once. `None` after a panic: the caller pauses and starts it again.
+/// Runs a task once. Returns `None` after a panic; the caller pauses and restarts it.
 pub async fn attempt<T>(what: &str, task: impl Future<Output = T>) -> Option<T> {
     let ended = AssertUnwindSafe(task).catch_unwind().await;
     if ended.is_err() {

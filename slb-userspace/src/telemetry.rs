@@ -1,4 +1,4 @@
-//! Logs: events with values as fields, on standard error.
+//! Logging: events with fields, on standard error.
 
 mod lossy;
 
@@ -15,23 +15,23 @@ use tracing_subscriber::{EnvFilter, fmt};
 
 use self::lossy::Lossy;
 
-/// How long a panic and the end of the process wait for what is still to be written.
+/// How long a panic, and the end of the process, wait for pending log lines.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 static LOG: OnceLock<Lossy> = OnceLock::new();
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Starts logging; `SLB_LOG` sets the level (`info` unless set), for instance `debug` or `slb_userspace::health=debug`.
+/// Starts logging. `SLB_LOG` sets the level, such as `debug` or `slb_userspace::health=debug`; the default is `info`.
 ///
-/// A log that cannot be written, or whose reader is slow, neither ends nor delays the process: lines are lost and counted.
+/// A log that cannot be written, or has a slow reader, neither ends nor delays the process: lines are lost and counted.
 pub fn init(format: Format) {
     let filter = EnvFilter::try_from_env("SLB_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let is_terminal = stderr().is_terminal();
@@ -42,12 +42,12 @@ pub fn init(format: Format) {
         Format::Text => builder.init(),
         Format::Json => builder.json().init(),
     }
-    // The hook of the standard library writes to standard error itself, and waits for its reader.
+    // The standard library's hook writes to standard error itself and blocks on its reader.
     panic::set_hook(Box::new(|panic| log_panic(panic, log)));
 }
 
-/// Logs a panic, and waits a little for it to be written: it may end the process, and the thread that writes with it. Where the
-/// reader of the log hangs, only the first panic waits: tasks that panic again and again would delay the process.
+/// Logs a panic and waits briefly until it is written, because the panic may end the process. If the log's reader
+/// hangs, only the first panic waits: repeated panics must not delay the process.
 fn log_panic(panic: &dyn Display, log: &Lossy) {
     lossy::urgently(|| tracing::error!("{panic}"));
     log.flush_unless_hanging(LAST_WORDS);
@@ -57,12 +57,12 @@ fn said_of_losses(lost: u64) {
     tracing::warn!(lost, "log lines dropped: cannot write to standard error, or its reader is too slow");
 }
 
-/// Log lines that have been lost since the start.
+/// Log lines lost since the start.
 pub fn lost() -> u64 {
     LOG.get().map_or(0, Lossy::lost)
 }
 
-/// Writes a message of its own form to the log, and waits a little for all of it to be written: before the process ends.
+/// Writes an unformatted message to the log, and waits briefly for pending lines. Called before the process ends.
 pub fn last_words(text: &str) {
     match LOG.get() {
         Some(log) => {
@@ -72,12 +72,12 @@ pub fn last_words(text: &str) {
             log.flush(LAST_WORDS);
         }
         None if text.is_empty() => {}
-        // Nobody can be told of a failure.
+        // A failure cannot be reported anywhere.
         None => drop(writeln!(stderr(), "{text}")),
     }
 }
 
-/// What is logged on this thread by `act`.
+/// The log of `act` on this thread.
 #[cfg(test)]
 pub fn logged(act: impl FnOnce()) -> String {
     use std::{
@@ -106,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes late.
+    /// A writer that is slow.
     struct Slow(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Slow {
@@ -139,7 +139,7 @@ mod tests {
     fn reader_that_hangs_holds_one_panic_up_and_gets_all_of_them_later() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let log = Lossy::start(ours, |_| {});
-        // More than the socket holds, and than the queue.
+        // More than the socket and the queue can hold.
         log.say(vec![b'x'; 16 << 20]);
         while log.lost() == 0 {
             log.say(b"fills the queue\n".to_vec());
@@ -169,7 +169,7 @@ mod tests {
             thread::sleep(Duration::from_millis(5));
         }
         assert!(has_read("the first") && has_read("the second"));
-        // It is waited for again.
+        // The next panic waits again.
         log.flush(Duration::from_secs(10));
         let took = timed("the fourth");
         assert!(took < LAST_WORDS, "{took:?}");

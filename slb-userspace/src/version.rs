@@ -1,4 +1,4 @@
-//! What `--version` prints of each program.
+//! Versions that `--version` prints.
 
 use std::sync::LazyLock;
 

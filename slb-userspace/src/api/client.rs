@@ -1,4 +1,4 @@
-//! Asks the daemon.
+//! Client of the API.
 
 use std::{io, path::Path, time::Duration};
 
@@ -11,42 +11,41 @@ use tokio::{net::UnixStream, time::timeout};
 
 use super::types::{Pending, Status};
 
-/// How long the daemon may take to say something.
+/// Timeout of requests that change nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long it may take to change something: a change may wait for the first result of a check, whose timeout is 300 s at most.
+/// Timeout of changes. A change may wait for the first result of a check, whose timeout is 300 s at most.
 const PATIENCE_FOR_CHANGES: Duration = Duration::from_secs(330);
 
-/// The daemon's refusal, which says what to do.
+/// The daemon has refused the request. The text says what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Refused(pub String);
 
-/// No daemon answers on a socket.
+/// No daemon answers on the socket.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct NoDaemon(pub String);
 
-/// The status of the daemon behind `socket`; `None` where none listens.
+/// The status of the daemon on `socket`; `None` if none listens.
 pub async fn status(socket: &Path) -> Result<Option<Status>> {
     ask(socket, PATIENCE, Method::GET, "/v1/status", Bytes::new()).await
 }
 
-/// The change that waits for its servers, if the daemon behind `socket` has one.
+/// The change that waits for its servers; `None` without one, or if no daemon listens.
 pub async fn pending(socket: &Path) -> Result<Option<Pending>> {
     Ok(ask(socket, PATIENCE, Method::GET, "/v1/pending", Bytes::new()).await?.flatten())
 }
 
-/// Asks the daemon behind `socket` for a change, or for what it alone can tell.
+/// Sends a command or a query with a document to the daemon on `socket`.
 ///
-/// # Errors
-/// No daemon listens; or it refuses ([`Refused`]).
+/// # Errors No daemon listens, or the daemon refuses ([`Refused`]).
 pub async fn post<T: DeserializeOwned>(socket: &Path, path: &str, document: &impl Serialize) -> Result<T> {
     let body = serde_json::to_vec(document)?.into();
     let answer = ask(socket, PATIENCE_FOR_CHANGES, Method::POST, path, body).await?;
     answer.ok_or_else(|| no_daemon(socket))
 }
 
-/// What to say where no daemon listens.
+/// The error for a socket without a daemon.
 pub fn no_daemon(socket: &Path) -> anyhow::Error {
     let socket = socket.display();
     NoDaemon(format!("no daemon listens on {socket}: start slbd, or name its socket: --socket PATH")).into()

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::flush::{Endpoint, Filter};
 
-/// `POST /v1/flows/flush`: which entries of the flow table are to be erased. All that is given must hold of an entry.
+/// `POST /v1/flows/flush`: filters of the flow-table entries to erase. An entry must match all given filters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Flush {
-    /// Prefix, or address, of clients.
+    /// Address or prefix of clients.
     pub client: Option<String>,
     /// VIP, with or without a port.
     pub vip: Option<String>,
@@ -22,26 +22,25 @@ pub struct Flush {
     pub server: Option<String>,
     /// Only entries that are not assured.
     pub not_assured: bool,
-    /// Every entry: needed where nothing else is given.
+    /// Every entry. Required if no other filter is given.
     pub all: bool,
-    /// Counts the entries, and erases none.
+    /// Count the entries, and erase none.
     pub dry_run: bool,
 }
 
-/// What a flush has come to: the answer to `POST /v1/flows/flush`.
+/// Result of a flush: the answer to `POST /v1/flows/flush`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flushed {
-    /// Entries that have been erased; in a dry run, that would be.
+    /// Number of erased entries; in a dry run, of those that would be erased.
     pub entries: u64,
-    /// Entries that packets were writing whenever they were read. They have not been erased.
+    /// Number of entries that were locked by packets at each attempt. They were not erased.
     pub locked: u64,
 }
 
 impl Flush {
-    /// What it asks for.
+    /// Parses the filters.
     ///
-    /// # Errors
-    /// Something is no address or prefix, or nothing is asked for. The text says what to write.
+    /// # Errors An address or prefix is invalid, or no filter is given. The text says what to write.
     pub fn filter(&self) -> Result<Filter> {
         let Self { client, vip, listener, server, not_assured, all, dry_run: _ } = self;
         let end = |what: &str, text: &Option<String>| -> Result<Option<Endpoint>> {

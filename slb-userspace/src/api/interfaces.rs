@@ -1,29 +1,29 @@
-//! What the daemon shows of its interfaces, whenever that changes.
+//! Interfaces as the daemon publishes them at each change.
 
 use std::collections::BTreeMap;
 
 use crate::devices::Hook;
 
-/// All of them.
+/// All interfaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
-    /// Those that run the program and forward, by index.
+    /// Interfaces that run the program and forward, by index.
     pub attached: BTreeMap<u32, Shown>,
-    /// Those that are there and do not forward, by name, and why not.
+    /// Existing interfaces that do not forward, by configured name, with the reason.
     pub without: BTreeMap<String, String>,
-    /// Names of all that the program has been put on, by index.
+    /// Names of all interfaces that the program was attached to, by index.
     pub held: BTreeMap<u32, String>,
-    /// Why pins are missing, without which forwarding ends with the daemon, if so.
+    /// Why pins are missing, if they are. Without pins forwarding ends with the daemon.
     pub pins_trouble: Option<String>,
 }
 
-/// One that forwards.
+/// An interface that forwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shown {
     /// Its name.
     pub name: String,
-    /// Where the program runs.
+    /// Its XDP hook.
     pub hook: Hook,
-    /// What is special about it, in words.
+    /// Remarks about it.
     pub notes: Vec<String>,
 }

@@ -17,28 +17,29 @@ use crate::{
     control::map_limits,
 };
 
-/// Reads the daemon's file, and parses texts.
+/// Loads the daemon's file and configuration texts.
 #[derive(Debug, Clone)]
 pub struct Loader {
     file: Arc<PathBuf>,
-    /// Of configurations that name none.
+    /// Seed for configurations without `hash_seed`.
     seed: u64,
     turn: Arc<Mutex<()>>,
 }
 
-/// The right to load. It is kept until what is loaded is in the control loop's queue: a later load does not overtake it.
+/// The right to load. It is kept until the loaded configuration is in the control loop's queue, so that later loads
+/// cannot overtake it.
 #[derive(Debug)]
 pub struct Turn {
     _guard: OwnedMutexGuard<()>,
 }
 
 impl Loader {
-    /// Loads `file`, and texts. Configurations without `hash_seed` get this one.
+    /// Creates a loader of `file` and of texts. Configurations without `hash_seed` get `seed`.
     pub fn new(file: PathBuf, seed: u64) -> Self {
         Self { file: Arc::new(file), seed, turn: Arc::default() }
     }
 
-    /// The seed of configurations that name none.
+    /// Seed for configurations without `hash_seed`.
     pub const fn seed(&self) -> u64 {
         self.seed
     }
@@ -50,17 +51,15 @@ impl Loader {
 
     /// Loads the daemon's file.
     ///
-    /// # Errors
-    /// Says what is wrong with it.
+    /// # Errors The file is invalid; the error says why.
     pub async fn file(&self) -> Result<(Loaded, Turn), Refused> {
         let file = Arc::clone(&self.file);
         self.off_the_loop(move || load(&file)).await
     }
 
-    /// Loads a text; `name` stands for it in messages.
+    /// Loads a text. `name` stands for it in messages.
     ///
-    /// # Errors
-    /// Says what is wrong with it.
+    /// # Errors The text is invalid; the error says why.
     pub async fn text(&self, name: Option<String>, text: String) -> Result<(Loaded, Turn), Refused> {
         let name = name.unwrap_or_else(|| "configuration".to_owned());
         let parse =
@@ -68,14 +67,14 @@ impl Loader {
         self.off_the_loop(parse).await
     }
 
-    /// Whether the maps have room is found out here, too: with thousands of listeners that takes as long as parsing does.
+    /// Also checks the map sizes here: with thousands of listeners that takes as long as parsing.
     async fn off_the_loop(
         &self,
         load: impl FnOnce() -> Result<Loaded, Refused> + Send + 'static,
     ) -> Result<(Loaded, Turn), Refused> {
         let guard = Arc::clone(&self.turn).lock_owned().await;
         let seed = self.seed;
-        // The guard goes along: a caller that leaves does not let a second load begin.
+        // The blocking task owns the guard: a caller that disconnects does not let a second load begin.
         let loaded = spawn_blocking(move || {
             let mut loaded = load()?;
             loaded.config.daemon.hash_seed.get_or_insert(seed);
@@ -91,7 +90,7 @@ impl Loader {
 }
 
 fn load(file: &Path) -> Result<Loaded, Refused> {
-    // What has come through a pipe is gone, and another writer would have to be waited for.
+    // A pipe cannot be read twice, and opening it would block until another writer.
     if fs::metadata(file).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         let file = file.display();
         return Err(Refused::Unfit(format!(

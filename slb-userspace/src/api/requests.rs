@@ -1,4 +1,4 @@
-//! What the API asks the control loop for: it alone changes anything.
+//! Requests from the API to the control loop, which alone changes anything.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -13,69 +13,69 @@ use crate::{
     control::{flush::Filter, overrides::Place},
 };
 
-/// Something that is asked, and where the answer goes.
+/// A request and the channel for its answer.
 #[derive(Debug)]
 pub enum Request {
-    /// To change something.
+    /// A command.
     Order {
-        /// What.
+        /// The command.
         order: Order,
-        /// Who asks.
+        /// Who sent it.
         by: By,
-        /// Where the answer goes.
+        /// Channel for the answer.
         answer: oneshot::Sender<Result<Changed, Refused>>,
     },
     /// To erase entries of the flow table.
     Flush {
-        /// Which.
+        /// Which entries.
         filter: Filter,
-        /// Whether they are erased, or counted only.
+        /// Whether they are erased or only counted.
         erases: bool,
-        /// Who asks.
+        /// Who sent it.
         by: By,
-        /// Where the answer goes, once it is done.
+        /// Channel for the answer, which follows after the flush.
         answer: oneshot::Sender<Result<Flushed, Refused>>,
     },
-    /// Whether a configuration could become the active one.
+    /// Validates a configuration against the running state.
     Examine {
         /// The configuration.
         config: Arc<Config>,
-        /// Where the answer goes.
+        /// Channel for the answer.
         answer: oneshot::Sender<Examined>,
     },
 }
 
-/// What the control loop says of a configuration.
+/// Result of a validation.
 #[derive(Debug)]
 pub struct Examined {
-    /// The running one, to compare it with.
+    /// The active configuration, for comparison.
     pub running: Arc<Config>,
-    /// What it names and is not there, or why it cannot become the active one.
+    /// Warnings about missing resources, or why the configuration cannot become active.
     pub outcome: Result<Vec<String>, Refused>,
 }
 
-/// What is to be changed.
+/// A command.
 #[derive(Debug)]
 pub enum Order {
-    /// To make what stands in the file the active configuration.
+    /// Makes the file's configuration active.
     Reload {
         /// The configuration.
         loaded: Box<Loaded>,
     },
-    /// To put a configuration in force.
+    /// Makes another configuration active.
     Apply {
         /// The configuration.
         loaded: Box<Loaded>,
-        /// Until when it must be confirmed, or it falls back.
+        /// Time within which it must be confirmed; otherwise it is rolled back.
         confirm_within: Option<Duration>,
     },
-    /// To keep the configuration that would fall back.
+    /// Confirms the configuration that would be rolled back.
     Confirm,
-    /// To set something for servers.
+    /// Sets or resets overrides of servers.
     Set {
-        /// Which.
+        /// The servers.
         places: Vec<Place>,
-        /// What.
+        /// The change.
         set: Set,
         /// Even if a listener is left without a server that receives new flows.
         force: bool,
@@ -83,7 +83,7 @@ pub enum Order {
 }
 
 impl Order {
-    /// Its name, for the log.
+    /// The command's name, for the log.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Reload { .. } => "reload",
@@ -94,14 +94,14 @@ impl Order {
     }
 }
 
-/// Why nothing was changed. The text says what to do.
+/// Why a command changed nothing. The text says what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
-    /// What is wanted cannot be.
+    /// The request is invalid.
     Unfit(String),
-    /// It cannot be now.
+    /// The current state does not allow it.
     Conflict(String),
-    /// It should be and could not be done.
+    /// It was valid and failed.
     Failed(String),
 }
 
@@ -112,13 +112,13 @@ impl fmt::Display for Refused {
     }
 }
 
-/// Writes to the log what was refused, and to whom.
+/// Logs a refused command with its sender.
 pub fn log_refused(what: &str, by: &By, refused: &Refused) {
     let By { uid, user, pid } = by;
     tracing::warn!(what, uid, user, pid, "refused: {refused}");
 }
 
-/// What the author of a configuration should know of it, and of what it names and is not there.
+/// Combines the warnings of a configuration with those about missing resources.
 pub fn told(warnings: &Report, absent: impl IntoIterator<Item = String>) -> String {
     let of_text = Some(warnings.to_string()).filter(|text| !text.is_empty());
     of_text.into_iter().chain(absent).collect::<Vec<_>>().join("\n\n")

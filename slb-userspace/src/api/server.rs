@@ -1,4 +1,4 @@
-//! Serves the API on a unix socket.
+//! Serves the API on Unix sockets.
 
 mod connection;
 mod documents;
@@ -61,14 +61,14 @@ use crate::{
     supervised, telemetry,
 };
 
-/// What the control loop applied last.
+/// State that the control loop published last.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// What the data plane holds.
+    /// The actual state of the maps.
     pub state: Arc<State>,
-    /// Why servers are in the state they are in.
+    /// Explanations of servers' health.
     pub details: Details,
-    /// What is set for servers.
+    /// Overrides of servers.
     pub set: Settings,
     /// Listeners without a server that receives new flows.
     pub outages: Outages,
@@ -76,43 +76,43 @@ pub struct Snapshot {
     pub running: Running,
 }
 
-/// The running configuration.
+/// The active configuration and its state.
 #[derive(Debug, Clone)]
 pub struct Running {
     /// The configuration.
     pub config: Arc<Config>,
-    /// When it falls back, unless it is confirmed.
+    /// When it is rolled back unless it is confirmed.
     pub trial_ends: Option<Instant>,
     /// The change that waits for its servers.
     pub pending: Option<Pending>,
-    /// What is set at run time.
+    /// Overrides.
     pub overrides: Vec<Override>,
-    /// Why nothing can be set, if so.
+    /// Why no override can be set, if so.
     pub overrides_trouble: Option<String>,
-    /// How VIPs stand.
+    /// State of VIPs on this host.
     pub vips: Standings,
-    /// Names, as configured, of the interfaces that the program is attached to.
+    /// Configured names of the interfaces that forward.
     pub attached: BTreeSet<String>,
 }
 
-/// A change that is to become active once its servers are known.
+/// A change that becomes active once its servers are known.
 #[derive(Debug, Clone)]
 pub struct Pending {
     /// `start`, `reload`, `apply` or `fallback`.
     pub change: &'static str,
     /// What it waits for, in words.
     pub waits_for: Vec<String>,
-    /// When it becomes active at the latest.
+    /// The latest time at which it becomes active.
     pub ends: Instant,
 }
 
 impl Pending {
-    /// Seconds until it becomes active at the latest.
+    /// Seconds until the latest time at which it becomes active, rounded up.
     pub fn seconds_left(&self) -> u64 {
         self.ends.saturating_duration_since(Instant::now()).as_secs_f64().ceil() as u64
     }
 
-    /// As the API says it.
+    /// Converts to the API's document.
     fn document(&self) -> types::Pending {
         let Self { change, waits_for, .. } = self;
         types::Pending {
@@ -124,7 +124,7 @@ impl Pending {
 }
 
 impl Snapshot {
-    /// Of a daemon that has not put anything in force yet.
+    /// The snapshot of a daemon that has not applied anything yet.
     pub fn new(config: Arc<Config>) -> Self {
         Self {
             state: Arc::default(),
@@ -144,28 +144,28 @@ impl Snapshot {
     }
 }
 
-/// What is shown besides the maps.
+/// Sources of status besides the maps.
 pub struct Sources {
-    /// What the control loop last put in force.
+    /// State that the control loop published last.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// The interfaces.
     pub view: watch::Receiver<Arc<View>>,
-    /// What the kernel loses, where that is counted.
+    /// Packets lost by the kernel, if they are counted.
     pub losses: Option<Arc<Counted>>,
-    /// When the control loop has run last.
+    /// When the control loop last ran.
     pub ran: watch::Receiver<Instant>,
 }
 
-/// Connections to the socket that takes changes at the same time; more wait to be accepted.
+/// Most concurrent connections to the full socket. Further ones wait to be accepted.
 const CONNECTIONS: usize = 1024;
-/// Connections to the one that everybody may open.
+/// Most concurrent connections to the read-only socket.
 const WATCHERS: usize = 64;
 
-/// The longest time a configuration may wait to be confirmed.
+/// Longest `confirm_within_seconds`.
 const LONGEST_TRIAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Sockets {
-    /// Answers until the future is dropped: from what the control loop says is in force, and by asking it.
+    /// Serves requests until the future is dropped: from published state, and through the control loop.
     pub async fn serve(self, maps: Maps, loader: Loader, shown: Sources, requests: mpsc::Sender<Request>) {
         let Self { full, read_only } = self;
         let file = File::new(loader.path().to_owned(), loader.seed());
@@ -208,7 +208,7 @@ struct Api {
     requests: mpsc::Sender<Request>,
 }
 
-/// What the status document is made from.
+/// Sources of the status document.
 struct StatusSource {
     maps: Maps,
     file: File,
@@ -217,7 +217,8 @@ struct StatusSource {
 }
 
 impl Api {
-    /// Asks the control loop. Another configuration may be loaded once this is in its queue.
+    /// Sends a request to the control loop and waits for the answer. Another configuration may be loaded once the
+    /// request is in the queue.
     async fn ask<T>(
         &self,
         request: impl FnOnce(oneshot::Sender<T>) -> Request,
@@ -241,7 +242,7 @@ impl Api {
         Ok(([(CONTENT_TYPE, "application/json")], text(texts)).into_response())
     }
 
-    /// Loads a text, or the daemon's file.
+    /// Loads the text, or without one the daemon's file.
     async fn load(&self, name: Option<String>, text: Option<String>) -> Result<(Loaded, Turn), Refused> {
         match text {
             Some(text) => self.loader.text(name, text).await,
@@ -271,7 +272,7 @@ async fn serve_read_only_status(Shared(api): Shared<Arc<Api>>) -> Result<Respons
 }
 
 impl StatusSource {
-    /// The status document. Takes long where there are many tables, and waits for the kernel.
+    /// Makes the status document. Blocks, and takes long with many tables.
     fn document(&self) -> Result<Texts> {
         let interfaces = Handle::current().block_on(neigh::links())?;
         let snapshot = Arc::clone(&self.shown.snapshots.borrow());
@@ -337,7 +338,7 @@ fn vips(config: &Config, standings: &Standings) -> Vec<Vip> {
     all.flat_map(|balancer| balancer.addresses.iter().map(move |address| of(balancer, *address))).collect()
 }
 
-/// Those of these interfaces that the program is not attached to.
+/// The configured interfaces that do not forward.
 fn without(
     configured: &[String],
     attached: &BTreeSet<String>,
@@ -346,14 +347,14 @@ fn without(
 ) -> Vec<Without> {
     let exists =
         |name: &String| interfaces.iter().any(|link| link.name == *name || link.altnames.contains(name));
-    // What is shown changes at once, what is attached when the data plane does.
+    // The view changes at once; `attached` changes with the data plane.
     let is_without = |name: &&String| !attached.contains(*name) || view.without.contains_key(*name);
     let without = configured.iter().filter(is_without);
     let why = |name| view.without.get(name).cloned();
     without.map(|name| Without { name: name.clone(), exists: exists(name), why: why(name) }).collect()
 }
 
-/// What has been lost, at interfaces where something has.
+/// Lost packets, of interfaces that have lost any.
 fn losses(counted: &Counted, view: &View) -> Vec<Loss> {
     let losses = view.held.iter().map(|(index, name)| {
         let losses = counted.at(*index);
@@ -420,7 +421,7 @@ async fn serve_apply(
     api.order(Order::Apply { loaded: Box::new(loaded), confirm_within }, by, Some(turn)).await
 }
 
-/// Writes to the log what was refused before the control loop saw it.
+/// Logs a request that was refused before it reached the control loop.
 fn logged(what: &str, by: &By, refused: Refused) -> Failure {
     log_refused(what, by, &refused);
     failure(refused)

@@ -1,4 +1,4 @@
-//! Makes the status document from the maps: with the daemon and, from its pins, without it.
+//! Makes the status document from the maps, with a daemon or, from the pins, without one.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -36,39 +36,39 @@ use crate::{
     neigh,
 };
 
-/// Texts about servers, by their table and address.
+/// Explanations of servers, by table and address.
 pub type Details = BTreeMap<(u32, SocketAddr), String>;
 
-/// What is set for servers, by their table and address.
+/// Overrides of servers, by table and address.
 pub type Settings = BTreeMap<(u32, SocketAddr), Override>;
 
-/// Outages by the names of load balancer and listener.
+/// Outages, by load balancer and listener.
 pub type Outages = BTreeMap<(String, String), Vec<api::Outage>>;
 
-/// What is known besides the maps.
+/// Information besides the maps.
 pub struct Context<'a> {
-    /// The daemon, where one runs.
+    /// The daemon, if one runs.
     pub daemon: Option<Daemon>,
-    /// What it runs by.
+    /// Its active configuration.
     pub config: Option<&'a Config>,
-    /// Why servers are in the state they are in.
+    /// Explanations of servers' health.
     pub details: &'a Details,
-    /// What is set for servers at run time.
+    /// Overrides of servers.
     pub set: &'a Settings,
-    /// Outages, as the daemon knows them.
+    /// Outages that the daemon knows.
     pub outages: Option<&'a Outages>,
-    /// Time since the machine started.
+    /// Time since the machine started (`CLOCK_BOOTTIME`).
     pub now: Duration,
     /// The interfaces of this network namespace.
     pub interfaces: &'a [neigh::Link],
-    /// What the daemon shows of its interfaces.
+    /// Interfaces as the daemon publishes them.
     pub view: Option<&'a View>,
 }
 
-/// Describes what `state` holds, with the counters of `maps`.
+/// Describes `state`, with the counters in `maps`.
 pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status> {
     let mut balancers: BTreeMap<String, Vec<Listener>> = BTreeMap::new();
-    // Services of one listener share tables, and listeners do.
+    // Services of a listener share a table, and several listeners may.
     let mut tables: BTreeMap<u32, (Content, Vec<Server>)> = BTreeMap::new();
     let mut digests: BTreeMap<(String, String), Vec<(&Service, Digest)>> = BTreeMap::new();
     let mut shown = BTreeSet::new();
@@ -172,7 +172,7 @@ fn empty_listener(service: &Service) -> Listener {
     }
 }
 
-/// Notes a VIP whose table is empty, which is all that the maps tell of an outage.
+/// Records a VIP with an empty table, which is all that the maps show of an outage.
 fn note_outage(listener: &mut Listener, vip: IpAddr) {
     match listener.outages.first_mut() {
         Some(outage) => outage.addresses.push(vip),
@@ -180,7 +180,7 @@ fn note_outage(listener: &mut Listener, vip: IpAddr) {
     }
 }
 
-/// The listeners that do not forward, each with the name of its load balancer.
+/// Stopped listeners, each with its load balancer's name.
 fn stopped(config: &Config) -> impl Iterator<Item = (String, Listener)> {
     let listeners = config.load_balancers.iter();
     let listeners = listeners.flat_map(|balancer| balancer.listeners.iter().map(move |l| (balancer, l)));
@@ -229,7 +229,7 @@ fn servers(
         .backends
         .iter()
         .filter(|(_, backend)| backend.lookup_table == table)
-        // Not configured any more, and without connections.
+        // Removed servers without connections are not shown.
         .filter(|(_, backend)| backend.flags & GONE != GONE)
         .map(|(id, backend)| {
             Ok(Server {
@@ -251,12 +251,12 @@ fn servers(
         .collect()
 }
 
-/// Whether all flows of a service are in the flow table.
+/// Whether all flows of a service are tracked.
 fn is_tracked(service: &Service) -> bool {
     service.mode == mode::NAT || service.policy & policy::TRACK != 0
 }
 
-/// The tables all of whose flows are in the flow table.
+/// Tables whose flows are all tracked.
 fn tracked(state: &State) -> BTreeSet<u32> {
     let untracked = state.services.values().filter(|service| !is_tracked(service));
     let untracked: BTreeSet<u32> = untracked.map(|service| service.lookup_table).collect();
@@ -268,13 +268,13 @@ fn tracked(state: &State) -> BTreeSet<u32> {
         .collect()
 }
 
-/// Whether an administrator has a server drained.
+/// Whether an administrator drains a server.
 fn is_drained(context: &Context<'_>, table: u32, backend: &Backend) -> bool {
     let set = context.set.get(&(table, backend_address(backend)));
     set.is_some_and(|set| set.state == Some(api::Aside::Draining))
 }
 
-/// That the flows of a server are to end, if so.
+/// The drain of a server; `None` if it is not draining.
 fn draining(backend: &Backend, is_drained: bool, now: Duration) -> Option<Draining> {
     let is_removed = backend.flags & Backend::REMOVED != 0;
     let left = u64::from(backend.deadline).saturating_sub(now.as_secs());
@@ -325,7 +325,7 @@ fn name(padded: &[u8; slb_common::abi::NAME_LEN]) -> String {
     unpad_name(padded).unwrap_or("?").to_owned()
 }
 
-/// Flags of a server that is in the maps only for the ends of its connections to be told.
+/// Flags of a removed server that stays in the maps only until the RSTs of its connections are delivered.
 const GONE: u8 = Backend::REMOVED | Backend::TERMINATING;
 
 fn health(backend: &Backend) -> Health {

@@ -1,4 +1,4 @@
-//! The documents of the API. Layouts of maps never appear here.
+//! Documents of the API. They expose no map layouts.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,103 +8,102 @@ use serde::{Deserialize, Serialize};
 pub use crate::control::overrides::Aside;
 use crate::control::overrides::Place;
 
-/// `GET /v1/status`: everything SLB is doing right now.
+/// `GET /v1/status`: everything that SLB does now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The daemon, if one answers.
     pub daemon: Option<Daemon>,
-    /// Digest of which server each flow gets, over all listeners: 16 hexadecimal digits, equal on nodes with the same
-    /// configuration, `hash_seed` and health.
+    /// Digest of the server of each slot, over all listeners: 16 hexadecimal digits. Nodes with the same configuration,
+    /// `hash_seed` and health have equal digests.
     pub digest: Option<String>,
-    /// Seed of the flow hash and of the server tables; the same on nodes that choose the same server for each new flow. Left out of
-    /// what `[daemon] read_only_socket` answers: who knows it can choose endpoints that all hash to one slot.
+    /// Seed of the flow hash and of the server tables. Nodes need the same seed to choose the same servers. `[daemon]
+    /// read_only_socket` omits it: whoever knows it can choose client endpoints that hash to one slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash_seed: Option<u64>,
-    /// How full the flow table is.
+    /// Use of the flow table.
     pub flow_table: FlowTable,
     /// Interfaces the program is attached to.
     pub interfaces: Vec<Interface>,
     /// Load balancers by name.
     pub load_balancers: Vec<LoadBalancer>,
-    /// Packets by verdict and reason, since the maps were made; every packet is counted under exactly one.
+    /// Packets by verdict and reason since the maps were made. Each packet is counted under one reason.
     pub reasons: Vec<Reason>,
 }
 
-/// The flow table: entries, and flows that have made room for others since the maps were made.
+/// The flow table: use, and evictions since the maps were made.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowTable {
-    /// Entries that it has.
+    /// Capacity in entries.
     pub entries: u64,
-    /// Entries in use, for flows and for session affinity.
+    /// Entries in use, including affinity entries.
     pub used: u64,
-    /// Live flows whose client has shown that it hears the server: these make no room for new ones.
+    /// Assured flows, which are not evicted for flows that are not assured.
     pub assured: u64,
-    /// Live flows that were not assured and have made room for new ones.
+    /// Evicted live flows that were not assured.
     pub evicted: u64,
-    /// Assured flows of clients with far more than a share of a full table that have made room for other clients' flows.
+    /// Evicted assured flows. Their clients had far more than a fair share of a full table.
     pub evicted_assured: u64,
 }
 
 /// The running daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Daemon {
-    /// Version of the program.
+    /// Program version.
     pub version: String,
     /// Process id.
     pub pid: u32,
     /// Seconds since it started.
     pub uptime_seconds: u64,
-    /// Age of everything shown but counters: seconds since its control loop has last run, which it does twice a second.
+    /// Seconds since the control loop last ran, which is the age of everything except counters. It runs twice a second.
     pub age_seconds: u64,
-    /// Log lines that could not be written since then.
+    /// Log lines lost since the start.
     pub lost_log_lines: u64,
-    /// Times that a task of the daemon has panicked and was started again since then.
+    /// Restarts of panicked tasks since the start.
     pub restarted_tasks: u64,
-    /// Its configuration.
+    /// State of its configuration.
     pub configuration: Configuration,
-    /// Interfaces that the program should be attached to and is not, or that do not forward.
+    /// Configured interfaces that are not attached or do not forward.
     pub interfaces_without: Vec<Without>,
-    /// Why pins are missing, without which forwarding ends with the daemon, if so.
+    /// Why pins are missing, if they are. Without pins forwarding ends with the daemon.
     pub pins_trouble: Option<String>,
-    /// Packets that the program has forwarded and the kernel has lost, by the interface they were to leave by; `None` where
-    /// that is not counted.
+    /// Packets that the kernel lost after SLB forwarded them, by outgoing interface; `None` if not counted.
     pub losses: Option<Vec<Loss>>,
-    /// VIPs, in the order of the configuration.
+    /// VIPs in the order of the configuration.
     pub vips: Vec<Vip>,
-    /// What is set at run time for single servers.
+    /// Overrides.
     pub overrides: Vec<Override>,
-    /// Why nothing can be set, if so.
+    /// Why no override can be set, if so.
     pub overrides_trouble: Option<String>,
 }
 
-/// What an administrator has set for a server in place of what is configured. It lasts until it is reset, or the server's
-/// entry goes from the configuration.
+/// An override: a weight or an admin state that an administrator has set for a server. It lasts until it is reset, or
+/// until the configuration no longer names the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Override {
-    /// Name of its server group; or else
+    /// Name of the server group; `None` for a default server group.
     pub server_group: Option<String>,
-    /// the load balancer whose default group it is in.
+    /// Name of the load balancer, for a server of its default server group.
     pub load_balancer: Option<String>,
-    /// Address and port; the address alone in a default group.
+    /// Address and port; the address alone in a default server group.
     pub server: String,
-    /// Its weight.
+    /// Weight that replaces the configured one.
     pub weight: Option<u8>,
-    /// Why it takes no new flows.
+    /// Admin state: draining or disabled; `None` for enabled.
     pub state: Option<Aside>,
     /// Who set it last.
     pub by: By,
-    /// When, as in RFC 3339.
+    /// Time of the last change, as in RFC 3339.
     pub at: String,
 }
 
 impl Override {
-    /// The entry of the configuration it is for.
+    /// The configured server that it applies to.
     pub fn place(&self) -> Result<Place> {
         place(self.server_group.as_deref(), self.load_balancer.as_deref(), &self.server)
     }
 
-    /// The same, set for another entry.
+    /// The same override for another server.
     #[must_use]
     pub fn at(self, place: &Place) -> Self {
         let (server_group, load_balancer) = match place {
@@ -115,7 +114,7 @@ impl Override {
     }
 }
 
-/// The entry of the configuration that a server of a group is.
+/// Identifies a configured server by its group and address.
 pub fn place(server_group: Option<&str>, load_balancer: Option<&str>, server: &str) -> Result<Place> {
     match (server_group, load_balancer) {
         (Some(group), None) => {
@@ -138,65 +137,66 @@ pub fn place(server_group: Option<&str>, load_balancer: Option<&str>, server: &s
     }
 }
 
-/// `POST /v1/servers`: something to be set for servers of one group; all of it or, if a server is not there, none.
+/// `POST /v1/servers`: changes overrides of servers in one group. If one of the servers does not exist, nothing
+/// changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Servers {
-    /// Name of the server group; or else
+    /// Name of the server group; `None` for a default server group.
     pub server_group: Option<String>,
-    /// the load balancer whose default group is meant.
+    /// Name of the load balancer, for its default server group.
     pub load_balancer: Option<String>,
-    /// Addresses and ports; addresses alone in a default group.
+    /// Addresses with ports; addresses alone in a default server group.
     pub servers: Vec<String>,
-    /// What is to be set.
+    /// The change.
     pub set: Set,
-    /// Even if it leaves a listener without a server that receives new flows.
+    /// Even if a listener is left without a server that receives new flows.
     #[serde(default)]
     pub force: bool,
 }
 
-/// What is to be set for a server.
+/// A change of an override.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Set {
-    /// This weight, 0 to 100.
+    /// Sets the weight, 0 to 100.
     Weight(u8),
-    /// No new flows: its flows are to end.
+    /// Drains: no new flows; established ones may end until the deadline.
     Drain,
-    /// No new flows: it is out of service.
+    /// Disables: no new flows, out of service.
     Disable,
-    /// New flows again.
+    /// Ends draining or disabled: new flows again.
     Enable,
-    /// Everything as it is configured.
+    /// Removes the override.
     Reset,
 }
 
-/// Where the running configuration stands.
+/// State of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configuration {
     /// The daemon's file, which the next start uses.
     pub file: String,
-    /// How the file differs from what is running, if it does: `differs`, or why it cannot be used.
+    /// `differs` if the file differs from the active configuration, or why it cannot be used; `None` if they are equal.
     pub difference: Option<String>,
-    /// Seconds until the running configuration falls back, unless it is confirmed.
+    /// Seconds until the active configuration is rolled back unless it is confirmed.
     pub confirm_within_seconds: Option<u64>,
-    /// A change that waits for its servers.
+    /// The change that waits for its servers.
     pub pending: Option<Pending>,
 }
 
-/// A change that becomes active once its servers are known: also the answer to `GET /v1/pending`, or `null`.
+/// A change that becomes active once its servers are known. `GET /v1/pending` answers it, or `null`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
     /// `start`, `reload`, `apply` or `fallback`.
     pub change: String,
     /// What it waits for, in words.
     pub waits_for: Vec<String>,
-    /// Seconds until it becomes active at the latest.
+    /// Seconds until the latest time at which it becomes active.
     pub at_most_seconds: u64,
 }
 
-/// `POST /v1/apply`: a configuration to put in force. `POST /v1/diff` takes the same, without a limit; without a text it
-/// is the daemon's own file.
+/// `POST /v1/apply`: a configuration to apply. `POST /v1/diff` takes the same without `confirm_within_seconds`; without
+/// `text` it compares the daemon's file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Text {
@@ -204,114 +204,114 @@ pub struct Text {
     pub name: Option<String>,
     /// The configuration, in TOML.
     pub text: Option<String>,
-    /// Seconds after which it falls back unless it is confirmed; without, it stays in force.
+    /// Seconds after which it is rolled back unless it is confirmed; `None` to keep it.
     pub confirm_within_seconds: Option<u64>,
 }
 
-/// What an order has changed: the answer to `POST /v1/reload`, `/v1/apply`, `/v1/confirm`.
+/// Result of a command: the answer to `POST /v1/reload`, `/v1/apply`, `/v1/confirm`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
-    /// In words, one for each change.
+    /// The changes in words, one each.
     pub changes: Vec<String>,
-    /// What the author of the configuration should know; whole lines, as `slbd check` writes them.
+    /// Warnings about the configuration: whole lines, as from `slbd check`.
     pub warnings: String,
-    /// What it has waited for before it became active, in words.
+    /// What it waited for before it became active, in words.
     pub waited: Option<String>,
-    /// Seconds until it falls back, unless it is confirmed.
+    /// Seconds until it is rolled back unless it is confirmed.
     pub confirm_within_seconds: Option<u64>,
 }
 
-/// What a configuration would change: the answer to `POST /v1/diff`.
+/// Changes that a configuration would cause: the answer to `POST /v1/diff`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Differences {
-    /// In words, one for each change.
+    /// The changes in words, one each.
     pub changes: Vec<String>,
     /// Why it would be refused, if so.
     pub refused: Option<String>,
-    /// What its author should know.
+    /// Warnings about the configuration.
     pub warnings: String,
 }
 
-/// Who asked for a change: the process at the other end of the socket.
+/// The process that sent a command: the peer of the socket.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct By {
     /// User id.
     pub uid: Option<u32>,
-    /// Its name, if it has one.
+    /// Name of the user, if known.
     pub user: Option<String>,
     /// Process id.
     pub pid: Option<i32>,
 }
 
-/// A VIP, as it stands on this host.
+/// A VIP and its state on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vip {
     /// The address.
     pub address: IpAddr,
     /// Name of its load balancer.
     pub load_balancer: String,
-    /// Whether it is an address of this host.
+    /// Whether it is a local address.
     pub is_local: bool,
-    /// What becomes of packets for it that no listener takes.
+    /// Action for packets that no running listener takes.
     pub unmatched: Unmatched,
-    /// Why hosts on a link of this host get no answer when they ask for its hardware address, and what to do.
+    /// Why hosts on a link get no answer to ARP or neighbour solicitations for it, and what to do; `None` if they do.
     pub unanswered: Option<String>,
 }
 
-/// What becomes of packets for a VIP that no running listener takes.
+/// Action for packets to a VIP that no running listener takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unmatched {
-    /// They are dropped.
+    /// Drop them.
     Drop,
-    /// They are answered as a host answers for a closed port.
+    /// Answer as a host does for a closed port.
     Reject,
-    /// They are passed to the kernel.
+    /// Pass them to the kernel.
     Pass,
 }
 
-/// An interface the program should be attached to and is not.
+/// A configured interface that is not attached or does not forward.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Without {
     /// Name.
     pub name: String,
-    /// Whether there is an interface of that name.
+    /// Whether the interface exists.
     pub exists: bool,
-    /// Why it does not forward, where it is there.
+    /// Why an existing interface does not forward.
     pub why: Option<String>,
 }
 
-/// Packets that the kernel has lost at an interface since the daemon has watched it.
+/// Packets that the kernel lost at an interface, since the daemon has watched it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loss {
     /// Name of the interface.
     pub interface: String,
-    /// Were to leave there, which the interface does not do for redirected packets.
+    /// Packets redirected to the interface, which does not transmit redirected frames.
     pub redirect: u64,
-    /// Were to leave there, and the driver did not take them.
+    /// Packets that the driver did not accept for transmission.
     pub transmit: u64,
-    /// Came in there, and what was decided was not carried out.
+    /// Packets received at the interface whose verdict was not carried out.
     pub exception: u64,
 }
 
-/// An interface the program is attached to.
+/// An interface that the program is attached to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
     /// Name.
     pub name: String,
     /// Index in the kernel.
     pub index: u32,
-    /// The mode in force.
+    /// The active XDP mode.
     pub mode: AttachMode,
-    /// What comes in by it.
+    /// Which packets may arrive at it.
     #[serde(default)]
     pub role: Role,
-    /// What is special about it, in words; only the daemon knows.
+    /// Remarks; only the daemon knows them.
     #[serde(default)]
     pub notes: Vec<String>,
 }
 
-/// What comes in by an interface.
+/// Which packets may arrive at an interface.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -324,13 +324,13 @@ pub enum Role {
     Both,
 }
 
-/// Where the program runs.
+/// XDP mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AttachMode {
-    /// In the driver.
+    /// Native XDP: in the driver.
     Native,
-    /// In the kernel's generic hook.
+    /// Generic XDP: behind the driver, on socket buffers.
     Generic,
 }
 
@@ -343,13 +343,13 @@ pub struct LoadBalancer {
     pub listeners: Vec<Listener>,
 }
 
-/// Whether a listener forwards.
+/// Whether a listener is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It does.
+    /// It forwards.
     Running,
-    /// It is configured, and it or its load balancer is stopped: its packets are none of SLB's. Only the daemon knows of it.
+    /// It or its load balancer is stopped: SLB does not handle its packets. Only the daemon knows of it.
     Stopped,
 }
 
@@ -358,7 +358,7 @@ pub enum State {
 pub struct Listener {
     /// Name.
     pub name: String,
-    /// Whether it forwards.
+    /// Whether it is running.
     pub state: State,
     /// `tcp` or `udp`.
     pub protocol: String,
@@ -368,66 +368,67 @@ pub struct Listener {
     pub mode: String,
     /// VIPs.
     pub addresses: Vec<IpAddr>,
-    /// Server group, the primary one where there are two; `None` is the load balancer's default group.
+    /// Server group, the primary one of two; `None` for the default server group.
     pub server_group: Option<String>,
     /// Traffic of this listener.
     pub counters: Counters,
-    /// Flows that go on now; `None` where SLB does not track flows (modes `dsr` and `ipip`).
+    /// Flows now; `None` where flows are untracked (modes `dsr` and `ipip`).
     pub current_flows: Option<u64>,
-    /// The same as [`Status::digest`] of this listener alone; `None` where it is stopped.
+    /// [`Status::digest`] of this listener alone; `None` if it is stopped.
     pub digest: Option<String>,
-    /// VIPs of which no server receives new flows.
+    /// VIPs without a server that receives new flows.
     pub outages: Vec<Outage>,
-    /// Its servers; none where it is stopped. Listeners with the same servers, ports and health check share them, and their counters.
+    /// Its servers; none if it is stopped. Listeners with equal servers, ports and health check share servers and their
+    /// counters.
     pub servers: Vec<Server>,
 }
 
-/// No server receives new flows of a listener.
+/// An outage: no server receives new flows of a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outage {
-    /// At which of its VIPs.
+    /// Affected VIPs.
     pub addresses: Vec<IpAddr>,
-    /// Why, in words; only the daemon knows.
+    /// The reason in words; only the daemon knows it.
     pub why: Option<String>,
-    /// Seconds since when, as of the last change; only the daemon knows.
+    /// Duration in seconds as of the last change; only the daemon knows it.
     pub seconds: Option<u64>,
 }
 
 /// A server behind a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Server {
-    /// Address and port packets are sent to.
+    /// Address and port that packets are sent to.
     pub address: SocketAddr,
     /// Weight, 0 to 100.
     pub weight: u8,
     /// Health.
     pub health: Health,
-    /// What an administrator has set for it.
+    /// Its override.
     pub set: Option<Override>,
-    /// Why it is in that state, where there is something to say.
+    /// Explanation of the health, if there is one.
     pub detail: Option<String>,
-    /// Interface, and hardware address of the next hop, packets leave through; `None` while unresolved.
+    /// The next hop that packets leave by; `None` while unresolved.
     pub next_hop: Option<NextHop>,
-    /// Slots of the table it holds: its part of all slots is the part of new flows to expect.
+    /// Number of its slots. Its share of all slots is its expected share of new flows.
     pub slots: u32,
     /// Traffic of this server.
     pub counters: Counters,
-    /// Flows that go on now; `None` where SLB does not track flows (modes `dsr` and `ipip`).
+    /// Flows now; `None` where flows are untracked (modes `dsr` and `ipip`).
     pub current_flows: Option<u64>,
-    /// That it receives no new flows, and its flows are to end.
+    /// Set while it drains: it receives no new flows.
     pub draining: Option<Draining>,
 }
 
-/// A server whose flows are to end.
+/// A drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Draining {
-    /// Seconds until the deadline, at which its connections are reset; `None` where there is none (`connection_drain`).
+    /// Seconds to the deadline, when connections are reset; `None` without a deadline (`connection_drain`).
     pub seconds_left: Option<u64>,
-    /// Whether the configuration does not name it any more.
+    /// Whether the configuration no longer names the server.
     pub is_removed: bool,
 }
 
-/// Where packets to a server leave.
+/// The next hop of packets to a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextHop {
     /// Index of the interface.
@@ -440,19 +441,19 @@ pub struct NextHop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
-    /// No probe has been answered or missed yet.
+    /// No probe result yet.
     Unknown,
-    /// Able to serve.
+    /// It passes its check.
     Healthy,
-    /// Not able to serve.
+    /// It fails its check or is ejected.
     Unhealthy,
-    /// Not checked; taken as able to serve.
+    /// No health check; counts as able to serve.
     Unchecked,
-    /// Able to serve, while another one has the traffic.
+    /// Able to serve, while the other side has the traffic.
     Standby,
 }
 
-/// Packets, bytes (of whole frames) and flows, summed over all processors.
+/// Packets, bytes (of whole frames) and flows, summed over all CPUs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Packets from clients.
@@ -463,11 +464,11 @@ pub struct Counters {
     pub packets_out: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
-    /// Flows begun since the maps were made.
+    /// Flows since the maps were made.
     pub new_flows: u64,
 }
 
-/// Packets that met one verdict for one reason.
+/// Number of packets with one verdict and reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     /// `forward`, `answer`, `pass` or `drop`.

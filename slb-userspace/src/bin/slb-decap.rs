@@ -1,4 +1,4 @@
-//! The decapsulator of a server behind SLB.
+//! `slb-decap`: the decapsulator at a server behind SLB.
 
 use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 
@@ -12,8 +12,8 @@ use slb_userspace::{
     telemetry, version,
 };
 
-/// Takes packets of SLB out of their tunnels (IPv4 or IPv6 in IPv4 or IPv6), in XDP, on servers whose kernel has no
-/// tunnel device.
+/// Decapsulates tunnel packets of SLB (IPv4 or IPv6 in IPv4 or IPv6) in XDP, on servers whose kernel has no tunnel
+/// device.
 #[derive(Parser)]
 #[command(name = "slb-decap", version = version::DECAP_VERSION.as_str())]
 struct Arguments {
@@ -26,22 +26,22 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Strip tunnel packets of these sources; in force until `detach`. Again, with others: they are replaced in one
-    /// step, and no packet is missed.
+    /// Decapsulate tunnel packets of these sources, until `detach`. A repeated attach replaces the addresses
+    /// atomically, and no packet is missed.
     Attach {
-        /// Interface the tunnel packets come in by.
+        /// Interface that receives the tunnel packets.
         #[arg(long)]
         interface: String,
-        /// Addresses load balancers send from: the outer sources. Packets of all others are left to the kernel.
+        /// Source addresses of the load balancers' tunnels. Packets of all other sources pass to the kernel.
         #[arg(long, value_name = "ADDRESS", num_args = 1.., value_delimiter = ',')]
         from: Vec<IpAddr>,
         /// The only inner destinations that are accepted.
         #[arg(long, value_name = "ADDRESS", num_args = 1.., value_delimiter = ',')]
         vip: Vec<IpAddr>,
-        /// Accept every inner destination: a source that is forged or compromised then reaches whatever this server routes to.
+        /// Accept every inner destination: a forged or compromised source then reaches whatever this server routes to.
         #[arg(long, conflicts_with = "vip")]
         any_vip: bool,
-        /// Where the program runs.
+        /// XDP mode.
         #[arg(long, value_enum, default_value = "auto")]
         xdp_mode: attach::XdpMode,
     },
@@ -53,13 +53,13 @@ enum Command {
         /// Every interface that has pins.
         #[arg(long, conflicts_with = "interface")]
         all: bool,
-        /// Also where the interface is in another network namespace.
+        /// Also if the interface is in another network namespace.
         #[arg(long)]
         force: bool,
     },
     /// Show interfaces, addresses and counters by reason.
     Status {
-        /// How the answer is written.
+        /// Output format.
         #[arg(long, value_enum, default_value = "table")]
         output: Output,
     },

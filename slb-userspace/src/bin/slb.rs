@@ -1,4 +1,4 @@
-//! The client.
+//! `slb`: the client.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -13,7 +13,7 @@ use slb_userspace::{
     version,
 };
 
-/// Exit code where no daemon answers.
+/// Exit code if no daemon answers.
 const NO_DAEMON: u8 = 4;
 
 /// The client of SLB, a layer-4 load balancer in XDP.
@@ -36,31 +36,31 @@ struct Arguments {
 enum Command {
     /// Show listeners, servers, health, weights and counters. Without a daemon, from the kernel's maps.
     Status {
-        /// How the answer is written.
+        /// Output format.
         #[arg(long, value_enum, default_value = "table")]
         output: Output,
-        /// Directory of the pins, read where no daemon answers.
+        /// Directory of the pins, read if no daemon answers.
         #[arg(long, env = "SLB_PIN_DIR", default_value = "/sys/fs/bpf/slb")]
         pin_dir: PathBuf,
     },
-    /// Have the daemon read its configuration file again. A file that is refused changes nothing.
+    /// Reload the daemon's configuration file. A file that is refused changes nothing.
     Reload,
-    /// Show what would change if a configuration were put in force.
+    /// Show what would change if a configuration were applied.
     Diff {
-        /// Configuration file; without one, the daemon's own.
+        /// Configuration file; by default the daemon's own.
         file: Option<PathBuf>,
     },
-    /// Put a configuration in force that is not the daemon's file. A restart or a reload goes back to the file.
+    /// Apply a configuration that is not the daemon's file. A restart or a reload returns to the file.
     Apply {
         /// Configuration file.
         file: PathBuf,
-        /// Fall back to what was in force before, unless `slb confirm` comes within this time: "60s", "5m".
+        /// Roll back unless `slb confirm` comes within this time: "60s", "5m".
         #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
         confirm_within: Option<Duration>,
     },
-    /// Keep what `slb apply --confirm-within` has put in force.
+    /// Confirm what `slb apply --confirm-within` has applied.
     Confirm,
-    /// Set weights of single servers, drain, disable and enable them, until that is reset: a restart keeps it.
+    /// Set weights of single servers; drain, disable and enable them. A restart keeps that until it is reset.
     Server {
         #[command(subcommand)]
         command: server::Command,
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             match error.downcast_ref::<Refused>() {
-                // It has a form of its own.
+                // The refusal has a format of its own.
                 Some(refused) => eprintln!("{refused}"),
                 None => eprintln!("slb: {error:#}"),
             }

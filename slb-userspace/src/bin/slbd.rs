@@ -1,4 +1,4 @@
-//! The daemon.
+//! `slbd`: the daemon.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -16,17 +16,17 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run in the foreground. SIGHUP, or `slb reload`, reads the configuration again; SIGTERM ends the daemon and leaves
+    /// Run in the foreground. SIGHUP or `slb reload` reloads the configuration. SIGTERM ends the daemon and leaves
     /// forwarding on.
     Run {
         /// Configuration file.
         #[arg(long, default_value = "/etc/slb/slb.toml")]
         config: PathBuf,
-        /// How log lines look. SLB_LOG sets the level.
+        /// Format of log lines. SLB_LOG sets the level.
         #[arg(long, value_enum, default_value = "text")]
         log_format: telemetry::Format,
     },
-    /// Say whether a configuration is valid, and what is wrong with it.
+    /// Validate a configuration, and report what is wrong with it.
     Check {
         /// Configuration file.
         #[arg(long, default_value = "/etc/slb/slb.toml")]
@@ -34,13 +34,13 @@ enum Command {
     },
     /// Take the program off all interfaces and remove all pins. Ends forwarding.
     Detach {
-        /// Configuration file that names the pins.
+        /// Configuration file that names the pin directory.
         #[arg(long, default_value = "/etc/slb/slb.toml", conflicts_with = "pin_dir")]
         config: PathBuf,
-        /// Directory of the pins, where the configuration cannot be read any more.
+        /// Directory of the pins, if the configuration cannot be read any more.
         #[arg(long)]
         pin_dir: Option<PathBuf>,
-        /// Detach although VIPs are addresses of this host, whose kernel then resets their connections, or although the
+        /// Detach although VIPs are local addresses, whose connections the kernel then resets, or although the
         /// interfaces are in another network namespace.
         #[arg(long)]
         force: bool,

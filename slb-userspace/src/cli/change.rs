@@ -13,16 +13,16 @@ use crate::{
     config,
 };
 
-/// Time after which `slb` asks what a change waits for.
+/// Time after which `slb` queries what a change waits for.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// Has the daemon read its file again and put it in force.
+/// Reloads the daemon's file.
 pub async fn reload(socket: &Path) -> Result<()> {
     shown(&patiently(socket, client::post(socket, "/v1/reload", &())).await?);
     Ok(())
 }
 
-/// Shows what would change if a file, or the daemon's own, were put in force.
+/// Shows what would change with a file, or with the daemon's own.
 pub async fn diff(socket: &Path, file: Option<&Path>) -> Result<()> {
     let text = match file {
         Some(file) => read(file, None)?,
@@ -40,7 +40,7 @@ pub async fn diff(socket: &Path, file: Option<&Path>) -> Result<()> {
     }
 }
 
-/// Puts a file in force without writing it to the daemon's.
+/// Applies a file without writing it to the daemon's file.
 pub async fn apply(socket: &Path, file: &Path, confirm_within: Option<Duration>) -> Result<()> {
     if confirm_within.is_some_and(|limit| limit.subsec_nanos() != 0 || limit.is_zero()) {
         bail!("--confirm-within: whole seconds are counted, from 1 s on: for example `--confirm-within 60s`");
@@ -55,7 +55,7 @@ pub async fn apply(socket: &Path, file: &Path, confirm_within: Option<Duration>)
     Ok(())
 }
 
-/// Keeps the configuration that would fall back.
+/// Confirms the configuration that would be rolled back.
 pub async fn confirm(socket: &Path) -> Result<()> {
     let Changed { changes, .. } = client::post(socket, "/v1/confirm", &()).await?;
     changes.iter().for_each(|change| println!("{change}"));
@@ -72,7 +72,7 @@ fn read(file: &Path, confirm_within: Option<Duration>) -> Result<Text> {
     })
 }
 
-/// Waits for the answer, and says what the daemon waits for meanwhile.
+/// Waits for the answer. Meanwhile prints what the daemon waits for.
 async fn patiently(socket: &Path, answer: impl Future<Output = Result<Changed>>) -> Result<Changed> {
     let mut answer = pin!(answer);
     let mut said = Vec::new();

@@ -1,4 +1,4 @@
-//! `slbd check`: says whether a configuration can be used, and if not, why.
+//! `slbd check`: validates a configuration.
 
 use std::{
     env,
@@ -12,9 +12,10 @@ use crate::{
     control::map_limits,
 };
 
-/// Checks a configuration file: one line on standard output if it can be used, warnings and errors on standard error.
+/// Validates a configuration file. Prints one line on standard output if it is valid; warnings and errors go to
+/// standard error.
 ///
-/// Colours are used on a terminal, unless the environment has a `NO_COLOR` that is not empty (no-color.org).
+/// Uses colours on a terminal unless `NO_COLOR` is set and not empty (no-color.org).
 pub fn check(path: &Path) -> ExitCode {
     let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     match judge(path, colour) {
@@ -30,15 +31,15 @@ pub fn check(path: &Path) -> ExitCode {
     }
 }
 
-/// What is printed of a configuration that can be used.
+/// Output for a valid configuration.
 struct Verdict {
-    /// What it holds, in one line.
+    /// Its content in one line.
     summary: String,
-    /// What its author should know, in whole lines.
+    /// Warnings in whole lines.
     warnings: String,
 }
 
-/// Returns what is printed, or the errors in whole lines.
+/// Returns the output, or the errors in whole lines.
 fn judge(path: &Path, colour: bool) -> Result<Verdict, String> {
     let shown = path.display();
     match config::load(path) {
@@ -64,7 +65,7 @@ fn judge(path: &Path, colour: bool) -> Result<Verdict, String> {
     }
 }
 
-/// Returns what a configuration holds, in numbers.
+/// Summarizes a configuration by numbers.
 fn summary(config: &Config) -> String {
     let balancers = &config.load_balancers;
     let servers = balancers.iter().map(|balancer| balancer.servers.len()).sum::<usize>()
@@ -133,7 +134,7 @@ mod tests {
         assert!(judge(&path, true).err().expect("refused").contains('\u{1b}'));
     }
 
-    /// As `slbd run` and `slb reload` do.
+    /// As `slbd run` and `slb reload`.
     #[test]
     fn configuration_that_the_maps_have_no_room_for_is_refused() {
         let listener = |port: u32| {

@@ -1,4 +1,5 @@
-//! Which process has claimed a directory of pins, and on which sockets it listens: from /proc, without taking the claim.
+//! Finds the process that has locked a pin directory, and the sockets it listens on: from /proc, without taking the
+//! lock.
 
 use std::{
     collections::BTreeSet,
@@ -12,13 +13,13 @@ use nix::libc;
 /// A process that has locked a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Claimant {
-    /// Its id.
+    /// Process id.
     pub(super) pid: u32,
-    /// Paths of the sockets that it listens on.
+    /// Paths of its listening sockets.
     pub(super) sockets: Vec<PathBuf>,
 }
 
-/// Finds the process that holds a lock on `directory`, as far as this process can see it.
+/// Finds the process that holds a lock on `directory`, if it is visible in /proc.
 pub(super) fn claimant(directory: &Path) -> Option<Claimant> {
     let metadata = fs::metadata(directory).ok()?;
     let locks = fs::read_to_string("/proc/locks").ok()?;
@@ -26,13 +27,13 @@ pub(super) fn claimant(directory: &Path) -> Option<Claimant> {
     Some(Claimant { pid, sockets: listening(pid).unwrap_or_default() })
 }
 
-/// The process that holds a `flock` on the inode, of the lines of /proc/locks.
+/// The process that holds a `flock` on the inode, according to the lines of /proc/locks.
 fn holder(locks: &str, (major, minor, inode): (u32, u32, u64)) -> Option<u32> {
     let place = format!("{major:02x}:{minor:02x}:{inode}");
     let of_line = |line: &str| {
         let mut fields = line.split_whitespace().skip(1);
         let kind = fields.next()?;
-        // `1: FLOCK  ADVISORY  WRITE 1234 00:1f:5678 0 EOF`; one that waits has an arrow in place of the kind.
+        // `1: FLOCK  ADVISORY  WRITE 1234 00:1f:5678 0 EOF`; the line of a waiter has an arrow as second field.
         let (pid, at) = (fields.nth(2)?, fields.next()?);
         (kind == "FLOCK" && at == place).then(|| pid.parse().ok().filter(|pid| *pid != 0))?
     };
@@ -48,7 +49,7 @@ fn listening(pid: u32) -> Option<Vec<PathBuf>> {
     Some(sockets(&fs::read_to_string(format!("/proc/{pid}/net/unix")).ok()?, &inodes))
 }
 
-/// The paths of listening sockets with these inodes, of the lines of /proc/net/unix.
+/// Paths of listening sockets with these inodes, according to the lines of /proc/net/unix.
 fn sockets(unix: &str, inodes: &BTreeSet<String>) -> Vec<PathBuf> {
     /// `__SO_ACCEPTCON`.
     const LISTENS: &str = "00010000";

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::neigh::{self, Link};
 
-/// The interfaces of this network namespace.
+/// Reads the interfaces of this network namespace.
 fn links() -> Result<Vec<Link>> {
     neigh::links_now()
 }

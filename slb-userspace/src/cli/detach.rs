@@ -19,11 +19,10 @@ use crate::{
     neigh, state_file,
 };
 
-/// Takes the program off all interfaces and removes every pin under `pin_dir`, or under what the configuration names.
+/// Detaches the program from all interfaces and removes all pins in `pin_dir`, or else in the configured directory.
 ///
-/// # Errors
-/// The pins are of another network namespace, and not `force`. A VIP is an address of this host, and not `force`: without
-/// the program, the kernel would reset its connections. Or the pins are in use, not SLB's, or cannot be removed.
+/// # Errors Without `force`: the pins belong to another network namespace, or a VIP is a local address, whose
+/// connections the kernel would reset. In any case: the pins are in use, are not SLB's, or cannot be removed.
 pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()> {
     let (pins, config) = match pin_dir {
         Some(directory) => (Pins::new(directory), None),
@@ -39,7 +38,7 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
     }
     if !pins.root().exists() {
         println!("{}: nothing to detach", pins.root().display());
-        // Pins may have gone with their file system, perhaps while slbd runs.
+        // The pins may have vanished with their file system, perhaps while slbd runs.
         if let Some(config) = config.filter(|config| !state_file::is_claimed(&config.daemon.state_dir)) {
             undo(&config.daemon.state_dir, pins.root());
         }
@@ -66,7 +65,7 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
     Ok(())
 }
 
-/// Switches on again what SLB has switched off, and says so.
+/// Restores features that SLB has switched off, and prints the results.
 fn undo(directory: &Path, pins: &Path) {
     let record = match Record::read(directory, pins) {
         Ok(record) => record,
@@ -84,7 +83,7 @@ fn undo(directory: &Path, pins: &Path) {
     record.forget(directory);
 }
 
-/// The VIPs that the maps forward for; those of the configuration where the maps are of another version.
+/// VIPs in the maps, or the configured ones if the maps have another version.
 fn vips(pins: &Pins, config: Option<&Config>) -> BTreeSet<IpAddr> {
     let has_pins = pins.exist().unwrap_or(false);
     let state = has_pins.then(|| Maps::open(pins).and_then(|maps| maps.observe()).ok()).flatten();
@@ -97,7 +96,7 @@ fn vips(pins: &Pins, config: Option<&Config>) -> BTreeSet<IpAddr> {
     }
 }
 
-/// Refuses to leave VIPs to a kernel that would answer for them: it knows none of their connections, and resets each.
+/// Refuses to detach while a VIP is local: the kernel knows none of its connections and would reset them.
 fn refuse_local(vips: &BTreeSet<IpAddr>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,4 +1,4 @@
-//! `slb server drain`: shows which connections are left, and waits for their end.
+//! `slb server drain`: shows remaining connections and waits for their end.
 
 use std::{collections::BTreeSet, net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
@@ -14,9 +14,9 @@ use crate::{
     control::overrides::{Aside, Place},
 };
 
-/// Time between two looks.
+/// Polling interval.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Exit code where connections were left at the deadline.
+/// Exit code if connections remained at the deadline.
 const DEADLINE_PASSED: u8 = 3;
 
 /// A draining server behind a listener.
@@ -25,18 +25,18 @@ struct Draining<'a> {
     server: &'a Server,
 }
 
-/// Where a drain stands.
+/// State of a drain.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
-    /// Connections are left, or are not known.
+    /// Connections remain, or their number is unknown.
     Waits,
-    /// No connection is left.
+    /// No connection remains.
     Ended,
-    /// The deadline has passed while connections were left.
+    /// The deadline passed while connections remained.
     Passed,
 }
 
-/// Shows the connections of these servers, and waits for their end if asked to.
+/// Shows the connections of these servers. With `wait`, waits for their end.
 pub(super) async fn drain(socket: &Path, places: &[Place], wait: bool) -> Result<ExitCode> {
     let (mut shown, mut had) = (Vec::new(), BTreeSet::new());
     loop {
@@ -78,7 +78,7 @@ pub(super) async fn drain(socket: &Path, places: &[Place], wait: bool) -> Result
     }
 }
 
-/// These servers, wherever they are behind a listener.
+/// These servers behind every listener that they serve.
 fn draining<'a>(status: &'a Status, places: &[Place]) -> Vec<Draining<'a>> {
     let mut found = Vec::new();
     for balancer in &status.load_balancers {
@@ -98,7 +98,7 @@ fn draining<'a>(status: &'a Status, places: &[Place]) -> Vec<Draining<'a>> {
     found
 }
 
-/// Whether one of these servers is not drained any more.
+/// Whether a server has been enabled meanwhile.
 fn is_enabled(status: &Status, places: &[Place]) -> bool {
     let overrides = status.daemon.iter().flat_map(|daemon| &daemon.overrides);
     let drained: Vec<_> = overrides
@@ -108,7 +108,7 @@ fn is_enabled(status: &Status, places: &[Place]) -> bool {
     !places.iter().all(|place| drained.contains(place))
 }
 
-/// Fails where there is no end to wait for.
+/// Fails if waiting would not end.
 fn refuse_endless(found: &[Draining<'_>]) -> Result<()> {
     for Draining { listener, server } in found {
         let has_deadline = server.draining.is_some_and(|draining| draining.seconds_left.is_some());
@@ -123,13 +123,13 @@ fn refuse_endless(found: &[Draining<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// Where a drain stands; `had` are the servers that had connections left a moment ago.
+/// The state of a drain. `had` are the servers that had connections at the last poll.
 fn outcome<'a>(servers: impl Iterator<Item = &'a Server>, had: &BTreeSet<SocketAddr>) -> Outcome {
     let mut outcome = Outcome::Ended;
     for server in servers {
         let is_over = server.draining.is_some_and(|draining| draining.seconds_left == Some(0));
         match server.current_flows {
-            // At the deadline those that are left end as well.
+            // At the deadline the remaining connections are reset too.
             Some(0) if !(is_over && had.contains(&server.address)) => {}
             _ if is_over => outcome = Outcome::Passed,
             _ => return Outcome::Waits,

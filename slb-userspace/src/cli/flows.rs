@@ -1,4 +1,4 @@
-//! `slb flows`: the flow table.
+//! `slb flows`: commands on the flow table.
 
 use std::path::Path;
 
@@ -10,11 +10,11 @@ use crate::api::{
     flows::{Flush, Flushed},
 };
 
-/// What is to be done.
+/// Command of `slb flows`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Erase entries of the flow table, as `conntrack -D` does: flows, and which server a client is kept to. Entries must pass all
-    /// filters that are given.
+    /// Erase entries of the flow table, as `conntrack -D` does: flows and affinity entries. Entries must match all
+    /// given filters.
     #[command(after_help = "\
 What becomes of connections whose entries are erased:
   nat          The server's packets do not reach the client until the client sends one. The client's packet goes to the server of its
@@ -28,7 +28,7 @@ server's connections use `slb server drain`.")]
     Flush(Filters),
 }
 
-/// Which entries, and whether they are erased.
+/// Filters of entries, and whether they are erased.
 #[derive(Debug, Args)]
 pub struct Filters {
     /// Of clients in this prefix, or of this address: 203.0.113.0/24, 2001:db8::7.
@@ -43,7 +43,7 @@ pub struct Filters {
     /// With this server: 10.0.0.11, 10.0.0.11:8080.
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     server: Option<String>,
-    /// Only those whose client has not shown that it hears its server, as those of forged sources.
+    /// Only those that are not assured: their client has not shown that it hears its server, as with forged sources.
     #[arg(long)]
     not_assured: bool,
     /// Every entry.
@@ -54,7 +54,7 @@ pub struct Filters {
     dry_run: bool,
 }
 
-/// Does it.
+/// Executes the command.
 pub async fn flows(socket: &Path, Command::Flush(filters): Command) -> Result<()> {
     let Filters { client, vip, listener, server, not_assured, all, dry_run } = filters;
     let flush = Flush { client, vip, listener, server, not_assured, all, dry_run };

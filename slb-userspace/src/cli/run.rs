@@ -8,7 +8,7 @@ use crate::{
     config, control::map_limits, daemon, dataplane::bpf::lifetime::MachineMounts, privileges, telemetry,
 };
 
-/// Runs the daemon in the foreground. A configuration that is refused changes nothing.
+/// Runs the daemon in the foreground. An invalid configuration changes nothing.
 pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
     let loaded = match config::load(path) {
         Ok(loaded) => loaded,
@@ -24,7 +24,7 @@ pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
         bail!("slbd run needs root: it loads an XDP program and attaches it to interfaces");
     }
-    // Takes a capability that is dropped next.
+    // Needs a capability that is dropped next.
     let mounts = MachineMounts::read();
     privileges::drop_unused()?;
     telemetry::init(log_format);

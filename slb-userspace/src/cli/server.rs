@@ -1,4 +1,4 @@
-//! `slb server`: what is set at run time for single servers.
+//! `slb server`: overrides of single servers.
 
 use std::{path::Path, process::ExitCode};
 
@@ -17,39 +17,39 @@ use crate::{
     control::overrides::Place,
 };
 
-/// What is to be done.
+/// Command of `slb server`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show what is set, by whom and since when.
+    /// Show the overrides, by whom and since when.
     List,
     /// Set a weight in place of the configured one.
     Set {
-        /// Share of new connections, 0 to 100; 0 takes none and keeps the ones it has.
+        /// Share of new connections, 0 to 100. 0 receives none and keeps the established ones.
         #[arg(long, value_parser = clap::value_parser!(u8).range(0..=100))]
         weight: u8,
-        /// Of which servers.
+        /// The servers.
         #[command(flatten)]
         which: Which,
     },
-    /// Give no new connections to servers: their connections are to end. Shows how many are left.
+    /// Drain servers: no new connections, while established ones may end. Shows how many remain.
     Drain {
-        /// Wait until no connection is left, or until the deadline (`connection_drain`), at which those that are left are reset.
-        /// Exit code 0: none is left; 3: the deadline has passed.
+        /// Wait until no connection remains, or until the deadline (`connection_drain`), when remaining ones are reset.
+        /// Exit code 0: none remains; 3: the deadline has passed.
         #[arg(long)]
         wait: bool,
-        /// Which servers.
+        /// The servers.
         #[command(flatten)]
         which: Which,
     },
-    /// Take servers out of service: no new connections. They are still checked.
+    /// Take servers out of service: no new connections. Health checks go on.
     Disable(Which),
-    /// Give new connections to servers again. A weight that is set stays.
+    /// Enable servers: new connections again. A weight override stays.
     Enable(Which),
-    /// Have servers as they are configured.
+    /// Remove overrides: servers are as configured.
     Reset(Which),
 }
 
-/// Servers of one group. All are changed, or none if one is not there.
+/// Servers of one group. If one does not exist, none is changed.
 #[derive(Debug, Args)]
 pub struct Which {
     /// Name of the server group.
@@ -57,7 +57,7 @@ pub struct Which {
     /// Address and port, as in 10.0.0.11:8080 or [fd00::11]:8080.
     #[arg(required = true)]
     servers: Vec<String>,
-    /// GROUP names a load balancer: its default group is meant, whose servers are addresses without a port.
+    /// GROUP is a load balancer: selects its default server group, whose servers are addresses without a port.
     #[arg(long)]
     default_group: bool,
     /// Even if a listener is left without a server that receives new connections.
@@ -65,13 +65,13 @@ pub struct Which {
     force: bool,
 }
 
-/// Does it.
+/// Executes the command.
 pub async fn server(socket: &Path, command: Command) -> Result<ExitCode> {
     match command {
         Command::List => list(socket).await,
         Command::Set { weight, which } => set(socket, which, Set::Weight(weight)).await,
         Command::Drain { wait, which } => {
-            // What is not a server is refused first.
+            // Invalid servers are refused first.
             let places = which.places();
             set(socket, which, Set::Drain).await?;
             return drain::drain(socket, &places?, wait).await;
@@ -84,7 +84,7 @@ pub async fn server(socket: &Path, command: Command) -> Result<ExitCode> {
 }
 
 impl Which {
-    /// The entries of the configuration.
+    /// The configured servers.
     fn places(&self) -> Result<Vec<Place>> {
         let group = Some(self.group.as_str());
         let (group, balancer) = if self.default_group { (None, group) } else { (group, None) };

@@ -32,21 +32,19 @@ use crate::{
 };
 use slb_common::abi::ABI_VERSION;
 
-/// Age in seconds from which what is shown is said to be old.
+/// Age in seconds from which the output is marked as old.
 const STALE: u64 = 5;
 
-/// How the answer is written.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// Tables for people.
     Table,
-    /// The API's own document.
+    /// The API's JSON document.
     Json,
 }
 
-/// Shows what SLB is doing: asks the daemon, or reads the pins where none answers.
-///
-/// Returns whether a daemon has answered.
+/// Prints the status: from the daemon, or from the pins if no daemon answers. Returns whether a daemon has answered.
 pub async fn status(socket: &Path, pin_dir: PathBuf, output: Output) -> Result<bool> {
     let status = match client::status(socket).await? {
         Some(status) => status,
@@ -82,7 +80,7 @@ async fn from_pins(socket: &Path, pins: &Pins) -> Result<Status> {
     let maps = Maps::open(pins).context("no daemon listens, and its pins cannot be read")?;
     let interfaces = neigh::links().await?;
     let bound = pins.bound()?;
-    // Interfaces of another namespace have names there only.
+    // The names of another namespace's interfaces are known only there.
     let attached = interfaces.iter().filter(|link| {
         link.xdp.is_some_and(|xdp| {
             let is_it = |bound: &Bound| bound.interface == Some(link.index) && bound.program == xdp.program;
@@ -109,7 +107,7 @@ async fn from_pins(socket: &Path, pins: &Pins) -> Result<Status> {
     describe(&maps.observe()?, &maps, context)
 }
 
-/// The daemon that uses these pins and listens on another socket, in words; empty without one.
+/// The daemon that uses these pins and listens on another socket, in words; empty if there is none.
 fn elsewhere(pins: &Pins) -> String {
     let Some(Claimant { pid, sockets }) = claimant(pins.root()) else { return String::new() };
     let sockets: Vec<_> = sockets.iter().map(|path| format!("--socket {}", path.display())).collect();
@@ -132,7 +130,7 @@ fn render(status: &Status) -> String {
         Some(daemon) => {
             let head =
                 format!("slbd {} (pid {}), up {} s\n", daemon.version, daemon.pid, daemon.uptime_seconds);
-            // A start has no control loop yet, and says what it waits for.
+            // During a start the control loop does not run yet; the status shows what it waits for.
             let starts = daemon.configuration.pending.as_ref().is_some_and(|pending| pending.change == "start");
             head + &stale(if starts { 0 } else { daemon.age_seconds })
                 + &troubles(daemon)
@@ -184,7 +182,7 @@ fn render(status: &Status) -> String {
     text
 }
 
-/// Interfaces that do not forward, and what is lost at those that should.
+/// Interfaces that do not forward, and packets lost at those that do.
 fn interfaces(daemon: &Daemon) -> String {
     let mut text = String::new();
     if let Some(why) = &daemon.pins_trouble {
@@ -232,7 +230,7 @@ fn configuration(configuration: &Configuration) -> String {
     text
 }
 
-/// How old everything but counters is, where the daemon's control loop has not run for long.
+/// The age of everything except counters, if the control loop has not run for long.
 fn stale(age_seconds: u64) -> String {
     match age_seconds {
         0..STALE => String::new(),
@@ -283,7 +281,7 @@ fn heading(balancer: &str, listener: &Listener) -> String {
     )
 }
 
-/// VIPs of which no server receives new flows.
+/// VIPs without a server that receives new flows.
 fn outages(listener: &Listener) -> String {
     let lines = listener.outages.iter().map(|Outage { addresses, why, seconds }| {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
@@ -332,12 +330,12 @@ fn servers(listener: &Listener) -> Table {
     table
 }
 
-/// Flows that go on, where they are tracked.
+/// Number of flows, or "untracked".
 fn in_number(flows: Option<u64>) -> String {
     flows.map_or_else(|| "untracked".to_owned(), |flows| flows.to_string())
 }
 
-/// Which connections a draining server has, and until when.
+/// Connections that a draining server has, and its deadline.
 pub(super) fn drain(server: &Server) -> String {
     let Some(Draining { seconds_left, is_removed }) = server.draining else { return String::new() };
     let left = match server.current_flows {
@@ -353,12 +351,12 @@ pub(super) fn drain(server: &Server) -> String {
     format!("{removed}{left}, {deadline}")
 }
 
-/// What an administrator has set, which no check changes.
+/// The admin state, which health checks do not change.
 fn admin_state(server: &Server) -> String {
     server.set.as_ref().map_or_else(|| "enabled".to_owned(), set_in_words)
 }
 
-/// What is set for a server, by whom and when.
+/// An override in words: what, by whom and when.
 pub(super) fn set_in_words(set: &Override) -> String {
     let By { uid, user, .. } = &set.by;
     let who = user.clone().or_else(|| uid.map(|uid| format!("user {uid}"))).unwrap_or_else(|| "?".to_owned());
@@ -380,8 +378,8 @@ fn health(server: &Server) -> String {
     server.detail.as_ref().map_or_else(|| health.to_owned(), |detail| format!("{health}: {detail}"))
 }
 
-/// Percent of the new flows that a server gets: in mode `nat` of its own address family's, as no other server may have
-/// those.
+/// A server's percentage of new flows. In mode `nat` it is that of flows in its address family, because no server of
+/// the other family can receive them.
 fn share(server: &Server, listener: &Listener) -> f64 {
     let is_nat = listener.mode == "nat";
     let others = listener.servers.iter();

@@ -4,7 +4,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::api::types::Reason;
 
-/// An empty table, with the columns from `numbers` on at the right.
+/// An empty table. Columns from index `numbers` on are right-aligned.
 pub fn table<const COLUMNS: usize>(header: [&str; COLUMNS], numbers: usize) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
@@ -14,7 +14,7 @@ pub fn table<const COLUMNS: usize>(header: [&str; COLUMNS], numbers: usize) -> T
     table
 }
 
-/// What became of packets.
+/// Packets by verdict and reason.
 pub(super) fn reasons(counted: &[Reason]) -> Table {
     let mut table = table(["verdict", "reason", "packets"], 2);
     for reason in counted {

@@ -1,7 +1,7 @@
-//! A writer that never waits and never fails: a thread of its own writes, and what it cannot write is counted.
+//! A log writer that neither blocks nor fails: a thread of its own writes, and lost lines are counted.
 //!
-//! `tracing_appender::non_blocking` does the same, but it does not count lines that cannot be written, and where the reader hangs,
-//! the guard that flushes it at the end of the process prints to standard output and waits.
+//! `tracing_appender::non_blocking` is similar, but does not count lines that fail to be written. When the reader
+//! hangs, its guard prints to standard output and blocks at the end of the process.
 
 use std::{
     cell::Cell,
@@ -15,17 +15,17 @@ use std::{
     time::Duration,
 };
 
-/// Lines that wait to be written at most. The longest are some hundred bytes.
+/// Most lines in the queue. The longest have some hundred bytes.
 const LINES: usize = 8_192;
 
-/// Lines that wait beyond those, if they are urgent.
+/// Additional capacity of the queue for urgent lines.
 const URGENT_LINES: usize = 256;
 
 thread_local! {
     static IS_URGENT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Where log lines go. Each write is one line.
+/// Sender of log lines. Each write is one line.
 #[derive(Debug, Clone)]
 pub(super) struct Lossy {
     messages: Sender<Message>,
@@ -34,39 +34,39 @@ pub(super) struct Lossy {
 
 #[derive(Debug, Default)]
 struct Counts {
-    /// Lines that wait to be written.
+    /// Lines in the queue.
     waiting: AtomicUsize,
     lost: AtomicU64,
-    /// Whether somebody has waited in vain for lines that are still not written.
+    /// Whether a flush has timed out and its lines are still not written.
     hangs: AtomicBool,
 }
 
 #[derive(Debug)]
 enum Message {
     Line(Vec<u8>),
-    /// Everything before has been written, or is lost.
+    /// Answered when everything before it has been written or lost.
     Flush(SyncSender<()>),
 }
 
 impl Lossy {
-    /// Starts the thread that writes. `report` logs how many lines have been lost in all, once lines are written again.
+    /// Starts the writing thread. Once lines are written again, `report` logs the total number of lost lines.
     pub(super) fn start(writer: impl Write + Send + 'static, report: fn(u64)) -> Self {
         let (messages, received) = channel();
         let counts = Arc::new(Counts::default());
         let counted = Arc::clone(&counts);
-        // Without it every line is lost, and counted, as its channel is closed.
+        // If the thread cannot start, its channel is closed: every line is lost and counted.
         let _ = thread::Builder::new()
             .name("log".to_owned())
             .spawn(move || write_all(writer, &received, &counted, report));
         Self { messages, counts }
     }
 
-    /// Lines that have been lost.
+    /// Lines lost so far.
     pub(super) fn lost(&self) -> u64 {
         self.counts.lost.load(Ordering::Relaxed)
     }
 
-    /// Writes a line, if there is room.
+    /// Queues a line, or drops and counts it if the queue is full.
     pub(super) fn say(&self, line: Vec<u8>) {
         let room = if IS_URGENT.get() { LINES + URGENT_LINES } else { LINES };
         let waiting = self.counts.waiting.fetch_add(1, Ordering::Relaxed);
@@ -76,19 +76,19 @@ impl Lossy {
         }
     }
 
-    /// Waits until everything has been written, or for as long.
+    /// Waits until everything has been written, for `limit` at most.
     pub(super) fn flush(&self, limit: Duration) {
         let (written, is_written) = sync_channel(1);
         if self.messages.send(Message::Flush(written)).is_ok() && is_written.recv_timeout(limit).is_err() {
             self.counts.hangs.store(true, Ordering::SeqCst);
-            // In time after all: the writer has been, or will not come again, to say that nothing hangs.
+            // The writer was in time after all, and will not clear the flag again.
             if is_written.try_recv().is_ok() {
                 self.counts.hangs.store(false, Ordering::SeqCst);
             }
         }
     }
 
-    /// As [`Self::flush`], but does not wait where the lines of an earlier wait in vain are still not written.
+    /// As [`Self::flush`], but returns at once while lines of an earlier timed-out flush are still not written.
     pub(super) fn flush_unless_hanging(&self, limit: Duration) {
         if !self.counts.hangs.load(Ordering::SeqCst) {
             self.flush(limit);
@@ -96,7 +96,7 @@ impl Lossy {
     }
 }
 
-/// Has room for the lines that `log` writes on this thread also where there is none for others.
+/// Runs `log` with access to the queue's urgent capacity on this thread.
 pub(super) fn urgently(log: impl FnOnce()) {
     IS_URGENT.set(true);
     log();
@@ -132,7 +132,7 @@ fn write_all(mut writer: impl Write, messages: &Receiver<Message>, counts: &Coun
                 }
             }
             Message::Flush(written) => {
-                // Who waits may have given up.
+                // The waiting thread may have given up.
                 let _ = written.try_send(());
                 counts.hangs.store(false, Ordering::SeqCst);
             }
@@ -163,7 +163,7 @@ mod tests {
         assert!(begun.elapsed() < GENEROUS, "{:?}", begun.elapsed());
     }
 
-    /// Fails for as long as it is told.
+    /// A writer that fails while `is_full` is set.
     struct Full {
         is_full: Arc<AtomicBool>,
         written: Sender<Vec<u8>>,

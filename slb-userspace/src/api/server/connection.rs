@@ -1,4 +1,5 @@
-//! Connections to the API: bounded in number, time and size, so that no caller can take the daemon's memory or time.
+//! Connections to the API. Their number, time and size are limited, so that no caller can exhaust the daemon's memory
+//! or time.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -21,22 +22,23 @@ use tokio::{
 use super::socket::Socket;
 use crate::{api::types::By, supervised};
 
-/// Time a caller has for the head of its request.
+/// Time limit for the head of a request.
 const HEAD: Duration = Duration::from_secs(2);
-/// Time a caller has for the body.
+/// Time limit for the body of a request.
 const BODY: Duration = Duration::from_secs(5);
-/// Time a connection may take altogether: longer than a change waits for the first result of a check (a timeout is 300 s at most).
+/// Time limit for a connection. It exceeds the longest wait of a change for a first check result, whose timeout is 300
+/// s at most.
 const CONNECTION: Duration = Duration::from_secs(330);
-/// Bytes of bodies that are held at the same time, in all connections together.
+/// Maximum bytes of bodies in memory, over all connections.
 const BODIES: usize = 32 << 20;
-/// The largest body.
+/// Maximum bytes of a body.
 const LARGEST_BODY: usize = 1 << 20;
-/// Time between two looks whether the socket's file is there.
+/// Polling interval of the socket's file.
 const WATCH: Duration = Duration::from_secs(1);
-/// Pause after a connection could not be accepted.
+/// Pause after a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers on a socket until it is dropped, one request for each connection, `most` connections at a time.
+/// Serves a socket until dropped: one request per connection, at most `most` concurrent connections.
 pub(super) async fn serve(mut socket: Socket, router: &Router, most: usize) {
     while supervised::attempt("API", answer(&mut socket, router, most)).await.is_none() {
         sleep(supervised::PAUSE).await;
@@ -45,7 +47,7 @@ pub(super) async fn serve(mut socket: Socket, router: &Router, most: usize) {
 
 async fn answer(socket: &mut Socket, router: &Router, most: usize) -> Infallible {
     let places = Arc::new(Semaphore::new(most));
-    // Ends them with the server.
+    // Dropping this ends the connections.
     let mut connections = JoinSet::new();
     let mut watch = interval(WATCH);
     watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -67,7 +69,7 @@ async fn answer(socket: &mut Socket, router: &Router, most: usize) -> Infallible
                 let router = router.clone();
                 connections.spawn(async move {
                     let _place = place;
-                    // Whoever takes longer has gone, or has no need to know.
+                    // A caller that takes longer has gone or needs no answer.
                     let _ = timeout(CONNECTION, talk(stream, router)).await;
                 });
             }
@@ -85,7 +87,7 @@ async fn talk(stream: UnixStream, router: Router) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .keep_alive(false)
-        // A caller that has sent all it has to say still waits for the answer.
+        // A caller that has shut down its sending side still waits for the answer.
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = talking.await {
@@ -93,13 +95,13 @@ async fn talk(stream: UnixStream, router: Router) {
     }
 }
 
-/// Who is at the other end.
+/// The peer process.
 fn by(stream: &UnixStream) -> By {
     let Ok(peer) = stream.peer_cred() else { return By::default() };
     By { uid: Some(peer.uid()), user: None, pid: peer.pid() }
 }
 
-/// The same with the name of the user, which may have to be asked for elsewhere.
+/// Adds the user's name. The look-up may block, for instance on a name service.
 pub(super) async fn named(by: By) -> By {
     let Some(uid) = by.uid else { return by };
     let found = spawn_blocking(move || User::from_uid(Uid::from_raw(uid))).await;
@@ -107,7 +109,7 @@ pub(super) async fn named(by: By) -> By {
     By { user, ..by }
 }
 
-/// Reads bodies. Those that come slowly delay no others: what counts is what has come.
+/// Reads bodies within a common memory limit. A slow body delays no other, because only received bytes count.
 #[derive(Clone)]
 pub(super) struct Bodies(Arc<Semaphore>);
 
@@ -118,7 +120,7 @@ impl Default for Bodies {
 }
 
 impl Bodies {
-    /// Reads the document in a body.
+    /// Reads a body and parses its document.
     pub(super) async fn read<T: DeserializeOwned>(&self, body: Body) -> Result<T, (StatusCode, String)> {
         let read = timeout(BODY, self.collect(body)).await.map_err(|_| {
             (StatusCode::REQUEST_TIMEOUT, format!("the body of the request has not come within {BODY:?}"))
@@ -129,7 +131,7 @@ impl Bodies {
         })
     }
 
-    /// Reads a body, and takes room for what has come of it.
+    /// Reads a body, and reserves memory for each received part.
     async fn collect(
         &self,
         mut body: Body,
@@ -139,7 +141,7 @@ impl Bodies {
             let frame = frame.map_err(|error| {
                 (StatusCode::BAD_REQUEST, format!("the body of the request cannot be read: {error}"))
             })?;
-            // Trailers are of no use here.
+            // Trailers are ignored.
             let Ok(data) = frame.into_data() else { continue };
             if bytes.len() + data.len() > LARGEST_BODY {
                 let text = "the request is larger than 1 MiB: put a larger configuration into the daemon's file and run \

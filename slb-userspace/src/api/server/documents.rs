@@ -1,7 +1,8 @@
-//! The status document: made off the runtime's workers, one at a time, and shared by those who wait for it.
+//! The status document: made off the runtime's workers, one at a time, and shared by concurrent callers.
 //!
-//! With a thousand tables it takes half a second of a processor. A caller gets a document that was begun after it asked,
-//! so it sees its own changes; callers who ask again and again wait until the last one's cost is made up for.
+//! With a thousand tables it takes half a second of CPU time. A caller gets a document that was begun after its
+//! request, so it sees its own changes. Callers that repeat requests are delayed in proportion to the last document's
+//! cost.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,16 +16,16 @@ use tokio::{
 
 use crate::api::types::Status;
 
-/// The pause after a document, as a multiple of the time it took.
+/// Pause after a document, as a multiple of its duration.
 const REST: u32 = 4;
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// The status as JSON.
 #[derive(Clone)]
 pub(super) struct Texts {
-    /// For callers that may change something.
+    /// For the full socket.
     pub(super) full: Bytes,
-    /// For all others.
+    /// For the read-only socket.
     pub(super) read_only: Bytes,
 }
 
@@ -44,7 +45,7 @@ pub(super) struct Documents<T = Texts> {
 
 struct Made<T> {
     begun: Instant,
-    /// No other one is begun before.
+    /// The next document is not begun before this time.
     rests_until: Instant,
     document: Document<T>,
 }
@@ -61,7 +62,7 @@ impl<T: Clone + Send + 'static> Documents<T> {
     pub(super) async fn latest(&self) -> Document<T> {
         let asked = Instant::now();
         let (make, last) = (Arc::clone(&self.make), Arc::clone(&self.last));
-        // A task of its own holds the lock until the document is made, even if the caller leaves.
+        // A separate task holds the lock until the document is made, even if the caller disconnects.
         let task = tokio::spawn(async move {
             let mut last = last.lock_owned().await;
             if let Some(made) = &*last {
@@ -97,7 +98,7 @@ mod tests {
 
     use super::*;
 
-    /// Documents that count how many were begun, and how many are being made at most.
+    /// Documents with counters: how many were begun, and the most made at once.
     fn counted(took: Duration) -> (Arc<Documents<String>>, Arc<AtomicUsize>, Arc<AtomicUsize>) {
         let (begun, at_once) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (count, most, now) = (Arc::clone(&begun), Arc::clone(&at_once), AtomicUsize::new(0));
@@ -113,7 +114,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_callers_share_a_document_and_workers_stay_free() {
-        // One worker: it could do nothing else if it made the document.
+        // With one worker, making the document on it would block everything else.
         let (documents, begun, at_once) = counted(Duration::from_millis(200));
         let callers: Vec<_> = (0..50)
             .map(|_| {
@@ -127,7 +128,7 @@ mod tests {
         for caller in callers {
             caller.await.unwrap().unwrap();
         }
-        // One for who came first, and one for all who came while it was made.
+        // One for the first caller, and one for all that came while it was made.
         assert!(begun.load(Ordering::SeqCst) <= 2);
         assert_eq!(at_once.load(Ordering::SeqCst), 1);
     }

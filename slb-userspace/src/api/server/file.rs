@@ -1,4 +1,4 @@
-//! The daemon's file, compared with what is running.
+//! Compares the daemon's file with the active configuration.
 
 use std::{
     fs,
@@ -9,17 +9,17 @@ use std::{
 
 use crate::config::{self, Config};
 
-/// A file, and what stood in it when it was read last.
+/// A file, and its content when it was last read.
 pub(super) struct File {
     path: PathBuf,
-    /// Of a configuration that names none.
+    /// Seed for a configuration without `hash_seed`.
     seed: u64,
     read: Mutex<Option<(Stamp, Content)>>,
 }
 
-/// What tells one version of a file from another.
+/// Identifies a version of a file.
 type Stamp = (u64, u64, i64, i64, u64, u32);
-/// A configuration, or why there is none.
+/// A configuration, or why the file has none.
 type Content = Result<Arc<Config>, String>;
 
 impl File {
@@ -31,7 +31,7 @@ impl File {
         &self.path
     }
 
-    /// How the file differs from what is running, if it does.
+    /// How the file differs from the active configuration; `None` if they are equal.
     pub(super) fn difference(&self, running: &Config) -> Option<String> {
         match self.content() {
             Ok(config) if *config == *running => None,
@@ -40,10 +40,10 @@ impl File {
         }
     }
 
-    /// Read again only where it has changed: it may be large.
+    /// Reads the file only if it has changed, because it may be large.
     fn content(&self) -> Content {
         let found = fs::metadata(&self.path).map_err(|error| format!("cannot be read: {error}"))?;
-        // A pipe would have to be waited for.
+        // Reading a pipe would block.
         if !found.is_file() {
             return Err("is not a regular file, and cannot be read again".to_owned());
         }

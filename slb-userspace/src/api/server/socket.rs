@@ -1,4 +1,4 @@
-//! The sockets of the API: bound with their mode from the first moment, and bound again if somebody removes their files.
+//! Sockets of the API. They have their mode from the first moment, and are bound again if their files are removed.
 
 use std::{
     fs,
@@ -14,9 +14,9 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::advice::{Tried, explained};
 use crate::config::model;
 
-/// Mode of the socket that takes changes.
+/// Mode of the full socket.
 const FULL: u32 = 0o660;
-/// Mode of the one that only shows.
+/// Mode of the read-only socket.
 const READ_ONLY: u32 = 0o666;
 
 /// The sockets of the API.
@@ -26,10 +26,9 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Binds them.
+    /// Binds the sockets.
     ///
-    /// # Errors
-    /// Another daemon answers there, or something else is in the way.
+    /// # Errors Another daemon answers on a socket, or another file is in its place.
     pub async fn bind(daemon: &model::Daemon) -> Result<Self> {
         let full = Socket::bind(&daemon.socket, FULL, "socket").await?;
         let read_only = match &daemon.read_only_socket {
@@ -40,19 +39,19 @@ impl Sockets {
     }
 }
 
-/// A socket; its file goes with it.
+/// A bound socket. Dropping it removes its file.
 pub(super) struct Socket {
     pub(super) listener: UnixListener,
     path: PathBuf,
     mode: u32,
     /// Device and inode of its file.
     file: (u64, u64),
-    /// Why it has no file at present, if so.
+    /// Why it has no file now, if so.
     trouble: Option<String>,
 }
 
 impl Socket {
-    /// Binds a socket. A file left by a daemon that was killed is replaced; one that answers is not.
+    /// Binds a socket. Replaces the file of a killed daemon, but not of one that answers.
     async fn bind(path: &Path, mode: u32, setting: &str) -> Result<Self> {
         match UnixStream::connect(path).await {
             Ok(_) => bail!(
@@ -77,7 +76,7 @@ impl Socket {
         Ok(Self { listener, path: path.to_owned(), mode, file, trouble: None })
     }
 
-    /// Binds it again if its file is gone. Another file in its place is left alone.
+    /// Binds the socket again if its file is gone. Another file in its place is not touched.
     pub(super) fn restore(&mut self) {
         let trouble = match identity(&self.path) {
             Ok(file) if file == self.file => None,
@@ -101,20 +100,20 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|file| file == self.file) {
-            // Already gone is as good.
+            // A file that is already gone is fine.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Listens on a path that is free.
+/// Binds and listens on an unused path.
 fn listen(path: &Path, mode: u32) -> Result<(UnixListener, (u64, u64))> {
     if let Some(parent) = path.parent() {
         let made = fs::create_dir_all(parent).map_err(|error| explained(error.into(), Tried::Write));
         made.with_context(|| format!("cannot make {}", parent.display()))?;
     }
-    // Between bind and chmod only this user can connect. The mask is the process's: what another thread creates in this moment is
-    // for this user only, too.
+    // Between bind and chmod only this user can connect. The umask applies to the whole process: files that other
+    // threads create meanwhile are for this user only too.
     let before = umask(Mode::S_IRWXG | Mode::S_IRWXO);
     let bound = UnixListener::bind(path);
     umask(before);
@@ -177,7 +176,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
     }
 
-    /// Watches a path while sockets are bound there again and again.
+    /// Watches a path while sockets are bound there repeatedly.
     #[tokio::test]
     async fn a_socket_is_never_wider_than_its_mode() {
         let directory = tempfile::tempdir().unwrap();

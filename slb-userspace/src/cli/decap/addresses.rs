@@ -1,4 +1,4 @@
-//! From addresses on the command line to a policy.
+//! Converts addresses of the command line into a policy.
 
 use std::net::IpAddr;
 
@@ -10,16 +10,15 @@ use crate::dataplane::state::to_address;
 /// Inner destinations that a decapsulator accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Vips {
-    /// These.
+    /// Only these.
     Only(Vec<IpAddr>),
-    /// Every one.
+    /// Any destination.
     Any,
 }
 
-/// The policy of these outer sources and inner destinations.
+/// The policy for these outer sources and inner destinations.
 ///
-/// # Errors
-/// There is no source or no destination; an address is not that of a machine; there are too many.
+/// # Errors There is no source or no destination, an address is no unicast host address, or there are too many.
 pub(super) fn policy(from: &[IpAddr], vips: &Vips) -> Result<Policy> {
     if from.is_empty() {
         bail!(
@@ -47,7 +46,7 @@ pub(super) fn policy(from: &[IpAddr], vips: &Vips) -> Result<Policy> {
     Ok(policy)
 }
 
-/// Refuses what cannot be the address of a machine, and leaves out what is named twice.
+/// Refuses addresses that no host can have, and removes duplicates.
 fn check(option: &str, addresses: &[IpAddr]) -> Result<Vec<IpAddr>> {
     let mut checked = Vec::new();
     for &address in addresses {

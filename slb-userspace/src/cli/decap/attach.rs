@@ -17,21 +17,20 @@ use crate::{
     neigh::Link,
 };
 
-/// Where the program is to run.
+/// XDP mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum XdpMode {
-    /// In the driver where it can, otherwise in the kernel's generic hook.
+    /// Native XDP where the driver supports it, otherwise generic XDP.
     Auto,
-    /// In the driver, or not at all.
+    /// Native XDP only.
     Native,
-    /// In the kernel's generic hook.
+    /// Generic XDP only.
     Generic,
 }
 
-/// Puts the program on an interface, or puts it and its addresses in the place of those there.
+/// Attaches the program to an interface, or replaces the attached program and its addresses.
 ///
-/// # Errors
-/// Nothing has changed then, on the interface or in the pins.
+/// # Errors Neither the interface nor the pins have changed.
 pub fn attach(pin_dir: PathBuf, interface: &str, from: &[IpAddr], vips: &Vips, mode: XdpMode) -> Result<()> {
     let policy = addresses::policy(from, vips)?;
     ensure_root("attach")?;
@@ -42,7 +41,7 @@ pub fn attach(pin_dir: PathBuf, interface: &str, from: &[IpAddr], vips: &Vips, m
     let _lock = pins.lock()?;
     let pinned = pins.program(link.index)?;
     let running = link.xdp.map(|xdp| xdp.program);
-    // An index means something in one network namespace only, the directory in all of them.
+    // An interface index is valid in one network namespace, but all of them share the pin directory.
     if pinned.is_some() && pinned != running {
         bail!(
             "the pins in {} are not those of {interface}, but of an interface that is gone or in another network \

@@ -7,10 +7,9 @@ use anyhow::{Result, bail};
 use super::{ensure_root, find, links};
 use crate::dataplane::bpf::decap::Pins;
 
-/// Takes the program off an interface, or off all of them, and removes the pins.
+/// Detaches the program from an interface, or from all of them, and removes the pins.
 ///
-/// # Errors
-/// Pins are of an interface of another network namespace, and `force` is not set: nothing is removed.
+/// # Errors Without `force`: the pins belong to an interface of another network namespace. Nothing is removed.
 pub fn detach(pin_dir: PathBuf, interface: Option<&str>, force: bool) -> Result<()> {
     ensure_root("detach")?;
     let pins = Pins::new(pin_dir);

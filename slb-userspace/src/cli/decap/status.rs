@@ -16,7 +16,7 @@ use crate::{
     neigh::Link,
 };
 
-/// Everything `slb-decap` does in this network namespace.
+/// The decapsulators of this network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Interfaces by index.
@@ -26,24 +26,24 @@ pub struct Status {
 /// An interface with a decapsulator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
-    /// Name; `None` where the interface does not run the program of its pins: it is gone, or in another namespace.
+    /// Name; `None` if the interface does not run the pinned program: it is gone or in another namespace.
     pub name: Option<String>,
     /// Index in the kernel.
     pub index: u32,
-    /// The mode in force, where there is a name.
+    /// The active XDP mode; `None` without a name.
     pub mode: Option<AttachMode>,
     /// Id of the program.
     pub program: u32,
-    /// Outer sources whose packets are stripped.
+    /// Outer sources whose packets are decapsulated.
     pub sources: Vec<IpAddr>,
-    /// The only inner destinations that may be reached; any if there are none.
+    /// Accepted inner destinations; empty for any.
     pub vips: Vec<IpAddr>,
-    /// Frames by reason since the program was first attached; every frame is counted under exactly one. The verdict is
-    /// `strip`, `pass` or `drop`.
+    /// Frames by reason since the first attach. Each frame is counted under one reason. The verdict is `strip`, `pass`
+    /// or `drop`.
     pub reasons: Vec<Reason>,
 }
 
-/// Shows what the decapsulators do.
+/// Prints the status of the decapsulators.
 pub fn status(pin_dir: PathBuf, output: Output) -> Result<()> {
     ensure_root("status")?;
     let pins = Pins::new(pin_dir);
