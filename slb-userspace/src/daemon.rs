@@ -95,8 +95,9 @@ const WATCH: Duration = Duration::from_millis(500);
 /// Runs until SIGTERM or SIGINT. Forwarding continues afterwards for as long as the pins exist. SIGHUP reloads `file`,
 /// which `config` was read from.
 ///
-/// # Errors The daemon cannot start. A failed first start leaves nothing behind; otherwise the configuration of the
-/// earlier run stays active.
+/// # Errors
+/// The daemon cannot start. A failed first start leaves nothing behind; otherwise the configuration of the earlier run
+/// stays active.
 pub async fn run(file: PathBuf, config: Config, mounts: &MachineMounts) -> Result<()> {
     let mut signals = Signals::new()?;
     descriptors::raise()?;

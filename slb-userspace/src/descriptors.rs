@@ -10,7 +10,8 @@ const USUAL: u64 = 1_024;
 
 /// Raises the soft limit to the hard limit. Raises both to 65,536 if the hard limit is lower and this process may.
 ///
-/// # Errors The kernel refuses a value within the hard limit.
+/// # Errors
+/// The kernel refuses a value within the hard limit.
 pub fn raise() -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if hard < ENOUGH && setrlimit(Resource::RLIMIT_NOFILE, ENOUGH, ENOUGH).is_ok() {

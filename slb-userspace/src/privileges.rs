@@ -25,7 +25,8 @@ const KEPT: [Capability; 7] = [
 ///
 /// Capabilities belong to threads: call this before any thread is started.
 ///
-/// # Errors The kernel refuses.
+/// # Errors
+/// The kernel refuses.
 pub(crate) fn drop_unused() -> Result<()> {
     let kept = HashSet::from(KEPT);
     let held = |set| caps::read(None, set).context("cannot read the capabilities of this process");

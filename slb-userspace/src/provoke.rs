@@ -26,7 +26,7 @@ impl Provoker {
     /// Opens the sockets.
     ///
     /// # Errors
-    /// This process lacks `CAP_NET_RAW`.
+    /// A raw socket cannot be opened; it requires `CAP_NET_RAW`.
     pub fn new() -> Result<Self> {
         let open = |family| {
             let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;

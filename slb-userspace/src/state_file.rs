@@ -30,7 +30,8 @@ pub(crate) fn is_claimed(directory: &Path) -> bool {
 
 /// Reads a file. Returns its content and modification time.
 ///
-/// # Errors The file cannot be read.
+/// # Errors
+/// The file cannot be read.
 pub(crate) fn read(path: &Path) -> io::Result<(Vec<u8>, SystemTime)> {
     let mut file = OpenOptions::new().read(true).custom_flags(NOT_ELSEWHERE).open(path)?;
     let written = file.metadata()?.modified()?;
@@ -41,7 +42,8 @@ pub(crate) fn read(path: &Path) -> io::Result<(Vec<u8>, SystemTime)> {
 
 /// Replaces a file atomically by a rename. A crash of the machine may lose the change.
 ///
-/// # Errors The file cannot be written.
+/// # Errors
+/// The file cannot be written.
 pub(crate) fn replace(path: &Path, text: &[u8]) -> Result<()> {
     let part = path.with_extension("part");
     if let Some(directory) = path.parent() {
@@ -56,7 +58,8 @@ pub(crate) fn replace(path: &Path, text: &[u8]) -> Result<()> {
 
 /// As [`replace`], and the content is on disk when it returns.
 ///
-/// # Errors The file cannot be written; it is unchanged.
+/// # Errors
+/// The file cannot be written; it is unchanged.
 pub(crate) fn replace_durably(path: &Path, text: &[u8]) -> io::Result<()> {
     let part = path.with_extension("json.new");
     // Left by a daemon that was killed.

@@ -38,7 +38,8 @@ pub async fn pending(socket: &Path) -> Result<Option<Pending>> {
 
 /// Sends a command or a query with a document to the daemon on `socket`.
 ///
-/// # Errors No daemon listens, or the daemon refuses ([`Refused`]).
+/// # Errors
+/// No daemon listens, or the daemon refuses ([`Refused`]).
 pub async fn post<T: DeserializeOwned>(socket: &Path, path: &str, document: &impl Serialize) -> Result<T> {
     let body = serde_json::to_vec(document)?.into();
     let answer = ask(socket, PATIENCE_FOR_CHANGES, Method::POST, path, body).await?;

@@ -40,7 +40,8 @@ pub struct Flushed {
 impl Flush {
     /// Parses the filters.
     ///
-    /// # Errors An address or prefix is invalid, or no filter is given. The text says what to write.
+    /// # Errors
+    /// An address or prefix is invalid, or no filter is given. The text says what to write.
     pub fn filter(&self) -> Result<Filter> {
         let Self { client, vip, listener, server, not_assured, all, dry_run: _ } = self;
         let end = |what: &str, text: &Option<String>| -> Result<Option<Endpoint>> {

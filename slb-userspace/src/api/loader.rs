@@ -51,7 +51,8 @@ impl Loader {
 
     /// Loads the daemon's file.
     ///
-    /// # Errors The file is invalid; the error says why.
+    /// # Errors
+    /// The file is invalid; the error says why.
     pub async fn file(&self) -> Result<(Loaded, Turn), Refused> {
         let file = Arc::clone(&self.file);
         self.off_the_loop(move || load(&file)).await
@@ -59,7 +60,8 @@ impl Loader {
 
     /// Loads a text. `name` stands for it in messages.
     ///
-    /// # Errors The text is invalid; the error says why.
+    /// # Errors
+    /// The text is invalid; the error says why.
     pub async fn text(&self, name: Option<String>, text: String) -> Result<(Loaded, Turn), Refused> {
         let name = name.unwrap_or_else(|| "configuration".to_owned());
         let parse =

@@ -21,8 +21,9 @@ use crate::{
 
 /// Detaches the program from all interfaces and removes all pins in `pin_dir`, or else in the configured directory.
 ///
-/// # Errors Without `force`: the pins belong to another network namespace, or a VIP is a local address, whose
-/// connections the kernel would reset. In any case: the pins are in use, are not SLB's, or cannot be removed.
+/// # Errors
+/// Without `force`: the pins belong to another network namespace, or a VIP is a local address, whose connections the
+/// kernel would reset. In any case: the pins are in use, are not SLB's, or cannot be removed.
 pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()> {
     let (pins, config) = match pin_dir {
         Some(directory) => (Pins::new(directory), None),

@@ -171,8 +171,8 @@ pub struct Listener {
     pub tracking: Tracking,
     /// Where untracked UDP goes after a change of the server table.
     pub unknown_datagrams: UnknownDatagrams,
-    /// Time from the begin of a drain to its deadline, at which remaining connections are reset; `None` for no
-    /// deadline. 10 s to 900 s.
+    /// Time from the begin of a drain to its deadline, at which remaining connections are reset. 10 s to 900 s. `None`
+    /// resets connections of a removed server at once, and others never.
     pub connection_drain: Option<Duration>,
     /// Idle timeout of flows. 10 s to 900 s.
     pub idle_timeout: Duration,

@@ -136,8 +136,9 @@ impl Port {
 /// Returns the reconciler and the interfaces. `hz` is the kernel's jiffies per second, `vips` the state of VIPs on this
 /// host, `record` the record of an earlier run.
 ///
-/// # Errors None of the interfaces exists, or the configuration does not fit the maps. If one interface cannot be
-/// attached, no new attachment stays. A program of an earlier run that has already been replaced stays replaced.
+/// # Errors
+/// None of the interfaces exists, or the configuration does not fit the maps. If one interface cannot be attached, no
+/// new attachment stays. A program of an earlier run that has already been replaced stays replaced.
 pub(super) fn attach(
     config: &Config,
     pins: &Pins,

@@ -39,7 +39,8 @@ impl Daemon {
     /// Checks whether a configuration can replace the active one. Changes nothing. Whether it fits the map sizes was
     /// checked when it was loaded. Returns the interfaces that it names and that are absent now; they may appear later.
     ///
-    /// # Errors The configuration cannot become active; the error says why.
+    /// # Errors
+    /// The configuration cannot become active; the error says why.
     pub(super) async fn examine(&mut self, config: &Config) -> Result<MissingResources, Refused> {
         let fixed = fixed::refusals(&self.config.daemon, &config.daemon);
         let errors: Vec<_> = fixed.iter().map(|refusal| format!("error: {refusal}")).collect();

@@ -36,7 +36,8 @@ enum Origin {
 /// Sets the seed of a configuration without one. Precedence: the seed `in_use` in the maps, the one stored in
 /// `directory`, a new random one. Stores the seed in `directory`, this daemon's state directory, if there is one.
 ///
-/// # Errors No random numbers are available.
+/// # Errors
+/// No random numbers are available.
 pub(super) fn fill_in(
     mut config: Arc<Config>,
     in_use: Option<u64>,

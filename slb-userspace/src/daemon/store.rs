@@ -85,7 +85,8 @@ impl Store {
 
     /// Writes the changed overrides to the file, then uses them.
     ///
-    /// # Errors The file could not be written. Nothing has changed.
+    /// # Errors
+    /// The state directory cannot be used, or the file could not be written. Nothing has changed.
     pub(super) fn replace(&mut self, change: impl FnOnce(&mut BTreeMap<Place, Override>)) -> Result<()> {
         if self.lock.is_err() {
             // The obstacle may have been moved away.
@@ -102,7 +103,8 @@ impl Store {
 
     /// Moves overrides along with groups whose names differ between the configurations `old` and `new`.
     ///
-    /// # Errors The file could not be written. The overrides are moved, but the next start will not know them.
+    /// # Errors
+    /// The file could not be written. The overrides are moved, but the next start will not know them.
     pub(super) fn carry(&mut self, old: &Config, new: &Config) -> Result<()> {
         self.put(under_names_of(&self.records, old, new))
     }

@@ -1,4 +1,4 @@
-//! Hardware addresses of frames that the kernel receives as PACKET_HOST, by receiving interface.
+//! Hardware addresses of frames that the kernel receives as `PACKET_HOST`, by receiving interface.
 
 use std::collections::{BTreeMap, BTreeSet};
 

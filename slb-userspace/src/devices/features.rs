@@ -37,7 +37,8 @@ pub struct Native {
 /// Reads the native XDP capabilities of an interface. Some drivers report that they transmit redirected frames only
 /// while a program is attached: `runs` says whether one is.
 ///
-/// # Errors The kernel cannot be queried.
+/// # Errors
+/// The kernel cannot be queried.
 pub fn native(link: &Link, runs: bool) -> Result<Native> {
     let able = Native { run: Ok(()), redirect: Ok(()), receive: Ok(()), back: Ok(()) };
     match link.kind.as_deref() {

@@ -1,6 +1,6 @@
 //! Frame merging: a lower interface may join TCP segments (GRO, LRO) before the upper one receives them. Generic XDP on
-//! the upper one then receives frames that exceed any MTU and cannot be forwarded. The kernel switches LRO and GRO off
-//! at the interface with the program, and not at its lower interfaces.
+//! the upper one then receives frames that exceed any MTU and cannot be forwarded. The kernel switches merging
+//! off at the interface with the program, and not at its lower interfaces.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,7 +53,8 @@ pub fn below<'links>(top: &Link, links: &'links BTreeMap<String, Link>) -> Vec<&
 
 /// Merging features that are active at an interface.
 ///
-/// # Errors They cannot be read.
+/// # Errors
+/// They cannot be read.
 pub fn merging(link: &Link) -> Result<Vec<String>> {
     let Some(ethtool) = Family::open("ethtool")? else { return Ok(Vec::new()) };
     active(&ethtool, link).with_context(|| format!("cannot read the features of {}", link.name))
@@ -61,7 +62,8 @@ pub fn merging(link: &Link) -> Result<Vec<String>> {
 
 /// Switches merging features off. Returns those that are still active.
 ///
-/// # Errors The result cannot be read.
+/// # Errors
+/// The result cannot be read.
 pub(super) fn switch_off(link: &Link, features: &[String]) -> Result<Vec<String>> {
     let ethtool = Family::open("ethtool")?.context("the kernel has no ethtool over netlink")?;
     request(&ethtool, link, features, false);

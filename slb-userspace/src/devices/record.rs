@@ -123,7 +123,8 @@ impl Record {
 
     /// Switches merging features off, and records those that are off.
     ///
-    /// # Errors The result cannot be read.
+    /// # Errors
+    /// The result cannot be read.
     pub fn switch_off(&self, link: &Link, features: &[String]) -> Result<Switched> {
         self.switch_off_by(link, features, switch_off)
     }

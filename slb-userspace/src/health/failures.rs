@@ -120,7 +120,8 @@ impl Failures {
 
     /// Writes the file if anything has changed, atomically by a rename.
     ///
-    /// # Errors The file cannot be written. The next change tries again.
+    /// # Errors
+    /// The file cannot be written. The next change tries again.
     pub fn save(&self, now: Instant) -> Result<()> {
         let (path, text) = {
             let mut counts = self.counts();

@@ -62,8 +62,9 @@ pub struct Settings {
 impl Settings {
     /// The configured source address for probes to this address, if any.
     ///
-    /// # Errors The address is not local. An echo request on the VIP path would still be sent from it, and the missing
-    /// answer would be blamed on the server.
+    /// # Errors
+    /// The address is not local. An echo request on the VIP path would still be sent from it, and the missing answer
+    /// would be blamed on the server.
     fn source(&self, to: IpAddr) -> Result<Option<IpAddr>, ProbeError> {
         let source = self.sources.iter().find(|source| source.is_ipv4() == to.is_ipv4()).copied();
         match source {

@@ -7,7 +7,8 @@ use crate::config::model::CheckKind;
 
 /// Probes a target once, over its path and within its timeout.
 ///
-/// # Errors The reason for the failure. Not every error is about the server: see [`ProbeError::blames_server`].
+/// # Errors
+/// The reason for the failure. Not every error is about the server: see [`ProbeError::blames_server`].
 pub async fn probe(target: &Target, paths: &Paths) -> Result<(), ProbeError> {
     let timeout = target.check.timeout;
     let (route, deadline) = paths.route(target, timeout).await?;

@@ -23,7 +23,8 @@ pub(super) trait Follower: Send {
 
     /// Follows the kernel while [`Self::is_needed`] holds.
     ///
-    /// # Errors A socket has failed.
+    /// # Errors
+    /// A socket has failed.
     fn follow(&mut self, connections: Self::Connections) -> impl Future<Output = Result<()>> + Send;
 
     /// Whether the results still have a receiver.

@@ -52,7 +52,7 @@ pub(super) struct Holds {
     failed: HashSet<NeighbourKey>,
     /// The last next hop to each destination, with its neighbour.
     hops: BTreeMap<IpAddr, Held<(NeighbourKey, NextHop)>>,
-    /// When the first hold that no notification may end expires.
+    /// When the first next hop in doubt expires.
     due: Option<Instant>,
 }
 
@@ -106,7 +106,7 @@ impl Holds {
         self.hops.retain(|destination, _| is_watched(destination));
     }
 
-    /// When the first hold that no notification may end expires.
+    /// When the first next hop in doubt expires, of which no notification may follow.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }

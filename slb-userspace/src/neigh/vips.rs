@@ -56,7 +56,8 @@ impl Vips {
     ///
     /// The receiver gets a new map after each change. The task ends when either half is dropped.
     ///
-    /// # Errors The kernel cannot be queried. After later failures, which are logged, the query is repeated.
+    /// # Errors
+    /// The kernel cannot be queried. After later failures, which are logged, the query is repeated.
     pub async fn spawn(vips: BTreeSet<IpAddr>) -> Result<(Self, watch::Receiver<Standings>)> {
         // Subscribe before the first reading, so that later changes are noticed.
         let notifications = Notifications::subscribe(&notifications::ROUTES)?;
@@ -79,7 +80,8 @@ impl Vips {
 
 /// The current state of VIPs.
 ///
-/// # Errors The kernel cannot be queried, or does not answer in time.
+/// # Errors
+/// The kernel cannot be queried, or does not answer in time.
 pub async fn read(vips: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, Standing>> {
     let reading = async {
         let mut kernel = Kernel::connect()?;

@@ -28,7 +28,8 @@ pub struct Sockets {
 impl Sockets {
     /// Binds the sockets.
     ///
-    /// # Errors Another daemon answers on a socket, or another file is in its place.
+    /// # Errors
+    /// Another daemon answers on a socket, or another file is in its place.
     pub async fn bind(daemon: &model::Daemon) -> Result<Self> {
         let full = Socket::bind(&daemon.socket, FULL, "socket").await?;
         let read_only = match &daemon.read_only_socket {

@@ -18,7 +18,8 @@ pub enum Vips {
 
 /// The policy for these outer sources and inner destinations.
 ///
-/// # Errors There is no source or no destination, an address is no unicast host address, or there are too many.
+/// # Errors
+/// There is no source or no destination, an address is not that of one host, or there are too many.
 pub(super) fn policy(from: &[IpAddr], vips: &Vips) -> Result<Policy> {
     if from.is_empty() {
         bail!(

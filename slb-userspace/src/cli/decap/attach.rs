@@ -30,7 +30,8 @@ pub enum XdpMode {
 
 /// Attaches the program to an interface, or replaces the attached program and its addresses.
 ///
-/// # Errors Neither the interface nor the pins have changed.
+/// # Errors
+/// Neither the interface nor the pins have changed.
 pub fn attach(pin_dir: PathBuf, interface: &str, from: &[IpAddr], vips: &Vips, mode: XdpMode) -> Result<()> {
     let policy = addresses::policy(from, vips)?;
     ensure_root("attach")?;

@@ -9,7 +9,8 @@ use crate::dataplane::bpf::decap::Pins;
 
 /// Detaches the program from an interface, or from all of them, and removes the pins.
 ///
-/// # Errors Without `force`: the pins belong to an interface of another network namespace. Nothing is removed.
+/// # Errors
+/// Without `force`: the pins belong to an interface of another network namespace. Nothing is removed.
 pub fn detach(pin_dir: PathBuf, interface: Option<&str>, force: bool) -> Result<()> {
     ensure_root("detach")?;
     let pins = Pins::new(pin_dir);

@@ -34,7 +34,8 @@ impl Ports {
     /// Attaches the program to these interfaces, in one hook: the hook of interfaces that already run it, if there are
     /// any.
     ///
-    /// # Errors No interface runs the program that did not run it before.
+    /// # Errors
+    /// No interface runs the program that did not run it before.
     pub(super) fn attach_together(&mut self, links: &[&Link]) -> Result<()> {
         let running = self.running_hook(links);
         let first = match (running, self.mode) {

@@ -88,7 +88,8 @@ pub fn restoring(interface: &str, features: &[String]) -> String {
 
 /// The interface with this index in this network namespace, if there is one.
 ///
-/// # Errors The kernel cannot be queried.
+/// # Errors
+/// The kernel cannot be queried.
 pub(super) fn find(index: u32) -> Result<Option<Link>> {
     match link_in(None, index) {
         Ok(message) => Ok(neigh::link(message)),

@@ -46,7 +46,7 @@ impl Capture {
         // Protocol 0: it receives nothing before the filter is attached.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM.nonblocking().cloexec(), None)?;
         socket.attach_filter(&filter::nothing())?;
-        // Exceeds `net.core.rmem_max`, which requires `CAP_NET_ADMIN`.
+        // May exceed `net.core.rmem_max`, which requires `CAP_NET_ADMIN`.
         setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
         socket.bind(&packet_address(libc::sockaddr_ll {
             sll_family: libc::AF_PACKET as libc::sa_family_t,
