@@ -208,7 +208,7 @@ struct Daemon {
     pace: UpdateRate,
     /// Requests that are answered once the data plane has been changed.
     waiting: Vec<Waiting>,
-    /// When the control loop last ran, for the liveness check.
+    /// When the control loop last ran: the age of what the API shows.
     ran: watch::Sender<Instant>,
     /// Listeners without a server that receives new flows.
     outages: Followed,

@@ -25,7 +25,7 @@ pub enum Request {
         /// Channel for the answer.
         answer: oneshot::Sender<Result<Changed, Refused>>,
     },
-    /// To erase entries of the flow table.
+    /// A flush of the flow table.
     Flush {
         /// Which entries.
         filter: Filter,

@@ -14,7 +14,6 @@ fn links() -> Result<Vec<Link>> {
     neigh::links_now()
 }
 
-/// Finds an interface by its name.
 fn find<'links>(links: &'links [Link], name: &str) -> Result<&'links Link> {
     links.iter().find(|link| link.name == name).with_context(|| {
         let mut names: Vec<_> = links.iter().map(|link| link.name.as_str()).collect();

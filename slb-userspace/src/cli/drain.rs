@@ -98,7 +98,7 @@ fn draining<'a>(status: &'a Status, places: &[Place]) -> Vec<Draining<'a>> {
     found
 }
 
-/// Whether a server has been enabled meanwhile.
+/// Whether one of these servers is no longer draining.
 fn is_enabled(status: &Status, places: &[Place]) -> bool {
     let overrides = status.daemon.iter().flat_map(|daemon| &daemon.overrides);
     let drained: Vec<_> = overrides

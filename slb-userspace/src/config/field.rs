@@ -88,7 +88,6 @@ impl Checker {
         }
     }
 
-    /// Checks a port.
     pub(super) fn port(&mut self, key: &str, value: &Value) -> Option<u16> {
         self.integer(key, value, 1..=u16::MAX)
     }
@@ -157,7 +156,6 @@ impl Checker {
         }
     }
 
-    /// Checks that a value is a boolean.
     pub(super) fn boolean(&mut self, key: &str, value: &Value) -> Option<bool> {
         match value.as_ref() {
             Scalar::Boolean(boolean) => Some(*boolean),
@@ -189,7 +187,6 @@ impl Checker {
         })
     }
 
-    /// Checks a name.
     pub(super) fn name(&mut self, value: &Value) -> Option<Name> {
         let allowed = "a name has 1 to 63 characters of A-Z a-z 0-9 . _ -";
         let text = self.text("name", value, allowed)?;

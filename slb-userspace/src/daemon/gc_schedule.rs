@@ -57,7 +57,6 @@ impl GcSchedule {
         Self { due: now, last: now, least: Duration::ZERO, pause: Duration::ZERO, failed: 0 }
     }
 
-    /// When the next pass is due.
     pub(super) fn due(&self) -> Instant {
         self.due
     }

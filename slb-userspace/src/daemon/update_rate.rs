@@ -27,7 +27,6 @@ pub(super) struct UpdateRate {
 }
 
 impl UpdateRate {
-    /// When the next change is due.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }

@@ -186,7 +186,7 @@ impl Record {
         noted.map_or_else(Vec::new, SwitchedOff::features)
     }
 
-    /// Restores all features that SLB has switched off in this network namespace. Returns the results.
+    /// Restores all features that SLB has switched off. Those in other network namespaces are returned as failed.
     pub fn undo(&self) -> Vec<Undone> {
         self.undo_by(|_, _| true, namespace(), find, switch_on)
     }

@@ -27,7 +27,6 @@ pub(super) async fn probe(route: &Route<'_>) -> Result<(), ProbeError> {
     connect(route).await.map(drop)
 }
 
-/// Opens a connection.
 pub(super) async fn connect(route: &Route<'_>) -> Result<Connection, ProbeError> {
     let opened = route.open(Transport::Tcp).await?;
     opened.socket.set_linger(Some(std::time::Duration::ZERO))?;

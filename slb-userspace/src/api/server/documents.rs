@@ -37,7 +37,6 @@ impl Texts {
     }
 }
 
-/// Makes documents.
 pub(super) struct Documents<T = Texts> {
     make: Arc<dyn Fn() -> Result<T> + Send + Sync>,
     last: Arc<Mutex<Option<Made<T>>>>,

@@ -31,7 +31,6 @@ const FLOW_TABLE_ENTRIES: u32 = 262_144;
 const XDP_MODES: [(&str, XdpMode); 3] =
     [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
 
-/// Checks the daemon's settings.
 pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon>>) -> Option<Daemon> {
     let Some(table) = table else {
         return checker.refuse(

@@ -130,7 +130,6 @@ fn port(value: Option<&Value>) -> Option<(u16, Span)> {
     }
 }
 
-/// Checks a server group.
 pub(super) fn build(
     checker: &mut Checker,
     table: &raw::Table<raw::ServerGroup>,

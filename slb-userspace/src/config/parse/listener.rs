@@ -31,7 +31,6 @@ pub(super) struct Seen {
     ports: HashMap<(Protocol, u16), Span>,
 }
 
-/// Checks a listener.
 pub(super) fn build(
     scope: &mut Scope<'_, '_>,
     table: &raw::Table<raw::Listener>,

@@ -21,7 +21,6 @@ pub(super) fn listed(tables: &[raw::Table<raw::PrimarySecondaryGroup>]) -> impl 
     })
 }
 
-/// Checks a primary/secondary server group.
 pub(super) fn build(
     checker: &mut Checker,
     table: &raw::Table<raw::PrimarySecondaryGroup>,

@@ -24,7 +24,6 @@ pub(super) struct Scheduling {
     pub(super) session_persistence: Option<Duration>,
 }
 
-/// Checks scheduler and session persistence.
 pub(super) fn build(checker: &mut Checker, raw: &raw::Listener) -> Option<Scheduling> {
     let scheduler = raw.scheduler.as_ref();
     let scheduler =

@@ -55,7 +55,6 @@ impl Registry {
         free
     }
 
-    /// Removes a probe.
     pub(super) fn remove(&self, key: Key) {
         self.lock().remove(&key);
     }

@@ -46,7 +46,6 @@ impl Emitter {
         Ok(Self { frames, tunnels })
     }
 
-    /// Sends a packet.
     pub(super) fn send(&self, packet: &[u8], way: Way) -> io::Result<()> {
         let is_v4 = packet.first().is_some_and(|first| first >> 4 == 4);
         match way {

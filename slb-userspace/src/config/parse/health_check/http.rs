@@ -12,7 +12,6 @@ const METHODS: [(&str, Method); 2] = [("HEAD", Method::Head), ("GET", Method::Ge
 const LONGEST_PATH: usize = 1_024;
 const LONGEST_HOST: usize = 255;
 
-/// Checks the settings of an HTTP check.
 pub(super) fn build(checker: &mut Checker, raw: &raw::HealthCheck, tls: bool) -> Option<HttpCheck> {
     let method =
         raw.method.as_ref().map_or(Some(Method::Head), |value| checker.choice("method", value, &METHODS));
@@ -24,7 +23,6 @@ pub(super) fn build(checker: &mut Checker, raw: &raw::HealthCheck, tls: bool) ->
     Some(HttpCheck { method: method?, path: path?, host: host?, expect: expect?, tls })
 }
 
-/// Checks the settings of a TLS check.
 pub(super) fn tls(checker: &mut Checker, raw: &raw::HealthCheck) -> Option<TlsCheck> {
     let (host, verify) = (name(checker, raw), verify(checker, raw));
     Some(TlsCheck { host: host?, verify: verify? })

@@ -13,7 +13,6 @@ const LONGEST: usize = 500;
 /// Prefix of hexadecimal bytes.
 const HEX: &str = "hex:";
 
-/// Checks the settings of a UDP check.
 pub(super) fn build(checker: &mut Checker, raw: &raw::HealthCheck) -> Option<UdpCheck> {
     let request = raw.request.as_ref().map_or(Some(Vec::new()), |value| bytes(checker, "request", value));
     let expect = raw.expect.as_ref().map_or(Some(None), |value| bytes(checker, "expect", value).map(Some));
