@@ -1,7 +1,8 @@
 //! Forged frames: sends frames with any content, and captures what reaches the sender.
 //!
-//! A [`Forger`] sends frames of any content at an interface, singly or as a bounded flood; a [`Tap`] sees what arrives there, for
-//! any station. A [`Peer`] is a TCP client of its own beside the kernel's, which says anything it likes once it is connected.
+//! - A [`Forger`] sends frames of any content to an interface, one by one or as a flood with a rate limit.
+//! - A [`Tap`] captures what arrives there, for any destination MAC.
+//! - A [`Peer`] is a TCP client in user space, which sends any segment on its connections.
 
 mod peer;
 mod tap;
@@ -26,15 +27,15 @@ use crate::{
 pub use peer::{Peer, ports};
 pub use tap::{Seen, Tap};
 
-/// Sequence numbers that no connection of a test has, but for one in about 100,000 of them.
+/// Sequence numbers of forged segments. About one connection in 100,000 of a test has them too.
 pub const NUMBERS: [u32; 3] = [0x0000_3039, 0x7fff_0000, 0xdead_beef];
 
-/// Bytes that the sender of frames may have under way.
+/// Send buffer of the packet socket, in bytes.
 const SEND_BUFFER: usize = 4 << 20;
-/// Frames that a flood sends between two looks at the clock.
+/// Frames that a flood sends between two reads of the clock.
 const BUNDLE: usize = 8;
 
-/// Sends frames as they are, from one interface.
+/// Sends frames unchanged from one interface.
 #[derive(Debug)]
 pub struct Forger {
     socket: Socket,
@@ -42,59 +43,59 @@ pub struct Forger {
     pub mac: [u8; 6],
 }
 
-/// What a flood came to.
+/// Result of a flood.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Flooded {
     /// Frames sent.
     pub frames: u64,
-    /// In this time.
+    /// Time that sending took.
     pub time: Duration,
 }
 
 impl Flooded {
-    /// This one, and then another one.
+    /// The sum of two floods.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self { frames: self.frames + other.frames, time: self.time + other.time }
     }
 
-    /// Frames per second.
+    /// Frames per second; times under 1 ms count as 1 ms.
     pub fn rate(&self) -> u64 {
         (self.frames as f64 / self.time.as_secs_f64().max(0.001)) as u64
     }
 }
 
 impl Forger {
-    /// Sends from an interface of this namespace.
+    /// Opens a packet socket on an interface of this namespace.
     ///
     /// # Errors
-    /// There is no such interface, or the caller is not root.
+    /// The interface does not exist, or the caller is not root.
     pub fn at(namespace: &Namespace, interface: &str) -> Result<Self> {
         let mac = namespace.mac(interface)?;
         namespace.on_thread(|| {
             let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
             socket.set_send_buffer_size(SEND_BUFFER)?;
-            // Without a protocol it receives nothing.
+            // A packet socket bound to protocol 0 receives no frames.
             socket.bind(&address(if_nametoindex(interface)?, 0))?;
             Ok(Self { socket, mac })
         })
     }
 
-    /// Sends one frame.
+    /// Sends one frame; waits while the queue of the interface is full.
     ///
     /// # Errors
-    /// The interface is down, or the frame is longer than it takes.
+    /// The interface is down, or the frame is longer than its MTU allows.
     pub fn send(&self, frame: &Frame) -> Result<()> {
         loop {
             match self.socket.send(&frame.bytes) {
-                // The other end is busy for a moment.
+                // The receiving end of the link is busy; the next attempt may succeed.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => thread::yield_now(),
                 sent => return sent.map(drop).context("cannot send a frame"),
             }
         }
     }
 
-    /// Sends these frames as fast as it can.
+    /// Sends these frames without a rate limit.
     ///
     /// # Errors
     /// As [`Self::send`].
@@ -102,7 +103,7 @@ impl Forger {
         self.flood(u32::MAX, frames)
     }
 
-    /// Sends these frames at a rate of so many a second, or as many as this machine makes.
+    /// Sends these frames at `rate` frames per second, or as fast as this machine can if that is less.
     ///
     /// # Errors
     /// As [`Self::send`].
@@ -120,7 +121,7 @@ impl Forger {
     }
 }
 
-/// Where frames go, and what is wrong with them.
+/// MAC pair of the frames that it builds.
 #[derive(Debug, Clone, Copy)]
 pub struct Way {
     /// Hardware address of the sender.
@@ -130,12 +131,12 @@ pub struct Way {
 }
 
 impl Way {
-    /// A segment without options and with these numbers.
+    /// A TCP segment without options. `numbers`: sequence and acknowledgement number.
     pub fn segment(self, from: SocketAddr, to: SocketAddr, flags: u8, numbers: [u32; 2]) -> Frame {
         self.carrying(from, to, flags, numbers, b"")
     }
 
-    /// The same with a payload.
+    /// A TCP segment without options, with a payload.
     pub fn carrying(
         self,
         from: SocketAddr,
@@ -148,13 +149,15 @@ impl Way {
         frames::segment(from, to, segment).macs(self.sender, self.receiver).build()
     }
 
-    /// A datagram.
+    /// A UDP datagram.
     pub fn datagram(self, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Frame {
         frames::udp(from, to, payload).macs(self.sender, self.receiver).build()
     }
 
-    /// Segments of all kinds that could end or move a connection, with numbers that are not the connection's, each with a sound
-    /// checksum and with a wrong one; at last those that follow one another.
+    /// Segments that could end, restart or redirect a connection if their numbers were believed.
+    ///
+    /// Each kind comes with each of [`NUMBERS`], first with a wrong checksum, then with a valid one. Seven segments
+    /// with valid checksums and the sequence number 99,999 follow, as one sequence.
     pub fn attacks(self, from: SocketAddr, to: SocketAddr) -> Vec<Frame> {
         const KINDS: [u8; 6] = [
             flag::RST,
@@ -180,10 +183,10 @@ impl Way {
     }
 }
 
-/// The frame with another checksum of its transport header.
+/// The frame with a wrong checksum in its transport header.
 ///
 /// # Panics
-/// When it carries neither TCP nor UDP.
+/// The frame carries neither TCP nor UDP.
 #[must_use]
 pub fn wrong_checksum(frame: Frame) -> Frame {
     let at = match frame.protocol {
@@ -194,10 +197,10 @@ pub fn wrong_checksum(frame: Frame) -> Frame {
     frame.patch(|frame| frame.bytes[frame.transport + at] ^= 0x55)
 }
 
-/// An address of a packet socket: the interface and the protocol in the order of the wire.
+/// Address of a packet socket. `interface` is an index, `protocol` an EtherType in network byte order.
 fn address(interface: u32, protocol: u16) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
-    // SAFETY: `sockaddr_ll` is an address that fits into the storage.
+    // SAFETY: `sockaddr_ll` is a socket address and fits into the storage.
     let link = unsafe { storage.view_as::<libc::sockaddr_ll>() };
     link.sll_family = libc::AF_PACKET as libc::sa_family_t;
     link.sll_protocol = protocol;

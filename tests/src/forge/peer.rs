@@ -1,6 +1,6 @@
-//! A TCP client that is not the kernel's: many connections without a descriptor each, and segments that no kernel sends.
+//! A TCP client in user space: many connections without a descriptor each, and segments that no kernel sends.
 //!
-//! Its addresses are on the client's link, and the kernel there does not have them, so that it answers nothing for them.
+//! Its addresses belong to the subnet of the client's link. No kernel holds them, so no kernel answers for them.
 
 use std::{
     collections::BTreeSet,
@@ -14,31 +14,32 @@ use anyhow::{Context as _, Result};
 use super::{Flooded, Forger, Seen, Tap, Way};
 use crate::packets::frames::flag;
 
-/// The sequence number that its connections begin with.
+/// Initial sequence number of its connections.
 const FIRST: u32 = 0x1357_9bdf;
-/// Handshakes that are under way at a time.
+/// Handshakes in progress at a time.
 const UNDER_WAY: usize = 64;
-/// How long the last answers are waited for.
+/// How long the client waits for the last SYN-ACKs.
 const LAST_ANSWERS: Duration = Duration::from_millis(300);
-/// How long a single answer is waited for.
+/// How long the client waits for one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A client on a link.
 #[derive(Debug)]
 pub struct Peer<'a> {
-    /// What it sends with.
+    /// Sends its frames.
     pub forger: &'a Forger,
-    /// What it hears with.
+    /// Captures the answers.
     pub tap: &'a Tap,
-    /// Its station and SLB's.
+    /// MAC pair of its frames: its own address and SLB's.
     pub way: Way,
 }
 
 impl Peer<'_> {
-    /// Opens a connection from each of these endpoints. Returns how many the server has accepted, and what was sent.
+    /// Opens a connection from each of these client endpoints. Returns how many the server accepted, and the frames
+    /// sent.
     ///
     /// # Errors
-    /// The link fails.
+    /// A frame cannot be sent, or the tap cannot be read.
     pub fn connect(
         &self,
         from: impl IntoIterator<Item = SocketAddr>,
@@ -61,7 +62,7 @@ impl Peer<'_> {
         Ok((accepted.len(), sent))
     }
 
-    /// Answers what servers have said.
+    /// Acknowledges each SYN-ACK that has arrived, and records its client endpoint.
     fn complete(&self, to: SocketAddr, accepted: &mut BTreeSet<SocketAddr>) -> Result<()> {
         for seen in self.tap.seen()? {
             let Some((flags, sequence, _)) = seen.tcp.filter(|_| seen.from == to) else { continue };
@@ -74,11 +75,11 @@ impl Peer<'_> {
         Ok(())
     }
 
-    /// Opens one connection as an end does that has sent its SYN at the same time as the other one: the first segment after it is a
-    /// SYN once more, which acknowledges. Then it says a line; returns the answer.
+    /// Opens one connection as in a simultaneous open (RFC 9293, 3.5): its second segment is a SYN-ACK in place of an
+    /// ACK. Then it sends `line` and returns the answer.
     ///
     /// # Errors
-    /// The server does not go on.
+    /// The server does not answer in time.
     pub fn open_simultaneously(&self, own: SocketAddr, to: SocketAddr, line: &str) -> Result<String> {
         self.forger.send(&self.way.segment(own, to, flag::SYN, [FIRST, 0]))?;
         let is_ours = |seen: &Seen| seen.from == to && seen.to == own;
@@ -87,7 +88,7 @@ impl Peer<'_> {
         })?;
         let (_, sequence, _) = answer.tcp.context("no segment")?;
         let acknowledged = sequence.wrapping_add(1);
-        // The server retransmits nothing for this: it takes it for the acknowledgement.
+        // The server takes this SYN-ACK for the acknowledgement of its own, and retransmits nothing.
         self.forger.send(&self.way.segment(own, to, flag::SYN | flag::ACK, [FIRST, acknowledged]))?;
         let numbers = [FIRST.wrapping_add(1), acknowledged];
         let said = self.way.carrying(own, to, flag::PSH | flag::ACK, numbers, line.as_bytes());
@@ -99,7 +100,7 @@ impl Peer<'_> {
     }
 }
 
-/// Endpoints of one address: so many ports from the first.
+/// Client endpoints of one address with `count` consecutive ports from `first`.
 pub fn ports(address: IpAddr, first: u16, count: u16) -> impl Iterator<Item = SocketAddr> + Clone {
     (first..first.saturating_add(count)).map(move |port| (address, port).into())
 }

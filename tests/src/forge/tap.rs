@@ -1,4 +1,4 @@
-//! Captures all frames that arrive at an interface, whatever their destination.
+//! Captures all frames that arrive at an interface, whatever their destination MAC.
 
 use std::{
     io::ErrorKind,
@@ -15,35 +15,35 @@ use socket2::{Domain, Socket, Type};
 use super::{address, set_option};
 use crate::{net::Namespace, wait::wait_for};
 
-/// Bytes of frames that wait to be read.
+/// Receive buffer in bytes.
 const ROOM: i32 = 64 << 20;
 
-/// Sees what arrives at one interface from its opening on.
+/// Captures frames that arrive at one interface after it was opened.
 #[derive(Debug)]
 pub struct Tap(Socket);
 
-/// A frame that arrived.
+/// A captured IP packet.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    /// The station it is for.
+    /// Destination MAC.
     pub receiver: [u8; 6],
-    /// Source; port 0 where there is none.
+    /// Source; port 0 if the packet has no ports.
     pub from: SocketAddr,
-    /// Destination; port 0 where there is none.
+    /// Destination; port 0 if the packet has no ports.
     pub to: SocketAddr,
     /// TCP: flags, sequence and acknowledgement number.
     pub tcp: Option<(u8, u32, u32)>,
-    /// Type of the ICMP message, of either family.
+    /// Type of the ICMP or ICMPv6 message.
     pub icmp: Option<u8>,
-    /// What the transport header precedes.
+    /// Payload of the transport header.
     pub payload: Vec<u8>,
 }
 
 impl Tap {
-    /// Sees what arrives at an interface of this namespace.
+    /// Opens a packet socket for all protocols on an interface of this namespace.
     ///
     /// # Errors
-    /// There is no such interface, or the caller is not root.
+    /// The interface does not exist, or the caller is not root.
     pub fn at(namespace: &Namespace, interface: &str) -> Result<Self> {
         namespace.on_thread(|| {
             let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), None)?;
@@ -53,10 +53,10 @@ impl Tap {
         })
     }
 
-    /// IP packets that have arrived since the last look.
+    /// Packets that have arrived since the last call.
     ///
     /// # Errors
-    /// The interface has gone.
+    /// The interface no longer exists.
     pub fn seen(&self) -> Result<Vec<Seen>> {
         let mut all = Vec::new();
         while let Some(seen) = self.next()? {
@@ -65,10 +65,10 @@ impl Tap {
         Ok(all)
     }
 
-    /// Waits for a packet that `is_it` takes; those before it are passed over.
+    /// Waits for a packet that `is_it` accepts, and discards those before it.
     ///
     /// # Errors
-    /// None comes in this time.
+    /// No such packet arrives within `limit`.
     pub fn wait(&self, what: &str, limit: Duration, mut is_it: impl FnMut(&Seen) -> bool) -> Result<Seen> {
         wait_for(what, limit, || {
             while let Some(seen) = self.next()? {
@@ -80,14 +80,14 @@ impl Tap {
         })
     }
 
-    /// The next frame: `None` where there is none, `Some(None)` where it is not for us to see.
+    /// The next frame: `None` if none waits, `Some(None)` for outgoing frames and frames that cannot be parsed.
     fn next(&self) -> Result<Option<Option<Seen>>> {
         let mut buffer = [MaybeUninit::uninit(); 2048];
         match self.0.recv_from(&mut buffer) {
             Ok((length, from)) => {
-                // SAFETY: so many bytes have been written.
+                // SAFETY: the kernel has written this many bytes.
                 let bytes = unsafe { buffer[..length.min(buffer.len())].assume_init_ref() };
-                // SAFETY: packet sockets have addresses of this type.
+                // SAFETY: addresses of packet sockets are `sockaddr_ll`.
                 let link = unsafe { &*from.as_ptr().cast::<libc::sockaddr_ll>() };
                 let arrives = link.sll_pkttype != libc::PACKET_OUTGOING;
                 Ok(Some(arrives.then(|| Seen::parse(bytes)).flatten()))
