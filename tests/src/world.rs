@@ -1,4 +1,4 @@
-//! A world: a network, servers in it, and the daemon.
+//! A world: a network of namespaces, servers in it, and the daemon.
 
 mod log;
 mod node;
@@ -36,7 +36,7 @@ use crate::{
 
 pub use node::Node;
 
-/// How long a client waits for an answer that comes at once, or not at all.
+/// How long a client waits for an answer that arrives at once or never.
 const IMPATIENCE: Duration = Duration::from_millis(100);
 
 /// A mounted BPF file system.
@@ -49,10 +49,10 @@ impl BpfMount {
         &self.0
     }
 
-    /// Mounts one there once more.
+    /// Mounts another BPF file system on top of it.
     ///
     /// # Errors
-    /// It cannot be mounted.
+    /// The mount fails.
     pub fn again(&self) -> Result<()> {
         run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&self.0), "").map(drop)
     }
@@ -67,35 +67,35 @@ impl Drop for BpfMount {
     }
 }
 
-/// How long a change of a server's health may take to show, also there.
+/// How long the daemon may take to report a change of health.
 const HEALTH_LIMIT: Duration = Duration::from_secs(120);
 
-/// What the daemon logs on its way up, and how often before it is killed.
+/// Log messages of the daemon's start, and how many of each the world waits for before it kills the daemon.
 const MILESTONES: [(&str, usize); 4] =
     [("XDP program loaded", 1), (" attached ", 1), (" attached ", 3), (" running ", 1)];
 
-/// A network with servers, and the daemon once it is started. Dropping it removes all of it.
+/// A network with servers, and the daemon once it has been started. Dropping it removes everything.
 #[derive(Debug)]
 pub struct World {
-    /// The name of this world.
+    /// Name of this world.
     pub id: RunId,
     /// Namespaces and links.
     pub net: Topology,
-    /// What the daemon is to do the next time it is started.
+    /// Configuration and paths for the next start of the daemon.
     pub plan: Plan,
     programs: Programs,
     daemon: Option<Daemon>,
     servers: Vec<Option<Servers>>,
     directory: TempDir,
-    // Held until everything is gone.
+    // Released last, after everything else is removed.
     _turn: Turn,
 }
 
 impl World {
-    /// Builds a network with one backend per weight and starts the servers; the daemon is not started.
+    /// Builds a network with one backend per weight and starts the servers. It does not start the daemon.
     ///
     /// # Errors
-    /// A program is missing, or a name is taken.
+    /// A program is missing, or a name is in use.
     pub fn new(weights: &[u8], turn: Turn) -> Result<Self> {
         let id = RunId::next();
         let directory =
@@ -113,12 +113,12 @@ impl World {
         Client::new(&self.net)
     }
 
-    /// Where a service is reached on the VIP of a family.
+    /// Address and port of a service at the VIP of a family.
     pub fn vip(&self, family: Family, service: Service) -> SocketAddr {
         (family.vip(), self.plan.vip_port(service)).into()
     }
 
-    /// Opens so many connections, through the VIPs of both families in turn. Nothing is expected of them.
+    /// Opens `count` connections, alternating between the VIPs of both families. They may fail.
     ///
     /// # Errors
     /// The client's namespace cannot be entered.
@@ -132,12 +132,12 @@ impl World {
         })
     }
 
-    /// Has the daemon find this directory empty, from its next start on.
+    /// Mounts an empty directory over this one for the daemon, from its next start on.
     pub fn hide(&mut self, directory: &'static str) {
         self.programs.hidden = Some(directory);
     }
 
-    /// Has the daemon log to another file, from its next start on.
+    /// Sets another log file for the daemon, from its next start on.
     pub fn log_to(&mut self, path: impl Into<PathBuf>) {
         self.programs.log_to = Some(path.into());
     }
@@ -145,17 +145,17 @@ impl World {
     /// Starts the daemon with the plan, and waits until it is ready.
     ///
     /// # Errors
-    /// It runs already, or does not become ready.
+    /// It is running already, or does not become ready.
     pub fn start(&mut self) -> Result<Status> {
         self.start_without_waiting()?;
         let daemon = self.daemon.as_mut().context("no daemon runs")?;
         daemon.ready(&self.programs, &self.plan.socket)
     }
 
-    /// Starts the daemon with the plan.
+    /// Starts the daemon with the plan, without waiting until it is ready.
     ///
     /// # Errors
-    /// It runs already, or cannot be started.
+    /// It is running already, or cannot be started.
     pub fn start_without_waiting(&mut self) -> Result<()> {
         ensure!(self.daemon.is_none(), "the daemon runs already");
         let config = self.write_config("slb.toml", &self.plan.toml())?;
@@ -163,7 +163,7 @@ impl World {
         Ok(())
     }
 
-    /// Process id of the daemon this world started, if one runs.
+    /// Process id of the daemon that this world started; `None` if it is not running.
     pub fn daemon_pid(&self) -> Option<u32> {
         self.daemon.as_ref().map(Daemon::pid)
     }
@@ -171,7 +171,7 @@ impl World {
     /// Ends the daemon with SIGTERM.
     ///
     /// # Errors
-    /// It does not run, or does not end well.
+    /// It is not running, or exits with an error.
     pub fn terminate(&mut self) -> Result<()> {
         self.daemon.take().context("no daemon runs")?.terminate()
     }
@@ -179,15 +179,15 @@ impl World {
     /// Ends the daemon with SIGKILL.
     ///
     /// # Errors
-    /// It does not run.
+    /// It is not running.
     pub fn kill(&mut self) -> Result<()> {
         self.daemon.take().context("no daemon runs")?.kill()
     }
 
-    /// Starts the daemon and ends it with SIGKILL on its way up, once at each of several points.
+    /// Starts the daemon several times and sends SIGKILL during each start, each time at a later milestone.
     ///
     /// # Errors
-    /// It runs already, or does not get as far.
+    /// It is running already, or does not reach a milestone.
     pub fn kill_on_its_way_up(&mut self) -> Result<()> {
         for (milestone, times) in MILESTONES {
             let before = self.log().matches(milestone).count();
@@ -198,7 +198,7 @@ impl World {
         Ok(())
     }
 
-    /// Ends the daemon with SIGTERM and starts it with the plan as it is now.
+    /// Ends the daemon with SIGTERM and starts it with the current plan.
     ///
     /// # Errors
     /// As [`Self::terminate`] and [`Self::start`].
@@ -207,36 +207,36 @@ impl World {
         self.start()
     }
 
-    /// What the daemon says, as soon as it answers.
+    /// The daemon's status, over its socket.
     ///
     /// # Errors
-    /// No daemon listens.
+    /// No daemon answers.
     pub fn status(&self) -> Result<Status> {
         wait_for("an answer of the daemon", HEALTH_LIMIT, || {
             unless_late(self.programs.status(&self.plan.socket))
         })
     }
 
-    /// What the pins say.
+    /// The status as `slb` reads it from the pins.
     ///
     /// # Errors
-    /// Nothing is pinned.
+    /// No maps are pinned.
     pub fn status_from_pins(&self) -> Result<Status> {
         self.programs.status_from_pins(&self.plan.pin_dir)
     }
 
-    /// Runs `slbd SUBCOMMAND` to its end, with another configuration than the plan's.
+    /// Runs `slbd SUBCOMMAND` with this configuration in place of the plan's, and waits for its exit.
     ///
     /// # Errors
-    /// It does not end.
+    /// It cannot be run.
     pub fn slbd(&self, subcommand: &str, config: &str) -> Result<Output> {
         self.programs.slbd(subcommand, &self.write_config("other.toml", config)?)
     }
 
-    /// Runs a subcommand of `slb` to its end; returns what it says.
+    /// Runs a subcommand of `slb`; returns its standard output.
     ///
     /// # Errors
-    /// It fails, and says why.
+    /// It fails; the error holds its message.
     pub fn slb(&self, arguments: &[&str]) -> Result<String> {
         let output = self.programs.slb(&self.plan.socket, arguments)?;
         let error = String::from_utf8_lossy(&output.stderr);
@@ -244,10 +244,10 @@ impl World {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Runs a subcommand of `slb` to its end; returns what it warns of.
+    /// Runs a subcommand of `slb`; returns its warnings.
     ///
     /// # Errors
-    /// It fails, and says why.
+    /// It fails; the error holds its message.
     pub fn slb_warns(&self, arguments: &[&str]) -> Result<String> {
         let output = self.programs.slb(&self.plan.socket, arguments)?;
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -255,14 +255,14 @@ impl World {
         Ok(error)
     }
 
-    /// Runs a subcommand of `slb` that must fail; returns what it says of that.
+    /// Runs a subcommand of `slb` that must fail; returns its message.
     ///
     /// # Errors
     /// It succeeds.
     pub fn slb_refused(&self, arguments: &[&str]) -> Result<String> {
         let output = self.programs.slb(&self.plan.socket, arguments)?;
         let said = String::from_utf8_lossy(&output.stdout);
-        // 4: no daemon answers.
+        // Exit status 4: no daemon answers.
         ensure!(
             matches!(output.status.code(), Some(1 | 4)),
             "slb {arguments:?} ended with {}: {said}",
@@ -271,7 +271,7 @@ impl World {
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    /// Runs a subcommand of `slb` to its end, whatever it comes to.
+    /// Runs a subcommand of `slb`, whether it succeeds or fails.
     ///
     /// # Errors
     /// It cannot be started.
@@ -279,7 +279,7 @@ impl World {
         self.programs.slb(&self.plan.socket, arguments)
     }
 
-    /// The same at another socket than the daemon's.
+    /// Runs a subcommand of `slb` with another socket than the daemon's.
     ///
     /// # Errors
     /// It cannot be started.
@@ -287,8 +287,8 @@ impl World {
         self.programs.slb(Path::new(socket), arguments)
     }
 
-    /// Runs `slbd` or `slb` to its end as a user who is nobody here, but may look into this world's directory; it must fail.
-    /// Returns what it says of that.
+    /// Runs `slbd` or `slb` as an unprivileged user who may read this world's directory. It must fail; returns its
+    /// message.
     ///
     /// # Errors
     /// It succeeds, or cannot be started.
@@ -305,7 +305,7 @@ impl World {
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    /// Writes the plan, or another text, to the daemon's file.
+    /// Writes this text to the daemon's configuration file.
     ///
     /// # Errors
     /// It cannot be written.
@@ -313,7 +313,7 @@ impl World {
         self.write_config("slb.toml", text).map(drop)
     }
 
-    /// Writes a configuration beside the daemon's file; returns its path.
+    /// Writes a configuration to another file in the same directory; returns its path.
     ///
     /// # Errors
     /// It cannot be written.
@@ -321,7 +321,7 @@ impl World {
         Ok(self.write_config("other.toml", text)?.display().to_string())
     }
 
-    /// Has the daemon read the plan as it is now; returns what `slb reload` says.
+    /// Writes the current plan and has the daemon reload it; returns the output of `slb reload`.
     ///
     /// # Errors
     /// The daemon refuses it.
@@ -330,18 +330,18 @@ impl World {
         self.slb(&["reload"])
     }
 
-    /// Sends the daemon SIGHUP.
+    /// Sends SIGHUP to the daemon.
     ///
     /// # Errors
-    /// No daemon runs.
+    /// It is not running.
     pub fn hang_up(&self) -> Result<()> {
         self.daemon.as_ref().context("no daemon runs")?.hang_up()
     }
 
-    /// Packets that met a verdict, for any reason or for one.
+    /// Count of packets with an action, for one reason or for all.
     ///
     /// # Errors
-    /// There are no pins to read.
+    /// The maps are not pinned.
     pub fn packets(&self, verdict: &str, reason: Option<&str>) -> Result<u64> {
         let counted = self.status_from_pins()?.reasons.into_iter().filter(|counted| {
             counted.verdict == verdict && reason.is_none_or(|reason| counted.reason == reason)
@@ -349,16 +349,16 @@ impl World {
         Ok(counted.map(|counted| counted.packets).sum())
     }
 
-    /// Ids of the XDP programs in the drivers of the load balancer's interfaces.
+    /// Ids of the native XDP programs on the load balancer's interfaces, by interface.
     ///
     /// # Errors
-    /// `ip` fails, or a program is in the generic hook.
+    /// `ip` fails, or an interface has a program in generic mode.
     pub fn programs(&self) -> Result<BTreeMap<String, u64>> {
         let output = run(Command::new("ip").args(["-n", self.net.slb.name(), "-json", "link", "show"]), "")?;
         let links: Vec<serde_json::Value> = serde_json::from_str(&output)?;
         let mut programs = BTreeMap::new();
         for link in &links {
-            // `ip` calls driver mode 1, generic mode 2; 0 is none.
+            // `ip` reports native mode as 1, generic mode as 2, no program as 0.
             let mode = link.pointer("/xdp/mode").and_then(serde_json::Value::as_u64).unwrap_or(0);
             ensure!(mode <= 1, "not in the driver: {output}");
             if mode == 1 {
@@ -382,15 +382,15 @@ impl World {
         Ok(())
     }
 
-    /// The directory of this version's pins.
+    /// Directory of this version's pins.
     pub fn pins(&self) -> PathBuf {
         self.plan.pin_dir.join(format!("v{}", slb_common::abi::ABI_VERSION))
     }
 
-    /// Mounts a BPF file system of this world's own, which goes with what is returned.
+    /// Mounts a BPF file system of this world's own; it is unmounted when the value is dropped.
     ///
     /// # Errors
-    /// It cannot be mounted.
+    /// The mount fails.
     pub fn mount_bpf(&self) -> Result<BpfMount> {
         let mount = BpfMount(self.directory.path().join("bpf"));
         fs::create_dir(&mount.0)?;
@@ -398,10 +398,11 @@ impl World {
         Ok(mount)
     }
 
-    /// Waits until the daemon reports `health` for every entry of backend `index` behind one service; returns the entries.
+    /// Waits until the daemon reports `health` for every server entry of backend `index` behind one service; returns
+    /// them.
     ///
     /// # Errors
-    /// It takes too long, or the daemon does not answer.
+    /// It does not report it in time, or does not answer.
     pub fn wait_for_health_of(&self, service: Service, index: usize, health: Health) -> Result<Vec<Server>> {
         let planned = &self.plan.servers[index];
         let what = format!("{} of {} reported {health:?}", service.name(), planned.name);
@@ -417,15 +418,15 @@ impl World {
         })
     }
 
-    /// Waits until the daemon reports `health` for every entry of backend `index`; returns how long that took, to a
-    /// few hundredths of a second.
+    /// Waits until the daemon reports `health` for every server entry of backend `index`. Returns the time that this
+    /// took, to a few hundredths of a second.
     ///
     /// # Errors
-    /// It takes too long, or the daemon does not answer.
+    /// It does not report it in time, or does not answer.
     pub fn wait_for_health(&self, index: usize, health: Health) -> Result<Duration> {
         let start = Instant::now();
         let addresses = &self.plan.servers[index].addresses;
-        // Asked without a program for each question, which would take longer than the answer may be off.
+        // It asks over the socket itself: starting `slb` for each question takes longer than the precision allows.
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let what = format!("{} reported {health:?}", self.plan.servers[index].name);
         wait_for(&what, HEALTH_LIMIT, || {
@@ -445,7 +446,7 @@ impl World {
         Ok(path)
     }
 
-    /// Where the world keeps its configuration, socket and log.
+    /// Directory of the world's configuration, socket and log.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -454,7 +455,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         drop(self.daemon.take());
-        // The links go with their pins, the network with its namespaces.
+        // Removing the pins detaches the links; removing the namespaces removes the network.
         if self.plan.pin_dir.exists()
             && let Err(error) = fs::remove_dir_all(&self.plan.pin_dir)
         {

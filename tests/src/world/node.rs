@@ -12,7 +12,7 @@ use crate::{
     net::{Family, SecondNode, second_address},
 };
 
-/// Another node with a daemon of its own, the same configuration and hash seed. Dropping it removes all of it.
+/// Another node with its own daemon, the same configuration and the same hash seed. Dropping it removes all of it.
 #[derive(Debug)]
 pub struct Node {
     /// Namespace and links.
@@ -23,7 +23,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// What the daemon says.
+    /// The status of this node's daemon.
     ///
     /// # Errors
     /// It does not answer.
@@ -33,7 +33,7 @@ impl Node {
 }
 
 impl World {
-    /// Starts a second node with the plan as it is now, and waits until it is ready.
+    /// Starts a second node with the current plan, and waits until it is ready.
     ///
     /// # Errors
     /// A command fails, or it does not become ready.
