@@ -8,33 +8,33 @@ use slb_userspace::cli::decap::status::{Interface, Status};
 use super::{Namespace, run};
 use crate::{daemon::program, leftovers::BPF_FS};
 
-/// A decapsulator; dropping it takes it off and removes its pins.
+/// A decapsulator. Dropping it removes its pins, which detaches it.
 #[derive(Debug)]
 pub(super) struct Decapsulator {
     namespace: Arc<Namespace>,
-    /// Named after the namespace, so that what a dead run left is found.
+    /// Named after the namespace, so that the next run finds and removes what a crashed run left.
     pins: PathBuf,
 }
 
 impl Decapsulator {
-    /// A decapsulator for `eth0`, which no other program may be on; it is not there before [`Self::allow`].
+    /// A decapsulator for `eth0`, which must have no other XDP program. [`Self::allow`] attaches it.
     pub(super) fn new(namespace: &Arc<Namespace>) -> Self {
         let pins = PathBuf::from(BPF_FS).join(namespace.name());
         Self { namespace: namespace.clone(), pins }
     }
 
-    /// Puts it on the interface, or new sources into it.
+    /// Attaches it to `eth0` for tunnel packets from these sources; if it is attached already, replaces its sources.
     pub(super) fn allow(&self, from: &[IpAddr]) -> Result<()> {
         self.allow_at("eth0", from)
     }
 
-    /// The same on another interface.
+    /// As [`Self::allow`], on another interface.
     pub(super) fn allow_at(&self, interface: &str, from: &[IpAddr]) -> Result<()> {
         let addresses: Vec<_> = from.iter().map(ToString::to_string).collect();
         self.run(&["attach", "--interface", interface, "--from", &addresses.join(","), "--any-vip"]).map(drop)
     }
 
-    /// What it says of itself.
+    /// Status of the first interface that it is attached to.
     pub(super) fn status(&self) -> Result<Interface> {
         let status: Status = serde_json::from_str(&self.run(&["status", "--output", "json"])?)?;
         status.interfaces.into_iter().next().context("no interface runs slb-decap")

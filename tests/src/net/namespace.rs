@@ -1,8 +1,8 @@
-//! A network namespace and the thread that lives in it.
+//! A network namespace and the thread that runs in it.
 //!
-//! A socket stays in the namespace it was made in, so clients and servers run as tasks on a thread that has entered
-//! the namespace. Programs enter it between fork and exec: `ip netns exec` would also mount another `/sys`, and hide
-//! the BPF file system.
+//! A socket stays in the namespace in which it was created. Clients and servers therefore run as tasks on a thread in
+//! the namespace. Programs enter the namespace between fork and exec. `ip netns exec` would also mount another `/sys`,
+//! and hide the BPF file system.
 
 use std::{
     fs::{self, File},
@@ -24,10 +24,10 @@ use tokio::{runtime, sync::oneshot};
 
 use super::run;
 
-/// Where `ip netns` keeps its names.
+/// Directory in which `ip netns` keeps its names.
 const NAMES: &str = "/run/netns";
 
-/// A namespace; dropping it ends its thread, and with it every task, and removes its name.
+/// A namespace. Dropping it ends its thread with all tasks, and removes its name.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
@@ -38,10 +38,10 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Creates the namespace, and a thread with a runtime in it.
+    /// Creates the namespace, and a thread with a Tokio runtime in it.
     ///
     /// # Errors
-    /// `ip` is missing, or the name is taken, or the caller is not root.
+    /// `ip` is missing, the name is in use, or the caller is not root.
     pub fn create(name: &str) -> Result<Self> {
         run(Command::new("ip").args(["netns", "add", name]), "")?;
         Self::enter(name.to_owned()).inspect_err(|_| {
@@ -61,7 +61,7 @@ impl Namespace {
             match made {
                 Ok(runtime) => {
                     let _ = ready.send(Ok(runtime.handle().clone()));
-                    // Ends when the sender is used or dropped; both mean stop.
+                    // Using or dropping the sender ends this; both mean stop.
                     let _ = runtime.block_on(stopped);
                 }
                 Err(error) => drop(ready.send(Err(error))),
@@ -99,7 +99,7 @@ impl Namespace {
     /// Runs a task on the namespace's thread and waits for it.
     ///
     /// # Panics
-    /// When the task does.
+    /// The task panics.
     pub fn block_on<F>(&self, task: F) -> F::Output
     where
         F: Future<Output: Send> + Send + 'static,
@@ -107,11 +107,11 @@ impl Namespace {
         self.handle.block_on(self.handle.spawn(task)).expect("the task ran to its end")
     }
 
-    /// A counter of the namespace: as `Tcp:` and `RetransSegs` in `/proc/net/snmp`, where names stand in one line and values in
-    /// the next.
+    /// A counter of the namespace from `/proc/net/snmp`, such as `Tcp:` and `RetransSegs`. One line holds the names,
+    /// the next line the values.
     ///
     /// # Errors
-    /// There is none of this name.
+    /// No counter has this name.
     pub fn counter(&self, protocol: &str, name: &str) -> Result<u64> {
         self.on_thread(|| {
             let all = fs::read_to_string("/proc/thread-self/net/snmp")?;
@@ -122,10 +122,10 @@ impl Namespace {
         })
     }
 
-    /// Runs a closure on a thread of its own in the namespace, and waits for it: for calls that block.
+    /// Runs a closure on a new thread in the namespace, and waits for it. Use it for blocking calls.
     ///
     /// # Errors
-    /// What the closure returns; or the namespace cannot be entered.
+    /// The error of the closure, or the namespace cannot be entered.
     pub fn on_thread<T: Send>(&self, call: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -136,7 +136,7 @@ impl Namespace {
         })
     }
 
-    /// A command that will run in the namespace, with no signal blocked.
+    /// A command that runs in the namespace with no signal blocked.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         let file = self.file.try_clone().expect("a descriptor is left");
@@ -153,15 +153,15 @@ impl Namespace {
     /// Runs `ip` commands, one a line, in the namespace.
     ///
     /// # Errors
-    /// One of them is refused.
+    /// `ip` fails.
     pub fn ip(&self, lines: &str) -> Result<()> {
         run(Command::new("ip").args(["-n", &self.name, "-batch", "-"]), lines).map(drop)
     }
 
-    /// Hardware address of one of its interfaces.
+    /// Hardware address of an interface of the namespace.
     ///
     /// # Errors
-    /// There is no such interface, or it has none.
+    /// The interface does not exist, or has no hardware address.
     pub fn mac(&self, interface: &str) -> Result<[u8; 6]> {
         self.on_thread(|| {
             let mut addresses = getifaddrs()?.filter(|found| found.interface_name == interface);
@@ -170,10 +170,10 @@ impl Namespace {
         })
     }
 
-    /// Writes a setting of the namespace: `net/ipv4/ip_forward` and such.
+    /// Writes a sysctl of the namespace, such as `net/ipv4/ip_forward`.
     ///
     /// # Errors
-    /// The kernel does not know it or refuses the value.
+    /// The kernel does not know it, or refuses the value.
     pub fn sysctl(&self, setting: &str, value: &str) -> Result<()> {
         self.on_thread(|| {
             fs::write(Path::new("/proc/sys").join(setting), value)

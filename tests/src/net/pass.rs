@@ -1,8 +1,8 @@
-//! XDP programs that pass everything, or nothing, for the ends of veth pairs whose other ends carry SLB.
+//! Small XDP programs for the peers of veth interfaces that run SLB, such as one that passes every frame.
 //!
-//! What SLB sends back over the interface it came from (`XDP_TX`) wakes the receiving end only if that end has a
-//! program too; otherwise the frame lies in its ring until another one comes. A program is two instructions, so it
-//! is handed to bpf(2) as they are; a loader would want a compiled object.
+//! A frame that SLB sends with `XDP_TX` wakes the receiving veth end only if that end has a program too. Without one,
+//! the frame waits in the ring until another frame arrives. A program has a few instructions, which this module passes
+//! to bpf(2) itself; a loader would need a compiled object.
 
 use std::{
     ffi::CString,
@@ -17,28 +17,28 @@ use std::{
 use anyhow::{Context, Result};
 use nix::{libc, net::if_::if_nametoindex};
 
-/// `bpf_cmd`: BPF_PROG_LOAD and BPF_LINK_CREATE.
+/// `bpf_cmd`: `BPF_PROG_LOAD` and `BPF_LINK_CREATE`.
 const PROG_LOAD: libc::c_long = 5;
 const LINK_CREATE: libc::c_long = 28;
-/// BPF_OBJ_GET and BPF_LINK_DETACH.
+/// `BPF_OBJ_GET` and `BPF_LINK_DETACH`.
 const OBJ_GET: libc::c_long = 7;
 const LINK_DETACH: libc::c_long = 34;
-/// `bpf_prog_type`: BPF_PROG_TYPE_XDP.
+/// `bpf_prog_type`: `BPF_PROG_TYPE_XDP`.
 const XDP: u32 = 6;
-/// `bpf_attach_type`: BPF_XDP.
+/// `bpf_attach_type`: `BPF_XDP`.
 const ATTACH_XDP: u32 = 37;
-/// XDP_FLAGS_DRV_MODE: in the driver or not at all.
+/// `XDP_FLAGS_DRV_MODE`: native mode, or an error.
 const NATIVE: u32 = 1 << 2;
 
-/// `xdp_action`: XDP_ABORTED, XDP_DROP and XDP_PASS.
+/// `xdp_action`: `XDP_ABORTED`, `XDP_DROP` and `XDP_PASS`.
 const ABORTED: u8 = 0;
 const DROP: u8 = 1;
 const PASS: u8 = 2;
-/// The helper's number, and the instruction that ends a program.
+/// Number of the helper `bpf_redirect`, and the instruction that ends a program.
 const BPF_REDIRECT: u8 = 23;
 const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
 
-/// The beginning of `union bpf_attr` for BPF_PROG_LOAD; the kernel takes what is not given as zero.
+/// First fields of `union bpf_attr` for `BPF_PROG_LOAD`; the kernel takes missing ones as zero.
 #[repr(C)]
 struct ProgLoad {
     prog_type: u32,
@@ -47,7 +47,7 @@ struct ProgLoad {
     license: u64,
 }
 
-/// The beginning of `union bpf_attr` for BPF_LINK_CREATE.
+/// First fields of `union bpf_attr` for `BPF_LINK_CREATE`.
 #[repr(C)]
 struct LinkCreate {
     prog_fd: u32,
@@ -56,10 +56,10 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// Takes the program of a pinned link off its interface, as `bpftool link detach` does.
+/// Detaches a pinned link from its interface, as `bpftool link detach` does.
 ///
 /// # Errors
-/// There is no such pin, or the kernel refuses.
+/// The pin does not exist, or the kernel refuses.
 pub fn detach_link(pin: &Path) -> Result<()> {
     #[repr(C)]
     struct Object {
@@ -81,34 +81,34 @@ pub fn detach_link(pin: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes the program of a pinned link off its interface and puts one there that passes everything, while what is returned is
-/// open.
+/// Replaces the program of a pinned link by one that passes every frame. It stays attached until the returned
+/// descriptor is closed.
 ///
 /// # Errors
-/// As [`detach_link`]; or somebody was faster.
+/// As [`detach_link`]; or another program was attached in between.
 pub fn set_hop(pin: &Path, interface: &str) -> Result<OwnedFd> {
     detach_link(pin)?;
     attach(interface)
 }
 
-/// Has everything passed at an interface of the calling thread's namespace, while what is returned is open.
+/// Passes every frame at an interface of the calling thread's namespace until the returned descriptor is closed.
 pub(crate) fn attach(interface: &str) -> Result<OwnedFd> {
     run(interface, PASS)
 }
 
-/// Has everything dropped that comes to an interface of the calling thread's namespace, while what is returned is open.
+/// Drops every frame at an interface of the calling thread's namespace until the returned descriptor is closed.
 pub(crate) fn attach_blocking(interface: &str) -> Result<OwnedFd> {
     run(interface, DROP)
 }
 
-/// Has the kernel count an exception for everything that comes to an interface of the calling thread's
-/// namespace, while what is returned is open.
+/// Ends every frame with `XDP_ABORTED` at an interface of the calling thread's namespace, until the returned descriptor
+/// is closed. The kernel counts an exception for each.
 pub(crate) fn attach_aborting(interface: &str) -> Result<OwnedFd> {
     run(interface, ABORTED)
 }
 
-/// Has everything that comes to an interface of the calling thread's namespace redirected to the interface `to`, while what is
-/// returned is open.
+/// Redirects every frame at an interface of the calling thread's namespace to the interface with index `to`, until the
+/// returned descriptor is closed.
 pub(crate) fn attach_redirecting(interface: &str, to: u8) -> Result<OwnedFd> {
     // `r1 = to; r2 = 0; call bpf_redirect; exit`.
     let call = [0x85, 0, 0, 0, BPF_REDIRECT, 0, 0, 0];
@@ -120,7 +120,7 @@ fn run(interface: &str, action: u8) -> Result<OwnedFd> {
     load(interface, &[[0xb7, 0, 0, 0, action, 0, 0, 0], EXIT])
 }
 
-/// Loads a program of these instructions, each an opcode, registers, offset and immediate, and attaches it.
+/// Loads a program and attaches it. Each instruction is an opcode, registers, offset and immediate value.
 fn load(interface: &str, program: &[[u8; 8]]) -> Result<OwnedFd> {
     let load = ProgLoad {
         prog_type: XDP,
@@ -146,12 +146,12 @@ fn load(interface: &str, program: &[[u8; 8]]) -> Result<OwnedFd> {
 /// # Safety
 /// `attributes` must be what the kernel expects for `command`, and its pointers valid.
 unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads as many bytes as are said to be there.
+    // SAFETY: the kernel reads `size_of::<T>()` bytes, the size of `attributes`.
     let descriptor = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
     let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just opened it for us.
+    // SAFETY: the kernel has opened this descriptor for this call; nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }

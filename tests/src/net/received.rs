@@ -1,4 +1,4 @@
-//! What the kernel of a namespace has received, by its own count.
+//! Counts what the kernel of a namespace has received, by the kernel's own counters.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use super::Namespace;
 
-/// TCP segments and UDP datagrams, of both families, whether or not anybody listens.
+/// TCP segments and UDP datagrams of both families, also those for ports without a socket.
 pub(super) fn received(namespace: &Namespace) -> Result<u64> {
     namespace.on_thread(|| {
         let read = |name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).context(name);
@@ -14,7 +14,7 @@ pub(super) fn received(namespace: &Namespace) -> Result<u64> {
     })
 }
 
-/// The sum, from the texts of both files. TCP counts the segments of both families in the first one.
+/// The sum of the counters in `/proc/net/snmp` and `snmp6`. `Tcp:` in `snmp` counts the segments of both families.
 fn count(snmp: &str, snmp6: &str) -> Result<u64> {
     let of_v4 = |protocol: &str, name: &str| {
         let mut lines = snmp.lines().filter_map(|line| line.strip_prefix(protocol));

@@ -4,9 +4,9 @@
 //! client eth0 ---- client0 slb b1 ---- eth0 b1
 //!                              b2 ---- eth0 b2 ...
 //! ```
-//! Forwarding is off in `slb`: a packet between client and backend gets through by XDP or not at all. VIPs sit on
-//! `lo` of `slb`. Checksums are finished by the sender (`tx off`), as with a real interface, and the peers of the
-//! interfaces that carry SLB have an XDP program too, without which veth does not deliver frames that XDP sent.
+//! Forwarding is off in `slb`: only XDP takes packets between client and backends. The VIPs are addresses of `lo` of
+//! `slb`. Senders compute checksums (`tx off`), as on hardware. Each peer of an interface that runs SLB has an XDP
+//! program too; without one, veth does not deliver frames that XDP sent.
 
 mod second;
 mod stacked;
@@ -26,7 +26,7 @@ pub use stacked::TEAM;
 
 use super::{Namespace, decapsulator::Decapsulator, pass, received::received, run};
 
-/// Addresses of the client, per family.
+/// Number of the client's addresses, per family.
 pub const CLIENT_SOURCES: u8 = 8;
 
 /// Internet protocol version.
@@ -50,7 +50,7 @@ impl Family {
         }
     }
 
-    /// A host on link `link`: 0 is the client's, n is backend n's.
+    /// Address of host number `host` on link `link`: link 0 is the client's, link n that of backend n.
     fn host(self, link: u8, host: u8) -> IpAddr {
         match self {
             Self::V4 => Ipv4Addr::new(10, 90, link, host).into(),
@@ -58,7 +58,7 @@ impl Family {
         }
     }
 
-    /// Length of a link's prefix.
+    /// Prefix length of a link's subnet.
     fn prefix(self) -> u8 {
         match self {
             Self::V4 => 24,
@@ -92,14 +92,14 @@ pub struct Topology {
     pub slb: Arc<Namespace>,
     /// The backends.
     pub backends: Vec<Backend>,
-    /// Keeps the XDP program of the client attached.
+    /// Keeps the XDP program on the client's interface attached.
     _program: OwnedFd,
 }
 
-/// A backend's place in the network.
+/// A backend: its namespace and link.
 #[derive(Debug, Clone)]
 pub struct Backend {
-    /// Name: `b1`, `b2`, ...; also the name of the interface of `slb` that leads to it.
+    /// `b1`, `b2`, ...; the interface of `slb` that leads to it has the same name.
     pub name: String,
     /// Its namespace.
     pub namespace: Arc<Namespace>,
@@ -110,21 +110,21 @@ pub struct Backend {
 /// The XDP program of a backend's interface.
 #[derive(Debug)]
 enum Program {
-    /// Passes everything, for as long as it is held.
+    /// Passes every frame while the link is open.
     Pass { _link: OwnedFd },
-    /// Lets nothing in, for as long as it is held.
+    /// Drops every frame while the link is open.
     Drop { _link: OwnedFd },
-    /// Takes packets out of tunnels.
+    /// `slb-decap`.
     Decapsulator(Decapsulator),
-    /// Is not there.
+    /// No program.
     None,
 }
 
 impl Topology {
-    /// Builds the network; every namespace's name begins with `prefix`.
+    /// Builds the network. The names of its namespaces begin with `prefix`.
     ///
     /// # Errors
-    /// A command fails; what had been made is removed again.
+    /// A command fails; everything made so far is removed.
     pub fn build(prefix: &str, backends: u8) -> Result<Self> {
         let namespace = |role: &str| Namespace::create(&format!("{prefix}-{role}")).map(Arc::new);
         let slb = namespace("slb")?;
@@ -137,7 +137,7 @@ impl Topology {
 
         let client = namespace("client")?;
         quiet(&client)?;
-        // Any port may be used, so that many connections do not wait for one; ping sockets are for group 0.
+        // All ports are ephemeral, so that many connections find a free one. Group 0 may use ping sockets.
         client.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
         client.sysctl("net/ipv4/ping_group_range", "0 0")?;
         let sources: Vec<u8> = (FIRST_SOURCE..FIRST_SOURCE + CLIENT_SOURCES).collect();
@@ -155,13 +155,13 @@ impl Topology {
         Ok(Self { client, slb, backends, _program: program })
     }
 
-    /// The interfaces of `slb`, the client's first.
+    /// Names of the interfaces of `slb`, the client's first.
     pub fn interfaces(&self) -> Vec<String> {
         let backends = self.backends.iter().map(|backend| backend.name.clone());
         ["client0".to_owned()].into_iter().chain(backends).collect()
     }
 
-    /// Takes the link of backend `index` away, with its interfaces.
+    /// Deletes the link of backend `index` with both interfaces.
     ///
     /// # Errors
     /// The command fails.
@@ -169,10 +169,10 @@ impl Topology {
         self.slb.ip(&format!("link del {}", self.backends[index].name))
     }
 
-    /// Lays the link of backend `index` again, under the same names.
+    /// Creates the link of backend `index` again, under the same names.
     ///
     /// # Errors
-    /// A command fails; also when it is there.
+    /// A command fails, or the link exists.
     pub fn plug(&self, index: usize) -> Result<()> {
         let Backend { name, namespace, link, program } = &self.backends[index];
         let pass = Program::Pass { _link: connect(&self.slb, name, namespace, *link, &[BACKEND])? };
@@ -180,19 +180,19 @@ impl Topology {
         Ok(())
     }
 
-    /// Does the same, with another XDP program on the interface of `slb`, which is on it until what is returned is dropped.
+    /// As [`Self::plug`], with another XDP program on the interface of `slb` until the returned descriptor is closed.
     ///
     /// # Errors
     /// As [`Self::plug`].
     pub fn plug_occupied(&self, index: usize) -> Result<OwnedFd> {
         let Backend { name, namespace, link, program } = &self.backends[index];
-        // Under another name nobody takes it for the one that was there.
+        // Under another name the daemon does not take it for the interface that was removed.
         let other = "spare0";
         let pass = Program::Pass { _link: connect(&self.slb, other, namespace, *link, &[BACKEND])? };
         *program.lock().unwrap_or_else(PoisonError::into_inner) = pass;
         let occupant = self.slb.on_thread(|| pass::attach(other))?;
         self.slb.ip(&format!("link set {other} down\nlink set {other} name {name}\nlink set {name} up"))?;
-        // Going down has taken them.
+        // Setting the interface down removed its IPv6 addresses.
         self.slb.ip(&format!(
             "addr replace {}/{} dev {name}",
             Family::V6.host(*link, SLB),
@@ -201,7 +201,7 @@ impl Topology {
         Ok(occupant)
     }
 
-    /// Makes the interface that leads to backend `index` a port of a bridge of this name, which has its addresses.
+    /// Makes the interface that leads to backend `index` a port of a new bridge, which gets the interface's addresses.
     ///
     /// # Errors
     /// A command fails.
@@ -213,11 +213,11 @@ impl Topology {
         self.slb.ip(&Family::ALL.map(|family| address_of_slb(family, *link, bridge)).join("\n"))
     }
 
-    /// Lays a second link between the client and `slb`, `client1` there, without addresses; it carries packets until what is returned
-    /// is dropped. `slb` resolves the client's addresses there as on the first link.
+    /// Adds a second link between the client and `slb`, where it is `client1`, without addresses. It carries packets
+    /// until the returned descriptor is closed. `slb` resolves the client's addresses there as on the first link.
     ///
     /// # Errors
-    /// A command fails; also when it is there.
+    /// A command fails, or the link exists.
     pub fn second_client_link(&self) -> Result<OwnedFd> {
         self.slb.ip(&format!(
             "link add client1 type veth peer name eth1 netns {}\nlink set client1 up",
@@ -235,16 +235,16 @@ impl Topology {
         (0..CLIENT_SOURCES).map(|n| family.host(0, FIRST_SOURCE + n)).collect()
     }
 
-    /// The address of `slb` itself on the client's link: not a VIP.
+    /// Address of `slb` itself on the client's link; not a VIP.
     pub fn slb_address(&self, family: Family) -> IpAddr {
         family.host(0, SLB)
     }
 
-    /// Takes the VIPs from `lo` of `slb`, where they are not needed if routers send their packets there. To `slb` itself
-    /// they are addresses like any other, behind the client's link.
+    /// Removes the VIPs from `lo` of `slb`, as where routers send packets for VIPs to the load balancer. `slb` then has
+    /// routes to them by the client's link.
     ///
     /// # Errors
-    /// A command fails; also when it does not hold them.
+    /// A command fails, or `lo` does not hold them.
     pub fn route_vips(&self) -> Result<()> {
         let (v4, v6) = (Family::V4, Family::V6);
         self.slb.ip(&format!(
@@ -258,21 +258,21 @@ impl Topology {
         ))
     }
 
-    /// Lets the kernel of `slb` forward too, or not.
+    /// Turns forwarding in the kernel of `slb` on or off.
     ///
     /// # Errors
-    /// A setting is refused.
+    /// The kernel refuses a setting.
     pub fn kernel_forwarding(&self, on: bool) -> Result<()> {
         let value = if on { "1" } else { "0" };
         self.slb.sysctl("net/ipv4/ip_forward", value)?;
         self.slb.sysctl("net/ipv6/conf/all/forwarding", value)
     }
 
-    /// Makes the kernel of `slb` a router that forwards what backends send from the VIPs, although they are its own
-    /// addresses too: the way back of the modes in which answers go past SLB.
+    /// Makes the kernel of `slb` forward packets that backends send from the VIPs, although these are its own addresses
+    /// too. It is the return path of the modes whose answers bypass SLB.
     ///
     /// # Errors
-    /// A setting is refused.
+    /// The kernel refuses a setting.
     pub fn route_answers(&self) -> Result<()> {
         self.slb.sysctl("net/ipv4/conf/all/accept_local", "1")?;
         self.kernel_forwarding(true)
@@ -280,15 +280,15 @@ impl Topology {
 }
 
 impl Backend {
-    /// Its address.
+    /// The backend's address of a family.
     pub fn address(&self, family: Family) -> IpAddr {
         family.host(self.link, BACKEND)
     }
 
-    /// Puts the VIPs on its `lo`, and keeps it from telling the link that it has them.
+    /// Adds the VIPs to the backend's `lo`, and disables ARP for them.
     ///
     /// # Errors
-    /// A command fails; also when it holds them already.
+    /// A command fails, or `lo` holds them already.
     pub fn hold_vips(&self) -> Result<()> {
         self.namespace.sysctl("net/ipv4/conf/all/arp_ignore", "1")?;
         self.namespace.sysctl("net/ipv4/conf/all/arp_announce", "2")?;
@@ -299,10 +299,10 @@ impl Backend {
         ))
     }
 
-    /// Takes the VIPs from its `lo` again.
+    /// Removes the VIPs from the backend's `lo`.
     ///
     /// # Errors
-    /// A command fails; also when it does not hold them.
+    /// A command fails, or `lo` does not hold them.
     pub fn release_vips(&self) -> Result<()> {
         self.namespace.ip(&format!(
             "addr del {}/32 dev lo\naddr del {}/128 dev lo",
@@ -311,14 +311,15 @@ impl Backend {
         ))
     }
 
-    /// Runs `slb-decap` on its interface, for tunnel packets from these sources; again, with others.
+    /// Attaches `slb-decap` to `eth0` for tunnel packets from these sources; if it is attached already, replaces its
+    /// sources.
     ///
     /// # Errors
     /// `slb-decap` fails.
     pub fn decapsulate(&self, from: &[IpAddr]) -> Result<()> {
         let mut program = self.program();
         if !matches!(*program, Program::Decapsulator(_)) {
-            // Takes off the one that is there, without which the interface is free.
+            // Detaches the current program: the interface must be free.
             *program = Program::Decapsulator(Decapsulator::new(&self.namespace));
         }
         match &*program {
@@ -327,10 +328,10 @@ impl Backend {
         }
     }
 
-    /// Runs `slb-decap` on another of its interfaces too, where it runs already.
+    /// Attaches `slb-decap` to another interface of the backend, where it already runs on `eth0`.
     ///
     /// # Errors
-    /// It does not run, or fails.
+    /// It is not attached to `eth0`, or it fails.
     pub fn decapsulate_at(&self, interface: &str, from: &[IpAddr]) -> Result<()> {
         match &*self.program() {
             Program::Decapsulator(decapsulator) => decapsulator.allow_at(interface, from),
@@ -338,10 +339,10 @@ impl Backend {
         }
     }
 
-    /// What `slb-decap` says of the interface.
+    /// Status of `slb-decap` on the backend.
     ///
     /// # Errors
-    /// It does not run there.
+    /// The backend does not run it.
     pub fn decapsulator(&self) -> Result<Interface> {
         match &*self.program() {
             Program::Decapsulator(decapsulator) => decapsulator.status(),
@@ -353,23 +354,23 @@ impl Backend {
         self.program.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// TCP segments and UDP datagrams that have come to it, whether or not a server runs.
+    /// TCP segments and UDP datagrams that the backend has received, also those for ports without a socket.
     ///
     /// # Errors
-    /// The kernel does not count them.
+    /// The kernel's counters cannot be read.
     pub fn received(&self) -> Result<u64> {
         received(&self.namespace)
     }
 
-    /// Lets nothing in any more, whatever address it is for, as a machine that hangs.
+    /// Drops every frame that arrives, whatever its destination, as a machine that hangs.
     ///
     /// # Errors
-    /// It runs `slb-decap`, or the program cannot be replaced.
+    /// The backend runs `slb-decap`, or the program cannot be replaced.
     pub fn hang(&self) -> Result<()> {
         self.replace(|| Ok(Program::Drop { _link: pass::attach_blocking("eth0")? }))
     }
 
-    /// Lets everything in again.
+    /// Passes every frame again.
     ///
     /// # Errors
     /// As [`Self::hang`].
@@ -377,10 +378,10 @@ impl Backend {
         self.replace(|| Ok(Program::Pass { _link: pass::attach("eth0")? }))
     }
 
-    /// Takes its XDP program off, without which veth does not deliver what native XDP sends.
+    /// Detaches the XDP program. Without one, veth does not deliver frames that native XDP sends.
     ///
     /// # Errors
-    /// It runs `slb-decap`.
+    /// The backend runs `slb-decap`.
     pub fn release(&self) -> Result<()> {
         self.replace(|| Ok(Program::None))
     }
@@ -390,13 +391,13 @@ impl Backend {
         if let Program::Decapsulator(_) = *program {
             bail!("{} runs slb-decap", self.name);
         }
-        // An interface runs one program at a time.
+        // An interface runs one program at a time: dropping the old one detaches it.
         *program = Program::None;
         *program = self.namespace.on_thread(attach)?;
         Ok(())
     }
 
-    /// Takes its addresses away: it answers nothing any more, not even with a refusal, as a machine that hangs.
+    /// Removes its addresses. It then answers nothing, not even with a RST, as a machine that hangs.
     ///
     /// # Errors
     /// The command fails.
@@ -404,16 +405,16 @@ impl Backend {
         self.namespace.ip("addr flush dev eth0 scope global")
     }
 
-    /// Gives its addresses back.
+    /// Restores its addresses.
     ///
     /// # Errors
-    /// The command fails; also when it was not silent.
+    /// The command fails, or the addresses exist.
     pub fn speak_again(&self) -> Result<()> {
         self.namespace.ip(&addressing(self.link, &[BACKEND], "eth0"))
     }
 }
 
-/// Settings of every namespace: addresses usable at once, no reverse-path filter, nothing forwarded.
+/// Settings of every namespace: no duplicate address detection, no reverse-path filter, no forwarding.
 fn quiet(namespace: &Namespace) -> Result<()> {
     for conf in ["all", "default"] {
         namespace.sysctl(&format!("net/ipv6/conf/{conf}/accept_dad"), "0")?;
@@ -425,8 +426,8 @@ fn quiet(namespace: &Namespace) -> Result<()> {
     namespace.ip("link set lo up")
 }
 
-/// Lays a link between `slb` and `peer`, whose end is `eth0`, and routes everything of the peer's through `slb`.
-/// Returns what keeps the peer's XDP program attached.
+/// Creates a link between `slb` and `peer`, where it is `eth0` and the default route. Returns the descriptor that keeps
+/// the peer's XDP program attached.
 fn connect(slb: &Namespace, interface: &str, peer: &Namespace, link: u8, hosts: &[u8]) -> Result<OwnedFd> {
     slb.ip(&format!("link add {interface} type veth peer name eth0 netns {}", peer.name()))?;
     for (namespace, device) in [(slb, interface), (peer, "eth0")] {

@@ -1,6 +1,7 @@
-//! A second load balancer in front of the same servers, with links of its own to the client and to each of them.
+//! A second load balancer in front of the same servers, with its own links to the client and to each of them.
 //!
-//! Nobody resolves neighbours on these links: the addresses are those of the first links, where hosts answer for them.
+//! No host resolves neighbours on these links: they carry the addresses of the first links, where hosts answer for
+//! them.
 
 use std::{net::IpAddr, os::fd::OwnedFd, sync::Arc};
 
@@ -14,18 +15,18 @@ use super::{
 /// Host number of the second load balancer on each link.
 const SECOND: u8 = 2;
 
-/// Its namespace and links.
+/// Namespace and links of the second load balancer.
 #[derive(Debug)]
 pub struct SecondNode {
-    /// Where it runs. Its interfaces are named as those of `slb`.
+    /// Its namespace. The interfaces have the same names as those of `slb`.
     pub slb: Arc<Namespace>,
-    /// Keep the XDP programs of the client and the backends attached.
+    /// Keep the XDP programs on the client's and the backends' interfaces attached.
     _programs: Vec<OwnedFd>,
 }
 
-/// A host behind both nodes.
+/// The client or a backend, connected to both nodes.
 struct Host<'n> {
-    /// Its link, and the interface of a node that leads there.
+    /// Number of its link. `interface` is the interface of a node that leads there.
     link: u8,
     interface: &'n str,
     namespace: &'n Namespace,
@@ -33,11 +34,11 @@ struct Host<'n> {
 }
 
 impl Topology {
-    /// Lays the links of a second node, whose namespace's name begins with `prefix`. Tunnels from it end at the backends. No packet takes
-    /// its way yet.
+    /// Creates the links of a second node; the name of its namespace begins with `prefix`. Backends decapsulate tunnel
+    /// packets from it. No route leads through it yet.
     ///
     /// # Errors
-    /// A command fails; also when it is there.
+    /// A command fails, or the node exists.
     pub fn second_node(&self, prefix: &str) -> Result<SecondNode> {
         let slb = Arc::new(Namespace::create(&format!("{prefix}-slb2"))?);
         quiet(&slb)?;
@@ -59,7 +60,7 @@ impl Topology {
         Ok(SecondNode { slb, _programs: programs })
     }
 
-    /// Leads everything between the client and the servers through the second node, or the first one again.
+    /// Routes all packets between the client and the servers through the second node, or through the first one.
     ///
     /// # Errors
     /// A command fails.
@@ -96,7 +97,7 @@ impl Topology {
     }
 }
 
-/// The second node's own address on the client's link.
+/// Address of the second node itself on the client's link.
 pub fn second_address(family: Family) -> IpAddr {
     family.host(0, SECOND)
 }

@@ -1,4 +1,5 @@
-//! Devices upon the links: bonds, VLAN devices, VRFs, ends of tunnels. Many kernels lack them; Debian's have them as modules.
+//! Devices on top of the links: bonds, VLAN devices, VRFs, tunnel devices. Many kernels lack them; Debian's have
+//! modules.
 
 use std::{os::fd::OwnedFd, process::Command};
 
@@ -9,15 +10,15 @@ use super::{
     BACKEND, Backend, CLIENT_SOURCES, FIRST_SOURCE, Family, Namespace, Topology, address_of_slb, addressing,
 };
 
-/// Addresses of the network cards of the guest, as xtask/src/vm/qemu.rs gives them.
+/// Hardware addresses of the guest's network cards, as set in xtask/src/vm/qemu.rs.
 const CARDS: [&str; 2] = ["52:54:00:51:4c:01", "52:54:00:51:4c:02"];
-/// In place of a bond's mode: a team device, which sends by its members in turn.
+/// Given as a bond's mode: creates a team device in round-robin mode instead.
 pub const TEAM: &str = "team";
-/// Id of the VLANs.
+/// VLAN id of the devices.
 const VLAN: u16 = 100;
 
 impl Topology {
-    /// The first kind of these that this kernel has no devices of.
+    /// The first of these device types that this kernel does not support.
     ///
     /// # Errors
     /// The command fails for another reason.
@@ -40,8 +41,8 @@ impl Topology {
         Ok(None)
     }
 
-    /// Lays the client's link anew, between the two network cards of the guest of `cargo xtask vm`. Returns whether this machine
-    /// has them.
+    /// Replaces the client's link by one between the two network cards of the `cargo xtask vm` guest. Returns `false`
+    /// on a machine without these cards.
     ///
     /// # Errors
     /// A command fails.
@@ -61,8 +62,8 @@ impl Topology {
         Ok(true)
     }
 
-    /// Doubles the client's link and bonds the two at both ends, at `slb` by the name `bond`. What is returned keeps the XDP
-    /// program of the second link's end attached.
+    /// Adds a second link to the client and bonds both at both ends; the device of `slb` is named `bond`. The returned
+    /// descriptor keeps the XDP program on the second link's end attached.
     ///
     /// # Errors
     /// A command fails.
@@ -71,7 +72,8 @@ impl Topology {
         self.bond("client0", bond, mode, &self.client, (0, &sources))
     }
 
-    /// Replaces the first link of the client's bond by a new one, and takes the second away: frames come by the new one alone.
+    /// Replaces the first link of the client's bond by a new one, and deletes the second. Frames arrive only by the new
+    /// link.
     ///
     /// # Errors
     /// A command fails.
@@ -132,7 +134,7 @@ impl Topology {
         Ok(program)
     }
 
-    /// Moves the link of backend `index` into a VLAN, at both ends; returns the name of the interface of `slb` that leads to it.
+    /// Moves the link of backend `index` into a VLAN at both ends. Returns the VLAN device of `slb`.
     ///
     /// # Errors
     /// A command fails.
@@ -156,10 +158,10 @@ fn is_unknown(error: &anyhow::Error) -> bool {
 }
 
 impl Backend {
-    /// Ends tunnels of a family in the kernel's own devices.
+    /// Creates the kernel's own tunnel devices, which decapsulate packets with outer headers of this family.
     ///
     /// # Errors
-    /// The kernel has none.
+    /// The kernel lacks a device type.
     pub fn end_tunnels(&self, outer: Family) -> Result<()> {
         let local = self.address(outer);
         self.namespace.ip(&match outer {
