@@ -1,7 +1,10 @@
-//! Packet cases: what must become of a frame, asked of the packet path on the host and of the program in the kernel.
+//! Packet cases: frames with written-out expectations, run by the packet path on the host and by the program in the
+//! kernel.
 //!
-//! Invariants: expectations are written out and never computed by the code they test; both halves start from the same
-//! state, see the same frames in the same order, and must agree on every byte and every counter.
+//! Invariants:
+//! - Expectations are written out and never computed by the code they test.
+//! - Host and kernel start from the same state and process the same frames in the same order.
+//! - They must agree on every byte and every counter.
 
 pub mod check;
 pub mod decap;

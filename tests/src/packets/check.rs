@@ -1,4 +1,5 @@
-//! The frame that must come out, made from the one that went in, with checksums computed from nothing (RFC 1071).
+//! Expected frames, computed from the frames that arrive. Checksums are computed from all bytes (RFC 1071), not
+//! updated.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,20 +10,20 @@ use super::{
     tunnel,
 };
 
-/// What is rewritten; everything else stays.
+/// Which fields are rewritten; all other bytes stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rewrite {
-    /// Destination address and port, and the TTL or hop limit goes down by one.
+    /// Destination address and port; decrements the TTL or hop limit.
     Destination(SocketAddr),
-    /// Source address and port, and the TTL or hop limit goes down by one.
+    /// Source address and port; decrements the TTL or hop limit.
     Source(SocketAddr),
-    /// Nothing but the hardware addresses.
+    /// Only the MACs.
     Nothing,
-    /// A request becomes its reply, with a fresh TTL or hop limit of 64.
+    /// An echo request becomes the reply, with a TTL or hop limit of 64.
     Reply,
 }
 
-/// The sum over 16-bit words, in one's complement.
+/// One's-complement sum of 16-bit words.
 pub fn sum(bytes: &[u8]) -> u16 {
     let mut sum = 0_u32;
     for pair in bytes.chunks(2) {
@@ -34,7 +35,7 @@ pub fn sum(bytes: &[u8]) -> u16 {
     sum as u16
 }
 
-/// Computes the checksums of a frame; 0 is sent as 0xffff in UDP (RFC 768) and ICMP.
+/// Recomputes all checksums of a frame; UDP (RFC 768) and ICMP send 0 as 0xffff.
 pub fn refresh(frame: &mut Frame) {
     if frame.bytes[frame.network] >> 4 == 4 {
         let header = frame.network..frame.network + usize::from(frame.bytes[frame.network] & 15) * 4;
@@ -45,14 +46,14 @@ pub fn refresh(frame: &mut Frame) {
     let Some(at) = check_offset(frame) else { return };
     put(&mut frame.bytes, at, 0);
     let check = match (frame.protocol, !transport_sum(frame)) {
-        // The other zero, which every receiver takes; in UDP 0 would say that there is no checksum.
+        // 0xffff is the other zero, which receivers accept; in UDP, 0 would mean that there is no checksum.
         (number::UDP | number::ICMP | number::ICMPV6, 0) => 0xffff,
         (_, check) => check,
     };
     put(&mut frame.bytes, at, check);
 }
 
-/// The frame that must come out. A UDP/IPv4 datagram without checksum stays without.
+/// The expected frame. A UDP datagram over IPv4 without a checksum stays without.
 pub fn rewritten(frame: &Frame, receiver: [u8; 6], sender: [u8; 6], rewrite: Rewrite) -> Vec<u8> {
     let mut out = frame.clone();
     let v4 = frame.bytes[frame.network] >> 4 == 4;
@@ -93,11 +94,12 @@ pub fn rewritten(frame: &Frame, receiver: [u8; 6], sender: [u8; 6], rewrite: Rew
     out.bytes
 }
 
-/// Whether an independent parser finds the frame sound, with every checksum right, and so what is in a tunnel packet.
+/// Whether an independent parser accepts the frame and all checksums are right, also those of a packet inside a tunnel
+/// packet.
 pub fn verify(frame: &[u8]) -> Result<(), String> {
     let packet = SlicedPacket::from_ethernet(frame).map_err(|error| format!("not a packet: {error}"))?;
     let wrong = |what: &str, is: u16, should: u16| {
-        // Two ways to write zero in one's complement.
+        // 0 and 0xffff are the two zeros of one's complement.
         if is == should || (is == 0xffff && should == 0) {
             Ok(())
         } else {
@@ -142,7 +144,7 @@ pub fn verify(frame: &[u8]) -> Result<(), String> {
                 .map_err(|e| e.to_string())?;
             wrong("UDP", udp.checksum(), should)
         }
-        // The receiver's rule, not the sender's: in a message of zeros the two differ.
+        // Verified as a receiver does: in a message of zeros, the sender's rule would give another result.
         (Some(TransportSlice::Icmpv4(icmp)), _) if sum(icmp.slice()) == 0xffff => Ok(()),
         (Some(TransportSlice::Icmpv6(icmp)), Err((source, destination)))
             if icmp.is_checksum_valid(source, destination) =>
@@ -165,7 +167,8 @@ fn check_offset(frame: &Frame) -> Option<usize> {
     Some(frame.transport + offset)
 }
 
-/// The sum over the transport packet and, but for ICMP, its pseudo-header (RFC 793, 3.1; RFC 8200, 8.1).
+/// One's-complement sum over the transport packet and, except for ICMP, its pseudo-header (RFC 793, 3.1; RFC 8200,
+/// 8.1).
 fn transport_sum(frame: &Frame) -> u16 {
     let v4 = frame.bytes[frame.network] >> 4 == 4;
     let mut end = frame.end;

@@ -1,5 +1,5 @@
-//! Cases of the decapsulator: what must become of a frame, asked of its code on the host and of its program in the
-//! kernel.
+//! Cases of the decapsulator: frames with written-out expectations, run by its code on the host and by its program in
+//! the kernel.
 
 mod cases;
 
@@ -19,24 +19,24 @@ pub use cases::{all, policy};
 use super::kernel::action;
 use crate::leftovers::{self, RunId};
 
-/// The interface the pins are made for; it need not exist.
+/// Interface index in the pin names. The interface need not exist.
 const INTERFACE: u32 = 1;
 
-/// A frame and what must become of it.
+/// A frame and the expected result.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// What it shows.
+    /// What the case shows.
     pub name: String,
-    /// What comes in.
+    /// The frame that arrives.
     pub frame: Vec<u8>,
-    /// Why the frame meets its fate, and thereby which.
+    /// Expected reason, which implies the action.
     pub reason: Reason,
-    /// What the kernel gets of a frame that is stripped.
+    /// For stripped frames: the expected frame after decapsulation.
     pub out: Vec<u8>,
 }
 
 impl Case {
-    /// The XDP action, and the frame that must come out.
+    /// Expected XDP action and frame.
     pub fn expected(&self) -> (u32, &[u8]) {
         match self.reason.action() {
             Action::Strip => (action::PASS, &self.out),
@@ -46,7 +46,7 @@ impl Case {
     }
 }
 
-/// What the code makes of a frame on the host: the reason, the XDP action and the frame.
+/// Runs the code on the host: returns the reason, the XDP action and the frame.
 pub fn on_host(policy: &Policy, frame: &[u8]) -> (Reason, u32, Vec<u8>) {
     let mut bytes = frame.to_vec();
     let outcome = process(&mut Frame::from_slice(&mut bytes), policy);
@@ -54,7 +54,7 @@ pub fn on_host(policy: &Policy, frame: &[u8]) -> (Reason, u32, Vec<u8>) {
     (outcome.reason, action, bytes.split_off(outcome.cut))
 }
 
-/// The program in the kernel, with a policy and a tally of its own. Its pins go away with it.
+/// The program in the kernel with its own policy and counters. Dropping it removes its pins.
 pub struct Kernel {
     program: Program,
     pins: Pins,
@@ -64,7 +64,7 @@ impl Kernel {
     /// Loads the program.
     ///
     /// # Errors
-    /// The kernel refuses it, or there is no BPF file system.
+    /// The kernel refuses the program, or no BPF file system can be mounted.
     pub fn load(policy: &Policy) -> Result<Self> {
         leftovers::ensure_bpf_fs()?;
         leftovers::remove_dead()?;
@@ -74,18 +74,18 @@ impl Kernel {
         Ok(Self { program, pins })
     }
 
-    /// Instructions the verifier processed.
+    /// Number of instructions that the verifier processed.
     ///
     /// # Errors
-    /// The kernel does not say.
+    /// The kernel does not report it.
     pub fn verified_instructions(&mut self) -> Result<u32> {
         self.program.facts()?.verified_instructions.context("this kernel does not count them")
     }
 
-    /// What the program makes of a frame of at least 14 bytes: the reason, the XDP action and the frame.
+    /// Runs the program over a frame of at least 14 bytes: returns the reason, the XDP action and the frame.
     ///
     /// # Errors
-    /// It cannot be run, or has counted otherwise than once.
+    /// The program cannot be run, or does not count the frame exactly once.
     pub fn process(&mut self, frame: &[u8]) -> Result<(Reason, u32, Vec<u8>)> {
         let before = decap::tally(&mut self.program)?;
         let (action, out) =

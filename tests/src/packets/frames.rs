@@ -1,4 +1,4 @@
-//! Frames, built field by field: sound ones by default, and anything else by a patch.
+//! Builds frames field by field. They are valid by default; a patch breaks them.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -38,7 +38,7 @@ pub mod number {
     pub const DESTINATION_OPTIONS: u8 = 60;
 }
 
-/// A frame and where its headers lie.
+/// A frame with the offsets of its headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// The bytes.
@@ -47,14 +47,14 @@ pub struct Frame {
     pub network: usize,
     /// Offset of the transport header.
     pub transport: usize,
-    /// Offset behind the IP packet; padding follows.
+    /// Offset of the first byte after the IP packet, where padding begins.
     pub end: usize,
     /// IP protocol number of the transport header.
     pub protocol: u8,
 }
 
 impl Frame {
-    /// Changes bytes; checksums stay as they are.
+    /// Changes bytes without updating checksums.
     #[must_use]
     pub fn patch(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
@@ -75,13 +75,13 @@ impl Frame {
         self.put(at, bytes)
     }
 
-    /// Computes all checksums afresh.
+    /// Recomputes all checksums.
     #[must_use]
     pub fn sound(self) -> Self {
         self.patch(check::refresh)
     }
 
-    /// Takes the priority tags off: tags of VLAN 0, which is none (IEEE 802.1Q, table 9-2).
+    /// Removes priority tags, which have VLAN id 0 (IEEE 802.1Q, table 9-2).
     #[must_use]
     pub fn untagged(&self) -> Self {
         let Some(tags) = self.bytes.get(12..self.network - 2) else { return self.clone() };
@@ -96,7 +96,7 @@ impl Frame {
         }
     }
 
-    /// Cuts the frame off.
+    /// Truncates the frame to `len` bytes.
     #[must_use]
     pub fn cut(self, len: usize) -> Self {
         self.patch(|frame| frame.bytes.truncate(len))
@@ -107,12 +107,12 @@ impl Frame {
     }
 }
 
-/// Whether a VLAN tag, its type included, names VLAN 0.
+/// Whether a VLAN tag, given with its EtherType, has VLAN id 0.
 pub fn is_priority_tag(tag: &[u8]) -> bool {
     tag[2] & 0x0f == 0 && tag[3] == 0
 }
 
-/// What a frame is to be.
+/// Fields of a frame to build.
 #[derive(Debug, Clone)]
 pub struct Builder {
     sender: [u8; 6],
@@ -128,23 +128,24 @@ pub struct Builder {
     padding: usize,
 }
 
-/// Where the numbers of both sides begin.
+/// Initial sequence number of both sides.
 pub const FIRST: u32 = 0x0102_0304;
-/// Both sides' next number, a little behind their SYNs and what those carry.
+/// Sequence number of both sides after the handshake and some data.
 pub const NEXT: u32 = FIRST + 100;
 
-/// A TCP segment with some options and a little payload. Its numbers are those of any connection: all of them begin alike.
+/// A TCP segment with options and a small payload. Flags decide its sequence numbers: all connections use the same
+/// ones.
 pub fn tcp(from: SocketAddr, to: SocketAddr, flags: u8) -> Builder {
     let sequence = match flags & (flag::SYN | flag::RST) {
         0 => NEXT,
-        // Behind what has been sent before.
+        // Beyond what has been sent before.
         flag::RST => NEXT + 1000,
         _ => FIRST,
     };
     tcp_at(from, to, flags, sequence, NEXT)
 }
 
-/// The same with these sequence and acknowledgement numbers.
+/// As [`tcp`], with these sequence and acknowledgement numbers.
 pub fn tcp_at(from: SocketAddr, to: SocketAddr, flags: u8, sequence: u32, acknowledges: u32) -> Builder {
     let mut segment = Vec::new();
     segment.extend(from.port().to_be_bytes());
@@ -152,13 +153,13 @@ pub fn tcp_at(from: SocketAddr, to: SocketAddr, flags: u8, sequence: u32, acknow
     segment.extend(sequence.to_be_bytes());
     segment.extend(acknowledges.to_be_bytes());
     segment.extend([7 << 4, flags, 0xfa, 0xf0, 0, 0, 0, 0]);
-    // Maximum segment size, two words without meaning.
+    // The MSS option, and eight bytes of no-operation options.
     segment.extend([2, 4, 5, 0xb4, 1, 1, 1, 1]);
     segment.extend(b"a little payload!");
     builder(from.ip(), to.ip(), number::TCP, segment)
 }
 
-/// What a segment says.
+/// Fields of a TCP segment.
 #[derive(Debug, Clone, Copy)]
 pub struct Segment<'a> {
     /// Flags.
@@ -167,7 +168,7 @@ pub struct Segment<'a> {
     pub sequence: u32,
     /// Acknowledgement number.
     pub acknowledgement: u32,
-    /// What follows the header.
+    /// Data after the header.
     pub payload: &'a [u8],
 }
 
@@ -207,7 +208,7 @@ pub fn other(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Builder 
     builder(from, to, protocol, payload.to_vec())
 }
 
-/// A frame that is not IP.
+/// A frame with this EtherType and without an IP packet.
 pub fn not_ip(receiver: [u8; 6], ether_type: u16, content: &[u8]) -> Frame {
     let mut bytes = Vec::new();
     bytes.extend(receiver);
@@ -241,7 +242,7 @@ impl Builder {
         Self { sender, receiver, ..self }
     }
 
-    /// Adds a VLAN tag behind those there are.
+    /// Adds a VLAN tag after the existing ones.
     #[must_use]
     pub fn tag(mut self, ether_type: u16, control: u16) -> Self {
         self.tags.push((ether_type, control));
@@ -254,26 +255,26 @@ impl Builder {
         Self { hop_limit, ..self }
     }
 
-    /// Sets the IPv4 options to so many words of "no operation".
+    /// Adds IPv4 options: `words` words of "no operation".
     #[must_use]
     pub fn options(self, words: usize) -> Self {
         Self { options: vec![1; words * 4], ..self }
     }
 
-    /// Adds an IPv6 extension header of so many units of eight bytes.
+    /// Adds an IPv6 extension header of `units` times eight bytes.
     #[must_use]
     pub fn extension(mut self, kind: u8, units: usize) -> Self {
         self.extensions.push((kind, units));
         self
     }
 
-    /// Adds bytes behind the IP packet.
+    /// Appends padding after the IP packet.
     #[must_use]
     pub fn padding(self, padding: usize) -> Self {
         Self { padding, ..self }
     }
 
-    /// The frame, with sound checksums.
+    /// Builds the frame with valid checksums.
     pub fn build(self) -> Frame {
         let mut bytes = Vec::new();
         bytes.extend(self.receiver);
@@ -307,7 +308,7 @@ impl Builder {
                 bytes.extend(destination.octets());
                 for ((_, units), next) in self.extensions.iter().zip(&kinds[1..]) {
                     bytes.extend([*next, (units - 1) as u8]);
-                    // Options: one that pads the rest. Routing: no segments left. Fragment: whole.
+                    // Options: one PadN. Routing: no segments left. Fragment: offset 0, no more fragments.
                     bytes.extend(std::iter::repeat_n(0, units * 8 - 2));
                 }
             }

@@ -1,4 +1,4 @@
-//! The packet path's tables in memory.
+//! The packet path on the host: its tables in memory, in place of BPF maps.
 
 use std::{
     cell::{Cell, RefCell},
@@ -36,16 +36,16 @@ use slb_userspace::dataplane::{
 
 use super::world::{self, HZ};
 
-/// Packets by the numbers of action and reason.
+/// Packets by action number and reason number.
 pub type Totals = BTreeMap<(u8, u32), u64>;
 
-/// Slots of the flow table, as in the kernel.
+/// Slots of the flow table; the tests in the kernel have as many.
 const FLOWS: u32 = 1024;
 
-/// More ids of services, and of servers, than are used.
+/// Upper bound of the ids of services and servers; no case uses as many.
 const IDS: u32 = 1024;
 
-/// Tables in memory, with a clock that stands still until it is set.
+/// Tables in memory, with a clock that stands still until a test sets it.
 pub struct Host {
     index: Option<Box<ServiceIndex>>,
     services: BTreeMap<u32, Service>,
@@ -56,21 +56,21 @@ pub struct Host {
     /// By [`interface::slot`].
     interface_table: BTreeMap<u32, Interface>,
     own_macs: BTreeSet<u64>,
-    /// What the kernel says of every client: [`Tables::route_to_client`].
+    /// The kernel's route to every client: [`Tables::route_to_client`].
     pub route: Cell<ClientPath>,
     flows: Vec<[SharedWord; WORDS]>,
-    /// By the ids of services.
+    /// Round-robin positions, by service id.
     turns: Vec<SharedWord>,
-    /// By the ids of servers.
+    /// Connection counts, by server id.
     loads: Vec<SharedWord>,
-    /// Jiffies.
+    /// The clock, in jiffies.
     pub now: Cell<u32>,
-    /// Whether the flow table takes no entry.
+    /// Whether the flow table refuses new entries.
     pub full: Cell<bool>,
-    /// Whether flows are being copied into the flow table.
+    /// Whether flows are being copied into the flow table from the old one.
     pub resizing: Cell<bool>,
     totals: RefCell<Totals>,
-    /// Flows that have made room for others: not assured, and assured.
+    /// Evicted entries: not assured, and assured.
     pub evicted: [Cell<u64>; 2],
     forgotten: Cell<u64>,
     limits: [Cell<Limit>; Limited::COUNT],
@@ -85,7 +85,7 @@ impl Default for Host {
 }
 
 impl Host {
-    /// Empty tables but for [`world::interfaces`], with so many slots for flows: a power of two.
+    /// Empty tables except [`world::interfaces`]. The flow table gets `slots` slots, a power of two.
     pub fn with_flows(slots: u32) -> Self {
         let mut host = Self {
             index: None,
@@ -128,12 +128,12 @@ impl Host {
         may
     }
 
-    /// The flow table where it lies.
+    /// The flow table.
     pub fn flow_table(&self) -> FlowTable<'_> {
         FlowTable::new(&self.flows, self.flow_seed())
     }
 
-    /// Ends the flows that have expired, as the daemon's GC pass does.
+    /// Runs a GC pass over the flow table.
     pub fn collect(&self) {
         let clock = Clock { now: self.now.get(), hz: HZ };
         FlowGc::default().look(&self.flow_table(), clock, &mut |seen| {
@@ -142,24 +142,24 @@ impl Host {
         });
     }
 
-    /// The slots of the flow table where they lie.
+    /// The slots of the flow table.
     pub fn slots(&self) -> &[[SharedWord; WORDS]] {
         &self.flows
     }
 
-    /// Slots for flows.
+    /// Number of slots of the flow table.
     pub fn flow_slots(&self) -> u32 {
         self.flows.len() as u32
     }
 }
 
-/// A frame with room before it, as drivers leave it.
+/// A frame with headroom in front, as drivers provide it.
 struct Buffer {
     bytes: Vec<u8>,
     start: usize,
 }
 
-/// XDP_PACKET_HEADROOM.
+/// `XDP_PACKET_HEADROOM`.
 const HEADROOM: usize = 256;
 
 impl Growing for Buffer {
@@ -212,7 +212,7 @@ impl Head for Buffer {
 }
 
 impl Host {
-    /// Runs the packet path over a frame that came in through the interface `ifindex`.
+    /// Runs the packet path over a frame that arrives on the interface `ifindex`.
     pub fn process(&mut self, bytes: &mut Vec<u8>, ifindex: u32) -> Verdict {
         let mut buffer = Buffer { bytes: vec![0xa5; HEADROOM], start: HEADROOM };
         buffer.bytes.extend_from_slice(bytes);
@@ -221,7 +221,7 @@ impl Host {
         verdict
     }
 
-    /// Carries out one operation, as the maps in the kernel do.
+    /// Applies one operation, as the maps in the kernel do.
     pub fn apply(&mut self, operation: &Operation) {
         match operation.clone() {
             Operation::PutSettings(_) | Operation::Settle => {}
@@ -263,7 +263,7 @@ impl Host {
         }
     }
 
-    /// Says how many flows a server has.
+    /// Sets the connection count of a server.
     pub fn put_load(&self, backend: u32, load: u64) {
         self.loads[backend as usize].store(load);
     }
@@ -273,7 +273,7 @@ impl Host {
         self.totals.borrow().clone()
     }
 
-    /// Flows that have been forgotten although they may be older than the last change of their table.
+    /// Counts lost flow-table entries that may be older than the last change of their server table.
     pub fn forgotten(&self) -> u64 {
         self.forgotten.get()
     }

@@ -1,24 +1,24 @@
-//! ICMP errors: what must come of a packet whose sender is told that it cannot go on, put together from nothing.
+//! Expected ICMP errors, built independently of the packet path.
 
 use super::{
     check::{put, sum},
     frames::number,
 };
 
-/// Why a packet cannot go on.
+/// Why a packet cannot be forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// Its TTL or hop limit is used up.
     HopLimit,
-    /// It is larger than so many bytes.
+    /// It is larger than this MTU, in bytes.
     TooBig(u16),
-    /// Its receiver has no such port.
+    /// Port unreachable.
     NoPort,
-    /// Its receiver does not speak its protocol.
+    /// Protocol unreachable, or unrecognised next header in IPv6.
     NoProtocol,
 }
 
-/// The frame that must go back. `network` is the offset of the IP header in the frame that came in.
+/// The expected answer. `network` is the offset of the IP header in the frame that arrived.
 pub fn told(frame: &[u8], network: usize, cause: Cause) -> Vec<u8> {
     let packet = &frame[network..];
     let v4 = packet[0] >> 4 == 4;
@@ -28,7 +28,7 @@ pub fn told(frame: &[u8], network: usize, cause: Cause) -> Vec<u8> {
         (true, Cause::NoPort) => vec![3, 3, 0, 0, 0, 0, 0, 0],
         (true, Cause::NoProtocol) => vec![3, 2, 0, 0, 0, 0, 0, 0],
         (false, Cause::NoPort) => vec![1, 4, 0, 0, 0, 0, 0, 0],
-        // Parameter problem: the byte at offset 6.
+        // Parameter problem; the pointer is 6, the offset of the next-header field.
         (false, Cause::NoProtocol) => vec![4, 1, 0, 0, 0, 0, 0, 6],
         (false, Cause::HopLimit) => vec![3, 0, 0, 0, 0, 0, 0, 0],
         (false, Cause::TooBig(mtu)) => [&[2, 0, 0, 0, 0, 0][..], &mtu.to_be_bytes()].concat(),

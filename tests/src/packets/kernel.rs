@@ -1,4 +1,4 @@
-//! The program in the kernel, over maps of its own, in a network namespace of its own.
+//! The program in the kernel with its own maps, in its own network namespace.
 
 use std::{fs, path::Path, process::Command, thread};
 
@@ -31,24 +31,24 @@ use super::{
 };
 use crate::leftovers::{self, RunId};
 
-/// Few, because each case begins with all of them empty.
+/// A small table: each case begins by clearing all entries.
 const FLOW_TABLE_ENTRIES: u32 = 1024;
 
-/// What the kernel makes of an XDP frame.
+/// XDP actions.
 pub mod action {
-    /// The program failed.
+    /// `XDP_ABORTED`: the program failed.
     pub const ABORTED: u32 = 0;
-    /// The frame is dropped.
+    /// `XDP_DROP`.
     pub const DROP: u32 = 1;
-    /// The frame is left to the kernel.
+    /// `XDP_PASS`: the frame goes to the kernel.
     pub const PASS: u32 = 2;
-    /// The frame goes back out of its interface.
+    /// `XDP_TX`: the frame leaves by the interface on which it arrived.
     pub const TX: u32 = 3;
-    /// The frame goes out of another interface.
+    /// `XDP_REDIRECT`: the frame leaves by another interface.
     pub const REDIRECT: u32 = 4;
 }
 
-/// Whether this process may do all this; says so on behalf of the test `name` if not.
+/// Whether this process may load programs. If not, prints that the test `name` is skipped.
 pub fn is_available(name: &str) -> bool {
     let root = geteuid().is_root();
     if !root {
@@ -60,16 +60,16 @@ pub fn is_available(name: &str) -> bool {
 /// Version and patch level of the running kernel.
 ///
 /// # Panics
-/// When the kernel does not say.
+/// The kernel's release cannot be read or parsed.
 pub fn release() -> (u32, u32) {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
     let mut numbers = release.split(['.', '-']).map_while(|number| number.parse().ok());
     (numbers.next().expect("a version"), numbers.next().expect("a patch level"))
 }
 
-/// Runs `work` on a thread in a network namespace of its own, which goes away with the thread.
+/// Runs `work` on a thread in a new network namespace, which ends with the thread.
 ///
-/// In it are the loopback interface, through which test frames come in, and [`world::FAR`].
+/// The namespace has the loopback interface, on which test frames arrive, and [`world::FAR`].
 pub fn in_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -90,20 +90,20 @@ pub struct Kernel {
     interfaces: InterfaceTable,
     flows: Array<MapData, FlowWords>,
     resizing: Array<MapData, u64>,
-    /// What is in force.
+    /// The state that the maps hold.
     held: State,
-    /// What was counted before [`Self::begin`].
+    /// Counters at the time of [`Self::begin`].
     before: Totals,
     pins: OwnPins,
 }
 
 impl Kernel {
-    /// Loads the program over new, empty maps.
+    /// Loads the program with new, empty maps.
     pub fn load() -> Result<Self> {
         Self::load_sized(FLOW_TABLE_ENTRIES)
     }
 
-    /// Loads the program over new maps, which are empty but for [`world::interfaces`], with room for so many flows.
+    /// Loads the program with new maps, empty except [`world::interfaces`], and a flow table of this size.
     pub fn load_sized(flow_table_entries: u32) -> Result<Self> {
         let pins = own_pins()?;
         let sizes = Sizes { flows: flow_table_entries, backends: DEFAULT_BACKENDS };
@@ -117,12 +117,12 @@ impl Kernel {
         Ok(Self { program, maps, interfaces, flows, resizing, held, before, pins })
     }
 
-    /// Instructions the verifier processed.
+    /// Number of instructions that the verifier processed.
     pub fn verified_instructions(&mut self) -> Result<u32> {
         self.program.facts()?.verified_instructions.context("this kernel does not count them")
     }
 
-    /// Puts a state in force, forgets all flows, and counts from zero: loading anew takes much longer.
+    /// Sets the state, clears the flow table and resets the counters. Loading the program again would take much longer.
     pub fn begin(&mut self, state: &State) -> Result<()> {
         self.become_state(state)?;
         self.set_resizing(false)?;
@@ -139,7 +139,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Says whether flows are being copied into the flow table.
+    /// Sets whether flows are being copied into the flow table.
     pub fn set_resizing(&mut self, resizing: bool) -> Result<()> {
         Ok(self.resizing.set(0, u64::from(resizing), 0)?)
     }
@@ -149,7 +149,7 @@ impl Kernel {
         self.interfaces.put(interfaces)
     }
 
-    /// Puts another state in force.
+    /// Changes the maps to another state.
     pub fn become_state(&mut self, state: &State) -> Result<()> {
         for operation in diff(&self.held, state) {
             self.maps.apply(&operation)?;
@@ -158,19 +158,19 @@ impl Kernel {
         Ok(())
     }
 
-    /// Runs the program over a frame of at least 14 bytes that came in through the loopback interface.
+    /// Runs the program over a frame of at least 14 bytes that arrives on the loopback interface.
     ///
-    /// Returns one of [`action`] and the frame.
+    /// Returns the XDP action, one of [`action`], and the frame.
     pub fn process(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
         self.program.test_run(frame).with_context(|| format!("a frame of {} bytes", frame.len()))
     }
 
-    /// The maps, opened once more, as by a daemon.
+    /// The maps, opened again as a daemon does.
     pub fn maps(&self) -> Result<Maps> {
         Maps::open(&self.pins.0)
     }
 
-    /// Pins the program, apart from its maps.
+    /// Pins the program without its maps.
     pub fn pin(&mut self, path: &Path) -> Result<()> {
         self.program.pin(path)
     }
@@ -203,7 +203,7 @@ impl Kernel {
     }
 }
 
-/// Pins that go away with this value.
+/// Pins that are removed when this value is dropped.
 pub struct OwnPins(Pins);
 
 impl OwnPins {
@@ -213,10 +213,10 @@ impl OwnPins {
     }
 }
 
-/// Pins of its own for a program. What dead runs have left is removed.
+/// A pin directory for one program. Removes what crashed runs have left.
 ///
 /// # Errors
-/// There is no BPF file system, and none can be mounted.
+/// No BPF file system is mounted, and none can be.
 pub fn own_pins() -> Result<OwnPins> {
     leftovers::ensure_bpf_fs()?;
     leftovers::remove_dead()?;

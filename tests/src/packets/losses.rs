@@ -1,4 +1,4 @@
-//! Frames that the kernel loses after an XDP program has decided.
+//! Frames that the kernel loses after an XDP program has decided on them.
 
 use std::{collections::BTreeSet, net::UdpSocket, os::fd::OwnedFd, process::Command, time::Duration};
 
@@ -15,11 +15,12 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Loses frames in the calling thread's namespace, one of [`super::kernel::in_namespace`]: first by a verdict that is not carried
-/// out, then by a redirect to an interface that takes none. Returns what has been counted where each was lost.
+/// Loses frames in the calling thread's namespace, one of [`super::kernel::in_namespace`]. First by a verdict that the
+/// kernel does not carry out, then by a redirect to an interface that accepts none. Returns the losses counted for
+/// each.
 ///
 /// # Errors
-/// The kernel refuses the programs that count, or nothing is counted.
+/// The kernel refuses the counting programs, or no loss is counted in time.
 pub fn lose() -> Result<(Losses, Losses)> {
     let counted = Counted::start()?;
     let farther = if_nametoindex("farther")?;
@@ -38,7 +39,7 @@ pub fn lose() -> Result<(Losses, Losses)> {
     Ok((aborted, redirected))
 }
 
-/// Sends datagrams until some are counted.
+/// Sends datagrams until a loss is counted.
 fn lost(_program: OwnedFd, count: impl Fn() -> Option<Losses>) -> Result<Losses> {
     let socket = UdpSocket::bind("192.0.2.1:0")?;
     wait_for("a lost frame", LIMIT, || {

@@ -1,7 +1,7 @@
-//! What becomes of any frame, a second time: written from the description of the packet path, for clarity alone.
+//! The oracle: a second implementation of the packet path, written from its description and for clarity alone.
 //!
-//! Knows a world in which every table has at most one server, nobody dies, and no client endpoint finds more listeners
-//! than it may have flows.
+//! It models a world in which every table has at most one server and no server dies. No client endpoint has more
+//! listeners to use than it may have flows.
 
 mod flow;
 mod read;
@@ -23,31 +23,31 @@ use super::{
     world::{self, LISTENERS, Listener, Server, World},
 };
 
-/// Left out, so that one client endpoint finds at most four listeners with servers.
+/// Removed, so that one client endpoint can reach at most four listeners with servers.
 const LEFT_OUT: [Listener; 3] = [world::FOURTH4, world::FIFTH4, world::STRAIGHT4];
 
-/// The listeners in [`world`].
+/// The listeners of [`world`].
 pub fn listeners() -> impl Iterator<Item = Listener> {
     LISTENERS.into_iter().filter(|listener| !LEFT_OUT.contains(listener))
 }
 
-/// The world the oracle knows.
+/// The world that the oracle models.
 pub fn world() -> World {
     LEFT_OUT.into_iter().fold(World::standard(), World::without_listener)
 }
 
-/// The verdict, and the frame if it is sent.
+/// The verdict, and the frame if it is forwarded or answered.
 pub type Outcome = (Verdict, Option<Vec<u8>>);
 
-/// Everything that is remembered.
+/// The flow table of the oracle.
 #[derive(Debug, Default)]
 pub struct Oracle {
     /// By client endpoint, protocol and listener.
     flows: HashMap<(SocketAddr, u8, u32), Flow>,
 }
 
-/// Who sent the frame is told why it cannot go on, unless there are options, or extension headers, or nobody to be told,
-/// or it might be fragmented on its way.
+/// Answers the sender with an ICMP error. Drops the frame if it has options or extension headers, is too short to
+/// quote, has a source that is not a single host, or may be fragmented on its way.
 fn told(frame: &[u8], read: &Read, cause: Cause) -> Result<(u32, Vec<u8>), Refused> {
     let may_be_fragmented =
         read.v4 && frame[read.network + 6] & 0x40 == 0 && matches!(cause, Cause::TooBig(_));
@@ -59,7 +59,7 @@ fn told(frame: &[u8], read: &Read, cause: Cause) -> Result<(u32, Vec<u8>), Refus
     }
 }
 
-/// What no listener takes: for a VIP it is answered as by a host without the port.
+/// Unmatched packets: one for a VIP is answered as a host without that port answers.
 fn unmatched(frame: &[u8], read: &Read) -> Result<(u32, Vec<u8>), Refused> {
     if ![world::VIP4, world::VIP6].contains(&read.destination.ip()) {
         return Err(Refused::Pass);
@@ -75,14 +75,14 @@ fn unmatched(frame: &[u8], read: &Read) -> Result<(u32, Vec<u8>), Refused> {
             Ok((world::LO, reset::back(&frame).bytes))
         }
         number::UDP => told(frame, read, Cause::NoPort),
-        // No next header, which in IPv4 is nothing special, is dropped too.
+        // Protocol 59 is IPv6's No Next Header; the packet path drops it in IPv4 too.
         number::TCP | number::ICMP | number::ICMPV6 | 59 => Err(Refused::Drop),
         _ => told(frame, read, Cause::NoProtocol),
     }
 }
 
 impl Oracle {
-    /// What must become of a frame that comes in through the loopback interface.
+    /// Expected result of a frame that arrives on the loopback interface.
     pub fn judge(&mut self, frame: &[u8]) -> Outcome {
         match self.sent(frame) {
             Ok((out, bytes)) if out == world::LO => (Verdict::Transmit, Some(bytes)),
@@ -148,7 +148,7 @@ impl Oracle {
         Ok((server.hop.out, read.apply(frame, &changes, server.hop.peer, server.hop.own)))
     }
 
-    /// Another flow of the endpoint to the same server is in the way, unless it has ended.
+    /// Drops the packet on a reverse-tuple conflict. A conflicting flow that is finished is released instead.
     fn make_room(&mut self, read: &Read, listener: &Listener, server: &Server) -> Result<(), Refused> {
         for other in listeners().filter(|l| l.id != listener.id && world::server_of(l) == Some(*server)) {
             if let Some(flow) = self.flows.get_mut(&(read.source, read.protocol, other.id)) {

@@ -1,4 +1,4 @@
-//! Random frames: most nearly right, so that they get far, from few endpoints, so that they meet.
+//! Random frames. Most are nearly valid, so that they reach deep code; endpoints are few, so that flows meet.
 
 use std::net::SocketAddr;
 
@@ -26,15 +26,15 @@ pub fn frame() -> impl Strategy<Value = Vec<u8>> {
 
 #[derive(Debug, Clone, Copy)]
 enum Mutation {
-    /// Any byte of the headers becomes this one.
+    /// Sets a byte of the headers.
     Byte(usize, u8),
-    /// One bit of the headers is turned.
+    /// Flips one bit of the headers.
     Bit(usize, u8),
-    /// The frame is cut off.
+    /// Truncates the frame.
     Cut(usize),
-    /// A word of the IP header, which most lengths are.
+    /// Sets a 16-bit word of the IP header, as most length fields are.
     SharedWord(usize, u16),
-    /// Bytes are added behind the packet.
+    /// Appends padding after the packet.
     Pad(usize),
 }
 
@@ -73,7 +73,7 @@ fn sound() -> impl Strategy<Value = Frame> {
     (packet(), shape()).prop_map(|(builder, shape)| shape.apply(builder).build())
 }
 
-/// What a packet is wrapped in.
+/// Tags, options and extension headers of a frame.
 #[derive(Debug, Clone)]
 struct Shape {
     tags: Vec<(u16, u16)>,
@@ -103,7 +103,7 @@ fn shape() -> impl Strategy<Value = Shape> {
 
 impl Shape {
     fn apply(self, builder: Builder) -> Builder {
-        // From one station: when answers follow another one depends on the clock.
+        // All frames have the same source MAC: when answers follow another one depends on the clock.
         let builder = builder.options(self.options).hop_limit(self.hop_limit);
         let builder =
             self.tags.into_iter().fold(builder, |builder, (kind, control)| builder.tag(kind, control));
@@ -130,7 +130,7 @@ fn packet() -> impl Strategy<Value = Builder> {
     let ping = (any::<bool>(), vec(any::<u8>(), 0..40)).prop_map(|(v4, payload)| {
         if v4 { echo(CLIENT4.ip(), VIP4, &payload) } else { echo(CLIENT6.ip(), VIP6, &payload) }
     });
-    // From the servers themselves, and from VIPs.
+    // From server endpoints, and from VIPs.
     let odd = (select(destinations()), any::<Index>()).prop_map(|(to, from)| {
         let ends = SERVERS.map(|server| server.at).into_iter().chain(destinations());
         let ends: Vec<_> = ends.filter(|end| end.is_ipv4() == to.is_ipv4()).collect();
@@ -149,7 +149,7 @@ fn client_of(other: SocketAddr, number: u16) -> SocketAddr {
     client
 }
 
-/// Speaks the protocol that one of the ports stands for.
+/// A packet of the protocol that one of the ports belongs to.
 fn between(from: SocketAddr, to: SocketAddr, flags: u8, payload: &[u8]) -> Builder {
     let is_udp = [from, to].iter().any(|end| [53, 54, 5353].contains(&end.port()));
     if is_udp { udp(from, to, payload) } else { tcp(from, to, flags) }

@@ -1,19 +1,19 @@
-//! Resets: what must become of a segment of a connection that is over, put together from nothing (RFC 9293, 3.5.2 and
-//! 3.10.7.4).
+//! Expected RSTs for segments of terminated connections (RFC 9293, 3.5.2 and 3.10.7.4), built independently of the
+//! packet path.
 
 use super::{
     check::{put, refresh},
     frames::{Frame, flag},
 };
 
-/// A RST in the place of a segment, which goes on as that would.
+/// The RST that replaces a segment in the same direction.
 pub fn forward(frame: &Frame) -> Frame {
     let at = frame.transport;
     let acknowledges = frame.bytes[at + 13] & flag::ACK;
     bare(frame, frame.bytes[at + 4..at + 12].try_into().expect("eight bytes"), flag::RST | acknowledges)
 }
 
-/// The RST that goes back to the sender of a segment.
+/// The RST that answers the sender of a segment.
 pub fn back(frame: &Frame) -> Frame {
     let at = frame.transport;
     let number = |at: usize| u32::from_be_bytes(frame.bytes[at..at + 4].try_into().expect("four bytes"));
@@ -42,7 +42,7 @@ pub fn back(frame: &Frame) -> Frame {
     out
 }
 
-/// A segment without options and payload, with these numbers and flags.
+/// A segment without options and payload, with these sequence numbers and flags.
 fn bare(frame: &Frame, numbers: [u8; 8], flags: u8) -> Frame {
     let at = frame.transport;
     let mut out = Frame { end: at + 20, ..frame.clone() };

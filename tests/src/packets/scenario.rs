@@ -1,4 +1,4 @@
-//! A case: frames and changes in order, and what must come of each, on the host and in the kernel.
+//! A packet case: a sequence of frames and changes with the expected result of each, on the host and in the kernel.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -30,77 +30,78 @@ use super::{
     world::{self, Hop, IDS, LO, Listener, Server, World},
 };
 
-/// A case.
+/// A packet case.
 pub struct Scenario {
-    /// What it shows.
+    /// What the case shows.
     pub name: String,
-    /// What is in force at first.
+    /// The state at the beginning.
     pub world: World,
-    /// What happens.
+    /// Frames and changes, in order.
     pub steps: Vec<Step>,
-    /// Whether the host alone can do it: clock, interfaces and tiny frames cannot be had in the kernel.
+    /// Whether it runs on the host only. A test run in the kernel cannot set the clock or the arrival interface, nor take
+    /// frames under 14 bytes.
     pub host_only: bool,
 }
 
-/// What happens next in a case.
+/// A step of a case.
 pub enum Step {
-    /// A frame comes in through an interface.
+    /// A frame arrives on an interface.
     Frame(Box<Frame>, u32, Expect),
-    /// Another state is put in force.
+    /// The data plane changes to another state.
     Become(Box<World>),
-    /// The interfaces have these roles and addresses.
+    /// Roles and MACs of the interfaces change.
     Interfaces(Box<Interfaces>),
-    /// The clock of the host is set to so many jiffies.
+    /// The host's clock is set, in jiffies.
     Clock(u32),
-    /// From now on the host's kernel has this route to every client.
+    /// The host's kernel has this route to every client from now on.
     Route(ClientPath),
-    /// From now on the host's flow table takes no entry.
+    /// The host's flow table refuses new entries from now on.
     Full,
-    /// From now on flows are being copied into the flow table, or no longer.
+    /// Copying of flows into a new flow table begins or ends.
     Resizing(bool),
-    /// The daemon's GC pass over the host's flow table ends what has expired.
+    /// A GC pass over the host's flow table.
     Collect,
 }
 
-/// What must become of a frame.
+/// Expected result of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
-    /// It is sent to a server, in the listener's mode.
+    /// Forwarded to a server in the listener's mode.
     ToServer(Listener, Server, Flow),
-    /// It is sent to the client that is reached this way.
+    /// Forwarded to the client by this hop.
     ToClient(Listener, Server, Hop),
-    /// As the one before, as a RST that tells the server that the connection is over.
+    /// Rewritten to a RST and forwarded to the server.
     EndServer(Listener, Server, Flow),
-    /// As the one before that, as a RST that tells the client.
+    /// Rewritten to a RST and forwarded to the client.
     EndClient(Listener, Server, Hop),
-    /// Its sender is told that the connection is over.
+    /// Answered with a RST: the connection is terminated.
     End,
-    /// Its sender gets a RST: no listener takes it.
+    /// Answered with a RST: unmatched.
     Refuse,
-    /// It is answered.
+    /// Echo reply.
     Answer(Listener),
-    /// Its sender is told why it cannot go on.
+    /// Answered with an ICMP error.
     Tell(Cause),
-    /// It is left alone.
+    /// Passed to the kernel unchanged.
     Pass(Reason),
-    /// It is dropped.
+    /// Dropped.
     Drop(Reason),
 }
 
 /// Whether a packet begins a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
-    /// It does, and is counted so.
+    /// The packet counts as a new flow.
     New,
-    /// It does not.
+    /// The packet does not count as a new flow.
     Old,
 }
 
-/// How the client is reached, unless a case says otherwise.
+/// The client path, unless a case says otherwise.
 pub const CLIENT: Hop = Hop { id: 0, out: LO, peer: world::CLIENT_MAC, own: world::OWN_MAC };
 
 impl Scenario {
-    /// A case in the usual world.
+    /// A case in the standard world.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), world: World::standard(), steps: Vec::new(), host_only: false }
     }
@@ -111,78 +112,78 @@ impl Scenario {
         Self { world, ..self }
     }
 
-    /// Leaves the kernel out.
+    /// Runs the case on the host only.
     #[must_use]
     pub fn host_only(self) -> Self {
         Self { host_only: true, ..self }
     }
 
-    /// A frame comes in.
+    /// A frame arrives on the loopback interface.
     #[must_use]
     pub fn frame(self, frame: Frame, expect: Expect) -> Self {
         self.frame_through(LO, frame, expect)
     }
 
-    /// A frame comes in through another interface.
+    /// A frame arrives on another interface.
     #[must_use]
     pub fn frame_through(mut self, ifindex: u32, frame: Frame, expect: Expect) -> Self {
         self.steps.push(Step::Frame(Box::new(frame), ifindex, expect));
         self
     }
 
-    /// The state changes.
+    /// The data plane changes to another state.
     #[must_use]
     pub fn change(mut self, world: World) -> Self {
         self.steps.push(Step::Become(Box::new(world)));
         self
     }
 
-    /// The interfaces have other roles or addresses.
+    /// Roles or MACs of the interfaces change.
     #[must_use]
     pub fn interfaces(mut self, interfaces: Interfaces) -> Self {
         self.steps.push(Step::Interfaces(Box::new(interfaces)));
         self
     }
 
-    /// The clock is set.
+    /// The host's clock is set, in jiffies.
     #[must_use]
     pub fn clock(mut self, jiffies: u32) -> Self {
         self.steps.push(Step::Clock(jiffies));
         self
     }
 
-    /// From now on the kernel's routes to all clients lead through this interface to this station; 0 where it is not resolved.
+    /// From now on the kernel routes to all clients by this interface and neighbour MAC; a MAC of 0 is unresolved.
     #[must_use]
     pub fn route(mut self, ifindex: u32, station: [u8; 6]) -> Self {
         self.steps.push(Step::Route(ClientPath::new(ifindex, mac_word(station))));
         self
     }
 
-    /// The flow table is full.
+    /// The flow table refuses new entries from now on.
     #[must_use]
     pub fn full(mut self) -> Self {
         self.steps.push(Step::Full);
         self
     }
 
-    /// Flows are being copied into the flow table, or no longer.
+    /// Copying of flows into a new flow table begins or ends.
     #[must_use]
     pub fn resizing(mut self, resizing: bool) -> Self {
         self.steps.push(Step::Resizing(resizing));
         self
     }
 
-    /// The flow table is looked through for connections that have expired, whose ends are provoked.
+    /// A GC pass finds expired connections and provokes their ends.
     #[must_use]
     pub fn collect(mut self) -> Self {
         self.steps.push(Step::Collect);
         self
     }
 
-    /// Goes through the steps, on the host and, if it is given, in the kernel.
+    /// Runs the steps on the host and, if given, in the kernel.
     ///
     /// # Errors
-    /// Something is not as expected, or the halves differ.
+    /// A result differs from the expected one, or host and kernel differ.
     pub fn run(&self, kernel: Option<&mut Kernel>) -> Result<()> {
         let mut run = Run {
             host: Host::default(),
@@ -214,7 +215,7 @@ impl Scenario {
     }
 }
 
-/// The counters that must be there.
+/// Expected counters.
 #[derive(Default)]
 struct Expected {
     totals: Totals,
@@ -230,8 +231,8 @@ struct Run<'k> {
     labels: Labels,
 }
 
-/// Flow labels seen, by the addresses, ports and protocol as they stand in the client's packets: of one flow the same, and of
-/// different flows of a case different ones.
+/// Flow labels seen, by addresses, ports and protocol of the client's packets. A flow keeps its label, and different
+/// flows of a case have different ones.
 #[derive(Default)]
 struct Labels(BTreeMap<Vec<u8>, u32>);
 
@@ -242,14 +243,14 @@ impl Labels {
         let flow = [addresses, &frame.bytes[frame.transport..][..4], &[frame.protocol]].concat();
         let known = *self.0.entry(flow.clone()).or_insert(label);
         ensure!(known == label, "flow label {label:#x} after {known:#x}");
-        // There is none in IPv4.
+        // IPv4 has no flow label.
         let shared = self.0.iter().any(|(other, known)| *other != flow && *known == label && label != 0);
         ensure!(!shared, "flow label {label:#x} of another flow");
         Ok(())
     }
 }
 
-/// The mode of a listener, which says how frames are rewritten.
+/// The mode of a listener, which determines how frames are rewritten.
 fn mode_of(state: &State, listener: &Listener) -> u8 {
     state.services.get(&listener.id).map_or(mode::NAT, |service| service.mode)
 }
@@ -283,7 +284,7 @@ impl Run<'_> {
     fn frame(&mut self, frame: &Frame, ifindex: u32, expect: &Expect) -> Result<()> {
         let (verdict, mut bytes) = self.expected.note(frame, ifindex, expect, &self.held);
         let is_sent = matches!(verdict, Verdict::Transmit | Verdict::Redirect(_));
-        // What has no transport header has no checksum that is known.
+        // The checksum of an unknown transport protocol cannot be verified.
         if is_sent && *expect != Expect::Tell(Cause::NoProtocol) {
             check::verify(&frame.bytes).map_err(anyhow::Error::msg).context("the frame that went in")?;
         }
@@ -302,7 +303,7 @@ impl Run<'_> {
             self.labels.note(frame, label)?;
             bytes = tunnel::wrapped(&sent(frame, expect), &server.hop, server.at, label);
         }
-        // What is dropped may be in any state.
+        // A dropped frame may be left half rewritten.
         if verdict != Verdict::Drop {
             same("host", &out, &bytes)?;
         }
@@ -348,7 +349,7 @@ impl Run<'_> {
 }
 
 impl Expected {
-    /// Counts the frame, and returns what must become of it.
+    /// Counts the frame; returns the expected verdict and frame.
     fn note(&mut self, frame: &Frame, ifindex: u32, expect: &Expect, held: &State) -> (Verdict, Vec<u8>) {
         let (came, frame) = (frame, &frame.untagged());
         let len = came.bytes.len() as u64;
@@ -368,7 +369,7 @@ impl Expected {
                 let hop = &server.hop;
                 let rewrite = match mode_of(held, listener) {
                     mode::NAT => Rewrite::Destination(server.at),
-                    // Of mode `ipip` the rest comes later.
+                    // For mode `ipip` the caller adds the outer header.
                     _ => Rewrite::Nothing,
                 };
                 let bytes = check::rewritten(&sent(frame, expect), hop.peer, hop.own, rewrite);
@@ -419,7 +420,7 @@ impl Expected {
     }
 }
 
-/// What is sent on of a frame, before it is rewritten.
+/// The frame that is forwarded, before it is rewritten.
 fn sent(frame: &Frame, expect: &Expect) -> Frame {
     match expect {
         Expect::EndServer(..) | Expect::EndClient(..) => reset::forward(&frame.untagged()),
@@ -427,7 +428,7 @@ fn sent(frame: &Frame, expect: &Expect) -> Frame {
     }
 }
 
-/// The number the program must return for a verdict.
+/// XDP action number of a verdict.
 pub fn xdp_action(verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Transmit => action::TX,
@@ -437,10 +438,10 @@ pub fn xdp_action(verdict: Verdict) -> u32 {
     }
 }
 
-/// Compares every counter of the two halves.
+/// Compares every counter of host and kernel.
 ///
 /// # Errors
-/// One differs.
+/// A counter differs.
 pub fn same_counters(host: &Host, kernel: &Kernel) -> Result<()> {
     let (ours, theirs) = (host.totals(), kernel.totals()?);
     ensure!(ours == theirs, "host counted {ours:?}, kernel {theirs:?}");
@@ -453,10 +454,10 @@ pub fn same_counters(host: &Host, kernel: &Kernel) -> Result<()> {
     Ok(())
 }
 
-/// Compares two frames, and shows where they differ.
+/// Compares two frames; the error shows where they differ.
 ///
 /// # Errors
-/// They differ.
+/// The frames differ.
 pub fn same(half: &str, is: &[u8], should: &[u8]) -> Result<()> {
     if is == should {
         return Ok(());

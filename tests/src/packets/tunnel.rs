@@ -1,4 +1,4 @@
-//! Tunnel packets: what must come of a packet in mode `ipip`, put together from nothing.
+//! Expected tunnel packets of mode `ipip`, built independently of the packet path.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,7 +14,7 @@ use super::{
 const IPV4: u8 = 4;
 const IPV6: u8 = 41;
 
-/// The frame that must come out, to a server. The flow label, which is SLB's to choose, is given.
+/// The expected frame to a server. `label` is the IPv6 flow label, which SLB chooses.
 pub fn wrapped(frame: &Frame, hop: &Hop, server: SocketAddr, label: u32) -> Vec<u8> {
     let mut packet = frame.bytes[frame.network..].to_vec();
     let v4 = packet[0] >> 4 == 4;
@@ -61,7 +61,7 @@ pub fn wrapped(frame: &Frame, hop: &Hop, server: SocketAddr, label: u32) -> Vec<
     out
 }
 
-/// The flow label of a frame with so many bytes before its IPv6 header; 0 in any other frame.
+/// The flow label of a frame whose IPv6 header starts at offset `network`; 0 in any other frame.
 pub fn label(frame: &[u8], network: usize) -> u32 {
     match frame.get(network..network + 4) {
         Some([first, rest @ ..]) if first >> 4 == 6 => {
@@ -71,7 +71,7 @@ pub fn label(frame: &[u8], network: usize) -> u32 {
     }
 }
 
-/// What is in a tunnel packet, as a frame.
+/// The inner packet of a tunnel packet, as a frame.
 pub(super) fn inner(packet: &SlicedPacket<'_>) -> Option<Vec<u8>> {
     let (protocol, payload) = match packet.net.as_ref()? {
         NetSlice::Ipv4(ip) => (ip.header().protocol().0, ip.payload().payload),

@@ -1,6 +1,6 @@
-//! The small world of the packet cases: addresses, listeners, servers, and the state of the data plane that follows.
+//! The world of the packet cases: addresses, listeners, servers, and the state of the data plane built from them.
 //!
-//! Every table has one server, or none: which one a flow is given can be written out without computing a hash.
+//! Every table has one server or none, so a case can name the server of a flow without computing a hash.
 
 use std::{
     collections::BTreeSet,
@@ -27,43 +27,43 @@ use slb_userspace::{
 
 use super::frames::number;
 
-/// Index of the loopback interface: test frames come in through it.
+/// Index of the loopback interface, on which test frames arrive.
 pub const LO: u32 = 1;
-/// Index of another interface.
+/// Index of a second interface.
 pub const FAR: u32 = 11;
 
-/// Sender of the client's frames.
+/// Source MAC of the client's frames.
 pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc1];
-/// Our address on the client's side.
+/// SLB's MAC towards the client.
 pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x01];
-/// Sender of the servers' frames.
+/// Source MAC of the servers' frames.
 pub const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x51];
-/// Our address on the servers' side.
+/// SLB's MAC towards the servers.
 pub const SERVER_SIDE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x02];
 
-/// Another address of ours on the client's side.
+/// A further MAC of SLB towards the client.
 pub const OTHER_OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x03];
 
-/// All addresses of the loopback interface: more than its entry has room for.
+/// All MACs of the loopback interface. They do not fit into its entry of the interface table.
 pub const OWN_MACS: [[u8; 6]; 5] =
     [OWN_MAC, SERVER_SIDE_MAC, OTHER_OWN_MAC, [2, 0, 0, 0, 0, 0x04], [2, 0, 0, 0, 0, 0x05]];
 
-/// Seconds after which a silent flow is forgotten: longer than any case takes.
+/// Idle timeout in seconds; longer than any case lasts.
 pub const IDLE_SECONDS: u32 = 1_000;
-/// The same in jiffies.
+/// Idle timeout in jiffies.
 pub const IDLE: u32 = IDLE_SECONDS * HZ;
-/// Jiffies in a second, as the packet path is told.
+/// Jiffies per second, as configured in the packet path.
 pub const HZ: u32 = 250;
 /// Seed of the server tables.
 pub const SEED: u64 = 42;
-/// The largest packet a next hop takes.
+/// MTU of every next hop.
 pub const MTU: u32 = 1500;
-/// Where tunnels begin.
+/// Outer IPv4 source address of tunnel packets.
 pub const TUNNEL4: IpAddr = v4(10, 0, 0, 254, 0).ip();
-/// Where tunnels begin.
+/// Outer IPv6 source address of tunnel packets.
 pub const TUNNEL6: IpAddr = v6(0xa, 0xfe, 0).ip();
 
-/// Ids of services and servers are below this.
+/// Upper bound of the ids of services and servers, exclusive.
 pub const IDS: u32 = 32;
 
 const SLOTS: u32 = 251;
@@ -75,43 +75,43 @@ pub struct Hop {
     pub id: u32,
     /// Index of the interface.
     pub out: u32,
-    /// Hardware address of the next hop.
+    /// MAC of the neighbour.
     pub peer: [u8; 6],
-    /// Our hardware address there.
+    /// MAC of SLB on that interface.
     pub own: [u8; 6],
 }
 
-/// Back out of the loopback interface.
+/// Next hop by the loopback interface.
 pub const LAN: Hop = Hop { id: 1, out: LO, peer: SERVER_MAC, own: SERVER_SIDE_MAC };
-/// Out of the other interface.
+/// Next hop by the second interface.
 pub const ROUTER: Hop =
     Hop { id: 2, out: FAR, peer: [2, 0, 0, 0, 0, 0xf1], own: [0x06, 0x10, 0x20, 0x30, 0x40, 0x50] };
-/// Not known yet.
+/// No resolved next hop.
 pub const UNRESOLVED: Hop = Hop { id: 0, out: 0, peer: [0; 6], own: [0; 6] };
 
 /// A server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Server {
-    /// Index in the map.
+    /// Id of its entry in the maps.
     pub id: u32,
-    /// Which use of the index this is.
+    /// Generation of the id.
     pub generation: u16,
     /// Address and port.
     pub at: SocketAddr,
-    /// How it is reached.
+    /// Its next hop.
     pub hop: Hop,
 }
 
-/// A listener on one VIP.
+/// A service: a listener at one VIP, or echo of one VIP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listener {
-    /// Index in the map.
+    /// Id of its entry in the maps.
     pub id: u32,
-    /// VIP and port; port 0 for echo.
+    /// VIP and port; port 0 for the echo entry of a VIP.
     pub at: SocketAddr,
     /// IP protocol number.
     pub protocol: u8,
-    /// Index of the table; `None` for echo.
+    /// Id of its server table; `None` for echo.
     pub table: Option<u32>,
 }
 
@@ -123,44 +123,44 @@ const fn v6(network: u16, host: u16, port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, network, 0, 0, 0, 0, host)), port)
 }
 
-/// A client.
+/// An IPv4 client endpoint.
 pub const CLIENT4: SocketAddr = v4(203, 0, 113, 7, 40_000);
-/// A client.
+/// An IPv6 client endpoint.
 pub const CLIENT6: SocketAddr = v6(0xc, 7, 40_000);
-/// The VIP.
+/// The IPv4 VIP.
 pub const VIP4: IpAddr = v4(198, 51, 100, 10, 0).ip();
-/// The VIP.
+/// The IPv6 VIP.
 pub const VIP6: IpAddr = v6(0x10, 0x10, 0).ip();
 
 const fn server(id: u32, at: SocketAddr, hop: Hop) -> Server {
     Server { id, generation: 1, at, hop }
 }
 
-/// Serves [`HTTP4`] and [`TWIN4`], on another port than theirs.
+/// Server of [`HTTP4`] and [`TWIN4`], with a port of its own.
 pub const WEB4: Server = server(1, v4(10, 0, 0, 1, 8080), LAN);
-/// Serves [`HTTP6`].
+/// Server of [`HTTP6`].
 pub const WEB6: Server = server(2, v6(0xa, 1, 8080), LAN);
-/// Serves [`DNS4`].
+/// Server of [`DNS4`].
 pub const NAME4: Server = server(3, v4(10, 0, 0, 1, 5353), LAN);
-/// Serves [`DNS6`].
+/// Server of [`DNS6`].
 pub const NAME6: Server = server(4, v6(0xa, 1, 5353), LAN);
-/// Serves [`SECOND4`].
+/// Server of [`SECOND4`].
 pub const OTHER4: Server = server(5, v4(10, 0, 0, 2, 8080), LAN);
-/// Serves nothing at first.
+/// In no table of the standard world.
 pub const OTHER6: Server = server(6, v6(0xa, 2, 8080), LAN);
-/// Serves [`FAR4`].
+/// Server of [`FAR4`].
 pub const DISTANT4: Server = server(7, v4(10, 1, 0, 3, 8080), ROUTER);
-/// Serves [`FAR6`].
+/// Server of [`FAR6`].
 pub const DISTANT6: Server = server(8, v6(0xb, 3, 8080), ROUTER);
-/// Serves [`UNRESOLVED4`].
+/// Server of [`UNRESOLVED4`].
 pub const UNKNOWN4: Server = server(9, v4(10, 0, 0, 4, 8080), UNRESOLVED);
-/// Serves [`FOURTH4`].
+/// Server of [`FOURTH4`].
 pub const FOURTH: Server = server(10, v4(10, 0, 0, 5, 8080), LAN);
-/// Serves [`FIFTH4`].
+/// Server of [`FIFTH4`].
 pub const FIFTH: Server = server(11, v4(10, 0, 0, 6, 8080), LAN);
-/// Serves [`STRAIGHT4`], on its own port.
+/// Server of [`STRAIGHT4`], with the listener's port.
 pub const STRAIGHT: Server = server(12, v4(10, 0, 0, 7, 443), LAN);
-/// Takes the place of [`NAME4`] in some cases.
+/// Replaces [`NAME4`] in some cases.
 pub const NAME4B: Server = server(13, v4(10, 0, 0, 2, 5353), LAN);
 
 const fn listener(id: u32, ip: IpAddr, port: u16, protocol: u8, table: u32) -> Listener {
@@ -181,27 +181,27 @@ pub const ECHO4: Listener =
 /// Echo over IPv6.
 pub const ECHO6: Listener =
     Listener { id: 5, at: SocketAddr::new(VIP6, 0), protocol: number::ICMPV6, table: None };
-/// TCP over IPv4, with servers of its own.
+/// TCP over IPv4, with a server table of its own.
 pub const SECOND4: Listener = listener(6, VIP4, 81, number::TCP, 5);
-/// TCP over IPv4 through the other interface.
+/// TCP over IPv4; its server is behind the second interface.
 pub const FAR4: Listener = listener(7, VIP4, 82, number::TCP, 6);
-/// TCP over IPv6 through the other interface.
+/// TCP over IPv6; its server is behind the second interface.
 pub const FAR6: Listener = listener(8, VIP6, 82, number::TCP, 7);
-/// TCP over IPv4 without a server.
+/// TCP over IPv4 with an empty server table.
 pub const DESERTED4: Listener = listener(9, VIP4, 83, number::TCP, 8);
-/// TCP over IPv4 with a server nobody knows the way to.
+/// TCP over IPv4; the next hop of its server is not resolved.
 pub const UNRESOLVED4: Listener = listener(10, VIP4, 84, number::TCP, 9);
-/// TCP over IPv4 with a table that is not there.
+/// TCP over IPv4 with a server table that does not exist.
 pub const UNFILLED4: Listener = listener(11, VIP4, 85, number::TCP, 99);
-/// TCP over IPv4 with the servers of [`HTTP4`].
+/// TCP over IPv4 with the server table of [`HTTP4`].
 pub const TWIN4: Listener = listener(12, VIP4, 86, number::TCP, 1);
-/// TCP over IPv4, with servers of its own.
+/// TCP over IPv4, with a server table of its own.
 pub const FOURTH4: Listener = listener(13, VIP4, 87, number::TCP, 10);
-/// TCP over IPv4, with servers of its own.
+/// TCP over IPv4, with a server table of its own.
 pub const FIFTH4: Listener = listener(14, VIP4, 88, number::TCP, 11);
-/// TCP over IPv4 whose server has the same port.
+/// TCP over IPv4; its server has the same port.
 pub const STRAIGHT4: Listener = listener(15, VIP4, 443, number::TCP, 12);
-/// UDP over IPv4 with the servers of [`DNS4`].
+/// UDP over IPv4 with the server table of [`DNS4`].
 pub const DNS4_TWIN: Listener = listener(16, VIP4, 54, number::UDP, 3);
 
 /// All listeners.
@@ -227,7 +227,7 @@ pub const LISTENERS: [Listener; 17] = [
 /// All servers.
 pub const SERVERS: [Server; 13] =
     [WEB4, WEB6, NAME4, NAME6, OTHER4, OTHER6, DISTANT4, DISTANT6, UNKNOWN4, FOURTH, FIFTH, STRAIGHT, NAME4B];
-/// Table, and the server in it.
+/// Server tables: id, and the server in every slot.
 const TABLES: [(u32, Option<Server>); 12] = [
     (1, Some(WEB4)),
     (2, Some(WEB6)),
@@ -243,7 +243,7 @@ const TABLES: [(u32, Option<Server>); 12] = [
     (12, Some(STRAIGHT)),
 ];
 
-/// The server that a listener's table names in the usual world.
+/// The server in a listener's table, in the standard world.
 pub fn server_of(listener: &Listener) -> Option<Server> {
     TABLES.iter().find(|(id, _)| Some(*id) == listener.table)?.1
 }
@@ -252,12 +252,12 @@ fn endpoint(at: SocketAddr) -> u32 {
     Backend::endpoint_of(ServiceIndex::server_hash(&to_address(at.ip()), at.port().to_be()))
 }
 
-/// The interfaces that run the program. [`SERVER_SIDE_MAC`] is a further address of the loopback interface.
+/// The interfaces that run the program. [`SERVER_SIDE_MAC`] is an additional MAC of the loopback interface.
 pub fn interfaces() -> Interfaces {
     interfaces_in_roles(interface::CLIENT | interface::SERVER, interface::CLIENT | interface::SERVER)
 }
 
-/// The same, where [`LO`] and [`FAR`] have these flags.
+/// [`interfaces`] with these role flags of [`LO`] and [`FAR`].
 pub fn interfaces_in_roles(near: u16, far: u16) -> Interfaces {
     let mut interfaces = Interfaces::default();
     for (ifindex, mac, flags) in [(LO, OWN_MAC, near), (FAR, ROUTER.own, far)] {
@@ -267,7 +267,7 @@ pub fn interfaces_in_roles(near: u16, far: u16) -> Interfaces {
     interfaces
 }
 
-/// Where tunnels begin.
+/// Outer source addresses of tunnel packets.
 pub fn tunnel() -> Tunnel {
     Tunnel { v4: to_address(TUNNEL4), v6: to_address(TUNNEL6) }
 }
@@ -280,12 +280,12 @@ pub struct World {
 }
 
 impl World {
-    /// Maps that nobody has filled.
+    /// Empty maps.
     pub fn empty() -> Self {
         Self::default()
     }
 
-    /// All listeners and servers above.
+    /// The standard world: all listeners and servers above.
     pub fn standard() -> Self {
         let mut world = Self::empty();
         world.state.settings = Settings { seed: SEED, generation: 1 };
@@ -303,7 +303,7 @@ impl World {
         LISTENERS.into_iter().fold(world, Self::listener)
     }
 
-    /// Puts a server under its index, ready for everything.
+    /// Adds a server that is alive and takes new flows.
     #[must_use]
     pub fn server(mut self, server: Server) -> Self {
         let backend = Backend {
@@ -323,40 +323,40 @@ impl World {
         self
     }
 
-    /// Sets what a server may be given.
+    /// Sets the flags of a server.
     #[must_use]
     pub fn flags(mut self, server: Server, flags: u8) -> Self {
         self.state.backends.get_mut(&server.id).expect("the server is there").flags = flags;
         self
     }
 
-    /// Takes the next hop of a server, as the daemon does: the server is not alive either.
+    /// Marks the next hop of a server as unresolved. As in the daemon, the server is then not alive either.
     #[must_use]
     pub fn unreached(mut self, server: Server) -> Self {
         self.state.backends.get_mut(&server.id).expect("the server is there").next_hop = 0;
         self.flags(server, 0)
     }
 
-    /// Forgets a server.
+    /// Removes a server.
     #[must_use]
     pub fn without(mut self, server: Server) -> Self {
         self.state.backends.remove(&server.id);
         self
     }
 
-    /// Fills a table with servers of equal weight.
+    /// Fills a server table by Maglev hashing, with equal weights.
     #[must_use]
     pub fn table(self, id: u32, servers: &[Server]) -> Self {
         self.table_of(id, servers.iter().map(|server| (*server, 1)), Order::ByHash)
     }
 
-    /// Fills a table with servers that take turns.
+    /// Fills a server table for round robin.
     #[must_use]
     pub fn turns(self, id: u32, servers: &[Server]) -> Self {
         self.turns_by_weight(id, servers.iter().map(|server| (*server, 1)))
     }
 
-    /// Fills a table with servers that take turns as often as their weights say.
+    /// Fills a server table for weighted round robin.
     #[must_use]
     pub fn turns_by_weight(self, id: u32, servers: impl Iterator<Item = (Server, u8)> + Clone) -> Self {
         self.table_of(id, servers, Order::ByTurn)
@@ -380,7 +380,7 @@ impl World {
         self
     }
 
-    /// Lets every slot of a table change hands: flows that nobody remembers are with `previous_backend`.
+    /// Makes every slot of a table a migrating slot whose previous backend is `previous_backend`.
     #[must_use]
     pub fn kept_by(mut self, table: u32, previous_backend: Server) -> Self {
         let table = self.state.tables.get_mut(&table).expect("the table is there");
@@ -389,7 +389,7 @@ impl World {
         self
     }
 
-    /// Changes a listener.
+    /// Changes the map entry of a listener.
     #[must_use]
     pub fn with(mut self, listener: Listener, change: impl FnOnce(&mut Service)) -> Self {
         let service = self.state.services.get_mut(&listener.id).expect("the listener is there");
@@ -398,7 +398,7 @@ impl World {
         self
     }
 
-    /// Puts a listener in force.
+    /// Adds a listener.
     #[must_use]
     pub fn listener(mut self, listener: Listener) -> Self {
         let service = Service {
@@ -416,7 +416,7 @@ impl World {
         self
     }
 
-    /// Takes a listener away.
+    /// Removes a listener.
     #[must_use]
     pub fn without_listener(mut self, listener: Listener) -> Self {
         self.state.services.remove(&listener.id);

@@ -1,4 +1,4 @@
-//! The table of cases.
+//! The table of decapsulator cases.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,9 +12,9 @@ use crate::packets::{
     world::{CLIENT4, CLIENT6, DNS4, DNS6, HTTP4, HTTP6, OWN_MAC, VIP4, VIP6},
 };
 
-/// IPv4 in a tunnel.
+/// IP protocol number of IPv4 in IP.
 const IN4: u8 = 4;
-/// IPv6 in a tunnel.
+/// IP protocol number of IPv6 in IP.
 const IN6: u8 = 41;
 
 const BALANCER4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -24,7 +24,7 @@ const STRANGER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0,
 const SERVER4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 10));
 const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x10));
 
-/// Who may send, and to whom, in all cases.
+/// Policy of all cases: accepted outer sources and inner destinations.
 pub fn policy() -> Policy {
     let addresses = |list: &[IpAddr]| list.iter().copied().map(to_address).collect::<Vec<_>>();
     Policy::new(&addresses(&[BALANCER4, BALANCER6]), &addresses(&[VIP4, VIP6])).expect("few addresses")
@@ -65,7 +65,8 @@ fn case(name: &str, frame: Frame, reason: Reason) -> Case {
     Case { name: name.to_owned(), frame: frame.bytes, reason, out: Vec::new() }
 }
 
-/// The link layer of the one before the packet of the other, which is one hop older and has this ECN field.
+/// A case in which `outer` is stripped. The result has its link layer and the packet of `inner`, with one hop less and
+/// this ECN field.
 fn strip(name: &str, outer: &Frame, inner: &Frame, ecn: u8) -> Case {
     let (outer_v4, inner_v4) = (is_v4(outer), is_v4(inner));
     let reason = match (outer_v4, inner_v4) {
@@ -93,7 +94,7 @@ fn strip(name: &str, outer: &Frame, inner: &Frame, ecn: u8) -> Case {
     Case { name: name.to_owned(), frame: outer.bytes.clone(), reason, out }
 }
 
-/// What frames are built with.
+/// ECN field of the built frames.
 const ECT_0: u8 = 2;
 
 fn stripped() -> Vec<Case> {
@@ -105,7 +106,7 @@ fn stripped() -> Vec<Case> {
                 cases.push(strip(&format!("{tags} tags"), &outer.build(), &inner, ECT_0));
             }
         }
-        // The kernel takes a priority tag (VLAN 0) for none.
+        // The kernel treats a frame with a priority tag (VLAN 0) as untagged.
         for outer in [in4(&inner), in6(&inner)] {
             cases.push(strip("a priority tag", &outer.tag(0x8100, 5 << 13).build(), &inner, ECT_0));
         }
@@ -127,7 +128,7 @@ fn stripped() -> Vec<Case> {
         }
         let dont_fragment = in4(&inner).build().network(6, &[0x40, 0]);
         cases.push(strip("don't fragment", &dont_fragment, &inner, ECT_0));
-        // CE, ECT(1) and Not-ECT outside.
+        // Outer ECN field: CE, ECT(1), Not-ECT.
         for (outer, ecn) in [(3, 3), (1, 1), (0, ECT_0)] {
             let four = in4(&inner).build().network(1, &[outer]).sound();
             cases.push(strip("ECN", &four, &inner, ecn));
@@ -139,13 +140,13 @@ fn stripped() -> Vec<Case> {
         tcp(CLIENT4, HTTP4.at, flag::SYN).options(3).build(),
         tcp(CLIENT4, HTTP4.at, flag::ACK).hop_limit(2).build(),
         tcp(CLIENT4, HTTP4.at, flag::ACK).hop_limit(255).build(),
-        // A fragment of what was sent is not one of the tunnel packet.
+        // The inner packet is a fragment; the tunnel packet is whole.
         inner4().network(6, &[0x20, 0]).sound(),
         tcp(CLIENT6, HTTP6.at, flag::SYN).extension(number::HOP_BY_HOP, 2).build(),
         tcp(CLIENT6, HTTP6.at, flag::ACK).hop_limit(2).build(),
         other(CLIENT6.ip(), VIP6, number::FRAGMENT, &[number::UDP, 0, 0, 1, 1, 2, 3, 4]).build(),
         other(CLIENT4.ip(), VIP4, 132, b"").build(),
-        // A tunnel in the tunnel is the kernel's.
+        // The kernel processes a nested tunnel packet.
         other(BALANCER4, VIP4, IN4, &inner4().bytes[14..]).build(),
         other(BALANCER6, VIP6, IN6, &inner6().bytes[14..]).build(),
     ] {
@@ -205,11 +206,11 @@ fn passed() -> Vec<Case> {
                 BadOuter,
             ),
         ]);
-        // Whatever the length says, what is not there is not stripped.
+        // Bytes that the frame does not contain cannot be stripped, whatever its length fields say.
         for outer in [in4(&inner).build(), in6(&inner).build()] {
             let header = if is_v4(&outer) { 20 } else { 40 };
             for len in 14..outer.bytes.len() {
-                // The protocol of IPv4 stands in bytes that come with the rest of the header, as that of IPv6 does.
+                // The protocol field lies within the IP header, so a frame cut before it has no complete header either.
                 cases.push(case(&format!("{len} bytes, header {header}"), outer.clone().cut(len), BadOuter));
             }
         }
@@ -240,11 +241,11 @@ fn dropped() -> Vec<Case> {
         let elsewhere6 = udp(CLIENT6, "[fd00::11]:53".parse().expect("an address"), b"elsewhere").build();
         cases.push(case("elsewhere", wrap(IN4, &elsewhere4), DestinationNotAccepted));
         cases.push(case("elsewhere", wrap(IN6, &elsewhere6), DestinationNotAccepted));
-        // The VIP, but written as a mapped address.
+        // The VIP as an IPv4-mapped IPv6 address.
         let IpAddr::V4(vip) = VIP4 else { unreachable!("an IPv4 address") };
         let mapped = inner6().network(24, &vip.to_ipv6_mapped().octets());
         cases.push(case("mapped", wrap(IN6, &mapped), DestinationNotAccepted));
-        // Padding is not the packet's, even where it looks like one.
+        // Padding does not belong to the inner packet, even if it looks like the rest of it.
         for (protocol, inner) in [(IN4, inner4()), (IN6, inner6())] {
             let padded = |room: usize| {
                 let outer = wrap(protocol, &inner);

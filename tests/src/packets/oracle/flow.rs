@@ -1,13 +1,13 @@
-//! What a flow's segments show of it.
+//! State of a flow, as its segments show it.
 
 use std::collections::HashSet;
 
 use super::read::Segment;
 use crate::packets::frames::flag;
 
-/// How far the numbers of an entry may be behind.
+/// How far behind the real sequence numbers an entry's may be.
 const BEHIND: i64 = 1 << 14;
-/// How far from them a segment is believed.
+/// How far from an entry's sequence numbers a segment is accepted.
 const NEAR: i64 = 1 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,23 +17,23 @@ enum End {
     Reset,
 }
 
-/// A flow in the table. Of datagrams it has no numbers.
+/// A flow-table entry. UDP flows do not use the sequence numbers.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
-    /// Station of the client.
+    /// MAC of the client.
     pub(super) peer: [u8; 6],
     ended: HashSet<End>,
     pub(super) released: bool,
     picked_up: bool,
     answered: bool,
     assured: bool,
-    /// The client has sent a SYN for another connection.
+    /// The client has sent a SYN for a new connection.
     reopened: bool,
     client: u32,
     server: u32,
 }
 
-/// How far `number` is ahead of another one, at most half way round.
+/// Signed distance from `of` to `number`, modulo 2^32.
 fn ahead(number: u32, of: u32) -> i64 {
     i64::from(number.wrapping_sub(of).cast_signed())
 }
@@ -45,7 +45,7 @@ fn follow(next: &mut u32, end: u32) {
 }
 
 impl Flow {
-    /// Begun by a client's segment that comes from `peer`.
+    /// A new entry for a client's segment from the MAC `peer`.
     pub(super) fn begun(flags: u8, segment: Segment, peer: [u8; 6]) -> Self {
         let asks = flags & (flag::SYN | flag::ACK) == flag::SYN;
         let mut flow = Self { peer, picked_up: !asks, client: segment.end, ..Self::default() };
@@ -58,12 +58,12 @@ impl Flow {
         flow
     }
 
-    /// Whether it has ended, as far as RSTs can be believed.
+    /// Whether the flow is finished. A RST finishes only a flow that is not assured.
     pub(super) fn is_over(&self) -> bool {
         self.released || self.is_closed() || (self.ended.contains(&End::Reset) && !self.assured)
     }
 
-    /// Whether a SYN-ACK of its server is none of it.
+    /// Whether a SYN-ACK from its server does not belong to the flow.
     pub(super) fn accepts_nothing(&self) -> bool {
         !self.reopened && (self.is_over() || self.ended.contains(&End::Reset))
     }
@@ -72,7 +72,7 @@ impl Flow {
         self.ended.contains(&End::Client) && self.ended.contains(&End::Server)
     }
 
-    /// A further segment of the client, from this station.
+    /// A further segment from the client, with the source MAC `peer`.
     pub(super) fn asked(&mut self, flags: u8, segment: Segment, peer: [u8; 6]) {
         if flags & (flag::SYN | flag::ACK) == flag::SYN {
             self.reopened |= self.assured || segment.end != self.client;
@@ -97,7 +97,7 @@ impl Flow {
         }
         let is_near = self.is_near(segment.sequence, segment.acknowledges);
         if was_assured && is_near {
-            // The kernel has no route.
+            // The kernel has no route to the client, so answers follow the client's frames.
             self.peer = peer;
             follow(&mut self.client, segment.end);
             follow(&mut self.server, segment.acknowledges);
@@ -107,7 +107,7 @@ impl Flow {
         }
     }
 
-    /// A segment of the server.
+    /// A segment from the server.
     pub(super) fn answer(&mut self, flags: u8, segment: Segment) {
         let off = ahead(segment.sequence, self.server);
         if flags & flag::SYN != 0 {
@@ -149,7 +149,7 @@ impl Flow {
         self.near(client, server) == [true, true]
     }
 
-    /// One number that is near vouches for the other one.
+    /// One number within range suffices: SLB may have missed segments in one direction.
     fn is_half_near(&self, client: u32, server: u32) -> bool {
         self.near(client, server) != [false, false]
     }

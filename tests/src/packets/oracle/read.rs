@@ -1,4 +1,4 @@
-//! Understanding a frame.
+//! Parses a frame.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,7 +7,7 @@ use crate::packets::{
     world,
 };
 
-/// A frame that was understood.
+/// A parsed frame.
 pub(super) struct Read {
     pub(super) v4: bool,
     pub(super) tagged: bool,
@@ -19,19 +19,19 @@ pub(super) struct Read {
     pub(super) protocol: u8,
     pub(super) hop_limit: u8,
     pub(super) flags: u8,
-    /// Of TCP: the segment's numbers.
+    /// Sequence numbers; TCP only.
     pub(super) segment: Segment,
-    /// Whether it is neither TCP nor UDP, and no echo request.
+    /// Whether it is neither TCP nor UDP nor an echo request.
     pub(super) other: bool,
 }
 
 impl Read {
-    /// Whether there are neither options nor extension headers.
+    /// Whether it has no IPv4 options and no IPv6 extension headers.
     pub(super) fn is_plain(&self) -> bool {
         self.transport == self.network + if self.v4 { 20 } else { 40 }
     }
 
-    /// Whether the sender may be one host.
+    /// Whether the source address can belong to a single host: no multicast, loopback or unspecified address.
     pub(super) fn is_from_one_host(&self) -> bool {
         match self.source.ip() {
             IpAddr::V4(ip) => !matches!(ip.octets()[0], 0 | 127 | 224..),
@@ -40,22 +40,22 @@ impl Read {
     }
 }
 
-/// Numbers of a TCP segment.
+/// Sequence numbers of a TCP segment.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Segment {
     pub(super) sequence: u32,
-    /// The number after its last byte.
+    /// Sequence number after its last byte.
     pub(super) end: u32,
     pub(super) acknowledges: u32,
 }
 
-/// Left to the kernel, or dropped.
+/// Why there is no parsed frame: passed to the kernel, or dropped.
 pub(super) enum Refused {
     Pass,
     Drop,
 }
 
-/// The frame without the priority tags among its first two tags, and how many tags may be left.
+/// The frame without priority tags among its first two tags, and the number of tags that may remain.
 pub(super) fn without_priority_tags(frame: &[u8]) -> (Vec<u8>, usize) {
     let mut out = frame[..12].to_vec();
     let (mut rest, mut left) = (&frame[12..], 2);
@@ -72,8 +72,8 @@ pub(super) fn without_priority_tags(frame: &[u8]) -> (Vec<u8>, usize) {
     (out, left)
 }
 
-/// Understands a frame with so many tags at most. What is broken is dropped if it is for a VIP, what is merely something else is
-/// passed.
+/// Parses a frame with at most `most_tags` tags. Malformed frames are dropped if their destination is a VIP; frames of
+/// other kinds are passed.
 pub(super) fn read(frame: &[u8], most_tags: usize) -> Result<Read, Refused> {
     let word = |at: usize| Some(usize::from(*frame.get(at)?) << 8 | usize::from(*frame.get(at + 1)?));
     if frame.len() < 14 || frame[0] & 1 == 1 {
@@ -134,7 +134,7 @@ fn read_v6(frame: &[u8], network: usize) -> Result<Read, Refused> {
     }
     let (mut next, mut at, mut walked) = (ip[6], 40, 0);
     while matches!(next, number::HOP_BY_HOP | number::ROUTING | number::DESTINATION_OPTIONS) {
-        // At most six, of 256 bytes altogether, within the packet.
+        // At most six extension headers of together at most 256 bytes, within the packet.
         let Some([following, units, _, segments]) = ip.get(at..at + 4) else { return Err(broken()) };
         if next == number::ROUTING && *segments != 0 {
             return Err(broken());
@@ -178,7 +178,7 @@ fn read_transport(
             return Ok(read);
         }
     };
-    // The packet ends within the frame: that has been seen to.
+    // The checks above ensure that the packet ends within the frame.
     let header = &frame[read.transport..read.transport + room];
     if room < needed {
         return Err(broken());

@@ -1,31 +1,31 @@
-//! Rewriting a frame.
+//! Rewrites a frame.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::read::Read;
 use crate::packets::frames::number;
 
-/// Words of a frame, and what they become. Those of the IP header are told from those only transport sums over.
+/// Changed words of a frame. Words of the IP header are kept apart from those that only the transport checksum covers.
 #[derive(Default)]
 pub(super) struct Changes {
     words: Vec<(usize, [u8; 2])>,
 }
 
 impl Read {
-    /// Where address and port of source and destination are.
+    /// Offsets of source address and port, and of destination address and port.
     pub(super) fn offsets(&self) -> ((usize, usize), (usize, usize)) {
         let (source, destination) = if self.v4 { (12, 16) } else { (8, 24) };
         ((self.network + source, self.transport), (self.network + destination, self.transport + 2))
     }
 
-    /// One hop less.
+    /// Decrements the TTL or hop limit.
     pub(super) fn hop(&self, changes: &mut Changes, frame: &[u8]) {
         let at = self.network + if self.v4 { 8 } else { 6 };
         let (high, low) = (frame[at], frame[at + 1]);
         changes.words.push((at, if self.v4 { [high - 1, low] } else { [high, low - 1] }));
     }
 
-    /// Makes the changes, and mends each checksum for those it covers (RFC 1624, equation 3).
+    /// Applies the changes, and updates each checksum that covers them (RFC 1624, equation 3).
     pub(super) fn apply(
         &self,
         frame: &[u8],
@@ -77,7 +77,7 @@ fn mend(out: &mut [u8], before: &[u8], at: usize, changes: &[(usize, [u8; 2])]) 
     out[at..at + 2].copy_from_slice(&(!sum).to_be_bytes());
 }
 
-/// The words of an address and a port.
+/// Changes that write an address and a port.
 pub(super) fn write(frame: &[u8], address: usize, port: usize, to: SocketAddr) -> Changes {
     assert!(frame.len() >= port + 2);
     let bytes = match to.ip() {

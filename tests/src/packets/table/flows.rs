@@ -1,4 +1,4 @@
-//! What is remembered of flows, and for how long.
+//! Flow-table entries: what they keep, and for how long.
 
 use std::net::SocketAddr;
 
@@ -62,7 +62,7 @@ pub(super) fn cases() -> Vec<Scenario> {
     cases
 }
 
-/// A listener, the server it has at first, and the one its table names later.
+/// A listener, its server at first, and the server that its table names later.
 #[derive(Clone, Copy)]
 struct Pair {
     listener: Listener,
@@ -202,7 +202,7 @@ impl Pair {
 
     fn clock(self) -> Vec<Scenario> {
         let Self { listener, server, .. } = self;
-        // Jiffies begin shortly before they wrap around.
+        // The clock begins shortly before jiffies wrap around.
         let begun = |name: &str, at: u32| {
             let scenario = Scenario::new(name).host_only().clock(at);
             scenario.frame(syn(listener), self.first(Flow::New)).change(self.moved())
@@ -231,7 +231,7 @@ impl Pair {
                     .frame(data(listener), self.first(Flow::Old)),
             ]);
         }
-        // The processor that serves the other direction may have seen the next jiffy already.
+        // The CPU of the other direction may already have stamped the entry with the next jiffy.
         cases.push(
             begun("seen in the future by another processor", 1000)
                 .clock(999)
@@ -266,7 +266,7 @@ fn datagrams() -> Vec<Scenario> {
             .change(moved())
             .clock(IDLE + 1)
             .frame(ask(DNS4), to(DNS4, NAME4B, Flow::New)),
-        // As an NTP client does, which sends from port 123 to two servers less often than flows are kept.
+        // As an NTP client that sends from port 123 to two servers, at intervals longer than the idle timeout.
         Scenario::new("UDP: two listeners in turn, the same server, long silences")
             .host_only()
             .frame(ask(DNS4), to(DNS4, NAME4, Flow::New))
@@ -283,8 +283,7 @@ fn datagrams() -> Vec<Scenario> {
     ]
 }
 
-/// One client endpoint, several listeners.
-/// What goes past SLB is in nobody's way.
+/// One client endpoint, several listeners. A flow whose answers bypass SLB causes no reverse-tuple conflict.
 fn beside_dsr() -> Scenario {
     let tracked = |service: &mut Service| {
         service.mode = mode::DSR;

@@ -1,4 +1,4 @@
-//! Frames to hardware addresses that are not the interface's own: the kernel gets them unchanged, in every mode.
+//! PACKET_OTHERHOST: frames to other MACs than the interface's own. SLB passes them unchanged, in every mode.
 
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ use crate::packets::{
 const VLAN: u16 = 0x8100;
 const FOREIGN: Expect = Expect::Pass(Reason::OtherHost);
 
-/// Another station, and one whose address differs from ours in its last bit alone.
+/// MAC of another host, and one that differs from SLB's in the last bit only.
 const STATIONS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 0x77], [2, 0, 0, 0, 0, 0x00]];
 
 pub(super) fn cases() -> Vec<Scenario> {
@@ -32,7 +32,8 @@ fn to(mac: [u8; 6], frame: Builder) -> Builder {
     frame.macs(CLIENT_MAC, mac)
 }
 
-/// Neither the fast path nor the slow one (tags, options, SYN, no next hop, too big, no hops left) takes them.
+/// Neither path takes them: not the fast one, nor the slow one (tags, options, SYN, no next hop, too big, no hops
+/// left).
 fn to_listeners(name: &str, mode: u8) -> Vec<Scenario> {
     let all = [(CLIENT4, HTTP4, WEB4), (CLIENT6, HTTP6, WEB6)];
     let world = || all.iter().fold(World::standard(), |world, (_, l, _)| world.with(*l, |s| s.mode = mode));
@@ -55,7 +56,7 @@ fn to_listeners(name: &str, mode: u8) -> Vec<Scenario> {
                 ]
                 .into_iter()
                 .fold(case, |case, frame| case.frame(frame.build(), FOREIGN))
-                // Nothing has been remembered.
+                // The frames above created no entry.
                 .frame(
                     tcp(client, listener.at, flag::SYN).build(),
                     Expect::ToServer(listener, server, Flow::New),
@@ -81,7 +82,7 @@ fn answers_of_servers() -> Scenario {
     case
 }
 
-/// Echo requests, and what would get a RST or an ICMP error.
+/// Echo requests, and packets that would be answered with a RST or an ICMP error.
 fn what_is_answered() -> Scenario {
     let world = [ECHO4, ECHO6]
         .into_iter()
@@ -113,12 +114,12 @@ fn not_for_a_vip() -> Scenario {
             to([1, 0, 0x5e, 0, 0, 1], tcp(CLIENT4, HTTP4.at, flag::SYN)).build(),
             Expect::Pass(Reason::LinkMulticast),
         )
-        // Too short to have a receiver.
+        // The frame is too short for a destination MAC.
         .frame_through(99, not_ip(OWN_MAC, 0x0806, &[0; 28]), FOREIGN)
         .host_only()
 }
 
-/// The interface's address, and the further ones.
+/// The interface's MAC, and its additional ones.
 fn own_addresses() -> Scenario {
     let mut case = Scenario::new("foreign: all own addresses are taken");
     for (number, mac) in (0_u16..).zip(OWN_MACS) {
@@ -137,6 +138,6 @@ fn own_addresses() -> Scenario {
                 Expect::Answer(ECHO4),
             );
     }
-    // Another interface's own is not this one's.
+    // The MAC of one interface is foreign on another.
     case.frame(to(ROUTER.own, tcp(CLIENT4, HTTP4.at, flag::ACK)).build(), FOREIGN)
 }

@@ -1,4 +1,4 @@
-//! Packets of others than the two ends: they end, move and draw nothing.
+//! Forged packets: they must not end a flow, move it, or draw its answers.
 
 use slb_common::abi::{
     backend::Backend,
@@ -12,11 +12,11 @@ use crate::packets::{
     world::*,
 };
 
-/// Numbers that a blind attacker guesses.
+/// Sequence numbers that a blind attacker guesses.
 const GUESSES: [u32; 5] = [0, NEXT - (1 << 15), NEXT + (1 << 15), NEXT + (1 << 20), NEXT + (1 << 31)];
-/// What he acknowledges.
+/// Acknowledgement number of the attacker's segments.
 const GUESSED: u32 = 0x9000_0000;
-/// A SYN-ACK of a connection that is over: its server speaks to the client itself.
+/// A SYN-ACK after a flow has finished: the server endpoint talks to the client endpoint outside the VIP.
 const PASSED: Expect = Expect::Pass(Reason::NotOurs);
 const FORGER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x66];
 
@@ -77,7 +77,7 @@ impl Victim {
         self.begun(name).frame(self.data(), self.to(Flow::Old)).frame(self.answer(flag::ACK), self.back())
     }
 
-    /// New flows get the other server.
+    /// The table names the other server for new flows.
     fn moved(self) -> World {
         World::standard().table(self.listener.table.expect("a listener with servers"), &[self.other])
     }
@@ -95,7 +95,7 @@ impl Victim {
             for guess in GUESSES {
                 scenario = scenario.frame(self.sent(flags, guess, GUESSED), self.to(Flow::Old));
             }
-            // Were the flow over, this would begin another one.
+            // If the flow were finished, this SYN would begin another one.
             let scenario = scenario
                 .frame(self.answer(flag::FIN | flag::ACK), self.back())
                 .change(self.moved())
@@ -148,7 +148,7 @@ impl Victim {
         cases
     }
 
-    /// Which way frames take.
+    /// The path that answers take.
     fn moves(self) -> Vec<Scenario> {
         let Self { server, client, listener, .. } = self;
         let by_forger = |flags, sequence, acknowledges| {
@@ -167,7 +167,7 @@ impl Victim {
                 .frame(by_forger(flag::ACK, NEXT + (1 << 21), NEXT), self.to(Flow::Old))
                 .frame(by_forger(flag::SYN, NEXT, NEXT), self.to(Flow::Old))
                 .frame(self.answer(flag::ACK), self.back()),
-            // The kernel's route leads through the client's interface.
+            // The kernel routes to the client by the client's interface.
             Scenario::new("a frame by the servers' way draws no answers of a client behind another one")
                 .host_only()
                 .route(LO, CLIENT_MAC)
@@ -194,7 +194,7 @@ impl Victim {
         ]
     }
 
-    /// How long a flow lives that is not assured.
+    /// How long an entry that is not assured lives.
     fn fills(self) -> Vec<Scenario> {
         const UNASSURED: u32 = 60 * HZ;
         let syn = || self.sent(flag::SYN, 77, 0);
@@ -230,7 +230,7 @@ impl Victim {
     }
 }
 
-/// Modes whose answers go past SLB, with flows in the table.
+/// Modes whose answers bypass SLB, with tracked flows.
 fn past_slb() -> Vec<Scenario> {
     let mut cases = Vec::new();
     for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP)] {
@@ -276,7 +276,8 @@ fn past_slb() -> Vec<Scenario> {
     cases
 }
 
-/// A long upload that is picked up mid-stream, where answers go past SLB, is assured a second later: its FIN is recognised.
+/// Mid-stream pickup of a long upload whose answers bypass SLB: it is assured after a second, and its FIN is
+/// recognised.
 fn upload() -> Scenario {
     let world = || {
         World::standard().with(HTTP4, |service: &mut Service| {
@@ -302,7 +303,7 @@ fn upload() -> Scenario {
         .frame(sent(flag::SYN, 77), to(OTHER4, Flow::New))
 }
 
-/// Datagrams are assured by two-way traffic over time.
+/// UDP flows become assured by two-way traffic over time.
 fn datagrams() -> Vec<Scenario> {
     let ask = || udp(CLIENT4, DNS4.at, b"?").build();
     let reply = || udp(NAME4.at, CLIENT4, b"!").build();

@@ -1,4 +1,4 @@
-//! From a client to a server, and echo.
+//! Packets of clients to servers, and echo.
 
 use slb_common::abi::stats::Reason;
 
@@ -91,7 +91,7 @@ fn udp_cases() -> Vec<Scenario> {
         Scenario::new("UDP shorter than its IP packet")
             .frame(udp(CLIENT4, DNS4.at, b"12345678").build().transport(4, &[0, 12]).sound(), to4(Flow::New)),
     ];
-    // The payload is chosen so that the checksum towards the server comes out as 0, which is sent as 0xffff.
+    // The payload makes the checksum towards the server 0, which UDP sends as 0xffff.
     for (name, client, listener, server, expect) in
         [("IPv4", CLIENT4, DNS4, NAME4, to4(Flow::New)), ("IPv6", CLIENT6, DNS6, NAME6, to6(Flow::New))]
     {

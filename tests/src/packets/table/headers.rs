@@ -1,4 +1,4 @@
-//! Headers that contradict themselves or the frame, and those that merely look so.
+//! Headers that contradict themselves or the frame, and valid ones that look unusual.
 
 use slb_common::abi::stats::Reason;
 
@@ -20,7 +20,7 @@ pub(super) fn cases() -> Vec<Scenario> {
     cases
 }
 
-/// What is broken is dropped if it was for a VIP, and left to the kernel otherwise.
+/// A malformed packet is dropped if its destination is a VIP, and passed otherwise.
 fn refused(name: &str, to_vip: Frame, to_server: Frame, reason: Reason) -> Scenario {
     Scenario::new(name).frame(to_vip, Expect::Drop(reason)).frame(to_server, Expect::Pass(reason))
 }
@@ -180,7 +180,7 @@ fn ipv6() -> Vec<Scenario> {
             Expect::Tell(Cause::NoProtocol),
         ),
     ];
-    // Such addresses never stand in a packet (RFC 4942, 2.2); SLB keeps IPv4 addresses in their form.
+    // No packet carries such addresses (RFC 4942, 2.2). SLB keeps IPv4 addresses in this form.
     for (name, source, destination) in
         [("source", true, false), ("destination", false, true), ("source and destination", true, true)]
     {
@@ -194,7 +194,7 @@ fn ipv6() -> Vec<Scenario> {
     cases
 }
 
-/// An IPv6 frame that names, in mapped form, the two ends of an IPv4 flow.
+/// An IPv6 frame whose addresses are the two ends of an IPv4 flow, as IPv4-mapped addresses.
 fn mapped_answer() -> Scenario {
     let prefix = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
     let mut frame = tcp(CLIENT6, HTTP6.at, flag::ACK).build();

@@ -1,4 +1,4 @@
-//! Packets from addresses that are no client's.
+//! Martian sources: packets from addresses that no client has.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -29,7 +29,7 @@ const fn v6(host: u16) -> IpAddr {
     IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0x10, 0, 0, 0, 0, host))
 }
 
-/// Sources, and whether they are some host's.
+/// Source addresses, and whether a host may have them.
 fn sources() -> Vec<(IpAddr, bool)> {
     let six = |text: &str| text.parse().expect("an address");
     vec![
@@ -62,7 +62,7 @@ fn sources() -> Vec<(IpAddr, bool)> {
     ]
 }
 
-/// A world of one mode with listeners of both families and protocols.
+/// A world with listeners of both families and protocols, all in one mode.
 fn world(mode: u8, tracked: bool) -> World {
     let set = move |service: &mut Service| {
         service.mode = mode;

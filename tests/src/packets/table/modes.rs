@@ -1,4 +1,4 @@
-//! Modes `dsr` and `ipip`: what becomes of a packet's bytes.
+//! Modes `dsr` and `ipip`: the expected bytes of forwarded packets.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ const VLAN: u16 = 0x8100;
 const SERVICE_VLAN: u16 = 0x88a8;
 const NOT_OURS: Expect = Expect::Pass(Reason::NotOurs);
 
-/// Bytes of the headers before a datagram's payload, per family.
+/// Header bytes before the payload of a datagram, per family.
 const UDP4: usize = 20 + 8;
 const UDP6: usize = 40 + 8;
 
@@ -78,7 +78,7 @@ fn dsr_bytes() -> Vec<Scenario> {
             case("a server that is dead, or gone, or unresolved")
                 .change(dsr(listener).flags(server, 0))
                 .frame(syn().build(), Expect::Drop(Reason::NoServer))
-                // What has begun stays, while the table has not followed yet.
+                // Established flows stay although the server table has not changed yet.
                 .frame(send(flag::ACK).build(), to(Flow::Old))
                 .change(dsr(listener).without(server))
                 .frame(send(flag::ACK).build(), Expect::Drop(Reason::NoServer))
@@ -121,14 +121,14 @@ fn dsr_ways() -> Vec<Scenario> {
     ]
 }
 
-/// Tunnels to a server, whose address says of which family they are.
+/// Tunnels to a server, whose address determines the outer family.
 #[derive(Clone, Copy)]
 struct Tunnel {
     server: Server,
 }
 
 impl Tunnel {
-    /// Listeners of both families and protocols have the server.
+    /// Listeners of both families and protocols use the server.
     fn world(self) -> World {
         [(HTTP4, 1), (HTTP6, 2), (DNS4, 3), (DNS6, 4)].into_iter().fold(
             World::standard(),
@@ -198,7 +198,7 @@ impl Tunnel {
                     .frame(syn6().build().network(0, &vcf).sound(), six),
             );
         }
-        // Identifications for which a checksum becomes, or stays, either zero of one's complement.
+        // Identifications for which a checksum becomes, or stays, one of the two zeros of one's complement.
         for id in [0_u16, 1, 0x7fff, 0xfffe, 0xffff] {
             for ttl in [2, 64, 65] {
                 let frame = syn4().hop_limit(ttl).build().network(4, &id.to_be_bytes()).sound();
@@ -255,7 +255,7 @@ impl Tunnel {
         ]
     }
 
-    /// The case itself sees to it that labels are stable, and different.
+    /// The case itself checks that labels are stable, and different per flow.
     fn labels(self) -> Vec<Scenario> {
         let mut case = self.case("flow labels");
         for flags in [flag::SYN, flag::ACK, flag::ACK | flag::FIN] {

@@ -1,5 +1,5 @@
-//! Slots that have changed hands, in modes in which nothing is remembered otherwise: who gets what, and what is
-//! remembered of it.
+//! Migrating slots in modes without tracking in steady state: which server gets a packet, and which flows become
+//! tracked.
 
 use std::net::SocketAddr;
 
@@ -47,7 +47,7 @@ fn send(flags: u8) -> Frame {
     send_from(0, flags)
 }
 
-/// Of another flow for each number.
+/// Each number is another flow.
 fn send_from(number: u16, flags: u8) -> Frame {
     tcp(client(number), HTTP4.at, flags).build()
 }
@@ -65,7 +65,7 @@ fn to(server: Server, flow: Flow) -> Expect {
 }
 
 fn asked(server: Server) -> Expect {
-    // Datagrams of one flow cannot be told from the first of another.
+    // Untracked datagrams of old and new flows look alike, so none counts as new.
     Expect::ToServer(DNS4, server, Flow::Old)
 }
 
@@ -75,13 +75,13 @@ struct Slots {
 }
 
 impl Slots {
-    /// No slot has changed hands.
+    /// No slot is migrating.
     fn quiet(self) -> World {
         let change = |world: World, listener| world.with(listener, |service| service.mode = self.mode);
         [HTTP4, DNS4].into_iter().fold(World::standard(), change)
     }
 
-    /// All slots have changed hands.
+    /// All slots are migrating.
     fn moved(self, previous_backend: Server, owner: Server) -> World {
         self.quiet().table(1, &[owner]).kept_by(1, previous_backend).table(3, &[NAME4B]).kept_by(3, NAME4)
     }
@@ -224,7 +224,7 @@ impl Slots {
         ]
     }
 
-    /// Nothing can be remembered: what is begun must be found again without.
+    /// The flow table refuses new entries: a new flow must be found again without one.
     fn full(self) -> Vec<Scenario> {
         let draining = self.moved(PREVIOUS, OWNER).flags(PREVIOUS, Backend::ALIVE);
         vec![

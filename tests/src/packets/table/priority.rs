@@ -1,4 +1,5 @@
-//! Priority tags: of VLAN 0, which is none (IEEE 802.1Q, table 9-2). Linux takes such frames as if they had no tag, and SLB sends none.
+//! Priority tags, which have VLAN id 0 (IEEE 802.1Q, table 9-2). Linux treats such frames as untagged, and SLB forwards
+//! them without the tag.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,7 +21,7 @@ const SERVICE_VLAN: u16 = 0x88a8;
 const PRIORITY: u16 = 5 << 13;
 const DROP_ELIGIBLE: u16 = 1 << 12;
 
-/// Tags of frames that are in no VLAN.
+/// Tags of frames without a VLAN.
 const NONE: [&[(u16, u16)]; 5] = [
     &[(VLAN, 0)],
     &[(VLAN, PRIORITY)],
@@ -28,7 +29,7 @@ const NONE: [&[(u16, u16)]; 5] = [
     &[(SERVICE_VLAN, PRIORITY)],
     &[(SERVICE_VLAN, PRIORITY), (VLAN, 0)],
 ];
-/// Tags of frames that are in VLAN 7.
+/// Tags of frames in VLAN 7.
 const SEVEN: [&[(u16, u16)]; 3] =
     [&[(VLAN, PRIORITY), (VLAN, 7)], &[(VLAN, 7), (VLAN, PRIORITY)], &[(SERVICE_VLAN, 7), (VLAN, 0)]];
 
@@ -68,12 +69,12 @@ impl Family {
         if matches!(self, Self::Four) { VIP4 } else { VIP6 }
     }
 
-    /// A listener whose server is behind another interface.
+    /// A listener whose server is behind the second interface.
     fn far(self) -> (Listener, Server) {
         if matches!(self, Self::Four) { (FAR4, DISTANT4) } else { (FAR6, DISTANT6) }
     }
 
-    /// A listener whose server is behind the interface of the clients.
+    /// A listener whose server is behind the client's interface.
     fn lan(self) -> (Listener, Server) {
         if matches!(self, Self::Four) { (HTTP4, WEB4) } else { (HTTP6, WEB6) }
     }
@@ -96,13 +97,13 @@ impl Family {
                 .frame(send(flag::SYN).build(), to(Flow::New))
                 .frame_through(FAR, answer(flag::SYN | flag::ACK).build(), back)
                 .frame(send(flag::ACK).padding(5).build(), to(Flow::Old))
-                // The other packets of the flow have no tag.
+                // The other packets of the flow are untagged.
                 .frame(tcp(client, listener.at, flag::ACK).build(), to(Flow::Old))
                 .frame_through(FAR, tcp(server.at, client, flag::ACK).build(), back)
                 .frame(send(flag::FIN | flag::ACK).build(), to(Flow::Old))
                 .frame_through(FAR, answer(flag::FIN | flag::ACK).build(), back);
         }
-        // In the kernel all frames come in through the same interface.
+        // In the kernel all frames arrive on the same interface.
         case.host_only()
     }
 
@@ -149,7 +150,8 @@ impl Family {
         case
     }
 
-    /// Connections of a server that is cut: one side is told by a packet of the other, and then that one.
+    /// Connections of a terminating server: a packet of each side first becomes a RST to the other side, then is
+    /// answered with one.
     fn ended(self) -> Scenario {
         let (listener, server) = self.lan();
         let mut case = self.case("resets").in_world(
@@ -197,7 +199,7 @@ impl Family {
     }
 }
 
-/// A tag does not make a broken packet a sound one.
+/// A tag does not make a malformed packet valid.
 fn refused() -> Scenario {
     let syn = || tagged(tcp(CLIENT4, HTTP4.at, flag::SYN), NONE[1]);
     Scenario::new("priority tags: broken packets")
@@ -239,7 +241,7 @@ fn dropped() -> Scenario {
     case
 }
 
-/// The kernel gets frames as they came: it may have a VLAN device for VLAN 0, or use the priority.
+/// The kernel gets passed frames unchanged: it may have a VLAN device for VLAN 0, or use the priority.
 fn passed() -> Scenario {
     let pass = Expect::Pass;
     let mut case = Scenario::new("priority tags: what is passed keeps them")
@@ -260,11 +262,11 @@ fn passed() -> Scenario {
             other(CLIENT6.ip(), VIP6, number::ICMPV6, &[135, 0, 0, 0, 0, 0, 0, 0]).hop_limit(255);
         case = case.frame(tagged(solicitation, tags).build(), pass(Reason::OtherProtocol));
     }
-    // ARP.
+    // An ARP frame.
     case.frame(not_ip(OWN_MAC, VLAN, &[0xa0, 0, 8, 6, 0, 1, 8, 0]), pass(Reason::NotIp))
 }
 
-/// A client's station is the one that it would be without tags.
+/// The client's MAC is read at the right offset, with and without tags.
 fn macs() -> Scenario {
     let here = [2, 0, 0, 0, 0, 0xaa];
     let back = Expect::ToClient(HTTP4, WEB4, Hop { peer: here, ..CLIENT });
@@ -282,7 +284,7 @@ fn macs() -> Scenario {
     case
 }
 
-/// Two tags are read, of whatever VLAN.
+/// At most two tags are parsed, whatever their VLAN ids.
 fn three_tags() -> Scenario {
     let syn = |tags| tagged(tcp(CLIENT4, HTTP4.at, flag::SYN), tags).build();
     Scenario::new("priority tags: three tags")

@@ -1,5 +1,5 @@
-//! A SYN for a connection that a RST or FIN has been seen of, and SYN-ACKs: its own server decides, and what it says counts only where
-//! the client has asked.
+//! SYNs for a connection that has had a RST or FIN, and SYN-ACKs. The connection's own server decides, and its answer
+//! counts only if the client has sent a SYN.
 
 use slb_common::abi::{
     backend::Backend,
@@ -13,10 +13,10 @@ use crate::packets::{
     world::*,
 };
 
-/// The SYN of another connection from the same port, and its server's.
+/// Initial sequence numbers of a second connection from the same port, and of its server.
 const AGAIN: u32 = 0x7000_0000;
 const ANSWER: u32 = 0x5000_0000;
-/// Within the window of what the entry expects, and not exact.
+/// Within the window of the entry's next sequence number, but not equal to it.
 const NEAR: u32 = NEXT + 9000;
 const NOT_OURS: Expect = Expect::Pass(Reason::NotOurs);
 
@@ -74,12 +74,12 @@ impl Ends {
         self.sent(flag::SYN, AGAIN, 0)
     }
 
-    /// The server accepts the connection that [`Self::syn`] asks for.
+    /// The server accepts the connection of [`Self::syn`].
     fn accept(self) -> Frame {
         self.answer(flag::SYN | flag::ACK, ANSWER, AGAIN + 1)
     }
 
-    /// New flows get the other server.
+    /// The table names the other server for new flows.
     fn moved(self) -> World {
         World::standard().table(self.listener.table.expect("a listener with servers"), &[self.other])
     }
@@ -131,7 +131,7 @@ impl Ends {
                     .host_only()
                     .frame_through(FAR, self.accept(), Expect::Drop(Reason::WrongInterface)),
             ),
-            // Of a flow that is over, a SYN-ACK would be passed to the kernel.
+            // If the flow were finished, SLB would pass a SYN-ACK to the kernel.
             held("a client that goes on a second later takes the RST back")
                 .host_only()
                 .clock(HZ)
@@ -156,7 +156,7 @@ impl Ends {
         ]
     }
 
-    /// Real clients that use their ports again.
+    /// Clients that reuse their ports.
     fn reuses(self) -> Vec<Scenario> {
         let Self { server, .. } = self;
         let over =
@@ -207,7 +207,7 @@ impl Ends {
             over("a server that speaks to the client itself after a RST is let through")
                 .frame(self.accept(), NOT_OURS)
                 .frame(self.answer(flag::ACK, ANSWER + 1, AGAIN + 1), NOT_OURS),
-            // The client's end has gone without a word; it resets what the server's challenge ACK shows.
+            // The client has lost the connection silently, and answers the server's challenge ACK with a RST.
             self.established("a port used again by a client that has forgotten the connection")
                 .frame(self.syn(), self.to(Flow::Old))
                 .frame(self.answer(flag::ACK, NEXT, NEXT), self.back())
@@ -218,13 +218,13 @@ impl Ends {
         ]
     }
 
-    /// SYN-ACKs that no client has asked for.
+    /// SYN-ACKs that answer no SYN of the client.
     fn accepts(self) -> Vec<Scenario> {
         const UNASSURED: u32 = 60 * HZ;
         let Self { server, .. } = self;
         let forged = || self.answer(flag::SYN | flag::ACK, ANSWER, 0x1234_5678);
         vec![
-            // Begun anew, the flow would never be assured again, and forgotten soon.
+            // A restarted flow would never become assured again, and would soon expire.
             self.goes_on(
                 self.established("a SYN-ACK that no client has asked for begins nothing anew")
                     .host_only()
@@ -267,7 +267,7 @@ impl Ends {
         ]
     }
 
-    /// Transfers that SLB has missed a part of.
+    /// Transfers of which SLB has missed a part.
     fn jumps(self) -> Vec<Scenario> {
         const FAR_ON: u32 = NEXT + (300 << 20);
         let over = |scenario: Scenario| scenario.frame(self.accept(), NOT_OURS);
@@ -286,7 +286,7 @@ impl Ends {
     }
 }
 
-/// Two listeners with one server, of which one client endpoint can use one at a time.
+/// Two listeners with the same server: a client endpoint can use only one of them at a time.
 fn twin() -> Scenario {
     let ends = Ends { client: CLIENT4, listener: HTTP4, server: WEB4, other: OTHER4 };
     let there = tcp_at(CLIENT4, TWIN4.at, flag::SYN, AGAIN, 0).build();
@@ -298,7 +298,7 @@ fn twin() -> Scenario {
     ends.goes_on(scenario)
 }
 
-/// Modes whose answers go past SLB, with flows in the table.
+/// Modes whose answers bypass SLB, with tracked flows.
 fn past_slb() -> Vec<Scenario> {
     let mut cases = Vec::new();
     for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP)] {
@@ -357,7 +357,7 @@ fn past_slb() -> Vec<Scenario> {
     cases
 }
 
-/// Connections that are not tracked, on slots that migrate: they are with the previous backend, and a SYN goes to the current one.
+/// Untracked connections on migrating slots: they stay with the previous backend, and a SYN goes to the current one.
 fn migrating() -> Vec<Scenario> {
     let mut cases = Vec::new();
     for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP)] {

@@ -1,4 +1,4 @@
-//! From a server back to its client.
+//! Answers of servers to clients.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -78,7 +78,7 @@ pub(super) fn cases() -> Vec<Scenario> {
     cases
 }
 
-/// Another address, with the same port, that the filter of servers and [`Backend::endpoint`] do not tell from the server's.
+/// An address with the same port that collides with the server's in the filter of servers and in [`Backend::endpoint`].
 fn alike(server: SocketAddr) -> SocketAddr {
     let place = |at: &SocketAddr| ServiceIndex::server_hash(&to_address(at.ip()), at.port().to_be()) >> 44;
     let other = |n: u32| match server {
@@ -120,7 +120,7 @@ fn udp_cases() -> Vec<Scenario> {
     cases
 }
 
-/// Where the kernel names no route, answers of an established connection follow its client.
+/// Without a route in the kernel, answers of an established connection follow the client's frames.
 fn client_moves() -> Vec<Scenario> {
     const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc2];
     let back = |hop| Expect::ToClient(HTTP4, WEB4, hop);
@@ -142,7 +142,7 @@ fn client_moves() -> Vec<Scenario> {
         established("the client comes by another router")
             .frame(data().macs(ROUTER_MAC, OWN_MAC).build(), to(Flow::Old))
             .frame(answer(), back(other_router))
-            // Which address of ours it sends to does not matter.
+            // Any MAC of SLB is accepted as destination.
             .frame(data().macs(ROUTER_MAC, OTHER_OWN_MAC).build(), to(Flow::Old))
             .frame(answer(), back(other_router))
             .frame(data().build(), to(Flow::Old))

@@ -1,4 +1,4 @@
-//! Connections that are over although neither end knows: which end is told by which packet.
+//! Terminated and idle connections: which packet delivers a RST to which end.
 
 use std::net::SocketAddr;
 
@@ -65,7 +65,7 @@ impl Ends {
         Expect::ToClient(self.listener, self.server, CLIENT)
     }
 
-    /// A connection, of which the server has said something, or not.
+    /// A connection with a handshake that the server has answered.
     fn begun(self, name: &str) -> Scenario {
         Scenario::new(name)
             .frame(self.send(flag::SYN).build(), self.to(Flow::New))
@@ -73,7 +73,7 @@ impl Ends {
             .frame(self.send(flag::ACK).build(), self.to(Flow::Old))
     }
 
-    /// The server takes nothing new, and its connections are cut.
+    /// The server is terminating: no new flows, and its connections are reset.
     fn cut_off(self) -> World {
         let table = self.listener.table.expect("a table");
         World::standard().table(table, &[self.other]).flags(self.server, Backend::TERMINATING)
@@ -157,7 +157,7 @@ impl Ends {
         let answer = || self.answer(flag::ACK).build();
         let answer_push = || self.answer(flag::ACK | flag::PSH).build();
         vec![
-            // It may have been another node's meanwhile.
+            // Its packets may have gone through another node in between.
             case("silent: the client goes on, and so does the connection")
                 .frame(ack(), self.to(Flow::Old))
                 .frame(answer(), self.back())
@@ -186,7 +186,7 @@ impl Ends {
                 .clock(IDLE + 7 * HZ)
                 .frame(ack(), self.to(Flow::Old))
                 .frame(answer(), self.back()),
-            // The time counts from the provocation.
+            // The time for answers counts from the provocation.
             case("silent: a late provocation")
                 .clock(IDLE + 30 * HZ)
                 .collect()
@@ -204,7 +204,7 @@ impl Ends {
         ]
     }
 
-    /// Nothing is remembered until a slot changes hands.
+    /// Flows are untracked until their slot migrates.
     fn stateless(self, mode: u8) -> Vec<Scenario> {
         let table = self.listener.table.expect("a table");
         let quiet = || World::standard().with(self.listener, |service| service.mode = mode);
@@ -234,7 +234,7 @@ impl Ends {
     }
 }
 
-/// Only plain headers are turned.
+/// Only segments with plain headers are rewritten to RSTs.
 fn options() -> Scenario {
     let four = Ends { client: CLIENT4, listener: HTTP4, server: WEB4, other: OTHER4 };
     let six = Ends { client: CLIENT6, listener: HTTP6, server: WEB6, other: OTHER6 };
@@ -251,7 +251,7 @@ fn options() -> Scenario {
         .frame(six.answer(flag::ACK).build(), Expect::End)
 }
 
-/// Answers to a scan of unused ports have a limit of their own.
+/// RSTs for unmatched packets have a rate limit of their own.
 fn per_second() -> Scenario {
     let four = Ends { client: CLIENT4, listener: HTTP4, server: WEB4, other: OTHER4 };
     let ack = || four.send(flag::ACK).build();

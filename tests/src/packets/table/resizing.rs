@@ -1,4 +1,4 @@
-//! While flows are copied into the flow table, a flow that is not found may be in the old one.
+//! While flows are copied into a new flow table, a flow without an entry may still have one in the old table.
 
 use std::net::SocketAddr;
 

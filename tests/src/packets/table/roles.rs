@@ -1,4 +1,4 @@
-//! Interfaces by which packets of clients, or answers of servers, may not come in.
+//! Interface roles: interfaces on which packets of clients, or answers of servers, may not arrive.
 
 use std::net::SocketAddr;
 
@@ -33,7 +33,7 @@ pub(super) fn cases() -> Vec<Scenario> {
     cases
 }
 
-/// By an interface of servers nothing comes to a VIP: neither by the fast path nor by the slow one.
+/// An interface with the role `server` takes no packets for a VIP, on the fast path or the slow path.
 fn clients(case: Scenario, client: SocketAddr, listener: Listener, server: Server) -> Scenario {
     let send = |flags| tcp(client, listener.at, flags);
     let vip = listener.at.ip();
@@ -50,7 +50,7 @@ fn clients(case: Scenario, client: SocketAddr, listener: Listener, server: Serve
         .frame(send(flag::SYN).build(), Expect::ToServer(listener, server, Flow::New))
 }
 
-/// What a server would send is no answer by an interface of clients.
+/// On an interface with the role `client`, packets of a server are no answers.
 fn answers(client: SocketAddr, listener: Listener, server: Server) -> Scenario {
     let answer = |flags| tcp(server.at, client, flags).macs(SERVER_MAC, SERVER_SIDE_MAC);
     let back = Expect::ToClient(listener, server, CLIENT);
@@ -67,7 +67,7 @@ fn answers(client: SocketAddr, listener: Listener, server: Server) -> Scenario {
         .frame(tcp(client, listener.at, flag::ACK).build(), Expect::ToServer(listener, server, Flow::Old))
 }
 
-/// What the kernel gets of a VIP that is an address of the host, it gets by any interface.
+/// Packets that SLB passes to a host that owns the VIP are passed on any interface.
 fn the_hosts_own() -> Scenario {
     let world = World::standard().with(ECHO4, |vip| vip.policy = 0).with(ECHO6, |vip| vip.policy = 0);
     let solicitation = other(CLIENT6.ip(), VIP6, number::ICMPV6, &[135, 0, 0, 0, 0, 0, 0, 0]).hop_limit(255);

@@ -1,4 +1,4 @@
-//! Packets that cannot go on, and whose senders are told so, or not.
+//! ICMP errors: packets that cannot be forwarded, and which of their senders receive one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -46,7 +46,7 @@ fn limits() -> Scenario {
     case
 }
 
-/// Only the plain headers are sent back.
+/// Packets with options or extension headers are not quoted in ICMP errors.
 fn options() -> Scenario {
     Scenario::new("options and extension headers")
         .frame(syn(CLIENT4, HTTP4).hop_limit(1).options(1).build(), DROPPED)
@@ -76,7 +76,7 @@ fn senders() -> Vec<Scenario> {
     cases
 }
 
-/// In mode `nat` packets do not grow, but the way to the server may be narrower than the client's.
+/// In mode `nat` packets do not grow, but the link to the server may have a smaller MTU than the client's.
 fn too_big() -> Scenario {
     const HEADERS4: usize = 28;
     const HEADERS6: usize = 48;
@@ -97,11 +97,11 @@ fn per_second() -> Scenario {
     let told = |case: Scenario| (0..Limit::A_SECOND).fold(case, |case, _| case.frame(last(), LAST));
     let case = told(Scenario::new("so many a second").host_only().clock(5 * HZ)).frame(last(), DROPPED);
     let case = case.clock(6 * HZ - 1).frame(last(), DROPPED);
-    // The rate is asked first: packets whose sender cannot be told count, too.
+    // The rate limit is charged first: packets that may not be answered count too.
     let silent = syn(CLIENT4, HTTP4).hop_limit(1).options(1).build();
     let case = case.clock(6 * HZ).frame(silent, DROPPED);
     let case = (1..Limit::A_SECOND).fold(case, |case, _| case.frame(last(), LAST)).frame(last(), DROPPED);
-    // Path-MTU discovery and echo have rates of their own.
+    // Path-MTU discovery and echo have rate limits of their own.
     let large = || udp(CLIENT4, DNS4.at, &vec![0x5a; MTU as usize + 1 - 28]).build();
     let told_mtu = Expect::Tell(Cause::TooBig(MTU as u16));
     let case = (0..Limit::A_SECOND).fold(case, |case, _| case.frame(large(), told_mtu));

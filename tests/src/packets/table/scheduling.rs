@@ -1,4 +1,4 @@
-//! Which server a new flow gets, where the table alone does not say.
+//! Schedulers and session persistence: which server a new flow gets.
 
 use std::net::SocketAddr;
 
@@ -22,7 +22,7 @@ pub(super) fn cases() -> Vec<Scenario> {
         [("IPv4", HTTP4, [WEB4, OTHER4, FOURTH]), ("IPv6", HTTP6, [WEB6, OTHER6, DISTANT6])]
     {
         for (mode, mode_name) in [(mode::NAT, "nat"), (mode::DSR, "dsr")] {
-            // Without another network in between.
+            // Mode `dsr` needs servers on the same link.
             let servers = if mode == mode::DSR { &servers[..2] } else { &servers[..] };
             let group = Group { listener, servers: servers.to_vec(), mode };
             let named =
@@ -48,7 +48,7 @@ impl Group {
         self.listener.table.expect("a listener with servers")
     }
 
-    /// The usual world with this policy, before a table is filled.
+    /// The standard world with this policy of the listener; the table is not filled yet.
     fn with(&self, policy: u32) -> World {
         World::standard().with(self.listener, |service| {
             service.mode = self.mode;
@@ -61,14 +61,14 @@ impl Group {
         self.with(policy).turns(self.table(), &self.servers)
     }
 
-    /// The first server has most of the turns: many in a row.
+    /// The first server has most of the turns, many in a row.
     fn uneven(&self) -> World {
         let servers = self.servers.iter().zip([100, 1]).map(|(server, weight)| (*server, weight));
         self.with(policy::ROUND_ROBIN).turns_by_weight(self.table(), servers)
     }
 
     fn persisting(&self, servers: &[Server]) -> World {
-        // All belong to the table, and some are in it.
+        // The first call makes all servers members of the table; the second fills it with some.
         self.with(policy::PERSIST).table(self.table(), &self.servers).table(self.table(), servers)
     }
 
@@ -185,7 +185,7 @@ impl Group {
                 .frame(self.send(1, flag::ACK | flag::FIN), self.old(1))
                 .frame(self.send(1, flag::RST), self.old(1))
                 .frame(self.syn(10), self.begun(1))
-                // As many as the others again: whoever's turn it is.
+                // The server has as many flows as the others again, so round robin decides.
                 .frame(self.syn(11), self.begun((last + 2) % (last + 1))),
             Scenario::new("a server of three times the weight has three times the flows")
                 .in_world(heavy())
@@ -245,7 +245,7 @@ impl Group {
                 .change(moved().flags(first, Backend::ALIVE))
                 .frame(self.send(0, flag::ACK), self.old(0))
                 .frame(self.syn(1), self.begun(1))
-                // The client is the other's from now on.
+                // The affinity entry of the client now names the other server.
                 .change(self.persisting(&[first]))
                 .frame(self.syn(2), self.begun(1))
                 .frame(self.send(0, flag::ACK), self.old(0)),
@@ -292,7 +292,7 @@ impl Group {
     }
 }
 
-/// One flow that cannot go to the server of its client goes elsewhere by itself.
+/// A flow with a reverse-tuple conflict goes to another server; the affinity entry stays.
 fn conflict() -> Scenario {
     let syn =
         |listener: Listener, port| tcp(SocketAddr::new(CLIENT4.ip(), port), listener.at, flag::SYN).build();
@@ -301,7 +301,7 @@ fn conflict() -> Scenario {
         service.policy = policy::PERSIST | policy::ROUND_ROBIN | policy::TRACK;
         service.persistence = 60;
     };
-    // The same servers by another listener.
+    // Another listener with the same servers.
     let world = World::standard().with(HTTP4, persist).table(10, &[WEB4]).turns(1, &[WEB4, OTHER4]);
     Scenario::new("a port conflict does not move the client")
         .in_world(world)

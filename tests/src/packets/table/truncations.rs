@@ -1,4 +1,4 @@
-//! Frames cut off.
+//! Truncated frames.
 
 use slb_common::abi::stats::Reason;
 
@@ -8,8 +8,7 @@ use crate::packets::{
     world::*,
 };
 
-/// Cuts sound frames at every length. While the destination cannot be read they are left to the kernel, from there on
-/// they are dropped.
+/// Valid frames cut at every length. They are passed while the destination cannot be read, and dropped from there on.
 pub(super) fn cases() -> Vec<Scenario> {
     let frames = [
         ("TCP/IPv4", tcp(CLIENT4, HTTP4.at, flag::SYN).build(), 34, Reason::BadLength),
@@ -59,7 +58,7 @@ pub(super) fn cases() -> Vec<Scenario> {
         }
         cases.extend([both, tiny]);
     }
-    // Lengths that fit the cut frame: only the transport header is cut.
+    // The length fields fit the cut frame: only the transport header is truncated.
     let mut headers = Scenario::new("transport headers cut at every length");
     for room in 0..20_u8 {
         let segment = tcp(CLIENT4, HTTP4.at, flag::SYN).build();

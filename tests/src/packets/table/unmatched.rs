@@ -1,4 +1,4 @@
-//! Packets for a VIP that no listener takes.
+//! Unmatched packets: for a VIP, but for no running listener.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -19,7 +19,7 @@ const GRE: u8 = 47;
 const NO_NEXT_HEADER: u8 = 59;
 const DROPPED: Expect = Expect::Drop(Reason::Unmatched);
 
-/// A port that no listener has, over either protocol.
+/// A port without a listener for TCP or UDP.
 const PORT: u16 = 4443;
 
 pub(super) fn cases() -> Vec<Scenario> {
@@ -70,13 +70,13 @@ fn tcp_is_reset() -> Scenario {
             .frame(segment(client, vip, flag::FIN | flag::ACK).build(), Expect::Refuse)
             .frame(segment(client, vip, flag::SYN).tag(VLAN, 7).build(), Expect::Refuse)
             .frame(segment(client, vip, flag::SYN).hop_limit(1).build(), Expect::Refuse)
-            // RFC 9293, 3.10.7.1.
+            // A RST is never answered (RFC 9293, 3.10.7.1).
             .frame(segment(client, vip, flag::RST).build(), DROPPED)
             .frame(segment(client, vip, flag::RST | flag::ACK).build(), DROPPED);
     }
     case.frame(segment(CLIENT4, VIP4, flag::SYN).options(3).build(), DROPPED)
         .frame(segment(CLIENT6, VIP6, flag::SYN).extension(number::HOP_BY_HOP, 1).build(), DROPPED)
-        // A protocol's ports are its own.
+        // A TCP port is not matched by a UDP listener, nor the reverse.
         .frame(tcp(CLIENT4, DNS4.at, flag::SYN).build(), Expect::Refuse)
 }
 
@@ -103,14 +103,14 @@ fn silent() -> Scenario {
         .frame(message(CLIENT4, VIP4, timestamp).build(), DROPPED)
         .frame(message(CLIENT4, VIP4, unreachable4).build(), DROPPED)
         .frame(message(CLIENT6, VIP6, unreachable6).tag(VLAN, 7).build(), DROPPED)
-        // Of the other family.
+        // An ICMP message of the other family.
         .frame(other(CLIENT4.ip(), VIP4, number::ICMPV6, &[128, 0, 0, 0, 0, 0, 0, 0]).build(), DROPPED)
         .frame(other(CLIENT6.ip(), VIP6, NO_NEXT_HEADER, &[]).build(), DROPPED)
         .frame(fragment(datagram(CLIENT4, VIP4)), Expect::Drop(Reason::Fragment))
         .frame(datagram(CLIENT6, VIP6).extension(number::FRAGMENT, 1).build(), Expect::Drop(Reason::Fragment))
 }
 
-/// No answer to those who are not one host.
+/// Source addresses that are not a single host's get no answer.
 fn senders() -> Scenario {
     const MARTIAN: Expect = Expect::Drop(Reason::MartianSource);
     let v4 = |a, d| IpAddr::from(Ipv4Addr::new(a, 0, 0, d));
@@ -129,7 +129,7 @@ fn senders() -> Scenario {
     )
 }
 
-/// Whether the host is there is its kernel's to say.
+/// Neighbour discovery belongs to the kernel, which owns the address.
 fn neighbours() -> Scenario {
     (133..=137).fold(Scenario::new("unmatched: neighbour discovery is the kernel's"), |case, kind| {
         case.frame(message(CLIENT6, VIP6, kind).hop_limit(255).build(), Expect::Pass(Reason::OtherProtocol))
@@ -143,7 +143,7 @@ fn neighbours() -> Scenario {
     })
 }
 
-/// A load balancer without a running listener.
+/// A load balancer without running listeners.
 fn stopped() -> Scenario {
     let world =
         all(policy::NO_ECHO | policy::REJECT_UNMATCHED).without_listener(HTTP4).without_listener(HTTP6);
@@ -173,7 +173,7 @@ fn dropped() -> Scenario {
             .frame(other(client.ip(), vip, NO_NEXT_HEADER, &[]).build(), DROPPED);
     }
     for (client, listener, dns) in [(CLIENT4, HTTP4, DNS4), (CLIENT6, HTTP6, DNS6)] {
-        // A protocol's ports are its own.
+        // A TCP port is not matched by a UDP listener, nor the reverse.
         case = case
             .frame(tcp(client, dns.at, flag::SYN).build(), DROPPED)
             .frame(udp(client, listener.at, b"abc").build(), DROPPED);
@@ -190,7 +190,7 @@ fn dropped() -> Scenario {
         .frame(datagram(CLIENT6, WEB6.at.ip()).build(), Expect::Pass(Reason::NotOurs))
 }
 
-/// Fragments are counted as such, whether a listener takes their port or not.
+/// Fragments have their own reason, whether or not a listener has their port.
 fn dropped_fragments() -> Scenario {
     let dropped = Expect::Drop(Reason::Fragment);
     let six = |builder: Builder| builder.extension(number::FRAGMENT, 1).build();
@@ -214,7 +214,7 @@ fn dropped_fragments() -> Scenario {
         .frame(six(datagram(CLIENT6, WEB6.at.ip())), Expect::Pass(Reason::Fragment))
 }
 
-/// A VIP that is an address of the host: all that is no listener's is the kernel's, broken or not.
+/// A VIP that is an address of the host: unmatched packets are passed to the kernel, malformed or not.
 fn the_hosts() -> [Scenario; 2] {
     let pass = Expect::Pass;
     let mut case = Scenario::new("unmatched: passed to the host").in_world(all(0));
@@ -235,21 +235,21 @@ fn the_hosts() -> [Scenario; 2] {
         .frame(fragment(datagram(CLIENT4, VIP4)).network(6, &[0, 185]), pass(Reason::Fragment))
         .frame(fragment(echo(CLIENT4.ip(), VIP4, &[7; 64])), pass(Reason::Fragment))
         .frame(six(PORT).build(), pass(Reason::Fragment))
-        // The kernel would answer for the listener.
+        // The kernel would answer in place of the listener.
         .frame(fragment(tcp(CLIENT4, HTTP4.at, flag::ACK)), Expect::Drop(Reason::Fragment))
         .frame(fragment(udp(CLIENT4, DNS4.at, b"abc").options(2)), Expect::Drop(Reason::Fragment))
         .frame(six(53).build(), Expect::Drop(Reason::Fragment))
-        // What follows has no ports; the kernel has nothing to put it together with.
+        // Later fragments carry no ports. The kernel never gets the first one, so it cannot reassemble them.
         .frame(fragment(tcp(CLIENT4, HTTP4.at, flag::ACK)).network(6, &[0, 185]), pass(Reason::Fragment));
     [case, fragments]
 }
 
-/// The first of several fragments.
+/// A copy of the packet marked as first fragment.
 fn fragment(of: Builder) -> Frame {
     of.build().network(6, &[0x20, 0])
 }
 
-/// Answers are limited by the second, those of both kinds together.
+/// RSTs and ICMP errors for unmatched packets share one rate limit.
 fn per_second() -> Scenario {
     let limit = slb_common::abi::limit::Limit::A_SECOND / 2;
     assert_eq!(Action::Answer as u8, 1, "answers are what is limited");
