@@ -1,7 +1,7 @@
-//! Which server flows stay with while servers come and go: the packet path and the control side over one set of tables
-//! in memory, against a model that remembers everything.
+//! Model test: which server flows stay with while servers come and go. The packet path and the control side run over
+//! one set of tables in memory, against a model that records every flow.
 //!
-//! Invariant: what the model demands is written down in [`play`] and nowhere computed by the code it is asked of.
+//! Invariant: the model's rules are written down in [`model_test`], and never computed by the code under test.
 
 pub mod control;
 pub mod flood;

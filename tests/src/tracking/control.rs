@@ -1,4 +1,4 @@
-//! The control side: configuration and health in, operations out, daemons that start over what another has left.
+//! The control side: turns configuration and health into operations on the maps, also after a restart.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,14 +28,14 @@ use super::{
 };
 use crate::packets::world::OWN_MAC;
 
-/// Jiffies in a second.
+/// Jiffies per second.
 pub const HZ: u32 = 250;
 /// The interface of the clients.
 pub const NEAR: u32 = 1;
 /// The interface of the servers.
 pub const FAR: u32 = 2;
 
-/// Both interfaces, with the address that frames are sent to.
+/// Both interfaces, with the MAC to which frames are sent.
 pub fn interfaces() -> Interfaces {
     let mut interfaces = Interfaces::default();
     for ifindex in [NEAR, FAR] {
@@ -55,12 +55,12 @@ pub fn interfaces() -> Interfaces {
 pub struct Control {
     reconciler: Reconciler<HostPlane>,
     next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
-    /// When something must change although nothing else does.
+    /// When the next change is due without any new input.
     next: Option<Duration>,
 }
 
 impl Control {
-    /// A daemon that starts over what is there.
+    /// A new daemon over the existing state.
     pub fn start(plane: &HostPlane) -> Self {
         let surroundings = Surroundings { interfaces: BTreeSet::from([NEAR, FAR]), hz: HZ, max_backends: 64 };
         let reached = |n| {
@@ -74,7 +74,7 @@ impl Control {
         }
     }
 
-    /// Works out what must change; the plane carries it out.
+    /// Computes the changes. The plane carries them out later, operation by operation.
     pub fn reconcile(&mut self, setting: &Setting, servers: &Servers, now: Duration) {
         let text = setting.text(servers);
         let config =
@@ -92,13 +92,13 @@ impl Control {
         self.next = in_force.expect("the maps have room").next;
     }
 
-    /// Looks at the flow table and ends what is over of slots that have changed hands, as the daemon does. Returns how many
-    /// slots are left.
+    /// Runs a GC pass over the flow table, as the daemon does, and ends slot migrations that no flow needs. Returns the
+    /// number of slots that are still migrating.
     pub fn sweep(&mut self, now: Duration) -> usize {
         self.reconciler.sweep(now, &BTreeSet::new()).expect("the tables can be read").moved
     }
 
-    /// Whether something must change although nothing else does.
+    /// Whether a change is due without any new input.
     pub fn is_due(&self, now: Duration) -> bool {
         self.next.is_some_and(|next| next <= now)
     }

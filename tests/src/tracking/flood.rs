@@ -1,4 +1,4 @@
-//! Floods of connections that are never used, or never were, or only once, and of datagrams: established flows do not notice.
+//! Floods of TCP segments and datagrams from forged client endpoints, which established flows must survive.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use super::{
 };
 use crate::packets::frames::flag;
 
-/// Slots for flows.
+/// Slots of the flow table.
 const SLOTS: u32 = 1024;
-/// Flows that are established at first, and as many again after a flood, of the same client addresses.
+/// Flows established before the first change; after it, as many more from the same client addresses.
 const FLOWS: u32 = 100;
-/// Packets of each kind in a flood: they would fill the table several times.
+/// Packets of each kind in a flood; they would fill the flow table several times.
 const FLOOD: u32 = 3 * SLOTS;
 
-/// Floods a table several times its size, before a change, after it, and once it is over. Returns how much has happened
-/// besides, and the packets of the flood.
+/// Floods the flow table before a change, after it, and once it has ended. Returns the counts of the model test, and
+/// the packets of the flood.
 pub fn run(setting: Setting, seed: u64) -> (Counts, u64) {
     let mut play = ModelTest::new(setting, seed, SLOTS, 4);
     let mut flooded = 0;
@@ -31,7 +31,7 @@ pub fn run(setting: Setting, seed: u64) -> (Counts, u64) {
     play.wanted[0].weight = 0;
     play.wanted[1].healthy = Some(false);
     play.put_in_force();
-    // Some flows are heard of before the flood, some are not.
+    // Half of the flows send a packet before the flood, half do not.
     for number in numbers(0).step_by(2) {
         play.go_on(number, flag::ACK);
     }
@@ -58,7 +58,7 @@ pub fn run(setting: Setting, seed: u64) -> (Counts, u64) {
     (play.counts, flooded)
 }
 
-/// The even client endpoints or the odd ones: each address has some of both.
+/// The even or the odd client endpoints; each client address has endpoints of both kinds.
 fn numbers(first: u32) -> impl Iterator<Item = u32> {
     (first..2 * FLOWS).step_by(2)
 }
@@ -76,11 +76,11 @@ fn establish(play: &mut ModelTest, numbers: impl Iterator<Item = u32>) {
         }
         play.go_on(number, flag::ACK);
     }
-    // Which clients are kept to a server is not for a flood to decide once the daemon has looked.
+    // After the GC pass, forged packets cannot evict affinity entries.
     play.sweep();
 }
 
-/// A client endpoint that nothing else comes from.
+/// A client endpoint that no other flow uses.
 fn forged(play: &mut ModelTest) -> u32 {
     0x1_0000 + play.rng.below(1 << 20) as u32
 }
@@ -98,8 +98,8 @@ fn flood(play: &mut ModelTest) -> u64 {
     u64::from(FLOOD) * kinds.len() as u64
 }
 
-/// Connections that go on once: where answers are not seen, they look like any other, and so may fill the table. What finds
-/// no place then is dropped.
+/// Connections that send an ACK after the SYN. Where SLB sees no answers, they look established and may fill the flow
+/// table, and new ones are then dropped.
 fn feign(play: &mut ModelTest) -> u64 {
     for _ in 0..FLOOD {
         let number = forged(play);

@@ -1,21 +1,21 @@
-//! A random play of clients, servers and daemons, and what must hold of every packet.
+//! Random sequences of clients, servers and daemons, and the rules that every packet must follow.
 //!
-//! 1. A TCP flow whose server is configured stays with it, whatever the server's health and weight; a datagram flow does
-//!    while its server is alive, where the listener does not let datagrams follow the table. Silence ends a flow after
-//!    the idle time; in mode `nat` sooner, until both sides have shown that they hear each other.
-//!    Where servers drain, a TCP flow stays until the time is over since its server began to leave, even one that is not
-//!    configured any more.
-//! 2. What asks for a connection goes to servers that take new flows, but for that of an established connection, whose own server
-//!    decides.
-//! 3. Once nothing has changed for the idle time, nothing is remembered (see [`super::settle`]).
-//! 4. Nothing is dropped while a server takes new flows.
+//! 1. A TCP flow of a configured server stays with it, whatever its health and weight. A UDP flow stays while its
+//!    server is alive, unless the listener has `unknown_datagrams = "follow"`. A flow ends after the idle timeout; in
+//!    mode `nat` sooner, until it is assured. Where servers drain, a TCP flow stays until the drain deadline, even if
+//!    its server is removed.
+//! 2. A SYN goes to a server that takes new flows. A SYN for an established connection goes to that connection's
+//!    server.
+//! 3. When nothing has changed for the idle timeout, no flow is tracked (see [`super::settle`]).
+//! 4. No packet is dropped while a server takes new flows.
 //!
-//! 5. In mode `nat`, a flow whose server is gone or cut off goes to no other: it is ended, and remembered until that must
-//!    have been heard.
-//! 6. A new TCP flow of a client that is kept to a server goes to that one, if it takes new flows.
+//! 5. In mode `nat`, a flow of a removed or terminating server goes to no other server. It is terminated, and its entry
+//!    stays until both ends must have received their RSTs.
+//! 6. A new TCP flow of a client with an affinity entry goes to that entry's server, if the server takes new flows.
 //!
-//! While a change is being put in force, a packet finds what was, or what will be: 1 asks for what holds of both, 2 for
-//! either. A packet may be lost then, as one is whose slot still names a server that has just died; moved it may not be.
+//! While a change is carried out, a packet may meet the state before or after it. Rule 1 then applies where both states
+//! agree; rule 2 accepts either. A packet may be lost meanwhile, such as one whose slot still names a dead server. A
+//! flow may never move.
 
 mod steps;
 
@@ -34,99 +34,99 @@ use super::{
 };
 use crate::packets::frames::flag;
 
-/// Idle times, less the second to which an entry knows when its flow was last seen, and one more.
+/// Idle timeouts, less two seconds: an entry stores its last packet to the second, and one more is tolerance.
 const TCP_IDLE: Duration = Duration::from_secs(900 - 2);
 const UDP_IDLE: Duration = Duration::from_secs(90 - 2);
-/// The same of flows of mode `nat` that are not assured.
+/// Idle timeout of flows in mode `nat` that are not assured, less the same two seconds.
 const UNASSURED: Duration = Duration::from_secs(60 - 2);
-/// Time after which answered datagrams are a stream, and the second to which that is known.
+/// Time after which answered datagrams are assured, plus one second, the precision of the clock in the entry.
 const STREAM: Duration = Duration::from_secs(2 + 1);
-/// Silence after which nothing is known of a TCP client endpoint.
+/// Silence after which no state of a TCP client endpoint remains.
 const FORGOTTEN: Duration = Duration::from_secs(1000);
-/// Client endpoints: few, so that they are used again.
+/// Number of TCP client endpoints; few, so that they are reused.
 const STREAMS: u64 = 200;
 const DATAGRAMS: u64 = 100;
-/// Live TCP flows.
+/// Live TCP flows at a time.
 const LIVE: usize = 120;
-/// Slots for flows: so many that none is ever lost.
+/// Slots of the flow table; enough that no entry is evicted.
 const SLOTS: u32 = 2048;
-/// Time for which a flow that has been ended stays in the table.
+/// Time for which a terminated flow keeps its entry, less two seconds.
 const TOLD: Duration = Duration::from_secs(240 - 2);
-/// Deadlines are in whole seconds.
+/// Tolerance for deadlines, which are in whole seconds.
 const SLACK: Duration = Duration::from_secs(2);
-/// Lines of the play that a failure shows.
+/// Lines of the log that a failure shows.
 const SHOWN: usize = 60;
 
-/// Since when each server has been leaving.
+/// For each server, since when it takes no new flows.
 type Leaving = [Option<Duration>; SERVERS];
 
-/// What the model knows of a flow.
+/// The model's record of a flow.
 #[derive(Debug, Clone, Copy)]
 pub struct Flow {
-    /// Its server.
+    /// Number of its server.
     pub server: usize,
     life: u32,
     last: Duration,
-    /// Whether it was remembered for good then.
+    /// Whether the flow was tracked in steady state at its last packet.
     is_remembered: bool,
     begun: Duration,
     /// Whether its server has answered.
     pub is_answered: bool,
-    /// Whether the client has gone on since.
+    /// Whether the client has sent a segment after the server's answer.
     is_assured: bool,
 }
 
-/// How much has happened.
+/// Counts of what has happened.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Counts {
     /// Flows begun.
     pub flows: u64,
-    /// Packets of clients.
+    /// Packets sent by clients.
     pub packets: u64,
-    /// Of these, the ones that had to reach one certain server.
+    /// Of these, packets that had to reach one particular server.
     pub bound: u64,
-    /// Packets of established TCP flows that were lost while a change was being put in force.
+    /// Packets of established TCP flows lost while a change was carried out.
     pub lost: u64,
-    /// New flows of clients that were kept to a server.
+    /// New flows of clients with an affinity entry.
     pub kept: u64,
     /// Answers of servers.
     pub answers: u64,
-    /// Packets of flows that were ended.
+    /// Packets of terminated flows.
     pub ended: u64,
-    /// Changes put in force.
+    /// Changes carried out.
     pub changes: u64,
     /// Daemons started.
     pub starts: u64,
 }
 
-/// A play.
+/// A random sequence over the packet path and the control side, with the model's state.
 pub struct ModelTest {
-    /// What is configured besides the servers.
+    /// Configuration apart from the servers.
     pub setting: Setting,
-    /// Chance.
+    /// Source of random numbers.
     pub rng: Rng,
-    /// The tables.
+    /// The data plane.
     pub plane: HostPlane,
     /// How much has happened.
     pub counts: Counts,
-    /// TCP flows by the number of the client endpoint.
+    /// TCP flows, by number of the client endpoint.
     pub streams: BTreeMap<u32, Flow>,
     datagrams: BTreeMap<u32, Flow>,
-    /// Where the last TCP flow of each client address went, while clients are kept to servers.
+    /// Server of the last TCP flow of each client address, with session persistence.
     kept: BTreeMap<IpAddr, Flow>,
-    /// When each TCP client endpoint was heard last.
+    /// Last packet of each TCP client endpoint.
     heard: BTreeMap<u32, Duration>,
-    /// What decides about new TCP flows, and about datagrams, as far as it is in force.
+    /// Active scheduling of TCP flows and of datagrams.
     scheduling: [Scheduling; 2],
-    /// Whether that changes.
+    /// Whether scheduling changes at random.
     reschedules: bool,
-    /// The servers as they are to be.
+    /// Desired state of the servers.
     pub wanted: Servers,
     in_force: Servers,
-    /// Since when servers have been leaving, as far as is in force, and as it is to be.
+    /// Since when servers take no new flows: in the active state, and in the desired one.
     leaving: [Leaving; 2],
-    /// When each server came back last after its connections had been cut: what it had before is over, though nobody may have
-    /// been told.
+    /// When each server last came back after its drain deadline. Its earlier flows are terminated, although no RST may
+    /// have been delivered.
     cut: [Duration; SERVERS],
     is_changing: bool,
     control: Control,
@@ -135,7 +135,7 @@ pub struct ModelTest {
 }
 
 impl ModelTest {
-    /// A play with so many slots for flows, and at first so many servers.
+    /// A model test with `slots` slots in the flow table and `servers` servers.
     pub fn new(setting: Setting, seed: u64, slots: u32, servers: usize) -> Self {
         let plane = HostPlane::new(slots);
         let none = Server { exists: false, life: 0, weight: 100, healthy: Some(true) };
@@ -166,7 +166,7 @@ impl ModelTest {
         play
     }
 
-    /// What is in force, and what comes into force just now.
+    /// The active state, and the one that is being carried out.
     fn views(&self) -> [&Servers; 2] {
         [&self.in_force, if self.is_changing { &self.wanted } else { &self.in_force }]
     }
@@ -176,7 +176,7 @@ impl ModelTest {
         self.views().iter().all(|servers| is_there(&servers[flow.server]))
     }
 
-    /// Whether a flow must not be moved or ended, but for silence.
+    /// Whether a flow must keep its server, unless it is idle.
     fn must_stay(&self, flow: &Flow) -> bool {
         let views = self.views();
         let leaving = [&self.leaving[0], &self.leaving[usize::from(self.is_changing)]];
@@ -194,7 +194,7 @@ impl ModelTest {
         self.is_changing || !(0..SERVERS).any(|n| takes_new(&self.in_force, n))
     }
 
-    /// The flow as it is after a packet to `server`.
+    /// The record of a flow whose packet has gone to `server`.
     fn flow(&self, server: usize) -> Flow {
         let [scheduling, datagrams] = self.scheduling;
         let in_force = Setting { scheduling, datagrams, ..self.setting };
@@ -210,20 +210,20 @@ impl ModelTest {
         }
     }
 
-    /// The flow as it is after one more packet to its server.
+    /// The record of a flow after another packet to its server.
     fn gone_on(&self, was: &Flow, is_assured: bool) -> Flow {
         let Flow { begun, is_answered, .. } = *was;
         Flow { begun, is_answered, is_assured: was.is_assured || is_assured, ..self.flow(was.server) }
     }
 
-    /// Silence after which the flow is over.
+    /// Idle timeout of a flow. `idle` applies to assured flows and outside mode `nat`.
     fn idle(&self, flow: &Flow, idle: Duration) -> Duration {
         if self.setting.mode == "nat" && !flow.is_assured { UNASSURED } else { idle }
     }
 
-    /// A client asks for a connection.
+    /// A client sends a SYN.
     pub fn open(&mut self, number: u32) {
-        // Another one's SYN may be taken for one that is sent again, of a flow that is remembered.
+        // A SYN of an earlier flow's endpoint may count as a retransmission, or belong to a tracked flow.
         let is_fresh = self.heard.get(&number).is_none_or(|heard| self.now - *heard > FORGOTTEN);
         let kept = self.affinity_server(number).filter(|_| is_fresh);
         let to = self.send(number, Kind::Tcp(flag::SYN));
@@ -235,7 +235,7 @@ impl ModelTest {
                     && (was.is_assured || self.setting.mode != "nat")
                     && !self.views().iter().any(|servers| takes_new(servers, server)) =>
             {
-                // Its server says that the connection is still there.
+                // The server answers that the connection still exists.
                 let flow = self.gone_on(&was, false);
                 self.streams.insert(number, flow);
             }
@@ -258,13 +258,13 @@ impl ModelTest {
                 flow.is_answered = self.answer(number, &flow, Kind::Tcp(flag::SYN));
                 self.streams.insert(number, flow);
             }
-            // One of before may have ended without a word.
+            // An earlier flow of this endpoint may have ended silently.
             Went::To(_) if !is_fresh => {}
             Went::To(_) => self.fail("2: a SYN went to a server that takes no new flows"),
         }
     }
 
-    /// The server that a client is kept to.
+    /// The server of a client's affinity entry.
     fn affinity_server(&self, number: u32) -> Option<usize> {
         let kept = self.kept.get(&wire::client(number).ip())?;
         let server = &self.in_force[kept.server];
@@ -276,7 +276,7 @@ impl ModelTest {
         is_kept.then_some(kept.server)
     }
 
-    /// A TCP flow goes on.
+    /// A client sends a segment of its TCP flow; `flags` says which.
     pub fn go_on(&mut self, number: u32, flags: u8) {
         let Some(flow) = self.streams.get(&number).copied() else { return };
         let to = self.send(number, Kind::Tcp(flags));
@@ -298,7 +298,7 @@ impl ModelTest {
             return;
         }
         match to {
-            // Nobody is left to be told.
+            // Both ends have closed, so no one receives a RST.
             Went::Nowhere if self.setting.mode == "nat" && flags & flag::RST != 0 => {}
             Went::Nowhere if !self.may_drop() => self.fail("4: a packet of an old flow was dropped"),
             Went::To(server)
@@ -349,13 +349,13 @@ impl ModelTest {
         }
     }
 
-    /// Sends datagrams of clients never seen before. Returns how many.
+    /// Sends datagrams from new client endpoints. Returns their number.
     pub fn new_datagrams(&mut self) -> u32 {
         (2000..2100).for_each(|number| self.datagram(number));
         100
     }
 
-    /// Forgets datagram flows.
+    /// Removes all UDP flows from the model.
     pub fn no_datagrams(&mut self) {
         self.datagrams.clear();
     }
@@ -370,7 +370,7 @@ impl ModelTest {
         to
     }
 
-    /// In mode `nat` the server answers, as a rule; returns whether it did.
+    /// In mode `nat` the server answers in most cases; returns whether it did.
     fn answer(&mut self, number: u32, flow: &Flow, kind: Kind) -> bool {
         if self.setting.mode != "nat" || !self.must_stay(flow) || self.rng.once_in(4) {
             return false;
@@ -384,13 +384,13 @@ impl ModelTest {
 
     fn note(&mut self, line: String) {
         if self.log.len() > SHOWN {
-            // The first line says which play it is.
+            // The first line names the seed and the setting.
             self.log.remove(1);
         }
         self.log.push_back(line);
     }
 
-    /// Ends the play.
+    /// Fails the test, with the log.
     ///
     /// # Panics
     /// Always.

@@ -1,4 +1,4 @@
-//! The packet path's tables in memory as a data plane that the control side drives.
+//! A data plane over the packet path's tables in memory.
 
 use std::{
     cell::{Ref, RefCell, RefMut},
@@ -25,21 +25,21 @@ use slb_userspace::dataplane::{
 use super::control;
 use crate::packets::host::Host;
 
-/// The tables, shared by whoever sends packets and the daemons that come and go. Operations wait until they are
-/// [carried out](Self::carry_out), so that packets can come in between.
+/// The tables, shared by the packet path and successive daemons. Operations are queued until [carried
+/// out](Self::carry_out) one by one, so that packets can be processed in between.
 #[derive(Clone)]
 pub struct HostPlane(Rc<RefCell<Inner>>);
 
 struct Inner {
     host: Host,
-    /// What the host holds but for the contents of tables.
+    /// State of the maps, as a daemon reads it after a restart.
     state: State,
     waiting: VecDeque<Operation>,
     flow_gc: FlowGc,
 }
 
 impl HostPlane {
-    /// Tables that nobody has filled, with so many slots for flows.
+    /// Empty tables, with this many slots of the flow table.
     pub fn new(flows: u32) -> Self {
         let mut host = Host::with_flows(flows);
         host.put_interfaces(&control::interfaces());
@@ -61,12 +61,12 @@ impl HostPlane {
         RefMut::map(self.0.borrow_mut(), |inner| &mut inner.host)
     }
 
-    /// What they hold but for the contents of server tables.
+    /// State of the maps, without the contents of server tables.
     pub fn state(&self) -> Ref<'_, State> {
         Ref::map(self.0.borrow(), |inner| &inner.state)
     }
 
-    /// Carries out the next operation that waits; `false` if none does.
+    /// Carries out the next queued operation; `false` if the queue is empty.
     pub fn carry_out(&self) -> bool {
         let mut inner = self.0.borrow_mut();
         let Some(operation) = inner.waiting.pop_front() else { return false };
@@ -75,12 +75,12 @@ impl HostPlane {
         true
     }
 
-    /// Forgets what waits: whoever was to carry it out has crashed.
+    /// Drops queued operations, as when the daemon crashes before it carries them out.
     pub fn forget_waiting(&self) {
         self.0.borrow_mut().waiting.clear();
     }
 
-    /// The server that the table names for a client endpoint.
+    /// The current backend of a client endpoint's slot.
     pub fn owner(&self, client: SocketAddr, protocol: u8) -> Option<SocketAddr> {
         let (host, state) = (self.host(), self.state());
         let entry = state.index.entries.values().find(|entry| entry.protocol == protocol)?;
@@ -90,7 +90,7 @@ impl HostPlane {
         state.backends.get(&id).map(backend_address)
     }
 
-    /// All words of the flow table.
+    /// Contents of all flow-table entries.
     pub fn flow_words(&self) -> Vec<u64> {
         let host = self.host();
         let words = |slot| {
@@ -102,7 +102,7 @@ impl HostPlane {
         (0..host.flow_slots()).flat_map(words).collect()
     }
 
-    /// Slots of all tables that have changed hands.
+    /// Number of migrating slots in all server tables.
     pub fn moved(&self) -> usize {
         let host = self.host();
         let state = self.state();
@@ -142,7 +142,7 @@ impl DataPlane for HostPlane {
     fn observe(&self) -> Result<State> {
         let mut state = self.state().clone();
         let host = self.host();
-        // As in the kernel, an empty table looks like none.
+        // As in the kernel, an empty server table looks like none.
         state
             .tables
             .retain(|id, _| host.lookup_table(*id).is_some_and(|lookup_table| lookup_table.size != 0));

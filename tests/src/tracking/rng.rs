@@ -1,4 +1,4 @@
-//! Random numbers that a seed repeats.
+//! Reproducible random numbers.
 
 use slb_common::hash::mix;
 
@@ -7,23 +7,23 @@ use slb_common::hash::mix;
 pub struct Rng(u64);
 
 impl Rng {
-    /// The sequence of this seed.
+    /// The sequence that belongs to this seed.
     pub fn new(seed: u64) -> Self {
         Self(mix(seed ^ 0x9e37_79b9_7f4a_7c15))
     }
 
-    /// A number below `end`, which is not 0.
+    /// A number below `end`, which must not be 0.
     pub fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0) % end
     }
 
-    /// Whether something happens that happens once in `times`.
+    /// True with probability 1/`times`.
     pub fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
 
-    /// One of these; `None` of none.
+    /// A random element; `None` if the slice is empty.
     pub fn one_of<T: Copy>(&mut self, of: &[T]) -> Option<T> {
         if of.is_empty() { None } else { Some(of[self.below(of.len() as u64) as usize]) }
     }

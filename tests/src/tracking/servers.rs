@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, net::SocketAddr};
 
-/// Servers there may be.
+/// Number of servers, configured or not.
 pub const SERVERS: usize = 8;
 /// Port of the VIP and of the servers.
 pub const PORT: u16 = 80;
@@ -12,11 +12,11 @@ pub const PORT: u16 = 80;
 pub struct Server {
     /// Whether it is configured.
     pub exists: bool,
-    /// How often it has been configured: what was removed and comes again is another one.
+    /// How often it has been configured: a server that is removed and added again is a new one.
     pub life: u32,
     /// Weight.
     pub weight: u8,
-    /// Health, once it is known.
+    /// Result of its health check; `None` without a result.
     pub healthy: Option<bool>,
 }
 
@@ -25,12 +25,12 @@ impl Server {
         self.exists && self.weight > 0 && self.healthy != Some(false)
     }
 
-    /// Whether it takes nothing new until somebody changes that.
+    /// Whether it takes no new flows until its configuration or health changes.
     pub fn is_leaving(&self) -> bool {
         !self.exists || self.weight == 0 || self.healthy == Some(false)
     }
 
-    /// Whether it is able to serve, as far as is known.
+    /// Whether it is configured and not known to be unhealthy.
     pub fn is_alive(&self) -> bool {
         self.exists && self.healthy != Some(false)
     }
@@ -39,43 +39,43 @@ impl Server {
 /// All of them.
 pub type Servers = [Server; SERVERS];
 
-/// Whether new flows may be given to the n-th server. A server without a check result receives them while no server is
-/// known to be healthy.
+/// Whether new flows may go to server `n`. A server without a check result receives them while no server is known to be
+/// healthy.
 pub fn takes_new(servers: &Servers, n: usize) -> bool {
     let is_healthy = |server: &Server| server.could_take_new() && server.healthy == Some(true);
     is_healthy(&servers[n]) || (servers[n].could_take_new() && !servers.iter().any(is_healthy))
 }
 
-/// What is configured besides the servers.
+/// Configuration apart from the servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
-    /// The mode by its name.
+    /// Value of the setting `mode`.
     pub mode: &'static str,
-    /// Whether every flow is remembered (`tracking = "always"`).
+    /// Whether every flow is tracked (`tracking = "always"`).
     pub always: bool,
-    /// Whether unknown datagrams follow the table.
+    /// Whether untracked datagrams go to the current backend (`unknown_datagrams = "follow"`).
     pub follow: bool,
-    /// Whether TCP and UDP share a table.
+    /// Whether the TCP and the UDP listener share a server table.
     pub shared: bool,
-    /// How long servers drain, in seconds, if they do.
+    /// `connection_drain` in seconds; `None` is off.
     pub drain: Option<u64>,
-    /// What decides about new flows.
+    /// Scheduling of TCP flows.
     pub scheduling: Scheduling,
-    /// The same for datagrams.
+    /// Scheduling of UDP flows.
     pub datagrams: Scheduling,
 }
 
-/// What decides about new flows.
+/// Scheduler and session persistence of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scheduling {
-    /// The scheduler by its name.
+    /// Value of the setting `scheduler`.
     pub scheduler: &'static str,
-    /// Seconds for which a client is kept to its server; 0 for none.
+    /// `session_persistence` in seconds; 0 is off.
     pub persistence: u64,
 }
 
 impl Scheduling {
-    /// The table decides, and nothing else.
+    /// Only the server table decides.
     pub const TABLE: Self = Self { scheduler: "maglev", persistence: 0 };
 
     fn text(&self) -> String {
@@ -88,7 +88,7 @@ impl Scheduling {
         self.scheduler.starts_with("maglev") && self.persistence == 0
     }
 
-    /// Every kind.
+    /// The combinations that a test uses.
     pub const ALL: [Self; 9] = [
         Self::TABLE,
         Self { scheduler: "maglev-client", persistence: 0 },
@@ -103,17 +103,17 @@ impl Scheduling {
 }
 
 impl Setting {
-    /// Whether nothing is remembered in steady state.
+    /// Whether no flow is tracked in steady state.
     pub fn is_stateless(&self) -> bool {
         self.mode != "nat" && !self.always && self.scheduling.is_stateless() && self.datagrams.is_stateless()
     }
 
-    /// Whether no datagrams are remembered in steady state.
+    /// Whether no UDP flow is tracked in steady state.
     pub fn forgets_datagrams(&self) -> bool {
         Self { scheduling: self.datagrams, ..*self }.is_stateless()
     }
 
-    /// The configuration.
+    /// The configuration file.
     pub fn text(&self, servers: &Servers) -> String {
         let Self { mode, always, follow, shared, drain, scheduling, datagrams } = self;
         let [scheduling, datagrams] = [scheduling, datagrams].map(Scheduling::text);
@@ -124,7 +124,7 @@ impl Setting {
             (_, true) => "unknown_datagrams = \"follow\"",
             (_, false) => "unknown_datagrams = \"keep\"",
         };
-        // Listeners that are checked alike share a table.
+        // Listeners with equal health checks share a server table.
         let probe = if *shared { 9 } else { 10 };
         let mut list = String::new();
         for (n, server) in servers.iter().enumerate().filter(|(_, server)| server.exists) {

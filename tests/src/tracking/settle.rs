@@ -1,20 +1,20 @@
-//! The end of a play: once nothing has changed for the idle time, nothing is remembered any more.
+//! The end of a model test: when nothing has changed for the idle timeout, no flow is tracked.
 
 use std::time::Duration;
 
 use super::{model_test::ModelTest, servers::address, wire::client};
 use crate::packets::frames::number;
 
-/// A third of the idle time.
+/// A third of the idle timeout.
 const STEP: Duration = Duration::from_secs(300);
-/// After so long, datagram flows are forgotten.
+/// Silence after which UDP flows have expired.
 const UDP_SILENCE: Duration = Duration::from_secs(95);
 
 impl ModelTest {
-    /// Lets the idle time pass without changes: slots that changed hands are their owners' alone, where no flow of
-    /// another server goes on; and new flows leave no trace, unless all flows are to be remembered.
+    /// Lets the idle timeout pass without changes. Slot migrations then end, and new flows leave no entries unless the
+    /// listener tracks all flows.
     pub fn settle(&mut self) {
-        // Until the last server has drained, and has gone.
+        // Until the last server has drained and is removed.
         for seconds in [self.setting.drain.unwrap_or(0) + 1, 30, 30] {
             self.pass(Duration::from_secs(seconds));
         }
@@ -23,17 +23,18 @@ impl ModelTest {
         self.streams.retain(|client_number, flow| {
             plane.owner(client(*client_number), number::TCP) == Some(address(flow.server))
         });
-        // After a change of the hash, twice: flows that were remembered for it are looked for once more.
+        // Twice the idle timeout: after a hash-function transition, flows that were tracked for it are looked up once
+        // more.
         for _ in 0..8 {
             self.all_go_on();
             self.pass(STEP);
         }
         self.all_go_on();
-        // Of clients never seen before, of which no more is ever heard: as with questions of DNS.
+        // From new client endpoints that send only one datagram, as DNS clients do.
         self.new_datagrams();
         self.no_datagrams();
-        // The first makes owners keepers, the second finds nothing left to wait for, once the last datagrams to a keeper of
-        // old are forgotten.
+        // The first GC pass makes the current backends previous ones. The second ends the migrations, once the last
+        // datagrams to earlier backends have expired.
         self.sweep();
         self.new_datagrams();
         self.no_datagrams();

@@ -1,4 +1,4 @@
-//! Frames to the listeners and from the servers, and where they went.
+//! Sends frames of clients and servers through the packet path, and reads where they go.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::packets::frames::{self, Builder, flag};
 
-/// What a client sends.
+/// Kind of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A TCP segment with these flags.
@@ -20,20 +20,20 @@ pub enum Kind {
     Udp,
 }
 
-/// Where a client's packet went.
+/// Result of a client's packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Went {
-    /// To a server.
+    /// Forwarded to this server.
     To(usize),
-    /// It became a RST, which tells one of the ends that the connection is over.
+    /// Rewritten to a RST, in either direction.
     Ended,
-    /// It was dropped.
+    /// Dropped.
     Nowhere,
 }
 
-/// A client endpoint by its number.
+/// Client endpoint with this number.
 pub fn client(number: u32) -> SocketAddr {
-    // Sixteen of them have one address.
+    // Sixteen client endpoints share an address.
     let [b, c, d] = [20, 12, 4].map(|shift| (number >> shift) as u8);
     let rest = (number & 15 | number >> 28 << 4) as u16;
     SocketAddr::from(([203, b, c, d], 20_000 + rest))
@@ -67,7 +67,7 @@ pub fn to_server(plane: &HostPlane, number: u32, kind: Kind) -> Went {
     }
 }
 
-/// Sends a server's answer through SLB: whether the client gets it from the VIP.
+/// Sends a server's answer through SLB. Returns whether it reaches the client with the VIP as source.
 pub fn to_client(plane: &HostPlane, server: usize, number: u32, kind: Kind) -> bool {
     let kind = match kind {
         Kind::Tcp(flags) => Kind::Tcp(flags | flag::ACK),

@@ -1,4 +1,4 @@
-//! What happens in a play, at random: clients, changes and daemons.
+//! Random steps of a model test: clients, changes and daemons.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::tracking::{
 };
 
 impl ModelTest {
-    /// Plays so many steps, and what must hold at the end of them.
+    /// Runs this many random steps, and then the checks at the end.
     pub fn random(setting: Setting, seed: u64, steps: usize) -> Counts {
         let mut play = Self::new(setting, seed, SLOTS, 4);
         play.reschedules = true;
@@ -44,7 +44,7 @@ impl ModelTest {
             }
             80..88 => {
                 self.change();
-                // Several changes may come into force as one.
+                // Several changes may be applied at once.
                 if !self.rng.once_in(3) {
                     self.put_in_force();
                 }
@@ -59,7 +59,7 @@ impl ModelTest {
         if self.reschedules && self.rng.once_in(6) {
             let kinds = Scheduling::ALL;
             let kind = kinds[self.rng.below(kinds.len() as u64) as usize];
-            // Of one listener, of the other, or of both.
+            // The change is for one listener, for the other, or for both.
             let which = self.rng.below(3);
             if which != 0 {
                 self.setting.scheduling = kind;
@@ -79,7 +79,7 @@ impl ModelTest {
                 server.exists = !server.exists;
                 server.life += u32::from(server.exists);
             }
-            // More often good news than bad, or soon nobody would serve.
+            // Good news is more frequent than bad; otherwise no server would serve for long.
             3 => server.healthy = None,
             4 | 5 => server.healthy = Some(false),
             _ => *server = Server { weight: server.weight.max(1), healthy: Some(true), ..*server },
@@ -87,7 +87,7 @@ impl ModelTest {
         self.note(format!("server {n} is to be {:?}", self.wanted[n]));
     }
 
-    /// Puts in force what is wanted; packets come in between the steps.
+    /// Applies the desired state; packets are processed between its operations.
     pub fn put_in_force(&mut self) {
         self.note("put in force".to_owned());
         self.begin_change();
@@ -144,7 +144,7 @@ impl ModelTest {
         self.datagram(number);
     }
 
-    /// Another daemon takes over, sometimes from one that has crashed amid its work.
+    /// Another daemon takes over, sometimes from one that crashed in the middle of a change.
     fn restart(&mut self) {
         if self.rng.once_in(2) {
             self.change();
@@ -163,7 +163,7 @@ impl ModelTest {
         self.put_in_force();
     }
 
-    /// The daemon looks whether anything is over.
+    /// The daemon runs a GC pass over the flow table.
     pub fn sweep(&mut self) {
         let left = self.control.sweep(self.now);
         self.carry_out(usize::MAX);
@@ -185,7 +185,7 @@ impl ModelTest {
         }
     }
 
-    /// Lets time pass, and the daemon do what is due then.
+    /// Advances the clock, and applies what is due then.
     pub fn pass(&mut self, time: Duration) {
         self.advance(time);
         while !self.is_changing && self.control.is_due(self.now) {
@@ -195,14 +195,14 @@ impl ModelTest {
 
     fn advance(&mut self, time: Duration) {
         self.now += time;
-        // As in the kernel, soon to overflow.
+        // As in the kernel, jiffies wrap around soon after the start.
         let jiffies = self.now.as_millis() as u64 * u64::from(HZ) / 1000;
         let since = u32::MAX - 300 * HZ;
         self.plane.host_mut().now.set(since.wrapping_add(jiffies as u32));
         self.note(format!("{:?}", self.now));
     }
 
-    /// Every TCP flow sends something.
+    /// Each TCP flow sends a segment.
     pub fn all_go_on(&mut self) {
         let numbers: Vec<_> = self.streams.keys().copied().collect();
         for number in numbers {
@@ -222,11 +222,11 @@ impl ModelTest {
             2 => {
                 self.go_on(number, flag::FIN | flag::ACK);
                 if self.setting.mode != "nat" && self.rng.once_in(2) {
-                    // It goes on to take what the server sends.
+                    // The client has closed and still receives data.
                     return;
                 }
             }
-            // Without a word.
+            // The client disappears silently.
             _ => {}
         }
         if let Some(flow) = self.streams.remove(&number)
