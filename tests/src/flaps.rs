@@ -1,4 +1,4 @@
-//! Random changes of servers and of what is wanted of them, and what may become of flows meanwhile.
+//! Chaos test: random failures of servers and random operator actions, and the model of what flows may do meanwhile.
 
 pub mod chaos;
 pub mod model;

@@ -1,5 +1,5 @@
-//! Somebody who fails servers, mends them, gives orders and kills the daemon, at random, and sees that every flow has a
-//! server that could serve it.
+//! The chaos driver fails and repairs servers, runs `slb server`, reloads, and kills the daemon at random. It checks
+//! every flow against the model.
 
 mod changes;
 mod more;
@@ -34,7 +34,7 @@ use crate::{
     wait::wait_for,
 };
 
-/// What the two words of product.md mean here, each with the time until the next probe and a second more.
+/// Bounds of product.md for these health checks, plus the time until the next probe and one second.
 const BOUNDS: Bounds = Bounds {
     detection: CHECK_TIMEOUT
         .saturating_mul(UNHEALTHY_THRESHOLD)
@@ -42,18 +42,18 @@ const BOUNDS: Bounds = Bounds {
         .saturating_add(Duration::from_secs(1)),
     recovery: CHECK_TIMEOUT.saturating_add(CHECK_INTERVAL).saturating_add(Duration::from_secs(1)),
 };
-/// Services with flows, each with a group of its own.
+/// Services with flows; each has its own server group.
 const SERVICES: [Service; 3] = [Service::Http, Service::Lines, Service::Echo];
-/// Their groups, and those of the two sides, in each of which every server stands once.
+/// The server pools: one per service, and the one with two sides. Every server is once in each of them.
 const POOLS: [&str; 4] = ["http", "lines", "echo", BOTH];
-/// Flows that begin between two changes, at most.
+/// Upper bound of the flows that begin between two changes.
 const PACE: u64 = 400;
-/// What the daemon logs when the traffic of a listener goes to the second side.
+/// Log message of a failover to the secondary side.
 const FAILOVER: &str = "failover: the secondary gets the traffic";
 /// Changes that a failure shows.
 const SHOWN: usize = 60;
 
-/// One who cannot leave anything as it is.
+/// Runs random changes in a world while flows are active.
 #[derive(Debug)]
 pub struct ChaosDriver<'a> {
     world: &'a mut World,
@@ -64,29 +64,29 @@ pub struct ChaosDriver<'a> {
     model: Model,
     runtime: Runtime,
     begun: Instant,
-    /// What has been done, in words.
+    /// Log of the changes.
     done: Vec<String>,
     changes: BTreeMap<&'static str, u64>,
 }
 
 impl<'a> ChaosDriver<'a> {
-    /// Has the plan say what is to be played with.
+    /// Adds the listeners of the chaos test to the plan.
     pub fn prepare(world: &mut World) {
         world.plan.direct = true;
         more::add(&mut world.plan);
     }
 
-    /// Begins flows at every door of a world that has been prepared, and whose daemon is ready.
+    /// Begins flows at every listener. The world must be prepared, and its daemon ready.
     ///
     /// # Errors
-    /// There are too few servers for some of them to fail.
+    /// There are too few servers to fail one of a side.
     pub fn new(world: &'a mut World, seed: u64) -> Result<Self> {
         let now = Instant::now();
         let state = |planned: &PlannedServer| State {
             planned: planned.clone(),
             configured: true,
             ill: None,
-            // Those of a daemon that is ready are known.
+            // A daemon that is ready has check results of all servers.
             well: now - BOUNDS.recovery,
             set: BTreeMap::new(),
         };
@@ -126,10 +126,10 @@ impl<'a> ChaosDriver<'a> {
         })
     }
 
-    /// Does so for a while, and then mends everything. Returns what has been counted, and the changes by kind.
+    /// Makes changes for this time, then repairs everything. Returns the totals, and the number of changes by kind.
     ///
     /// # Errors
-    /// A flow did what it must not, nothing goes on, or a change was refused.
+    /// A flow broke a rule of the model, no new flows begin, or a change was refused.
     pub fn run(mut self, length: Duration) -> Result<(Totals, BTreeMap<&'static str, u64>)> {
         let all = |wild: &mut Self| {
             while wild.begun.elapsed() < length {
@@ -151,7 +151,7 @@ impl<'a> ChaosDriver<'a> {
         Ok((self.model.totals(), self.changes))
     }
 
-    /// Waits until so many flows more have begun, and judges all.
+    /// Waits until this many more flows have begun, and checks all reports against the model.
     fn progress(&mut self, flows: u64) -> Result<()> {
         let goal = self.model.totals().began + flows;
         wait_for("new flows", 3 * PATIENCE, || {
@@ -160,7 +160,7 @@ impl<'a> ChaosDriver<'a> {
         })
     }
 
-    /// Judges what has been told of flows, and what has been counted.
+    /// Checks reports of flows and the counters of the data plane against the model.
     fn listen(&mut self) -> Result<()> {
         self.flows.told().for_each(|told| self.model.judge(&told));
         self.count()?;
@@ -178,11 +178,11 @@ impl<'a> ChaosDriver<'a> {
     fn count(&mut self) -> Result<()> {
         let from = Instant::now();
         let status = self.runtime.block_on(client::status(&self.world.plan.socket));
-        // It may be down.
+        // The daemon may be down.
         let Some(status) = status.ok().flatten() else { return Ok(()) };
         let during = During { from, to: Instant::now() };
         for listener in status.load_balancers.iter().flat_map(|balancer| &balancer.listeners) {
-            // Its flows of both families are counted together.
+            // The counters include the flows of both families.
             let address = *listener.addresses.first().context("a listener without a VIP")?;
             let target = (address, listener.port).into();
             let Some(door) = self
@@ -209,13 +209,13 @@ impl<'a> ChaosDriver<'a> {
         Ok(())
     }
 
-    /// Keeps in mind what has been done.
+    /// Adds a change to the log.
     fn note(&mut self, kind: &'static str, words: &str) {
         *self.changes.entry(kind).or_default() += 1;
         self.done.push(format!("{:8.3} s: {words}", self.begun.elapsed().as_secs_f64()));
     }
 
-    /// Everything is as it was.
+    /// Repairs all servers, adds the removed ones, resets their overrides, and waits until all are healthy.
     fn mend(&mut self) -> Result<()> {
         for index in 0..self.servers.len() {
             self.heal(index)?;

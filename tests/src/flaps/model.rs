@@ -1,7 +1,7 @@
-//! Which server is what at each moment, and what flows may do then.
+//! Model of the chaos test: the state of each server over time, and what flows may do in it.
 //!
-//! Whoever changes something says so before it begins and after it is done; what is told of flows is judged afterwards, so
-//! that everything that had begun by then is known.
+//! The driver records each change before it begins and after it is done. Reports of flows are checked afterwards, so
+//! the model then knows every change that had begun.
 
 use std::{
     collections::BTreeMap,
@@ -17,19 +17,19 @@ mod sides;
 
 pub use sides::Sides;
 
-/// What is told of flows is told within this time: what ended longer ago is forgotten.
+/// Reports of flows arrive within this time; older records are removed.
 const MEMORY: Duration = Duration::from_secs(60);
 
-/// How long it takes to find out.
+/// Upper bounds of health-check delays.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Until a server that fails gets no new flows any more.
+    /// From a server's failure until it receives no new flows.
     pub detection: Duration,
-    /// Until a server that is well again is known to be.
+    /// From a server's recovery until it is known to be healthy.
     pub recovery: Duration,
 }
 
-/// A time that may not be over.
+/// A time span; open while `to` is `None`.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     from: Instant,
@@ -54,78 +54,79 @@ impl Span {
     }
 }
 
-/// A time in which a server does not answer.
+/// A time span in which a server does not answer.
 #[derive(Debug, Clone, Copy)]
 struct Failure {
     span: Span,
-    /// When the daemon must have found out, unless it does not run.
+    /// When the daemon must know of the failure; `None` while the daemon is down.
     known: Option<Instant>,
-    /// When it must have found out that it is over, likewise.
+    /// When the daemon must know of the recovery; `None` while the daemon is down.
     over: Option<Instant>,
 }
 
 impl Failure {
-    /// In which flows may go there.
+    /// The time in which flows may still go to the server.
     fn unknown(self) -> Span {
         let ends = [self.span.to, self.known].into_iter().flatten().min();
         Span { from: self.span.from, to: ends }
     }
 
-    /// In which its name may be taken out of tables, even where it is well again by then: what is on its way to it just then
-    /// finds no server.
+    /// The time in which the daemon may remove the server from its tables, even if the server has already recovered.
+    /// Packets to it may then find no server.
     fn is_being_found_out(&self) -> Span {
         Span { from: self.span.from, to: self.known.or(self.over) }
     }
 
-    /// In which none may.
+    /// The time in which no new flow may go to the server; `None` while the daemon need not know.
     fn found_out(self) -> Option<Span> {
         self.known.map(|known| Span { from: known, to: self.span.to })
     }
 }
 
-/// What there is to know of a server.
+/// Records of a server.
 #[derive(Debug, Default)]
 struct Server {
     failures: Vec<Failure>,
-    /// When it was not configured, with the changes before and after.
+    /// When it was not configured, from the start of its removal to the end of its addition.
     removed: Vec<Span>,
-    /// The changes that removed it: what it was answering then was not answered to the end.
+    /// The reloads that removed it: requests in progress were lost then.
     cuts: Vec<Span>,
-    /// When it was to get no new flows in a pool.
+    /// Per pool, when it certainly takes no new flows.
     barred: BTreeMap<&'static str, Vec<Span>>,
-    /// The same with the changes before and after.
+    /// Per pool, when it possibly takes no new flows: also during the changes before and after.
     aside: BTreeMap<&'static str, Vec<Span>>,
 }
 
-/// What has been counted.
+/// Counts of flows and of broken rules.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Totals {
     /// Flows that have begun.
     pub began: u64,
-    /// Flows that have begun while every server that failed was known to.
+    /// Flows that began while every failure was known to the daemon.
     pub began_undisturbed: u64,
-    /// Flows that failed, broke or moved while their server, or with flows that had none yet some server, was not well.
+    /// Flows that failed, broke or moved because of a failure: of their server or, for flows without one yet, of any
+    /// server.
     pub excused: u64,
-    /// Established flows of living servers that went to another server.
+    /// Established flows of working servers that went to another server.
     pub moved: u64,
-    /// Established flows of living servers that broke.
+    /// Established flows of working servers that broke.
     pub broken: u64,
-    /// New flows that failed, or had to be begun again, although no failed server was unknown.
+    /// New flows that failed or were retried while every failure was known.
     pub failed: u64,
-    /// New flows to servers known to have failed.
+    /// New flows to servers that were known to have failed.
     pub to_failed: u64,
-    /// New flows to servers that were to get none.
+    /// New flows to servers that take none.
     pub to_barred: u64,
-    /// New flows to a side that did not have the traffic.
+    /// New flows to a side without the traffic.
     pub to_other_side: u64,
-    /// New flows that did not go where the client's last one had gone, although that server took new flows.
+    /// New flows that did not go to the server of the client's affinity entry, although it took new flows.
     pub strayed: u64,
-    /// Packets that found no server although no failed server was unknown.
+    /// Packets without a server while every failure was known.
     pub unserved: u64,
 }
 
 impl Totals {
-    /// What must not be.
+    /// Sum of all broken rules.
     pub fn wrong(&self) -> u64 {
         self.moved
             + self.broken
@@ -164,27 +165,27 @@ impl fmt::Display for Totals {
     }
 }
 
-/// All servers, by name.
+/// The model: all servers by name, and the counts.
 #[derive(Debug)]
 pub struct Model {
     bounds: Bounds,
     servers: BTreeMap<String, Server>,
-    /// The pool that has two sides.
+    /// The pool with two sides.
     sides: Option<Sides>,
-    /// When the daemon does not run.
+    /// Whether the daemon is down.
     down: bool,
-    /// New flows as they were counted, and when the count was asked for.
+    /// Last counts of new flows, and when they were requested.
     counted: BTreeMap<(Door, String), (Instant, u64)>,
-    /// Where the last flow of a client address has gone, and since when it has.
+    /// Server of the last flow of each client address, and the start of that flow.
     last: BTreeMap<(Door, IpAddr), (String, Instant)>,
-    /// Packets without a server, likewise.
+    /// Last count of packets without a server, and when it was requested.
     unserved: Option<(Instant, u64)>,
     totals: Totals,
     wrong: Vec<String>,
 }
 
 impl Model {
-    /// Servers that are well and get new flows.
+    /// A model in which all servers are healthy and take new flows.
     pub fn new<'a>(bounds: Bounds, names: impl IntoIterator<Item = &'a str>) -> Self {
         Self {
             bounds,
@@ -199,18 +200,18 @@ impl Model {
         }
     }
 
-    /// One pool has two sides.
+    /// Declares the pool with two sides.
     pub fn has_sides(&mut self, sides: Sides) {
         self.sides = Some(sides);
     }
 
-    /// A server fails from now on.
+    /// Records that a server fails now.
     pub fn fails(&mut self, server: &str, now: Instant) {
         let known = (!self.down).then(|| now + self.bounds.detection);
         self.server(server).failures.push(Failure { span: Span::since(now), known, over: None });
     }
 
-    /// A server is well again.
+    /// Records that a server recovers now.
     pub fn is_well(&mut self, server: &str, now: Instant) {
         let over = (!self.down).then(|| now + self.bounds.recovery);
         if let Some(failure) = self.server(server).failures.last_mut()
@@ -221,7 +222,7 @@ impl Model {
         }
     }
 
-    /// The daemon is about to end.
+    /// Records that the daemon is about to be killed.
     pub fn goes_down(&mut self, now: Instant) {
         self.down = true;
         for failure in self.open_failures().filter(|failure| failure.known.is_some_and(|known| known > now)) {
@@ -232,7 +233,7 @@ impl Model {
         }
     }
 
-    /// The daemon is ready.
+    /// Records that the daemon is ready.
     pub fn is_up(&mut self, now: Instant) {
         self.down = false;
         let known = now + self.bounds.detection;
@@ -245,21 +246,21 @@ impl Model {
         }
     }
 
-    /// A server has been removed from the configuration, by a change that was asked for and answered.
+    /// Records that a reload has removed a server from the configuration.
     pub fn is_removed(&mut self, server: &str, change: During) {
         let record = self.server(server);
         record.removed.push(Span::since(change.from));
         record.cuts.push(Span { from: change.from, to: Some(change.to) });
     }
 
-    /// A server has been added to it again.
+    /// Records that a reload has added the server again.
     pub fn is_back(&mut self, server: &str, now: Instant) {
         if let Some(span) = self.server(server).removed.last_mut() {
             span.to = Some(now);
         }
     }
 
-    /// A server is to get new flows in a pool, or none, since a change that was asked for and answered.
+    /// Records whether a server takes new flows in a pool; `change` is the time of the request that set it.
     pub fn bar(&mut self, server: &str, pool: &'static str, barred: bool, change: During) {
         let note = |spans: &mut Vec<Span>, from, to| match spans.last_mut().filter(|span| span.to.is_none()) {
             Some(open) if !barred => open.to = Some(to),
@@ -271,7 +272,7 @@ impl Model {
         note(record.aside.entry(pool).or_default(), change.from, change.to);
     }
 
-    /// Forgets what nothing can be told of any more.
+    /// Removes records to which no report can refer any more.
     pub fn forget(&mut self, now: Instant) {
         for server in self.servers.values_mut() {
             server.failures.retain(|failure| failure.span.is_remembered(now) || failure.over.is_none());
@@ -282,7 +283,7 @@ impl Model {
         }
     }
 
-    /// Judges what has become of a flow.
+    /// Checks the report of a flow.
     pub fn judge(&mut self, told: &Told) {
         let Told { door, source, during, what } = told;
         match what {
@@ -309,7 +310,7 @@ impl Model {
                 }
             }
             What::Moved { from, to } => {
-                // A connection is the business of one server, whatever becomes of it.
+                // A TCP connection belongs to one server, even if that server fails.
                 if door.service.protocol() == "udp" && self.is_unwell(from, *during, *door) {
                     self.totals.excused += 1;
                 } else {
@@ -320,7 +321,7 @@ impl Model {
         }
     }
 
-    /// New flows of a server as the data plane has counted them, between two moments.
+    /// Checks the data plane's count of new flows of a server; `during` is the time of the request.
     pub fn count(&mut self, door: Door, server: &str, flows: u64, during: During) {
         let before = self.counted.insert((door, server.to_owned()), (during.from, flows));
         let Some((asked, before)) = before.filter(|(_, before)| *before < flows) else { return };
@@ -350,7 +351,7 @@ impl Model {
         }
     }
 
-    /// Packets that found no server, as the data plane has counted them between two moments.
+    /// Checks the data plane's count of packets without a server; `during` is the time of the request.
     pub fn count_unserved(&mut self, packets: u64, during: During) {
         let (asked, before) = self.unserved.replace((during.from, packets)).unwrap_or((during.from, 0));
         let during = During { from: asked, to: during.to };
@@ -360,12 +361,12 @@ impl Model {
         }
     }
 
-    /// What has been counted.
+    /// Counts so far.
     pub fn totals(&self) -> Totals {
         self.totals
     }
 
-    /// What was wrong, in words.
+    /// Broken rules so far, as messages.
     pub fn wrong(&self) -> &[String] {
         &self.wrong
     }
@@ -402,7 +403,7 @@ impl Model {
         }
     }
 
-    /// A client address that is kept to a server has begun its next flow.
+    /// Checks the server of a client's next flow, with session persistence.
     fn goes_on(&mut self, door: Door, source: IpAddr, during: During, server: &str) {
         let Some((before, since)) = self.last.insert((door, source), (server.to_owned(), during.from)) else {
             return;
@@ -427,7 +428,7 @@ impl Model {
         ));
     }
 
-    /// Whether new flows may have met a server that had failed, or was being removed.
+    /// Whether new flows may have met a server that had failed, or one that was being removed.
     fn some_is_unknown(&self, during: During) -> bool {
         self.servers.values().any(|server| {
             server.failures.iter().any(|failure| failure.unknown().meets(during))
@@ -435,16 +436,16 @@ impl Model {
         })
     }
 
-    /// Whether packets may have met a table that a server was being taken out of.
+    /// Whether packets may have met a table from which a server was being removed.
     fn some_is_being_found_out(&self, during: During) -> bool {
         let mut failures = self.servers.values().flat_map(|server| &server.failures);
         failures.any(|failure| failure.is_being_found_out().meets(during))
     }
 
-    /// Whether a server's flows may end.
+    /// Whether flows of a server may end.
     fn is_unwell(&self, server: &str, during: During, door: Door) -> bool {
         let Some(record) = self.servers.get(server) else { return false };
-        // Connections wait for their server; datagrams go to another one until it is known to be well again.
+        // Connections wait for their server; datagrams go to another one until it is known to be healthy again.
         let more = if door.service.protocol() == "udp" { self.bounds.recovery } else { Duration::ZERO };
         let failed = |failure: &Failure| {
             Span { to: failure.span.to.map(|to| to + more), ..failure.span }.meets(during)

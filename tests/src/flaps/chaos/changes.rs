@@ -1,4 +1,4 @@
-//! The changes, each of which is made only where enough servers stay able to serve.
+//! The changes. Each is made only if enough servers remain able to serve.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -14,11 +14,11 @@ use super::{
 };
 use crate::{client::During, server::Service};
 
-/// The kind of change and what was done, unless it was not possible.
+/// Kind and description of a change; `None` if it was not possible.
 type Changed = Option<(&'static str, String)>;
 
 impl ChaosDriver<'_> {
-    /// One change, if what the dice say is possible.
+    /// Makes a random change, if it is possible.
     pub(super) fn change(&mut self) -> Result<()> {
         let index = self.rng.below(self.servers.len() as u64) as usize;
         let what = self.rng.below(26);
@@ -41,7 +41,7 @@ impl ChaosDriver<'_> {
         Ok(())
     }
 
-    /// Whether a server of each side serves without this one.
+    /// Whether each side has a serving server besides this one.
     fn can_be_spared(&self, index: usize) -> bool {
         let now = Instant::now();
         let others = self.servers.iter().enumerate().filter(|(other, _)| *other != index);
@@ -83,7 +83,7 @@ impl ChaosDriver<'_> {
         Ok(Some(("servers mended", format!("{name} is well again"))))
     }
 
-    /// Takes a server out of one group, or of all.
+    /// Drains or disables a server, or sets its weight to 0, in one pool or in all.
     fn set_aside(&mut self, index: usize) -> Result<Changed> {
         if !self.servers[index].configured || !self.can_be_spared(index) {
             return Ok(None);
@@ -102,7 +102,7 @@ impl ChaosDriver<'_> {
         Ok(Some(("servers taken out by order", format!("{} was told {word:?}", self.name(index)))))
     }
 
-    /// Takes back what was set for a server.
+    /// Enables a server or resets its overrides.
     fn set_back(&mut self, index: usize) -> Result<Changed> {
         if !self.servers[index].configured {
             return Ok(None);
@@ -144,7 +144,7 @@ impl ChaosDriver<'_> {
         self.rng.one_of(&POOLS).into_iter().collect()
     }
 
-    /// `slb server`, for all addresses of a server in the group that it stands in of one pool.
+    /// Runs `slb server` for all addresses of a server, in its group of one pool.
     pub(super) fn order(&mut self, index: usize, pool: &'static str, word: &[&str], set: Set) -> Result<()> {
         let planned = &self.servers[index].planned;
         let service = Service::ALL.into_iter().find(|service| service.name() == pool);
@@ -162,7 +162,7 @@ impl ChaosDriver<'_> {
         let arguments: Vec<&str> = ["server"]
             .into_iter()
             .chain(word.iter().copied())
-            // The driver decides by its model, not by what checks have found by now, whom it can spare.
+            // The driver decides by its model which server can be spared, not by the latest check results.
             .chain(["--force"])
             .chain(group)
             .chain(entries.iter().map(String::as_str))
@@ -174,7 +174,7 @@ impl ChaosDriver<'_> {
         Ok(())
     }
 
-    /// Tells the model who gets new flows since a change.
+    /// Records in the model which servers take new flows after a change.
     fn barred(&mut self, change: During) {
         for server in &self.servers {
             for pool in POOLS {
@@ -190,7 +190,7 @@ impl ChaosDriver<'_> {
         let name = self.name(index);
         self.servers[index].configured = false;
         let change = self.reload()?;
-        // What is set for an entry goes with it.
+        // A removed server entry loses its overrides.
         self.servers[index].set.clear();
         self.model.is_removed(&name, change);
         Ok(Some(("servers removed", format!("{name} was removed"))))
@@ -228,7 +228,7 @@ impl ChaosDriver<'_> {
         Ok(Some(("listeners renamed", format!("listeners were renamed to ...{names}"))))
     }
 
-    /// Has the daemon read who is configured with which weight.
+    /// Reloads with the configured servers and weights.
     fn reload(&mut self) -> Result<During> {
         let configured = self.servers.iter().filter(|server| server.configured);
         self.world.plan.servers = configured.map(|server| server.planned.clone()).collect();
@@ -240,7 +240,7 @@ impl ChaosDriver<'_> {
         Ok(change)
     }
 
-    /// Kills the daemon; a server may fail or be mended while it is down.
+    /// Kills the daemon and starts it again. A server may fail or recover meanwhile.
     fn restart(&mut self, index: usize) -> Result<Changed> {
         self.model.goes_down(Instant::now());
         self.world.kill()?;

@@ -1,4 +1,4 @@
-//! Listeners besides the plan's: one with two sides, one that keeps clients to servers, and one that drains.
+//! Additional listeners: one with two sides, one with session persistence, and one with a connection drain.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -9,12 +9,13 @@ use crate::{
     server::Service,
 };
 
-/// The groups of the two sides. As many of the first may be out of service as its threshold says, and one still serves.
+/// Server groups of the two sides. With fewer than the threshold of primaries out of service, at least one of them
+/// serves.
 pub(super) const SIDES: [&str; 2] = ["first", "second"];
 const PRIMARIES: [&str; 3] = ["b1", "b2", "b3"];
 const THRESHOLD: usize = 2;
 
-/// The pool of both.
+/// The pool of both sides.
 pub(super) const BOTH: &str = "sides";
 
 const SIDED: u16 = 1001;
@@ -22,24 +23,24 @@ const STICKY: u16 = 1002;
 const DRAINED: u16 = 1003;
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Their services and ports, and what is promised there.
+/// Service, port and terms of each listener.
 pub(super) const LISTENERS: [(Service, u16, Terms); 3] = [
     (Service::Lines, SIDED, Terms { pool: BOTH, drain: None, persists: false }),
     (Service::Http, STICKY, Terms { pool: "http", drain: None, persists: true }),
     (Service::Lines, DRAINED, Terms { pool: "lines", drain: Some(DRAIN), persists: false }),
 ];
 
-/// The side that a server is on.
+/// The side of a server.
 pub(super) fn side(server: &str) -> &'static str {
     SIDES[usize::from(!PRIMARIES.contains(&server))]
 }
 
-/// What is known of the sides.
+/// The sides, for the model.
 pub(super) fn sides() -> Sides {
     Sides { pool: BOTH, primaries: PRIMARIES.map(str::to_owned).into(), threshold: THRESHOLD }
 }
 
-/// Adds them to a plan, with the servers that it has now.
+/// Adds the listeners to a plan, with its current servers.
 pub(super) fn add(plan: &mut Plan) {
     let mut text = String::new();
     let port = Service::Lines.backend_port();

@@ -1,4 +1,4 @@
-//! What is the matter with a server, as far as whoever does it to it knows.
+//! State of a server as the driver has set it.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -8,38 +8,38 @@ use crate::config::PlannedServer;
 /// Why a server does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ill {
-    /// Its processes have died.
+    /// Its processes were killed.
     Killed,
-    /// It hangs.
+    /// It drops every frame.
     Hangs,
 }
 
-/// What is set for a server in one pool.
+/// Overrides of a server in one pool.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Set {
     pub(super) weight: Option<u8>,
     pub(super) aside: bool,
 }
 
-/// What is the matter with a server.
+/// State of a server.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) planned: PlannedServer,
     pub(super) configured: bool,
     pub(super) ill: Option<Ill>,
-    /// Since when nothing has been the matter that must be found out.
+    /// Since when nothing has happened that health checks must detect.
     pub(super) well: Instant,
     pub(super) set: BTreeMap<&'static str, Set>,
 }
 
 impl State {
-    /// Whether it is to get no new flows in a pool.
+    /// Whether it takes no new flows in a pool.
     pub(super) fn is_barred(&self, pool: &'static str) -> bool {
         let set = self.set.get(pool).copied().unwrap_or_default();
         !self.configured || set.aside || set.weight.unwrap_or(self.planned.weight) == 0
     }
 
-    /// Whether it can take what other servers cannot.
+    /// Whether it takes new flows in all pools, and the daemon must know that it is healthy.
     pub(super) fn serves(&self, now: Instant) -> bool {
         let known = self.ill.is_none() && self.well + BOUNDS.recovery < now;
         known && POOLS.iter().all(|pool| !self.is_barred(pool))

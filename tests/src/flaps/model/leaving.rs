@@ -1,4 +1,4 @@
-//! When a server may have taken nothing new, for whatever reason, and what ends with it if that lasts.
+//! When a server may have taken no new flows, and which connections may end if that lasts.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use crate::client::{Door, During};
 const ROUNDED: Duration = Duration::from_secs(1);
 
 impl Model {
-    /// Whether a server may have taken no new flows of a door.
+    /// Whether a server may have taken no new flows of a listener.
     pub(super) fn is_leaving(&self, server: &str, door: Door, during: During) -> bool {
         self.leaving(server, door).iter().any(|span| span.meets(during))
     }
 
-    /// Whether a server may have taken none for so long that its connections are over.
+    /// Whether a server may have taken no new flows for so long that its drain deadline has passed.
     pub(super) fn has_drained(&self, server: &str, door: Door, during: During, drain: Duration) -> bool {
         let ends = |span: &Span| Span { from: span.from + drain - ROUNDED, ..*span };
         let is_one = |span: &Span| span.to.is_none_or(|to| to >= span.from);
         self.leaving(server, door).iter().map(ends).any(|span| is_one(&span) && span.meets(during))
     }
 
-    /// From the first moment to the last that it may have been so, where one reason follows another as one time.
+    /// The times in which the server may have taken none. Adjacent reasons are joined into one span.
     fn leaving(&self, server: &str, door: Door) -> Vec<Span> {
         let Some(record) = self.servers.get(server) else { return Vec::new() };
         let mut spans = self.reasons(record, door);
@@ -38,7 +38,7 @@ impl Model {
 
     fn reasons(&self, record: &Server, door: Door) -> Vec<Span> {
         let failures = record.failures.iter().map(|failure| Span { to: failure.over, ..failure.span });
-        // One that is added must be found well.
+        // A server that is added receives flows once it is found healthy.
         let until_well = |span: &Span| Span { to: span.to.map(|to| to + self.bounds.recovery), ..*span };
         let removed = record.removed.iter().map(until_well);
         let aside = record.aside.get(door.terms.pool).into_iter().flatten().copied();

@@ -1,26 +1,26 @@
-//! Which side must have the traffic, where that is certain.
+//! Which side must have the traffic, when that is certain.
 
 use std::time::Duration;
 
 use super::Model;
 use crate::client::{Door, During};
 
-/// How long what is known of servers may take to be in force: changes wait for one another for a second, and tables are built.
+/// Delay from a check result to its effect: the update rate limiter waits up to a second, and tables must be built.
 const IN_FORCE: Duration = Duration::from_secs(2);
 
-/// A pool of two sides, on each of which somebody is always able to serve.
+/// A pool with two sides; each always has a server that can serve.
 #[derive(Debug)]
 pub struct Sides {
     /// The pool.
     pub pool: &'static str,
-    /// The servers of its first side.
+    /// Servers of the primary side.
     pub primaries: Vec<String>,
-    /// How many of these must be unhealthy until the second side has the traffic.
+    /// Number of unhealthy primaries at which the secondary side gets the traffic.
     pub threshold: usize,
 }
 
 impl Model {
-    /// Whether new flows were certainly not to go to the side of a server.
+    /// Whether new flows certainly had to go to the other side than this server's.
     pub(super) fn is_other_side(&self, server: &str, door: Door, during: During) -> bool {
         let Some(sides) = self.sides.as_ref().filter(|sides| sides.pool == door.terms.pool) else {
             return false;
@@ -31,12 +31,12 @@ impl Model {
             let down = primaries.iter().filter(|primary| self.is_down(primary, door, during));
             return down.count() >= sides.threshold;
         }
-        // Those that are removed, or configured with weight 0, are not counted: the threshold may be more than are left.
+        // Primaries that are removed or have weight 0 do not count. The threshold may exceed the number that is left.
         let doubtful = primaries.iter().filter(|primary| self.is_leaving(primary, door, during)).count();
         doubtful < sides.threshold.min(primaries.len() - doubtful)
     }
 
-    /// Whether a server is known to have failed all the time, and was to serve.
+    /// Whether a server was known to have failed the whole time, without an override that excludes it.
     fn is_down(&self, server: &str, door: Door, during: During) -> bool {
         let Some(record) = self.servers.get(server) else { return false };
         let mut aside = record.aside.get(door.terms.pool).into_iter().flatten();

@@ -3,7 +3,7 @@ use crate::{client::Terms, server::Service};
 
 const BOUNDS: Bounds = Bounds { detection: Duration::from_secs(5), recovery: Duration::from_secs(3) };
 
-/// A model of two servers, and its beginning.
+/// A model of two servers, and the time at which the test begins.
 struct ModelTest {
     model: Model,
     zero: Instant,
@@ -22,7 +22,7 @@ impl ModelTest {
         During { from: self.at(from), to: self.at(to) }
     }
 
-    /// Whether something is wrong with that.
+    /// Whether the report breaks a rule.
     fn is_wrong(&mut self, service: Service, from: u64, to: u64, what: What) -> bool {
         let before = self.model.totals().wrong();
         let during = self.during(from, to);
@@ -61,7 +61,8 @@ fn flows_of_living_servers_neither_break_nor_move_nor_fail() {
     assert!(!play.is_wrong(Service::Http, 1, 2, began("b1")));
 }
 
-/// A datagram that was sent before a server failed was not lost for that, however long its answer is waited for.
+/// A failure does not excuse the loss of a datagram that was sent before it, however long the client waits for the
+/// answer.
 #[test]
 fn a_failure_excuses_no_datagram_that_was_sent_before() {
     let mut play = ModelTest::new();
@@ -194,7 +195,7 @@ fn what_is_over_is_forgotten() {
     assert!(play.is_wrong(Service::Lines, 9, 10, broke("b1")));
 }
 
-/// A door of servers that drain for ten seconds.
+/// A listener whose servers drain for ten seconds.
 fn drained() -> Door {
     let door = door(Service::Lines);
     Door { terms: Terms { drain: Some(Duration::from_secs(10)), ..door.terms }, ..door }
@@ -269,7 +270,7 @@ fn the_traffic_is_with_one_side() {
     let primaries = ["b1", "b2", "b3"].map(str::to_owned).into();
     play.model.has_sides(Sides { pool: "sides", primaries, threshold: 2 });
     let door = Door { terms: Terms { pool: "sides", ..Terms::of(Service::Lines) }, ..door(Service::Lines) };
-    // To a server of the first side, and to one of the second.
+    // Reports a flow to a server of the primary or of the secondary side.
     let wrong = |play: &mut ModelTest, second| {
         ["b3", "b4"].map(|server| {
             let before = play.model.totals().to_other_side;
