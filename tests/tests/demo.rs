@@ -1,4 +1,4 @@
-//! The demo itself: that it passes, and that it leaves nothing when it is interrupted.
+//! Runs the demo: it passes, and leaves nothing when it is interrupted.
 
 use std::{
     fs,

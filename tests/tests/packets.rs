@@ -1,4 +1,4 @@
-//! The packet cases and random frames, on the host and in the kernel.
+//! Runs the packet cases and random frames, on the host and in the kernel.
 
 use std::{
     cell::Cell,
@@ -35,7 +35,7 @@ use slb_userspace::{
     dataplane::{bpf::flows, state::State},
 };
 
-/// Instructions the verifier may process: more than that, and a flag or a joined path has been lost.
+/// Upper bound of processed instructions. A higher count shows that a verifier barrier or a merged path has been lost.
 const VERIFIED: u32 = 300_000;
 
 #[test]
@@ -44,7 +44,7 @@ fn cases_on_the_host() {
     report(&failures);
 }
 
-/// The programs at the kernel's tracepoints load, and read the kernel's structures where they are.
+/// The tracepoint programs load, and read the kernel's structures at the right offsets.
 #[test]
 fn losses_are_counted_in_the_kernel() {
     if !kernel::is_available("losses_are_counted_in_the_kernel") {
@@ -75,7 +75,7 @@ fn cases_in_the_kernel() {
     }
     let failures: Vec<_> = kernel::in_namespace(|| {
         let cases = table::all();
-        // Maps that nobody has filled can be had only once.
+        // Maps are unfilled only before the first case, so the cases that begin with empty maps run first.
         let (empty, filled): (Vec<_>, Vec<_>) = cases
             .iter()
             .filter(|case| !case.host_only)
@@ -115,7 +115,7 @@ fn random_frames_in_the_kernel() {
         kernel.begin(&oracle::world().state).expect("the state");
         for number in 0..FRAMES {
             let frame = random::frame().new_tree(&mut runner).expect("a frame").current();
-            // ICMP errors are limited by the second; no flow is silent for long.
+            // ICMP errors are rate-limited per second; no flow stays idle for long.
             host.now.set(number as u32 / 4);
             let (verdict, out) = agree(&mut host, &mut oracle, &frame);
             let (action, in_kernel) = kernel.process(&frame).expect("a run");
@@ -126,7 +126,7 @@ fn random_frames_in_the_kernel() {
     });
 }
 
-/// Which of several servers a flow is given is the kernel's to say as well as the host's.
+/// Host and kernel choose the same one of several servers for each flow.
 #[test]
 fn many_flows_in_the_kernel() {
     const SERVERS: [Server; 4] = [world::WEB4, world::OTHER4, world::FOURTH, world::DISTANT4];
@@ -149,14 +149,14 @@ fn many_flows_in_the_kernel() {
         }
         same_counters(&host, &kernel).unwrap();
         for server in SERVERS {
-            // A quarter of 1,000 in the mean, with a standard deviation of 14.
+            // The mean is 250, the standard deviation 14.
             let flows = host.backend_counters(server.id).new_flows;
             assert!((150..=350).contains(&flows), "{flows} flows for {}", server.at);
         }
     });
 }
 
-/// Flows that live are left alone; those that have expired are erased while the program writes others.
+/// GC spares live entries, and erases expired ones while the program writes others.
 #[test]
 fn flows_are_erased_under_packets_in_the_kernel() {
     const ROUNDS: u16 = 400;
@@ -165,7 +165,7 @@ fn flows_are_erased_under_packets_in_the_kernel() {
     }
     let tick = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).expect("a tick");
     let hz = 1_000_000_000 / tick.tv_nsec() as u32;
-    // When all of them have expired.
+    // A clock by which all entries have expired.
     let later = || flows::clock(hz).map(|Clock { now, hz }| Clock { now: now.wrapping_add(3600 * hz), hz });
     kernel::in_namespace(|| {
         let mut kernel = Kernel::load_sized(256).expect("the program");
@@ -207,7 +207,8 @@ fn flows_are_erased_under_packets_in_the_kernel() {
     });
 }
 
-/// How a full table of 32 entries, all of assured flows, takes one more connection.
+/// Result of a SYN at a full flow table of 32 assured entries: the verdict, and the evicted entries (not assured,
+/// assured).
 fn full_of(flow: impl Fn(u16) -> (SocketAddr, bool)) -> (Verdict, [u64; 2]) {
     let mut host = Host::with_flows(32);
     diff(&State::default(), &World::standard().state).iter().for_each(|operation| host.apply(operation));
@@ -239,7 +240,7 @@ fn full_table_makes_room_at_the_cost_of_those_who_hold_more_than_their_share() {
     assert_eq!(full_of(|n| (many(n), n != 7)), (Verdict::Transmit, [0, 1]), "datagrams, however few");
 }
 
-/// A slot keeps its previous backend for as long as such a flow may come back.
+/// A slot keeps its previous backend for as long as such a flow may return.
 #[test]
 fn mid_stream_pickup_that_is_evicted_counts_as_forgotten() {
     let dsr = |service: &mut Service| (service.mode, service.policy) = (mode::DSR, policy::TRACK);
@@ -254,7 +255,7 @@ fn mid_stream_pickup_that_is_evicted_counts_as_forgotten() {
     assert_eq!((host.forgotten(), host.evicted[0].get()), (1, 1));
 }
 
-/// All flows of one client, and no others, go to one server, where the listener says so.
+/// With the scheduler `maglev-client`, all flows of a client go to one server; other clients reach others.
 #[test]
 fn flows_of_one_client_stay_together() {
     const SERVERS: [Server; 4] = [world::WEB4, world::OTHER4, world::FOURTH, world::DISTANT4];
@@ -267,7 +268,7 @@ fn flows_of_one_client_stay_together() {
             let from = SocketAddr::new(Ipv4Addr::new(203, 0, 113, client).into(), port);
             let mut frame = frames::tcp(from, world::HTTP4.at, flag::SYN).build().bytes;
             host.process(&mut frame, LO);
-            // The destination of the packet.
+            // Destination address of the packet.
             of_client.insert(frame[30..34].to_vec());
         }
         assert_eq!(of_client.len(), 1, "client {client}");
@@ -276,13 +277,13 @@ fn flows_of_one_client_stay_together() {
     assert_eq!(reached.len(), SERVERS.len());
 }
 
-/// Asserts that host and oracle agree, and returns what they agree on.
+/// Asserts that host and oracle agree; returns their verdict and frame.
 fn agree(host: &mut Host, oracle: &mut Oracle, frame: &[u8]) -> (Verdict, Vec<u8>) {
     let mut out = frame.to_vec();
     let verdict = host.process(&mut out, LO);
     let (expected, sent) = oracle.judge(frame);
     assert_eq!(verdict, expected, "{frame:02x?}; counted {:?}", host.totals());
-    // What is dropped may be in any state.
+    // A dropped frame may be left half rewritten.
     if verdict != Verdict::Drop {
         same("host", &out, &sent.unwrap_or_else(|| frame.to_vec())).unwrap();
     }

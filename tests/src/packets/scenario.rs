@@ -38,7 +38,7 @@ pub struct Scenario {
     pub world: World,
     /// Frames and changes, in order.
     pub steps: Vec<Step>,
-    /// Whether it runs on the host only. A test run in the kernel cannot set the clock or the arrival interface, nor take
+    /// Whether it runs on the host only. A kernel run cannot set the clock or the arrival interface, nor take
     /// frames under 14 bytes.
     pub host_only: bool,
 }

@@ -1,4 +1,4 @@
-//! Answers to clients that are silent while the path to them changes.
+//! Answers to idle clients while the client path changes.
 
 use std::{
     net::{IpAddr, UdpSocket},
@@ -14,14 +14,14 @@ use slb_tests::{
     wait::wait_for,
 };
 
-/// Within which the daemon knows where clients are: it samples them every ten seconds.
+/// Time within which the daemon learns client paths; it samples them every ten seconds.
 const SAMPLED: Duration = Duration::from_secs(30);
-/// Within which answers take a new path.
+/// Time within which answers take a new path.
 const LIMIT: Duration = Duration::from_secs(2);
-/// Answers in a row that show that all is well again.
+/// Consecutive answers that show that the flow has recovered.
 const RUN: usize = 10;
 
-/// An address behind the client's namespace, to which that is a router.
+/// An address behind the client's namespace, which is its router.
 fn distant(family: Family) -> &'static str {
     match family {
         Family::V4 => "10.99.0.1",
@@ -29,17 +29,17 @@ fn distant(family: Family) -> &'static str {
     }
 }
 
-/// Gives it to a machine, at once.
+/// Adds the address to a machine, usable at once.
 fn give(namespace: &Namespace, family: Family) -> Result<()> {
     let nodad = if family == Family::V6 { "nodad" } else { "" };
     namespace.ip(&format!("addr add {} dev lo {nodad}", distant(family)))
 }
 
-/// Receives answers until there are [`RUN`] of them after the last silence.
+/// Receives answers until [`RUN`] of them have arrived without a pause.
 fn hears(socket: &UdpSocket) -> Result<()> {
     let (begun, mut buffer) = (Instant::now(), [0; 64]);
     socket.set_read_timeout(Some(Duration::from_millis(500)))?;
-    // What has come before waits in its buffer.
+    // Answers that arrived before wait in the buffer.
     socket.set_nonblocking(true)?;
     while socket.recv(&mut buffer).is_ok() {}
     socket.set_nonblocking(false)?;
@@ -55,7 +55,7 @@ fn bound(namespace: &Namespace, address: IpAddr, port: u16) -> Result<UdpSocket>
     namespace.on_thread(|| Ok(UdpSocket::bind((address, port))?))
 }
 
-/// Has the server stream to a client at this address, which says nothing any more.
+/// Has the server stream to a client at this address, which sends nothing more.
 fn stream(world: &World, family: Family, source: IpAddr) -> Result<UdpSocket> {
     let socket = bound(&world.net.client, source, 0)?;
     socket.send_to(b"go", world.vip(family, Service::Echo))?;
@@ -75,8 +75,8 @@ fn behind_the_client(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// A router that is replaced, or a client on the link whose interface is: the kernel learns the new address from what that announces.
-/// Then a route that moves to another router, of which the client never sent through SLB.
+/// A router or a client's interface is replaced, and the kernel learns the new MAC from its announcement. Then the
+/// route moves to another router, through which the client never sent packets.
 #[test]
 fn answers_to_silent_clients_follow_their_routers() {
     scenario("answers_to_silent_clients_follow_their_routers", &[100, 100], |world| {
@@ -89,7 +89,7 @@ fn answers_to_silent_clients_follow_their_routers() {
                 streams.push((family, source, stream(world, family, source)?));
             }
         }
-        // Until the daemon knows all clients, some do not follow; when they speak, all is as before.
+        // Until the daemon has sampled all clients, some answers do not follow. A packet of the client restores them.
         let mut addresses = 0_u8..;
         wait_for("answers at a new hardware address", SAMPLED, || {
             let address = addresses.next().context("too many addresses")?;
@@ -102,7 +102,7 @@ fn answers_to_silent_clients_follow_their_routers() {
             Ok(all_hear.then_some(()))
         })?;
 
-        // The second server's machine is the router now.
+        // The second server's machine becomes the router.
         let other = &world.net.backends[1];
         for (family, source, socket) in
             streams.iter().filter(|(family, source, _)| source.to_string() == distant(*family))

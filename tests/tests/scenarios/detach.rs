@@ -1,4 +1,4 @@
-//! `slbd detach` takes everything away.
+//! `slbd detach` removes programs, links and pins.
 
 use anyhow::ensure;
 use slb_tests::{client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
@@ -15,7 +15,7 @@ fn detach_leaves_nothing() {
         world.terminate()?;
         world.client().exchange(Service::Http, target)?;
 
-        // The VIPs are on `lo`: the kernel would answer in their name.
+        // The VIPs are addresses of `lo`, so the kernel would answer for them.
         let refused = world.slbd("detach", &world.plan.toml())?;
         let said = String::from_utf8_lossy(&refused.stderr);
         ensure!(!refused.status.success(), "detached with VIPs on lo");
@@ -30,7 +30,7 @@ fn detach_leaves_nothing() {
         world.net.route_vips()?;
 
         world.detach()?;
-        // The kernel takes them off when it comes to it.
+        // The kernel detaches programs asynchronously.
         wait_for("interfaces without a program", PATIENCE, || {
             Ok(world.programs()?.is_empty().then_some(()))
         })?;
@@ -38,7 +38,7 @@ fn detach_leaves_nothing() {
         ensure!(world.status_from_pins().is_err(), "there is still a status");
         ensure!(world.client().exchange(Service::Http, target).is_err(), "somebody still forwards");
 
-        // Once more is no error, and a start after it is like the first.
+        // A second detach succeeds, and a later start is like the first.
         world.detach()?;
         world.start()?;
         world.client().exchange(Service::Http, target).map(drop)

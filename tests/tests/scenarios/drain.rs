@@ -1,4 +1,4 @@
-//! Connections of servers that leave, and connections that say nothing: they end at both ends, when their time is over.
+//! Drain deadlines and idle timeouts: connections are reset at both ends in time, and no others.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -15,17 +15,17 @@ use slb_tests::{
 use slb_userspace::api::types::Health;
 
 const WEIGHTS: [u8; 3] = [50, 30, 20];
-/// Connections per family, of each habit.
+/// Connections per family, idle and active ones each.
 const CONNECTIONS: usize = 24;
-/// The server that leaves.
+/// The server that drains.
 const LEAVES: &str = "b1";
-/// How long it drains; deadlines are in whole seconds.
+/// Drain time; deadlines are in whole seconds.
 const DRAIN: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
-/// How long it may take until both ends have been told.
+/// How long it may take after the deadline until both ends have received a RST.
 const TOLD: Duration = Duration::from_secs(20);
 
-/// What a line on a server of the listener of long-lived connections holds.
+/// Fields of a log line about a server of the long-lived connections' listener.
 const OF_LINES: [&str; 3] = ["load_balancer=\"shop\"", "listener=\"lines\"", "check=\"http\""];
 
 #[test]
@@ -75,7 +75,7 @@ fn a_disabled_server_drains_and_both_ends_are_told() {
     });
 }
 
-/// Its check fails, and its connections go on until the time is over.
+/// The server fails its check, and its connections go on until the deadline.
 #[test]
 fn an_unhealthy_server_drains_and_both_ends_are_told() {
     scenario("an_unhealthy_server_drains_and_both_ends_are_told", &WEIGHTS, |world| {
@@ -111,7 +111,7 @@ fn a_server_that_takes_new_flows_again_in_time_keeps_its_connections() {
     });
 }
 
-/// Gives the listener of long-lived connections a twin before it, with which it shares a table. Returns the text of both.
+/// Adds a listener with the same server table before the long-lived connections' one. Returns both listeners' text.
 fn add_twin(world: &mut World) -> Result<[String; 2]> {
     let text = world.plan.toml();
     let begin = text.find("[[load_balancer.listener]]\nname = \"lines\"").context("no listener")?;
@@ -122,12 +122,13 @@ fn add_twin(world: &mut World) -> Result<[String; 2]> {
     Ok([twin, lines])
 }
 
-/// The endpoints of a server that the listener of long-lived connections has.
+/// Server endpoints of the long-lived connections' listener at this server.
 fn endpoints(server: &PlannedServer) -> Vec<SocketAddr> {
     server.addresses.iter().map(|address| SocketAddr::new(*address, Service::Lines.backend_port())).collect()
 }
 
-/// Gives a listener with this text a group of its own, `moved`, of all servers but so many.
+/// Gives the listener with this text a server group of its own, `moved`, with all servers except the first `without`
+/// ones.
 fn move_listener(world: &mut World, listener: &str, without: usize) {
     let target = format!("backend_port = {}", Service::Lines.backend_port());
     world.plan.change(listener, listener.replace(&target, "server_group = \"moved\""));
@@ -137,7 +138,7 @@ fn move_listener(world: &mut World, listener: &str, without: usize) {
     world.plan.append(&format!("\n[[server_group]]\nname = \"moved\"\nservers = [{entries}]"));
 }
 
-/// Two listeners share a table. One comes to another group, and so to a table of its own: its connections with it.
+/// Two listeners share a server table. One gets another group, and thereby its own table; its connections move with it.
 #[test]
 fn connections_drain_with_the_group_their_listener_has_come_to() {
     scenario("connections_drain_with_the_group_their_listener_has_come_to", &WEIGHTS, |world| {
@@ -156,8 +157,8 @@ fn connections_drain_with_the_group_their_listener_has_come_to() {
     });
 }
 
-/// The first of two listeners that share a table comes to a group without one of the servers, which it has no time to drain:
-/// the table stays with it, and that server's connections through the other one stay where they are.
+/// The first of two listeners with a shared table gets a group without one of the servers, and no drain. It keeps the
+/// table, and that server's connections through the other listener go on.
 #[test]
 fn a_listener_that_loses_a_server_cuts_no_connection_of_another_one() {
     scenario("a_listener_that_loses_a_server_cuts_no_connection_of_another_one", &WEIGHTS, |world| {
@@ -196,7 +197,7 @@ fn silent_connections_end_at_both_ends() {
     });
 }
 
-/// Another daemon takes over in the meantime; `silent` is whether connections that say nothing are told as well.
+/// Another daemon takes over during the drain. `silent`: whether idle connections must receive RSTs too.
 pub(super) fn drains(world: &mut World, silent: bool, leave: fn(&mut World) -> Result<()>) -> Result<()> {
     world.start()?;
     let watched = Watched::open(world, silent)?;
@@ -213,14 +214,14 @@ pub(super) fn drains(world: &mut World, silent: bool, leave: fn(&mut World) -> R
     Ok(())
 }
 
-/// A connection that broke was reset, and not before.
+/// A broken connection was reset, and not before this age.
 fn is_reset(broken: &Break, not_before: Duration) -> Result<()> {
     ensure!(broken.error.contains("reset by peer"), "{broken}");
     ensure!(broken.at_ms >= not_before.as_millis(), "{broken}, and not after {not_before:?}");
     Ok(())
 }
 
-/// Connections of each family.
+/// Connections of both families.
 struct Watched {
     talking: Vec<LongLived>,
     silent: Vec<LongLived>,
@@ -252,7 +253,7 @@ impl Watched {
         self.talking.iter().chain(&self.silent)
     }
 
-    /// All connections with the server that leaves, whose index was `index`, are reset at both ends, and no others.
+    /// Checks that all connections of server `index` are reset at both ends, and no others.
     fn end_at_both_ends(&self, world: &World, index: usize) -> Result<()> {
         wait_for("the end of its connections", DRAIN + TOLD, || {
             Ok(self.all().all(|connections| connections.alive_with(LEAVES) == 0).then_some(()))

@@ -1,4 +1,4 @@
-//! Servers that fail, and come back.
+//! Servers that fail and recover.
 
 use std::time::Instant;
 
@@ -15,21 +15,21 @@ use slb_tests::{
 use slb_userspace::api::types::Health;
 
 pub(super) const WEIGHTS: [u8; 3] = [50, 30, 20];
-/// Index and name of the backend that fails.
+/// Index and name of the server that fails.
 const VICTIM: usize = 0;
 const VICTIM_NAME: &str = "b1";
-/// Exchanges after a change: enough that a server with any part of the table is all but sure to be met.
+/// Exchanges after a change. They almost certainly reach a server with any slot of the table.
 const EXCHANGES: u64 = 1_000;
 /// Long-lived connections per family.
 const LONG_LIVED: usize = 48;
 
-/// Servers whose processes die: connections to them are refused.
+/// The server's processes die: connections to them are refused.
 #[test]
 fn a_killed_server_is_left_out_and_taken_back() {
     scenario("a_killed_server_is_left_out_and_taken_back", &WEIGHTS, killed);
 }
 
-/// A machine that hangs: nothing answers any more.
+/// A machine that hangs does not answer at all.
 #[test]
 fn a_silent_server_is_left_out_and_taken_back() {
     scenario("a_silent_server_is_left_out_and_taken_back", &WEIGHTS, |world| {
@@ -41,7 +41,7 @@ fn a_silent_server_is_left_out_and_taken_back() {
     });
 }
 
-/// With every server gone nothing is forwarded to any of them, and one that returns serves at once.
+/// With all servers down nothing is forwarded to them, and the first to recover serves at once.
 #[test]
 fn with_no_healthy_server_nothing_is_served_until_one_returns() {
     scenario("with_no_healthy_server_nothing_is_served_until_one_returns", &[50, 50], |world| {
@@ -80,7 +80,7 @@ pub(super) fn killed(world: &mut World) -> Result<()> {
     taken_back(world, traffic)
 }
 
-/// Starts daemon and traffic; every server has long-lived connections.
+/// Starts daemon and traffic; every server gets long-lived connections.
 fn start(world: &mut World) -> Result<Traffic> {
     world.start()?;
     let traffic = Traffic::start(world, LONG_LIVED)?;
@@ -92,7 +92,7 @@ fn start(world: &mut World) -> Result<Traffic> {
     Ok(traffic)
 }
 
-/// Under traffic the victim is found out; from then on nothing fails, and the others' connections never noticed.
+/// The victim is detected under traffic. After that no exchange fails, and connections of the others never break.
 fn left_out(world: &World, traffic: &Traffic) -> Result<()> {
     world.wait_for_health(VICTIM, Health::Unhealthy)?;
     let detected = Instant::now();
@@ -103,7 +103,7 @@ fn left_out(world: &World, traffic: &Traffic) -> Result<()> {
     traffic.expect_unbroken(Some(VICTIM_NAME))
 }
 
-/// The victim gets new flows again, and its return disturbs nobody.
+/// The victim gets new flows again, without disturbing others.
 fn taken_back(world: &World, traffic: Traffic) -> Result<()> {
     world.wait_for_health(VICTIM, Health::Healthy)?;
     let returned = Instant::now();

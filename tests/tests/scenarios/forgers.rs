@@ -1,8 +1,8 @@
-//! Attacks by forged frames: what they achieve, in numbers, and what they must not. Beside them what real clients do that a defence
-//! could take for an attack.
+//! Attacks by forged frames: what they achieve, in numbers, and what they must not. Also legitimate behaviour that a
+//! defence could mistake for an attack.
 //!
-//! `cargo xtask test forgers` runs them all. A line that begins with `attack:` says what an attack came to. `SLBD` and `SLB` name other
-//! programs than this build's, of which the same lines say what it came to there.
+//! `cargo xtask test forgers` runs them all. Lines that begin with `attack:` report the result of an attack. `SLBD` and
+//! `SLB` may name other programs than this build's, to compare their results.
 
 mod blind;
 mod diverted;
@@ -29,13 +29,13 @@ use slb_tests::{
     net::Namespace,
 };
 
-/// Of two servers that share all.
+/// Two servers with equal weights.
 const WEIGHTS: [u8; 2] = [50, 50];
 
-/// Frames that take a while; fewer are sent at once.
+/// A report calls fewer frames "at once", since their rate means nothing.
 const MANY: u64 = 1_000;
 
-/// Says what an attack came to.
+/// Prints the result of an attack.
 fn report(attack: impl Display, sent: Flooded, achieved: impl Display) {
     let Flooded { frames, time } = sent;
     let pace = if frames < MANY {
@@ -46,19 +46,19 @@ fn report(attack: impl Display, sent: Flooded, achieved: impl Display) {
     println!("attack: {attack}: {frames} frames, {pace}: {achieved}");
 }
 
-/// An attacker in this namespace, which an interface of `slb` leads to: its socket, and the hardware addresses of both ends.
+/// An attacker in this namespace, to which an interface of `slb` leads: its socket, and the MAC pair of its frames.
 fn at(world: &World, namespace: &Namespace, interface: &str) -> Result<(Forger, Way)> {
     let forger = Forger::at(namespace, "eth0")?;
     let way = Way { sender: forger.mac, receiver: world.net.slb.mac(interface)? };
     Ok((forger, way))
 }
 
-/// An attacker on the clients' link, with the client's hardware address.
+/// An attacker on the clients' link, with the client's MAC.
 fn on_clients_side(world: &World) -> Result<(Forger, Way)> {
     at(world, &world.net.client, "client0")
 }
 
-/// A hardware address as `ip` takes it.
+/// A hardware address in the notation of `ip`.
 fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -1,5 +1,5 @@
-//! Health checks of every kind: a server that breaks in the way its check looks for gets no new flows, and gets them
-//! again when it is whole.
+//! Health checks of every kind. A server that fails in the way that its check detects gets no new flows, until it
+//! recovers.
 
 mod passive;
 mod settings;
@@ -13,19 +13,19 @@ use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service,
 use slb_userspace::api::types::Health;
 
 const WEIGHTS: [u8; 2] = [50, 50];
-/// Index and name of the backend that breaks.
+/// Index and name of the server that fails.
 const VICTIM: usize = 0;
 const VICTIM_NAME: &str = "b1";
-/// Exchanges after a change: enough that a server with half of the table is all but sure to be met.
+/// Exchanges after a change. They almost certainly reach a server that has half of the table.
 const EXCHANGES: u64 = 100;
 
-/// A way for a server to break, and what the check is to say of it.
+/// A way for a server to fail, and the expected detail of the check.
 struct Case {
-    /// Whose check is meant.
+    /// The service whose check fails.
     service: Service,
     check: &'static str,
     breaks: fn(&mut World) -> Result<()>,
-    /// What is said of it: one of these.
+    /// Expected detail: one of these.
     details: &'static [&'static str],
     mends: fn(&mut World) -> Result<()>,
 }
@@ -120,7 +120,7 @@ fn a_host_that_is_gone_is_found_by_icmp() {
     case.run("a_host_that_is_gone_is_found_by_icmp");
 }
 
-/// Where silence is as good as an answer, that of a host that is gone is not.
+/// A UDP check without an expected answer accepts silence, but not from a host that is down.
 #[test]
 fn a_host_that_is_gone_is_found_by_udp() {
     let case = Case {
@@ -137,7 +137,7 @@ fn a_host_that_is_gone_is_found_by_udp() {
     case.run("a_host_that_is_gone_is_found_by_udp");
 }
 
-/// What nobody listens to is not asked: the host answers, its services do not.
+/// The check does not depend on services: the host answers pings while its services are down.
 #[test]
 fn icmp_does_not_look_at_services() {
     scenario("icmp_does_not_look_at_services", &WEIGHTS, |world| {
@@ -149,7 +149,7 @@ fn icmp_does_not_look_at_services() {
     });
 }
 
-/// Who gets no new flows is checked and shown all the same.
+/// A server without new flows is still checked and shown.
 #[test]
 fn a_server_of_weight_0_is_checked_and_shown() {
     scenario("a_server_of_weight_0_is_checked_and_shown", &[0, 50], |world| {
@@ -183,7 +183,7 @@ impl Case {
         });
     }
 
-    /// The server is used, is not while it is broken, and is again.
+    /// The server gets flows, loses them while it fails, and gets them again.
     fn play(&self, world: &mut World) -> Result<()> {
         used(world, self.service, true)?;
         (self.breaks)(world)?;
@@ -200,7 +200,7 @@ impl Case {
 }
 
 impl Case {
-    /// The line of the log says what fails, how, for whom, and for how long it did not.
+    /// The log line names the failure, the server, the listener, and how long the server was healthy.
     fn expect_line(&self, world: &World) -> Result<()> {
         let (service, check) = (self.service.name(), self.check.split('"').nth(1).unwrap_or_default());
         let fields = ["load_balancer", "listener", "server_group", "check"];
@@ -216,13 +216,13 @@ impl Case {
         Ok(())
     }
 
-    /// Checks with ICMP know no ports.
+    /// ICMP checks have no port.
     fn probed_port(&self) -> u16 {
         if self.check.contains("icmp") { 0 } else { self.service.backend_port() }
     }
 }
 
-/// Waits until the victim is healthy, and reached: one may be known before the other.
+/// Waits until the victim is healthy and its next hop is resolved; either may come first.
 fn able_again(world: &World, service: Service) -> Result<()> {
     wait_for("a way to a healthy server", PATIENCE, || {
         let servers = world.wait_for_health_of(service, VICTIM, Health::Healthy)?;
@@ -230,7 +230,7 @@ fn able_again(world: &World, service: Service) -> Result<()> {
     })
 }
 
-/// New flows go to the victim, or do not; none fails.
+/// Checks whether new flows go to the victim; none may fail.
 fn used(world: &World, service: Service, expected: bool) -> Result<()> {
     for family in Family::ALL {
         let batch = world.client().exchanges(service, world.vip(family, service), EXCHANGES, 8);

@@ -1,4 +1,4 @@
-//! Next hops that change, go for a moment, or are lost.
+//! Next hops that change, vanish for a moment, or are lost.
 
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ use slb_userspace::api::types::Health;
 use super::modes::{Way, prepare};
 
 const EXCHANGES: u64 = 400;
-/// Locally administered, as the interface's own address is.
+/// A locally administered MAC, as the interface's own is.
 const NEW_ADDRESS: &str = "02:00:5e:10:00:01";
-/// The kernel asks the old address several times before it asks everybody.
+/// The kernel sends several unicast probes to the old MAC before it broadcasts.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
@@ -42,17 +42,17 @@ fn a_new_hardware_address_of_a_server_is_followed() {
     });
 }
 
-/// Another address of the host's own interface.
+/// Another MAC for the interface of the host itself.
 const OWN_ADDRESS: &str = "02:00:5e:10:00:02";
-/// Longer than a link is away here, and than neighbours need to find each other again; shorter than anything that waits for the next
-/// build of tables.
+/// Upper bound of a gap. It exceeds the outage of the link and neighbour resolution, and is below the interval at which
+/// tables are built.
 const SHORT: Duration = Duration::from_millis(600);
 
-/// Sends datagrams to both VIPs while something happens to the network, until the kernel has what it needs again.
+/// Sends datagrams to both VIPs during a disruption, until the kernel has resolved the neighbours again.
 fn under_load(world: &World, blip: impl FnOnce() -> Result<()>) -> Result<Vec<Beats>> {
     let client = world.client();
     let beats = Family::ALL.map(|family| client.beat(world.vip(family, Service::Echo)));
-    // Longer than tables are not built again after the last change: what is withdrawn now is missed at once.
+    // Waits until the update rate limiter is idle, so that a withdrawn next hop would show at once.
     wait_for("flows to go on for a while", PATIENCE, || {
         Ok(beats.iter().all(|beat| beat.answered() > 120).then_some(()))
     })?;
@@ -72,8 +72,8 @@ fn under_load(world: &World, blip: impl FnOnce() -> Result<()>) -> Result<Vec<Be
     beats.into_iter().map(|beat| client.stop(beat)).collect()
 }
 
-/// The kernel loses nothing, and no check would notice. With a single server there is nobody else to answer; the secondary side
-/// must not get connections for it.
+/// The kernel loses no packet in such a disruption, and no check notices it. With a single server, no other could take
+/// over; the secondary side must not get connections.
 #[test]
 fn blips_of_the_network_are_no_outage() {
     scenario("blips_of_the_network_are_no_outage", &[100, 100], |world| {
@@ -98,7 +98,7 @@ fn blips_of_the_network_are_no_outage() {
         }
         world.start()?;
         let slb = &world.net.slb;
-        // Servers learn of the new address as from the kernel alone, which takes no frames to the old one either.
+        // The kernel announces its new MAC and accepts no frames to the old one; servers learn it from there.
         slb.sysctl("net/ipv4/conf/b1/arp_notify", "1")?;
         slb.sysctl("net/ipv6/conf/b1/ndisc_notify", "1")?;
         for _ in 0..2 {
@@ -108,7 +108,7 @@ fn blips_of_the_network_are_no_outage() {
         }
         for (what, lines) in [
             ("own address", format!("link set dev b1 address {OWN_ADDRESS}")),
-            // Routes go with it; a router's would come back.
+            // Setting the link down removes its routes; a routing daemon would restore them.
             ("own link", own_link(world)),
         ] {
             for beats in under_load(world, || slb.ip(&lines))? {
@@ -124,20 +124,20 @@ fn blips_of_the_network_are_no_outage() {
     });
 }
 
-/// Sets the link of the first server down and up.
+/// Sets the link to the first server down and up.
 fn own_link(world: &World) -> String {
     let v6 = world.net.backends[0].address(Family::V6).to_string();
     let network = v6.trim_end_matches("a");
     format!("link set b1 down\nlink set b1 up\naddr replace {network}1/64 dev b1 nodad")
 }
 
-/// Datagrams go on with the other server, those that are under way too; there is no check to say that it is down.
+/// Datagrams go on with the other server, also those of existing flows. No check reports the first one as down.
 fn datagrams_leave_a_server_that_is_not_reached(world: &mut World) -> Result<()> {
     world.plan.checks.insert(Service::Echo, "kind = \"none\"");
     world.start()?;
     let client = world.client();
     let target = world.vip(Family::V4, Service::Echo);
-    // Some of them are with each server.
+    // Each server has some of them.
     let beats: Vec<_> = (0..12).map(|_| client.beat(target)).collect();
     wait_for("both servers to have flows", PATIENCE, || {
         let echo = client.exchanges(Service::Echo, target, 20, 4);
@@ -147,7 +147,7 @@ fn datagrams_leave_a_server_that_is_not_reached(world: &mut World) -> Result<()>
     wait_for("the loss to be noticed", PATIENCE, || {
         Ok(world.log().contains("gets no packets").then_some(()))
     })?;
-    // What is under way when tables change may be lost.
+    // Packets in flight during a change of tables may be lost.
     wait_for("datagrams to leave it", PATIENCE, || {
         let before = world.packets("drop", Some("no_next_hop"))?;
         std::thread::sleep(Duration::from_millis(200));
@@ -174,7 +174,7 @@ macro_rules! in_each_mode {
                 scenario(name, &[100, 100], |world| {
                     let way: Option<Way> = $way;
                     way.map_or(Ok(()), |way| prepare(world, way))?;
-                    // The default: they stay with the previous server of a slot, where there is one.
+                    // The default, `keep`: they stay with a slot's previous backend, if it has one.
                     world.plan.unknown_datagrams = None;
                     super::datagrams_leave_a_server_that_is_not_reached(world)
                 });

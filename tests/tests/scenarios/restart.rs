@@ -1,4 +1,4 @@
-//! The daemon ends and starts again under traffic: nobody notices.
+//! The daemon ends and starts again under traffic, without a lost connection.
 
 use std::{env, fs};
 
@@ -9,9 +9,9 @@ use slb_userspace::api::types::Status;
 const WEIGHTS: [u8; 3] = [50, 30, 20];
 /// Long-lived connections per family.
 const LONG_LIVED: usize = 16;
-/// Exchanges of each kind that must be done while the daemon is down, and again after its return.
+/// Exchanges of each kind required while the daemon is down, and again after its restart.
 const EXCHANGES: u64 = 200;
-/// Rounds of SIGKILL, unless the variable says otherwise.
+/// Rounds of SIGKILL, unless the environment variable sets another number.
 const ROUNDS: u32 = 5;
 const ROUNDS_VARIABLE: &str = "SLB_SIGKILL_ROUNDS";
 
@@ -27,7 +27,7 @@ fn sigkill_and_restart_go_unnoticed() {
     scenario("sigkill_and_restart_go_unnoticed", &WEIGHTS, |world| unnoticed(world, rounds, World::kill));
 }
 
-/// Killed at any point of its start, the daemon leaves the forwarding on, and the next start completes.
+/// A daemon killed at any point of a start leaves forwarding active, and the next start completes.
 #[test]
 fn sigkill_during_the_start_goes_unnoticed() {
     scenario("sigkill_during_the_start_goes_unnoticed", &WEIGHTS, |world| {
@@ -44,7 +44,7 @@ fn sigkill_during_the_start_goes_unnoticed() {
     });
 }
 
-/// Killed at any point of its very first start, the daemon leaves nothing that keeps the next one from starting.
+/// A daemon killed at any point of its first start leaves nothing that prevents the next one.
 #[test]
 fn sigkill_during_the_first_start_is_mended_by_the_next() {
     scenario("sigkill_during_the_first_start_is_mended_by_the_next", &WEIGHTS, |world| {
@@ -78,14 +78,14 @@ fn unnoticed(world: &mut World, rounds: u32, end: fn(&mut World) -> Result<()>) 
             traffic.progress(EXCHANGES)?;
             let restarted = world.status()?.digest;
             ensure!(restarted == digest, "digest {restarted:?} after a restart, {digest:?} before");
-            // The program of the new daemon is in the place of the old one, on every interface.
+            // On every interface, the program of the new daemon has replaced the old one.
             let replaced = world.programs()?;
             ensure!(replaced.keys().eq(programs.keys()), "{replaced:?} after {programs:?}");
             ensure!(
                 replaced.iter().all(|(name, id)| programs[name] != *id),
                 "{replaced:?} after {programs:?}"
             );
-            // Clients send again what is lost: only the counters tell that nothing was.
+            // Clients retransmit lost packets, so only the counters show that none was lost.
             let dropped = world.packets("drop", None)? - dropped;
             ensure!(dropped == 0, "{dropped} packets dropped: {:?}", world.status()?.reasons);
             traffic.expect_unbroken(None)?;
@@ -98,7 +98,8 @@ fn unnoticed(world: &mut World, rounds: u32, end: fn(&mut World) -> Result<()>) 
     batch.expect_no_failure()
 }
 
-/// Without `hash_seed` the first start makes one. It outlives the loss of the state directory while packets use it.
+/// Without `hash_seed` the first start chooses one. It survives the loss of the state directory while it is in the
+/// maps.
 #[test]
 fn hash_seed_is_made_once_and_kept() {
     scenario("hash_seed_is_made_once_and_kept", &[1], |world| {
@@ -121,7 +122,7 @@ fn hash_seed_is_made_once_and_kept() {
         world.terminate()?;
         fs::remove_dir_all(&world.plan.state_dir)?;
         same(&world.start()?, "without its state directory")?;
-        // Another machine's administrator writes what is shown here.
+        // An administrator copies the shown seed to another node.
         let written =
             world.write_other(&configured.replace("hash_seed = 1\n", &format!("hash_seed = {seed}\n")))?;
         let difference = world.slb(&["diff", &written])?;

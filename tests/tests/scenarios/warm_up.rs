@@ -1,5 +1,5 @@
-//! Servers whose checks take their time: what they replace serves until they have a result, and at a first start they serve
-//! without one.
+//! Servers with slow checks. The servers that they replace serve until they have a result; after a first start they
+//! serve without one.
 
 use std::{thread, time::Duration};
 
@@ -15,11 +15,11 @@ use slb_tests::{
 };
 use slb_userspace::api::types::{Health, Pending};
 
-/// Time until a health page answers: less than the check's timeout.
+/// Time until a health page answers; below the check's timeout.
 const SLOW: Duration = Duration::from_secs(3);
-/// The same at the first start: on a busy machine, forwarding takes seconds to begin.
+/// The same for the first start, where a busy machine needs seconds until it forwards.
 const SLOWEST: Duration = Duration::from_secs(7);
-/// Exchanges at the same time.
+/// Concurrent exchanges.
 const CONCURRENCY: usize = 2;
 /// Exchanges between two changes.
 const PROGRESS: u64 = 50;
@@ -47,7 +47,7 @@ fn servers_serve_until_those_that_replace_them_have_a_result() {
         progress(&loads)?;
         ensure!(world.packets("drop", None)? == dropped, "reload: {:?}", world.status()?.reasons);
 
-        // A trial, and the way back: the servers of before have been checked meanwhile.
+        // Commit-confirmed and rolled back: the previous servers have been checked all the time.
         let path = world.write_other(&back.toml())?;
         let said = world.slb(&["apply", &path, "--confirm-within", "1s"])?;
         ensure!(said.contains("for servers that replace healthy ones: 10."), "{said}");
@@ -56,7 +56,7 @@ fn servers_serve_until_those_that_replace_them_have_a_result() {
         progress(&loads)?;
         ensure!(world.packets("drop", None)? == dropped, "apply: {:?}", world.status()?.reasons);
 
-        // The file names other servers at the next start, which may be ended while it waits for them.
+        // At the next start the file names other servers. A start may be ended while it waits for them.
         world.plan.servers = back.servers;
         world.terminate()?;
         waits_at_start(world)?;
@@ -73,7 +73,7 @@ fn servers_serve_until_those_that_replace_them_have_a_result() {
     });
 }
 
-/// A health page that takes its time, and checks that let it.
+/// Health pages answer slowly, and checks wait long enough.
 fn prepare(world: &mut World) {
     world.plan.checks.insert(Service::Http, "kind = \"http\", path = \"/healthz\"");
     for _ in Service::ALL {
@@ -86,10 +86,10 @@ fn set_delay(world: &World, delay: Duration) {
     (0..2).for_each(|index| world.behaviour(index).set_delay(delay));
 }
 
-/// Clients are served before the first result.
+/// Servers receive traffic before the first check result.
 fn first_start(world: &mut World) -> Result<()> {
     world.start_without_waiting()?;
-    // Loading the program alone takes seconds on a machine that is busy.
+    // On a busy machine, loading the program alone takes seconds.
     wait_for("a daemon", 3 * PATIENCE, || Ok(world.status().is_ok().then_some(())))?;
     for family in Family::ALL {
         world.client().exchange(Service::Http, world.vip(family, Service::Http))?;
@@ -101,12 +101,12 @@ fn first_start(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Two reloads of the same file are answered together; the control loop goes on meanwhile.
+/// Two reloads of the same file are answered together, while the event loop goes on.
 fn replaced(world: &World) -> Result<()> {
     thread::scope(|scope| {
         let reloads = [(); 2].map(|()| scope.spawn(|| world.slb(&["reload"])));
         let Pending { change, at_most_seconds, .. } = wait_for("a reload that waits", PATIENCE, || {
-            // In the first second, all that is new is waited for.
+            // In the first second the reload waits for everything that is new.
             Ok(pending(world)?.filter(|pending| only_http(&pending.waits_for)))
         })?;
         ensure!(change == "reload" && (1..=9).contains(&at_most_seconds), "{change} {at_most_seconds}");
@@ -129,7 +129,8 @@ fn only_http(waits_for: &[String]) -> bool {
     !waits_for.is_empty() && waits_for.iter().all(|server| server.contains(" (http check, timeout 8s)"))
 }
 
-/// A start that waits for servers is shown; until it is complete, what the earlier run has left is.
+/// A start that waits for servers is shown in the status. Until it is complete, the state of the earlier run stays
+/// active.
 fn waits_at_start(world: &mut World) -> Result<()> {
     world.start_without_waiting()?;
     let status = wait_for("a daemon", 3 * PATIENCE, || Ok(world.status().ok()))?;

@@ -1,4 +1,4 @@
-//! What others do to SLB's programs, links and pins is noticed, said and mended; their own programs are left alone.
+//! Interference with SLB's programs, links and pins is detected, logged and repaired; programs of others stay.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -16,7 +16,7 @@ use slb_tests::{
 const WEIGHTS: [u8; 2] = [50, 50];
 const EXCHANGES: u64 = 50;
 const LONG_LIVED: usize = 6;
-/// Within which it is noticed: a second, and what a loaded machine adds.
+/// Time within which it is detected: one second, plus the delay of a loaded machine.
 const NOTICED: Duration = Duration::from_secs(5);
 
 #[test]
@@ -36,7 +36,7 @@ fn a_program_that_was_taken_off_is_put_back() {
     });
 }
 
-/// Another program that has come in place of SLB's stays there until it goes.
+/// A foreign program that has replaced SLB's stays until its owner removes it.
 #[test]
 fn another_program_in_the_place_of_ours_is_said_and_left_alone() {
     scenario("another_program_in_the_place_of_ours_is_said_and_left_alone", &WEIGHTS, |world| {
@@ -83,7 +83,7 @@ fn pins_that_were_removed_are_made_again() {
     });
 }
 
-/// Unmounted lazily, the file system lasts as long as the daemon; mounted again, it gets the pins.
+/// A lazily unmounted BPF file system lasts as long as the daemon; when it is mounted again, the daemon pins anew.
 #[test]
 fn pins_of_an_unmounted_file_system_are_missed_and_made_again() {
     scenario("pins_of_an_unmounted_file_system_are_missed_and_made_again", &WEIGHTS, |world| {
@@ -108,7 +108,7 @@ fn pins_of_an_unmounted_file_system_are_missed_and_made_again() {
     });
 }
 
-/// The pin of the link to an interface.
+/// Pin of the link to an interface.
 fn link(world: &World, interface: &str) -> Result<std::path::PathBuf> {
     let status = world.status()?;
     let index =

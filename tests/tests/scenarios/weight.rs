@@ -1,4 +1,4 @@
-//! Weight 0: no new flows, and the established ones go on.
+//! Weight 0: a server gets no new flows, and its established ones go on.
 
 use anyhow::{Result, ensure};
 use slb_tests::{client::LongLived, net::Family, scenario, server::Service, traffic::spreads};
@@ -31,7 +31,7 @@ fn weight_zero_takes_nothing_new_and_keeps_what_it_has() {
     });
 }
 
-/// A server that is taken out of the configuration keeps nobody else from going on.
+/// Removing a server disturbs no flow of another.
 #[test]
 fn a_removed_server_disturbs_no_other() {
     scenario("a_removed_server_disturbs_no_other", &WEIGHTS, |world| {

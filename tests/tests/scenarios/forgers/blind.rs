@@ -1,4 +1,4 @@
-//! Blind segments of a connection: RST, FIN, SYN and data with any numbers and checksums.
+//! Blind segments for a connection: RST, FIN, SYN and data with any sequence number and checksum.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use super::{
     victims::{self, Victim, attack},
 };
 
-/// Idle and busy ones, of servers that take new connections.
+/// Idle and active connections of servers that take new flows.
 #[test]
 fn blind_segments_end_and_move_no_connection() {
     scenario("blind_segments_end_and_move_no_connection", &WEIGHTS, |world| {
@@ -35,7 +35,7 @@ fn blind_segments_end_and_move_no_connection() {
     });
 }
 
-/// Connections that RSTs of any number have been forged for do not make room for others.
+/// Connections stay assured under forged RSTs: none is evicted for a new flow.
 #[test]
 fn blind_resets_make_no_connection_evictable() {
     scenario("blind_resets_make_no_connection_evictable", &WEIGHTS, |world| {
@@ -66,10 +66,11 @@ fn blind_resets_make_no_connection_evictable() {
     });
 }
 
-/// How far a RST that one of 2^18 blind ones hits the window with is from the next number.
+/// Distance from the next sequence number of a RST that hits the window; one in 2^18 blind RSTs does.
 const OFF: u32 = 9_000;
 
-/// What a blind sender reaches with 2^18 RSTs or 2^17 FINs for each connection: here the numbers are read off the client's link.
+/// What a blind attacker achieves with 2^18 RSTs or 2^17 FINs per connection. Here the numbers are read from the
+/// client's link.
 #[test]
 fn segments_that_hit_the_window_end_and_move_no_connection() {
     scenario("segments_that_hit_the_window_end_and_move_no_connection", &WEIGHTS, |world| {
@@ -79,7 +80,7 @@ fn segments_that_hit_the_window_end_and_move_no_connection() {
         let tap = Tap::at(&world.net.client, "eth0")?;
         for (name, flags) in [("RST", flag::RST), ("FIN", flag::FIN | flag::ACK)] {
             let mut connections = victims::open_everywhere(world)?;
-            // Or servers that take turns would have the same ones again.
+            // Otherwise round robin would give the same servers again.
             connections.reverse();
             let answers = tap.seen()?.into_iter().filter_map(|seen| Some((seen.to, seen.tcp?.2)));
             let next: BTreeMap<_, _> = answers.collect();

@@ -1,5 +1,5 @@
-//! Segments in a client's name from another station of the client's own link: answers do not go there. Where the client's router is
-//! replaced, they follow it all the same.
+//! Segments with a client's source address from another MAC of the client's link: answers do not go there. When the
+//! client's router is replaced, they do follow it.
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -20,12 +20,12 @@ use slb_tests::{
 
 use super::{WEIGHTS, mac_text, on_clients_side, report, victims::Victim};
 
-/// The station that forges.
+/// MAC of the attacker.
 const OTHER: [u8; 6] = [2, 0, 0, 0, 0x66, 1];
-/// How long answers are waited for, and the next look of the daemon at its clients.
+/// How long the test waits for answers and for the daemon's next sampling of client paths.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A client with a connection and a flow of datagrams that the server streams to.
+/// A client with a connection, and a UDP flow on which the server streams.
 struct Client {
     victim: Victim,
     socket: UdpSocket,
@@ -43,7 +43,7 @@ impl Client {
         Ok(client)
     }
 
-    /// The next answer, which none that waits in the buffer is.
+    /// Waits for a new answer, after discarding those in the socket's buffer.
     fn hears(&self) -> Result<()> {
         self.socket.set_nonblocking(true)?;
         while self.socket.recv(&mut [0; 64]).is_ok() {}
@@ -51,7 +51,7 @@ impl Client {
         Ok(self.socket.recv(&mut [0; 64]).map(drop)?)
     }
 
-    /// Says something until it hears an answer.
+    /// Sends until an answer arrives.
     fn speaks(&self, target: SocketAddr) -> Result<()> {
         self.socket.set_read_timeout(Some(PATIENCE / 20))?;
         wait_for("an answer to a client that speaks", PATIENCE, || {
@@ -60,7 +60,7 @@ impl Client {
         })
     }
 
-    /// Frames in its name: with numbers that are not its own, and a datagram.
+    /// Frames with the client's source address: segments with wrong sequence numbers, and a datagram.
     fn forged(&self, world: &World, family: Family, way: Way) -> Result<Vec<Frame>> {
         let (local, target) = (self.victim.local, self.victim.target);
         let mut frames = Vec::new();
@@ -77,7 +77,7 @@ impl Client {
 #[test]
 fn no_answers_go_to_another_station_and_all_follow_a_router() {
     scenario("no_answers_go_to_another_station_and_all_follow_a_router", &WEIGHTS, |world| {
-        // Or the kernel names no routes to the program.
+        // Without forwarding, the kernel gives the program no routes.
         world.net.kernel_forwarding(true)?;
         world.start()?;
         (0..2).for_each(|server| world.behaviour(server).set_repeats(true));
@@ -91,7 +91,7 @@ fn no_answers_go_to_another_station_and_all_follow_a_router() {
         for (family, client) in &clients {
             let client = client.as_ref().map_err(|error| anyhow::anyhow!("{family}: {error:#}"))?;
             let mut forged = client.forged(world, *family, other)?;
-            // New flows of this station's are answered to where the kernel knows the client, too.
+            // New flows from this MAC are also answered at the MAC that the kernel knows for the client.
             let source = world.net.sources(*family)[1];
             let mac = mac_text(forger.mac);
             world.net.slb.ip(&format!("neigh replace {source} lladdr {mac} dev client0"))?;
@@ -119,11 +119,12 @@ fn no_answers_go_to_another_station_and_all_follow_a_router() {
             "{drawn} answers go to another station, {silent:?} hear none"
         );
 
-        // The client's station has another address now: as a router that takes the place of one that has died.
+        // The client's MAC changes, as when a router replaces one that has died.
         let mut places = 1_u8..;
         wait_for("answers at a new hardware address", LIMIT, || {
             let place = places.next().unwrap_or_default();
-            // Until the daemon knows all clients, some do not follow; when they speak, all is as before.
+            // Until the daemon has sampled all clients, some answers do not follow. A packet of the client restores
+            // them.
             for (family, client) in &clients {
                 let Ok(client) = client else { continue };
                 client.speaks(world.vip(*family, Service::Echo)).with_context(|| format!("{family}"))?;

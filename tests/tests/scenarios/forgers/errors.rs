@@ -1,4 +1,4 @@
-//! Floods that provoke ICMP errors and echo replies: path-MTU discovery of other clients still works.
+//! Floods that provoke ICMP errors and echo replies; path-MTU discovery of other clients still works.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -20,16 +20,16 @@ use super::{WEIGHTS, on_clients_side, report};
 
 /// MTU of the links to the servers.
 const MTU: u16 = 1_300;
-/// Frames a second that draw errors or replies: more than SLB sends.
+/// Frames per second that provoke answers; above SLB's rate limit.
 const RATE: u32 = 6_000;
-/// Packets that are too big, and time between them: together longer than a limit of so many a second counts for.
+/// Number of oversized packets, and the time between them. Together they outlast the window of the rate limiter.
 const TOO_BIG: u16 = 60;
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Makes one of many frames, by its number.
+/// Builds frame number n.
 type Forge<'a> = &'a (dyn Fn(u16) -> Frame + Sync);
 
-/// Packets without hops left draw errors, and echo requests draw replies.
+/// Packets without hops left provoke ICMP errors, and echo requests provoke replies.
 #[test]
 fn errors_that_are_drawn_starve_no_path_mtu_discovery() {
     scenario("errors_that_are_drawn_starve_no_path_mtu_discovery", &WEIGHTS, |world| {
@@ -84,7 +84,7 @@ fn errors_that_are_drawn_starve_no_path_mtu_discovery() {
     });
 }
 
-/// Sends frames that are too big while a flood goes on. Returns what arrives at the client meanwhile.
+/// Sends oversized frames during a flood. Returns what arrives at the client meanwhile.
 fn beside(forger: &Forger, tap: &Tap, forge: Forge<'_>, too_big: &Frame) -> Result<(Flooded, Vec<Seen>)> {
     let are_done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -97,7 +97,7 @@ fn beside(forger: &Forger, tap: &Tap, forge: Forge<'_>, too_big: &Frame) -> Resu
         let flooded = flood.join().ok().context("the flood panicked")??;
         sent?;
         let mut seen = tap.seen()?;
-        // An echo reply or an error that is under way; there is always one.
+        // The flood always has an answer in flight: an echo reply or an ICMP error.
         if let Ok(last) = tap.wait("what is under way", PATIENCE / 50, |_| true) {
             seen.push(last);
             seen.extend(tap.seen()?);

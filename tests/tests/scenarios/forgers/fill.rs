@@ -1,5 +1,5 @@
-//! Blind fills of the flow table: each forged client sends a SYN and then an ACK of any numbers. Most have wrong checksums, as a
-//! server would reset the connection for a wrong number.
+//! Blind fills of the flow table: each forged client sends a SYN, then an ACK with arbitrary numbers. Most ACKs have
+//! wrong checksums, since a server would reset the connection for a wrong number.
 
 use std::{
     env,
@@ -20,22 +20,22 @@ use slb_tests::{
 
 use super::{WEIGHTS, on_clients_side, report, victims};
 
-/// Entries of the flow table, unless the variable says otherwise: a daemon's default has 262,144.
+/// Entries of the flow table, unless the environment variable sets another number. The daemon's default is 262,144.
 const ENTRIES: u32 = 4096;
 const ENTRIES_VARIABLE: &str = "SLB_FORGERS_ENTRIES";
-/// Frames a second that fill it, and that keep it so.
+/// Frames per second while the table fills, and afterwards.
 const FILL: u32 = 17_500;
 const AFTERWARDS: u32 = 600;
-/// Numbers of the forged clients that keep it so: 3 s of them, none of those that filled it.
+/// Numbers of the forged clients afterwards: 3 s of them, and none of the earlier ones.
 const AFTERWARDS_CLIENTS: Range<u32> = 1 << 20..(1 << 20) + 900;
-/// Segments between the SYN and the ACK of a forged client: its server has answered by then.
+/// Segments between SYN and ACK of a forged client; enough that the server has answered.
 const LAG: u32 = 64;
-/// Established connections of each family.
+/// Established connections per family.
 const ESTABLISHED: usize = 8;
-/// New connections of each client address, listener and family, in each turn.
+/// New connections per client address, listener and family, in each round.
 const NEWCOMERS: usize = 5;
 
-/// A forged client: an IPv4 address of its own or, every second one, an IPv6 network of its own.
+/// A forged client: even numbers have an IPv4 address of their own, odd ones an IPv6 network.
 fn client(number: u32) -> SocketAddr {
     let [_, b, c, d] = number.to_be_bytes();
     let address: IpAddr = if number.is_multiple_of(2) {
@@ -46,7 +46,7 @@ fn client(number: u32) -> SocketAddr {
     (address, 40_000).into()
 }
 
-/// The SYN of a forged client, and the ACK of one that has been answered.
+/// The SYN of a forged client, and the ACK of an earlier one that has been answered.
 fn pair(world: &World, way: Way, number: u32) -> Vec<Frame> {
     let segment = |number: u32, flags| {
         let from = client(number);
@@ -90,7 +90,7 @@ fn says((succeed, tried): (usize, usize)) -> String {
     format!("{succeed} of {tried} new connections succeed")
 }
 
-/// New connections of real clients, for as long as forged clients of these numbers come.
+/// Opens new connections of real clients while these forged clients send.
 fn beside(
     world: &World,
     forger: &Forger,

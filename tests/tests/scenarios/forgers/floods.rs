@@ -13,13 +13,13 @@ use super::{WEIGHTS, on_clients_side, report, victims};
 
 /// Entries of the flow table.
 const ENTRIES: u32 = 1024;
-/// Frames of the flood, and as many a second.
+/// Frames of the flood, sent at as many per second.
 const FRAMES: u32 = 8 * ENTRIES;
 const RATE: u32 = 20_000;
-/// New connections of each client address, listener and family.
+/// New connections per client address, listener and family.
 const NEWCOMERS: usize = 5;
 
-/// A SYN flood, every second one with a wrong checksum, at a table of an eighth of its size.
+/// A SYN flood of eight times the table's size; every second SYN has a wrong checksum.
 #[test]
 fn a_syn_flood_evicts_no_connection_and_keeps_no_client_out() {
     scenario("a_syn_flood_evicts_no_connection_and_keeps_no_client_out", &WEIGHTS, |world| {
@@ -42,7 +42,7 @@ fn a_syn_flood_evicts_no_connection_and_keeps_no_client_out() {
     });
 }
 
-/// Where the slot of the hash leads to the same server again, whatever a segment made SLB believe.
+/// The hash leads evicted connections back to their server, whatever state a forged segment has left in SLB.
 #[test]
 fn blind_segments_end_no_connection_that_the_hash_leads_back() {
     scenario("blind_segments_end_no_connection_that_the_hash_leads_back", &WEIGHTS, |world| {

@@ -1,4 +1,4 @@
-//! `slb flows flush`, which erases what a blind fill has put into the flow table.
+//! `slb flows flush` erases what a blind fill has put into the flow table.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,7 +10,7 @@ use super::{
     victims::{self, LISTENERS, Victim},
 };
 
-/// Forged clients, whose SYNs are answered.
+/// Forged clients, whose SYNs servers answer.
 const FORGED: u32 = 1_000;
 
 #[test]
@@ -71,13 +71,13 @@ fn a_flush_erases_what_it_is_asked_for() {
             lost.len() - theirs
         );
         ensure!(lost.len() == theirs, "{lost:#?}");
-        // The hash leads the others back.
+        // The hash leads the other connections back to their servers.
         ensure!(!lost.iter().any(|lost| lost.contains(":7 with ")), "{lost:#?}");
         Ok(())
     });
 }
 
-/// Erases the entries of one client, and of no other.
+/// Erases the entries of one client only.
 fn of_one_client(world: &World, client: IpAddr, connections: &[Victim]) -> Result<()> {
     let theirs = connections.iter().filter(|victim| victim.local.ip() == client).count() as u64;
     ensure!(theirs == LISTENERS.len() as u64, "{theirs} connections");
@@ -93,7 +93,7 @@ fn of_one_client(world: &World, client: IpAddr, connections: &[Victim]) -> Resul
     Ok(())
 }
 
-/// How many entries `slb flows flush` says it erases.
+/// Number of entries that `slb flows flush` reports as erased.
 fn erased(world: &World, filters: &[&str]) -> Result<u64> {
     let said = world.slb(&[&["flows", "flush"][..], filters].concat())?;
     let count = said.split_whitespace().next().and_then(|count| count.parse().ok());

@@ -1,4 +1,4 @@
-//! Frames for another station, which a switch floods: they are none of SLB's business, in any mode and from either side.
+//! PACKET_OTHERHOST: SLB ignores frames to other MACs, as a switch floods them, in any mode and from either side.
 
 use anyhow::{Result, ensure};
 use slb_tests::{
@@ -13,14 +13,14 @@ use slb_tests::{
 
 use super::{WEIGHTS, at, on_clients_side, report, victims::Victim};
 
-/// Stations that are not SLB: another one, one that differs in its last bit, all of them.
+/// Number of foreign destination MACs: another host's, one that differs in the last bit, and broadcast.
 const OTHERS: usize = 3;
-/// What forged frames carry.
+/// Payload of forged frames.
 const MARK: &[u8] = b"foreign";
-/// What the frame carries that comes last.
+/// Payload of the last frame.
 const LAST: &[u8] = b"last";
 
-/// Everything that SLB has to do with, from the client's side: new flows, a flow that there is, echo requests.
+/// Every kind of packet that SLB handles from clients: new flows, an existing flow, echo requests.
 fn from_client(world: &World, family: Family, way: Way, victim: &Victim) -> Vec<Frame> {
     let source = world.net.sources(family)[1];
     let dsr = (family.vip(), Service::Lines.backend_port()).into();
@@ -38,7 +38,7 @@ fn frames_for_another_station_are_left_alone() {
     scenario("frames_for_another_station_are_left_alone", &WEIGHTS, |world| {
         world.plan.direct = true;
         world.net.backends.iter().try_for_each(slb_tests::net::Backend::hold_vips)?;
-        // What the kernel of a station does with frames to all stations is its own business.
+        // Broadcast frames reach the kernel, which must not answer them in this test.
         world.net.slb.sysctl("net/ipv4/icmp_echo_ignore_all", "1")?;
         world.net.slb.sysctl("net/ipv6/icmp/echo_ignore_all", "1")?;
         world.start()?;
@@ -54,7 +54,7 @@ fn frames_for_another_station_are_left_alone() {
                 Victim::open(&world.net.client, (source, 0).into(), world.vip(family, Service::Lines))?;
             let foreign = |receiver| from_client(world, family, Way { receiver, ..own }, &victim);
             sent = sent.and(forger.send_all(others.into_iter().flat_map(foreign))?);
-            // A server's answer to a flow that there is.
+            // A server's answer of an existing flow.
             let server = &world.net.backends[usize::from(victim.server == "b2")];
             let (answers, way) = at(world, &server.namespace, &server.name)?;
             let from = (server.address(family), Service::Lines.backend_port()).into();
@@ -63,7 +63,7 @@ fn frames_for_another_station_are_left_alone() {
                 way.carrying(from, victim.local, flag::PSH | flag::ACK, [7, 7], MARK)
             };
             sent = sent.and(answers.send_all([others[0], last_bit(way.receiver), others[2]].map(answer))?);
-            // The same frames for SLB arrive: those before have been taken care of, and would have arrived.
+            // A frame to SLB's own MAC passes: earlier frames have been processed by then.
             let last = own.datagram((source, 700).into(), world.vip(family, Service::Echo), LAST);
             forger.send(&last)?;
             let is_last = |seen: &Seen| seen.payload.ends_with(LAST);
@@ -83,7 +83,7 @@ fn frames_for_another_station_are_left_alone() {
             let marked =
                 |tap: &Tap| Ok(tap.seen()?.iter().filter(|seen| seen.payload == MARK).count() as u64);
             let seen = taps.iter().map(marked).sum::<Result<u64>>()?;
-            // The echo request is answered by SLB.
+            // SLB answers the echo request itself.
             ensure!(seen == sound - 1, "{family}: {seen} frames that are for SLB reach servers");
         }
         let shown: Vec<_> = forwarded.iter().map(|seen| format!("{} to {}", seen.from, seen.to)).collect();

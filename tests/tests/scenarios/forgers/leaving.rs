@@ -1,4 +1,4 @@
-//! Forged segments for connections whose server gets no new ones: it is disabled, drains, has weight 0, has been removed.
+//! Forged segments for connections of a server without new flows: it is disabled, draining, removed, or has weight 0.
 
 use anyhow::{Result, ensure};
 use slb_tests::{
@@ -13,7 +13,7 @@ use super::{
     victims::{self, Victim, attack},
 };
 
-/// The server that leaves.
+/// Index of that server.
 const LEAVES: usize = 0;
 
 #[test]
@@ -32,7 +32,7 @@ fn blind_segments_spare_connections_of_servers_that_leave() {
     });
 }
 
-/// Attacks the connections of a server in each state in which it gets no new ones.
+/// Attacks the connections of a server in each state in which it takes no new flows.
 fn spared(world: &mut World, name: &str, forge: impl Fn(Way, &Victim) -> Vec<Frame> + Copy) -> Result<()> {
     victims::with_all_schedulers(world)?;
     world.start()?;
@@ -55,7 +55,7 @@ fn spared(world: &mut World, name: &str, forge: impl Fn(Way, &Victim) -> Vec<Fra
     world.plan.servers[LEAVES].weight = 0;
     world.reload()?;
     all_lost.extend(attack(&format!("{name}, weight 0"), &forger, way, &mut connections, forge)?);
-    // Those that it has left have gone to the other server, if an attack had its way.
+    // Connections that an attack has moved to the other server are left out from here on.
     connections.retain(|victim| !all_lost.iter().any(|lost| lost.contains(&victim.local.to_string())));
     world.plan.servers.remove(LEAVES);
     world.reload()?;

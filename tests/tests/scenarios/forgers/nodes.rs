@@ -1,5 +1,5 @@
-//! Two nodes in front of the same servers: connections that come to the other one, which has no entries of them, while segments are
-//! forged in their clients' names.
+//! Two nodes in front of the same servers. Connections move to the node that has no entries for them, while segments
+//! are forged for these connections.
 
 use anyhow::{Result, ensure};
 use slb_tests::{
@@ -16,9 +16,9 @@ use super::{
     victims::{self, Victim},
 };
 
-/// Connections of each listener and family.
+/// Connections per listener and family.
 const CONNECTIONS: usize = 4;
-/// Port of the listener of mode `ipip`.
+/// Port of the listener in mode `ipip`.
 const TUNNELS: u16 = 7307;
 
 #[test]
@@ -36,7 +36,7 @@ fn forged_segments_move_no_connection_that_comes_to_another_node() {
         let first = at(world, &world.net.client, "client0")?;
         let forger = Forger::at(&world.net.client, "eth1")?;
         let second = Way { sender: forger.mac, receiver: node.net.slb.mac("client0")? };
-        // The node that does not have the traffic sends them to the servers, whose answers take the other one's way.
+        // The node without the traffic forwards them to the servers; the answers return through the other node.
         forger.send_all(connections.iter().flat_map(|victim| second.attacks(victim.local, victim.target)))?;
         victims::expect_all(&mut connections, "at the first node, after blind segments at the second one")?;
         for (place, is_second, forger, way) in [
@@ -54,7 +54,7 @@ fn forged_segments_move_no_connection_that_comes_to_another_node() {
             ensure!(victims::lost(&mut connections).is_empty(), "without an attack at the {place} node");
             let packets = forwarded()? - before;
             ensure!(packets >= connections.len() as u64, "{packets} packets take the {place} node");
-            // Before the first packets of their clients, and once more after them.
+            // Before the first packets of the clients, and once more after them.
             for when in ["first", "then"] {
                 let frames = connections.iter().flat_map(|victim| way.attacks(victim.local, victim.target));
                 let sent = forger.send_all(frames)?;
@@ -69,7 +69,7 @@ fn forged_segments_move_no_connection_that_comes_to_another_node() {
     });
 }
 
-/// Maglev in every mode: other schedulers are no two nodes'.
+/// Maglev in every mode: with other schedulers, two nodes would not choose equal servers.
 fn prepare(world: &mut World) -> Result<()> {
     world.net.route_answers()?;
     world.net.backends.iter().try_for_each(Backend::hold_vips)?;

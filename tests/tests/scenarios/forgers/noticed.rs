@@ -1,4 +1,4 @@
-//! What real clients do that a defence against forged segments could take for an attack: all of it works.
+//! Legitimate behaviour of clients that a defence against forged segments could mistake for an attack.
 
 use std::{
     io::{Read as _, Write as _},
@@ -24,35 +24,35 @@ use super::{
     victims::{self, Victim, connect},
 };
 
-/// Connections from one endpoint, one after the other.
+/// Successive connections from one client endpoint.
 const REUSES: usize = 6;
-/// Bytes that come after the client has closed its side.
+/// Bytes that the client receives after it has closed its side.
 const DOWNLOAD: u64 = 4 << 20;
-/// Users behind one address, at once.
+/// Concurrent users behind one address.
 const USERS: usize = 2_500;
-/// An idle connection's time, and that of its probes.
+/// Idle timeout, and the interval of keepalive probes.
 const IDLE: &str = "10s";
 const PROBES: Duration = Duration::from_secs(2);
-/// How long the end of an idle connection may take.
+/// How long it may take until an idle connection ends.
 const ENDED: Duration = Duration::from_secs(45);
 
-/// Rules of a machine that hangs. It runs `slb-decap`, so no other XDP program can drop its packets.
+/// nftables rules of a machine that hangs. It runs `slb-decap`, so no other XDP program can drop its packets.
 const HANGS: &str =
     "table inet hangs {\n  chain input {\n    type filter hook input priority 0; policy drop;\n  }\n}\n";
 
 /// How a client ends a connection.
 #[derive(Debug, Clone, Copy)]
 enum End {
-    /// The server closes first, and waits.
+    /// The server closes first, and has the TIME_WAIT state.
     Server,
-    /// The client closes first, and waits.
+    /// The client closes first, and has the TIME_WAIT state.
     Client,
     /// The client resets it.
     Reset,
 }
 
-/// A connection from this endpoint that the client resets in the middle of an upload: with a number far beyond those that were
-/// acknowledged.
+/// A connection that the client resets in the middle of an upload. The RST's sequence number is far beyond the
+/// acknowledged data.
 fn aborted(world: &World, local: SocketAddr, target: SocketAddr) -> Result<()> {
     world.net.client.on_thread(|| {
         let mut stream = connect(local, target)?;
@@ -62,7 +62,7 @@ fn aborted(world: &World, local: SocketAddr, target: SocketAddr) -> Result<()> {
     })
 }
 
-/// One connection from this endpoint to an HTTP server.
+/// One connection from this client endpoint to an HTTP server.
 fn once(world: &World, local: SocketAddr, target: SocketAddr, end: End) -> Result<()> {
     let exchange = || {
         let mut stream = connect(local, target)?;
@@ -79,7 +79,7 @@ fn once(world: &World, local: SocketAddr, target: SocketAddr, end: End) -> Resul
         }
         Ok(())
     };
-    // The client's own kernel waits for a second before it uses an endpoint again that it has closed first.
+    // The client's kernel waits for a second before it reuses an endpoint that it has closed first.
     wait_for("an endpoint that may be used again", PATIENCE, || match world.net.client.on_thread(exchange) {
         Err(error) if is_in_use(&error) => Ok(None),
         ended => ended.map(Some),
@@ -93,7 +93,7 @@ fn is_in_use(error: &anyhow::Error) -> bool {
     kind.is_some_and(|kind| [AddrInUse, AddrNotAvailable].contains(&kind))
 }
 
-/// A client goes on receiving after it has closed its side.
+/// A client receives after it has closed its side.
 fn half_closed(world: &World, target: SocketAddr) -> Result<()> {
     let download = |mut stream: TcpStream| {
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -111,7 +111,8 @@ fn half_closed(world: &World, target: SocketAddr) -> Result<()> {
         .with_context(|| format!("half closed, {target}"))
 }
 
-/// One endpoint again and again, however its connections end, and half-closed ones: in mode `nat` with each scheduler, and in `dsr`.
+/// One client endpoint is reused after each kind of end, and half-closed connections go on. In mode `nat` with each
+/// scheduler, and in `dsr`.
 #[test]
 fn endpoints_are_used_again_and_half_closed_connections_go_on() {
     scenario("endpoints_are_used_again_and_half_closed_connections_go_on", &WEIGHTS, |world| {
@@ -152,8 +153,8 @@ fn endpoints_are_used_again_and_half_closed_connections_go_on() {
     });
 }
 
-/// An idle connection lives by its keepalive probes where one without them ends, and a client may open a connection as one end of two
-/// that open it at the same time.
+/// Keepalive probes keep a connection alive beyond the idle timeout; connections without them end. A client may connect
+/// by a simultaneous open.
 #[test]
 fn keepalive_probes_and_simultaneous_opens_are_understood() {
     scenario("keepalive_probes_and_simultaneous_opens_are_understood", &WEIGHTS, |world| {
@@ -191,11 +192,11 @@ fn simultaneous(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// With no entry left, as at another node that takes over, segments in the middle find their server.
+/// Mid-stream pickup without any entries, as at another node that takes over: segments reach their servers.
 #[test]
 fn connections_are_picked_up_with_an_empty_flow_table() {
     scenario("connections_are_picked_up_with_an_empty_flow_table", &WEIGHTS, |world| {
-        // Its kernel would reset connections to its own addresses while no program runs.
+        // While no program runs, the kernel would reset connections to addresses of its own.
         world.net.route_vips()?;
         world.start()?;
         let mut connections = victims::open(world, Service::Lines.vip_port(), 16)?;
@@ -215,19 +216,19 @@ fn connections_are_picked_up_with_an_empty_flow_table() {
     });
 }
 
-/// Client packets come in by one interface, and the kernel's routes to the client lead out by another one.
+/// Packets of the client arrive on one interface, and the kernel's routes to the client lead through another.
 #[test]
 fn asymmetric_routes_carry_connections() {
     scenario("asymmetric_routes_carry_connections", &WEIGHTS, |world| {
         let _second = world.net.second_client_link()?;
         world.plan.interfaces.push("client1".to_owned());
-        // A host answers neighbour solicitations for addresses of the interface alone that they come in by.
+        // A host answers neighbour solicitations only for addresses of the interface on which they arrive.
         let mac = mac_text(world.net.client.mac("eth1")?);
         for source in world.net.sources(Family::V6) {
             world.net.slb.ip(&format!("neigh add {source} lladdr {mac} dev client1"))?;
         }
         for family in Family::ALL {
-            // By the second link, to the second half of the client's addresses; requests come by the first one.
+            // By the second link to the second half of the client's addresses; their requests arrive by the first link.
             for source in &world.net.sources(family)[4..] {
                 world.net.slb.ip(&format!("route add {source} dev client1"))?;
             }
@@ -240,7 +241,7 @@ fn asymmetric_routes_carry_connections() {
             }
         }
         victims::expect_all(&mut connections, "on asymmetric routes")?;
-        // The routes change while connections are there.
+        // The routes change during the connections.
         for family in Family::ALL {
             for source in &world.net.sources(family)[4..] {
                 world.net.slb.ip(&format!("route del {source} dev client1"))?;
@@ -253,7 +254,7 @@ fn asymmetric_routes_carry_connections() {
     });
 }
 
-/// All users behind a NAT gateway have one address.
+/// All users behind a NAT gateway share one address.
 #[test]
 fn thousands_of_users_have_one_address() {
     scenario("thousands_of_users_have_one_address", &WEIGHTS, |world| {
@@ -273,8 +274,8 @@ fn thousands_of_users_have_one_address() {
     });
 }
 
-/// A port that has belonged to a connection with a server that is dead now, as a NAT gateway gives it to the next user: the client's
-/// end of that connection has gone without a word.
+/// A NAT gateway reuses a client endpoint whose last connection was with a server that is now dead. The earlier client
+/// disappeared silently.
 #[test]
 fn an_endpoint_of_a_dead_servers_connection_reaches_another_one() {
     scenario("an_endpoint_of_a_dead_servers_connection_reaches_another_one", &[100, 0], |world| {

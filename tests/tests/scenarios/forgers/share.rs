@@ -1,4 +1,4 @@
-//! One client that has as many flows as it can, all of them answered: it takes no more than its share of the flow table.
+//! One client with as many answered flows as it can have takes no more than its share of the flow table.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -14,18 +14,18 @@ use super::{WEIGHTS, mac_text, on_clients_side, report, victims};
 
 /// Entries of the flow table.
 const ENTRIES: u32 = 4096;
-/// Flows of the one client, and of the one network; those of a chunk are fewer than the table has entries.
+/// Flows of the one address, and of the one network; a chunk of them is smaller than the table.
 const FLOWS: u16 = 3_600;
 const CHUNK: u16 = 900;
 /// Connections of the one client.
 const CONNECTIONS: u16 = 6_000;
-/// Datagrams a second: the last two of a flow are more than 2 s apart, as those of a client that goes on.
+/// Datagrams per second. The last two of a flow are more than 2 s apart, so that the flow becomes assured.
 const RATE: u32 = 2_550;
-/// New connections of each client address, listener and family.
+/// New connections per client address, listener and family.
 const NEWCOMERS: usize = 5;
 
-/// One address has as many ports as it can, and one IPv6 network as many addresses. Each flow begins with two datagrams, and
-/// goes on with a third one while the next chunk of flows begins. Servers answer all of them.
+/// One IPv4 address uses as many ports as it can, one IPv6 network as many addresses. Each flow sends two datagrams,
+/// and a third while the next chunk begins. Servers answer all of them.
 #[test]
 fn one_clients_datagrams_leave_room_for_others() {
     scenario("one_clients_datagrams_leave_room_for_others", &WEIGHTS, |world| {
@@ -50,7 +50,7 @@ fn one_clients_datagrams_leave_room_for_others() {
     });
 }
 
-/// Real connections: the client acknowledges what the servers have said.
+/// Real connections: the client acknowledges the servers' answers.
 #[test]
 fn one_clients_connections_leave_room_for_others() {
     scenario("one_clients_connections_leave_room_for_others", &WEIGHTS, |world| {
@@ -60,7 +60,7 @@ fn one_clients_connections_leave_room_for_others() {
         let tap = Tap::at(&world.net.client, "eth0")?;
         let peer = Peer { forger: &forger, tap: &tap, way };
         let to = world.vip(Family::V4, Service::Lines);
-        // The kernel of the client does not have this address, and answers nothing for it.
+        // The client's kernel does not own this address, so it does not answer for it.
         let address = Ipv4Addr::new(10, 90, 0, 200);
         let mac = mac_text(forger.mac);
         world.net.slb.ip(&format!("neigh replace {address} lladdr {mac} dev client0 nud permanent"))?;

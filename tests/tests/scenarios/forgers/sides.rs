@@ -1,4 +1,4 @@
-//! Frames on the side that they do not belong to: a client's on the servers' side, a server's on the clients' side.
+//! Frames on the wrong side: a client's source address on the servers' side, and a server's on the clients' side.
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -17,14 +17,14 @@ use slb_tests::{
 
 use super::{WEIGHTS, at, on_clients_side, report, victims::Victim};
 
-/// How long answers are waited for.
+/// How long the test waits for answers.
 const LIMIT: Duration = Duration::from_secs(5);
-/// The server's machine that forges.
+/// Index of the server whose machine forges.
 const FORGES: usize = 1;
-/// What forged frames carry.
+/// Payload of forged frames.
 const MARK: &[u8] = b"forged";
 
-/// A datagram through SLB and back: what was sent before it has been taken care of.
+/// A datagram through SLB and its answer: frames sent before it have then been processed.
 fn round_trip(socket: &UdpSocket, target: SocketAddr) -> Result<String> {
     socket.set_read_timeout(Some(LIMIT))?;
     socket.send_to(b"after", target)?;
@@ -43,7 +43,7 @@ fn shown(seen: &[Seen]) -> String {
     seen.iter().map(each).collect::<Vec<_>>().join("; ")
 }
 
-/// Makes an attack with interfaces that are for both sides, and again after a reload that gives them roles.
+/// Runs an attack with interfaces in the role `both`, and again after a reload with specific roles.
 fn without_and_with_roles(world: &mut World, attack: fn(&World, &str) -> Result<()>) -> Result<()> {
     world.start()?;
     attack(world, "")?;
@@ -60,12 +60,12 @@ fn without_and_with_roles(world: &mut World, attack: fn(&World, &str) -> Result<
     attack(world, ", with roles")
 }
 
-/// A server that has been taken over sends in a client's name: new flows and segments of those there are. What the other server
-/// answers is the client's alone.
+/// A compromised server sends with a client's source address: new flows, and segments of existing ones. Answers of the
+/// other server go only to the client.
 #[test]
 fn a_server_draws_no_clients_answers() {
     scenario("a_server_draws_no_clients_answers", &WEIGHTS, |world| {
-        // Or the kernel names no routes to the program.
+        // Without forwarding, the kernel gives the program no routes.
         world.net.kernel_forwarding(true)?;
         without_and_with_roles(world, draws)
     });
@@ -103,7 +103,7 @@ fn draws(world: &World, roles: &str) -> Result<()> {
         for victim in &mut connections {
             ensure!(victim.ask()? == victim.server, "{} is with another server", victim.local);
         }
-        // What the client itself sends to this server comes here, too.
+        // Packets of the client itself to this server arrive here too.
         drawn.extend(tap.seen()?.into_iter().filter(|seen| seen.to.ip() == source));
         unheard.extend(heard.err());
     }

@@ -16,7 +16,7 @@ use slb_tests::{
 use super::{WEIGHTS, on_clients_side, report};
 use crate::modes::beside::tunnel_vip;
 
-/// Addresses of hosts that there are none of.
+/// Addresses that no host has.
 const NOBODY: [&str; 12] = [
     "0.0.0.0",
     "0.1.2.3",
@@ -31,21 +31,21 @@ const NOBODY: [&str; 12] = [
     "ff05::2",
     "ff0e::1",
 ];
-/// What the frame carries that comes last.
+/// Payload of the last frame.
 const LAST: &[u8] = b"last";
 
-/// What frames carry that are from an address: answers to others may come late.
+/// Payload for frames from an address, since answers to earlier ones may arrive late.
 fn mark(from: IpAddr) -> String {
     format!("from {from}.")
 }
 
-/// A SYN, a segment in the middle, a datagram and an echo request from an address.
+/// A SYN, a mid-stream segment, a datagram and an echo request from an address.
 fn all(world: &World, way: Way, from: IpAddr) -> Vec<Frame> {
     let mark = mark(from);
     let mark = mark.as_bytes();
     let family = if from.is_ipv4() { Family::V4 } else { Family::V6 };
     let [lines, echo] = [Service::Lines, Service::Echo].map(|service| world.vip(family, service));
-    // The port of a service: an answer to a VIP would be a request of it.
+    // The source port is a service's: an answer to a VIP would be a request to it.
     vec![
         way.carrying((from, lines.port()).into(), lines, flag::SYN, [7, 0], mark),
         way.carrying((from, 4_000).into(), lines, flag::PSH | flag::ACK, [7, 7], mark),
@@ -55,7 +55,8 @@ fn all(world: &World, way: Way, from: IpAddr) -> Vec<Frame> {
     ]
 }
 
-/// Sends frames; returns how many of them come out, as they are or in answers, until one that a real client sends afterwards does.
+/// Sends frames and then a request of a real client. Returns how many frames come out before its answer, forwarded or
+/// answered.
 fn come_out(
     world: &World,
     forger: &Forger,
@@ -87,7 +88,7 @@ fn come_out(
 #[test]
 fn what_no_client_can_have_sent_goes_nowhere() {
     scenario("what_no_client_can_have_sent_goes_nowhere", &WEIGHTS, |world| {
-        // The service of another VIP would answer what the first one's says, and so on.
+        // The service at the other VIP would answer the first one's answer, and so on.
         let [v4, v6] = Family::ALL.map(tunnel_vip);
         world.plan.append(&format!(
             "[[load_balancer]]\nname = \"other\"\naddresses = [\"{v4}\", \"{v6}\"]\n[[load_balancer.listener]]\nname = \"echo\"\n\

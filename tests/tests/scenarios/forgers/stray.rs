@@ -1,4 +1,4 @@
-//! Segments that begin with no SYN: what servers answer to them says nothing about the servers.
+//! Mid-stream segments without a connection: the servers' RSTs do not count as passive signals.
 
 use anyhow::ensure;
 use slb_tests::{
@@ -14,12 +14,12 @@ use slb_userspace::api::types::Health;
 
 use super::{WEIGHTS, on_clients_side, report};
 
-/// Forged clients, of which each server has some.
+/// Forged clients, spread over all servers.
 const STRAYS: u8 = 40;
 const REFUSES: usize = 1;
 
-/// Each stray ACK has a RST for an answer. Another listener's server that does refuse connections is ejected meanwhile, by the same
-/// looks at the flow table.
+/// Each stray ACK is answered with a RST. Meanwhile another listener's server, which does refuse connections, is
+/// ejected by the same GC passes.
 #[test]
 fn stray_acks_eject_no_quiet_server() {
     scenario("stray_acks_eject_no_quiet_server", &WEIGHTS, |world| {

@@ -1,4 +1,4 @@
-//! Real connections under attack, and real clients that come during one.
+//! Real connections under attack, and new connections of real clients during one.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -25,8 +25,8 @@ use tokio::{
 
 use super::report;
 
-/// Listeners of lines by scheduler, and mode where it is not `nat`: each scheduler in every mode in which flows are tracked. In `dsr` and
-/// `ipip` the port is the servers'.
+/// Line listeners by scheduler, and by mode if it is not `nat`: each scheduler in every mode with tracked flows. In
+/// `dsr` and `ipip` the servers use the same port.
 pub(super) const LISTENERS: [(&str, u16); 9] = [
     ("maglev", 7),
     ("rr", 7101),
@@ -38,29 +38,29 @@ pub(super) const LISTENERS: [(&str, u16); 9] = [
     ("rr, ipip", 7307),
     ("wlc, ipip", 7407),
 ];
-/// Connections of each listener and family.
+/// Connections per listener and family.
 const CONNECTIONS: usize = 4;
-/// How long connections of a server that has been removed go on.
+/// `connection_drain`: how long connections of a removed server go on.
 const DRAIN: &str = "60s";
-/// How long answers are waited for: TCP sends twice what is lost.
+/// How long the test waits for answers; it allows TCP a retransmission.
 const LIMIT: Duration = Duration::from_secs(3);
-/// How long a new connection may take: its SYN is sent twice.
+/// How long a new connection may take; it allows a retransmission of the SYN.
 const NEWCOMERS: Duration = Duration::from_millis(2_500);
 
 /// A connection to a line server.
 #[derive(Debug)]
 pub(super) struct Victim {
     stream: BufReader<TcpStream>,
-    /// The server that it is with.
+    /// Its server.
     pub(super) server: String,
-    /// The client's end.
+    /// The client endpoint.
     pub(super) local: SocketAddr,
-    /// Where it is connected to.
+    /// VIP and port.
     pub(super) target: SocketAddr,
 }
 
 impl Victim {
-    /// Connects from an endpoint of the client's; from any port, if it is 0.
+    /// Connects from a client endpoint; port 0 chooses any port.
     pub(super) fn open(namespace: &Namespace, local: SocketAddr, target: SocketAddr) -> Result<Self> {
         let stream = namespace.on_thread(|| connect(local, target))?;
         stream.set_nodelay(true)?;
@@ -94,7 +94,7 @@ impl Victim {
     }
 }
 
-/// Connects from an endpoint, which may be one that has been used a moment before.
+/// Connects from a client endpoint, which may have been used a moment before.
 pub(super) fn connect(local: SocketAddr, target: SocketAddr) -> Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -103,7 +103,7 @@ pub(super) fn connect(local: SocketAddr, target: SocketAddr) -> Result<TcpStream
     Ok(socket.into())
 }
 
-/// Has the plan listen for lines at all [`LISTENERS`], and servers take packets of all modes.
+/// Plans line listeners at all [`LISTENERS`], and has servers accept packets of all modes.
 pub(super) fn with_all_schedulers(world: &mut World) -> Result<()> {
     world.net.route_answers()?;
     let own = Family::ALL.map(|family| world.net.slb_address(family));
@@ -111,7 +111,7 @@ pub(super) fn with_all_schedulers(world: &mut World) -> Result<()> {
     for (backend, index) in world.net.backends.iter().zip(0..) {
         backend.hold_vips()?;
         backend.decapsulate(&own)?;
-        // The first one of mode `dsr` has the port that servers listen on anyway.
+        // Servers already listen on the port of the first `dsr` listener.
         LISTENERS[5..].iter().try_for_each(|(_, port)| world.serve_lines_also(index, *port))?;
     }
     world.plan.connection_drain = Some(DRAIN);
@@ -127,7 +127,7 @@ pub(super) fn with_all_schedulers(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Connections to all of these listeners, over both families.
+/// Opens connections to all of these listeners, over both families.
 pub(super) fn open_everywhere(world: &World) -> Result<Vec<Victim>> {
     let mut all = Vec::new();
     for (_, port) in LISTENERS {
@@ -136,7 +136,8 @@ pub(super) fn open_everywhere(world: &World) -> Result<Vec<Victim>> {
     Ok(all)
 }
 
-/// Sends each of them what `forge` makes, and then asks all. Returns a word on those that are lost of each listener.
+/// Sends the frames of `forge` for each connection, then asks each for its server. Returns a description of the lost
+/// ones per listener.
 pub(super) fn attack(
     name: &str,
     forger: &Forger,
@@ -156,7 +157,7 @@ pub(super) fn attack(
     Ok(lost)
 }
 
-/// Opens so many connections to a port of the VIPs of both families, each with another address of the client's.
+/// Opens `count` connections to a port of the VIPs of both families, each from another client address.
 pub(super) fn open(world: &World, port: u16, count: usize) -> Result<Vec<Victim>> {
     let mut all = Vec::new();
     for family in Family::ALL {
@@ -168,7 +169,7 @@ pub(super) fn open(world: &World, port: u16, count: usize) -> Result<Vec<Victim>
     Ok(all)
 }
 
-/// Asks all at once. Returns what has become of those that are not with their server any more.
+/// Asks all connections concurrently. Returns a description of those that have lost their server.
 pub(super) fn lost(victims: &mut [Victim]) -> Vec<String> {
     let said: Vec<_> = victims.iter_mut().map(Victim::say).collect();
     let deadline = Instant::now() + LIMIT;
@@ -185,15 +186,15 @@ pub(super) fn lost(victims: &mut [Victim]) -> Vec<String> {
     lost
 }
 
-/// Fails if one of them is lost.
+/// Fails if a connection has lost its server.
 pub(super) fn expect_all(victims: &mut [Victim], when: &str) -> Result<()> {
     let lost = lost(victims);
     ensure!(lost.is_empty(), "{when}: {} of {} connections lost: {lost:#?}", lost.len(), victims.len());
     Ok(())
 }
 
-/// New connections of real clients, all at once: from so many ports of each of these addresses to a service. Returns how many
-/// succeed, and how many are tried.
+/// Opens connections concurrently, from this many ports of each address to a service. Returns how many succeed, and how
+/// many were tried.
 pub(super) fn newcomers(
     world: &World,
     sources: &[IpAddr],
@@ -217,8 +218,8 @@ pub(super) fn newcomers(
     Ok((succeed, tried))
 }
 
-/// New connections to HTTP and to lines, over both families, from four of the client's addresses. Returns how many succeed, and how
-/// many are tried.
+/// Opens connections to HTTP and to lines over both families, from four client addresses. Returns how many succeed, and
+/// how many were tried.
 pub(super) fn newcomers_everywhere(world: &World, ports: usize) -> Result<(usize, usize)> {
     let (mut succeed, mut tried) = (0, 0);
     for family in Family::ALL {

@@ -1,4 +1,4 @@
-//! Another scheduler is put in force under traffic: nobody notices.
+//! The scheduler changes under traffic; established flows stay.
 
 use anyhow::{Context as _, Result, ensure};
 use slb_tests::{World, net::Family, scenario, traffic::Traffic};
@@ -14,7 +14,7 @@ const LONG_LIVED: usize = 16;
 /// Exchanges of each kind between two changes.
 const PROGRESS: u64 = 50;
 const ROUNDS: usize = 2;
-/// Schedulers and times of persistence, one after the other and round again.
+/// Schedulers and session persistence, applied in this order and then from the start.
 const CHANGES: [(&str, &str); 8] = [
     ("rr", "off"),
     ("wlc", "off"),
@@ -59,7 +59,7 @@ fn changes(world: &mut World) -> Result<()> {
             }
             traffic.progress(PROGRESS)?;
             flows.iter_mut().try_for_each(Flow::go_on)?;
-            // Those that began with this one are to outlive the next ones.
+            // Flows that began with this scheduler must survive the next changes.
             flows.extend(begin(world)?);
             traffic.expect_unbroken(None)?;
             let so_far = traffic.so_far();
@@ -79,7 +79,7 @@ fn changes(world: &mut World) -> Result<()> {
     batch.expect_no_failure()
 }
 
-/// A flow of each client to each service.
+/// Begins a flow of each client to each service.
 fn begin(world: &World) -> Result<Vec<Flow>> {
     let flow = |service| clients(world).into_iter().map(move |client| Flow::begin(world, service, client));
     SERVICES.into_iter().flat_map(flow).collect()

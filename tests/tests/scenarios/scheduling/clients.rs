@@ -1,4 +1,4 @@
-//! `session_persistence`: new flows of a client go where its last ones went.
+//! `session_persistence`: new flows of a client address go to the server of its last flow.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,13 +14,13 @@ use super::{
     modes::{Way, prepare},
 };
 
-/// The first two are alike: hardly ever have all clients the same.
+/// The first two are equal, so that it is unlikely that all clients have the same server.
 const WEIGHTS: [u8; 4] = [50, 50, 20, 40];
-/// Servers that are there from the beginning.
+/// Servers in the first configuration; the others are added later.
 const FIRST: usize = 2;
-/// Longer than any scenario.
+/// Longer than any scenario lasts.
 const LONG: &str = "1h";
-/// A short time, and how it is written: the daemon looks at open flows twice in it.
+/// A short persistence, and its text in the configuration; two GC passes fit into it.
 const SHORT: Duration = Duration::from_secs(4);
 const SHORT_WORDS: &str = "4s";
 
@@ -68,12 +68,12 @@ fn clients_stay(world: &mut World, scheduler: &'static str) -> Result<()> {
         world.reload()?;
         unmoved(world, &kept).with_context(|| format!("with weights {weights:?}"))?;
     }
-    // Whoever comes now finds the table as it is.
+    // New clients are scheduled by the current table.
     let of_strangers = servers(world, &strangers)?;
     ensure!(of_all(&of_strangers).iter().any(|server| ["b3", "b4"].contains(server)), "{of_strangers:?}");
     unmoved(world, &of_strangers)?;
 
-    // The packet path alone keeps them, and the next daemon finds them.
+    // The packet path uses affinity entries without a daemon, and the next daemon keeps them.
     world.kill()?;
     unmoved(world, &kept).context("without a daemon")?;
     world.start()?;
@@ -88,7 +88,7 @@ fn clients_stay(world: &mut World, scheduler: &'static str) -> Result<()> {
     Ok(())
 }
 
-/// A server that is to take nothing new takes nothing new for a client's sake; whoever has had to leave does not come back.
+/// A server without new flows gets none by persistence either. A client that it loses does not return to it.
 #[test]
 fn weight_zero_and_disabling_override_persistence_at_once() {
     scenario("weight_zero_and_disabling_override_persistence_at_once", &WEIGHTS, |world| {
@@ -130,7 +130,7 @@ fn weight_zero_and_disabling_override_persistence_at_once() {
     });
 }
 
-/// For `slb server` a server of a group has a port, and one of a default group has none.
+/// `slb server` names a server of a group with its port, and one of a default group without.
 fn order(world: &World, words: &[&str], index: usize) -> Result<()> {
     let addresses = &world.plan.servers[index].addresses;
     let port = Service::Echo.backend_port();
@@ -145,8 +145,8 @@ fn order(world: &World, words: &[&str], index: usize) -> Result<()> {
     Ok(())
 }
 
-/// While a connection is open its client is kept, however silent it is; then for the time that is configured. What decides
-/// here is time itself, and nothing shows it from outside: a new flow to ask with would be a reason to keep the client.
+/// A client's affinity entry lasts while a connection is open, even an idle one, and for the configured time after. The
+/// test must wait by the clock: a new flow as a probe would extend the entry.
 #[test]
 fn clients_are_kept_while_connected_and_free_after_their_time() {
     scenario("clients_are_kept_while_connected_and_free_after_their_time", &WEIGHTS[..3], |world| {
@@ -170,7 +170,7 @@ fn clients_are_kept_while_connected_and_free_after_their_time() {
         let before = clients.iter().map(begin).collect::<Result<Vec<_>>>()?;
         let servers: Vec<_> = before.iter().map(|flow| flow.server.clone()).collect();
         before.into_iter().try_for_each(Flow::close)?;
-        // A connection may have been seen open as late as a look before its end.
+        // The last GC pass may have seen the connection open up to half of SHORT after its end.
         pass(SHORT + SHORT / 2 + SHORT / 2)?;
         for (client, server) in clients.iter().zip(servers) {
             let flow = begin(client)?;
@@ -180,7 +180,7 @@ fn clients_are_kept_while_connected_and_free_after_their_time() {
     });
 }
 
-/// Without persistence each flow has a turn of its own, also of a client that was kept before.
+/// Without persistence each flow is scheduled on its own, also for clients that had an affinity entry.
 #[test]
 fn persistence_that_is_switched_off_keeps_nobody() {
     scenario("persistence_that_is_switched_off_keeps_nobody", &WEIGHTS[..2], |world| {
@@ -202,7 +202,7 @@ fn persistence_that_is_switched_off_keeps_nobody() {
     });
 }
 
-/// New flows go where those of their clients went.
+/// Checks that new flows go to the servers of their clients' earlier flows.
 fn unmoved(world: &World, kept: &Kept) -> Result<()> {
     let clients: BTreeSet<IpAddr> = kept.keys().map(|(client, _)| *client).collect();
     let now = servers(world, &clients.into_iter().collect::<Vec<_>>())?;
@@ -214,7 +214,7 @@ fn of_all(kept: &Kept) -> BTreeSet<&str> {
     kept.values().map(String::as_str).collect()
 }
 
-/// Waits until the clock says that so much time has passed.
+/// Waits until this much time has passed.
 fn pass(time: Duration) -> Result<()> {
     let begin = Instant::now();
     wait_for("the clock", 2 * time, || Ok((begin.elapsed() >= time).then_some(())))

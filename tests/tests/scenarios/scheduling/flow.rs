@@ -11,13 +11,13 @@ use anyhow::{Context as _, Result, ensure};
 use slb_tests::{World, client::PATIENCE, net::Family, server::Service};
 use socket2::{Domain, Socket, Type};
 
-/// The services whose flows are looked at: one of the default group, one of a group of its own.
+/// The services under test: one of the default group, one with its own group.
 pub(super) const SERVICES: [Service; 2] = [Service::Lines, Service::Echo];
 
-/// New flows of a client of which each must go to the same server.
+/// New flows of a client that must all go to the same server.
 const FLOWS: usize = 3;
 
-/// A flow that is open, and the server that it is with.
+/// An open flow, and its server.
 #[derive(Debug)]
 pub(super) struct Flow {
     line: Line,
@@ -32,7 +32,7 @@ enum Line {
 }
 
 impl Flow {
-    /// Begins one.
+    /// Begins a flow.
     pub(super) fn begin(world: &World, service: Service, client: IpAddr) -> Result<Self> {
         let family = if client.is_ipv4() { Family::V4 } else { Family::V6 };
         let target = world.vip(family, service);
@@ -42,14 +42,14 @@ impl Flow {
         Ok(Self { line, client, server })
     }
 
-    /// Goes on with it: with the same server.
+    /// Sends on the flow, and checks that the same server answers.
     pub(super) fn go_on(&mut self) -> Result<()> {
         let server = self.line.ask().with_context(|| format!("{} with {}", self.client, self.server))?;
         ensure!(server == self.server, "{server} has answered in place of {}", self.server);
         Ok(())
     }
 
-    /// Ends a connection, and waits until the server has.
+    /// Closes a connection, and waits until the server has closed it.
     pub(super) fn close(self) -> Result<()> {
         if let Line::Tcp(mut stream) = self.line {
             stream.shutdown(Shutdown::Write)?;
@@ -74,7 +74,7 @@ impl Line {
         Ok(Self::Tcp(socket.into()))
     }
 
-    /// The name of the server that answers.
+    /// Asks for the name of the server.
     fn ask(&mut self) -> Result<String> {
         let mut buffer = [0; 64];
         let length = match self {
@@ -92,8 +92,8 @@ impl Line {
     }
 }
 
-/// A port of a client from which no datagram has come yet in this world: it would belong to the flow of that time. Short
-/// exchanges have those from 1024 on.
+/// A client port without an earlier datagram in this world, which would continue the earlier flow. Short exchanges use
+/// ports from 1024 on.
 fn next_port(client: IpAddr) -> u16 {
     static LAST: Mutex<BTreeMap<IpAddr, u16>> = Mutex::new(BTreeMap::new());
     let mut last = LAST.lock().expect("nobody panics while holding it");
@@ -102,12 +102,12 @@ fn next_port(client: IpAddr) -> u16 {
     *port
 }
 
-/// The clients of both families.
+/// The client addresses of both families.
 pub(super) fn clients(world: &World) -> Vec<IpAddr> {
     Family::ALL.into_iter().flat_map(|family| world.net.sources(family)).collect()
 }
 
-/// The server of each of these clients, which has all its new flows, by service.
+/// By service, the one server to which all new flows of each client go.
 pub(super) fn servers(world: &World, clients: &[IpAddr]) -> Result<BTreeMap<(IpAddr, Service), String>> {
     let mut servers = BTreeMap::new();
     for service in SERVICES {

@@ -1,4 +1,4 @@
-//! `wlc`: the server with the fewest flows for its weight is next.
+//! `wlc`: the server with the fewest flows for its weight gets the next flow.
 
 use anyhow::{Result, ensure};
 use slb_tests::{World, client::LongLived, net::Family, scenario, server::Service};
@@ -9,10 +9,10 @@ use super::{
 };
 
 const WEIGHTS: [u8; 4] = [25, 25, 50, 0];
-/// Whole shares of it: 10, 10 and 20.
+/// Divides evenly into shares of 10, 10 and 20.
 const CONNECTIONS: usize = 40;
 const EXPECTED: [usize; 4] = [10, 10, 20, 0];
-/// How far a share may be off: a flow that begins while the daemon counts is not known for some seconds.
+/// Tolerance of a share: a flow that begins during a GC pass is not counted for some seconds.
 const OFF: usize = 2;
 
 #[test]
@@ -31,7 +31,7 @@ fn the_server_with_the_fewest_connections_is_next_directly() {
 fn refilled(world: &mut World) -> Result<()> {
     world.plan.scheduler = Some("wlc");
     if world.plan.mode != slb_tests::config::Mode::Nat {
-        // One address of each server, so that both families' connections are counted in one place.
+        // One address per server, so that the connections of both families have one counter.
         world.plan.servers.iter_mut().for_each(|server| server.addresses.truncate(1));
     }
     world.start()?;
@@ -43,15 +43,15 @@ fn refilled(world: &mut World) -> Result<()> {
             let closed = sets.iter_mut().map(|set| set.close_with(server)).sum::<Result<usize>>()?;
             ensure!(closed.abs_diff(share) <= OFF, "{closed} connections with {server}");
             ensure!(of(&sets, server) == 0, "{server} has connections left");
-            // All to the one that has none.
+            // All of them go to the server without connections.
             sets.push(world.client().long_lived(target, closed)?);
             is_even(world, &sets)?;
         }
         sets.iter().try_for_each(|set| set.expect_unbroken(None))?;
-        // Datagrams have flows, too, which go on until they have been silent for long.
+        // UDP flows count too, until their idle timeout.
         let shares = datagrams(world, family, CONNECTIONS as u64)?;
         expected(&shares.into_iter().map(usize::try_from).collect::<Result<Vec<_>, _>>()?)?;
-        // The other family's are not to find any of these.
+        // Connections of the first family must not distort the counts of the other.
         for server in ["b1", "b2", "b3"] {
             sets.iter_mut().try_for_each(|set| set.close_with(server).map(drop))?;
         }
@@ -60,7 +60,7 @@ fn refilled(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Connections that were there before count from the change on.
+/// Existing connections count from the change of scheduler on.
 #[test]
 fn connections_of_another_scheduler_count() {
     scenario("connections_of_another_scheduler_count", &[50, 50], |world| {
@@ -73,7 +73,7 @@ fn connections_of_another_scheduler_count() {
         world.plan.servers[1].weight = 50;
         world.plan.scheduler = Some("wlc");
         world.reload()?;
-        // One after the other, until the daemon has counted: it does within seconds.
+        // Opens connections one by one until the daemon's GC has counted the existing ones, which takes seconds.
         let mut new = Vec::new();
         slb_tests::wait::wait_for(
             "new connections with the server that has fewer",

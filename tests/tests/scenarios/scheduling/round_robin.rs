@@ -1,4 +1,4 @@
-//! `rr` and `wrr`: turns are counted, so shares are exact.
+//! `rr` and `wrr`: servers take strict turns, so shares are exact.
 
 use anyhow::{Result, ensure};
 use slb_tests::{World, net::Family, scenario};
@@ -8,9 +8,9 @@ use super::{
     modes::{Way, prepare},
 };
 
-/// New flows, of several whole rounds.
+/// New flows; a multiple of a whole round.
 const FLOWS: u64 = 60;
-/// The last one takes none.
+/// The last server has weight 0.
 const UNEQUAL: [u8; 4] = [10, 50, 100, 0];
 const WEIGHTS: [u8; 4] = [40, 30, 20, 10];
 
@@ -21,7 +21,7 @@ fn servers_take_turns_whatever_their_weights() {
         world.start()?;
         all_share(world, FLOWS, &[FLOWS / 3, FLOWS / 3, FLOWS / 3, 0])?;
 
-        // One more, and one less: who has a weight has a turn.
+        // One server more in the rotation, then one less: a weight above 0 is enough.
         world.plan.servers[3].weight = 1;
         world.reload()?;
         all_share(world, FLOWS, &[FLOWS / 4; 4])?;
@@ -70,7 +70,7 @@ fn by_weight(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Each listener and family has turns of its own.
+/// Each listener and family has its own round-robin position.
 fn all_share(world: &World, count: u64, expected: &[u64]) -> Result<()> {
     for family in Family::ALL {
         let shares = connections(world, family, usize::try_from(count)?)?;
