@@ -1,4 +1,4 @@
-//! The benchmarks do what they say: what they measure arrives as it should. How long it takes is not looked at.
+//! The benchmarks measure what they say: their packets arrive as expected. Timing is not checked.
 
 use anyhow::{Result, ensure};
 use clap::Parser;
@@ -18,7 +18,7 @@ struct Arguments<T: clap::Args> {
     options: T,
 }
 
-/// Whether the benchmark can run with all that is compared here; says so on behalf of the test `name` if not.
+/// Whether the benchmark can run with all contestants. If not, prints that the test `name` is skipped.
 fn is_possible(name: &str) -> bool {
     if !is_available(name) {
         return false;
@@ -34,7 +34,7 @@ fn options<T: clap::Args>(arguments: &str) -> T {
     Arguments::parse_from(["bench"].into_iter().chain(arguments.split_whitespace())).options
 }
 
-/// Every kind of workload passes its own checks: verdicts, counters, flows that are there or not.
+/// Every workload passes its own checks: verdicts, counters, presence of flows.
 #[test]
 fn packets_go_the_way_their_workloads_say() {
     if !is_available("packets_go_the_way_their_workloads_say") {
@@ -101,7 +101,7 @@ fn every_kind_of_server_is_found_dead_and_well_again() -> Result<()> {
     }
     let report = detection::run(&options("--tries 1 --quick"))?;
     ensure!(report.rows.len() == 9, "{report}");
-    // What is measured begins with the change: nothing is found before.
+    // The measured time begins with the change: detection takes more than zero time.
     ensure!(report.rows.iter().all(|row| row.failure.min > 0.0 && row.recovery.min > 0.0), "{report}");
     Ok(())
 }

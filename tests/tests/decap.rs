@@ -1,4 +1,4 @@
-//! The decapsulator's cases and random frames, on the host and in the kernel.
+//! Runs the decapsulator's cases and random frames, on the host and in the kernel.
 
 use proptest::{
     collection::vec,
@@ -13,9 +13,10 @@ use slb_tests::packets::{
     scenario::same,
 };
 
-/// Instructions the verifier may process: more than that, and a flag or a joined path has been lost.
+/// Upper bound of processed instructions. A higher count shows that a verifier barrier or a merged path has been lost.
 const VERIFIED: u32 = 60_000;
-/// The same before Linux 6.15, whose verifier is the first to compare only registers that are read later: 6.1 processes 152,000.
+/// The bound before Linux 6.15, whose verifier first ignored registers that are not read later. Linux 6.1 processes
+/// 152,000.
 const VERIFIED_BEFORE_6_15: u32 = 200_000;
 
 #[test]
@@ -78,7 +79,7 @@ fn decap_random_frames_in_the_kernel() {
     });
 }
 
-/// Frames of the cases with a few bytes changed.
+/// Frames of the cases with a few changed bytes.
 fn frames() -> impl Strategy<Value = Vec<u8>> {
     let cases: Vec<_> = decap::all().into_iter().map(|case| case.frame).collect();
     (select(cases), vec((0..120_usize, any::<u8>()), 0..4)).prop_map(|(mut frame, changes)| {

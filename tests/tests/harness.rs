@@ -1,4 +1,4 @@
-//! The harness itself: its network, servers and clients work without SLB, and nothing is left of it.
+//! The harness itself: its network, servers and clients work without SLB, and a world leaves nothing behind.
 
 use std::{collections::BTreeMap, fs, process::Command, thread, time::Duration};
 
@@ -18,7 +18,7 @@ fn names_of(id: RunId) -> Result<Vec<String>> {
     Ok(Namespace::names()?.into_iter().filter(|name| name.starts_with(&prefix)).collect())
 }
 
-/// With the kernel forwarding in place of XDP, every service of every backend is reached on its own address.
+/// With forwarding in the kernel in place of XDP, every service of every backend is reached at its own address.
 #[test]
 fn clients_reach_servers_directly() {
     scenario("clients_reach_servers_directly", &[1, 1], |world| {
@@ -50,7 +50,7 @@ fn clients_reach_servers_directly() {
     });
 }
 
-/// Without the kernel's forwarding nothing gets from client to backend: what reaches a server was carried by XDP.
+/// Without forwarding in the kernel no packet gets from client to backend: what reaches a server came by XDP.
 #[test]
 fn only_xdp_can_carry_traffic() {
     scenario("only_xdp_can_carry_traffic", &[1], |world| {
@@ -107,11 +107,11 @@ fn nothing_is_left_of_a_world() {
     assert!(!directory.exists() && !id.pin_dir().exists());
 }
 
-/// A run that was killed leaves namespaces, processes in them, pins and a directory: the next one removes them.
+/// A killed run leaves namespaces, processes in them, pins and a directory; the next run removes them.
 #[test]
 fn leftovers_of_dead_runs_are_removed() {
     scenario::alone("leftovers_of_dead_runs_are_removed", &[1], |_| {
-        // A process that has ended and been waited for: its number is nobody's.
+        // The number of a process that has ended and been waited for; no process has it.
         let mut ended = Command::new("true").spawn()?;
         ended.wait()?;
         let prefix = format!("slbt-{}-1", ended.id());

@@ -1,8 +1,8 @@
-//! Flows stay with their servers: random plays of clients, servers and daemons over the packet path and the control side.
+//! Model test: flows stay with their servers, under random clients, servers and daemons.
 //!
-//! Seeds: play n has the seed n, counted from 0 or from `SLB_TRACKING_SEED`; the same plays run every time.
-//! `SLB_TRACKING_TIMES` multiplies their number. A failure prints the seed and the last lines of the play; to repeat it
-//! alone, set `SLB_TRACKING_SEED` to it: it comes first.
+//! Run n has the seed n, counted from 0 or from `SLB_TRACKING_SEED`, so runs are reproducible. `SLB_TRACKING_TIMES`
+//! multiplies their number. A failure prints the seed and the last lines of its log. To repeat that run first, set
+//! `SLB_TRACKING_SEED` to its seed.
 
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,9 @@ use slb_tests::tracking::{
     servers::{Scheduling, Setting},
 };
 
-/// Plays of one run.
+/// Random sequences in one run of the test.
 const PLAYS: u64 = 160;
-/// Steps of a play.
+/// Steps of a sequence.
 const STEPS: usize = 600;
 
 fn setting(n: u64) -> Setting {
@@ -62,7 +62,8 @@ fn flows_stay_with_their_servers() {
     println!("{plays} plays from seed {first} in {:.1?}: {counts:?}", begun.elapsed());
 }
 
-/// Whatever decides about new flows: the table in every mode, all else with answers that are seen and without.
+/// With every scheduler: Maglev in every mode, the others in one mode where SLB sees answers and in one where it does
+/// not.
 #[test]
 fn a_flood_moves_no_established_flow() {
     let first = variable("SLB_TRACKING_SEED", 0);
@@ -82,8 +83,8 @@ fn a_flood_moves_no_established_flow() {
     println!("{flooded} packets of floods, besides {counts:?}");
 }
 
-/// A slot that has gone back to its keeper remembers no new flow, but for those whose endpoint it remembers already: that
-/// would be found for them.
+/// A slot whose current backend is the previous one again tracks no new flow, unless the client endpoint has an entry
+/// already: its packets would match that entry.
 #[test]
 fn a_connection_begun_anew_is_not_sought_where_the_last_one_was() {
     let mut play = ModelTest::new(setting(0), 0, 2048, 2);
@@ -98,7 +99,7 @@ fn a_connection_begun_anew_is_not_sought_where_the_last_one_was() {
     }
 }
 
-/// The time that a server has to drain is all that its flows have.
+/// Flows of a draining server are terminated at the deadline, and not before.
 #[test]
 fn flows_end_when_the_time_is_over_and_not_before() {
     for n in 0..5 {

@@ -1,4 +1,4 @@
-//! What an administrator sets for single servers at run time, and how long it holds.
+//! Overrides: what an administrator sets for single servers at run time, and how long it lasts.
 
 use std::fs;
 
@@ -35,7 +35,7 @@ fn servers_are_disabled_weighted_and_reset_and_a_restart_keeps_it() {
             "{status}"
         );
 
-        // It survives whatever ends the daemon, and connections go on all the while.
+        // Overrides survive any end of the daemon, and connections go on all the time.
         world.kill()?;
         only(world, "b3")?;
         world.start()?;
@@ -47,12 +47,12 @@ fn servers_are_disabled_weighted_and_reset_and_a_restart_keeps_it() {
         };
         ensure!(http.servers.iter().filter(disabled).count() == 2, "{http:?}");
         ensure!(http.servers.iter().all(|server| server.health == Health::Healthy), "{http:?}");
-        // The weight is another matter than the state.
+        // Enabling resets the admin state, not the weight.
         world.slb(&arguments(&["enable", "http"], &entries(world, 1)))?;
         ensure!(set(world)? == before, "{:?} after {before:?}", set(world)?);
 
         for index in [0, 1, 2] {
-            // One that is absent is no error.
+            // Resetting a server without overrides succeeds.
             world.slb(&arguments(&["reset", "http"], &entries(world, index)))?;
         }
         ensure!(world.slb(&["server", "list"])?.contains("all servers are as configured"));
@@ -63,7 +63,7 @@ fn servers_are_disabled_weighted_and_reset_and_a_restart_keeps_it() {
     });
 }
 
-/// A server of a default group that drains keeps its connections and gets no new ones.
+/// A draining server of a default group keeps its connections and gets no new ones.
 #[test]
 fn a_draining_server_keeps_its_connections() {
     scenario("a_draining_server_keeps_its_connections", &WEIGHTS, |world| {
@@ -86,7 +86,7 @@ fn a_draining_server_keeps_its_connections() {
     });
 }
 
-/// `slb` tells by its exit code that no daemon answers, and by its words where one is.
+/// `slb` has its own exit status for a missing daemon. Where one listens elsewhere, its message names the socket.
 #[test]
 fn no_daemon_has_an_exit_code_and_the_pins_say_where_one_listens() {
     scenario("no_daemon_has_an_exit_code_and_the_pins_say_where_one_listens", &WEIGHTS, |world| {
@@ -120,7 +120,7 @@ fn no_daemon_has_an_exit_code_and_the_pins_say_where_one_listens() {
     });
 }
 
-/// What is left of a drain is shown in numbers, and waited for.
+/// The connections left in a drain are counted, and `--wait` waits for them.
 #[test]
 fn a_drain_shows_what_is_left_and_waits_for_it() {
     scenario("a_drain_shows_what_is_left_and_waits_for_it", &WEIGHTS, |world| {
@@ -137,7 +137,7 @@ fn a_drain_shows_what_is_left_and_waits_for_it() {
         };
         let current = listener(world, "lines")?.current_flows;
         ensure!(current == Some(LONG_LIVED as u64), "{current:?}");
-        // One without connections has ended at once.
+        // The drain of a server without connections ends at once.
         let said = world.slb(&["server", "drain", "--wait", "http", &entries(world, 2)[0]])?;
         ensure!(
             said.contains("0 connections left, reset in ") && said.contains("no connection is left"),
@@ -174,7 +174,8 @@ fn a_drain_shows_what_is_left_and_waits_for_it() {
     });
 }
 
-/// A listener loses its last server by force only; that it has none, and has one again, is an event, and shown.
+/// Only `--force` removes the last server of a listener. The outage and its end are events in the log and in the
+/// status.
 #[test]
 fn the_last_server_of_a_listener_is_taken_by_force_only() {
     scenario("the_last_server_of_a_listener_is_taken_by_force_only", &[60, 40], |world| {
@@ -194,7 +195,7 @@ fn the_last_server_of_a_listener_is_taken_by_force_only() {
         world.slb(&arguments(&["disable", "--force", "http"], &b2))?;
         let outages = |world: &World| Ok::<_, anyhow::Error>(listener(world, "http")?.outages);
         let out = outages(world)?;
-        // Each family has servers of its own in mode `nat`.
+        // In mode `nat` each family has servers of its own.
         ensure!(out.len() == 2 && out.iter().all(|outage| outage.addresses.len() == 1), "{out:?}");
         ensure!(
             out.iter().all(|outage| outage.why.as_ref().is_some_and(|why| why.contains("is disabled"))),
@@ -217,7 +218,7 @@ fn the_last_server_of_a_listener_is_taken_by_force_only() {
         ensure!(outages(world)?.is_empty(), "{:?}", outages(world)?);
         world.wait_for_log("a server receives new connections of this listener again", 1)?;
 
-        // Health does the same as an order; without a daemon the empty tables say it.
+        // Health has the same effect as an override. Without a daemon, empty tables show the outage.
         world.kill_servers(1);
         world.wait_for_health(1, Health::Unhealthy)?;
         world.wait_for_log("no server receives new connections of this listener", 3)?;
@@ -262,14 +263,14 @@ fn a_batch_is_done_whole_or_not_at_all() {
     });
 }
 
-/// What is set ends with the entry it was set for, and not before.
+/// An override ends with its server entry, and not before.
 #[test]
 fn what_is_set_ends_with_its_entry() {
     scenario("what_is_set_ends_with_its_entry", &WEIGHTS, |world| {
         world.start()?;
         world.slb(&arguments(&["disable", "http"], &entries(world, 0)))?;
         let b1 = world.plan.servers.remove(0);
-        // On trial, the entry may come back.
+        // Before `slb confirm`, a rollback may restore the entry.
         let other = world.write_other(&world.plan.toml())?;
         world.slb(&["apply", &other, "--confirm-within", "1s"])?;
         ensure!(set(world)?.len() == 2, "{:?}", set(world)?);
@@ -292,7 +293,7 @@ fn what_is_set_ends_with_its_entry() {
     });
 }
 
-/// What is set stays when a group or a load balancer gets another name, on trial as well.
+/// An override follows a renamed group or load balancer, also before `slb confirm`.
 #[test]
 fn what_is_set_goes_with_a_new_name() {
     scenario("what_is_set_goes_with_a_new_name", &WEIGHTS, |world| {
@@ -327,7 +328,7 @@ fn what_is_set_goes_with_a_new_name() {
         let renamed = std::mem::replace(&mut world.plan.names, names);
         world.reload()?;
         ensure!(set(world)? == before, "{:?} after {before:?}", set(world)?);
-        // By another start with another server.
+        // The name changes at a start, together with another server.
         world.terminate()?;
         world.plan.names = renamed;
         world.plan.servers[1].weight = 0;
@@ -342,7 +343,7 @@ fn what_is_set_goes_with_a_new_name() {
     });
 }
 
-/// A configuration that is not the daemon's file may rename; the next start goes back to the file, and its names.
+/// `slb apply` may rename groups; the next start returns to the file and its names.
 #[test]
 fn what_is_set_goes_back_to_the_name_in_the_file() {
     scenario("what_is_set_goes_back_to_the_name_in_the_file", &WEIGHTS, |world| {
@@ -357,7 +358,7 @@ fn what_is_set_goes_back_to_the_name_in_the_file() {
         world.restart()?;
         only_without(world, "b1")?;
 
-        // What is set meanwhile, too.
+        // The same for overrides that are set meanwhile.
         world.slb(&["apply", &renamed, "--confirm-within", "60s"])?;
         world.slb(&["confirm"])?;
         world.slb(&arguments(&["enable", "http-g"], &b1))?;
@@ -391,7 +392,7 @@ fn a_torn_file_is_left_alone_and_forwarding_goes_on() {
     });
 }
 
-/// A backend's entries in the group `http`.
+/// A backend's server entries in the group `http`.
 fn entries(world: &World, index: usize) -> Vec<String> {
     let port = Service::Http.backend_port();
     let addresses = world.plan.servers[index].addresses.iter();
@@ -402,7 +403,7 @@ fn arguments<'a>(first: &[&'a str], servers: &'a [String]) -> Vec<&'a str> {
     ["server"].into_iter().chain(first.iter().copied()).chain(servers.iter().map(String::as_str)).collect()
 }
 
-/// New connections go to one server.
+/// Checks that new connections go to one server only.
 fn only(world: &World, server: &str) -> Result<()> {
     for family in Family::ALL {
         let batch =
@@ -413,7 +414,7 @@ fn only(world: &World, server: &str) -> Result<()> {
     Ok(())
 }
 
-/// No new connection goes to a server.
+/// Checks that no new connection goes to a server.
 fn only_without(world: &World, server: &str) -> Result<()> {
     let batch =
         world.client().exchanges(Service::Http, world.vip(Family::V4, Service::Http), EXCHANGES / 4, 8);
@@ -427,7 +428,7 @@ fn listener(world: &World, name: &str) -> Result<Listener> {
     listeners.into_iter().find(|listener| listener.name == name).context("no such listener")
 }
 
-/// What is set, as the API tells it.
+/// The overrides, as the API returns them.
 fn set(world: &World) -> Result<Vec<String>> {
     let overrides = world.status()?.daemon.context("no daemon answers")?.overrides;
     overrides.iter().map(|set| Ok(serde_json::to_string(set)?)).collect()

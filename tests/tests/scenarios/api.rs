@@ -1,4 +1,4 @@
-//! Callers of the API that do not behave: neither forwarding nor other callers notice, and memory stays bounded.
+//! Misbehaving API clients disturb neither forwarding nor other clients, and memory stays bounded.
 
 use std::{
     fs,
@@ -11,13 +11,13 @@ use slb_tests::{
     World, client::PATIENCE, net::Family, scenario, server::Service, traffic::Traffic, wait::wait_for,
 };
 
-/// Connections that say nothing.
+/// Connections that send nothing.
 const IDLE: usize = 900;
-/// Callers that announce a body and send none.
+/// Clients that announce a body and send none.
 const SLOW: usize = 32;
-/// A body that is refused, in bytes.
+/// Bytes of a body that is refused.
 const HUGE: usize = 100 << 20;
-/// By how much the daemon may grow, in KiB.
+/// Growth of the daemon's memory that is allowed, in KiB.
 const GROWTH: u64 = 64 << 10;
 const PROGRESS: u64 = 50;
 
@@ -45,7 +45,7 @@ fn callers_that_do_not_behave_are_bounded() {
         );
         ensure!(after < before + GROWTH, "{before} KiB, then {after} KiB");
         traffic.progress(PROGRESS)?;
-        // Whoever says nothing is hung up on.
+        // The daemon closes connections that send nothing.
         let mut first = idle.swap_remove(0);
         first.set_read_timeout(Some(PATIENCE))?;
         let mut said = Vec::new();
@@ -64,11 +64,11 @@ fn callers_that_do_not_behave_are_bounded() {
             stream.read_to_string(&mut answer)?;
             ensure!(answer.starts_with(&format!("HTTP/1.1 {code}")), "{request}: {answer}");
         }
-        // Slow callers hold up others of their kind for a while, and not for ever.
+        // Slow clients delay other requests with a body, but not indefinitely.
         wait_for("a turn for a caller that behaves", 6 * PATIENCE, || {
             Ok(world.slb(&["apply", &world.write_other(&world.plan.toml())?]).ok())
         })?;
-        // The log is written behind the answer.
+        // The log line follows the response.
         world.wait_for_log("what=\"apply\" uid=0 user=\"root\" pid=", 0)?;
         world.client().exchange(Service::Http, world.vip(Family::V4, Service::Http))?;
         traffic.expect_unbroken(None)?;
@@ -76,7 +76,7 @@ fn callers_that_do_not_behave_are_bounded() {
     });
 }
 
-/// Sends a body that is too large, as far as it is taken; returns the answer.
+/// Sends a body that is too large, until the daemon stops reading; returns the response.
 fn huge(mut stream: UnixStream) -> Result<String> {
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -85,13 +85,13 @@ fn huge(mut stream: UnixStream) -> Result<String> {
     )?;
     let part = vec![b' '; 1 << 20];
     for _ in 0..HUGE / part.len() {
-        // It may have been refused already.
+        // The daemon may have refused it already.
         if stream.write_all(&part).is_err() {
             break;
         }
     }
     let mut answer = Vec::new();
-    // Hung up on with parts of the body unread, the answer may be lost.
+    // When the daemon closes with unread data, the response may be lost.
     let _ = stream.read_to_end(&mut answer);
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }

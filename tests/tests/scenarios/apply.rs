@@ -1,4 +1,4 @@
-//! Configurations that are put in force without being the daemon's file, on trial or to stay.
+//! `slb apply`: configurations other than the daemon's file, with and without commit-confirmed.
 
 use anyhow::{Context as _, Result, ensure};
 use slb_tests::{
@@ -75,7 +75,7 @@ fn what_is_confirmed_stays_until_the_next_start() {
     });
 }
 
-/// Killed before the confirmation, the daemon comes back with its file.
+/// A daemon that ends before `slb confirm` starts with its file.
 #[test]
 fn a_daemon_that_dies_on_trial_comes_back_with_its_file() {
     scenario("a_daemon_that_dies_on_trial_comes_back_with_its_file", &WEIGHTS, |world| {
@@ -122,7 +122,7 @@ fn apply_without_a_limit_keeps_and_reload_goes_back_to_the_file() {
     });
 }
 
-/// A configuration in which the first server takes nothing new.
+/// A configuration with weight 0 for the first server.
 fn without_b1(world: &World) -> Result<String> {
     let mut plan = world.plan.clone();
     plan.servers[0].weight = 0;

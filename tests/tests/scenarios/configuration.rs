@@ -1,11 +1,11 @@
-//! Bad configurations are refused and change nothing.
+//! Invalid configurations are refused, and change nothing.
 
 use anyhow::{Result, ensure};
 use slb_tests::{World, net::Family, scenario, server::Service};
 
 const EXCHANGES: u64 = 200;
 
-/// One way to break a configuration: what is replaced by what, and a word the refusal must contain.
+/// Ways to break a configuration: the text to replace, its replacement, and a word of the error message.
 const BROKEN: [(&str, &str, &str); 3] = [
     ("[daemon]", "[deamon]", "deamon"),
     ("protocol = \"tcp\"", "protocol = \"tpc\"", "tpc"),
@@ -24,7 +24,7 @@ fn a_bad_configuration_is_refused_and_changes_nothing() {
         let pid = world.status()?.daemon.map(|daemon| daemon.pid);
         ensure!(pid == world.daemon_pid(), "another daemon answers: {pid:?}");
 
-        // With the daemon down, a refused start leaves the forwarding of the last one on.
+        // With the daemon down, a refused start leaves the forwarding of the last run active.
         world.terminate()?;
         refused(world, &good)?;
         world.start()?;
@@ -32,7 +32,8 @@ fn a_bad_configuration_is_refused_and_changes_nothing() {
     });
 }
 
-/// A daemon that cannot have what it is told to use says so and changes nothing, with another one running or not.
+/// A daemon that cannot use what its configuration names reports it and changes nothing, whether or not another one
+/// runs.
 #[test]
 fn a_start_that_cannot_succeed_changes_nothing() {
     scenario("a_start_that_cannot_succeed_changes_nothing", &[50, 50], |world| {

@@ -1,4 +1,4 @@
-//! A backend takes packets out of tunnels: its servers answer to who sent what was inside, and strangers get no answer.
+//! A decapsulator at a backend: its servers answer the inner packet's source, and strangers get no answer.
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -30,12 +30,12 @@ use tokio::task::JoinHandle;
 const PORT: u16 = 5300;
 /// A port of the client's.
 const CLIENT_PORT: u16 = 40_000;
-/// Outer sources among the client's addresses, and the address its own packets come from.
+/// Indexes of client addresses: an accepted outer source, and the source of the client's own packets.
 const ALLOWED: usize = 0;
 const STRANGER: usize = 1;
 const CLIENT: usize = 2;
 
-/// All four tunnels: outer, inner.
+/// All four combinations of outer and inner family.
 const TUNNELS: [(Family, Family); 4] =
     [(Family::V4, Family::V4), (Family::V4, Family::V6), (Family::V6, Family::V4), (Family::V6, Family::V6)];
 
@@ -54,7 +54,7 @@ fn decap_lets_servers_answer_what_was_in_the_tunnel() {
     });
 }
 
-/// The program and its sources are replaced again and again while datagrams are exchanged, and none is lost.
+/// The program and its accepted sources are replaced repeatedly during an exchange of datagrams, without loss.
 #[test]
 fn decap_is_replaced_without_missing_a_packet() {
     const REPLACEMENTS: u8 = 10;
@@ -95,7 +95,7 @@ fn decap_is_replaced_without_missing_a_packet() {
     });
 }
 
-/// What is refused leaves nothing, and what is taken off leaves nothing either.
+/// A refused attach leaves nothing behind, and neither does a detach.
 #[test]
 fn decap_says_what_is_wrong_and_leaves_nothing() {
     scenario("decap_says_what_is_wrong_and_leaves_nothing", &[1], |world| {
@@ -119,7 +119,7 @@ fn decap_says_what_is_wrong_and_leaves_nothing() {
         refused("attach --interface eth0 --from 192.0.2.1", &["no VIP given", "--any-vip"])?;
         refused("attach --interface eth9 --from 192.0.2.1 --any-vip", &["no interface eth9", "eth0, lo"])?;
         refused("attach --interface eth0 --from 224.0.0.1 --any-vip", &["--from 224.0.0.1"])?;
-        // The program that the harness has put there has no name.
+        // The harness's program on the interface has no name.
         refused(
             "attach --interface eth0 --from 192.0.2.1 --any-vip",
             &["eth0 (it runs program ", "another XDP program"],
@@ -138,17 +138,17 @@ fn decap_says_what_is_wrong_and_leaves_nothing() {
         ensure!(table.contains("interface lo: XDP generic") && table.contains("from 192.0.2.1"), "{table}");
         run(&mut command("detach --interface lo")?, "")?;
         ensure!(!pins.exists(), "{} is still there", pins.display());
-        // The kernel takes it off when it comes to it.
+        // The kernel detaches the program asynchronously.
         wait_for("an interface without a program", PATIENCE, || {
             let show = ["-n", backend.namespace.name(), "link", "show", "lo"];
             Ok((!run(Command::new("ip").args(show), "")?.contains("xdp")).then_some(()))
         })?;
-        // Once more is no error.
+        // A second detach succeeds.
         run(&mut command("detach --interface lo")?, "").map(drop)
     });
 }
 
-/// A backend with the VIPs and a decapsulator, whose answers find the client.
+/// A backend with the VIPs and a decapsulator, whose answers reach the client.
 fn prepare(world: &World) -> Result<Backend> {
     let backend = world.net.backends[0].clone();
     world.net.route_answers()?;
@@ -163,7 +163,7 @@ fn datagrams(world: &World, backend: &Backend, outer: Family, inner: Family) -> 
     let socket = bind(&world.net.client, from)?;
     let packet = |payload: &str| tunnel::udp(from, (inner.vip(), PORT).into(), payload.as_bytes());
     send_both(world, backend, outer, [&packet("a stranger's")?, &packet("the balancer's")?])?;
-    // The first that is answered.
+    // The first packet with an answer.
     let answer = receive(&socket, inner)?;
     ensure!(answer == "the balancer's", "answered: {answer}");
     drop(server);
@@ -172,7 +172,7 @@ fn datagrams(world: &World, backend: &Backend, outer: Family, inner: Family) -> 
 
 fn connections(world: &World, backend: &Backend, outer: Family, inner: Family) -> Result<()> {
     const SEQUENCES: [u32; 2] = [1000, 2000];
-    // Nobody waits for the answer: the client's kernel resets the connection, and the port must not be in use again.
+    // No socket waits for the answer: the client's kernel resets the connection, so the port must not be in use.
     let port = CLIENT_PORT + 1 + u16::from(outer == Family::V6);
     let from = SocketAddr::new(world.net.sources(inner)[CLIENT], port);
     let server = Service::Http.backend_port();
@@ -184,7 +184,8 @@ fn connections(world: &World, backend: &Backend, outer: Family, inner: Family) -
     Ok(())
 }
 
-/// Sends the first packet in a tunnel of a stranger, waits until it has come, and sends the second as the balancer does.
+/// Sends the first packet in a tunnel packet of a stranger, waits for its arrival, and sends the second as the load
+/// balancer does.
 fn send_both(world: &World, backend: &Backend, outer: Family, packets: [&[u8]; 2]) -> Result<()> {
     let target = backend.address(outer);
     let send = |source: usize, packet: &[u8]| -> Result<()> {
@@ -204,7 +205,7 @@ fn counted(backend: &Backend, reason: &str) -> Result<u64> {
     Ok(reasons.iter().filter(|counted| counted.reason == reason).map(|counted| counted.packets).sum())
 }
 
-/// A server on the VIP that sends back what it gets, until it is dropped.
+/// A server on the VIP that echoes datagrams until it is dropped.
 fn echo(namespace: &Arc<Namespace>, family: Family) -> Result<Server> {
     let socket = bind(namespace, (family.vip(), PORT).into())?;
     socket.set_nonblocking(true)?;
@@ -213,7 +214,7 @@ fn echo(namespace: &Arc<Namespace>, family: Family) -> Result<Server> {
         anyhow::Ok(tokio::spawn(async move {
             let mut buffer = [0; 2048];
             while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
-                // A client that is gone needs no answer.
+                // A client that has ended needs no answer.
                 let _ = socket.send_to(&buffer[..length], client).await;
             }
         }))
@@ -230,7 +231,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let Some(task) = self.task.take() else { return };
         task.abort();
-        // Until its socket is closed, for the port is used again.
+        // Waits until the socket is closed, since the port is reused.
         drop(self.namespace.block_on(task));
     }
 }

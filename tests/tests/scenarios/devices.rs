@@ -1,4 +1,5 @@
-//! Interfaces that cannot do what is asked: another way is taken, and said, or it is refused with the way that works.
+//! Interfaces that do not support native XDP: the daemon uses the generic hook and reports it, or refuses and names the
+//! way that works.
 
 mod merging;
 
@@ -12,12 +13,12 @@ use slb_userspace::api::types::{AttachMode, Health, Status};
 
 const WEIGHTS: [u8; 2] = [50, 50];
 const EXCHANGES: u64 = 50;
-/// The backend whose interface is not like the others.
+/// The backend behind the unusual interface.
 const GUEST: usize = 1;
-/// Within which an interface that does not deliver any more gets no packets.
+/// Time within which an interface that stops delivering gets no more packets.
 const NOTICED: Duration = Duration::from_secs(5);
 
-/// A native program cannot redirect to a bridge: the kernel drops what it does.
+/// A native program cannot redirect to a bridge: the kernel drops the frames.
 #[test]
 fn servers_behind_a_bridge_are_served_by_the_generic_hook() {
     scenario("servers_behind_a_bridge_are_served_by_the_generic_hook", &WEIGHTS, |world| {
@@ -31,7 +32,7 @@ fn servers_behind_a_bridge_are_served_by_the_generic_hook() {
             "{said}"
         );
         works(world)?;
-        // A restart keeps the hook, and an interface that comes gets it.
+        // A restart keeps the generic hook, and an interface that appears later gets it too.
         world.restart()?;
         world.net.unplug(0)?;
         world.net.plug(0)?;
@@ -45,7 +46,7 @@ fn servers_behind_a_bridge_are_served_by_the_generic_hook() {
     });
 }
 
-/// A veth delivers what native XDP sends it only where its peer runs a program.
+/// A veth delivers frames of native XDP only if its peer runs a program.
 #[test]
 fn a_veth_with_a_plain_peer_is_served_by_the_generic_hook() {
     scenario("a_veth_with_a_plain_peer_is_served_by_the_generic_hook", &WEIGHTS, |world| {
@@ -80,7 +81,7 @@ fn native_hooks_are_refused_where_they_lose_packets() {
         behind_a_bridge(world)?;
         refused(world, &["br0 is a bridge, which has no native XDP", instead])?;
 
-        // The same by a reload, while the others run natively.
+        // The same by a reload, while the other interfaces run natively.
         let with_bridge = std::mem::replace(&mut world.plan, good);
         world.plan.interfaces.retain(|name| name != "b2");
         world.plan.servers.truncate(GUEST);
@@ -97,14 +98,14 @@ fn native_hooks_are_refused_where_they_lose_packets() {
     });
 }
 
-/// What the kernel loses is counted and said, and a server that is not reached gets no more traffic.
+/// Frames that the kernel loses are counted and reported, and an unreachable server gets no more traffic.
 #[test]
 fn an_interface_that_stops_to_deliver_gets_no_more_packets() {
     scenario("an_interface_that_stops_to_deliver_gets_no_more_packets", &WEIGHTS, |world| {
         world.start()?;
         works(world)?;
         world.net.backends[GUEST].release()?;
-        // Connections of this time may be lost; that they are is counted.
+        // Connections of this time may be lost; the loss is counted.
         world.client().exchanges(Service::Http, world.vip(Family::V4, Service::Http), EXCHANGES, 8);
         wait_for("a server without a next hop", NOTICED, || Ok((!reached(world)?).then_some(())))?;
         let said = world.slb(&["status"])?;
@@ -122,12 +123,12 @@ fn an_interface_that_stops_to_deliver_gets_no_more_packets() {
     });
 }
 
-/// Has the daemon choose the hook.
+/// Lets the daemon choose between native and generic XDP.
 fn automatic(world: &mut World) {
     world.plan.changes.push(("xdp_mode = \"native\"".to_owned(), "xdp_mode = \"auto\"".to_owned()));
 }
 
-/// Puts the guest's interface below a bridge, which takes its place.
+/// Makes the guest's interface a port of a bridge, and configures the bridge in its place.
 fn behind_a_bridge(world: &mut World) -> Result<()> {
     world.net.bridge(GUEST, "br0")?;
     let interface = world.plan.interfaces.iter_mut().find(|name| *name == "b2").context("no interface b2")?;

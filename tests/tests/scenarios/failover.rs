@@ -1,4 +1,4 @@
-//! Primary and secondary, nobody who is healthy, and listeners that are stopped.
+//! Failover between primary and secondary, pools without a healthy server, and stopped listeners.
 
 use anyhow::{Result, ensure};
 use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
@@ -6,7 +6,7 @@ use slb_userspace::api::types::{Health, Server, State};
 
 const TARGET: &str = "server_group = \"http\"";
 
-/// The IPv4 address and HTTP port of a backend, as a table.
+/// The IPv4 address and HTTP port of a backend, as a TOML table.
 fn server(world: &World, index: usize) -> String {
     let address = world.net.backends[index].address(Family::V4);
     format!("{{ address = \"{address}\", port = {} }}", Service::Http.backend_port())
@@ -20,7 +20,7 @@ fn serves(world: &World, name: &str) -> Result<()> {
     })
 }
 
-/// Fails unless all new connections reach these servers.
+/// Fails unless new connections reach all of these servers and no other.
 fn serve(world: &World, names: &[&str]) -> Result<()> {
     let target = world.vip(Family::V4, Service::Http);
     let batch = world.client().exchanges(Service::Http, target, 100, 4);
@@ -30,7 +30,7 @@ fn serve(world: &World, names: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// A server of the HTTP listener, as the daemon reports it.
+/// A server of the HTTP listener in the daemon's status.
 fn reported(world: &World, index: usize) -> Result<Server> {
     let address = world.net.backends[index].address(Family::V4);
     let status = world.status()?;
@@ -66,7 +66,7 @@ fn a_secondary_takes_over_and_gives_back() {
             "lasted=",
         ];
         world.wait_for_line(&[&["failover: the secondary gets the traffic"], &users[..]].concat())?;
-        // Whoever takes over knows which side has the traffic.
+        // The next daemon knows which side has the traffic.
         world.kill()?;
         world.start()?;
         serve(world, &["b2"])?;
@@ -105,11 +105,11 @@ fn a_primary_group_fails_over_at_its_threshold() {
     });
 }
 
-/// The check is of a port nobody listens on: all servers serve, and none is healthy.
+/// The check uses a port without a server: all servers serve, and none is healthy.
 fn without_healthy_servers(world: &mut World, on_no_healthy: &str) -> Result<()> {
     let port = Service::Http.vip_port();
     world.plan.change(TARGET, format!("{TARGET}\non_no_healthy = \"{on_no_healthy}\""));
-    // The first check in the file behind that is the listener's.
+    // The next check in the file belongs to the listener.
     let listener = format!("port = {port}\n");
     let text = world.plan.toml();
     let rest = &text[text.find(&listener).expect("the listener")..];
@@ -145,7 +145,7 @@ fn with_nobody_healthy_nobody_serves() {
     });
 }
 
-/// The names of the listeners that are shown as stopped, and have no servers.
+/// Names of listeners that are shown as stopped and without servers.
 fn stopped(world: &World) -> Result<Vec<String>> {
     let listeners = world.status()?.load_balancers.into_iter().flat_map(|balancer| balancer.listeners);
     let stopped =
@@ -171,7 +171,7 @@ fn what_is_stopped_is_not_forwarded() {
         ensure!(client.ping(web.ip(), PATIENCE)?.is_some(), "the other listeners' VIP does not answer");
         world.plan.change("name = \"shop\"", "name = \"shop\"\nstate = \"stopped\"");
         world.terminate()?;
-        // Nothing is reported of it.
+        // A stopped load balancer reports no servers to wait for.
         world.start_without_waiting()?;
         wait_for("the load balancer to stop", PATIENCE, || {
             Ok(client.exchange(Service::Echo, dns).is_err().then_some(()))

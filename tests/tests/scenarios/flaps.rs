@@ -1,5 +1,5 @@
-//! Servers fail and come back, administrators give orders and the daemon is killed, at random and for a while: no flow notices
-//! that need not.
+//! Chaos test: servers fail and recover, operators issue commands, and the daemon is killed, all at random. No flow
+//! suffers that need not.
 
 use std::{
     env,
@@ -12,19 +12,18 @@ use anyhow::{Context as _, ensure};
 use slb_tests::{flaps::chaos::ChaosDriver, net::Backend, scenario};
 
 const WEIGHTS: [u8; 5] = [50, 30, 20, 40, 30];
-/// How long, unless the variable says otherwise: on a developer's machine, and where `CI` is set.
+/// Duration in seconds, unless the environment variable sets another: on a developer's machine, and where `CI` is set.
 const SECONDS: u64 = 40;
 const SECONDS_IN_CI: u64 = 300;
 const SECONDS_VARIABLE: &str = "SLB_FLAPS_SECONDS";
-/// Another one every time, of so many, unless the variable says which.
+/// Number of seeds from which each run draws one, unless the environment variable sets it.
 const SEEDS: u64 = 1_000_000;
 const SEED_VARIABLE: &str = "SLB_FLAPS_SEED";
-/// Each flow of UDP is remembered for 90 s.
+/// Each UDP flow keeps its entry for 90 s.
 const FLOWS: u32 = 1 << 20;
 
-/// Established flows of living servers stay where they are, and new ones go to servers that can serve them: in mode `nat`
-/// with TCP and UDP, and in mode `dsr` with TCP; where two sides take turns, where clients are kept to servers, and where
-/// servers drain.
+/// Established flows of working servers stay, and new ones go to servers that can serve them. Tested in mode `nat` with
+/// TCP and UDP, and in mode `dsr` with TCP; with two sides, session persistence, and connection drain.
 #[test]
 fn servers_flap_and_administrators_are_busy() {
     let number = |variable: &str, default: u64| {
@@ -35,7 +34,7 @@ fn servers_flap_and_administrators_are_busy() {
     let seconds = if env::var_os("CI").is_some() { SECONDS_IN_CI } else { SECONDS };
     let length = Duration::from_secs(number(SECONDS_VARIABLE, seconds));
     let seed = number(SEED_VARIABLE, fresh);
-    // Not by `println`, which is held back until the end: somebody may not wait for that.
+    // `println` output appears only at the end, which a user who interrupts the test does not see.
     let repeat = format!("{SECONDS_VARIABLE}={} {SEED_VARIABLE}={seed}", length.as_secs());
     writeln!(io::stderr(), "to repeat the flaps: {repeat}").expect("somewhere to write to");
     scenario::alone("servers_flap_and_administrators_are_busy", &WEIGHTS, |world| {

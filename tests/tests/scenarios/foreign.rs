@@ -1,4 +1,4 @@
-//! Frames to hardware addresses that are not this host's, as a flooding switch or a promiscuous NIC brings them.
+//! PACKET_OTHERHOST: frames to MACs of other hosts, as a flooding switch or a promiscuous NIC delivers them.
 
 use std::{
     io::{Read as _, Write as _},
@@ -11,14 +11,14 @@ use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service,
 
 const FOREIGN: &str = "02:00:5e:10:00:77";
 const NEXT: &str = "02:00:5e:10:00:78";
-/// A virtual router's (VRRP).
+/// MAC of a virtual router (VRRP).
 const ROUTER: &str = "00:00:5e:00:01:01";
 const VLAN: &str = "02:00:5e:10:00:80";
 const BRIDGE: &str = "02:00:5e:10:00:79";
-/// Within which frames to a new address of the interface are forwarded.
+/// Time within which frames to a new MAC of the interface are forwarded.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// Has the client send all frames to this hardware address.
+/// Makes the client send all frames to this MAC.
 fn send_to(world: &World, mac: &str) -> Result<()> {
     let entry = |family| {
         format!("neigh replace {} lladdr {mac} dev eth0 nud permanent", world.net.slb_address(family))
@@ -42,7 +42,7 @@ fn sockets(world: &World) -> Result<[(Family, UdpSocket); 2]> {
     Ok([socket(Family::V4)?, socket(Family::V6)?])
 }
 
-/// Neither forwarded nor answered; and counted.
+/// Checks that frames are neither forwarded nor answered, and are counted.
 fn expect_left_alone(world: &World, sockets: &[(Family, UdpSocket)]) -> Result<()> {
     let passed = world.packets("pass", Some("other_host"))?;
     let forwarded = world.packets("forward", None)? + world.packets("answer", None)?;
@@ -51,7 +51,7 @@ fn expect_left_alone(world: &World, sockets: &[(Family, UdpSocket)]) -> Result<(
         let ping = world.client().ping(family.vip(), Duration::from_millis(100))?;
         ensure!(ping.is_none(), "{family}: a frame for another host is answered");
     }
-    // Checks of the servers' health go on beside; their packets are not forwarded.
+    // Health checks go on meanwhile; SLB does not forward their packets.
     let now = world.packets("forward", None)? + world.packets("answer", None)?;
     ensure!(now == forwarded, "{} frames were forwarded", now - forwarded);
     let counted = world.packets("pass", Some("other_host"))? - passed;
@@ -59,7 +59,7 @@ fn expect_left_alone(world: &World, sockets: &[(Family, UdpSocket)]) -> Result<(
     Ok(())
 }
 
-/// Datagrams are answered again soon.
+/// Checks that datagrams are answered again within [`LIMIT`].
 fn expect_answers(world: &World, sockets: &[(Family, UdpSocket)], what: &str) -> Result<()> {
     let begun = Instant::now();
     for (family, socket) in sockets {
@@ -69,7 +69,7 @@ fn expect_answers(world: &World, sockets: &[(Family, UdpSocket)], what: &str) ->
     Ok(())
 }
 
-/// What lies upon the interface has addresses that are the host's while it is up.
+/// MACs of devices on top of the interface are the host's while these devices are up.
 fn expect_virtual_addresses(world: &World, sockets: &[(Family, UdpSocket)]) -> Result<()> {
     let slb = &world.net.slb;
     for (kind, options, mac) in [("macvlan", "mode bridge", ROUTER), ("vlan", "id 9", VLAN)] {
@@ -82,7 +82,7 @@ fn expect_virtual_addresses(world: &World, sockets: &[(Family, UdpSocket)]) -> R
         expect_left_alone(world, sockets)?;
         slb.ip("link set virtual up")?;
         expect_answers(world, sockets, &format!("answers at the address of a {kind}"))?;
-        // As when the address moves to another node: two nodes must not answer.
+        // As when the MAC moves to another node: only one node may answer.
         slb.ip("link del virtual")?;
         wait_for("an address that is no longer the host's", LIMIT, || {
             Ok(expect_left_alone(world, sockets).is_ok().then_some(()))
@@ -107,7 +107,7 @@ fn frames_for_other_hosts_are_left_to_the_kernel() {
         send_to(world, FOREIGN)?;
         expect_left_alone(world, &sockets)?;
 
-        // The interface has another address.
+        // The interface gets another MAC.
         world.net.slb.ip(&format!("link set client0 address {NEXT}"))?;
         send_to(world, NEXT)?;
         expect_answers(world, &sockets, "answers at another address")?;
@@ -116,7 +116,7 @@ fn frames_for_other_hosts_are_left_to_the_kernel() {
 
         expect_virtual_addresses(world, &sockets)?;
 
-        // It becomes a port of a bridge, which has an address of its own.
+        // The interface becomes a port of a bridge, which has its own MAC.
         let addresses = Family::ALL.map(|family| {
             let length = if family == Family::V4 { 24 } else { 64 };
             format!("addr add {}/{length} dev br0", world.net.slb_address(family))
@@ -132,7 +132,7 @@ fn frames_for_other_hosts_are_left_to_the_kernel() {
         send_to(world, FOREIGN)?;
         expect_left_alone(world, &sockets)?;
 
-        // Connections have outlived all that.
+        // Connections have survived all changes.
         send_to(world, BRIDGE)?;
         for connection in &mut connections {
             connection.write_all(b"still there\n")?;

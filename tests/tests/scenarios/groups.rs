@@ -1,4 +1,4 @@
-//! Servers and groups: one server stands in several, and in one several times; one group serves several listeners.
+//! Server groups: a server in several groups, a server several times in one, and a group of several listeners.
 
 use std::net::SocketAddr;
 
@@ -7,10 +7,10 @@ use slb_tests::{World, net::Family, scenario, server::Service, spread::expect_by
 
 const WEIGHTS: [u8; 2] = [50, 50];
 const EXCHANGES: u64 = 600;
-/// Ports of listeners beside those of the plan.
+/// Ports of listeners in addition to the plan's.
 const SHARED: u16 = 8000;
 const OTHER: u16 = 8001;
-/// Where the first server serves a second time, and under which name.
+/// Additional port of the first server, and its name there.
 const SECOND: u16 = 8181;
 const SECOND_NAME: &str = "b1 again";
 
@@ -20,8 +20,8 @@ fn servers_stand_in_many_groups_and_with_several_ports() {
         world.serve_also(0, SECOND_NAME, SECOND)?;
         let [b1, b2] = [0, 1].map(|index| world.net.backends[index].address(Family::V4));
         let http = Service::Http.backend_port();
-        // The same server twice in one group; two servers of it in another one, with other weights; and one group, in the
-        // same mode, for two listeners.
+        // The same server twice in one group; two of its servers in another group with other weights; and one group for
+        // two listeners of the same mode.
         world.plan.change(
             format!("  {{ address = \"{b1}\", port = {http}, weight = 50 }},\n"),
             format!(
@@ -45,7 +45,7 @@ fn servers_stand_in_many_groups_and_with_several_ports() {
         spreads(world, SHARED, &shared)?;
         spreads(world, OTHER, &[(SECOND_NAME, 10), ("b2", 90), ("b1", 0)])?;
 
-        // Each entry is one of its own.
+        // Each entry has its own health, weight and counters.
         let second = SocketAddr::new(b1, SECOND).to_string();
         world.slb(&["server", "disable", "http", &second])?;
         let without = [("b1", 30), (SECOND_NAME, 0), ("b2", 50)];

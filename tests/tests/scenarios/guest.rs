@@ -1,5 +1,5 @@
-//! Devices upon interfaces, and tunnels that end in the kernel: `cargo xtask vm` runs these scenarios in the guest, whose kernel
-//! has such devices. Each works, or is refused with the reason and the way that works.
+//! Devices on top of interfaces, and the kernel's own tunnel devices. `cargo xtask vm` runs these scenarios in a guest
+//! whose kernel supports them. Each setup works, or is refused with the reason and the way that works.
 
 use std::{fs, os::fd::OwnedFd, time::Duration};
 
@@ -18,14 +18,14 @@ use slb_userspace::api::types::{AttachMode, Health, Status};
 use super::modes::beside::{self, prepare, tunnel_vip};
 
 const WEIGHTS: [u8; 2] = [50, 50];
-/// Of each kind; the guest's processor is emulated.
+/// Exchanges of each kind; few, since the guest's processor is emulated.
 const EXCHANGES: u64 = 60;
-/// How long `slb status` may take to say something.
+/// How long it may take until `slb status` shows a message.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Long-lived connections at each listener of modes `dsr` and `ipip`.
+/// Long-lived connections per listener of modes `dsr` and `ipip`.
 const CONNECTIONS: usize = 16;
 
-/// As [`scenario`], where the kernel has devices of these kinds.
+/// As [`scenario`], but skipped if the kernel lacks one of these device types.
 fn with_devices(name: &str, kinds: &[&'static str], body: impl FnOnce(&mut World) -> Result<()>) {
     scenario(name, &WEIGHTS, |world| match world.net.lacks(kinds)? {
         None => body(world),
@@ -53,7 +53,7 @@ fn interfaces_that_reach_no_server_are_refused_with_the_way_that_works() {
     });
 }
 
-/// A start with these interfaces fails, says why, and leaves nothing.
+/// A start with these interfaces fails, gives the reason, and leaves nothing behind.
 fn refused(world: &mut World, interfaces: &[&str], why: &str) -> Result<()> {
     world.plan.interfaces = interfaces.iter().map(|name| (*name).to_owned()).collect();
     let output = world.slbd("run", &world.plan.toml())?;
@@ -63,7 +63,7 @@ fn refused(world: &mut World, interfaces: &[&str], why: &str) -> Result<()> {
     Ok(())
 }
 
-/// The driver of a bond runs the program on its members: answers leave by the member that a request came in by.
+/// The bonding driver runs the program on its members: answers leave by the member on which the request arrived.
 #[test]
 fn all_modes_through_bonds_in_the_driver() {
     let kinds = ["bond", "ipip", "sit", "ip6tnl"];
@@ -71,13 +71,13 @@ fn all_modes_through_bonds_in_the_driver() {
         let _programs = bonded(world, ["balance-xor", "balance-rr", "active-backup"])?;
         expect_native(&world.start()?)?;
         all_modes_work(world)?;
-        // A member that comes later is an exit too.
+        // A member that is added later can send too.
         let _program = world.net.renew_bond_of_client("bond0")?;
         spreads(world, &world.plan.weights(), EXCHANGES)
     });
 }
 
-/// Both ends of each link speak LACP, whose frames the program leaves to the kernel.
+/// Both ends of each link speak LACP, whose frames the program passes to the kernel.
 #[test]
 fn all_modes_through_lacp_bonds_in_the_driver() {
     let kinds = ["bond", "ipip", "sit", "ip6tnl"];
@@ -95,7 +95,8 @@ fn all_modes_through_lacp_bonds_in_the_driver() {
     });
 }
 
-/// The driver of a team cannot run the program: `auto` takes the generic hook, and says so. A start costs the guest half a minute.
+/// The team driver does not support native XDP: `auto` uses the generic hook and reports it. A start takes the guest
+/// half a minute.
 #[test]
 fn all_modes_through_teams_by_the_generic_hook() {
     let kinds = ["team", "ipip", "sit", "ip6tnl"];
@@ -113,7 +114,7 @@ fn all_modes_through_teams_by_the_generic_hook() {
     });
 }
 
-/// Has a bond in place of each link, and servers take packets of all modes.
+/// Replaces each link by a bond, and prepares servers for packets of all modes.
 fn bonded(world: &mut World, [client, first, second]: [&str; 3]) -> Result<[OwnedFd; 3]> {
     prepare(world)?;
     let programs = [
@@ -148,8 +149,8 @@ fn all_modes_work(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// A server behind a VLAN device of an interface that runs the program gets nothing, and `slb status` says which interface to
-/// name. A reload with that beside the other is refused; one in its place has the server served.
+/// A server behind a VLAN device of an attached interface gets nothing, and `slb status` names the interface to
+/// configure. A reload that adds the VLAN device is refused; one that replaces the interface by it works.
 #[test]
 fn a_vlan_device_and_a_bond_by_the_generic_hook() {
     with_devices("a_vlan_device_and_a_bond_by_the_generic_hook", &["bond", "vlan"], |world| {
@@ -161,7 +162,7 @@ fn a_vlan_device_and_a_bond_by_the_generic_hook() {
         world.wait_for_log(" running ", 0)?;
         world.wait_for_health(1, Health::Healthy)?;
         let advice = format!("name {upper} in [daemon] interfaces in place of b1");
-        // Where the emulated machine has much to do, the daemon answers the next time.
+        // A busy emulated machine may fail the request; the loop repeats it.
         wait_for(&format!("{advice:?} in `slb status`"), LIMIT, || {
             let output = world.slb_output(&["status"])?;
             Ok(String::from_utf8_lossy(&output.stdout).contains(&advice).then_some(()))
@@ -181,7 +182,7 @@ fn a_vlan_device_and_a_bond_by_the_generic_hook() {
     });
 }
 
-/// Tunnels over IPv4 end in the kernel's devices `ipip` and `sit`, those over IPv6 in `ip6tnl`.
+/// The kernel's devices `ipip` and `sit` decapsulate tunnel packets over IPv4, `ip6tnl` those over IPv6.
 #[test]
 fn tunnels_end_in_the_kernels_own_devices() {
     with_devices("tunnels_end_in_the_kernels_own_devices", &["ipip", "sit", "ip6tnl"], |world| {
@@ -219,7 +220,7 @@ fn nat_in_the_driver_of_virtio_net() {
     });
 }
 
-/// Packets that have come to a device of a backend.
+/// Packets that a backend has received on a device.
 fn received(world: &World, index: usize, device: &str) -> Result<u64> {
     let namespace = &world.net.backends[index].namespace;
     let arguments = ["-json", "-statistics", "link", "show", "dev", device];

@@ -1,4 +1,4 @@
-//! Interfaces are added, removed, deleted and made again: the others do not notice.
+//! Interfaces are added, removed, deleted and recreated without an effect on the others.
 
 use std::time::{Duration, Instant};
 
@@ -19,12 +19,12 @@ const WEIGHTS: [u8; 3] = [50, 30, 20];
 const EXCHANGES: u64 = 600;
 const LONG_LIVED: usize = 12;
 const PROGRESS: u64 = 50;
-/// The backend whose interface comes and goes; no connection that is watched is with it.
+/// The backend whose interface is removed; no watched connection uses it.
 const GUEST: usize = 2;
-/// Within which an interface that is back runs the program.
+/// Time within which a recreated interface runs the program.
 const BACK: Duration = Duration::from_secs(1);
 
-/// The kernel keeps index, program and addresses of an interface that is renamed; and another name for one may be configured.
+/// A renamed interface keeps index, program and addresses in the kernel. The configuration may use an alternative name.
 #[test]
 fn a_renamed_interface_forwards_on_and_alternative_names_are_names() {
     scenario("a_renamed_interface_forwards_on_and_alternative_names_are_names", &[50, 50], |world| {
@@ -43,7 +43,7 @@ fn a_renamed_interface_forwards_on_and_alternative_names_are_names() {
             status.interfaces
         );
 
-        // The configuration still has the old names; srv1 is renamed once more while no daemon runs.
+        // The configuration still has the old names; `srv1` is renamed once more while no daemon runs.
         let (kept, traffic) = (world.programs()?.len(), Traffic::start(world, LONG_LIVED)?);
         world.terminate()?;
         slb.ip("link set dev srv1 name srv9")?;
@@ -107,7 +107,7 @@ fn interfaces_are_added_and_removed_by_a_reload() {
             })?;
             spreads(world, &world.plan.weights(), EXCHANGES)?;
         }
-        // A server whose interface is left out is told of.
+        // The status names a server whose interface is not configured.
         world.plan.servers.push(guest.clone());
         world.reload()?;
         let why = format!(
@@ -195,7 +195,7 @@ fn an_interface_that_is_occupied_meanwhile_does_not_keep_a_trial_in_force() {
     });
 }
 
-/// A machine's interfaces may come after its daemons.
+/// Interfaces may appear after the daemon has started.
 #[test]
 fn an_interface_that_is_missing_at_the_start_is_attached_when_it_comes() {
     scenario("an_interface_that_is_missing_at_the_start_is_attached_when_it_comes", &WEIGHTS, |world| {
@@ -208,7 +208,7 @@ fn an_interface_that_is_missing_at_the_start_is_attached_when_it_comes() {
         }
         let status = world.slb(&["status"])?;
         ensure!(status.contains("interface b3: missing; attached when it comes"), "{status}");
-        // The others serve meanwhile.
+        // The other servers serve meanwhile.
         let others = world.plan.weights();
         spreads(world, &others[..GUEST], EXCHANGES)?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
@@ -221,7 +221,7 @@ fn an_interface_that_is_missing_at_the_start_is_attached_when_it_comes() {
     });
 }
 
-/// A reload is no less patient than a start.
+/// A reload too may name an interface that does not exist yet.
 #[test]
 fn an_interface_that_is_missing_at_a_reload_is_attached_when_it_comes() {
     scenario("an_interface_that_is_missing_at_a_reload_is_attached_when_it_comes", &WEIGHTS, |world| {
@@ -254,7 +254,8 @@ fn an_interface_that_is_missing_at_a_reload_is_attached_when_it_comes() {
     });
 }
 
-/// While the only interfaces are away, everything else may change; they may not be replaced by others that are away.
+/// While all interfaces are missing, other settings may change. The interfaces may not be replaced by other missing
+/// ones.
 #[test]
 fn a_reload_needs_an_interface_only_where_they_change() {
     scenario("a_reload_needs_an_interface_only_where_they_change", &WEIGHTS, |world| {
@@ -281,7 +282,7 @@ fn a_reload_needs_an_interface_only_where_they_change() {
     });
 }
 
-/// Deletes the guest's interface and waits until its servers are known to get no packets.
+/// Deletes the guest's interface, and waits until its servers have lost their next hops.
 fn gone(world: &World) -> Result<()> {
     world.net.unplug(GUEST)?;
     let guest = &world.plan.servers[GUEST];
@@ -301,7 +302,7 @@ fn attached(world: &World, interface: &str) -> Result<()> {
     })
 }
 
-/// The guest takes its part again.
+/// Waits until the guest serves its share again.
 fn serves(world: &World) -> Result<()> {
     world.wait_for_health(GUEST, Health::Healthy)?;
     let guest = &world.plan.servers[GUEST];

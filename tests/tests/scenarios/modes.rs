@@ -1,4 +1,4 @@
-//! The modes in which packets reach servers as they are, or in a tunnel, and answers go past SLB.
+//! Modes `dsr` and `ipip`, in which answers bypass SLB.
 
 pub(super) mod beside;
 mod change;
@@ -11,16 +11,16 @@ use super::{drain, failure};
 const WEIGHTS: [u8; 3] = failure::WEIGHTS;
 const EXCHANGES: u64 = 1_500;
 
-/// A mode, and how servers are reached in it.
+/// A mode, and the servers' addresses in it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Way {
-    /// Half of the entries by their IPv4 address, half by their IPv6 address: it matters to the link only.
+    /// Half of the entries by IPv4 address, half by IPv6 address; the family matters for the next hop only.
     Dsr,
-    /// In tunnels of one family, with packets of both families inside.
+    /// Tunnel packets of one outer family, with inner packets of both.
     Ipip(Family),
 }
 
-/// Tests a scenario in each way.
+/// Runs a scenario in each of these ways.
 macro_rules! in_each_way {
     ($body:ident) => {
         mod $body {
@@ -58,7 +58,7 @@ in_each_way!(flows_spread_by_weight_and_answers_go_past_slb);
 in_each_way!(a_killed_server_is_left_out_and_taken_back_directly);
 in_each_way!(a_server_drains_and_both_ends_are_told);
 
-/// Servers hold the VIPs, open tunnels where there are some, and their answers find the client.
+/// Servers hold the VIPs and decapsulate if needed, and their answers reach the client.
 pub(super) fn prepare(world: &mut World, way: Way) -> Result<()> {
     world.net.route_answers()?;
     let own = Family::ALL.map(|family| world.net.slb_address(family));
@@ -68,8 +68,8 @@ pub(super) fn prepare(world: &mut World, way: Way) -> Result<()> {
             backend.decapsulate(&own)?;
         }
     }
-    // Servers become ready one after the other: by default, datagrams would go where they went before each change of the
-    // table, until the idle time is over.
+    // Servers become ready one by one. By default, untracked datagrams would go to the previous backends of each change
+    // until the idle timeout.
     world.plan.unknown_datagrams = Some("follow");
     match way {
         Way::Dsr => world.plan.mode = Mode::Dsr,
@@ -96,7 +96,7 @@ fn flows_spread_by_weight_and_answers_go_past_slb(world: &mut World) -> Result<(
         let (counters, flows) = (listener.counters, EXCHANGES * Family::ALL.len() as u64);
         ensure!(listener.mode == mode, "{}", listener.mode);
         ensure!(counters.packets_in >= flows && counters.packets_out == 0, "{counters:?}, {flows} flows");
-        // Datagrams of one flow cannot be told from the first of another, nor a SYN that is sent again from the first one.
+        // Datagrams of untracked flows, and retransmitted SYNs, look like those of new flows.
         let again = world.net.client.counter("Tcp:", "RetransSegs")?;
         let expected = if service == Service::Http { flows..=flows + again } else { 0..=0 };
         ensure!(expected.contains(&counters.new_flows), "{counters:?}, {flows} flows");
@@ -110,7 +110,7 @@ fn flows_spread_by_weight_and_answers_go_past_slb(world: &mut World) -> Result<(
     Ok(())
 }
 
-/// Every server has had packets of both families, in tunnels of the one family that its address is of.
+/// Every server has received inner packets of both families, in tunnel packets of its address's family only.
 fn came_through_tunnels(world: &World) -> Result<()> {
     let outer = if world.plan.servers[0].addresses[0].is_ipv4() { "ipv4" } else { "ipv6" };
     for backend in &world.net.backends {
@@ -125,7 +125,7 @@ fn came_through_tunnels(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Who speaks is told.
+/// Only active connections are terminated: idle ones are untracked.
 fn a_server_drains_and_both_ends_are_told(world: &mut World) -> Result<()> {
     world.plan.connection_drain = Some("10s");
     drain::drains(world, false, |world| {

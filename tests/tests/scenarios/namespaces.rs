@@ -1,4 +1,4 @@
-//! Pins of another network namespace are not taken for one's own, whatever the indexes of its interfaces.
+//! Pins of another network namespace are refused, even if interface indexes are the same.
 
 use std::{
     fs,
@@ -20,10 +20,10 @@ use slb_tests::{
 
 const WEIGHTS: [u8; 2] = [50, 50];
 const EXCHANGES: u64 = 50;
-/// Within which a program says what is wrong.
+/// Time within which a program must fail with its message.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// The client's interface has the index of the interface of SLB that leads to it.
+/// The client's interface has the same index as the interface of SLB that leads to it.
 #[test]
 fn pins_of_another_network_namespace_are_refused() {
     scenario("pins_of_another_network_namespace_are_refused", &WEIGHTS, |world| {
@@ -42,7 +42,7 @@ fn pins_of_another_network_namespace_are_refused() {
             ensure!(world.programs()? == programs, "{:?} after {programs:?}", world.programs()?);
             works(world)?;
         }
-        // So are those of another release.
+        // Pins of another release are refused too.
         let of = |version: &str| world.plan.pin_dir.join(version);
         let current = format!("v{ABI_VERSION}");
         fs::rename(of(&current), of("v1"))?;
@@ -62,7 +62,7 @@ fn pins_of_another_network_namespace_are_refused() {
         let shown = String::from_utf8_lossy(&output.stdout);
         ensure!(!shown.contains("interface eth0"), "{shown}");
 
-        // Where they belong, they are adopted.
+        // In their own namespace, a start uses them.
         world.start()?;
         works(world)?;
         world.terminate()?;
@@ -91,7 +91,7 @@ fn a_decapsulator_of_another_network_namespace_is_left_alone() {
     });
 }
 
-/// Runs a program of SLB in a namespace to its end.
+/// Runs a program of SLB in a namespace, and waits for its exit.
 fn ended(namespace: &Namespace, name: &str, arguments: &[&str]) -> Result<Output> {
     let path = program(name, &name.replace('-', "_").to_uppercase())?;
     let mut command = namespace.command(path);

@@ -1,4 +1,4 @@
-//! Traffic that is not for a listener passes to the kernel, and pings of a VIP are answered.
+//! Traffic for no listener passes to the kernel, and SLB answers pings of a VIP.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const EXCHANGES: u64 = 50;
 #[test]
 fn what_no_listener_wants_passes_to_the_kernel() {
     scenario("what_no_listener_wants_passes_to_the_kernel", &[50, 50], |world| {
-        // The load balancer's machine has servers of its own, on ports that are no listener's.
+        // The load balancer's host has servers of its own, on ports without a listener.
         let own = Servers::start(&world.net.slb, "slb")?;
         world.start()?;
         for family in Family::ALL {
@@ -43,7 +43,7 @@ fn what_no_listener_wants_passes_to_the_kernel() {
 fn pings_of_a_vip_are_answered_before_the_kernel() {
     scenario("pings_of_a_vip_are_answered_before_the_kernel", &[50], |world| {
         world.start()?;
-        // From here on the kernel answers no ping, so what comes is XDP's.
+        // From here on the kernel answers no pings, so replies come from XDP.
         world.net.slb.sysctl("net/ipv4/icmp_echo_ignore_all", "1")?;
         world.net.slb.sysctl("net/ipv6/icmp/echo_ignore_all", "1")?;
         let answered = answers(world)?;

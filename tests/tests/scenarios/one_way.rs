@@ -1,4 +1,4 @@
-//! The commonest mistake with mode `nat`: a server whose route to the clients does not lead back through SLB. Its check passes.
+//! The most common mistake in mode `nat`: a server whose route to the clients bypasses SLB. Its check passes.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use slb_tests::{World, config::health_check, net::Family, scenario, server::Serv
 use slb_userspace::api::types::Health;
 
 const VICTIM: usize = 0;
-/// Connections that are tried between two looks at what the daemon says.
+/// Connections tried between two requests of the status.
 const TRIES: usize = 8;
-/// Connections count for 30 s, and the flow table is read every ten.
+/// Connections count for 30 s, and a GC pass runs every ten.
 const LIMIT: Duration = Duration::from_secs(60);
 
 const SAID: &str = "the server passes its check, and its answers do not come back through SLB";
 
-/// Of a server without a check.
+/// Log message about a server without a check.
 const UNCHECKED: &str = "no answer to new connections of the server passes through SLB";
 
 #[test]
@@ -23,7 +23,7 @@ fn a_server_that_does_not_route_back_is_named() {
         let namespace = |world: &World, lines: &str| world.net.backends[VICTIM].namespace.ip(lines);
         let gateway = namespace_gateway(world);
         namespace(world, "route del default")?;
-        // Nothing is known of these servers but what their traffic tells.
+        // These servers have no check that could tell anything about them.
         let check = "kind = \"tcp\", port = 7999";
         world.plan.checks.insert(Service::Lines, check);
         world.plan.change(health_check(check), "health_check = { kind = \"none\" }\n");
@@ -50,7 +50,7 @@ fn a_server_that_does_not_route_back_is_named() {
         let status = world.slb(&["status"])?;
         ensure!(status.contains("answers do not come back through SLB"), "{status}");
         let healthy = world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
-        // The other family's routes lead back.
+        // The routes of the other family lead back.
         ensure!(healthy.iter().filter(|server| server.detail.is_some()).count() == 1, "{healthy:?}");
 
         namespace(world, &format!("route add default via {gateway}"))?;
@@ -66,7 +66,7 @@ fn a_server_that_does_not_route_back_is_named() {
     });
 }
 
-/// Fails where lines that say so are of another server. A check that fails for a moment has it said again.
+/// Fails if a log line with this message names another server. A check that fails for a moment repeats the message.
 fn expect_only(world: &World, said: &str, server: &str) -> Result<()> {
     let log = world.log();
     let mut others = log.lines().filter(|line| line.contains(said) && !line.contains(server));

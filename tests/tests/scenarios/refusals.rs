@@ -1,4 +1,4 @@
-//! What is refused while the daemon runs or starts: each refusal says what is wrong and what to do instead, and changes nothing.
+//! Refusals while the daemon runs or starts: each message says what is wrong and what to do, and nothing changes.
 
 mod maps;
 mod users;
@@ -23,10 +23,10 @@ use slb_tests::{
 
 const WEIGHTS: [u8; 2] = [50, 50];
 const EXCHANGES: u64 = 50;
-/// The backend whose interface another program is on.
+/// The backend whose interface runs another program.
 const GUEST: usize = 1;
 
-/// What requests to the API are answered with that are none of the client's.
+/// Answers of the API to requests that `slb` never sends.
 #[test]
 fn the_api_says_what_it_expects() {
     scenario("the_api_says_what_it_expects", &WEIGHTS, |world| {
@@ -124,7 +124,7 @@ fn commands_say_what_they_need() {
     });
 }
 
-/// A file that has become a pipe is not waited for.
+/// A configuration file that has become a pipe does not block the daemon.
 #[test]
 fn a_file_that_cannot_be_read_again_is_told() {
     scenario("a_file_that_cannot_be_read_again_is_told", &WEIGHTS, |world| {
@@ -185,11 +185,11 @@ fn an_interface_with_another_program_is_left_alone() {
     });
 }
 
-/// In native XDP a packet lies in one page: the kernel refuses the program where longer ones may come.
+/// A packet for native XDP must fit into a page: the kernel refuses the program on interfaces with a larger MTU.
 #[test]
 fn an_mtu_that_is_too_large_for_native_xdp_is_named() {
     scenario("an_mtu_that_is_too_large_for_native_xdp_is_named", &WEIGHTS, |world| {
-        // Of a veth, the peer's counts.
+        // For a veth, the MTU of the peer matters.
         world.net.backends[0].namespace.ip("link set eth0 mtu 9000")?;
         let refused = world.slbd("run", &world.plan.toml())?;
         let said = String::from_utf8_lossy(&refused.stderr);
@@ -205,7 +205,7 @@ fn an_mtu_that_is_too_large_for_native_xdp_is_named() {
     });
 }
 
-/// Pins that are not of this program are neither used nor removed.
+/// Pins of other programs are neither used nor removed.
 #[test]
 fn pins_of_others_are_left_alone() {
     scenario("pins_of_others_are_left_alone", &WEIGHTS, |world| {
@@ -247,7 +247,7 @@ fn pins_of_others_are_left_alone() {
     });
 }
 
-/// Where anybody may write, nothing is kept; all else goes on.
+/// The daemon stores nothing in a world-writable directory; everything else works.
 #[test]
 fn a_state_directory_of_everyone_is_not_used() {
     scenario("a_state_directory_of_everyone_is_not_used", &WEIGHTS, |world| {
@@ -273,7 +273,7 @@ fn works(world: &World) -> Result<()> {
     batch.expect_no_failure()
 }
 
-/// Posts a body to the API; returns the answer with its head.
+/// Posts a body to the API; returns the response with its header.
 fn post(world: &World, path: &str, body: &str) -> Result<String> {
     let mut stream = UnixStream::connect(&world.plan.socket)?;
     stream.write_all(

@@ -1,4 +1,4 @@
-//! The configuration is read again under traffic: nobody notices, or it is refused and nothing changes.
+//! Reloads under traffic: without effect on established flows, or refused without any change.
 
 use std::{collections::BTreeMap, env};
 
@@ -17,21 +17,21 @@ use slb_tests::{
 use slb_userspace::api::types::{Health, Server, Status};
 
 const WEIGHTS: [u8; 4] = [50, 30, 20, 40];
-/// With a server that no configuration ever names.
+/// The last server is in no configuration.
 const WITH_STRANGER: [u8; 5] = [50, 30, 20, 40, 50];
 /// Long-lived connections per family.
 const LONG_LIVED: usize = 16;
-/// Exchanges that tell the weights.
+/// Exchanges for measuring the weights.
 const EXCHANGES: u64 = 1_000;
-/// Exchanges of each kind between two changes.
+/// Exchanges of each kind between two reloads.
 const PROGRESS: u64 = 50;
-/// Reloads of the long scenario, unless the variable says otherwise.
+/// Reloads of the long scenario, unless the environment variable sets another number.
 const RELOADS: u32 = 50;
-/// Flows of the long scenario: each datagram's is remembered for 90 s.
+/// Flow-table entries of the long scenario: each UDP flow keeps its entry for 90 s.
 const FLOWS: u32 = 1 << 21;
 const RELOADS_VARIABLE: &str = "SLB_RELOADS";
 
-/// The server that comes and goes; long-lived connections are opened while it is away, for they would end with it.
+/// The server that is added and removed. Long-lived connections begin while it is absent; its removal would end them.
 const GUEST: usize = 3;
 
 #[test]
@@ -45,7 +45,7 @@ fn servers_are_added_weighted_and_removed_under_traffic() {
         let said = world.reload()?;
         let address = guest.addresses[0];
         ensure!(said.contains(&format!("server {address}:8080 added (weight 40)")), "{said}");
-        // It has been probed and found before it was put in force: it takes new flows at once.
+        // It was probed and its next hop resolved before the reload was applied, so it takes new flows at once.
         ensure!(part(&world.status()?, &guest)? > 0, "{:?}", world.status()?);
         spreads(world, &world.plan.weights(), EXCHANGES)?;
         watched.undisturbed(world)?;
@@ -58,7 +58,7 @@ fn servers_are_added_weighted_and_removed_under_traffic() {
         spreads(world, &world.plan.weights(), EXCHANGES)?;
         watched.undisturbed(world)?;
 
-        // New flows leave it first: an exchange that goes on while its server is removed ends with it.
+        // New flows leave it first: its removal would end exchanges in progress.
         without_new_flows(world, GUEST)?;
         world.plan.servers.pop();
         world.reload()?;
@@ -74,7 +74,7 @@ fn servers_are_added_weighted_and_removed_under_traffic() {
     });
 }
 
-/// All servers of a group are replaced at once by others, which are as able to serve.
+/// A reload replaces all servers of a group at once by others that are just as able to serve.
 #[test]
 fn a_group_whose_servers_are_all_replaced_is_never_empty() {
     scenario("a_group_whose_servers_are_all_replaced_is_never_empty", &[50, 50], |world| {
@@ -92,7 +92,7 @@ fn a_group_whose_servers_are_all_replaced_is_never_empty() {
     });
 }
 
-/// Another health check empties no group, though it has not spoken yet.
+/// A new health check without a result yet empties no group.
 #[test]
 fn another_check_keeps_the_verdict_until_it_has_one() {
     scenario("another_check_keeps_the_verdict_until_it_has_one", &[50, 50], |world| {
@@ -211,8 +211,8 @@ fn a_refused_file_changes_nothing_and_says_why() {
     });
 }
 
-/// Many reloads, each of which adds, removes, weighs or renames, under traffic of both protocols and families. Who is neither
-/// in the configuration before nor in the one after gets no packet.
+/// Many reloads under traffic of both protocols and families; each adds, removes, weighs or renames. A server that is
+/// in neither the old nor the new configuration gets no packet.
 #[test]
 fn reloads_under_traffic() {
     let reloads =
@@ -225,7 +225,7 @@ fn reloads_under_traffic() {
         world.start()?;
         let watched = Watched::start(world)?;
         let (mut outside, of_stranger) = (0, stranger.received()?);
-        // What had come to the guest when it was gone.
+        // Packets that the guest had received when its removal was complete.
         let mut gone = None;
         for round in 0..reloads {
             let mut one = |world: &mut World| -> Result<()> {
@@ -236,7 +236,7 @@ fn reloads_under_traffic() {
                         }
                         world.plan.servers.push(guest.clone());
                     }
-                    // With and without the guest.
+                    // Once with and once without the guest.
                     1 | 5 => world.plan.names = names(round),
                     2 | 6 => {
                         let weights =
@@ -282,7 +282,7 @@ fn reloads_under_traffic() {
     });
 }
 
-/// Waits until probes and what else is under way to the guest have ended; returns what has come to it.
+/// Waits until no probe or other packet is on its way to the guest; returns the number of packets that it has received.
 fn quiet(world: &World) -> Result<u64> {
     let (mut last, mut same) = (None, 0);
     wait_for("a guest that gets nothing", slb_tests::client::PATIENCE, || {
@@ -293,7 +293,7 @@ fn quiet(world: &World) -> Result<u64> {
     })
 }
 
-/// What is running is what the plan says: the names, and the servers of each listener.
+/// The running configuration equals the plan: names, and servers of each listener.
 fn consistent(world: &World) -> Result<()> {
     let status = world.status()?;
     ensure!(status.load_balancers.len() == 1, "{status:?}");
@@ -318,7 +318,7 @@ fn names(round: u32) -> Names {
     }
 }
 
-/// Gives a server weight 0, and waits until those exchanges are over that had begun with it.
+/// Sets a server's weight to 0, and waits until its exchanges in progress have ended.
 pub(super) fn without_new_flows(world: &mut World, index: usize) -> Result<()> {
     world.plan.servers[index].weight = 0;
     world.reload()?;
@@ -337,7 +337,7 @@ pub(super) fn without_new_flows(world: &mut World, index: usize) -> Result<()> {
     })
 }
 
-/// Slots of a server in all tables.
+/// Number of slots of a server in all server tables.
 fn part(status: &Status, server: &PlannedServer) -> Result<u32> {
     let mut of_it = servers(status).filter(|entry| server.addresses.contains(&entry.address.ip())).peekable();
     ensure!(of_it.peek().is_some(), "{status:?}");
@@ -349,7 +349,7 @@ fn flows(status: &Status) -> u64 {
     listeners.map(|listener| listener.counters.new_flows).sum()
 }
 
-/// What of the status no traffic changes.
+/// The parts of the status that traffic does not change.
 fn unmoved(world: &World) -> Result<String> {
     let mut status = world.status()?;
     let daemon = status.daemon.take().context("no daemon")?;
@@ -363,10 +363,10 @@ fn unmoved(world: &World) -> Result<String> {
     Ok(format!("{} {status:?} {:?}", daemon.pid, world.programs()?))
 }
 
-/// More listeners than the maps have room for.
+/// A configuration with more listeners than the maps can hold.
 fn too_many(good: &str) -> String {
     let mut text = good.to_owned();
-    // Each with 10 VIPs and 50 listeners, which are 510 services.
+    // 10 VIPs with 50 listeners each; with echo, 510 services.
     for balancer in 0..9 {
         let vips: Vec<_> = (0..10).map(|vip| format!("\"203.0.113.{}\"", 10 * balancer + vip)).collect();
         text +=
@@ -380,11 +380,11 @@ fn too_many(good: &str) -> String {
     text
 }
 
-/// Traffic that must not notice anything.
+/// Traffic that reloads must not affect.
 struct Watched {
     traffic: Traffic,
     placed: Vec<BTreeMap<String, usize>>,
-    /// Packets dropped before.
+    /// Packets dropped before the traffic began.
     dropped: u64,
 }
 
@@ -396,7 +396,7 @@ impl Watched {
         Ok(Self { traffic, placed, dropped: world.packets("drop", None)? })
     }
 
-    /// Everything goes on, nothing has failed, no connection is broken or with another server.
+    /// Checks that exchanges go on without failures, and that no connection is broken or has another server.
     fn undisturbed(&self, world: &World) -> Result<()> {
         self.traffic.progress(PROGRESS)?;
         self.traffic.expect_unbroken(None)?;
@@ -407,7 +407,7 @@ impl Watched {
         self.traffic.so_far().expect_no_failure()
     }
 
-    /// Connections that were answered by another server than theirs, and those that broke otherwise.
+    /// Connections answered by another server than their own, and connections that broke in another way.
     fn figures(&self) -> (usize, usize) {
         let breaks: Vec<_> = self.traffic.connections().iter().flat_map(LongLived::breaks).collect();
         let moved = breaks.iter().filter(|broken| broken.error.starts_with("answered by")).count();

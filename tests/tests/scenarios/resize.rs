@@ -1,4 +1,4 @@
-//! A start with a flow table of another size, under traffic in all modes.
+//! A restart with another flow-table size, under traffic in all modes.
 
 use std::{
     fmt::Write as _,
@@ -23,26 +23,26 @@ use slb_tests::{
 use super::modes::beside::{self, prepare, tunnel_vip};
 
 const WEIGHTS: [u8; 3] = [50, 30, 20];
-/// Long-lived connections at each listener, and as many flows of UDP.
+/// Long-lived connections per listener, and as many UDP flows.
 const FLOWS: usize = 16;
-/// Exchanges of each kind that must be done after each step.
+/// Exchanges of each kind required after each step.
 const EXCHANGES: u64 = 100;
-/// Entries of the flow table, one after the other.
+/// Sizes of the flow table, in entries, in order.
 const SIZES: [u32; 3] = [1 << 18, 1 << 20, 1 << 19];
-/// Servers that the maps hold, fewer than one of the configurations has.
+/// `max_servers` of the maps; one of the configurations has more.
 const MAX_SERVERS: u32 = 1024;
-/// The first port of flows of UDP: below those of exchanges.
+/// First client port of UDP flows; below the ports of exchanges.
 const FIRST_PORT: u16 = 512;
-/// Starts that may be over before they are killed.
+/// How many starts may complete before the test can kill them.
 const STARTS: u64 = 5;
 /// How long a step of a start may take.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Packets of one flow that are lost in a switch at most. Each end sends what it has, a handshake's ACK, a request and a FIN, and waits
-/// for longer than a switch takes before it sends them again.
+/// Upper bound of packets of one flow that are lost in a switch. Each end sends what it has: the handshake's ACK, a
+/// request, a FIN. It retransmits only after more time than a switch takes.
 const LOST_OF_A_FLOW: u64 = 16;
 
-/// Connections and flows of all modes stay with their servers, also those that the flow table alone knows: slots have migrated twice, so
-/// that a flow which is not found goes to the first server or to the third. Starts are killed at each step and refused in between.
+/// Connections and UDP flows of all modes stay with their servers. Slots have migrated twice: a flow without its entry
+/// would go to the first server or to the third. Starts are killed at each step, and one is refused in between.
 #[test]
 fn a_flow_table_of_another_size_keeps_every_flow() {
     scenario("a_flow_table_of_another_size_keeps_every_flow", &WEIGHTS, |world| {
@@ -87,7 +87,7 @@ fn a_flow_table_of_another_size_keeps_every_flow() {
         let not_ready = world.packets("drop", Some("not_ready"))?;
         println!("{not_ready} packets dropped in {switches} switches");
         ensure!(dropped == not_ready, "dropped: {:?}", world.status()?.reasons);
-        // Only of flows that begin meanwhile: of short exchanges, of which each worker has one at a time.
+        // Only packets of flows that begin meanwhile: short exchanges, one per worker at a time.
         let limit = switches * traffic.workers() * LOST_OF_A_FLOW;
         ensure!(
             not_ready <= limit,
@@ -97,8 +97,8 @@ fn a_flow_table_of_another_size_keeps_every_flow() {
     });
 }
 
-/// Kills starts once they have begun, while they copy, while both programs may run, and when the new one runs alone; the last one
-/// goes on. Returns how many of them may have been in a switch.
+/// Kills starts at each step: once begun, while copying, while both programs may run, and when only the new one runs.
+/// The last start completes. Returns how many of them may have been in a switch.
 fn killed_at_each_step(world: &mut World, traffic: &Traffic) -> Result<u64> {
     let mut switches = 0;
     for milestone in ["resizing the flow table", "XDP program loaded"] {
@@ -118,8 +118,8 @@ fn killed_at_each_step(world: &mut World, traffic: &Traffic) -> Result<u64> {
     Ok(switches + 1)
 }
 
-/// Kills a start when `wait` is over. Where its resize is over by then, too, another size has its turn. Returns how many starts there
-/// have been.
+/// Kills a start when `wait` returns. If its resize is complete by then, tries again with another size. Returns the
+/// number of starts.
 fn killed_before_the_end(
     world: &mut World,
     wait: impl Fn(&World, &dyn Fn(&str) -> usize) -> Result<()>,
@@ -137,26 +137,26 @@ fn killed_before_the_end(
     bail!("{STARTS} starts were over before they were killed")
 }
 
-/// Plans another size.
+/// Plans a start with another size.
 fn resize(world: &mut World) {
     let size = &mut world.plan.flow_table_entries;
     *size = if *size == SIZES[1] { SIZES[2] } else { SIZES[1] };
 }
 
-/// Waits until both programs drop packets of flows that they do not find, or the resize is over.
+/// Waits until both programs drop packets of flows without an entry, or until the resize is complete.
 fn while_resizing(world: &World) -> Result<()> {
     let pin = world.pins().join("maps/RESIZING");
     let map: Array<MapData, u64> = Map::from_map_data(MapData::from_pin(pin)?)?.try_into()?;
     wait_for("a resize to begin", LIMIT, || Ok((!old_tables(world)?.is_empty()).then_some(())))?;
     let end = Instant::now() + LIMIT;
-    // What is waited for lasts for milliseconds.
+    // The condition holds for milliseconds only, so the loop does not sleep.
     while map.get(&0, 0)? == 0 && !old_tables(world)?.is_empty() {
         ensure!(Instant::now() < end, "no switch within {LIMIT:?}");
     }
     Ok(())
 }
 
-/// Starts with another size, and with more servers than the maps have room for: refused after the new table is there.
+/// Starts with another size and more servers than the maps can hold; refused after the new table exists.
 fn refused_in_between(world: &mut World) -> Result<()> {
     let mut many = "\n[[server_group]]\nname = \"many\"\nservers = [\n".to_owned();
     for n in 0..MAX_SERVERS {
@@ -176,7 +176,7 @@ fn refused_in_between(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Fails unless there is one flow table, of the size that is configured.
+/// Fails unless there is exactly one flow table, of the configured size.
 fn expect_resized(world: &World) -> Result<()> {
     let entries = MapInfo::from_pin(world.pins().join("maps/FLOWS"))?.max_entries();
     ensure!(entries == world.plan.flow_table_entries, "a flow table of {entries} entries");
@@ -184,14 +184,14 @@ fn expect_resized(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Pins of flow tables that are to be replaced.
+/// Pins of flow tables that a resize replaces.
 fn old_tables(world: &World) -> Result<Vec<PathBuf>> {
     let pins = fs::read_dir(world.pins().join("maps"))?.map(|entry| Ok(entry?.path()));
     let pins = pins.collect::<Result<Vec<_>>>()?;
     Ok(pins.into_iter().filter(|pin| pin.to_string_lossy().contains("_FLOWS")).collect())
 }
 
-/// Connections and flows of UDP at listeners of modes `dsr` and `ipip`, in both families.
+/// Connections and UDP flows through listeners of modes `dsr` and `ipip`, in both families.
 #[derive(Default)]
 struct Flows {
     connections: Vec<LongLived>,
@@ -200,7 +200,7 @@ struct Flows {
 }
 
 impl Flows {
-    /// Begins more of them.
+    /// Opens connections and begins UDP flows.
     fn open(&mut self, world: &World) -> Result<()> {
         let [lines, echo] = [Service::Lines, Service::Echo].map(Service::backend_port);
         for family in Family::ALL {
@@ -217,13 +217,13 @@ impl Flows {
         self.note_servers()
     }
 
-    /// Notes the server of each flow of UDP.
+    /// Records the server of each UDP flow.
     fn note_servers(&mut self) -> Result<()> {
         self.servers = self.answering()?;
         Ok(())
     }
 
-    /// The server that answers each flow of UDP.
+    /// The servers that answer the UDP flows now.
     fn answering(&self) -> Result<Vec<String>> {
         let ask = |(socket, target): &(UdpSocket, SocketAddr)| {
             let mut buffer = [0; 64];
@@ -236,7 +236,7 @@ impl Flows {
         self.sockets.iter().map(ask).collect()
     }
 
-    /// Fails if a connection has broken or stopped, or another server answers a flow of UDP.
+    /// Fails if a connection has broken or stalled, or if a UDP flow has another server.
     fn expect_undisturbed(&self) -> Result<()> {
         for connections in &self.connections {
             connections.progress(3)?;

@@ -1,4 +1,4 @@
-//! Interfaces that are for clients, or for servers, alone.
+//! Interface roles: interfaces for clients only, or for servers only.
 
 use anyhow::{Result, ensure};
 use slb_tests::{World, net::Family, scenario, server::Service, traffic::spreads};
@@ -13,7 +13,7 @@ fn with_roles(client: &str, server: &str) -> (String, String) {
     (PLAIN.to_owned(), roles)
 }
 
-/// A backend, and the client, send to the VIPs; returns how many of the packets came by a wrong interface.
+/// Number of packets that arrived on an interface with the wrong role while `sent` ran.
 fn wrong(world: &World, sent: impl FnOnce() -> Result<()>) -> Result<u64> {
     let before = world.packets("drop", Some("wrong_interface"))?;
     sent()?;
@@ -44,7 +44,7 @@ fn packets_for_vips_come_in_by_interfaces_of_clients_only() {
         })?;
         ensure!(from_server == 2, "{from_server} packets of a server");
 
-        // A reload changes roles under traffic.
+        // A reload swaps the roles under traffic.
         world.plan.changes = vec![with_roles("server", "client")];
         world.write(&world.plan.toml())?;
         let said = world.reload()?;

@@ -1,4 +1,5 @@
-//! Where new flows go that no hash decides about: servers in turn, the one with the fewest flows, the one of the client.
+//! Schedulers other than Maglev, and session persistence: servers in turn, with the fewest flows, or of the client's
+//! last flow.
 
 mod changes;
 mod clients;
@@ -11,15 +12,15 @@ use slb_tests::{World, net::Family, server::Service};
 
 use super::modes;
 
-/// How many of so many new connections each server gets, in the order of the plan; they are open at the same time.
+/// Opens `count` connections at once; returns the number that each server gets, in the plan's order.
 fn connections(world: &World, family: Family, count: usize) -> Result<Vec<u64>> {
-    // A port that is still in use is given to no other connection, which would be the same flow again.
+    // While a port is open, the kernel gives it to no other connection, which would continue its flow.
     let open = world.client().long_lived(world.vip(family, Service::Lines), count)?;
     open.expect_unbroken(None)?;
     Ok(world.plan.servers.iter().map(|server| open.alive_with(&server.name) as u64).collect())
 }
 
-/// The same of flows of datagrams.
+/// As [`connections`], with UDP flows.
 fn datagrams(world: &World, family: Family, count: u64) -> Result<Vec<u64>> {
     const CONCURRENCY: usize = 4;
     let target = world.vip(family, Service::Echo);

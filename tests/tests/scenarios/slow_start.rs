@@ -1,4 +1,4 @@
-//! Servers that come to their weight by and by.
+//! Slow start: servers reach their weight in steps.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -15,12 +15,12 @@ use slb_tests::{
 use slb_userspace::api::types::Health;
 
 const WEIGHTS: [u8; 2] = [50, 50];
-/// Index and name of the server that begins.
+/// Index and name of the server that starts slowly.
 const BEGINS: usize = 0;
 const BEGINS_NAME: &str = "b1";
-/// In how many steps, and how long they take.
+/// The slow-start time, and the number of steps.
 const TIME: Duration = Duration::from_secs(10);
-/// Exchanges that tell a share.
+/// Exchanges for measuring a share.
 const EXCHANGES: u64 = 400;
 const LONG_LIVED: usize = 16;
 
@@ -29,7 +29,7 @@ fn a_server_that_recovers_gets_a_rising_share() {
     scenario("a_server_that_recovers_gets_a_rising_share", &WEIGHTS, |world| {
         slowly(world);
         world.start()?;
-        // Those a group begins with take their whole part at once.
+        // The first servers of a group start with their full weight.
         spreads(world, &world.plan.weights(), EXCHANGES)?;
         world.kill_servers(BEGINS);
         world.wait_for_health(BEGINS, Health::Unhealthy)?;
@@ -83,8 +83,8 @@ fn slowly(world: &mut World) {
     world.plan.change(group, format!("{group}slow_start = \"{}s\"\n", TIME.as_secs()));
 }
 
-/// The server's share of new flows rises to its weight, step by step, and is what the daemon says at each; `meanwhile` happens
-/// once it has risen, and connections with others stay.
+/// The server's share of new flows rises to its weight, step by step, and equals what the daemon reports. `meanwhile`
+/// runs after the first steps; connections with other servers stay.
 fn rises(world: &mut World, others: &LongLived, meanwhile: fn(&mut World) -> Result<()>) -> Result<()> {
     let mut meanwhile = Some(meanwhile);
     let mut shares = vec![wait_for("a share of new flows", PATIENCE, || {
@@ -99,7 +99,7 @@ fn rises(world: &mut World, others: &LongLived, meanwhile: fn(&mut World) -> Res
         let after = share(world)?;
         batch.expect_no_failure()?;
         let got = batch.of(BEGINS_NAME) as f64 / EXCHANGES as f64;
-        // Five standard deviations of as many draws.
+        // Five standard deviations of this many draws.
         let chance = 5.0 * (0.25 / EXCHANGES as f64).sqrt();
         ensure!(
             got >= before - chance && got <= after + chance,
@@ -116,14 +116,14 @@ fn rises(world: &mut World, others: &LongLived, meanwhile: fn(&mut World) -> Res
         Ok((after > 0.49).then_some(after))
     })?;
     println!("shares: {shares:?}");
-    // Not all of ten steps need be seen, but no leap.
+    // The test may miss some of the ten steps, but must see gradual growth.
     ensure!(shares.len() >= 4, "{shares:?}, and then {full}");
     spreads(world, &world.plan.weights(), EXCHANGES)?;
     others.progress(3)?;
     others.expect_unbroken(None)
 }
 
-/// The part of new IPv4 flows that the server is to get.
+/// Share of new IPv4 flows that the server should get, from 0 to 1.
 fn share(world: &World) -> Result<f64> {
     let status = world.status()?;
     let mut listeners = status.load_balancers.iter().flat_map(|balancer| &balancer.listeners);

@@ -1,4 +1,4 @@
-//! Many connections spread over the servers by weight, on both families and both protocols.
+//! Connections spread over the servers by weight, in both families and protocols.
 
 use anyhow::{Context, Result, ensure};
 use slb_tests::{World, net::Family, scenario, server::Service, spread::expect_by_weight};
@@ -19,7 +19,7 @@ fn udp_flows_spread_by_weight() {
     scenario("udp_flows_spread_by_weight", &WEIGHTS, |world| spreads(world, Service::Echo));
 }
 
-/// With the scheduler that looks at the client's address alone, each address has one server, and they do not all have the same.
+/// With the scheduler `maglev-client`, each client address has one server, and not all have the same.
 #[test]
 fn all_flows_of_one_client_go_to_one_server() {
     scenario("all_flows_of_one_client_go_to_one_server", &WEIGHTS, |world| {
@@ -37,7 +37,7 @@ fn all_flows_of_one_client_go_to_one_server() {
     });
 }
 
-/// How many servers each of the client's addresses comes to, of many connections; all addresses together come to several.
+/// Number of servers that many connections of each client address reach. All addresses together reach several.
 fn servers_of_clients(world: &World, family: Family) -> Result<Vec<usize>> {
     const CONNECTIONS: usize = 128;
     let connections = world.client().long_lived(world.vip(family, Service::Lines), CONNECTIONS)?;
@@ -45,7 +45,8 @@ fn servers_of_clients(world: &World, family: Family) -> Result<Vec<usize>> {
     Ok(connections.servers_by_client().values().map(std::collections::BTreeSet::len).collect())
 }
 
-/// The ports of the VIP differ from the servers', so every exchange also shows that ports are mapped both ways.
+/// The ports of the VIP differ from the servers', so every exchange also shows that ports are translated in both
+/// directions.
 fn spreads(world: &mut World, service: Service) -> Result<()> {
     world.start()?;
     for family in Family::ALL {
@@ -57,14 +58,14 @@ fn spreads(world: &mut World, service: Service) -> Result<()> {
     counted(world, service)
 }
 
-/// The daemon's counters saw what the clients did.
+/// The daemon's counters agree with the clients.
 fn counted(world: &World, service: Service) -> Result<()> {
     let flows = EXCHANGES * Family::ALL.len() as u64;
     let status = world.status()?;
     let mut listeners = status.load_balancers.iter().flat_map(|balancer| &balancer.listeners);
     let listener = listeners.find(|listener| listener.name == service.name()).context("no such listener")?;
     let counters = listener.counters;
-    // A port may be used again before its flow has been forgotten; that begins no new flow.
+    // A client port may be reused before its entry has expired; that begins no new flow.
     ensure!(counters.new_flows <= flows && counters.new_flows > flows / 2, "{counters:?}, {flows} flows");
     ensure!(counters.packets_in >= flows && counters.packets_out >= flows, "{counters:?}, {flows} flows");
     ensure!(counters.bytes_in > 0 && counters.bytes_out > 0, "{counters:?}");

@@ -1,4 +1,4 @@
-//! The daemon outlives its log, its socket and callers that are slow.
+//! The daemon survives a blocked log, the loss of its socket, and slow API clients.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::{libc::O_NONBLOCK, sys::stat::Mode, unistd::mkfifo};
 use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
 
-/// Callers that send a part of a body each.
+/// API clients that each send only a part of a body.
 const SLOW: usize = 40;
 
 #[test]
@@ -39,7 +39,7 @@ fn a_log_that_cannot_be_written_or_is_not_read_stops_nothing() {
     });
 }
 
-/// A pipe without room, whose reader does not read.
+/// A full pipe whose reader does not read.
 fn full(path: &Path) -> Result<File> {
     mkfifo(path, Mode::S_IRWXU)?;
     let mut pipe = OpenOptions::new().read(true).write(true).custom_flags(O_NONBLOCK).open(path)?;
@@ -52,7 +52,7 @@ fn full(path: &Path) -> Result<File> {
     }
 }
 
-/// In a mount namespace of its own, as `ip netns exec` makes one, the pins go with the daemon.
+/// In a mount namespace of its own, as `ip netns exec` makes one, the pins disappear with the daemon.
 #[test]
 fn forwarding_that_ends_with_the_mount_namespace_is_announced() {
     scenario("forwarding_that_ends_with_the_mount_namespace_is_announced", &[50, 50], |world| {
@@ -79,7 +79,7 @@ fn sockets_come_back_and_callers_that_are_slow_delay_no_others() {
         }
         only_shows(&read_only)?;
 
-        // One that has said all it has to say waits for the answer.
+        // This client has sent its whole request and waits for the answer.
         let mut half = UnixStream::connect(&world.plan.socket)?;
         half.write_all(b"GET /v1/status HTTP/1.1\r\nhost: slb\r\n\r\n")?;
         half.shutdown(Shutdown::Write)?;
@@ -93,10 +93,10 @@ fn sockets_come_back_and_callers_that_are_slow_delay_no_others() {
     });
 }
 
-/// Every thread has dropped what the daemon does not need, and can get nothing back.
+/// Checks that every thread has only the capabilities that the daemon needs, and can regain no others.
 fn has_few_capabilities(world: &World) -> Result<()> {
-    /// Bits of capabilities(7), as in `linux/capability.h`: DAC_OVERRIDE, NET_ADMIN, NET_RAW, SYS_ADMIN, SYS_RESOURCE, PERFMON,
-    /// BPF.
+    /// Bits of capabilities(7), as in `linux/capability.h`: `DAC_OVERRIDE`, `NET_ADMIN`, `NET_RAW`, `SYS_ADMIN`,
+    /// `SYS_RESOURCE`, `PERFMON`, `BPF`.
     const KEPT: u64 = 1 << 1 | 1 << 12 | 1 << 13 | 1 << 21 | 1 << 24 | 1 << 38 | 1 << 39;
     let pid = world.daemon_pid().context("no daemon")?;
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -114,8 +114,8 @@ fn has_few_capabilities(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// The socket for all users answers what changes nothing, and nothing else; and not the hash seed, which lets a client choose endpoints of
-/// one slot.
+/// The socket for all users answers read-only requests only. It does not show the hash seed, with which a client could
+/// choose endpoints of one slot.
 fn only_shows(socket: &Path) -> Result<()> {
     let mode = fs::metadata(socket)?.permissions().mode() & 0o777;
     ensure!(mode == 0o666, "mode {mode:o}");

@@ -1,4 +1,4 @@
-//! Packets for a VIP that no listener takes do not go back to the router; what is the host's own works whole.
+//! Unmatched packets for a VIP do not return to the router; a host that owns the VIP keeps its own services.
 
 use std::{
     io::ErrorKind,
@@ -9,14 +9,14 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
 
-/// A port that no listener has.
+/// A port without a listener.
 const PORT: u16 = 4443;
-/// A datagram that does not fit into one packet.
+/// Bytes of a datagram that needs fragmentation.
 const LARGE: usize = 4000;
 /// Longer than an answer takes.
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// What comes of a question.
+/// Result of a request.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Answered,
@@ -27,7 +27,7 @@ enum Outcome {
 #[test]
 fn unmatched_packets_do_not_circle_and_the_hosts_own_works() {
     scenario("unmatched_packets_do_not_circle_and_the_hosts_own_works", &[50], |world| {
-        // As on a gateway: VIPs are routed here, and the kernel would route them back.
+        // As on a gateway: VIPs are routed to this host, whose kernel would route the packets back.
         world.net.route_vips()?;
         world.net.kernel_forwarding(true)?;
         world.start()?;
@@ -61,7 +61,7 @@ fn unmatched_packets_do_not_circle_and_the_hosts_own_works() {
     });
 }
 
-/// VIPs become addresses of the host while the daemon runs, and are none any more.
+/// VIPs are added to the host's addresses while the daemon runs, and removed again.
 fn added_and_removed(world: &World) -> Result<()> {
     let (v4, v6) = (Family::V4.vip(), Family::V6.vip());
     world.net.slb.ip(&format!("addr add {v4}/32 dev lo\naddr add {v6}/128 dev lo"))?;
@@ -75,7 +75,7 @@ fn added_and_removed(world: &World) -> Result<()> {
     for family in Family::ALL {
         wait_for("SLB's answer", PATIENCE, || {
             let before = world.packets("answer", Some("unmatched"))?;
-            // Until SLB has taken over, the kernel routes it back.
+            // Until SLB takes these packets, the kernel routes them back.
             let is_refused = tcp(world, family.vip(), PORT)? == Outcome::Refused;
             Ok((is_refused && world.packets("answer", Some("unmatched"))? > before).then_some(()))
         })?;
@@ -90,7 +90,7 @@ fn tcp(world: &World, vip: IpAddr, port: u16) -> Result<Outcome> {
     })
 }
 
-/// Asks a socket of the host itself, if the datagram gets there.
+/// Sends a datagram to a socket of the host itself.
 fn udp(world: &World, vip: IpAddr, len: usize) -> Result<Outcome> {
     let any = |port| SocketAddr::new(if vip.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, port);
     let server = world.net.slb.on_thread(|| Ok(UdpSocket::bind(any(PORT))?))?;
@@ -120,7 +120,7 @@ fn outcome(error: std::io::Error) -> Result<Outcome> {
     }
 }
 
-/// Packets that the kernel of the host has forwarded.
+/// Packets that the host's kernel has forwarded.
 fn forwarded(world: &World) -> Result<u64> {
     let v6 = world.net.slb.on_thread(|| {
         let all = std::fs::read_to_string("/proc/thread-self/net/snmp6")?;

@@ -1,4 +1,4 @@
-//! What merges frames below interfaces of the generic hook is off while SLB forwards there, and on again afterwards.
+//! GRO is off on the ports of a bridge with generic XDP while SLB forwards there, and on again afterwards.
 
 use std::{fs, net::IpAddr};
 
@@ -17,7 +17,7 @@ use super::{GUEST, WEIGHTS, automatic, behind_a_bridge, works};
 
 const BYTES: u64 = 8 * 1024 * 1024 + 7;
 
-/// It is switched off at the start and when it comes on later, and on again when SLB is detached, also after a restart.
+/// SLB switches it off at the start and whenever it is switched on. A detach restores it, also after a restart.
 #[test]
 fn frames_are_not_merged_below_a_bridge() {
     scenario("frames_are_not_merged_below_a_bridge", &WEIGHTS, |world| {
@@ -38,19 +38,19 @@ fn frames_are_not_merged_below_a_bridge() {
         works(world)?;
         let said = world.slb(&["status"])?;
         ensure!(said.contains("merging switched off: b2 (rx-gro)"), "a restart forgets it: {said}");
-        // Its name is another one for a while.
+        // The interface temporarily has another name.
         world.net.slb.ip("link set b2 name w2")?;
         wait_for("the new name in the status", PATIENCE, || {
             Ok(world.slb(&["status"])?.contains("merging switched off: w2 (rx-gro)").then_some(()))
         })?;
         world.net.slb.ip("link set w2 name b2")?;
-        // It is not below the bridge for a while.
+        // The interface temporarily leaves the bridge.
         world.net.slb.ip("link set b2 nomaster")?;
         on_again(world, "the interface has left the bridge")?;
         world.net.slb.ip("link set b2 master br0")?;
         wait_for("frames that are not merged", PATIENCE, || Ok(is_off(world)?.then_some(())))?;
         world.terminate()?;
-        // Or `slbd detach` refuses.
+        // With VIPs on `lo`, `slbd detach` refuses.
         world.net.slb.ip("addr flush dev lo")?;
         world.detach()?;
         ensure!(!is_off(world)?, "SLB has switched it off");
@@ -69,7 +69,7 @@ fn first_start_that_ends_early_leaves_merging_on() {
         let instead = "ethtool -K b2 rx-gro on";
         for (state_dir, says, says_not) in [
             (good.clone(), "`slbd detach` switches it on again", instead),
-            // A directory cannot be below a file.
+            // A regular file cannot contain a directory.
             (world.plan.socket.with_extension("file").join("state"), instead, "`slbd detach` switches"),
         ] {
             fs::write(world.plan.socket.with_extension("file"), "")?;
@@ -102,13 +102,13 @@ fn removing_an_interface_leaves_merging_on() {
         world.reload()?;
         on_again(world, "a reload without the interface")?;
 
-        // On trial with it, and back: long enough for a look in between.
+        // Commit-confirmed with the bridge, and rolled back; 8 s suffice for a check in between.
         world.slb(&["apply", &with_bridge, "--confirm-within", "8s"])?;
         ensure!(is_off(world)?, "frames are merged");
         world.wait_for_log("not confirmed: rolled back to the previous configuration", 0)?;
         on_again(world, "a roll back to a configuration without the interface")?;
 
-        // The pins go with their file system: nothing is left to detach.
+        // The pins vanish with their directory, so there is nothing to detach.
         world.write(&all)?;
         world.slb(&["reload"])?;
         ensure!(is_off(world)?, "frames are merged");

@@ -1,4 +1,4 @@
-//! Passive signals: a server whose check passes and whose traffic fails is held out, and comes back when it is mended.
+//! Passive signals: a server whose check passes and whose traffic fails is ejected, and returns when it works again.
 
 use anyhow::{Result, ensure};
 use slb_tests::{World, client::PATIENCE, net::run, scenario, server::Service, wait::wait_for};
@@ -6,12 +6,12 @@ use slb_userspace::api::types::{Health, Server};
 
 use super::{VICTIM, WEIGHTS, used};
 
-/// Connections that are tried between two looks at what the daemon says.
+/// Connections tried between two requests of the status.
 const TRIES: usize = 8;
 
 #[test]
 fn a_silent_server_is_held_out() {
-    // Every SYN is lost, as with a full queue, or a firewall that is wrong.
+    // Every SYN is lost, as with a full accept queue or a wrong firewall rule.
     play("a_silent_server_is_held_out", "drop", "unanswered in 3 s");
 }
 
@@ -22,7 +22,7 @@ fn a_refusing_server_is_held_out() {
 
 fn play(name: &str, verdict: &str, how: &str) {
     scenario(name, &WEIGHTS, |world| {
-        // The port that is checked is another service's, which goes on.
+        // The checked port belongs to another service, which goes on.
         let check = "kind = \"tcp\", port = 7007, passive = { failures = 3, within = \"5s\" }";
         ensure!(Service::Lines.backend_port() == 7007 && Service::Http.backend_port() == 8080);
         world.plan.checks.insert(Service::Http, check);
@@ -45,7 +45,7 @@ fn play(name: &str, verdict: &str, how: &str) {
             ensure!(said, "{address}: {detail:?}");
         }
         used(world, Service::Http, false)?;
-        // Its check has passed all the while, as has that of its other services.
+        // Its check has passed all the time, as has that of its other services.
         world.wait_for_health_of(Service::Lines, VICTIM, Health::Healthy)?;
 
         run(world.net.backends[VICTIM].namespace.command("nft").args(["flush", "ruleset"]), "")?;

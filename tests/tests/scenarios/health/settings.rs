@@ -1,4 +1,4 @@
-//! Where health checks come from, and the mark they bear, are as configured.
+//! Source address and mark of health checks are as configured.
 
 use std::process::Command;
 
@@ -16,7 +16,7 @@ use slb_userspace::api::types::{Health, Server};
 use super::{VICTIM, VICTIM_NAME, WEIGHTS};
 use crate::modes::{Way, prepare};
 
-/// An address that the load balancer has now and then.
+/// An address that the load balancer has temporarily.
 const SOURCE: &str = "10.123.0.1";
 
 #[test]
@@ -32,7 +32,7 @@ fn checks_bear_the_mark() {
     });
 }
 
-/// Adds or deletes a rule by which nothing that bears the mark leaves the load balancer.
+/// Adds or deletes a rule that rejects marked packets of the load balancer.
 fn forbid(world: &World, action: &str) -> Result<()> {
     for family in ["-4", "-6"] {
         let rule = ["rule", action, "fwmark", "0x51b", "pref", "10", "unreachable"];
@@ -52,7 +52,7 @@ fn checks_come_from_the_source() {
     }
 }
 
-/// A server that has no way back to this one address of the load balancer does not answer.
+/// A server without a route to this source address does not answer.
 fn from_the_source(world: &mut World) -> Result<()> {
     let sources = Family::ALL.map(|family| world.net.slb_address(family));
     world.plan.daemon = format!("probe_source = [\"{}\", \"{}\"]\n", sources[0], sources[1]);
@@ -69,7 +69,7 @@ fn from_the_source(world: &mut World) -> Result<()> {
     expect(world, Health::Healthy)
 }
 
-/// While this host lacks the address that checks are to come from, servers keep the health that is known, and it is said.
+/// While the host lacks the configured source address, servers keep their health, and the daemon reports it.
 #[test]
 fn a_source_that_is_not_there_is_waited_for() {
     scenario("a_source_that_is_not_there_is_waited_for: nat", &WEIGHTS, without_the_source);
@@ -114,7 +114,7 @@ fn without_the_source(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// A VIP that is not of the servers' family: this host has no address of the VIP's towards the victim.
+/// The VIP and the servers have different families, and the host has no address of the VIP's family towards the victim.
 #[test]
 fn a_check_without_any_source_says_so() {
     scenario("a_check_without_any_source_says_so", &WEIGHTS, |world| {
@@ -139,7 +139,7 @@ fn a_check_without_any_source_says_so() {
     });
 }
 
-/// Waits until every IPv4 entry of the victim is shown in this health, with this detail.
+/// Waits until every IPv4 entry of the victim has this health and detail.
 fn said(world: &World, health: Health, detail: Option<&str>) -> Result<()> {
     for service in [Service::Http, Service::Lines] {
         wait_for(&format!("{health:?}, {detail:?}"), PATIENCE, || {
@@ -151,7 +151,7 @@ fn said(world: &World, health: Health, detail: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// The IPv4 entries of the victim behind a service.
+/// The victim's IPv4 entries behind a service.
 fn entries(world: &World, service: Service) -> Result<Vec<Server>> {
     let addresses = &world.plan.servers[VICTIM].addresses;
     let status = world.status()?;

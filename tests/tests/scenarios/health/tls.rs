@@ -1,4 +1,4 @@
-//! Health checks over TLS: servers with certificates of their own making, beside those that serve.
+//! Health checks over TLS, against servers with self-made certificates next to the real ones.
 
 use std::{io::ErrorKind, net::Ipv6Addr, sync::Arc};
 
@@ -47,7 +47,7 @@ fn a_certificate_is_verified_if_wished() {
         world.plan.checks.insert(Service::Http, VERIFIED);
         let _servers = start(world, 200)?;
         world.start_without_waiting()?;
-        // A machine without roots cannot probe at all, and says so in its log.
+        // A machine without root certificates cannot probe, and logs it.
         let rootless = wait_for("the first probe", PATIENCE, || {
             let log = world.log();
             let rootless = log.contains("has no root certificates");
@@ -69,7 +69,7 @@ fn start(world: &World, status: u16) -> Result<Vec<JoinHandle<()>>> {
     world.net.backends.iter().map(|backend| serve(backend, status)).collect()
 }
 
-/// Ends a server and starts another in its place.
+/// Ends a server and starts another on the same port.
 fn replace(server: &mut JoinHandle<()>, backend: &Backend, status: u16) -> Result<()> {
     server.abort();
     while !server.is_finished() {
@@ -79,7 +79,7 @@ fn replace(server: &mut JoinHandle<()>, backend: &Backend, status: u16) -> Resul
     Ok(())
 }
 
-/// Answers every request with a status.
+/// Answers every request with this status.
 fn serve(backend: &Backend, status: u16) -> Result<JoinHandle<()>> {
     let made = rcgen::generate_simple_self_signed(["shop.example".to_owned()])?;
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).ok().context("a key")?;
@@ -88,7 +88,7 @@ fn serve(backend: &Backend, status: u16) -> Result<JoinHandle<()>> {
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key)?;
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    // The last server's socket may live on for a moment: in a process that is just being started, for one.
+    // The last server's socket may live for a moment, such as in a process that is just being started.
     let listener = wait_for("the port to be free", PATIENCE, || {
         let bind = async { TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).await };
         match backend.namespace.block_on(bind) {
@@ -98,7 +98,7 @@ fn serve(backend: &Backend, status: u16) -> Result<JoinHandle<()>> {
     })?;
     Ok(backend.namespace.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            // Probes that do not like what they get end it here.
+            // A probe that rejects the certificate ends the handshake here.
             let Ok(mut stream) = acceptor.accept(stream).await else { continue };
             let answer = format!("HTTP/1.1 {status} Status\r\n\r\n");
             if stream.read(&mut [0; 1_024]).await.is_ok() && stream.write_all(answer.as_bytes()).await.is_ok()

@@ -1,5 +1,5 @@
-//! Health checks go the way the traffic goes: a server that answers at its own address, and does not take the packets it
-//! would get, is found out.
+//! VIP path: probes take the path of the traffic. A server that answers at its own address but does not accept its
+//! traffic is detected.
 
 use std::{fs, process::Command};
 
@@ -20,9 +20,9 @@ use crate::modes::{Way, prepare};
 const WAYS: [(&str, Way); 3] =
     [("dsr", Way::Dsr), ("ipip over IPv4", Way::Ipip(Family::V4)), ("ipip over IPv6", Way::Ipip(Family::V6))];
 
-/// Probes that are waited for: some rounds.
+/// Probes to wait for; several rounds of checks.
 const PROBES: u64 = 20;
-/// Answers that come when their probes are over, at most: on a machine that stalls.
+/// Upper bound of answers that arrive after their probe has ended, on a machine that stalls.
 const LATE: u64 = 4;
 
 #[test]
@@ -61,7 +61,7 @@ fn a_server_without_a_tunnel_is_found() {
             prepare(world, Way::Ipip(family))?;
             world.start()?;
             all_healthy(world)?;
-            // It takes tunnel packets from somebody else only.
+            // The backend now accepts tunnel packets from another source only.
             world.net.backends[VICTIM].decapsulate(&[world.net.sources(family)[0]])?;
             let words = [
                 "no answer within 1s at ",
@@ -127,7 +127,7 @@ fn every_kind_goes_the_way_of_the_traffic() {
     }
 }
 
-/// Nothing is sent to a server whose hardware address is not known: no silence of its.
+/// Without a resolved hardware address no probe is sent, so silence does not count as health.
 #[test]
 fn a_host_that_is_gone_is_found_by_udp() {
     for (name, way) in WAYS {
@@ -136,7 +136,7 @@ fn a_host_that_is_gone_is_found_by_udp() {
             world.plan.checks.insert(Service::Echo, "kind = \"udp\"");
             world.start()?;
             all_healthy(world)?;
-            // Its addresses are there, and nothing comes to them: no question for its hardware address either.
+            // Drops everything at the interface, also ARP and neighbour solicitations; the addresses remain.
             let nothing_comes = "table netdev nothing {\n  chain comes {\n    \
                                  type filter hook ingress device eth0 priority 0; policy drop;\n  }\n}\n";
             run(world.net.backends[VICTIM].namespace.command("nft").args(["-f", "-"]), nothing_comes)?;
@@ -149,7 +149,8 @@ fn a_host_that_is_gone_is_found_by_udp() {
     }
 }
 
-/// What this host's own firewall or queues drop says nothing about servers: neither silence nor, for UDP, health.
+/// Packets that the host's own firewall or queues drop say nothing about a server: neither failure nor, for UDP,
+/// health.
 #[test]
 fn what_this_host_does_not_send_blames_no_server() {
     const EGRESS: &str = "table netdev own {\n  chain leaves {\n    \
@@ -175,7 +176,7 @@ fn what_this_host_does_not_send_blames_no_server() {
                     Ok(of_service.iter().all(is_said).then_some(()))
                 })?;
             }
-            // More of them than it takes to find a server dead.
+            // More probes than the unhealthy threshold.
             wait_for("more probes", PATIENCE, || Ok((dropped(world)? >= 2 * PROBES).then_some(())))?;
             all_healthy(world)?;
             used(world, Service::Http, true)?;
@@ -189,7 +190,7 @@ fn what_this_host_does_not_send_blames_no_server() {
     }
 }
 
-/// A machine without TUN devices: checks go to the servers' own addresses, and the daemon says so.
+/// Without TUN devices, checks go to the servers' own addresses, and the daemon logs it.
 #[test]
 fn without_a_tun_device_servers_are_checked_at_their_own_addresses() {
     for (name, way) in &WAYS[..2] {
@@ -215,7 +216,7 @@ fn without_a_tun_device_servers_are_checked_at_their_own_addresses() {
     }
 }
 
-/// Where the host does not hold the VIPs itself, it would answer for them: it must not.
+/// A host without the VIPs would reject answers to its probes; it must not.
 #[test]
 fn a_host_without_the_vips_stays_silent() {
     for (name, way) in WAYS {
@@ -224,9 +225,9 @@ fn a_host_without_the_vips_stays_silent() {
             world.plan.checks.insert(Service::Echo, "kind = \"udp\", request = \"ping\", expect = \"ping\"");
             world.net.route_vips()?;
             world.start()?;
-            // What it resets before are probes of its own, to servers' own addresses.
+            // Until then the host resets connections of probes to the servers' own addresses.
             all_healthy(world)?;
-            // An answer that comes when its probe is over is refused; where the host answers for probes, all are.
+            // An answer after the end of its probe is refused. If the host rejected answers, all would be.
             let mut refused: Vec<[u64; 3]> = Vec::new();
             while refused.last() != Some(&[0; 3]) {
                 let all: u64 = refused.iter().flatten().sum();
@@ -250,14 +251,15 @@ fn all_healthy(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Packets that the only rule of the load balancer's firewall has dropped.
+/// Packets dropped by the only rule of the load balancer's firewall.
 fn dropped(world: &World) -> Result<u64> {
     let rules = run(world.net.slb.command("nft").args(["list", "ruleset"]), "")?;
     let count = rules.split("counter packets ").nth(1).and_then(|rest| rest.split(' ').next());
     Ok(count.context("no counter")?.parse()?)
 }
 
-/// Every entry of the victim becomes unhealthy, and what is said of it comes to hold all words: why is found out afterwards.
+/// Waits until every entry of the victim is unhealthy and its detail contains all these words. The diagnosis follows
+/// the verdict.
 fn unhealthy(world: &World, service: Service, words: &[&str]) -> Result<()> {
     let mut details = Vec::new();
     let said = wait_for("what is wrong with each entry", PATIENCE, || {
@@ -283,13 +285,13 @@ fn settings_of_the_host(world: &World) -> Result<String> {
     Ok(all)
 }
 
-/// A connection of a check is reset: the line server, which never closes one, is left with none.
+/// A check resets its connection: the line server, which never closes one itself, has none left.
 fn leaves_no_connections(world: &World) -> Result<()> {
     let namespace = &world.net.backends[VICTIM].namespace;
     let port = format!(":{:04X} ", Service::Lines.backend_port());
     wait_for("the end of a check's connection", PATIENCE, || {
         let table = namespace.on_thread(|| Ok(fs::read_to_string("/proc/thread-self/net/tcp6")?))?;
-        // Local address, remote address, state: 0A is that of a listening socket.
+        // Fields: local address, remote address, state; 0A is a listening socket.
         let open = table.lines().filter(|line| {
             let fields: Vec<_> = line.split_whitespace().collect();
             fields.get(1).is_some_and(|local| format!("{local} ").ends_with(&port))
@@ -299,7 +301,7 @@ fn leaves_no_connections(world: &World) -> Result<()> {
     })
 }
 
-/// Resets and "port unreachable" that the load balancer itself has sent.
+/// RSTs and "port unreachable" errors that the load balancer's kernel has sent.
 fn refusals(world: &World) -> Result<[u64; 3]> {
     let slb = &world.net.slb;
     Ok([
@@ -313,7 +315,7 @@ fn refusals(world: &World) -> Result<[u64; 3]> {
     ])
 }
 
-/// Connections that the victim has been asked for.
+/// Connections that the victim has accepted.
 fn opened(world: &World) -> Result<u64> {
     world.net.backends[VICTIM].namespace.counter("Tcp:", "PassiveOpens")
 }

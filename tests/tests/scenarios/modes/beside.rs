@@ -1,5 +1,5 @@
-//! Listeners of all modes beside each other: mode `nat` as in every plan, `dsr` at the servers' own ports of the same VIPs, `ipip` at
-//! those of other VIPs.
+//! Listeners of all modes at once: `nat` as in every plan, `dsr` at the servers' own ports of the same VIPs, `ipip` at
+//! other VIPs.
 
 use std::{fmt::Write as _, net::IpAddr};
 
@@ -11,7 +11,7 @@ use slb_tests::{
     server::Service,
 };
 
-/// The VIP of listeners of mode `ipip`.
+/// The VIP of listeners in mode `ipip`.
 pub(crate) fn tunnel_vip(family: Family) -> IpAddr {
     match family.vip() {
         IpAddr::V4(vip) => (u32::from(vip) + 1).to_be_bytes().into(),
@@ -19,7 +19,7 @@ pub(crate) fn tunnel_vip(family: Family) -> IpAddr {
     }
 }
 
-/// Listeners of modes `dsr` and `ipip` beside those of mode `nat`, with the servers that the plan has now.
+/// Adds listeners in modes `dsr` and `ipip`, with the plan's current servers.
 pub(crate) fn plan(plan: &mut Plan) {
     let [lines, echo] = [Service::Lines, Service::Echo].map(Service::backend_port);
     let checked = |port: u16| health_check(&format!("kind = \"tcp\", port = {port}"));
@@ -51,7 +51,7 @@ pub(crate) fn plan(plan: &mut Plan) {
     plan.append(&text);
 }
 
-/// Servers take packets of all modes, once tunnels end there.
+/// Prepares servers for packets of all modes, except that tunnels need a decapsulator.
 pub(crate) fn prepare(world: &mut World) -> Result<()> {
     world.net.route_answers()?;
     for backend in &world.net.backends {

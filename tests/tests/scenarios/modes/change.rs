@@ -1,4 +1,4 @@
-//! Changes of the table: connections that nobody remembers stay with their server.
+//! Changes of the server table: untracked connections stay with their servers.
 
 use std::{collections::BTreeMap, net::UdpSocket};
 
@@ -16,9 +16,9 @@ use super::*;
 
 /// Long-lived connections per family.
 const LONG_LIVED: usize = 40;
-/// Exchanges of each kind that must be done between two changes.
+/// Exchanges of each kind required between two changes.
 const PROGRESS: u64 = 100;
-/// One after the other: a server that is to get nothing new, other shares, the first ones.
+/// Weights, applied in order: a server without new flows, other shares, the first weights.
 const CHANGES: [[u8; 3]; 3] = [[0, 30, 20], [10, 60, 30], WEIGHTS];
 
 in_each_way!(changed_weights_move_no_connection);
@@ -79,7 +79,7 @@ fn reloads_move_no_connection(world: &mut World) -> Result<()> {
     traffic.stop().expect_no_failure()
 }
 
-/// By default, a datagram may belong to a flow that is as old as the idle time: it goes where that went.
+/// By default an untracked datagram may belong to a flow as old as the idle timeout: it goes to that flow's server.
 #[test]
 fn unknown_datagrams_go_where_they_went_before() {
     scenario("unknown_datagrams_go_where_they_went_before", &WEIGHTS, |world| {
@@ -101,13 +101,13 @@ fn unknown_datagrams_go_where_they_went_before() {
     });
 }
 
-/// Client endpoints of a family.
+/// UDP sockets of one family at the client.
 fn sockets(world: &World, family: Family) -> Result<Vec<UdpSocket>> {
     let any = (world.net.sources(family)[0], 0);
     world.net.client.on_thread(|| (0..LONG_LIVED).map(|_| Ok(UdpSocket::bind(any)?)).collect())
 }
 
-/// The server that answers each endpoint.
+/// The server that answers each socket.
 fn answering(world: &World, family: Family, sockets: &[UdpSocket]) -> Result<Vec<String>> {
     let target = world.vip(family, Service::Echo);
     let ask = |socket: &UdpSocket| {
@@ -128,7 +128,7 @@ fn weigh(world: &mut World, weights: [u8; 3]) {
     }
 }
 
-/// Long-lived connections of each family, and how many each server had at first.
+/// Long-lived connections of each family, and the number per server at the start.
 struct Watched(Vec<(LongLived, BTreeMap<String, usize>)>);
 
 impl Watched {

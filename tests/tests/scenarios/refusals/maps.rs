@@ -1,4 +1,4 @@
-//! Pinned maps of the right names that are not what the program makes: neither used nor changed.
+//! Pinned maps with the right names and another layout are neither used nor changed.
 
 use std::{fs, path::Path};
 
@@ -17,7 +17,7 @@ fn maps_of_another_shape_are_refused() {
         world.start()?;
         world.terminate()?;
         let maps = world.plan.pin_dir.join(format!("v{ABI_VERSION}/maps"));
-        // Of another number of entries, of another size, of another type.
+        // Another number of entries, another value size, another map type.
         for (name, other) in
             [("ROUND_ROBIN", "CONNECTIONS"), ("SERVICES", "ROUND_ROBIN"), ("CONTROL", "TOTALS")]
         {
@@ -59,7 +59,7 @@ fn swap(maps: &Path, one: &str, other: &str) -> Result<()> {
     Ok(fs::rename(&aside, &other)?)
 }
 
-/// By a daemon that is to start, and by whoever looks; forwarding goes on by what is attached.
+/// A start and `slb status` refuse the maps, and the attached programs go on forwarding.
 fn is_refused(world: &World, words: &[&str]) -> Result<()> {
     let output = world.slbd("run", &world.plan.toml())?;
     let started = String::from_utf8_lossy(&output.stderr).into_owned();

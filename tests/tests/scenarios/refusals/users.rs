@@ -1,4 +1,4 @@
-//! Programs that a user starts who is not root.
+//! Programs started by a user other than root.
 
 use anyhow::{Result, ensure};
 use slb_tests::{World, scenario};
@@ -40,7 +40,7 @@ fn who_is_not_root_is_told_what_needs_root() {
     });
 }
 
-/// Programs with their arguments, and what they must say.
+/// Runs programs with these arguments; each must fail with this message.
 fn refuses(world: &World, cases: &[(&str, &[&str], &str)]) -> Result<()> {
     for (program, arguments, words) in cases {
         let said = world.refused_as_nobody(program, arguments)?;
