@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: builds SLB and its benchmarks as they would be installed, and becomes the benchmark.
+//! `cargo xtask bench`: builds SLB and its benchmarks with the profile of an installation, and runs the benchmark as
+//! root.
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -28,7 +29,7 @@ pub(crate) enum Benchmark {
     Status,
 }
 
-/// Builds everything and runs the benchmark as root, with more arguments of its own.
+/// Builds everything, and runs the benchmark as root with these arguments.
 pub(crate) fn run(benchmark: Benchmark, arguments: &[OsString]) -> Result<ExitCode> {
     let (name, extent) = match benchmark {
         Benchmark::Packet => ("packet", Extent::Needed),

@@ -1,4 +1,4 @@
-//! `cargo xtask build-ebpf`: builds the XDP programs and says what is in them.
+//! `cargo xtask build-ebpf`: builds the XDP programs and prints their contents.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use ebpf_build::{ALL, Build, elf::Object};
 
 use crate::process::{target_dir, workspace};
 
-/// Builds the XDP programs and prints path, size, programs, maps.
+/// Builds the XDP programs, and prints path, size, programs and maps.
 pub(crate) fn run(debug_log: bool) -> Result<()> {
     let build = Build { workspace: workspace()?, target_dir: target_dir()?, debug_log };
     let directory = build.target_dir.join(if debug_log { "objects-debug-log" } else { "objects" });

@@ -1,4 +1,5 @@
-//! `cargo xtask lint`: formatting, clippy on host and BPF crates, links of documents, licences and sources of dependencies.
+//! `cargo xtask lint`: formatting, clippy for host and BPF crates, document links, licences and sources of
+//! dependencies.
 
 mod documents;
 
@@ -9,10 +10,10 @@ use ebpf_build::{Build, toolchain::Search};
 
 use crate::process::{self, cargo, target_dir, workspace};
 
-/// Arguments of clippy's compiler: every warning is an error.
+/// Compiler arguments of clippy that turn warnings into errors.
 const DENY: [&str; 3] = ["--", "-D", "warnings"];
 
-/// Runs every check; the first that fails ends it.
+/// Runs all checks, and stops at the first that fails.
 pub(crate) fn run() -> Result<()> {
     let search = Search::from_env();
     process::run(&mut cargo(&["fmt", "--all", "--check"])?)?;
@@ -25,13 +26,13 @@ pub(crate) fn run() -> Result<()> {
     dependencies(&search)
 }
 
-/// Finds cargo-deny on `PATH` or among SLB's own tools.
+/// Finds cargo-deny among SLB's own tools, or on `PATH`.
 pub(crate) fn cargo_deny(search: &Search) -> Option<PathBuf> {
     let own = search.tools.as_ref().map(|tools| tools.join("bin/cargo-deny")).filter(|path| path.is_file());
     own.or_else(|| search.program("cargo-deny"))
 }
 
-/// Runs the clippy of the eBPF compiler for the BPF target.
+/// Runs clippy of the eBPF compiler for the BPF target.
 fn ebpf(search: &Search, debug_log: bool) -> Result<()> {
     if let Some(object) = ebpf_build::own_objects() {
         println!("lint: skipped clippy on slb-ebpf: {} is used in place of it", object.display());
@@ -51,7 +52,7 @@ fn ebpf(search: &Search, debug_log: bool) -> Result<()> {
     process::run(command.env("CARGO", &toolchain.cargo).arg("clippy").args(build.arguments()).args(DENY))
 }
 
-/// Checks licences, duplicates and sources, and advisories where their database can be fetched.
+/// Checks licences, duplicates and sources; also advisories, if their database can be downloaded.
 fn dependencies(search: &Search) -> Result<()> {
     let Some(deny) = cargo_deny(search) else {
         println!("lint: skipped cargo-deny: not installed; `cargo xtask setup --all` builds it");

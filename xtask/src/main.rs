@@ -126,14 +126,14 @@ impl Command {
     }
 }
 
-/// Runs all steps; the last line is the totals of the tests.
+/// Runs all steps. The last line of output is the totals of the tests.
 fn ci() -> Result<ExitCode> {
     timed("setup", || setup::run(setup::Extent::Vm))?;
     timed("lint", lint::run)?;
     let mut totals = timed("test", || test::run(None))?;
     totals += timed("vm", || vm::run(&vm::Kernel::NAMED, vm::Extent::Load, None))?;
     println!("\n{totals}");
-    // In CI a skipped test is one that nobody runs.
+    // A test that CI skips would run nowhere.
     if std::env::var_os("CI").is_some() && totals.skipped > 0 {
         return Ok(ExitCode::FAILURE);
     }

@@ -1,4 +1,4 @@
-//! Packages of the distribution: installed with apt-get where there is one, else named for the reader.
+//! Packages of the distribution: installed with apt-get, or named in the output where apt-get is missing.
 
 use std::{path::Path, process::Command};
 
@@ -7,13 +7,13 @@ use ebpf_build::toolchain::Search;
 
 use crate::process::{Privilege, run};
 
-/// Programs the tests and the demo start, and the packages they are in.
+/// Programs that the tests and the demo run, and their packages.
 const TEST_TOOLS: [(&str, &str); 3] = [("ip", "iproute2"), ("ethtool", "ethtool"), ("nft", "nftables")];
 
-/// OpenSSL's headers, for health checks over TLS, and what finds them.
+/// OpenSSL's headers, for health checks over TLS, and pkg-config, which finds them.
 const OPENSSL: [&str; 2] = ["libssl-dev", "pkg-config"];
 
-/// Programs that run Debian's kernels, and the packages they are in.
+/// Programs for running Debian's kernels, and their packages.
 const VM_TOOLS: [(&str, &str); 6] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
@@ -23,7 +23,7 @@ const VM_TOOLS: [(&str, &str); 6] = [
     ("teamnl", "libteam-utils"),
 ];
 
-/// Programs and files the benchmarks need for the contestants, and the packages they are in.
+/// Programs and files of the benchmarks' contestants, and their packages.
 const BENCH_TOOLS: [(&str, &str); 4] = [
     ("nft", "nftables"),
     ("haproxy", "haproxy"),
@@ -31,9 +31,9 @@ const BENCH_TOOLS: [(&str, &str); 4] = [
     ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream"),
 ];
 
-/// Returns the packages without which slb-userspace cannot be built.
+/// Packages missing for the build of slb-userspace.
 pub(crate) fn missing_for_build(search: &Search) -> Vec<&'static str> {
-    // Somebody who says where OpenSSL is needs no package.
+    // With these variables, the build finds OpenSSL without its packages.
     let is_told = ["OPENSSL_DIR", "OPENSSL_LIB_DIR"].iter().any(|name| std::env::var_os(name).is_some());
     let is_found = || {
         let asked =
@@ -43,12 +43,12 @@ pub(crate) fn missing_for_build(search: &Search) -> Vec<&'static str> {
     if is_told || is_found() { Vec::new() } else { OPENSSL.to_vec() }
 }
 
-/// Returns the packages, of those the tests need, whose programs are not there.
+/// Packages missing for the tests.
 pub(crate) fn missing_for_tests(search: &Search) -> Vec<&'static str> {
     missing(search, &TEST_TOOLS)
 }
 
-/// Returns the packages, of those that running Debian's kernels needs, whose programs are not there.
+/// Packages missing for running Debian's kernels.
 pub(crate) fn missing_for_vm(search: &Search) -> Vec<&'static str> {
     missing(search, &VM_TOOLS)
 }
@@ -58,9 +58,9 @@ fn missing(search: &Search, tools: &[(&str, &'static str)]) -> Vec<&'static str>
     missing.map(|(_, package)| *package).collect()
 }
 
-/// Returns the packages, of those the benchmarks compare SLB with, that are not there.
+/// Packages missing for the benchmarks' contestants.
 pub(crate) fn missing_for_bench(search: &Search) -> Vec<&'static str> {
-    // Programs of the system may not be on a user's PATH.
+    // System programs may not be on a user's `PATH`.
     let directories = || std::env::split_paths(&search.path).chain(["/usr/sbin".into(), "/sbin".into()]);
     let has = |program: &str| directories().any(|directory| directory.join(program).is_file());
     BENCH_TOOLS
@@ -70,7 +70,7 @@ pub(crate) fn missing_for_bench(search: &Search) -> Vec<&'static str> {
         .collect()
 }
 
-/// Stops the services that came with packages for the benchmarks, which start the programs themselves.
+/// Stops the services that these packages start; the benchmarks run the programs themselves.
 pub(crate) fn stop_services() {
     if Path::new("/run/systemd/system").is_dir() {
         let mut stop = Privilege::find().command(Path::new("systemctl"));
@@ -83,7 +83,7 @@ pub(crate) fn stop_services() {
 /// Installs packages, as root or through sudo.
 ///
 /// # Errors
-/// If there is no apt-get or no way to become root, names the packages; or if apt-get fails.
+/// apt-get is missing or fails, or root is not possible; the error names the packages.
 pub(crate) fn install(search: &Search, packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
     let Some(apt) = search.program("apt-get") else {
@@ -93,7 +93,7 @@ pub(crate) fn install(search: &Search, packages: &[&str]) -> Result<()> {
     if privilege == Privilege::None {
         bail!("installing packages needs root; run: sudo apt-get install {list}");
     }
-    // Lists of packages may be old or, on a fresh machine, not there: that shows when installing.
+    // Package lists may be outdated or, on a fresh machine, missing; the installation then fails.
     let _ = run(apt_get(privilege, &apt).arg("update"));
     run(apt_get(privilege, &apt).args(["install", "--yes", "--no-remove"]).args(packages))
 }
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn without_apt_get_the_packages_are_named() {
-        // A search that finds no program: nothing is called like this.
+        // A search that finds no program.
         let mut search = Search::from_env();
         search.path = "/nonexistent".into();
         let error = install(&search, &["one", "two"]).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! `cargo xtask demo` and `cargo xtask bench`: builds SLB and a program of slb-tests, and becomes that program.
+//! `cargo xtask demo` and `cargo xtask bench`: build SLB and a program of slb-tests, and run that program as root.
 
 use std::{ffi::OsString, os::unix::process::CommandExt as _, process::ExitCode};
 
@@ -9,10 +9,10 @@ use crate::{
     setup,
 };
 
-/// Builds everything as the current user, as it would be installed, then replaces this process by `program`, run as
-/// root: signals reach it directly and its exit code is the answer.
+/// Builds everything as the current user, with the profile of an installation, then replaces this process by `program`,
+/// run as root. Signals thus reach it directly, and its exit status is the command's.
 ///
-/// `extent` is what it needs to run.
+/// `extent` is the part of `cargo xtask setup` that it needs.
 pub(crate) fn become_program(
     program: &str,
     arguments: &[OsString],

@@ -1,4 +1,4 @@
-//! Commands, shown before they run, and where the workspace and its target directory are.
+//! Runs commands after printing them, and finds the workspace and its target directory.
 
 use std::{
     env,
@@ -12,31 +12,31 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// Returns the root of the workspace.
+/// Root of the workspace.
 pub(crate) fn workspace() -> Result<PathBuf> {
     let xtask = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let xtask = xtask.context("CARGO_MANIFEST_DIR is not set: start this program as `cargo xtask`")?;
     Ok(xtask.parent().context("xtask is not inside its workspace")?.to_path_buf())
 }
 
-/// Returns the target directory this program was built in.
+/// Target directory in which this program was built.
 pub(crate) fn target_dir() -> Result<PathBuf> {
     let program = env::current_exe().context("cannot find the path of this program")?;
     ebpf_build::target_dir(&program)
         .context("cargo's target directory cannot be found from this program's path")
 }
 
-/// Prepares the cargo that started this program, in the workspace.
+/// A command that runs the cargo which started this program, in the workspace.
 pub(crate) fn cargo(arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     command.args(arguments).current_dir(workspace()?);
     Ok(command)
 }
 
-/// Shows a command and runs it to its end.
+/// Prints a command, runs it and waits for its exit.
 ///
 /// # Errors
-/// If it cannot be started or does not succeed.
+/// The command cannot be started, or fails.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     show(command);
     let status = command.status().with_context(|| format!("cannot start {}", describe(command)))?;
@@ -46,10 +46,10 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Shows a command and runs it, without input, until `limit` has passed.
+/// Prints a command and runs it without input, for at most `limit`.
 ///
 /// # Errors
-/// If it cannot be started, does not succeed, or is not done in time; it has ended in any case.
+/// The command cannot be started, fails, or exceeds `limit`. It has ended in any case.
 pub(crate) fn run_within(limit: Duration, command: &mut Command) -> Result<()> {
     show(command);
     let started = Instant::now();
@@ -70,12 +70,12 @@ pub(crate) fn run_within(limit: Duration, command: &mut Command) -> Result<()> {
     }
 }
 
-/// Prints a command as one would type it.
+/// Prints a command as a user would type it.
 pub(crate) fn show(command: &Command) {
     eprintln!("$ {}", describe(command));
 }
 
-/// Tells whether this process is root.
+/// Whether this process is root.
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
@@ -85,14 +85,14 @@ pub(crate) fn is_root() -> bool {
 pub(crate) enum Privilege {
     /// This process is root.
     Root,
-    /// Through sudo, which may ask for a password.
+    /// By sudo, which may ask for a password.
     Sudo,
-    /// There is no way.
+    /// Not possible.
     None,
 }
 
 impl Privilege {
-    /// Finds out how to become root: sudo is taken where it needs no password, or there is a terminal to ask on.
+    /// Finds a way to become root. Sudo counts if it needs no password, or if a terminal can ask for one.
     pub(crate) fn find() -> Self {
         if is_root() {
             return Self::Root;
@@ -105,7 +105,7 @@ impl Privilege {
         }
     }
 
-    /// Prepares `program` to run as root; as the current user if there is no way.
+    /// A command that runs `program` as root, or as the current user if root is not possible.
     pub(crate) fn command(self, program: &Path) -> Command {
         if self == Self::Sudo {
             let mut command = Command::new("sudo");

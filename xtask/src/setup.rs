@@ -1,6 +1,6 @@
-//! `cargo xtask setup`: finds or installs what building and testing need, and says what it found and did.
+//! `cargo xtask setup`: finds or installs what building and testing need, and prints what it found and did.
 //!
-//! Nothing that is there is touched. Rustup comes first; where it can download nothing, Debian's compiler is used.
+//! It changes nothing that is installed. It tries rustup first; if rustup cannot download, it uses Debian's compiler.
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -12,10 +12,10 @@ use crate::{
     process::{self, Privilege, cargo, run_within},
 };
 
-/// How long rustup may take to download a toolchain.
+/// Time limit for rustup's download of a toolchain.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(300);
 
-/// Clippy of Debian's compiler.
+/// Debian's package of clippy.
 const DEBIAN_CLIPPY: &str = "rust-web-clippy";
 
 /// How much is installed.
@@ -23,18 +23,18 @@ const DEBIAN_CLIPPY: &str = "rust-web-clippy";
 pub(crate) enum Extent {
     /// What building and testing need.
     Needed,
-    /// The tools of `lint` that take long to build, too.
+    /// Also the tools of `lint` that take long to build.
     All,
-    /// What the benchmarks compare SLB with, too.
+    /// Also the contestants of the benchmarks.
     Bench,
-    /// What running Debian's kernels needs, too.
+    /// Also what running Debian's kernels needs.
     Vm,
 }
 
 /// Finds or installs everything.
 ///
 /// # Errors
-/// Names the commands to run by hand when the eBPF toolchain cannot be had.
+/// The eBPF toolchain cannot be installed; the error names the commands to run by hand.
 pub(crate) fn run(extent: Extent) -> Result<()> {
     let search = Search::from_env();
     toolchain(&search)?;
@@ -53,7 +53,7 @@ pub(crate) fn run(extent: Extent) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that there is an eBPF toolchain.
+/// Finds an eBPF toolchain, or installs one.
 fn toolchain(search: &Search) -> Result<()> {
     if let Some(object) = ebpf_build::own_objects() {
         println!("setup: XDP program: {} is used, no toolchain needed", object.display());
@@ -67,7 +67,7 @@ fn toolchain(search: &Search) -> Result<()> {
     Ok(())
 }
 
-/// Tries each way to a toolchain, the next one when one fails.
+/// Tries each way to install a toolchain until one succeeds.
 fn install_toolchain(search: &Search) {
     let mut compilers = search.compilers();
     if compilers.is_empty() && search.program("rustup").is_some() {
@@ -107,7 +107,7 @@ fn debian_compiler(search: &Search) -> Result<()> {
     install_linker(search, system)
 }
 
-/// Installs bpf-linker for the compiler's LLVM into SLB's own directory of tools.
+/// Installs bpf-linker for the compiler's LLVM into SLB's tools directory.
 fn install_linker(search: &Search, compiler: &Compiler) -> Result<()> {
     let llvm = compiler.llvm;
     let root = search.linker_dir(llvm).context("neither HOME nor XDG_DATA_HOME says where to install it")?;
@@ -133,7 +133,7 @@ fn install_linker(search: &Search, compiler: &Compiler) -> Result<()> {
     process::run(&mut install)
 }
 
-/// Adds clippy to Debian's compiler; `lint` does without it where that fails.
+/// Adds clippy to Debian's compiler. If that fails, `lint` skips it.
 fn ebpf_clippy(search: &Search) {
     let Ok(toolchain) = search.toolchain() else { return };
     let is_system = matches!(toolchain.origin, Origin::System(_));
@@ -145,7 +145,7 @@ fn ebpf_clippy(search: &Search) {
     }
 }
 
-/// Makes sure of OpenSSL's headers.
+/// Finds OpenSSL's headers, or installs them.
 fn openssl(search: &Search) -> Result<()> {
     let missing = packages::missing_for_build(search);
     if missing.is_empty() {
@@ -158,7 +158,7 @@ fn openssl(search: &Search) -> Result<()> {
     )
 }
 
-/// Makes sure of the programs the tests start; without a way to become root the tests that need them are skipped.
+/// Finds the programs that tests run, or installs them. Without root, tests that need missing ones are skipped.
 fn test_tools(search: &Search) -> Result<()> {
     let missing = packages::missing_for_tests(search);
     if missing.is_empty() {
@@ -171,7 +171,7 @@ fn test_tools(search: &Search) -> Result<()> {
     Ok(())
 }
 
-/// Installs what the benchmarks compare SLB with; a benchmark says which contestants it does without.
+/// Installs the contestants of the benchmarks. A benchmark names the contestants that it lacks.
 fn bench_tools(search: &Search) {
     let missing = packages::missing_for_bench(search);
     if missing.is_empty() {
@@ -183,7 +183,7 @@ fn bench_tools(search: &Search) {
     }
 }
 
-/// Installs what running Debian's kernels needs; a kernel that cannot run counts as a skipped test.
+/// Installs what running Debian's kernels needs. A kernel that cannot run counts as a skipped test.
 fn vm_tools(search: &Search) {
     let missing = packages::missing_for_vm(search);
     if missing.is_empty() {

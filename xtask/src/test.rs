@@ -1,7 +1,7 @@
-//! `cargo xtask test`: builds every test, runs the unprivileged ones as the current user and the scenarios as root.
+//! `cargo xtask test`: builds all tests, and runs the scenarios as root and the others as the current user.
 //!
-//! Test programs are started directly and not by cargo, so that only they, and not the build, need root. A test that
-//! cannot run prints `skipped: REASON` and returns; such a test counts as skipped, not as passed.
+//! It starts test programs itself, without cargo, so that only they run as root and not the build. A test that cannot
+//! run prints `skipped: REASON` and returns. Such a test counts as skipped, not as passed.
 
 mod report;
 
@@ -19,17 +19,18 @@ use crate::process::{self, Privilege, cargo};
 
 /// The package whose tests need root.
 const PRIVILEGED: &str = "slb-tests";
-/// Its test programs whose tests run two at a time, each with a network or maps of its own. The tests of others run one after
-/// the other.
+/// Test programs of this package that run two tests at a time, each with its own network or maps. The others run one
+/// test at a time.
 const SIDE_BY_SIDE: [&str; 3] = ["packets", "scenarios", "tracking"];
 
-/// Begins the names of the scenarios that run in the guest of `cargo xtask vm`, and on the host only where a filter names them.
+/// Name prefix of scenarios for the guest of `cargo xtask vm`. On the host they run only if a filter names them.
 pub(crate) const GUEST_ONLY: &str = "guest::";
 
 /// Builds and runs all tests whose name contains `filter`.
 ///
 /// # Errors
-/// If something cannot be built or started, or no test fits the filter. Failed tests are no error here: the totals hold them.
+/// A program cannot be built or started, or no test matches the filter. Failed tests are no error: the totals count
+/// them.
 pub(crate) fn run(filter: Option<&str>) -> Result<Totals> {
     process::run(&mut cargo(&["build"])?)?;
     let (mut programs, mut privileged): (Vec<_>, Vec<_>) =
@@ -64,10 +65,10 @@ pub(crate) fn run(filter: Option<&str>) -> Result<Totals> {
     Ok(totals)
 }
 
-/// Builds the programs of SLB and the test programs that need root; returns the names and the paths of the latter.
+/// Builds the programs of SLB and the test programs that need root. Returns names and paths of the latter.
 ///
 /// # Errors
-/// They cannot be built.
+/// The build fails.
 pub(crate) fn privileged_programs() -> Result<Vec<(String, PathBuf)>> {
     process::run(&mut cargo(&["build"])?)?;
     let programs = build()?.into_iter().filter(|program| program.package == PRIVILEGED);
@@ -81,7 +82,7 @@ struct Program {
     /// Name of the program in its package.
     name: String,
     path: PathBuf,
-    /// Directory of its package, where cargo would start it.
+    /// Directory of its package, which is its working directory under cargo.
     directory: PathBuf,
 }
 
@@ -130,8 +131,8 @@ fn programs(messages: &str) -> Result<Vec<Program>> {
     Ok(programs)
 }
 
-/// Takes the name from a package id: `path+file:///dir/name#1.0.0` or, if the directory has another name,
-/// `path+file:///dir/other#name@1.0.0`.
+/// The package name in a package id: `path+file:///dir/name#1.0.0`, or `path+file:///dir/other#name@1.0.0` if the
+/// directory has another name.
 fn package_name(id: &str) -> &str {
     let (location, version) = id.rsplit_once('#').unwrap_or((id, ""));
     match version.split_once('@') {
@@ -140,7 +141,7 @@ fn package_name(id: &str) -> &str {
     }
 }
 
-/// Runs a test program, shows its output, and counts.
+/// Runs a test program, shows its output, and counts its tests.
 fn execute(mut command: Command) -> Result<Totals> {
     process::show(&command);
     let mut child =

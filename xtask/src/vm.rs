@@ -1,7 +1,8 @@
-//! `cargo xtask vm`: boots Debian's kernels under QEMU and runs, in each, the tests that ask the kernel.
+//! `cargo xtask vm`: boots Debian's kernels under QEMU, and runs in each the tests that depend on the kernel.
 //!
-//! The guest is an initramfs of busybox, iproute2, the test programs and the modules that the tests need. It has no disk and
-//! no network of the host's; its results come over the serial console. QEMU emulates the processor, so that no KVM is needed.
+//! The guest is an initramfs of busybox, iproute2, the test programs and the modules that the tests need. It has no
+//! disk, and no network of the host's. Results arrive over the serial console. QEMU emulates the processor, so KVM is
+//! not needed.
 
 mod guest;
 mod kernel;
@@ -23,30 +24,30 @@ use crate::{
     test::{self, GUEST_ONLY, Totals},
 };
 
-/// How long one kernel may take for the tests of [`Extent::Load`] and of [`Extent::All`]. Emulation is slow: the verifier alone
-/// takes half a minute on a processor of its own.
+/// Time limits per kernel for the tests of [`Extent::Load`] and [`Extent::All`]. Emulation is slow: the verifier alone
+/// takes half a minute on an idle processor.
 const LIMITS: [Duration; 2] = [Duration::from_secs(900), Duration::from_secs(1800)];
 
 /// Which tests run in the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// The verifier's answer, the packet cases, and the counters of lost packets; in one kernel, scenarios with devices that the
-    /// host's kernel may lack.
+    /// Loading the programs, the packet cases, and the counters of lost packets. In one kernel, also scenarios with
+    /// devices that the host's kernel may lack.
     Load,
-    /// Random frames and many flows too, and the scenarios in every kernel.
+    /// Also random frames and many flows, and the scenarios in every kernel.
     All,
 }
 
-/// Tests of a program, by parts of their names.
+/// Tests of one test program, selected by parts of their names.
 struct Selection {
     program: &'static str,
-    /// Modules the tests need, beside those that these need.
+    /// Modules that the tests need, without the dependencies of these modules.
     modules: &'static [&'static str],
-    /// In [`Extent::Load`].
+    /// Tests in [`Extent::Load`].
     load: &'static [&'static str],
-    /// The kernel that [`Extent::Load`] means, if it is one.
+    /// The only kernel that runs them in [`Extent::Load`]; `None` for every kernel.
     load_in: Option<Kernel>,
-    /// In [`Extent::All`].
+    /// Tests in [`Extent::All`].
     all: &'static [&'static str],
 }
 
@@ -80,7 +81,7 @@ const SELECTIONS: [Selection; 3] = [
             "sit",
             "ip6_tunnel",
         ],
-        // LACP and teams are left to `cargo xtask vm`: they take as long as all of these.
+        // LACP and teams run in `cargo xtask vm` only: they take as long as all of these together.
         load: &[
             "guest::a_vlan_device",
             "guest::all_modes_through_bonds",
@@ -107,7 +108,7 @@ impl Selection {
     }
 }
 
-/// Runs the tests in each kernel. A kernel that cannot be had counts as skipped, which CI does not accept.
+/// Runs the tests in each kernel. A kernel that cannot be downloaded counts as skipped, which CI rejects.
 ///
 /// # Errors
 /// The tests cannot be built, or QEMU cannot be started.
@@ -140,7 +141,8 @@ pub(crate) fn run(kernels: &[Kernel], extent: Extent, filter: Option<&str>) -> R
     Ok(totals)
 }
 
-/// What runs in the guest. Modules may make interfaces in every network namespace: what needs the most comes last.
+/// The test programs for the guest, in order. Modules may create interfaces in every network namespace, so the program
+/// that needs most modules comes last.
 fn runs(
     programs: &[(String, PathBuf)],
     kernel: Kernel,

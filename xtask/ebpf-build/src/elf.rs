@@ -1,6 +1,6 @@
-//! What is inside a BPF object: enough to refuse a broken one and to describe a good one.
+//! Reads BPF objects, to refuse broken ones and to describe good ones.
 //!
-//! A bpf-linker of another LLVM than the compiler's can lose BTF without a word, so every object is checked.
+//! A bpf-linker with another LLVM than the compiler's can lose BTF silently, so every object is checked.
 
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SectionKind, SymbolKind};
 
@@ -12,11 +12,11 @@ const INSTRUCTION: usize = 8;
 pub struct Object {
     /// Size of the file in bytes.
     pub size: usize,
-    /// Functions: the programs, and subprograms if any.
+    /// Programs and BPF subprograms.
     pub functions: Vec<Function>,
     /// Names of the maps, sorted.
     pub maps: Vec<String>,
-    /// The licence it declares to the kernel.
+    /// Licence that it declares to the kernel.
     pub license: String,
 }
 
@@ -27,17 +27,17 @@ pub struct Function {
     pub name: String,
     /// Section: `xdp` or `raw_tp/...` for a program, `.text` for a subprogram.
     pub section: String,
-    /// Instructions; one that takes two slots counts twice, as in the kernel.
+    /// Number of instructions; one that takes two slots counts twice, as in the kernel.
     pub instructions: usize,
-    /// Deepest byte of the stack addressed through the frame pointer: 0 to 512.
+    /// Stack depth in bytes, as addressed through the frame pointer: 0 to 512.
     pub stack: u32,
 }
 
 impl Object {
-    /// Reads an object and checks that it holds a program, a licence and BTF.
+    /// Reads an object and checks that it contains a program, a licence and BTF.
     ///
     /// # Errors
-    /// Says which of them is missing.
+    /// One of them is missing; the error names it.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let file = object::File::parse(bytes).map_err(|e| format!("not an object file: {e}"))?;
         if file.architecture() != object::Architecture::Bpf {
@@ -77,7 +77,7 @@ impl Object {
 }
 
 impl Function {
-    /// Tells a program from a subprogram.
+    /// Whether it is a program, and not a subprogram.
     #[must_use]
     pub fn is_program(&self) -> bool {
         let kind = self.section.split(['/', '.']).next();
@@ -90,8 +90,8 @@ fn section<'data>(file: &object::File<'data>, name: &str) -> Result<&'data [u8],
     section.data().map_err(|e| format!("section {name}: {e}"))
 }
 
-/// Returns the deepest offset below the frame pointer (r10) that `code` uses: in loads and stores, and in pointers
-/// made by `r = r10; r += -N`.
+/// Deepest offset below the frame pointer (r10) in `code`: in loads and stores, and in pointers made by `r = r10; r +=
+/// -N`.
 fn stack_depth(code: &[u8]) -> u32 {
     const FRAME: u8 = 10;
     const LD_IMM64: u8 = 0x18;
@@ -106,7 +106,7 @@ fn stack_depth(code: &[u8]) -> u32 {
         let offset = i32::from(i16::from_le_bytes([low, high]));
         let mut reaches = |below: i32| deepest = deepest.max(below.min(0).unsigned_abs());
         match operation & 7 {
-            // LDX reads through the source, ST and STX write through the destination.
+            // LDX addresses memory by the source register, ST and STX by the destination register.
             1 if is_frame[source] => reaches(offset),
             2 | 3 if is_frame[destination] => reaches(offset),
             7 if operation == ADD64_CONSTANT && is_frame[destination] => {
@@ -114,7 +114,7 @@ fn stack_depth(code: &[u8]) -> u32 {
             }
             _ => {}
         }
-        // LD, LDX, ALU and ALU64 write the destination; jumps and stores do not.
+        // LD, LDX, ALU and ALU64 write the destination register; jumps and stores do not.
         if matches!(operation & 7, 0 | 1 | 4 | 7) && destination != usize::from(FRAME) {
             is_frame[destination] = operation == MOV64_REGISTER && source == usize::from(FRAME);
         }
@@ -129,7 +129,7 @@ fn stack_depth(code: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    /// Encodes one instruction, little-endian.
+    /// Encodes an instruction in little-endian order.
     fn instruction(operation: u8, destination: u8, source: u8, offset: i16, constant: i32) -> [u8; 8] {
         let mut bytes = [0; 8];
         bytes[0] = operation;

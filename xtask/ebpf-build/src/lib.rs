@@ -1,8 +1,8 @@
-//! Builds the XDP programs, `slb-ebpf`, whoever asks: `cargo xtask build-ebpf` or a build script.
+//! Builds the XDP programs, `slb-ebpf`, for `cargo xtask build-ebpf` and for build scripts.
 //!
-//! The eBPF compiler is not the one that builds the rest of the workspace, so it is always started by its full path
-//! and with an environment cleared of what an outer cargo, clippy or rustup has put there. It works in a target
-//! directory of its own: an outer cargo holds the lock of its target directory while it waits for this build.
+//! The eBPF compiler is not the workspace's, so it runs by its full path, in an environment without the variables of an
+//! outer cargo, clippy or rustup. It has a target directory of its own, because an outer cargo locks its target
+//! directory while it waits for this build.
 
 pub mod elf;
 pub mod toolchain;
@@ -16,23 +16,23 @@ use std::{
 
 use toolchain::{Search, Toolchain};
 
-/// Environment variable that names a directory of finished objects, `NAME.o` of each in [`ALL`], to use in place of
-/// building them.
+/// Environment variable with a directory of prebuilt objects. It must hold `NAME.o` for each name in [`ALL`]; they are
+/// used instead of a build.
 pub const OBJECTS_VARIABLE: &str = "SLB_EBPF_OBJECTS";
 
 /// The program of the daemon.
 pub const SLB: &str = "slb";
 
-/// The program of a server that takes its packets out of tunnels.
+/// The decapsulator's program, for servers.
 pub const DECAP: &str = "slb-decap";
 
-/// The program of the daemon that counts what the kernel loses.
+/// The daemon's program that counts frames which the kernel loses.
 pub const LOSSES: &str = "slb-losses";
 
-/// The program of the daemon that reads the kernel's clock.
+/// The daemon's program that reads the kernel's clock.
 pub const JIFFIES: &str = "slb-jiffies";
 
-/// The measuring wrapper of the benchmarks.
+/// The measuring wrapper of the packet benchmark.
 pub const BENCH: &str = "slb-bench";
 
 /// Source, sink and reference programs of the benchmarks.
@@ -41,11 +41,11 @@ pub const BENCH_PPS: &str = "slb-bench-pps";
 /// All programs.
 pub const ALL: [&str; 6] = [SLB, DECAP, LOSSES, JIFFIES, BENCH, BENCH_PPS];
 
-/// The target the XDP programs are compiled for.
+/// Compilation target of the XDP programs.
 pub const TARGET: &str = "bpfel-unknown-none";
 
-/// Compiler flags of the XDP programs. `debuginfo` and `--btf` make BTF; without the last one each field that is not
-/// aligned is read byte by byte.
+/// Compiler flags of the XDP programs. `debuginfo` and `--btf` produce BTF; without the last flag, unaligned fields are
+/// read byte by byte.
 const RUSTFLAGS: [&str; 8] = [
     "-C",
     "debuginfo=2",
@@ -62,19 +62,19 @@ const RUSTFLAGS: [&str; 8] = [
 pub struct Build {
     /// Root of the workspace.
     pub workspace: PathBuf,
-    /// Target directory of the outer cargo; the eBPF one is made inside.
+    /// Target directory of the outer cargo, which will contain that of the eBPF build.
     pub target_dir: PathBuf,
     /// Whether the daemon's program logs every verdict.
     pub debug_log: bool,
 }
 
 impl Build {
-    /// Builds the XDP programs, checks the objects of these names and writes them to `directory` as `NAME.o`.
+    /// Builds the XDP programs, checks the objects with these names, and writes them to `directory` as `NAME.o`.
     ///
-    /// Objects in the directory named by `SLB_EBPF_OBJECTS` are checked and copied in place of building them.
+    /// If `SLB_EBPF_OBJECTS` is set, checks and copies the objects in that directory instead.
     ///
     /// # Errors
-    /// Says what is missing or wrong, and the commands that help, as text of several lines for the developer.
+    /// A text of several lines for the developer: what is missing or wrong, and the commands that help.
     pub fn run(&self, names: &[&str], directory: &Path) -> Result<Vec<elf::Object>, String> {
         let file = |name: &&str| format!("{name}.o");
         if let Some(own) = own_objects() {
@@ -88,7 +88,7 @@ impl Build {
         let target_dir = self.ebpf_target_dir();
         fs::create_dir_all(&target_dir)
             .map_err(|e| format!("cannot create {}: {e}", target_dir.display()))?;
-        // The features decide what is in the output files: nobody else may build before they have been copied.
+        // The features decide what the output files contain, so no other build may run until they are copied.
         let lock_path = target_dir.join("slb.lock");
         let lock =
             File::create(&lock_path).map_err(|e| format!("cannot create {}: {e}", lock_path.display()))?;
@@ -104,7 +104,7 @@ impl Build {
         names.iter().map(|name| copy_checked(&built.join(name), &directory.join(file(name)))).collect()
     }
 
-    /// Arguments, after the subcommand, that select the XDP programs and their target.
+    /// Cargo arguments, after the subcommand, that select the XDP programs and their target.
     #[must_use]
     pub fn arguments(&self) -> Vec<&'static str> {
         let mut arguments = vec!["--package", "slb-ebpf", "--release", "--target", TARGET];
@@ -115,7 +115,7 @@ impl Build {
         arguments
     }
 
-    /// Prepares `program`, a cargo or a cargo plugin of `toolchain`, to work on the XDP programs.
+    /// A command that runs `program`, a cargo or cargo plugin of `toolchain`, on the XDP programs.
     #[must_use]
     pub fn cargo(&self, toolchain: &Toolchain, program: &Path) -> Command {
         let mut command = toolchain.command(program);
@@ -132,8 +132,8 @@ impl Build {
     }
 }
 
-/// Does the work of a build script of a package that lies directly in the workspace: puts the objects of these
-/// names into `OUT_DIR`, built anew only when their sources have changed. What goes wrong becomes an error of cargo.
+/// The build script of a package that lies directly in the workspace. Puts the objects with these names into `OUT_DIR`,
+/// and rebuilds only after changes of their sources. A failure becomes an error of cargo.
 pub fn build_script(names: &[&str]) {
     if let Err(message) = objects_for_script(names) {
         message.lines().for_each(|line| println!("cargo::error={line}"));
@@ -165,13 +165,13 @@ fn objects_for_script(names: &[&str]) -> Result<(), String> {
     Build { workspace, target_dir, debug_log }.run(names, &out_dir).map(drop)
 }
 
-/// Returns the directory of the objects the developer brings, if any.
+/// Directory of prebuilt objects; `None` if the variable is not set.
 #[must_use]
 pub fn own_objects() -> Option<PathBuf> {
     env::var_os(OBJECTS_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// Returns the files and directories, relative to the workspace, that the objects are made of.
+/// Source files and directories of the objects, relative to the workspace.
 #[must_use]
 pub fn inputs() -> [&'static str; 6] {
     [
@@ -184,9 +184,9 @@ pub fn inputs() -> [&'static str; 6] {
     ]
 }
 
-/// Finds the target directory of cargo that holds `path`.
+/// The target directory of cargo that contains `path`.
 ///
-/// Cargo leaves `CACHEDIR.TAG` in one it made itself, and `.rustc_info.json` in any.
+/// Cargo writes `CACHEDIR.TAG` into target directories that it created, and `.rustc_info.json` into any.
 #[must_use]
 pub fn target_dir(path: &Path) -> Option<PathBuf> {
     let is_target =

@@ -1,6 +1,6 @@
-//! Where an eBPF toolchain may be: a compiler with its own `rust-src`, and a bpf-linker for its LLVM.
+//! Finds eBPF toolchains: a compiler with its own `rust-src`, and a bpf-linker for its LLVM.
 //!
-//! Looking for one starts no rustup, which may try to download: only files are looked at, and `rustc -vV` is run.
+//! The search does not start rustup, which might download. It only reads files and runs `rustc -vV`.
 
 use std::{
     env,
@@ -16,10 +16,10 @@ pub const LINKER_VERSION: &str = "0.13.0";
 /// Oldest compiler that can build the workspace, as (major, minor).
 pub const OLDEST_RUSTC: (u32, u32) = (1, 95);
 
-/// A compiler, and a linker to go with it, that can build the XDP program.
+/// A compiler and a matching linker that can build the XDP programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Toolchain {
-    /// Where the compiler comes from.
+    /// Origin of the compiler.
     pub origin: Origin,
     /// Path of its cargo.
     pub cargo: PathBuf,
@@ -30,7 +30,8 @@ pub struct Toolchain {
 }
 
 impl Toolchain {
-    /// Prepares `program` to run with this compiler, unaffected by the cargo, clippy or rustup that started us.
+    /// A command that runs `program` with this compiler, independent of the cargo, clippy or rustup that started this
+    /// process.
     #[must_use]
     pub fn command(&self, program: &Path) -> Command {
         clean_command(program, &self.origin, &self.rustc)
@@ -43,12 +44,12 @@ impl fmt::Display for Toolchain {
     }
 }
 
-/// Where a compiler comes from.
+/// Origin of a compiler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// A nightly toolchain of rustup, by name.
+    /// A nightly toolchain of rustup, by its name.
     Rustup(String),
-    /// The system's packages, below this prefix.
+    /// Packages of the system, below this prefix.
     System(PathBuf),
 }
 
@@ -61,42 +62,42 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A compiler that can build `core` for the BPF target: recent, and with its own sources.
+/// A compiler that can build `core` for the BPF target: recent, with its own sources.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compiler {
-    /// Where it comes from.
+    /// Its origin.
     pub origin: Origin,
-    /// Directory of cargo and rustc.
+    /// Directory of its cargo and rustc.
     pub bin: PathBuf,
-    /// Major version of its LLVM; the linker's must be the same.
+    /// Major version of its LLVM; the linker's must be equal.
     pub llvm: u32,
 }
 
 impl Compiler {
-    /// Prepares this compiler's cargo.
+    /// A command that runs this compiler's cargo.
     #[must_use]
     pub fn cargo(&self) -> Command {
         clean_command(&self.bin.join("cargo"), &self.origin, &self.bin.join("rustc"))
     }
 }
 
-/// The places that are searched.
+/// Locations of the search.
 #[derive(Debug, Clone)]
 pub struct Search {
     /// Rustup's directory, usually `~/.rustup`.
     pub rustup_home: Option<PathBuf>,
     /// Prefix of the system's packages, usually `/usr`.
     pub system: PathBuf,
-    /// SLB's own directory of developer tools.
+    /// SLB's own directory of developer tools; `None` without a home directory.
     pub tools: Option<PathBuf>,
     /// Value of `PATH`.
     pub path: OsString,
-    /// Asks a rustc what `rustc -vV` says.
+    /// Runs `rustc -vV` of a compiler and returns its output; tests replace it.
     version: fn(&Path, &Origin) -> Option<String>,
 }
 
 impl Search {
-    /// Takes the places from the environment.
+    /// The locations according to the environment.
     #[must_use]
     pub fn from_env() -> Self {
         let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -116,7 +117,7 @@ impl Search {
     /// Finds the first compiler that has a linker.
     ///
     /// # Errors
-    /// Says what was found, what not, and how to get the rest.
+    /// No toolchain is complete; the error names what was found and how to get the rest.
     pub fn toolchain(&self) -> Result<Toolchain, Missing> {
         let compilers = self.compilers();
         for compiler in &compilers {
@@ -132,8 +133,8 @@ impl Search {
         Err(Missing { compilers, linker_dir: self.linker_dir(22) })
     }
 
-    /// Lists the compilers that can build the XDP program, best first: rustup's nightlies (the undated one, then
-    /// the newest), then the system's.
+    /// Compilers that can build the XDP programs, best first: rustup's undated nightly, its dated ones from the newest,
+    /// then the system's.
     #[must_use]
     pub fn compilers(&self) -> Vec<Compiler> {
         let toolchains = self.rustup_home.as_ref().map(|home| home.join("toolchains"));
@@ -144,7 +145,7 @@ impl Search {
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .filter(|name| name.starts_with("nightly-"))
             .collect();
-        // "nightly-x86_64-..." sorts above "nightly-2026-...".
+        // In this order, "nightly-x86_64-..." sorts before "nightly-2026-...".
         nightlies.sort_unstable_by(|a, b| b.cmp(a));
         let rustup = nightlies
             .into_iter()
@@ -152,7 +153,7 @@ impl Search {
         rustup.chain(self.compiler(&self.system, Origin::System(self.system.clone()))).collect()
     }
 
-    /// Returns the compiler installed below `prefix` if it can build the XDP program.
+    /// The compiler below `prefix`, if it can build the XDP programs.
     fn compiler(&self, prefix: &Path, origin: Origin) -> Option<Compiler> {
         let bin = prefix.join("bin");
         let core = prefix.join("lib/rustlib/src/rust/library/core/src/lib.rs");
@@ -163,20 +164,20 @@ impl Search {
         (release >= OLDEST_RUSTC).then_some(Compiler { origin, bin, llvm })
     }
 
-    /// Finds a linker for `compiler`: the one `cargo xtask setup` installed, else one on `PATH`.
+    /// The linker for `compiler`: the one that `cargo xtask setup` installed, or one on `PATH`.
     #[must_use]
     pub fn linker(&self, compiler: &Compiler) -> Option<PathBuf> {
         let own = self.linker_dir(compiler.llvm).map(|dir| dir.join("bin/bpf-linker"));
         own.filter(|path| path.is_file()).or_else(|| self.program("bpf-linker"))
     }
 
-    /// Returns the directory bpf-linker for LLVM version `llvm` is installed in; `None` without a home directory.
+    /// Directory for bpf-linker with LLVM version `llvm`; `None` without a home directory.
     #[must_use]
     pub fn linker_dir(&self, llvm: u32) -> Option<PathBuf> {
         Some(self.tools.as_ref()?.join(format!("bpf-linker-{LINKER_VERSION}-llvm{llvm}")))
     }
 
-    /// Finds a program on `PATH`, or where Debian keeps what only root has on `PATH`.
+    /// Finds a program on `PATH`, or in Debian's directories for system programs.
     #[must_use]
     pub fn program(&self, name: &str) -> Option<PathBuf> {
         env::split_paths(&self.path)
@@ -186,7 +187,7 @@ impl Search {
     }
 }
 
-/// No toolchain: what is there and how to get what is not.
+/// No toolchain was found: what is there, and how to get the rest.
 #[derive(Debug, Clone)]
 pub struct Missing {
     compilers: Vec<Compiler>,
@@ -221,7 +222,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Debian's compiler, its cargo, and its sources; `llvm-N-dev` of the compiler's LLVM goes with them.
+/// Debian's packages of the compiler, cargo and sources. `llvm-N-dev` for the compiler's LLVM is needed too.
 pub const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
 fn rustc_version(rustc: &Path, origin: &Origin) -> Option<String> {
@@ -229,7 +230,7 @@ fn rustc_version(rustc: &Path, origin: &Origin) -> Option<String> {
     String::from_utf8(output.stdout).ok()
 }
 
-/// Reads the version of rustc, as (major, minor), and the major version of its LLVM from `rustc -vV`.
+/// Version of rustc as (major, minor), and major version of its LLVM, from `rustc -vV`.
 fn versions(text: &str) -> Option<((u32, u32), u32)> {
     let mut release =
         text.lines().find_map(|line| line.strip_prefix("release: "))?.split('.').map(str::parse::<u32>);
@@ -237,7 +238,7 @@ fn versions(text: &str) -> Option<((u32, u32), u32)> {
     Some(((release.next()?.ok()?, release.next()?.ok()?), llvm.trim().parse().ok()?))
 }
 
-/// Variables starting with `CARGO` or `RUST` that say how to download or where caches are, not what to build.
+/// Variables starting with `CARGO` or `RUST` that configure downloads and caches, not the build.
 const KEPT: [&str; 10] = [
     "CARGO_HOME",
     "CARGO_HTTP_",
@@ -258,7 +259,7 @@ fn clean_command(program: &Path, origin: &Origin, rustc: &Path) -> Command {
     }
     command.env("RUSTC", rustc);
     if matches!(origin, Origin::System(_)) {
-        // `-Z build-std` on a release of the compiler; and no library of the outer toolchain.
+        // Allows `-Z build-std` with a release compiler, and removes the outer toolchain's libraries.
         command.env("RUSTC_BOOTSTRAP", "1").env_remove("LD_LIBRARY_PATH");
     }
     command

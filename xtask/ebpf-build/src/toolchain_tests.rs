@@ -1,4 +1,4 @@
-//! Tests of the search, in made-up directories with text files in place of compilers.
+//! Tests of the search, in temporary directories with text files in place of compilers.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! Links between the project's documents: each leads to a file or directory of the tree, and to a heading of it where it names one.
+//! Checks links in the project's documents. Each must lead to a file or directory of the tree, and to a heading if it
+//! names one.
 
 use std::{
     fs,
@@ -7,13 +8,13 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-/// Directories without documents of the project's own.
+/// Directories that contain no documents of the project.
 const SKIPPED: [&str; 2] = ["target", ".git"];
 
 /// Checks the links of every Markdown document below `workspace`.
 ///
 /// # Errors
-/// Names each document and link that leads nowhere.
+/// A link leads nowhere; the error lists each with its document.
 pub(super) fn check(workspace: &Path) -> Result<()> {
     let mut documents = Vec::new();
     collect(workspace, &mut documents)?;
@@ -49,7 +50,7 @@ fn read(document: &Path) -> Result<String> {
     fs::read_to_string(document).with_context(|| format!("reading {}", document.display()))
 }
 
-/// Targets of inline links, outside of code blocks.
+/// Targets of inline links outside of code blocks.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     let mut is_code = false;
     let prose = text.lines().filter(move |line| {
@@ -60,7 +61,7 @@ fn links(text: &str) -> impl Iterator<Item = &str> {
     prose.flat_map(|line| line.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)))
 }
 
-/// Why a link of a document leads nowhere; `None` if it leads somewhere, or out of the tree.
+/// Why a link of a document leads nowhere. `None` if it is valid, or leads out of the tree.
 fn fault(document: &Path, link: &str) -> Result<Option<&'static str>> {
     if link.contains("://") {
         return Ok(None);
@@ -79,7 +80,7 @@ fn fault(document: &Path, link: &str) -> Result<Option<&'static str>> {
     Ok((!has_heading).then_some("no such heading"))
 }
 
-/// The anchor that renderers give to a heading; empty for any other line.
+/// The anchor of a heading as renderers make it; empty if the line is no heading.
 fn anchor(line: &str) -> String {
     let Some(heading) = line.strip_prefix('#') else { return String::new() };
     let heading = heading.trim_start_matches('#').trim().to_lowercase();

@@ -1,23 +1,23 @@
-//! Reads what libtest prints, hides the output of tests that passed, and counts.
+//! Reads the output of libtest, hides the output of passed tests, and counts outcomes.
 
 use std::{fmt, ops::AddAssign, process::ExitCode};
 
-/// Begins the line by which a test says that it could not run.
+/// Start of the line by which a test reports that it could not run.
 const SKIPPED: &str = "skipped: ";
 
 /// Tests by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
-    /// Ran and succeeded.
+    /// Tests that succeeded.
     pub(crate) passed: u64,
-    /// Ran and failed, or ended without a result.
+    /// Tests that failed, or ended without a result.
     pub(crate) failed: u64,
-    /// Did not run, for a reason that was printed.
+    /// Tests that did not run, and printed the reason.
     pub(crate) skipped: u64,
 }
 
 impl Totals {
-    /// Success if nothing failed.
+    /// Success if no test failed.
     pub(crate) fn exit_code(self) -> ExitCode {
         if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
@@ -37,24 +37,24 @@ impl fmt::Display for Totals {
     }
 }
 
-/// The state of reading one or more runs of libtest with `--show-output`.
+/// State of reading the output of one or more runs of libtest with `--show-output`.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     totals: Totals,
-    /// Whether any run has printed its result.
+    /// Whether a run has printed its result.
     has_result: bool,
-    /// Inside the output of tests that passed.
+    /// Whether the current line belongs to the output of passed tests.
     in_successes: bool,
     /// The test whose output is being read.
     test: String,
-    /// Tests of the current run that said they were skipped; libtest counts them as passed.
+    /// Skipped tests of the current run, which libtest counts as passed.
     skipped: u64,
-    /// Whether the test whose output is being read is one of them.
+    /// Whether the test whose output is being read has been counted as skipped.
     counted: bool,
 }
 
 impl Report {
-    /// Takes the next line and returns what to show of it.
+    /// Reads the next line, and returns what to show of it.
     pub(crate) fn line(&mut self, line: &str) -> Option<String> {
         if let Some(result) = line.strip_prefix("test result: ") {
             self.result(result);
@@ -69,9 +69,9 @@ impl Report {
         (!self.in_successes).then(|| line.to_owned())
     }
 
-    /// Returns the totals, given whether the program ended successfully.
+    /// The totals. `success` is whether the program exited successfully.
     pub(crate) fn finish(mut self, success: bool) -> Totals {
-        // A program without libtest, or one that died before its result, is one test.
+        // A program without libtest, or one that ended before its result, counts as one test.
         if !success && self.totals.failed == 0 {
             self.totals.failed = 1;
         } else if success && !self.has_result {
@@ -94,7 +94,7 @@ impl Report {
         Some(format!("skipped {}: {reason}", self.test))
     }
 
-    /// Reads `ok. 3 passed; 1 failed; 2 ignored; ...`.
+    /// Reads the result line: `ok. 3 passed; 1 failed; 2 ignored; ...`.
     fn result(&mut self, result: &str) {
         self.has_result = true;
         self.in_successes = false;

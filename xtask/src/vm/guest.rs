@@ -1,4 +1,4 @@
-//! What is in the guest: an initramfs, made of this machine's programs and of the kernel's modules.
+//! Builds the guest: an initramfs with programs of this machine and modules of the kernel.
 
 use std::{
     collections::BTreeSet,
@@ -18,31 +18,31 @@ use super::{
 };
 use crate::process::target_dir;
 
-/// Programs of this machine that the tests start.
+/// Programs of this machine that the tests run.
 const TOOLS: [&str; 3] = ["ip", "ethtool", "teamnl"];
-/// Programs of SLB that the tests start.
+/// Programs of SLB that the tests run.
 const PROGRAMS: [&str; 2] = ["slbd", "slb"];
-/// Where the test programs are in the guest.
+/// Directory of the test programs in the guest.
 const HOME: &str = "slb";
 
-/// Marks on the console, before and after the output of a test program; the latter goes on with its exit status.
+/// Markers on the console before and after the output of a test program. The exit status follows the second one.
 pub(super) const BEGIN: &str = "vm: begin ";
 pub(super) const END: &str = "vm: end ";
 
-/// A test program and the tests that run of it.
+/// A test program, and its tests to run.
 pub(super) struct Run {
     pub(super) name: &'static str,
     pub(super) path: PathBuf,
-    /// Modules the tests need, beside those that these need.
+    /// Modules that the tests need, without the dependencies of these modules.
     pub(super) modules: &'static [&'static str],
-    /// Parts of the names of tests.
+    /// Parts of the names of the tests.
     pub(super) tests: Vec<String>,
 }
 
 /// Writes the initramfs of a kernel and returns its path.
 ///
 /// # Errors
-/// The kernel lacks a module, or a program is not there.
+/// The kernel lacks a module, or a program is missing.
 pub(super) fn initramfs(search: &Search, kernel: Kernel, image: &Image, runs: &[Run]) -> Result<PathBuf> {
     let directory = target_dir()?.join("vm");
     let root = directory.join(format!("{kernel}.root"));
@@ -82,7 +82,7 @@ pub(super) fn initramfs(search: &Search, kernel: Kernel, image: &Image, runs: &[
     Ok(archive)
 }
 
-/// Packs a directory as an initramfs wants it.
+/// Packs a directory as an initramfs.
 fn pack(busybox: &Path, root: &Path, archive: &Path) -> Result<()> {
     let script = "\"$0\" find . | \"$0\" cpio -o -H newc";
     let mut command = Command::new(busybox);
@@ -94,7 +94,7 @@ fn pack(busybox: &Path, root: &Path, archive: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Adds the modules, unpacked, and returns their paths in the guest, in order.
+/// Adds the decompressed modules, and returns their paths in the guest in load order.
 fn unpack_modules(busybox: &Path, image: &Image, root: &Path, names: &[&str]) -> Result<Vec<String>> {
     let mut paths = Vec::new();
     for module in modules::in_order(&image.modules, names)? {
@@ -121,8 +121,8 @@ fn write_program(path: &Path, content: &str) -> Result<()> {
     Ok(file.write_all(content.as_bytes())?)
 }
 
-/// The first process: mounts what a system has, runs the tests once their modules are loaded, and ends the machine. `modules`
-/// are the paths of each run's.
+/// Script of the first process. It mounts the system's file systems, loads modules, runs the tests, and powers off.
+/// `modules` are the module paths of each run.
 fn script(modules: &[Vec<String>], runs: &[Run]) -> String {
     let mut script = String::from(
         "#!/bin/busybox sh\n\
@@ -166,7 +166,7 @@ fn tool(search: &Search, name: &str) -> Result<PathBuf> {
     search.program(name).with_context(|| format!("there is no {name} here: run cargo xtask setup --vm"))
 }
 
-/// Copies a program without what a debugger needs, which is most of it.
+/// Copies a program without debug information, which is most of its size.
 fn strip(program: &Path, to: &Path) -> Result<()> {
     let status = Command::new("strip").arg("--strip-debug").arg("-o").arg(to).arg(program).status();
     if !status.is_ok_and(|status| status.success()) {
@@ -175,7 +175,7 @@ fn strip(program: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The libraries a program is linked with, and the loader.
+/// Shared libraries of a program, and its loader.
 fn needed(program: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new("ldd").arg(program).output().context("cannot start ldd")?;
     if !output.status.success() {

@@ -1,4 +1,4 @@
-//! Debian's kernels: downloaded with apt lists of their own, unpacked, never installed.
+//! Debian's kernels: downloaded with separate apt lists, unpacked, never installed.
 
 use std::{
     fmt, fs,
@@ -13,15 +13,15 @@ use ebpf_build::toolchain::Search;
 
 use crate::process::{run, run_within};
 
-/// How long apt-get may take for the lists of a suite, or for the packages of a kernel.
+/// Time limit of apt-get for the lists of a suite, or for the packages of a kernel.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(180);
 const MIRROR: &str = "http://deb.debian.org/debian";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// Names Debian's newest kernel for virtual machines in each suite: small, and with every device the tests need.
+/// Debian's newest kernel for virtual machines in a suite: small, with every device that the tests need.
 const METAPACKAGE: &str = "linux-image-cloud-amd64";
-/// What the packages begin with that hold a kernel and its modules: one package until 7.1, four since.
+/// Name prefixes of the packages with a kernel and its modules: one package until 7.1, four since.
 const PARTS: [&str; 4] = ["linux-image-", "linux-binary-", "linux-modules-", "linux-base-"];
-/// Names the modules that are built into the kernel.
+/// File that lists the modules built into the kernel.
 const BUILTIN: &str = "modules.builtin";
 
 /// A kernel of Debian's.
@@ -43,7 +43,7 @@ pub(super) struct Image {
     pub(super) vmlinuz: PathBuf,
     /// `lib/modules/RELEASE`.
     pub(super) modules: PathBuf,
-    /// As `uname -r` says.
+    /// Release, as `uname -r` prints it.
     pub(super) release: String,
 }
 
@@ -60,7 +60,7 @@ impl fmt::Display for Kernel {
 impl Kernel {
     /// Every kernel.
     pub(crate) const ALL: [Self; 3] = [Self::V6_1, Self::V6_12, Self::Newest];
-    /// Those that README names.
+    /// The kernels that README names.
     pub(crate) const NAMED: [Self; 2] = [Self::V6_1, Self::V6_12];
 
     fn suite(self) -> &'static str {
@@ -71,10 +71,10 @@ impl Kernel {
         }
     }
 
-    /// Returns the kernel of an earlier download, or downloads it into SLB's directory of tools.
+    /// Returns the kernel of an earlier download, or downloads it into SLB's tools directory.
     ///
     /// # Errors
-    /// There is no apt-get, or Debian's archive does not answer.
+    /// apt-get is missing, or Debian's archive does not answer.
     pub(super) fn fetch(self, search: &Search) -> Result<Image> {
         let tools = search.tools.as_ref().context("neither HOME nor XDG_DATA_HOME says where kernels go")?;
         let root = tools.join("kernels").join(self.to_string());
@@ -87,7 +87,7 @@ impl Kernel {
             }
         }
         println!("vm: downloading Debian's kernel {self} into {}", root.display());
-        // Made aside: a download that is broken off leaves no half of a kernel.
+        // Downloads into a separate directory first, so that an interrupted download leaves no partial kernel.
         let aside = tools.join("kernels").join(format!("{self}-part-{}", std::process::id()));
         let downloaded = self.download(search, &aside).and_then(|()| {
             let _ = fs::remove_dir_all(&root);
@@ -117,14 +117,14 @@ impl Kernel {
         for package in fs::read_dir(aside.join("deb"))? {
             run(Command::new("dpkg").arg("-x").arg(package?.path()).arg(aside.join("root")))?;
         }
-        // Which modules need which others is found out where a kernel is installed.
+        // Dependencies between modules are computed by the installation of a kernel, which does not happen here.
         let image = find(&aside.join("root"))?;
         let base = image.modules.ancestors().nth(3).context("modules lie in lib/modules")?;
         run(Command::new(depmod).arg("-b").arg(base).arg(&image.release))
     }
 }
 
-/// Prepares a program of apt that knows one suite and uses nothing of the system's.
+/// A command of apt that knows one suite and uses no lists or settings of the system.
 fn apt(aside: &Path, program: &str) -> Result<Command> {
     let aside = aside.to_str().context("the path of the tools is not UTF-8")?;
     let mut command = Command::new(program);
@@ -145,7 +145,7 @@ fn apt(aside: &Path, program: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// Names the packages of a kernel that a package depends on.
+/// Names of the kernel packages on which a package depends.
 fn depends(aside: &Path, package: &str) -> Result<Vec<String>> {
     let output = apt(aside, "apt-cache")?.args(["depends", "--important", package]).output()?;
     if !output.status.success() {
@@ -154,8 +154,8 @@ fn depends(aside: &Path, package: &str) -> Result<Vec<String>> {
     Ok(kernel_packages(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Picks, from the answer of `apt-cache depends`, the packages that hold a kernel or its modules: their names go on with a
-/// version.
+/// Picks the packages with a kernel or its modules from the output of `apt-cache depends`. A version follows the prefix
+/// in their names.
 fn kernel_packages(answer: &str) -> Vec<String> {
     answer
         .lines()
@@ -168,7 +168,7 @@ fn kernel_packages(answer: &str) -> Vec<String> {
         .collect()
 }
 
-/// Finds an unpacked kernel, whole; since 7.1 everything lies under `usr`.
+/// Finds a completely unpacked kernel; since 7.1, all files are below `usr`.
 fn find(root: &Path) -> Result<Image> {
     for modules in ["lib/modules", "usr/lib/modules"].map(|path| root.join(path)) {
         let Some(entry) = fs::read_dir(&modules).ok().and_then(|mut entries| entries.next()) else {

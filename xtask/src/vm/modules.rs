@@ -1,11 +1,11 @@
-//! Modules of a kernel, in the order in which they can be loaded.
+//! Modules of a kernel in load order.
 
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-/// Finds modules and all they depend on, by `modules.dep`: paths below `directory`, what is needed first. Those that are built
-/// into the kernel are left out.
+/// Paths of modules and all their dependencies below `directory`, by `modules.dep`, dependencies first. Built-in
+/// modules are left out.
 pub(super) fn in_order(directory: &Path, names: &[&str]) -> Result<Vec<String>> {
     let read = |file: &str| {
         let path = directory.join(file);
@@ -25,7 +25,7 @@ fn order(dependencies: &str, builtin: &str, names: &[&str]) -> Result<Vec<String
         let Some((module, needed)) = line.and_then(|line| line.split_once(':')) else {
             bail!("the kernel has no module {name}");
         };
-        // `modules.dep` names what a module needs before what that needs.
+        // `modules.dep` lists dependencies of a module in reverse load order.
         let needed = needed.split_whitespace().rev();
         for path in needed.chain([module]) {
             if !ordered.iter().any(|known| known == path) {
@@ -36,7 +36,7 @@ fn order(dependencies: &str, builtin: &str, names: &[&str]) -> Result<Vec<String
     Ok(ordered)
 }
 
-/// Tells whether `path` is of the module `name`, compressed or not.
+/// Whether `path` is the file of module `name`, compressed or not.
 fn is_of(path: &str, name: &str) -> bool {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.split_once(".ko").is_some_and(|(stem, _)| stem == name)

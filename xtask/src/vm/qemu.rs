@@ -1,4 +1,4 @@
-//! QEMU: started, read, and ended after a time at most.
+//! Runs QEMU with a time limit, and reads its console.
 
 use std::{
     io::{BufRead as _, BufReader, Read},
@@ -22,18 +22,19 @@ use crate::{
 };
 
 const QEMU: &str = "qemu-system-x86_64";
-/// MiB of memory: the initramfs, unpacked, and the maps.
+/// Memory of the guest in MiB: for the unpacked initramfs and the maps.
 const MEMORY: &str = "2048";
 const COMMAND_LINE: &str =
     "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off nokaslr oops=panic no_timer_check";
 
-/// Two network cards, joined by a cable; the scenarios know them by these addresses.
+/// Hardware addresses of two network cards that are connected to each other. Scenarios find the cards by these
+/// addresses.
 const CARDS: [&str; 2] = ["52:54:00:51:4c:01", "52:54:00:51:4c:02"];
 
-/// Boots of a kernel that dies before its first test: emulated, one in some does.
+/// Attempts to boot. Under emulation, a kernel sometimes dies before its first test.
 const BOOTS: u32 = 3;
 
-/// Boots a kernel and returns what its tests come to. A test program without a result is a failed test.
+/// Boots a kernel and returns the totals of its tests. A test program without a result counts as a failed test.
 ///
 /// # Errors
 /// QEMU cannot be started.
@@ -48,8 +49,8 @@ pub(super) fn boot(
         .program(QEMU)
         .with_context(|| format!("there is no {QEMU} here: run cargo xtask setup --vm"))?;
     let mut command = Command::new(qemu);
-    // Without cmpxchg16b, which QEMU 7.2 emulates wrongly: it overwrites the flags register, and Linux 6.12 dies.
-    // One processor: with more, code that the kernel patches under another processor has made it panic.
+    // Without cmpxchg16b, which QEMU 7.2 emulates wrongly: it overwrites the flags register, and Linux 6.12 dies. One
+    // processor only: with more, kernels have panicked while they patched code that another processor ran.
     command
         .args([
             "-accel",
@@ -83,7 +84,7 @@ pub(super) fn boot(
     Ok(watch(&mut command, runs, deadline)?.finish())
 }
 
-/// Runs QEMU until it ends, or until the deadline.
+/// Reads the console until QEMU ends or the deadline passes.
 fn watch(command: &mut Command, runs: &[Run], deadline: Instant) -> Result<Console> {
     let mut child = Running(
         command
@@ -112,7 +113,7 @@ fn watch(command: &mut Command, runs: &[Run], deadline: Instant) -> Result<Conso
     Ok(reader)
 }
 
-/// A process that ends with this value.
+/// A process that is killed when this value is dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -122,7 +123,7 @@ impl Drop for Running {
     }
 }
 
-/// Lines of the console, until it is closed.
+/// Lines of the console, until it closes.
 fn read(console: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
@@ -137,11 +138,11 @@ fn read(console: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     lines
 }
 
-/// Reads what the guest says and counts.
+/// Reads the console and counts tests.
 struct Console {
-    /// Test programs that have not ended.
+    /// Test programs without a result so far.
     open: Vec<&'static str>,
-    /// Whether a test program has been started.
+    /// Whether a test program has begun.
     has_begun: bool,
     report: Option<Report>,
     totals: Totals,
@@ -157,7 +158,7 @@ impl Console {
         }
     }
 
-    /// Takes a line and returns what to show of it.
+    /// Reads a line, and returns what to show of it.
     fn line(&mut self, line: &str) -> Option<String> {
         if line.starts_with(BEGIN) {
             self.has_begun = true;
@@ -177,7 +178,7 @@ impl Console {
         }
     }
 
-    /// The totals, when the console is closed.
+    /// The totals after the console has closed.
     fn finish(mut self) -> Totals {
         for name in self.open {
             println!("vm: {name} has not come to its end");
