@@ -6,13 +6,13 @@ fn main() {
     ebpf_build::build_script(&[ebpf_build::SLB, ebpf_build::DECAP, ebpf_build::LOSSES, ebpf_build::JIFFIES]);
     let commit = git(&["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]);
     println!("cargo::rustc-env=SLB_GIT={}", commit.as_deref().unwrap_or("unknown"));
-    // Every commit and checkout appends to it.
+    // Git appends to this log at every commit and checkout.
     if let Some(log) = git(&["rev-parse", "--path-format=absolute", "--git-path", "logs/HEAD"]) {
         println!("cargo::rerun-if-changed={log}");
     }
 }
 
-/// What git prints; `None` outside of a work tree or without git.
+/// Output of git; `None` outside of a work tree or without git.
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").args(arguments).output().ok()?;
     let printed = String::from_utf8(output.stdout).ok()?;
