@@ -1,7 +1,7 @@
-//! Benchmarks: what a packet, a connection, a change of configuration costs.
+//! Benchmarks: the cost of a packet, of a connection, and of a configuration change.
 //!
-//! A benchmark that cannot show that what it measured is what it says fails, and gives no figures. Absolute figures depend
-//! on the machine and on what else it does; ratios within one run are what to compare.
+//! A benchmark fails, and gives no figures, unless it can show that it measured what it claims. Absolute figures depend
+//! on the machine and its load; compare ratios within one run.
 
 pub mod control;
 mod figures;

@@ -1,7 +1,8 @@
-//! What a change of configuration costs: building a table, starting with many listeners, one weight among them.
+//! The cost of control: building a server table, a start with many listeners, a change of one weight.
 //!
-//! Everything is the daemon's own: the text of a configuration is read and checked, what follows from it is worked out
-//! and put into maps of the loaded program. Only health and neighbours are given, or a start would wait for the network.
+//! All steps are the daemon's own code: it parses and validates a configuration, computes the desired state, and writes
+//! it to the maps of the loaded program. Only health and neighbours are given; otherwise a start would wait for the
+//! network.
 
 use std::{
     collections::BTreeMap,
@@ -37,14 +38,14 @@ use crate::{
     turn::Turn,
 };
 
-/// How much is configured.
+/// Size of the configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Listeners; each has a server group of its own.
+    /// Number of listeners, each with its own server group.
     pub listeners: u32,
-    /// Servers of each group.
+    /// Servers per group.
     pub servers: u32,
-    /// Changes of one weight.
+    /// Number of weight changes.
     pub changes: u32,
 }
 
@@ -54,37 +55,37 @@ impl Default for Options {
     }
 }
 
-/// All figures of a run. Times are in milliseconds.
+/// Figures of a run; times are in milliseconds.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// Listeners, each with a group of its own.
+    /// Number of listeners, each with its own server group.
     pub listeners: u32,
-    /// Servers of each group.
+    /// Servers per group.
     pub servers: u32,
-    /// Building a table of 65,537 slots for 1,000 servers.
+    /// Time to build a server table of 65,537 slots for 1,000 servers.
     pub table: Summary,
-    /// Reading and checking the configuration.
+    /// Time to parse and validate the configuration.
     pub parse: f64,
-    /// From a configuration that has been read to everything in force.
+    /// Time from the parsed configuration to the complete state in the maps.
     pub start: f64,
-    /// From a configuration with one other weight, read already, to its being in force.
+    /// Time from a parsed configuration with one changed weight to the new state in the maps.
     pub weight: Summary,
-    /// Bytes of memory of this process, at most.
+    /// Peak memory of this process, in bytes.
     pub peak_bytes: u64,
-    /// Bytes of memory of this process at the end.
+    /// Memory of this process at the end, in bytes.
     pub resident_bytes: u64,
-    /// Bytes of memory of all server tables.
+    /// Memory of all server tables, in bytes.
     pub table_bytes: u64,
-    /// Bytes of one server table.
+    /// Memory of one server table, in bytes.
     pub bytes_per_table: usize,
 }
 
-/// Measures.
+/// Runs the benchmark.
 ///
 /// # Errors
-/// Not root, or what was put in force is not in force.
+/// The caller is not root, or the maps do not hold the desired state.
 pub fn run(options: &Options) -> Result<Report> {
     let _turn = Turn::alone()?;
     let table = tables();
@@ -122,7 +123,7 @@ fn measure(options: &Options, table: Summary) -> Result<Report> {
         let begun = Instant::now();
         let operations = reconciler.reconcile(&desired(&config, known), begun.elapsed())?.operations;
         times.push(milliseconds(begun.elapsed()));
-        // One server and one table.
+        // One server entry and one table.
         ensure!(operations == 2, "change {change}: {operations} operations for one weight");
     }
     let bytes_per_table = size_of::<LookupTable>();
@@ -141,7 +142,7 @@ fn measure(options: &Options, table: Summary) -> Result<Report> {
     })
 }
 
-/// Builds tables of 1,000 servers.
+/// Builds server tables of 1,000 servers.
 fn tables() -> Summary {
     let member = |n: u32| Member {
         backend: n,
@@ -160,7 +161,7 @@ fn tables() -> Summary {
     Summary::of(&times).unwrap_or(Summary { min: 0.0, median: 0.0, samples: 0 })
 }
 
-/// A configuration; the first server of the first group has this weight.
+/// A configuration in which the first server of the first group has this weight.
 fn text(options: &Options, weight: u32) -> String {
     let mut text = "[daemon]\ninterfaces = [\"lo\"]\nmax_servers = 1048576\n".to_owned();
     text += &listeners("g", Ipv4Addr::new(198, 51, 100, 0), options.listeners);
@@ -193,7 +194,7 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// A line of the kernel's account of this process, in bytes.
+/// A field of `/proc/self/status`, in bytes.
 pub(super) fn memory(what: &str) -> Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));

@@ -1,22 +1,22 @@
-//! What many slices of one contestant come to.
+//! Summary of the slices of one contestant.
 
 use serde::Serialize;
 
 use super::stats::median;
 
-/// Slices in short.
+/// Worst, median and best slice.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
     /// The worst.
     pub min: f64,
-    /// The one in the middle.
+    /// Median slice.
     pub median: f64,
-    /// The best: what the contestant does when nothing else disturbs it.
+    /// Best slice: the contestant without disturbance.
     pub best: f64,
 }
 
 impl Spread {
-    /// Of figures of which more is better; `None` if there are none.
+    /// Summary of figures for which more is better; `None` if there are none.
     pub fn of(figures: &[f64]) -> Option<Self> {
         let mut sorted = figures.to_vec();
         sorted.sort_by(f64::total_cmp);

@@ -1,12 +1,12 @@
-//! Configurations with many listeners.
+//! Generates configurations with many listeners.
 
 use std::{fmt::Write as _, net::Ipv4Addr};
 
-/// What a load balancer may have.
+/// Maximum number of listeners of a load balancer.
 const LISTENERS: u32 = 50;
 
-/// So many listeners without health checks, of load balancers with VIPs from this one on. Each has a server group of its own, and so a
-/// table: the name and the listener's number.
+/// `count` listeners without health checks, in load balancers whose VIPs begin at `first_vip`. Each has a server group,
+/// and so a server table, named `name` plus the listener's number.
 pub(super) fn listeners(name: &str, first_vip: Ipv4Addr, count: u32) -> String {
     let mut text = String::new();
     for listener in 0..count {

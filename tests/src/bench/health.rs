@@ -1,7 +1,7 @@
-//! What health checks cost: a round of TCP probes of many servers, as the daemon makes them.
+//! The cost of health checks: a round of TCP probes of many servers, as the daemon runs them.
 //!
-//! Servers are addresses of the loopback interface in a namespace; the processor time of their part, which the kernel
-//! spends on behalf of this process, is in the figures.
+//! Servers are addresses of a namespace's loopback interface. The figures include the processor time of the servers'
+//! side, which the kernel charges to this process.
 
 pub mod detection;
 
@@ -34,9 +34,9 @@ use crate::{
 };
 
 const PORT: u16 = 8080;
-/// Longer than any round: each target is probed once.
+/// Longer than any round, so that each target is probed once.
 const ROUND: Duration = Duration::from_secs(50);
-/// Servers that fall silent beside others.
+/// Further servers that fall silent, while others are silent already.
 const FEW: u32 = 100;
 
 /// What to measure.
@@ -53,44 +53,44 @@ pub struct Options {
 /// All figures of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// Servers.
+    /// Number of servers.
     pub targets: u32,
-    /// From the start to the last verdict, in seconds.
+    /// Seconds from the start to the last verdict.
     pub round: f64,
-    /// Processor time of that, in seconds.
+    /// Processor time of the round, in seconds.
     pub processor: f64,
-    /// Seconds until servers that fell silent were found dead.
+    /// Detection of silent servers.
     pub silence: Option<Silence>,
-    /// Most memory that the process has used, in bytes, and what it had used before.
+    /// Peak memory of the process in bytes, and its memory before.
     pub peak_bytes: (u64, u64),
 }
 
-/// Seconds until all servers that fell silent together were found dead.
+/// Detection of servers that fall silent together.
 #[derive(Debug, Serialize)]
 pub struct Silence {
-    /// Servers that did.
+    /// Number of silent servers.
     pub silent: u32,
-    /// How long it may take, the wait for the first probe included.
+    /// Upper bound in seconds, including the wait for the first probe.
     pub at_most: f64,
-    /// How long it took.
+    /// Seconds until all of them were unhealthy.
     pub many: f64,
-    /// How long it took for [`FEW`] more, while the others went on being silent.
+    /// Seconds for [`FEW`] more, while the others stayed silent.
     pub few: f64,
 }
 
-/// Measures.
+/// Runs the benchmark.
 ///
 /// # Errors
-/// Not root, or a probe fails.
+/// The caller is not root, or a probe fails.
 pub fn run(options: &Options) -> Result<Report> {
     let _turn = Turn::alone()?;
     descriptors::raise()?;
     ensure!(options.silent == 0 || options.silent + FEW <= options.targets, "too few targets to be silent");
     let namespace = Namespace::create(&format!("{}-health", RunId::next().prefix()))?;
     namespace.ip("link set lo up")?;
-    // One thread for servers and probes.
+    // One thread runs servers and probes.
     namespace.on_thread(|| {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(measure(options, &namespace))
@@ -138,7 +138,7 @@ async fn measure(options: &Options, namespace: &Namespace) -> Result<Report> {
     Ok(report)
 }
 
-/// The n-th address.
+/// Address of server n.
 fn host(n: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + n)
 }
@@ -148,7 +148,7 @@ fn targets(count: u32, check: &HealthCheck) -> BTreeMap<Target, Option<Health>> 
     addresses.map(|address| (Target::new(address, Via::Direct, check), None)).collect()
 }
 
-/// Has servers fall silent.
+/// Drops packets to some servers, and measures how long detection takes.
 async fn silence(options: &Options, check: HealthCheck, namespace: &Namespace) -> Result<Silence> {
     const THRESHOLD: u8 = 3;
     let interval = Duration::from_secs(2);
@@ -184,7 +184,7 @@ async fn silence(options: &Options, check: HealthCheck, namespace: &Namespace) -
     Ok(Silence { silent: options.silent, at_most: at_most.as_secs_f64(), many, few })
 }
 
-/// What this process has used of processors, in seconds.
+/// Processor time of this process, in seconds.
 fn processor_time() -> Result<f64> {
     let usage = getrusage(UsageWho::RUSAGE_SELF)?;
     let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;

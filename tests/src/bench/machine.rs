@@ -1,4 +1,4 @@
-//! The machine that is measured on.
+//! The machine on which a benchmark runs.
 
 use std::fs;
 
@@ -9,25 +9,25 @@ use nix::{
 };
 use serde::Serialize;
 
-/// What figures are meaningless without.
+/// Properties of the machine on which figures depend.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
-    /// Release of the kernel.
+    /// Kernel release.
     pub kernel: String,
-    /// Name of the processor.
+    /// Processor model.
     pub processor: String,
-    /// Cores this process may use.
+    /// Number of cores that this process may use.
     pub cores: usize,
-    /// `net.core.bpf_jit_enable`: without it programs are interpreted.
+    /// `net.core.bpf_jit_enable`; without it the kernel interprets programs.
     pub bpf_jit: String,
-    /// `net.core.bpf_jit_harden`: what it does to constants costs time.
+    /// `net.core.bpf_jit_harden`; blinding of constants costs time.
     pub bpf_jit_harden: String,
-    /// `kernel.bpf_stats_enabled`: takes the time of every program, which takes time.
+    /// `kernel.bpf_stats_enabled`; measuring every program costs time.
     pub bpf_stats: String,
 }
 
 impl Machine {
-    /// Asks the kernel.
+    /// Reads the properties from the kernel.
     pub fn new() -> Result<Self> {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
@@ -43,12 +43,12 @@ impl Machine {
     }
 }
 
-/// Pins this thread to one core, and returns which.
+/// Pins this thread to one core, and returns its number.
 ///
 /// # Errors
 /// The kernel refuses.
 pub fn pin_to_core() -> Result<usize> {
-    // The last one: interrupts come to the first.
+    // The last core, since interrupts usually arrive at the first.
     let core = usable()?.pop().context("this process may use no core")?;
     let mut set = CpuSet::new();
     set.set(core)?;
@@ -56,7 +56,7 @@ pub fn pin_to_core() -> Result<usize> {
     Ok(core)
 }
 
-/// The cores this thread may use.
+/// Cores that this thread may use, in ascending order.
 fn usable() -> Result<Vec<usize>> {
     let set = sched_getaffinity(Pid::from_raw(0)).context("cannot find out which cores may be used")?;
     Ok((0..CpuSet::count()).filter(|core| set.is_set(*core).unwrap_or(false)).collect())

@@ -1,18 +1,18 @@
-//! What one packet costs, in nanoseconds.
+//! The cost of one packet, in nanoseconds.
 //!
-//! The programs under comparison take turns in slices of packets, in one run, on one core. Each is fed by the measuring
-//! wrapper (`slb-ebpf/src/bench.rs`) from `BPF_PROG_TEST_RUN`. The best chunk of packets can be repeated to a few
-//! percent; the rest of the distribution is mostly the machine's.
+//! The programs under comparison run in turn, in slices of packets, in one run on one core. The measuring wrapper
+//! (`slb-ebpf/src/bench.rs`) calls each from `BPF_PROG_TEST_RUN`. The best chunk of packets repeats to a few percent;
+//! the rest of the distribution is mostly noise of the machine.
 //!
-//! With each load, the kernel places the machine code of a program at another offset (`bpf_jit_binary_pack_alloc`), and at
-//! some of them a processor runs the same code a tenth slower. So SLB's program is loaded several times for each workload,
-//! and the median of the loads counts.
+//! With each load the kernel places a program's machine code at another offset (`bpf_jit_binary_pack_alloc`). At some
+//! offsets the same code is a tenth slower. SLB's program is therefore loaded several times per workload, and the
+//! median of the loads counts.
 //!
-//! SLB's program is loaded, and its maps are filled, as the daemon does it. After every slice its counters must show
-//! that each packet went the way the workload says, or the command fails.
+//! SLB's program and maps are set up as the daemon does it. After every slice, the counters must show that each packet
+//! went the way that the workload says; otherwise the command fails.
 //!
-//! A new workload is one more entry of [`mode::workloads`]: a state of the data plane, packets, and what must become of
-//! them.
+//! A new workload is another entry of [`mode::workloads`]: a state of the data plane, packets, and their expected
+//! verdict.
 
 pub mod flood;
 pub mod mode;
@@ -49,31 +49,31 @@ use crate::{
     turn::Turn,
 };
 
-/// Name of our own program in the figures.
+/// Name of SLB's program in the figures.
 const SLB: &str = "slb";
-/// Does nothing: what the measuring costs.
+/// A program that does nothing: the cost of measuring.
 const RETURN: &str = "return";
-/// What ratios are to.
+/// The program to which ratios refer.
 const MAC_SWAP: &str = "mac swap";
-/// The floors: name, program in the wrapper's object, and bytes by which it makes a frame grow.
+/// The floors: name, program in the wrapper's object, and the bytes that it adds to a frame.
 const FLOORS: [(&str, &str, i64); 3] =
     [(RETURN, "floor_return", 0), (MAC_SWAP, "floor_mac_swap", 0), ("mac swap + 20", "floor_grow", 20)];
 
-/// Packets that every program is sent before it is measured, at least.
+/// Minimum number of packets that each program gets before it is measured.
 const WARM_UP: u64 = 1 << 16;
 
-/// What is to be measured.
+/// Options of the benchmark.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Slices of each program in each workload, after each load.
+    /// Slices of each program per workload and load.
     pub rounds: u32,
-    /// How often SLB's program is loaded for each workload.
+    /// Number of loads of SLB's program per workload.
     pub loads: u32,
-    /// Packets of a slice.
+    /// Packets per slice.
     pub slice: u64,
-    /// Only workloads whose name contains one of these; all if there are none.
+    /// Substrings of the names of workloads to measure; empty for all.
     pub workloads: Vec<String>,
-    /// Other programs: name, and where they are pinned.
+    /// Other programs: name, and path of the pin.
     pub pinned: Vec<(String, PathBuf)>,
 }
 
@@ -84,7 +84,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Whether a workload of this name is to be measured.
+    /// Whether the workload with this name is selected.
     fn wants(&self, name: &str) -> bool {
         let name = name.to_lowercase();
         self.workloads.is_empty() || self.workloads.iter().any(|part| name.contains(&part.to_lowercase()))
@@ -100,10 +100,10 @@ impl Options {
     }
 }
 
-/// Measures all workloads.
+/// Runs the benchmark.
 ///
 /// # Errors
-/// Something cannot be loaded, or a packet did not go the way its workload says.
+/// A program cannot be loaded, or a packet did not go the way that its workload says.
 pub fn run(options: &Options) -> Result<Report> {
     options.check()?;
     ensure!(geteuid().is_root(), "loading XDP programs needs root");
@@ -132,7 +132,7 @@ pub fn run(options: &Options) -> Result<Report> {
     })
 }
 
-/// Every workload there is.
+/// All workloads.
 pub fn all() -> Vec<Workload> {
     mode::workloads()
 }
@@ -155,7 +155,7 @@ struct Bench<'o> {
     options: &'o Options,
     wrapper: Wrapper,
     subjects: Vec<Subject>,
-    /// The place of SLB's program, which is another one for every workload.
+    /// Index of SLB's program, which changes with the workload.
     slb: usize,
     directory: PinDirectory,
 }
@@ -200,7 +200,7 @@ impl<'o> Bench<'o> {
         })
     }
 
-    /// Loads SLB's program, and returns the chunks of each subject.
+    /// Loads SLB's program, and measures all programs. Returns the chunks of each.
     fn measure_load(&mut self, workload: &Workload) -> Result<Vec<Vec<f64>>> {
         let mut kernel = Kernel::load_sized(workload.flow_table)?;
         kernel.become_state(&workload.state)?;
@@ -215,7 +215,7 @@ impl<'o> Bench<'o> {
                 checked(wrapper, subject, &kernel, workload, step)?;
             }
         }
-        // One more packet than the chunks have: the last stamp is that of the packet after them.
+        // One packet more than in the chunks: the last time stamp belongs to the packet after them.
         let slice = Step { packets: options.slice + 1, ..workload.measured.clone() };
         let mut chunks = vec![Vec::new(); subjects.len()];
         for _ in 0..options.rounds {
@@ -232,7 +232,7 @@ impl<'o> Bench<'o> {
         Ok(chunks)
     }
 
-    /// Has SLB's program take its place the way any other does: through a pin.
+    /// Sets SLB's program in the wrapper through a pin, as for every other program.
     fn put_slb(&mut self, kernel: &mut Kernel) -> Result<()> {
         let path = self.directory.0.join(SLB);
         kernel.pin(&path)?;
@@ -242,7 +242,7 @@ impl<'o> Bench<'o> {
     }
 }
 
-/// Sends the packets of a step, and makes sure that they went the way they should.
+/// Sends the packets of a step, and checks verdict, counters and growth.
 fn checked(
     wrapper: &mut Wrapper,
     subject: &Subject,
@@ -252,7 +252,7 @@ fn checked(
 ) -> Result<Sent> {
     let before = Counted::of(kernel, workload)?;
     let sent = wrapper.send(subject.place, &step.traffic, step.packets)?;
-    // What SLB must have counted, and what must have become of the frame where that is known.
+    // Expected verdict, packets that SLB counts, and growth of the frame if known.
     let (verdict, packets, grown) = match subject.kind {
         Kind::Floor { grown } => (action::TX, 0, Some(grown)),
         Kind::Slb => (step.expect.verdict, step.packets, Some(step.expect.grown)),
@@ -265,7 +265,7 @@ fn checked(
         sent.verdict
     );
     before.verify(&Counted::of(kernel, workload)?, &step.expect, packets)?;
-    // The first packet of a run tells nothing about one before it.
+    // The wrapper reports the growth of the packet before, so one packet alone shows none.
     if let Some(grown) = grown.filter(|_| step.packets > 1) {
         ensure!(
             sent.grown == grown,
@@ -277,7 +277,7 @@ fn checked(
     Ok(sent)
 }
 
-/// What SLB has counted.
+/// SLB's counters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Counted {
     totals: Totals,
@@ -293,7 +293,7 @@ impl Counted {
         Ok(Self { totals: kernel.totals()?, new_flows })
     }
 
-    /// Makes sure that `packets` have been counted since, all of them as expected.
+    /// Checks that SLB has counted `packets` since then, all as expected.
     fn verify(&self, after: &Self, expect: &Expect, packets: u64) -> Result<()> {
         let mut wanted = self.clone();
         if packets > 0 {
@@ -310,14 +310,14 @@ impl Counted {
     }
 }
 
-/// Opens a pinned program. What is no XDP program is refused when the wrapper is to call it.
+/// Opens a pinned program. Only an XDP program can be set in the wrapper later.
 fn from_pin(path: &Path) -> Result<ProgramFd> {
     let opened =
         ProgramInfo::from_pin(path).with_context(|| format!("cannot open the program {}", path.display()))?;
     Ok(opened.fd()?)
 }
 
-/// Where programs are pinned for a moment; goes away with this value.
+/// Temporary directory for pins, removed when this value is dropped.
 struct PinDirectory(PathBuf);
 
 impl PinDirectory {
@@ -355,7 +355,7 @@ mod tests {
         before.verify(&counted(15, 2), &Expect::TO_SERVER, 5).unwrap();
         before.verify(&counted(15, 7), &Expect::TO_SERVER.beginning(), 5).unwrap();
         before.verify(&counted(10, 2), &Expect::TO_SERVER.beginning(), 0).unwrap();
-        // One too few, a flow too many, a flow too few, another reason.
+        // One packet too few, one new flow too many, one too few, another reason.
         assert!(before.verify(&counted(14, 2), &Expect::TO_SERVER, 5).is_err());
         assert!(before.verify(&counted(15, 3), &Expect::TO_SERVER, 5).is_err());
         assert!(before.verify(&counted(15, 6), &Expect::TO_SERVER.beginning(), 5).is_err());

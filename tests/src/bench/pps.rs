@@ -1,10 +1,9 @@
-//! `slb-bench pps`: frames per second that one processor gets through a system under test.
+//! `slb-bench pps`: frames per second that one processor forwards through a contestant.
 //!
-//! One thread, pinned to one processor, makes frames in the kernel (`BPF_PROG_TEST_RUN` with live frames) and sends them
-//! into a veth pair. The other end, the system under test and the sink behind it work in soft interrupts of the same
-//! processor, so that the figure is what all of it together costs, the source and the sink included. Figures are per second
-//! of processor time, as `clock` says. To have something to compare with, the first contestants do as little as can be
-//! done: they swap hardware addresses.
+//! One thread, pinned to one processor, creates frames in the kernel (`BPF_PROG_TEST_RUN` with live frames) and sends
+//! them into a veth pair. The other end, the contestant and the sink run in soft interrupts of the same processor. The
+//! figure is thus the cost of all of them, including source and sink. Figures are per second of processor time, see
+//! `clock`. The first contestants are a floor: they only swap MACs.
 
 mod clock;
 mod conntrack;
@@ -43,8 +42,8 @@ pub struct Options {
     /// Only contestants whose name contains this, and those they are compared with.
     #[arg(long, value_name = "NAME")]
     pub only: Option<String>,
-    /// Count frames that the kernel loses meanwhile, as `slbd` does. Contestants of SLB always do, and the kernel's tracepoints
-    /// are everybody's: `--only MAC` with and without it says what that costs.
+    /// Count frames that the kernel loses meanwhile, as `slbd` does. Contestants of SLB always do, and the kernel's
+    /// tracepoints are everybody's: `--only MAC` with and without it says what that costs.
     #[arg(long)]
     pub losses: bool,
     /// Write the figures to this file.

@@ -1,4 +1,4 @@
-//! The daemon as a contestant: started with a configuration of the benchmark's, gone with all it pinned.
+//! The daemon as a contestant, with a configuration of the benchmark. Dropping it removes all its pins.
 
 use std::{
     fmt::Write as _,
@@ -16,10 +16,10 @@ use crate::{
     net::Namespace,
 };
 
-/// Connections SLB remembers.
+/// Entries of the flow table.
 const FLOW_TABLE_ENTRIES: u32 = 1 << 20;
 
-/// A way of forwarding.
+/// A mode of SLB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     Nat,
@@ -30,7 +30,7 @@ pub(super) enum Mode {
 impl Mode {
     pub(super) const ALL: [Self; 3] = [Self::Nat, Self::Dsr, Self::Ipip];
 
-    /// Its name in the configuration.
+    /// Value of the setting `mode`.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Nat => "nat",
@@ -40,20 +40,20 @@ impl Mode {
     }
 }
 
-/// One TCP listener.
+/// Configuration of one TCP listener.
 #[derive(Debug)]
 pub(super) struct Listener<'a> {
     pub(super) interfaces: &'a [&'a str],
     pub(super) vip: Ipv4Addr,
     pub(super) port: u16,
     pub(super) mode: Mode,
-    /// An address of SLB itself, which tunnels begin at.
+    /// Address of SLB, which is the outer source of tunnel packets.
     pub(super) slb: Ipv4Addr,
     pub(super) servers: &'a [Ipv4Addr],
     pub(super) server_port: u16,
 }
 
-/// A running daemon. Dropping it kills it and ends the forwarding.
+/// A running daemon. Dropping it kills it and ends forwarding.
 #[derive(Debug)]
 pub(super) struct Slbd {
     daemon: Option<Daemon>,
@@ -72,7 +72,7 @@ impl Slbd {
         let config = directory.join("slb.toml");
         fs::write(&config, listener.toml(&pins, &socket))?;
         let programs = Programs::new(namespace, directory.join("slbd.log"))?;
-        // Made before it is ready, so that its pins go away if it never is.
+        // Created before the daemon is ready, so that its pins are removed even if it never becomes ready.
         let mut slbd = Self { daemon: Some(programs.run(&config)?), pins };
         if let Some(daemon) = &mut slbd.daemon {
             daemon.ready(&programs, &socket)?;
@@ -84,7 +84,7 @@ impl Slbd {
 impl Drop for Slbd {
     fn drop(&mut self) {
         drop(self.daemon.take());
-        // The program and its maps go with their pins.
+        // Removing the pins unloads the program and its maps.
         if self.pins.exists()
             && let Err(error) = fs::remove_dir_all(&self.pins)
         {

@@ -1,20 +1,20 @@
-//! Figures from samples.
+//! Statistics of samples.
 
 use serde::Serialize;
 
-/// A distribution, as far as it can be repeated: its tail is the machine's noise.
+/// A distribution, reduced to its repeatable figures; its tail is noise of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Summary {
-    /// The least.
+    /// Smallest sample.
     pub min: f64,
-    /// Half of the samples are below.
+    /// Median of the samples.
     pub median: f64,
-    /// How many there are.
+    /// Number of samples.
     pub samples: usize,
 }
 
 impl Summary {
-    /// `None` if there are no samples.
+    /// Summary of these samples; `None` if there are none.
     pub fn of(samples: &[f64]) -> Option<Self> {
         let mut sorted = samples.to_vec();
         sorted.sort_unstable_by(f64::total_cmp);
@@ -22,27 +22,27 @@ impl Summary {
     }
 }
 
-/// The one in the middle, or between the two there; `None` if there are none.
+/// Median of sorted samples; `None` if there are none.
 pub(super) fn median(sorted: &[f64]) -> Option<f64> {
     let upper = sorted.get(sorted.len() / 2)?;
     Some(f64::midpoint(sorted[(sorted.len() - 1) / 2], *upper))
 }
 
-/// Distributions of the same, each under other circumstances.
+/// Several distributions of the same figure, such as one per load of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Summaries {
-    /// The median of their least values.
+    /// Median of the distributions' minima.
     pub min: f64,
-    /// The lowest and the highest of their least values.
+    /// Lowest and highest of the distributions' minima.
     pub range: [f64; 2],
-    /// The median of their medians.
+    /// Median of the distributions' medians.
     pub median: f64,
-    /// How many samples there are in all.
+    /// Number of samples of all distributions.
     pub samples: usize,
 }
 
 impl Summaries {
-    /// `None` if there are none.
+    /// Summary of these distributions; `None` if there are none.
     pub fn of(summaries: &[Summary]) -> Option<Self> {
         let sorted = |figure: fn(&Summary) -> f64| {
             let mut figures: Vec<f64> = summaries.iter().map(figure).collect();

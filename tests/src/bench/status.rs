@@ -1,4 +1,4 @@
-//! What `slb status` costs: the caller's wait, and how much later a dead server is noticed while many ask again and again.
+//! The cost of `slb status`: how long a caller waits, and how much many callers delay the detection of a dead server.
 
 use std::{
     fmt::{self, Write as _},
@@ -22,9 +22,9 @@ use crate::{
     wait::wait_for,
 };
 
-/// The server that dies, by its place.
+/// Index of the server that dies.
 const VICTIM: usize = 0;
-/// Documents that are timed.
+/// Number of timed status requests.
 const DOCUMENTS: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -48,30 +48,30 @@ pub struct Options {
 /// All figures of a run. Times are in seconds.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// Server tables beside the watched ones.
+    /// Server tables in addition to the watched ones.
     pub tables: u32,
     /// Entries of the flow table.
     pub flow_table_entries: u32,
-    /// A caller's wait for a document, one caller alone, in the median.
+    /// Median wait of a single caller.
     pub alone: f64,
-    /// What a dead server takes at most to be noticed: the checks' threshold and one more interval.
+    /// Upper bound of detection without callers: the unhealthy threshold and one more interval.
     pub expected: f64,
-    /// What it took without callers, at most.
+    /// Longest detection time without callers.
     pub quiet: f64,
-    /// How many callers there were.
+    /// Number of callers.
     pub callers: u32,
-    /// What it took beside them, at most.
+    /// Longest detection time with callers.
     pub asked: f64,
-    /// Documents a second that they got together.
+    /// Status documents per second that all callers got together.
     pub documents: f64,
 }
 
-/// Measures.
+/// Runs the benchmark.
 ///
 /// # Errors
-/// Not root, or the daemon does not do what it is to do.
+/// The caller is not root, or the daemon does not start or does not report the dead server.
 pub fn run(options: &Options) -> Result<Report> {
     let mut world = World::new(&[100, 100], Turn::alone()?)?;
     world.plan.flow_table_entries = options.flow_table_entries;
@@ -84,7 +84,7 @@ pub fn run(options: &Options) -> Result<Report> {
     };
     let mut waits = Vec::new();
     for _ in 0..DOCUMENTS {
-        // Documents rest after one another.
+        // The daemon pauses between status documents; without the wait it would be included.
         thread::sleep(Duration::from_secs(2));
         let begun = Instant::now();
         ask()?;
@@ -122,7 +122,7 @@ pub fn run(options: &Options) -> Result<Report> {
     })
 }
 
-/// The longest time until the daemon's log names a server that has died as unhealthy.
+/// Longest time until the daemon's log names a dead server as unhealthy.
 fn detection(world: &mut World, tries: u8) -> Result<f64> {
     const LINE: &str = "unhealthy server=";
     let mut longest = 0.0_f64;
@@ -142,7 +142,7 @@ fn detection(world: &mut World, tries: u8) -> Result<f64> {
     Ok(longest)
 }
 
-/// So many listeners, with a server group and so a table each.
+/// `count` listeners, each with its own server group and thus its own server table.
 fn tables(count: u32) -> String {
     let mut text = listeners("t", Ipv4Addr::new(203, 0, 113, 0), count);
     for group in 0..count {

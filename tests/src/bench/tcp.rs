@@ -1,8 +1,8 @@
 //! `slb-bench tcp`: requests, connections and bytes per second through real TCP stacks.
 //!
-//! Client and server are one thread each, on the same machine as what lies between them. The figures say how much of the
-//! machine is left to them; the machine's own limit is `direct`. Where SLB does not translate, answers go past it, over a
-//! direct link between server and client: half of the packets, and in a download nearly all bytes, are not its work.
+//! Client and server have one thread each, on the same machine as the contestant. The figures show how much of the
+//! machine is left for them; `direct` is the limit of the machine itself. In modes without translation, answers bypass
+//! SLB on a direct link. It then handles only half of the packets, and few bytes of a download.
 
 mod lane;
 mod load;
@@ -48,10 +48,10 @@ impl Options {
     }
 }
 
-/// Measures all contestants.
+/// Runs the benchmark.
 ///
 /// # Errors
-/// Not root, or a contestant cannot be set up or does not get one request through.
+/// The caller is not root, or a contestant cannot be set up or forwards no request.
 pub fn run(options: &Options) -> Result<Report> {
     let _turn = Turn::alone()?;
     let (contestants, missing) = systems::all(options)?;

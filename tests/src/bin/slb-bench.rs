@@ -23,7 +23,7 @@ use slb_tests::{
 /// Name of this program in its messages.
 const PROGRAM: &str = "slb-bench";
 
-/// Argument that tells the inner process from the outer one.
+/// Argument that marks the inner process.
 const INNER: &str = "--inner";
 
 /// Measures SLB. Needs root. Leaves nothing behind.
@@ -52,7 +52,8 @@ enum Bench {
     Status(Status),
     /// Frames per second on one processor, beside MAC swap, kernel forwarding and nftables.
     Pps(pps::Options),
-    /// Requests, connections and bytes per second through real TCP stacks, beside kernel forwarding, nftables and proxies.
+    /// Requests, connections and bytes per second through real TCP stacks, beside kernel forwarding, nftables and
+    /// proxies.
     Tcp(tcp::Options),
 }
 
@@ -148,7 +149,7 @@ fn main() -> ExitCode {
 }
 
 impl Bench {
-    /// Whether something would be left behind if the process were killed.
+    /// Whether killing the process would leave namespaces or pins behind.
     fn leaves_things(&self) -> bool {
         match self {
             Self::Packet(packet) => !packet.list,
@@ -203,7 +204,7 @@ impl Control {
     }
 }
 
-/// Prints a report, and writes it to a file where one is named.
+/// Prints a report, and writes it to a file if one is given.
 fn show(report: &(impl Display + Serialize), file: Option<&Path>) -> Result<()> {
     println!("{report}");
     if let Some(path) = file {
@@ -213,7 +214,7 @@ fn show(report: &(impl Display + Serialize), file: Option<&Path>) -> Result<()> 
     Ok(())
 }
 
-/// Reads `NAME=PATH`.
+/// Parses `NAME=PATH`.
 fn pinned(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((name, path)) if !name.is_empty() && !path.is_empty() => {

@@ -11,7 +11,7 @@ use slb_tests::{
 /// Name of this program, by which running demos are found.
 const PROGRAM: &str = "slb-demo";
 
-/// Argument that tells the inner process from the outer one.
+/// Argument that marks the inner process.
 const INNER: &str = "--inner";
 
 /// Shows SLB at work between real clients and servers, and breaks things. Needs root. Leaves nothing behind.

@@ -1,8 +1,9 @@
-//! How long it takes until a dead server is found, and one that is well again, beside what is promised.
+//! Detection time: until a dead server is unhealthy, and until a recovered one is healthy, compared with the promised
+//! bounds.
 //!
-//! Servers of every kind are killed, or silenced, and come back; they are probed as the daemon probes them. Each server is
-//! probed at another moment of the interval, so that the time until the first probe after the change is in the figures
-//! as it is in life.
+//! Servers of every kind are killed or silenced, and recover; the daemon's own code probes them. Each server is probed
+//! at another phase of the interval. The figures therefore include the wait for the first probe after the change, as in
+//! production.
 
 mod servers;
 
@@ -37,7 +38,7 @@ use crate::{
 
 const HEALTHY: u8 = 3;
 const UNHEALTHY: u8 = 3;
-/// Time beyond what a change may take at most, after which it is not waited for any more.
+/// How long the test waits beyond the upper bound.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What to measure.
@@ -54,47 +55,47 @@ pub struct Options {
 /// All figures of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// Each kind of check with each way to break.
+    /// One row per kind of check and kind of failure.
     pub rows: Vec<Row>,
 }
 
-/// One kind of check with one way to break. Times are in seconds.
+/// Figures of one kind of check and one kind of failure; times are in seconds.
 #[derive(Debug, Serialize)]
 pub struct Row {
     /// Kind of the check.
     pub check: &'static str,
-    /// How its servers break.
+    /// Kind of the failure.
     pub breaks: &'static str,
-    /// From one probe to the next.
+    /// Interval of the check.
     pub interval: f64,
-    /// How long an answer may take.
+    /// Timeout of the check.
     pub timeout: f64,
-    /// Until a dead server is found.
+    /// Until a failed server is unhealthy.
     pub failure: Times,
-    /// Until it is found that it is well again.
+    /// Until a recovered server is healthy.
     pub recovery: Times,
 }
 
-/// Times of one change.
+/// Times of one kind of change.
 #[derive(Debug, Serialize)]
 pub struct Times {
-    /// What is promised, from the start of the first probe that sees the change.
+    /// Detection window: from the start of the first probe that meets the change.
     pub window: f64,
-    /// The same from the change itself: with the longest wait for that probe.
+    /// Upper bound from the change itself: the window plus the longest wait for that probe.
     pub at_most: f64,
-    /// Measured from the change, the shortest.
+    /// Shortest measured time from the change.
     pub min: f64,
-    /// The one in the middle.
+    /// Median of the measured times.
     pub median: f64,
-    /// The longest.
+    /// Longest measured time.
     pub max: f64,
-    /// How many.
+    /// Number of measurements.
     pub tries: usize,
 }
 
-/// A kind of check with a way to break.
+/// A kind of check, and a kind of failure.
 #[derive(Debug, Clone, Copy)]
 struct Case {
     check: &'static str,
@@ -114,10 +115,10 @@ const CASES: [Case; 9] = [
     Case { check: "icmp", server: Kind::None, is_killed: false },
 ];
 
-/// Measures.
+/// Runs the benchmark.
 ///
 /// # Errors
-/// Not root, no nftables, or a server that is not found dead, or well, at all.
+/// The caller is not root, nftables is missing, or a change is not detected.
 pub fn run(options: &Options) -> Result<Report> {
     let _turn = Turn::alone()?;
     let prefix = RunId::next().prefix();
@@ -129,7 +130,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let servers = (1..).zip(&CASES).flat_map(|(number, _)| (1..=options.tries).map(move |n| host(number, n)));
     let addresses: Vec<_> = servers.map(|host| format!("addr add {host}/16 dev eth0")).collect();
     there.ip(&format!("{}\nlink set eth0 up", addresses.join("\n")))?;
-    // What is many machines elsewhere is one here, and would say "port unreachable" once a second to all.
+    // One host stands for many machines: it would rate-limit "port unreachable" to one per second for all of them.
     there.sysctl("net/ipv4/icmp_ratelimit", "0")?;
     here.on_thread(|| {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -137,7 +138,7 @@ pub fn run(options: &Options) -> Result<Report> {
     })
 }
 
-/// Address of the n-th server of a case.
+/// Address of server n of a case.
 fn host(case: u8, n: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 92, case, n)
 }
@@ -162,7 +163,7 @@ impl Case {
             }
             Kind::None => CheckKind::Icmp,
         };
-        // The defaults of each kind.
+        // Default interval and timeout of each kind, unless `quick`.
         let (interval, timeout) = match (quick, self.server) {
             (true, _) => (1, 1),
             (false, Kind::Udp) => (5, 10),
@@ -179,16 +180,16 @@ impl Case {
         }
     }
 
-    /// The promise, and the same from the change itself: until a server is found dead.
+    /// Detection window and upper bound of a failure.
     fn failure(&self, check: &HealthCheck) -> [Duration; 2] {
         let window = check.timeout * u32::from(UNHEALTHY) + check.interval * (u32::from(UNHEALTHY) - 1);
         [window, window + check.interval]
     }
 
-    /// And until it is found well.
+    /// Detection window and upper bound of a recovery.
     fn recovery(&self, check: &HealthCheck) -> [Duration; 2] {
         let window = check.interval * (u32::from(HEALTHY) - 1);
-        // A probe that nobody answers is given up first.
+        // A probe in progress without an answer must time out first.
         let wait = if self.is_killed { check.interval } else { check.interval.max(check.timeout) };
         [window, window + wait]
     }
@@ -270,7 +271,7 @@ async fn measure(options: &Options, there: &Arc<Namespace>) -> Result<Report> {
     Ok(Report { machine: Machine::new()?, rows: rows.collect::<Result<_>>()? })
 }
 
-/// When every target was found to be in this state.
+/// Waits until all targets are in this state; returns when each was.
 async fn found(
     verdicts: &mut mpsc::Receiver<Event>,
     count: usize,
@@ -290,7 +291,7 @@ async fn found(
 }
 
 impl Times {
-    /// Of the servers of a case, whose change was at a moment.
+    /// Times of the servers of one case, relative to its change.
     fn of(
         [window, at_most]: [Duration; 2],
         change: Instant,

@@ -1,8 +1,8 @@
-//! A flood of new flows, many times the flow table, over established ones: none of them may move.
+//! A flood of new flows, many times the size of the flow table: no established flow may move.
 //!
-//! Which server a flow is with shows in the servers' counters: a packet of each established flow must be counted as often
-//! for each server after the flood as before. In mode `nat`, with one server, a SYN of each of them must not be counted as a
-//! new flow: it is still remembered.
+//! The servers' counters show which server a flow has: after the flood, each server must count the same packets of
+//! established flows as before. In mode `nat` with one server, a SYN of an established flow must not count as a new
+//! flow, since its entry must still exist.
 
 use std::{
     fmt,
@@ -31,13 +31,13 @@ use crate::{
 
 /// Slots of the flow table.
 const FLOW_TABLE: u32 = 1 << 16;
-/// Established flows: a quarter of the table.
+/// Established flows: a quarter of the slots.
 pub(super) const ESTABLISHED: u64 = 1 << 14;
 
-/// How long each flood lasts.
+/// Options of the benchmark.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Seconds.
+    /// Duration of each flood in seconds.
     pub seconds: u64,
 }
 
@@ -47,38 +47,38 @@ impl Default for Options {
     }
 }
 
-/// All floods.
+/// Figures of all floods.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Where.
+    /// The machine.
     pub machine: Machine,
     /// Slots of the flow table.
     pub flow_table: u32,
-    /// Established flows.
+    /// Number of established flows.
     pub established: u64,
     /// The floods.
     pub floods: Vec<Flood>,
 }
 
-/// What became of a flood.
+/// Result of a flood.
 #[derive(Debug, Serialize)]
 pub struct Flood {
-    /// What was flooded.
+    /// Mode and circumstances of the flood.
     pub name: String,
-    /// Flows begun.
+    /// Number of new flows.
     pub new_flows: u64,
-    /// Of them, in a second of the whole time.
+    /// New flows per second, over the whole time.
     pub per_second: f64,
-    /// Times that all established flows were looked at.
+    /// How often all established flows were checked.
     pub looks: u32,
-    /// Established flows that were with another server.
+    /// Established flows that had moved to another server.
     pub moved: u64,
 }
 
-/// Floods each mode, in steady state and while half of the servers hand their flows over.
+/// Runs a flood in each mode, in steady state and while half of the servers' slots migrate.
 ///
 /// # Errors
-/// Something cannot be loaded, or a flow has moved.
+/// A program cannot be loaded, or a flow has moved.
 pub fn run(options: &Options) -> Result<Report> {
     ensure!(geteuid().is_root(), "loading XDP programs needs root");
     let machine = Machine::new()?;
@@ -106,16 +106,16 @@ pub fn run(options: &Options) -> Result<Report> {
     })
 }
 
-/// When a flood comes, and with which TCP flags.
+/// The state during a flood, and the TCP flags of its packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum When {
-    /// Nothing changes.
+    /// Steady state.
     Steady,
-    /// Half of the servers hand their flows over.
+    /// Slots of half of the servers migrate.
     Moving(u8),
 }
 
-/// A mode without answers: established flows are shown by the counters of their servers.
+/// Modes in which SLB sees no answers. The counters of the servers show where established flows go.
 fn stateless(bench: &mut Bench<'_>, mode: &Mode, when: When, options: &Options) -> Result<Flood> {
     let (name, flags) = match when {
         When::Steady => ("steady state", flag::SYN),
@@ -140,7 +140,7 @@ fn stateless(bench: &mut Bench<'_>, mode: &Mode, when: When, options: &Options) 
             table.slot_migration.change(&old, &table.plan.build(), |_| true, Duration::ZERO);
             ensure!(!table.slot_migration.is_empty(), "no slot of table {id} has changed hands");
         }
-        // Weight 0: what they have, they keep.
+        // Weight 0: these servers keep their established flows.
         state.backends.values_mut().filter(|b| b.handle.id() % 2 == 1).for_each(|b| b.flags = Backend::ALIVE);
         kernel.become_state(&state)?;
     }
@@ -156,7 +156,7 @@ fn stateless(bench: &mut Bench<'_>, mode: &Mode, when: When, options: &Options) 
     Ok(Flood { name, new_flows, per_second: new_flows as f64 / begun.elapsed().as_secs_f64(), looks, moved })
 }
 
-/// Mode `nat`: established flows are shown by not being new.
+/// Mode `nat`: established flows do not count as new.
 fn answered(bench: &mut Bench<'_>, options: &Options) -> Result<Flood> {
     let name = "nat, steady state".to_owned();
     eprintln!("{name} …");
@@ -164,7 +164,7 @@ fn answered(bench: &mut Bench<'_>, options: &Options) -> Result<Flood> {
     let kernel = load(bench, &scene)?;
     let place = bench.slb;
     let count = |kernel: &Kernel| Ok::<_, anyhow::Error>(kernel.service_counters(0)?.new_flows);
-    // A handshake, as far as it is looked at: SYN, an answer, and on.
+    // The handshake as SLB sees it: SYN, SYN-ACK, ACK.
     for traffic in [&scene.syn, &scene.answer, &scene.established] {
         bench.wrapper.restart();
         bench.wrapper.send(place, traffic, ESTABLISHED)?;
@@ -194,7 +194,7 @@ fn load(bench: &mut Bench<'_>, scene: &mode::Scene) -> Result<Kernel> {
     Ok(kernel)
 }
 
-/// Sends a packet of each established flow, and returns how many each server got.
+/// Sends a packet of each established flow. Returns the number that each server received.
 fn look(bench: &mut Bench<'_>, kernel: &Kernel, servers: &[u32], scene: &mode::Scene) -> Result<Vec<u64>> {
     let count = |id: &u32| Ok(kernel.backend_counters(*id)?.packets_in);
     let before: Vec<u64> = servers.iter().map(count).collect::<Result<_>>()?;

@@ -1,6 +1,6 @@
-//! The workloads, by the mode that brings packets to servers.
+//! The workloads, by mode.
 //!
-//! A mode is a constant like [`NAT`], and lines in [`workloads`].
+//! A mode is a constant like [`NAT`], plus lines in [`workloads`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -25,28 +25,29 @@ use crate::packets::{
     },
 };
 
-/// Servers of a listener, where packets go to servers.
+/// Number of servers in workloads with packets to servers.
 pub(super) const SERVERS: u16 = 64;
-/// Room in the flow table unless a workload needs more: what the daemon makes by default.
+/// Default number of flow-table entries, which is the daemon's default.
 const FLOW_TABLE: u32 = 262_144;
-/// Room for four times the largest number of flows: of a table half full, a few in a million flows find no place near home.
+/// Entries for four times the largest number of flows. In a half-full table, a few in a million flows find no slot in
+/// their neighbourhood.
 const LARGE_FLOW_TABLE: u32 = 1 << 22;
 
 const MANY: u64 = 1 << 16;
 const MOST: u64 = 1 << 20;
 
-/// The network of the clients, which is for benchmarks (RFC 2544): the bits of flow numbers are 0.
+/// Client network, reserved for benchmarks (RFC 2544). The bits of flow numbers are 0.
 const CLIENT4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 18, 0, 0)), 1024);
 const CLIENT6: SocketAddr =
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 0)), 1024);
 /// An address that is no VIP.
 const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 99)), 80);
 
-/// Type and content of a priority tag (802.1Q, VLAN 0), and its length.
+/// EtherType and content of a priority tag (802.1Q, VLAN 0), and its length.
 const PRIORITY_TAG: (u16, u16) = (0x8100, 0xa000);
 const TAG_BYTES: i64 = 4;
 
-/// Fills a datagram up to the bytes of a frame that are written anew.
+/// Payload that fills the part of a frame that the wrapper rewrites.
 const PAYLOAD: [u8; 40] = [b'x'; 40];
 
 /// IPv4 or IPv6.
@@ -58,22 +59,22 @@ pub enum Family {
     V6,
 }
 
-/// A way of bringing packets to servers.
+/// A mode of SLB, as the benchmark names it.
 #[derive(Debug, Clone, Copy)]
 pub struct Mode {
-    /// What people call it.
+    /// Name in the figures.
     pub name: &'static str,
-    /// What the data plane calls it.
+    /// Number in the maps.
     pub mode: u8,
-    /// Whether flows are remembered, so that a SYN of one that is known is not counted as a new flow.
+    /// Whether flows are tracked in steady state: a SYN of a tracked flow does not count as a new flow.
     pub remembers: bool,
 }
 
-/// Servers get packets with their own address as destination, and their answers come back through SLB.
+/// Mode `nat`: SLB rewrites the destination address, and answers return through SLB.
 pub const NAT: Mode = Mode { name: "nat", mode: mode::NAT, remembers: true };
-/// Servers get packets as they came, in frames to them.
+/// Mode `dsr`: SLB rewrites only the MACs.
 pub const DSR: Mode = Mode { name: "dsr", mode: mode::DSR, remembers: false };
-/// Servers get packets inside packets to them.
+/// Mode `ipip`: SLB encapsulates packets.
 pub const IPIP: Mode = Mode { name: "ipip", mode: mode::IPIP, remembers: false };
 
 /// All workloads.
@@ -110,23 +111,23 @@ pub fn workloads() -> Vec<Workload> {
     ]
 }
 
-/// What a flood needs.
+/// State and packets of a flood.
 pub(super) struct Scene {
     /// One listener and its servers.
     pub(super) state: State,
-    /// Packets that begin the established flows.
+    /// SYNs of the established flows.
     pub(super) syn: Traffic,
-    /// Answers to them; of the first server.
+    /// Answers to them, from the first server.
     pub(super) answer: Traffic,
-    /// Packets that go on with them.
+    /// Later packets of the established flows.
     pub(super) established: Traffic,
-    /// Packets of flows, each another one, none of them established.
+    /// Packets of the flood, each of another flow.
     pub(super) flood: Traffic,
 }
 
-/// A flood of packets with these TCP flags to a listener with so many servers.
+/// A flood of packets with these TCP flags to a listener with `servers` servers.
 pub(super) fn flood(mode: &Mode, servers: u16, flags: u8) -> Scene {
-    /// Of RFC 6598; the clients of established flows are elsewhere.
+    /// A shared address of RFC 6598; clients of established flows have others.
     const FLOODER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(100, 64, 0, 0)), 1024);
     let (listener, state) = mode.world(number::TCP, Family::V4, servers);
     let established = |flags| Traffic::new(packet(&listener, flags), ESTABLISHED, Side::Source);
@@ -143,7 +144,7 @@ pub(super) fn flood(mode: &Mode, servers: u16, flags: u8) -> Scene {
 }
 
 impl Mode {
-    /// What must become of a client's packet that belongs to a flow SLB knows.
+    /// Expected result of a client's packet of an established flow.
     fn to_server(self, family: Family) -> Expect {
         let grown = match (self.mode, family) {
             (mode::IPIP, Family::V4) => ipip::IPV4_BYTES,
@@ -153,14 +154,14 @@ impl Mode {
         Expect { grown: grown as i64, ..Expect::TO_SERVER }
     }
 
-    /// Packets of clients, of flows that SLB knows.
+    /// Packets of clients in established flows.
     fn known(&self, protocol: u8, family: Family, flows: u64) -> Workload {
         let (listener, state) = self.world(protocol, family, SERVERS);
         let packets = |flags| Traffic::new(packet(&listener, flags), flows, Side::Source);
-        // A packet without SYN that finds no flow is not counted as a new one. A SYN is.
+        // A SYN without an entry counts as a new flow; another packet does not.
         let to_server = self.to_server(family);
         let audit = self.remembers.then(|| Step::once(packets(flag::SYN), to_server));
-        // Without remembering it, a datagram cannot be told from the first of its flow.
+        // Untracked datagrams of old and new flows look alike.
         let first = if self.remembers || protocol == number::TCP { to_server.beginning() } else { to_server };
         let transport = if protocol == number::TCP { "TCP" } else { "UDP" };
         let version = if family == Family::V4 { 4 } else { 6 };
@@ -174,9 +175,9 @@ impl Mode {
         }
     }
 
-    /// Answers of a server. One that finds no flow is not ours, so there is nothing to show afterwards.
+    /// Answers of a server. An answer without an entry would be passed, so no audit step is needed.
     fn answers(&self, flows: u64) -> Workload {
-        // Of one server: the sender of all answers is the same.
+        // One server only: all answers have the same source.
         let (listener, state) = self.world(number::TCP, Family::V4, 1);
         let answer = tcp(server(1, Family::V4).at, client(Family::V4), flag::ACK | flag::PSH)
             .macs(SERVER_MAC, SERVER_SIDE_MAC)
@@ -192,7 +193,7 @@ impl Mode {
         }
     }
 
-    /// Every packet begins a flow; `before` flows have begun when measuring begins.
+    /// Every packet begins a flow; `before` flows have begun when the measurement begins.
     fn new_flows(&self, what: &str, flow_table: u32, before: u64) -> Workload {
         let (listener, state) = self.world(number::TCP, Family::V4, SERVERS);
         let traffic = Traffic::new(packet(&listener, flag::SYN), 1 << FLOW_BITS, Side::Source);
@@ -206,7 +207,7 @@ impl Mode {
         }
     }
 
-    /// Packets of a client, of one flow, in frames with a priority tag: they leave without it.
+    /// Packets of one flow in frames with a priority tag, which SLB removes.
     fn priority_tagged(&self) -> Workload {
         let plain = self.known(number::TCP, Family::V4, 1);
         let (listener, _) = self.world(number::TCP, Family::V4, SERVERS);
@@ -223,7 +224,7 @@ impl Mode {
         }
     }
 
-    /// Packets to an address that is no VIP, beside a listener of this mode.
+    /// Packets to an address that is no VIP, with a listener of this mode configured.
     fn not_ours(&self) -> Workload {
         let (_, state) = self.world(number::TCP, Family::V4, SERVERS);
         let frame = tcp(client(Family::V4), ELSEWHERE, flag::ACK).build();
@@ -237,7 +238,7 @@ impl Mode {
         }
     }
 
-    /// One listener and its servers, all of them reached out of the interface that packets come in by.
+    /// One listener and its servers, all reached by the interface on which packets arrive.
     fn world(&self, protocol: u8, family: Family, servers: u16) -> (Listener, State) {
         const TABLE: u32 = 1;
         let vip = if family == Family::V4 { VIP4 } else { VIP6 };
@@ -259,7 +260,7 @@ impl Mode {
     }
 }
 
-/// A packet of a client; `flags` mean something in TCP only.
+/// A packet of a client; `flags` apply to TCP only.
 fn packet(listener: &Listener, flags: u8) -> Frame {
     let client = client(if listener.at.is_ipv4() { Family::V4 } else { Family::V6 });
     if listener.protocol == number::TCP {
@@ -276,7 +277,7 @@ const fn client(family: Family) -> SocketAddr {
     }
 }
 
-/// Server number `number`, from 1.
+/// Server number `number`, counted from 1.
 fn server(number: u16, family: Family) -> Server {
     let ip = match family {
         Family::V4 => IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + u32::from(number))),

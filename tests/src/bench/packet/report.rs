@@ -1,4 +1,4 @@
-//! The figures, as people and as programs read them.
+//! The figures, as a table and as JSON.
 
 use std::fmt;
 
@@ -11,56 +11,57 @@ use crate::bench::{machine::Machine, stats::Summaries};
 /// All figures of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// The core everything ran on.
+    /// The core on which everything ran.
     pub core: usize,
-    /// Packets after which the next program has its turn.
+    /// Packets per slice.
     pub packets_per_slice: u64,
-    /// Packets that a sample is the mean of.
+    /// Packets per sample; a sample is their mean.
     pub packets_per_chunk: u64,
-    /// Turns of each program after each load.
+    /// Slices of each program per load.
     pub rounds: u32,
-    /// How often SLB's program is loaded for each workload.
+    /// Number of loads of SLB's program per workload.
     pub loads: u32,
-    /// The workloads.
+    /// Figures by workload.
     pub workloads: Vec<WorkloadReport>,
 }
 
-/// All figures of a workload.
+/// Figures of a workload.
 #[derive(Debug, Serialize)]
 pub struct WorkloadReport {
     /// Name of the workload.
     pub name: String,
-    /// How many flows there are.
+    /// Number of flows.
     pub flows: u64,
-    /// Bytes of a frame.
+    /// Length of a frame in bytes.
     pub frame_bytes: usize,
-    /// The programs.
+    /// Figures by program.
     pub programs: Vec<Figures>,
 }
 
-/// The figures of a program in a workload. All but the median are of the best chunk of each load, and the median of these.
+/// Figures of a program in a workload. All except the median are of each load's best chunk, and the median over the
+/// loads.
 #[derive(Debug, Serialize)]
 pub struct Figures {
     /// Name of the program.
     pub name: String,
     /// Nanoseconds per packet in the best chunk.
     pub min_ns: f64,
-    /// The same of the load with the least, and of that with the most.
+    /// The lowest and the highest of the loads' best chunks, in nanoseconds per packet.
     pub loads_ns: [f64; 2],
-    /// Nanoseconds per packet in the middle one.
+    /// Nanoseconds per packet in the median chunk.
     pub median_ns: f64,
-    /// How many times as long as an exchange of hardware addresses.
+    /// Best chunk, relative to that of swapping MACs.
     pub ratio: f64,
-    /// Nanoseconds per packet, without what the measuring costs.
+    /// Nanoseconds per packet, without the cost of measuring.
     pub net_ns: f64,
-    /// How many chunks there were.
+    /// Number of chunks.
     pub chunks: usize,
 }
 
 impl Figures {
-    /// The figures of programs, the floors among them, that took turns.
+    /// Figures of programs that ran in turn; the floors must be among them.
     pub(super) fn all(programs: &[(&str, Summaries)]) -> Vec<Self> {
         let of = |wanted: &str| {
             let found = programs.iter().find(|(name, _)| *name == wanted);

@@ -1,34 +1,34 @@
-//! What is measured: a state of the data plane, the packets that come to it, and what must become of them.
+//! A workload: a state of the data plane, the packets that arrive, and their expected verdict.
 
 use slb_common::abi::stats::{Action, Reason};
 use slb_userspace::dataplane::state::State;
 
 use crate::packets::{frames::Frame, kernel::action};
 
-/// Which end of a packet varies with the flow.
+/// The end of a packet that varies with the flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// The sender: packets of clients.
+    /// The source: packets of clients.
     Source,
-    /// The receiver: answers of servers.
+    /// The destination: answers of servers.
     Destination,
-    /// None: one flow, whatever lies before the IP header.
+    /// None: one flow, whatever precedes the IP header.
     Neither,
 }
 
-/// Packets of so many flows, each with a client endpoint of its own.
+/// Packets of this many flows, each with its own client endpoint.
 #[derive(Debug, Clone)]
 pub struct Traffic {
-    /// The packet of flow 0; in the address that varies, the bits of flow numbers are 0.
+    /// The packet of flow 0. The bits of the flow number in the varying address are 0.
     pub frame: Vec<u8>,
-    /// How many flows, a power of two.
+    /// Number of flows, a power of two.
     pub flows: u64,
-    /// Which end is the client's.
+    /// The end that is the client's.
     pub side: Side,
 }
 
 impl Traffic {
-    /// Packets like this one.
+    /// Packets that differ from this frame in the client endpoint only.
     pub fn new(frame: Frame, flows: u64, side: Side) -> Self {
         Self { frame: frame.bytes, flows, side }
     }
@@ -39,67 +39,67 @@ impl Traffic {
     }
 }
 
-/// What must become of every packet.
+/// Expected result of every packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expect {
     /// The XDP action.
     pub verdict: u32,
-    /// What SLB counts it under.
+    /// Action and reason that SLB counts.
     pub counted: (Action, Reason),
-    /// Whether SLB counts a new flow for it.
+    /// Whether SLB counts a new flow.
     pub new_flow: bool,
-    /// Bytes by which SLB makes the frame grow.
+    /// Bytes that SLB adds to the frame.
     pub grown: i64,
 }
 
 impl Expect {
-    /// A packet goes to a server, unencapsulated.
+    /// A packet to a server, without encapsulation.
     pub const TO_SERVER: Self =
         Self { verdict: action::TX, counted: (Action::Forward, Reason::ToServer), new_flow: false, grown: 0 };
-    /// An answer goes to its client.
+    /// An answer to a client.
     pub const TO_CLIENT: Self = Self { counted: (Action::Forward, Reason::ToClient), ..Self::TO_SERVER };
-    /// A packet is left to the kernel.
+    /// A packet that is passed to the kernel.
     pub const NOT_OURS: Self =
         Self { verdict: action::PASS, counted: (Action::Pass, Reason::NotOurs), ..Self::TO_SERVER };
 
-    /// The same, and the packet begins a flow.
+    /// The same, for a packet that begins a flow.
     #[must_use]
     pub const fn beginning(self) -> Self {
         Self { new_flow: true, ..self }
     }
 }
 
-/// Packets that are sent, and what must become of them.
+/// Packets to send, and their expected result.
 #[derive(Debug, Clone)]
 pub struct Step {
     /// The packets.
     pub traffic: Traffic,
-    /// How many; of the measured step, how many are sent before measuring begins.
+    /// Number of packets; for the measured step, the number before the measurement begins.
     pub packets: u64,
-    /// What must become of them.
+    /// Expected result of each.
     pub expect: Expect,
 }
 
 impl Step {
-    /// Sends one packet of each flow.
+    /// One packet of each flow.
     pub fn once(traffic: Traffic, expect: Expect) -> Self {
         Self { packets: traffic.flows, traffic, expect }
     }
 }
 
-/// A thing to measure.
+/// A workload.
 #[derive(Debug, Clone)]
 pub struct Workload {
-    /// What people read, and filters look for.
+    /// Name in the figures, and for filters.
     pub name: String,
-    /// What is in force.
+    /// State of the data plane.
     pub state: State,
-    /// Room in the flow table.
+    /// Entries of the flow table.
     pub flow_table: u32,
-    /// Sent once at the start.
+    /// Step sent once at the start.
     pub fill: Option<Step>,
-    /// What is measured.
+    /// Step that is measured.
     pub measured: Step,
-    /// Sent once at the end: shows that what was filled was still there, where the measured packets cannot.
+    /// Step sent once at the end. It shows that the entries of `fill` still exist, where the measured packets cannot.
     pub audit: Option<Step>,
 }

@@ -1,4 +1,4 @@
-//! The measuring wrapper, loaded, and the programs it calls.
+//! The loaded measuring wrapper, and the programs that it calls.
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
@@ -13,10 +13,10 @@ use super::workload::{Side, Traffic};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb-bench.o"));
 const MEASURE: &str = "measure";
 
-/// Most packets that can be timed in one go.
+/// Maximum number of packets that one run can time.
 pub(super) const MAX_SLICE: u64 = (MAX_STAMPS as u64 - 1) * CHUNK;
 
-/// Odd, and with bits everywhere: neighbours in time are none in any table.
+/// Odd, with bits spread over the word: packets that follow one another are no neighbours in any table.
 const MULTIPLIER: u64 = 0x9e37_79b1;
 
 /// The loaded object.
@@ -25,19 +25,19 @@ pub(super) struct Wrapper {
     control: Array<MapData, Control>,
     stamps: Array<MapData, Stamps>,
     programs: ProgramArray<MapData>,
-    /// Packets sent to each program since [`Self::restart`]. Each has a count of its own: programs that take turns at a
-    /// common one would each see some of the flows only.
+    /// Packets sent to each program since [`Self::restart`]. Each program has its own count: with a common one, each
+    /// program would see only some of the flows.
     sent: Vec<u64>,
 }
 
-/// What became of some packets.
+/// Result of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Sent {
     /// The XDP action of the last packet.
     pub(super) verdict: u32,
-    /// Bytes by which the last packet but one had grown.
+    /// Bytes that the program added to the last packet but one.
     pub(super) grown: i64,
-    /// Nanoseconds per packet of each chunk.
+    /// Nanoseconds per packet, one figure per chunk.
     pub(super) chunks: Vec<f64>,
 }
 
@@ -55,7 +55,7 @@ impl Wrapper {
         })
     }
 
-    /// Adds a program of the wrapper's own object.
+    /// Adds a program of the wrapper's own object; returns its index.
     pub(super) fn add_own(&mut self, name: &str) -> Result<usize> {
         let program = xdp(&mut self.ebpf, name)?;
         program.load().with_context(|| format!("the kernel refuses `{name}`"))?;
@@ -63,14 +63,14 @@ impl Wrapper {
         self.add(&fd)
     }
 
-    /// Adds a program, and returns its place.
+    /// Adds a program; returns its index.
     pub(super) fn add(&mut self, program: &ProgramFd) -> Result<usize> {
         let place = self.reserve()?;
         self.put(place, program)?;
         Ok(place)
     }
 
-    /// Makes a place for a program that changes from workload to workload.
+    /// Reserves an index for a program that changes with the workload.
     pub(super) fn reserve(&mut self) -> Result<usize> {
         let place = self.sent.len();
         ensure!(place < MAX_PROGRAMS, "there is room for {MAX_PROGRAMS} programs only");
@@ -78,7 +78,7 @@ impl Wrapper {
         Ok(place)
     }
 
-    /// Puts a program into its place, in the stead of the one there.
+    /// Sets or replaces the program at an index.
     pub(super) fn put(&mut self, place: usize, program: &ProgramFd) -> Result<()> {
         self.programs.set(u32::try_from(place)?, program, 0).context(
             "the kernel does not let the program be called by another one: it has to be an XDP program without support \
@@ -86,15 +86,15 @@ impl Wrapper {
         )
     }
 
-    /// Lets all programs begin with the first flow.
+    /// Makes all programs start with the first flow again.
     pub(super) fn restart(&mut self) {
         self.sent.fill(0);
     }
 
-    /// Sends packets to the program in `place`.
+    /// Sends packets to the program at index `place`.
     ///
     /// # Errors
-    /// Not all packets were sent: the wrapper, or a program of its object, gave up.
+    /// Not all packets were sent: the wrapper, or a program of its object, failed.
     pub(super) fn send(&mut self, place: usize, traffic: &Traffic, packets: u64) -> Result<Sent> {
         let length = traffic.frame.len() as u64;
         let control = Control {
@@ -137,7 +137,7 @@ impl Wrapper {
         })
     }
 
-    /// The chunks of the last packets; none if they were too many.
+    /// Chunks of the last run; empty if it had too many packets.
     fn chunks(&self, packets: u64) -> Result<Vec<f64>> {
         if packets > MAX_SLICE + 1 {
             return Ok(Vec::new());
@@ -148,7 +148,7 @@ impl Wrapper {
     }
 }
 
-/// The first bytes of a frame, as words.
+/// First bytes of a frame, as 64-bit words.
 fn template(frame: &[u8]) -> [u64; HEAD_V6 / 8] {
     let mut head = [0; HEAD_V6];
     let len = frame.len().min(HEAD_V6);

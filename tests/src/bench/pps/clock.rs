@@ -1,9 +1,9 @@
-//! Processor time that the benchmark uses.
+//! Processor time that the benchmark consumes.
 //!
-//! Others may want the same processor, and each call into the kernel ends with a wait for the other processors. Neither is
-//! to count. What counts is the time of the benchmark's own thread, soft interrupts in it included, and that of
-//! `ksoftirqd`, which goes on with the work when there is much of it. A kernel that keeps the time of interrupts apart
-//! (`CONFIG_IRQ_TIME_ACCOUNTING`) does not say this; there, it is the clock on the wall.
+//! Other processes may use the same processor, and each call into the kernel ends with a wait for the other processors;
+//! neither may count. The clock is the running time of the benchmark's thread, including its soft interrupts, and that
+//! of `ksoftirqd`, which takes over under load. With `CONFIG_IRQ_TIME_ACCOUNTING` the kernel leaves interrupts out of
+//! these times; wall-clock time is used there.
 
 use std::{
     fs,
@@ -13,17 +13,17 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// For one thread, pinned to one processor; to be read by that thread.
+/// Clock of one thread that is pinned to a processor. Only that thread may read it.
 #[derive(Debug)]
 pub(super) enum Clock {
-    /// Of this thread and of the process with this path.
+    /// Running time of this thread, plus that in the `schedstat` file of this path.
     Processor(PathBuf),
-    /// On the wall, since then.
+    /// Wall-clock time since this moment.
     Wall(Instant),
 }
 
 impl Clock {
-    /// For the thread on processor `cpu`.
+    /// Clock for the thread on processor `cpu`.
     pub(super) fn new(cpu: usize) -> Result<Self> {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
         let config = fs::read_to_string(format!("/boot/config-{}", release.trim())).unwrap_or_default();
@@ -38,7 +38,7 @@ impl Clock {
         Ok(Self::Processor(process.join("schedstat")))
     }
 
-    /// Reads it; only differences mean something.
+    /// Current reading. Only differences have a meaning.
     pub(super) fn read(&self) -> Result<Duration> {
         match self {
             Self::Processor(softirqs) => {
@@ -49,7 +49,7 @@ impl Clock {
     }
 }
 
-/// Time that a thread has been running: the first number, in nanoseconds.
+/// Running time of a thread: the first field of `schedstat`, in nanoseconds.
 fn run_time(path: &Path) -> Result<Duration> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let run_time = text.split_whitespace().next().context("no time")?;

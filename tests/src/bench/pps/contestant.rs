@@ -1,4 +1,4 @@
-//! A contestant: a system under test in its lane, and what is sent to it.
+//! A contestant: a system under test in its lane, and the frames that it gets.
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -11,25 +11,25 @@ use super::{
 };
 use crate::bench::slbd::Slbd;
 
-/// Flows of [`Workload::Many`].
+/// Number of flows in [`Workload::Many`].
 const MANY: u32 = 1 << 16;
 
-/// What the frames have in common with each other.
+/// How the frames are spread over flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Workload {
-    /// All belong to one connection.
+    /// All frames belong to one connection.
     One,
-    /// To 65,536 connections in turn, all of them known before the measurement.
+    /// Frames belong to 65,536 connections in turn, all established before the measurement.
     Many,
-    /// Each opens a connection.
+    /// Each frame opens a connection.
     New,
 }
 
 impl Workload {
     pub(super) const ALL: [Self; 3] = [Self::One, Self::Many, Self::New];
 
-    /// How it is called in the table.
+    /// Name in the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::One => "1 flow",
@@ -45,7 +45,7 @@ impl Workload {
         }
     }
 
-    /// One less than the number of flows.
+    /// Number of flows, minus one.
     pub(super) fn mask(self) -> u32 {
         match self {
             Self::One => 0,
@@ -54,7 +54,7 @@ impl Workload {
         }
     }
 
-    /// Frames that are sent before the measurement: enough to make every flow known, though some may get lost.
+    /// Number of frames before the measurement; enough to establish every flow, even if some are lost.
     pub(super) fn warm_up(self) -> u32 {
         match self {
             Self::One | Self::New => 4096,
@@ -65,26 +65,26 @@ impl Workload {
 
 /// A system under test.
 pub(super) struct Contestant {
-    /// What it is.
+    /// Name of the contestant.
     pub(super) name: String,
-    /// Where frames leave it.
+    /// The interface by which frames leave it.
     pub(super) arms: Arms,
-    /// Whether others are compared with it.
+    /// Whether it is a floor, with which others are compared.
     pub(super) floor: bool,
     pub(super) workloads: &'static [Workload],
-    /// What its frames must look like.
+    /// The frames that the sink must see.
     pub(super) expected: Expected,
-    /// Whether they show which server they go to.
+    /// Whether the frames at the sink show their server.
     pub(super) shows_servers: bool,
-    /// Whether it keeps connections in the kernel's table.
+    /// Whether it uses the kernel's conntrack table.
     pub(super) conntrack: bool,
-    /// The daemon, if it is SLB.
+    /// The daemon, for SLB.
     pub(super) _slbd: Option<Slbd>,
     pub(super) lane: Lane,
 }
 
 impl Contestant {
-    /// One that forwards frames as they are, hardware addresses aside.
+    /// A contestant that rewrites only MACs.
     pub(super) fn new(name: &str, arms: Arms, expected: Expected, lane: Lane) -> Self {
         Self {
             name: name.to_owned(),
@@ -99,12 +99,12 @@ impl Contestant {
         }
     }
 
-    /// Makes it forget what one turn must not leave to the next.
+    /// Clears the state that would carry over to the next slice.
     pub(super) fn before_turn(&self) -> Result<()> {
         if self.conntrack { self.lane.sut.on_thread(conntrack::flush) } else { Ok(()) }
     }
 
-    /// Judges what arrived of `sent` frames.
+    /// Checks what arrived of `sent` frames.
     pub(super) fn judge(&self, workload: Workload, sent: u64, arrived: &Arrived) -> Result<()> {
         let (name, what) = (&self.name, workload.name());
         let Arrived { right, wrong, servers } = arrived;

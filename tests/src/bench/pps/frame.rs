@@ -1,18 +1,18 @@
-//! The frame the source sends, without what it varies.
+//! The frame that the source sends, without the fields that it varies.
 
 use std::net::Ipv4Addr;
 
 use super::layout::FRAME_WORDS;
 
-/// Length of a frame; the last ten bytes are padding, as in any short frame.
+/// Length of a frame; the last ten bytes are padding, as in every short frame.
 const LENGTH: usize = FRAME_WORDS * 8;
 
-/// What a TCP segment says.
+/// Kind of a TCP segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Segment {
-    /// Opens a connection.
+    /// A SYN.
     Syn,
-    /// Belongs to one.
+    /// An ACK of an established connection.
     Ack,
 }
 
@@ -21,14 +21,14 @@ pub(super) enum Segment {
 pub(super) struct Frame([u8; LENGTH]);
 
 impl Frame {
-    /// Makes a frame.
+    /// Builds a frame.
     pub(super) fn new(from: [u8; 6], to: [u8; 6], address: Ipv4Addr, port: u16, segment: Segment) -> Self {
         let mut bytes = [0; LENGTH];
         let mut put = |at: usize, what: &[u8]| bytes[at..at + what.len()].copy_from_slice(what);
         put(0, &to);
         put(6, &from);
         put(12, &[0x08, 0x00]);
-        // Header length, length, DF, TTL, protocol.
+        // Version and header length, total length, DF, TTL, protocol.
         put(14, &[0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6]);
         put(30, &address.octets());
         put(36, &port.to_be_bytes());
@@ -36,18 +36,18 @@ impl Frame {
             Segment::Syn => (0, 0x02),
             Segment::Ack => (1, 0x10),
         };
-        // Sequence numbers, header length, flags, window.
+        // Sequence and acknowledgement numbers, data offset, flags, window.
         put(38, &[0, 0, 0, 1, 0, 0, 0, acknowledged, 0x50, flags, 0xff, 0xff]);
         Self(bytes)
     }
 
-    /// The frame as the source writes it.
+    /// The frame as 64-bit words, as the source writes it.
     pub(super) fn words(&self) -> [u64; FRAME_WORDS] {
         let (words, _) = self.0.as_chunks();
         std::array::from_fn(|n| u64::from_ne_bytes(words[n]))
     }
 
-    /// Sums of the IPv4 header, and of the TCP header with its pseudo header, in this machine's byte order.
+    /// Sums of the IPv4 header, and of the TCP header with its pseudo-header, in host byte order.
     pub(super) fn sums(&self) -> (u32, u32) {
         let sum = |range| {
             let (words, _) = <[u8]>::as_chunks(&self.0[range]);
@@ -66,7 +66,7 @@ mod tests {
 
     use super::{Frame, Segment};
 
-    /// As the source does it.
+    /// Folds a sum into a checksum, as the source does.
     fn checksum(mut sum: u32) -> [u8; 2] {
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);

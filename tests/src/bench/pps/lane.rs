@@ -1,11 +1,11 @@
-//! The network of one contestant; all contestants have one of their own, at the same time, and all are alike.
+//! The network of one contestant. Each contestant has an identical one, and all exist at the same time.
 //!
 //! ```text
 //! source eth0 ---- in0 sut out0 ---- eth0 sink
 //! ```
-//! Frames enter `sut` through `in0`, with one end of the pair made by the source without passing a stack. They leave
-//! through `out0` (two arms) or through `in0` again (one arm). Servers are addresses of `sink` and of `source`; in front
-//! of their stacks a program counts and drops what arrives.
+//! Frames enter `sut` by `in0`; the source injects them at the other end of the pair, without a network stack. They
+//! leave by `out0` (two arms) or by `in0` (one arm). Servers are addresses of `sink` and of `source`, where a program
+//! counts and drops the frames before the stack.
 
 use std::{env, net::Ipv4Addr, sync::Arc};
 
@@ -19,31 +19,31 @@ use crate::{
     net::{Namespace, run},
 };
 
-/// Hardware addresses of the source and of `in0`.
+/// MACs of the source and of `in0`.
 pub(super) const SOURCE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub(super) const IN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
-/// Where clients believe the service to be.
+/// Address to which clients send.
 pub(super) const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 pub(super) const VIP_PORT: u16 = 80;
 /// Port of the servers.
 pub(super) const SERVER_PORT: u16 = 8080;
 
-/// Number of servers, on each side. Their addresses differ in the low bits, beginning at [`FIRST_SERVER`].
+/// Number of servers on each side. Their addresses are consecutive from [`FIRST_SERVER`].
 pub(super) const SERVER_COUNT: u8 = 4;
 const FIRST_SERVER: u8 = 16;
 
-/// Where frames leave the system under test.
+/// The interface by which frames leave the contestant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Arms {
-    /// Through the interface they came in by.
+    /// The interface on which they arrived.
     One,
-    /// Through the other one.
+    /// The other interface.
     Two,
 }
 
 impl Arms {
-    /// The third byte of addresses on the link that leads to the servers.
+    /// Third byte of the addresses on the servers' link.
     fn link(self) -> u8 {
         match self {
             Self::One => 0,
@@ -51,37 +51,37 @@ impl Arms {
         }
     }
 
-    /// The servers' addresses.
+    /// Addresses of the servers.
     pub(super) fn servers(self) -> impl Iterator<Item = Ipv4Addr> {
         (0..SERVER_COUNT).map(move |n| Ipv4Addr::new(10, 80, self.link(), FIRST_SERVER + n))
     }
 
-    /// What the addresses of all servers, and no others, begin with.
+    /// The prefix that contains exactly the servers' addresses.
     pub(super) fn servers_prefix(self) -> (Ipv4Addr, u32) {
         (Ipv4Addr::new(10, 80, self.link(), FIRST_SERVER), 32 - u32::from(SERVER_COUNT).ilog2())
     }
 
-    /// The address of the system under test itself.
+    /// Address of the contestant itself.
     pub(super) fn sut(self) -> Ipv4Addr {
         Ipv4Addr::new(10, 80, self.link(), 1)
     }
 }
 
-/// Namespaces, links and programs. Dropping it removes all of it.
+/// Namespaces, links and programs. Dropping it removes them.
 pub(super) struct Lane {
     pub(super) id: RunId,
     pub(super) programs: Programs,
     pub(super) source: Namespace,
-    /// Where the system under test is.
+    /// Namespace of the contestant.
     pub(super) sut: Arc<Namespace>,
     _sink: Namespace,
     pub(super) directory: TempDir,
-    /// Interface of the source.
+    /// Index of the source's interface.
     pub(super) ifindex: u32,
 }
 
 impl Lane {
-    /// Builds the network, with sinks in place and nothing in `sut` that forwards.
+    /// Builds the network with its sinks. Nothing in `sut` forwards yet.
     pub(super) fn build() -> Result<Self> {
         let id = RunId::next();
         let prefix = id.prefix();
@@ -89,7 +89,7 @@ impl Lane {
         let namespace = |role: &str| Namespace::create(&format!("{prefix}-{role}"));
         let (source, sut, sink) = (namespace("source")?, Arc::new(namespace("sut")?), namespace("sink")?);
         for namespace in [&source, &sut, &sink] {
-            // Nobody is to send anything unasked.
+            // No host may send anything on its own.
             namespace.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
             namespace.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
         }
@@ -110,7 +110,7 @@ impl Lane {
                 sut.ip(&format!("neigh add {server} lladdr {mac} dev {interface} nud permanent"))?;
             }
         }
-        // The kernel would answer one arm with ICMP redirects, and judge sources by routes back.
+        // With one arm, the kernel would send ICMP redirects and apply the reverse-path filter.
         for conf in ["all", "default", "in0", "out0"] {
             sut.sysctl(&format!("net/ipv4/conf/{conf}/send_redirects"), "0")?;
             sut.sysctl(&format!("net/ipv4/conf/{conf}/rp_filter"), "0")?;
@@ -124,7 +124,7 @@ impl Lane {
         Ok(Self { id, programs, source, sut, _sink: sink, directory, ifindex })
     }
 
-    /// Puts one of the benchmark's programs on `in0`.
+    /// Attaches one of the benchmark's programs to `in0`.
     pub(super) fn attach(&mut self, program: Program) -> Result<()> {
         let programs = &mut self.programs;
         self.sut.on_thread(|| {
@@ -133,15 +133,16 @@ impl Lane {
         })
     }
 
-    /// Lets the kernel forward. Without a program on `in0`, veth takes frames that XDP sent only when GRO is on.
+    /// Enables forwarding in the kernel. Without a program on `in0`, veth accepts frames that XDP sent only if GRO is
+    /// on.
     pub(super) fn forward_by_kernel(&self) -> Result<()> {
         self.sut.sysctl("net/ipv4/ip_forward", "1")?;
         run(self.sut.command("ethtool").args(["-K", "in0", "gro", "on"]), "").map(drop)
     }
 }
 
-/// Hardware addresses of servers differ as their addresses do, so that the sink can tell servers apart in any mode. No
-/// interface has them, nor need it: the sink comes first.
+/// A server's MAC, derived from its address, so that the sink can tell servers apart in any mode. No interface needs
+/// it: the sink runs before the stack.
 fn server_mac(server: Ipv4Addr) -> [u8; 6] {
     let [.., link, host] = server.octets();
     [2, 0, 0, 1, link, host]

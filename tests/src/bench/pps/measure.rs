@@ -1,4 +1,4 @@
-//! Turns: every contestant and workload for a slice of time, again and again, on one processor.
+//! Runs each contestant with each workload for a slice of time, in rounds, on one processor.
 
 use std::time::{Duration, Instant};
 
@@ -18,25 +18,25 @@ use super::{
 };
 use crate::bench::Spread;
 
-/// How long one call into the kernel is to take. Each call yields a figure: among many short ones some are undisturbed.
+/// Target duration of a call into the kernel. Each call yields a figure; some of many short calls are undisturbed.
 const CALL: Duration = Duration::from_millis(40);
 /// Frames of the first call.
 const FIRST: u32 = 4096;
-/// Odd: flows come in another order than the one they began in, by which they may lie in memory.
+/// Odd: flows recur in another order than they began in, which may be their order in memory.
 const STRIDE: u32 = 0x9e37_79b1;
 
-/// What the turns of one contestant with one workload came to.
+/// Results of one contestant with one workload.
 #[derive(Debug, Clone, Default)]
 struct Turns {
-    /// Frames that arrived per second, for each call.
+    /// Frames that arrived per second, one figure per call.
     frames_per_second: Vec<f64>,
-    /// Calls that do not count, because two processors shared the work.
+    /// Calls that do not count because another processor took part.
     shared: u64,
     sent: u64,
     arrived: u64,
 }
 
-/// Lets all contestants take turns.
+/// Measures all contestants in turn.
 pub(super) fn all(contestants: &mut [Contestant], missing: Vec<String>, options: &Options) -> Result<Report> {
     let cpu = processor(options.cpu)?;
     let mut turns: Vec<Vec<Turns>> =
@@ -69,7 +69,7 @@ pub(super) fn all(contestants: &mut [Contestant], missing: Vec<String>, options:
     Ok(Report::new(cpu, options, rows, missing))
 }
 
-/// The processor that is asked for, or else the last one this process may use.
+/// The requested processor, or the last one that this process may use.
 fn processor(asked: Option<usize>) -> Result<usize> {
     let allowed = sched_getaffinity(Pid::this())?;
     let mut usable = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
@@ -79,7 +79,7 @@ fn processor(asked: Option<usize>) -> Result<usize> {
     }
 }
 
-/// One turn: warms up, then measures.
+/// One slice: warms up, then measures.
 fn turn(
     contestant: &mut Contestant,
     workload: Workload,
@@ -110,8 +110,8 @@ fn turn(
             programs.send(frames)?;
             let elapsed = (clock.read()? - begin).as_secs_f64();
             let (now, now_elsewhere) = programs.arrived(cpu)?;
-            // A queue that another processor has begun to empty stays with it while it is never empty: two processors
-            // have done the work then.
+            // A processor that has begun to process a queue keeps it until it is empty. Two processors have then shared
+            // the work.
             if now_elsewhere == elsewhere {
                 turns.frames_per_second.push((now.right - right) as f64 / elapsed);
             } else {

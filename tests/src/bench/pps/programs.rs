@@ -1,4 +1,4 @@
-//! The benchmark's own XDP programs and their maps, loaded once per lane.
+//! The benchmark's XDP programs and their maps, loaded once per lane.
 
 use std::net::Ipv4Addr;
 
@@ -16,15 +16,15 @@ use super::{
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb-bench-pps.o"));
 
-/// Frames the kernel makes at a time. What they cause is done before the next batch, and a veth's ring, 256 frames long,
-/// never overflows.
+/// Frames that the kernel creates in one batch. All their work is done before the next batch, so they never overflow a
+/// veth ring of 256 frames.
 const BATCH: u32 = 64;
 
 /// IP protocols.
 const TCP: u32 = 6;
 const IPV4: u32 = 4;
 
-// SAFETY: these are made of numbers, without padding, and any bits are a value.
+// SAFETY: the type consists of integers without padding, and every bit pattern is valid.
 unsafe impl Pod for Source {}
 // SAFETY: as above.
 unsafe impl Pod for Expected {}
@@ -51,20 +51,20 @@ impl Program {
     }
 }
 
-/// Programs and maps; dropping them detaches the programs.
+/// Programs and maps. Dropping them detaches the programs.
 pub(super) struct Programs {
     ebpf: Ebpf,
 }
 
 impl Programs {
-    /// Loads the object; the source is ready to run, the others can be attached.
+    /// Loads the object. The source can run afterwards; the others can be attached.
     pub(super) fn load() -> Result<Self> {
         let mut programs = Self { ebpf: Ebpf::load(OBJECT).context("cannot load the benchmark's programs")? };
         programs.program(Program::Source)?.load().context("the source")?;
         Ok(programs)
     }
 
-    /// Attaches a program to an interface of the calling thread's namespace, in the driver.
+    /// Attaches a program in native mode to an interface of the calling thread's namespace.
     pub(super) fn attach(&mut self, program: Program, interface: &str) -> Result<()> {
         let xdp = self.program(program)?;
         if xdp.fd().is_err() {
@@ -74,17 +74,17 @@ impl Programs {
         Ok(())
     }
 
-    /// Decides where `SwapRedirect` sends frames.
+    /// Sets the interface to which `SwapRedirect` sends frames.
     pub(super) fn set_out(&mut self, ifindex: u32) -> Result<()> {
         self.array("OUT")?.set(0, ifindex, 0).context("OUT")
     }
 
-    /// Decides what the sink expects.
+    /// Sets the frames that the sink expects.
     pub(super) fn expect(&mut self, expected: Expected) -> Result<()> {
         self.array("EXPECTED")?.set(0, expected, 0).context("EXPECTED")
     }
 
-    /// Decides what the source sends next; its count goes on.
+    /// Sets the frames that the source sends next. The count of sent frames continues.
     pub(super) fn prepare(&mut self, frame: &Frame, stride: u32, mask: u32, ifindex: u32) -> Result<()> {
         let mut map = self.array::<Source>("SOURCE")?;
         let sent = map.get(&0, 0)?.sent;
@@ -94,7 +94,7 @@ impl Programs {
         map.set(0, source, 0).context("SOURCE")
     }
 
-    /// Sends frames, from the calling thread's namespace and processor; when it returns they have been sent.
+    /// Sends frames from the calling thread's namespace and processor. All have been sent when it returns.
     pub(super) fn send(&mut self, frames: u32) -> Result<()> {
         let options = TestRunOptions {
             data_in: Some(&[0; FRAME_WORDS * 8]),
@@ -106,12 +106,12 @@ impl Programs {
         Ok(())
     }
 
-    /// Frames sent so far.
+    /// Number of frames sent so far.
     pub(super) fn sent(&mut self) -> Result<u64> {
         Ok(self.array::<Source>("SOURCE")?.get(&0, 0)?.sent)
     }
 
-    /// Frames that have arrived so far, and how many of them on another processor than `cpu`.
+    /// Frames that have arrived so far, and how many of them were processed by another processor than `cpu`.
     pub(super) fn arrived(&mut self, cpu: usize) -> Result<(Arrived, u64)> {
         let map: PerCpuArray<&mut MapData, Arrived> =
             self.ebpf.map_mut("ARRIVED").context("no map ARRIVED")?.try_into()?;
@@ -137,21 +137,21 @@ impl Programs {
 }
 
 impl Expected {
-    /// Frames to any address that begins with the same bits, as many as the prefix is long, and to a TCP port.
+    /// Expects frames to a TCP port and to addresses within a prefix.
     pub(super) fn tcp((address, prefix): (Ipv4Addr, u32), port: u16) -> Self {
         let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0).to_be();
         let address = u32::from(address).to_be() & mask;
         Self { address, mask, protocol: TCP, port: port.to_be().into() }
     }
 
-    /// Frames that hold an IPv4 packet, to such an address.
+    /// Expects frames with an inner IPv4 packet, to addresses within a prefix.
     pub(super) fn tunnel(to: (Ipv4Addr, u32)) -> Self {
         Self { protocol: IPV4, ..Self::tcp(to, 0) }
     }
 }
 
 impl Arrived {
-    /// What has arrived since `before`.
+    /// The frames that have arrived since `before`.
     pub(super) fn since(mut self, before: &Self) -> Self {
         self.right -= before.right;
         self.wrong -= before.wrong;

@@ -1,4 +1,4 @@
-//! What came out, for people and for programs.
+//! The figures, as a table and as JSON.
 
 use std::fmt;
 
@@ -11,38 +11,38 @@ use crate::bench::Spread;
 /// All figures of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// The processor that did everything.
+    /// The processor that did all work.
     pub cpu: usize,
-    /// Turns.
+    /// Number of rounds.
     pub rounds: u32,
-    /// Length of a turn.
+    /// Length of a slice, in milliseconds.
     pub slice_milliseconds: u64,
-    /// The contestants.
+    /// One row per contestant and workload.
     pub rows: Vec<Row>,
-    /// Those that could not be had, and why.
+    /// Contestants that could not run, and why.
     pub missing: Vec<String>,
 }
 
-/// One contestant with one workload.
+/// Figures of one contestant with one workload.
 #[derive(Debug, Serialize)]
 pub struct Row {
     /// Its name.
     pub contestant: String,
-    /// What was sent.
+    /// The workload.
     pub workload: Workload,
-    /// Frames left through the interface they came in by.
+    /// Whether frames left by the interface on which they arrived.
     pub one_arm: bool,
-    /// Others are compared with it.
+    /// Whether others are compared with it.
     pub floor: bool,
-    /// Frames that arrived as they should.
+    /// Frames per second that arrived as expected.
     pub frames_per_second: Spread,
-    /// Calls that do not count, because another processor took part.
+    /// Calls that do not count because another processor took part.
     pub shared: u64,
-    /// Part of the frames that did not arrive.
+    /// Fraction of the frames that did not arrive, 0 to 1.
     pub lost: f64,
-    /// Median, as part of the median of the floor with the same arms.
+    /// Median, relative to the median of the floor with the same arms.
     pub of_floor_median: Option<f64>,
-    /// Best figure, as part of the best figure of the floor with the same arms.
+    /// Best figure, relative to the best figure of the floor with the same arms.
     pub of_floor: Option<f64>,
 }
 

@@ -1,4 +1,4 @@
-//! All systems under test.
+//! The contestants of the pps benchmark.
 
 mod kernel;
 mod slb;
@@ -12,7 +12,8 @@ use super::{
     programs::Program,
 };
 
-/// Sets up every contestant whose name contains `only`, and those to compare with; names those that cannot be had.
+/// Sets up every contestant whose name contains `only`, and the floors. Also returns the names of those that cannot
+/// run.
 pub(super) fn all(only: Option<&str>) -> Result<(Vec<Contestant>, Vec<String>)> {
     let mut contestants = vec![floor(Arms::One)?, floor(Arms::Two)?];
     let mut missing = Vec::new();
@@ -35,7 +36,7 @@ pub(super) fn all(only: Option<&str>) -> Result<(Vec<Contestant>, Vec<String>)> 
     Ok((contestants, missing))
 }
 
-/// The least a forwarder can do.
+/// The minimal forwarder: swaps MACs.
 fn floor(arms: Arms) -> Result<Contestant> {
     let mut lane = Lane::build()?;
     let (name, program) = match arms {

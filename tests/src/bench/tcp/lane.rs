@@ -1,4 +1,4 @@
-//! The network of one contestant, and what makes it one. All contestants have one of their own, at the same time.
+//! The network of one contestant. Each contestant has its own, and all exist at the same time.
 
 use std::{
     env,
@@ -22,15 +22,15 @@ use crate::{
     wait::wait_for,
 };
 
-/// How long it may take until the first request gets through.
+/// Time limit for the first successful request.
 const LIMIT: Duration = Duration::from_secs(10);
-/// How long one attempt at it may take.
+/// Time limit for one attempt.
 const ATTEMPT: Duration = Duration::from_secs(1);
-/// Where clients believe the service to be.
+/// Port to which clients connect.
 pub(super) const PORT: u16 = 80;
 /// The server's address on a direct link.
 const DIRECT_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 91, 0, 1));
-/// What servers behind a tunnel ask clients not to exceed: an Ethernet frame less three headers.
+/// MSS that servers behind a tunnel announce: an Ethernet frame without three headers.
 const TUNNELLED_MSS: u16 = 1440;
 
 /// A network with a running server.
@@ -39,7 +39,7 @@ pub(super) struct Lane {
     pub(super) name: &'static str,
     pub(super) id: RunId,
     pub(super) path: Path,
-    // Ended before the network goes away.
+    // Dropped before the network.
     pub(super) slbd: Option<Slbd>,
     pub(super) proxy: Option<Proxy>,
     pub(super) net: Topology,
@@ -48,7 +48,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Builds the network; clients will connect to the VIP, where nothing is yet.
+    /// Builds the network. Clients will connect to the VIP, at which nothing answers yet.
     pub(super) fn build(name: &'static str) -> Result<Self> {
         let id = RunId::next();
         let prefix = id.prefix();
@@ -59,20 +59,20 @@ impl Lane {
         Ok(Self { name, id, path, slbd: None, proxy: None, net, directory, programs: Vec::new() })
     }
 
-    /// The server's own address.
+    /// Address of the server itself.
     pub(super) fn server(&self) -> IpAddr {
         self.net.backends[0].address(Family::V4)
     }
 
-    /// Lays a link between client and server, and uses it in both directions.
+    /// Adds a link between client and server, which carries both directions.
     pub(super) fn connect_directly(&mut self) -> Result<()> {
         let sources = self.lay_direct_link()?;
         self.path = Path { sources: sources.into(), target: (DIRECT_SERVER, server::PORT).into() };
         Ok(())
     }
 
-    /// Lays a link between client and server that answers take: they go past the load balancer, as they do where servers
-    /// have a way of their own to clients.
+    /// Adds a link between client and server that carries the answers. They bypass the load balancer, as where servers
+    /// have their own route to clients.
     pub(super) fn answer_directly(&mut self) -> Result<()> {
         let gateway = self.lay_direct_link()?[0];
         let routes: Vec<String> = self
@@ -84,8 +84,8 @@ impl Lane {
         self.net.backends[0].namespace.ip(&routes.join("\n"))
     }
 
-    /// Lays a link between client and server, with the same settings as the other links. Returns the client's addresses
-    /// on it.
+    /// Adds a link between client and server with the settings of the other links. Returns the client's addresses on
+    /// it.
     fn lay_direct_link(&mut self) -> Result<Vec<IpAddr>> {
         let (client, server) = (&self.net.client, &self.net.backends[0].namespace);
         client.ip(&format!("link add direct type veth peer name direct netns {}", server.name()))?;
@@ -102,8 +102,8 @@ impl Lane {
         Ok(sources)
     }
 
-    /// Waits until requests get through, and checks that the server sees what it should: the client or, behind a proxy,
-    /// the proxy.
+    /// Waits until requests succeed, and checks the peer that the server sees: the client, or the proxy if there is
+    /// one.
     pub(super) fn check(&self) -> Result<()> {
         let ask = || {
             let path = self.path.clone();

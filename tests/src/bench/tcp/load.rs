@@ -1,4 +1,4 @@
-//! The client: loads that last a given time and check every answer.
+//! The benchmark's client: runs loads for a given time, and checks every answer.
 
 use std::{
     future::Future,
@@ -18,37 +18,37 @@ use tokio::{
 
 use super::server::{MESSAGE, PERIOD, ask, period, turned};
 
-/// How long after its end a load may go on before it counts as stuck.
+/// Time after its end after which a load counts as stuck.
 const GRACE: Duration = Duration::from_secs(3);
-/// How long to wait after an error, so that nothing is flooded.
+/// Pause after an error, to avoid a flood of attempts.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Connections that are being opened at a time in [`Workload::Connections`].
+/// Concurrent connections in [`Workload::Connections`].
 const OPENING: u64 = 16;
 
-/// What the client does.
+/// A load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Workload {
-    /// One connection: a request, its answer, the next request.
+    /// One connection with one request at a time.
     Requests1,
-    /// The same on 64 connections at a time.
+    /// 64 connections with one request at a time each.
     Requests64,
-    /// 16 at a time: a connection is opened, makes one exchange, and is reset.
+    /// 16 workers that connect, make one exchange, and reset the connection.
     Connections,
-    /// One connection: the server sends as much as it can.
+    /// One connection on which the server sends as fast as it can.
     Bulk,
 }
 
-/// What came of a load.
+/// Result of a load.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Outcome {
-    /// Requests, connections or bytes.
+    /// Requests, connections or bytes that succeeded.
     pub(super) done: u64,
     pub(super) errors: u64,
     pub(super) first_error: Option<String>,
 }
 
-/// From where to where.
+/// Client addresses and target of the connections.
 #[derive(Debug, Clone)]
 pub(super) struct Path {
     pub(super) sources: Arc<[IpAddr]>,
@@ -58,7 +58,7 @@ pub(super) struct Path {
 impl Workload {
     pub(super) const ALL: [Self; 4] = [Self::Requests1, Self::Requests64, Self::Connections, Self::Bulk];
 
-    /// How it is called in the table.
+    /// Name in the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Requests1 => "requests/s, 1 connection",
@@ -68,12 +68,12 @@ impl Workload {
         }
     }
 
-    /// One in the table's unit.
+    /// Number of requests, connections or bytes in one unit of the table.
     pub(super) fn unit(self) -> f64 {
         if self == Self::Bulk { 1e6 } else { 1.0 }
     }
 
-    /// Applies the load; returns what came of it, per second.
+    /// Runs the load for `length`. Returns the rate per second, and the result.
     pub(super) async fn apply(self, path: Path, length: Duration) -> (f64, Outcome) {
         let (count, bulk) = match self {
             Self::Requests1 => (1, false),
@@ -134,7 +134,7 @@ impl Outcome {
     }
 }
 
-/// Asks the server who is on the other end of the connection.
+/// Asks the server for its peer's address.
 pub(super) async fn peer(path: &Path) -> Result<IpAddr> {
     let mut stream = connect(path, 0).await?;
     let mut message = [0; MESSAGE];
@@ -145,7 +145,7 @@ pub(super) async fn peer(path: &Path) -> Result<IpAddr> {
     Ok([message[0], message[1], message[2], message[3]].into())
 }
 
-/// Opens connection after connection until `end`.
+/// Opens connections one after the other until `end`.
 async fn connections(path: &Path, first: u64, step: u64, end: Instant, outcome: &mut Outcome) {
     let mut n = first;
     while Instant::now() < end {
@@ -161,7 +161,7 @@ async fn connections(path: &Path, first: u64, step: u64, end: Instant, outcome: 
     }
 }
 
-/// Uses one connection until `end`, and another one if it breaks.
+/// Uses one connection until `end`, and opens another if it breaks.
 async fn stay(path: &Path, n: u64, bulk: bool, end: Instant, outcome: &mut Outcome) {
     while Instant::now() < end {
         let mut done = 0;
@@ -191,12 +191,12 @@ async fn connect(path: &Path, n: u64) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Ends the connection so that its port can be used again at once.
+/// Sets the connection to reset when it is closed, so that its port is free at once.
 fn reset(stream: &TcpStream) -> Result<()> {
     Ok(socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO))?)
 }
 
-/// A request and its answer; `number` makes it different from others.
+/// One request and its answer; `number` makes the request unique.
 async fn exchange(stream: &mut TcpStream, number: u64) -> Result<()> {
     let mut message = [ask::TURNED; MESSAGE];
     message[8..16].copy_from_slice(&number.to_le_bytes());
@@ -207,7 +207,7 @@ async fn exchange(stream: &mut TcpStream, number: u64) -> Result<()> {
     Ok(())
 }
 
-/// Receives the stream until `end`; counts the bytes.
+/// Receives the stream until `end`, and counts the bytes.
 async fn receive(stream: &mut TcpStream, end: Instant, done: &mut u64) -> Result<()> {
     stream.write_all(&[ask::STREAM; MESSAGE]).await?;
     let expected = period().repeat(2);

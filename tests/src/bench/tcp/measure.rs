@@ -1,4 +1,4 @@
-//! Turns: every contestant and load for a slice of time, again and again.
+//! Runs each contestant under each load for a slice of time, in rounds.
 
 use anyhow::{Context as _, Result};
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::bench::Spread;
 
-/// Lets all contestants take turns.
+/// Measures all contestants in turn.
 pub(super) fn all(lanes: &[Lane], missing: Vec<String>, options: &Options) -> Result<Report> {
     let mut rows = Vec::new();
     for workload in Workload::ALL {

@@ -1,4 +1,4 @@
-//! Proxies: programs that accept connections and open others. One thread each, as client and server have.
+//! Proxies: they terminate TCP and open connections of their own. One thread each, like client and server.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::net::Family;
 
-/// Where Debian has nginx' module for TCP; elsewhere it may be part of the program.
+/// Debian's path of nginx' stream module; in other builds it may be part of the program.
 const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// A running proxy. Dropping it kills it.
@@ -24,7 +24,7 @@ const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 pub(super) struct Proxy(Child);
 
 impl Proxy {
-    /// Starts HAProxy, in TCP mode.
+    /// Starts HAProxy in TCP mode.
     pub(super) fn haproxy(program: &Path, lane: &Lane) -> Result<Self> {
         let (vip, server, port) = (Family::V4.vip(), lane.server(), server::PORT);
         let config = format!(
@@ -36,12 +36,12 @@ impl Proxy {
         Self::start(program, lane, &["-db", "-q", "-f"], "haproxy.cfg", &config)
     }
 
-    /// Starts nginx, with its stream module.
+    /// Starts nginx with its stream module.
     pub(super) fn nginx(program: &Path, lane: &Lane) -> Result<Self> {
         let (vip, server, port) = (Family::V4.vip(), lane.server(), server::PORT);
         let directory = lane.directory.path().display();
         let module = Path::new(STREAM_MODULE).is_file().then(|| format!("load_module {STREAM_MODULE};\n"));
-        // Without a master process, killing the one there is leaves none.
+        // Without a master process, killing this process ends nginx completely.
         let config = format!(
             "{}daemon off;\nmaster_process off;\npid {directory}/nginx.pid;\nerror_log {directory}/nginx.log;\n\
              events {{ worker_connections 4096; }}\n\
@@ -53,7 +53,7 @@ impl Proxy {
     }
 
     fn start(program: &Path, lane: &Lane, arguments: &[&str], name: &str, config: &str) -> Result<Self> {
-        // The proxy's own connections must not run out of ports.
+        // The proxy's own connections need many ports.
         lane.net.slb.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
         lane.net.slb.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
         let path = lane.directory.path().join(name);
@@ -69,7 +69,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Errors mean that it has ended.
+        // An error means that the proxy has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

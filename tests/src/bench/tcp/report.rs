@@ -1,4 +1,4 @@
-//! What came out, for people and for programs.
+//! The figures, as a table and as JSON.
 
 use std::fmt;
 
@@ -11,32 +11,32 @@ use crate::bench::Spread;
 /// All figures of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Turns.
+    /// Number of rounds.
     pub rounds: u32,
-    /// Length of a turn.
+    /// Length of a slice, in milliseconds.
     pub slice_milliseconds: u64,
-    /// The contestants, load by load.
+    /// One row per load and contestant.
     pub rows: Vec<Row>,
-    /// Those that could not be had, and why.
+    /// Contestants that could not run, and why.
     pub missing: Vec<String>,
 }
 
-/// One contestant under one load.
+/// Figures of one contestant under one load.
 #[derive(Debug, Serialize)]
 pub struct Row {
     /// Its name.
     pub contestant: &'static str,
-    /// What was done.
+    /// The load.
     pub workload: Workload,
-    /// Requests, connections or megabytes.
+    /// Requests, connections or megabytes per second.
     pub per_second: Spread,
-    /// Attempts that failed, wrong answers included.
+    /// Attempts that failed, including wrong answers.
     pub errors: u64,
-    /// The first one of them.
+    /// The first error.
     pub first_error: Option<String>,
-    /// Best turn, as part of the best turn of the direct link.
+    /// Best slice, relative to the best slice of the direct link.
     pub of_direct: f64,
-    /// The same of medians.
+    /// Median slice, relative to the median slice of the direct link.
     pub of_direct_median: f64,
 }
 

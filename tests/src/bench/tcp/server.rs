@@ -1,4 +1,4 @@
-//! The server: answers messages, or sends a stream of bytes.
+//! The benchmark's server: answers messages, or sends a stream of bytes.
 
 use std::{
     io,
@@ -14,22 +14,22 @@ use tokio::{
 
 use crate::net::Namespace;
 
-/// Where it listens.
+/// Port of the server.
 pub(super) const PORT: u16 = 9100;
-/// Length of a message and of its answer.
+/// Length of a message and of its answer, in bytes.
 pub(super) const MESSAGE: usize = 64;
-/// Length after which the stream repeats.
+/// Number of bytes after which the stream repeats.
 pub(super) const PERIOD: usize = 65_536;
-/// Connections that may wait to be accepted.
+/// Length of the accept queue.
 const BACKLOG: u32 = 4096;
 
-/// What the first byte of a message asks for.
+/// First byte of a message: what it asks for.
 pub(super) mod ask {
-    /// The message with all bits turned.
+    /// The message with all bits inverted.
     pub(in super::super) const TURNED: u8 = 1;
-    /// The stream, until the connection ends.
+    /// The stream, until the connection closes.
     pub(in super::super) const STREAM: u8 = 2;
-    /// The address of the other end, followed by zeros.
+    /// The peer's address, followed by zeros.
     pub(in super::super) const PEER: u8 = 3;
 }
 
@@ -43,7 +43,7 @@ pub(super) fn start(namespace: &Namespace) -> Result<()> {
         tokio::spawn(async move {
             loop {
                 match listener.accept().await {
-                    // How connections end is the client's to judge.
+                    // The client judges how a connection ends.
                     Ok((stream, _)) => drop(tokio::spawn(serve(stream))),
                     Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
                 }
@@ -78,12 +78,12 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// The right answer to a message.
+/// The expected answer to a message.
 pub(super) fn turned(message: [u8; MESSAGE]) -> [u8; MESSAGE] {
     message.map(|byte| !byte)
 }
 
-/// What the stream repeats: no two aligned words of it are the same.
+/// One period of the stream. No two of its aligned words are equal.
 pub(super) fn period() -> Vec<u8> {
     (0..PERIOD as u32 / 4).flat_map(|n| n.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect()
 }

@@ -1,4 +1,4 @@
-//! All contestants.
+//! The contestants of the TCP benchmark.
 
 use std::{
     net::IpAddr,
@@ -18,21 +18,21 @@ use crate::{
     net::{Family, find_program, run},
 };
 
-/// What others are compared with.
+/// Name of the contestant that the others are compared with.
 pub(super) const DIRECT: &str = "direct veth";
 const FORWARDING: &str = "kernel forwarding";
 
-/// SLB's ways of forwarding, and their names in the table.
+/// SLB's modes, and their names in the table.
 const MODES: [(&str, Mode); 3] = [("SLB nat", Mode::Nat), ("SLB dsr", Mode::Dsr), ("SLB ipip", Mode::Ipip)];
 
-/// Makes a lane a contestant, by a program.
+/// Sets up a contestant in a lane, with this program.
 type Start = fn(&Path, &mut Lane) -> Result<()>;
 
-/// Others, and the programs they need.
+/// Other contestants, and the programs that they need.
 const OTHERS: [(&str, &str, Start); 3] =
     [("nftables DNAT", "nft", nftables), ("HAProxy", "haproxy", haproxy), ("nginx stream", "nginx", nginx)];
 
-/// Sets up every contestant that is wanted; names those that cannot be had.
+/// Sets up the selected contestants. Also returns the names of those that cannot run.
 pub(super) fn all(options: &Options) -> Result<(Vec<Lane>, Vec<String>)> {
     let mut lanes = vec![set_up(DIRECT, Lane::connect_directly)?];
     let mut missing = Vec::new();
@@ -60,7 +60,7 @@ fn set_up(name: &'static str, start: impl FnOnce(&mut Lane) -> Result<()>) -> Re
     Ok(lane)
 }
 
-/// By the routing table alone, to the server's own address.
+/// Forwarding in the kernel by the routing table only, to the server's own address.
 fn forwarding(lane: &mut Lane) -> Result<()> {
     lane.path.target = (lane.server(), server::PORT).into();
     lane.net.kernel_forwarding(true)
@@ -73,7 +73,7 @@ fn slb(mode: Mode, lane: &mut Lane) -> Result<()> {
         bail!("not IPv4");
     };
     if mode != Mode::Nat {
-        // Nothing translates the port.
+        // These modes do not translate the port.
         lane.path.target.set_port(server::PORT);
         lane.net.backends[0].hold_vips()?;
         lane.answer_directly()?;

@@ -1,4 +1,4 @@
-//! The servers that break.
+//! The servers that fail.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -15,18 +15,18 @@ use tokio_rustls::{
 
 use crate::net::Namespace;
 
-/// What a server speaks.
+/// Protocol of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Takes connections.
+    /// Accepts TCP connections.
     Tcp,
-    /// Answers every request with 200.
+    /// Answers every HTTP request with status 200.
     Http,
     /// The same over TLS.
     Https,
-    /// Sends every datagram back.
+    /// Echoes UDP datagrams.
     Udp,
-    /// Nothing: its kernel answers for it.
+    /// No server: the kernel answers pings.
     None,
 }
 
@@ -42,12 +42,12 @@ impl Kind {
     }
 }
 
-/// Servers of one kind, one for each address.
+/// Servers of one kind, one per address.
 #[derive(Debug)]
 pub(super) struct Server(JoinSet<()>);
 
 impl Server {
-    /// Starts them; their sockets are open when it returns.
+    /// Starts the servers. Their sockets are open when it returns.
     pub(super) async fn start(
         namespace: &Arc<Namespace>,
         kind: Kind,
@@ -72,7 +72,7 @@ impl Server {
         namespace.spawn(start).await?
     }
 
-    /// Ends them; their sockets are closed when it returns.
+    /// Ends the servers. Their sockets are closed when it returns.
     pub(super) async fn kill(&mut self, namespace: &Arc<Namespace>) -> Result<()> {
         let mut tasks = std::mem::take(&mut self.0);
         namespace.spawn(async move { tasks.shutdown().await }).await.context("the servers do not end")
@@ -89,7 +89,7 @@ async fn echo(socket: UdpSocket) {
 }
 
 async fn accept(listener: TcpListener, kind: Kind, acceptor: Option<TlsAcceptor>) {
-    // Ends with the listener.
+    // Dropped together with the listener, which closes the connections.
     let mut connections = JoinSet::new();
     loop {
         let Ok((mut stream, _)) = listener.accept().await else { continue };
@@ -114,7 +114,7 @@ async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
         && stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.is_ok()
     {
         let _ = stream.flush().await;
-        // The probe ends it.
+        // The probe closes the connection.
         let _ = stream.read(&mut [0; 1]).await;
     }
 }

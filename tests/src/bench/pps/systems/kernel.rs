@@ -1,4 +1,4 @@
-//! The kernel: plain forwarding, and nftables with connection tracking.
+//! Forwarding in the kernel, and nftables with connection tracking.
 
 use std::path::PathBuf;
 
@@ -15,12 +15,12 @@ use crate::net::{find_program, run};
 pub(super) const FORWARDING: &str = "kernel forwarding";
 pub(super) const NFTABLES: &str = "nftables DNAT";
 
-/// Where `nft` is, if it is installed.
+/// Path of `nft`; `None` if it is not installed.
 pub(super) fn nft() -> Option<PathBuf> {
     find_program("nft")
 }
 
-/// Forwarding by the routing table alone, to one server.
+/// Forwarding by the routing table only, to one server.
 pub(super) fn forwarding() -> Result<Contestant> {
     let lane = Lane::build()?;
     lane.forward_by_kernel()?;
@@ -29,7 +29,7 @@ pub(super) fn forwarding() -> Result<Contestant> {
     Ok(Contestant::new(FORWARDING, Arms::Two, Expected::tcp((VIP, 32), VIP_PORT), lane))
 }
 
-/// A server by the hash of the client's address and port; from then on, by the connection table.
+/// nftables chooses the server by a hash of the client endpoint; the conntrack entry decides for later packets.
 pub(super) fn nftables(nft: &PathBuf) -> Result<Contestant> {
     let lane = Lane::build()?;
     lane.forward_by_kernel()?;

@@ -1,4 +1,4 @@
-//! SLB, by its daemon.
+//! SLB, run by its daemon.
 
 use anyhow::Result;
 
@@ -9,7 +9,7 @@ use super::super::{
 };
 use crate::bench::slbd::{Listener, Mode, Slbd};
 
-/// What is measured: every mode, each way.
+/// All modes, each with one arm and with two.
 pub(super) fn all() -> impl Iterator<Item = (Mode, Arms)> {
     Mode::ALL.into_iter().flat_map(|mode| [(mode, Arms::Two), (mode, Arms::One)])
 }
@@ -23,7 +23,7 @@ pub(super) fn label(mode: Mode, arms: Arms) -> String {
     format!("SLB {}, {way}", mode.name())
 }
 
-/// Starts the daemon in a lane of its own.
+/// Starts the daemon in a new lane.
 pub(super) fn contestant(mode: Mode, arms: Arms) -> Result<Contestant> {
     let (server_port, expected) = match mode {
         Mode::Nat => (SERVER_PORT, Expected::tcp(arms.servers_prefix(), SERVER_PORT)),
