@@ -1,7 +1,7 @@
 //! Clients: many short exchanges, connections that stay open, bulk transfers, pings.
 //!
-//! Everything is bounded in number and time, and every failure is kept with the time it began, so that a scenario
-//! can say what must not fail, and when.
+//! Everything is bounded in number and time. Every failure is recorded with its start time, so that a scenario can say
+//! what must not fail, and when.
 
 mod beat;
 mod bulk;
@@ -32,7 +32,7 @@ pub use steady::{Door, During, Steady, Terms, Told, What};
 
 use long::Habit;
 
-/// How long one exchange may take: longer than TCP needs to send lost packets several times.
+/// Time limit of an exchange; longer than TCP needs for several retransmissions.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The client's side of a world.
@@ -44,33 +44,33 @@ pub struct Client {
 }
 
 impl Client {
-    /// The client of `topology`.
+    /// The client of this network.
     pub fn new(topology: &Topology) -> Self {
         let sources = |family| topology.sources(family).into();
         Self { namespace: topology.client.clone(), v4: sources(Family::V4), v6: sources(Family::V6) }
     }
 
-    /// Makes `count` exchanges with `target`, `concurrency` at a time, from all of the client's addresses in turn:
-    /// HTTP over a TCP connection each, or UDP datagrams from a port each.
+    /// Makes `count` exchanges with `target`, `concurrency` at a time, from the client addresses in turn. An HTTP
+    /// exchange has its own TCP connection, a UDP exchange its own client port.
     ///
     /// # Panics
-    /// For services other than HTTP and UDP echo.
+    /// The service is neither HTTP nor UDP echo.
     pub fn exchanges(&self, service: Service, target: SocketAddr, count: u64, concurrency: usize) -> Batch {
         self.load(service, target, count, concurrency).finish()
     }
 
-    /// Starts what [`Self::exchanges`] does, in the background.
+    /// As [`Self::exchanges`], in the background.
     ///
     /// # Panics
-    /// For services other than HTTP and UDP echo.
+    /// The service is neither HTTP nor UDP echo.
     pub fn load(&self, service: Service, target: SocketAddr, count: u64, concurrency: usize) -> Load {
         Load::start(&self.namespace, self.sources(target), service, target, count, concurrency)
     }
 
-    /// One exchange; returns the name of the server that answered.
+    /// Makes one exchange; returns the name of the server.
     ///
     /// # Errors
-    /// It failed.
+    /// The exchange fails.
     pub fn exchange(&self, service: Service, target: SocketAddr) -> Result<String> {
         let mut batch = self.exchanges(service, target, 1, 1);
         match batch.failures.pop() {
@@ -79,24 +79,25 @@ impl Client {
         }
     }
 
-    /// Opens `count` connections to a line server that go on exchanging lines.
+    /// Opens `count` connections to a line server that keep exchanging lines.
     ///
     /// # Errors
-    /// One of them cannot be opened.
+    /// A connection cannot be opened.
     pub fn long_lived(&self, target: SocketAddr, count: usize) -> Result<LongLived> {
         LongLived::open(&self.namespace, &self.sources(target), target, count, Habit::Talks)
     }
 
-    /// Opens `count` connections to a line server that fall silent after their first line.
+    /// Opens `count` connections to a line server that become idle after their first line.
     ///
     /// # Errors
-    /// One of them cannot be opened.
+    /// A connection cannot be opened.
     pub fn silent(&self, target: SocketAddr, count: usize) -> Result<LongLived> {
         LongLived::open(&self.namespace, &self.sources(target), target, count, Habit::IsSilent)
     }
 
-    /// Begins and keeps flows at these doors, until what is returned is dropped. Half of the client's addresses go to one
-    /// mode, half to the other: flows of one endpoint through two listeners may not share a server's port.
+    /// Begins short flows and keeps long ones at these listeners until the result is dropped. Half of the client
+    /// addresses use listeners with direct answers, half the others: flows of one client endpoint through two listeners
+    /// may not share a server port.
     pub fn steady(&self, doors: &[Door]) -> Steady {
         let with_sources = |door: &Door| {
             let all = self.sources(door.target);
@@ -106,23 +107,23 @@ impl Client {
         Steady::start(&self.namespace, doors.iter().map(with_sources).collect())
     }
 
-    /// Sends datagrams to an echo server all the time, in one flow.
+    /// Sends datagrams of one flow to an echo server at a fixed rate.
     pub fn beat(&self, target: SocketAddr) -> Beat {
         Beat::start(&self.namespace, self.sources(target)[0], target)
     }
 
-    /// Ends that.
+    /// Stops sending, and returns what was lost.
     ///
     /// # Errors
-    /// The socket has failed.
+    /// The socket fails.
     pub fn stop(&self, beat: Beat) -> Result<Beats> {
         beat.stop(&self.namespace)
     }
 
-    /// Transfers `bytes` bytes over each of `connections` connections at the same time, and compares hashes.
+    /// Transfers `bytes` bytes over each of `connections` concurrent connections, and compares hashes.
     ///
     /// # Errors
-    /// A transfer fails, or what arrived is not what was sent.
+    /// A transfer fails, or the received bytes differ from the sent ones.
     pub fn bulk(
         &self,
         target: SocketAddr,
@@ -133,10 +134,10 @@ impl Client {
         bulk::transfer(&self.namespace, &self.sources(target), target, direction, bytes, connections)
     }
 
-    /// Sends an ICMP or ICMPv6 echo request; `Ok(None)` when no answer comes within `limit`.
+    /// Sends an ICMP or ICMPv6 echo request. Returns the round-trip time, or `Ok(None)` without a reply within `limit`.
     ///
     /// # Errors
-    /// The request cannot be sent, or something else comes back.
+    /// The request cannot be sent, or another message arrives.
     pub fn ping(&self, target: IpAddr, limit: Duration) -> Result<Option<Duration>> {
         let source = self.sources((target, 0).into())[0];
         self.namespace.on_thread(|| ping::ping(source, target, limit))

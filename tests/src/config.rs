@@ -1,4 +1,4 @@
-//! The daemon's configuration for a world, written as its users write it.
+//! The daemon's configuration of a world, as TOML.
 
 use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr, path::PathBuf, time::Duration};
 
@@ -7,39 +7,39 @@ use crate::{
     server::Service,
 };
 
-/// Health check of every listener.
+/// Interval of every listener's health check.
 pub const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long its answer may take.
+/// Timeout of every listener's health check.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
-/// Failures in a row that make a server unhealthy.
+/// Consecutive failures until a server is unhealthy.
 pub const UNHEALTHY_THRESHOLD: u32 = 2;
 
-/// Connections the flow table holds: more than most scenarios open.
+/// Entries of the flow table; more than the flows of most scenarios.
 const FLOW_TABLE_ENTRIES: u32 = 262_144;
 
-/// What follows the service's name in the names of listeners that are there beside others.
+/// Suffix of the names of additional listeners in mode `dsr`.
 const DIRECT: &str = "-direct";
 
 /// The last line.
 const END: &str = "# The end.\n";
 
-/// How packets reach the servers.
+/// Mode of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Translated: a listener's port differs from the servers'.
+    /// SLB translates: a listener's port differs from the servers'.
     Nat,
-    /// As they are, by hardware address.
+    /// SLB rewrites only the MACs.
     Dsr,
-    /// In another IP packet.
+    /// SLB encapsulates packets.
     Ipip,
 }
 
 impl Mode {
-    /// Port of a service on the VIPs.
+    /// Port of a service at the VIPs.
     pub fn port(self, service: Service) -> u16 {
         match self {
             Self::Nat => service.vip_port(),
-            // Packets arrive as they are.
+            // Without translation the ports are equal.
             Self::Dsr | Self::Ipip => service.backend_port(),
         }
     }
@@ -53,56 +53,55 @@ impl Mode {
     }
 }
 
-/// What the daemon is to do.
+/// The daemon's configuration.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Interfaces the program is attached to.
+    /// Interfaces that run the program.
     pub interfaces: Vec<String>,
-    /// Where maps and links are pinned.
+    /// Directory of the pins.
     pub pin_dir: PathBuf,
     /// Socket of the API.
     pub socket: PathBuf,
-    /// Where changes by hand are kept.
+    /// Directory in which overrides are stored.
     pub state_dir: PathBuf,
-    /// Connections the flow table holds.
+    /// Entries of the flow table.
     pub flow_table_entries: u32,
-    /// Names of everything.
+    /// Names of load balancer, listeners and groups.
     pub names: Names,
     /// Servers, in the order of the backends.
     pub servers: Vec<PlannedServer>,
-    /// How packets reach the servers, by every listener.
+    /// Mode of every listener.
     pub mode: Mode,
-    /// TCP listeners a second time, with the same servers, in mode `dsr` and thus at the servers' own ports.
+    /// Whether TCP listeners exist a second time, with the same servers in mode `dsr`, at the servers' own ports.
     pub direct: bool,
-    /// Where tunnels begin.
+    /// Outer source addresses of tunnel packets.
     pub tunnel_addresses: Vec<IpAddr>,
-    /// `unknown_datagrams` of UDP listeners, where it is to be written.
+    /// `unknown_datagrams` of UDP listeners; `None` for the default.
     pub unknown_datagrams: Option<&'static str>,
-    /// Pieces of the text, each of which stands there, and what is written in their place, in order.
+    /// Replacements in the text, in order. Each replaced piece must exist.
     pub changes: Vec<(String, String)>,
-    /// What is checked of the servers of a service, as in `kind = "http", path = "/healthz"`; by default, that they take
-    /// TCP connections.
+    /// Health checks by service, such as `kind = "http", path = "/healthz"`; a TCP check by default.
     pub checks: BTreeMap<Service, &'static str>,
-    /// More lines of `[daemon]`.
+    /// Additional lines of `[daemon]`.
     pub daemon: String,
-    /// `connection_drain` of all listeners, where it is to be written.
+    /// `connection_drain` of all listeners; `None` for the default.
     pub connection_drain: Option<&'static str>,
-    /// `established_timeout` of TCP listeners, where it is to be written.
+    /// `established_timeout` of TCP listeners; `None` for the default.
     pub established_timeout: Option<&'static str>,
-    /// `scheduler` of all listeners, where it is to be written.
+    /// `scheduler` of all listeners; `None` for the default.
     pub scheduler: Option<&'static str>,
-    /// `session_persistence` of all listeners, where it is to be written.
+    /// `session_persistence` of all listeners; `None` for the default.
     pub session_persistence: Option<&'static str>,
 }
 
-/// Names, which may change while flows stay.
+/// Names that may change while flows stay.
 #[derive(Debug, Clone)]
 pub struct Names {
     /// Name of the load balancer.
     pub load_balancer: String,
-    /// What follows the service's name in a listener's.
+    /// Suffix of listener names, after the service's name.
     pub listeners: String,
-    /// What follows the service's name in a server group's.
+    /// Suffix of server group names, after the service's name.
     pub groups: String,
 }
 
@@ -112,22 +111,22 @@ impl Default for Names {
     }
 }
 
-/// A server of the plan; it stands in every group, with each of its addresses.
+/// A server of the plan. Every group has an entry for each of its addresses.
 #[derive(Debug, Clone)]
 pub struct PlannedServer {
-    /// Name it gives itself in its answers.
+    /// Its name in answers.
     pub name: String,
-    /// Addresses it is reached by.
+    /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Weight, 0 to 100.
+    /// Its weight, 0 to 100.
     pub weight: u8,
 }
 
 impl Plan {
-    /// A plan with all backends of `topology`, weighted by `weights`.
+    /// A plan with all backends of the network and these weights.
     ///
     /// # Panics
-    /// When there is not one weight per backend.
+    /// The number of weights differs from the number of backends.
     pub fn new(topology: &Topology, weights: &[u8], pin_dir: PathBuf, socket: PathBuf) -> Self {
         assert_eq!(topology.backends.len(), weights.len(), "one weight per backend");
         let servers = topology.backends.iter().zip(weights).map(|(backend, weight)| PlannedServer {
@@ -157,25 +156,24 @@ impl Plan {
         }
     }
 
-    /// Writes something else in the place of a piece of the text.
+    /// Replaces a piece of the text.
     pub fn change(&mut self, from: impl Into<String>, to: impl Into<String>) {
         self.changes.push((from.into(), to.into()));
     }
 
-    /// Adds to the end of the text.
+    /// Appends to the text.
     pub fn append(&mut self, text: &str) {
-        // The end of the last group.
+        // The text before END is the last group.
         self.change(END, format!("{text}\n{END}"));
     }
 
-    /// Port of a service on the VIPs.
+    /// Port of a service at the VIPs.
     pub fn vip_port(&self, service: Service) -> u16 {
         self.mode.port(service)
     }
 
-    /// The configuration: one load balancer with a VIP of each family. `lines` is served by the default server
-    /// group, the other listeners by groups of their own; where packets are translated, no listener's port is the
-    /// servers'.
+    /// The configuration: one load balancer with a VIP of each family. `lines` uses the default server group, other
+    /// listeners have their own groups. In mode `nat`, every listener has another port than its servers.
     pub fn toml(&self) -> String {
         let mut text = format!(
             "[daemon]\ninterfaces = {:?}\nxdp_mode = \"native\"\npin_dir = {:?}\nsocket = {:?}\n\
@@ -221,7 +219,7 @@ impl Plan {
         })
     }
 
-    /// A listener; what follows the service's name in its own, where there are two of the service.
+    /// A listener. `suffix` follows the service's name, where the service has two listeners.
     fn listener(&self, service: Service, mode: Mode, suffix: &str) -> String {
         let target = match service {
             Service::Lines => format!("backend_port = {}", service.backend_port()),
@@ -233,7 +231,7 @@ impl Plan {
         };
         let check = match (self.checks.get(&service), service) {
             (Some(check), _) => (*check).to_owned(),
-            // A UDP server is checked by what answers over TCP beside it.
+            // The check of a UDP server probes its HTTP server.
             (None, Service::Echo) => format!("kind = \"tcp\", port = {}", Service::Http.backend_port()),
             (None, _) => "kind = \"tcp\"".to_owned(),
         };
@@ -266,7 +264,7 @@ impl Plan {
     }
 }
 
-/// The health check of a listener, of this kind.
+/// A listener's health check of this kind.
 pub fn health_check(kind: &str) -> String {
     format!(
         "health_check = {{ {kind}, interval = \"{}s\", timeout = \"{}s\", healthy_threshold = 1, \

@@ -1,4 +1,4 @@
-//! The daemon `slbd` and the client `slb`, run as programs.
+//! Runs the daemon `slbd` and the client `slb`.
 
 use std::{
     env,
@@ -28,44 +28,44 @@ use crate::{
     wait::wait_for,
 };
 
-/// How long the daemon may take to be ready, or to end: on an emulated processor, the verifier alone takes half a minute.
+/// Time limit for a start or an end of the daemon. On an emulated processor, the verifier alone takes half a minute.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A user and a group that nothing belongs to.
+/// A user and group id without files.
 const NOBODY: &str = "65534";
 
-/// A running `slbd run`. Dropping it kills it; the forwarding stays.
+/// A running `slbd run`. Dropping it kills it; forwarding goes on.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
     log: PathBuf,
 }
 
-/// What is needed to run the two programs.
+/// Paths and settings for running the two programs.
 #[derive(Debug, Clone)]
 pub struct Programs {
     namespace: Arc<Namespace>,
     slbd: PathBuf,
     slb: PathBuf,
     log: PathBuf,
-    /// A directory that `slbd run` finds empty.
+    /// Directory that `slbd run` sees as empty.
     pub(crate) hidden: Option<&'static str>,
-    /// Where `slbd run` logs to instead.
+    /// Log file of `slbd run` in place of the default.
     pub(crate) log_to: Option<PathBuf>,
 }
 
 impl Programs {
-    /// The programs of this build, or the ones `SLBD` and `SLB` name; they will run in `namespace`, and `slbd run`
-    /// will log to `log`.
+    /// The programs of this build, or those that `SLBD` and `SLB` name. They run in `namespace`, and `slbd run` logs to
+    /// `log`.
     ///
     /// # Errors
-    /// They have not been built.
+    /// The programs have not been built.
     pub fn new(namespace: &Arc<Namespace>, log: PathBuf) -> Result<Self> {
         let (slbd, slb) = (program("slbd", "SLBD")?, program("slb", "SLB")?);
         Ok(Self { namespace: namespace.clone(), slbd, slb, log, hidden: None, log_to: None })
     }
 
-    /// Starts `slbd run`, without waiting for anything.
+    /// Starts `slbd run` without waiting until it is ready.
     ///
     /// # Errors
     /// It cannot be started.
@@ -89,10 +89,10 @@ impl Programs {
         Ok(Daemon { child, log: self.log.clone() })
     }
 
-    /// Runs another subcommand of `slbd` to its end: `check`, `detach`, or a `run` that is to be refused.
+    /// Runs another subcommand of `slbd` and waits for its exit: `check`, `detach`, or a `run` that must be refused.
     ///
     /// # Errors
-    /// It cannot be started, or has not ended after a while.
+    /// It cannot be started, or does not exit within the time limit.
     pub fn slbd(&self, subcommand: &str, config: &Path) -> Result<Output> {
         let mut command = self.namespace.command(&self.slbd);
         let mut child = command
@@ -112,7 +112,7 @@ impl Programs {
         Ok(output)
     }
 
-    /// Runs a subcommand of `slb` to its end.
+    /// Runs a subcommand of `slb` and waits for its exit.
     ///
     /// # Errors
     /// It cannot be started.
@@ -122,14 +122,15 @@ impl Programs {
         command.output().with_context(|| format!("cannot run {}", self.slb.display()))
     }
 
-    /// Runs `slbd` or `slb` to its end as a user who is nobody here, who finds a copy of it in `directory`.
+    /// Runs a copy of `slbd` or `slb` in `directory` as an unprivileged user, and waits for its exit.
     ///
     /// # Errors
     /// It cannot be started.
     pub fn as_nobody(&self, program: &str, arguments: &[&str], directory: &Path) -> Result<Output> {
         let original = if program == "slbd" { &self.slbd } else { &self.slb };
         let copy = directory.join(program);
-        // Not by this process: what it starts meanwhile would have the copy open to write for a moment, too, and nobody could run it.
+        // `cp` makes the copy, not this process: children that this process starts meanwhile would inherit the open
+        // file, and a file open for writing cannot be executed.
         run(Command::new("cp").arg("--").args([original, &copy]), "")?;
         let mut command = self.namespace.command("setpriv");
         command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]).arg(&copy).args(arguments);
@@ -138,7 +139,7 @@ impl Programs {
         Ok(output)
     }
 
-    /// What `slb status` says, asked over the daemon's socket.
+    /// The status, requested over the daemon's socket.
     ///
     /// # Errors
     /// The daemon does not answer.
@@ -146,10 +147,10 @@ impl Programs {
         self.slb_status("--socket", socket)
     }
 
-    /// What `slb status` says from the pins alone.
+    /// The status that `slb status` reads from the pins.
     ///
     /// # Errors
-    /// Nothing is pinned there.
+    /// The directory holds no pins.
     pub fn status_from_pins(&self, pin_dir: &Path) -> Result<Status> {
         self.slb_status("--pin-dir", pin_dir)
     }
@@ -159,7 +160,7 @@ impl Programs {
         command.args(["status", "--output", "json", option]).arg(path).stdin(Stdio::null());
         let output = command.output().with_context(|| format!("cannot run {}", self.slb.display()))?;
         let error = String::from_utf8_lossy(&output.stderr);
-        // 4: from the pins, as no daemon answers.
+        // Exit status 4: no daemon answers, and the status is from the pins.
         ensure!(
             matches!(output.status.code(), Some(0 | 4)),
             "{command:?} ended with {}: {error}",
@@ -170,15 +171,15 @@ impl Programs {
 }
 
 impl Daemon {
-    /// Its process id.
+    /// Process id of the daemon.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits until it answers, knows every server's health and has a next hop for every server.
+    /// Waits until the daemon answers, and has a health result and a next hop for every server.
     ///
     /// # Errors
-    /// It ends, or takes too long.
+    /// It exits, or takes too long.
     pub fn ready(&mut self, programs: &Programs, socket: &Path) -> Result<Status> {
         let pid = self.pid();
         let mut last = String::new();
@@ -211,18 +212,18 @@ impl Daemon {
         })
     }
 
-    /// Has it read its configuration again, as a service manager does.
+    /// Sends SIGHUP, which makes it reload.
     ///
     /// # Errors
-    /// It has ended.
+    /// It has exited.
     pub fn hang_up(&self) -> Result<()> {
         Ok(kill(Pid::from_raw(self.pid().try_into()?), Signal::SIGHUP)?)
     }
 
-    /// Ends it with SIGTERM, as a service manager does, and waits.
+    /// Sends SIGTERM, and waits for its exit.
     ///
     /// # Errors
-    /// It does not end, or not successfully.
+    /// It does not exit, or exits with an error.
     pub fn terminate(mut self) -> Result<()> {
         kill(Pid::from_raw(self.pid().try_into()?), Signal::SIGTERM)?;
         let status = wait_for("the end of slbd after SIGTERM", LIMIT, || Ok(self.child.try_wait()?))?;
@@ -230,10 +231,10 @@ impl Daemon {
         Ok(())
     }
 
-    /// Kills it with SIGKILL and waits.
+    /// Sends SIGKILL, and waits for its exit.
     ///
     /// # Errors
-    /// It had ended before.
+    /// It had exited before.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;
         let status: ExitStatus = self.child.wait()?;
@@ -244,13 +245,13 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Errors mean that it has ended.
+        // An error means that it has exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Lays an empty file system over a directory, for this process and its children alone.
+/// Mounts an empty file system over a directory, for this process and its children only.
 fn hide(directory: &str) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let none = None::<&str>;
@@ -265,10 +266,11 @@ pub fn servers(status: &Status) -> impl Iterator<Item = &Server> {
     listeners.flat_map(|listener| &listener.servers)
 }
 
-/// Finds a program beside this one, or in a directory above as far as the build's, unless the variable names one.
+/// Finds a program beside this one or in a directory above, up to the build's, unless the environment variable names
+/// one.
 ///
 /// # Errors
-/// It has not been built.
+/// The program has not been built.
 pub fn program(name: &str, variable: &str) -> Result<PathBuf> {
     if let Some(path) = env::var_os(variable) {
         return Ok(path.into());

@@ -1,7 +1,6 @@
-//! The demo: SLB between real clients and real servers, and what happens to them when things break.
+//! The demo: SLB between real clients and servers, with failures.
 //!
-//! It runs in two processes: see [`supervise`](crate::supervise). The inner one makes the world and goes through the
-//! phases.
+//! It runs in two processes, see [`supervise`](crate::supervise). The inner one creates the world and runs the phases.
 
 mod figures;
 mod phases;
@@ -27,23 +26,23 @@ use view::View;
 /// Weights of the backends.
 const WEIGHTS: [u8; 4] = [40, 30, 20, 10];
 
-/// What the demo is to do.
+/// Options of the demo.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How often the daemon is killed under traffic.
+    /// Number of SIGKILLs of the daemon under traffic.
     pub sigkill_rounds: u32,
-    /// Exchanges over TCP, and over UDP, on each family.
+    /// Exchanges over TCP, and over UDP, per family.
     pub exchanges: u64,
-    /// Leave everything up after the last phase, until a signal comes.
+    /// Keep everything running after the last phase, until a signal.
     pub keep: bool,
-    /// Where to write the figures.
+    /// File for the figures.
     pub json: Option<PathBuf>,
 }
 
-/// Goes through all phases; returns whether everything was as it must be.
+/// Runs all phases; returns whether all expectations were met.
 ///
 /// # Errors
-/// No world can be made, or the figures cannot be written.
+/// The world cannot be created, or the figures cannot be written.
 pub fn run(options: &Options) -> Result<bool> {
     ensure!(geteuid().is_root(), "the demo makes network namespaces and loads XDP programs: run it as root");
     let mut view = View::new();
@@ -73,7 +72,7 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(figures.passed)
 }
 
-/// Tells how to play with the world, and leaves it up until SIGTERM.
+/// Prints how to use the world, and keeps it until SIGTERM.
 fn keep(world: &World, view: &mut View) -> Result<()> {
     let prefix = world.id.prefix();
     let (socket, pins) = (world.plan.socket.display(), world.plan.pin_dir.display());

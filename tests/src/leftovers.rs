@@ -1,7 +1,7 @@
-//! Removing what runs leave: processes, namespaces, pins, directories.
+//! Removes what runs leave: processes, namespaces, pins, directories.
 //!
-//! Everything a run makes carries a name of the form `slbt-<pid>-<number>`, with the process id of its maker, so that
-//! what belongs to nobody any more can be told from what is in use.
+//! All names that a run creates have the form `slbt-<pid>-<number>`, with the process id of the run. Leftovers of dead
+//! runs can thus be told from resources in use.
 
 use std::{
     env, fs,
@@ -29,35 +29,35 @@ use crate::net::{Namespace, run};
 /// Where the kernel's BPF file system is mounted.
 pub const BPF_FS: &str = "/sys/fs/bpf";
 
-/// First part of every name.
+/// Prefix of every name.
 const MARK: &str = "slbt";
 
-/// The name of one world.
+/// Name of a world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RunId {
-    /// The process that made it.
+    /// Process id of its run.
     pub pid: u32,
     number: u32,
 }
 
 impl RunId {
-    /// A name not used yet by this process.
+    /// A name that this process has not used yet.
     pub fn next() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         Self { pid: process::id(), number: NUMBER.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// What all names of this world begin with.
+    /// Common prefix of all names of this world.
     pub fn prefix(self) -> String {
         format!("{MARK}-{}-{}", self.pid, self.number)
     }
 
-    /// Where this world's maps and links are pinned.
+    /// Directory of this world's pins.
     pub fn pin_dir(self) -> PathBuf {
         Path::new(BPF_FS).join(self.prefix())
     }
 
-    /// Reads a name of the form `slbt-<pid>-<number>`, or one that goes on with `-` or `.` and more.
+    /// Parses `slbt-<pid>-<number>`, optionally followed by `-` or `.` and more.
     fn parse(name: &str) -> Option<Self> {
         let mut parts = name.split(['-', '.']);
         let (mark, pid, number) = (parts.next()?, parts.next()?, parts.next()?);
@@ -65,12 +65,12 @@ impl RunId {
     }
 }
 
-/// Mounts the BPF file system if nobody has.
+/// Mounts the BPF file system unless it is mounted.
 ///
 /// # Errors
-/// It is not there and cannot be mounted.
+/// It cannot be mounted.
 pub fn ensure_bpf_fs() -> Result<()> {
-    // A second one would hide what is pinned in the first.
+    // A second mount would hide the pins in the first.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _only = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     if statfs(BPF_FS).with_context(|| format!("{BPF_FS}: the kernel has no BPF"))?.filesystem_type()
@@ -82,7 +82,7 @@ pub fn ensure_bpf_fs() -> Result<()> {
         .with_context(|| format!("cannot mount the BPF file system on {BPF_FS}"))
 }
 
-/// All worlds of which something is left, in use or not.
+/// All worlds with resources, in use or not.
 ///
 /// # Errors
 /// A directory cannot be read.
@@ -97,29 +97,29 @@ pub fn runs() -> Result<Vec<RunId>> {
     Ok(runs)
 }
 
-/// Removes every world whose maker is gone.
+/// Removes every world whose process has ended.
 ///
 /// # Errors
-/// Something cannot be removed.
+/// A resource cannot be removed.
 pub fn remove_dead() -> Result<()> {
     runs()?.into_iter().filter(|run| !alive(run.pid)).try_for_each(remove)
 }
 
-/// Whether the process exists and has not ended; one that nobody has waited for yet has ended.
+/// Whether a process is running; zombies are not.
 pub fn alive(pid: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    // The state follows the name, which stands in parentheses and may hold any character.
+    // The state follows the name, which is in parentheses and may contain any character.
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
-/// Removes everything one world left.
+/// Removes all resources of a world.
 ///
 /// # Errors
-/// Something cannot be removed.
+/// A resource cannot be removed.
 pub fn remove(id: RunId) -> Result<()> {
     let of_run = |name: &String| RunId::parse(name) == Some(id);
     for name in Namespace::names()?.iter().filter(|name| of_run(name)) {
-        // Another run that starts may be removing the same.
+        // Another run may remove the same namespace at its start.
         if let Err(error) = remove_namespace(name)
             && Namespace::names()?.contains(name)
         {
@@ -144,7 +144,7 @@ fn remove_namespace(name: &str) -> Result<()> {
     for pid in run(Command::new("ip").args(["netns", "pids", name]), "")?.split_whitespace() {
         let pid = Pid::from_raw(pid.parse().context("a process id")?);
         if pid != Pid::this() {
-            // It may have ended by itself since.
+            // The process may have ended since.
             let _ = kill(pid, Signal::SIGKILL);
         }
     }

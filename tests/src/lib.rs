@@ -1,9 +1,8 @@
-//! Namespace harness for SLB: a small network of real namespaces, real servers and clients in them, and the real
-//! daemon between them.
+//! Test harness of SLB: a small network of namespaces with servers and clients, and the daemon between them.
 //!
-//! A [`World`] is one such network. It holds everything it made, and removes all of it when it is dropped; what a
-//! crashed run left behind is removed when the next one starts. At most [`turn::LANES`] exist at a time, across
-//! processes too, so that scenarios disturb one another little.
+//! A [`World`] is one such network. Dropping it removes everything that it made. The next start removes what a crashed
+//! run left. At most [`turn::LANES`] worlds exist at a time, across all processes, so that scenarios disturb one
+//! another little.
 
 pub mod bench;
 pub mod client;

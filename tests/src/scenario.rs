@@ -1,4 +1,4 @@
-//! Running a scenario: root, a world, and on failure everything that helps to understand it.
+//! Runs a scenario: requires root, creates a world, and shows logs on failure.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -7,19 +7,19 @@ use nix::unistd::geteuid;
 
 use crate::{World, turn::Turn};
 
-/// Lines of the daemon's log that a failure shows.
+/// Number of lines of the daemon's log that a failure shows.
 const LOG_LINES: usize = 100;
 
-/// Runs `body` in a world with one backend per weight, its servers started and its daemon not. Without root the
-/// scenario is reported as skipped.
+/// Runs `body` in a world with one backend per weight. Its servers run, its daemon does not. Without root, the scenario
+/// counts as skipped.
 ///
 /// # Panics
-/// When `body` fails or panics, after the daemon's log has been shown.
+/// `body` fails or panics; the daemon's log is printed before.
 pub fn scenario(name: &str, weights: &[u8], body: impl FnOnce(&mut World) -> Result<()>) {
     run(name, weights, Turn::beside_others, body);
 }
 
-/// As [`scenario`], while nobody else has a world: for what is held to tight bounds of time, or looks for what others leave.
+/// As [`scenario`], while no other world exists: for scenarios with tight time bounds, or that look for leftovers.
 ///
 /// # Panics
 /// As [`scenario`].
@@ -29,7 +29,7 @@ pub fn alone(name: &str, weights: &[u8], body: impl FnOnce(&mut World) -> Result
 
 fn run(name: &str, weights: &[u8], turn: fn() -> Result<Turn>, body: impl FnOnce(&mut World) -> Result<()>) {
     if !geteuid().is_root() {
-        // `cargo xtask test` reads this line, and adds the name of the test.
+        // `cargo xtask test` reads this line and adds the name of the test.
         println!("skipped: needs root");
         return;
     }

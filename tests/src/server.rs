@@ -1,7 +1,7 @@
-//! The servers of a backend: HTTP, lines, bulk transfers and UDP echo, each naming the backend in what it answers.
+//! The servers of a backend: HTTP, lines, bulk transfers and UDP echo. Each names the backend in its answers.
 //!
-//! They listen on every address of the namespace, both families on one socket. [`Servers::kill`] is what a crash of
-//! the machine's processes looks like to others: connections are reset and new ones refused.
+//! They listen on every address of the namespace, with one socket for both families. [`Servers::kill`] resembles a
+//! crash of the processes: connections are reset, and new ones refused.
 
 mod behaviour;
 mod bulk;
@@ -32,16 +32,16 @@ use crate::net::Namespace;
 pub use behaviour::Behaviour;
 pub(crate) use bulk::{Chunks, Digest};
 
-/// A service that every backend offers.
+/// A service of every backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Service {
-    /// HTTP/1.1: the server's name.
+    /// HTTP/1.1: answers with the server's name.
     Http,
-    /// Long-lived TCP: each line comes back after the server's name.
+    /// TCP lines: answers each with the server's name and the line.
     Lines,
-    /// TCP: an upload answered by its hash, or a download of pseudo-random bytes.
+    /// TCP: answers an upload with its hash, or a download with pseudo-random bytes.
     Bulk,
-    /// UDP: each datagram comes back after the server's name.
+    /// UDP: answers each datagram with the server's name and the datagram.
     Echo,
 }
 
@@ -67,7 +67,7 @@ impl Service {
         }
     }
 
-    /// Port on the VIPs.
+    /// Port of its listener at the VIPs.
     pub fn vip_port(self) -> u16 {
         match self {
             Self::Http => 80,
@@ -77,7 +77,7 @@ impl Service {
         }
     }
 
-    /// Port on the backends; never the VIP's.
+    /// Port of the servers; always another than the VIP's.
     pub fn backend_port(self) -> u16 {
         match self {
             Self::Http => 8080,
@@ -88,18 +88,18 @@ impl Service {
     }
 }
 
-/// Connections that may wait to be accepted.
+/// Length of the accept queue.
 const BACKLOG: i32 = 4096;
 
-/// Room for datagrams that wait to be read, in bytes.
+/// Receive buffer for datagrams, in bytes.
 const UDP_BUFFER: usize = 4 << 20;
 
-/// Running servers; dropping them kills them.
+/// Running servers. Dropping them kills them.
 #[derive(Debug)]
 pub struct Servers {
     namespace: Arc<Namespace>,
     killed: watch::Sender<bool>,
-    /// How they answer.
+    /// Settings of how they answer.
     pub behaviour: Arc<Behaviour>,
     resets: Arc<AtomicUsize>,
 }
@@ -108,7 +108,7 @@ impl Servers {
     /// Starts all services under `name`.
     ///
     /// # Errors
-    /// A port is taken.
+    /// A port is in use.
     pub fn start(namespace: &Arc<Namespace>, name: &str) -> Result<Self> {
         let (killed, kill) = watch::channel(false);
         let resets = Arc::new(AtomicUsize::new(0));
@@ -139,19 +139,19 @@ impl Servers {
         Ok(Self { namespace: namespace.clone(), killed, behaviour, resets })
     }
 
-    /// Serves HTTP at another port too, under another name.
+    /// Serves HTTP at an additional port, under another name.
     ///
     /// # Errors
-    /// The port is taken.
+    /// The port is in use.
     pub fn serve_also(&self, name: &str, port: u16) -> Result<()> {
         let behaviour = self.behaviour.clone();
         self.listen_also(name, port, move |stream, name| http::serve(stream, name, behaviour.clone()))
     }
 
-    /// Serves lines at another port too.
+    /// Serves lines at an additional port.
     ///
     /// # Errors
-    /// The port is taken.
+    /// The port is in use.
     pub fn serve_lines_also(&self, name: &str, port: u16) -> Result<()> {
         let counted = self.resets.clone();
         self.listen_also(name, port, move |stream, name| lines_counted(stream, name, counted.clone()))
@@ -172,12 +172,12 @@ impl Servers {
         })
     }
 
-    /// Long-lived connections that have been reset.
+    /// Number of long-lived connections that ended with a RST.
     pub fn resets(&self) -> usize {
         self.resets.load(Ordering::Relaxed)
     }
 
-    /// Closes all listening sockets and resets all connections; when it returns, all of that has happened.
+    /// Closes all listening sockets and resets all connections before it returns.
     pub fn kill(self) {
         let Self { namespace, killed, .. } = self;
         namespace.block_on(async move {
@@ -191,14 +191,14 @@ impl Servers {
 fn bind(kind: Type, protocol: Protocol, port: u16) -> Result<Socket> {
     let socket = Socket::new(Domain::IPV6, kind.nonblocking(), Some(protocol))?;
     socket.set_only_v6(false)?;
-    // Connections of servers killed before may still be in TIME_WAIT on this port.
+    // Connections of servers that were killed may still be in TIME_WAIT on this port.
     socket.set_reuse_address(kind == Type::STREAM)?;
     let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     socket.bind(&address.into()).with_context(|| format!("a server on {address}"))?;
     Ok(socket)
 }
 
-/// Serves each connection by a task of its own, until the kill.
+/// Serves each connection by its own task until the servers are killed.
 async fn accept<F, S>(listener: TcpListener, mut kill: watch::Receiver<bool>, name: Arc<str>, serve: S)
 where
     S: Fn(TcpStream, Arc<str>) -> F + Clone + Send + 'static,
@@ -211,7 +211,7 @@ where
         };
         match accepted {
             Ok((stream, _)) => drop(tokio::spawn(one(stream, kill.clone(), name.clone(), serve.clone()))),
-            // A health check may have reset the connection before it was accepted; descriptors may be short.
+            // A health check may have reset the connection before accept; or descriptors may be exhausted.
             Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
         }
     }
@@ -230,10 +230,10 @@ where
     S: Fn(TcpStream, Arc<str>) -> F,
     F: Future<Output = io::Result<()>>,
 {
-    // The descriptor is duplicated so that the connection can be told to reset while it is being served.
+    // A duplicate descriptor can set the connection to reset while it is served.
     let Ok(handle) = SockRef::from(&stream).try_clone() else { return };
     tokio::select! {
-        // How a client ends its connection is the client's to judge.
+        // The client judges how its connection ends.
         _ = serve(stream, name) => {}
         _ = kill.changed() => drop(handle.set_linger(Some(Duration::ZERO))),
     }

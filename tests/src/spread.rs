@@ -1,30 +1,30 @@
-//! How flows spread over servers, against how they should.
+//! Compares how flows spread over servers with the weights.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 
-/// A server's part of the flows.
+/// Share of a server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Share {
     /// Name of the server.
     pub server: String,
-    /// Part it should have, 0 to 1.
+    /// Expected fraction of the flows, 0 to 1.
     pub expected: f64,
-    /// Part it has, 0 to 1.
+    /// Observed fraction of the flows, 0 to 1.
     pub observed: f64,
-    /// Flows it has.
+    /// Number of flows.
     pub flows: u64,
 }
 
 impl Share {
-    /// How far it is off, in percentage points.
+    /// Deviation in percentage points.
     pub fn off_by_points(&self) -> f64 {
         (self.observed - self.expected).abs() * 100.0
     }
 }
 
-/// The share of every server of `weights`, in that order.
+/// The shares of all servers in `weights`, in that order.
 pub fn shares(tally: &BTreeMap<String, u64>, weights: &[(&str, u8)]) -> Vec<Share> {
     let total = count(tally.values().sum());
     let weight_sum: f64 = weights.iter().map(|(_, weight)| f64::from(*weight)).sum();
@@ -43,11 +43,11 @@ pub fn shares(tally: &BTreeMap<String, u64>, weights: &[(&str, u8)]) -> Vec<Shar
         .collect()
 }
 
-/// Fails unless the flows spread as independent draws by weight would: each server within five standard deviations
-/// of the binomial distribution, servers of weight 0 with none, and no server that is not in `weights`.
+/// Fails unless the flows spread as independent draws by weight. Each server must be within five standard deviations of
+/// the binomial distribution. Servers of weight 0, and servers not in `weights`, must have no flows.
 ///
 /// # Errors
-/// Names the first server that is off.
+/// A share is off; the error names the first such server.
 pub fn expect_by_weight(tally: &BTreeMap<String, u64>, weights: &[(&str, u8)]) -> Result<()> {
     for server in tally.keys() {
         ensure!(weights.iter().any(|(name, _)| name == server), "{server} answered and has no weight");
@@ -69,7 +69,7 @@ pub fn expect_by_weight(tally: &BTreeMap<String, u64>, weights: &[(&str, u8)]) -
     Ok(())
 }
 
-/// A number of flows as a number to divide: exact, as there are far fewer than 2^53.
+/// A number of flows as a float; exact, since it is far below 2^53.
 fn count(flows: u64) -> f64 {
     flows as f64
 }
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_spread_is_judged_by_its_size() {
-        // The same parts: within chance for 100 flows, far outside for 100,000.
+        // The same shares are within chance for 100 flows, and far outside for 100,000.
         expect_by_weight(&tally(&[("b1", 65), ("b2", 35)]), &WEIGHTS).unwrap();
         expect_by_weight(&tally(&[("b1", 65_000), ("b2", 35_000)]), &WEIGHTS).unwrap_err();
     }

@@ -1,5 +1,5 @@
-//! The outer process of the demo and of the benchmarks: runs them in an inner one, and removes what is left, whatever
-//! happens to it.
+//! The outer process of the demo and of the benchmarks. It runs them in an inner process, and removes what that leaves,
+//! however it ends.
 
 use std::{
     env, fs,
@@ -27,19 +27,19 @@ use tokio::{
 
 use crate::{leftovers, wait::wait_for};
 
-/// How long the inner process may take to clean up after itself, before it is killed and cleaned up after.
+/// Time for the inner process to clean up; then it is killed, and this process cleans up.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Exit status after a signal, as shells report SIGINT.
 const INTERRUPTED: u8 = 130;
 
-/// Runs this program once more, with the same arguments and `inner`, and returns its exit status. On SIGINT, SIGTERM
-/// and SIGHUP it is ended. When this returns, nothing is left of the run.
+/// Runs this program again, with the same arguments and `inner`, and returns its exit status. SIGINT, SIGTERM and
+/// SIGHUP end it. Nothing of the run is left when this returns.
 ///
 /// # Errors
-/// Something cannot be removed.
+/// A resource cannot be removed.
 pub fn supervise(inner: &str) -> Result<ExitCode> {
-    // What the inner process had started, and leaves when it is killed, becomes ours to wait for.
+    // Children of a killed inner process become children of this process, which waits for them.
     set_child_subreaper(true)?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let (pid, status) = runtime.block_on(run(inner))?;
@@ -53,7 +53,7 @@ async fn run(inner: &str) -> Result<(u32, ExitStatus)> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut command = process::Command::new(env::current_exe()?);
-    // A process group of its own, so that Ctrl-C reaches only this process.
+    // In its own process group, so that Ctrl-C reaches only this process.
     command.args(env::args_os().skip(1)).arg(inner).process_group(0);
     let die_with_us = || Ok(set_pdeathsig(Signal::SIGKILL)?);
     // SAFETY: between fork and exec the closure makes one system call and touches no memory.
@@ -66,7 +66,7 @@ async fn run(inner: &str) -> Result<(u32, ExitStatus)> {
         _ = terminate.recv() => {}
         _ = hangup.recv() => {}
     }
-    // The terminal may be gone, which must not keep anything from being removed.
+    // The terminal may be gone; the cleanup must go on.
     let _ = writeln!(io::stderr(), "\ninterrupted: removing everything");
     kill(Pid::from_raw(pid.try_into()?), Signal::SIGTERM)?;
     let Ok(status) = time::timeout(GRACE, child.wait()).await else {
@@ -76,25 +76,25 @@ async fn run(inner: &str) -> Result<(u32, ExitStatus)> {
     Ok((pid, status?))
 }
 
-/// Removes the worlds of the ended process `pid` until none of its children is left to make more.
+/// Removes the worlds of the ended process `pid`, until no child of it is left that could create more.
 fn remove_all_of(pid: u32) -> Result<()> {
     let remove =
         || leftovers::runs()?.into_iter().filter(|run| run.pid == pid).try_for_each(leftovers::remove);
     loop {
         let removed = remove();
         if waitpid(None, Some(WaitPidFlag::WNOHANG)) == Err(Errno::ECHILD) {
-            // The last child may have made something after the listing; its errors may have been its doing.
+            // The last child may have created resources after the listing, or caused these errors.
             return removed.and_then(|()| remove()).or_else(|_| remove());
         }
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// Removes what dead runs left. A run that is still alive is somebody's: it is named and left alone, unless it is the
-/// demo called `named`, which is ended. `program` is what a demo's process is called.
+/// Removes leftovers of dead runs. Living runs are listed and left alone, except the demo with the name `named`, which
+/// is ended. `program` is the process name of a demo.
 ///
 /// # Errors
-/// Something cannot be removed, there is no such run, or it is not a demo or does not end.
+/// A resource cannot be removed; or the named run does not exist, is no demo, or does not end.
 pub fn clean_up(program: &str, named: Option<&str>) -> Result<()> {
     let runs = leftovers::runs()?;
     if let Some(name) = named {

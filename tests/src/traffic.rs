@@ -1,4 +1,4 @@
-//! Everything at once: short exchanges and long-lived connections on both families and both protocols.
+//! Mixed traffic: short exchanges and long-lived connections, in both families and protocols.
 
 use anyhow::{Context as _, Result};
 
@@ -11,7 +11,7 @@ use crate::{
     wait::wait_for,
 };
 
-/// The services of short exchanges, on each family.
+/// Services of short exchanges, in each family.
 pub const KINDS: [(Service, Family); 4] = [
     (Service::Http, Family::V4),
     (Service::Http, Family::V6),
@@ -19,12 +19,12 @@ pub const KINDS: [(Service, Family); 4] = [
     (Service::Echo, Family::V6),
 ];
 
-/// Short exchanges one at a time per worker; this many workers per kind.
+/// Workers per kind of exchange, each with one exchange at a time.
 const CONCURRENCY: usize = 3;
-/// The same where exchanges have an end.
+/// Workers per kind, for a fixed number of exchanges.
 const SPREAD_CONCURRENCY: usize = 16;
 
-/// Traffic through the VIPs that goes on until it is stopped.
+/// Traffic to the VIPs that goes on until it is stopped.
 #[derive(Debug)]
 pub struct Traffic {
     loads: Vec<Load>,
@@ -45,7 +45,7 @@ impl Traffic {
         Ok(Self { loads: KINDS.into_iter().map(load).collect(), connections })
     }
 
-    /// Waits until each kind of exchange has been done `exchanges` times more.
+    /// Waits until each kind has made another `exchanges` exchanges.
     ///
     /// # Errors
     /// It takes too long.
@@ -56,30 +56,30 @@ impl Traffic {
         })
     }
 
-    /// Workers that make short exchanges, each one at a time.
+    /// Number of workers with short exchanges, each with one at a time.
     pub fn workers(&self) -> u64 {
         (self.loads.len() * CONCURRENCY) as u64
     }
 
-    /// The exchanges of all kinds so far.
+    /// Results of all short exchanges so far.
     pub fn so_far(&self) -> Batch {
         merge(self.loads.iter().map(Load::so_far))
     }
 
-    /// The long-lived connections, per family.
+    /// The long-lived connections, by family.
     pub fn connections(&self) -> &[LongLived] {
         &self.connections
     }
 
-    /// Long-lived connections that are not broken, with one server.
+    /// Number of unbroken long-lived connections with one server.
     pub fn alive_with(&self, server: &str) -> usize {
         self.connections.iter().map(|family| family.alive_with(server)).sum()
     }
 
-    /// Fails if a long-lived connection is stuck, or one broke that was not with the server `except`.
+    /// Fails if a long-lived connection has stalled, or one broke whose server is not `except`.
     ///
     /// # Errors
-    /// Says how the first broke.
+    /// The first broken or stalled connection.
     pub fn expect_unbroken(&self, except: Option<&str>) -> Result<()> {
         self.connections.iter().try_for_each(|family| {
             family.progress(3)?;
@@ -87,18 +87,18 @@ impl Traffic {
         })
     }
 
-    /// Begins no more exchanges, waits for the ones going on, closes the long-lived connections.
+    /// Waits for the exchanges in progress, closes the long-lived connections, and returns the results.
     pub fn stop(self) -> Batch {
-        // All are told before any is waited for.
+        // All loads stop before the first is waited for.
         self.loads.iter().for_each(Load::begin_no_more);
         merge(self.loads.into_iter().map(Load::finish))
     }
 }
 
-/// Makes `exchanges` short exchanges of each kind. All must succeed, and spread over the servers by `weights`.
+/// Makes `exchanges` short exchanges of each kind. All must succeed and spread over the servers by `weights`.
 ///
 /// # Errors
-/// Says which kind, and what happened.
+/// The kind of exchange, and the failure.
 pub fn spreads(world: &World, weights: &[(&str, u8)], exchanges: u64) -> Result<()> {
     KINDS.into_iter().try_for_each(|(service, family)| {
         let target = world.vip(family, service);

@@ -1,4 +1,4 @@
-//! Packets in tunnels, built with etherparse and sent over raw sockets, as a load balancer would send them.
+//! Tunnel packets, built with etherparse and sent over raw sockets as a load balancer sends them.
 
 use std::{
     io::Read as _,
@@ -21,7 +21,7 @@ const HOP_LIMIT: u8 = 64;
 /// A UDP datagram.
 ///
 /// # Errors
-/// The addresses are of two families.
+/// The addresses have different families.
 pub fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<Vec<u8>> {
     let mut packet = Vec::new();
     PacketBuilder::ip(header(from.ip(), to.ip(), IpNumber::UDP, 0)?)
@@ -30,10 +30,10 @@ pub fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<Vec<u8>> 
     Ok(packet)
 }
 
-/// The first segment of a TCP connection.
+/// A SYN.
 ///
 /// # Errors
-/// The addresses are of two families.
+/// The addresses have different families.
 pub fn syn(from: SocketAddr, to: SocketAddr, sequence: u32) -> Result<Vec<u8>> {
     let mut packet = Vec::new();
     PacketBuilder::ip(header(from.ip(), to.ip(), IpNumber::TCP, 0)?)
@@ -43,10 +43,10 @@ pub fn syn(from: SocketAddr, to: SocketAddr, sequence: u32) -> Result<Vec<u8>> {
     Ok(packet)
 }
 
-/// The packet in a tunnel packet (RFC 2003, RFC 2473, RFC 4213).
+/// Encapsulates a packet (RFC 2003, RFC 2473, RFC 4213).
 ///
 /// # Errors
-/// The addresses are of two families.
+/// The outer addresses have different families.
 pub fn wrap(inner: &[u8], from: IpAddr, to: IpAddr) -> Result<Vec<u8>> {
     let protocol = if inner[0] >> 4 == 4 { IpNumber::IPV4 } else { IpNumber::IPV6 };
     let mut packet = Vec::new();
@@ -58,7 +58,7 @@ pub fn wrap(inner: &[u8], from: IpAddr, to: IpAddr) -> Result<Vec<u8>> {
     Ok(packet)
 }
 
-/// Sends a packet from a namespace, as it is.
+/// Sends a packet from a namespace, unchanged.
 ///
 /// # Errors
 /// The caller is not root, or there is no route.
@@ -74,7 +74,7 @@ pub fn send(namespace: &Namespace, packet: &[u8], to: IpAddr) -> Result<()> {
     })
 }
 
-/// Hears the TCP segments that come to an address, whether or not there is a connection.
+/// Receives the TCP segments for an address, with or without a connection.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -82,10 +82,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens on an address of the namespace.
+    /// Opens a raw socket at an address of the namespace.
     ///
     /// # Errors
-    /// The caller is not root, or the address is not the namespace's.
+    /// The caller is not root, or the namespace does not hold the address.
     pub fn new(namespace: &Namespace, address: IpAddr, patience: Duration) -> Result<Self> {
         namespace.on_thread(|| {
             let domain = Domain::for_address((address, 0).into());
@@ -96,15 +96,15 @@ impl Listener {
         })
     }
 
-    /// The sequence number that the next answer to a SYN between these ports acknowledges.
+    /// Acknowledgement number of the next SYN-ACK between these ports.
     ///
     /// # Errors
-    /// None comes.
+    /// None arrives in time.
     pub fn acknowledged(&mut self, from: u16, to: u16) -> Result<u32> {
         let mut bytes = [0; 2048];
         loop {
             let length = self.socket.read(&mut bytes).context("no answer to a SYN")?;
-            // Raw sockets of IPv4 deliver the IP header too.
+            // IPv4 raw sockets deliver the IP header too.
             let header = if self.v4 { usize::from(bytes[0] & 15) * 4 } else { 0 };
             let segment = TcpHeaderSlice::from_slice(&bytes[header..length])?;
             if (segment.source_port(), segment.destination_port()) == (from, to)

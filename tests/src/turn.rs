@@ -1,5 +1,5 @@
-//! Who may have a world, and when: a few at a time, in all processes of this machine together. Most of a scenario is waiting, and
-//! two of them disturb one another little; what measures, or holds the daemon to bounds of about a second, is alone.
+//! Limits the number of worlds, in all processes of this machine together. Scenarios mostly wait, so a few disturb one
+//! another little. Measurements, and scenarios with time bounds of about a second, run alone.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -13,30 +13,31 @@ use nix::unistd::geteuid;
 
 use crate::leftovers::{ensure_bpf_fs, remove_dead};
 
-/// Worlds at a time. `cargo xtask test` runs as many scenarios.
+/// Maximum number of worlds. `cargo xtask test` runs as many scenarios at a time.
 pub const LANES: usize = 2;
 
-/// Where the files lie that are locked: the same for all, and root's alone. They stay there: whoever waits for one holds it open.
+/// Directory of the lock files: the same for all processes, writable for root only. The files stay, since waiting
+/// processes hold them open.
 const DIRECTORY: &str = "/run/slb-tests";
-/// Time between two looks for a free lane.
+/// Interval between two attempts to lock a lane.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The right to have a world, until it is dropped.
+/// Permission to have a world, until it is dropped.
 #[derive(Debug)]
 pub struct Turn {
     _lanes: Vec<File>,
 }
 
 impl Turn {
-    /// Waits until few enough others have a world, and removes what dead ones left.
+    /// Waits for a free lane, and removes leftovers of dead runs.
     ///
     /// # Errors
-    /// Not root, there is no BPF file system, or something cannot be removed.
+    /// The caller is not root, no BPF file system can be mounted, or a resource cannot be removed.
     pub fn beside_others() -> Result<Self> {
         Self::take(beside_others)
     }
 
-    /// Waits until nobody else has a world, and removes what dead ones left. Nobody gets one meanwhile.
+    /// Waits until no other world exists, and removes leftovers of dead runs. No other world can begin meanwhile.
     ///
     /// # Errors
     /// As [`Self::beside_others`].
@@ -79,7 +80,7 @@ fn alone(directory: &Path) -> Result<Vec<File>> {
     Ok(lanes)
 }
 
-/// Held by the one who waits for lanes: they become free for nobody else.
+/// Lock of the process that waits for lanes next; others wait here, so that it gets the next free one.
 fn gate(directory: &Path) -> Result<File> {
     fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     let gate = file(directory, "gate")?;
@@ -104,10 +105,10 @@ mod tests {
     use super::*;
     use crate::{client::PATIENCE, wait::wait_for};
 
-    /// Time in which nobody gets what is taken.
+    /// Time for which a lock must stay unavailable.
     const WHILE: Duration = Duration::from_millis(200);
 
-    /// Takes lanes in a thread of its own.
+    /// Waits for lanes in a new thread.
     fn waits(directory: &Path, take: fn(&Path) -> Result<Vec<File>>) -> Receiver<Vec<File>> {
         let (sender, receiver) = channel();
         let directory = directory.to_owned();
@@ -119,7 +120,7 @@ mod tests {
         receiver.recv_timeout(WHILE).err() == Some(RecvTimeoutError::Timeout)
     }
 
-    /// Waits until somebody waits for lanes.
+    /// Waits until a thread waits for lanes.
     fn somebody_waits(directory: &Path) {
         let gate = file(directory, "gate").unwrap();
         wait_for("somebody at the gate", PATIENCE, || {

@@ -1,4 +1,4 @@
-//! Waiting for conditions, never for the mere passing of time.
+//! Waits for conditions, never for time to pass.
 
 use std::{
     thread,
@@ -7,13 +7,13 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// Time between two looks at a condition.
+/// Interval between two checks of a condition.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Asks `probe` until it yields a value, and fails when it has not within `limit`.
+/// Calls `probe` until it returns a value.
 ///
 /// # Errors
-/// What `probe` returns as an error ends the waiting at once.
+/// `probe` fails, which ends the wait at once; or it returns no value within `limit`.
 pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Instant::now();
     loop {
@@ -27,10 +27,10 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Resul
     }
 }
 
-/// `None` where a daemon has not answered in time: on a machine that has much to do it answers the next time. Other errors are kept.
+/// Turns a late answer of a daemon into `None`, since it may answer the next time on a busy machine.
 ///
 /// # Errors
-/// Those.
+/// Any other error.
 pub fn unless_late<T>(answer: Result<T>) -> Result<Option<T>> {
     match answer {
         Err(error) if format!("{error:#}").contains("does not answer within") => Ok(None),

@@ -1,4 +1,4 @@
-//! One flow of datagrams, at a steady pace, of which each is answered or lost.
+//! A UDP flow at a fixed rate; each datagram is answered or lost.
 
 use std::{
     collections::BTreeSet,
@@ -20,14 +20,14 @@ use tokio::{
 
 use crate::net::Namespace;
 
-/// Time between two datagrams.
+/// Interval between datagrams.
 const PACE: Duration = Duration::from_millis(10);
-/// The ports of flows: below those of exchanges, above those of flows that are kept.
+/// Client ports of these flows: below those of exchanges, above those of long UDP flows.
 const PORTS: std::ops::Range<usize> = 900..1024;
-/// How long the last answers are waited for.
+/// How long to wait for the last answers.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// Datagrams that are being sent.
+/// A flow in progress.
 #[derive(Debug)]
 pub struct Beat {
     stop: oneshot::Sender<()>,
@@ -35,12 +35,12 @@ pub struct Beat {
     answered: Arc<AtomicUsize>,
 }
 
-/// What became of them.
+/// Result of a flow.
 #[derive(Debug)]
 pub struct Beats {
-    /// How many were sent.
+    /// Number of datagrams sent.
     pub sent: usize,
-    /// Those without an answer, by their place among all.
+    /// Indexes of datagrams without an answer.
     pub lost: Vec<usize>,
 }
 
@@ -51,12 +51,12 @@ impl Beat {
         Self { stop, task: namespace.spawn(beat(source, target, stopped, answered.clone())), answered }
     }
 
-    /// Datagrams answered so far.
+    /// Number of datagrams answered so far.
     pub fn answered(&self) -> usize {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Sends no more, and waits for the last answers.
+    /// Stops sending, and waits for the last answers.
     ///
     /// # Errors
     /// The socket fails.
@@ -68,7 +68,7 @@ impl Beat {
 }
 
 impl Beats {
-    /// Time for which one datagram after the other was lost, at most.
+    /// Longest time in which all datagrams were lost.
     pub fn longest_gap(&self) -> Duration {
         let (mut longest, mut run, mut last) = (0, 0, None);
         for &lost in &self.lost {
@@ -96,7 +96,7 @@ async fn beat(
         tokio::select! {
             _ = &mut stopped => break,
             _ = pace.tick() => {
-                // What ICMP says of the datagram before is no reason to end.
+                // An ICMP error about the previous datagram must not end the flow.
                 let _ = socket.send(sent.to_string().as_bytes()).await;
                 sent += 1;
             }
@@ -115,7 +115,7 @@ async fn beat(
     Ok(Beats { sent, lost: (0..sent).filter(|number| !answered.contains(number)).collect() })
 }
 
-/// The number of the next datagram that is answered.
+/// Index of the next datagram that is answered.
 async fn answer(socket: &UdpSocket) -> usize {
     let mut buffer = [0; 256];
     loop {

@@ -19,13 +19,13 @@ use crate::{
     server::{Chunks, Digest},
 };
 
-/// How long all transfers together may take.
+/// Time limit for all transfers together.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Length of a SHA-256 in hexadecimal.
 const DIGEST_LENGTH: usize = 64;
 
-/// Which way the bytes go.
+/// Direction of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// From the client to the server.

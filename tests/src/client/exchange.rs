@@ -1,4 +1,4 @@
-//! One short exchange with a server: HTTP over its own TCP connection, or UDP datagrams from a port of their own.
+//! A short exchange with a server: HTTP over its own TCP connection, or UDP datagrams from their own client port.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-/// Largest HTTP response, in bytes.
+/// Maximum length of an HTTP response, in bytes.
 const MAX_RESPONSE: u64 = 8 * 1024;
 
 /// First port of UDP exchanges.
@@ -23,34 +23,34 @@ const FIRST_PORT: u16 = 1024;
 /// Datagrams of one UDP exchange; the same server must answer all of them.
 const DATAGRAMS: u8 = 2;
 
-/// How often a datagram is sent again, and after what time without an answer: one that is late for a stall of the machine is
-/// not taken for lost.
+/// Number of retransmissions of a datagram, and the time before each. A late answer on a machine that stalls does not
+/// count as lost.
 const RETRIES: u32 = 2;
 const RETRY_AFTER: Duration = Duration::from_secs(3);
 
-/// What an exchange brought.
+/// Result of an exchange.
 #[derive(Debug)]
 pub(super) struct Answer {
     /// Name of the server.
     pub(super) server: String,
-    /// Datagrams sent again.
+    /// Number of datagrams that were retransmitted.
     pub(super) retries: u32,
 }
 
-/// Opens a TCP connection from an address of ours.
+/// Opens a TCP connection from a client address.
 pub(super) async fn connect(source: IpAddr, target: SocketAddr) -> io::Result<TcpStream> {
     let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.bind((source, 0).into())?;
     socket.connect(target).await
 }
 
-/// Asks the HTTP server who it is. The server closes first, so that no port of the client's stays in TIME_WAIT.
+/// Requests the server's name by HTTP. The server closes first, so that no client port stays in TIME_WAIT.
 pub(super) async fn http(source: IpAddr, target: SocketAddr) -> Result<Answer> {
     let stream = connect(source, target).await.with_context(|| format!("connect from {source}"))?;
     http_over(stream).await
 }
 
-/// Asks the HTTP server at the other end of a connection.
+/// Requests the server's name over an existing connection.
 pub(super) async fn http_over(mut stream: TcpStream) -> Result<Answer> {
     let (local, target) = (stream.local_addr()?, stream.peer_addr()?);
     let request = format!("GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
@@ -65,7 +65,7 @@ pub(super) async fn http_over(mut stream: TcpStream) -> Result<Answer> {
     Ok(Answer { server: server.to_owned(), retries: 0 })
 }
 
-/// Sends datagrams to the UDP echo server and checks what comes back.
+/// Sends datagrams to the UDP echo server, and checks the answers.
 pub(super) async fn udp(sources: &[IpAddr], target: SocketAddr, ticket: u64) -> Result<Answer> {
     let local = next_flow(sources);
     let socket = UdpSocket::bind(local).await.with_context(|| format!("bind to {local}"))?;
@@ -83,8 +83,8 @@ pub(super) async fn udp(sources: &[IpAddr], target: SocketAddr, ticket: u64) -> 
     answer.context("no datagram was sent")
 }
 
-/// An address and port that no flow of this process had before, but for every half million flows: a port used again
-/// soon would be the same flow, and would rightly go to the same server, whatever has changed since.
+/// A client endpoint that was not used before in this process; they repeat after half a million. A reused endpoint
+/// would continue its earlier flow, and so go to that flow's server.
 fn next_flow(sources: &[IpAddr]) -> SocketAddr {
     static FLOWS: AtomicUsize = AtomicUsize::new(0);
     let flow = FLOWS.fetch_add(1, Ordering::Relaxed);
@@ -102,11 +102,11 @@ async fn ask(socket: &UdpSocket, message: &str) -> Result<(String, u32)> {
     bail!("no answer to {message}")
 }
 
-/// Sends one datagram and waits for the answer to it; returns the name of the server.
+/// Sends one datagram and waits for its answer; returns the name of the server.
 pub(super) async fn datagram(socket: &UdpSocket, message: &str) -> Result<String> {
     let mut buffer = [0; 256];
     socket.send(message.as_bytes()).await.context("send")?;
-    // What else comes is the late answer to a datagram that was sent before.
+    // Other datagrams are late answers to earlier ones.
     loop {
         let length = socket.recv(&mut buffer).await.context("receive")?;
         let text = str::from_utf8(&buffer[..length])?;

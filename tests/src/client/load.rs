@@ -17,28 +17,28 @@ use tokio::{task::JoinSet, time};
 use super::{PATIENCE, exchange, millis};
 use crate::{net::Namespace, server::Service};
 
-/// Pause of a worker whose exchange failed, so that refused connections do not become a flood.
+/// Pause of a worker after a failure, so that refused connections do not become a flood.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
 
-/// What a number of exchanges brought.
+/// Results of several exchanges.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
-    /// Successful exchanges by server.
+    /// Number of successful exchanges by server.
     pub tally: BTreeMap<String, u64>,
-    /// The others.
+    /// Failed exchanges.
     pub failures: Vec<Failure>,
-    /// UDP datagrams that had to be sent again.
+    /// Number of retransmitted datagrams.
     pub retries: u64,
 }
 
 /// An exchange that failed.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// When it began.
+    /// When the exchange began.
     pub started: Instant,
-    /// When it failed.
+    /// When the exchange failed.
     pub failed: Instant,
-    /// From where, and what happened.
+    /// The client address, and the error.
     pub error: String,
 }
 
@@ -49,12 +49,12 @@ impl fmt::Display for Failure {
 }
 
 impl Batch {
-    /// Successful exchanges.
+    /// Number of successful exchanges.
     pub fn successes(&self) -> u64 {
         self.tally.values().sum()
     }
 
-    /// Successful exchanges with one server.
+    /// Number of successful exchanges with one server.
     pub fn of(&self, server: &str) -> u64 {
         self.tally.get(server).copied().unwrap_or(0)
     }
@@ -64,18 +64,18 @@ impl Batch {
         self.failures.iter().filter(move |failure| failure.started >= time)
     }
 
-    /// Fails if any exchange did.
+    /// Fails if any exchange failed.
     ///
     /// # Errors
-    /// Says how many failed, and how the first did.
+    /// The number of failures, and the first one.
     pub fn expect_no_failure(&self) -> Result<()> {
         self.expect_none(self.failures.iter())
     }
 
-    /// Fails if any exchange that began at `time` or later did.
+    /// Fails if any exchange that began at `time` or later failed.
     ///
     /// # Errors
-    /// Says how many failed, and how the first did.
+    /// The number of failures, and the first one.
     pub fn expect_no_failure_since(&self, time: Instant) -> Result<()> {
         self.expect_none(self.failures_since(time))
     }
@@ -88,12 +88,12 @@ impl Batch {
     }
 }
 
-/// Exchanges going on in the background; dropping it stops them.
+/// Exchanges in the background. Dropping it stops them.
 #[derive(Debug)]
 pub struct Load {
     namespace: Arc<Namespace>,
     shared: Arc<Shared>,
-    // Taken when the load is joined.
+    // `None` once they have been joined.
     workers: Option<JoinSet<()>>,
 }
 
@@ -102,7 +102,7 @@ struct Shared {
     sources: Arc<[IpAddr]>,
     service: Service,
     target: SocketAddr,
-    /// Exchanges begun, and how many may be.
+    /// Exchanges begun, and their maximum.
     next: AtomicU64,
     limit: AtomicU64,
     batch: Mutex<Batch>,
@@ -137,12 +137,12 @@ impl Load {
         Self { namespace: namespace.clone(), shared, workers: Some(workers) }
     }
 
-    /// What there is so far.
+    /// The results so far.
     pub fn so_far(&self) -> Batch {
         self.shared.batch().clone()
     }
 
-    /// Exchanges done so far, successful or not.
+    /// Number of exchanges completed so far, successful or not.
     pub fn done(&self) -> u64 {
         let batch = self.shared.batch();
         batch.successes() + batch.failures.len() as u64
@@ -153,7 +153,7 @@ impl Load {
         if let Some(mut workers) = self.workers.take() {
             self.namespace.block_on(async move {
                 while let Some(ended) = workers.join_next().await {
-                    // One that has panicked took its exchanges with it.
+                    // If a worker has panicked, its exchanges are lost, so this must fail.
                     ended.expect("a worker ends by itself");
                 }
             });
@@ -161,7 +161,7 @@ impl Load {
         self.so_far()
     }
 
-    /// Begins no more exchanges.
+    /// Stops beginning new exchanges.
     pub fn begin_no_more(&self) {
         self.shared.limit.store(0, Ordering::Relaxed);
     }

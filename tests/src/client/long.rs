@@ -25,16 +25,16 @@ use crate::{net::Namespace, wait::wait_for};
 /// Pause between two lines of a connection.
 const BEAT: Duration = Duration::from_millis(20);
 
-/// What a connection does once it is open.
+/// Behaviour of an open connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Habit {
-    /// It exchanges one line after the other.
+    /// Exchanges one line after the other.
     Talks,
-    /// It waits for something to be said.
+    /// Sends nothing, and waits for data.
     IsSilent,
 }
 
-/// Open connections; dropping it closes them.
+/// Open connections. Dropping it closes them.
 #[derive(Debug)]
 pub struct LongLived {
     connections: Vec<Arc<Connection>>,
@@ -56,13 +56,13 @@ struct Connection {
 /// How a connection broke.
 #[derive(Debug, Clone)]
 pub struct Break {
-    /// The server it was with.
+    /// Its server.
     pub server: String,
-    /// The client's end.
+    /// The client endpoint.
     pub local: SocketAddr,
-    /// When, in milliseconds since the connections were opened.
+    /// When it broke, in milliseconds since the connections were opened.
     pub at_ms: u128,
-    /// What happened.
+    /// The error.
     pub error: String,
 }
 
@@ -109,7 +109,7 @@ impl LongLived {
         Ok(Self { connections, opened, _tasks: tasks })
     }
 
-    /// Connections that are not broken, by server.
+    /// Number of unbroken connections by server.
     pub fn alive(&self) -> BTreeMap<String, usize> {
         let mut alive = BTreeMap::new();
         for connection in self.connections.iter().filter(|connection| connection.broken().is_none()) {
@@ -118,12 +118,12 @@ impl LongLived {
         alive
     }
 
-    /// Connections that are not broken, with one server.
+    /// Number of unbroken connections with one server.
     pub fn alive_with(&self, server: &str) -> usize {
         self.alive().get(server).copied().unwrap_or(0)
     }
 
-    /// The servers of each of the client's addresses.
+    /// The servers of each client address.
     pub fn servers_by_client(&self) -> BTreeMap<IpAddr, BTreeSet<String>> {
         let mut servers: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         for connection in &self.connections {
@@ -132,20 +132,20 @@ impl LongLived {
         servers
     }
 
-    /// The client's ends, in the order of their opening.
+    /// The client endpoints, in the order in which the connections were opened.
     pub fn locals(&self) -> impl Iterator<Item = SocketAddr> {
         self.connections.iter().map(|connection| connection.local)
     }
 
-    /// Time since the connections began to be opened.
+    /// Time since the first connection began to open.
     pub fn age(&self) -> Duration {
         self.opened.elapsed()
     }
 
-    /// Closes the connections with one server, those that talk; returns how many there were. Both ends have closed then.
+    /// Closes the active connections with one server, at both ends; returns their number.
     ///
     /// # Errors
-    /// One of them is broken or stuck.
+    /// A connection is broken or stalled.
     pub fn close_with(&mut self, server: &str) -> Result<usize> {
         let (closed, open) = self.connections.drain(..).partition(|connection| connection.server == server);
         self.connections = open;
@@ -160,15 +160,15 @@ impl LongLived {
         Ok(closed.len())
     }
 
-    /// Connections that broke, in the order of their opening.
+    /// Broken connections, in the order in which they were opened.
     pub fn breaks(&self) -> Vec<Break> {
         self.connections.iter().filter_map(|connection| connection.broken()).collect()
     }
 
-    /// Fails if a connection broke that was not with the server `except`.
+    /// Fails if a connection broke whose server is not `except`.
     ///
     /// # Errors
-    /// Says how many broke, and how the first did.
+    /// The number of broken connections, and the first one.
     pub fn expect_unbroken(&self, except: Option<&str>) -> Result<()> {
         let mut breaks = self.breaks();
         breaks.retain(|broken| Some(broken.server.as_str()) != except);
@@ -180,10 +180,10 @@ impl LongLived {
         }
     }
 
-    /// Waits until every connection that is not broken has exchanged another `lines` lines, or has broken.
+    /// Waits until every connection has exchanged another `lines` lines or is broken.
     ///
     /// # Errors
-    /// One of them is stuck.
+    /// A connection has stalled.
     pub fn progress(&self, lines: u64) -> Result<()> {
         let goals: Vec<_> =
             self.connections.iter().map(|connection| connection.exchanges() + lines).collect();
@@ -242,7 +242,7 @@ async fn keep_going(
     *connection.broken.lock().expect("nobody panics while holding it") = Some(broken);
 }
 
-/// Ends a connection, and waits until the server has.
+/// Closes a connection, and waits until the server has closed it.
 async fn close(stream: &mut BufStream<TcpStream>) -> Result<()> {
     stream.shutdown().await?;
     let mut rest = Vec::new();

@@ -1,4 +1,4 @@
-//! ICMP and ICMPv6 echo over the kernel's ping sockets, which check identifier and checksum of the answer.
+//! ICMP and ICMPv6 echo by the kernel's ping sockets, which check identifier and checksum of replies.
 
 use std::{
     io::{ErrorKind, Read},
@@ -9,11 +9,11 @@ use std::{
 use anyhow::{Result, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Bytes before the payload of an echo message (RFC 792, RFC 4443): type, code, checksum, identifier, sequence.
+/// Length of the header of an echo message (RFC 792, RFC 4443): type, code, checksum, identifier, sequence.
 const HEADER: usize = 8;
 const PAYLOAD: &[u8] = b"the same bytes must come back";
 
-/// Sends an echo request and waits for the reply; `Ok(None)` when none comes within `limit`.
+/// Sends an echo request and waits for the reply; `Ok(None)` if none arrives within `limit`.
 pub(super) fn ping(source: IpAddr, target: IpAddr, limit: Duration) -> Result<Option<Duration>> {
     let (domain, protocol, request, reply) = match target {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8, 0),
@@ -24,7 +24,7 @@ pub(super) fn ping(source: IpAddr, target: IpAddr, limit: Duration) -> Result<Op
     socket.connect(&SocketAddr::new(target, 0).into())?;
     socket.set_read_timeout(Some(limit))?;
 
-    // The kernel fills in checksum and identifier.
+    // The kernel sets checksum and identifier.
     let mut message = vec![request, 0, 0, 0, 0, 0, 0, 1];
     message.extend_from_slice(PAYLOAD);
     let start = Instant::now();

@@ -1,5 +1,5 @@
-//! Flows that are begun all the time, and flows that are kept for as long as they last; each is told of as it goes, so that
-//! whoever knows what becomes of the servers can judge it.
+//! Short flows that begin all the time, and long flows. Each event of a flow is reported, so that a model of the
+//! servers can check it.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -13,116 +13,116 @@ use tokio::{io::BufStream, net::TcpStream, net::UdpSocket, task::JoinSet, time};
 use super::{PATIENCE, exchange, long};
 use crate::{net::Namespace, server::Service};
 
-/// Workers that begin flows, at each door.
+/// Workers with short flows, per listener.
 const BEGINNERS: usize = 4;
-/// Flows that are kept, at each door.
+/// Long flows, per listener.
 const KEPT: usize = 12;
-/// Pause between two flows of a worker.
+/// Pause of a worker between two flows.
 const PAUSE: Duration = Duration::from_millis(30);
-/// Pause between two messages of a flow that is kept.
+/// Pause between two messages of a long flow.
 const BEAT: Duration = Duration::from_millis(100);
-/// Half of the connections are closed after so many lines, one half of these and the other, and others opened.
+/// Every second connection closes after this many lines, alternating between the two numbers, and is replaced.
 const LIVES: [u64; 2] = [100, 10];
-/// How long the answer to a datagram is waited for: one that is late for a stall of the machine is not taken for lost.
+/// How long to wait for the answer to a datagram. A late answer on a machine that stalls does not count as lost.
 const ANSWER: Duration = Duration::from_secs(3);
-/// Within which it would have come otherwise: what became of servers afterwards is no excuse.
+/// Time within which the answer normally arrives: later failures of servers do not excuse its loss.
 const PROMPT: Duration = Duration::from_secs(1);
-/// The first port of kept flows of UDP: below all that others use.
+/// First client port of long UDP flows; below all other ports in use.
 const FIRST_PORT: u16 = 512;
 
-/// Where flows come in.
+/// A listener as clients see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Door {
-    /// What is served there: short flows of HTTP and UDP echo, kept ones of lines and UDP echo.
+    /// Its service. Short flows use HTTP and UDP echo, long ones lines and UDP echo.
     pub service: Service,
-    /// A VIP and its port.
+    /// VIP and port.
     pub target: SocketAddr,
-    /// Whether answers go past the load balancer.
+    /// Whether answers bypass SLB.
     pub direct: bool,
-    /// What is promised there.
+    /// Its settings, as far as flows notice them.
     pub terms: Terms,
 }
 
-/// What differs between doors of one service.
+/// Settings that differ between listeners of one service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Terms {
-    /// The servers behind it, by a name that doors share.
+    /// Name of its server pool; listeners may share one.
     pub pool: &'static str,
-    /// How long a server that takes nothing new keeps its connections, where not for ever.
+    /// `connection_drain`; `None` if connections of a server without new flows go on forever.
     pub drain: Option<Duration>,
-    /// Whether new flows of a client address go where its last one went.
+    /// Whether it has session persistence.
     pub persists: bool,
 }
 
 impl Terms {
-    /// Those of servers that stand in the group of the service, where nothing more is said.
+    /// The settings of the plan's listeners: the pool of the service, no drain, no persistence.
     pub fn of(service: Service) -> Self {
         Self { pool: service.name(), drain: None, persists: false }
     }
 }
 
-/// When something was going on.
+/// A time span.
 #[derive(Debug, Clone, Copy)]
 pub struct During {
-    /// From when on.
+    /// Its start.
     pub from: Instant,
-    /// Until when.
+    /// Its end.
     pub to: Instant,
 }
 
 impl During {
-    /// As far as the answer to what was sent at its beginning may be expected.
+    /// The part in which the answer to a packet sent at the start should arrive.
     #[must_use]
     pub fn prompt(self) -> Self {
         Self { to: self.to.min(self.from + PROMPT), ..self }
     }
 }
 
-/// What a flow tells.
+/// A report about a flow.
 #[derive(Debug)]
 pub struct Told {
-    /// Where it came in.
+    /// The listener.
     pub door: Door,
-    /// The client's address, where the flow was begun by one that begins one after the other.
+    /// The client address, for short flows of one address that follow one another.
     pub source: Option<IpAddr>,
-    /// When: from its beginning, or from when it was last well.
+    /// The time since the flow began, or since its last answer.
     pub during: During,
-    /// What.
+    /// The event.
     pub what: What,
 }
 
-/// What has become of a flow.
+/// An event of a flow.
 #[derive(Debug)]
 pub enum What {
-    /// It has begun: a server has answered it, after so many datagrams had been sent again.
+    /// A server has answered the new flow.
     Began {
         /// The server.
         server: String,
-        /// Datagrams sent again.
+        /// Number of retransmitted datagrams.
         retries: u32,
     },
-    /// It has not, or nobody has answered to the end.
+    /// The new flow got no complete answer.
     Failed {
-        /// What happened.
+        /// The error.
         error: String,
     },
-    /// The server that it was with does not answer.
+    /// The flow's server no longer answers.
     Broke {
         /// The server.
         server: String,
-        /// What happened.
+        /// The error.
         error: String,
     },
     /// Another server answers.
     Moved {
-        /// The server that it was with.
+        /// The server so far.
         from: String,
-        /// The other one.
+        /// The other server.
         to: String,
     },
 }
 
-/// Flows; dropping it ends them.
+/// Flows in the background. Dropping it ends them.
 #[derive(Debug)]
 pub struct Steady {
     told: mpsc::Receiver<Told>,
@@ -152,32 +152,32 @@ impl Steady {
         Self { told, _tasks: tasks }
     }
 
-    /// What has been told since.
+    /// Reports since the last call.
     pub fn told(&self) -> impl Iterator<Item = Told> {
         self.told.try_iter()
     }
 }
 
-/// What a worker needs to know.
+/// Parameters of a worker.
 struct Flow {
     door: Door,
     sources: Arc<[IpAddr]>,
-    /// Which of the workers it is.
+    /// Number of the worker at its listener.
     n: usize,
     tell: mpsc::Sender<Told>,
 }
 
 impl Flow {
-    /// Something has been going on since `from`.
+    /// Reports an event that took from `from` until now.
     fn tell(&self, from: Instant, what: What) {
         self.tell_of(During { from, to: Instant::now() }, what);
     }
 
     fn tell_of(&self, during: During, what: What) {
-        // No two of them share one.
+        // Each of these workers has a client address of its own.
         let begins = self.door.service == Service::Http && BEGINNERS <= self.sources.len();
         let source = begins.then(|| self.source());
-        // Nobody may be listening any more.
+        // The receiver may have been dropped.
         let _ = self.tell.send(Told { door: self.door, source, during, what });
     }
 
@@ -185,13 +185,13 @@ impl Flow {
         self.sources[self.n % self.sources.len()]
     }
 
-    /// How many lines it exchanges, where not as many as it can.
+    /// Number of lines after which the connection closes; `None` for no limit.
     fn life(&self) -> Option<u64> {
         (self.n % 2 == 1).then(|| LIVES[self.n / 2 % 2])
     }
 }
 
-/// Begins one flow after the other.
+/// Begins short flows one after the other.
 async fn begin(flow: Flow) {
     for ticket in 0.. {
         let from = Instant::now();
@@ -222,7 +222,7 @@ async fn http(source: IpAddr, target: SocketAddr) -> Result<exchange::Answer> {
     answer.with_context(|| format!("no answer at {local}")).flatten()
 }
 
-/// Keeps a connection for as long as it lasts, and opens another one then.
+/// Keeps a connection open, and replaces it when it ends.
 async fn keep_connections(flow: Flow) {
     loop {
         let mut good = Instant::now();
@@ -245,7 +245,7 @@ async fn keep_connections(flow: Flow) {
     }
 }
 
-/// Exchanges lines with a server, for ever or so many; `good` is when the last one was answered.
+/// Exchanges lines with a server, `life` of them or without limit; `good` is set to the time of the last answer.
 async fn talk(
     stream: &mut BufStream<TcpStream>,
     server: &str,
@@ -268,7 +268,7 @@ async fn talk(
     Ok(())
 }
 
-/// Keeps one flow of datagrams, whatever becomes of it.
+/// Keeps one UDP flow, whatever happens to it.
 async fn keep_datagrams(flow: Flow) {
     let port = FIRST_PORT + u16::try_from(flow.n).expect("few workers");
     let mut good = Instant::now();
@@ -299,7 +299,7 @@ async fn keep_datagrams(flow: Flow) {
             other => {
                 let error =
                     other.map_or_else(|_| format!("no answer within {ANSWER:?}"), |e| format!("{e:?}"));
-                // From when it was sent: between two messages nobody was asked.
+                // Only the time since this datagram was sent counts.
                 let what = match &server {
                     Some(server) => What::Broke { server: server.clone(), error },
                     None => What::Failed { error },

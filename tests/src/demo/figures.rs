@@ -1,4 +1,4 @@
-//! What the demo measured, as it is written by `--json`.
+//! The figures of the demo, as `--json` writes them.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Figures {
     pub(super) passed: bool,
-    /// What was not as it must be.
+    /// Expectations that were not met.
     pub(super) failures: Vec<String>,
     pub(super) seconds: f64,
     pub(super) spread: Vec<Spread>,
@@ -15,14 +15,14 @@ pub(super) struct Figures {
     pub(super) sigkill: Option<Sigkill>,
 }
 
-/// How the exchanges of one kind spread.
+/// How the exchanges of one kind spread over the servers.
 #[derive(Debug, Serialize)]
 pub(super) struct Spread {
-    /// `http IPv4` and such.
+    /// Kind of the exchanges, such as `http IPv4`.
     pub(super) traffic: String,
     pub(super) exchanges: u64,
     pub(super) failed: usize,
-    /// UDP datagrams sent again.
+    /// Number of retransmitted datagrams.
     pub(super) retries: u64,
     pub(super) servers: Vec<ServerShare>,
     pub(super) largest_deviation_points: f64,
@@ -37,7 +37,7 @@ pub(super) struct ServerShare {
     pub(super) exchanges: u64,
 }
 
-/// A server died and came back.
+/// A server failed and recovered.
 #[derive(Debug, Serialize)]
 pub(super) struct KilledServer {
     pub(super) server: String,
@@ -53,7 +53,7 @@ pub(super) struct KilledServer {
     pub(super) share_after_recovery_percent: f64,
 }
 
-/// A server was set to weight 0.
+/// A server had weight 0 for a time.
 #[derive(Debug, Serialize)]
 pub(super) struct WeightZero {
     pub(super) server: String,

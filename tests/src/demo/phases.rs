@@ -1,4 +1,4 @@
-//! The phases, in order. What is not as it must be is noted and the demo goes on; an error ends it.
+//! The phases, in order. An expectation that is not met is recorded, and the demo goes on; an error ends it.
 
 mod failure;
 mod restart;
@@ -13,13 +13,13 @@ use crate::{
     net::{CLIENT_SOURCES, Family},
 };
 
-/// Long-lived connections per family, in the phases that have them.
+/// Long-lived connections per family, in phases that open them.
 const LONG_LIVED: usize = 40;
 
 /// Exchanges of each kind after a change.
 const AFTER_A_CHANGE: u64 = 500;
 
-/// Goes through all of them.
+/// Runs all phases.
 pub(super) fn all(
     world: &mut World,
     options: &Options,
@@ -44,7 +44,7 @@ pub(super) fn all(
 }
 
 impl Figures {
-    /// Notes a failure unless `good`.
+    /// Records a failure unless `good`.
     fn expect(&mut self, good: bool, failure: impl FnOnce() -> String) {
         if !good {
             self.failures.push(failure());

@@ -1,12 +1,12 @@
-//! Output of the demo: redrawn in place on a terminal, appended otherwise.
+//! Output of the demo: updated in place on a terminal, otherwise appended.
 
 use std::io::{self, IsTerminal, Write};
 
-/// Where the demo writes.
+/// Output stream of the demo, with a live part at the end.
 #[derive(Debug)]
 pub(super) struct View {
     terminal: bool,
-    /// Lines of the live part that are on the screen.
+    /// Number of lines of the live part on the screen.
     drawn: usize,
 }
 
@@ -16,19 +16,19 @@ impl View {
         Self { terminal: io::stdout().is_terminal(), drawn: 0 }
     }
 
-    /// Writes text that stays; it replaces the live part.
+    /// Writes permanent text in place of the live part.
     pub(super) fn line(&mut self, text: &str) {
         let text = format!("{}{text}\n", self.erasing());
         self.drawn = 0;
         Self::write(&text);
     }
 
-    /// Begins a phase.
+    /// Prints the title of a phase.
     pub(super) fn phase(&mut self, title: &str) {
         self.line(&format!("\n{title}"));
     }
 
-    /// Draws the live part anew, on a terminal only.
+    /// Draws the live part again, on a terminal only.
     pub(super) fn live(&mut self, text: &str) {
         if self.terminal {
             let drawn = format!("{}{text}\n", self.erasing());
@@ -37,12 +37,12 @@ impl View {
         }
     }
 
-    /// Control codes that move up over the live part and erase it.
+    /// Control sequences that erase the live part.
     fn erasing(&self) -> String {
         if self.drawn > 0 { format!("\x1b[{}A\x1b[0J", self.drawn) } else { String::new() }
     }
 
-    /// A reader that has gone away is no reason to fail.
+    /// Writes text; a closed output is no failure.
     fn write(text: &str) {
         let mut out = io::stdout().lock();
         let _ = out.write_all(text.as_bytes());

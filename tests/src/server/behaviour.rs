@@ -1,4 +1,4 @@
-//! How servers answer while they run: well, or in a way that a health check is to find.
+//! How servers answer at run time: correctly, or with a fault that a health check must detect.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
@@ -21,42 +21,42 @@ impl Default for Behaviour {
 }
 
 impl Behaviour {
-    /// Status of answers to requests for `/healthz`.
+    /// Status of responses for `/healthz`.
     pub fn status(&self) -> u16 {
         self.status.load(Ordering::Relaxed)
     }
 
-    /// Sets the status of answers to requests for `/healthz`.
+    /// Sets the status of responses for `/healthz`.
     pub fn set_status(&self, status: u16) {
         self.status.store(status, Ordering::Relaxed);
     }
 
-    /// Time until requests for `/healthz` are answered.
+    /// Delay of responses for `/healthz`.
     pub fn delay(&self) -> Duration {
         Duration::from_millis(self.delay.load(Ordering::Relaxed))
     }
 
-    /// Sets the time until requests for `/healthz` are answered.
+    /// Sets the delay of responses for `/healthz`.
     pub fn set_delay(&self, delay: Duration) {
         self.delay.store(delay.as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// Whether datagrams are answered with something else than what they hold.
+    /// Whether datagrams are answered with wrong content.
     pub fn garbles(&self) -> bool {
         self.garbles.load(Ordering::Relaxed)
     }
 
-    /// Has datagrams answered with something else than what they hold, or well again.
+    /// Sets whether datagrams are answered with wrong content.
     pub fn set_garbles(&self, garbles: bool) {
         self.garbles.store(garbles, Ordering::Relaxed);
     }
 
-    /// Whether datagrams are answered again and again.
+    /// Whether answers to datagrams repeat.
     pub fn repeats(&self) -> bool {
         self.repeats.load(Ordering::Relaxed)
     }
 
-    /// Has each datagram answered again and again while this holds, as a server that streams to a silent client does.
+    /// Sets whether answers to datagrams repeat, as of a server that streams to a silent client.
     pub fn set_repeats(&self, repeats: bool) {
         self.repeats.store(repeats, Ordering::Relaxed);
     }

@@ -1,5 +1,5 @@
-//! Bulk transfers: `upload N` followed by N bytes is answered by their SHA-256 in hexadecimal; `download N SEED` is
-//! answered by N bytes of the sequence that SEED starts.
+//! Bulk transfers. The answer to `upload N` and N bytes is their SHA-256 in hexadecimal. The answer to `download N
+//! SEED` is the first N bytes of SEED's pseudo-random sequence.
 
 use std::{fmt::Write as _, io, sync::Arc};
 
@@ -9,10 +9,10 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Bytes produced, sent and hashed at a time.
+/// Chunk size in bytes.
 const CHUNK: usize = 64 * 1024;
 
-/// Longest request line, in bytes.
+/// Maximum length of a request line, in bytes.
 const MAX_REQUEST: u64 = 64;
 
 /// Serves one request.
@@ -35,7 +35,7 @@ fn number(word: &str) -> io::Result<u64> {
     word.parse().map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-/// Hashing what arrives.
+/// SHA-256 of received bytes.
 pub(crate) struct Digest;
 
 impl Digest {
@@ -60,7 +60,7 @@ impl Digest {
     }
 }
 
-/// Pseudo-random bytes, the same for the same seed (the SplitMix64 sequence).
+/// Pseudo-random bytes that depend on the seed only (SplitMix64).
 #[derive(Debug, Clone)]
 pub(crate) struct Chunks {
     state: u64,
@@ -68,12 +68,12 @@ pub(crate) struct Chunks {
 }
 
 impl Chunks {
-    /// `count` bytes of the sequence that `seed` starts.
+    /// The first `count` bytes of the seed's sequence.
     pub(crate) fn new(seed: u64, count: u64) -> Self {
         Self { state: seed, left: count }
     }
 
-    /// Sends all of them.
+    /// Sends all bytes.
     pub(crate) async fn send(self, stream: &mut (impl AsyncWriteExt + Unpin)) -> io::Result<()> {
         for chunk in self {
             stream.write_all(&chunk).await?;
@@ -81,7 +81,7 @@ impl Chunks {
         stream.flush().await
     }
 
-    /// SHA-256 of all of them, in hexadecimal.
+    /// SHA-256 of all bytes, in hexadecimal.
     pub(crate) fn digest(self) -> String {
         let mut hash = Sha256::new();
         self.for_each(|chunk| hash.update(&chunk));
@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(Chunks::new(1, 0).next(), None);
     }
 
-    /// The first outputs of SplitMix64 for seed 1234567, as its author's reference code gives them.
+    /// First outputs of SplitMix64 for seed 1234567, from its author's reference code.
     #[test]
     fn words_are_those_of_splitmix64() {
         let mut chunks = Chunks::new(1_234_567, 0);

@@ -1,4 +1,4 @@
-//! HTTP/1.1 server: `GET /` answers the backend's name, as body and in `X-Server`; `/healthz` has the status of its mood.
+//! HTTP/1.1 server. `GET /` returns the backend's name as body and in `X-Server`; `/healthz` has a configurable status.
 
 use std::{io, sync::Arc};
 
@@ -10,10 +10,10 @@ use tokio::{
 
 use super::Behaviour;
 
-/// Largest head of a request, in bytes.
+/// Maximum length of a request header, in bytes.
 const MAX_HEAD: u64 = 8 * 1024;
 
-/// Serves requests until the client wants no more.
+/// Serves requests until the client closes the connection.
 pub(super) async fn serve(stream: TcpStream, name: Arc<str>, behaviour: Arc<Behaviour>) -> io::Result<()> {
     let mut stream = BufStream::new(stream);
     while let Some(request) = read_head(&mut stream).await? {
@@ -45,7 +45,7 @@ struct Request {
     close: bool,
 }
 
-/// Reads a request up to its empty line; `None` when the client has closed instead.
+/// Reads a request up to its empty line; `None` if the client has closed.
 async fn read_head(stream: &mut BufStream<TcpStream>) -> io::Result<Option<Request>> {
     let mut head = stream.take(MAX_HEAD);
     let mut request = None;

@@ -1,4 +1,4 @@
-//! Line server: each line comes back after the backend's name and a space.
+//! Line server: answers each line with the backend's name, a space and the line.
 
 use std::{io, sync::Arc};
 
@@ -7,10 +7,11 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Longest line, in bytes.
+/// Maximum length of a line, in bytes.
 const MAX_LINE: u64 = 1024;
 
-/// Answers lines until the client closes. An error is one of a client that has sent a line, and no health check.
+/// Answers lines until the client closes. Errors are reported only for clients that sent a line, so not for health
+/// checks.
 pub(super) async fn serve(stream: TcpStream, name: Arc<str>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufStream::new(stream);

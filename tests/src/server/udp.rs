@@ -1,4 +1,4 @@
-//! UDP echo: each datagram comes back after the backend's name and a space.
+//! UDP echo: answers each datagram with the backend's name, a space and the datagram.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -18,10 +18,11 @@ use tokio::{io::Interest, net::UdpSocket, sync::watch};
 
 use super::Behaviour;
 
-/// Pause between two of repeated answers.
+/// Interval of repeated answers.
 const BEAT: Duration = Duration::from_millis(50);
 
-/// Answers datagrams until the kill, from the address they were sent to: a VIP, where they arrive unchanged.
+/// Answers datagrams until the servers are killed. The source of an answer is the datagram's destination, which may be
+/// a VIP.
 pub(super) async fn serve(
     socket: UdpSocket,
     mut kill: watch::Receiver<bool>,
@@ -45,12 +46,12 @@ pub(super) async fn serve(
             }
             _ = kill.changed() => return,
         };
-        // An error is the echo of a client that is gone; there is nothing to answer.
+        // An error is an ICMP error about a client that has ended; there is nothing to answer.
         let Ok(Received { length, client: Some(client), to: Some(to) }) = received else { continue };
         let mut answer = name.as_bytes().to_vec();
         answer.push(b' ');
         answer.extend_from_slice(if behaviour.garbles() { b"?" } else { &buffer[..length] });
-        // A client that is gone needs no answer.
+        // A client that has ended needs no answer.
         let _ = send(&socket, &answer, to, client).await;
         if behaviour.repeats() {
             repeated.push((answer, to, client));
@@ -58,7 +59,7 @@ pub(super) async fn serve(
     }
 }
 
-/// Has the kernel say where each datagram was sent to.
+/// Makes the kernel report the destination of each datagram.
 pub(super) fn prepare(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
     Ok(setsockopt(socket, Ipv6RecvPacketInfo, &true)?)
 }
@@ -75,7 +76,7 @@ async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> 
         let mut parts = [IoSliceMut::new(buffer)];
         let message = recvmsg(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())?;
         let to = message.cmsgs()?.find_map(|control| match control {
-            // Of both families: IPv4 addresses are mapped.
+            // Reported for both families; IPv4 addresses are mapped.
             ControlMessageOwned::Ipv6PacketInfo(to) => Some(to),
             _ => None,
         });
@@ -90,7 +91,7 @@ async fn send(
     from: libc::in6_pktinfo,
     client: SockaddrIn6,
 ) -> io::Result<()> {
-    // It arrived at `lo` or at the link; it leaves where the route says.
+    // The datagram may have arrived at `lo` or at the link; the answer leaves by the route.
     let from = libc::in6_pktinfo { ipi6_ifindex: 0, ..from };
     let send = || {
         let control = [ControlMessage::Ipv6PacketInfo(&from)];

@@ -1,4 +1,4 @@
-//! A server is killed under traffic, and comes back.
+//! A server is killed under traffic, and recovers.
 
 use std::time::{Duration, Instant};
 
@@ -21,11 +21,11 @@ use crate::{
 /// Index of the server.
 const VICTIM: usize = 1;
 
-/// A connection is refused at once, so this many probes are all that detection should take.
+/// Connections are refused at once, so detection should take only this many probes.
 const GOAL: Duration = CHECK_INTERVAL.saturating_mul(UNHEALTHY_THRESHOLD);
-/// Later than this is a failure, however busy the machine: the detection window for any kind of death (the timeout of
-/// each probe, the intervals between them), one interval, one second since tables are built once in each, and another one for
-/// acting and asking.
+/// Upper bound, however busy the machine is. It is the detection window for any kind of failure: all timeouts, and the
+/// intervals between them. It adds one interval, one second of the update rate limiter, and one second for applying and
+/// asking.
 const LIMIT: Duration = CHECK_TIMEOUT
     .saturating_mul(UNHEALTHY_THRESHOLD)
     .saturating_add(CHECK_INTERVAL.saturating_mul(UNHEALTHY_THRESHOLD))
@@ -76,7 +76,7 @@ pub(super) fn phase(world: &mut World, view: &mut View, figures: &mut Figures) -
         end.failures_since(recovered).count()
     ));
     figures.expect(share > 0.0, || format!("{victim} gets nothing after its return"));
-    // Once more from the detection on: what hung then has ended only now.
+    // Counted again from the detection on: exchanges that hung have ended only now.
     note_failures(figures, "after the detection", &end, detected);
     figures.killed_server = Some(KilledServer {
         server: victim,

@@ -1,4 +1,4 @@
-//! The daemon is killed with SIGKILL under traffic and started again, as often as asked for.
+//! The daemon is killed with SIGKILL under traffic and restarted, in several rounds.
 
 use anyhow::Result;
 
@@ -12,7 +12,7 @@ use crate::{
     traffic::Traffic,
 };
 
-/// Exchanges of each kind while the daemon is down, and again after its return, in every round.
+/// Exchanges of each kind while the daemon is down, and again after its restart, per round.
 const PER_ROUND: u64 = 100;
 
 pub(super) fn phase(world: &mut World, rounds: u32, view: &mut View, figures: &mut Figures) -> Result<()> {

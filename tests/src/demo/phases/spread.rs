@@ -1,4 +1,4 @@
-//! Many connections over every server, against the weights.
+//! Connections spread over all servers by weight.
 
 use std::{collections::BTreeMap, fmt::Write as _, thread, time::Duration};
 
@@ -15,13 +15,13 @@ use crate::{
     traffic::KINDS,
 };
 
-/// How far a share may be off, in percentage points.
+/// Tolerance of a share, in percentage points.
 const TOLERANCE: f64 = 1.5;
 
-/// Exchanges at a time, of each kind.
+/// Concurrent exchanges of each kind.
 const CONCURRENCY: usize = 16;
 
-/// Time between two drawings.
+/// Interval between two updates of the live part.
 const REDRAW: Duration = Duration::from_millis(200);
 
 pub(super) fn phase(world: &World, exchanges: u64, view: &mut View, figures: &mut Figures) -> Result<()> {

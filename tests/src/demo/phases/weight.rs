@@ -1,4 +1,4 @@
-//! A server is set to weight 0, and back.
+//! A server gets weight 0, and its weight back.
 
 use anyhow::Result;
 
@@ -25,7 +25,7 @@ pub(super) fn phase(world: &mut World, view: &mut View, figures: &mut Figures) -
 
     world.plan.servers[SERVER].weight = 0;
     world.restart()?;
-    // What began before the change may end after it; it is waited for before counting.
+    // Exchanges that began before the change may end after it, so they must end before counting.
     traffic.progress(AFTER_A_CHANGE)?;
     let start = traffic.so_far();
     traffic.progress(AFTER_A_CHANGE)?;
