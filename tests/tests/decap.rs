@@ -13,7 +13,7 @@ use slb_tests::packets::{
     scenario::same,
 };
 
-/// Upper bound of processed instructions. A higher count shows that a verifier barrier or a merged path has been lost.
+/// Upper bound of processed instructions. A higher count shows that a compiler flag or a joined path has been lost.
 const VERIFIED: u32 = 60_000;
 /// The bound before Linux 6.15, whose verifier first ignored registers that are not read later. Linux 6.1 processes
 /// 152,000.

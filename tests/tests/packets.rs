@@ -35,7 +35,7 @@ use slb_userspace::{
     dataplane::{bpf::flows, state::State},
 };
 
-/// Upper bound of processed instructions. A higher count shows that a verifier barrier or a merged path has been lost.
+/// Upper bound of processed instructions. A higher count shows that a compiler flag or a joined path has been lost.
 const VERIFIED: u32 = 300_000;
 
 #[test]

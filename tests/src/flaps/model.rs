@@ -60,7 +60,7 @@ struct Failure {
     span: Span,
     /// When the daemon must know of the failure; `None` while the daemon is down.
     known: Option<Instant>,
-    /// When the daemon must know of the recovery; `None` while the daemon is down.
+    /// When the daemon must know of the recovery; `None` before it, and while the daemon is down.
     over: Option<Instant>,
 }
 

@@ -76,7 +76,7 @@ fn establish(play: &mut ModelTest, numbers: impl Iterator<Item = u32>) {
         }
         play.go_on(number, flag::ACK);
     }
-    // After the GC pass, forged packets cannot evict affinity entries.
+    // After the GC pass, a flood no longer decides which affinity entries remain.
     play.sweep();
 }
 

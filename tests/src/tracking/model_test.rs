@@ -223,7 +223,7 @@ impl ModelTest {
 
     /// A client sends a SYN.
     pub fn open(&mut self, number: u32) {
-        // A SYN of an earlier flow's endpoint may count as a retransmission, or belong to a tracked flow.
+        // The SYN of a reused endpoint may be taken for a retransmission of a tracked flow's.
         let is_fresh = self.heard.get(&number).is_none_or(|heard| self.now - *heard > FORGOTTEN);
         let kept = self.affinity_server(number).filter(|_| is_fresh);
         let to = self.send(number, Kind::Tcp(flag::SYN));
@@ -298,7 +298,7 @@ impl ModelTest {
             return;
         }
         match to {
-            // Both ends have closed, so no one receives a RST.
+            // No end is left that needs a RST.
             Went::Nowhere if self.setting.mode == "nat" && flags & flag::RST != 0 => {}
             Went::Nowhere if !self.may_drop() => self.fail("4: a packet of an old flow was dropped"),
             Went::To(server)

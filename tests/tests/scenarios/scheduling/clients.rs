@@ -170,7 +170,7 @@ fn clients_are_kept_while_connected_and_free_after_their_time() {
         let before = clients.iter().map(begin).collect::<Result<Vec<_>>>()?;
         let servers: Vec<_> = before.iter().map(|flow| flow.server.clone()).collect();
         before.into_iter().try_for_each(Flow::close)?;
-        // The last GC pass may have seen the connection open up to half of SHORT after its end.
+        // A GC pass may have extended the affinity entry just before the connection's end.
         pass(SHORT + SHORT / 2 + SHORT / 2)?;
         for (client, server) in clients.iter().zip(servers) {
             let flow = begin(client)?;
