@@ -23,9 +23,9 @@ pub(crate) enum Benchmark {
     Control,
     /// A round of health checks of 10,000 servers.
     Health,
-    /// Time until a dead server is found, and one that is well again, for each kind of health check.
+    /// Time until a dead server is unhealthy, and until a recovered one is healthy, for each kind of health check.
     Detection,
-    /// What `slb status` costs, and how much later a dead server is noticed beside many callers.
+    /// Cost of `slb status`, and how much many callers delay the detection of a dead server.
     Status,
 }
 

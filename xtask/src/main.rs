@@ -37,7 +37,7 @@ enum Command {
         #[arg(long, conflicts_with_all = ["all", "bench"])]
         vm: bool,
     },
-    /// Builds the XDP program and says what is in it.
+    /// Builds the XDP programs and prints their contents.
     BuildEbpf {
         /// Makes the program log every verdict.
         #[arg(long)]
@@ -66,7 +66,7 @@ enum Command {
     Vm {
         /// The kernel; all of them without one.
         kernel: Option<vm::Kernel>,
-        /// Runs only what CI runs: the verifier and the packet cases.
+        /// Runs only the tests that CI runs: the verifier and the packet cases.
         #[arg(long)]
         load: bool,
         /// Runs only tests whose name contains this.

@@ -42,10 +42,11 @@ const FEW: u32 = 100;
 /// What to measure.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// Servers.
+    /// Number of servers.
     #[arg(long, default_value_t = 10_000)]
     pub targets: u32,
-    /// So many of them fall silent after the round, and a hundred more when those have been found dead: needs nftables.
+    /// Number of servers that fall silent after the round; a hundred more follow once these are unhealthy. Needs
+    /// nftables.
     #[arg(long, default_value_t = 0)]
     pub silent: u32,
 }

@@ -30,20 +30,20 @@ pub use report::{Report, Row};
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// Turns of every contestant.
+    /// Number of rounds; each contestant gets a slice per round.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,
-    /// Milliseconds that are measured in one turn.
+    /// Milliseconds of a slice.
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(10..=10_000))]
     pub slice: u64,
     /// Processor to use; the last one by default.
     #[arg(long)]
     pub cpu: Option<usize>,
-    /// Only contestants whose name contains this, and those they are compared with.
+    /// Measure only contestants whose name contains this, and their floors.
     #[arg(long, value_name = "NAME")]
     pub only: Option<String>,
-    /// Count frames that the kernel loses meanwhile, as `slbd` does. Contestants of SLB always do, and the kernel's
-    /// tracepoints are everybody's: `--only MAC` with and without it says what that costs.
+    /// Count frames that the kernel loses meanwhile, as `slbd` does. Contestants of SLB always do, and the tracepoints
+    /// are the whole kernel's: compare `--only MAC` with and without this option to see their cost.
     #[arg(long)]
     pub losses: bool,
     /// Write the figures to this file.
@@ -57,10 +57,10 @@ impl Options {
     }
 }
 
-/// Measures all contestants.
+/// Runs the benchmark.
 ///
 /// # Errors
-/// Not root; a contestant cannot be set up, or does not forward as it claims to.
+/// The caller is not root, or a contestant cannot be set up or does not forward as expected.
 pub fn run(options: &Options) -> Result<Report> {
     let _turn = Turn::alone()?;
     let _counted = options.losses.then(Counted::start).transpose()?;

@@ -31,16 +31,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What to measure.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// Server tables beside those of the servers that are watched.
+    /// Server tables in addition to those of the watched servers.
     #[arg(long, default_value_t = 1000)]
     pub tables: u32,
-    /// Callers of `slb status` that ask again as soon as they are answered.
+    /// Callers of `slb status` that repeat their request at once.
     #[arg(long, default_value_t = 12)]
     pub callers: u32,
-    /// Entries of the flow table, which each document reads.
+    /// Entries of the flow table, which every status reads.
     #[arg(long, default_value_t = 262_144)]
     pub flow_table_entries: u32,
-    /// Deaths of the server in each case.
+    /// Failures of the server per case.
     #[arg(long, default_value_t = 3)]
     pub tries: u8,
 }

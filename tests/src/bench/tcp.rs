@@ -24,13 +24,13 @@ pub use report::{Report, Row};
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// Turns of every contestant.
+    /// Number of rounds; each contestant gets a slice per round.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,
-    /// Milliseconds that are measured in one turn.
+    /// Milliseconds of a slice.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(10..=10_000))]
     pub slice: u64,
-    /// Only contestants whose name contains one of these, and the one they are compared with.
+    /// Measure only contestants whose name contains one of these, and the direct link.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub only: Vec<String>,
     /// Write the figures to this file.

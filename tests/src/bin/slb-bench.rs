@@ -1,4 +1,4 @@
-//! `slb-bench`: what SLB costs, alone and beside others in the same run.
+//! `slb-bench`: measures SLB, alone and next to other programs in the same run.
 
 use std::{
     fmt::Display,
@@ -46,9 +46,9 @@ enum Bench {
     Control(Control),
     /// A round of health checks of many servers: its time, processor time and memory.
     Health(Health),
-    /// How long it takes until a dead server is found, and one that is well again, for each kind of health check.
+    /// Time until a dead server is unhealthy, and until a recovered one is healthy, for each kind of health check.
     Detection(Detection),
-    /// What `slb status` costs: its time, and how much later a dead server is noticed beside many callers.
+    /// Cost of `slb status`: its duration, and how much many callers delay the detection of a dead server.
     Status(Status),
     /// Frames per second on one processor, beside MAC swap, kernel forwarding and nftables.
     Pps(pps::Options),
@@ -96,13 +96,13 @@ struct Status {
 
 #[derive(Debug, Args)]
 struct Control {
-    /// Listeners, each with a server group of its own.
+    /// Number of listeners, each with its own server group.
     #[arg(long, default_value_t = control::Options::default().listeners)]
     listeners: u32,
-    /// Servers of each group.
+    /// Servers per group.
     #[arg(long, default_value_t = control::Options::default().servers)]
     servers: u32,
-    /// Changes of one weight.
+    /// Number of weight changes.
     #[arg(long, default_value_t = control::Options::default().changes)]
     changes: u32,
     /// Write the figures to this file.
@@ -112,13 +112,13 @@ struct Control {
 
 #[derive(Debug, Args)]
 struct Packet {
-    /// Slices of each program in each workload, after each load.
+    /// Slices of each program per workload and load.
     #[arg(long, default_value_t = packet::Options::default().rounds)]
     rounds: u32,
-    /// How often SLB's program is loaded for each workload; the median of the loads counts.
+    /// Number of loads of SLB's program per workload; the median of the loads counts.
     #[arg(long, default_value_t = packet::Options::default().loads)]
     loads: u32,
-    /// Packets of a slice, a multiple of 1024.
+    /// Packets per slice, a multiple of 1024.
     #[arg(long, value_name = "PACKETS", default_value_t = packet::Options::default().slice)]
     slice: u64,
     /// Measure only workloads whose name contains this; may be given several times.
@@ -130,7 +130,7 @@ struct Packet {
     /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// List the workloads, and do nothing else.
+    /// List the workloads and exit.
     #[arg(long)]
     list: bool,
 }

@@ -1,4 +1,4 @@
-//! `slb-demo`: SLB between real clients and servers in network namespaces, and what happens when things break.
+//! `slb-demo`: SLB between real clients and servers in network namespaces, with failures.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -18,7 +18,7 @@ const INNER: &str = "--inner";
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// How often the daemon is killed with SIGKILL under traffic.
+    /// Number of SIGKILLs of the daemon under traffic.
     #[arg(long, default_value_t = 3)]
     sigkill_rounds: u32,
     /// TCP connections on each of IPv4 and IPv6, and as many UDP flows.
@@ -30,7 +30,7 @@ struct Arguments {
     /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Remove what dead runs left behind, and do nothing else. A demo that still runs is ended only if it is named.
+    /// Remove leftovers of dead runs and exit. A demo that still runs is ended only if it is named.
     #[arg(long, exclusive = true, value_name = "RUN", num_args = 0..=1)]
     cleanup: Option<Option<String>>,
     #[arg(long, hide = true)]

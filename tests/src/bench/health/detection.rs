@@ -44,10 +44,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What to measure.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// Servers of each kind, all of which break and are mended once.
+    /// Servers of each kind; each fails and recovers once.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=200))]
     pub tries: u8,
-    /// Probe each second, and give up after a second, in place of the defaults of each kind.
+    /// Probe every second with a timeout of one second, instead of the defaults of each kind.
     #[arg(long)]
     pub quick: bool,
 }
