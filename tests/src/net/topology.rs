@@ -240,8 +240,8 @@ impl Topology {
         family.host(0, SLB)
     }
 
-    /// Removes the VIPs from `lo` of `slb`, where they are not needed if routers send packets for VIPs to it. The kernel
-    /// of `slb` then routes them by the client's link, like any other address.
+    /// Removes the VIPs from `lo` of `slb`, where they are not needed if routers send packets for VIPs to it. Its
+    /// kernel then routes them by the client's link, like any other address.
     ///
     /// # Errors
     /// A command fails, or `lo` does not hold them.
