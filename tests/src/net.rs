@@ -7,7 +7,7 @@ pub(crate) mod pass;
 mod received;
 mod topology;
 
-pub use pass::{detach_link, set_hop};
+pub use pass::{detach_link, replace_with_pass};
 
 pub use command::{find_program, run};
 pub use namespace::Namespace;

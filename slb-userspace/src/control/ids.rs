@@ -3,36 +3,35 @@
 //! Existing objects keep their ids and handles, so their flows continue. Each new use of an id gets its own generation.
 //! An id that the maps still hold, or that an entry in them names, is not reused.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+mod servers;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use slb_common::{
     abi::{
         Handle, MAX_SERVICES,
-        backend::{Backend, NextHop},
+        backend::NextHop,
         flow::idle_units,
         pad_name,
-        service::{IndexEntry, Service, ServiceIndex, Tunnel, mode},
+        service::{IndexEntry, Service},
     },
-    datapath::{ipip::outer_sum, schedule::CANDIDATES},
+    datapath::schedule::CANDIDATES,
     hash::salt,
 };
 
+use self::servers::{Known, Place, Servers};
 use super::{
-    desired::{Desired, Health, Server, Spread},
-    drain::{self, Leaving},
+    desired::{Desired, Spread},
+    drain,
     rehash::rehashed,
-    slow_start::{self, Begun},
-    table_split::left_behind,
 };
 use crate::dataplane::state::{
-    Filter, Index, Member, NO_TABLE, Order, Plan, SPARE_TABLE, Settings, State, Table, backend_address,
-    to_address, to_ip,
+    Index, Member, NO_TABLE, Order, Plan, SPARE_TABLE, Settings, State, Table, to_address, to_ip,
 };
-
-/// Seconds within which a GC pass has rehomed the flows of a table split.
-const PARTING: u32 = 5;
 
 /// Limits and properties of the maps and the host that do not depend on the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,111 +86,46 @@ pub fn assign(
     moment: Moment<'_>,
 ) -> Result<Assigned, Full> {
     let mut ids = Ids::new(held, surroundings.max_backends);
-    let mut state = State { interfaces: surroundings.interfaces.clone(), ..State::default() };
     let tables = tables(desired, held)?;
-
     let origins = origins(desired, held, &tables);
-    let parted: BTreeSet<u32> = origins.iter().flatten().copied().chain(left_behind(held)).collect();
     let known = Known::new(held);
-    let in_use: BTreeSet<u32> = held.services.values().map(|service| service.lookup_table).collect();
-    let mut steps = Vec::new();
-    let answering: BTreeSet<usize> = desired
-        .services
-        .iter()
-        .filter(|service| service.mode == mode::NAT)
-        .filter_map(|service| service.pool)
-        .collect();
-    let mut answers = Filter::default();
-    let mut backends = Vec::new();
+    let mut servers = Servers::new(desired, held, moment, &origins);
+    let mut state = State { interfaces: surroundings.interfaces.clone(), ..State::default() };
     for (number, (pool, &table)) in desired.pools.iter().zip(&tables).enumerate() {
-        let mut members = Vec::with_capacity(pool.servers.len());
-        let drain = pool.drain.map(seconds);
-        let slow_start = pool.slow_start.map(seconds);
-        // A table split: the flows of the pool's listeners come from the table `origin`, so its servers get entries
-        // here too.
-        let origin = origins[number];
-        let is_in_use = in_use.contains(&origin.unwrap_or(table));
-        let mut known = known.of(origin.unwrap_or(table)).iter().peekable();
-        let mut left = Vec::new();
-        for (address, server) in &pool.servers {
-            let next_hop = match server.next_hop {
-                Some(hop) => ids.next_hop(hop, held)?,
-                None => 0,
-            };
-            while let Some(other) = known.next_if(|other| other.address < *address) {
-                left.push(other);
-            }
-            let same = known.next_if(|other| other.address == *address && !other.is_over());
-            let (id, handle) = match same.filter(|_| origin.is_none()) {
-                Some(known) => (known.id, known.backend.handle),
-                None => ids.backend(held)?,
-            };
-            while let Some(other) = known.next_if(|other| other.address == *address) {
-                left.push(other);
-            }
-            let held_backend = same.map(|known| known.backend);
-            let leaving = drain::configured(held_backend, server, drain, moment.now);
-            let begun = slow_start
-                .map(|_| slow_start::begun(held_backend, server, is_in_use, moment.now))
-                .unwrap_or_default();
-            let mut backend = begun_as(backend(*address, server, &desired.tunnel), begun);
-            if server.takes_new() {
-                let (weight, step) = slow_start::weight(server.weight, begun.since, slow_start, moment.now);
-                steps.extend(step);
-                backend.share = weight.into();
-                members.push(Member { backend: id, address: *address, weight });
-            }
-            backends.push((
-                number,
-                id,
-                left_as(Backend { handle, next_hop, lookup_table: table, ..backend }, leaving),
-            ));
-        }
-        left.extend(known);
-        for known in left {
-            // A server that is not terminating yet has RSTs outstanding, even if its deadline passed while no daemon
-            // ran.
-            let has_untold = !known.is_over() || !moment.told.contains(&known.backend.handle);
-            // Flows of listeners that left this table name its servers until a GC pass rehomes them.
-            let drain = if parted.contains(&table) { Some(drain.unwrap_or(0).max(PARTING)) } else { drain };
-            let leaving = drain::lingering(known.backend, drain, has_untold, moment.now);
-            let Some(leaving) = leaving else { continue };
-            let (id, handle) = match origin {
-                None => (known.id, known.backend.handle),
-                Some(_) if known.is_over() => continue,
-                Some(_) => ids.backend(held)?,
-            };
-            let next_hop = match held.next_hops.get(&known.backend.next_hop) {
-                Some(hop) => ids.next_hop(*hop, held)?,
-                None => 0,
-            };
-            let flags = known.backend.flags & Backend::ALIVE | Backend::REMOVED;
-            let backend = Backend {
-                handle,
-                flags,
-                weight: 0,
-                share: 0,
-                lookup_table: table,
-                next_hop,
-                ..*known.backend
-            };
-            backends.push((number, id, left_as(backend, leaving)));
-        }
+        let place = Place { number, table, origin: origins[number] };
+        let mut members = servers.place(pool, place, &known, &mut ids)?;
         let order = shared(pool.spread, &mut members);
         let plan = Plan { slots: pool.slots.slots(), seed: desired.seed, members, order };
-        // An unchanged plan is shared, so that comparing it is cheap.
+        // Shared where it does not change, so that it is not compared again.
         let plan = match held.tables.get(&table) {
             Some(held) if *held.plan == plan => held.plan.clone(),
             _ => plan.into(),
         };
         state.tables.insert(table, Table::new(plan));
     }
-    for (_, _, backend) in backends.iter().filter(|(pool, ..)| answering.contains(pool)) {
-        answers.insert(backend);
-    }
+    let answers = servers.answers();
+    let Servers { backends, mut steps, .. } = servers;
     state.backends = backends.into_iter().map(|(_, id, backend)| (id, backend)).collect();
+    state.services = services(desired, held, &tables, moment.now, &mut ids, &mut steps)?;
+    let entries = state.services.iter().map(|(id, service)| (*id, entry(service, desired.seed))).collect();
+    state.index = Index { hz: surroundings.hz, tunnel: desired.tunnel, entries, servers: answers };
+    state.next_hops = ids.hops.iter().map(|(hop, id)| (*id, *hop)).collect();
+    state.settings = Settings { seed: desired.seed, generation: ids.generation };
+    let next = drain::next(state.backends.values(), moment.now).into_iter().chain(steps).min();
+    Ok(Assigned { state, tables, next })
+}
 
+/// The services, by id. `steps` gets the times at which they change by themselves.
+fn services(
+    desired: &Desired,
+    held: &State,
+    tables: &[u32],
+    now: u32,
+    ids: &mut Ids,
+    steps: &mut Vec<u32>,
+) -> Result<BTreeMap<u32, Service>, Full> {
     let known: BTreeMap<_, u32> = held.services.iter().map(|(id, service)| (key_of(service), *id)).collect();
+    let mut services = BTreeMap::new();
     for wanted in &desired.services {
         let (id, handle) = match known.get(&(wanted.address, wanted.port, wanted.protocol)) {
             Some(&id) => (id, held.services[&id].handle),
@@ -199,34 +133,27 @@ pub fn assign(
         };
         let idle_timeout = seconds(wanted.idle);
         let (policy, rehashed, end) =
-            rehashed(held.services.get(&id), wanted.policy, wanted.mode, idle_timeout, moment.now);
+            rehashed(held.services.get(&id), wanted.policy, wanted.mode, idle_timeout, now);
         steps.extend(end);
-        state.services.insert(
-            id,
-            Service {
-                address: to_address(wanted.address),
-                port: wanted.port.to_be(),
-                protocol: wanted.protocol,
-                mode: wanted.mode,
-                policy,
-                rehashed,
-                persistence: seconds(wanted.persistence),
-                handle,
-                lookup_table: wanted.pool.map_or(NO_TABLE, |pool| tables[pool]),
-                idle_timeout,
-                load_balancer: pad_name(&wanted.load_balancer),
-                listener: pad_name(&wanted.listener),
-                group: pad_name(wanted.group.as_deref().unwrap_or_default()),
-                ..Service::default()
-            },
-        );
+        let service = Service {
+            address: to_address(wanted.address),
+            port: wanted.port.to_be(),
+            protocol: wanted.protocol,
+            mode: wanted.mode,
+            policy,
+            rehashed,
+            persistence: seconds(wanted.persistence),
+            handle,
+            lookup_table: wanted.pool.map_or(NO_TABLE, |pool| tables[pool]),
+            idle_timeout,
+            load_balancer: pad_name(&wanted.load_balancer),
+            listener: pad_name(&wanted.listener),
+            group: pad_name(wanted.group.as_deref().unwrap_or_default()),
+            ..Service::default()
+        };
+        services.insert(id, service);
     }
-    let entries = state.services.iter().map(|(id, service)| (*id, entry(service, desired.seed))).collect();
-    state.index = Index { hz: surroundings.hz, tunnel: desired.tunnel, entries, servers: answers };
-    state.next_hops = ids.hops.iter().map(|(hop, id)| (*id, *hop)).collect();
-    state.settings = Settings { seed: desired.seed, generation: ids.generation };
-    let next = drain::next(state.backends.values(), moment.now).into_iter().chain(steps).min();
-    Ok(Assigned { state, tables, next })
+    Ok(services)
 }
 
 /// Chooses the order of a table's slots, and sets the members' weights for it.
@@ -260,58 +187,6 @@ pub fn entry(service: &Service, seed: u64) -> IndexEntry {
         persistence: service.persistence as u16,
         ..IndexEntry::default()
     }
-}
-
-/// Actual servers, sorted by table and address.
-struct Known<'a>(Vec<KnownServer<'a>>);
-
-struct KnownServer<'a> {
-    address: SocketAddr,
-    id: u32,
-    backend: &'a Backend,
-}
-
-impl KnownServer<'_> {
-    /// Whether the server is removed and terminating. A configured server at its address is a new one.
-    const fn is_over(&self) -> bool {
-        const OVER: u8 = Backend::TERMINATING | Backend::REMOVED;
-        self.backend.flags & OVER == OVER
-    }
-}
-
-impl<'a> Known<'a> {
-    fn new(held: &'a State) -> Self {
-        let known = held.backends.iter();
-        let known =
-            known.map(|(id, backend)| KnownServer { address: backend_address(backend), id: *id, backend });
-        let mut known: Vec<_> = known.collect();
-        // Configured servers sort before removed ones.
-        known.sort_by_key(|known| {
-            (known.backend.lookup_table, known.address, known.backend.flags & Backend::REMOVED != 0)
-        });
-        Self(known)
-    }
-
-    fn of(&self, table: u32) -> &[KnownServer<'a>] {
-        let first = self.0.partition_point(|known| known.backend.lookup_table < table);
-        let end = self.0.partition_point(|known| known.backend.lookup_table <= table);
-        &self.0[first..end]
-    }
-}
-
-fn begun_as(backend: Backend, begun: Begun) -> Backend {
-    let added = if begun.is_added { Backend::ADDED } else { 0 };
-    Backend { flags: backend.flags | added, since: begun.since, ..backend }
-}
-
-fn left_as(backend: Backend, leaving: Leaving) -> Backend {
-    let Leaving { is_terminating, deadline } = leaving;
-    let flags = if is_terminating {
-        backend.flags & !(Backend::ALIVE | Backend::NEW) | Backend::TERMINATING
-    } else {
-        backend.flags
-    };
-    Backend { flags, deadline, ..backend }
 }
 
 fn seconds(time: Duration) -> u32 {
@@ -371,29 +246,6 @@ fn origins(desired: &Desired, held: &State, tables: &[u32]) -> Vec<Option<u32>> 
         }
     }
     origins
-}
-
-fn backend(address: SocketAddr, server: &Server, tunnel: &Tunnel) -> Backend {
-    // Packets cannot reach a server without a next hop, whatever its health check says.
-    let alive = if server.is_alive() && server.next_hop.is_some() { Backend::ALIVE } else { 0 };
-    let new = if server.takes_new() { Backend::NEW } else { 0 };
-    let ip = to_address(address.ip());
-    Backend {
-        address: ip,
-        port: address.port().to_be(),
-        flags: alive | new,
-        weight: server.weight,
-        endpoint: Backend::endpoint_of(ServiceIndex::server_hash(&ip, address.port().to_be())),
-        outer_sum: if ip.is_v4() { outer_sum(&tunnel.v4, &ip) } else { 0 },
-        health: match server.health {
-            Health::Healthy | Health::Unchecked if server.is_standby => Backend::HEALTH_STANDBY,
-            Health::Unknown => Backend::HEALTH_UNKNOWN,
-            Health::Healthy => Backend::HEALTH_HEALTHY,
-            Health::Unhealthy => Backend::HEALTH_UNHEALTHY,
-            Health::Unchecked => Backend::HEALTH_UNCHECKED,
-        },
-        ..Backend::default()
-    }
 }
 
 pub(super) fn key_of(service: &Service) -> (IpAddr, u16, u8) {

@@ -86,7 +86,7 @@ pub fn detach_link(pin: &Path) -> Result<()> {
 ///
 /// # Errors
 /// As [`detach_link`]; or another program was attached in between.
-pub fn set_hop(pin: &Path, interface: &str) -> Result<OwnedFd> {
+pub fn replace_with_pass(pin: &Path, interface: &str) -> Result<OwnedFd> {
     detach_link(pin)?;
     attach(interface)
 }

@@ -43,7 +43,7 @@ fn another_program_in_the_place_of_ours_is_said_and_left_alone() {
         world.start()?;
         let programs = world.programs()?;
         let pin = link(world, "b2")?;
-        let other = world.net.slb.on_thread(|| slb_tests::net::set_hop(&pin, "b2"))?;
+        let other = world.net.slb.on_thread(|| slb_tests::net::replace_with_pass(&pin, "b2"))?;
         let theirs = world.programs()?.get("b2").copied();
         ensure!(theirs.is_some() && theirs != programs.get("b2").copied(), "{theirs:?}");
         wait_for("a reason", NOTICED, || {

@@ -33,9 +33,9 @@ fn learnt_mtus_are_used_soon_although_neighbours_change_or_do_not_answer() {
         until(&mut seen, dead, &no_neighbour(dead)).await;
 
         let change = async {
-            let mut round_robin = interval(Duration::from_millis(200));
+            let mut ticks = interval(Duration::from_millis(200));
             for turn in 0.. {
-                round_robin.tick().await;
+                ticks.tick().await;
                 pair.add_permanent(ip(changing), [0x02, 0, 0, 0, 1, turn]).await;
             }
         };
