@@ -295,7 +295,7 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
         mode: u8,
         chosen: &Chosen<'_>,
     ) -> Result<Option<Sent>, Refusal> {
-        let Chosen { backend, hop, is_new, is_over } = *chosen;
+        let Chosen { backend, hop, is_new, is_finished } = *chosen;
         let mut frame = head.frame();
         let bytes = frame.len();
         let grown = if mode == mode::IPIP { ipip::grown(backend) } else { 0 };
@@ -313,7 +313,7 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
         let verdict = self.leave(hop.ifindex, packet)?;
         let mut reason = Reason::ToServer;
         if !FAST {
-            if is_over {
+            if is_finished {
                 self.turn(head, packet.network, false, Limited::Resets)?;
                 reason = Reason::Reset;
             } else {
@@ -439,7 +439,7 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
             packet
         };
         let answered = answer::to_client::<FAST, T>(packet, ifindex, index, tables);
-        let Reply { service, backend, client, is_over } = match answered {
+        let Reply { service, backend, client, is_finished } = match answered {
             Answered::Client(reply) => reply,
             Answered::NoFlow => return self.no_flow(packet),
             Answered::Refused(reason) => return Err(drop(reason)),
@@ -456,7 +456,7 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
         }
         let verdict = self.leave(out.ifindex(), packet).map_err(drop)?;
         let mut reason = Reason::ToClient;
-        if !FAST && is_over {
+        if !FAST && is_finished {
             self.turn(head, packet.network, false, Limited::Resets)?;
             reason = Reason::Reset;
         } else {

@@ -63,7 +63,7 @@ use crate::{
         fill::Fill,
         outages::Followed,
         overrides::Place,
-        reconcile::{InForce, Reconciler},
+        reconcile::{Applied, Reconciler},
     },
     dataplane::bpf::{
         lifetime::{Lifetime, MachineMounts},
@@ -163,13 +163,13 @@ struct Daemon {
     /// The configuration that was last loaded from the file.
     filed: Arc<Config>,
     /// Set while a commit-confirmed change is pending: the configuration to roll back to, and when.
-    trial: Option<PendingConfirmation>,
+    pending_confirmation: Option<PendingConfirmation>,
     /// The configuration that is to replace the active one.
     adoption: Option<Adoption>,
     reconciler: Reconciler<Maps>,
     ports: Ports,
     losses: Losses,
-    facts: Observations,
+    observations: Observations,
     /// Overrides: weights and admin states set at run time.
     store: Store,
     /// Dropping it stops all probes.
@@ -196,16 +196,16 @@ struct Daemon {
     api: JoinSet<()>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     /// Provokes idle peers of ended connections into a challenge ACK (RFC 5961).
-    poker: Provoker,
+    provoker: Provoker,
     /// When the data plane must change although no event arrives.
     next: Option<Instant>,
     /// When the next flow-table GC pass is due.
-    looks: GcSchedule,
+    gc_schedule: GcSchedule,
     /// Flushes of the flow table that are queued or running.
     flushes: Flushes,
     fill: Fill,
     /// Rate limiter for changes of the data plane.
-    pace: UpdateRate,
+    update_rate: UpdateRate,
     /// Requests that are answered once the data plane has been changed.
     waiting: Vec<Waiting>,
     /// When the control loop last ran: the age of what the API shows.
@@ -240,7 +240,7 @@ impl Daemon {
                 () = sleep_until(review.unwrap_or(never)), if review.is_some() => self.review(),
                 Some(event) = self.verdicts.recv() => {
                     let target = event.target.clone();
-                    self.facts.heed(event, since_start().unwrap_or_default());
+                    self.observations.on_probe(event, since_start().unwrap_or_default());
                     self.heard_of(Some(&target));
                     self.change_soon();
                 }
@@ -255,7 +255,7 @@ impl Daemon {
                 }
                 changed = self.standings.changed() => {
                     changed.context("VIPs are not followed any more")?;
-                    self.facts.set_vips(self.standings.borrow_and_update().clone());
+                    self.observations.set_vips(self.standings.borrow_and_update().clone());
                     self.change_soon();
                 }
                 changed = self.links_changed.changed() => {
@@ -268,11 +268,11 @@ impl Daemon {
                 }
                 _ = watch.tick() => self.watch().await,
                 _ = retry_ports.tick(), if self.ports.are_refused() => self.follow_links().await,
-                () = sleep_until(forget), if self.facts.remembers_next_hops() => {
-                    self.facts.forget_next_hops();
+                () = sleep_until(forget), if self.observations.remembers_next_hops() => {
+                    self.observations.forget_next_hops();
                     self.learn();
                 }
-                () = sleep_until(self.looks.due()) => {
+                () = sleep_until(self.gc_schedule.due()) => {
                     if let Err(error) = self.sweep() {
                         tracing::error!(error = format!("{error:#}"), "flow-table pass failed");
                         self.change_soon();
@@ -283,7 +283,7 @@ impl Daemon {
                     self.next = None;
                     self.change_soon();
                 }
-                () = sleep_until(self.pace.due().unwrap_or(never)), if self.pace.due().is_some() => self.change(),
+                () = sleep_until(self.update_rate.due().unwrap_or(never)), if self.update_rate.due().is_some() => self.change(),
             }
         }
     }
@@ -298,8 +298,8 @@ impl Daemon {
     fn look_for_next_hops(&mut self) {
         // If the clock cannot be read, lost next hops must still be dropped.
         let now = since_start().unwrap_or_default();
-        if self.facts.learn(&self.neighbours.borrow_and_update(), now) {
-            self.pace.urgent(Instant::now());
+        if self.observations.learn(&self.neighbours.borrow_and_update(), now) {
+            self.update_rate.urgent(Instant::now());
         }
     }
 
@@ -317,7 +317,7 @@ impl Daemon {
 
     /// Schedules a change of the data plane, merged with other changes that arrive soon.
     fn change_soon(&mut self) {
-        self.pace.soon(Instant::now());
+        self.update_rate.soon(Instant::now());
     }
 
     /// Writes the hardware addresses of the interfaces to the interface table. Until then, frames to a new address pass
@@ -365,15 +365,15 @@ impl Daemon {
     fn use_ports(&mut self, without: &[String], gone: &BTreeSet<u32>) {
         let attached = self.ports.attached_without(without);
         self.reconciler.set_interfaces(self.ports.exits(without), gone);
-        self.facts.set_interfaces(attached, self.ports.refused(), self.ports.absent());
-        self.facts.set_advice(self.ports.advice());
+        self.observations.set_interfaces(attached, self.ports.refused(), self.ports.absent());
+        self.observations.set_advice(self.ports.advice());
         self.look_for_next_hops();
     }
 
     /// Applies the active configuration with the current observations. Makes a GC pass first if the reconciler requires
     /// one.
     fn apply(&mut self) -> Result<()> {
-        self.before_change().inspect_err(|_| self.pace.failed(Instant::now()))?;
+        self.before_change().inspect_err(|_| self.update_rate.failed(Instant::now()))?;
         self.apply_without_look()
     }
 
@@ -381,25 +381,25 @@ impl Daemon {
     fn apply_without_look(&mut self) -> Result<()> {
         let (now, begun) = (since_start()?, Instant::now());
         let overrides = self.store.settings();
-        let decision = self.facts.decide(&self.config, overrides, now);
-        let known = Known { failover: Some(&decision.failover), ..self.facts.known(overrides) };
+        let decision = self.observations.decide(&self.config, overrides, now);
+        let known = Known { failover: Some(&decision.failover), ..self.observations.known(overrides) };
         let desired = desired(&self.config, known);
         let in_force = self.reconciler.reconcile(&desired, now);
         let has_built = in_force.as_ref().map(|in_force| in_force.has_built).map_err(drop);
-        self.pace.changed(has_built, begun, Instant::now());
+        self.update_rate.changed(has_built, begun, Instant::now());
         let in_force = in_force?;
         let failback = decision.next;
-        self.facts.decided(decision, now);
+        self.observations.decided(decision, now);
         let next = [failback, in_force.next].into_iter().flatten().min();
         self.next = next.map(|next| Instant::now() + next.saturating_sub(now));
         let mut look = self.reconciler.look_within();
         if self.reconciler.is_handing_over() || self.reconciler.answers_return() {
             look = look.min(SWEEP);
         }
-        self.looks.by(Instant::now() + look, self.reconciler.most_between_looks());
+        self.gc_schedule.by(Instant::now() + look, self.reconciler.most_between_looks());
         if self.reconciler.wants_look() {
             // Otherwise these connections would be reset before they are rehomed or terminated.
-            self.looks.at_once(Instant::now());
+            self.gc_schedule.at_once(Instant::now());
         }
         tracing::debug!(in_force.operations, "the data plane is as desired");
         self.follow_outages(&desired, now);
@@ -414,7 +414,7 @@ impl Daemon {
     /// After repeated failures of the pass the change goes ahead, so that dead servers do not stay in service.
     fn before_change(&mut self) -> Result<()> {
         if self.reconciler.wants_look() {
-            match self.looks.wait(Instant::now()) {
+            match self.gc_schedule.wait(Instant::now()) {
                 Wait::Over => self.sweep().context("flow-table pass failed")?,
                 Wait::On => bail!("the flow table could not be looked at: try again in a few seconds"),
                 Wait::InVain => tracing::error!(
@@ -431,7 +431,7 @@ impl Daemon {
             let (neighbours, doubts) = (self.neighbours.clone(), self.resolver.doubts());
             let paths = Paths::new(probes(&self.config), neighbours, doubts);
             self.supervisor = Supervisor::new(self.events.clone(), paths).keeping(self.failures.clone());
-            self.facts.forget_not_probed();
+            self.observations.forget_not_probed();
         }
     }
 }
@@ -447,12 +447,12 @@ fn probes(config: &Config) -> path::Settings {
 
 fn snapshot(
     desired: &Desired,
-    in_force: InForce,
+    in_force: Applied,
     records: &BTreeMap<Place, Override>,
     outages: Outages,
     running: Running,
 ) -> Snapshot {
-    let InForce { state, tables, .. } = in_force;
+    let Applied { state, tables, .. } = in_force;
     let (mut details, mut set) = (Details::new(), Settings::new());
     for (pool, table) in tables {
         for (address, server) in &desired.pools[pool].servers {

@@ -19,7 +19,7 @@ use slb_common::{
 };
 
 use rehome::Rehomed;
-use state::{Operation, Remembered, State};
+use state::{FlowRecord, Operation, State};
 
 /// A data plane that holds a [`State`].
 pub trait DataPlane {
@@ -31,7 +31,7 @@ pub trait DataPlane {
 
     /// Runs a GC pass: shows `visit` every entry that could be read, and erases expired ones. `visit` decides each
     /// entry's fate. `hz` is jiffies per second.
-    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> Fate) -> anyhow::Result<Look>;
+    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(FlowRecord) -> Fate) -> anyhow::Result<Look>;
 
     /// Number of slots of the flow table.
     fn flow_slots(&self) -> u32;
@@ -70,7 +70,7 @@ pub trait DataPlane {
 pub type NewPath<'a> = dyn Fn(&Address, ClientPath) -> Option<ClientPath> + 'a;
 
 /// Whether a flush erases an entry.
-pub type Takes<'a> = dyn FnMut(&Remembered) -> bool + 'a;
+pub type Takes<'a> = dyn FnMut(&FlowRecord) -> bool + 'a;
 
 /// Current backend by slot, and the migrating slots with their previous backends.
 pub type Contents = (Arc<[u32]>, Vec<(u32, u32)>);

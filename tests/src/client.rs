@@ -28,7 +28,7 @@ pub use beat::{Beat, Beats};
 pub use bulk::Direction;
 pub use load::{Batch, Failure, Load};
 pub use long::{Break, LongLived};
-pub use steady::{Door, During, Steady, Terms, Told, What};
+pub use steady::{Door, During, EjectionPolicy, Steady, Told, What};
 
 use long::Habit;
 

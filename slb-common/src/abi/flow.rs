@@ -205,7 +205,7 @@ impl<'t> FlowEntry<'t> {
 
     /// The hop bitmap of this home bucket: bit n says that the n-th slot from here holds one of its entries.
     #[inline(always)]
-    pub fn places(self) -> u64 {
+    pub fn hop_bitmap(self) -> u64 {
         self.0[HOP_BITMAP].load()
     }
 

@@ -9,11 +9,11 @@ pub const NO_BACKEND: u32 = 0x00ff_ffff;
 /// The index of no table.
 pub const NO_LOOKUP_TABLE: u32 = u32::MAX;
 /// Bit of a slot's word: the slot migrates. Some of its flows may be with another server than its current backend.
-pub const MOVED: u32 = 1 << 31;
+pub const MIGRATING: u32 = 1 << 31;
 
 const ID: u32 = 0x00ff_ffff;
 /// Bits of a slot's word: how many of the next slots have the same server, up to 127.
-const ROW: u32 = !(MOVED | ID);
+const ROW: u32 = !(MIGRATING | ID);
 const ROW_SHIFT: u32 = ROW.trailing_zeros();
 /// Greatest number of next slots that a word can hold.
 #[cfg(any(test, feature = "user"))]
@@ -28,9 +28,9 @@ const STORED_SLOTS: usize = MAX_LOOKUP_TABLE_SLOTS as usize + 3;
 pub struct LookupTable {
     /// Slots in use, a prime; 0 while no server may be selected.
     pub size: u32,
-    /// Index of the table of previous backends, for slots with [`MOVED`].
+    /// Index of the table of previous backends, for slots with [`MIGRATING`].
     pub previous_backends: u32,
-    /// Words of the slots: id of a server or [`NO_BACKEND`], and [`MOVED`]. With round robin also the number of next
+    /// Words of the slots: id of a server or [`NO_BACKEND`], and [`MIGRATING`]. With round robin also the number of next
     /// slots with the same server.
     pub slots: [u32; STORED_SLOTS],
 }
@@ -55,13 +55,13 @@ impl LookupTable {
     #[cfg(any(test, feature = "user"))]
     pub fn note_rows(&mut self) {
         let slots = &mut self.slots[..self.size as usize];
-        let mut next = slots.first().map_or(NO_BACKEND, |slot| owner(*slot));
+        let mut next = slots.first().map_or(NO_BACKEND, |slot| current_backend(*slot));
         let mut row = 0;
         // The first slot follows the last one, so runs at the end are known in the second round.
         for _ in 0..2 {
             for slot in slots.iter_mut().rev() {
-                row = if owner(*slot) == next { MOST_IN_ROW.min(row + 1) } else { 0 };
-                next = owner(*slot);
+                row = if current_backend(*slot) == next { MOST_IN_ROW.min(row + 1) } else { 0 };
+                next = current_backend(*slot);
                 *slot = *slot & !ROW | row << ROW_SHIFT;
             }
         }
@@ -95,7 +95,7 @@ impl LookupTable {
 }
 
 /// Id of the server in a slot's word, or [`NO_BACKEND`].
-pub const fn owner(slot: u32) -> u32 {
+pub const fn current_backend(slot: u32) -> u32 {
     slot & ID
 }
 
@@ -103,7 +103,7 @@ impl Slot {
     /// Id of the server; `None` if there is none.
     #[inline(always)]
     pub const fn server(self) -> Option<u32> {
-        let id = owner(self.0);
+        let id = current_backend(self.0);
         if id == NO_BACKEND { None } else { Some(id) }
     }
 
@@ -115,8 +115,8 @@ impl Slot {
 
     /// Whether the slot migrates: flows of it may be with another server.
     #[inline(always)]
-    pub const fn has_moved(self) -> bool {
-        self.0 & MOVED != 0
+    pub const fn is_migrating(self) -> bool {
+        self.0 & MIGRATING != 0
     }
 }
 
@@ -133,14 +133,14 @@ mod tests {
         lookup_table.size = 300;
         lookup_table.slots[..300].fill(7);
         lookup_table.slots[140] = 8;
-        lookup_table.slots[141] = 9 | MOVED;
+        lookup_table.slots[141] = 9 | MIGRATING;
         lookup_table.note_rows();
         let next = |slot| lookup_table.slot(slot).next();
         assert_eq!((next(139), next(140), next(141)), (1, 1, 1));
         // Slots 142 to 299 and 0 to 139 are one run.
         assert_eq!((next(138), next(20), next(12), next(0), next(299)), (2, 120, 128, 128, 128));
         assert_eq!([7, 140, 141].map(|slot| lookup_table.slot(slot).server()), [Some(7), Some(8), Some(9)]);
-        assert_eq!([140, 141].map(|slot| lookup_table.slot(slot).has_moved()), [false, true]);
+        assert_eq!([140, 141].map(|slot| lookup_table.slot(slot).is_migrating()), [false, true]);
         let noted = lookup_table.slots;
         lookup_table.note_rows();
         assert!(lookup_table.slots == noted, "noted twice");

@@ -26,7 +26,7 @@ pub(super) struct Reply<'t> {
     pub(super) backend: u32,
     pub(super) client: ClientPath,
     /// Whether the connection is finished: the packet goes to the client as a RST.
-    pub(super) is_over: bool,
+    pub(super) is_finished: bool,
 }
 
 /// The flow that a server's packet answers, or why there is none.
@@ -102,7 +102,7 @@ fn reply<'t, const FAST: bool, T: Tables>(
     let is_expired = flows.is_expired(found.meta);
     // A SYN-ACK on a finished flow belongs to a connection past the VIP. A client's SYN through the VIP would have
     // begun the flow anew, or set `REOPENED`.
-    if packet.flags.syn() && was & state::REOPENED == 0 && (is_expired || found.meta.is_over()) {
+    if packet.flags.syn() && was & state::REOPENED == 0 && (is_expired || found.meta.is_finished()) {
         flows.mark(&found, was | state::RELEASED);
         return None;
     }
@@ -110,10 +110,10 @@ fn reply<'t, const FAST: bool, T: Tables>(
         return Some(Answered::Later);
     }
     let is_rst_due = backend.is_terminating() || (is_expired && (FAST || flows.is_rst_due(&found, packet)));
-    let mut is_over = packet.protocol == protocol::TCP && is_rst_due;
-    if is_over {
-        is_over = !packet.flags.rst();
-        if FAST || (is_over && was & state::RESET != 0) {
+    let mut is_finished = packet.protocol == protocol::TCP && is_rst_due;
+    if is_finished {
+        is_finished = !packet.flags.rst();
+        if FAST || (is_finished && was & state::RESET != 0) {
             return Some(Answered::Over);
         }
         flows.mark(&found, was | state::RESET);
@@ -148,7 +148,7 @@ fn reply<'t, const FAST: bool, T: Tables>(
         }
     }
     let client = found.flow.client;
-    Some(Answered::Client(Reply { service, backend: found.flow.backend.id(), client, is_over }))
+    Some(Answered::Client(Reply { service, backend: found.flow.backend.id(), client, is_finished }))
 }
 
 /// Whether a server's packets may arrive on this interface: that of its next hop, or one with the role `server` alone.

@@ -24,10 +24,10 @@ impl NewFlow {
     const OVER: u64 = 1 << 40;
 
     /// A flow of the server with the id `backend`. `distance` is that of the entry to replace from its home bucket, or
-    /// [`NOWHERE`](super::flows::NOWHERE). `is_over` says whether the connection is finished.
+    /// [`NOWHERE`](super::flows::NOWHERE). `is_finished` says whether the connection is finished.
     #[inline(always)]
-    pub(super) const fn new(backend: u32, distance: u32, is_over: bool) -> Self {
-        let over = is_over as u64 * Self::OVER;
+    pub(super) const fn new(backend: u32, distance: u32, is_finished: bool) -> Self {
+        let over = is_finished as u64 * Self::OVER;
         Self(backend as u64 | (distance as u64) << Self::DISTANCE | over)
     }
 
@@ -42,7 +42,7 @@ impl NewFlow {
     }
 
     #[inline(always)]
-    const fn is_over(self) -> bool {
+    const fn is_finished(self) -> bool {
         self.0 & Self::OVER != 0
     }
 }
@@ -77,7 +77,7 @@ pub fn enter<T: Tables>(
         arrival: arrival.tag(),
         numbers: numbers(packet, flows.now()),
     };
-    let bits = bits(packet, answers_return, new.is_over());
+    let bits = bits(packet, answers_return, new.is_finished());
     // In mode `nat` a real client acknowledges the server within seconds. After a mid-stream pickup the server may stay
     // silent for long.
     let is_short = answers_return && bits & state::PICKED_UP == 0 && service.idle > UNASSURED;
@@ -95,10 +95,10 @@ fn numbers(packet: &Packet, now: u32) -> Numbers {
 }
 
 #[inline(always)]
-const fn bits(packet: &Packet, answers_return: bool, is_over: bool) -> u32 {
+const fn bits(packet: &Packet, answers_return: bool, is_finished: bool) -> u32 {
     let is_pickup = !packet.flags.asks() && (packet.protocol == protocol::TCP || !answers_return);
     // The client receives a RST with its next packet.
-    let over = if is_over { state::RESET } else { 0 };
+    let over = if is_finished { state::RESET } else { 0 };
     let fin = if packet.flags.fin() { state::CLIENT_FIN } else { 0 };
     fin | over | if is_pickup { state::PICKED_UP } else { 0 }
 }

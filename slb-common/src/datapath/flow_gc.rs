@@ -120,14 +120,14 @@ impl<'t> FlowTable<'t> {
     /// Whether each hop bitmap names exactly the slots of its bucket's entries. For tests, while nothing writes the
     /// table.
     pub fn is_sound(&self) -> bool {
-        let mut places = vec![0; self.slots.len()];
+        let mut hop_bitmap = vec![0; self.slots.len()];
         for slot in 0..self.len() {
             if let Slot::Used(_, client, _) = self.read(slot) {
                 let (home, distance) = self.home(slot, &client);
-                places[home as usize] |= 1_u64 << distance.min(u64::BITS - 1);
+                hop_bitmap[home as usize] |= 1_u64 << distance.min(u64::BITS - 1);
             }
         }
-        (0..self.len()).zip(places).all(|(slot, places)| self.at(slot).places() == places)
+        (0..self.len()).zip(hop_bitmap).all(|(slot, hop_bitmap)| self.at(slot).hop_bitmap() == hop_bitmap)
     }
 
     const fn len(&self) -> u32 {
@@ -145,7 +145,7 @@ impl<'t> FlowTable<'t> {
         for slot in 0..self.len() {
             let Slot::Used(meta, _, flow) = self.read(slot) else { continue };
             fill.used += 1;
-            if !meta.is_client() && !meta.is_over() && meta.silence(now) <= meta.idle(hz) {
+            if !meta.is_client() && !meta.is_finished() && meta.silence(now) <= meta.idle(hz) {
                 fill.assured += usize::from(meta.state() & state::ASSURED != 0);
                 visit(&flow);
             }
@@ -186,9 +186,9 @@ impl<'t> FlowTable<'t> {
     fn hold(&self, meta: Meta, client: &Client, flow: &Flow, now: u32, idle: u8) {
         let whole = Client::whole(&client.parts().0, flow.service);
         let (home, _) = self.home(0, &whole);
-        let mut places = self.at(home).places();
-        while places != 0 {
-            let entry = self.at(home.wrapping_add(places.trailing_zeros()));
+        let mut hop_bitmap = self.at(home).hop_bitmap();
+        while hop_bitmap != 0 {
+            let entry = self.at(home.wrapping_add(hop_bitmap.trailing_zeros()));
             let found = entry.meta();
             if found.is_used()
                 && entry.service_of(&whole) == Some(flow.service)
@@ -204,7 +204,7 @@ impl<'t> FlowTable<'t> {
                 }
                 return;
             }
-            places &= places - 1;
+            hop_bitmap &= hop_bitmap - 1;
         }
     }
 
@@ -249,8 +249,8 @@ fn is_done(meta: Meta, Clock { now, hz }: Clock) -> bool {
         return true;
     }
     // A flow that has expired gets `RESET` when its ends are provoked. That is no reason to erase it sooner.
-    let is_over = meta.is_over() && silence > OVER * hz && silence <= idle;
-    is_over || silence > idle + GRACE * hz
+    let is_finished = meta.is_finished() && silence > OVER * hz && silence <= idle;
+    is_finished || silence > idle + GRACE * hz
 }
 
 /// Marks a flow `RESET`, unless anything has changed about it since `meta` was read. It stays for a while, as its ends
@@ -298,7 +298,7 @@ impl FlowGc {
                     if is_done(meta, clock) && table.erase(slot, meta) {
                         look.erased += 1;
                     } else {
-                        let is_live = silence <= idle && !meta.is_over();
+                        let is_live = silence <= idle && !meta.is_finished();
                         look.live += usize::from(is_live);
                         look.assured += usize::from(is_live && meta.state() & state::ASSURED != 0);
                         let age = self.ages.age(slot, meta);

@@ -163,13 +163,13 @@ impl<'t, T: Tables> Flows<'t, T> {
     /// Whether the hop bitmap of the home bucket is empty.
     #[inline(always)]
     pub(super) fn is_empty(&self, query: &Query) -> bool {
-        self.places(query.home) == 0
+        self.hop_bitmap(query.home) == 0
     }
 
     /// As the function [`find`], but [`FAR`] where entries lie farther from the home bucket than [`NEAR`].
     #[inline(always)]
     pub(super) fn find_near(&self, query: &Query, service: u32) -> u32 {
-        let mut left = self.places(query.home);
+        let mut left = self.hop_bitmap(query.home);
         for distance in 0..NEAR {
             if left & 1 != 0 && self.is(query, distance, service) {
                 return hide(distance, self.unknown);
@@ -183,7 +183,7 @@ impl<'t, T: Tables> Flows<'t, T> {
     /// Repeats the code of [`Self::find_near`]: a shared closure would need more stack than BPF has.
     #[inline(always)]
     pub(super) fn find_answered_near(&self, query: &Query, endpoint: u32) -> u32 {
-        let mut left = self.places(query.home);
+        let mut left = self.hop_bitmap(query.home);
         for distance in 0..NEAR {
             if left & 1 != 0 && self.is_answered(query, distance, endpoint) {
                 return hide(distance, self.unknown);
@@ -228,15 +228,15 @@ impl<'t, T: Tables> Flows<'t, T> {
         let Some(entry) = self.at(query.home, distance) else { return Put::Full };
         let meta = entry.meta();
         // Another processor has just locked it, or its flow has become assured.
-        if meta.is_being_written() || !(is_unfair || self.may_go(meta)) || !entry.lock(meta) {
+        if meta.is_being_written() || !(is_unfair || self.is_evictable(meta)) || !entry.lock(meta) {
             return Put::Full;
         }
         if meta.is_used() {
-            if !self.is_over(meta) && !meta.is_client() {
+            if !self.is_finished(meta) && !meta.is_client() {
                 self.tables.count_evicted(meta.state() & state::ASSURED != 0);
             }
             let is_pickup = meta.state() & (state::PICKED_UP | state::ANSWERED) == state::PICKED_UP;
-            if is_pickup && !self.is_over(meta) && self.matters(entry) {
+            if is_pickup && !self.is_finished(meta) && self.matters(entry) {
                 self.tables.count_forgotten();
             }
             let old_home = self.home(&entry.client());
@@ -348,7 +348,7 @@ impl<'t, T: Tables> Flows<'t, T> {
     /// else [`NOWHERE`].
     #[inline(always)]
     fn first(&self, query: &Query, mut is_sought: impl FnMut(u32) -> bool) -> u32 {
-        let mut left = self.places(query.home);
+        let mut left = self.hop_bitmap(query.home);
         for distance in 0..WINDOW {
             if left == 0 {
                 break;
@@ -428,14 +428,14 @@ impl<'t, T: Tables> Flows<'t, T> {
 
     /// Whether a flow is finished or expired.
     #[inline(always)]
-    fn is_over(&self, meta: Meta) -> bool {
-        meta.is_over() || self.is_expired(meta)
+    fn is_finished(&self, meta: Meta) -> bool {
+        meta.is_finished() || self.is_expired(meta)
     }
 
-    /// As [`Self::is_over`], but a RST alone does not count: it may be forged.
+    /// As [`Self::is_finished`], but a RST alone does not count: it may be forged.
     #[inline(always)]
     fn is_ended(&self, meta: Meta) -> bool {
-        (meta.is_over() && !meta.is_reset_alone()) || self.is_expired(meta)
+        (meta.is_finished() && !meta.is_reset_alone()) || self.is_expired(meta)
     }
 
     #[inline(always)]
@@ -444,8 +444,8 @@ impl<'t, T: Tables> Flows<'t, T> {
     }
 
     #[inline(always)]
-    fn places(&self, home: u32) -> u64 {
-        self.at(home, 0).map_or(0, FlowEntry::places)
+    fn hop_bitmap(&self, home: u32) -> u64 {
+        self.at(home, 0).map_or(0, FlowEntry::hop_bitmap)
     }
 
     /// The slot at a distance from a home bucket.

@@ -9,7 +9,7 @@
 
 use super::{
     flows::{Conflicts, Flows, Found, Query},
-    slots::{owner, previous_backend},
+    slots::{current_backend, previous_backend},
     tables::Tables,
 };
 use crate::{
@@ -229,7 +229,7 @@ impl<'t, T: Tables> Choice<'t, T> {
                 Some(previous_backend) if may_be_old && (is_tcp || previous_backend.is_alive()) => {
                     previous_backend
                 }
-                _ => owner(packet, slot, tables).map_err(|reason| self.number(reason))?,
+                _ => current_backend(packet, slot, tables).map_err(|reason| self.number(reason))?,
             };
             let chosen = (
                 backend.handle.id(),

@@ -23,7 +23,7 @@ use super::{
     flows::{Conflicts, FAR, Flows, Found, NOWHERE, Query},
     numbers::Segment,
     schedule::schedule,
-    slots::{hash_of, owner},
+    slots::{current_backend, hash_of},
     tables::Tables,
 };
 use crate::{
@@ -44,13 +44,13 @@ pub(super) struct Chosen<'t> {
     /// Whether the packet begins a flow. False for datagrams of untracked flows, which do not show it.
     pub(super) is_new: bool,
     /// Whether the connection is finished: the packet goes to the server as a RST.
-    pub(super) is_over: bool,
+    pub(super) is_finished: bool,
 }
 
 impl<'t> Chosen<'t> {
     #[inline(always)]
     fn new<T: Tables>(backend: &'t Backend, is_new: bool, tables: &'t T) -> Result<Self, Reason> {
-        Ok(Self { backend, hop: next_hop(backend, tables)?, is_new, is_over: false })
+        Ok(Self { backend, hop: next_hop(backend, tables)?, is_new, is_finished: false })
     }
 }
 
@@ -99,7 +99,7 @@ pub(super) fn by_table<'t, const FAST: bool, T: Tables>(
     }
     let lookup_table = tables.lookup_table(service.lookup_table).ok_or(Reason::NotReady)?;
     let slot = lookup_table.slot(LookupTable::slot_of(lookup_table.size, hash_of(packet, service)));
-    if slot.has_moved() {
+    if slot.is_migrating() {
         return Ok(ByTable::Tracked);
     }
     // The slow path has already checked for martian sources.
@@ -108,7 +108,7 @@ pub(super) fn by_table<'t, const FAST: bool, T: Tables>(
     }
     // The first datagram of a flow looks like all others.
     let is_new = packet.flags.asks() && !packet.flags.rst();
-    Chosen::new(owner(packet, slot, tables)?, is_new, tables).map(ByTable::Chosen)
+    Chosen::new(current_backend(packet, slot, tables)?, is_new, tables).map(ByTable::Chosen)
 }
 
 /// Selects the server of a packet of a tracked flow; `frame` holds the packet.
@@ -192,7 +192,7 @@ pub fn known<T: Tables>(
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
     let Some(found) = found(&flows, &query, distance, service) else { return Outcome::NONE };
     match request.known::<false>(&query, &found, &flows) {
-        Ok(Known::Goes(chosen)) => Outcome::goes(chosen.backend.handle.id(), chosen.is_over),
+        Ok(Known::Goes(chosen)) => Outcome::goes(chosen.backend.handle.id(), chosen.is_finished),
         Ok(Known::Slow | Known::Anew) => Outcome::ANEW,
         Ok(Known::Stranger) => Outcome::STRANGER,
         Err(reason) => Outcome::refused(reason),
@@ -214,8 +214,8 @@ impl Outcome {
     const STRANGER: Self = Self(1 << 60);
 
     #[inline(always)]
-    const fn goes(backend: u32, is_over: bool) -> Self {
-        let over = is_over as u64 * Self::OVER;
+    const fn goes(backend: u32, is_finished: bool) -> Self {
+        let over = is_finished as u64 * Self::OVER;
         Self(backend as u64 | over)
     }
 
@@ -238,8 +238,8 @@ impl Outcome {
             return Ok(None);
         }
         let backend = tables.backend(self.0 as u32).ok_or(Reason::NoServer)?;
-        let is_over = self.0 & Self::OVER != 0;
-        Ok(Some(Chosen { is_over, ..Chosen::new(backend, false, tables)? }))
+        let is_finished = self.0 & Self::OVER != 0;
+        Ok(Some(Chosen { is_finished, ..Chosen::new(backend, false, tables)? }))
     }
 }
 
@@ -281,14 +281,14 @@ impl<'t, T: Tables> Request<'t, '_, T> {
             backend.is_terminating() || (is_expired && (FAST || flows.is_rst_due(found, packet)));
         if self.goes_on() && is_rst_due {
             let was = found.meta.state();
-            let is_over = !packet.flags.rst();
-            if FAST || (is_over && was & state::RESET != 0) {
+            let is_finished = !packet.flags.rst();
+            if FAST || (is_finished && was & state::RESET != 0) {
                 return Err(Reason::Reset);
             }
             let chosen = Chosen::new(backend, false, tables).map_err(|_| Reason::Reset)?;
             flows.mark(found, was | state::RESET);
             recount(service.policy, was, was | state::RESET, backend, tables);
-            return Ok(Known::Goes(Chosen { is_over, ..chosen }));
+            return Ok(Known::Goes(Chosen { is_finished, ..chosen }));
         }
         // Hardware address 0 means that the client's neighbour was not resolved.
         let is_away = self.answers_return()
@@ -340,8 +340,8 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         let Self { packet, service, tables, .. } = *self;
         let chosen = tables.server_by_hash(packet, service, Conflicts::default().0);
         let backend = tables.backend(chosen.backend()?).ok_or(Reason::NoServer)?;
-        let is_over = backend.is_terminating() && !packet.flags.rst();
-        Ok(Chosen { is_over, ..Chosen::new(backend, false, tables)? })
+        let is_finished = backend.is_terminating() && !packet.flags.rst();
+        Ok(Chosen { is_finished, ..Chosen::new(backend, false, tables)? })
     }
 
     /// Updates the client path of an entry when its packets arrive from elsewhere. The kernel's route decides. Without
@@ -375,11 +375,11 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         }
         // The client reuses its port or retransmits its SYN. A finished flow begins anew. Where replies are not seen,
         // the client's FIN is the only sign of an end.
-        let has_ended = found.meta.is_over() || (!self.answers_return() && was & state::CLIENT_FIN != 0);
+        let has_ended = found.meta.is_finished() || (!self.answers_return() && was & state::CLIENT_FIN != 0);
         // The RST or the FIN may be forged, and the connection may continue. Where replies are not seen, that doubt
         // ends after a time: a port that is used again must not stay with the old connection for ever.
         let is_recent = self.answers_return() || !flows.is_half_closed_for_long(found.meta);
-        let is_doubtful = found.meta.is_reset_alone() || !found.meta.is_over();
+        let is_doubtful = found.meta.is_reset_alone() || !found.meta.is_finished();
         let may_go_on = was & state::ASSURED != 0 && is_doubtful && is_recent;
         if backend.is_terminating() || (has_ended && !may_go_on) {
             return None;
@@ -419,7 +419,7 @@ impl<'t, T: Tables> Request<'t, '_, T> {
         let previous_backend = scheduled.previous_backend().and_then(|id| tables.backend(id));
         let is_new = (asks && !packet.flags.rst()) || (answers_return && !self.is_tcp());
         // Before an entry is made: the packet that gets through is the one that begins the flow.
-        let is_over = goes_on && backend.is_terminating() && !packet.flags.rst();
+        let is_finished = goes_on && backend.is_terminating() && !packet.flags.rst();
         next_hop(backend, tables)?;
         // A flow of the previous backend needs no entry if that is the current backend, too: the hash finds it. But an
         // old entry of the endpoint must be replaced, or later packets would match it.
@@ -430,15 +430,15 @@ impl<'t, T: Tables> Request<'t, '_, T> {
             && previous_backend.is_some_and(|previous_backend| previous_backend.handle == backend.handle);
         // A RST begins no flow. It is forwarded to the end that may still have the connection.
         if is_known || packet.flags.rst() {
-            return Chosen::new(backend, is_new, tables).map(|chosen| Chosen { is_over, ..chosen });
+            return Chosen::new(backend, is_new, tables).map(|chosen| Chosen { is_finished, ..chosen });
         }
         // [`Conflicts`] holds four flows; a fifth could not be told from them.
         if answers_return && is_new_entry && conflicts.are_too_many() {
             return Err(Reason::ClientPortBusy);
         }
-        let new = NewFlow::new(backend.handle.id(), distance, is_over);
+        let new = NewFlow::new(backend.handle.id(), distance, is_finished);
         let is_entered = tables.enter_flow(packet, service, arrival, new);
-        let chosen = Chosen { is_over, ..Chosen::new(backend, is_new, tables)? };
+        let chosen = Chosen { is_finished, ..Chosen::new(backend, is_new, tables)? };
         if is_entered {
             return Ok(chosen);
         }

@@ -20,7 +20,7 @@ pub(super) fn hash_of(packet: &Packet, service: &IndexEntry) -> u64 {
 /// The current backend of a slot, for a packet. [`Reason::NoServer`] if it may not have the packet; [`Reason::Reset`]
 /// for a segment of a terminating server's connection.
 #[inline(always)]
-pub(super) fn owner<'t, T: Tables>(
+pub(super) fn current_backend<'t, T: Tables>(
     packet: &Packet,
     slot: Slot,
     tables: &'t T,
@@ -47,7 +47,7 @@ pub(super) fn previous_backend<'t, T: Tables>(
     slot: Slot,
     tables: &'t T,
 ) -> Option<&'t Backend> {
-    if !slot.has_moved() {
+    if !slot.is_migrating() {
         return None;
     }
     let id = tables.lookup_table(lookup_table.previous_backends)?.slot(number).server()?;

@@ -4,8 +4,8 @@
 #[must_use]
 pub fn owned(table: &[u16], members: usize) -> Vec<u32> {
     let mut owned = vec![0; members];
-    for &owner in table {
-        if let Some(count) = owned.get_mut(usize::from(owner)) {
+    for &current_backend in table {
+        if let Some(count) = owned.get_mut(usize::from(current_backend)) {
             *count += 1;
         }
     }

@@ -93,7 +93,7 @@ fn tables_are_the_same_in_every_version() {
     let names = names(10);
     let table = build(MAX_SIZE, 0x5eed, &members(&names, &[100, 50, 25, 1, 100, 7, 0, 33, 90, 64]));
     assert_eq!(table[..16], [5, 9, 8, 4, 2, 8, 9, 5, 0, 2, 4, 0, 0, 0, 2, 4]);
-    let digest = table.iter().fold(0, |digest, &owner| mix(digest ^ u64::from(owner)));
+    let digest = table.iter().fold(0, |digest, &current_backend| mix(digest ^ u64::from(current_backend)));
     assert_eq!(digest, 0x06b8_1d81_f89c_131a);
 }
 
@@ -128,11 +128,11 @@ proptest! {
         let mut other = listed.clone();
         other.rotate_left(turn.index(weights.len()));
         other[turn.index(weights.len())..].reverse();
-        let owners = |members: &[Member<'_>]| -> Vec<Option<Vec<u8>>> {
-            let name = |&owner: &u16| members.get(usize::from(owner)).map(|member| member.name.to_vec());
+        let current_backends = |members: &[Member<'_>]| -> Vec<Option<Vec<u8>>> {
+            let name = |&current_backend: &u16| members.get(usize::from(current_backend)).map(|member| member.name.to_vec());
             build(size, seed, members).iter().map(name).collect()
         };
-        prop_assert_eq!(owners(&listed), owners(&other));
+        prop_assert_eq!(current_backends(&listed), current_backends(&other));
     }
 
     #[test]
@@ -141,11 +141,11 @@ proptest! {
         let table = build(size, seed, &members(&names, &weights));
         prop_assert_eq!(table.len(), size as usize);
         if weights.iter().any(|&weight| weight > 0) {
-            prop_assert!(table.iter().all(|&owner| weights[usize::from(owner)] > 0));
+            prop_assert!(table.iter().all(|&current_backend| weights[usize::from(current_backend)] > 0));
             let owned = owned(&table, weights.len());
             prop_assert!(owned.iter().zip(&weights).all(|(&owned, &weight)| (owned > 0) == (weight > 0)));
         } else {
-            prop_assert!(table.iter().all(|&owner| owner == EMPTY));
+            prop_assert!(table.iter().all(|&current_backend| current_backend == EMPTY));
         }
     }
 
@@ -185,7 +185,7 @@ proptest! {
         let all = members(&names, &weights);
         let listed: Vec<usize> = (0..all.len()).filter(|&at| all[at].weight > 0).collect();
         let fewer: Vec<Member<'_>> = listed.iter().map(|&at| all[at]).collect();
-        let back = |&owner: &u16| listed.get(usize::from(owner)).map_or(EMPTY, |&at| at as u16);
+        let back = |&current_backend: &u16| listed.get(usize::from(current_backend)).map_or(EMPTY, |&at| at as u16);
         let table: Vec<u16> = build(size, seed, &fewer).iter().map(back).collect();
         prop_assert_eq!(build(size, seed, &all), table);
     }

@@ -271,7 +271,7 @@ fn tracked(state: &State) -> BTreeSet<u32> {
 /// Whether an administrator drains a server.
 fn is_drained(context: &Context<'_>, table: u32, backend: &Backend) -> bool {
     let set = context.set.get(&(table, backend_address(backend)));
-    set.is_some_and(|set| set.state == Some(api::Aside::Draining))
+    set.is_some_and(|set| set.state == Some(api::AdminState::Draining))
 }
 
 /// The drain of a server; `None` if it is not draining.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-pub use crate::control::overrides::Aside;
+pub use crate::control::overrides::AdminState;
 use crate::control::overrides::Place;
 
 /// `GET /v1/status`: everything that SLB does now.
@@ -90,7 +90,7 @@ pub struct Override {
     /// Weight that replaces the configured one.
     pub weight: Option<u8>,
     /// Admin state: draining or disabled; `None` for enabled.
-    pub state: Option<Aside>,
+    pub state: Option<AdminState>,
     /// Who set it last.
     pub by: By,
     /// Time of the last change, as in RFC 3339.

@@ -11,7 +11,7 @@ use crate::{
         client,
         types::{Server, Status},
     },
-    control::overrides::{Aside, Place},
+    control::overrides::{AdminState, Place},
 };
 
 /// Polling interval.
@@ -102,7 +102,7 @@ fn draining<'a>(status: &'a Status, places: &[Place]) -> Vec<Draining<'a>> {
 fn is_enabled(status: &Status, places: &[Place]) -> bool {
     let overrides = status.daemon.iter().flat_map(|daemon| &daemon.overrides);
     let drained: Vec<_> = overrides
-        .filter(|set| set.state == Some(Aside::Draining))
+        .filter(|set| set.state == Some(AdminState::Draining))
         .filter_map(|set| set.place().ok())
         .collect();
     !places.iter().all(|place| drained.contains(place))

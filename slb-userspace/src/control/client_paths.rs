@@ -130,7 +130,7 @@ impl Paths {
 /// Changed client paths: from the path before to the present one.
 #[derive(Debug, Default)]
 pub struct Rehomed {
-    has_moved: bool,
+    is_migrating: bool,
     /// For samples on the link.
     by_client: BTreeMap<(ClientPath, IpAddr), ClientPath>,
     /// For samples behind gateways, by prefix.
@@ -144,12 +144,12 @@ pub struct Rehomed {
 impl Rehomed {
     /// Whether no path has changed.
     pub fn is_empty(&self) -> bool {
-        !self.has_moved
+        !self.is_migrating
     }
 
     fn note(&mut self, sample: IpAddr, before: &NextHop, hop: &NextHop) {
         let (from, to, prefix) = (path(before), path(hop), Prefix::of(sample));
-        self.has_moved |= from != to;
+        self.is_migrating |= from != to;
         if !before.through_gateway {
             self.on_link.insert(prefix);
             self.by_client.insert((from, sample), to);

@@ -10,7 +10,7 @@ use slb_common::abi::{
     service::{IndexEntry, policy},
 };
 
-use crate::dataplane::state::{Remembered, State};
+use crate::dataplane::state::{FlowRecord, State};
 
 /// Open flows by server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl ConnectionCounts {
     }
 
     /// Counts a flow of a `wlc` service, unless it has expired or its client has ended it.
-    pub(super) fn note(&mut self, flow: &Remembered, entry: &IndexEntry) {
+    pub(super) fn note(&mut self, flow: &FlowRecord, entry: &IndexEntry) {
         if entry.policy & policy::LEAST_CONNECTIONS != 0
             && flow.left.is_some()
             && !flow.is_ending
@@ -61,18 +61,18 @@ mod tests {
                 held.backends.insert(id, Backend { lookup_table: id / 10, handle, ..Backend::default() });
             }
         }
-        let flow = |server| Remembered::sample(1, Handle::new(server, 1));
+        let flow = |server| FlowRecord::sample(1, Handle::new(server, 1));
         let mut loads = ConnectionCounts::none(&held);
         assert_eq!(loads.by_id(), BTreeMap::from([(10, 0), (11, 0)]));
         let entry = |policy| IndexEntry { policy, ..IndexEntry::default() };
         loads.note(&flow(11), &entry(policy::LEAST_CONNECTIONS));
         loads.note(&flow(11), &entry(policy::LEAST_CONNECTIONS));
-        loads.note(&Remembered { is_ending: true, ..flow(11) }, &entry(policy::LEAST_CONNECTIONS));
-        loads.note(&Remembered { left: None, ..flow(10) }, &entry(policy::LEAST_CONNECTIONS));
+        loads.note(&FlowRecord { is_ending: true, ..flow(11) }, &entry(policy::LEAST_CONNECTIONS));
+        loads.note(&FlowRecord { left: None, ..flow(10) }, &entry(policy::LEAST_CONNECTIONS));
         loads.note(&flow(20), &entry(policy::ROUND_ROBIN));
         loads.note(&flow(99), &entry(policy::LEAST_CONNECTIONS));
         let before = Handle::new(10, 0);
-        loads.note(&Remembered { backend: before, ..flow(10) }, &entry(policy::LEAST_CONNECTIONS));
+        loads.note(&FlowRecord { backend: before, ..flow(10) }, &entry(policy::LEAST_CONNECTIONS));
         assert_eq!(loads.by_id(), BTreeMap::from([(10, 0), (11, 2)]));
     }
 }

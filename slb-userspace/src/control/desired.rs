@@ -18,7 +18,7 @@ use super::{
     failover::Failover,
     members::{Behind, Member, Members, Side, family, overridden},
     one_way::Evidence,
-    overrides::{Aside, Overrides, Place},
+    overrides::{AdminState, Overrides, Place},
 };
 use crate::{
     config::model::{
@@ -26,7 +26,7 @@ use crate::{
         Target as Servers, Tracking, UnknownDatagrams, Unmatched,
     },
     dataplane::state::to_address,
-    health::{Target, passive::Terms},
+    health::{Target, passive::EjectionPolicy},
     neigh::vips::Standing,
 };
 
@@ -120,7 +120,7 @@ pub struct Pool {
     /// Time in which a server reaches its weight; `None` for at once.
     pub slow_start: Option<Duration>,
     /// Ejection policy for passive signals; `None` without outlier detection.
-    pub passive: Option<Terms>,
+    pub passive: Option<EjectionPolicy>,
     /// Servers by address. Addresses are unique.
     pub servers: Vec<(SocketAddr, Server)>,
 }
@@ -144,7 +144,7 @@ pub struct Server {
     /// Weight, 0 to 100.
     pub weight: u8,
     /// Admin state that stops new flows; `None` if enabled.
-    pub aside: Option<Aside>,
+    pub aside: Option<AdminState>,
     /// Its configuration entry, if it has an override.
     pub overridden: Option<Place>,
     /// Health check state.
@@ -353,7 +353,7 @@ fn pool(
         servers.iter_mut().for_each(|(_, server)| server.is_last_resort = is_last_resort(listener, server));
     }
     let slow_start = members_of.slow_start(balancer, listener, side);
-    let passive = listener.health_check.as_ref().and_then(Terms::of);
+    let passive = listener.health_check.as_ref().and_then(EjectionPolicy::of);
     Pool { slots, spread: spread(listener), drain: listener.connection_drain, slow_start, passive, servers }
 }
 

@@ -46,11 +46,11 @@ pub fn configured(held: Option<&Backend>, server: &Server, drain: Option<u32>, n
     Leaving::until(deadline, now)
 }
 
-/// Drain state of a removed server; `None` if it can be cleared. `has_untold` says whether RSTs may be outstanding.
+/// Drain state of a removed server; `None` if it can be cleared. `has_rst_outstanding` says whether RSTs may be outstanding.
 /// `drain` and `now` are as for [`configured`].
-pub fn lingering(held: &Backend, drain: Option<u32>, has_untold: bool, now: u32) -> Option<Leaving> {
+pub fn lingering(held: &Backend, drain: Option<u32>, has_rst_outstanding: bool, now: u32) -> Option<Leaving> {
     let leaving = Leaving::until(sooner(held.deadline, now + drain.unwrap_or(0)), now);
-    (has_untold || now < gone(leaving.deadline)).then_some(leaving)
+    (has_rst_outstanding || now < gone(leaving.deadline)).then_some(leaving)
 }
 
 /// Whether a server has been terminating for so long that it is no previous backend any more.

@@ -41,7 +41,7 @@ pub struct Drains(Option<BTreeMap<Handle, Drain>>);
 struct Drain {
     /// Start as time since boot; `None` if an earlier run of the daemon began the drain.
     since: Option<Duration>,
-    is_over: bool,
+    is_finished: bool,
 }
 
 impl Drains {
@@ -54,24 +54,24 @@ impl Drains {
         let mut after = BTreeMap::new();
         for backend in held.backends.values() {
             let known = before.remove(&backend.handle);
-            let is_over = backend.flags & Backend::TERMINATING != 0;
+            let is_finished = backend.flags & Backend::TERMINATING != 0;
             let change = match known {
                 None if backend.deadline == 0 => continue,
-                Some(known) if backend.deadline == 0 => (!known.is_over)
+                Some(known) if backend.deadline == 0 => (!known.is_finished)
                     .then(|| Change::Ended(known.since.map(|since| now.saturating_sub(since)))),
                 // Without `connection_drain` the removal terminates the server at once, and has a log line of its own.
-                None if is_first || is_over => None,
+                None if is_first || is_finished => None,
                 None => {
                     let deadline = Duration::from_secs(backend.deadline.into());
                     // Rounds `now` down too, because deadlines are whole seconds.
                     Some(Change::Began(deadline.saturating_sub(Duration::from_secs(now.as_secs()))))
                 }
-                Some(known) => (is_over && !known.is_over)
+                Some(known) => (is_finished && !known.is_finished)
                     .then(|| Change::Over(known.since.map(|since| now.saturating_sub(since)))),
             };
             if backend.deadline != 0 {
                 let since = known.map_or((!is_first).then_some(now), |known| known.since);
-                after.insert(backend.handle, Drain { since, is_over });
+                after.insert(backend.handle, Drain { since, is_finished });
             }
             events.extend(change.map(|change| event(held, backend, change)));
         }

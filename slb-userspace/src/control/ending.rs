@@ -25,7 +25,7 @@ use slb_common::{
 use super::drain::TOLD;
 use crate::dataplane::{
     rehome::Rehomed,
-    state::{Remembered, State, backend_address, to_ip},
+    state::{FlowRecord, State, backend_address, to_ip},
 };
 
 /// Connections that one GC pass ends at most.
@@ -82,10 +82,10 @@ impl<'a> Watch<'a> {
     }
 
     /// Decides the fate of a flow's entry.
-    pub(super) fn note(&mut self, flow: &Remembered, entry: &IndexEntry) -> Fate {
+    pub(super) fn note(&mut self, flow: &FlowRecord, entry: &IndexEntry) -> Fate {
         if self.ends(flow, entry) {
             Fate::Ends
-        } else if flow.left.is_some() && !flow.is_over && entry.policy & policy::PERSIST != 0 {
+        } else if flow.left.is_some() && !flow.is_finished && entry.policy & policy::PERSIST != 0 {
             Fate::Holds(persistence_units(entry.persistence))
         } else {
             Fate::Goes
@@ -93,7 +93,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Decides the fate of an affinity entry. `entry` is `None` if its service no longer exists.
-    pub(super) fn note_client(&mut self, client: &Remembered, entry: Option<&IndexEntry>) -> Fate {
+    pub(super) fn note_client(&mut self, client: &FlowRecord, entry: Option<&IndexEntry>) -> Fate {
         match entry {
             Some(entry) if entry.policy & policy::PERSIST != 0 => {
                 self.moves(client, entry);
@@ -104,7 +104,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Records the new server of an entry whose server is in another table. Returns whether there is one.
-    fn moves(&mut self, flow: &Remembered, entry: &IndexEntry) -> bool {
+    fn moves(&mut self, flow: &FlowRecord, entry: &IndexEntry) -> bool {
         let backend = self.held.backends.get(&flow.backend.id());
         let Some(backend) = backend.filter(|backend| backend.handle == flow.backend) else { return false };
         if backend.lookup_table == entry.lookup_table {
@@ -116,8 +116,8 @@ impl<'a> Watch<'a> {
     }
 
     /// Whether this pass ends the flow. If so, it is added to `ended`.
-    fn ends(&mut self, flow: &Remembered, entry: &IndexEntry) -> bool {
-        if flow.is_over {
+    fn ends(&mut self, flow: &FlowRecord, entry: &IndexEntry) -> bool {
+        if flow.is_finished {
             return false;
         }
         let backend = self.held.backends.get(&flow.backend.id());
@@ -130,9 +130,9 @@ impl<'a> Watch<'a> {
         }
         // In `dsr` and `ipip` no RST is provoked for an expired flow, so none is outstanding.
         if (entry.mode == mode::NAT || flow.left.is_some())
-            && let Some(has_untold) = self.removed.get_mut(&flow.backend)
+            && let Some(has_rst_outstanding) = self.removed.get_mut(&flow.backend)
         {
-            *has_untold = true;
+            *has_rst_outstanding = true;
         }
         if entry.mode != mode::NAT {
             return false;
@@ -170,14 +170,14 @@ impl<'a> Watch<'a> {
 
     /// Removed terminating servers for which the pass has found no RST outstanding.
     pub(super) fn told(&self) -> BTreeSet<Handle> {
-        let told = self.removed.iter().filter(|(_, has_untold)| !**has_untold);
+        let told = self.removed.iter().filter(|(_, has_rst_outstanding)| !**has_rst_outstanding);
         told.map(|(server, _)| *server).collect()
     }
 
     /// Time until the next GC pass.
     pub(super) fn next_look(&self) -> Duration {
         let next = self.next.map(|left| Duration::from_secs((left / self.hz.max(1)).into()) + SPACING);
-        let removed = self.removed.values().any(|has_untold| *has_untold);
+        let removed = self.removed.values().any(|has_rst_outstanding| *has_rst_outstanding);
         let removed = removed.then(|| Duration::from_secs(TOLD.into()));
         // Rehomed flows may be finished with their new server.
         let moves = (!self.moves.is_empty()).then_some(SPACING);
@@ -244,8 +244,8 @@ mod tests {
         }
     }
 
-    fn flow(left: Option<u32>) -> Remembered {
-        Remembered { left, ..Remembered::sample(1, Handle::new(3, 7)) }
+    fn flow(left: Option<u32>) -> FlowRecord {
+        FlowRecord { left, ..FlowRecord::sample(1, Handle::new(3, 7)) }
     }
 
     const ENDED: Ended = Ended {
@@ -279,16 +279,16 @@ mod tests {
         let mut watch = Watch::new(&held, HZ);
         let entry = IndexEntry { policy: policy::PERSIST, persistence: 33, ..entry() };
         assert_eq!(watch.note(&flow(Some(5 * HZ)), &entry), Fate::Holds(3));
-        assert_eq!(watch.note(&Remembered { is_over: true, ..flow(Some(5 * HZ)) }, &entry), Fate::Goes);
+        assert_eq!(watch.note(&FlowRecord { is_finished: true, ..flow(Some(5 * HZ)) }, &entry), Fate::Goes);
     }
 
     #[test]
     fn what_is_over_or_of_another_kind_is_left_alone() {
         let held = held(Backend::TERMINATING);
         let mut watch = Watch::new(&held, HZ);
-        assert_eq!(watch.note(&Remembered { is_over: true, ..flow(None) }, &entry()), Fate::Goes);
+        assert_eq!(watch.note(&FlowRecord { is_finished: true, ..flow(None) }, &entry()), Fate::Goes);
         assert_eq!(
-            watch.note(&Remembered { backend: Handle::new(3, 6), ..flow(None) }, &entry()),
+            watch.note(&FlowRecord { backend: Handle::new(3, 6), ..flow(None) }, &entry()),
             Fate::Goes
         );
         assert_eq!(watch.note(&flow(None), &IndexEntry { mode: mode::DSR, ..entry() }), Fate::Goes);
@@ -317,7 +317,7 @@ mod tests {
             "nowhere to go"
         );
         assert!(watch.moves.is_empty());
-        let client = Remembered { is_client: true, ..flow(Some(5 * HZ)) };
+        let client = FlowRecord { is_client: true, ..flow(Some(5 * HZ)) };
         let persists = IndexEntry { policy: policy::PERSIST, ..elsewhere };
         assert_eq!(watch.note_client(&client, Some(&elsewhere)), Fate::Ends, "clients are not kept any more");
         assert_eq!(watch.note_client(&client, None), Fate::Ends, "the listener is gone");
@@ -365,7 +365,7 @@ mod tests {
     fn a_removed_server_has_been_told_of_when_a_look_finds_nothing_to_end() {
         let removed = held(REMOVED);
         let server = BTreeSet::from([Handle::new(3, 7)]);
-        let told = |flow: &Remembered, entry: &IndexEntry| {
+        let told = |flow: &FlowRecord, entry: &IndexEntry| {
             let mut watch = Watch::new(&removed, HZ);
             watch.note(flow, entry);
             (watch.told(), watch.next_look())
@@ -373,7 +373,7 @@ mod tests {
         let soon = Duration::from_secs(20);
         assert_eq!(told(&flow(None), &entry()), (BTreeSet::new(), soon), "told in this very look");
         assert_eq!(told(&flow(Some(5 * HZ)), &entry()), (BTreeSet::new(), soon));
-        let over = Remembered { is_over: true, ..flow(Some(5 * HZ)) };
+        let over = FlowRecord { is_finished: true, ..flow(Some(5 * HZ)) };
         assert_eq!(told(&over, &entry()).0, server);
         let dsr = IndexEntry { mode: mode::DSR, ..entry() };
         assert_eq!(told(&flow(Some(0)), &dsr).0, BTreeSet::new(), "who speaks is told");

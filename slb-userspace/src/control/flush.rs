@@ -10,7 +10,7 @@ use std::{
 use ipnet::IpNet;
 use slb_common::abi::{Handle, service::Service, unpad_name};
 
-use crate::dataplane::state::{NO_TABLE, Remembered, State, backend_address, to_ip};
+use crate::dataplane::state::{FlowRecord, NO_TABLE, State, backend_address, to_ip};
 
 /// Names that an error lists at most.
 const LISTED: usize = 10;
@@ -148,7 +148,7 @@ pub struct Choice {
 
 impl Choice {
     /// Whether an entry passes the filter.
-    pub fn takes(&self, entry: &Remembered) -> bool {
+    pub fn takes(&self, entry: &FlowRecord) -> bool {
         !(self.not_assured && entry.is_assured)
             && self.services.as_ref().is_none_or(|services| services.contains(&entry.service))
             && self.servers.as_ref().is_none_or(|servers| servers.contains(&entry.backend))

@@ -9,7 +9,7 @@ use slb_common::abi::{backend::Backend, service::IndexEntry};
 
 use super::desired::{Desired, Health};
 use crate::{
-    dataplane::state::{Opening, Remembered, Stage, State, backend_address},
+    dataplane::state::{FlowRecord, Handshake, HandshakeOutcome, State, backend_address},
     health::passive::{Pool, SILENCE, Signals, Watched},
 };
 
@@ -45,8 +45,8 @@ impl<'a> Handshakes<'a> {
     }
 
     /// Counts a flow if its handshake is recent enough.
-    pub(super) fn note(&mut self, flow: &Remembered, entry: &IndexEntry) {
-        let Some(Opening { age, stage }) = flow.opening else { return };
+    pub(super) fn note(&mut self, flow: &FlowRecord, entry: &IndexEntry) {
+        let Some(Handshake { age, stage }) = flow.opening else { return };
         let Some(pool) = self.watched.get(&entry.lookup_table) else { return };
         if u64::from(age) > pool.terms.within.as_secs() {
             return;
@@ -58,10 +58,10 @@ impl<'a> Handshakes<'a> {
         let Some(backend) = backend.filter(stays) else { return };
         let signals = self.counts.entry((entry.lookup_table, backend_address(backend))).or_default();
         match stage {
-            Stage::Answered => signals.answered += 1,
-            Stage::Refused => signals.refused += 1,
-            Stage::Asked if age >= SILENCE => signals.silent += 1,
-            Stage::Asked | Stage::GivenUp => {}
+            HandshakeOutcome::Answered => signals.answered += 1,
+            HandshakeOutcome::Refused => signals.refused += 1,
+            HandshakeOutcome::Asked if age >= SILENCE => signals.silent += 1,
+            HandshakeOutcome::Asked | HandshakeOutcome::GivenUp => {}
         }
     }
 
@@ -88,11 +88,11 @@ mod tests {
         config::samples::forwarding,
         control::desired::{Known, desired},
         dataplane::state::to_address,
-        health::passive::Terms,
+        health::passive::EjectionPolicy,
     };
 
-    const TERMS: Terms =
-        Terms { failures: 5, within: Duration::from_secs(10), first: Duration::from_secs(10) };
+    const TERMS: EjectionPolicy =
+        EjectionPolicy { failures: 5, within: Duration::from_secs(10), first: Duration::from_secs(10) };
     const TABLE: u32 = 4;
 
     fn address() -> SocketAddr {
@@ -112,8 +112,8 @@ mod tests {
         state
     }
 
-    fn flow(age: u32, stage: Stage) -> Remembered {
-        Remembered { opening: Some(Opening { age, stage }), ..Remembered::sample(1, Handle::new(3, 7)) }
+    fn flow(age: u32, stage: HandshakeOutcome) -> FlowRecord {
+        FlowRecord { opening: Some(Handshake { age, stage }), ..FlowRecord::sample(1, Handle::new(3, 7)) }
     }
 
     fn pool() -> Pool {
@@ -122,7 +122,7 @@ mod tests {
     }
 
     /// The signals counted for these flows in this table.
-    fn counted(held: &State, table: u32, flows: &[Remembered]) -> Signals {
+    fn counted(held: &State, table: u32, flows: &[FlowRecord]) -> Signals {
         let watched = BTreeMap::from([(TABLE, pool())]);
         let mut handshakes = Handshakes::new(&watched, held);
         let entry = IndexEntry { lookup_table: table, ..IndexEntry::default() };
@@ -134,18 +134,18 @@ mod tests {
     fn connections_count_by_what_has_come_of_them() {
         let held = held(Backend::ALIVE | Backend::NEW);
         let all = [
-            flow(0, Stage::Answered),
-            flow(10, Stage::Answered),
-            flow(11, Stage::Answered),
-            flow(0, Stage::Refused),
-            flow(11, Stage::Refused),
-            flow(2, Stage::Asked),
-            flow(3, Stage::Asked),
-            flow(10, Stage::Asked),
-            flow(11, Stage::Asked),
-            flow(5, Stage::GivenUp),
-            Remembered { opening: None, ..flow(5, Stage::Refused) },
-            Remembered { backend: Handle::new(3, 6), ..flow(5, Stage::Refused) },
+            flow(0, HandshakeOutcome::Answered),
+            flow(10, HandshakeOutcome::Answered),
+            flow(11, HandshakeOutcome::Answered),
+            flow(0, HandshakeOutcome::Refused),
+            flow(11, HandshakeOutcome::Refused),
+            flow(2, HandshakeOutcome::Asked),
+            flow(3, HandshakeOutcome::Asked),
+            flow(10, HandshakeOutcome::Asked),
+            flow(11, HandshakeOutcome::Asked),
+            flow(5, HandshakeOutcome::GivenUp),
+            FlowRecord { opening: None, ..flow(5, HandshakeOutcome::Refused) },
+            FlowRecord { backend: Handle::new(3, 6), ..flow(5, HandshakeOutcome::Refused) },
         ];
         assert_eq!(counted(&held, TABLE, &all), Signals { answered: 2, refused: 1, silent: 2 });
         assert_eq!(counted(&held, TABLE + 1, &all), Signals::default(), "of another table");
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn one_that_leaves_is_not_blamed() {
         let held = held(Backend::ALIVE | Backend::REMOVED);
-        assert_eq!(counted(&held, TABLE, &[flow(0, Stage::Refused)]), Signals::default());
+        assert_eq!(counted(&held, TABLE, &[flow(0, HandshakeOutcome::Refused)]), Signals::default());
     }
 
     #[test]
@@ -192,7 +192,10 @@ mod tests {
         let watched = BTreeMap::from([(TABLE, pool()), (TABLE + 1, pool()), (TABLE + 2, pool())]);
         let mut handshakes = Handshakes::new(&watched, &held);
         for lookup_table in [TABLE, TABLE, TABLE + 2, TABLE + 3] {
-            handshakes.note(&flow(1, Stage::Refused), &IndexEntry { lookup_table, ..IndexEntry::default() });
+            handshakes.note(
+                &flow(1, HandshakeOutcome::Refused),
+                &IndexEntry { lookup_table, ..IndexEntry::default() },
+            );
         }
         let pools = handshakes.pools();
         let refused: Vec<_> = pools.iter().map(|pool| pool.servers[&address()].signals.refused).collect();

@@ -23,7 +23,7 @@ use slb_common::{
 };
 
 use crate::{
-    dataplane::state::{Opening, Remembered, Stage, State, backend_address},
+    dataplane::state::{FlowRecord, Handshake, HandshakeOutcome, State, backend_address},
     health::passive::SILENCE,
 };
 
@@ -123,19 +123,23 @@ pub(super) struct Counts(HashMap<Handle, Answers>);
 
 impl Counts {
     /// Counts a flow.
-    pub(super) fn note(&mut self, flow: &Remembered, entry: &IndexEntry) {
-        let Some(Opening { age, stage }) = flow.opening else { return };
+    pub(super) fn note(&mut self, flow: &FlowRecord, entry: &IndexEntry) {
+        let Some(Handshake { age, stage }) = flow.opening else { return };
         if !is_watched(entry.mode, entry.protocol) {
             return;
         }
         let answers = match stage {
-            Stage::Answered if age > WINDOW => Answers { older_answered: true, ..Answers::default() },
+            HandshakeOutcome::Answered if age > WINDOW => {
+                Answers { older_answered: true, ..Answers::default() }
+            }
             _ if age > WINDOW => return,
-            Stage::Answered | Stage::Refused => Answers { answered: 1, ..Answers::default() },
-            Stage::Asked if age >= SILENCE => {
+            HandshakeOutcome::Answered | HandshakeOutcome::Refused => {
+                Answers { answered: 1, ..Answers::default() }
+            }
+            HandshakeOutcome::Asked if age >= SILENCE => {
                 Answers { silent: 1, silent_clients: Clients::One(flow.client), ..Answers::default() }
             }
-            Stage::Asked | Stage::GivenUp => return,
+            HandshakeOutcome::Asked | HandshakeOutcome::GivenUp => return,
         };
         self.0.entry(flow.backend).or_default().add(answers);
     }
@@ -227,11 +231,11 @@ mod tests {
         IndexEntry { mode: mode::NAT, protocol: protocol::TCP, ..IndexEntry::default() }
     }
 
-    fn flow(age: u32, stage: Stage) -> Remembered {
-        Remembered { opening: Some(Opening { age, stage }), ..Remembered::sample(1, THIS) }
+    fn flow(age: u32, stage: HandshakeOutcome) -> FlowRecord {
+        FlowRecord { opening: Some(Handshake { age, stage }), ..FlowRecord::sample(1, THIS) }
     }
 
-    fn counted(held: &State, entry: &IndexEntry, flows: &[Remembered]) -> Option<Answers> {
+    fn counted(held: &State, entry: &IndexEntry, flows: &[FlowRecord]) -> Option<Answers> {
         let mut counts = Counts::default();
         flows.iter().for_each(|flow| counts.note(flow, entry));
         counts.by_server(held).get(&server()).copied()
@@ -240,20 +244,20 @@ mod tests {
     #[test]
     fn a_connection_counts_once_it_is_answered_or_silent_and_while_it_is_new() {
         let all = [
-            flow(0, Stage::Answered),
+            flow(0, HandshakeOutcome::Answered),
             // A closed port answers with a RST.
-            flow(0, Stage::Refused),
-            flow(2, Stage::Asked),
-            flow(3, Stage::Asked),
-            flow(30, Stage::Asked),
-            flow(31, Stage::Asked),
-            flow(31, Stage::Answered),
-            flow(9, Stage::GivenUp),
-            Remembered { opening: None, ..flow(9, Stage::Asked) },
-            Remembered { backend: Handle::new(3, 6), ..flow(9, Stage::Asked) },
+            flow(0, HandshakeOutcome::Refused),
+            flow(2, HandshakeOutcome::Asked),
+            flow(3, HandshakeOutcome::Asked),
+            flow(30, HandshakeOutcome::Asked),
+            flow(31, HandshakeOutcome::Asked),
+            flow(31, HandshakeOutcome::Answered),
+            flow(9, HandshakeOutcome::GivenUp),
+            FlowRecord { opening: None, ..flow(9, HandshakeOutcome::Asked) },
+            FlowRecord { backend: Handle::new(3, 6), ..flow(9, HandshakeOutcome::Asked) },
         ];
         let held_now = held(Backend::ALIVE | Backend::NEW);
-        let silent_clients = Clients::One(flow(0, Stage::Asked).client);
+        let silent_clients = Clients::One(flow(0, HandshakeOutcome::Asked).client);
         let expected = Answers { answered: 2, silent: 2, silent_clients, older_answered: true };
         assert_eq!(counted(&held_now, &tcp(), &all), Some(expected));
         assert_eq!(counted(&held(Backend::REMOVED), &tcp(), &all), None, "it leaves");

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     desired::{Desired, Health, Pool, Server},
-    overrides::Aside,
+    overrides::AdminState,
 };
 
 /// Servers that an outage's text names at most.
@@ -85,8 +85,8 @@ fn why(pool: &Pool) -> String {
 fn state(server: &Server) -> String {
     let detail = || server.detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
     match server {
-        Server { aside: Some(Aside::Draining), .. } => "is draining".to_owned(),
-        Server { aside: Some(Aside::Disabled), .. } => "is disabled".to_owned(),
+        Server { aside: Some(AdminState::Draining), .. } => "is draining".to_owned(),
+        Server { aside: Some(AdminState::Disabled), .. } => "is disabled".to_owned(),
         Server { weight: 0, .. } => "has weight 0".to_owned(),
         Server { health: Health::Unhealthy, .. } => format!("is unhealthy{}", detail()),
         Server { next_hop: None, .. } => format!("has no next hop{}", detail()),
@@ -219,8 +219,8 @@ mod tests {
         let none = with(&config, true, &Overrides::new());
         assert_eq!(outages(&none), Outages::new());
         for (setting, word) in [
-            (Setting { state: Some(Aside::Draining), weight: None }, "is draining"),
-            (Setting { state: Some(Aside::Disabled), weight: None }, "is disabled"),
+            (Setting { state: Some(AdminState::Draining), weight: None }, "is draining"),
+            (Setting { state: Some(AdminState::Disabled), weight: None }, "is disabled"),
             (Setting { state: None, weight: Some(0) }, "has weight 0"),
         ] {
             let one = with(&config, true, &set(&BOTH[..1], setting));
@@ -266,7 +266,7 @@ mod tests {
              [[server_group]]\nname = \"web\"\nservers = [{ address = \"10.0.0.11\", port = 8080 }, \
              { address = \"fd00::11\", port = 8080 }]\n",
         );
-        let drained = set(&["[fd00::11]:8080"], Setting { state: Some(Aside::Draining), weight: None });
+        let drained = set(&["[fd00::11]:8080"], Setting { state: Some(AdminState::Draining), weight: None });
         let found = outages(&with(&config, true, &drained));
         let vips: Vec<_> = found.keys().flat_map(|place| &place.vips).map(ToString::to_string).collect();
         assert_eq!(vips, ["2001:db8::10"]);
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn an_outage_begins_and_ends_once() {
         let config = shop(&[]);
-        let disabled = set(&BOTH, Setting { state: Some(Aside::Disabled), weight: None });
+        let disabled = set(&BOTH, Setting { state: Some(AdminState::Disabled), weight: None });
         let (well, out) = (with(&config, true, &Overrides::new()), with(&config, true, &disabled));
         let mut followed = Followed::default();
         let mut at = |desired: &Desired, second| followed.follow(desired, Duration::from_secs(second));

@@ -43,13 +43,13 @@ pub struct Setting {
     /// Weight, 0 to 100; `None` for the configured one.
     pub weight: Option<u8>,
     /// Admin state; `None` if enabled.
-    pub state: Option<Aside>,
+    pub state: Option<AdminState>,
 }
 
 /// Admin state of a server that takes no new flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Aside {
+pub enum AdminState {
     /// Its flows continue until they end or its drain deadline passes.
     Draining,
     /// Out of service. Health checks continue.
@@ -218,7 +218,7 @@ impl fmt::Display for Setting {
     }
 }
 
-impl fmt::Display for Aside {
+impl fmt::Display for AdminState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Draining => "draining",
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_server_set_aside_takes_nothing_new_and_is_able_to_serve() {
-        for state in [Aside::Draining, Aside::Disabled] {
+        for state in [AdminState::Draining, AdminState::Disabled] {
             let aside = Setting { weight: None, state: Some(state) };
             let [mut dns, web, _] =
                 <[Server; 3]>::try_from(servers(&[(of_default("10.0.0.21"), aside)].into())).unwrap();

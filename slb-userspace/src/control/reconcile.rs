@@ -57,7 +57,7 @@ pub struct Reconciler<D> {
 
 /// The result of a successful [`Reconciler::reconcile`].
 #[derive(Debug, Clone)]
-pub struct InForce {
+pub struct Applied {
     /// The new actual state.
     pub state: Arc<State>,
     /// Pool index and table id of each table. A pool whose services had several tables keeps all of them.
@@ -143,7 +143,7 @@ impl<D: DataPlane> Reconciler<D> {
     /// # Errors
     /// The maps have too few entries, and nothing was changed. Or an operation failed: earlier operations stay active,
     /// and the next call starts from the maps as they then are.
-    pub fn reconcile(&mut self, desired: &Desired, now: Duration) -> Result<InForce> {
+    pub fn reconcile(&mut self, desired: &Desired, now: Duration) -> Result<Applied> {
         self.held()?;
         // A failure leaves `None`, so that the maps are read again.
         let mut held = self.held.take().unwrap_or_default();
@@ -161,7 +161,7 @@ impl<D: DataPlane> Reconciler<D> {
         self.wants_look |= operations.iter().any(|operation| wants_look(operation, &held));
         operations.iter().try_for_each(|operation| self.carry_out(operation))?;
         // Current backends can be computed again, and take 262 KB for each table.
-        state.tables.values_mut().for_each(|table| table.owners = None);
+        state.tables.values_mut().for_each(|table| table.current_backends = None);
         let state = Arc::new(state);
         self.held = Some(state.clone());
         let next = next.map(|seconds| Duration::from_secs(seconds.into()));
@@ -171,7 +171,7 @@ impl<D: DataPlane> Reconciler<D> {
         self.watched = watched(desired, &tables);
         self.wants_look |= self.is_watching() && !was_watching;
         let has_built = operations.iter().any(|operation| matches!(operation, Operation::PutTables(_)));
-        Ok(InForce { state, tables, operations: operations.len(), has_built, next })
+        Ok(Applied { state, tables, operations: operations.len(), has_built, next })
     }
 
     fn moment(&self, now: Duration) -> Moment<'_> {

@@ -14,21 +14,21 @@ use slb_common::abi::lookup_table::NO_BACKEND;
 
 /// Tracked flows of a slot that are pinned to another backend than the current one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Elsewhere {
+pub struct PinnedElsewhere {
     /// Whether there is such a flow.
     pub any: bool,
     /// Earliest last packet of the evictable flows among them, as time since boot. `None` if none is evictable.
-    pub loose_since: Option<Duration>,
+    pub evictable_since: Option<Duration>,
 }
 
-impl Elsewhere {
+impl PinnedElsewhere {
     /// Used if entries could not be read: there may be such flows, and they may be of any age.
-    pub const UNKNOWN: Self = Self { any: true, loose_since: Some(Duration::ZERO) };
+    pub const UNKNOWN: Self = Self { any: true, evictable_since: Some(Duration::ZERO) };
 
     /// Counts one more flow. `loose` is the time of its last packet if it is evictable.
     pub fn note(&mut self, loose: Option<Duration>) {
         self.any = true;
-        self.loose_since = match (self.loose_since, loose) {
+        self.evictable_since = match (self.evictable_since, loose) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
@@ -106,11 +106,11 @@ impl SlotMigration {
     }
 
     /// Makes every slot migrate, because new flows may be pinned to another backend, or no longer are. The previous
-    /// backend of a slot that did not migrate is its current one, from `owners`.
-    pub fn look_for_all(&mut self, owners: &[u32], exists: impl Fn(u32) -> bool, now: Duration) {
+    /// backend of a slot that did not migrate is its current one, from `current_backends`.
+    pub fn look_for_all(&mut self, current_backends: &[u32], exists: impl Fn(u32) -> bool, now: Duration) {
         let slots = Arc::make_mut(&mut self.slots);
-        for (slot, &owner) in (0..).zip(owners) {
-            let previous_backend = if exists(owner) { owner } else { NO_BACKEND };
+        for (slot, &current_backend) in (0..).zip(current_backends) {
+            let previous_backend = if exists(current_backend) { current_backend } else { NO_BACKEND };
             // Also for slots that migrate already: flows of a previous backend that was current backend until now are
             // untracked.
             slots.entry(slot).or_insert(Moved { previous_backend, since: now }).since = now;
@@ -119,24 +119,24 @@ impl SlotMigration {
 
     /// Replaces previous backends that no longer exist by the current ones. For a table whose slots were not
     /// reassigned.
-    pub fn forget(&mut self, owner: impl Fn(u32) -> u32, exists: impl Fn(u32) -> bool) {
+    pub fn forget(&mut self, current_backend: impl Fn(u32) -> u32, exists: impl Fn(u32) -> bool) {
         for (slot, moved) in Arc::make_mut(&mut self.slots) {
             if !exists(moved.previous_backend) {
-                moved.previous_backend = owner(*slot);
+                moved.previous_backend = current_backend(*slot);
             }
         }
     }
 
     /// Makes the current backend the previous one too, if the previous backend `serves_nothing`. A slot without a
     /// current backend keeps its previous one, so that its packets can still be reset.
-    pub fn pass_on(&mut self, owner: impl Fn(u32) -> u32, serves_nothing: impl Fn(u32) -> bool) {
+    pub fn pass_on(&mut self, current_backend: impl Fn(u32) -> u32, serves_nothing: impl Fn(u32) -> bool) {
         if !self.slots.values().any(|moved| serves_nothing(moved.previous_backend)) {
             return;
         }
         for (slot, moved) in Arc::make_mut(&mut self.slots) {
-            let owner = owner(*slot);
-            if owner != NO_BACKEND && serves_nothing(moved.previous_backend) {
-                moved.previous_backend = owner;
+            let current_backend = current_backend(*slot);
+            if current_backend != NO_BACKEND && serves_nothing(moved.previous_backend) {
+                moved.previous_backend = current_backend;
             }
         }
     }
@@ -158,8 +158,8 @@ impl SlotMigration {
     /// backend, as `elsewhere` says.
     pub fn sweep(
         &mut self,
-        owner: impl Fn(u32) -> u32,
-        elsewhere: impl Fn(u32) -> Elsewhere,
+        current_backend: impl Fn(u32) -> u32,
+        elsewhere: impl Fn(u32) -> PinnedElsewhere,
         idle: Duration,
         now: Duration,
     ) {
@@ -168,15 +168,15 @@ impl SlotMigration {
             if now <= due {
                 return true;
             }
-            let is_kept_by_another = moved.previous_backend != owner(*slot);
-            let Elsewhere { any, loose_since } = elsewhere(*slot);
+            let is_kept_by_another = moved.previous_backend != current_backend(*slot);
+            let PinnedElsewhere { any, evictable_since } = elsewhere(*slot);
             // Such a flow may predate the change and must find its previous backend after an eviction. A flow first
             // seen after `due` does not predate it.
-            if is_kept_by_another && loose_since.is_some_and(|seen| seen <= due) {
+            if is_kept_by_another && evictable_since.is_some_and(|seen| seen <= due) {
                 return true;
             }
             // Two passes: the next one sees the flows that become tracked before this previous backend is active.
-            moved.previous_backend = owner(*slot);
+            moved.previous_backend = current_backend(*slot);
             is_kept_by_another || any
         });
     }
@@ -192,8 +192,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn none(_: u32) -> Elsewhere {
-        Elsewhere::default()
+    fn none(_: u32) -> PinnedElsewhere {
+        PinnedElsewhere::default()
     }
 
     fn previous_backends(slot_migration: &SlotMigration) -> Vec<(u32, u32)> {
@@ -242,7 +242,7 @@ mod tests {
         slot_migration.change(&[1, 2], &[2, 2], |_| true, at(0));
         slot_migration.look_for_all(&[2, 2, 3, NO_BACKEND], |id| id != 3, at(0));
         assert_eq!(previous_backends(&slot_migration), [(0, 1), (1, 2), (2, NO_BACKEND), (3, NO_BACKEND)]);
-        let one = |slot| Elsewhere { any: slot == 1, loose_since: None };
+        let one = |slot| PinnedElsewhere { any: slot == 1, evictable_since: None };
         slot_migration.sweep(|_| 2, one, IDLE, at(901));
         slot_migration.sweep(|_| 2, one, IDLE, at(902));
         assert_eq!(previous_backends(&slot_migration), [(1, 2)]);
@@ -254,7 +254,7 @@ mod tests {
     fn after_the_idle_time_a_slot_waits_for_flows_elsewhere_only() {
         let mut slot_migration = SlotMigration::default();
         slot_migration.change(&[1, 1], &[2, 2], |_| true, at(0));
-        let one = |slot| Elsewhere { any: slot == 1, loose_since: None };
+        let one = |slot| PinnedElsewhere { any: slot == 1, evictable_since: None };
         assert!(!slot_migration.is_due(IDLE, at(900)));
         slot_migration.sweep(|_| 2, none, IDLE, at(900));
         assert_eq!(previous_backends(&slot_migration), [(0, 1), (1, 1)]);
@@ -276,7 +276,7 @@ mod tests {
         assert_eq!(previous_backends(&slot_migration), [(0, 1)], "forgotten at 800");
         let seen = |seconds| {
             move |_| {
-                let mut elsewhere = Elsewhere::default();
+                let mut elsewhere = PinnedElsewhere::default();
                 elsewhere.note(Some(at(seconds)));
                 elsewhere.note(Some(at(1900)));
                 elsewhere.note(None);
@@ -285,7 +285,7 @@ mod tests {
         };
         slot_migration.sweep(|_| 2, seen(1700), IDLE, at(2000));
         assert_eq!(previous_backends(&slot_migration), [(0, 1)], "could be forgotten");
-        slot_migration.sweep(|_| 2, |_| Elsewhere::UNKNOWN, IDLE, at(2000));
+        slot_migration.sweep(|_| 2, |_| PinnedElsewhere::UNKNOWN, IDLE, at(2000));
         assert_eq!(previous_backends(&slot_migration), [(0, 1)], "could not be read");
         slot_migration.sweep(|_| 2, seen(1701), IDLE, at(2000));
         assert_eq!(

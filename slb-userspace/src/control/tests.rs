@@ -33,7 +33,7 @@ use crate::{
     },
     dataplane::{
         fake::Fake,
-        state::{Remembered, State, backend_address},
+        state::{FlowRecord, State, backend_address},
     },
     health::Target,
 };
@@ -171,9 +171,9 @@ fn lingers(backend: &Backend) -> bool {
 }
 
 /// A flow of the listener on `port`.
-fn flow(state: &State, port: u16, backend: Handle) -> Remembered {
+fn flow(state: &State, port: u16, backend: Handle) -> FlowRecord {
     let entry = state.index.entries.values().find(|entry| entry.port == port.to_be()).unwrap();
-    Remembered::sample(entry.service, backend)
+    FlowRecord::sample(entry.service, backend)
 }
 
 fn members(state: &State, table: u32) -> Vec<u32> {

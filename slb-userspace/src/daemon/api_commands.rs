@@ -20,7 +20,7 @@ use crate::{
     },
     clock::since_start,
     config::{Config, Loaded},
-    control::overrides::{Aside, Overrides, Place, Setting},
+    control::overrides::{AdminState, Overrides, Place, Setting},
     dataplane::bpf::lifetime::Lifetime,
 };
 
@@ -154,7 +154,8 @@ impl Daemon {
             }
             Then::Apply { warnings, by, answer, confirm_within } => {
                 if let (Ok(_), Some(limit)) = (&adopted, confirm_within) {
-                    self.trial = Some(PendingConfirmation { before, ends: Instant::now() + limit });
+                    self.pending_confirmation =
+                        Some(PendingConfirmation { before, ends: Instant::now() + limit });
                 }
                 let ended = self.end_overrides();
                 let confirm_within_seconds = confirm_within.map(|limit| limit.as_secs());
@@ -170,7 +171,7 @@ impl Daemon {
     }
 
     fn confirm(&mut self) -> Result<Changed, Refused> {
-        if let (None, Some(adoption)) = (&self.trial, &self.adoption) {
+        if let (None, Some(adoption)) = (&self.pending_confirmation, &self.adoption) {
             let pending = adoption.pending();
             return Err(Refused::Conflict(format!(
                 "nothing waits to be confirmed: {} waits for {}, for {} s more at most: confirm it when it is active",
@@ -179,7 +180,7 @@ impl Daemon {
                 pending.seconds_left()
             )));
         }
-        if self.trial.take().is_none() {
+        if self.pending_confirmation.take().is_none() {
             return Err(Refused::Conflict(
                 "nothing waits to be confirmed: the running configuration stays in force anyway, or it has fallen back \
                  already (`slb status` says so)"
@@ -199,9 +200,9 @@ impl Daemon {
                  then {what}"
             )));
         }
-        match &self.trial {
-            Some(trial) => {
-                let left = trial.ends.saturating_duration_since(Instant::now()).as_secs();
+        match &self.pending_confirmation {
+            Some(pending_confirmation) => {
+                let left = pending_confirmation.ends.saturating_duration_since(Instant::now()).as_secs();
                 Err(Refused::Conflict(format!(
                     "an applied configuration waits for `slb confirm`, for {left} s more: confirm it, or let it fall \
                      back; then {what}"
@@ -268,7 +269,7 @@ impl Daemon {
     /// because a rollback may restore the servers; the next start deletes them at the latest. Returns the deleted ones
     /// in words.
     fn end_overrides(&mut self) -> Vec<String> {
-        let ended = match self.trial {
+        let ended = match self.pending_confirmation {
             None => self.store.prune(&[&self.config, &self.filed]),
             Some(_) => Vec::new(),
         };
@@ -278,17 +279,17 @@ impl Daemon {
 
     /// When the unconfirmed configuration is rolled back.
     pub(super) fn trial_ends(&self) -> Option<Instant> {
-        self.trial.as_ref().map(|trial| trial.ends)
+        self.pending_confirmation.as_ref().map(|pending_confirmation| pending_confirmation.ends)
     }
 
     /// The configuration to roll back to unless the active one is confirmed.
     pub(super) fn falls_back_to(&self) -> Option<&Arc<Config>> {
-        self.trial.as_ref().map(|trial| &trial.before)
+        self.pending_confirmation.as_ref().map(|pending_confirmation| &pending_confirmation.before)
     }
 
     /// Begins to roll back the unconfirmed configuration.
     pub(super) async fn fall_back(&mut self) {
-        let Some(PendingConfirmation { before, .. }) = self.trial.take() else { return };
+        let Some(PendingConfirmation { before, .. }) = self.pending_confirmation.take() else { return };
         let active = self.config.clone();
         if let Err((error, then)) = self.begin(before.clone(), Coming::Back, Then::FallBack(before)).await {
             self.conclude(then, active, Err(error));
@@ -308,14 +309,15 @@ impl Daemon {
             }
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "cannot fall back; trying again");
-                self.trial = Some(PendingConfirmation { before, ends: Instant::now() + RETRY });
+                self.pending_confirmation =
+                    Some(PendingConfirmation { before, ends: Instant::now() + RETRY });
             }
         }
     }
 
     /// Logs that the daemon stops, and whether forwarding continues.
     pub(super) fn stop(&self, signal: &str, pins: Lifetime) {
-        if self.trial.is_some() {
+        if self.pending_confirmation.is_some() {
             tracing::warn!("the running configuration has not been confirmed: the next start uses the file");
         }
         if let Some(adoption) = &self.adoption {
@@ -348,7 +350,7 @@ impl Daemon {
             pending: self.adoption.as_ref().map(Adoption::pending),
             overrides: self.store.records().values().cloned().collect(),
             overrides_trouble: self.store.trouble().map(str::to_owned),
-            vips: self.facts.vips(),
+            vips: self.observations.vips(),
             attached: self.ports.attached_names(),
         }
     }
@@ -363,8 +365,8 @@ impl Daemon {
 fn setting(set: Set, before: Setting) -> Setting {
     match set {
         Set::Weight(weight) => Setting { weight: Some(weight), ..before },
-        Set::Drain => Setting { state: Some(Aside::Draining), ..before },
-        Set::Disable => Setting { state: Some(Aside::Disabled), ..before },
+        Set::Drain => Setting { state: Some(AdminState::Draining), ..before },
+        Set::Disable => Setting { state: Some(AdminState::Disabled), ..before },
         Set::Enable => Setting { state: None, ..before },
         Set::Reset => Setting::default(),
     }

@@ -67,7 +67,7 @@ impl Daemon {
     pub(super) fn find_unresolved_clients(&mut self) {
         let unresolved = self.reconciler.unresolved();
         if std::mem::replace(&mut self.clients.unresolved, unresolved) != unresolved {
-            self.looks.by(Instant::now(), Some(UNRESOLVED));
+            self.gc_schedule.by(Instant::now(), Some(UNRESOLVED));
         }
     }
 
@@ -77,7 +77,7 @@ impl Daemon {
         let moves = self.clients.moves(&self.ports.attached());
         if self.clients.on_link() != before {
             // On an on-link prefix each client has its own path.
-            self.looks.by(Instant::now(), None);
+            self.gc_schedule.by(Instant::now(), None);
         }
         if moves.is_empty() {
             return;

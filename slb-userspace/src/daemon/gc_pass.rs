@@ -15,21 +15,21 @@ impl Daemon {
     /// Makes a GC pass and processes its findings: ended connections, handshake outcomes, answers of servers, clients.
     pub(super) fn sweep(&mut self) -> Result<()> {
         let (begun, worked) = (Instant::now(), processor_time()?);
-        self.looks.begin(begun);
+        self.gc_schedule.begin(begun);
         let swept = self.reconciler.sweep(since_start()?, &self.clients.on_link())?;
         let Sweep { moved, flows, assured, entries, ended, handshakes, answers, clients, next } = swept;
         self.note_fill(assured, entries);
         let answers_return = self.reconciler.answers_return();
         self.clients.watch(if answers_return { clients } else { BTreeSet::new() });
-        let is_news = self.facts.note_answers(&answers);
-        if self.facts.weigh(&handshakes, since_start()?) || is_news {
+        let is_news = self.observations.note_answers(&answers);
+        if self.observations.on_outcomes(&handshakes, since_start()?) || is_news {
             self.change_soon();
         }
-        ended.iter().for_each(|ended| self.poker.provoke(ended));
+        ended.iter().for_each(|ended| self.provoker.provoke(ended));
         let next = if moved == 0 && !answers_return { next } else { next.min(SWEEP) };
         let processor = processor_time()?.saturating_sub(worked);
         let took = Took { begun, ended: Instant::now(), processor };
-        self.looks.end(took, next, self.reconciler.most_between_looks());
+        self.gc_schedule.end(took, next, self.reconciler.most_between_looks());
         tracing::debug!(
             took = ?(took.ended - took.begun),
             ?processor,

@@ -27,7 +27,7 @@ use crate::{
     dataplane::state::State,
     health::{
         Event, Health, News, Target,
-        passive::{self, Pool, Suspects, Terms},
+        passive::{self, EjectionPolicy, OutlierDetector, Pool},
     },
     neigh::vips::Standings,
 };
@@ -49,7 +49,7 @@ pub(super) struct Observations {
     /// Targets that this host cannot probe now, with the reason.
     not_probed: BTreeMap<Target, String>,
     /// The outlier detector: which servers passive signals have ejected.
-    suspects: Suspects,
+    outlier_detector: OutlierDetector,
     /// Servers whose answers do not return through SLB.
     one_way: OneWay,
     /// The health that follows from results of checks and from ejections.
@@ -57,7 +57,7 @@ pub(super) struct Observations {
     /// Since when health checks have had their current result.
     probed_since: Durations<Target, bool>,
     /// Since when servers have been ejected, or no longer ejected.
-    held_out_since: Durations<(SocketAddr, Terms), bool>,
+    held_out_since: Durations<(SocketAddr, EjectionPolicy), bool>,
     failover: Failover,
     /// Since when each side has had the traffic, by load balancer, listener and VIP.
     sides_since: Durations<(String, String, IpAddr), Side>,
@@ -82,7 +82,7 @@ impl Observations {
             advice: BTreeMap::new(),
             probed: health.clone(),
             not_probed: BTreeMap::new(),
-            suspects: Suspects::default(),
+            outlier_detector: OutlierDetector::default(),
             one_way: OneWay::default(),
             health,
             probed_since: Durations::default(),
@@ -161,7 +161,7 @@ impl Observations {
         self.probed_since.retain(|target| self.users.check(target));
         self.not_probed.retain(|target, _| self.users.check(target));
         let watched = self.users.targets().filter_map(watched).collect();
-        self.suspects.retain(&watched);
+        self.outlier_detector.retain(&watched);
         self.held_out_since.retain(|key| watched.contains(key));
         self.expect_sides(configs, now);
         self.health = self
@@ -229,7 +229,7 @@ impl Observations {
     }
 
     /// Records and logs an event of a health check. Events of targets that are no longer configured are ignored.
-    pub(super) fn heed(&mut self, event: Event, now: Duration) {
+    pub(super) fn on_probe(&mut self, event: Event, now: Duration) {
         let Event { target, news } = event;
         if !self.users.check(&target) {
             return;
@@ -280,8 +280,8 @@ impl Observations {
     }
 
     /// Passes outcomes of new connections to the outlier detector. Returns whether the health of a server may change.
-    pub(super) fn weigh(&mut self, handshakes: &[Pool], now: Duration) -> bool {
-        let changes = self.suspects.judge(handshakes, now);
+    pub(super) fn on_outcomes(&mut self, handshakes: &[Pool], now: Duration) -> bool {
+        let changes = self.outlier_detector.judge(handshakes, now);
         changes.iter().for_each(|change| self.log_held_out(change, now));
         let changed: BTreeSet<_> = changes.into_iter().map(|change| (change.server, change.terms)).collect();
         if changed.is_empty() {
@@ -315,7 +315,7 @@ impl Observations {
                 server_group,
                 check,
                 lasted,
-                detail = self.suspects.reason(*server, *terms),
+                detail = self.outlier_detector.reason(*server, *terms),
                 ?held,
                 "unhealthy: its traffic fails, and its check does not"
             ),
@@ -333,7 +333,7 @@ impl Observations {
 
     /// The health that follows from the check's result and from ejection.
     fn judged(&self, target: &Target, probed: &Verdict) -> Verdict {
-        let reason = watched(target).and_then(|(server, terms)| self.suspects.reason(server, terms));
+        let reason = watched(target).and_then(|(server, terms)| self.outlier_detector.reason(server, terms));
         match reason {
             Some(reason) if probed.healthy => Verdict { healthy: false, detail: Some(reason.to_owned()) },
             _ => probed.clone(),
@@ -367,8 +367,8 @@ impl Observations {
 }
 
 /// The endpoint that is watched for passive signals and its ejection policy, if passive checks are configured.
-fn watched(target: &Target) -> Option<(SocketAddr, Terms)> {
-    Some((target.watched?, Terms::of(&target.check)?))
+fn watched(target: &Target) -> Option<(SocketAddr, EjectionPolicy)> {
+    Some((target.watched?, EjectionPolicy::of(&target.check)?))
 }
 
 #[cfg(test)]

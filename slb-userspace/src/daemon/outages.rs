@@ -99,8 +99,8 @@ impl Daemon {
         now: Duration,
     ) -> Result<(), Refused> {
         let with = |overrides| {
-            let decision = self.facts.decide(&self.config, overrides, now);
-            let known = Known { failover: Some(&decision.failover), ..self.facts.known(overrides) };
+            let decision = self.observations.decide(&self.config, overrides, now);
+            let known = Known { failover: Some(&decision.failover), ..self.observations.known(overrides) };
             desired(&self.config, known)
         };
         let lost = outages::lost(&with(before), &with(after));

@@ -164,7 +164,7 @@ pub(super) fn attach(
     let mut program = loader::load(pins, sizes)?;
     #[cfg(feature = "debug-log")]
     program.follow_log()?;
-    let facts = program.facts()?;
+    let facts = program.stats()?;
     tracing::info!(
         verified_instructions = facts.verified_instructions,
         machine_code_bytes = facts.machine_code_bytes,

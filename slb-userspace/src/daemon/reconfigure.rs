@@ -56,7 +56,7 @@ impl Daemon {
             ports::some_there(interfaces, &links).map_err(unfit)?;
             ports::expect_fit(&self.config.daemon.interfaces, interfaces, &links).map_err(unfit)?;
         }
-        let desired = desired(config, self.facts.known(self.store.settings()));
+        let desired = desired(config, self.observations.known(self.store.settings()));
         self.reconciler.check(&desired).map_err(unfit)?;
         Ok(MissingResources::of(&config.daemon, &links))
     }
@@ -74,7 +74,7 @@ impl Daemon {
         then: Then,
     ) -> Result<(), (anyhow::Error, Then)> {
         match vips::read(&(&addresses(&self.config) | &addresses(&config))).await {
-            Ok(standings) => self.facts.set_vips(Arc::new(standings)),
+            Ok(standings) => self.observations.set_vips(Arc::new(standings)),
             Err(error) => return Err((error, then)),
         }
         let (added, removed) = changed_interfaces(&self.config, &config);
@@ -108,8 +108,9 @@ impl Daemon {
             return Ok(());
         }
         let new_targets =
-            new_targets.into_iter().filter(|target| !self.facts.has_verdict_on(target)).collect();
-        let new_servers = new_servers.into_iter().filter(|address| !self.facts.has_way_to(address)).collect();
+            new_targets.into_iter().filter(|target| !self.observations.has_verdict_on(target)).collect();
+        let new_servers =
+            new_servers.into_iter().filter(|address| !self.observations.has_way_to(address)).collect();
         if let Some(adoption) = &mut self.adoption {
             adoption.wait_for(new_targets, new_servers);
         }
@@ -143,10 +144,10 @@ impl Daemon {
         let Some(mut adoption) = self.adoption.take() else { return };
         let now = Instant::now();
         if !adoption.is_first_wait(now) {
-            let known = self.facts.known(self.store.settings());
+            let known = self.observations.known(self.store.settings());
             let (before, after) = (desired(&self.config, known), desired(&adoption.config, known));
             let mut awaited = awaited(&Serving::desired(&before), &adoption.config, &after);
-            awaited.targets.retain(|target| self.facts.is_probed(target));
+            awaited.targets.retain(|target| self.observations.is_probed(target));
             adoption.wait_on(awaited, now);
         }
         adoption.check();
@@ -163,7 +164,7 @@ impl Daemon {
         if let Some(target) = target {
             adoption.has_verdict(target);
         } else {
-            adoption.has_ways(|address| self.facts.has_way_to(address));
+            adoption.has_ways(|address| self.observations.has_way_to(address));
         }
         if adoption.check() {
             self.change_soon();
@@ -204,7 +205,7 @@ impl Daemon {
             self.config = before;
             self.ports.set_roles(self.config.daemon.roles.clone());
             // Schedules a change that reverts what has reached the maps.
-            self.pace.at_once(Instant::now());
+            self.update_rate.at_once(Instant::now());
         } else {
             self.renew_probes(&before);
             self.answer_waiting(&applied);
@@ -220,9 +221,13 @@ impl Daemon {
             [&self.config].into_iter().chain(others.into_iter().flatten()).cloned().collect();
         let held = self.reconciler.held()?;
         let inherited = configs.iter().flat_map(|config| memory::health(config, held)).collect();
-        self.facts.expect(configs.iter().map(Arc::as_ref), inherited, since_start().unwrap_or_default());
+        self.observations.expect(
+            configs.iter().map(Arc::as_ref),
+            inherited,
+            since_start().unwrap_or_default(),
+        );
         let destinations = configs.iter().flat_map(|config| destinations(config)).collect();
-        self.supervisor.set_targets(self.facts.targets());
+        self.supervisor.set_targets(self.observations.targets());
         self.vips.watch(configs.iter().flat_map(|config| addresses(config)).collect());
         self.resolver.watch(destinations);
         Ok(())

@@ -90,10 +90,10 @@ impl Daemon {
         route_lookups::enable();
         let (mut reconciler, ports) = attach(&config, pins, &links, jiffies_per_second()?, &stand, record)?;
         MissingResources::of(&config.daemon, &ports.known(&links)).log();
-        let mut facts = Observations::remembered(&config, reconciler.held()?, ports.attached());
-        facts.set_advice(ports.advice());
-        facts.set_vips(stand);
-        facts.expect([&*config], BTreeMap::new(), since_start()?);
+        let mut observations = Observations::remembered(&config, reconciler.held()?, ports.attached());
+        observations.set_advice(ports.advice());
+        observations.set_vips(stand);
+        observations.expect([&*config], BTreeMap::new(), since_start()?);
 
         if let Err(error) = store.carry_since(reconciler.held()?, &config) {
             tracing::error!("what is set for renamed groups is not written: {error:#}");
@@ -109,7 +109,7 @@ impl Daemon {
         let paths = Paths::new(probes(&config), neighbours.clone(), resolver.doubts());
         let failures = Failures::open(store.directory());
         let mut supervisor = Supervisor::new(events.clone(), paths).keeping(failures.clone());
-        supervisor.set_targets(facts.targets());
+        supervisor.set_targets(observations.targets());
 
         let (asking, requests) = mpsc::channel(QUEUE);
         let snapshots = watch::Sender::new(Arc::new(Snapshot::new(config.clone())));
@@ -119,12 +119,12 @@ impl Daemon {
             filed: config.clone(),
             config,
             loader,
-            trial: None,
+            pending_confirmation: None,
             adoption: None,
             reconciler,
             ports,
             losses: Losses::start(),
-            facts,
+            observations,
             store,
             supervisor,
             failures,
@@ -140,12 +140,12 @@ impl Daemon {
             asking,
             api: JoinSet::new(),
             snapshots,
-            poker: Provoker::new()?,
+            provoker: Provoker::new()?,
             next: None,
-            looks: GcSchedule::new(now),
+            gc_schedule: GcSchedule::new(now),
             flushes: Flushes::new(),
             fill: Fill::default(),
-            pace: UpdateRate::default(),
+            update_rate: UpdateRate::default(),
             waiting: Vec::new(),
             ran: watch::Sender::new(now),
             outages: Followed::default(),
@@ -193,8 +193,8 @@ impl Daemon {
         let patience = Instant::now() + limit;
         // Both sets shrink to what is outstanding. With thousands of targets, not all may be checked again at each
         // event.
-        targets.retain(|target| !self.facts.has_verdict_on(target));
-        servers.retain(|address| !self.facts.has_way_to(address));
+        targets.retain(|target| !self.observations.has_verdict_on(target));
+        servers.retain(|address| !self.observations.has_way_to(address));
         while !(targets.is_empty() && servers.is_empty()) {
             tokio::select! {
                 biased;
@@ -202,11 +202,11 @@ impl Daemon {
                 () = sleep_until(patience) => return,
                 Some(event) = self.verdicts.recv() => {
                     targets.remove(&event.target);
-                    self.facts.heed(event, since_start().unwrap_or_default());
+                    self.observations.on_probe(event, since_start().unwrap_or_default());
                 }
                 Ok(()) = self.neighbours.changed() => {
                     self.learn();
-                    servers.retain(|address| !self.facts.has_way_to(address));
+                    servers.retain(|address| !self.observations.has_way_to(address));
                 }
             }
         }
@@ -221,7 +221,7 @@ impl Daemon {
         let healthy: Vec<Target> = healthy.map(|(target, _)| target).collect();
         let mut ends = None;
         loop {
-            let desired = desired(&self.config, self.facts.known(self.store.settings()));
+            let desired = desired(&self.config, self.observations.known(self.store.settings()));
             let awaited = awaited(&before, &self.config, &desired);
             if awaited.is_empty() {
                 return Ok(());
@@ -233,7 +233,7 @@ impl Daemon {
                 tracing::info!(servers, at_most = ?limit, "start: waiting for servers that replace healthy ones");
                 now + limit
             });
-            if now >= ends || healthy.iter().any(|target| self.facts.is_unhealthy(target)) {
+            if now >= ends || healthy.iter().any(|target| self.observations.is_unhealthy(target)) {
                 return Ok(());
             }
             self.show_held(&held, &awaited, ends);

@@ -267,9 +267,9 @@ fn write(directory: &Path, records: &BTreeMap<Place, Override>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::types::By, config::samples::shop, control::overrides::Aside};
+    use crate::{api::types::By, config::samples::shop, control::overrides::AdminState};
 
-    fn record(server: &str, weight: Option<u8>, state: Option<Aside>) -> Override {
+    fn record(server: &str, weight: Option<u8>, state: Option<AdminState>) -> Override {
         let by = By { uid: Some(0), user: Some("root".to_owned()), pid: Some(7) };
         Override {
             server_group: Some("web".to_owned()),
@@ -298,7 +298,7 @@ mod tests {
         let mut store = Store::open(&directory);
         assert_eq!((store.trouble(), store.settings().len()), (None, 0));
         set(&mut store, record("10.0.0.11:8080", Some(5), None)).unwrap();
-        set(&mut store, record("[fd00::1]:80", None, Some(Aside::Disabled))).unwrap();
+        set(&mut store, record("[fd00::1]:80", None, Some(AdminState::Disabled))).unwrap();
         let records = store.records().clone();
         drop(store);
         let store = Store::open(&directory);

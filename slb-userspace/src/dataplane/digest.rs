@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt};
 use slb_common::{
     abi::{
         backend::Backend,
-        lookup_table::{NO_BACKEND, owner},
+        lookup_table::{NO_BACKEND, current_backend},
         service::{Service, policy},
     },
     hash::{mix, salt},
@@ -44,7 +44,7 @@ impl Content {
         let mut known: BTreeMap<u32, (u64, u32)> = BTreeMap::new();
         let mut digest = slots.len() as u64;
         for slot in slots {
-            let id = owner(*slot);
+            let id = current_backend(*slot);
             let (name, count) = known.entry(id).or_insert_with(|| (name_of(backends.get(&id)), 0));
             *count += 1;
             digest = step(digest, *name);

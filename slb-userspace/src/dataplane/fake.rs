@@ -25,7 +25,7 @@ use self::sight::{Kind, Part};
 use super::{
     Contents, DataPlane, NewPath, Takes,
     rehome::Rehomed,
-    state::{NO_TABLE, Operation, PutBackend, Remembered, State, Table, to_address},
+    state::{FlowRecord, NO_TABLE, Operation, PutBackend, State, Table, to_address},
 };
 
 /// Holds a [`State`]. Each operation leaves it consistent, or is refused.
@@ -41,7 +41,7 @@ pub(crate) struct Fake {
     /// Every handle that was ever used. Flow-table entries may name any of them.
     used: BTreeSet<(Kind, Handle)>,
     /// Tracked flows and affinity entries.
-    pub(crate) flows: Vec<Remembered>,
+    pub(crate) flows: Vec<FlowRecord>,
     /// Indexes in `flows` that a flush has erased.
     pub(crate) freed: BTreeSet<usize>,
     /// The last connection counts written, by server id.
@@ -78,14 +78,14 @@ impl DataPlane for Fake {
     fn table(&self, id: u32) -> Result<Contents> {
         let table = self.state.tables.get(&id).context("no such table")?;
         let empty = table.plan.members.is_empty() && table.slot_migration.is_empty();
-        let owners = if empty { Arc::default() } else { table.plan.build() };
-        Ok((owners, table.slot_migration.previous_backends().collect()))
+        let current_backends = if empty { Arc::default() } else { table.plan.build() };
+        Ok((current_backends, table.slot_migration.previous_backends().collect()))
     }
 
-    fn flows(&mut self, _: u32, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
+    fn flows(&mut self, _: u32, visit: &mut dyn FnMut(FlowRecord) -> Fate) -> Result<Look> {
         self.looks += 1;
         let used = self.flows.iter_mut().enumerate().filter(|(slot, _)| !self.freed.contains(slot));
-        used.for_each(|(_, flow)| flow.is_over |= visit(*flow) == Fate::Ends);
+        used.for_each(|(_, flow)| flow.is_finished |= visit(*flow) == Fate::Ends);
         let live = self.flows.len() - self.freed.len();
         Ok(Look { live, unread: self.unread, ..Look::default() })
     }
@@ -235,7 +235,7 @@ impl Fake {
     }
 }
 
-impl Remembered {
+impl FlowRecord {
     /// A live TCP connection of a client, with an unknown beginning.
     pub(crate) fn sample(service: u32, backend: Handle) -> Self {
         Self {
@@ -247,7 +247,7 @@ impl Remembered {
             loose: None,
             is_client: false,
             is_assured: true,
-            is_over: false,
+            is_finished: false,
             is_ending: false,
             left: Some(250),
             opening: None,

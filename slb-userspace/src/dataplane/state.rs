@@ -13,7 +13,7 @@ use slb_common::{
         Address, Handle, MAX_LOOKUP_TABLES,
         backend::{Backend, NextHop},
         flow::{ClientPath, state},
-        lookup_table::{LookupTable, MOVED, NO_BACKEND, NO_LOOKUP_TABLE},
+        lookup_table::{LookupTable, MIGRATING, NO_BACKEND, NO_LOOKUP_TABLE},
         service::{
             FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel, policy,
         },
@@ -155,12 +155,12 @@ pub struct Table {
     /// The migrating slots.
     pub slot_migration: SlotMigration,
     /// Current backend of each slot, if computed already.
-    pub owners: Option<Arc<[u32]>>,
+    pub current_backends: Option<Arc<[u32]>>,
 }
 
 impl PartialEq for Table {
     fn eq(&self, other: &Self) -> bool {
-        // `owners` follows from the plan.
+        // `current_backends` follows from the plan.
         self.plan == other.plan && self.slot_migration == other.slot_migration
     }
 }
@@ -205,11 +205,11 @@ impl Plan {
         if self.members.is_empty() {
             return vec![NO_BACKEND; self.slots as usize].into();
         }
-        let owner =
+        let current_backend =
             |member: u16| self.members.get(usize::from(member)).map_or(NO_BACKEND, |member| member.backend);
         if self.order == Order::ByTurn {
             let weights: Vec<_> = self.members.iter().map(|member| member.weight).collect();
-            return round_robin::build(self.slots, &weights).into_iter().map(owner).collect();
+            return round_robin::build(self.slots, &weights).into_iter().map(current_backend).collect();
         }
         let names: Vec<_> = self.members.iter().map(|member| member.address.to_string()).collect();
         let members: Vec<_> = names
@@ -217,7 +217,7 @@ impl Plan {
             .zip(&self.members)
             .map(|(name, member)| maglev::Member { name: name.as_bytes(), weight: member.weight })
             .collect();
-        maglev::build(self.slots, self.seed, &members).into_iter().map(owner).collect()
+        maglev::build(self.slots, self.seed, &members).into_iter().map(current_backend).collect()
     }
 }
 
@@ -230,7 +230,7 @@ impl Table {
     /// The same table without its current backends, to save memory.
     #[must_use]
     pub fn without_owners(&self) -> Self {
-        Self { plan: self.plan.clone(), slot_migration: self.slot_migration.clone(), owners: None }
+        Self { plan: self.plan.clone(), slot_migration: self.slot_migration.clone(), current_backends: None }
     }
 
     /// Whether the content is known.
@@ -239,8 +239,8 @@ impl Table {
     }
 
     /// Current backend of each slot; computes it if necessary.
-    pub fn owners(&self) -> Arc<[u32]> {
-        self.owners.clone().unwrap_or_else(|| self.plan.build())
+    pub fn current_backends(&self) -> Arc<[u32]> {
+        self.current_backends.clone().unwrap_or_else(|| self.plan.build())
     }
 
     /// The table in its map layout, and the table of its previous backends if a slot migrates. `previous_backends` is
@@ -250,8 +250,8 @@ impl Table {
             if self.plan.members.is_empty() && self.slot_migration.is_empty() { 0 } else { self.plan.slots };
         let mut lookup_table = LookupTable::empty();
         lookup_table.size = size;
-        for (slot, owner) in lookup_table.slots.iter_mut().zip(self.owners().iter()) {
-            *slot = *owner;
+        for (slot, current_backend) in lookup_table.slots.iter_mut().zip(self.current_backends().iter()) {
+            *slot = *current_backend;
         }
         if self.plan.order == Order::ByTurn {
             lookup_table.note_rows();
@@ -263,10 +263,10 @@ impl Table {
         let mut kept = LookupTable::empty();
         kept.size = size;
         for (slot, previous_backend) in self.slot_migration.previous_backends() {
-            if let (Some(owner), Some(kept)) =
+            if let (Some(current_backend), Some(kept)) =
                 (lookup_table.slots.get_mut(slot as usize), kept.slots.get_mut(slot as usize))
             {
-                *owner |= MOVED;
+                *current_backend |= MIGRATING;
                 *kept = previous_backend;
             }
         }
@@ -276,7 +276,7 @@ impl Table {
 
 /// A tracked flow, or an affinity entry, as read from the flow table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Remembered {
+pub struct FlowRecord {
     /// Tag of its service.
     pub service: u32,
     /// Its server.
@@ -294,27 +294,27 @@ pub struct Remembered {
     /// Whether both sides have shown that they hear each other.
     pub is_assured: bool,
     /// Whether it is finished or terminated.
-    pub is_over: bool,
+    pub is_finished: bool,
     /// Whether the client has ended its side, or the flow is finished.
     pub is_ending: bool,
     /// Jiffies until it expires without a packet; `None` if it has expired.
     pub left: Option<u32>,
     /// Handshake outcome of a TCP connection whose SYN was seen.
-    pub opening: Option<Opening>,
+    pub opening: Option<Handshake>,
 }
 
 /// The handshake of a connection, as far as its packets show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opening {
+pub struct Handshake {
     /// Seconds since its first packet.
     pub age: u32,
     /// The outcome.
-    pub stage: Stage,
+    pub stage: HandshakeOutcome,
 }
 
 /// Outcome of a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum HandshakeOutcome {
     /// No answer yet.
     Asked,
     /// The server has answered without a reset.
@@ -325,7 +325,7 @@ pub enum Stage {
     GivenUp,
 }
 
-impl Stage {
+impl HandshakeOutcome {
     /// Reads the bits of [`state`]. A client continues a connection that its server accepts, so a reset before that is
     /// the server's first answer. A RST of the client counts as continuing.
     fn of(bits: u32) -> Self {
@@ -343,7 +343,7 @@ impl Stage {
 /// Seconds by which the clocks of the data path and of the reader may differ.
 const SLACK: u32 = 2;
 
-impl Remembered {
+impl FlowRecord {
     /// Reads one entry of the flow table.
     pub fn new(seen: &Seen<'_>, clock: Clock) -> Self {
         let Seen { meta, client, flow, age } = *seen;
@@ -360,10 +360,10 @@ impl Remembered {
             loose,
             is_client: meta.is_client(),
             is_assured: meta.state() & state::ASSURED != 0,
-            is_over: meta.is_over(),
-            is_ending: meta.is_over() || meta.state() & state::CLIENT_FIN != 0,
+            is_finished: meta.is_finished(),
+            is_ending: meta.is_finished() || meta.state() & state::CLIENT_FIN != 0,
             left: (meta.idle(clock.hz) + SLACK * clock.hz).checked_sub(meta.silence(clock.now)),
-            opening: age.map(|age| Opening { age, stage: Stage::of(meta.state()) }),
+            opening: age.map(|age| Handshake { age, stage: HandshakeOutcome::of(meta.state()) }),
         }
     }
 }
@@ -446,10 +446,10 @@ pub const BATCH: usize = 64;
 
 /// Computes missing current backends of tables, in parallel on all CPUs.
 pub fn build_all<'a>(tables: impl Iterator<Item = &'a mut Table>) {
-    let mut tables: Vec<_> = tables.filter(|table| table.owners.is_none()).collect();
+    let mut tables: Vec<_> = tables.filter(|table| table.current_backends.is_none()).collect();
     let build = |tables: &mut [&mut Table]| {
         for table in tables {
-            table.owners = Some(table.plan.build());
+            table.current_backends = Some(table.plan.build());
         }
     };
     let workers = std::thread::available_parallelism().map_or(1, usize::from);

@@ -32,7 +32,7 @@ pub const LONGEST: Duration = Duration::from_secs(300);
 
 /// Ejection policy: when a server is ejected, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Terms {
+pub struct EjectionPolicy {
     /// Minimum number of failed connections while none succeeds.
     pub failures: u32,
     /// Time window in which they are opened.
@@ -41,7 +41,7 @@ pub struct Terms {
     pub first: Duration,
 }
 
-impl Terms {
+impl EjectionPolicy {
     /// The policy of a health check; `None` without passive checks.
     pub fn of(check: &HealthCheck) -> Option<Self> {
         let passive = check.passive?;
@@ -92,7 +92,7 @@ impl fmt::Display for Signals {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
     /// Their ejection policy.
-    pub terms: Terms,
+    pub terms: EjectionPolicy,
     /// Servers by endpoint.
     pub servers: BTreeMap<SocketAddr, Watched>,
 }
@@ -122,14 +122,14 @@ pub struct Change {
     /// The server's endpoint.
     pub server: SocketAddr,
     /// The ejection policy.
-    pub terms: Terms,
+    pub terms: EjectionPolicy,
     /// Duration of the ejection; `None` if it has ended.
     pub held: Option<Duration>,
 }
 
 /// The outlier detector: ejected servers, and those whose ejection ended recently.
 #[derive(Debug, Default)]
-pub struct Suspects(BTreeMap<(SocketAddr, Terms), Record>);
+pub struct OutlierDetector(BTreeMap<(SocketAddr, EjectionPolicy), Record>);
 
 #[derive(Debug)]
 struct Record {
@@ -141,7 +141,7 @@ struct Record {
     until: Duration,
 }
 
-impl Suspects {
+impl OutlierDetector {
     /// Judges outcomes of connections up to `now`, which must not decrease. Returns ejections and their ends.
     pub fn judge(&mut self, pools: &[Pool], now: Duration) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -163,12 +163,12 @@ impl Suspects {
     }
 
     /// Why a server is ejected; `None` if it is not.
-    pub fn reason(&self, server: SocketAddr, terms: Terms) -> Option<&str> {
+    pub fn reason(&self, server: SocketAddr, terms: EjectionPolicy) -> Option<&str> {
         self.0.get(&(server, terms))?.reason.as_deref()
     }
 
     /// Drops all other servers.
-    pub fn retain(&mut self, known: &BTreeSet<(SocketAddr, Terms)>) {
+    pub fn retain(&mut self, known: &BTreeSet<(SocketAddr, EjectionPolicy)>) {
         self.0.retain(|key, _| known.contains(key));
     }
 
@@ -188,7 +188,7 @@ impl Suspects {
 
     /// Ejects failing servers from all pools with their policy.
     fn hold(&mut self, pools: &[Pool], now: Duration, changes: &mut Vec<Change>) {
-        let mut of: BTreeMap<(SocketAddr, Terms), Vec<&Pool>> = BTreeMap::new();
+        let mut of: BTreeMap<(SocketAddr, EjectionPolicy), Vec<&Pool>> = BTreeMap::new();
         for pool in pools {
             pool.judged().for_each(|server| of.entry((server, pool.terms)).or_default().push(pool));
         }
@@ -225,8 +225,8 @@ impl Suspects {
 mod tests {
     use super::*;
 
-    const TERMS: Terms =
-        Terms { failures: 5, within: Duration::from_secs(10), first: Duration::from_secs(10) };
+    const TERMS: EjectionPolicy =
+        EjectionPolicy { failures: 5, within: Duration::from_secs(10), first: Duration::from_secs(10) };
 
     fn server(n: u8) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, n], 80))
@@ -241,19 +241,19 @@ mod tests {
     }
 
     /// Servers 1, 2, ... with these signals. All can serve unless they are ejected.
-    fn pool(suspects: &Suspects, signals: &[Signals]) -> Pool {
+    fn pool(outlier_detector: &OutlierDetector, signals: &[Signals]) -> Pool {
         let servers = (1..).zip(signals).map(|(n, signals)| {
-            let can_serve = suspects.reason(server(n), TERMS).is_none();
+            let can_serve = outlier_detector.reason(server(n), TERMS).is_none();
             (server(n), Watched { is_judged: true, can_serve, signals: *signals })
         });
         Pool { terms: TERMS, servers: servers.collect() }
     }
 
     /// Judges, and returns the servers that are ejected afterwards.
-    fn judge(suspects: &mut Suspects, signals: &[Signals], seconds: u64) -> Vec<u8> {
-        let pool = pool(suspects, signals);
-        suspects.judge(&[pool], at(seconds));
-        (1..=signals.len() as u8).filter(|n| suspects.reason(server(*n), TERMS).is_some()).collect()
+    fn judge(outlier_detector: &mut OutlierDetector, signals: &[Signals], seconds: u64) -> Vec<u8> {
+        let pool = pool(outlier_detector, signals);
+        outlier_detector.judge(&[pool], at(seconds));
+        (1..=signals.len() as u8).filter(|n| outlier_detector.reason(server(*n), TERMS).is_some()).collect()
     }
 
     #[test]
@@ -267,7 +267,7 @@ mod tests {
             (Signals { answered: 1, ..silent(1_000) }, false),
         ] {
             let expected: &[u8] = if held { &[1] } else { &[] };
-            assert_eq!(judge(&mut Suspects::default(), &[signals, well], 0), expected, "{signals}");
+            assert_eq!(judge(&mut OutlierDetector::default(), &[signals, well], 0), expected, "{signals}");
         }
     }
 
@@ -279,76 +279,80 @@ mod tests {
         let both = Signals { refused: 2, ..silent(4) };
         let text = "passive: 6 of 6 new connections failed: 2 refused, 4 unanswered in 3 s";
         assert_eq!(both.to_string(), text);
-        let mut suspects = Suspects::default();
-        judge(&mut suspects, &[both, silent(0)], 0);
-        assert_eq!(suspects.reason(server(1), TERMS), Some(text));
-        assert_eq!(suspects.reason(server(1), Terms { failures: 6, ..TERMS }), None, "on other terms");
+        let mut outlier_detector = OutlierDetector::default();
+        judge(&mut outlier_detector, &[both, silent(0)], 0);
+        assert_eq!(outlier_detector.reason(server(1), TERMS), Some(text));
+        assert_eq!(
+            outlier_detector.reason(server(1), EjectionPolicy { failures: 6, ..TERMS }),
+            None,
+            "on other terms"
+        );
     }
 
     #[test]
     fn half_of_the_servers_stay_and_the_last_one_too() {
         let dead = silent(9);
-        let judge = |signals: &[Signals]| judge(&mut Suspects::default(), signals, 0);
+        let judge = |signals: &[Signals]| judge(&mut OutlierDetector::default(), signals, 0);
         assert_eq!(judge(&[dead]), [0; 0]);
         assert_eq!(judge(&[dead, dead]), [1]);
         assert_eq!(judge(&[dead, dead, dead]), [1]);
         assert_eq!(judge(&[dead, dead, dead, dead]), [1, 2]);
         // The other one is out of service for another reason.
-        let mut suspects = Suspects::default();
-        let mut pool = pool(&suspects, &[dead, silent(0)]);
+        let mut outlier_detector = OutlierDetector::default();
+        let mut pool = pool(&outlier_detector, &[dead, silent(0)]);
         pool.servers.insert(server(2), Watched::default());
-        assert_eq!(suspects.judge(&[pool], at(0)), []);
+        assert_eq!(outlier_detector.judge(&[pool], at(0)), []);
     }
 
     #[test]
     fn who_is_held_out_serves_where_nobody_else_can() {
-        let mut suspects = Suspects::default();
-        assert_eq!(judge(&mut suspects, &[silent(5), silent(0)], 0), [1]);
+        let mut outlier_detector = OutlierDetector::default();
+        assert_eq!(judge(&mut outlier_detector, &[silent(5), silent(0)], 0), [1]);
         let cannot = Watched { is_judged: true, ..Watched::default() };
         let nobody = [(server(1), cannot), (server(2), cannot)];
         let nobody = Pool { terms: TERMS, servers: nobody.into() };
         let back = Change { server: server(1), terms: TERMS, held: None };
-        assert_eq!(suspects.judge(&[nobody], at(1)), [back]);
+        assert_eq!(outlier_detector.judge(&[nobody], at(1)), [back]);
     }
 
     #[test]
     fn its_time_ends_although_it_is_set_aside_meanwhile() {
-        let mut suspects = Suspects::default();
-        assert_eq!(judge(&mut suspects, &[silent(5), silent(0)], 0), [1]);
+        let mut outlier_detector = OutlierDetector::default();
+        assert_eq!(judge(&mut outlier_detector, &[silent(5), silent(0)], 0), [1]);
         let other = Watched { is_judged: true, can_serve: true, signals: silent(0) };
         let pool =
             Pool { terms: TERMS, servers: [(server(1), Watched::default()), (server(2), other)].into() };
-        assert_eq!(suspects.judge(std::slice::from_ref(&pool), at(9)), []);
+        assert_eq!(outlier_detector.judge(std::slice::from_ref(&pool), at(9)), []);
         let back = Change { server: server(1), terms: TERMS, held: None };
-        assert_eq!(suspects.judge(&[pool], at(10)), [back]);
+        assert_eq!(outlier_detector.judge(&[pool], at(10)), [back]);
     }
 
     #[test]
     fn who_is_set_aside_where_nobody_can_serve_is_held_to_the_end() {
-        let mut suspects = Suspects::default();
-        assert_eq!(judge(&mut suspects, &[silent(5), silent(0)], 0), [1]);
+        let mut outlier_detector = OutlierDetector::default();
+        assert_eq!(judge(&mut outlier_detector, &[silent(5), silent(0)], 0), [1]);
         let aside = Watched { can_serve: true, ..Watched::default() };
         let pool = |of: Watched| Pool { terms: TERMS, servers: [(server(1), of)].into() };
-        assert_eq!(suspects.judge(&[pool(Watched { can_serve: false, ..aside })], at(1)), []);
+        assert_eq!(outlier_detector.judge(&[pool(Watched { can_serve: false, ..aside })], at(1)), []);
         let judged = Watched { is_judged: true, can_serve: false, signals: silent(0) };
-        assert_eq!(suspects.judge(&[pool(judged)], at(2)).len(), 1, "nobody else can serve");
+        assert_eq!(outlier_detector.judge(&[pool(judged)], at(2)).len(), 1, "nobody else can serve");
     }
 
     #[test]
     fn time_without_connections_is_no_time_of_going_well() {
-        let mut suspects = Suspects::default();
-        assert_eq!(judge(&mut suspects, &[silent(5), silent(0)], 0), [1]);
-        assert!(judge(&mut suspects, &[silent(0), silent(0)], 10).is_empty());
+        let mut outlier_detector = OutlierDetector::default();
+        assert_eq!(judge(&mut outlier_detector, &[silent(5), silent(0)], 0), [1]);
+        assert!(judge(&mut outlier_detector, &[silent(0), silent(0)], 10).is_empty());
         let other = Watched { is_judged: true, can_serve: true, signals: silent(0) };
         let aside = Watched::default();
         let fails_its_check = Watched { is_judged: true, ..aside };
         for (of, seconds) in [(aside, 100), (fails_its_check, 200)] {
             let servers = [(server(1), of), (server(2), other)].into();
-            assert_eq!(suspects.judge(&[Pool { terms: TERMS, servers }], at(seconds)), []);
+            assert_eq!(outlier_detector.judge(&[Pool { terms: TERMS, servers }], at(seconds)), []);
         }
-        assert_eq!(judge(&mut suspects, &[silent(5), silent(0)], 201), [1]);
-        assert_eq!(judge(&mut suspects, &[silent(0), silent(0)], 211), [1], "for twice as long");
-        assert!(judge(&mut suspects, &[silent(0), silent(0)], 221).is_empty());
+        assert_eq!(judge(&mut outlier_detector, &[silent(5), silent(0)], 201), [1]);
+        assert_eq!(judge(&mut outlier_detector, &[silent(0), silent(0)], 211), [1], "for twice as long");
+        assert!(judge(&mut outlier_detector, &[silent(0), silent(0)], 221).is_empty());
     }
 
     #[test]
@@ -365,7 +369,7 @@ mod tests {
             (alone.clone(), vec![]),
             (answers, vec![]),
             // Under another policy it is ejected from this pool only.
-            (Pool { terms: Terms { failures: 6, ..TERMS }, ..alone.clone() }, vec![held.clone()]),
+            (Pool { terms: EjectionPolicy { failures: 6, ..TERMS }, ..alone.clone() }, vec![held.clone()]),
             // Its outcomes do not count there.
             (
                 Pool { servers: [(server(1), Watched { is_judged: false, ..well })].into(), ..alone.clone() },
@@ -374,7 +378,7 @@ mod tests {
             (two.clone(), vec![held]),
         ] {
             for pools in [[two.clone(), other.clone()], [other.clone(), two.clone()]] {
-                assert_eq!(Suspects::default().judge(&pools, at(0)), expected, "{other:?}");
+                assert_eq!(OutlierDetector::default().judge(&pools, at(0)), expected, "{other:?}");
             }
         }
     }
@@ -384,35 +388,35 @@ mod tests {
         let judged = Watched { is_judged: true, can_serve: true, signals: silent(0) };
         let secondary = Watched { is_judged: false, signals: silent(9), ..judged };
         let pool = Pool { terms: TERMS, servers: [(server(1), judged), (server(2), secondary)].into() };
-        assert_eq!(Suspects::default().judge(&[pool], at(0)), []);
+        assert_eq!(OutlierDetector::default().judge(&[pool], at(0)), []);
     }
 
     #[test]
     fn it_is_held_out_for_longer_each_time_unless_it_went_well_meanwhile() {
-        let mut suspects = Suspects::default();
+        let mut outlier_detector = OutlierDetector::default();
         let (dead, well) = ([silent(5), silent(0)], [silent(0); 2]);
         let mut now = 0;
         for held in [10, 20, 40, 80, 160, 300, 300] {
-            assert_eq!(judge(&mut suspects, &dead, now), [1], "{held}");
-            assert_eq!(judge(&mut suspects, &well, now + held - 1), [1], "{held}");
+            assert_eq!(judge(&mut outlier_detector, &dead, now), [1], "{held}");
+            assert_eq!(judge(&mut outlier_detector, &well, now + held - 1), [1], "{held}");
             now += held;
-            assert_eq!(judge(&mut suspects, &well, now), [0; 0], "{held}");
+            assert_eq!(judge(&mut outlier_detector, &well, now), [0; 0], "{held}");
             // It fails again before it has been well for longer than it was ejected.
             now += held;
         }
-        assert_eq!(judge(&mut suspects, &well, now + 1), [0; 0]);
+        assert_eq!(judge(&mut outlier_detector, &well, now + 1), [0; 0]);
         now += 2;
-        assert_eq!(judge(&mut suspects, &dead, now), [1]);
-        assert_eq!(judge(&mut suspects, &well, now + 10), [0; 0], "as the first time");
+        assert_eq!(judge(&mut outlier_detector, &dead, now), [1]);
+        assert_eq!(judge(&mut outlier_detector, &well, now + 10), [0; 0], "as the first time");
     }
 
     #[test]
     fn a_server_that_goes_is_forgotten() {
-        let mut suspects = Suspects::default();
-        assert_eq!(judge(&mut suspects, &[silent(5), silent(0)], 0), [1]);
-        suspects.retain(&[(server(1), TERMS)].into());
-        assert!(suspects.reason(server(1), TERMS).is_some());
-        suspects.retain(&BTreeSet::new());
-        assert!(suspects.reason(server(1), TERMS).is_none());
+        let mut outlier_detector = OutlierDetector::default();
+        assert_eq!(judge(&mut outlier_detector, &[silent(5), silent(0)], 0), [1]);
+        outlier_detector.retain(&[(server(1), TERMS)].into());
+        assert!(outlier_detector.reason(server(1), TERMS).is_some());
+        outlier_detector.retain(&BTreeSet::new());
+        assert!(outlier_detector.reason(server(1), TERMS).is_none());
     }
 }

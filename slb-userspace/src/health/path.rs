@@ -85,7 +85,7 @@ pub struct Paths {
     /// Channel for servers whose next hop may be stale.
     doubts: mpsc::Sender<IpAddr>,
     /// The VIP path, opened by the first probe that needs it; `None` if it cannot be opened.
-    through: OnceCell<Option<VipPath>>,
+    vip_path: OnceCell<Option<VipPath>>,
 }
 
 /// The path of one probe.
@@ -94,20 +94,20 @@ pub(super) struct Route<'p> {
     paths: &'p Paths,
     target: &'p Target,
     /// For a probe to a VIP: the VIP path, the VIP, and the next hop to the server.
-    through: Option<(&'p VipPath, IpAddr, NextHop)>,
+    vip_path: Option<(&'p VipPath, IpAddr, NextHop)>,
     send_error: SendError,
 }
 
 impl<'p> Route<'p> {
-    fn new(paths: &'p Paths, target: &'p Target, through: Option<(&'p VipPath, IpAddr, NextHop)>) -> Self {
-        Self { paths, target, through, send_error: SendError::default() }
+    fn new(paths: &'p Paths, target: &'p Target, vip_path: Option<(&'p VipPath, IpAddr, NextHop)>) -> Self {
+        Self { paths, target, vip_path, send_error: SendError::default() }
     }
 
     /// Opens a socket for the probe.
     pub(super) async fn open(&self, transport: Transport) -> Result<Opened, ProbeError> {
         let settings = &self.paths.settings;
-        if let Some((through, vip, hop)) = &self.through {
-            return through
+        if let Some((vip_path, vip, hop)) = &self.vip_path {
+            return vip_path
                 .socket(self.target, *vip, transport, settings, hop, self.send_error.clone())
                 .await;
         }
@@ -121,7 +121,7 @@ impl<'p> Route<'p> {
 
     /// Whether probe packets cannot leave this host. Then the result says nothing about the server.
     pub(super) fn is_broken(&self) -> bool {
-        self.through.as_ref().is_some_and(|(through, ..)| through.is_broken())
+        self.vip_path.as_ref().is_some_and(|(vip_path, ..)| vip_path.is_broken())
     }
 
     /// Why this host did not send a packet of the probe, if the reason is not the server's.
@@ -163,7 +163,7 @@ impl Paths {
         neighbours: watch::Receiver<Resolutions>,
         doubts: mpsc::Sender<IpAddr>,
     ) -> Self {
-        Self { settings, neighbours, doubts, through: OnceCell::new() }
+        Self { settings, neighbours, doubts, vip_path: OnceCell::new() }
     }
 
     /// Finds the path to a target, which may have to wait for its next hop. Returns the path and the deadline of the
@@ -173,12 +173,12 @@ impl Paths {
         target: &'p Target,
         timeout: Duration,
     ) -> Result<(Route<'p>, Instant), ProbeError> {
-        let through = match target.via.vip() {
-            Some(vip) => self.through().await.map(|through| (vip, through)),
+        let vip_path = match target.via.vip() {
+            Some(vip) => self.vip_path().await.map(|vip_path| (vip, vip_path)),
             None => None,
         };
         let deadline = Instant::now() + timeout;
-        let Some((vip, through)) = through else {
+        let Some((vip, vip_path)) = vip_path else {
             return Ok((Route::new(self, target, None), deadline));
         };
         let mut neighbours = self.neighbours.clone();
@@ -186,7 +186,7 @@ impl Paths {
         let known = neighbours.wait_for(|known| resolved(known, server).is_some());
         match timeout_at(deadline, known).await {
             Ok(Ok(known)) => {
-                let hop = resolved(&known, server).map(|hop| (through, vip, hop));
+                let hop = resolved(&known, server).map(|hop| (vip_path, vip, hop));
                 Ok((Route::new(self, target, hop), deadline))
             }
             Ok(Err(_)) => Err(ProbeError::NoWay("next hops are not followed".to_owned())),
@@ -199,10 +199,10 @@ impl Paths {
 
     /// Whether probes of a target take another path than to the server's own address.
     pub(super) fn differ(&self, target: &Target) -> bool {
-        target.via.vip().is_some() && matches!(self.through.get(), Some(Some(_)))
+        target.via.vip().is_some() && matches!(self.vip_path.get(), Some(Some(_)))
     }
 
-    async fn through(&self) -> Option<&VipPath> {
+    async fn vip_path(&self) -> Option<&VipPath> {
         let make = || async {
             let made = VipPath::open(&self.settings).await;
             made.inspect_err(|error| {
@@ -214,6 +214,6 @@ impl Paths {
             })
             .ok()
         };
-        self.through.get_or_init(make).await.as_ref()
+        self.vip_path.get_or_init(make).await.as_ref()
     }
 }

@@ -133,10 +133,10 @@ impl Holds {
         let is_blip = is_link_away || why == Unresolved::NoRoute;
         if let Some(held) = self.hops.get_mut(&destination) {
             // The route has moved to another neighbour, which has neither answered nor failed yet.
-            let has_moved = neighbour.is_some_and(|key| key != held.last.0 && !self.failed.contains(&key));
+            let is_migrating = neighbour.is_some_and(|key| key != held.last.0 && !self.failed.contains(&key));
             let bound = match why {
                 _ if is_blip => BLIP,
-                Unresolved::NoNeighbour { .. } | Unresolved::NoRoom { .. } if has_moved => VERDICT,
+                Unresolved::NoNeighbour { .. } | Unresolved::NoRoom { .. } if is_migrating => VERDICT,
                 _ => Duration::ZERO,
             };
             let until = held.doubt(now) + bound;

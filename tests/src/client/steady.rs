@@ -40,12 +40,12 @@ pub struct Door {
     /// Whether answers bypass SLB.
     pub direct: bool,
     /// Its settings, as far as flows notice them.
-    pub terms: Terms,
+    pub terms: EjectionPolicy,
 }
 
 /// Settings that differ between listeners of one service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Terms {
+pub struct EjectionPolicy {
     /// Name of its server pool; listeners may share one.
     pub pool: &'static str,
     /// `connection_drain`; `None` if connections of a server without new flows go on forever.
@@ -54,7 +54,7 @@ pub struct Terms {
     pub persists: bool,
 }
 
-impl Terms {
+impl EjectionPolicy {
     /// The settings of the plan's listeners: the pool of the service, no drain, no persistence.
     pub fn of(service: Service) -> Self {
         Self { pool: service.name(), drain: None, persists: false }

@@ -25,7 +25,7 @@ use self::{
 use super::model::{Bounds, Model, Totals};
 use crate::{
     World,
-    client::{Door, During, PATIENCE, Steady, Terms},
+    client::{Door, During, EjectionPolicy, PATIENCE, Steady},
     config::{CHECK_INTERVAL, CHECK_TIMEOUT, Mode, PlannedServer, UNHEALTHY_THRESHOLD},
     daemon::servers,
     net::Family,
@@ -102,7 +102,7 @@ impl<'a> ChaosDriver<'a> {
                 Door { service, target, direct, terms }
             };
             for service in SERVICES {
-                let terms = Terms::of(service);
+                let terms = EjectionPolicy::of(service);
                 doors.push(door(service, world.plan.vip_port(service), false, terms));
                 if service.protocol() == "tcp" {
                     doors.push(door(service, Mode::Dsr.port(service), true, terms));

@@ -79,7 +79,7 @@ impl Kernel {
     /// # Errors
     /// The kernel does not report it.
     pub fn verified_instructions(&mut self) -> Result<u32> {
-        self.program.facts()?.verified_instructions.context("this kernel does not count them")
+        self.program.stats()?.verified_instructions.context("this kernel does not count them")
     }
 
     /// Runs the program over a frame of at least 14 bytes: returns the reason, the XDP action and the frame.

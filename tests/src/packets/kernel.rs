@@ -119,7 +119,7 @@ impl Kernel {
 
     /// Number of instructions that the verifier processed.
     pub fn verified_instructions(&mut self) -> Result<u32> {
-        self.program.facts()?.verified_instructions.context("this kernel does not count them")
+        self.program.stats()?.verified_instructions.context("this kernel does not count them")
     }
 
     /// Sets the state, clears the flow table and resets the counters. Loading the program again would take much longer.

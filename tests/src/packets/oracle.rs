@@ -120,7 +120,7 @@ impl Oracle {
         let server = world::server_of(listener).ok_or(Refused::Drop)?;
         let key = (read.source, read.protocol, listener.id);
         let opening = read.flags & flag::SYN != 0 && read.flags & flag::ACK == 0;
-        let known = self.flows.get(&key).is_some_and(|flow| !(opening && flow.is_over()));
+        let known = self.flows.get(&key).is_some_and(|flow| !(opening && flow.is_finished()));
         let mut peer = [0; 6];
         peer.copy_from_slice(&frame[6..12]);
         if !known {
@@ -152,7 +152,7 @@ impl Oracle {
     fn make_room(&mut self, read: &Read, listener: &Listener, server: &Server) -> Result<(), Refused> {
         for other in listeners().filter(|l| l.id != listener.id && world::server_of(l) == Some(*server)) {
             if let Some(flow) = self.flows.get_mut(&(read.source, read.protocol, other.id)) {
-                if !flow.is_over() {
+                if !flow.is_finished() {
                     return Err(Refused::Drop);
                 }
                 flow.released = true;

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use slb_common::{
-    abi::lookup_table::{LookupTable, MOVED, NO_BACKEND, owner},
+    abi::lookup_table::{LookupTable, MIGRATING, NO_BACKEND, current_backend},
     datapath::{
         flow_gc::{Clock, Fate, FlowGc, Flushed, Look},
         tables::Tables as _,
@@ -19,7 +19,7 @@ use slb_common::{
 use slb_userspace::dataplane::{
     Contents, DataPlane, NewPath, Takes,
     rehome::{self, Rehomed},
-    state::{Operation, Remembered, State, Table, backend_address, to_address},
+    state::{FlowRecord, Operation, State, Table, backend_address, to_address},
 };
 
 use super::control;
@@ -81,7 +81,7 @@ impl HostPlane {
     }
 
     /// The current backend of a client endpoint's slot.
-    pub fn owner(&self, client: SocketAddr, protocol: u8) -> Option<SocketAddr> {
+    pub fn current_backend(&self, client: SocketAddr, protocol: u8) -> Option<SocketAddr> {
         let (host, state) = (self.host(), self.state());
         let entry = state.index.entries.values().find(|entry| entry.protocol == protocol)?;
         let hash = entry.flow_hash(&to_address(client.ip()), client.port().to_be());
@@ -96,7 +96,7 @@ impl HostPlane {
         let words = |slot| {
             let entry = host.flow(slot).expect("the table is not full");
             let (client, meta) = (entry.client().words(), entry.meta());
-            let meta = [meta.last_seen().into(), meta.state().into(), entry.backend().0, entry.places()];
+            let meta = [meta.last_seen().into(), meta.state().into(), entry.backend().0, entry.hop_bitmap()];
             [client.as_slice(), &meta].concat()
         };
         (0..host.flow_slots()).flat_map(words).collect()
@@ -108,7 +108,7 @@ impl HostPlane {
         let state = self.state();
         let lookup_tables = state.tables.keys().filter_map(|id| host.lookup_table(*id));
         lookup_tables
-            .map(|lookup_table| lookup_table.in_use().iter().filter(|slot| **slot & MOVED != 0).count())
+            .map(|lookup_table| lookup_table.in_use().iter().filter(|slot| **slot & MIGRATING != 0).count())
             .sum()
     }
 }
@@ -152,18 +152,18 @@ impl DataPlane for HostPlane {
     fn table(&self, id: u32) -> Result<Contents> {
         let host = self.host();
         let lookup_table = host.lookup_table(id).context("no such table")?;
-        let owners = lookup_table.in_use().iter().map(|slot| owner(*slot)).collect();
+        let current_backends = lookup_table.in_use().iter().map(|slot| current_backend(*slot)).collect();
         let kept = host.lookup_table(lookup_table.previous_backends);
-        let moved = (0..).zip(lookup_table.in_use()).filter(|(_, slot)| **slot & MOVED != 0);
+        let moved = (0..).zip(lookup_table.in_use()).filter(|(_, slot)| **slot & MIGRATING != 0);
         let previous_backend = |slot: u32| kept.map_or(NO_BACKEND, |kept| kept.slots[slot as usize]);
-        Ok((owners, moved.map(|(slot, _)| (slot, previous_backend(slot))).collect()))
+        Ok((current_backends, moved.map(|(slot, _)| (slot, previous_backend(slot))).collect()))
     }
 
-    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
+    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(FlowRecord) -> Fate) -> Result<Look> {
         let Inner { host, flow_gc, .. } = &mut *self.0.borrow_mut();
         let clock = Clock { now: host.now(), hz };
         let table = host.flow_table();
-        let look = flow_gc.look(&table, clock, &mut |seen| visit(Remembered::new(seen, clock)));
+        let look = flow_gc.look(&table, clock, &mut |seen| visit(FlowRecord::new(seen, clock)));
         ensure!(table.is_sound(), "homes do not name their entries");
         Ok(look)
     }
@@ -175,7 +175,7 @@ impl DataPlane for HostPlane {
     fn flush(&mut self, slots: Range<u32>, erases: bool, hz: u32, takes: &mut Takes<'_>) -> Result<Flushed> {
         let host = self.host();
         let (table, clock) = (host.flow_table(), Clock { now: host.now(), hz });
-        let flushed = table.flush(slots, erases, &mut |seen| takes(&Remembered::new(seen, clock)));
+        let flushed = table.flush(slots, erases, &mut |seen| takes(&FlowRecord::new(seen, clock)));
         ensure!(table.is_sound(), "homes do not name their entries");
         Ok(flushed)
     }

@@ -21,7 +21,7 @@ impl ModelTest {
         self.no_datagrams();
         let plane = self.plane.clone();
         self.streams.retain(|client_number, flow| {
-            plane.owner(client(*client_number), number::TCP) == Some(address(flow.server))
+            plane.current_backend(client(*client_number), number::TCP) == Some(address(flow.server))
         });
         // Twice the idle timeout: after a hash-function transition, flows that were tracked for it are looked up once
         // more.

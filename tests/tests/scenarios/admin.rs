@@ -7,7 +7,7 @@ use slb_common::abi::ABI_VERSION;
 use slb_tests::{
     World, config::Names, net::Family, scenario, server::Service, traffic::Traffic, traffic::spreads,
 };
-use slb_userspace::api::types::{Aside, Health, Listener};
+use slb_userspace::api::types::{AdminState, Health, Listener};
 
 const WEIGHTS: [u8; 3] = [50, 30, 20];
 const EXCHANGES: u64 = 400;
@@ -43,7 +43,7 @@ fn servers_are_disabled_weighted_and_reset_and_a_restart_keeps_it() {
         ensure!(set(world)? == before, "{:?} after {before:?}", set(world)?);
         let http = listener(world, "http")?;
         let disabled = |server: &&slb_userspace::api::types::Server| {
-            server.set.as_ref().is_some_and(|set| set.state == Some(Aside::Disabled))
+            server.set.as_ref().is_some_and(|set| set.state == Some(AdminState::Disabled))
         };
         ensure!(http.servers.iter().filter(disabled).count() == 2, "{http:?}");
         ensure!(http.servers.iter().all(|server| server.health == Health::Healthy), "{http:?}");

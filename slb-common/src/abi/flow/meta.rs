@@ -32,7 +32,7 @@ pub mod state {
     /// Whether FINs of both sides or a RST have ended the connection. A RST does not count while the server has yet to
     /// decide on a later SYN.
     #[inline(always)]
-    pub const fn is_over(state: u32) -> bool {
+    pub const fn is_finished(state: u32) -> bool {
         const BOTH: u32 = CLIENT_FIN | SERVER_FIN;
         const UNDECIDED: u32 = ASSURED | REOPENED;
         let is_reset = state & RESET != 0 && state & UNDECIDED != UNDECIDED;
@@ -140,10 +140,10 @@ impl Meta {
         self.is_being_written() && self.state() == Self::DAEMONS
     }
 
-    /// Whether the connection has ended ([`state::is_over`]).
+    /// Whether the connection has ended ([`state::is_finished`]).
     #[inline(always)]
-    pub const fn is_over(self) -> bool {
-        state::is_over(self.state())
+    pub const fn is_finished(self) -> bool {
+        state::is_finished(self.state())
     }
 
     /// Whether a RST alone says that an assured connection has ended ([`state::is_reset_alone`]).

@@ -24,7 +24,7 @@ fn a_filled_entry_says_what_was_put_into_it() {
     assert_eq!(entry.service_of(&client), Some(9));
     assert_eq!(entry.client(), client);
     entry.touch(filled, 1300, state::USED | state::RESET);
-    assert!(entry.meta().is_over() && !filled.replaced(entry.meta()));
+    assert!(entry.meta().is_finished() && !filled.replaced(entry.meta()));
     assert_eq!(entry.meta().silence(1310), 10);
     assert_eq!(entry.meta().silence(1290), 0, "another processor has read the clock later");
     assert_eq!(entry.meta().silence(1300 + (1 << 31) + 9), (1 << 31) + 9, "months later");

@@ -63,14 +63,14 @@ impl FlowTable<'_> {
     /// The entry of the same client endpoint and service in this table, and its sequence word.
     fn find(&self, entry: &Entry) -> Option<(FlowEntry<'_>, Meta)> {
         let (home, _) = self.home(0, &entry.client);
-        let mut places = self.at(home).places();
-        while places != 0 {
-            let there = self.at(home.wrapping_add(places.trailing_zeros()));
+        let mut hop_bitmap = self.at(home).hop_bitmap();
+        while hop_bitmap != 0 {
+            let there = self.at(home.wrapping_add(hop_bitmap.trailing_zeros()));
             let meta = there.meta();
             if meta.is_used() && there.service_of(&entry.client) == Some(entry.flow.service) {
                 return Some((there, meta));
             }
-            places &= places - 1;
+            hop_bitmap &= hop_bitmap - 1;
         }
         None
     }
@@ -103,7 +103,7 @@ fn fill(there: FlowEntry<'_>, meta: Meta, entry: &Entry) {
 
 /// Whether the entry is an affinity entry, or an assured flow that is not finished.
 fn is_established(meta: Meta) -> bool {
-    meta.is_client() || meta.state() & state::ASSURED != 0 && !meta.is_over()
+    meta.is_client() || meta.state() & state::ASSURED != 0 && !meta.is_finished()
 }
 
 /// Updates an entry of the new table, unless anything has changed about it since `meta` was read: a packet may have
@@ -132,7 +132,7 @@ fn merge(there: FlowEntry<'_>, meta: Meta, entry: &Entry, Clock { now, .. }: Clo
         let bits = old.state() & (state::ANSWERED | state::ASSURED);
         let flow = there.read(meta);
         if there.touch(meta, meta.last_seen(), meta.state() | bits)
-            && !old.is_over()
+            && !old.is_finished()
             && let Some(Flow { numbers, .. }) = flow
         {
             there.advance(numbers, latest(numbers, entry.flow.numbers));

@@ -67,7 +67,9 @@ fn flows_are_shown_and_erased_some_time_after_they_expire() {
     assert_eq!(look(flow_gc, &table, IDLE + GRACE + 1), (erased, 1));
     assert!(table.is_sound());
     assert_eq!(look(flow_gc, &table, 2 * (IDLE + GRACE) + 1).0.erased, 1);
-    assert!((0..SLOTS as u32).all(|slot| table.at(slot).meta().is_free() && table.at(slot).places() == 0));
+    assert!(
+        (0..SLOTS as u32).all(|slot| table.at(slot).meta().is_free() && table.at(slot).hop_bitmap() == 0)
+    );
 }
 
 #[test]
@@ -96,7 +98,7 @@ fn a_flow_that_is_marked_as_over_has_expired_just_now_if_it_has() {
         let clock = Clock { now: seconds * HZ, hz: HZ };
         FlowGc::default().look(&table, clock, &mut |_| Fate::Ends);
         let mut marked = |seen: &Seen<'_>| {
-            assert_eq!((seen.meta.is_over(), seen.meta.silence(clock.now)), (true, silence));
+            assert_eq!((seen.meta.is_finished(), seen.meta.silence(clock.now)), (true, silence));
             Fate::Goes
         };
         assert_eq!(FlowGc::default().look(&table, clock, &mut marked), Look::default());

@@ -32,7 +32,7 @@ impl<T: Tables> Flows<'_, T> {
             }
             // At least 1, and below the bits above.
             let silence = 1 + (meta.silence(self.now) >> 3);
-            let worth = if meta.is_being_written() || !self.may_go(meta) {
+            let worth = if meta.is_being_written() || !self.is_evictable(meta) {
                 0
             } else if self.is_ended(meta) {
                 OVER + silence
@@ -135,11 +135,11 @@ impl<T: Tables> Flows<'_, T> {
 
     /// Whether an entry is free or evictable.
     #[inline(always)]
-    pub(super) fn may_go(&self, meta: Meta) -> bool {
+    pub(super) fn is_evictable(&self, meta: Meta) -> bool {
         // The client has closed its side and replies are not seen. The flow has ended, unless the client still receives
         // data.
         let closed = meta.state() & (state::CLIENT_FIN | state::ANSWERED) == state::CLIENT_FIN
             && self.is_half_closed_for_long(meta);
-        !meta.is_used() || self.is_over(meta) || closed || meta.state() & state::ASSURED == 0
+        !meta.is_used() || self.is_finished(meta) || closed || meta.state() & state::ASSURED == 0
     }
 }

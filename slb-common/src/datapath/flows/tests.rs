@@ -161,7 +161,7 @@ fn several_processors_share_a_table() {
         for distance in 0..WINDOW {
             let there = shared.flow((slot + distance) & (SLOTS - 1)).unwrap();
             let is_here = there.meta().is_used() && flows.home(&there.client()) == slot;
-            assert_eq!(entry.places() >> distance & 1 == 1, is_here, "home {slot}, distance {distance}");
+            assert_eq!(entry.hop_bitmap() >> distance & 1 == 1, is_here, "home {slot}, distance {distance}");
         }
     }
     assert!(used > SLOTS / 2, "{used} flows in {SLOTS} slots");

@@ -10,7 +10,7 @@ use crate::{
     control::{
         desired::{Known, Server, desired},
         ids::Surroundings,
-        overrides::{Aside, Place, Setting},
+        overrides::{AdminState, Place, Setting},
         reconcile::Reconciler,
         targets::destinations,
     },
@@ -156,7 +156,7 @@ fn a_primary_that_is_taken_out_of_service_is_as_good_as_unhealthy() {
     world.set(DB, "10.0.0.31:5432", true);
     assert_eq!(world.at(0).0, [false, false]);
     let place = Place::Group { group: "db".to_owned(), server: "10.0.0.31:5432".parse().unwrap() };
-    world.overrides.insert(place, Setting { weight: None, state: Some(Aside::Disabled) });
+    world.overrides.insert(place, Setting { weight: None, state: Some(AdminState::Disabled) });
     assert_eq!(world.at(1).0, [true, false]);
     world.overrides.clear();
     assert_eq!(world.at(2).0, [false, false]);
@@ -368,9 +368,9 @@ fn each_side_has_its_own_weight_and_settings_of_a_server() {
     let seen = |server: Server| (server.weight, server.aside, server.is_standby);
     assert_eq!(seen(servers(&world, false)), (100, None, false));
     assert_eq!(seen(servers(&world, true)), (7, None, false));
-    world.overrides.insert(place("b"), Setting { weight: None, state: Some(Aside::Disabled) });
+    world.overrides.insert(place("b"), Setting { weight: None, state: Some(AdminState::Disabled) });
     assert_eq!(seen(servers(&world, false)), (100, None, false));
-    assert_eq!(seen(servers(&world, true)), (7, Some(Aside::Disabled), false));
+    assert_eq!(seen(servers(&world, true)), (7, Some(AdminState::Disabled), false));
 
     // The server counts for each side, with that side's weight and override.
     for server in ["10.0.0.1:80", "10.0.0.3:80", "10.0.1.1:80"] {

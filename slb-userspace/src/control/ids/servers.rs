@@ -93,7 +93,7 @@ impl<'a> Servers<'a> {
             while let Some(other) = known.next_if(|other| other.address < *address) {
                 left.push(other);
             }
-            let same = known.next_if(|other| other.address == *address && !other.is_over());
+            let same = known.next_if(|other| other.address == *address && !other.is_finished());
             let (id, handle) = match same.filter(|_| place.origin.is_none()) {
                 Some(known) => (known.id, known.backend.handle),
                 None => ids.backend(self.held)?,
@@ -125,8 +125,7 @@ impl<'a> Servers<'a> {
         let held = same.map(|known| known.backend);
         let leaving = drain::configured(held, server, pool.drain.map(seconds), now);
         let is_in_use = self.in_use.contains(&origin.unwrap_or(table));
-        let begun =
-            slow_start.map(|_| slow_start::begun(held, server, is_in_use, now)).unwrap_or_default();
+        let begun = slow_start.map(|_| slow_start::begun(held, server, is_in_use, now)).unwrap_or_default();
         let mut backend = begun_as(backend(address, server, &self.desired.tunnel), begun);
         let member = server.takes_new().then(|| {
             let (weight, step) = slow_start::weight(server.weight, begun.since, slow_start, now);
@@ -148,16 +147,17 @@ impl<'a> Servers<'a> {
         ids: &mut Ids,
     ) -> Result<(), Full> {
         // RSTs are outstanding until it was terminating, however long ago its time was over: no daemon may have run.
-        let has_untold = !known.is_over() || !self.moment.told.contains(&known.backend.handle);
+        let has_rst_outstanding = !known.is_finished() || !self.moment.told.contains(&known.backend.handle);
         let drain = pool.drain.map(seconds);
         // Flows of listeners that have left this table are with it until the next GC pass.
         let drain = if self.split.contains(&table) { Some(drain.unwrap_or(0).max(SPLIT)) } else { drain };
-        let Some(leaving) = drain::lingering(known.backend, drain, has_untold, self.moment.now) else {
+        let Some(leaving) = drain::lingering(known.backend, drain, has_rst_outstanding, self.moment.now)
+        else {
             return Ok(());
         };
         let (id, handle) = match origin {
             None => (known.id, known.backend.handle),
-            Some(_) if known.is_over() => return Ok(()),
+            Some(_) if known.is_finished() => return Ok(()),
             Some(_) => ids.backend(self.held)?,
         };
         let next_hop = match self.held.next_hops.get(&known.backend.next_hop) {
@@ -194,7 +194,7 @@ pub(super) struct KnownServer<'a> {
 
 impl KnownServer<'_> {
     /// Whether the server is removed and terminating. A configured server at its address is a new one.
-    const fn is_over(&self) -> bool {
+    const fn is_finished(&self) -> bool {
         const OVER: u8 = Backend::TERMINATING | Backend::REMOVED;
         self.backend.flags & OVER == OVER
     }

@@ -52,22 +52,22 @@ impl<D: DataPlane> Reconciler<D> {
             table.slot_migration = old.slot_migration.clone();
             if !table.slot_migration.previous_backends().all(|(_, previous_backend)| exists(previous_backend))
             {
-                let owners = table.owners();
-                table.slot_migration.forget(|slot| owners[slot as usize], exists);
+                let current_backends = table.current_backends();
+                table.slot_migration.forget(|slot| current_backends[slot as usize], exists);
             }
             if table
                 .slot_migration
                 .previous_backends()
                 .any(|(_, previous_backend)| left.contains(&previous_backend))
             {
-                let owners = table.owners();
-                table.slot_migration.pass_on(|slot| owners[slot as usize], |id| left.contains(&id));
+                let current_backends = table.current_backends();
+                table.slot_migration.pass_on(|slot| current_backends[slot as usize], |id| left.contains(&id));
             }
         }
         for (id, old) in parted(held, services) {
             let Some(table) = tables.get_mut(&id) else { continue };
             let (before, previous_backends) = self.plane.table(old).context("cannot read a table")?;
-            let after = table.owners();
+            let after = table.current_backends();
             if are_alike(&before, &after) {
                 let successor = successors(&held.backends, backends, old, id);
                 let previous_backends = previous_backends
@@ -81,8 +81,8 @@ impl<D: DataPlane> Reconciler<D> {
         // A table that was found in the maps and has no server looks like no table.
         for id in scattered.iter().filter(|id| !held.tables.contains_key(id)) {
             if let Some(table) = tables.get_mut(id) {
-                let owners = table.owners();
-                table.slot_migration.look_for_all(&owners, exists, now);
+                let current_backends = table.current_backends();
+                table.slot_migration.look_for_all(&current_backends, exists, now);
             }
         }
         let mut found = Vec::new();
@@ -92,17 +92,17 @@ impl<D: DataPlane> Reconciler<D> {
                 let (Some(old), Some(table)) = (held.tables.get(id), tables.get_mut(id)) else { continue };
                 let change = Change { is_remembered: remembered.contains(id), left: &left, now };
                 if self.replace(*id, old, table, change, exists)? {
-                    table.owners = None;
+                    table.current_backends = None;
                     found.push((*id, table.clone()));
                 }
                 if scattered.contains(id) {
-                    let owners = table.owners();
-                    table.slot_migration.look_for_all(&owners, exists, now);
+                    let current_backends = table.current_backends();
+                    table.slot_migration.look_for_all(&current_backends, exists, now);
                 }
             }
             if replaced.len() > BATCH {
                 // Building them again costs less time than keeping all of them costs memory.
-                part_of(tables, part).for_each(|table| table.owners = None);
+                part_of(tables, part).for_each(|table| table.current_backends = None);
             }
         }
         if !found.is_empty() {
@@ -129,7 +129,7 @@ impl<D: DataPlane> Reconciler<D> {
         } else {
             SlotMigration::found(previous_backends, now)
         };
-        let after = table.owners();
+        let after = table.current_backends();
         if !are_alike(&before, &after) {
             return Ok(false);
         }

@@ -26,7 +26,7 @@ use crate::{
         ending::{Ended, Watch},
         handshakes::{Handshakes, LOOK},
         one_way::{Answers, Counts},
-        slot_migration::Elsewhere,
+        slot_migration::PinnedElsewhere,
     },
     dataplane::{
         DataPlane,
@@ -62,7 +62,7 @@ pub struct Sweep {
 type Owners = BTreeMap<u32, Arc<[u32]>>;
 
 /// Flows pinned to another backend than the current one of their slot, by table id and slot.
-type FoundElsewhere = BTreeMap<(u32, u32), Elsewhere>;
+type FoundElsewhere = BTreeMap<(u32, u32), PinnedElsewhere>;
 
 impl<D: DataPlane> Reconciler<D> {
     /// Runs a GC pass over the flow table. It ends finished connections and complete slot migrations, and samples the
@@ -128,12 +128,13 @@ impl<D: DataPlane> Reconciler<D> {
         let (mut changed, mut flows, mut forgotten, mut is_whole) = (false, (0, 0), None, true);
         let mut loads = ConnectionCounts::default();
         for part in parts {
-            let owners: Owners = part
+            let current_backends: Owners = part
                 .iter()
                 .map(|id| Ok((*id, self.plane.table(*id).context("cannot read a table")?.0)))
                 .collect::<Result<_>>()?;
             loads = ConnectionCounts::none(&held);
-            let (elsewhere, look) = self.elsewhere(&held, &owners, now, watch, (&mut loads, samples))?;
+            let (elsewhere, look) =
+                self.elsewhere(&held, &current_backends, now, watch, (&mut loads, samples))?;
             flows = (look.live, look.assured);
             is_whole &= look.unread == 0;
             // Read after the pass, which has seen every entry not evicted by then. The next pass compares with the
@@ -145,7 +146,7 @@ impl<D: DataPlane> Reconciler<D> {
                 tables.values_mut().for_each(|table| table.slot_migration.wait_anew(now));
                 break;
             }
-            let swept = swept(&held, owners, &elsewhere, look, now);
+            let swept = swept(&held, current_backends, &elsewhere, look, now);
             let tables = &mut Arc::make_mut(&mut held).tables;
             let differ = |(id, table): &(&u32, &Table)| {
                 tables.get(id).is_none_or(|old| {
@@ -179,11 +180,11 @@ impl<D: DataPlane> Reconciler<D> {
     }
 
     /// Runs one pass over the flow table. Returns the flows of migrating slots that are pinned to another backend, for
-    /// the tables in `owners`.
+    /// the tables in `current_backends`.
     fn elsewhere(
         &mut self,
         held: &State,
-        owners: &Owners,
+        current_backends: &Owners,
         now: Duration,
         watch: &mut Watch<'_>,
         (loads, samples): (&mut ConnectionCounts, &mut Samples<'_>),
@@ -203,7 +204,7 @@ impl<D: DataPlane> Reconciler<D> {
             answers.note(&flow, entry);
             let fate = watch.note(&flow, entry);
             loads.note(&flow, entry);
-            if entry.mode == mode::NAT && flow.left.is_some() && !flow.is_over {
+            if entry.mode == mode::NAT && flow.left.is_some() && !flow.is_finished {
                 samples.note(&flow.client, flow.path);
             }
             // Such a flow always has an entry, so its slot does not matter unless the entry is evicted. UDP does not
@@ -212,16 +213,20 @@ impl<D: DataPlane> Reconciler<D> {
             if entry.policy & policy::ELSEWHERE != 0 && !is_loose {
                 return fate;
             }
-            let Some(owners) = owners.get(&entry.lookup_table).filter(|owners| !owners.is_empty()) else {
+            let Some(current_backends) = current_backends
+                .get(&entry.lookup_table)
+                .filter(|current_backends| !current_backends.is_empty())
+            else {
                 return fate;
             };
             let hash = entry.old_flow_hash(&flow.client, flow.port);
-            let slot = LookupTable::slot_of(owners.len() as u32, hash) as u32;
+            let slot = LookupTable::slot_of(current_backends.len() as u32, hash) as u32;
             let moved = held
                 .tables
                 .get(&entry.lookup_table)
                 .and_then(|table| table.slot_migration.previous_backend(slot));
-            if flow.left.is_some() && owners[slot as usize] != flow.backend.id() && moved.is_some() {
+            if flow.left.is_some() && current_backends[slot as usize] != flow.backend.id() && moved.is_some()
+            {
                 let seen = |silence: u32| now.saturating_sub(Duration::from_secs(silence.into()));
                 elsewhere.entry((entry.lookup_table, slot)).or_default().note(flow.loose.map(seen));
             }
@@ -233,26 +238,26 @@ impl<D: DataPlane> Reconciler<D> {
     }
 }
 
-/// The tables in `owners` as they are after the pass.
+/// The tables in `current_backends` as they are after the pass.
 fn swept(
     held: &State,
-    owners: Owners,
+    current_backends: Owners,
     elsewhere: &FoundElsewhere,
     look: Look,
     now: Duration,
 ) -> BTreeMap<u32, Table> {
     let mut swept = BTreeMap::new();
-    for (id, owners) in owners {
+    for (id, current_backends) in current_backends {
         let Some(table) = held.tables.get(&id) else { continue };
         let mut table = table.clone();
-        let owner = |slot: u32| owners.get(slot as usize).copied().unwrap_or(NO_BACKEND);
+        let current_backend = |slot: u32| current_backends.get(slot as usize).copied().unwrap_or(NO_BACKEND);
         let found = |slot| match elsewhere.get(&(id, slot)) {
             // An unread entry may be a flow of any slot.
-            _ if look.unread != 0 => Elsewhere::UNKNOWN,
+            _ if look.unread != 0 => PinnedElsewhere::UNKNOWN,
             found => found.copied().unwrap_or_default(),
         };
-        table.slot_migration.sweep(owner, found, idle_of(held, id), now);
-        table.owners = Some(owners);
+        table.slot_migration.sweep(current_backend, found, idle_of(held, id), now);
+        table.current_backends = Some(current_backends);
         swept.insert(id, table);
     }
     swept

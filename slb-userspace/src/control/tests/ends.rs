@@ -11,7 +11,7 @@ use crate::{
         desired::{Known, desired},
         ending::MOST,
     },
-    dataplane::state::{Remembered, State},
+    dataplane::state::{FlowRecord, State},
 };
 
 /// As [`group`], with a `connection_drain` of one minute.
@@ -139,9 +139,9 @@ fn follow(look: fn(&mut World)) {
     look(&mut world);
     let servers = |world: &mut World, state: &State| -> Vec<(bool, u8, u32)> {
         let flows = world.reconciler.plane_mut().flows.clone();
-        let of = |flow: &Remembered| {
+        let of = |flow: &FlowRecord| {
             let server = state.backends.values().find(|server| server.handle == flow.backend).unwrap();
-            (flow.is_over, server.flags, server.deadline)
+            (flow.is_finished, server.flags, server.deadline)
         };
         flows.iter().map(of).collect()
     };
@@ -183,7 +183,7 @@ fn no_connection_is_cut_for_another_listeners_sake() {
     assert!(held.is_alive() && !held.is_terminating(), "{held:?}");
     world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap();
     let followed = world.reconciler.plane_mut().flows[0];
-    assert!(followed.backend != two && !followed.is_over);
+    assert!(followed.backend != two && !followed.is_finished);
     world.now += Duration::from_secs(6);
     let state = world.reconcile(&config).unwrap();
     let of = |handle| state.backends.values().find(|server| server.handle == handle).unwrap();
@@ -246,7 +246,7 @@ fn ends_are_told_although_something_fails() {
     plane.flows = vec![flow];
     plane.fail_after = Some(0);
     world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap_err();
-    assert!(world.reconciler.plane_mut().flows[0].is_over && world.reconciler.wants_look());
+    assert!(world.reconciler.plane_mut().flows[0].is_finished && world.reconciler.wants_look());
     assert_eq!(world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap().ended.len(), 1);
     assert!(!world.reconciler.wants_look());
     assert_eq!(world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap().ended.len(), 0, "told once");

@@ -8,17 +8,17 @@ use super::{World, backend, flow, group};
 use crate::{
     config::model::Scheduler,
     control::flush::Filter,
-    dataplane::state::{Remembered, State, to_address},
+    dataplane::state::{FlowRecord, State, to_address},
 };
 
 /// Flows of both listeners (ports 80 and 81) to servers 1 and 2, with alternating client families. Every second flow is
 /// not assured. The last entry is the affinity entry of the first flow's client.
-fn flows(state: &State) -> Vec<Remembered> {
+fn flows(state: &State) -> Vec<FlowRecord> {
     let [one, two] = [1, 2].map(|n| backend(state, n).1.handle);
     let from =
-        |address: &str, flow| Remembered { client: to_address(address.parse::<IpAddr>().unwrap()), ..flow };
-    let not_assured = |flow| Remembered { is_assured: false, ..flow };
-    let affinity = Remembered { is_client: true, ..flow(state, 80, one) };
+        |address: &str, flow| FlowRecord { client: to_address(address.parse::<IpAddr>().unwrap()), ..flow };
+    let not_assured = |flow| FlowRecord { is_assured: false, ..flow };
+    let affinity = FlowRecord { is_client: true, ..flow(state, 80, one) };
     vec![
         from("203.0.113.7", flow(state, 80, one)),
         not_assured(from("2001:db8::7", flow(state, 80, two))),

@@ -102,7 +102,7 @@ proptest! {
                         let servers = before.backends.values();
                         let with = servers.clone().find(|server| server.handle == flow.backend);
                         // Otherwise the flow is finished, or its server is gone.
-                        if let Some(with) = with.filter(|_| !flow.is_over) {
+                        if let Some(with) = with.filter(|_| !flow.is_finished) {
                             let is_there = |s: &Backend| s.lookup_table == table && s.address == with.address;
                             prop_assert!(with.lookup_table == table || !servers.clone().any(is_there), "{:?}", flow);
                         }

@@ -41,7 +41,7 @@ fn a_sweep_takes_tables_in_parts_and_ends_nothing_that_it_could_not_see() {
     assert_eq!(world.reconciler.plane_mut().looks, 1, "flows are looked at whatever changes hands");
     world.set_health(2, false);
     let state = world.reconcile(&config).unwrap();
-    assert!(state.tables.values().all(|table| table.owners.is_none()), "they take too much room");
+    assert!(state.tables.values().all(|table| table.current_backends.is_none()), "they take too much room");
     let moved = world.reconciler.sweep(world.now, &BTreeSet::new()).unwrap().moved;
     assert!(moved > BATCH);
     assert_eq!(world.reconciler.plane_mut().looks, 2, "nothing is due: one look");

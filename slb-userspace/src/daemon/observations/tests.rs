@@ -16,14 +16,14 @@ use crate::{
 
 /// Observations of a daemon that has just started with this configuration, and the check of its first server.
 fn started(config: &Config) -> (Observations, Target) {
-    let mut facts = Observations::remembered(config, &State::default(), BTreeMap::new());
-    facts.expect([config], BTreeMap::new(), Duration::ZERO);
+    let mut observations = Observations::remembered(config, &State::default(), BTreeMap::new());
+    observations.expect([config], BTreeMap::new(), Duration::ZERO);
     let target = targets(config).into_iter().next().unwrap();
-    (facts, target)
+    (observations, target)
 }
 
-fn server_of(config: &Config, facts: &Observations, target: &Target) -> Server {
-    let pools = desired(config, facts.known(&Overrides::new())).pools;
+fn server_of(config: &Config, observations: &Observations, target: &Target) -> Server {
+    let pools = desired(config, observations.known(&Overrides::new())).pools;
     let mut servers = pools.into_iter().flat_map(|pool| pool.servers);
     servers.find(|(address, _)| *address == target.address).unwrap().1
 }
@@ -32,10 +32,10 @@ fn server_of(config: &Config, facts: &Observations, target: &Target) -> Server {
 fn what_is_not_probed_keeps_its_health_and_says_so() {
     use desired::Health::{Healthy, Unhealthy, Unknown};
     let config = shop(&[]);
-    let (mut facts, target) = started(&config);
+    let (mut observations, target) = started(&config);
     let mut heard = |news: News| {
-        facts.heed(Event { target: target.clone(), news }, Duration::ZERO);
-        let server = server_of(&config, &facts, &target);
+        observations.on_probe(Event { target: target.clone(), news }, Duration::ZERO);
+        let server = server_of(&config, &observations, &target);
         (server.health, server.detail.unwrap_or_default())
     };
     let is = |health, detail: &str| (health, detail.to_owned());
@@ -46,24 +46,24 @@ fn what_is_not_probed_keeps_its_health_and_says_so() {
     assert_eq!(heard(News::Probed), is(Healthy, ""));
     assert_eq!(heard(News::Unhealthy("refused".to_owned())), is(Unhealthy, "refused"));
     assert_eq!(heard(not_probed()), is(Unhealthy, "refused; not probed: no way"));
-    facts.forget_not_probed();
-    assert_eq!(server_of(&config, &facts, &target).detail.as_deref(), Some("refused"));
+    observations.forget_not_probed();
+    assert_eq!(server_of(&config, &observations, &target).detail.as_deref(), Some("refused"));
 }
 
 #[test]
 fn what_is_found_out_of_a_failure_is_its_detail_and_no_second_one() {
     let config = shop(&[]);
-    let (mut facts, target) = started(&config);
+    let (mut observations, target) = started(&config);
     let log = logged(|| {
         for news in
             [News::Unhealthy("no answer".to_owned()), News::Explained("no answer at the VIP".to_owned())]
         {
-            facts.heed(Event { target: target.clone(), news }, Duration::ZERO);
+            observations.on_probe(Event { target: target.clone(), news }, Duration::ZERO);
         }
     });
     assert_eq!(log.matches(" unhealthy").count(), 1, "{log}");
     assert!(log.contains("no answer at the VIP"), "{log}");
-    let server = server_of(&config, &facts, &target);
+    let server = server_of(&config, &observations, &target);
     assert_eq!(server.detail.as_deref(), Some("no answer at the VIP"));
 }
 
@@ -87,10 +87,10 @@ fn expect_fields(line: &str, fields: &[&str]) {
 #[test]
 fn a_line_on_health_names_its_users_and_how_long_the_state_before_lasted() {
     let config = checked();
-    let (mut facts, target) = started(&config);
+    let (mut observations, target) = started(&config);
     let log = logged(|| {
         let mut heard = |news, second| {
-            facts.heed(Event { target: target.clone(), news }, Duration::from_secs(second));
+            observations.on_probe(Event { target: target.clone(), news }, Duration::from_secs(second));
         };
         heard(News::Healthy, 1);
         heard(News::Unhealthy("refused".to_owned()), 61);
@@ -109,7 +109,7 @@ fn a_line_on_health_names_its_users_and_how_long_the_state_before_lasted() {
 #[test]
 fn a_line_on_traffic_that_fails_names_its_users_and_how_long_it_went_well() {
     let config = checked();
-    let (mut facts, target) = started(&config);
+    let (mut observations, target) = started(&config);
     let (server, terms) = watched(&target).unwrap();
     let other = passive::Watched { is_judged: true, can_serve: true, signals: passive::Signals::default() };
     let fails = passive::Signals { silent: 3, ..passive::Signals::default() };
@@ -119,10 +119,10 @@ fn a_line_on_traffic_that_fails_names_its_users_and_how_long_it_went_well() {
     ];
     let pool = Pool { terms, servers: servers.into() };
     let log = logged(|| {
-        facts.heed(Event { target: target.clone(), news: News::Healthy }, Duration::from_secs(1));
-        assert!(facts.weigh(std::slice::from_ref(&pool), Duration::from_secs(9)));
+        observations.on_probe(Event { target: target.clone(), news: News::Healthy }, Duration::from_secs(1));
+        assert!(observations.on_outcomes(std::slice::from_ref(&pool), Duration::from_secs(9)));
         let well = Pool { terms, servers: servers.map(|(address, _)| (address, other)).into() };
-        assert!(facts.weigh(&[well], Duration::from_secs(29)));
+        assert!(observations.on_outcomes(&[well], Duration::from_secs(29)));
     });
     let lines: Vec<_> = log.lines().collect();
     let [_, held, back] = lines[..] else { panic!("{log}") };
@@ -134,12 +134,12 @@ fn a_line_on_traffic_that_fails_names_its_users_and_how_long_it_went_well() {
 fn a_line_on_a_next_hop_names_its_users_and_what_it_is() {
     let config = checked();
     let interfaces = BTreeMap::from([(2, "eth0".to_owned())]);
-    let mut facts = Observations::remembered(&config, &State::default(), interfaces);
-    facts.expect([&config], BTreeMap::new(), Duration::ZERO);
+    let mut observations = Observations::remembered(&config, &State::default(), interfaces);
+    observations.expect([&config], BTreeMap::new(), Duration::ZERO);
     let server: IpAddr = [10, 0, 0, 11].into();
     let log = logged(|| {
         let mut learn = |resolution: Resolution, second| {
-            facts.learn(&BTreeMap::from([(server, resolution)]).into(), Duration::from_secs(second));
+            observations.learn(&BTreeMap::from([(server, resolution)]).into(), Duration::from_secs(second));
         };
         learn(hop(), 1);
         learn(no_answer(true), 11);
@@ -161,14 +161,14 @@ fn a_line_on_a_next_hop_names_its_users_and_what_it_is() {
 fn logged_of_next_hops(resolutions: &[Resolution]) -> String {
     let config = checked();
     let interfaces = BTreeMap::from([(2, "eth0".to_owned())]);
-    let mut facts = Observations::remembered(&config, &State::default(), interfaces);
-    facts.expect([&config], BTreeMap::new(), Duration::ZERO);
+    let mut observations = Observations::remembered(&config, &State::default(), interfaces);
+    observations.expect([&config], BTreeMap::new(), Duration::ZERO);
     logged(|| {
         for (resolution, second) in resolutions.iter().zip(1..) {
             let servers = [11, 12].map(|last| IpAddr::from([10, 0, 0, last]));
             let all: BTreeMap<_, _> =
                 servers.into_iter().map(|server| (server, resolution.clone())).collect();
-            facts.learn(&all.into(), Duration::from_secs(second));
+            observations.learn(&all.into(), Duration::from_secs(second));
         }
     })
 }
@@ -215,16 +215,16 @@ fn logged_of_silence(check: &str, news: &News) -> String {
     let group = "server_group = \"web\"\n";
     let config = shop(&[(group, &format!("{group}{check}"))]);
     let interfaces = BTreeMap::from([(2, "eth0".to_owned())]);
-    let mut facts = Observations::remembered(&config, &State::default(), interfaces);
-    facts.expect([&config], BTreeMap::new(), Duration::ZERO);
+    let mut observations = Observations::remembered(&config, &State::default(), interfaces);
+    observations.expect([&config], BTreeMap::new(), Duration::ZERO);
     for target in targets(&config) {
-        facts.heed(Event { target, news: news.clone() }, Duration::ZERO);
+        observations.on_probe(Event { target, news: news.clone() }, Duration::ZERO);
     }
     let server = SocketAddr::from(([10, 0, 0, 11], 8080));
-    facts.learn(&BTreeMap::from([(server.ip(), hop())]).into(), Duration::ZERO);
+    observations.learn(&BTreeMap::from([(server.ip(), hop())]).into(), Duration::ZERO);
     let silent = BTreeMap::from([(server, Answers { answered: 0, silent: 5, ..Answers::default() })]);
     logged(|| {
-        facts.note_answers(&silent);
+        observations.note_answers(&silent);
     })
 }
 
@@ -261,9 +261,9 @@ fn a_line_on_failover_names_the_group_and_how_long_the_other_side_had_the_traffi
     let spare = "[[server_group]]\nname = \"spare\"\nservers = [{ address = \"10.0.0.31\", port = 80 }]\n\
                  [[server_group]]\nname = \"web\"\n";
     let config = shop(&[("server_group = \"web\"\n", sides), ("[[server_group]]\nname = \"web\"\n", spare)]);
-    let mut facts = Observations::remembered(&config, &State::default(), BTreeMap::new());
+    let mut observations = Observations::remembered(&config, &State::default(), BTreeMap::new());
     let at = Duration::from_secs;
-    facts.expect([&config], BTreeMap::new(), at(0));
+    observations.expect([&config], BTreeMap::new(), at(0));
     let log = logged(|| {
         let mut play = |healthy: &[&str], second| {
             for target in targets(&config) {
@@ -271,10 +271,10 @@ fn a_line_on_failover_names_the_group_and_how_long_the_other_side_had_the_traffi
                     true => News::Healthy,
                     false => News::Unhealthy("refused".to_owned()),
                 };
-                facts.heed(Event { target, news }, at(second));
+                observations.on_probe(Event { target, news }, at(second));
             }
-            let decision = facts.decide(&config, &Overrides::new(), at(second));
-            facts.decided(decision, at(second));
+            let decision = observations.decide(&config, &Overrides::new(), at(second));
+            observations.decided(decision, at(second));
         };
         play(&["10.0.0.31"], 7);
         play(&["10.0.0.11", "10.0.0.12", "10.0.0.31"], 9);
@@ -316,11 +316,11 @@ fn with_interface() -> Observations {
 
 #[test]
 fn next_hop_that_comes_or_changes_is_urgent_and_one_that_goes_is_noted() {
-    let mut facts = with_interface();
+    let mut observations = with_interface();
     let mut learn = |resolution: Resolution, seconds| {
         let map = BTreeMap::from([(SERVER.into(), resolution)]);
-        let urgent = facts.learn(&map.into(), Duration::from_secs(seconds));
-        (urgent, facts.lost.get(&IpAddr::from(SERVER)).map(Duration::as_secs))
+        let urgent = observations.learn(&map.into(), Duration::from_secs(seconds));
+        (urgent, observations.lost.get(&IpAddr::from(SERVER)).map(Duration::as_secs))
     };
     assert_eq!(learn(no_answer(true), 0), (false, None), "it never had one");
     assert_eq!(learn(hop(), 1), (true, None));
@@ -336,12 +336,12 @@ fn next_hop_that_comes_or_changes_is_urgent_and_one_that_goes_is_noted() {
 
 #[test]
 fn next_hop_of_an_earlier_run_ends_with_the_kernels_verdict() {
-    let mut facts = with_interface();
+    let mut observations = with_interface();
     let left = NextHop { ifindex: 2, mtu: 1500, macs: MacPair::new([4; 6], [2; 6]) };
-    facts.remembered.insert(SERVER.into(), left);
+    observations.remembered.insert(SERVER.into(), left);
     let mut is_used = |resolution: Resolution| {
-        facts.learn(&BTreeMap::from([(SERVER.into(), resolution)]).into(), Duration::ZERO);
-        facts.has_way_to(&SERVER.into())
+        observations.learn(&BTreeMap::from([(SERVER.into(), resolution)]).into(), Duration::ZERO);
+        observations.has_way_to(&SERVER.into())
     };
     assert!(is_used(no_answer(false)));
     assert!(!is_used(no_answer(true)));

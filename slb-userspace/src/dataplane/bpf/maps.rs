@@ -16,7 +16,7 @@ use slb_common::{
         backend::{Backend, NextHop},
         control::Control,
         interface::{self, Interface, InterfaceFacts},
-        lookup_table::{LookupTable, MOVED, owner},
+        lookup_table::{LookupTable, MIGRATING, current_backend},
         service::{Service, ServiceIndex},
         stats::{Action, Counters, Reason, Totals},
     },
@@ -36,7 +36,7 @@ use crate::dataplane::{
     digest::Content,
     rehome::{self, Rehomed},
     state::{
-        BATCH, Filter, Index, MAX_TABLES, NO_TABLE, Operation, PutBackend, Remembered, SPARE_TABLE, Settings,
+        BATCH, Filter, FlowRecord, Index, MAX_TABLES, NO_TABLE, Operation, PutBackend, SPARE_TABLE, Settings,
         State, Table, build_all,
     },
 };
@@ -164,7 +164,7 @@ impl Maps {
 
     /// Number of migrating slots of a table.
     pub fn moved_slots(&self, table: u32) -> Result<u32> {
-        Ok(self.lookup_table(table)?.in_use().iter().filter(|slot| **slot & MOVED != 0).count() as u32)
+        Ok(self.lookup_table(table)?.in_use().iter().filter(|slot| **slot & MIGRATING != 0).count() as u32)
     }
 
     /// The flow table, mapped into memory.
@@ -173,10 +173,10 @@ impl Maps {
     }
 
     /// As [`DataPlane::flows`], with the caller's clock.
-    pub fn look(&mut self, clock: Clock, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
+    pub fn look(&mut self, clock: Clock, visit: &mut dyn FnMut(FlowRecord) -> Fate) -> Result<Look> {
         let mut flow_gc = std::mem::take(&mut self.flow_gc);
         let table = self.flow_table()?;
-        let look = flow_gc.look(&table, clock, &mut |seen| visit(Remembered::new(seen, clock)));
+        let look = flow_gc.look(&table, clock, &mut |seen| visit(FlowRecord::new(seen, clock)));
         self.flow_gc = flow_gc;
         Ok(look)
     }
@@ -241,12 +241,12 @@ impl Maps {
                 }
                 outdated.extend(now);
                 lookup_tables.push((*id, syscall::array_of(lookup_table.as_ref())?));
-                table.owners = None;
+                table.current_backends = None;
             }
             // Previous backends first, so that a table never names one that is not there. One call waits for one grace
             // period.
             kept.append(&mut lookup_tables);
-            if let Err(error) = self.put_rings(&kept) {
+            if let Err(error) = self.put_lookup_tables(&kept) {
                 // Some tables may be active already, so their ids are read again.
                 for (id, _) in known {
                     self.previous_backends.remove(&id);
@@ -271,7 +271,7 @@ impl Maps {
 
     /// Writes tables. On return no program that saw the old ones runs. One call writes all of them, because each call
     /// waits for a grace period.
-    fn put_rings(&mut self, lookup_tables: &[(u32, OwnedFd)]) -> Result<()> {
+    fn put_lookup_tables(&mut self, lookup_tables: &[(u32, OwnedFd)]) -> Result<()> {
         let (ids, descriptors): (Vec<_>, Vec<_>) =
             lookup_tables.iter().map(|(id, lookup_table)| (*id, lookup_table.as_raw_fd() as u32)).unzip();
         syscall::update_batch(self.lookup_tables.fd().as_fd(), &ids, &descriptors)
@@ -355,17 +355,17 @@ impl DataPlane for Maps {
     fn table(&self, id: u32) -> Result<Contents> {
         let lookup_table = self.lookup_table(id)?;
         let slots = lookup_table.in_use();
-        let owners = slots.iter().map(|slot| owner(*slot)).collect();
+        let current_backends = slots.iter().map(|slot| current_backend(*slot)).collect();
         let mut previous_backends = Vec::new();
-        if slots.iter().any(|slot| slot & MOVED != 0) {
+        if slots.iter().any(|slot| slot & MIGRATING != 0) {
             let kept = self.lookup_table(lookup_table.previous_backends)?;
-            let moved = (0..).zip(slots).filter(|(_, slot)| **slot & MOVED != 0);
+            let moved = (0..).zip(slots).filter(|(_, slot)| **slot & MIGRATING != 0);
             previous_backends.extend(moved.map(|(slot, _)| (slot, kept.slots[slot as usize])));
         }
-        Ok((owners, previous_backends))
+        Ok((current_backends, previous_backends))
     }
 
-    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(Remembered) -> Fate) -> Result<Look> {
+    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(FlowRecord) -> Fate) -> Result<Look> {
         self.look(flows::clock(hz)?, visit)
     }
 
@@ -375,7 +375,7 @@ impl DataPlane for Maps {
 
     fn flush(&mut self, slots: Range<u32>, erases: bool, hz: u32, takes: &mut Takes<'_>) -> Result<Flushed> {
         let clock = flows::clock(hz)?;
-        Ok(self.flow_table()?.flush(slots, erases, &mut |seen| takes(&Remembered::new(seen, clock))))
+        Ok(self.flow_table()?.flush(slots, erases, &mut |seen| takes(&FlowRecord::new(seen, clock))))
     }
 
     fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {

@@ -25,7 +25,7 @@ use crate::{config::model, devices::Hook};
 
 /// Facts about the loaded programs, from the kernel.
 #[derive(Debug, Clone, Copy)]
-pub struct Observations {
+pub struct ProgramStats {
     /// Instructions the verifier processed, for the program that needed most. `None` if the kernel does not say.
     pub verified_instructions: Option<u32>,
     /// Bytes of machine code of all programs.
@@ -98,14 +98,14 @@ impl Program {
     }
 
     /// Facts about the programs, from the kernel.
-    pub fn facts(&mut self) -> Result<Observations> {
-        let mut facts = Observations { verified_instructions: None, machine_code_bytes: 0 };
+    pub fn stats(&mut self) -> Result<ProgramStats> {
+        let mut stats = ProgramStats { verified_instructions: None, machine_code_bytes: 0 };
         for name in [self.name].iter().chain(self.tail_called) {
             let info = self.xdp_of(name)?.info()?;
-            facts.verified_instructions = facts.verified_instructions.max(info.verified_instruction_count());
-            facts.machine_code_bytes += info.size_jitted();
+            stats.verified_instructions = stats.verified_instructions.max(info.verified_instruction_count());
+            stats.machine_code_bytes += info.size_jitted();
         }
-        Ok(facts)
+        Ok(stats)
     }
 
     /// The program's id in the kernel.

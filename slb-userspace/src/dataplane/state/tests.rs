@@ -8,16 +8,16 @@ use super::*;
 fn stages_are_told_apart() {
     use state::{ANSWERED, ASSURED, CLIENT_FIN, RESET, SERVER_FIN, USED};
     for (bits, stage) in [
-        (0, Stage::Asked),
-        (ANSWERED, Stage::Answered),
-        (ANSWERED | RESET, Stage::Refused),
+        (0, HandshakeOutcome::Asked),
+        (ANSWERED, HandshakeOutcome::Answered),
+        (ANSWERED | RESET, HandshakeOutcome::Refused),
         // Accepted, then reset by either end.
-        (ANSWERED | ASSURED | RESET, Stage::Answered),
-        (ANSWERED | ASSURED | CLIENT_FIN | SERVER_FIN, Stage::Answered),
-        (RESET, Stage::GivenUp),
-        (CLIENT_FIN, Stage::GivenUp),
+        (ANSWERED | ASSURED | RESET, HandshakeOutcome::Answered),
+        (ANSWERED | ASSURED | CLIENT_FIN | SERVER_FIN, HandshakeOutcome::Answered),
+        (RESET, HandshakeOutcome::GivenUp),
+        (CLIENT_FIN, HandshakeOutcome::GivenUp),
     ] {
-        assert_eq!(Stage::of(bits | USED), stage, "{bits}");
+        assert_eq!(HandshakeOutcome::of(bits | USED), stage, "{bits}");
     }
 }
 

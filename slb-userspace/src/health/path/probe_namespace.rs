@@ -81,9 +81,9 @@ impl ProbeNamespace {
             }
         })?;
         let Made { device, index, connection, netlink } = made.await.context("its thread ended")??;
-        let room = Self { jobs, netlink, device: index, _connection: connection };
-        room.connect().await?;
-        Ok((room, Tun::new(device)?))
+        let namespace = Self { jobs, netlink, device: index, _connection: connection };
+        namespace.connect().await?;
+        Ok((namespace, Tun::new(device)?))
     }
 
     /// Runs a closure in the namespace.

@@ -15,7 +15,7 @@ use crate::neigh::Mac;
 
 /// Sockets for unchanged packets and for tunnels.
 #[derive(Debug)]
-pub(super) struct Emitter {
+pub(super) struct ProbeSender {
     frames: Socket,
     tunnels: Vec<Tunnel>,
 }
@@ -28,7 +28,7 @@ struct Tunnel {
     socket: Socket,
 }
 
-impl Emitter {
+impl ProbeSender {
     /// Opens the sockets. Tunnels have these source addresses.
     pub(super) fn open(tunnel_addresses: &[IpAddr], mark: Option<u32>) -> io::Result<Self> {
         let mut tunnels = Vec::new();

@@ -23,8 +23,8 @@ pub(super) fn make(name: &str) -> io::Result<File> {
     // SAFETY: all fields are integers, or arrays of them, for which zeroes are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // The name ends with a zero byte.
-    let room = request.ifr_name.len() - 1;
-    for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
+    let namespace = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..namespace].iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! probe namespace                          host
-//! kernel socket -> route -> TUN device --> `Emitter`: to the server's hardware address, or in a tunnel --> server
+//! kernel socket -> route -> TUN device --> `ProbeSender`: to the server's hardware address, or in a tunnel --> server
 //! kernel socket <---------- TUN device <-- `Capture` <----------------------- VIP answers the host's address
 //! ```
 //! A host socket (`port_guard`) holds the port meanwhile, so that the host does not answer in the probe's place.
@@ -32,7 +32,7 @@ use super::{
     port_guard,
     probe_namespace::ProbeNamespace,
     registry::{Entry, Key, Registry, SendError, Way},
-    sender::Emitter,
+    sender::ProbeSender,
     socket, source,
     tun::Tun,
 };
@@ -56,7 +56,7 @@ const ATTEMPTS: usize = 16;
 /// The probe namespace, and its connection to the host.
 #[derive(Debug)]
 pub(super) struct VipPath {
-    room: ProbeNamespace,
+    namespace: ProbeNamespace,
     registry: Arc<Registry>,
     v4: Arc<Capture>,
     v6: Arc<Capture>,
@@ -94,9 +94,9 @@ impl Drop for Lease {
 impl VipPath {
     /// Makes the namespace and connects it to the host.
     pub(super) async fn open(settings: &Settings) -> Result<Self> {
-        let (room, tun) = ProbeNamespace::make().await?;
+        let (namespace, tun) = ProbeNamespace::make().await?;
         let tun = Arc::new(tun);
-        let emitter = Emitter::open(&settings.tunnel_addresses, settings.mark)?;
+        let emitter = ProbeSender::open(&settings.tunnel_addresses, settings.mark)?;
         let registry = Arc::new(Registry::default());
         let [v4, v6] = [Capture::open(true)?, Capture::open(false)?].map(Arc::new);
         let (released, over) = mpsc::unbounded_channel();
@@ -116,7 +116,7 @@ impl VipPath {
                 async move { inwards(&capture, &tun).await }
             }));
         }
-        Ok(Self { room, registry, v4, v6, shared: Mutex::default(), released, broken, _pumps: pumps })
+        Ok(Self { namespace, registry, v4, v6, shared: Mutex::default(), released, broken, _pumps: pumps })
     }
 
     /// Whether packets cannot be read from the namespace now.
@@ -146,7 +146,7 @@ impl VipPath {
         let capture = if vip.is_ipv4() { &self.v4 } else { &self.v6 };
         capture.hear(vip, source)?;
         let socket = self
-            .room
+            .namespace
             .run(move || {
                 let socket = socket::open(vip, transport, None)?;
                 let port = if transport == Transport::Icmp { 0 } else { id };
@@ -183,7 +183,7 @@ impl VipPath {
     async fn share(&self, source: IpAddr) -> Result<()> {
         let mut shared = self.shared.lock().await;
         if !shared.contains(&source) {
-            self.room.add_address(source).await?;
+            self.namespace.add_address(source).await?;
             shared.push(source);
         }
         Ok(())
@@ -218,7 +218,7 @@ pub(super) fn resolved(resolutions: &Resolutions, server: IpAddr) -> Option<Next
 /// Sends the packets that leave the namespace.
 async fn outwards(
     tun: &Tun,
-    emitter: &Emitter,
+    emitter: &ProbeSender,
     registry: &Registry,
     over: &mut mpsc::UnboundedReceiver<Released>,
     broken: &AtomicBool,

@@ -133,9 +133,9 @@ fn stateless(bench: &mut Bench<'_>, mode: &Mode, when: When, options: &Options) 
     if when != When::Steady {
         let mut state = scene.state.clone();
         for (id, table) in &mut state.tables {
-            let old = table.owners();
+            let old = table.current_backends();
             Arc::make_mut(&mut table.plan).members.retain(|member| member.backend % 2 == 0);
-            table.owners = None;
+            table.current_backends = None;
             table.slot_migration = SlotMigration::default();
             table.slot_migration.change(&old, &table.plan.build(), |_| true, Duration::ZERO);
             ensure!(!table.slot_migration.is_empty(), "no slot of table {id} has changed hands");

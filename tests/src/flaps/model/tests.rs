@@ -1,5 +1,5 @@
 use super::*;
-use crate::{client::Terms, server::Service};
+use crate::{client::EjectionPolicy, server::Service};
 
 const BOUNDS: Bounds = Bounds { detection: Duration::from_secs(5), recovery: Duration::from_secs(3) };
 
@@ -33,7 +33,12 @@ impl ModelTest {
 }
 
 fn door(service: Service) -> Door {
-    Door { service, target: ([198, 51, 100, 10], 80).into(), direct: false, terms: Terms::of(service) }
+    Door {
+        service,
+        target: ([198, 51, 100, 10], 80).into(),
+        direct: false,
+        terms: EjectionPolicy::of(service),
+    }
 }
 
 fn began(server: &str) -> What {
@@ -198,7 +203,7 @@ fn what_is_over_is_forgotten() {
 /// A listener whose servers drain for ten seconds.
 fn drained() -> Door {
     let door = door(Service::Lines);
-    Door { terms: Terms { drain: Some(Duration::from_secs(10)), ..door.terms }, ..door }
+    Door { terms: EjectionPolicy { drain: Some(Duration::from_secs(10)), ..door.terms }, ..door }
 }
 
 #[test]
@@ -245,7 +250,10 @@ fn who_comes_back_unseen_has_drained_until_that_is_found_out() {
 #[test]
 fn a_client_stays_with_its_server_while_that_takes_new_flows() {
     let mut play = ModelTest::new();
-    let door = Door { terms: Terms { persists: true, ..Terms::of(Service::Http) }, ..door(Service::Http) };
+    let door = Door {
+        terms: EjectionPolicy { persists: true, ..EjectionPolicy::of(Service::Http) },
+        ..door(Service::Http)
+    };
     let strays = |play: &mut ModelTest, client: u8, server, second| {
         let before = play.model.totals().strayed;
         let (source, during) = (Some([203, 0, 113, client].into()), play.during(second, second));
@@ -269,7 +277,10 @@ fn the_traffic_is_with_one_side() {
     let mut play = ModelTest::new();
     let primaries = ["b1", "b2", "b3"].map(str::to_owned).into();
     play.model.has_sides(Sides { pool: "sides", primaries, threshold: 2 });
-    let door = Door { terms: Terms { pool: "sides", ..Terms::of(Service::Lines) }, ..door(Service::Lines) };
+    let door = Door {
+        terms: EjectionPolicy { pool: "sides", ..EjectionPolicy::of(Service::Lines) },
+        ..door(Service::Lines)
+    };
     // Reports a flow to a server of the primary or of the secondary side.
     let wrong = |play: &mut ModelTest, second| {
         ["b3", "b4"].map(|server| {

@@ -59,13 +59,13 @@ impl Flow {
     }
 
     /// Whether the flow is finished. A RST finishes only a flow that is not assured.
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.released || self.is_closed() || (self.ended.contains(&End::Reset) && !self.assured)
     }
 
     /// Whether a SYN-ACK from its server does not belong to the flow.
     pub(super) fn accepts_nothing(&self) -> bool {
-        !self.reopened && (self.is_over() || self.ended.contains(&End::Reset))
+        !self.reopened && (self.is_finished() || self.ended.contains(&End::Reset))
     }
 
     fn is_closed(&self) -> bool {

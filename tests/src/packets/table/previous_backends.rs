@@ -82,8 +82,12 @@ impl Slots {
     }
 
     /// All slots are migrating.
-    fn moved(self, previous_backend: Server, owner: Server) -> World {
-        self.quiet().table(1, &[owner]).kept_by(1, previous_backend).table(3, &[NAME4B]).kept_by(3, NAME4)
+    fn moved(self, previous_backend: Server, current_backend: Server) -> World {
+        self.quiet()
+            .table(1, &[current_backend])
+            .kept_by(1, previous_backend)
+            .table(3, &[NAME4B])
+            .kept_by(3, NAME4)
     }
 
     fn case(self, name: &str) -> Scenario {

@@ -52,12 +52,16 @@ fn world() -> Rc<Shared> {
 fn check(shared: &Shared, what: &str) {
     for (slot, words) in shared.entries.iter().enumerate() {
         let entry = FlowEntry::new(words);
-        let (meta, owner) = (entry.meta(), entry.client());
+        let (meta, current_backend) = (entry.meta(), entry.client());
         let Some(found) = entry.read(meta).filter(|_| meta.is_used()) else { continue };
         let n = found.service;
         let use_ = (found.backend.0 >> 32) as u32;
         let whose = if meta.is_client() { Client::whole(&client(n).parts().0, n) } else { client(n) };
-        assert_eq!((owner, found), (whose, flow(n, use_)), "slot {slot} holds words of two flows: {what}");
+        assert_eq!(
+            (current_backend, found),
+            (whose, flow(n, use_)),
+            "slot {slot} holds words of two flows: {what}"
+        );
     }
 }
 
