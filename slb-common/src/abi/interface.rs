@@ -140,10 +140,17 @@ impl InterfaceFacts {
         [
             self.ifindex as u64 | (self.group as u64) << 32,
             mac_word(self.mac) | (self.flags as u64) << 48,
-            mac_word(first),
-            mac_word(second),
+            further_word(first),
+            further_word(second),
         ]
     }
+}
+
+/// The word of a further address. Without one, it has bits that no address of a frame has: a frame to the broadcast address
+/// is not the interface's own.
+const fn further_word(mac: [u8; 6]) -> u64 {
+    let word = mac_word(mac);
+    if word == mac_word(NO_MAC) { u64::MAX } else { word }
 }
 
 const fn bytes(mac: u64) -> [u8; 6] {
@@ -196,6 +203,7 @@ mod tests {
         let entry = Interface::new(&FACTS);
         assert!(entry.has(mac_word(MAC)) && entry.has(mac_word([0, 0, 0x5e, 0, 1, 51])));
         assert!(!entry.has(mac_word([0, 0, 0x5e, 0, 1, 52])) && !entry.has(0));
+        assert!(!entry.has(mac_word(NO_MAC)), "a frame to the broadcast address is not the interface's own");
     }
 
     #[test]
