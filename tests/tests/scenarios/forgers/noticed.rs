@@ -54,7 +54,7 @@ enum End {
 /// A connection that the client resets in the middle of an upload. The RST's sequence number is far beyond the
 /// acknowledged data.
 fn aborted(world: &World, local: SocketAddr, target: SocketAddr) -> Result<()> {
-    world.net.client.on_thread(|| {
+    again(world, || {
         let mut stream = connect(local, target)?;
         stream.write_all(b"upload 100000000\n")?;
         stream.write_all(&vec![b'x'; 1 << 20])?;
@@ -79,12 +79,15 @@ fn once(world: &World, local: SocketAddr, target: SocketAddr, end: End) -> Resul
         }
         Ok(())
     };
-    // The client's kernel waits for a second before it reuses an endpoint that it has closed first.
-    wait_for("an endpoint that may be used again", PATIENCE, || match world.net.client.on_thread(exchange) {
+    again(world, exchange).with_context(|| format!("{local} to {target}, {end:?} ends"))
+}
+
+/// Runs an exchange on the client as soon as its kernel lets it use the endpoint again: it waits for a second after it has closed first.
+fn again(world: &World, exchange: impl Fn() -> Result<()> + Send + Sync) -> Result<()> {
+    wait_for("an endpoint that may be used again", PATIENCE, || match world.net.client.on_thread(&exchange) {
         Err(error) if is_in_use(&error) => Ok(None),
         ended => ended.map(Some),
     })
-    .with_context(|| format!("{local} to {target}, {end:?} ends"))
 }
 
 fn is_in_use(error: &anyhow::Error) -> bool {
