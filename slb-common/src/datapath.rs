@@ -28,6 +28,7 @@ mod client_path;
 mod echo;
 mod nat;
 pub mod numbers;
+mod refusal;
 pub mod select;
 mod slots;
 
@@ -51,6 +52,7 @@ use crate::{
 };
 use answer::{Answered, Reply};
 use icmp_error::{IcmpError, Message};
+use refusal::{Refusal, UNMATCHED, drop, pass};
 use select::{ByTable, Chosen, Request};
 use tables::{Direction, Head, Parsed, Tables};
 
@@ -109,36 +111,6 @@ struct Sent {
     verdict: Verdict,
     action: Action,
     reason: Reason,
-}
-
-/// Why a frame is not sent on.
-enum Refusal {
-    /// Passed to the kernel. Holds the number of the reason.
-    Pass(u32),
-    /// Dropped. Holds the number of the reason.
-    Drop(u32),
-    /// Dropped, and its sender receives an ICMP error.
-    Tell(IcmpError),
-    /// Dropped, and its sender receives a RST: there is no such connection.
-    Reset(Reason),
-    /// No listener takes the packet and it answers no flow. Holds the number of the reason; the slow path decides.
-    Unmatched(u32),
-}
-
-impl From<Reason> for Refusal {
-    fn from(reason: Reason) -> Self {
-        drop(reason)
-    }
-}
-
-const fn pass(reason: Reason) -> Refusal {
-    Refusal::Pass(reason as u32)
-}
-
-const UNMATCHED: Refusal = Refusal::Unmatched(Reason::NotOurs as u32);
-
-const fn drop(reason: Reason) -> Refusal {
-    Refusal::Drop(reason as u32)
 }
 
 #[inline(always)]

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn no_source_means_nobody_and_no_destination_means_all() {
+    fn empty_sources_allow_none_and_empty_destinations_allow_all() {
         let empty = Policy::new(&[], &[]).unwrap();
         let (one, other) = (Address::v4([192, 0, 2, 1]), Address::v6([1; 16]));
         assert!(!empty.allows(&one) && empty.accepts(&one) && empty.accepts(&other));

@@ -15,7 +15,10 @@
 //! - Mode `nat`: live flows of one client endpoint lead to different server endpoints, so that replies can be told
 //!   apart.
 
+mod outcome;
 mod progress;
+
+pub use outcome::Outcome;
 
 use super::{
     client_path,
@@ -196,50 +199,6 @@ pub fn known<T: Tables>(
         Ok(Known::Slow | Known::Anew) => Outcome::ANEW,
         Ok(Known::Stranger) => Outcome::STRANGER,
         Err(reason) => Outcome::refused(reason),
-    }
-}
-
-/// What a flow-table entry says about a packet, packed into 64 bits as the result of a BPF subprogram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outcome(pub u64);
-
-impl Outcome {
-    const REFUSED: u64 = 1 << 63;
-    const OVER: u64 = 1 << 32;
-    /// There is no entry.
-    pub const NONE: Self = Self(1 << 62);
-    /// The entry does not hold for the packet. A server is selected anew.
-    const ANEW: Self = Self(1 << 61);
-    /// The packet belongs to another connection than the entry.
-    const STRANGER: Self = Self(1 << 60);
-
-    #[inline(always)]
-    const fn goes(backend: u32, is_finished: bool) -> Self {
-        let over = is_finished as u64 * Self::OVER;
-        Self(backend as u64 | over)
-    }
-
-    #[inline(always)]
-    const fn refused(reason: Reason) -> Self {
-        Self(Self::REFUSED | reason as u64)
-    }
-
-    /// The server; `None` where one must be selected; or the reason for which the packet is refused.
-    #[inline(always)]
-    fn chosen<T: Tables>(self, tables: &T) -> Result<Option<Chosen<'_>>, Reason> {
-        const RESET: u64 = Outcome::refused(Reason::Reset).0;
-        if self.0 == RESET {
-            return Err(Reason::Reset);
-        }
-        if self.0 & Self::REFUSED != 0 {
-            return Err(Reason::NoNextHop);
-        }
-        if self.0 & (Self::NONE.0 | Self::ANEW.0 | Self::STRANGER.0) != 0 {
-            return Ok(None);
-        }
-        let backend = tables.backend(self.0 as u32).ok_or(Reason::NoServer)?;
-        let is_finished = self.0 & Self::OVER != 0;
-        Ok(Some(Chosen { is_finished, ..Chosen::new(backend, false, tables)? }))
     }
 }
 

@@ -160,7 +160,7 @@ fn tunnels() -> impl Strategy<Value = Tunnel> {
 
 proptest! {
     #[test]
-    fn what_went_in_comes_out_one_hop_older(tunnel in tunnels()) {
+    fn inner_packet_leaves_with_its_hop_limit_decremented(tunnel in tunnels()) {
         let (reason, out) = run(&encapsulated(&tunnel), &policy());
         match expected(&tunnel) {
             None => prop_assert_eq!(reason, Reason::Congestion),
@@ -186,7 +186,7 @@ proptest! {
     }
 
     #[test]
-    fn nobody_else_is_stripped(tunnel in tunnels(), at in 0..16_usize, bit in 0..8_u32) {
+    fn packets_of_other_sources_are_not_decapsulated(tunnel in tunnels(), at in 0..16_usize, bit in 0..8_u32) {
         let mut frame = encapsulated(&tunnel);
         let network = 14 + 4 * tunnel.tags.len();
         let source = if tunnel.outer_v4 { network + 12 + at % 4 } else { network + 8 + at };
@@ -215,7 +215,7 @@ proptest! {
 
 /// A mapped IPv6 source is not the IPv4 source that it maps.
 #[test]
-fn a_mapped_source_is_nobody() {
+fn mapped_source_matches_no_policy() {
     let tunnel = Tunnel {
         outer_v4: false,
         inner_v4: true,
