@@ -232,7 +232,7 @@ fn full_of(flow: impl Fn(u16) -> (SocketAddr, bool)) -> (Verdict, [u64; 2]) {
 }
 
 #[test]
-fn full_table_makes_room_at_the_cost_of_those_who_hold_more_than_their_share() {
+fn full_table_evicts_flows_of_clients_above_their_share() {
     let many = |n: u16| SocketAddr::from(([203, 0, 113, n as u8], n));
     assert_eq!(full_of(|n| (many(n), true)), (Verdict::Drop, [0, 0]), "one connection each");
     let one = |n: u16| SocketAddr::from(([203, 0, 113, 1], n));

@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_held_out_serves_where_nobody_else_can() {
+    fn ejected_server_serves_when_no_other_can() {
         let mut outlier_detector = OutlierDetector::default();
         assert_eq!(judge(&mut outlier_detector, &[silent(5), silent(0)], 0), [1]);
         let cannot = Watched { is_judged: true, ..Watched::default() };

@@ -151,7 +151,7 @@ mod tests {
     fn quiet(_: u64) {}
 
     #[test]
-    fn a_reader_that_hangs_delays_nobody_and_what_is_lost_is_counted() {
+    fn hanging_log_reader_delays_no_caller_and_lost_lines_are_counted() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let log = Lossy::start(ours, quiet);
         let begun = Instant::now();

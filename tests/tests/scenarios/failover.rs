@@ -126,16 +126,16 @@ fn without_healthy_servers(world: &mut World, on_no_healthy: &str) -> Result<()>
 }
 
 #[test]
-fn with_nobody_healthy_all_serve() {
-    scenario("with_nobody_healthy_all_serve", &[100, 100, 0], |world| {
+fn all_servers_serve_when_none_is_healthy_and_fail_open() {
+    scenario("all_servers_serve_when_none_is_healthy_and_fail_open", &[100, 100, 0], |world| {
         without_healthy_servers(world, "all")?;
         serve(world, &["b1", "b2"])
     });
 }
 
 #[test]
-fn with_nobody_healthy_nobody_serves() {
-    scenario("with_nobody_healthy_nobody_serves", &[100, 100], |world| {
+fn no_server_serves_when_none_is_healthy_and_fail_closed() {
+    scenario("no_server_serves_when_none_is_healthy_and_fail_closed", &[100, 100], |world| {
         without_healthy_servers(world, "drop")?;
         let refused = world.packets("drop", Some("no_server"))?;
         let target = world.vip(Family::V4, Service::Http);

@@ -204,7 +204,7 @@ fn traffic_comes_back_once_the_primary_side_has_been_well_for_long_enough() {
 }
 
 #[test]
-fn nothing_goes_where_nobody_can_serve_it() {
+fn failover_chooses_no_side_that_cannot_serve() {
     let mut world = World::new();
     world.set(WEB, "10.0.0.3:80", true);
     for server in ["10.0.0.1:80", "10.0.0.2:80", "10.0.1.1:80", "10.0.1.2:80"] {

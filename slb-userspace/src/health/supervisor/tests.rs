@@ -137,7 +137,7 @@ async fn remembered_healthy_needs_the_threshold_to_fall() {
 }
 
 #[tokio::test]
-async fn a_target_that_stays_is_undisturbed_and_a_removed_one_ends() {
+async fn unchanged_target_continues_and_removed_target_stops() {
     let (first, second) = (Port::reserve(), Port::reserve());
     let [first, second] = [&first, &second].map(|port| Target::new(port.address, Via::Direct, &check(1)));
     let (sender, mut events) = mpsc::channel(16);
@@ -326,7 +326,7 @@ async fn more_targets_than_permits_are_all_decided() {
 }
 
 #[tokio::test]
-async fn servers_that_do_not_answer_hold_nobody_up() {
+async fn silent_servers_delay_no_other_check() {
     const SILENT: u32 = 3_000;
     descriptors::raise().unwrap();
     if probes_at_once(descriptors::limit()) <= SILENT as usize {

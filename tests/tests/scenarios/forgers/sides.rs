@@ -118,8 +118,8 @@ fn draws(world: &World, roles: &str) -> Result<()> {
 
 /// A frame from the clients' side with a server's source address is not translated.
 #[test]
-fn nobody_among_the_clients_speaks_for_a_server() {
-    scenario("nobody_among_the_clients_speaks_for_a_server", &WEIGHTS, |world| {
+fn server_source_on_the_clients_side_is_not_forwarded() {
+    scenario("server_source_on_the_clients_side_is_not_forwarded", &WEIGHTS, |world| {
         without_and_with_roles(world, injects)
     });
 }

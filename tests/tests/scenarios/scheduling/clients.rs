@@ -182,8 +182,8 @@ fn clients_are_kept_while_connected_and_free_after_their_time() {
 
 /// Without persistence each flow is scheduled on its own, also for clients that had an affinity entry.
 #[test]
-fn persistence_that_is_switched_off_keeps_nobody() {
-    scenario("persistence_that_is_switched_off_keeps_nobody", &WEIGHTS[..2], |world| {
+fn persistence_switched_off_keeps_no_client() {
+    scenario("persistence_switched_off_keeps_no_client", &WEIGHTS[..2], |world| {
         world.plan.scheduler = Some("rr");
         world.plan.session_persistence = Some(LONG);
         world.start()?;

@@ -4,7 +4,7 @@ use super::*;
 
 /// In mode `dsr` frames must reach the server without a router.
 #[test]
-fn a_server_behind_a_router_serves_nobody_in_mode_dsr() {
+fn server_behind_a_router_serves_no_client_in_dsr() {
     let mut world = World::new();
     world.set(DB, "10.0.0.31:5432", true);
     let through = |through_gateway| {
