@@ -48,23 +48,7 @@ use self::{
     update_rate::UpdateRate,
 };
 use crate::{
-    api::{
-        loader::Loader,
-        requests::Request,
-        server::{Running, Snapshot},
-        status::{Details, Outages, Settings},
-        types::Override,
-    },
     clock::since_start,
-    config::model::Config,
-    control::{
-        desired::{Desired, Known, desired},
-        drains::Drains,
-        fill::Fill,
-        outages::Followed,
-        overrides::Place,
-        reconcile::{Applied, Reconciler},
-    },
     dataplane::bpf::{
         lifetime::{Lifetime, MachineMounts},
         maps::Maps,
@@ -78,6 +62,22 @@ use crate::{
         vips::{Standings, Vips},
     },
     provoke::Provoker,
+    server::{
+        Running, Snapshot,
+        loader::Loader,
+        requests::Request,
+        status::{Details, Outages, Settings},
+    },
+};
+use slb_api::types::Override;
+use slb_config::model::Config;
+use slb_control::{
+    desired::{Desired, Known, desired},
+    drains::Drains,
+    fill::Fill,
+    outages::Followed,
+    overrides::Place,
+    reconcile::{Applied, Reconciler, ResizedTable},
 };
 
 /// Time after the start for which next hops of an earlier run stay valid while the kernel has none. It suffices to ask
@@ -386,6 +386,13 @@ impl Daemon {
         let desired = desired(&self.config, known);
         let in_force = self.reconciler.reconcile(&desired, now);
         let has_built = in_force.as_ref().map(|in_force| in_force.has_built).map_err(drop);
+        for ResizedTable { before, after } in in_force.iter().flat_map(|in_force| &in_force.resized) {
+            tracing::warn!(
+                before,
+                now = after,
+                "another table size: connections that are not tracked may move"
+            );
+        }
         self.update_rate.changed(has_built, begun, Instant::now());
         let in_force = in_force?;
         let failback = decision.next;

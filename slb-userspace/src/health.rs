@@ -1,7 +1,6 @@
 //! Health checks: which servers can take new flows.
 //!
 //! - [`state`] decides from a sequence of probe results whether a server is healthy. It has no clock and no socket.
-//! - [`passive`] decides from outcomes of clients' connections whether a server is ejected although its check passes.
 //! - [`probe`] makes one probe: `tcp`, `http`, `tls`, `udp`, `icmp`.
 //! - [`path`] opens the probe's sockets so that its packets take the path of the traffic.
 //! - [`supervisor`] probes every target at its interval and reports changes.
@@ -11,12 +10,10 @@ mod error;
 pub mod failures;
 mod http;
 mod icmp;
-pub mod passive;
 pub mod path;
 pub mod probe;
 pub mod state;
 pub mod supervisor;
-pub mod target;
 mod tcp;
 #[cfg(test)]
 mod testing;
@@ -26,6 +23,6 @@ mod udp;
 pub use error::ProbeError;
 pub use failures::Failures;
 pub use path::Paths;
+pub use slb_control::inputs::{Target, Via};
 pub use state::Health;
 pub use supervisor::{Event, News, Supervisor};
-pub use target::{Target, Via};

@@ -1,11 +1,8 @@
 //! The userspace part of SLB: configuration, health checks, control loop, maps of the data plane, and API.
 
 pub mod advice;
-pub mod api;
 pub mod cli;
 pub mod clock;
-pub mod config;
-pub mod control;
 pub mod daemon;
 pub mod dataplane;
 pub mod descriptors;
@@ -14,6 +11,7 @@ pub mod health;
 pub mod neigh;
 mod privileges;
 pub mod provoke;
+pub mod server;
 mod state_file;
 pub mod supervised;
 pub mod telemetry;

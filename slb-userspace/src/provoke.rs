@@ -13,7 +13,7 @@ use nix::sys::socket::{
 };
 use slb_common::net::{checksum::Delta, headers::protocol};
 
-use crate::control::ending::Ended;
+use slb_control::ending::Ended;
 
 /// Sends segments with any source address, over raw sockets.
 #[derive(Debug)]

@@ -315,7 +315,7 @@ mod tests {
             scheduler: Some("wrr"),
             session_persistence: Some("5m"),
         };
-        let parsed = slb_userspace::config::parse("slb.toml", &plan.toml());
+        let parsed = slb_config::parse("slb.toml", &plan.toml());
         let loaded = parsed.unwrap_or_else(|rejected| panic!("{rejected}"));
         let listeners = Service::ALL.len() + if direct { 3 } else { 0 };
         assert_eq!(loaded.config.load_balancers[0].listeners.len(), listeners);

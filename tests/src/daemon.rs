@@ -21,7 +21,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use slb_userspace::api::types::{self, Health, Server, Status};
+use slb_api::types::{self, Health, Server, Status};
 
 use crate::{
     net::{Namespace, run},

@@ -42,7 +42,7 @@ pub fn unless_late<T>(answer: Result<T>) -> Result<Option<T>> {
 mod tests {
     use std::{os::unix::net::UnixListener, path::Path};
 
-    use slb_userspace::api::client;
+    use slb_api::client;
     use tokio::runtime;
 
     use super::*;

@@ -16,10 +16,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use slb_userspace::api::{
-    self,
-    types::{Health, Server, Status},
-};
+use slb_api::types::{Health, Server, Status};
 use tempfile::TempDir;
 use tokio::runtime;
 
@@ -430,7 +427,7 @@ impl World {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let what = format!("{} reported {health:?}", self.plan.servers[index].name);
         wait_for(&what, HEALTH_LIMIT, || {
-            let answer = unless_late(runtime.block_on(api::client::status(&self.plan.socket)))?;
+            let answer = unless_late(runtime.block_on(slb_api::client::status(&self.plan.socket)))?;
             let Some(status) = answer else { return Ok(None) };
             let status = status.context("no daemon listens")?;
             let mut entries =

@@ -19,6 +19,7 @@ use slb_common::{
         flow_gc::{Clock, Fate, Look},
     },
 };
+use slb_control::{dataplane::state::State, diff::diff};
 use slb_tests::packets::{
     frames::{self, flag},
     host::Host,
@@ -30,10 +31,7 @@ use slb_tests::packets::{
     table,
     world::{self, HZ, LO, Server, World},
 };
-use slb_userspace::{
-    control::diff::diff,
-    dataplane::{bpf::flows, state::State},
-};
+use slb_userspace::dataplane::bpf::flows;
 
 /// Upper bound of processed instructions. A higher count shows that a compiler flag or a joined path has been lost.
 const VERIFIED: u32 = 300_000;

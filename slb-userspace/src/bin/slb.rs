@@ -4,8 +4,8 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use slb_api::client::{NoDaemon, Refused};
 use slb_userspace::{
-    api::client::{NoDaemon, Refused},
     cli::{
         change, flows, server,
         status::{Output, status},

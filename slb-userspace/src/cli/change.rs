@@ -5,13 +5,11 @@ use std::{path::Path, pin::pin, time::Duration};
 use anyhow::{Result, bail};
 use tokio::time::timeout;
 
-use crate::{
-    api::{
-        client::{self, Refused},
-        types::{Changed, Differences, Pending, Text},
-    },
-    config,
+use slb_api::{
+    client::{self, Refused},
+    types::{Changed, Differences, Pending, Text},
 };
+use slb_config as config;
 
 /// Time after which `slb` queries what a change waits for.
 const PATIENCE: Duration = Duration::from_millis(1500);

@@ -7,10 +7,9 @@ use std::{
     process::ExitCode,
 };
 
-use crate::{
-    config::{self, Config, Loaded, Rejected},
-    control::map_limits,
-};
+use slb_config as config;
+use slb_config::{Config, Loaded, Rejected};
+use slb_control::map_limits;
 
 /// Validates a configuration file. Prints one line on standard output if it is valid; warnings and errors go to
 /// standard error.

@@ -9,15 +9,13 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    config::{self, Config},
-    dataplane::{
-        DataPlane as _,
-        bpf::{maps::Maps, pins::Pins},
-        state::to_ip,
-    },
+    dataplane::bpf::{maps::Maps, pins::Pins},
     devices::Record,
     neigh, state_file,
 };
+use slb_config as config;
+use slb_config::Config;
+use slb_control::dataplane::{DataPlane as _, state::to_ip};
 
 /// Detaches the program from all interfaces and removes all pins in `pin_dir`, or else in the configured directory.
 ///

@@ -6,13 +6,12 @@ use anyhow::{Result, bail};
 use tokio::time::sleep;
 
 use super::status::drain as left;
-use crate::{
-    api::{
-        client,
-        types::{Server, Status},
-    },
-    control::overrides::{AdminState, Place},
+use crate::server::places::place_of;
+use slb_api::{
+    client,
+    types::{AdminState, Server, Status},
 };
+use slb_control::overrides::Place;
 
 /// Polling interval.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -87,7 +86,7 @@ fn draining<'a>(status: &'a Status, places: &[Place]) -> Vec<Draining<'a>> {
                 server
                     .set
                     .as_ref()
-                    .and_then(|set| set.place().ok())
+                    .and_then(|set| place_of(set).ok())
                     .is_some_and(|place| places.contains(&place))
             };
             let name = format!("{}/{}", balancer.name, listener.name);
@@ -103,7 +102,7 @@ fn is_enabled(status: &Status, places: &[Place]) -> bool {
     let overrides = status.daemon.iter().flat_map(|daemon| &daemon.overrides);
     let drained: Vec<_> = overrides
         .filter(|set| set.state == Some(AdminState::Draining))
-        .filter_map(|set| set.place().ok())
+        .filter_map(|set| place_of(set).ok())
         .collect();
     !places.iter().all(|place| drained.contains(place))
 }
@@ -141,7 +140,7 @@ fn outcome<'a>(servers: impl Iterator<Item = &'a Server>, had: &BTreeSet<SocketA
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::{self, Counters, Health};
+    use slb_api::types::{self, Counters, Health};
 
     fn server(current_flows: Option<u64>, seconds_left: Option<u64>) -> Server {
         Server {

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use crate::api::{
+use slb_api::{
     client,
     flows::{Flush, Flushed},
 };

@@ -4,9 +4,9 @@ use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{
-    config, control::map_limits, daemon, dataplane::bpf::lifetime::MachineMounts, privileges, telemetry,
-};
+use crate::{daemon, dataplane::bpf::lifetime::MachineMounts, privileges, telemetry};
+use slb_config as config;
+use slb_control::map_limits;
 
 /// Runs the daemon in the foreground. An invalid configuration changes nothing.
 pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {

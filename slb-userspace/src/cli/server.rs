@@ -9,13 +9,12 @@ use super::{
     change, drain,
     status::{set_in_words, trouble},
 };
-use crate::{
-    api::{
-        client,
-        types::{Changed, Servers, Set, place},
-    },
-    control::overrides::Place,
+use crate::server::places::{place, place_of};
+use slb_api::{
+    client,
+    types::{Changed, Servers, Set},
 };
+use slb_control::overrides::Place;
 
 /// Command of `slb server`.
 #[derive(Debug, Subcommand)]
@@ -111,7 +110,7 @@ async fn list(socket: &Path) -> Result<()> {
         println!("all servers are as configured");
     }
     for set in &daemon.overrides {
-        println!("{}: {}", set.place()?, set_in_words(set));
+        println!("{}: {}", place_of(set)?, set_in_words(set));
     }
     Ok(())
 }

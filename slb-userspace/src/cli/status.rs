@@ -15,22 +15,23 @@ use super::{
     table::{reasons, table},
 };
 use crate::{
-    api::{
-        client,
-        status::{Context, status as describe},
-        types::{
-            AttachMode, By, Configuration, Daemon, Draining, FlowTable, Health, Listener, Loss, Outage,
-            Override, Pending, Role, Server, State, Status, Without,
-        },
-    },
     clock::since_start,
-    dataplane::{
-        DataPlane as _,
-        bpf::{link::Bound, maps::Maps, pins::Pins},
-    },
+    dataplane::bpf::{link::Bound, maps::Maps, pins::Pins},
     neigh,
+    server::{
+        places::admin_state_of,
+        status::{Context, status as describe},
+    },
+};
+use slb_api::{
+    client,
+    types::{
+        AttachMode, By, Configuration, Daemon, Draining, FlowTable, Health, Listener, Loss, Outage, Override,
+        Pending, Role, Server, State, Status, Without,
+    },
 };
 use slb_common::abi::ABI_VERSION;
+use slb_control::dataplane::DataPlane as _;
 
 /// Age in seconds from which the output is marked as old.
 const STALE: u64 = 5;
@@ -361,7 +362,7 @@ pub(super) fn set_in_words(set: &Override) -> String {
     let By { uid, user, .. } = &set.by;
     let who = user.clone().or_else(|| uid.map(|uid| format!("user {uid}"))).unwrap_or_else(|| "?".to_owned());
     let pid = set.by.pid.map_or_else(String::new, |pid| format!(", pid {pid}"));
-    let state = set.state.map(|state| state.to_string());
+    let state = set.state.map(|state| admin_state_of(state).to_string());
     let weight = set.weight.map(|weight| format!("weight {weight}"));
     let what: Vec<_> = state.into_iter().chain(weight).collect();
     format!("{} set by {who}{pid} at {}", what.join(", "), set.at)
@@ -391,7 +392,7 @@ fn share(server: &Server, listener: &Listener) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::Counters;
+    use slb_api::types::Counters;
 
     fn server(address: &str, slots: u32) -> Server {
         Server {

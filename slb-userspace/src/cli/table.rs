@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use crate::api::types::Reason;
+use slb_api::types::Reason;
 
 /// An empty table. Columns from index `numbers` on are right-aligned.
 pub fn table<const COLUMNS: usize>(header: [&str; COLUMNS], numbers: usize) -> Table {

@@ -9,11 +9,12 @@ use super::{
     start::FIRST_WORD,
 };
 use crate::{
-    api::{requests::Refused, server::Pending, types::By},
-    config::model::{CheckKind, Config},
-    control::warm_up::Awaited,
     health::Target,
+    server::{Pending, requests::Refused},
 };
+use slb_api::types::By;
+use slb_config::model::{CheckKind, Config};
+use slb_control::warm_up::Awaited;
 
 /// Longest wait for a next hop: the kernel gives up resolving after 3 s.
 const NEXT_HOP: Duration = Duration::from_secs(4);

@@ -13,16 +13,17 @@ use super::{
     update_rate::RETRY,
 };
 use crate::{
-    api::{
-        requests::{Examined, Order, Refused, Request, log_refused, told},
-        server::Running,
-        types::{By, Changed, Override, Set},
-    },
     clock::since_start,
-    config::{Config, Loaded},
-    control::overrides::{AdminState, Overrides, Place, Setting},
     dataplane::bpf::lifetime::Lifetime,
+    server::{
+        Running,
+        places::{admin_state, admin_state_of, at_place},
+        requests::{Examined, Order, Refused, Request, log_refused, told},
+    },
 };
+use slb_api::types::{By, Changed, Override, Set};
+use slb_config::{Config, Loaded};
+use slb_control::overrides::{AdminState, Overrides, Place, Setting};
 
 /// A configuration that is rolled back unless it is confirmed.
 pub(super) struct PendingConfirmation {
@@ -374,7 +375,9 @@ fn setting(set: Set, before: Setting) -> Setting {
 
 /// The record of a server's override after a command; `None` if there is none.
 fn changed(record: Option<Override>, place: &Place, set: Set, by: &By, at: &str) -> Option<Override> {
-    let before = record.as_ref().map(|record| Setting { weight: record.weight, state: record.state });
+    let before = record
+        .as_ref()
+        .map(|record| Setting { weight: record.weight, state: record.state.map(admin_state_of) });
     let before = before.unwrap_or_default();
     let now = setting(set, before);
     if now == before {
@@ -385,11 +388,11 @@ fn changed(record: Option<Override>, place: &Place, set: Set, by: &By, at: &str)
         load_balancer: None,
         server: String::new(),
         weight: now.weight,
-        state: now.state,
+        state: now.state.map(admin_state),
         by: by.clone(),
         at: at.to_owned(),
     };
-    (!now.is_empty()).then(|| record.at(place))
+    (!now.is_empty()).then(|| at_place(record, place))
 }
 
 /// Answers all requests that this result is for.

@@ -10,10 +10,8 @@ use anyhow::Result;
 use tokio::{sync::watch, time::Instant};
 
 use super::Daemon;
-use crate::{
-    control::client_paths::{Paths, Prefix, Rehomed},
-    neigh::{Resolution, Resolutions, Resolver},
-};
+use crate::neigh::{Resolution, Resolutions, Resolver};
+use slb_control::client_paths::{Paths, Prefix, Rehomed};
 
 /// Longest time between two GC passes while answers are dropped for an unresolved client neighbour. The client repeats
 /// its SYN after 1 s.

@@ -9,14 +9,11 @@ use tokio::sync::oneshot;
 
 use super::Daemon;
 use crate::{
-    api::{
-        flows,
-        requests::{Refused, log_refused},
-        types::By,
-    },
     clock::since_start,
-    control::flush::{Choice, Filter},
+    server::requests::{Refused, log_refused},
 };
+use slb_api::{flows, types::By};
+use slb_control::flush::{Choice, Filter};
 
 /// Slots per part: 1/16 of the default table.
 const PART: u32 = 1 << 14;

@@ -6,10 +6,8 @@ use anyhow::Result;
 use tokio::time::Instant;
 
 use super::{Daemon, SWEEP, gc_schedule::Took};
-use crate::{
-    clock::{processor_time, since_start},
-    control::{fill, reconcile::Sweep},
-};
+use crate::clock::{processor_time, since_start};
+use slb_control::{fill, reconcile::Sweep};
 
 impl Daemon {
     /// Makes a GC pass and processes its findings: ended connections, handshake outcomes, answers of servers, clients.

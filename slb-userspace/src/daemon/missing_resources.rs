@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 
 use super::ports::{Links, missing};
-use crate::{config::model::Daemon, health::path};
+use crate::health::path;
+use slb_config::model::Daemon;
 
 /// Configured resources that do not exist now.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -54,7 +55,7 @@ const UNTIL: &str = "servers of its family are not probed until it comes";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::samples::parsed;
+    use slb_config::samples::parsed;
 
     #[test]
     fn what_is_not_there_is_named() {

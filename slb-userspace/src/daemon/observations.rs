@@ -14,22 +14,20 @@ use slb_common::abi::backend::NextHop;
 
 use self::durations::Durations;
 use crate::{
-    config::model::Config,
-    control::{
-        desired::{Known, Reached, Verdict},
-        failover::{Change, Decision, Failover, Ways},
-        members::Side,
-        memory,
-        one_way::OneWay,
-        overrides::Overrides,
-        users::{Named, Users},
-    },
-    dataplane::state::State,
-    health::{
-        Event, Health, News, Target,
-        passive::{self, EjectionPolicy, OutlierDetector, Pool},
-    },
+    health::{Event, Health, News, Target},
     neigh::vips::Standings,
+};
+use slb_config::model::Config;
+use slb_control::{
+    dataplane::state::State,
+    desired::{Known, Reached, Verdict},
+    failover::{Change, Decision, Failover, Ways},
+    members::Side,
+    memory,
+    one_way::OneWay,
+    outlier_detection::{self, EjectionPolicy, OutlierDetector, Pool},
+    overrides::Overrides,
+    users::{Named, Users},
 };
 
 /// Everything except the configuration that the desired state depends on.
@@ -296,8 +294,8 @@ impl Observations {
         true
     }
 
-    fn log_held_out(&mut self, change: &passive::Change, now: Duration) {
-        let passive::Change { server, terms, held } = change;
+    fn log_held_out(&mut self, change: &outlier_detection::Change, now: Duration) {
+        let outlier_detection::Change { server, terms, held } = change;
         let key = (*server, *terms);
         let targets: Vec<_> =
             self.users.targets().filter(|target| watched(target) == Some(key)).cloned().collect();

@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use super::Daemon;
 use crate::{
-    api::{requests::Refused, status::Outages, types},
     clock::rounded,
-    control::{
-        desired::{Desired, Known, desired},
-        drains::{self, Event},
-        outages::{self, Change},
-        overrides::{Overrides, Place},
-        users::{Named, check_of, of_listeners},
-    },
+    server::{requests::Refused, status::Outages},
+};
+use slb_api::types;
+use slb_control::{
     dataplane::state::State,
+    desired::{Desired, Known, desired},
+    drains::{self, Event},
+    outages::{self, Change},
+    overrides::{Overrides, Place},
+    users::{Named, check_of, of_listeners},
 };
 
 impl Daemon {

@@ -21,13 +21,6 @@ use tokio::sync::watch as channel;
 
 use crate::clock::since_start;
 use crate::{
-    api::interfaces::{Shown, View},
-    config::model::{Config, InterfaceRole, XdpMode},
-    control::{
-        desired::{Known, desired, vips_alone},
-        ids::Surroundings,
-        reconcile::Reconciler,
-    },
     dataplane::bpf::{
         interfaces::InterfaceTable,
         link::Link as Pinned,
@@ -39,6 +32,13 @@ use crate::{
     },
     devices::{self, Hook, Record},
     neigh::{self, Link, vips::Standings},
+    server::interfaces::{Shown, View},
+};
+use slb_config::model::{Config, InterfaceRole, XdpMode};
+use slb_control::{
+    desired::{Known, desired, vips_alone},
+    ids::Surroundings,
+    reconcile::Reconciler,
 };
 
 /// Interfaces by name; alternative names are keys too.

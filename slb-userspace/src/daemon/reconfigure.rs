@@ -12,18 +12,14 @@ use super::{
     missing_resources::MissingResources,
     ports,
 };
-use crate::{
-    api::{requests::Refused, types::Changed},
-    clock::since_start,
-    config::{Config, difference::difference, fixed},
-    control::{
-        desired::desired,
-        memory,
-        targets::{addresses, destinations, targets},
-        warm_up::{Serving, awaited},
-    },
-    health::Target,
-    neigh::vips,
+use crate::{clock::since_start, health::Target, neigh::vips, server::requests::Refused};
+use slb_api::types::Changed;
+use slb_config::{Config, difference::difference, fixed};
+use slb_control::{
+    desired::desired,
+    memory,
+    targets::{addresses, destinations, targets},
+    warm_up::{Serving, awaited},
 };
 
 /// How a configuration becomes active.

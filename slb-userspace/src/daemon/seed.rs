@@ -11,7 +11,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{config::model::Config, dataplane::bpf::maps::random, state_file};
+use crate::{dataplane::bpf::maps::random, state_file};
+use slb_config::model::Config;
 
 const FILE: &str = "hash-seed.json";
 const VERSION: u32 = 1;
@@ -139,7 +140,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::config::samples::shop;
+    use slb_config::samples::shop;
 
     fn filled(configured: Option<u64>, in_use: Option<u64>, directory: Option<&Path>) -> u64 {
         let mut config = shop(&[]);

@@ -31,32 +31,27 @@ use super::{
     update_rate::UpdateRate,
 };
 use crate::{
-    api::{
-        loader::Loader,
-        server::{Pending, Snapshot, Sockets, Sources},
-    },
     clock::since_start,
-    config::model::Config,
-    control::{
-        desired::desired,
-        drains::Drains,
-        fill::Fill,
-        memory,
-        outages::Followed,
-        targets::{addresses, destinations, targets},
-        warm_up::{Awaited, Serving, awaited},
-    },
-    dataplane::{
-        bpf::{
-            maps::{self, Maps},
-            pins::Pins,
-        },
-        state::State,
+    dataplane::bpf::{
+        maps::{self, Maps},
+        pins::Pins,
     },
     devices::Record,
     health::{Failures, Paths, Supervisor, Target},
     neigh::{self, Resolver, vips::Vips},
     provoke::Provoker,
+    server::{Pending, Snapshot, Sockets, Sources, loader::Loader},
+};
+use slb_config::model::Config;
+use slb_control::{
+    dataplane::state::State,
+    desired::desired,
+    drains::Drains,
+    fill::Fill,
+    memory,
+    outages::Followed,
+    targets::{addresses, destinations, targets},
+    warm_up::{Awaited, Serving, awaited},
 };
 
 /// Time that the first probes and the kernel's next hops get before the data plane is changed. A server without a check

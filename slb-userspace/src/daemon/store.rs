@@ -17,11 +17,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     advice::{Tried, explained},
-    api::types::Override,
-    config::{Config, model::Weight},
-    control::overrides::{Overrides, Place, Setting, carried, carried_since},
-    dataplane::state::State,
+    server::places::{admin_state_of, at_place, place_of},
     state_file,
+};
+use slb_api::types::Override;
+use slb_config::{Config, model::Weight};
+use slb_control::{
+    dataplane::state::State,
+    overrides::{Overrides, Place, Setting, carried, carried_since},
 };
 
 const FILE: &str = "overrides.json";
@@ -138,7 +141,7 @@ impl Store {
             self.records.iter().any(|(other, record)| {
                 !gone.contains(other)
                     && other.server() == place.server()
-                    && self.records[*place].clone().at(other) == *record
+                    && at_place(self.records[*place].clone(), other) == *record
             })
         };
         let ended = gone.iter().filter(|place| !goes_on(place)).map(|place| {
@@ -186,11 +189,11 @@ pub(super) fn under_names_of(
 }
 
 fn at_their_places(records: BTreeMap<Place, Override>) -> BTreeMap<Place, Override> {
-    records.into_iter().map(|(place, record)| (place.clone(), record.at(&place))).collect()
+    records.into_iter().map(|(place, record)| (place.clone(), at_place(record, &place))).collect()
 }
 
 fn setting(record: &Override) -> Setting {
-    Setting { weight: record.weight, state: record.state }
+    Setting { weight: record.weight, state: record.state.map(admin_state_of) }
 }
 
 /// Creates the directory if it is missing, and locks it.
@@ -241,7 +244,7 @@ fn parse(text: &str) -> Result<BTreeMap<Place, Override>> {
     let Document { overrides, .. } = serde_json::from_str(text)?;
     let mut records = BTreeMap::new();
     for record in overrides {
-        let place = record.place()?;
+        let place = place_of(&record)?;
         ensure!(!setting(&record).is_empty(), "{place}: nothing is set");
         ensure!(
             record.weight.is_none_or(|weight| weight <= Weight::MAX),
@@ -267,7 +270,8 @@ fn write(directory: &Path, records: &BTreeMap<Place, Override>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::types::By, config::samples::shop, control::overrides::AdminState};
+    use slb_api::types::{AdminState, By};
+    use slb_config::samples::shop;
 
     fn record(server: &str, weight: Option<u8>, state: Option<AdminState>) -> Override {
         let by = By { uid: Some(0), user: Some("root".to_owned()), pid: Some(7) };
@@ -283,7 +287,7 @@ mod tests {
     }
 
     fn set(store: &mut Store, record: Override) -> Result<()> {
-        store.replace(|records| drop(records.insert(record.place().unwrap(), record)))
+        store.replace(|records| drop(records.insert(place_of(&record).unwrap(), record)))
     }
 
     fn home() -> (tempfile::TempDir, PathBuf) {

@@ -1,7 +1,7 @@
 //! Distinguishes a server that does not answer from one that answers, but not over the traffic's path.
 
 use super::{Paths, ProbeError, Target, Via, probe::probe};
-use crate::config::model::{CheckKind, UdpCheck};
+use slb_config::model::{CheckKind, UdpCheck};
 
 /// Probes the server at its own address, and adds the result to the error of a probe of a VIP.
 pub(super) async fn explain(target: &Target, error: ProbeError, paths: &Paths) -> ProbeError {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use self::head::Head;
 use super::{ProbeError, path::Route, tcp, tls};
-use crate::config::model::HttpCheck;
+use slb_config::model::HttpCheck;
 
 const USER_AGENT: &str = concat!("slb-health/", env!("CARGO_PKG_VERSION"));
 /// Bytes per read: thousands of probes run at once.

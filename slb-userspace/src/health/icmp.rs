@@ -100,10 +100,8 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
-        config::model::CheckKind,
-        health::{Paths, probe::probe, testing::target},
-    };
+    use crate::health::{Paths, probe::probe, testing::target};
+    use slb_config::model::CheckKind;
 
     #[test]
     fn only_the_own_reply_counts() {

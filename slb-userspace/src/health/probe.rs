@@ -3,7 +3,7 @@
 use tokio::time::timeout_at;
 
 use super::{Paths, ProbeError, Target, http, icmp, tcp, tls, udp};
-use crate::config::model::CheckKind;
+use slb_config::model::CheckKind;
 
 /// Probes a target once, over its path and within its timeout.
 ///

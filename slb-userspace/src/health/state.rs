@@ -11,7 +11,7 @@
 //! Only a server remembered as healthy waits: a restart of the daemon must not empty a serving group for one lost
 //! packet. After the first decision only the thresholds count.
 
-use crate::config::model::HealthCheck;
+use slb_config::model::HealthCheck;
 
 /// Whether a server can take new flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,8 +102,8 @@ mod tests {
     use proptest::{collection::vec, option, prelude::*};
 
     use super::*;
-    use crate::config::model::CheckKind;
     use Health::{Healthy, Unhealthy};
+    use slb_config::model::CheckKind;
 
     fn check(healthy_threshold: u8, unhealthy_threshold: u8) -> HealthCheck {
         HealthCheck {

@@ -50,10 +50,8 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
-        config::model::CheckKind,
-        health::{Paths, probe::probe, testing::target},
-    };
+    use crate::health::{Paths, probe::probe, testing::target};
+    use slb_config::model::CheckKind;
 
     const GENEROUS: Duration = Duration::from_secs(30);
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{Target, Via};
-use crate::config::model::{CheckKind, HealthCheck};
+use slb_config::model::{CheckKind, HealthCheck};
 
 /// A target that is probed at its own address.
 pub(super) fn target(address: SocketAddr, kind: CheckKind, timeout: Duration) -> Target {

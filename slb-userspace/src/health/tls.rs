@@ -20,7 +20,7 @@ use tokio_openssl::SslStream;
 
 pub(super) use self::cause::after_the_handshake;
 use super::{ProbeError, path::Route, tcp};
-use crate::config::model::{Tls, TlsCheck};
+use slb_config::model::{Tls, TlsCheck};
 
 /// Every cipher that authenticates with a certificate.
 const ANY_CIPHER: &str = "ALL:!aNULL:!eNULL:@SECLEVEL=0";

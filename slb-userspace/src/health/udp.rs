@@ -13,7 +13,7 @@ use super::{
     ProbeError,
     path::{Lease, Route, Transport},
 };
-use crate::config::model::UdpCheck;
+use slb_config::model::UdpCheck;
 
 /// Maximum length of an answer in bytes; the rest is cut off.
 const LONGEST_ANSWER: usize = 2_048;
@@ -82,10 +82,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::model::CheckKind,
         health::{Paths, path::Settings, probe::probe, testing::target},
         neigh::{Resolution, Unresolved},
     };
+    use slb_config::model::CheckKind;
 
     const GENEROUS: Duration = Duration::from_secs(30);
 

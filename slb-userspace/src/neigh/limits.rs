@@ -98,12 +98,6 @@ impl Family {
     }
 }
 
-/// The sysctls that limit the neighbour table of an address's family.
-pub(super) fn sysctls(address: IpAddr) -> String {
-    let sysctl = Family::of(address).sysctl();
-    format!("{sysctl}.gc_thresh2 and gc_thresh3")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

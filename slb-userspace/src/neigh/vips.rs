@@ -23,6 +23,7 @@ use super::{
     notifications::{self, Notifications},
 };
 use answers::Host;
+use slb_control::inputs::Standing;
 
 /// Time in which notifications are merged before the tables are read.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -32,15 +33,6 @@ const REFRESH: Duration = Duration::from_secs(20);
 const PASS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Reading takes at most 1/5 of the time, however often routes change.
 const MAX_SHARE_OF_TIME: u32 = 5;
-
-/// State of a VIP on this host.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// Whether it is local: an address of any interface, or a local route.
-    pub is_local: bool,
-    /// For a VIP in the subnet of an interface: why hosts there do not reach it, and what to do.
-    pub unanswered: Option<String>,
-}
 
 /// State of every watched VIP.
 pub type Standings = Arc<BTreeMap<IpAddr, Standing>>;

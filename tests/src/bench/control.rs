@@ -15,21 +15,18 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 use slb_common::abi::{MacPair, backend::NextHop, lookup_table::LookupTable};
-use slb_userspace::{
-    config::{self, model::Config},
-    control::{
-        desired::{Known, Reached, desired},
-        ids::Surroundings,
-        reconcile::Reconciler,
-        targets::destinations,
-    },
-    dataplane::{
-        bpf::{
-            loader::{self, Sizes},
-            maps::Maps,
-        },
-        state::{Member, Plan},
-    },
+use slb_config as config;
+use slb_config::model::Config;
+use slb_control::{
+    dataplane::state::{Member, Plan},
+    desired::{Known, Reached, desired},
+    ids::Surroundings,
+    reconcile::Reconciler,
+    targets::destinations,
+};
+use slb_userspace::dataplane::bpf::{
+    loader::{self, Sizes},
+    maps::Maps,
 };
 
 use super::{generated::listeners, machine::Machine, stats::Summary};

@@ -19,8 +19,8 @@ use nix::sys::{
     time::TimeVal,
 };
 use serde::Serialize;
+use slb_config::model::{CheckKind, HealthCheck};
 use slb_userspace::{
-    config::model::{CheckKind, HealthCheck},
     descriptors,
     health::{Event, Health, News, Paths, Supervisor, Target, Via},
 };

@@ -135,7 +135,7 @@ mod tests {
                 server_port: if mode == Mode::Nat { 8080 } else { 80 },
             };
             let text = listener.toml(Path::new("/sys/fs/bpf/slbt-1-1"), Path::new("/run/slb.sock"));
-            let parsed = slb_userspace::config::parse("slb.toml", &text);
+            let parsed = slb_config::parse("slb.toml", &text);
             let loaded = parsed.unwrap_or_else(|rejected| panic!("{rejected}"));
             assert_eq!(loaded.warnings.to_string(), "");
         }

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde::Serialize;
-use slb_userspace::api::{client, types::Health};
+use slb_api::{client, types::Health};
 
 use super::{generated::listeners, machine::Machine};
 use crate::{

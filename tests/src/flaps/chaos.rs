@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use slb_userspace::api::{
+use slb_api::{
     client,
     types::{Health, Server},
 };

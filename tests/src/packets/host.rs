@@ -29,10 +29,8 @@ use slb_common::{
         parse::{NOTHING, Packet, parse},
     },
 };
-use slb_userspace::dataplane::{
-    interfaces::Interfaces,
-    state::{MAX_TABLES, Operation, PutBackend},
-};
+use slb_control::dataplane::state::{MAX_TABLES, Operation, PutBackend};
+use slb_userspace::dataplane::interfaces::Interfaces;
 
 use super::world::{self, HZ};
 

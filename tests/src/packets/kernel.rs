@@ -9,20 +9,22 @@ use nix::{
     unistd::geteuid,
 };
 use slb_common::abi::{DEFAULT_BACKENDS, flow::FlowWords, stats::Counters};
-use slb_userspace::{
-    control::diff::diff,
+use slb_control::{
     dataplane::{
         DataPlane as _,
-        bpf::{
-            interfaces::InterfaceTable,
-            loader::{self, Sizes},
-            maps::Maps,
-            pins::Pins,
-            xdp::Program,
-        },
-        interfaces::Interfaces,
         state::{Operation, PutBackend, State},
     },
+    diff::diff,
+};
+use slb_userspace::dataplane::{
+    bpf::{
+        interfaces::InterfaceTable,
+        loader::{self, Sizes},
+        maps::Maps,
+        pins::Pins,
+        xdp::Program,
+    },
+    interfaces::Interfaces,
 };
 
 use super::{

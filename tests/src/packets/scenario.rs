@@ -12,13 +12,11 @@ use slb_common::{
     },
     datapath::Verdict,
 };
-use slb_userspace::{
-    control::diff::diff,
-    dataplane::{
-        interfaces::Interfaces,
-        state::{Operation, State},
-    },
+use slb_control::{
+    dataplane::state::{Operation, State},
+    diff::diff,
 };
+use slb_userspace::dataplane::interfaces::Interfaces;
 
 use super::{
     check::{self, Rewrite},

@@ -17,13 +17,12 @@ use slb_common::{
     },
     datapath::ipip::outer_sum,
 };
-use slb_userspace::{
-    control::{ids::entry, slot_migration::SlotMigration},
-    dataplane::{
-        interfaces::Interfaces,
-        state::{Member, NO_TABLE, Order, Plan, Settings, State, Table, to_address},
-    },
+use slb_control::{
+    dataplane::state::{Member, NO_TABLE, Order, Plan, Settings, State, Table, to_address},
+    ids::entry,
+    slot_migration::SlotMigration,
 };
+use slb_userspace::dataplane::interfaces::Interfaces;
 
 use super::frames::number;
 

@@ -11,16 +11,14 @@ use slb_common::abi::{
     backend::NextHop,
     interface::{CLIENT, InterfaceFacts, SERVER},
 };
-use slb_userspace::{
-    config,
-    control::{
-        desired::{Known, Reached, Verdict, desired},
-        ids::Surroundings,
-        reconcile::Reconciler,
-        targets::{destinations, targets},
-    },
-    dataplane::interfaces::Interfaces,
+use slb_config as config;
+use slb_control::{
+    desired::{Known, Reached, Verdict, desired},
+    ids::Surroundings,
+    reconcile::Reconciler,
+    targets::{destinations, targets},
 };
+use slb_userspace::dataplane::interfaces::Interfaces;
 
 use super::{
     plane::HostPlane,

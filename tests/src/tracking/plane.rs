@@ -16,7 +16,7 @@ use slb_common::{
         tables::Tables as _,
     },
 };
-use slb_userspace::dataplane::{
+use slb_control::dataplane::{
     Contents, DataPlane, NewPath, Takes,
     rehome::{self, Rehomed},
     state::{FlowRecord, Operation, State, Table, backend_address, to_address},

@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result};
-use slb_userspace::api::types::Status;
+use slb_api::types::Status;
 
 use super::World;
 use crate::{

@@ -3,11 +3,11 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
+use slb_api::types::{AdminState, Health, Listener};
 use slb_common::abi::ABI_VERSION;
 use slb_tests::{
     World, config::Names, net::Family, scenario, server::Service, traffic::Traffic, traffic::spreads,
 };
-use slb_userspace::api::types::{AdminState, Health, Listener};
 
 const WEIGHTS: [u8; 3] = [50, 30, 20];
 const EXCHANGES: u64 = 400;
@@ -42,7 +42,7 @@ fn servers_are_disabled_weighted_and_reset_and_a_restart_keeps_it() {
         only(world, "b3")?;
         ensure!(set(world)? == before, "{:?} after {before:?}", set(world)?);
         let http = listener(world, "http")?;
-        let disabled = |server: &&slb_userspace::api::types::Server| {
+        let disabled = |server: &&slb_api::types::Server| {
             server.set.as_ref().is_some_and(|set| set.state == Some(AdminState::Disabled))
         };
         ensure!(http.servers.iter().filter(disabled).count() == 2, "{http:?}");
@@ -130,7 +130,7 @@ fn a_drain_shows_what_is_left_and_waits_for_it() {
         let with = |name: &str| traffic.alive_with(name);
         ensure!(with("b1") > 0 && with("b2") > 0, "{:?}", traffic.alive());
         let address = |index: usize| world.plan.servers[index].addresses[0].to_string();
-        let of = |index: usize| -> Result<slb_userspace::api::types::Server> {
+        let of = |index: usize| -> Result<slb_api::types::Server> {
             let servers = listener(world, "lines")?.servers;
             let found = servers.into_iter().find(|s| s.address.ip().to_string() == address(index));
             found.context("no such server")

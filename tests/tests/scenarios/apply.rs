@@ -1,6 +1,7 @@
 //! `slb apply`: configurations other than the daemon's file, with and without commit-confirmed.
 
 use anyhow::{Context as _, Result, ensure};
+use slb_api::types::Configuration;
 use slb_tests::{
     World,
     client::PATIENCE,
@@ -10,7 +11,6 @@ use slb_tests::{
     traffic::{Traffic, spreads},
     wait::wait_for,
 };
-use slb_userspace::api::types::Configuration;
 
 const WEIGHTS: [u8; 2] = [50, 50];
 const EXCHANGES: u64 = 400;

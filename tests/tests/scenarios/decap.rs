@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use slb_api::types::AttachMode;
 use slb_tests::{
     World,
     client::PATIENCE,
@@ -23,7 +24,7 @@ use slb_tests::{
     tunnel::{self, Listener},
     wait::wait_for,
 };
-use slb_userspace::{api::types::AttachMode, cli::decap::status::Status};
+use slb_userspace::cli::decap::status::Status;
 use tokio::task::JoinHandle;
 
 /// A port of the VIPs on which no other server listens.

@@ -6,10 +6,10 @@ mod merging;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use slb_api::types::{AttachMode, Health, Status};
 use slb_tests::{
     World, client::PATIENCE, daemon::servers, net::Family, scenario, server::Service, wait::wait_for,
 };
-use slb_userspace::api::types::{AttachMode, Health, Status};
 
 const WEIGHTS: [u8; 2] = [50, 50];
 const EXCHANGES: u64 = 50;

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use slb_api::types::Health;
 use slb_tests::{
     World,
     client::{Break, LongLived},
@@ -12,7 +13,6 @@ use slb_tests::{
     server::Service,
     wait::wait_for,
 };
-use slb_userspace::api::types::Health;
 
 const WEIGHTS: [u8; 3] = [50, 30, 20];
 /// Connections per family, idle and active ones each.

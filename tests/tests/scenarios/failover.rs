@@ -1,8 +1,8 @@
 //! Failover between primary and secondary, pools without a healthy server, and stopped listeners.
 
 use anyhow::{Result, ensure};
+use slb_api::types::{Health, Server, State};
 use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
-use slb_userspace::api::types::{Health, Server, State};
 
 const TARGET: &str = "server_group = \"http\"";
 

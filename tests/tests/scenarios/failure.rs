@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use slb_api::types::Health;
 use slb_tests::{
     World,
     client::PATIENCE,
@@ -12,7 +13,6 @@ use slb_tests::{
     traffic::{Traffic, spreads},
     wait::wait_for,
 };
-use slb_userspace::api::types::Health;
 
 pub(super) const WEIGHTS: [u8; 3] = [50, 30, 20];
 /// Index and name of the server that fails.

@@ -4,6 +4,7 @@
 use std::{fs, os::fd::OwnedFd, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use slb_api::types::{AttachMode, Health, Status};
 use slb_tests::{
     World,
     config::Mode,
@@ -13,7 +14,6 @@ use slb_tests::{
     traffic::spreads,
     wait::wait_for,
 };
-use slb_userspace::api::types::{AttachMode, Health, Status};
 
 use super::modes::beside::{self, prepare, tunnel_vip};
 

@@ -9,8 +9,8 @@ mod ways;
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
+use slb_api::types::Health;
 use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
-use slb_userspace::api::types::Health;
 
 const WEIGHTS: [u8; 2] = [50, 50];
 /// Index and name of the server that fails.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use slb_api::types::Health;
 use slb_tests::{
     World,
     client::PATIENCE,
@@ -11,7 +12,6 @@ use slb_tests::{
     traffic::{Traffic, spreads},
     wait::wait_for,
 };
-use slb_userspace::api::types::Health;
 
 use crate::reload::without_new_flows;
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use slb_api::types::Health;
 use slb_tests::{
     World,
     client::{Beats, PATIENCE},
@@ -13,7 +14,6 @@ use slb_tests::{
     traffic::spreads,
     wait::wait_for,
 };
-use slb_userspace::api::types::Health;
 
 use super::modes::{Way, prepare};
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use slb_api::types::Health;
 use slb_tests::{World, config::health_check, net::Family, scenario, server::Service, wait::wait_for};
-use slb_userspace::api::types::Health;
 
 const VICTIM: usize = 0;
 /// Connections tried between two requests of the status.

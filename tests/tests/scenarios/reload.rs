@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, env};
 
 use anyhow::{Context as _, Result, ensure};
+use slb_api::types::{Health, Server, Status};
 use slb_tests::{
     World,
     client::LongLived,
@@ -14,7 +15,6 @@ use slb_tests::{
     traffic::{Traffic, spreads},
     wait::wait_for,
 };
-use slb_userspace::api::types::{Health, Server, Status};
 
 const WEIGHTS: [u8; 4] = [50, 30, 20, 40];
 /// The last server is in no configuration.

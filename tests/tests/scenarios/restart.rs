@@ -3,8 +3,8 @@
 use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
+use slb_api::types::Status;
 use slb_tests::{World, scenario, traffic::Traffic};
-use slb_userspace::api::types::Status;
 
 const WEIGHTS: [u8; 3] = [50, 30, 20];
 /// Long-lived connections per family.

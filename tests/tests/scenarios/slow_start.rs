@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use slb_api::types::Health;
 use slb_tests::{
     World,
     client::{LongLived, PATIENCE},
@@ -12,7 +13,6 @@ use slb_tests::{
     traffic::spreads,
     wait::wait_for,
 };
-use slb_userspace::api::types::Health;
 
 const WEIGHTS: [u8; 2] = [50, 50];
 /// Index and name of the server that starts slowly.

@@ -4,6 +4,7 @@
 use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use slb_api::types::{Health, Pending};
 use slb_tests::{
     World,
     client::{Load, PATIENCE},
@@ -13,7 +14,6 @@ use slb_tests::{
     server::Service,
     wait::wait_for,
 };
-use slb_userspace::api::types::{Health, Pending};
 
 /// Time until a health page answers; below the check's timeout.
 const SLOW: Duration = Duration::from_secs(3);

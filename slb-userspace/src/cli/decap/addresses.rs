@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Result, bail};
 use slb_common::abi::decap::{MAX_ADDRESSES, Policy};
 
-use crate::dataplane::state::to_address;
+use slb_control::dataplane::state::to_address;
 
 /// Inner destinations that a decapsulator accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]

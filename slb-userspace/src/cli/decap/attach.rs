@@ -9,13 +9,13 @@ use slb_common::abi::decap::Policy;
 pub use super::addresses::Vips;
 use super::{addresses, ensure_root, find, links};
 use crate::{
-    config::model,
     dataplane::bpf::{
         decap::{self, Pins},
         xdp::{self, Attachment, Occupied},
     },
     neigh::Link,
 };
+use slb_config::model;
 
 /// XDP mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

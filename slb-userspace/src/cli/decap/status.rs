@@ -7,14 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{ensure_root, links};
 use crate::{
-    api::types::{AttachMode, Reason},
     cli::{status::Output, table::reasons},
-    dataplane::{
-        bpf::decap::{self, Pins},
-        state::to_ip,
-    },
+    dataplane::bpf::decap::{self, Pins},
     neigh::Link,
 };
+use slb_api::types::{AttachMode, Reason};
+use slb_control::dataplane::state::to_ip;
 
 /// The decapsulators of this network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,13 +5,11 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use slb_common::abi::{MacPair, backend::NextHop};
 
 use super::Observations;
-use crate::{
-    control::{
-        desired::Reached,
-        users::{Named, list},
-    },
+use crate::neigh::{Resolution, Resolutions};
+use slb_control::{
     dataplane::state::mac,
-    neigh::{Resolution, Resolutions},
+    desired::Reached,
+    users::{Named, list},
 };
 
 /// A change of a server's next hop, and where its packets leave now. Servers with equal changes share a log line.

@@ -3,13 +3,11 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use super::Observations;
-use crate::{
-    config::model::CheckKind,
-    control::{
-        one_way::{Answers, Change, Evidence, WINDOW},
-        users::Named,
-    },
-    health::{Target, Via},
+use crate::health::{Target, Via};
+use slb_config::model::CheckKind;
+use slb_control::{
+    one_way::{Answers, Change, Evidence, WINDOW},
+    users::Named,
 };
 
 impl Observations {

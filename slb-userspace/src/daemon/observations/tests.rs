@@ -4,14 +4,14 @@ use slb_common::abi::MacPair;
 
 use super::*;
 use crate::{
-    config::samples::shop,
-    control::{
-        desired::{self, Server, desired},
-        one_way::Answers,
-        targets::targets,
-    },
     neigh::{self, Resolution, Unresolved},
     telemetry::logged,
+};
+use slb_config::samples::shop;
+use slb_control::{
+    desired::{self, Server, desired},
+    one_way::Answers,
+    targets::targets,
 };
 
 /// Observations of a daemon that has just started with this configuration, and the check of its first server.
@@ -111,10 +111,14 @@ fn a_line_on_traffic_that_fails_names_its_users_and_how_long_it_went_well() {
     let config = checked();
     let (mut observations, target) = started(&config);
     let (server, terms) = watched(&target).unwrap();
-    let other = passive::Watched { is_judged: true, can_serve: true, signals: passive::Signals::default() };
-    let fails = passive::Signals { silent: 3, ..passive::Signals::default() };
+    let other = outlier_detection::Watched {
+        is_judged: true,
+        can_serve: true,
+        signals: outlier_detection::Signals::default(),
+    };
+    let fails = outlier_detection::Signals { silent: 3, ..outlier_detection::Signals::default() };
     let servers = [
-        (server, passive::Watched { signals: fails, ..other }),
+        (server, outlier_detection::Watched { signals: fails, ..other }),
         (SocketAddr::from(([10, 0, 0, 12], 8081)), other),
     ];
     let pool = Pool { terms, servers: servers.into() };

@@ -11,7 +11,6 @@ use nix::errno::Errno;
 use super::{Held, Ports};
 use crate::{
     advice,
-    config::model::XdpMode,
     dataplane::bpf::{
         link::Link as Pinned,
         xdp::{self, Attachment, Occupied},
@@ -19,6 +18,7 @@ use crate::{
     devices::{self, Hook, Role},
     neigh::Link,
 };
+use slb_config::model::XdpMode;
 
 /// Another program is attached to the interface.
 #[derive(Debug, thiserror::Error)]

@@ -10,11 +10,12 @@ use slb_common::abi::{
 
 use super::{Links, Ports};
 use crate::{
-    config::model::InterfaceRole,
-    dataplane::{interfaces::Interfaces, state::mac},
+    dataplane::interfaces::Interfaces,
     devices::{self, Stack},
     neigh::{Link, Mac},
 };
+use slb_config::model::InterfaceRole;
+use slb_control::dataplane::state::mac;
 
 /// Indexes of two interfaces that need the same slot of the table; the first one has it.
 type Clash = (u32, u32);

@@ -31,7 +31,7 @@ use super::{
     shapes::{self, INTERFACE_TABLE, SHAPES},
     syscall,
 };
-use crate::dataplane::{
+use slb_control::dataplane::{
     Contents, DataPlane, NewPath, Takes,
     digest::Content,
     rehome::{self, Rehomed},

@@ -21,7 +21,8 @@ use slb_common::net::headers::Ipv6Hdr;
 
 use super::link::Link;
 use crate::advice::{Tried, explained};
-use crate::{config::model, devices::Hook};
+use crate::devices::Hook;
+use slb_config::model;
 
 /// Facts about the loaded programs, from the kernel.
 #[derive(Debug, Clone, Copy)]

@@ -3,13 +3,11 @@ use std::{fs, iter};
 use tokio::time::timeout;
 
 use super::*;
-use crate::{
-    config::model::CheckKind,
-    health::{
-        state::{Health, State},
-        testing::target,
-    },
+use crate::health::{
+    state::{Health, State},
+    testing::target,
 };
+use slb_config::model::CheckKind;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_secs(1);

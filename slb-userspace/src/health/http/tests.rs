@@ -9,10 +9,8 @@ use tokio::{
 };
 
 use super::*;
-use crate::{
-    config::model::{CheckKind, Method, Status, Tls},
-    health::{Paths, probe::probe, testing::target},
-};
+use crate::health::{Paths, probe::probe, testing::target};
+use slb_config::model::{CheckKind, Method, Status, Tls};
 
 const GENEROUS: Duration = Duration::from_secs(30);
 

@@ -8,10 +8,8 @@ use tokio::{
 };
 
 use super::*;
-use crate::{
-    config::model::{CheckKind, HealthCheck, HttpCheck, Method, Status},
-    health::Via,
-};
+use crate::health::Via;
+use slb_config::model::{CheckKind, HealthCheck, HttpCheck, Method, Status};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 

@@ -19,10 +19,8 @@ use tokio::{
 };
 
 use super::*;
-use crate::{
-    config::model::{CheckKind, HttpCheck, Method, Status},
-    health::{Paths, probe::probe, testing::target},
-};
+use crate::health::{Paths, probe::probe, testing::target};
+use slb_config::model::{CheckKind, HttpCheck, Method, Status};
 
 const GENEROUS: Duration = Duration::from_secs(30);
 /// Encoded X.509 versions: one less than their names.

@@ -18,10 +18,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde::Serialize;
-use slb_userspace::{
-    config::model::{CheckKind, HealthCheck, HttpCheck, Method, Status, Tls, UdpCheck},
-    health::{Event, Health, Paths, Supervisor, Target, Via},
-};
+use slb_config::model::{CheckKind, HealthCheck, HttpCheck, Method, Status, Tls, UdpCheck};
+use slb_userspace::health::{Event, Health, Paths, Supervisor, Target, Via};
 use tokio::{
     runtime,
     sync::mpsc,

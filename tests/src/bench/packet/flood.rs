@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::unistd::geteuid;
 use serde::Serialize;
 use slb_common::abi::backend::Backend;
-use slb_userspace::control::slot_migration::SlotMigration;
+use slb_control::slot_migration::SlotMigration;
 
 use super::{
     Bench, Options as PacketOptions, SLB,

@@ -9,10 +9,8 @@ use slb_common::{
     bench::FLOW_BITS,
     datapath::ipip,
 };
-use slb_userspace::{
-    config::model::TableSize,
-    dataplane::state::{Member, Plan, Settings, State, Table},
-};
+use slb_config::model::TableSize;
+use slb_control::dataplane::state::{Member, Plan, Settings, State, Table};
 
 use super::{
     flood::ESTABLISHED,

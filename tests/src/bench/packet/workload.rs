@@ -1,7 +1,7 @@
 //! A workload: a state of the data plane, the packets that arrive, and their expected verdict.
 
 use slb_common::abi::stats::{Action, Reason};
-use slb_userspace::dataplane::state::State;
+use slb_control::dataplane::state::State;
 
 use crate::packets::{frames::Frame, kernel::action};
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use slb_userspace::api::types::Health;
+use slb_api::types::Health;
 
 use super::{AFTER_A_CHANGE, LONG_LIVED};
 use crate::{

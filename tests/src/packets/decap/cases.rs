@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use slb_common::abi::decap::{Policy, Reason};
-use slb_userspace::dataplane::state::to_address;
+use slb_control::dataplane::state::to_address;
 
 use super::Case;
 use crate::packets::{

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 #[cfg(doc)]
 use slb_common::abi::backend::Backend;
 use slb_common::abi::{service::ServiceIndex, stats::Reason};
-use slb_userspace::dataplane::state::to_address;
+use slb_control::dataplane::state::to_address;
 
 use crate::packets::{
     frames::{Frame, flag, tcp, udp},

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use slb_api::types::Health;
 use slb_tests::{
     World,
     client::PATIENCE,
@@ -16,7 +17,6 @@ use slb_tests::{
     server::Service,
     wait::wait_for,
 };
-use slb_userspace::api::types::Health;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::{

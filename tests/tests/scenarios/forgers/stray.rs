@@ -1,6 +1,7 @@
 //! Mid-stream segments without a connection: the servers' RSTs do not count as passive signals.
 
 use anyhow::ensure;
+use slb_api::types::Health;
 use slb_tests::{
     client::PATIENCE,
     forge::{Flooded, NUMBERS},
@@ -10,7 +11,6 @@ use slb_tests::{
     server::Service,
     wait::wait_for,
 };
-use slb_userspace::api::types::Health;
 
 use super::{WEIGHTS, on_clients_side, report};
 

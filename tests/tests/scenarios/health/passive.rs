@@ -1,8 +1,8 @@
 //! Passive signals: a server whose check passes and whose traffic fails is ejected, and returns when it works again.
 
 use anyhow::{Result, ensure};
+use slb_api::types::{Health, Server};
 use slb_tests::{World, client::PATIENCE, net::run, scenario, server::Service, wait::wait_for};
-use slb_userspace::api::types::{Health, Server};
 
 use super::{VICTIM, WEIGHTS, used};
 

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use slb_api::types::{Health, Server};
 use slb_tests::{
     World,
     client::PATIENCE,
@@ -11,7 +12,6 @@ use slb_tests::{
     server::Service,
     wait::wait_for,
 };
-use slb_userspace::api::types::{Health, Server};
 
 use super::{VICTIM, VICTIM_NAME, WEIGHTS};
 use crate::modes::{Way, prepare};

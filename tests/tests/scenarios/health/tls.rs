@@ -3,8 +3,8 @@
 use std::{io::ErrorKind, net::Ipv6Addr, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
+use slb_api::types::Health;
 use slb_tests::{World, client::PATIENCE, net::Backend, scenario, server::Service, wait::wait_for};
-use slb_userspace::api::types::Health;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,

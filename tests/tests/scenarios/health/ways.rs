@@ -4,6 +4,7 @@
 use std::{fs, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
+use slb_api::types::{Health, Server};
 use slb_tests::{
     World,
     client::PATIENCE,
@@ -12,7 +13,6 @@ use slb_tests::{
     server::Service,
     wait::wait_for,
 };
-use slb_userspace::api::types::{Health, Server};
 
 use super::{VICTIM, WEIGHTS, able_again, used};
 use crate::modes::{Way, prepare};

@@ -1,0 +1,5 @@
+//! The API of the daemon: its documents and a client. JSON over HTTP on a Unix socket.
+
+pub mod client;
+pub mod flows;
+pub mod types;

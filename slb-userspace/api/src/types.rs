@@ -1,0 +1,446 @@
+//! Documents of the API. They expose no map layouts.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`: everything that SLB does now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon, if one answers.
+    pub daemon: Option<Daemon>,
+    /// Digest of the server of each slot, over all listeners: 16 hexadecimal digits. Nodes with the same configuration,
+    /// `hash_seed` and health have equal digests.
+    pub digest: Option<String>,
+    /// Seed of the flow hash and of the server tables. Nodes need the same seed to choose the same servers. `[daemon]
+    /// read_only_socket` omits it: whoever knows it can choose client endpoints that hash to one slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash_seed: Option<u64>,
+    /// Use of the flow table.
+    pub flow_table: FlowTable,
+    /// Interfaces the program is attached to.
+    pub interfaces: Vec<Interface>,
+    /// Load balancers by name.
+    pub load_balancers: Vec<LoadBalancer>,
+    /// Packets by verdict and reason since the maps were made. Each packet is counted under one reason.
+    pub reasons: Vec<Reason>,
+}
+
+/// The flow table: use, and evictions since the maps were made.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowTable {
+    /// Capacity in entries.
+    pub entries: u64,
+    /// Entries in use, including affinity entries.
+    pub used: u64,
+    /// Assured flows, which are not evicted for flows that are not assured.
+    pub assured: u64,
+    /// Evicted live flows that were not assured.
+    pub evicted: u64,
+    /// Evicted assured flows. Their clients had far more than a fair share of a full table.
+    pub evicted_assured: u64,
+}
+
+/// The running daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Daemon {
+    /// Program version.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// Seconds since the control loop last ran, which is the age of everything except counters. It runs twice a second.
+    pub age_seconds: u64,
+    /// Log lines lost since the start.
+    pub lost_log_lines: u64,
+    /// Restarts of panicked tasks since the start.
+    pub restarted_tasks: u64,
+    /// State of its configuration.
+    pub configuration: Configuration,
+    /// Configured interfaces that are not attached or do not forward.
+    pub interfaces_without: Vec<Without>,
+    /// Why pins are missing, if they are. Without pins forwarding ends with the daemon.
+    pub pins_trouble: Option<String>,
+    /// Packets that the kernel lost after SLB forwarded them, by outgoing interface; `None` if not counted.
+    pub losses: Option<Vec<Loss>>,
+    /// VIPs in the order of the configuration.
+    pub vips: Vec<Vip>,
+    /// Overrides.
+    pub overrides: Vec<Override>,
+    /// Why no override can be set, if so.
+    pub overrides_trouble: Option<String>,
+}
+
+/// An override: a weight or an admin state that an administrator has set for a server. It lasts until it is reset, or
+/// until the configuration no longer names the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Override {
+    /// Name of the server group; `None` for a default server group.
+    pub server_group: Option<String>,
+    /// Name of the load balancer, for a server of its default server group.
+    pub load_balancer: Option<String>,
+    /// Address and port; the address alone in a default server group.
+    pub server: String,
+    /// Weight that replaces the configured one.
+    pub weight: Option<u8>,
+    /// Admin state: draining or disabled; `None` for enabled.
+    pub state: Option<AdminState>,
+    /// Who set it last.
+    pub by: By,
+    /// Time of the last change, as in RFC 3339.
+    pub at: String,
+}
+
+/// Admin state of a server that takes no new flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdminState {
+    /// Its flows continue until they end or its drain deadline passes.
+    Draining,
+    /// Out of service. Health checks continue.
+    Disabled,
+}
+
+/// `POST /v1/servers`: changes overrides of servers in one group. If one of the servers does not exist, nothing
+/// changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Servers {
+    /// Name of the server group; `None` for a default server group.
+    pub server_group: Option<String>,
+    /// Name of the load balancer, for its default server group.
+    pub load_balancer: Option<String>,
+    /// Addresses with ports; addresses alone in a default server group.
+    pub servers: Vec<String>,
+    /// The change.
+    pub set: Set,
+    /// Even if a listener is left without a server that receives new flows.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// A change of an override.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Set {
+    /// Sets the weight, 0 to 100.
+    Weight(u8),
+    /// Drains: no new flows; established ones may end until the deadline.
+    Drain,
+    /// Disables: no new flows, out of service.
+    Disable,
+    /// Ends draining or disabled: new flows again.
+    Enable,
+    /// Removes the override.
+    Reset,
+}
+
+/// State of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// The daemon's file, which the next start uses.
+    pub file: String,
+    /// `differs` if the file differs from the active configuration, or why it cannot be used; `None` if they are equal.
+    pub difference: Option<String>,
+    /// Seconds until the active configuration is rolled back unless it is confirmed.
+    pub confirm_within_seconds: Option<u64>,
+    /// The change that waits for its servers.
+    pub pending: Option<Pending>,
+}
+
+/// A change that becomes active once its servers are known. `GET /v1/pending` answers it, or `null`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// `start`, `reload`, `apply` or `fallback`.
+    pub change: String,
+    /// What it waits for, in words.
+    pub waits_for: Vec<String>,
+    /// Seconds until the latest time at which it becomes active.
+    pub at_most_seconds: u64,
+}
+
+/// `POST /v1/apply`: a configuration to apply. `POST /v1/diff` takes the same without `confirm_within_seconds`; without
+/// `text` it compares the daemon's file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Text {
+    /// Name of the text, for messages.
+    pub name: Option<String>,
+    /// The configuration, in TOML.
+    pub text: Option<String>,
+    /// Seconds after which it is rolled back unless it is confirmed; `None` to keep it.
+    pub confirm_within_seconds: Option<u64>,
+}
+
+/// Result of a command: the answer to `POST /v1/reload`, `/v1/apply`, `/v1/confirm`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// The changes in words, one each.
+    pub changes: Vec<String>,
+    /// Warnings about the configuration: whole lines, as from `slbd check`.
+    pub warnings: String,
+    /// What it waited for before it became active, in words.
+    pub waited: Option<String>,
+    /// Seconds until it is rolled back unless it is confirmed.
+    pub confirm_within_seconds: Option<u64>,
+}
+
+/// Changes that a configuration would cause: the answer to `POST /v1/diff`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Differences {
+    /// The changes in words, one each.
+    pub changes: Vec<String>,
+    /// Why it would be refused, if so.
+    pub refused: Option<String>,
+    /// Warnings about the configuration.
+    pub warnings: String,
+}
+
+/// The process that sent a command: the peer of the socket.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct By {
+    /// User id.
+    pub uid: Option<u32>,
+    /// Name of the user, if known.
+    pub user: Option<String>,
+    /// Process id.
+    pub pid: Option<i32>,
+}
+
+/// A VIP and its state on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vip {
+    /// The address.
+    pub address: IpAddr,
+    /// Name of its load balancer.
+    pub load_balancer: String,
+    /// Whether it is a local address.
+    pub is_local: bool,
+    /// Action for packets that no running listener takes.
+    pub unmatched: Unmatched,
+    /// Why hosts on a link get no answer to ARP or neighbour solicitations for it, and what to do; `None` if they do.
+    pub unanswered: Option<String>,
+}
+
+/// Action for packets to a VIP that no running listener takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unmatched {
+    /// Drop them.
+    Drop,
+    /// Answer as a host does for a closed port.
+    Reject,
+    /// Pass them to the kernel.
+    Pass,
+}
+
+/// A configured interface that is not attached or does not forward.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Without {
+    /// Name.
+    pub name: String,
+    /// Whether the interface exists.
+    pub exists: bool,
+    /// Why an existing interface does not forward.
+    pub why: Option<String>,
+}
+
+/// Packets that the kernel lost at an interface, since the daemon has watched it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Name of the interface.
+    pub interface: String,
+    /// Packets redirected to the interface, which does not transmit redirected frames.
+    pub redirect: u64,
+    /// Packets that the driver did not accept for transmission.
+    pub transmit: u64,
+    /// Packets received at the interface whose verdict was not carried out.
+    pub exception: u64,
+}
+
+/// An interface that the program is attached to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Name.
+    pub name: String,
+    /// Index in the kernel.
+    pub index: u32,
+    /// The active XDP mode.
+    pub mode: AttachMode,
+    /// Which packets may arrive at it.
+    #[serde(default)]
+    pub role: Role,
+    /// Remarks; only the daemon knows them.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// Which packets may arrive at an interface.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Packets of clients.
+    Client,
+    /// Answers of servers.
+    Server,
+    /// Both.
+    #[default]
+    Both,
+}
+
+/// XDP mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachMode {
+    /// Native XDP: in the driver.
+    Native,
+    /// Generic XDP: behind the driver, on socket buffers.
+    Generic,
+}
+
+/// A load balancer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadBalancer {
+    /// Name.
+    pub name: String,
+    /// Its listeners.
+    pub listeners: Vec<Listener>,
+}
+
+/// Whether a listener is running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It forwards.
+    Running,
+    /// It or its load balancer is stopped: SLB does not handle its packets. Only the daemon knows of it.
+    Stopped,
+}
+
+/// A listener and the servers behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// Name.
+    pub name: String,
+    /// Whether it is running.
+    pub state: State,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Port on every VIP.
+    pub port: u16,
+    /// Forwarding mode.
+    pub mode: String,
+    /// VIPs.
+    pub addresses: Vec<IpAddr>,
+    /// Server group, the primary one of two; `None` for the default server group.
+    pub server_group: Option<String>,
+    /// Traffic of this listener.
+    pub counters: Counters,
+    /// Flows now; `None` where flows are untracked (modes `dsr` and `ipip`).
+    pub current_flows: Option<u64>,
+    /// [`Status::digest`] of this listener alone; `None` if it is stopped.
+    pub digest: Option<String>,
+    /// VIPs without a server that receives new flows.
+    pub outages: Vec<Outage>,
+    /// Its servers; none if it is stopped. Listeners with equal servers, ports and health check share servers and their
+    /// counters.
+    pub servers: Vec<Server>,
+}
+
+/// An outage: no server receives new flows of a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outage {
+    /// Affected VIPs.
+    pub addresses: Vec<IpAddr>,
+    /// The reason in words; only the daemon knows it.
+    pub why: Option<String>,
+    /// Duration in seconds as of the last change; only the daemon knows it.
+    pub seconds: Option<u64>,
+}
+
+/// A server behind a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// Address and port that packets are sent to.
+    pub address: SocketAddr,
+    /// Weight, 0 to 100.
+    pub weight: u8,
+    /// Health.
+    pub health: Health,
+    /// Its override.
+    pub set: Option<Override>,
+    /// Explanation of the health, if there is one.
+    pub detail: Option<String>,
+    /// The next hop that packets leave by; `None` while unresolved.
+    pub next_hop: Option<NextHop>,
+    /// Number of its slots. Its share of all slots is its expected share of new flows.
+    pub slots: u32,
+    /// Traffic of this server.
+    pub counters: Counters,
+    /// Flows now; `None` where flows are untracked (modes `dsr` and `ipip`).
+    pub current_flows: Option<u64>,
+    /// Set while it drains: it receives no new flows.
+    pub draining: Option<Draining>,
+}
+
+/// A drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// Seconds to the deadline, when connections are reset; `None` without a deadline (`connection_drain`).
+    pub seconds_left: Option<u64>,
+    /// Whether the configuration no longer names the server.
+    pub is_removed: bool,
+}
+
+/// The next hop of packets to a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextHop {
+    /// Index of the interface.
+    pub interface: u32,
+    /// Hardware address of the next hop.
+    pub mac: String,
+}
+
+/// Health of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// No probe result yet.
+    Unknown,
+    /// It passes its check.
+    Healthy,
+    /// It fails its check or is ejected.
+    Unhealthy,
+    /// No health check; counts as able to serve.
+    Unchecked,
+    /// Able to serve, while the other side has the traffic.
+    Standby,
+}
+
+/// Packets, bytes (of whole frames) and flows, summed over all CPUs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+    /// Flows since the maps were made.
+    pub new_flows: u64,
+}
+
+/// Number of packets with one verdict and reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// `forward`, `answer`, `pass` or `drop`.
+    pub verdict: String,
+    /// The reason, in snake case.
+    pub reason: String,
+    /// Packets.
+    pub packets: u64,
+}

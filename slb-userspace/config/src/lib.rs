@@ -1,0 +1,112 @@
+//! Configuration: from a TOML file to a model that holds only valid values.
+//!
+//! The stages are `file` (trusted bytes) -> `raw` (serde's values with positions) -> `parse` (all rules) -> [`model`].
+//! `raw` is private to this module. A [`Config`] is always complete: either all rules hold, or the text is [`Rejected`]
+//! with every violation.
+
+use std::path::{Path, PathBuf};
+
+pub use diagnostic::{Diagnostic, Report, Severity};
+pub use model::Config;
+pub use parse::parse;
+
+mod diagnostic;
+pub mod difference;
+mod field;
+mod file;
+pub mod fixed;
+pub mod model;
+mod parse;
+mod raw;
+#[cfg(any(test, feature = "testing"))]
+pub mod samples;
+mod suggest;
+mod syntax;
+#[cfg(test)]
+mod tests;
+
+/// A valid configuration with its warnings.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Warnings in file order; contains no errors.
+    pub warnings: Report,
+}
+
+/// Why a configuration cannot be used. The text names the file and a remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejected {
+    /// The file could not be opened or read.
+    #[error("error: {}: cannot be read: {error}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The path names a directory.
+    #[error("error: {}: is a directory: name the configuration file in it", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Everyone on the machine may change the file, and so redirect traffic.
+    #[error(
+        "error: {path}: everyone on this machine may write to it (mode {mode:04o}), and so redirect traffic: \
+         run `chmod o-w {path}` and check its content",
+        path = path.display()
+    )]
+    WorldWritable {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file is larger than any configuration.
+    #[error("error: {}: is larger than {} MiB: this is not a configuration file", path.display(), file::MAX_BYTES >> 20)]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is not text.
+    #[error("error: {}:{line}: is not UTF-8 text from this line on: save it as UTF-8", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// Line of the first byte that is not UTF-8, from 1.
+        line: usize,
+    },
+    /// The text breaks the syntax or the rules; the report holds errors only.
+    #[error("{0}")]
+    Invalid(Report),
+}
+
+impl Rejected {
+    /// Returns the text to show, with the colours of a terminal if `colour`.
+    pub fn render(&self, colour: bool) -> String {
+        match self {
+            Self::Invalid(report) => report.render(colour),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+///
+/// [`Rejected`] if the file cannot be read, may be written by everyone, or breaks a rule.
+pub fn load(path: &Path) -> Result<Loaded, Rejected> {
+    parse(&path.display().to_string(), &text(path)?)
+}
+
+/// Reads the text of a configuration file, if its content may be trusted.
+///
+/// # Errors
+///
+/// Every variant of [`Rejected`] but [`Rejected::Invalid`].
+pub fn text(path: &Path) -> Result<String, Rejected> {
+    file::read(path)
+}

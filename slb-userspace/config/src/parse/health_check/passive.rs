@@ -1,0 +1,61 @@
+//! `passive` of a health check.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use crate::{
+    diagnostic::Diagnostic,
+    field::Checker,
+    model::{Mode, Passive, Protocol},
+    raw,
+};
+
+const FAILURES: RangeInclusive<u32> = 2..=1_000;
+const FAILURES_DEFAULT: u32 = 5;
+const WITHIN: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(60);
+const WITHIN_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Checks the ejection policy.
+pub(super) fn build(checker: &mut Checker, table: &raw::Table<raw::Passive>) -> Option<Passive> {
+    let raw = &table.as_ref().0;
+    let failures = raw.failures.as_ref();
+    let failures =
+        failures.map_or(Some(FAILURES_DEFAULT), |value| checker.integer("failures", value, FAILURES));
+    let within = super::duration(checker, "within", raw.within.as_ref(), WITHIN, WITHIN_DEFAULT);
+    Some(Passive { failures: failures?, within: within? })
+}
+
+/// Refuses `passive` without a health check.
+pub(super) fn refuse_alone<T>(checker: &mut Checker, table: &raw::Table<raw::Passive>) -> Option<T> {
+    checker.refuse(
+        Diagnostic::error(
+            table.span(),
+            "`passive` without a health check",
+            "nothing would bring a server back that it has taken out",
+        )
+        .help("remove it, or write `kind = \"tcp\"`"),
+    )
+}
+
+/// Refuses `passive` where outcomes of connections prove nothing or are not seen.
+pub(in crate::parse) fn check(
+    checker: &mut Checker,
+    check: Option<&raw::Table<raw::HealthCheck>>,
+    protocol: Option<Protocol>,
+    mode: Option<Mode>,
+) {
+    let Some(table) = check.and_then(|check| check.as_ref().0.passive.as_ref()) else { return };
+    let (message, label, help) = match (protocol, mode) {
+        (Some(Protocol::Udp), _) => (
+            "`passive` has no meaning for a listener of UDP".to_owned(),
+            "nobody need answer a datagram",
+            "remove it; a check of kind `udp` with `request` and `expect` asks the service itself",
+        ),
+        (_, Some(mode @ (Mode::Dsr | Mode::Ipip))) => (
+            format!("`passive` has no meaning in mode `{}`", if mode == Mode::Dsr { "dsr" } else { "ipip" }),
+            "answers go past SLB, so nothing is known of them",
+            "remove it, or write `mode = \"nat\"`",
+        ),
+        _ => return,
+    };
+    checker.note(Diagnostic::error(table.span(), message, label).help(help));
+}

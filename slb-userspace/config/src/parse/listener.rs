@@ -1,0 +1,94 @@
+//! `[[load_balancer.listener]]`.
+
+use std::collections::HashMap;
+
+use super::{balancer::Scope, ending, families::Families, health_check, mode, scheduling, target};
+use crate::{
+    diagnostic::Span,
+    field::Checker,
+    model::{Listener, OnNoHealthy, Protocol, RunState},
+    raw::{self, Value},
+};
+
+const STATES: [(&str, RunState); 2] = [("running", RunState::Running), ("stopped", RunState::Stopped)];
+const ON_NO_HEALTHY: [(&str, OnNoHealthy); 2] = [("drop", OnNoHealthy::Drop), ("all", OnNoHealthy::All)];
+const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+
+/// Properties of the load balancer that a listener needs.
+pub(super) struct Surroundings {
+    /// Address families of its VIPs.
+    pub(super) vips: Families,
+    /// Address families of its default servers that receive new flows; `None` without default servers.
+    pub(super) default_servers: Option<Families>,
+    /// Address families of all its default servers.
+    pub(super) all_default_servers: Families,
+}
+
+/// Names and ports that listeners of a load balancer use so far.
+#[derive(Default)]
+pub(super) struct Seen {
+    names: HashMap<String, Span>,
+    ports: HashMap<(Protocol, u16), Span>,
+}
+
+pub(super) fn build(
+    scope: &mut Scope<'_, '_>,
+    table: &raw::Table<raw::Listener>,
+    surroundings: &Surroundings,
+    seen: &mut Seen,
+) -> Option<Listener> {
+    let raw = &table.as_ref().0;
+    let span = table.span();
+    let checker = &mut *scope.checker;
+
+    let name_value = checker.required(raw.name.as_ref(), "name", &span, "name = \"web\"");
+    let name = name_value.and_then(|value| checker.name(value));
+    if let (Some(name), Some(value)) = (&name, name_value) {
+        checker.unique(&mut seen.names, name.to_string(), value.span(), &format!("listener `{name}`"));
+    }
+    let protocol = checker.required(raw.protocol.as_ref(), "protocol", &span, "protocol = \"tcp\"");
+    let protocol = protocol.and_then(|value| checker.choice("protocol", value, &PROTOCOLS));
+    let port_value = checker.required(raw.port.as_ref(), "port", &span, "port = 80");
+    let port = port_value.and_then(|value| checker.port("port", value));
+    if let (Some(protocol), Some(port), Some(value)) = (protocol, port, port_value) {
+        let word = PROTOCOLS.iter().find(|(_, known)| *known == protocol).map_or("", |(word, _)| word);
+        checker.unique(&mut seen.ports, (protocol, port), value.span(), &format!("{word} port {port}"));
+    }
+    let health_check = health_check::build(checker, raw.health_check.as_ref(), protocol);
+    let ending = ending::build(checker, raw, protocol);
+    let state = state(checker, raw.state.as_ref());
+    let on_no_healthy = raw.on_no_healthy.as_ref();
+    let on_no_healthy = on_no_healthy
+        .map_or(Some(OnNoHealthy::Drop), |value| checker.choice("on_no_healthy", value, &ON_NO_HEALTHY));
+    let scheduling = scheduling::build(checker, raw);
+    let forwarding = mode::build(scope, raw, protocol);
+    let mode = forwarding.map(|forwarding| forwarding.mode);
+    health_check::passive::check(scope.checker, raw.health_check.as_ref(), protocol, mode);
+    let at = port.zip(port_value.map(toml::Spanned::span));
+    let target = target::build(scope, raw, &span, surroundings, mode, at);
+    if let (Some(target), Some(None)) = (&target, &health_check) {
+        target::warn_of_no_check(scope.checker, raw, target);
+    }
+    let (forwarding, ending, scheduling) = (forwarding?, ending?, scheduling?);
+    Some(Listener {
+        name: name?,
+        protocol: protocol?,
+        port: port?,
+        state: state?,
+        target: target?,
+        mode: forwarding.mode,
+        tracking: forwarding.tracking,
+        unknown_datagrams: forwarding.unknown_datagrams,
+        connection_drain: ending.connection_drain,
+        idle_timeout: ending.idle_timeout,
+        health_check: health_check?,
+        on_no_healthy: on_no_healthy?,
+        scheduler: scheduling.scheduler,
+        session_persistence: scheduling.session_persistence,
+    })
+}
+
+/// Checks whether a load balancer or a listener is running, which is the default.
+pub(super) fn state(checker: &mut Checker, value: Option<&Value>) -> Option<RunState> {
+    value.map_or(Some(RunState::Running), |value| checker.choice("state", value, &STATES))
+}

@@ -1,0 +1,102 @@
+//! What a listener's mode requires of its servers and of the daemon.
+
+use super::{balancer::Scope, families::Families, group::Found};
+use crate::{
+    diagnostic::{Diagnostic, Span},
+    model::{Mode, Protocol, Tracking, UnknownDatagrams},
+    raw::{self, Value},
+};
+
+const MODES: [(&str, Mode); 3] = [("nat", Mode::Nat), ("dsr", Mode::Dsr), ("ipip", Mode::Ipip)];
+const TRACKING: [(&str, Tracking); 2] = [("auto", Tracking::Auto), ("always", Tracking::Always)];
+const UNKNOWN_DATAGRAMS: [(&str, UnknownDatagrams); 2] =
+    [("keep", UnknownDatagrams::Keep), ("follow", UnknownDatagrams::Follow)];
+
+/// How a listener's packets reach their server, and which flows are tracked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Forwarding {
+    pub(super) mode: Mode,
+    pub(super) tracking: Tracking,
+    pub(super) unknown_datagrams: UnknownDatagrams,
+}
+
+/// Checks mode, tracking and `unknown_datagrams`.
+pub(super) fn build(
+    scope: &mut Scope<'_, '_>,
+    raw: &raw::Listener,
+    protocol: Option<Protocol>,
+) -> Option<Forwarding> {
+    let checker = &mut *scope.checker;
+    let mode = raw.mode.as_ref().map_or(Some(Mode::Nat), |value| checker.choice("mode", value, &MODES));
+    let tracking = raw
+        .tracking
+        .as_ref()
+        .map_or(Some(Tracking::Auto), |value| checker.choice("tracking", value, &TRACKING));
+    let unknown_datagrams = raw.unknown_datagrams.as_ref().map_or(Some(UnknownDatagrams::Keep), |value| {
+        checker.choice("unknown_datagrams", value, &UNKNOWN_DATAGRAMS)
+    });
+    if let (Some(value), Some(mode), Some(protocol)) = (&raw.unknown_datagrams, mode, protocol)
+        && (mode == Mode::Nat || protocol != Protocol::Udp)
+    {
+        checker.note(
+            Diagnostic::error(
+                value.span(),
+                "`unknown_datagrams` has no meaning here",
+                "for listeners of UDP in the modes `dsr` and `ipip`",
+            )
+            .help("remove it"),
+        );
+    }
+    Some(Forwarding { mode: mode?, tracking: tracking?, unknown_datagrams: unknown_datagrams? })
+}
+
+/// Checks that packets arrive at a port that the server listens on. Without NAT that is the listener's own port.
+pub(super) fn check_port(scope: &mut Scope<'_, '_>, mode: Mode, listener: (u16, Span), server: (u16, Span)) {
+    if mode == Mode::Nat || listener.0 == server.0 {
+        return;
+    }
+    scope.checker.note(
+        Diagnostic::error(
+            server.1,
+            format!("port {} is not the listener's, and mode `{}` does not translate", server.0, word(mode)),
+            format!("packets arrive at port {}", listener.0),
+        )
+        .related(listener.1, "the listener's port")
+        .help(format!("write {} here and let the server listen on it, or use mode `nat`", listener.0)),
+    );
+}
+
+/// [`check_port`] for all servers of a group. Reports the first that differs.
+pub(super) fn check_ports(
+    scope: &mut Scope<'_, '_>,
+    mode: Mode,
+    listener: (u16, Span),
+    group: &Found<'_, '_>,
+) {
+    if let Some(server) = group.ports.iter().find(|(port, _)| *port != listener.0) {
+        check_port(scope, mode, listener, server.clone());
+    }
+}
+
+/// Checks that a tunnel source address exists for these servers' address families.
+pub(super) fn check_tunnels(scope: &mut Scope<'_, '_>, mode: &Value, servers: Families) {
+    let Some(tunnels) = scope.tunnels else { return };
+    let missing = servers.without(tunnels);
+    if !missing.is_empty() {
+        scope.checker.note(
+            Diagnostic::error(
+                mode.span(),
+                format!("mode `ipip` to {missing} servers needs a `tunnel_addresses` of that family"),
+                "the outer header needs a source address",
+            )
+            .help(
+                "in `[daemon]`, write an address of this host: `tunnel_addresses = [\"10.0.0.5\"]`; servers accept tunnels \
+                 from it",
+            ),
+        );
+    }
+}
+
+fn word(mode: Mode) -> &'static str {
+    MODES.iter().find(|(_, known)| *known == mode).map_or("", |(word, _)| word)
+}

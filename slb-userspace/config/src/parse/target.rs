@@ -1,0 +1,241 @@
+//! The servers behind a listener: exactly one of four ways to specify them.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use super::{balancer::Scope, families::Families, group::Found, listener::Surroundings, mode};
+use crate::{
+    diagnostic::{Diagnostic, Span},
+    field::Checker,
+    model::{Mode, Name, Target},
+    raw::{self, Value},
+    suggest::quoted,
+};
+
+/// Range of `failback_after`.
+const FAILBACK: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+
+/// Checks the time before failback. The default is zero.
+pub(super) fn failback_after(checker: &mut Checker, value: Option<&Value>) -> Option<Duration> {
+    value.map_or(Some(Duration::ZERO), |value| checker.duration("failback_after", value, FAILBACK))
+}
+
+/// Checks that a listener has exactly one set of servers, and that these can serve its VIPs.
+pub(super) fn build(
+    scope: &mut Scope<'_, '_>,
+    raw: &raw::Listener,
+    span: &Span,
+    surroundings: &Surroundings,
+    mode: Option<Mode>,
+    port: Option<(u16, Span)>,
+) -> Option<Target> {
+    let ways = [
+        ("server_group", raw.server_group.as_ref()),
+        ("primary_secondary_group", raw.primary_secondary_group.as_ref()),
+        ("primary", raw.primary.as_ref().or(raw.secondary.as_ref())),
+        ("backend_port", raw.backend_port.as_ref()),
+    ];
+    let named: Vec<_> = ways.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+    let [(key, value)] = named[..] else { return refuse(scope.checker, span, &named) };
+    let mut servers = Servers { scope, vips: surroundings.vips, mode, mode_value: raw.mode.as_ref(), port };
+    if key != "primary" {
+        let only_there = [
+            ("failover_threshold", raw.failover_threshold.as_ref(), "with `primary` and `secondary`"),
+            (
+                "failback_after",
+                raw.failback_after.as_ref(),
+                "with `primary` and `secondary`, or in a `[[primary_secondary_group]]`",
+            ),
+        ];
+        for (key, value, place) in only_there {
+            if let Some(value) = value {
+                servers.scope.checker.note(
+                    Diagnostic::error(
+                        value.span(),
+                        format!("`{key}` has no meaning here"),
+                        format!("it stands {place}"),
+                    )
+                    .help("remove it"),
+                );
+            }
+        }
+    }
+    match key {
+        "server_group" => servers.group("server_group", value).map(|found| Target::ServerGroup(name(&found))),
+        "primary_secondary_group" => servers.pair(value).map(Target::PrimarySecondaryGroup),
+        "primary" => two_groups(&mut servers, raw, span),
+        _ => servers.default_group(value, surroundings),
+    }
+}
+
+/// Warns of a secondary that never receives traffic, because nothing checks the primary.
+pub(super) fn warn_of_no_check(checker: &mut Checker, raw: &raw::Listener, target: &Target) {
+    let value = match target {
+        Target::PrimarySecondaryGroup(_) => &raw.primary_secondary_group,
+        Target::PrimarySecondary { .. } => &raw.primary,
+        Target::DefaultGroup { .. } | Target::ServerGroup(_) => return,
+    };
+    let Some(value) = value else { return };
+    checker.note(
+        Diagnostic::warning(
+            value.span(),
+            "without a health check nothing fails over",
+            "the primary gets all traffic, whatever happens",
+        )
+        .help("add a `health_check` to this listener"),
+    );
+}
+
+fn refuse(checker: &mut Checker, span: &Span, named: &[(&str, &Value)]) -> Option<Target> {
+    match named {
+        [(first_key, first), (key, value), ..] => checker.refuse(
+            Diagnostic::error(
+                value.span(),
+                format!("a listener has either `{first_key}` or `{key}`"),
+                "names servers a second time",
+            )
+            .related(first.span(), "names servers")
+            .help("remove one of them: a listener has one set of servers"),
+        ),
+        _ => checker.refuse(
+            Diagnostic::error(
+                span.clone(),
+                "the listener has no servers",
+                "this needs `server_group`, `primary_secondary_group`, `primary` and `secondary`, or `backend_port`",
+            )
+            .help("name a group, as in `server_group = \"web\"`, or the port of the default servers, as in `backend_port = 8080`"),
+        ),
+    }
+}
+
+/// Parses primary/secondary mode.
+fn two_groups(servers: &mut Servers<'_, '_, '_>, raw: &raw::Listener, span: &Span) -> Option<Target> {
+    let checker = &mut *servers.scope.checker;
+    let primary = checker.required(raw.primary.as_ref(), "primary", span, "primary = \"web-a\"");
+    let secondary = checker.required(raw.secondary.as_ref(), "secondary", span, "secondary = \"web-b\"");
+    let threshold = checker.required(
+        raw.failover_threshold.as_ref(),
+        "failover_threshold",
+        span,
+        "failover_threshold = 2",
+    );
+    let threshold_value = threshold;
+    let threshold = threshold.and_then(|value| checker.integer("failover_threshold", value, 1..=1024));
+    let failback_after = failback_after(checker, raw.failback_after.as_ref());
+    let (primary, secondary) = (primary?, secondary?);
+    let found = servers.group("primary", primary);
+    let most = found.as_ref().map(|found| found.servers);
+    let primary_name = found.as_ref().map(name);
+    let secondary_name = servers.group("secondary", secondary).as_ref().map(name);
+    let checker = &mut *servers.scope.checker;
+    if let (Some(threshold), Some(most), Some(value)) = (threshold, most, threshold_value)
+        && usize::from(threshold) > most
+    {
+        checker.note(
+            Diagnostic::error(
+                value.span(),
+                format!("{threshold} servers of the primary group can never be unhealthy"),
+                format!("it has {most}"),
+            )
+            .help(format!("allowed: 1 to {}", most.max(1))),
+        );
+    }
+    let (primary_name, secondary_name) = (primary_name?, secondary_name?);
+    if primary_name == secondary_name {
+        return checker.refuse(
+            Diagnostic::error(secondary.span(), "primary and secondary are the same group", "the same group")
+                .related(primary.span(), "the primary")
+                .help("name another group here"),
+        );
+    }
+    Some(Target::PrimarySecondary {
+        primary: primary_name,
+        secondary: secondary_name,
+        failover_threshold: threshold?,
+        failback_after: failback_after?,
+    })
+}
+
+fn name(found: &Found<'_, '_>) -> Name {
+    Name(found.name.to_owned())
+}
+
+/// The servers of a listener, checked against its VIPs and its mode.
+struct Servers<'r, 's, 'a> {
+    scope: &'r mut Scope<'s, 'a>,
+    vips: Families,
+    mode: Option<Mode>,
+    mode_value: Option<&'r Value>,
+    /// The listener's port.
+    port: Option<(u16, Span)>,
+}
+
+impl<'s, 'a> Servers<'_, 's, 'a> {
+    fn group(&mut self, key: &str, value: &Value) -> Option<Found<'s, 'a>> {
+        let text = self.scope.checker.text(key, value, "the name of a server group")?;
+        let groups = self.scope.groups;
+        let found = groups.find(self.scope.checker, text, value.span())?;
+        self.scope.used.insert(found.name);
+        self.check_found(value, &found);
+        Some(found)
+    }
+
+    fn pair(&mut self, value: &Value) -> Option<Name> {
+        let expected = "the name of a primary/secondary server group";
+        let text = self.scope.checker.text("primary_secondary_group", value, expected)?;
+        let pairs = self.scope.pairs;
+        let found = pairs.find(self.scope.checker, text, value.span())?;
+        self.scope.used_pairs.insert(found.name);
+        self.check_found(value, &found);
+        Some(name(&found))
+    }
+
+    fn default_group(&mut self, value: &Value, surroundings: &Surroundings) -> Option<Target> {
+        let backend_port = self.scope.checker.port("backend_port", value);
+        let Some(families) = surroundings.default_servers else {
+            return self.scope.checker.refuse(
+                Diagnostic::error(
+                    value.span(),
+                    "`backend_port` without default servers",
+                    "the load balancer has no server of its own",
+                )
+                .help("add a `[[load_balancer.server]]`, or name a `server_group`"),
+            );
+        };
+        self.warn_of_families(value, "the default group", families);
+        if let (Some(mode), Some(port), Some(backend_port)) = (self.mode, self.port.clone(), backend_port) {
+            mode::check_port(self.scope, mode, port, (backend_port, value.span()));
+        }
+        self.check_tunnels(surroundings.all_default_servers);
+        Some(Target::DefaultGroup { backend_port: backend_port? })
+    }
+
+    fn check_found(&mut self, value: &Value, found: &Found<'_, '_>) {
+        self.warn_of_families(value, &format!("group {}", quoted(found.name)), found.families);
+        if let (Some(mode), Some(port)) = (self.mode, self.port.clone()) {
+            mode::check_ports(self.scope, mode, port, found);
+        }
+        self.check_tunnels(found.all_families);
+    }
+
+    fn check_tunnels(&mut self, families: Families) {
+        if let (Some(Mode::Ipip), Some(value)) = (self.mode, self.mode_value) {
+            mode::check_tunnels(self.scope, value, families);
+        }
+    }
+
+    /// Without NAT, a server of either address family that holds the VIP can serve it.
+    fn warn_of_families(&mut self, at: &Value, group: &str, families: Families) {
+        let missing = match self.mode {
+            Some(Mode::Nat) => self.vips.without(families),
+            _ => Families::default(),
+        };
+        if !missing.is_empty() {
+            let message = format!("{group} has no {missing} server that takes new connections");
+            let label = format!("{missing} connections to the VIPs will be dropped");
+            self.scope.checker.note(
+                Diagnostic::warning(at.span(), message, label)
+                    .help("add such a server with a weight above 0, or remove the VIPs of this family"),
+            );
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! A data plane in memory. It refuses dangling ids, and the reuse of an id that a program may still see.
+
+mod sight;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    ops::Range,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result, bail};
+use slb_common::{
+    abi::{
+        Handle,
+        backend::Backend,
+        flow::ClientPath,
+        lookup_table::NO_BACKEND,
+        service::{IndexEntry, mode},
+    },
+    datapath::flow_gc::{Fate, Flushed, Look},
+};
+
+use self::sight::{Kind, Part};
+use super::{
+    Contents, DataPlane, NewPath, Takes,
+    rehome::Rehomed,
+    state::{FlowRecord, NO_TABLE, Operation, PutBackend, State, Table, to_address},
+};
+
+/// Holds a [`State`]. Each operation leaves it consistent, or is refused.
+#[derive(Debug, Default, Clone)]
+pub struct Fake {
+    /// The actual state.
+    pub state: State,
+    /// Operations that succeed before one fails; `None` for no failure.
+    pub fail_after: Option<usize>,
+    /// How much of the failing operation is carried out.
+    pub fails: Fails,
+    /// Objects that no packet finds any more but that earlier programs may still use, until the next grace period.
+    seen: BTreeSet<Part>,
+    /// Every handle that was ever used. Flow-table entries may name any of them.
+    used: BTreeSet<(Kind, Handle)>,
+    /// Tracked flows and affinity entries.
+    pub flows: Vec<FlowRecord>,
+    /// Indexes in `flows` that a flush has erased.
+    pub freed: BTreeSet<usize>,
+    /// The last connection counts written, by server id.
+    pub loads: BTreeMap<u32, u64>,
+    /// Evicted flows.
+    pub forgotten: u64,
+    /// Entries that a GC pass cannot read.
+    pub unread: usize,
+    /// Number of GC passes.
+    pub looks: usize,
+}
+
+/// How much of a failing operation is carried out.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Fails {
+    /// No part of it.
+    #[default]
+    Before,
+    /// The first half of a batch.
+    Halfway,
+    /// All of it: only the answer is lost.
+    After,
+}
+
+impl DataPlane for Fake {
+    fn observe(&self) -> Result<State> {
+        let mut state = self.state.clone();
+        // As in the kernel, the content of tables is not read back. An empty table looks like none.
+        state.tables.retain(|_, table| !table.plan.members.is_empty() || !table.slot_migration.is_empty());
+        state.tables.values_mut().for_each(|table| *table = Table::default());
+        Ok(state)
+    }
+
+    fn table(&self, id: u32) -> Result<Contents> {
+        let table = self.state.tables.get(&id).context("no such table")?;
+        let empty = table.plan.members.is_empty() && table.slot_migration.is_empty();
+        let current_backends = if empty { Arc::default() } else { table.plan.build() };
+        Ok((current_backends, table.slot_migration.previous_backends().collect()))
+    }
+
+    fn flows(&mut self, _: u32, visit: &mut dyn FnMut(FlowRecord) -> Fate) -> Result<Look> {
+        self.looks += 1;
+        let used = self.flows.iter_mut().enumerate().filter(|(slot, _)| !self.freed.contains(slot));
+        used.for_each(|(_, flow)| flow.is_finished |= visit(*flow) == Fate::Ends);
+        let live = self.flows.len() - self.freed.len();
+        Ok(Look { live, unread: self.unread, ..Look::default() })
+    }
+
+    fn flow_slots(&self) -> u32 {
+        self.flows.len() as u32
+    }
+
+    fn flush(&mut self, slots: Range<u32>, erases: bool, _: u32, takes: &mut Takes<'_>) -> Result<Flushed> {
+        let slots = slots.start as usize..slots.end as usize;
+        let used = slots.filter(|slot| !self.freed.contains(slot));
+        let taken: Vec<_> = used.filter(|slot| self.flows.get(*slot).is_some_and(&mut *takes)).collect();
+        let flushed = Flushed { erased: taken.len(), locked: 0 };
+        if erases {
+            self.freed.extend(taken);
+        }
+        Ok(flushed)
+    }
+
+    fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {
+        self.loads.extend(loads);
+        Ok(())
+    }
+
+    fn move_flows(&mut self, moves: &Rehomed) -> Result<()> {
+        for flow in &mut self.flows {
+            flow.backend = moves.get(&(flow.service, flow.backend)).copied().unwrap_or(flow.backend);
+        }
+        Ok(())
+    }
+
+    fn move_clients(&mut self, to: &NewPath<'_>) -> Result<usize> {
+        let mut moved = 0;
+        for flow in &mut self.flows {
+            let to = to(&flow.client, flow.path);
+            moved += usize::from(to.is_some());
+            flow.path = to.unwrap_or(flow.path);
+        }
+        Ok(moved)
+    }
+
+    fn forgotten(&self) -> Result<u64> {
+        Ok(self.forgotten)
+    }
+
+    fn apply(&mut self, operation: &Operation) -> Result<()> {
+        match &mut self.fail_after {
+            Some(0) => {
+                self.fail_after = None;
+                if let Some(part) = self.fails.part_of(operation) {
+                    self.carry_out(part)?;
+                }
+                bail!("this operation was to fail");
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.carry_out(operation.clone())
+    }
+}
+
+impl Fails {
+    /// The part of a failing operation that is carried out.
+    fn part_of(self, operation: &Operation) -> Option<Operation> {
+        match (self, operation.clone()) {
+            (Self::Before, _) => None,
+            (Self::After, operation) => Some(operation),
+            (Self::Halfway, Operation::PutBackends(mut backends)) => {
+                backends.truncate(backends.len() / 2);
+                Some(Operation::PutBackends(backends))
+            }
+            (Self::Halfway, Operation::PutTables(tables)) => {
+                let half = tables.len() / 2;
+                Some(Operation::PutTables(tables.into_iter().take(half).collect()))
+            }
+            (Self::Halfway, _) => None,
+        }
+    }
+}
+
+impl Fake {
+    fn carry_out(&mut self, operation: Operation) -> Result<()> {
+        sight::expect_unseen(&operation, &self.state, &self.seen)?;
+        self.expect_new_use(&operation)?;
+        let before = sight::visible(&self.state);
+        let is_grace_period = matches!(operation, Operation::Settle);
+        // A packet of a connection that its server's removal ends anyway may be dropped for lack of a next hop.
+        let ends_server = matches!(operation, Operation::ClearBackend(_));
+        self.change(operation)?;
+        let after = sight::visible(&self.state);
+        let gone = before.difference(&after);
+        self.seen.extend(gone.filter(|(kind, _)| !(ends_server && *kind == Kind::NextHop)));
+        if is_grace_period {
+            self.seen.clear();
+        }
+        sound(&self.state)
+    }
+
+    /// Refuses a handle that was used before.
+    fn expect_new_use(&mut self, operation: &Operation) -> Result<()> {
+        let uses: Vec<_> = match operation {
+            Operation::PutBackends(backends) => {
+                let fresh = backends.iter().filter(|put| put.fresh);
+                fresh.map(|put| (Kind::Server, put.backend.handle)).collect()
+            }
+            Operation::PutService { service, fresh: true, .. } => vec![(Kind::Service, service.handle)],
+            _ => Vec::new(),
+        };
+        match uses.into_iter().find(|new| !self.used.insert(*new)) {
+            Some((kind, handle)) => bail!("{kind:?} {}: {handle:?} is not new", handle.id()),
+            None => Ok(()),
+        }
+    }
+
+    fn change(&mut self, operation: Operation) -> Result<()> {
+        let state = &mut self.state;
+        match operation {
+            Operation::PutSettings(settings) => state.settings = settings,
+            Operation::PutInterface(ifindex) => drop(state.interfaces.insert(ifindex)),
+            Operation::RemoveInterface(ifindex) => drop(state.interfaces.remove(&ifindex)),
+            Operation::PutNextHop(id, hop) => {
+                if state.backends.values().any(|backend| backend.next_hop == id) {
+                    bail!("next hop {id} is in use and would change under packets");
+                }
+                state.next_hops.insert(id, hop);
+            }
+            Operation::ClearNextHop(id) => drop(state.next_hops.remove(&id)),
+            Operation::PutBackends(backends) => {
+                for PutBackend { id, backend, fresh } in backends {
+                    if let Some(old) = state.backends.get(&id)
+                        && fresh != (old.handle != backend.handle)
+                    {
+                        bail!("server {id}: fresh is {fresh}");
+                    }
+                    state.backends.insert(id, backend);
+                }
+            }
+            Operation::ClearBackend(id) => drop(state.backends.remove(&id)),
+            Operation::PutTables(tables) => state.tables.extend(tables),
+            Operation::ClearTable(id) => drop(state.tables.remove(&id)),
+            Operation::PutService { id, service, .. } => drop(state.services.insert(id, *service)),
+            Operation::Settle => {}
+            Operation::ClearService(id) => drop(state.services.remove(&id)),
+            Operation::PutIndex(index) => state.index = index,
+        }
+        Ok(())
+    }
+}
+
+impl FlowRecord {
+    /// A live TCP connection of a client, with an unknown beginning.
+    pub fn sample(service: u32, backend: Handle) -> Self {
+        Self {
+            service,
+            backend,
+            client: to_address(IpAddr::from([203, 0, 113, 7])),
+            port: 40_000_u16.to_be(),
+            path: ClientPath::default(),
+            loose: None,
+            is_client: false,
+            is_assured: true,
+            is_finished: false,
+            is_ending: false,
+            left: Some(250),
+            opening: None,
+        }
+    }
+}
+
+/// Checks that every id that is named exists, and that its object accepts what it is given.
+fn sound(state: &State) -> Result<()> {
+    for (id, IndexEntry { service, lookup_table, mode, .. }) in &state.index.entries {
+        if state.services.get(id).is_none_or(|there| there.handle.tag() != *service) {
+            bail!("service {id} is found and is not there");
+        }
+        if *lookup_table != NO_TABLE && !state.tables.contains_key(lookup_table) {
+            bail!("service {id} points at table {lookup_table}, which is not there");
+        }
+        let members = state.tables.get(lookup_table).into_iter().flat_map(|table| &table.plan.members);
+        for backend in members.filter_map(|member| state.backends.get(&member.backend)) {
+            if *mode == mode::NAT && !state.index.servers.has(backend) {
+                bail!("service {id}: answers of server {} would not be recognised", backend.handle.id());
+            }
+        }
+    }
+    for (id, table) in &state.tables {
+        for (slot, previous_backend) in table.slot_migration.previous_backends() {
+            if previous_backend != NO_BACKEND && !state.backends.contains_key(&previous_backend) {
+                bail!(
+                    "table {id} names server {previous_backend} as keeper of slot {slot}, which is not there"
+                );
+            }
+        }
+        for member in &table.plan.members {
+            match state.backends.get(&member.backend) {
+                None => bail!("table {id} names server {}, which is not there", member.backend),
+                Some(cut) if cut.flags & Backend::TERMINATING != 0 => {
+                    bail!("table {id} gives new flows to server {}, which is cut", member.backend)
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    for (id, backend) in &state.backends {
+        if backend.next_hop != 0 && !state.next_hops.contains_key(&backend.next_hop) {
+            bail!("server {id} points at next hop {}, which is not there", backend.next_hop);
+        }
+    }
+    Ok(())
+}

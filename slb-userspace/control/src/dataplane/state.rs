@@ -1,0 +1,468 @@
+//! The state of the data plane, and the operations that change it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use anyhow::{Result, bail};
+use slb_common::{
+    abi::{
+        Address, Handle, MAX_LOOKUP_TABLES,
+        backend::{Backend, NextHop},
+        flow::{ClientPath, state},
+        lookup_table::{LookupTable, MIGRATING, NO_BACKEND, NO_LOOKUP_TABLE},
+        service::{
+            FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel, policy,
+        },
+    },
+    datapath::flow_gc::{Clock, Seen},
+    maglev, round_robin,
+};
+
+use crate::slot_migration::SlotMigration;
+
+/// Server tables of services. Higher ids are tables of previous backends, two for each server table.
+pub const MAX_TABLES: u32 = MAX_LOOKUP_TABLES / 3;
+/// Table id of a service without a table.
+pub const NO_TABLE: u32 = NO_LOOKUP_TABLE;
+/// A table id that no service uses; writing it causes a grace period.
+pub const SPARE_TABLE: u32 = MAX_TABLES - 1;
+
+/// The state of the data plane. Ids are indexes into the maps.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct State {
+    /// Settings in the control map.
+    pub settings: Settings,
+    /// Services by id.
+    pub services: BTreeMap<u32, Service>,
+    /// The index in which packets look up services.
+    pub index: Index,
+    /// Server tables by id.
+    pub tables: BTreeMap<u32, Table>,
+    /// Servers by id.
+    pub backends: BTreeMap<u32, Backend>,
+    /// Next hops by id. Id 0 means none and is not used.
+    pub next_hops: BTreeMap<u32, NextHop>,
+    /// Indexes of the interfaces through which packets may leave.
+    pub interfaces: BTreeSet<u32>,
+}
+
+/// Settings in the control map.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Seed of the flow hash and of the server tables.
+    pub seed: u64,
+    /// The last generation given to a handle.
+    pub generation: u32,
+}
+
+/// The index in which packets look up services. It is replaced as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Index {
+    /// Jiffies per second.
+    pub hz: u32,
+    /// Source addresses of tunnel packets.
+    pub tunnel: Tunnel,
+    /// Services by id.
+    pub entries: BTreeMap<u32, IndexEntry>,
+    /// Servers of mode `nat`, whose answers return through SLB.
+    pub servers: Filter,
+}
+
+impl Index {
+    /// Builds the index in its map layout. It searches for a seed with which every service is within [`INDEX_PROBES`]
+    /// slots of its hash.
+    ///
+    /// # Errors
+    /// 1,000 seeds have failed.
+    pub fn build(&self) -> Result<Box<ServiceIndex>> {
+        const SEEDS: u64 = 1000;
+        let mut built = ServiceIndex::empty();
+        built.hz = self.hz;
+        built.tunnel = self.tunnel;
+        built.servers.copy_from_slice(&self.servers.0);
+        'seeds: for seed in 0..SEEDS {
+            built.seed = seed;
+            built.entries.fill(IndexEntry::default());
+            for entry in self.entries.values() {
+                let hash = ServiceIndex::hash(seed, &entry.address, entry.port, entry.protocol);
+                let home = ServiceIndex::home(hash);
+                let free = (0..INDEX_PROBES)
+                    .map(|probe| (home + probe) & (INDEX_SLOTS - 1))
+                    .find(|slot| built.entries[*slot].protocol == 0);
+                let Some(slot) = free else { continue 'seeds };
+                built.entries[slot] = *entry;
+                let (word, bit) = ServiceIndex::vip_place(&entry.address);
+                built.all_vips[word] |= bit;
+                if entry.policy & (policy::DROP_UNMATCHED | policy::REJECT_UNMATCHED) != 0 {
+                    built.vips[word] |= bit;
+                }
+            }
+            return Ok(built);
+        }
+        bail!("no index of {} services in {SEEDS} tries", self.entries.len())
+    }
+}
+
+/// Filter of servers, one bit by hash, in the layout of [`ServiceIndex::servers`].
+#[derive(Clone, PartialEq, Eq)]
+pub struct Filter(pub Box<[u64]>);
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self(vec![0; FILTER_WORDS].into())
+    }
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Filter({} bits)", self.0.iter().map(|word| word.count_ones()).sum::<u32>())
+    }
+}
+
+impl Filter {
+    /// The union of both, or `None` if `other` adds nothing.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Option<Self> {
+        let both: Box<[u64]> = self.0.iter().zip(&other.0).map(|(a, b)| a | b).collect();
+        (both != self.0).then_some(Self(both))
+    }
+
+    /// Whether the server's bit is set.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn has(&self, backend: &Backend) -> bool {
+        let hash = ServiceIndex::server_hash(&backend.address, backend.port);
+        let (word, bit) = ServiceIndex::filter_place(hash);
+        self.0[word] & bit != 0
+    }
+
+    /// Adds a server.
+    pub fn insert(&mut self, backend: &Backend) {
+        let hash = ServiceIndex::server_hash(&backend.address, backend.port);
+        let (word, bit) = ServiceIndex::filter_place(hash);
+        self.0[word] |= bit;
+    }
+}
+
+/// A server table.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    /// Inputs of the table. 0 slots mean that its content is unknown.
+    pub plan: Arc<Plan>,
+    /// The migrating slots.
+    pub slot_migration: SlotMigration,
+    /// Current backend of each slot, if computed already.
+    pub current_backends: Option<Arc<[u32]>>,
+}
+
+impl PartialEq for Table {
+    fn eq(&self, other: &Self) -> bool {
+        // `current_backends` follows from the plan.
+        self.plan == other.plan && self.slot_migration == other.slot_migration
+    }
+}
+
+/// The inputs of a server table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Number of slots, a prime.
+    pub slots: u32,
+    /// Seed of the table.
+    pub seed: u64,
+    /// The servers that receive new flows.
+    pub members: Vec<Member>,
+    /// How they share the slots.
+    pub order: Order,
+}
+
+/// How servers share the slots of a table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    /// Maglev: a flow's hash leads to its slot. Few slots are reassigned when the servers change.
+    #[default]
+    ByHash,
+    /// Round robin: new flows receive the slots in turn.
+    ByTurn,
+}
+
+/// A server in a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Id of the server in the maps.
+    pub backend: u32,
+    /// Endpoint, from which the table is computed, so that all nodes compute the same one.
+    pub address: SocketAddr,
+    /// Weight, 1 to 100.
+    pub weight: u8,
+}
+
+impl Plan {
+    /// Computes the current backend of each slot; [`NO_BACKEND`] in every slot if there is no member.
+    pub fn build(&self) -> Arc<[u32]> {
+        if self.members.is_empty() {
+            return vec![NO_BACKEND; self.slots as usize].into();
+        }
+        let current_backend =
+            |member: u16| self.members.get(usize::from(member)).map_or(NO_BACKEND, |member| member.backend);
+        if self.order == Order::ByTurn {
+            let weights: Vec<_> = self.members.iter().map(|member| member.weight).collect();
+            return round_robin::build(self.slots, &weights).into_iter().map(current_backend).collect();
+        }
+        let names: Vec<_> = self.members.iter().map(|member| member.address.to_string()).collect();
+        let members: Vec<_> = names
+            .iter()
+            .zip(&self.members)
+            .map(|(name, member)| maglev::Member { name: name.as_bytes(), weight: member.weight })
+            .collect();
+        maglev::build(self.slots, self.seed, &members).into_iter().map(current_backend).collect()
+    }
+}
+
+impl Table {
+    /// A table in which no slot migrates.
+    pub fn new(plan: impl Into<Arc<Plan>>) -> Self {
+        Self { plan: plan.into(), ..Self::default() }
+    }
+
+    /// The same table without its current backends, to save memory.
+    #[must_use]
+    pub fn without_owners(&self) -> Self {
+        Self { plan: self.plan.clone(), slot_migration: self.slot_migration.clone(), current_backends: None }
+    }
+
+    /// Whether the content is known.
+    pub fn is_known(&self) -> bool {
+        self.plan.slots != 0
+    }
+
+    /// Current backend of each slot; computes it if necessary.
+    pub fn current_backends(&self) -> Arc<[u32]> {
+        self.current_backends.clone().unwrap_or_else(|| self.plan.build())
+    }
+
+    /// The table in its map layout, and the table of its previous backends if a slot migrates. `previous_backends` is
+    /// the id under which the caller writes the latter.
+    pub fn lookup_tables(&self, previous_backends: u32) -> (Box<LookupTable>, Option<Box<LookupTable>>) {
+        let size =
+            if self.plan.members.is_empty() && self.slot_migration.is_empty() { 0 } else { self.plan.slots };
+        let mut lookup_table = LookupTable::empty();
+        lookup_table.size = size;
+        for (slot, current_backend) in lookup_table.slots.iter_mut().zip(self.current_backends().iter()) {
+            *slot = *current_backend;
+        }
+        if self.plan.order == Order::ByTurn {
+            lookup_table.note_rows();
+        }
+        if self.slot_migration.is_empty() {
+            return (lookup_table, None);
+        }
+        lookup_table.previous_backends = previous_backends;
+        let mut kept = LookupTable::empty();
+        kept.size = size;
+        for (slot, previous_backend) in self.slot_migration.previous_backends() {
+            if let (Some(current_backend), Some(kept)) =
+                (lookup_table.slots.get_mut(slot as usize), kept.slots.get_mut(slot as usize))
+            {
+                *current_backend |= MIGRATING;
+                *kept = previous_backend;
+            }
+        }
+        (lookup_table, Some(kept))
+    }
+}
+
+/// A tracked flow, or an affinity entry, as read from the flow table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowRecord {
+    /// Tag of its service.
+    pub service: u32,
+    /// Its server.
+    pub backend: Handle,
+    /// Client address.
+    pub client: Address,
+    /// Client port, in network byte order.
+    pub port: u16,
+    /// Client path.
+    pub path: ClientPath,
+    /// Seconds since its last packet, if it is evictable: a mid-stream pickup that is not assured.
+    pub loose: Option<u32>,
+    /// Whether this is an affinity entry, not a flow.
+    pub is_client: bool,
+    /// Whether both sides have shown that they hear each other.
+    pub is_assured: bool,
+    /// Whether it is finished or terminated.
+    pub is_finished: bool,
+    /// Whether the client has ended its side, or the flow is finished.
+    pub is_ending: bool,
+    /// Jiffies until it expires without a packet; `None` if it has expired.
+    pub left: Option<u32>,
+    /// Handshake outcome of a TCP connection whose SYN was seen.
+    pub opening: Option<Handshake>,
+}
+
+/// The handshake of a connection, as far as its packets show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handshake {
+    /// Seconds since its first packet.
+    pub age: u32,
+    /// The outcome.
+    pub stage: HandshakeOutcome,
+}
+
+/// Outcome of a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandshakeOutcome {
+    /// No answer yet.
+    Asked,
+    /// The server has answered without a reset.
+    Answered,
+    /// The server has reset it, and the client has sent only SYNs.
+    Refused,
+    /// The client ended or reset it before an answer.
+    GivenUp,
+}
+
+impl HandshakeOutcome {
+    /// Reads the bits of [`state`]. A client continues a connection that its server accepts, so a reset before that is
+    /// the server's first answer. A RST of the client counts as continuing.
+    fn of(bits: u32) -> Self {
+        match bits & (state::ANSWERED | state::RESET | state::ASSURED | state::CLIENT_FIN) {
+            0 => Self::Asked,
+            bits if bits & state::ANSWERED == 0 => Self::GivenUp,
+            bits if bits & (state::RESET | state::ASSURED | state::CLIENT_FIN) == state::RESET => {
+                Self::Refused
+            }
+            _ => Self::Answered,
+        }
+    }
+}
+
+/// Seconds by which the clocks of the data path and of the reader may differ.
+const SLACK: u32 = 2;
+
+impl FlowRecord {
+    /// Reads one entry of the flow table.
+    pub fn new(seen: &Seen<'_>, clock: Clock) -> Self {
+        let Seen { meta, client, flow, age } = *seen;
+        let (address, port, _) = client.parts();
+        let age = age.filter(|_| client.is_tcp() && meta.state() & state::PICKED_UP == 0);
+        let is_loose = meta.state() & (state::PICKED_UP | state::ASSURED) == state::PICKED_UP;
+        let loose = is_loose.then(|| meta.silence(clock.now) / clock.hz.max(1));
+        Self {
+            service: flow.service,
+            backend: flow.backend,
+            client: address,
+            port,
+            path: flow.client,
+            loose,
+            is_client: meta.is_client(),
+            is_assured: meta.state() & state::ASSURED != 0,
+            is_finished: meta.is_finished(),
+            is_ending: meta.is_finished() || meta.state() & state::CLIENT_FIN != 0,
+            left: (meta.idle(clock.hz) + SLACK * clock.hz).checked_sub(meta.silence(clock.now)),
+            opening: age.map(|age| Handshake { age, stage: HandshakeOutcome::of(meta.state()) }),
+        }
+    }
+}
+
+/// A server entry to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PutBackend {
+    /// Server id.
+    pub id: u32,
+    /// The entry.
+    pub backend: Backend,
+    /// Whether this is a new use of the id, with counters at zero.
+    pub fresh: bool,
+}
+
+/// A change of the data plane.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Operation {
+    /// Writes the settings.
+    PutSettings(Settings),
+    /// Lets packets leave through an interface.
+    PutInterface(u32),
+    /// Lets no packets leave through an interface.
+    RemoveInterface(u32),
+    /// Writes a next hop.
+    PutNextHop(u32, NextHop),
+    /// Clears a next hop.
+    ClearNextHop(u32),
+    /// Writes servers.
+    PutBackends(Vec<PutBackend>),
+    /// Clears a server.
+    ClearBackend(u32),
+    /// Builds server tables aside and replaces each by one write.
+    PutTables(BTreeMap<u32, Table>),
+    /// Replaces a server table by the empty one.
+    ClearTable(u32),
+    /// Writes a service. If `fresh`, its counters are set to zero first.
+    PutService {
+        /// Service id.
+        id: u32,
+        /// The entry.
+        service: Box<Service>,
+        /// Whether this is a new use of the id.
+        fresh: bool,
+    },
+    /// Waits for a grace period: programs that saw earlier state have ended.
+    Settle,
+    /// Clears a service.
+    ClearService(u32),
+    /// Builds an index aside and replaces the active one by one write.
+    PutIndex(Index),
+}
+
+/// The address in the layout of the maps.
+pub fn to_address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(ip) => Address::v4(ip.octets()),
+        IpAddr::V6(ip) => Address::v6(ip.octets()),
+    }
+}
+
+/// Formats the hardware address in the first six bytes of a word in memory.
+pub fn mac(word: u64) -> String {
+    let [a, b, c, d, e, f, ..] = word.to_ne_bytes();
+    [a, b, c, d, e, f].map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// The address as an [`IpAddr`].
+pub fn to_ip(address: &Address) -> IpAddr {
+    if address.is_v4() { IpAddr::from(address.v4_bytes()) } else { IpAddr::from(address.v6_bytes()) }
+}
+
+/// Endpoint of a server.
+pub fn backend_address(backend: &Backend) -> SocketAddr {
+    SocketAddr::new(to_ip(&backend.address), u16::from_be(backend.port))
+}
+
+/// Tables that are processed at a time. The current backends of one take 262 KB.
+pub const BATCH: usize = 64;
+
+/// Computes missing current backends of tables, in parallel on all CPUs.
+pub fn build_all<'a>(tables: impl Iterator<Item = &'a mut Table>) {
+    let mut tables: Vec<_> = tables.filter(|table| table.current_backends.is_none()).collect();
+    let build = |tables: &mut [&mut Table]| {
+        for table in tables {
+            table.current_backends = Some(table.plan.build());
+        }
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    if tables.len() <= 1 || workers == 1 {
+        return build(&mut tables);
+    }
+    let share = tables.len().div_ceil(workers);
+    std::thread::scope(|scope| {
+        for part in tables.chunks_mut(share) {
+            scope.spawn(move || build(part));
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests;

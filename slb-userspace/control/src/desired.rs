@@ -1,0 +1,499 @@
+//! The desired state of the data plane, computed from configuration, health, next hops, failover and overrides. Pure.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use slb_common::{
+    abi::{
+        backend::NextHop,
+        service::{Tunnel, mode, policy},
+    },
+    net::headers::protocol,
+};
+
+use super::{
+    failover::Failover,
+    members::{Behind, Member, Members, Side, family, overridden},
+    one_way::Evidence,
+    overrides::{AdminState, Overrides, Place},
+};
+use crate::dataplane::state::to_address;
+use crate::{
+    inputs::{Standing, Target},
+    outlier_detection::EjectionPolicy,
+};
+use slb_config::model::{
+    Config, HealthCheck, Listener, LoadBalancer, Mode, Name, OnNoHealthy, Protocol, Scheduler, TableSize,
+    Target as Servers, Tracking, UnknownDatagrams, Unmatched,
+};
+
+/// Observations, besides the configuration. `None` means that nothing of the kind is known.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Known<'a> {
+    /// Results of health checks. A target without a result is missing.
+    pub health: Option<&'a BTreeMap<Target, Verdict>>,
+    /// Targets that this host cannot probe, and why. They keep their last verdict.
+    pub not_probed: Option<&'a BTreeMap<Target, String>>,
+    /// Servers of mode `nat` whose answers do not return through SLB.
+    pub one_way: Option<&'a BTreeMap<SocketAddr, Evidence>>,
+    /// Next hops, or why there is none. An unresolved one is missing.
+    pub next_hops: Option<&'a BTreeMap<IpAddr, Result<Reached, String>>>,
+    /// Listeners whose traffic goes to their secondary side.
+    pub failover: Option<&'a Failover>,
+    /// Weights and admin states set at run time.
+    pub overrides: Option<&'a Overrides>,
+    /// Whether each VIP is local. A missing VIP may be an address of this host.
+    pub vips: Option<&'a BTreeMap<IpAddr, Standing>>,
+}
+
+/// The path to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    /// Next hop of the packets.
+    pub hop: NextHop,
+    /// Whether the path has a gateway.
+    pub through_gateway: bool,
+}
+
+/// The state that a health check's results lead to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether the server can serve.
+    pub healthy: bool,
+    /// The reason if unhealthy, or else the last failure.
+    pub detail: Option<String>,
+}
+
+/// The desired state, without ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired {
+    /// Seed of the flow hash and of the server tables.
+    pub seed: u64,
+    /// Services. Address, port and protocol together are unique.
+    pub services: Vec<Service>,
+    /// Server pools. Services name them by index.
+    pub pools: Vec<Pool>,
+    /// Source addresses of tunnel packets.
+    pub tunnel: Tunnel,
+}
+
+/// A service: a listener at one VIP, or a VIP itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// The VIP.
+    pub address: IpAddr,
+    /// Port, in host byte order; 0 for the VIP itself.
+    pub port: u16,
+    /// IP protocol number; ICMP or ICMPv6 for the VIP itself.
+    pub protocol: u8,
+    /// Name of the load balancer.
+    pub load_balancer: String,
+    /// Name of the listener; empty for the VIP itself.
+    pub listener: String,
+    /// Name of the server group; `None` for the default group and for the VIP itself.
+    pub group: Option<String>,
+    /// Index of the pool; `None` for the VIP itself.
+    pub pool: Option<usize>,
+    /// Idle time after which a flow expires.
+    pub idle: Duration,
+    /// One of [`slb_common::abi::service::mode`].
+    pub mode: u8,
+    /// Bits of [`slb_common::abi::service::policy`].
+    pub policy: u32,
+    /// Time that session persistence lasts after a client's last flow; 0 without it.
+    pub persistence: Duration,
+}
+
+/// A server pool: the servers of one server table, with the settings that they share. In mode `nat` all have one
+/// address family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// Slots of the table.
+    pub slots: TableSize,
+    /// How the servers share the slots.
+    pub spread: Spread,
+    /// Time from the start of a drain to its deadline. `None` for no deadline while the server is configured.
+    pub drain: Option<Duration>,
+    /// Time in which a server reaches its weight; `None` for at once.
+    pub slow_start: Option<Duration>,
+    /// Ejection policy for passive signals; `None` without outlier detection.
+    pub passive: Option<EjectionPolicy>,
+    /// Servers by address. Addresses are unique.
+    pub servers: Vec<(SocketAddr, Server)>,
+}
+
+/// How servers share the slots of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Spread {
+    /// Consistent hashing (`maglev`, `maglev-client`), by weight.
+    Hashed,
+    /// Round robin (`rr`): every server in turn, without weights.
+    Evenly,
+    /// Weighted round robin (`wrr`).
+    ByWeight,
+    /// Weighted least connections (`wlc`): the servers of the next slots are compared.
+    ByFlows,
+}
+
+/// A server of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Weight, 0 to 100.
+    pub weight: u8,
+    /// Admin state that stops new flows; `None` if enabled.
+    pub aside: Option<AdminState>,
+    /// Its configuration entry, if it has an override.
+    pub overridden: Option<Place>,
+    /// Health check state.
+    pub health: Health,
+    /// Reason for the state, if there is one.
+    pub detail: Option<String>,
+    /// Next hop; `None` if there is none.
+    pub next_hop: Option<NextHop>,
+    /// Whether the other side of the listener has the traffic.
+    pub is_standby: bool,
+    /// Whether it receives new flows without being known to be healthy, because no server of the pool is.
+    pub is_last_resort: bool,
+}
+
+/// Health of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// No result yet. It receives new flows only while no server of its pool is known to be healthy.
+    Unknown,
+    /// Able to serve.
+    Healthy,
+    /// Not able to serve.
+    Unhealthy,
+    /// No health check. It counts as able to serve.
+    Unchecked,
+}
+
+impl Server {
+    /// Whether it receives new flows.
+    pub fn takes_new(&self) -> bool {
+        !self.is_standby && self.could_take_new()
+    }
+
+    /// Whether it is standby and would receive new flows if its side had the traffic.
+    pub fn stands_by(&self) -> bool {
+        self.is_standby && self.could_take_new()
+    }
+
+    fn could_take_new(&self) -> bool {
+        self.weight > 0
+            && self.aside.is_none()
+            && self.next_hop.is_some()
+            && (self.is_last_resort || matches!(self.health, Health::Healthy | Health::Unchecked))
+    }
+
+    /// Whether it takes no new flows because of weight, admin state or health. Its connections then have until the
+    /// drain deadline.
+    pub fn is_leaving(&self) -> bool {
+        self.weight == 0 || self.aside.is_some() || !self.is_alive()
+    }
+
+    /// Whether it is not unhealthy, or serves as a last resort.
+    pub fn is_alive(&self) -> bool {
+        self.health != Health::Unhealthy || self.is_last_resort
+    }
+}
+
+/// Listeners with equal keys share a pool.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct PoolKey<'a> {
+    servers: ServersKey<'a>,
+    check: Option<&'a HealthCheck>,
+    drain: Option<Duration>,
+    /// Servers have different duties in each mode.
+    mode: Mode,
+    /// The VIPs at which servers are probed, if they are.
+    checked_at: Option<&'a [IpAddr]>,
+    /// Address family of the servers in mode `nat`; `None` for any.
+    is_v4: Option<bool>,
+    /// The side that has the traffic.
+    side: Side,
+    on_no_healthy: OnNoHealthy,
+    spread: Spread,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum ServersKey<'a> {
+    Default { load_balancer: &'a Name, backend_port: u16 },
+    Group(&'a Name),
+    Pair(&'a Name),
+    Groups { primary: &'a Name, secondary: &'a Name },
+}
+
+/// Computes the desired state.
+pub fn desired(config: &Config, known: Known<'_>) -> Desired {
+    let members = Members::of(config);
+    let mut services = Vec::new();
+    let mut pools = Vec::new();
+    let mut indexes = BTreeMap::new();
+    for balancer in &config.load_balancers {
+        services.extend(balancer.addresses.iter().filter_map(|address| vip(balancer, *address, known)));
+        for listener in balancer.running() {
+            for address in &balancer.addresses {
+                let side = known.failover.map_or(Side::Primary, |failover| failover.side(listener, *address));
+                let key = PoolKey {
+                    servers: servers_key(balancer, listener),
+                    check: listener.health_check.as_ref(),
+                    drain: listener.connection_drain,
+                    mode: listener.mode,
+                    checked_at: checked_at(balancer, listener),
+                    is_v4: family(listener, *address),
+                    side,
+                    on_no_healthy: listener.on_no_healthy,
+                    spread: spread(listener),
+                };
+                let pool = *indexes.entry(key).or_insert_with(|| {
+                    let is_v4 = family(listener, *address);
+                    pools.push(pool(&members, balancer, listener, is_v4, side, known));
+                    pools.len() - 1
+                });
+                services.push(service(balancer, listener, *address, pool));
+            }
+        }
+    }
+    Desired { seed: config.daemon.seed(), services, pools, tunnel: tunnel(config) }
+}
+
+/// The desired state at a first start: VIPs without listeners. Packets are dropped until the first servers are known to
+/// be healthy. Clients retransmit, and no packet goes back to the router.
+pub fn vips_alone(config: &Config, vips: &BTreeMap<IpAddr, Standing>) -> Desired {
+    let known = Known { vips: Some(vips), ..Known::default() };
+    let services = config
+        .load_balancers
+        .iter()
+        .flat_map(|balancer| balancer.addresses.iter().filter_map(|address| vip(balancer, *address, known)));
+    let dropped = |vip: Service| {
+        let is_passed = vip.policy & (policy::DROP_UNMATCHED | policy::REJECT_UNMATCHED) == 0;
+        (!is_passed).then_some(Service { policy: policy::NO_ECHO | policy::DROP_UNMATCHED, ..vip })
+    };
+    Desired {
+        seed: config.daemon.seed(),
+        services: services.filter_map(dropped).collect(),
+        pools: Vec::new(),
+        tunnel: tunnel(config),
+    }
+}
+
+/// The VIPs at which servers of `dsr` and `ipip` are probed. Servers of another load balancer need not hold them.
+fn checked_at<'a>(balancer: &'a LoadBalancer, listener: &Listener) -> Option<&'a [IpAddr]> {
+    (listener.mode != Mode::Nat && listener.health_check.is_some()).then_some(balancer.addresses.as_slice())
+}
+
+fn tunnel(config: &Config) -> Tunnel {
+    let addresses = config.daemon.tunnel_addresses.iter();
+    addresses.fold(Tunnel::default(), |tunnel, address| match address {
+        IpAddr::V4(_) => Tunnel { v4: to_address(*address), ..tunnel },
+        IpAddr::V6(_) => Tunnel { v6: to_address(*address), ..tunnel },
+    })
+}
+
+fn servers_key<'a>(balancer: &'a LoadBalancer, listener: &'a Listener) -> ServersKey<'a> {
+    match &listener.target {
+        Servers::DefaultGroup { backend_port } => {
+            ServersKey::Default { load_balancer: &balancer.name, backend_port: *backend_port }
+        }
+        Servers::ServerGroup(name) => ServersKey::Group(name),
+        Servers::PrimarySecondaryGroup(name) => ServersKey::Pair(name),
+        Servers::PrimarySecondary { primary, secondary, .. } => ServersKey::Groups { primary, secondary },
+    }
+}
+
+/// Health of a target, with the detail. `Unchecked` without a target.
+pub(super) fn health_of(
+    target: Option<&Target>,
+    health: Option<&BTreeMap<Target, Verdict>>,
+) -> (Health, Option<String>) {
+    let Some(target) = target else { return (Health::Unchecked, None) };
+    match health.and_then(|health| health.get(target)) {
+        None => (Health::Unknown, None),
+        Some(verdict) if verdict.healthy => (Health::Healthy, verdict.detail.clone()),
+        Some(verdict) => (Health::Unhealthy, verdict.detail.clone()),
+    }
+}
+
+/// Next hop of a listener's packets to a server, or why there is none; `None` if it is not resolved yet.
+pub(super) fn reach(
+    listener: &Listener,
+    next_hops: &BTreeMap<IpAddr, Result<Reached, String>>,
+    server: IpAddr,
+) -> Option<Result<NextHop, String>> {
+    Some(match next_hops.get(&server)? {
+        Ok(reached) if listener.mode == Mode::Dsr && reached.through_gateway => {
+            Err("mode `dsr` needs it on the same network, and it is reached through a router".to_owned())
+        }
+        Ok(reached) => Ok(reached.hop),
+        Err(why) => Err(why.clone()),
+    })
+}
+
+fn pool(
+    members_of: &Members<'_>,
+    balancer: &LoadBalancer,
+    listener: &Listener,
+    is_v4: Option<bool>,
+    side: Side,
+    known: Known<'_>,
+) -> Pool {
+    let Behind { slots, servers } = members_of.behind(balancer, listener);
+    let mut servers: Vec<_> = servers
+        .into_iter()
+        .filter(|member| is_v4.is_none_or(|is_v4| member.address.is_ipv4() == is_v4))
+        .map(|member| (member.address, server(member, balancer, listener, side, known)))
+        .collect();
+    servers.sort_by_key(|(address, _)| *address);
+    if !servers.iter().any(|(_, server)| server.takes_new()) {
+        servers.iter_mut().for_each(|(_, server)| server.is_last_resort = is_last_resort(listener, server));
+    }
+    let slow_start = members_of.slow_start(balancer, listener, side);
+    let passive = listener.health_check.as_ref().and_then(EjectionPolicy::of);
+    Pool { slots, spread: spread(listener), drain: listener.connection_drain, slow_start, passive, servers }
+}
+
+/// Whether a server receives new flows while no server of its pool is known to be healthy. An unknown server does: no
+/// result is not a failure. Otherwise the pool would drop every packet until the first result.
+fn is_last_resort(listener: &Listener, server: &Server) -> bool {
+    let is_allowed = listener.on_no_healthy == OnNoHealthy::All || server.health == Health::Unknown;
+    is_allowed && !server.is_standby
+}
+
+fn server(
+    member: Member,
+    balancer: &LoadBalancer,
+    listener: &Listener,
+    side: Side,
+    known: Known<'_>,
+) -> Server {
+    let target = Target::of(balancer, listener, member.address).filter(|_| member.is_checked);
+    let (health, detail) = health_of(target.as_ref(), known.health);
+    let not_probed = target.as_ref().and_then(|target| known.not_probed?.get(target)).cloned();
+    let shows_answers = listener.mode == Mode::Nat && listener.protocol == Protocol::Tcp;
+    let one_way = known.one_way.filter(|_| shows_answers).and_then(|servers| servers.get(&member.address));
+    let one_way = one_way.map(|evidence| evidence.detail().to_owned());
+    let (next_hop, unreachable) =
+        match known.next_hops.and_then(|hops| reach(listener, hops, member.address.ip())) {
+            Some(Ok(hop)) => (Some(hop), None),
+            Some(Err(why)) => (None, Some(format!("gets no packets: {why}"))),
+            None => (None, None),
+        };
+    // A server that is only on the other side is standby, with that side's weight and override.
+    let (weight, side, is_standby) = match member.weight(side) {
+        Some(weight) => (weight, side, false),
+        None => (member.weight(side.other()).unwrap_or(0), side.other(), true),
+    };
+    let (overridden, setting) = overridden(&member, side, balancer, listener, known.overrides);
+    Server {
+        weight: setting.weight.unwrap_or(weight),
+        aside: setting.state,
+        overridden,
+        health,
+        detail: joined([detail.or(unreachable), not_probed, one_way]),
+        next_hop,
+        is_standby,
+        is_last_resort: false,
+    }
+}
+
+fn joined(words: [Option<String>; 3]) -> Option<String> {
+    let words: Vec<_> = words.into_iter().flatten().collect();
+    (!words.is_empty()).then(|| words.join("; "))
+}
+
+fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: usize) -> Service {
+    Service {
+        address,
+        port: listener.port,
+        protocol: listener.protocol.number(),
+        load_balancer: balancer.name.to_string(),
+        listener: listener.name.to_string(),
+        group: match &listener.target {
+            Servers::DefaultGroup { .. } => None,
+            Servers::ServerGroup(name) | Servers::PrimarySecondaryGroup(name) => Some(name.to_string()),
+            Servers::PrimarySecondary { primary, .. } => Some(primary.to_string()),
+        },
+        pool: Some(pool),
+        idle: listener.idle_timeout,
+        mode: match listener.mode {
+            Mode::Nat => mode::NAT,
+            Mode::Dsr => mode::DSR,
+            Mode::Ipip => mode::IPIP,
+        },
+        policy: policy_of(listener),
+        persistence: listener.session_persistence.unwrap_or_default(),
+    }
+}
+
+fn policy_of(listener: &Listener) -> u32 {
+    let policy = match listener.tracking {
+        Tracking::Auto => 0,
+        Tracking::Always => policy::TRACK,
+    } | match listener.unknown_datagrams {
+        UnknownDatagrams::Keep => 0,
+        UnknownDatagrams::Follow => policy::FOLLOW,
+    } | match listener.scheduler {
+        Scheduler::Maglev => 0,
+        Scheduler::MaglevClient => policy::BY_CLIENT,
+        Scheduler::RoundRobin | Scheduler::WeightedRoundRobin => policy::ROUND_ROBIN,
+        Scheduler::WeightedLeastConnections => policy::LEAST_CONNECTIONS,
+    } | match listener.session_persistence {
+        None => 0,
+        Some(_) => policy::PERSIST,
+    };
+    if policy & policy::ELSEWHERE == 0 { policy } else { policy | policy::TRACK }
+}
+
+fn spread(listener: &Listener) -> Spread {
+    match listener.scheduler {
+        Scheduler::Maglev | Scheduler::MaglevClient => Spread::Hashed,
+        Scheduler::RoundRobin => Spread::Evenly,
+        Scheduler::WeightedRoundRobin => Spread::ByWeight,
+        Scheduler::WeightedLeastConnections => Spread::ByFlows,
+    }
+}
+
+/// The service of a VIP itself: echo replies while a listener runs, and what happens to unmatched packets. `None` if
+/// SLB passes both to the kernel.
+fn vip(balancer: &LoadBalancer, address: IpAddr, known: Known<'_>) -> Option<Service> {
+    let echo = if balancer.running().next().is_some() { 0 } else { policy::NO_ECHO };
+    let unmatched = match unmatched(balancer, address, known.vips) {
+        Unmatched::Pass => 0,
+        Unmatched::Drop => policy::DROP_UNMATCHED,
+        Unmatched::Reject => policy::REJECT_UNMATCHED,
+    };
+    if unmatched == 0 && echo == policy::NO_ECHO {
+        return None;
+    }
+    Some(Service {
+        address,
+        port: 0,
+        protocol: if address.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 },
+        load_balancer: balancer.name.to_string(),
+        listener: String::new(),
+        group: None,
+        pool: None,
+        idle: Duration::ZERO,
+        mode: mode::NAT,
+        policy: echo | unmatched,
+        persistence: Duration::ZERO,
+    })
+}
+
+/// What happens to packets for a VIP that no running listener takes.
+pub fn unmatched(
+    balancer: &LoadBalancer,
+    address: IpAddr,
+    vips: Option<&BTreeMap<IpAddr, Standing>>,
+) -> Unmatched {
+    balancer.unmatched.unwrap_or_else(|| {
+        // An unknown address may be this host's own. Its packets must reach the kernel.
+        let is_local = vips.and_then(|vips| vips.get(&address)).is_none_or(|standing| standing.is_local);
+        Unmatched::of(is_local)
+    })
+}

@@ -1,0 +1,39 @@
+//! The control plane: computes all changes of the data plane.
+//!
+//! Inputs are configuration, health, next hops and overrides. [`failover`] chooses the sides, and [`desired`] computes
+//! the desired state. [`ids`] allocates ids for it, [`diff`] orders the operations, and [`reconcile`] applies them. All
+//! but the last are pure: no clock, no sockets, no tokio.
+
+pub mod client_paths;
+mod connection_counts;
+pub mod dataplane;
+pub mod desired;
+pub mod diff;
+pub mod drain;
+pub mod drains;
+pub mod ending;
+pub mod failover;
+pub mod fill;
+pub mod flush;
+mod handshakes;
+pub mod ids;
+pub mod inputs;
+pub mod map_limits;
+pub mod members;
+pub mod memory;
+pub mod one_way;
+pub mod outages;
+pub mod outlier_detection;
+pub mod overrides;
+pub mod reconcile;
+mod rehash;
+pub mod separate_tables;
+pub mod slot_migration;
+pub mod slow_start;
+mod table_split;
+pub mod targets;
+pub mod users;
+pub mod warm_up;
+
+#[cfg(test)]
+mod tests;

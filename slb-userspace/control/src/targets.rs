@@ -1,0 +1,32 @@
+//! What the daemon observes for a configuration: health-check targets, next hops of servers, and VIPs. Pure.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use super::members::{Members, running};
+use crate::inputs::Target;
+use slb_config::model::Config;
+
+/// All VIPs, also those of stopped load balancers.
+pub fn addresses(config: &Config) -> BTreeSet<IpAddr> {
+    config.load_balancers.iter().flat_map(|balancer| balancer.addresses.iter().copied()).collect()
+}
+
+/// All targets of health checks.
+pub fn targets(config: &Config) -> BTreeSet<Target> {
+    let members = Members::of(config);
+    running(config)
+        .flat_map(|(balancer, listener)| {
+            let checked = members.behind(balancer, listener).servers.into_iter().filter(|m| m.is_checked);
+            checked.filter_map(move |member| Target::of(balancer, listener, member.address))
+        })
+        .collect()
+}
+
+/// Addresses of all servers of running listeners. Their next hops are resolved.
+pub fn destinations(config: &Config) -> BTreeSet<IpAddr> {
+    let members = Members::of(config);
+    running(config)
+        .flat_map(|(balancer, listener)| members.behind(balancer, listener).servers)
+        .map(|member| member.address.ip())
+        .collect()
+}

@@ -1,0 +1,156 @@
+//! Random changes, failures and restarts.
+
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+
+use proptest::prelude::*;
+use slb_common::abi::backend::Backend;
+
+use super::{World, flow, group, lingers, reached, two_groups};
+use crate::{
+    dataplane::{
+        fake::Fails,
+        state::{State, Table},
+    },
+    desired::Verdict,
+    slot_migration::SlotMigration,
+    targets::targets,
+};
+
+/// The table of the listener on `port`.
+fn table(state: &State, port: u16) -> u32 {
+    state.index.entries.values().find(|entry| entry.port == port.to_be()).unwrap().lookup_table
+}
+
+/// What a daemon can read of the state. The maps do not tell when slots were reassigned.
+fn known(state: &State) -> State {
+    let mut state = state.clone();
+    for table in state.tables.values_mut() {
+        let previous_backends: Vec<_> = table.slot_migration.previous_backends().collect();
+        *table = Table {
+            slot_migration: SlotMigration::found(previous_backends, Duration::ZERO),
+            ..table.without_owners()
+        };
+    }
+    state
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    /// Servers of the first listener's group.
+    Servers(Vec<(u8, u8)>),
+    /// Servers of the second listener's group. Without this change it has the first one's.
+    Second(Vec<(u8, u8)>),
+    /// A flow of the first or second (`true`) listener to one of its servers.
+    Flow(bool, usize),
+    Look,
+    Later(u64),
+    Health(u8, bool),
+    Neighbour(u8, Option<u8>),
+    Restart,
+    /// The data plane fails after this many operations. `true` restarts the daemon then.
+    Fail(usize, Fails, bool),
+}
+
+fn servers() -> impl Strategy<Value = Vec<(u8, u8)>> {
+    prop::collection::btree_map(1u8..12, 0u8..=100, 1..8).prop_map(|servers| servers.into_iter().collect())
+}
+
+fn fails() -> impl Strategy<Value = Fails> {
+    prop_oneof![Just(Fails::Before), Just(Fails::Halfway), Just(Fails::After)]
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        servers().prop_map(Change::Servers),
+        servers().prop_map(Change::Second),
+        (any::<bool>(), any::<usize>()).prop_map(|(second, n)| Change::Flow(second, n)),
+        Just(Change::Look),
+        (0u64..100).prop_map(Change::Later),
+        (1u8..12, any::<bool>()).prop_map(|(n, healthy)| Change::Health(n, healthy)),
+        (1u8..12, prop::option::of(0u8..4)).prop_map(|(n, hop)| Change::Neighbour(n, hop)),
+        Just(Change::Restart),
+        (0usize..6, fails(), any::<bool>()).prop_map(|(after, fails, ends)| Change::Fail(after, fails, ends)),
+    ]
+}
+
+proptest! {
+    /// The fake refuses every state with a dangling id. A server that stays keeps its id and handle, whatever else
+    /// changes. A GC pass rehomes every flow to its listener's own table.
+    #[test]
+    fn any_sequence_of_changes_is_sound_at_every_step(changes in prop::collection::vec(change(), 1..40)) {
+        let mut world = World::new();
+        let (mut first, mut second) = (vec![(1, 100), (2, 50)], None);
+        let mut config = group(&first);
+        world.all_healthy(&config);
+        let mut before = world.reconcile(&config).unwrap();
+        for change in changes {
+            let mut ends_then = false;
+            match change {
+                Change::Servers(servers) => first = servers,
+                Change::Second(servers) => second = Some(servers),
+                Change::Flow(is_second, n) => {
+                    let port = if is_second { 81 } else { 80 };
+                    let table = table(&before, port);
+                    let servers: Vec<_> = before.backends.values().filter(|b| b.lookup_table == table).collect();
+                    let with = servers[n % servers.len()];
+                    let flow = flow(&before, port, with.handle);
+                    world.reconciler.plane_mut().flows.push(flow);
+                }
+                Change::Look => {
+                    world.reconciler.sweep(world.now, &BTreeSet::new()).map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
+                    for flow in &world.reconciler.plane_mut().flows.clone() {
+                        let at = |port| flow.service == self::flow(&before, port, flow.backend).service;
+                        let table = table(&before, if at(81) { 81 } else { 80 });
+                        let servers = before.backends.values();
+                        let with = servers.clone().find(|server| server.handle == flow.backend);
+                        // Otherwise the flow is finished, or its server is gone.
+                        if let Some(with) = with.filter(|_| !flow.is_finished) {
+                            let is_there = |s: &Backend| s.lookup_table == table && s.address == with.address;
+                            prop_assert!(with.lookup_table == table || !servers.clone().any(is_there), "{:?}", flow);
+                        }
+                    }
+                }
+                Change::Later(seconds) => world.now += Duration::from_secs(seconds),
+                Change::Health(n, healthy) => world.set_health(n, healthy),
+                Change::Neighbour(n, None) => drop(world.next_hops.remove(&IpAddr::from([10, 0, 0, n]))),
+                Change::Neighbour(n, Some(to)) => {
+                    world.next_hops.insert(IpAddr::from([10, 0, 0, n]), Ok(reached(to)));
+                }
+                Change::Restart => world = world.restart(),
+                Change::Fail(after, fails, ends) => {
+                    ends_then = ends;
+                    let plane = world.reconciler.plane_mut();
+                    (plane.fail_after, plane.fails) = (Some(after), fails);
+                }
+            }
+            config = match &second {
+                Some(second) => two_groups(&first, second),
+                None => group(&first),
+            };
+            for target in targets(&config) {
+                world.health.entry(target).or_insert(Verdict { healthy: true, detail: None });
+            }
+            let fails = world.reconciler.plane_mut().fail_after.is_some();
+            let after = match world.reconcile(&config) {
+                Ok(state) => state,
+                Err(error) => {
+                    prop_assert!(fails && format!("{error:#}").contains("was to fail"), "{:#}", error);
+                    if ends_then {
+                        world = world.restart();
+                    }
+                    world.reconcile(&config).map_err(|error| TestCaseError::fail(format!("{error:#}")))?
+                }
+            };
+            world.reconciler.plane_mut().fail_after = None;
+            let held = known(&world.reconciler.plane_mut().state);
+            prop_assert!(held == known(&after), "the data plane does not hold what it is said to");
+            for (id, new) in after.backends.iter().filter(|(_, new)| !lingers(new)) {
+                let mut before = before.backends.iter().filter(|(_, old)| !lingers(old));
+                if let Some((old_id, old)) = before.find(|(_, old)| (old.lookup_table, old.address) == (new.lookup_table, new.address)) {
+                    prop_assert_eq!((old_id, old.handle), (id, new.handle));
+                }
+            }
+            before = after;
+        }
+    }
+}

@@ -1,0 +1,478 @@
+//! Serves the API on Unix sockets.
+
+mod connection;
+mod documents;
+mod file;
+pub mod flows;
+pub mod interfaces;
+pub mod loader;
+pub mod places;
+pub mod requests;
+mod socket;
+pub mod status;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Result;
+use axum::{
+    Extension, Json, Router,
+    body::{Body, Bytes},
+    extract::State as Shared,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse as _, Response},
+    routing::{get, post},
+};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+    task::spawn_blocking,
+    time::Instant,
+};
+
+pub use self::socket::Sockets;
+use self::{
+    connection::{Bodies, named, serve},
+    documents::{Documents, Texts},
+    file::File,
+};
+use self::{
+    flows::filter,
+    interfaces::View,
+    loader::{Loader, Turn},
+    places::place,
+    requests::{Examined, Order, Refused, Request, log_refused, told},
+    status::{Context, Details, Outages, Settings, status},
+};
+use crate::{
+    clock::since_start,
+    dataplane::bpf::{losses::Counted, maps::Maps},
+    neigh::{self, vips::Standings},
+    supervised, telemetry,
+};
+use slb_api::{
+    flows::{Flush, Flushed},
+    types::{
+        self, By, Changed, Configuration, Daemon, Differences, Loss, Override, Servers, Set, Text, Unmatched,
+        Vip, Without,
+    },
+};
+use slb_config::{
+    Config, Loaded,
+    difference::difference,
+    model::{self, LoadBalancer, Weight},
+};
+use slb_control::{dataplane::state::State, desired::unmatched};
+
+/// State that the control loop published last.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The actual state of the maps.
+    pub state: Arc<State>,
+    /// Explanations of servers' health.
+    pub details: Details,
+    /// Overrides of servers.
+    pub set: Settings,
+    /// Listeners without a server that receives new flows.
+    pub outages: Outages,
+    /// The configuration.
+    pub running: Running,
+}
+
+/// The active configuration and its state.
+#[derive(Debug, Clone)]
+pub struct Running {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// When it is rolled back unless it is confirmed.
+    pub trial_ends: Option<Instant>,
+    /// The change that waits for its servers.
+    pub pending: Option<Pending>,
+    /// Overrides.
+    pub overrides: Vec<Override>,
+    /// Why no override can be set, if so.
+    pub overrides_trouble: Option<String>,
+    /// State of VIPs on this host.
+    pub vips: Standings,
+    /// Configured names of the interfaces that forward.
+    pub attached: BTreeSet<String>,
+}
+
+/// A change that becomes active once its servers are known.
+#[derive(Debug, Clone)]
+pub struct Pending {
+    /// `start`, `reload`, `apply` or `fallback`.
+    pub change: &'static str,
+    /// What it waits for, in words.
+    pub waits_for: Vec<String>,
+    /// The latest time at which it becomes active.
+    pub ends: Instant,
+}
+
+impl Pending {
+    /// Seconds until the latest time at which it becomes active, rounded up.
+    pub fn seconds_left(&self) -> u64 {
+        self.ends.saturating_duration_since(Instant::now()).as_secs_f64().ceil() as u64
+    }
+
+    /// Converts to the API's document.
+    fn document(&self) -> types::Pending {
+        let Self { change, waits_for, .. } = self;
+        types::Pending {
+            change: (*change).to_owned(),
+            waits_for: waits_for.clone(),
+            at_most_seconds: self.seconds_left(),
+        }
+    }
+}
+
+impl Snapshot {
+    /// The snapshot of a daemon that has not applied anything yet.
+    pub fn new(config: Arc<Config>) -> Self {
+        Self {
+            state: Arc::default(),
+            details: Details::new(),
+            set: BTreeMap::new(),
+            outages: Outages::new(),
+            running: Running {
+                config,
+                trial_ends: None,
+                pending: None,
+                overrides: Vec::new(),
+                overrides_trouble: None,
+                vips: Standings::default(),
+                attached: BTreeSet::new(),
+            },
+        }
+    }
+}
+
+/// Sources of status besides the maps.
+pub struct Sources {
+    /// State that the control loop published last.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// The interfaces.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Packets lost by the kernel, if they are counted.
+    pub losses: Option<Arc<Counted>>,
+    /// When the control loop last ran.
+    pub ran: watch::Receiver<Instant>,
+}
+
+/// Most concurrent connections to the full socket. Further ones wait to be accepted.
+const CONNECTIONS: usize = 1024;
+/// Most concurrent connections to the read-only socket.
+const WATCHERS: usize = 64;
+
+/// Longest `confirm_within_seconds`.
+const LONGEST_TRIAL: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Sockets {
+    /// Serves requests until the future is dropped: from published state, and through the control loop.
+    pub async fn serve(self, maps: Maps, loader: Loader, shown: Sources, requests: mpsc::Sender<Request>) {
+        let Self { full, read_only } = self;
+        let file = File::new(loader.path().to_owned(), loader.seed());
+        let snapshots = shown.snapshots.clone();
+        let source = StatusSource { maps, file, shown, started: Instant::now() };
+        let documents = Documents::new(move || source.document());
+        let api = Arc::new(Api { documents, loader, snapshots, requests });
+        let asked = || Router::new().route("/v1/pending", get(serve_pending));
+        let router = asked()
+            .route("/v1/status", get(serve_status))
+            .route("/v1/diff", post(serve_differences))
+            .route("/v1/reload", post(serve_reload))
+            .route("/v1/apply", post(serve_apply))
+            .route("/v1/confirm", post(serve_confirm))
+            .route("/v1/servers", post(serve_servers))
+            .route("/v1/flows/flush", post(serve_flush))
+            .with_state(Arc::clone(&api))
+            .layer(Extension(Bodies::default()));
+        let watched = asked()
+            .route("/v1/status", get(serve_read_only_status))
+            .fallback(refuse_to_change)
+            .with_state(api);
+        let watch = async {
+            if let Some(socket) = read_only {
+                serve(socket, &watched, WATCHERS).await;
+            }
+        };
+        tokio::join!(serve(full, &router, CONNECTIONS), watch);
+    }
+}
+
+async fn refuse_to_change() -> Failure {
+    (StatusCode::FORBIDDEN, "this socket only shows: `[daemon] socket` takes changes".to_owned())
+}
+
+struct Api {
+    documents: Documents,
+    loader: Loader,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    requests: mpsc::Sender<Request>,
+}
+
+/// Sources of the status document.
+struct StatusSource {
+    maps: Maps,
+    file: File,
+    shown: Sources,
+    started: Instant,
+}
+
+impl Api {
+    /// Sends a request to the control loop and waits for the answer. Another configuration may be loaded once the
+    /// request is in the queue.
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+        turn: Option<Turn>,
+    ) -> Result<T, Failure> {
+        let (answer, answered) = oneshot::channel();
+        let ended = || (StatusCode::SERVICE_UNAVAILABLE, "the daemon is ending: ask again later".to_owned());
+        self.requests.send(request(answer)).await.map_err(|_| ended())?;
+        drop(turn);
+        answered.await.map_err(|_| ended())
+    }
+
+    async fn order(&self, order: Order, by: By, turn: Option<Turn>) -> Result<Json<Changed>, Failure> {
+        let changed = self.ask(|answer| Request::Order { order, by, answer }, turn).await?;
+        changed.map(Json).map_err(failure)
+    }
+
+    async fn status(&self, text: fn(Texts) -> Bytes) -> Result<Response, Failure> {
+        let document = self.documents.latest().await;
+        let texts = document.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error))?;
+        Ok(([(CONTENT_TYPE, "application/json")], text(texts)).into_response())
+    }
+
+    /// Loads the text, or without one the daemon's file.
+    async fn load(&self, name: Option<String>, text: Option<String>) -> Result<(Loaded, Turn), Refused> {
+        match text {
+            Some(text) => self.loader.text(name, text).await,
+            None => self.loader.file().await,
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what errors are mapped with")]
+fn failure(refused: Refused) -> Failure {
+    let code = match refused {
+        Refused::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Refused::Conflict(_) => StatusCode::CONFLICT,
+        Refused::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    (code, refused.to_string())
+}
+
+type Failure = (StatusCode, String);
+
+async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Response, Failure> {
+    api.status(|texts| texts.full).await
+}
+
+async fn serve_read_only_status(Shared(api): Shared<Arc<Api>>) -> Result<Response, Failure> {
+    api.status(|texts| texts.read_only).await
+}
+
+impl StatusSource {
+    /// Makes the status document. Blocks, and takes long with many tables.
+    fn document(&self) -> Result<Texts> {
+        let interfaces = Handle::current().block_on(neigh::links())?;
+        let snapshot = Arc::clone(&self.shown.snapshots.borrow());
+        let view = Arc::clone(&self.shown.view.borrow());
+        let Running { config, trial_ends, pending, overrides, overrides_trouble, vips: standings, attached } =
+            &snapshot.running;
+        let daemon = Daemon {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            age_seconds: self.shown.ran.borrow().elapsed().as_secs(),
+            lost_log_lines: telemetry::lost(),
+            restarted_tasks: supervised::restarted(),
+            configuration: Configuration {
+                file: self.file.path().display().to_string(),
+                difference: self.file.difference(config),
+                confirm_within_seconds: trial_ends
+                    .map(|ends| ends.saturating_duration_since(Instant::now()).as_secs()),
+                pending: pending.as_ref().map(Pending::document),
+            },
+            interfaces_without: without(&config.daemon.interfaces, attached, &interfaces, &view),
+            pins_trouble: view.pins_trouble.clone(),
+            losses: self.shown.losses.as_ref().map(|counted| losses(counted, &view)),
+            vips: vips(config, standings),
+            overrides: overrides.clone(),
+            overrides_trouble: overrides_trouble.clone(),
+        };
+        let Snapshot { details, set, outages, .. } = &*snapshot;
+        let context = Context {
+            daemon: Some(daemon),
+            config: Some(config),
+            details,
+            set,
+            outages: Some(outages),
+            now: since_start()?,
+            interfaces: &interfaces,
+            view: Some(&view),
+        };
+        Texts::new(status(&snapshot.state, &self.maps, context)?)
+    }
+}
+
+async fn serve_pending(Shared(api): Shared<Arc<Api>>) -> Json<Option<types::Pending>> {
+    Json(api.snapshots.borrow().running.pending.as_ref().map(Pending::document))
+}
+
+fn vips(config: &Config, standings: &Standings) -> Vec<Vip> {
+    let of = |balancer: &LoadBalancer, address: IpAddr| {
+        let standing = standings.get(&address).cloned().unwrap_or_default();
+        Vip {
+            address,
+            load_balancer: balancer.name.to_string(),
+            is_local: standing.is_local,
+            unmatched: match unmatched(balancer, address, Some(standings)) {
+                model::Unmatched::Drop => Unmatched::Drop,
+                model::Unmatched::Reject => Unmatched::Reject,
+                model::Unmatched::Pass => Unmatched::Pass,
+            },
+            unanswered: standing.unanswered,
+        }
+    };
+    let all = config.load_balancers.iter();
+    all.flat_map(|balancer| balancer.addresses.iter().map(move |address| of(balancer, *address))).collect()
+}
+
+/// The configured interfaces that do not forward.
+fn without(
+    configured: &[String],
+    attached: &BTreeSet<String>,
+    interfaces: &[neigh::Link],
+    view: &View,
+) -> Vec<Without> {
+    let exists =
+        |name: &String| interfaces.iter().any(|link| link.name == *name || link.altnames.contains(name));
+    // The view changes at once; `attached` changes with the data plane.
+    let is_without = |name: &&String| !attached.contains(*name) || view.without.contains_key(*name);
+    let without = configured.iter().filter(is_without);
+    let why = |name| view.without.get(name).cloned();
+    without.map(|name| Without { name: name.clone(), exists: exists(name), why: why(name) }).collect()
+}
+
+/// Lost packets, of interfaces that have lost any.
+fn losses(counted: &Counted, view: &View) -> Vec<Loss> {
+    let losses = view.held.iter().map(|(index, name)| {
+        let losses = counted.at(*index);
+        Loss {
+            interface: name.clone(),
+            redirect: losses.redirect,
+            transmit: losses.transmit,
+            exception: losses.exception,
+        }
+    });
+    losses.filter(|loss| loss.redirect + loss.transmit + loss.exception > 0).collect()
+}
+
+async fn serve_differences(
+    Shared(api): Shared<Arc<Api>>,
+    Extension(bodies): Extension<Bodies>,
+    body: Body,
+) -> Result<Json<Differences>, Failure> {
+    let Text { name, text, .. } = bodies.read(body).await?;
+    let (Loaded { config, warnings }, turn) = api.load(name, text).await.map_err(failure)?;
+    let config = Arc::new(config);
+    let request = |answer| Request::Examine { config: Arc::clone(&config), answer };
+    let Examined { running, outcome } = api.ask(request, Some(turn)).await?;
+    let compare = spawn_blocking(move || difference(&running, &config)).await;
+    let changes = compare.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let (absent, refused) = match outcome {
+        Ok(absent) => (absent, None),
+        Err(refused) => (Vec::new(), Some(refused.to_string())),
+    };
+    Ok(Json(Differences { changes, refused, warnings: told(&warnings, absent) }))
+}
+
+async fn serve_reload(
+    Shared(api): Shared<Arc<Api>>,
+    Extension(by): Extension<By>,
+) -> Result<Json<Changed>, Failure> {
+    let by = named(by).await;
+    let loaded = api.loader.file().await;
+    let (loaded, turn) = loaded.map_err(|refused| logged("reload", &by, refused))?;
+    api.order(Order::Reload { loaded: Box::new(loaded) }, by, Some(turn)).await
+}
+
+async fn serve_apply(
+    Shared(api): Shared<Arc<Api>>,
+    Extension(by): Extension<By>,
+    Extension(bodies): Extension<Bodies>,
+    body: Body,
+) -> Result<Json<Changed>, Failure> {
+    let Text { name, text, confirm_within_seconds } = bodies.read(body).await?;
+    let Some(text) = text else {
+        return Err((
+            StatusCode::BAD_REQUEST,
+            "`text` is missing: the configuration to put in force".to_owned(),
+        ));
+    };
+    let confirm_within = confirm_within_seconds.map(Duration::from_secs);
+    if confirm_within.is_some_and(|limit| limit.is_zero() || limit > LONGEST_TRIAL) {
+        let text = "a configuration can wait for its confirmation from 1 s to 24 h: `--confirm-within 60s`";
+        return Err((StatusCode::BAD_REQUEST, text.to_owned()));
+    }
+    let by = named(by).await;
+    let loaded = api.loader.text(name, text).await;
+    let (loaded, turn) = loaded.map_err(|refused| logged("apply", &by, refused))?;
+    api.order(Order::Apply { loaded: Box::new(loaded), confirm_within }, by, Some(turn)).await
+}
+
+/// Logs a request that was refused before it reached the control loop.
+fn logged(what: &str, by: &By, refused: Refused) -> Failure {
+    log_refused(what, by, &refused);
+    failure(refused)
+}
+
+async fn serve_confirm(
+    Shared(api): Shared<Arc<Api>>,
+    Extension(by): Extension<By>,
+) -> Result<Json<Changed>, Failure> {
+    api.order(Order::Confirm, named(by).await, None).await
+}
+
+async fn serve_servers(
+    Shared(api): Shared<Arc<Api>>,
+    Extension(by): Extension<By>,
+    Extension(bodies): Extension<Bodies>,
+    body: Body,
+) -> Result<Json<Changed>, Failure> {
+    let Servers { server_group, load_balancer, servers, set, force } = bodies.read(body).await?;
+    if let Set::Weight(weight) = set
+        && weight > Weight::MAX
+    {
+        return Err((
+            StatusCode::BAD_REQUEST,
+            format!("weight {weight} is out of range: 0 to {}", Weight::MAX),
+        ));
+    }
+    let places =
+        servers.iter().map(|server| place(server_group.as_deref(), load_balancer.as_deref(), server));
+    let places = places
+        .collect::<Result<Vec<_>>>()
+        .map_err(|error| (StatusCode::BAD_REQUEST, format!("{error:#}: nothing was changed")))?;
+    api.order(Order::Set { places, set, force }, named(by).await, None).await
+}
+
+async fn serve_flush(
+    Shared(api): Shared<Arc<Api>>,
+    Extension(by): Extension<By>,
+    Extension(bodies): Extension<Bodies>,
+    body: Body,
+) -> Result<Json<Flushed>, Failure> {
+    let flush: Flush = bodies.read(body).await?;
+    let filter = filter(&flush).map_err(|error| (StatusCode::BAD_REQUEST, format!("{error:#}")))?;
+    let by = named(by).await;
+    let request = |answer| Request::Flush { filter, erases: !flush.dry_run, by, answer };
+    api.ask(request, None).await?.map(Json).map_err(failure)
+}

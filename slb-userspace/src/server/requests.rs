@@ -1,0 +1,123 @@
+//! Requests from the API to the control loop, which alone changes anything.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
+
+use slb_api::{
+    flows::Flushed,
+    types::{By, Changed, Set},
+};
+use slb_config::{Config, Loaded, Report};
+use slb_control::{flush::Filter, overrides::Place};
+
+/// A request and the channel for its answer.
+#[derive(Debug)]
+pub enum Request {
+    /// A command.
+    Order {
+        /// The command.
+        order: Order,
+        /// Who sent it.
+        by: By,
+        /// Channel for the answer.
+        answer: oneshot::Sender<Result<Changed, Refused>>,
+    },
+    /// A flush of the flow table.
+    Flush {
+        /// Which entries.
+        filter: Filter,
+        /// Whether they are erased or only counted.
+        erases: bool,
+        /// Who sent it.
+        by: By,
+        /// Channel for the answer, which follows after the flush.
+        answer: oneshot::Sender<Result<Flushed, Refused>>,
+    },
+    /// Validates a configuration against the running state.
+    Examine {
+        /// The configuration.
+        config: Arc<Config>,
+        /// Channel for the answer.
+        answer: oneshot::Sender<Examined>,
+    },
+}
+
+/// Result of a validation.
+#[derive(Debug)]
+pub struct Examined {
+    /// The active configuration, for comparison.
+    pub running: Arc<Config>,
+    /// Warnings about missing resources, or why the configuration cannot become active.
+    pub outcome: Result<Vec<String>, Refused>,
+}
+
+/// A command.
+#[derive(Debug)]
+pub enum Order {
+    /// Makes the file's configuration active.
+    Reload {
+        /// The configuration.
+        loaded: Box<Loaded>,
+    },
+    /// Makes another configuration active.
+    Apply {
+        /// The configuration.
+        loaded: Box<Loaded>,
+        /// Time within which it must be confirmed; otherwise it is rolled back.
+        confirm_within: Option<Duration>,
+    },
+    /// Confirms the configuration that would be rolled back.
+    Confirm,
+    /// Sets or resets overrides of servers.
+    Set {
+        /// The servers.
+        places: Vec<Place>,
+        /// The change.
+        set: Set,
+        /// Even if a listener is left without a server that receives new flows.
+        force: bool,
+    },
+}
+
+impl Order {
+    /// The command's name, for the log.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Reload { .. } => "reload",
+            Self::Apply { .. } => "apply",
+            Self::Confirm => "confirm",
+            Self::Set { .. } => "server",
+        }
+    }
+}
+
+/// Why a command changed nothing. The text says what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// The request is invalid.
+    Unfit(String),
+    /// The current state does not allow it.
+    Conflict(String),
+    /// It was valid and failed.
+    Failed(String),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Unfit(text) | Self::Conflict(text) | Self::Failed(text)) = self;
+        f.write_str(text)
+    }
+}
+
+/// Logs a refused command with its sender.
+pub fn log_refused(what: &str, by: &By, refused: &Refused) {
+    let By { uid, user, pid } = by;
+    tracing::warn!(what, uid, user, pid, "refused: {refused}");
+}
+
+/// Combines the warnings of a configuration with those about missing resources.
+pub fn told(warnings: &Report, absent: impl IntoIterator<Item = String>) -> String {
+    let of_text = Some(warnings.to_string()).filter(|text| !text.is_empty());
+    of_text.into_iter().chain(absent).collect::<Vec<_>>().join("\n\n")
+}

@@ -1,0 +1,402 @@
+//! Makes the status document from the maps, with a daemon or, from the pins, without one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::Result;
+use slb_common::{
+    abi::{
+        backend::Backend,
+        interface::{CLIENT, SERVER},
+        service::{Service, mode, policy},
+        stats::Counters as MapCounters,
+        unpad_name,
+    },
+    datapath::flow_gc::Fill,
+    net::headers::protocol,
+};
+
+use super::interfaces::View;
+use crate::{
+    dataplane::bpf::{flows::CurrentFlows, maps::Maps},
+    neigh,
+};
+use slb_api::types::{
+    self as api, AttachMode, Counters, Daemon, Draining, FlowTable, Health, Interface, Listener,
+    LoadBalancer, NextHop, Override, Reason, Role, Server, Status,
+};
+use slb_config::model::{Config, Mode, Protocol, Target};
+use slb_control::dataplane::{
+    digest::{self, Content, Digest},
+    state::{NO_TABLE, State, backend_address, mac, to_ip},
+};
+
+/// Explanations of servers, by table and address.
+pub type Details = BTreeMap<(u32, SocketAddr), String>;
+
+/// Overrides of servers, by table and address.
+pub type Settings = BTreeMap<(u32, SocketAddr), Override>;
+
+/// Outages, by load balancer and listener.
+pub type Outages = BTreeMap<(String, String), Vec<api::Outage>>;
+
+/// Information besides the maps.
+pub struct Context<'a> {
+    /// The daemon, if one runs.
+    pub daemon: Option<Daemon>,
+    /// Its active configuration.
+    pub config: Option<&'a Config>,
+    /// Explanations of servers' health.
+    pub details: &'a Details,
+    /// Overrides of servers.
+    pub set: &'a Settings,
+    /// Outages that the daemon knows.
+    pub outages: Option<&'a Outages>,
+    /// Time since the machine started (`CLOCK_BOOTTIME`).
+    pub now: Duration,
+    /// The interfaces of this network namespace.
+    pub interfaces: &'a [neigh::Link],
+    /// Interfaces as the daemon publishes them.
+    pub view: Option<&'a View>,
+}
+
+/// Describes `state`, with the counters in `maps`.
+pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status> {
+    let mut balancers: BTreeMap<String, Vec<Listener>> = BTreeMap::new();
+    // Services of a listener share a table, and several listeners may.
+    let mut tables: BTreeMap<u32, (Content, Vec<Server>)> = BTreeMap::new();
+    let mut digests: BTreeMap<(String, String), Vec<(&Service, Digest)>> = BTreeMap::new();
+    let mut shown = BTreeSet::new();
+    let current = maps.current_flows(state.index.hz.max(1))?;
+    let tracked = tracked(state);
+    for (id, service) in &state.services {
+        let listeners = balancers.entry(name(&service.load_balancer)).or_default();
+        if service.lookup_table == NO_TABLE {
+            continue;
+        }
+        let position = listeners.iter().position(|known| known.name == name(&service.listener));
+        let position = position.unwrap_or_else(|| {
+            listeners.push(empty_listener(service));
+            listeners.len() - 1
+        });
+        let listener = &mut listeners[position];
+        listener.addresses.push(to_ip(&service.address));
+        listener.counters = add(listener.counters, counters(maps.service_counters(*id)?));
+        if is_tracked(service) {
+            let flows = state.index.entries.get(id).and_then(|entry| current.by_service.get(&entry.service));
+            listener.current_flows = Some(listener.current_flows.unwrap_or(0) + flows.unwrap_or(&0));
+        }
+        let (content, servers) = match tables.entry(service.lookup_table) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let content = maps.content_of(service.lookup_table, &state.backends)?;
+                let of_table = tracked.contains(&service.lookup_table).then_some(&current);
+                let servers = servers(state, service.lookup_table, &content, maps, &context, of_table)?;
+                new.insert((content, servers))
+            }
+        };
+        if context.outages.is_none() && servers.iter().all(|server| server.slots == 0) {
+            note_outage(listener, to_ip(&service.address));
+        }
+        let of_listener = digests.entry((name(&service.load_balancer), name(&service.listener))).or_default();
+        of_listener.push((service, content.of_service(service, state.settings.seed)));
+        if shown.insert((service.load_balancer, service.listener, service.lookup_table)) {
+            listener.servers.extend_from_slice(servers);
+        }
+    }
+    for (balancer, listener) in context.config.into_iter().flat_map(stopped) {
+        balancers.entry(balancer).or_default().push(listener);
+    }
+    for (balancer, listeners) in &mut balancers {
+        for listener in listeners {
+            listener.addresses.sort();
+            listener.servers.sort_by_key(|server| server.address);
+            let services = digests.get(&(balancer.clone(), listener.name.clone()));
+            let key = (balancer.clone(), listener.name.clone());
+            listener
+                .outages
+                .extend(context.outages.and_then(|all| all.get(&key)).into_iter().flatten().cloned());
+            listener.digest = services.map(|services| digest::all(services.iter().copied()).to_string());
+        }
+    }
+    Ok(Status {
+        daemon: context.daemon,
+        digest: Some(digest::all(digests.into_values().flatten()).to_string()),
+        hash_seed: Some(state.settings.seed),
+        flow_table: flow_table(current.fill, maps.evicted()?),
+        interfaces: attached(state, maps, context.interfaces, context.view),
+        load_balancers: balancers
+            .into_iter()
+            .map(|(name, mut listeners)| {
+                listeners.sort_by(|a, b| a.name.cmp(&b.name));
+                LoadBalancer { name, listeners }
+            })
+            .collect(),
+        reasons: maps
+            .totals()?
+            .into_iter()
+            .map(|(action, reason, packets)| Reason {
+                verdict: action.name().to_owned(),
+                reason: reason.name().to_owned(),
+                packets,
+            })
+            .collect(),
+    })
+}
+
+fn empty_listener(service: &Service) -> Listener {
+    Listener {
+        name: name(&service.listener),
+        state: api::State::Running,
+        protocol: if service.protocol == protocol::TCP { "tcp" } else { "udp" }.to_owned(),
+        port: u16::from_be(service.port),
+        mode: match service.mode {
+            mode::NAT => "nat",
+            mode::DSR => "dsr",
+            mode::IPIP => "ipip",
+            _ => "unknown",
+        }
+        .to_owned(),
+        addresses: Vec::new(),
+        server_group: Some(name(&service.group)).filter(|group| !group.is_empty()),
+        counters: Counters::default(),
+        current_flows: None,
+        digest: None,
+        outages: Vec::new(),
+        servers: Vec::new(),
+    }
+}
+
+/// Records a VIP with an empty table, which is all that the maps show of an outage.
+fn note_outage(listener: &mut Listener, vip: IpAddr) {
+    match listener.outages.first_mut() {
+        Some(outage) => outage.addresses.push(vip),
+        None => listener.outages.push(api::Outage { addresses: vec![vip], why: None, seconds: None }),
+    }
+}
+
+/// Stopped listeners, each with its load balancer's name.
+fn stopped(config: &Config) -> impl Iterator<Item = (String, Listener)> {
+    let listeners = config.load_balancers.iter();
+    let listeners = listeners.flat_map(|balancer| balancer.listeners.iter().map(move |l| (balancer, l)));
+    listeners.filter(|(balancer, listener)| !balancer.runs(listener)).map(|(balancer, listener)| {
+        let stopped = Listener {
+            name: listener.name.to_string(),
+            state: api::State::Stopped,
+            protocol: match listener.protocol {
+                Protocol::Tcp => "tcp",
+                Protocol::Udp => "udp",
+            }
+            .to_owned(),
+            port: listener.port,
+            mode: match listener.mode {
+                Mode::Nat => "nat",
+                Mode::Dsr => "dsr",
+                Mode::Ipip => "ipip",
+            }
+            .to_owned(),
+            addresses: balancer.addresses.clone(),
+            server_group: match &listener.target {
+                Target::DefaultGroup { .. } => None,
+                Target::ServerGroup(name)
+                | Target::PrimarySecondaryGroup(name)
+                | Target::PrimarySecondary { primary: name, .. } => Some(name.to_string()),
+            },
+            counters: Counters::default(),
+            current_flows: None,
+            digest: None,
+            outages: Vec::new(),
+            servers: Vec::new(),
+        };
+        (balancer.name.to_string(), stopped)
+    })
+}
+
+fn servers(
+    state: &State,
+    table: u32,
+    content: &Content,
+    maps: &Maps,
+    context: &Context<'_>,
+    current: Option<&CurrentFlows>,
+) -> Result<Vec<Server>> {
+    state
+        .backends
+        .iter()
+        .filter(|(_, backend)| backend.lookup_table == table)
+        // Removed servers without connections are not shown.
+        .filter(|(_, backend)| backend.flags & GONE != GONE)
+        .map(|(id, backend)| {
+            Ok(Server {
+                address: backend_address(backend),
+                weight: backend.weight,
+                health: health(backend),
+                set: context.set.get(&(table, backend_address(backend))).cloned(),
+                detail: context.details.get(&(table, backend_address(backend))).cloned(),
+                next_hop: state
+                    .next_hops
+                    .get(&backend.next_hop)
+                    .map(|hop| NextHop { interface: hop.ifindex, mac: mac(hop.macs.receiver()) }),
+                slots: content.slots.get(id).copied().unwrap_or(0),
+                counters: counters(maps.backend_counters(*id)?),
+                current_flows: current.map(|all| all.by_server.get(&backend.handle).copied().unwrap_or(0)),
+                draining: draining(backend, is_drained(context, table, backend), context.now),
+            })
+        })
+        .collect()
+}
+
+/// Whether all flows of a service are tracked.
+fn is_tracked(service: &Service) -> bool {
+    service.mode == mode::NAT || service.policy & policy::TRACK != 0
+}
+
+/// Tables whose flows are all tracked.
+fn tracked(state: &State) -> BTreeSet<u32> {
+    let untracked = state.services.values().filter(|service| !is_tracked(service));
+    let untracked: BTreeSet<u32> = untracked.map(|service| service.lookup_table).collect();
+    state
+        .services
+        .values()
+        .map(|service| service.lookup_table)
+        .filter(|lookup_table| !untracked.contains(lookup_table))
+        .collect()
+}
+
+/// Whether an administrator drains a server.
+fn is_drained(context: &Context<'_>, table: u32, backend: &Backend) -> bool {
+    let set = context.set.get(&(table, backend_address(backend)));
+    set.is_some_and(|set| set.state == Some(api::AdminState::Draining))
+}
+
+/// The drain of a server; `None` if it is not draining.
+fn draining(backend: &Backend, is_drained: bool, now: Duration) -> Option<Draining> {
+    let is_removed = backend.flags & Backend::REMOVED != 0;
+    let left = u64::from(backend.deadline).saturating_sub(now.as_secs());
+    let seconds_left = (backend.deadline != 0).then_some(left);
+    (is_removed || is_drained || seconds_left.is_some()).then_some(Draining { seconds_left, is_removed })
+}
+
+fn flow_table(fill: Fill, [evicted, evicted_assured]: [u64; 2]) -> FlowTable {
+    FlowTable {
+        entries: fill.entries as u64,
+        used: fill.used as u64,
+        assured: fill.assured as u64,
+        evicted,
+        evicted_assured,
+    }
+}
+
+fn attached(state: &State, maps: &Maps, interfaces: &[neigh::Link], view: Option<&View>) -> Vec<Interface> {
+    let mut attached: Vec<_> = interfaces
+        .iter()
+        .filter(|interface| state.interfaces.contains(&interface.index))
+        .filter(|interface| view.is_none_or(|view| view.attached.contains_key(&interface.index)))
+        .filter_map(|interface| {
+            Some(Interface {
+                name: interface.name.clone(),
+                index: interface.index,
+                mode: if interface.xdp?.native { AttachMode::Native } else { AttachMode::Generic },
+                role: role(maps, interface.index),
+                notes: view
+                    .and_then(|view| Some(view.attached.get(&interface.index)?.notes.clone()))
+                    .unwrap_or_default(),
+            })
+        })
+        .collect();
+    attached.sort_by_key(|interface| interface.index);
+    attached
+}
+
+fn role(maps: &Maps, ifindex: u32) -> Role {
+    match maps.interface(ifindex).map(|interface| (interface.flags & CLIENT, interface.flags & SERVER)) {
+        Some((CLIENT, 0)) => Role::Client,
+        Some((0, SERVER)) => Role::Server,
+        _ => Role::Both,
+    }
+}
+
+fn name(padded: &[u8; slb_common::abi::NAME_LEN]) -> String {
+    unpad_name(padded).unwrap_or("?").to_owned()
+}
+
+/// Flags of a removed server that stays in the maps only until the RSTs of its connections are delivered.
+const GONE: u8 = Backend::REMOVED | Backend::TERMINATING;
+
+fn health(backend: &Backend) -> Health {
+    match backend.health {
+        Backend::HEALTH_HEALTHY => Health::Healthy,
+        Backend::HEALTH_UNHEALTHY => Health::Unhealthy,
+        Backend::HEALTH_UNCHECKED => Health::Unchecked,
+        Backend::HEALTH_STANDBY => Health::Standby,
+        _ => Health::Unknown,
+    }
+}
+
+fn counters(from: MapCounters) -> Counters {
+    Counters {
+        packets_in: from.packets_in,
+        bytes_in: from.bytes_in,
+        packets_out: from.packets_out,
+        bytes_out: from.bytes_out,
+        new_flows: from.new_flows,
+    }
+}
+
+fn add(a: Counters, b: Counters) -> Counters {
+    Counters {
+        packets_in: a.packets_in + b.packets_in,
+        bytes_in: a.bytes_in + b.bytes_in,
+        packets_out: a.packets_out + b.packets_out,
+        bytes_out: a.bytes_out + b.bytes_out,
+        new_flows: a.new_flows + b.new_flows,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slb_config::samples::shop;
+
+    #[test]
+    fn a_draining_server_keeps_its_health_and_shows_its_deadline() {
+        let now = Duration::from_secs(1000);
+        for health in [Backend::HEALTH_HEALTHY, Backend::HEALTH_UNHEALTHY, Backend::HEALTH_STANDBY] {
+            let backend = Backend { health, ..Backend::default() };
+            let leaving = Backend { deadline: 1030, flags: Backend::ALIVE, ..backend };
+            let removed = Backend { flags: Backend::ALIVE | Backend::REMOVED, ..leaving };
+            assert_eq!(super::health(&leaving), super::health(&backend));
+            assert_eq!(super::health(&removed), super::health(&backend));
+            let shown = |seconds_left, is_removed| Some(Draining { seconds_left, is_removed });
+            assert_eq!(draining(&backend, false, now), None);
+            assert_eq!(draining(&backend, true, now), shown(None, false), "no connection_drain");
+            assert_eq!(draining(&leaving, true, now), shown(Some(30), false));
+            assert_eq!(draining(&removed, false, now), shown(Some(30), true));
+            assert_eq!(draining(&leaving, false, 2 * now), shown(Some(0), false));
+        }
+    }
+
+    #[test]
+    fn what_is_stopped_is_shown_with_its_configuration() {
+        let all = |config: &Config| -> Vec<_> {
+            let shown = |(balancer, listener): (String, Listener)| {
+                assert!(listener.state == api::State::Stopped && listener.servers.is_empty());
+                (balancer, listener.name, listener.protocol, listener.port, listener.server_group)
+            };
+            stopped(config).map(shown).collect()
+        };
+        let shop_is = |name: &str, protocol: &str, port, group: Option<&str>| {
+            ("shop".to_owned(), name.to_owned(), protocol.to_owned(), port, group.map(str::to_owned))
+        };
+        let (dns, web) = (shop_is("dns", "udp", 53, None), shop_is("web", "tcp", 80, Some("web")));
+        assert_eq!(all(&shop(&[])), []);
+        assert_eq!(
+            all(&shop(&[("port = 80\n", "port = 80\nstate = \"stopped\"\n")])),
+            std::slice::from_ref(&web)
+        );
+        assert_eq!(all(&shop(&[("\"shop\"\n", "\"shop\"\nstate = \"stopped\"\n")])), [dns, web]);
+    }
+}
